@@ -1,0 +1,66 @@
+"""Counters and an event queue that a native thread may use.
+
+The heartbeat thread must not log: under eventlet the lock of `logging` is green,
+and a native thread that meets it deadlocks. It records here instead; the
+application's own thread, or an exporter, takes the records out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Events kept for a reader that comes late; older ones are dropped and counted.
+EVENTS_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling an operator.
+
+    Attributes:
+        kind: for instance ``link-silent``, ``worker-moved``, ``concurrent-writers``.
+        link: name of the connection, without credentials; empty when it is about all.
+        detail: one sentence.
+        at: ``time.time()`` when it happened, in seconds.
+    """
+
+    kind: str
+    link: str = ""
+    detail: str = ""
+    at: float = field(default_factory=time.time)
+
+
+class Metrics:
+    """Counters by name, and the latest events. Safe from any thread, never blocks."""
+
+    def __init__(self) -> None:
+        # Counter updates from several threads could lose one under free
+        # threading; deque operations are atomic. Each counter has one writer,
+        # the heartbeat worker, except those fed through events.
+        self.counters: Counter[str] = Counter()
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add `amount` to counter `name`."""
+        self.counters[name] += amount
+
+    def record(self, kind: str, link: str = "", detail: str = "") -> None:
+        """Keep an event for whoever calls :meth:`take_events`."""
+        self.count(f"event:{kind}")
+        self._events.append(Event(kind, link, detail))
+
+    def take_events(self) -> list[Event]:
+        """Remove and return the events recorded so far, oldest first."""
+        taken = []
+        while True:
+            try:
+                taken.append(self._events.popleft())
+            except IndexError:
+                return taken
+
+    def snapshot(self) -> dict[str, Any]:
+        """Counters as a plain dict."""
+        return dict(self.counters)

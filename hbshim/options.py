@@ -1,0 +1,227 @@
+"""The options, where they come from, and their documentation.
+
+Precedence, lowest first: defaults, configuration, environment, URL, keyword.
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from hbshim.errors import OptionError
+
+WorkerName: TypeAlias = Literal["pthread", "greenthread", "tpool"]
+
+CONFIG_SECTION = "hbshim"
+ENVIRONMENT_PREFIX = "HBSHIM_"
+CONFIG_FILE_VARIABLE = "HBSHIM_CONFIG"
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def _tristate(value: object) -> bool | Literal["auto"]:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text == "auto":
+        return "auto"
+    return _boolean(text)
+
+
+def _boolean(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ValueError
+
+
+def _worker(value: object) -> str:
+    text = str(value).strip().lower()
+    if text in ("auto", "pthread", "greenthread", "tpool"):
+        return text
+    raise ValueError
+
+
+def _interval(value: object) -> float:
+    seconds = float(str(value))
+    # AMQP 0-9-1, connection.tune-ok: `heartbeat` is an unsigned short, in seconds.
+    if seconds != int(seconds) or not 0 <= seconds <= 65535:
+        raise ValueError
+    return seconds
+
+
+def _option(
+    default: Any, parse: Callable[[object], Any], accepts: str, doc: str, url_key: str
+) -> Any:
+    metadata = {"parse": parse, "accepts": accepts, "doc": doc, "url_key": url_key}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How hbshim keeps connections alive. Immutable; build it with :meth:`load`.
+
+    Raises:
+        OptionError: a value is not acceptable, or two options contradict each other.
+    """
+
+    heartbeat_in_pthread: bool | Literal["auto"] = _option(
+        "auto",
+        _tristate,
+        "true | false | auto",
+        "Beat from a native thread (true), from the program's own green threads (false), "
+        "or let hbshim look and decide (auto).",
+        "heartbeat_in_pthread",
+    )
+    worker: Literal["auto", "pthread", "greenthread", "tpool"] = _option(
+        "auto",
+        _worker,
+        "auto | pthread | greenthread | tpool",
+        "Force one heartbeat worker; auto follows heartbeat_in_pthread.",
+        "hbshim_worker",
+    )
+    heartbeat: float = _option(
+        0.0,
+        _interval,
+        "whole seconds, 0 to 65535",
+        "Heartbeat timeout to ask the broker for on a connection whose application asked "
+        "for none; 0 leaves the application's choice alone.",
+        "hbshim_heartbeat",
+    )
+    strip_polling: bool = _option(
+        True,
+        _boolean,
+        "true | false",
+        "Under eventlet, remove epoll, poll and their kin from `select` when hbshim is installed.",
+        "hbshim_strip_polling",
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            try:
+                parsed = field.metadata["parse"](value)
+            except (ValueError, OverflowError):
+                raise OptionError(
+                    f"{field.name}={value!r} is not acceptable; "
+                    f"use one of: {field.metadata['accepts']}"
+                ) from None
+            object.__setattr__(self, field.name, parsed)
+        forced_native = {"pthread": True, "greenthread": False, "tpool": False}.get(self.worker)
+        if (
+            self.heartbeat_in_pthread != "auto"
+            and forced_native is not None
+            and forced_native != self.heartbeat_in_pthread
+        ):
+            raise OptionError(
+                f"heartbeat_in_pthread={self.heartbeat_in_pthread} contradicts "
+                f"worker={self.worker}; set only one of the two"
+            )
+
+    @property
+    def forced_worker(self) -> WorkerName | None:
+        """The worker that the user named, or None when hbshim is to choose."""
+        return None if self.worker == "auto" else self.worker
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        url: str | None = None,
+        config: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+        **keywords: object,
+    ) -> Options:
+        """Merge every source of options.
+
+        Parameters:
+            url: a broker URL; only its query is read.
+            config: a mapping, for instance one section of the application's own
+                configuration. Without it, section ``[hbshim]`` of the INI file
+                that ``HBSHIM_CONFIG`` names is read, if there is one.
+            environ: environment variables, ``os.environ`` unless given.
+            keywords: options by name; None means "not given".
+
+        Raises:
+            OptionError: unknown option, unacceptable value, unreadable file.
+        """
+        environment = os.environ if environ is None else environ
+        values: dict[str, object] = {}
+        values.update(_from_file(environment) if config is None else config)
+        values.update(_from_environment(environment))
+        if url is not None:
+            values.update(split_url(url)[1])
+        values.update({name: value for name, value in keywords.items() if value is not None})
+        names = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - names):
+            raise OptionError(
+                f"unknown option {', '.join(unknown)}; known options: {', '.join(sorted(names))}"
+            )
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def _from_file(environment: Mapping[str, str]) -> dict[str, object]:
+    path = environment.get(CONFIG_FILE_VARIABLE)
+    if not path:
+        return {}
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except (OSError, configparser.Error, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"{CONFIG_FILE_VARIABLE} names {path}, which cannot be read "
+            f"({type(error).__name__}); correct the path or unset the variable"
+        ) from None
+    return dict(parser[CONFIG_SECTION]) if parser.has_section(CONFIG_SECTION) else {}
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    for field in dataclasses.fields(Options):
+        value = environment.get(ENVIRONMENT_PREFIX + field.name.upper())
+        if value:
+            yield field.name, value
+
+
+def split_url(url: str) -> tuple[str, dict[str, object]]:
+    """Take hbshim's options out of a broker URL.
+
+    Client libraries reject query options they do not know, so they are handed
+    the URL without ours.
+
+    Parameters:
+        url: for instance ``amqp://user:pw@host/vhost?heartbeat_in_pthread=true``.
+
+    Returns:
+        The URL without hbshim's options, and those options by name, unparsed.
+    """
+    keys = {field.metadata["url_key"]: field.name for field in dataclasses.fields(Options)}
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    ours: dict[str, object] = {keys[key]: value for key, value in pairs if key in keys}
+    if not ours:
+        return url, {}
+    rest = urlencode([(key, value) for key, value in pairs if key not in keys])
+    return urlunsplit(parts._replace(query=rest)), ours
+
+
+def describe() -> list[dict[str, str]]:
+    """Every option's name, accepted values, default, sources and meaning, for printing."""
+    return [
+        {
+            "option": field.name,
+            "accepts": field.metadata["accepts"],
+            "default": str(field.default),
+            "environment": ENVIRONMENT_PREFIX + field.name.upper(),
+            "url": field.metadata["url_key"],
+            "meaning": field.metadata["doc"],
+        }
+        for field in dataclasses.fields(Options)
+    ]

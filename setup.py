@@ -1,0 +1,71 @@
+"""Packaging of hbshim; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6"]
+PIKA = ["pika>=1.3,<2"]
+EVENTLET = ["eventlet>=0.36,<1"]
+GEVENT = ["gevent>=23.9"]
+PROMETHEUS = ["prometheus_client>=0.17,<1"]
+HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", "tenacity>=8.2,<10"]
+TEST = [
+    *HARNESS,
+    *EVENTLET,
+    *GEVENT,
+    *PROMETHEUS,
+    "build>=1",
+    "celery>=5.3,<6",
+    "gunicorn>=21",
+    "import-linter>=2",
+    "mypy>=1.11",
+    "pytest>=8",
+    "pytest-docker>=3.1,<4",
+    "ruff>=0.6",
+    "setuptools>=70",
+    "types-requests",
+]
+
+setup(
+    name="hbshim",
+    version="0.1.0",
+    description="Heartbeat and concurrency compatibility shim for AMQP 0-9-1 clients",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["hbshim", "hbshim.*", "wsgi_harness", "wsgi_harness.*"])
+    + ["wsgi_harness.containers"],
+    package_dir={"wsgi_harness.containers": "containers"},
+    package_data={"hbshim": ["py.typed"], "wsgi_harness.containers": ["*", "*/*"]},
+    include_package_data=False,
+    install_requires=["click>=8.1,<9", "rich>=13", "wrapt>=1.16,<3"],
+    extras_require={
+        "kombu": KOMBU,
+        "pika": PIKA,
+        "eventlet": EVENTLET,
+        "gevent": GEVENT,
+        "prometheus": PROMETHEUS,
+        "harness": HARNESS,
+        "test": TEST,
+    },
+    entry_points={
+        "console_scripts": [
+            "hbshim = hbshim.cli:main",
+            "hbshim-regression = wsgi_harness.cli:main",
+        ],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
+)

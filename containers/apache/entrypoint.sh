@@ -1,0 +1,34 @@
+#!/bin/bash
+# Starts one httpd in the foreground. Environment, all optional:
+#   MPM             prefork (default) | event
+#   WSGI_MODE       embedded (default) | daemon
+#   WSGI_PROCESSES  number of processes that run Python (default 1)
+#   WSGI_THREADS    threads of each such process; prefork embedded has one by nature (default 1)
+#   WSGI_SCRIPT     path of the WSGI script; CODE: directory put on Python's path
+# Everything else in the environment reaches the WSGI process as it is, as os.environ.
+set -euo pipefail
+
+fail() { echo "entrypoint: $*" >&2; exit 64; }
+
+case "$MPM" in
+  prefork) mpm=MPM_PREFORK ;;
+  event) mpm=MPM_EVENT ;;
+  *) fail "MPM must be prefork or event, not '$MPM'" ;;
+esac
+case "$WSGI_MODE" in
+  embedded) mode=WSGI_EMBEDDED ;;
+  daemon) mode=WSGI_DAEMON ;;
+  *) fail "WSGI_MODE must be embedded or daemon, not '$WSGI_MODE'" ;;
+esac
+[[ "$WSGI_PROCESSES" =~ ^[1-9][0-9]*$ ]] || fail "WSGI_PROCESSES must be 1 or more"
+[[ "$WSGI_THREADS" =~ ^[1-9][0-9]*$ ]] || fail "WSGI_THREADS must be 1 or more"
+[ -r "$WSGI_SCRIPT" ] || fail "no WSGI script at $WSGI_SCRIPT: mount the code at $CODE"
+
+MOD_WSGI=$(echo /opt/venv/lib/python3*/site-packages/mod_wsgi/server/mod_wsgi-py3*.so)
+HTTP_THREADS=$WSGI_THREADS
+HTTP_WORKERS=$((WSGI_PROCESSES * HTTP_THREADS))
+export MOD_WSGI HTTP_THREADS HTTP_WORKERS WSGI_PROCESSES WSGI_THREADS WSGI_SCRIPT CODE
+
+mkdir -p /run/apache2
+rm -f /run/apache2/apache2.pid
+exec apache2 -f /etc/apache2/hbshim.conf -D FOREGROUND -D "$mpm" -D "$mode"

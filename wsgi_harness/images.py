@@ -1,0 +1,228 @@
+"""The two images: found by a hash of what goes into them, else built; and the base beneath them.
+
+`python -m wsgi_harness.images` makes the engine and both images ready, and says what it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from wsgi_harness import debian
+from wsgi_harness.commands import Progress, run, silent
+from wsgi_harness.engine import Engine, ensure_engine
+from wsgi_harness.errors import CommandError, HarnessError, ImageError
+from wsgi_harness.paths import CONTAINERS, build_dir, set_up_lock
+
+_INPUTS_LABEL = "org.hbshim.inputs"
+_BOOTSTRAPPED_LABEL = "org.hbshim.bootstrapped"
+_PULL_LIMIT = 45.0
+"""Seconds for the base image (30 MB); a registry behind a silent firewall must not cost more."""
+_FOREIGN_PULL_LIMIT = 300.0
+_BUILD_LIMIT = 600.0
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run, by name; `own_rabbitmq` says whether the broker's is hbshim's own."""
+
+    rabbitmq: str
+    apache: str
+    own_rabbitmq: bool = True
+
+
+def default_suite() -> str:
+    """Return the Debian suite of the images: `HBSHIM_SUITE`, else bookworm."""
+    return os.environ.get("HBSHIM_SUITE") or "bookworm"
+
+
+def prepare(
+    *, rabbitmq_image: str | None = None, progress: Progress = silent
+) -> tuple[Engine, Images]:
+    """Make an engine and the images ready; quick when they are.
+
+    :param rabbitmq_image: an image to use as the broker instead of hbshim's own.
+    :param progress: called with a line for each thing that takes time, from several threads.
+    :raises EngineUnavailableError: no engine can be had.
+    :raises ImageError: an image cannot be had.
+    """
+    with set_up_lock():
+        engine = ensure_engine(progress)
+        return engine, ensure_images(engine, rabbitmq_image=rabbitmq_image, progress=progress)
+
+
+def ensure_images(
+    engine: Engine,
+    *,
+    suite: str | None = None,
+    rabbitmq_image: str | None = None,
+    progress: Progress = silent,
+) -> Images:
+    """Return the images, built or pulled where they are missing.
+
+    :param suite: Debian suite of hbshim's own images, default `default_suite()`.
+    :raises ImageError: an image cannot be had; the message has the last lines of the attempt.
+    """
+    suite = suite or default_suite()
+    names = ["apache"] if rabbitmq_image else ["apache", "rabbitmq"]
+    if rabbitmq_image:
+        _ensure_foreign(engine, rabbitmq_image, progress)
+    tags = {name: _tag(name, suite) for name in names}
+    missing = [name for name, tag in tags.items() if not _is_built(engine, tag)]
+    if missing:
+        base = _ensure_base(engine, suite, progress)
+        # Side by side: one waits for the archive while the other compiles.
+        with ThreadPoolExecutor(len(missing)) as pool:
+            jobs = [
+                pool.submit(_build, engine, name, tags[name], suite, base, progress)
+                for name in missing
+            ]
+        for job in jobs:
+            job.result()
+    return Images(
+        rabbitmq=rabbitmq_image or tags["rabbitmq"],
+        apache=tags["apache"],
+        own_rabbitmq=rabbitmq_image is None,
+    )
+
+
+def base_image(suite: str) -> str:
+    """Return the base image's name; in full, as Podman does not guess the registry."""
+    return f"docker.io/library/debian:{suite}-slim"
+
+
+def _tag(name: str, suite: str) -> str:
+    digest = hashlib.sha256(base_image(suite).encode())
+    for path in sorted((CONTAINERS / name).iterdir()):
+        if path.is_file():
+            digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return f"hbshim-{name}:{suite}-{digest.hexdigest()[:12]}"
+
+
+def _is_built(engine: Engine, tag: str) -> bool:
+    # A name alone proves little: the label is written by the build that finished.
+    template = f'{{{{index .Config.Labels "{_INPUTS_LABEL}"}}}}'
+    return engine.inspect_image(tag, template) == tag
+
+
+def _ensure_base(engine: Engine, suite: str, progress: Progress) -> str:
+    name = base_image(suite)
+    if engine.inspect_image(name, "{{.Id}}") is not None:
+        return name
+    progress(f"pulling {name}")
+    try:
+        engine.run("pull", "--quiet", name, timeout=_PULL_LIMIT)
+    except CommandError as error:
+        progress(f"pulling {name} failed ({_last(error)})")
+        _bootstrap(engine, suite, progress)
+    return name
+
+
+def _bootstrap(engine: Engine, suite: str, progress: Progress) -> None:
+    progress(f"bootstrapping Debian {suite} from {debian.MIRROR} instead")
+    tarball = build_dir() / f"base-{suite}.tar"
+    try:
+        # Through a file, not a pipe: an import of half a tree would pass for a base image.
+        debian.bootstrap(suite, tarball, progress=progress)
+        label = f"LABEL {_BOOTSTRAPPED_LABEL}={suite}"
+        engine.run("import", "--change", label, tarball, base_image(suite), timeout=120)
+    except CommandError as error:
+        raise ImageError(
+            f"the base image {base_image(suite)} can neither be pulled nor bootstrapped: {error}"
+        ) from error
+    finally:
+        tarball.unlink(missing_ok=True)
+
+
+def _build(engine: Engine, name: str, tag: str, suite: str, base: str, progress: Progress) -> None:
+    progress(f"building {tag}")
+    try:
+        try:
+            _run_build(engine, name, tag, suite, base)
+        except CommandError as error:
+            # A cache or a base from a build that was cut off: once more, from nothing.
+            progress(f"building {tag} failed, once more without cache: {_last(error)}")
+            template = f'{{{{index .Config.Labels "{_BOOTSTRAPPED_LABEL}"}}}}'
+            if engine.inspect_image(base, template) == suite:
+                _bootstrap(engine, suite, progress)
+            _run_build(engine, name, tag, suite, base, "--no-cache")
+    except CommandError as error:
+        raise ImageError(f"the image {tag} cannot be built: {error}") from error
+    progress(f"built {tag}")
+
+
+def _run_build(engine: Engine, name: str, tag: str, suite: str, base: str, *options: str) -> None:
+    arguments = {"BASE": base}
+    if suite in debian.UNRELEASED:
+        arguments["APT_OPTIONS"] = f"-o {debian.UNRELEASED[suite]}"
+    secrets, secret_environment = _pip_secrets()
+    argv: Sequence[str | Path] = [
+        *engine.builder,
+        "build",
+        *(["--load"] if engine.kind == "docker" else ["--format", "docker"]),
+        # The host's network: its DNS, its MTU, and a proxy on its loopback.
+        "--network=host",
+        *(f"--build-arg={key}={value}" for key, value in arguments.items()),
+        # Named without a value: taken from the environment, so that no password is shown.
+        *(f"--build-arg={key}" for key in _PROXIES if key in os.environ),
+        *(f"--secret={secret}" for secret in secrets),
+        f"--label={_INPUTS_LABEL}={tag}",
+        f"--tag={tag}",
+        *options,
+        CONTAINERS / name,
+    ]
+    run(argv, timeout=_BUILD_LIMIT, env={**engine.environment, **secret_environment})
+
+
+def _pip_secrets() -> tuple[list[str], dict[str, str]]:
+    """Return what pip in a build needs of this machine: its CA bundle and its index."""
+    secrets, environment = [], {}
+    for key in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        path = Path(os.environ.get(key) or "/nonexistent")
+        if path.is_file():
+            secrets.append(f"id=ca,src={path}")
+            break
+    keys = ("index-url", "extra-index-url", "trusted-host")
+    found = {key: os.environ.get(f"PIP_{key.replace('-', '_').upper()}") for key in keys}
+    if lines := [f"{key} = {value}" for key, value in found.items() if value]:
+        environment["HBSHIM_PIP_CONF"] = "\n".join(["[global]", *lines, ""])
+        secrets.append("id=pip_conf,env=HBSHIM_PIP_CONF")
+    return secrets, environment
+
+
+def _ensure_foreign(engine: Engine, name: str, progress: Progress) -> None:
+    if engine.inspect_image(name, "{{.Id}}") is not None:
+        return
+    progress(f"pulling {name}")
+    try:
+        engine.run("pull", "--quiet", name, timeout=_FOREIGN_PULL_LIMIT)
+    except CommandError as error:
+        raise ImageError(
+            f"the RabbitMQ image {name!r} is not here and cannot be pulled; check its name, or "
+            f"leave it out to use hbshim's own: {error}"
+        ) from error
+
+
+def _last(error: Exception) -> str:
+    return str(error).splitlines()[-1]
+
+
+@click.command()
+def main() -> None:
+    """Make the container engine and the images ready."""
+    try:
+        _, images = prepare(progress=lambda line: click.echo(f"hbshim: {line}", err=True))
+    except HarnessError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"hbshim: ready: {images.rabbitmq} and {images.apache}", err=True)
+
+
+if __name__ == "__main__":
+    main()

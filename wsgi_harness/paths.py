@@ -1,0 +1,47 @@
+"""Where the harness finds its own files, and where it may write."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+HARNESS = Path(__file__).resolve().parent
+_CHECKOUT = HARNESS.parent
+
+# In a checkout `containers/` lies beside this package; a wheel carries it inside.
+CONTAINERS = _CHECKOUT / "containers"
+if not (CONTAINERS / "compose.yaml").is_file():
+    CONTAINERS = HARNESS / "containers"
+
+
+def build_dir() -> Path:
+    """Return the directory for everything generated or downloaded, made when missing.
+
+    `HBSHIM_BUILD_DIR` names it; without, it is `build/` of the checkout, and of the current
+    directory when hbshim was installed from a wheel.
+    """
+    named = os.environ.get("HBSHIM_BUILD_DIR")
+    root = _CHECKOUT if CONTAINERS.parent == _CHECKOUT else Path.cwd()
+    path = Path(named).resolve() if named else root / "build"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def set_up_lock() -> Iterator[None]:
+    """Let one process at a time of this checkout download, start and build."""
+    with (build_dir() / ".set-up.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def package_dir(name: str) -> Path:
+    """Return the directory of an importable top-level package, without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{name} is not an importable package", name=name)
+    return Path(spec.submodule_search_locations[0]).resolve()

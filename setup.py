@@ -42,7 +42,7 @@ setup(
     package_dir={"wsgi_harness.containers": "containers"},
     package_data={"hbshim": ["py.typed"], "wsgi_harness.containers": ["*", "*/*"]},
     include_package_data=False,
-    install_requires=["click>=8.1,<9", "rich>=13", "wrapt>=1.16,<3"],
+    install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13", "wrapt>=1.16,<3"],
     extras_require={
         "kombu": KOMBU,
         "pika": PIKA,

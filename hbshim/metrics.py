@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+
+from hbshim.runtime.unpatched import allocate_reentrant_lock
 
 #: Events kept for a reader that comes late; older ones are dropped and counted.
 EVENTS_KEPT = 1000
@@ -37,15 +38,14 @@ class Metrics:
     """Counters by name, and the latest events. Safe from any thread, never blocks."""
 
     def __init__(self) -> None:
-        # Counter updates from several threads could lose one under free
-        # threading; deque operations are atomic. Each counter has one writer,
-        # the heartbeat worker, except those fed through events.
-        self.counters: Counter[str] = Counter()
+        self._lock = allocate_reentrant_lock()
+        self._counters: Counter[str] = Counter()
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add `amount` to counter `name`."""
-        self.counters[name] += amount
+        with self._lock:
+            self._counters[name] += amount
 
     def record(self, kind: str, link: str = "", detail: str = "") -> None:
         """Keep an event for whoever calls :meth:`take_events`."""
@@ -61,6 +61,7 @@ class Metrics:
             except IndexError:
                 return taken
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, int]:
         """Counters as a plain dict."""
-        return dict(self.counters)
+        with self._lock:
+            return dict(self._counters)

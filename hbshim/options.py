@@ -134,7 +134,7 @@ class Options:
     def load(
         cls,
         *,
-        url: str | None = None,
+        url: str | Mapping[str, object] | None = None,
         config: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
         **keywords: object,
@@ -142,7 +142,8 @@ class Options:
         """Merge every source of options.
 
         Parameters:
-            url: a broker URL; only its query is read.
+            url: a broker URL, of which only the query is read; or the options
+                that :func:`split_url` took out of one.
             config: a mapping, for instance one section of the application's own
                 configuration. Without it, section ``[hbshim]`` of the INI file
                 that ``HBSHIM_CONFIG`` names is read, if there is one.
@@ -157,7 +158,7 @@ class Options:
         values.update(_from_file(environment) if config is None else config)
         values.update(_from_environment(environment))
         if url is not None:
-            values.update(split_url(url)[1])
+            values.update(split_url(url)[1] if isinstance(url, str) else url)
         values.update({name: value for name, value in keywords.items() if value is not None})
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
@@ -165,6 +166,10 @@ class Options:
                 f"unknown option {', '.join(unknown)}; known options: {', '.join(sorted(names))}"
             )
         return cls(**values)  # type: ignore[arg-type]
+
+
+#: Query keys that are hbshim's, each with the option it sets.
+URL_KEYS = {field.metadata["url_key"]: field.name for field in dataclasses.fields(Options)}
 
 
 def _from_file(environment: Mapping[str, str]) -> dict[str, object]:
@@ -202,13 +207,12 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
     Returns:
         The URL without hbshim's options, and those options by name, unparsed.
     """
-    keys = {field.metadata["url_key"]: field.name for field in dataclasses.fields(Options)}
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    ours: dict[str, object] = {keys[key]: value for key, value in pairs if key in keys}
+    ours: dict[str, object] = {URL_KEYS[key]: value for key, value in pairs if key in URL_KEYS}
     if not ours:
         return url, {}
-    rest = urlencode([(key, value) for key, value in pairs if key not in keys])
+    rest = urlencode([(key, value) for key, value in pairs if key not in URL_KEYS])
     return urlunsplit(parts._replace(query=rest)), ours
 
 

@@ -20,11 +20,10 @@ from hbshim.errors import WorkerError
 
 
 class NativeLock(Protocol):
-    """What ``_thread.allocate_lock()`` returns: one native, non-reentrant lock."""
+    """What ``_thread`` hands out: a lock the operating system knows."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
-    def locked(self) -> bool: ...
     def __enter__(self) -> bool: ...
     def __exit__(self, *exc_info: object) -> None: ...
 
@@ -47,17 +46,22 @@ def original_module(name: str) -> types.ModuleType:
 def original(module_name: str, attribute: str) -> Any:
     """One unpatched attribute, asking gevent, then eventlet, then the module itself."""
     gevent_monkey = sys.modules.get("gevent.monkey")
-    if gevent_monkey is not None:
-        # gevent answers with the current object when it has not patched it,
-        # which may be eventlet's: only believe it where it did patch.
-        if gevent_monkey.is_object_patched(module_name, attribute):
-            return gevent_monkey.get_original(module_name, attribute)
+    # gevent answers with the current object when it has not patched it, which
+    # may be eventlet's: only believe it where it did patch.
+    if gevent_monkey is not None and gevent_monkey.is_object_patched(module_name, attribute):
+        return gevent_monkey.get_original(module_name, attribute)
     return getattr(original_module(module_name), attribute)
 
 
 def allocate_lock() -> NativeLock:
     """A native lock: it blocks the operating-system thread, never a greenlet."""
     lock: NativeLock = original("_thread", "allocate_lock")()
+    return lock
+
+
+def allocate_reentrant_lock() -> NativeLock:
+    """A native lock that its own operating-system thread may take again."""
+    lock: NativeLock = original("_thread", "RLock")()
     return lock
 
 

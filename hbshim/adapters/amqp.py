@@ -1,0 +1,160 @@
+"""py-amqp, and with it kombu's ``amqp://`` transport and Celery.
+
+The frame writer is wrapped as a whole, so a large body, which py-amqp writes as
+several frames, counts as one write. The connection's own ``heartbeat_tick``
+becomes harmless: it writes nothing, and raises only when the link is lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+
+import amqp
+from amqp.exceptions import ConnectionForced, RecoverableConnectionError
+
+from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
+from hbshim.adapters.sockets import wire_for
+from hbshim.adapters.versions import require_attributes, require_version
+from hbshim.errors import AttachError
+from hbshim.heartbeat import service
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import State
+from hbshim.options import Options
+
+SUPPORTED = ">=5.2,<6"
+
+#: Key of kombu's ``transport_options`` under which per-connection options travel
+#: to the transport. A clone of the kombu connection, as pools make it, carries
+#: them too, and py-amqp ignores the key.
+KOMBU_OPTION = "hbshim"
+
+
+def _tears(error: BaseException) -> bool:
+    """Socket errors and whatever kills a thread (KeyboardInterrupt, a green library's
+    timeouts) may break off a write; marshalling errors come before the first byte."""
+    return isinstance(error, OSError) or not isinstance(error, Exception)
+
+
+def attach(connection: Any, options: Options) -> Link | None:
+    """Keep an open ``amqp.Connection`` alive.
+
+    Parameters:
+        connection: connected; its negotiated ``heartbeat`` is T, in seconds.
+
+    Returns:
+        The link, or None when no heartbeat was negotiated.
+
+    Raises:
+        AttachError: the connection is not open, or over an unknown socket type.
+        UnsupportedVersionError: py-amqp is of a version hbshim does not know.
+        WorkerError: the worker cannot run in this process.
+    """
+    _check_version(connection)
+    transport = connection._transport
+    if transport is None or not transport.connected:
+        raise AttachError("the py-amqp connection is not open; call its connect() first")
+    attached: Link | None = getattr(transport, "hbshim_link", None)
+    if attached is not None:
+        return attached
+    name = f"amqp {transport.host}:{transport.port}"
+    if not connection.heartbeat:
+        not_negotiated(name)
+        return None
+    link = _make_link(connection, transport, name)
+    _wrap(connection, transport, link)
+    watch(link, options)
+    return link
+
+
+def _check_version(connection: Any) -> None:
+    require_version("amqp", amqp.__version__, SUPPORTED)
+    names = ("_transport", "_frame_writer", "heartbeat", "heartbeat_tick", "blocking_read")
+    require_attributes("amqp", amqp.__version__, SUPPORTED, connection, names)
+    if connection._transport is not None:
+        names = ("sock", "connected", "read_frame", "_read_buffer", "close", "__dict__")
+        require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, names)
+
+
+def _make_link(connection: Any, transport: Any, name: str) -> Link:
+    transport_ref = weakref.ref(transport)
+
+    def half_read() -> bool:
+        alive = transport_ref()
+        return alive is not None and bool(alive._read_buffer)
+
+    return Link(
+        wire_for(transport.sock),
+        float(connection.heartbeat),
+        name,
+        service.current().metrics,
+        half_read=half_read,
+        forked_error=lambda: RecoverableConnectionError(
+            "this connection was opened before a fork and belongs to the parent process; "
+            "open a new one in the child"
+        ),
+    )
+
+
+def _wrap(connection: Any, transport: Any, link: Link) -> None:
+    """Put the guard around the connection's own functions, until it is closed.
+
+    The instance attributes set here shadow the class's methods; closing removes
+    them, so that nothing refers to a closed connection and a py-amqp object that
+    connects anew finds itself as it was.
+    """
+    guard = link.guard
+    writer = connection._frame_writer
+    close_transport = transport.close
+    connection_ref = weakref.ref(connection)
+
+    def heartbeat_tick(rate: int = 2) -> None:
+        if link.state is State.LOST:
+            raise ConnectionForced("Too many heartbeats missed")
+
+    def close() -> None:
+        link.close()
+        for attribute in ("read_frame", "close", "hbshim_link"):
+            transport.__dict__.pop(attribute, None)
+        alive = connection_ref()
+        if alive is not None:
+            alive.__dict__.pop("heartbeat_tick", None)
+            if alive._frame_writer is guarded_writer:
+                alive._frame_writer = writer
+        close_transport()
+
+    guarded_writer = guard.around_write(writer, link.before_idle_write, _tears)
+    connection._frame_writer = guarded_writer
+    connection.heartbeat_tick = heartbeat_tick
+    transport.read_frame = guard.around_read(transport.read_frame)
+    transport.close = close
+    transport.hbshim_link = link
+
+
+def prepare(options_for: OptionsFor) -> None:
+    """Have every ``amqp.Connection`` attached as it connects, while hbshim is installed."""
+    connect = amqp.Connection.connect
+
+    @functools.wraps(connect)
+    def connect_and_attach(self: Any, *args: Any, **kwargs: Any) -> Any:
+        options = None if self.connected else options_for(_kombu_options(self))
+        if options is None:
+            return connect(self, *args, **kwargs)
+        # Safe to ask for a heartbeat here: hbshim is about to beat for it.
+        self.client_heartbeat = self.client_heartbeat or int(options.heartbeat)
+        result = connect(self, *args, **kwargs)
+        try:
+            attach(self, options)
+        except BaseException:
+            self.collect()
+            raise
+        return result
+
+    amqp.Connection.connect = connect_and_attach
+
+
+def _kombu_options(connection: Any) -> dict[str, object]:
+    """kombu hands its ``Connection`` on as `client`; see :mod:`hbshim.adapters.kombu`."""
+    client = getattr(connection, "client", None)
+    return dict((getattr(client, "transport_options", None) or {}).get(KOMBU_OPTION) or {})

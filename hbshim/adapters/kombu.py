@@ -1,0 +1,129 @@
+"""kombu: its ``amqp`` transport over py-amqp, and options in a kombu URL.
+
+Importing this module registers the transport ``hbshim`` with kombu, so that
+``kombu.Connection("hbshim://user:password@host//?heartbeat_in_pthread=true")``
+is kept alive without :func:`hbshim.install`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import amqp
+import kombu
+from kombu.transport import TRANSPORT_ALIASES, pyamqp
+
+from hbshim.adapters import amqp as amqp_adapter
+from hbshim.adapters.amqp import KOMBU_OPTION
+from hbshim.adapters.attach import OptionsFor
+from hbshim.adapters.versions import require_attributes, require_version
+from hbshim.errors import AttachError
+from hbshim.heartbeat.link import Link
+from hbshim.options import Options, split_url
+
+SUPPORTED = ">=5.3,<6"
+
+
+def connection_options(conninfo: Any) -> dict[str, object]:
+    """hbshim's options of one ``kombu.Connection``, from its URL or ``transport_options``."""
+    return dict((conninfo.transport_options or {}).get(KOMBU_OPTION) or {})
+
+
+class Transport(pyamqp.Transport):  # type: ignore[misc]
+    """kombu's py-amqp transport; every connection it opens is kept alive."""
+
+    driver_name = "py-amqp+hbshim"
+
+    def establish_connection(self) -> Any:
+        options = Options.load(url=connection_options(self.client))
+        # Safe to ask for a heartbeat here: hbshim is about to beat for it.
+        self.client.heartbeat = self.client.heartbeat or int(options.heartbeat)
+        connection = super().establish_connection()
+        try:
+            amqp_adapter.attach(connection, options)
+        except BaseException:
+            connection.collect()
+            raise
+        return connection
+
+
+def take_url_options(init: Any) -> Any:
+    """Wrap ``kombu.Connection.__init__``: kombu refuses query keys it does not know."""
+
+    def __init__(self: Any, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        hostname, options = _split_hosts(hostname)
+        init(self, hostname, *args, **kwargs)
+        if options:
+            merged = {**options, **connection_options(self)}
+            self.transport_options = {
+                **(self.transport_options or {}),
+                KOMBU_OPTION: merged,
+            }
+
+    __init__.hbshim_original = init  # type: ignore[attr-defined]
+    return __init__
+
+
+def _split_hosts(hostname: Any) -> tuple[Any, dict[str, object]]:
+    """kombu takes one URL, several joined by semicolons, or a list; the first one's options win."""
+    if isinstance(hostname, str) and "?" in hostname:
+        parts = [split_url(url) for url in hostname.split(";")]
+        cleaned: Any = ";".join(url for url, _ in parts)
+    elif isinstance(hostname, (list, tuple)):
+        parts = [split_url(url) for url in hostname]
+        cleaned = [url for url, _ in parts]
+    else:
+        return hostname, {}
+    options: dict[str, object] = {}
+    for _, found in reversed(parts):
+        options.update(found)
+    return cleaned, options
+
+
+def attach(connection: Any, options: Options) -> Link | None:
+    """Keep a ``kombu.Connection`` alive, now and after each reconnection of its own.
+
+    Returns:
+        The link of the connection it holds now, or None when no heartbeat was negotiated.
+
+    Raises:
+        AttachError: it is not connected, or not over py-amqp.
+        UnsupportedVersionError: kombu or py-amqp is of a version hbshim does not know.
+    """
+    require_version("kombu", kombu.__version__, SUPPORTED)
+    names = ("_establish_connection", "_connection", "transport_cls")
+    require_attributes("kombu", kombu.__version__, SUPPORTED, connection, names)
+    current = connection._connection
+    if current is None:
+        raise AttachError("the kombu connection is not open; call its connect() first")
+    if not isinstance(current, amqp.Connection):
+        raise AttachError(
+            f"hbshim keeps kombu's py-amqp transport alive, not {type(current).__module__}; "
+            "use an amqp:// URL"
+        )
+    link = amqp_adapter.attach(current, options)
+    if "_establish_connection" not in vars(connection):
+        establish = connection._establish_connection
+
+        def establish_and_attach() -> Any:
+            fresh = establish()
+            amqp_adapter.attach(fresh, options)
+            return fresh
+
+        connection._establish_connection = establish_and_attach
+    return link
+
+
+def prepare(_options_for: OptionsFor) -> None:
+    """Nothing more than importing this module did: py-amqp's adapter attaches."""
+
+
+def register() -> None:
+    """Make the transport ``hbshim`` and options in URLs known to kombu; idempotent."""
+    TRANSPORT_ALIASES["hbshim"] = f"{__name__}:Transport"
+    init = kombu.Connection.__init__
+    if not hasattr(init, "hbshim_original"):
+        kombu.Connection.__init__ = take_url_options(init)
+
+
+register()

@@ -1,0 +1,232 @@
+"""pika: BlockingConnection, SelectConnection and the other connections on pika's own transports.
+
+pika buffers frames and writes them in its transport's ``_produce``, reads in
+``_consume``; both are wrapped there. Its heartbeat checker, whose timers need a
+running I/O loop, is replaced by one that leaves the work to hbshim.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+from urllib.parse import urlencode
+
+import pika
+from pika.exceptions import StreamLostError
+
+from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
+from hbshim.adapters.sockets import wire_for
+from hbshim.adapters.versions import require_attributes, require_version
+from hbshim.errors import AttachError
+from hbshim.heartbeat import service
+from hbshim.heartbeat.link import Link
+from hbshim.options import URL_KEYS, Options, split_url
+
+SUPPORTED = ">=1.3,<2"
+
+_CONNECTION_NAMES = (
+    "_transport",
+    "_frame_buffer",
+    "_heartbeat_checker",
+    "_create_heartbeat_checker",
+    "_set_connection_state",
+    "CONNECTION_CLOSED",
+)
+_TRANSPORT_NAMES = ("_sock", "_tx_buffers", "_produce", "_consume", "_close_and_finalize", "write")
+
+
+class KeptAliveChecker:
+    """Takes the place of pika's ``HeartbeatChecker``: same calls, no timers.
+
+    pika itself stops it when the connection ends, whatever ends it.
+    """
+
+    connection_is_idle = False
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def received(self) -> None:
+        """pika read a heartbeat; the kernel has told hbshim already."""
+
+    def stop(self) -> None:
+        self._link.close()
+
+
+def attach(connection: Any, options: Options) -> Link | None:
+    """Keep an open pika connection alive.
+
+    Parameters:
+        connection: a ``BlockingConnection``, or any ``pika.connection.Connection``
+            on pika's own transport (select, asyncio, tornado, gevent).
+
+    Returns:
+        The link, or None when no heartbeat was negotiated.
+
+    Raises:
+        AttachError: the connection is not open, or on a transport not pika's own.
+        UnsupportedVersionError: pika is of a version hbshim does not know.
+        WorkerError: the worker cannot run in this process.
+    """
+    require_version("pika", pika.__version__, SUPPORTED)
+    if isinstance(connection, pika.BlockingConnection):
+        require_attributes("pika", pika.__version__, SUPPORTED, connection, ("_impl",))
+        connection = connection._impl
+    require_attributes("pika", pika.__version__, SUPPORTED, connection, _CONNECTION_NAMES)
+    if connection._transport is None or connection.is_closed:
+        raise AttachError("the pika connection is not open; attach it after it has opened")
+    checker = connection._heartbeat_checker
+    if isinstance(checker, KeptAliveChecker):
+        return checker._link
+    if not connection.params.heartbeat:
+        not_negotiated(_name(connection))
+        return None
+    link = _wrap(connection)
+    if checker is not None:
+        checker.stop()
+    connection._heartbeat_checker = KeptAliveChecker(link)
+    watch(link, options)
+    return link
+
+
+def prepare(options_for: OptionsFor) -> None:
+    """Have every pika connection attached as it tunes, while hbshim is installed."""
+    create = pika.connection.Connection._create_heartbeat_checker
+
+    @functools.wraps(create)
+    def create_checker(self: Any) -> Any:
+        options = options_for(url_options(self.params))
+        if options is None:
+            return create(self)
+        if not self.params.heartbeat:
+            not_negotiated(_name(self))
+            return None
+        try:
+            link = _wrap(self)
+        except AttachError as unknown:
+            # A transport not pika's own, such as Twisted's. Its loop runs pika's
+            # timers, so pika's own checker is the better choice there.
+            service.current().metrics.record("left-alone", _name(self), str(unknown))
+            return create(self)
+        watch(link, options)
+        return KeptAliveChecker(link)
+
+    pika.connection.Connection._create_heartbeat_checker = create_checker
+
+
+def _name(connection: Any) -> str:
+    return f"pika {connection.params.host}:{connection.params.port}"
+
+
+def _wrap(connection: Any) -> Link:
+    transport = connection._transport
+    if not hasattr(transport, "_sock"):
+        raise AttachError(
+            f"hbshim does not know pika's transport {type(transport).__qualname__}; use "
+            "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
+        )
+    require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
+    transport_ref = weakref.ref(transport)
+    connection_ref = weakref.ref(connection)
+
+    def half_written() -> bool:
+        # What could not be sent whole waits at the head of this queue.
+        alive = transport_ref()
+        return alive is not None and bool(alive._tx_buffers)
+
+    def half_read() -> bool:
+        alive = connection_ref()
+        return alive is not None and bool(alive._frame_buffer)
+
+    link = Link(
+        wire_for(transport._sock),
+        float(connection.params.heartbeat),
+        _name(connection),
+        service.current().metrics,
+        half_written=half_written,
+        half_read=half_read,
+        on_orphaned=lambda: _close_books(connection_ref()),
+        forked_error=_forked_error,
+    )
+    guard = link.guard
+    finalize = transport._close_and_finalize
+
+    def close_and_finalize() -> None:
+        link.close()
+        for attribute in ("_produce", "_consume", "_close_and_finalize"):
+            transport.__dict__.pop(attribute, None)
+        finalize()
+
+    transport._produce = guard.around_write(
+        transport._produce, link.before_idle_write, _never_tears
+    )
+    transport._consume = guard.around_read(transport._consume)
+    transport._close_and_finalize = close_and_finalize
+    return link
+
+
+def _never_tears(_error: BaseException) -> bool:
+    # A broken-off send stays in `_tx_buffers`, where `half_written` sees it.
+    return False
+
+
+def _forked_error() -> Exception:
+    return StreamLostError(
+        "this connection was opened before a fork and belongs to the parent process; "
+        "open a new one in the child"
+    )
+
+
+def _close_books(connection: Any) -> None:
+    """In a forked child: pika's own checks then refuse every further call."""
+    if connection is not None:
+        connection._set_connection_state(connection.CONNECTION_CLOSED)
+
+
+def _accept_url_options() -> None:
+    """Teach ``pika.URLParameters`` hbshim's query keys; it refuses those it has no setter for.
+
+    The values stay in the parameters' own record of the query, where
+    :func:`url_options` finds them.
+    """
+    for key in URL_KEYS:
+        setattr(pika.URLParameters, f"_set_url_{key}", _leave_in_record)
+
+
+def _leave_in_record(_parameters: Any, _value: str) -> None:
+    return None
+
+
+_accept_url_options()
+
+
+def url_options(parameters: Any) -> dict[str, object]:
+    """hbshim's options in the query of the URL that `parameters` were made from.
+
+    ``pika.URLParameters`` keep that query; other parameters have none.
+    """
+    query = getattr(parameters, "_all_url_query_values", None) or {}
+    return split_url("amqp://?" + urlencode(query, doseq=True))[1]
+
+
+class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
+    """A ``pika.BlockingConnection`` that is kept alive from the moment it is open.
+
+    Parameters:
+        parameters: pika's connection parameters, or a broker URL whose query may
+            hold hbshim's options; None for pika's defaults.
+        options: hbshim's options by keyword, for instance ``heartbeat_in_pthread=True``;
+            they win over the URL.
+
+    Raises:
+        OptionError: an option is not acceptable.
+        pika.exceptions.AMQPConnectionError: as pika raises it.
+    """
+
+    def __init__(self, parameters: Any = None, **options: object) -> None:
+        if isinstance(parameters, str):
+            parameters = pika.URLParameters(parameters)
+        loaded = Options.load(url=url_options(parameters), **options)
+        super().__init__(parameters)
+        attach(self, loaded)

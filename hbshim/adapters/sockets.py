@@ -1,0 +1,40 @@
+"""From whatever socket a client library holds to the operating-system one beneath."""
+
+from __future__ import annotations
+
+from _socket import socket as NativeSocket  # noqa: N812
+from typing import Any
+
+from hbshim.errors import AttachError
+from hbshim.heartbeat.wire import Wire
+
+
+def native_socket(sock: Any) -> Any:
+    """The operating-system socket beneath `sock`.
+
+    Parameters:
+        sock: a ``socket.socket``, ``ssl.SSLSocket``, or eventlet's or gevent's
+            counterpart of either.
+
+    Raises:
+        AttachError: `sock` is of another kind.
+    """
+    # eventlet's GreenSocket keeps it in `fd`, gevent's socket in `_sock`.
+    for candidate in (sock, getattr(sock, "fd", None), getattr(sock, "_sock", None)):
+        if isinstance(candidate, NativeSocket):
+            return candidate
+    raise AttachError(
+        f"hbshim does not know the socket type {type(sock).__module__}.{type(sock).__qualname__}; "
+        "use a connection over TCP or TLS from the standard library, eventlet or gevent"
+    )
+
+
+def wire_for(sock: Any) -> Wire:
+    """The wire beneath `sock`: plain TCP, or through its TLS session."""
+    native = native_socket(sock)
+    if hasattr(sock, "_sslobj"):
+        # Imported only now: `ssl` is costly, and a program without TLS may not have it.
+        from hbshim.adapters.tls import TlsWire
+
+        return TlsWire(sock, native)
+    return Wire(native)

@@ -1,0 +1,111 @@
+"""What an application calls: install, uninstall, keep_alive."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hbshim.errors import AttachError
+from hbshim.options import Options
+
+#: Keywords of the last install(); None while not installed. Connections are
+#: opened by code that knows nothing of hbshim, so this has to be module state.
+_installed: dict[str, object] | None = None
+_hooked = False
+
+
+def install(**options: object) -> None:
+    """Keep alive every py-amqp, kombu and pika connection that is opened from now on.
+
+    Imports none of these libraries: each is prepared when the program imports it,
+    or at once if it already has. Call it as early as you like, before or after
+    ``monkey_patch()``. Calling it again replaces the options.
+
+    Parameters:
+        options: see :class:`hbshim.Options`; they win over URLs and environment.
+
+    Raises:
+        OptionError: an option is not acceptable.
+    """
+    global _installed, _hooked
+    loaded = Options.load(**options)
+    _installed = dict(options)
+    if loaded.strip_polling:
+        from hbshim.runtime.polling import strip_polling
+
+        strip_polling()
+    if not _hooked:
+        import wrapt
+
+        _hooked = True
+        for module, adapter in _PREPARED_BY.items():
+            wrapt.register_post_import_hook(functools.partial(_prepare, adapter), module)
+
+
+#: Which adapter prepares a library, once this module of it has been imported whole.
+_PREPARED_BY = {"amqp": "amqp", "kombu.connection": "kombu", "pika": "pika"}
+
+
+def _prepare(adapter: str, _module: object) -> None:
+    importlib.import_module(f"hbshim.adapters.{adapter}").prepare(connection_options)
+
+
+def uninstall() -> None:
+    """Leave connections opened from now on alone; those kept alive already stay so."""
+    global _installed
+    _installed = None
+
+
+def connection_options(url: Mapping[str, object]) -> Options | None:
+    """The options for a connection being opened now; None while not installed.
+
+    Parameters:
+        url: options that its URL holds.
+    """
+    return None if _installed is None else Options.load(url=url, **_installed)
+
+
+def keep_alive(connection: Any, **options: object) -> Any:
+    """Keep one connection alive that is open already.
+
+    Parameters:
+        connection: an ``amqp.Connection``, a ``kombu.Connection`` (which stays
+            kept alive when it reconnects), a ``pika.BlockingConnection`` or any
+            ``pika.connection.Connection`` on pika's own transport.
+        options: see :class:`hbshim.Options`.
+
+    Returns:
+        `connection`.
+
+    Raises:
+        AttachError: it is not open, of an unknown kind, or negotiated no heartbeat.
+        OptionError: an option is not acceptable.
+        UnsupportedVersionError: its library is of a version hbshim does not know.
+        WorkerError: the worker cannot run in this process.
+    """
+    loaded = Options.load(**options)
+    attach = _adapter_of(connection)
+    if attach(connection, loaded) is None:
+        raise AttachError(
+            "this connection negotiated no heartbeat, so the broker never drops it and there "
+            "is none to send; open it with heartbeat=60 (kombu, py-amqp, pika) to have one"
+        )
+    return connection
+
+
+def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
+    kinds = {base.__module__.partition(".")[0] for base in type(connection).__mro__}
+    # Only a library that is loaded can have made this connection.
+    for library in ("kombu", "amqp", "pika"):
+        if library in kinds and library in sys.modules:
+            adapter = importlib.import_module(f"hbshim.adapters.{library}")
+            attach: Callable[[Any, Options], Any] = adapter.attach
+            return attach
+    raise AttachError(
+        f"hbshim does not know connections of type {type(connection).__module__}."
+        f"{type(connection).__qualname__}; it keeps amqp.Connection, kombu.Connection and "
+        "pika connections alive"
+    )

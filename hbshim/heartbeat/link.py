@@ -1,0 +1,227 @@
+"""One connection under watch: the wire, the guard and the state, put together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from hbshim.heartbeat.guard import Guard
+from hbshim.heartbeat.state import TABLE, Action, Event, Sample, State, classify, next_look
+from hbshim.heartbeat.wire import Wire
+from hbshim.metrics import Metrics
+
+#: Looks between two drains of a healthy link. The broker beats every T/2, as
+#: often as we look: a drain then takes about this many frames, 8 bytes each.
+LOOKS_BETWEEN_DRAINS = 8
+
+
+def _nobody() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    return None
+
+
+class Link:
+    """Keeps one AMQP connection alive when :meth:`turn` is called on time.
+
+    Parameters:
+        wire: the connection's socket.
+        timeout: T, the negotiated heartbeat timeout, in seconds, above 0.
+        name: for reports; without credentials.
+        metrics: where counts and events go.
+        half_written: whether the client has buffered the rest of a frame whose
+            beginning is on the wire already.
+        half_read: whether the client has buffered the beginning of a frame.
+        on_orphaned: called in a forked child, after its copy of the descriptor is
+            dropped; the adapter closes its library's books there.
+        forked_error: makes the client library's own recoverable error, for a
+            write on a connection that a forked child inherited.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        timeout: float,
+        name: str,
+        metrics: Metrics,
+        *,
+        half_written: Callable[[], bool] = _nobody,
+        half_read: Callable[[], bool] = _nobody,
+        on_orphaned: Callable[[], None] = _nothing,
+        forked_error: Callable[[], Exception] = ConnectionError,
+    ) -> None:
+        self.wire = wire
+        self.timeout = timeout
+        self.name = name
+        self.guard = Guard()
+        self.state = State.ALIVE
+        self.beats = 0
+        self.on_closed: Callable[[Link], None] | None = None
+        self._metrics = metrics
+        self._half_written = half_written
+        self._half_read = half_read
+        self._on_orphaned = on_orphaned
+        self._forked_error = forked_error
+        self._pid = os.getpid()
+        self._looks = 0
+        self._overlaps_told = 0
+        # Only for platforms without TCP_INFO, where the guard counts.
+        self._last_beat = self._last_drain = time.monotonic()
+
+    # -- the engine's side ---------------------------------------------------
+
+    def turn(self, now: float) -> float | None:
+        """Look, act, and return the time of the next look; None for never again.
+
+        Non-blocking; any thread may call it. `now` is ``time.monotonic()``.
+        """
+        with self.guard.lock:
+            event, sample = self._look(now)
+            self.state, action = TABLE[self.state, event]
+            self._act(action, event, sample)
+            pause = next_look(event, sample, self.timeout)
+        self._tell_overlaps()
+        if self.state is not State.ALIVE or pause is None:
+            return None
+        return now + pause
+
+    def orphan(self) -> None:
+        """A forked child calls this: drop our copy, leave the parent's stream alone."""
+        if self.wire.closed:
+            return
+        self.state, _ = TABLE[self.state, Event.FORKED]
+        self.guard.closed = True
+        # The next write must take the slow path, whatever its hurry.
+        self.guard.last_write = float("-inf")
+        self.wire.drop()
+        self._on_orphaned()
+
+    def _look(self, now: float) -> tuple[Event, Sample]:
+        sample = self._sample(now)
+        self._looks += 1
+        # Draining is what keeps an idle client's window open, and what makes
+        # "unread" mean something before the peer is called dead.
+        if (
+            self._looks % LOOKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
+        ) and self._drain(now):
+            sample = self._sample(now)
+        return classify(sample, self.timeout), sample
+
+    def _sample(self, now: float) -> Sample:
+        guard = self.guard
+        writing = guard.writing or self._half_written()
+        forked = os.getpid() != self._pid
+        if forked or guard.closed or self.wire.closed:
+            return Sample(0, 0, None, 0, 0, writing, False, closed=True, forked=forked)
+        if not self.wire.has_tcp_info:
+            return self._counted_sample(now, writing)
+        try:
+            view = self.wire.kernel_view()
+            # One more system call, so only when the answer could matter.
+            unread = self.wire.unread() if view.received_ago > self.timeout else 0
+        except OSError:
+            return Sample(0, 0, None, 0, 0, writing, False, closed=True)
+        return Sample(
+            view.sent_ago,
+            view.received_ago,
+            view.acked_ago,
+            view.queued,
+            unread,
+            writing,
+            view.peer_closed,
+        )
+
+    def _counted_sample(self, now: float, writing: bool) -> Sample:
+        last_sent = max(self.guard.last_write, self._last_beat)
+        last_received = max(self.guard.last_read, self._last_drain)
+        try:
+            unread, queued = self.wire.unread(), self.wire.queued()
+            peer_closed = not self.guard.reading and self.wire.peer_closed()
+        except OSError:
+            return Sample(0, 0, None, 0, 0, writing, False, closed=True)
+        return Sample(
+            now - last_sent, now - last_received, None, queued, unread, writing, peer_closed
+        )
+
+    def _drain(self, now: float) -> bool:
+        if self.guard.closed or self.guard.reading or self._half_read():
+            return False
+        try:
+            taken = self.wire.take_heartbeats()
+        except OSError:
+            return False
+        if taken:
+            self._last_drain = now
+            self._metrics.count("heartbeats_drained", taken)
+        return bool(taken)
+
+    def _act(self, action: Action, event: Event, sample: Sample) -> None:
+        if action is Action.BEAT:
+            try:
+                beaten = self.wire.beat()
+            except OSError:
+                return  # reset under our hands; the next look sees it closed
+            if beaten:
+                self.beats += 1
+                self._last_beat = time.monotonic()
+                self._metrics.count("beats_sent")
+        elif action is Action.SHUT_BOTH:
+            self.wire.shut_both()
+            self._metrics.record(
+                "link-silent",
+                self.name,
+                f"nothing received for {sample.received_ago:.1f} s, T = {self.timeout:g} s; "
+                "shut down so that the next call fails and the application reconnects",
+            )
+        elif action is Action.SHUT_WRITE:
+            self.wire.shut_write()
+            self._metrics.record("peer-closed", self.name, "the broker closed the connection")
+        elif action is Action.DROP:
+            self.orphan()
+
+    def _tell_overlaps(self) -> None:
+        overlaps = self.guard.overlaps
+        if overlaps > self._overlaps_told:
+            self._metrics.record(
+                "concurrent-writers",
+                self.name,
+                f"two writers at once on one connection, {overlaps - self._overlaps_told} times; "
+                "frames may interleave: give each thread a connection of its own",
+            )
+            self._overlaps_told = overlaps
+
+    # -- the client's side ---------------------------------------------------
+
+    def before_idle_write(self) -> None:
+        """The stale rule: look at the peer before bytes are handed to the kernel.
+
+        A peer that has closed or gone silent gets the socket shut down first, so
+        that the client's own write fails, in its own way, instead of being
+        swallowed.
+
+        Raises:
+            Exception: the library's recoverable error, in a forked child.
+        """
+        if self.state is State.ALIVE:
+            with self.guard.lock:
+                event, sample = self._look(time.monotonic())
+                if event in (Event.PEER_CLOSED, Event.SILENT, Event.FORKED):
+                    self.state, action = TABLE[self.state, event]
+                    self._act(action, event, sample)
+        if self.state is State.ORPHANED or os.getpid() != self._pid:
+            raise self._forked_error()
+
+    def close(self) -> None:
+        """The application closes the connection: no look, no beat from here on."""
+        self.guard.close()
+        if self.state is State.ALIVE:
+            self.state = State.CLOSED
+        if self.on_closed is not None:
+            self.on_closed(self)
+
+    def traffic_age(self, now: float) -> tuple[float, float]:
+        """Seconds since the application last wrote and last read; beats do not count."""
+        return now - self.guard.last_write, now - self.guard.last_read

@@ -1,0 +1,150 @@
+"""What may happen to a link, as one table: (state, event) -> (state, action).
+
+Pure: no clock, no socket, no lock. The link samples the world, :func:`classify`
+names what it saw, :data:`TABLE` says what is legal, :func:`next_look` says when
+to look again. Time is always an argument, in seconds.
+
+The rules, with T the negotiated heartbeat timeout:
+
+* beat after T/2 of silence (RabbitMQ's heartbeat guide: "Heartbeat frames are
+  sent about every heartbeat timeout / 2 seconds");
+* a peer is dead after 2 T without a byte (AMQP 0-9-1 section 4.2.7: "If a peer
+  detects no incoming traffic (i.e. received octets) for two heartbeat intervals
+  or longer, it should close the connection");
+* unless that silence is our own fault: bytes that nobody read yet may have
+  closed our receive window, and then the peer *cannot* send.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+#: How soon to look again while bytes are moving, as a share of T and at most.
+RECHECK_SHARE = 1 / 8
+RECHECK_AT_MOST = 0.25
+
+
+class State(enum.Enum):
+    """Life of one link."""
+
+    ALIVE = "alive"
+    LOST = "lost"  # the peer closed or fell silent; our side is shut down
+    CLOSED = "closed"  # the application closed it
+    ORPHANED = "orphaned"  # we are a forked child; the stream belongs to the parent
+
+
+class Event(enum.Enum):
+    """What one look at a link found, the weightiest thing first."""
+
+    FORKED = "forked"
+    APPLICATION_CLOSED = "application-closed"
+    PEER_CLOSED = "peer-closed"
+    SILENT = "silent"
+    MOVING = "moving"  # a writer is in, or bytes are still in the send queue
+    DUE = "due"
+    FRESH = "fresh"
+
+
+class Action(enum.Enum):
+    """What the look leads to."""
+
+    WAIT = "wait"
+    BEAT = "beat"
+    SHUT_WRITE = "shut-write"  # what the peer said before it closed stays readable
+    SHUT_BOTH = "shut-both"  # a blocked reader wakes up, the next call fails at once
+    FORGET = "forget"
+    DROP = "drop"  # close our copy of the descriptor, send nothing on it
+
+
+TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
+    (State.ALIVE, Event.FRESH): (State.ALIVE, Action.WAIT),
+    (State.ALIVE, Event.MOVING): (State.ALIVE, Action.WAIT),
+    (State.ALIVE, Event.DUE): (State.ALIVE, Action.BEAT),
+    (State.ALIVE, Event.SILENT): (State.LOST, Action.SHUT_BOTH),
+    (State.ALIVE, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
+    (State.ALIVE, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
+    (State.ALIVE, Event.FORKED): (State.ORPHANED, Action.DROP),
+    # A lost link is beaten no more, whatever the kernel still says of it.
+    (State.LOST, Event.FRESH): (State.LOST, Action.FORGET),
+    (State.LOST, Event.MOVING): (State.LOST, Action.FORGET),
+    (State.LOST, Event.DUE): (State.LOST, Action.FORGET),
+    (State.LOST, Event.SILENT): (State.LOST, Action.FORGET),
+    (State.LOST, Event.PEER_CLOSED): (State.LOST, Action.FORGET),
+    (State.LOST, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
+    (State.LOST, Event.FORKED): (State.ORPHANED, Action.DROP),
+    # Closed and orphaned are final.
+    **{(State.CLOSED, event): (State.CLOSED, Action.FORGET) for event in Event},
+    **{(State.ORPHANED, event): (State.ORPHANED, Action.FORGET) for event in Event},
+}
+
+
+class Sample(NamedTuple):
+    """One look at a link. Ages are in seconds.
+
+    Attributes:
+        sent_ago: since the last byte left for the peer.
+        received_ago: since the last byte arrived, read by the client or not.
+        acked_ago: since the peer's kernel last acknowledged anything; None where
+            the platform does not tell.
+        queued: bytes or segments of ours that the peer has not acknowledged.
+        unread: bytes that arrived and that the client has not read yet.
+        writing: a write of the client is under way, or half a frame is buffered.
+        peer_closed: the peer has sent FIN or RST.
+        closed: the application closed the connection.
+        forked: this process is not the one that opened the connection.
+    """
+
+    sent_ago: float
+    received_ago: float
+    acked_ago: float | None
+    queued: int
+    unread: int
+    writing: bool
+    peer_closed: bool
+    closed: bool = False
+    forked: bool = False
+
+
+def silent(sample: Sample, timeout: float) -> bool:
+    """Whether the peer must be called dead, `timeout` being T in seconds.
+
+    Unread bytes excuse the peer, because our own closed window may be what
+    silences it. Nothing excuses a peer whose *kernel* has not acknowledged our
+    bytes for as long: acknowledgements need no window.
+    """
+    limit = 2 * timeout
+    if sample.received_ago < limit:
+        return False
+    if not sample.unread:
+        return True
+    return bool(sample.queued) and sample.acked_ago is not None and sample.acked_ago >= limit
+
+
+def classify(sample: Sample, timeout: float) -> Event:
+    """Name the weightiest thing in `sample`, for a link whose T is `timeout` seconds."""
+    if sample.forked:
+        return Event.FORKED
+    if sample.closed:
+        return Event.APPLICATION_CLOSED
+    if sample.peer_closed:
+        return Event.PEER_CLOSED
+    if silent(sample, timeout):
+        return Event.SILENT
+    if sample.writing or sample.queued:
+        return Event.MOVING
+    if sample.sent_ago >= timeout / 2:
+        return Event.DUE
+    return Event.FRESH
+
+
+def next_look(event: Event, sample: Sample, timeout: float) -> float | None:
+    """Seconds until the link wants another look; None for never again."""
+    until_dead = max(2 * timeout - sample.received_ago, RECHECK_SHARE * timeout)
+    if event is Event.MOVING:
+        return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
+    if event is Event.DUE:
+        return min(timeout / 2, until_dead)
+    if event is Event.FRESH:
+        return min(timeout / 2 - sample.sent_ago, until_dead)
+    return None

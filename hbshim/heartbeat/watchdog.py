@@ -1,0 +1,61 @@
+"""Watches an engine whose worker lives in a hub, from the native thread.
+
+A hub that is parked between requests, or blocked by a long computation, cannot
+notice that it is late. The native thread can.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+from hbshim.heartbeat.engine import Engine
+from hbshim.metrics import Metrics
+
+#: Ticks later than this share of T move the links to the native thread.
+LATE_SHARE = 1 / 8
+
+
+class Watchdog:
+    """Looks whether `engine` took its turn when one was due.
+
+    Parameters:
+        engine: the engine of a green worker; held weakly.
+        timeout: the smallest T among its links, in seconds.
+        on_late: called once per lateness with the seconds it is late by; True
+            when the links have been moved and the watch is over.
+    """
+
+    def __init__(
+        self, engine: Engine, timeout: float, metrics: Metrics, on_late: Callable[[float], bool]
+    ) -> None:
+        self.timeout = timeout
+        self._engine = weakref.ref(engine)
+        self._metrics = metrics
+        self._on_late = on_late
+        self._told_of: float | None = None
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine under watch, while it exists."""
+        return self._engine()
+
+    def turn(self, now: float) -> float | None:
+        """One look. Returns the time of the next, or None when the watch is over."""
+        engine = self._engine()
+        if engine is None:
+            return None
+        grace = self.timeout * LATE_SHARE
+        due = engine.next_due
+        if due is None or now < due + grace:
+            return (now if due is None else due) + grace
+        if due != self._told_of:
+            self._told_of = due
+            self._metrics.record(
+                "ticks-late",
+                "",
+                f"worker {engine.worker.name} is {now - due:.2f} s late, T = {self.timeout:g} s",
+            )
+        if self._on_late(now - due):
+            return None
+        return now + grace

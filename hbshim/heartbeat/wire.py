@@ -1,0 +1,187 @@
+"""The kernel's view of one connection, and the eight bytes of a heartbeat.
+
+Everything here is non-blocking and works on the operating-system socket beneath
+whatever green socket the client holds, so that a native thread may call it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+import termios
+
+# `socket.socket` may be eventlet's or gevent's; the C type beneath is never
+# patched, and its methods work on every subclass without entering a hub.
+from _socket import socket as NativeSocket  # noqa: N812
+from typing import NamedTuple
+
+#: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
+HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+#: Heartbeats taken off the receive queue in one look.
+DRAIN_AT_MOST = 512
+
+# <linux/tcp.h> struct tcp_info: state, unacked segments, ms since last data
+# sent / ack sent / data received / ack received, and bytes not sent yet (4.6+).
+_TCP_INFO = struct.Struct("=B23xI16xIIII84xI")
+_TCP_INFO_OPTION = 11
+_PEER_GONE = frozenset({7, 8, 9, 11})  # CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
+_NEVER = 0xFFFFFFFF
+
+_SIOCOUTQ = 0x5411 if sys.platform == "linux" else None
+_SO_NWRITE = 0x1024  # macOS: bytes in the send buffer
+_INT = struct.Struct("=i")
+
+
+class KernelView(NamedTuple):
+    """What ``TCP_INFO`` says. Ages in seconds; `queued` is 0 only when all is acknowledged."""
+
+    peer_closed: bool
+    queued: int
+    sent_ago: float
+    received_ago: float
+    acked_ago: float
+
+
+class Wire:
+    """One connected TCP socket, seen from beneath the client library.
+
+    Parameters:
+        native: the operating-system socket. Held, so that its descriptor cannot
+            be reused for another connection while this object still writes.
+        tcp_info: False to do without ``TCP_INFO``, as on other platforms.
+    """
+
+    #: How a heartbeat reaches the wire, for reports.
+    route = "plain"
+
+    def __init__(self, native: socket.socket, *, tcp_info: bool = True) -> None:
+        self.native = native
+        self.has_tcp_info = tcp_info and self._kernel_tells()
+
+    def _kernel_tells(self) -> bool:
+        if sys.platform != "linux":
+            return False
+        try:
+            answer = NativeSocket.getsockopt(
+                self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size
+            )
+        except OSError:
+            return False
+        return len(answer) == _TCP_INFO.size
+
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor is gone."""
+        return bool(NativeSocket.fileno(self.native) < 0)
+
+    def kernel_view(self) -> KernelView:
+        """Ages and queue from ``TCP_INFO``; one system call, keeps the GIL.
+
+        Raises:
+            OSError: the socket is closed.
+        """
+        state, unacked, sent, _, received, acked, unsent = _TCP_INFO.unpack(
+            NativeSocket.getsockopt(
+                self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size
+            )
+        )
+        return KernelView(
+            state in _PEER_GONE, unacked + unsent, sent / 1000, received / 1000, acked / 1000
+        )
+
+    def queued(self) -> int:
+        """Bytes of ours that are not acknowledged yet (``SIOCOUTQ``; macOS: unsent ones)."""
+        if _SIOCOUTQ is not None:
+            return self._ioctl(_SIOCOUTQ)
+        return int(NativeSocket.getsockopt(self.native, socket.SOL_SOCKET, _SO_NWRITE))
+
+    def unread(self) -> int:
+        """Bytes that arrived and wait for the client (``FIONREAD``)."""
+        return self._ioctl(termios.FIONREAD)
+
+    def _ioctl(self, request: int) -> int:
+        answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")
+        return int(_INT.unpack(answer)[0])
+
+    def beat(self) -> bool:
+        """Write one heartbeat frame; the caller has seen that the send queue is empty.
+
+        With an empty queue eight bytes always go out whole. False: not now.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+        try:
+            sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, socket.MSG_DONTWAIT | _NO_SIGNAL)
+        except BlockingIOError:
+            return False
+        assert sent == len(HEARTBEAT_FRAME), "a heartbeat was torn on an empty send queue"
+        return True
+
+    def take_heartbeats(self) -> int:
+        """Take whole heartbeat frames off the front of the receive queue.
+
+        The caller has seen that the client's reader is outside and stands at a
+        frame boundary. Stops at the first byte of anything else.
+
+        Returns:
+            How many frames were taken.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+        size = len(HEARTBEAT_FRAME)
+        # A socket object with a timeout would wait for data in spite of
+        # MSG_DONTWAIT; with data there it does not.
+        if self.unread() < size:
+            return 0
+        try:
+            waiting = NativeSocket.recv(
+                self.native, size * DRAIN_AT_MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return 0
+        count = 0
+        while waiting[count * size : (count + 1) * size] == HEARTBEAT_FRAME:
+            count += 1
+        if count:
+            NativeSocket.recv(self.native, count * size, socket.MSG_DONTWAIT)
+        return count
+
+    def peer_closed(self) -> bool:
+        """Whether the next byte is the end of the stream; for platforms without TCP_INFO."""
+        if NativeSocket.gettimeout(self.native):
+            return False  # a read with a timeout is under way and will see it itself
+        try:
+            ahead = NativeSocket.recv(self.native, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return not ahead
+
+    def shut_write(self) -> None:
+        """Make the client's next write fail at once; what waits unread stays readable."""
+        self._shutdown(socket.SHUT_WR)
+
+    def shut_both(self) -> None:
+        """Make the client's next call fail at once and wake a blocked reader."""
+        self._shutdown(socket.SHUT_RDWR)
+
+    def _shutdown(self, how: int) -> None:
+        try:
+            NativeSocket.shutdown(self.native, how)
+        except OSError:
+            # Already closed or reset: the client's next call fails by itself.
+            return
+
+    def drop(self) -> None:
+        """Close this process's copy of the descriptor: no FIN, no TLS close, no AMQP Close.
+
+        For a forked child; the parent's connection stays as it is.
+        """
+        NativeSocket.close(self.native)
+
+
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)

@@ -1,0 +1,35 @@
+"""Look at what is loaded already; never import, never wake a lazy module.
+
+Importing eventlet or gevent to find out whether they are used changes the
+answer, and costs 118 ms. A plain ``getattr`` is not harmless either: lazy
+modules (celery, werkzeug, ``importlib.util.LazyLoader``) import half their
+package when an attribute is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+
+def module_globals(module: object) -> dict[str, Any]:
+    """The names a module has defined so far; empty for what is not a real module.
+
+    ``vars()`` would do, but a lazy module answers it by loading itself.
+    """
+    # isinstance() asks `__class__`, which a proxy may forge or compute.
+    if not issubclass(type(module), types.ModuleType):
+        return {}
+    names: dict[str, Any] = object.__getattribute__(module, "__dict__")
+    return names
+
+
+def peek(module_name: str, attribute: str, default: Any = None) -> Any:
+    """One attribute of a module that is loaded already, else `default`."""
+    return module_globals(sys.modules.get(module_name)).get(attribute, default)
+
+
+def is_loaded(module_name: str) -> bool:
+    """Whether the module is there; None in ``sys.modules`` means "import refused"."""
+    return sys.modules.get(module_name) is not None

@@ -23,3 +23,7 @@ class ImageError(HarnessError):
 
 class StackError(HarnessError):
     """The containers did not come up, or one that was asked for does not exist."""
+
+
+class NotReadyError(StackError):
+    """Something that is starting does not answer yet."""

@@ -26,8 +26,8 @@ class HostFacts:
         mode: mod_wsgi "embedded" or "daemon"; uWSGI's loop engine or "sync";
             gunicorn's worker class; Celery's pool; None for a plain program.
         hub: whose hub the host runs between two requests or tasks: "nobody" when
-            it waits in C or in native code, "program" when that is the
-            program's own doing, "unknown" when hbshim cannot tell.
+            it waits outside any hub, "program" when that is the program's own
+            doing, "unknown" when nothing promises either.
         version: the host's version, where it says.
         processes: how many processes it may run, where it says.
         threads: threads (for uWSGI's async loops: cores) in a process, likewise.
@@ -119,7 +119,11 @@ def _text(value: object) -> str:
 
 # gunicorn's worker modules: worker class as users write it, and whose hub runs.
 _GUNICORN_WORKERS: dict[str, tuple[str, HubOwner]] = {
-    "gunicorn.workers.sync": ("sync", "nobody"),
+    # Waits in select.select() by its module attribute: an application that patches
+    # `select` in place turns that wait green by accident, and the hub does run.
+    # Nothing promises it, so it is no reason to rely on it.
+    "gunicorn.workers.sync": ("sync", "unknown"),
+    # Waits in an epoll object made before the application could patch anything.
     "gunicorn.workers.gthread": ("gthread", "nobody"),
     "gunicorn.workers.geventlet": ("eventlet", "eventlet"),
     "gunicorn.workers.ggevent": ("gevent", "gevent"),
@@ -140,11 +144,12 @@ def _gunicorn() -> HostFacts | None:
     # imports the one worker module it was told to use, and no other.
     candidates = bases if config is not None else list(_GUNICORN_WORKERS)
     found = [name for name in candidates if name in _GUNICORN_WORKERS and is_loaded(name)]
-    mode, hub = _GUNICORN_WORKERS[found[0]] if found else ("custom", "unknown")
+    unknown: tuple[str, HubOwner] = ("custom", "unknown")
+    mode, hub = _GUNICORN_WORKERS[found[0]] if found else unknown
     return HostFacts(
         kind="gunicorn",
         mode=mode,
-        hub=hub,  # type: ignore[arg-type]
+        hub=hub,
         version=peek("gunicorn", "__version__"),
         processes=getattr(config, "workers", None),
         threads=getattr(config, "threads", None),
@@ -155,8 +160,10 @@ def _gunicorn() -> HostFacts | None:
 _CELERY_POOLS: dict[str, tuple[str, HubOwner]] = {
     "celery.concurrency.eventlet": ("eventlet", "eventlet"),
     "celery.concurrency.gevent": ("gevent", "gevent"),
-    "celery.concurrency.thread": ("threads", "nobody"),
-    "celery.concurrency.solo": ("solo", "nobody"),
+    # These two wait for tasks in kombu's sockets, green only if patched early enough.
+    "celery.concurrency.thread": ("threads", "unknown"),
+    "celery.concurrency.solo": ("solo", "unknown"),
+    # A pool process waits for its next task in a pipe.
     "celery.concurrency.prefork": ("prefork", "nobody"),
 }
 

@@ -1,0 +1,145 @@
+"""The report on this process: what is patched, who hosts it, and where to beat from.
+
+Looks and never imports (see ``loaded.py``), so that asking does not change the
+answer; it may be asked again at any time, as a program may patch late or fork.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hbshim.options import WorkerName
+from hbshim.runtime.choice import Choice, choose
+from hbshim.runtime.facts import Facts, HubState
+from hbshim.runtime.green import GreenFacts, Patches, look_for_green
+from hbshim.runtime.host import HostFacts, look_for_host
+from hbshim.runtime.interpreter import look_at_interpreter
+
+# uWSGI and mod_wsgi fork in C, where os.register_at_fork may not run.
+_PID_AT_IMPORT = os.getpid()
+
+
+@dataclass(frozen=True)
+class RuntimeReport(Facts):
+    """Everything hbshim found out about this process, and what follows from it.
+
+    Attributes:
+        choice: the heartbeat worker, why, and what may go wrong with it.
+    """
+
+    choice: Choice
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values that ``json.dumps`` accepts."""
+        return dataclasses.asdict(self)
+
+    def explain(self) -> list[str]:
+        """The report as sentences for a reader, the conclusion last."""
+        return [
+            *_explain_green(self.green),
+            _explain_host(self.host),
+            _HUB_SENTENCES[self.hub],
+            self._explain_interpreter(),
+            f"Heartbeats come from: {self.choice.worker}. {self.choice.reason}",
+            *([f"Warning: {self.choice.warning}"] if self.choice.warning else []),
+        ]
+
+    def _explain_interpreter(self) -> str:
+        facts = self.interpreter
+        place = {True: "the main interpreter", False: "a sub-interpreter", None: "some interpreter"}
+        notes = [
+            f"Python {facts.python}, {place[facts.main]}",
+            "daemon threads allowed" if facts.daemon_threads else "daemon threads forbidden",
+        ]
+        if facts.own_gil:
+            notes.append("with a GIL of its own")
+        if facts.free_threaded:
+            notes.append(f"free-threaded build (GIL {'on' if facts.gil_enabled else 'off'})")
+        if self.forked_since_import:
+            notes.append("forked since hbshim was imported")
+        return ", ".join(notes) + "."
+
+
+def detect(
+    heartbeat_in_pthread: bool | Literal["auto"] = "auto",
+    worker: WorkerName | None = None,
+    ticks_late: bool = False,
+) -> RuntimeReport:
+    """Look at this process; cheap, and without side effects.
+
+    Parameters:
+        heartbeat_in_pthread: the user's option, True, False or "auto".
+        worker: the worker the user forces, or None.
+        ticks_late: the engine measured that the hub's ticks come late.
+
+    Raises:
+        OptionError: an unknown value, or two options contradict each other.
+    """
+    green = look_for_green()
+    host = look_for_host()
+    facts = Facts(
+        green=green,
+        host=host,
+        hub=_hub_state(green, host),
+        interpreter=look_at_interpreter(),
+        forked_since_import=os.getpid() != _PID_AT_IMPORT,
+    )
+    choice = choose(facts, heartbeat_in_pthread, worker, ticks_late)
+    return RuntimeReport(
+        facts.green, facts.host, facts.hub, facts.interpreter, facts.forked_since_import, choice
+    )
+
+
+def _hub_state(green: GreenFacts, host: HostFacts) -> HubState:
+    if green.library == "none":
+        return "none"
+    if green.library == "both" or host.hub == "unknown":
+        return "unknown"
+    # Another library's hub (eventlet's under a gevent worker) is nobody's either.
+    if host.hub not in (green.library, "program"):
+        return "parked"
+    return "runs" if green.sockets_green else "blocked"
+
+
+_HUB_SENTENCES: dict[HubState, str] = {
+    "none": "There is no hub.",
+    "runs": "The hub runs between requests.",
+    "parked": "The hub stands still between requests.",
+    "blocked": "The hub stands still whenever the program waits in a native socket.",
+    "unknown": "Nothing promises that the hub runs between requests.",
+}
+
+
+def _explain_green(green: GreenFacts) -> list[str]:
+    sentences = [
+        _explain_patches(name, patches)
+        for name, patches in (("eventlet", green.eventlet), ("gevent", green.gevent))
+        if patches.loaded
+    ]
+    return sentences or ["Neither eventlet nor gevent is loaded."]
+
+
+def _explain_patches(name: str, patches: Patches) -> str:
+    title = f"{name} {patches.version or '(version unknown)'}"
+    if not patches.patched:
+        return f"{title} is loaded but has patched nothing."
+    left = f"; left native: {', '.join(patches.missing)}" if patches.missing else ""
+    return f"{title} has patched {', '.join(patches.patched)}{left}."
+
+
+def _explain_host(host: HostFacts) -> str:
+    if host.kind == "plain":
+        return "The host is a plain program."
+    notes = [f"The host is {host.kind} {host.version or '(version unknown)'}", f"{host.mode}"]
+    if host.mpm:
+        notes.append(f"Apache MPM {host.mpm}")
+    if host.processes is not None:
+        notes.append(f"processes: {host.processes}")
+    if host.threads is not None:
+        notes.append(f"threads each: {host.threads}")
+    if host.lazy_apps is not None:
+        notes.append(f"lazy-apps: {'on' if host.lazy_apps else 'off'}")
+    return ", ".join(notes) + "."

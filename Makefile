@@ -1,0 +1,66 @@
+# make regression [T=60]   reproduce the disconnect and prove the fix, in containers
+# make test                every check and test, containers included
+#
+# Both do their own set-up and keep everything of theirs in .venv/ and build/.
+# Also: make venv, make images, make lint, make clean. ARGS="..." reaches the command at the end.
+
+PYTHON ?= python3
+VENV := .venv
+BUILD := $(CURDIR)/build
+BIN := $(VENV)/bin
+
+# A tool that would write elsewhere is told to write under build/.
+export PYTHONPYCACHEPREFIX := $(BUILD)/pycache
+unexport PYTHONDONTWRITEBYTECODE
+export PIP_CACHE_DIR := $(BUILD)/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MPLCONFIGDIR := $(BUILD)/matplotlib
+export MYPY_CACHE_DIR := $(BUILD)/mypy
+export RUFF_CACHE_DIR := $(BUILD)/ruff
+
+# Named after what went into the environment, so that a second run does nothing and a changed
+# dependency, interpreter or place does everything.
+INPUTS := $(shell { cat setup.py pyproject.toml; $(PYTHON) --version; echo '$(CURDIR)'; } 2>&1 \
+	| sha256sum | cut -c1-16)
+STAMP := $(VENV)/.installed-$(INPUTS)
+
+.PHONY: regression test venv images lint clean
+.DEFAULT_GOAL := test
+
+regression: venv
+	$(BIN)/hbshim-regression $(if $(T),--heartbeat $(T)) $(ARGS)
+
+test: lint images
+	HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/pytest $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --cache-dir $(BUILD)/import-linter
+
+images: venv
+	$(BIN)/python -m wsgi_harness.images
+
+venv: $(STAMP)
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "hbshim: $(PYTHON) is missing or older than 3.10; name another: make PYTHON=python3.11"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  install="apt-get install -y --no-install-recommends python3-venv"; \
+	  if [ "$$(id -u)" = 0 ] && [ -z "$${HBSHIM_INSTALL_ENGINE#1}" ] && command -v apt-get >/dev/null; \
+	  then echo "hbshim: Python's venv module is missing; installing: $$install"; \
+	    apt-get -o DPkg::Lock::Timeout=120 update -qq || true; \
+	    DEBIAN_FRONTEND=noninteractive $$install -o DPkg::Lock::Timeout=120; \
+	  else echo "hbshim: Python's venv module is missing; as root: $$install"; exit 1; fi; }
+	@echo "hbshim: setting up $(VENV)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@rm -f $(VENV)/.installed-* && touch $@
+
+# The engine of this checkout goes first: its data lies under build/.
+clean:
+	@$(PYTHON) -c 'from wsgi_harness import dockerd; dockerd.stop(progress=print)'
+	rm -rf $(VENV) $(BUILD) dist report .tox *.egg-info .pytest_cache

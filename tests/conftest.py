@@ -1,0 +1,122 @@
+"""The real broker for the tests, through pytest-docker.
+
+Without a container engine, tests that need one are skipped at a desk and fail where
+`HBSHIM_REQUIRE_BROKER=1` or `CI` is set, so that a green run there means something.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_docker.plugin import Services
+
+from wsgi_harness import leftovers, services
+from wsgi_harness.broker import Broker, wait_until
+from wsgi_harness.commands import run, silent
+from wsgi_harness.engine import Engine
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.images import Images, prepare
+from wsgi_harness.paths import CONTAINERS
+from wsgi_harness.stack import CA_FILE, project_name
+
+PASSWORD = "only-for-tests"
+HEARTBEAT = 4
+READY_LIMIT = 90.0
+
+
+def broker_is_required() -> bool:
+    """Whether a missing engine is a failure here, not a reason to skip."""
+    return os.environ.get("HBSHIM_REQUIRE_BROKER") == "1" or bool(os.environ.get("CI"))
+
+
+@pytest.fixture(scope="session")
+def prepared() -> tuple[Engine, Images]:
+    """A container engine that answers, and hbshim's images."""
+    if not broker_is_required():
+        # A desk that has no engine gets none because somebody typed `pytest`.
+        os.environ.setdefault("HBSHIM_INSTALL_ENGINE", "0")
+    try:
+        return prepare()
+    except HarnessError as error:
+        if broker_is_required():
+            raise
+        pytest.skip(f"no containers here: {error}")
+
+
+@pytest.fixture(scope="session")
+def engine(prepared: tuple[Engine, Images]) -> Engine:
+    """A container engine that answers."""
+    return prepared[0]
+
+
+@pytest.fixture(scope="session")
+def images(prepared: tuple[Engine, Images]) -> Images:
+    """hbshim's images, built."""
+    return prepared[1]
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command(engine: Engine, images: Images) -> Iterator[str]:
+    """Compose, with an environment that names images and account (a hook of pytest-docker)."""
+    with pytest.MonkeyPatch.context() as patch:
+        variables = services.environment(images, PASSWORD, HEARTBEAT)
+        for key, value in {**engine.environment, **variables}.items():
+            patch.setenv(key, value)
+        leftovers.remove(engine, progress=silent)
+        yield shlex.join(engine.compose)
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    """The project's compose file (a hook of pytest-docker)."""
+    return str(CONTAINERS / "compose.yaml")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name() -> str:
+    """A name that two test runs on one machine do not share (a hook of pytest-docker)."""
+    return project_name("test")
+
+
+@pytest.fixture(scope="session")
+def docker_setup() -> list[str]:
+    """Start the broker alone, without building (a hook of pytest-docker)."""
+    return [f"up --detach --no-build {services.BROKER}"]
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    """Leave nothing behind (a hook of pytest-docker)."""
+    return ["down --volumes --remove-orphans --timeout 0"]
+
+
+@pytest.fixture(scope="session")
+def broker(
+    engine: Engine,
+    docker_services: Services,
+    docker_compose_project_name: str,
+    docker_compose_file: str,
+) -> Broker:
+    """A RabbitMQ that accepts connections: AMQP, AMQP over TLS, management API and log."""
+    project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
+
+    def compose(*argv: str) -> str:
+        command: list[str | Path] = [*engine.compose, "--ansi", "never", *project, *argv]
+        return run(command, timeout=60, env=engine.environment)
+
+    found = Broker(
+        host="127.0.0.1",
+        amqp_port=docker_services.port_for(services.BROKER, 5672),
+        tls_port=docker_services.port_for(services.BROKER, 5671),
+        management_url=f"http://127.0.0.1:{docker_services.port_for(services.BROKER, 15672)}",
+        user=services.USER,
+        password=PASSWORD,
+        read_log=lambda: compose("logs", "--no-color", "--no-log-prefix", services.BROKER),
+        read_ca=lambda: compose("exec", "-T", services.BROKER, "cat", CA_FILE),
+    )
+    wait_until(found.check_ready, READY_LIMIT)
+    return found

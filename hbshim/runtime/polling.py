@@ -1,0 +1,211 @@
+"""Take the native pollers out of `select` and `selectors`, so that green code waits greenly.
+
+eventlet has a green ``select.select`` and nothing else: code that finds ``epoll``
+or ``poll`` waits in the kernel and stops the hub (pika picks epoll whenever
+``select`` has it). ``monkey_patch()`` removes these names itself when it patches
+`select`; this earns its keep in programs that patch partly, late, or hold the
+original modules. hbshim's own engine never depends on it.
+
+Names are removed, not objects: a poller that exists keeps working. A module that
+took its own reference earlier keeps it too; the report names each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hbshim.runtime.captured import Captured, known_as, scan
+from hbshim.runtime.changes import ABSENT, Change
+from hbshim.runtime.green import look_for_green
+from hbshim.runtime.loaded import module_globals, peek
+from hbshim.runtime.unpatched import allocate_lock
+
+#: What is removed, by the module it belongs to.
+POLLERS = {
+    "select": ("epoll", "poll", "kqueue", "devpoll"),
+    "selectors": ("EpollSelector", "PollSelector", "KqueueSelector", "DevpollSelector"),
+}
+
+
+@dataclass(frozen=True)
+class StripReport:
+    """What one call of :func:`strip_polling` found and did.
+
+    Attributes:
+        acted: stripping is in effect; False when there was no reason to strip.
+        reason: one sentence saying why, or why not.
+        removed: names this call removed, as "select.epoll"; empty when it was done before.
+        replaced: names this call gave a green or select-based object.
+        captured: module globals that took a reference to a native poller earlier.
+        select_is_green: waiting in ``select.select`` lets other greenlets run.
+    """
+
+    acted: bool
+    reason: str
+    removed: tuple[str, ...]
+    replaced: tuple[str, ...]
+    captured: tuple[Captured, ...]
+    select_is_green: bool
+
+
+class _State:
+    """Who wants the pollers gone, and what was changed for them."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.called = False
+        self.blocks = 0
+        # Whether eventlet had patched `select` when the changes were made.
+        self.select_patched = False
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Another thread may have held the lock when this process was forked."""
+        self.lock = allocate_lock()
+
+
+_state = _State()
+os.register_at_fork(after_in_child=_state.renew_lock)
+
+
+def strip_polling(*, force: bool = False, green_select: bool = True) -> StripReport:
+    """Remove the native pollers until :func:`restore_polling`; calling again is harmless.
+
+    ``selectors.DefaultSelector`` becomes ``SelectSelector``.
+
+    Parameters:
+        force: strip even where eventlet has patched nothing.
+        green_select: where eventlet has patched something but not `select`, also put
+            eventlet's green ``select`` in place. Without it the pollers' users move to
+            the native ``select.select``, which stops the hub just as well and refuses
+            file descriptors above 1023.
+    """
+    if not (force or _eventlet_rules()):
+        return _nothing_to_do()
+    with _state.lock:
+        _state.called = True
+    return _strip(green_select)
+
+
+def restore_polling() -> tuple[str, ...]:
+    """Put back what was removed; returns the names, empty when there is nothing to do.
+
+    Names that somebody else has changed since stay as they are, and all of them
+    stay once eventlet itself has patched `select`. Inside a :func:`stripped_polling`
+    block nothing comes back before the block ends.
+    """
+    with _state.lock:
+        _state.called = False
+        return _restore_if_unwanted()
+
+
+@contextlib.contextmanager
+def stripped_polling(*, force: bool = False, green_select: bool = True) -> Iterator[StripReport]:
+    """:func:`strip_polling` for the length of a ``with`` block; blocks may overlap."""
+    if not (force or _eventlet_rules()):
+        yield _nothing_to_do()
+        return
+    with _state.lock:
+        _state.blocks += 1
+    try:
+        yield _strip(green_select)
+    finally:
+        with _state.lock:
+            _state.blocks -= 1
+            _restore_if_unwanted()
+
+
+def _strip(green_select: bool) -> StripReport:
+    green = _green_replacements() if green_select and _eventlet_rules() else {}
+    with _state.lock:
+        if not _state.changes:
+            _state.select_patched = _eventlet_rules("select")
+        changes = [
+            change
+            for name in POLLERS
+            for module in known_as(name)
+            for change in _changes_of(name, module, green)
+        ]
+        for change in changes:
+            change.make()
+        _state.changes += changes
+    return StripReport(
+        acted=True,
+        reason=(
+            "eventlet has patched this process, and native pollers stop its hub."
+            if _eventlet_rules()
+            else "force=True was given, though eventlet has patched nothing."
+        ),
+        removed=tuple(str(change) for change in changes if change.after is ABSENT),
+        replaced=tuple(str(change) for change in changes if change.after is not ABSENT),
+        captured=scan(POLLERS),
+        select_is_green=_select_is_green(),
+    )
+
+
+def _nothing_to_do() -> StripReport:
+    return StripReport(
+        acted=False,
+        reason="eventlet has patched nothing, so native pollers do no harm and were left "
+        "alone; force=True removes them all the same.",
+        removed=(),
+        replaced=(),
+        captured=(),
+        select_is_green=False,
+    )
+
+
+def _green_replacements() -> dict[str, Any]:
+    # eventlet is loaded already, so importing its green modules changes nothing for
+    # the program; eventlet made both objects to stand in these very places.
+    return {
+        f"{name}.{attribute}": getattr(importlib.import_module(f"eventlet.green.{name}"), attribute)
+        for name, attribute in (("select", "select"), ("selectors", "SelectSelector"))
+    }
+
+
+def _changes_of(name: str, module: types.ModuleType, green: dict[str, Any]) -> list[Change]:
+    present = module_globals(module)
+    wanted = {attribute: ABSENT for attribute in POLLERS[name] if attribute in present}
+    for attribute in ("select", "SelectSelector"):
+        if attribute in present and f"{name}.{attribute}" in green:
+            wanted[attribute] = green[f"{name}.{attribute}"]
+    if name == "selectors":
+        wanted["DefaultSelector"] = wanted.get("SelectSelector", present["SelectSelector"])
+    return [
+        Change(module, attribute, present[attribute], after)
+        for attribute, after in wanted.items()
+        if present[attribute] is not after
+    ]
+
+
+def _restore_if_unwanted() -> tuple[str, ...]:
+    if _state.called or _state.blocks:
+        return ()
+    changes, _state.changes = _state.changes, []
+    if _eventlet_rules("select") and not _state.select_patched:
+        return ()
+    restored = set()
+    # Backwards, one by one: a name changed twice stands only once the later change is undone.
+    for change in reversed(changes):
+        if change.stands():
+            change.undo()
+            restored.add(str(change))
+    return tuple(sorted(restored))
+
+
+def _eventlet_rules(module: str | None = None) -> bool:
+    patched = look_for_green().eventlet.patched
+    return bool(patched) if module is None else module in patched
+
+
+def _select_is_green() -> bool:
+    green = peek("eventlet.green.select", "select", ABSENT)
+    return module_globals(sys.modules["select"]).get("select") is green

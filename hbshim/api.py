@@ -13,11 +13,11 @@ from hbshim.options import Options
 
 #: Keywords of the last install(); None while not installed. Connections are
 #: opened by code that knows nothing of hbshim, so this has to be module state.
-_installed: dict[str, object] | None = None
+_installed: dict[str, Any] | None = None
 _hooked = False
 
 
-def install(**options: object) -> None:
+def install(*, config: Mapping[str, object] | None = None, **options: Any) -> None:
     """Keep alive every py-amqp, kombu and pika connection that is opened from now on.
 
     Imports none of these libraries: each is prepared when the program imports it,
@@ -25,14 +25,16 @@ def install(**options: object) -> None:
     ``monkey_patch()``. Calling it again replaces the options.
 
     Parameters:
-        options: see :class:`hbshim.Options`; they win over URLs and environment.
+        config: options from the application's own configuration, by name; the
+            environment, URLs and keywords win over them.
+        options: see :class:`hbshim.Options`; they win over everything else.
 
     Raises:
         OptionError: an option is not acceptable.
     """
     global _installed, _hooked
-    loaded = Options.load(**options)
-    _installed = dict(options)
+    loaded = Options.load(config=config, **options)
+    _installed = {"config": config, **options}
     if loaded.strip_polling:
         from hbshim.runtime.polling import strip_polling
 
@@ -68,7 +70,7 @@ def connection_options(url: Mapping[str, object]) -> Options | None:
     return None if _installed is None else Options.load(url=url, **_installed)
 
 
-def keep_alive(connection: Any, **options: object) -> Any:
+def keep_alive(connection: Any, **options: Any) -> Any:
     """Keep one connection alive that is open already.
 
     Parameters:

@@ -137,7 +137,7 @@ class Options:
         url: str | Mapping[str, object] | None = None,
         config: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
-        **keywords: object,
+        **keywords: Any,
     ) -> Options:
         """Merge every source of options.
 

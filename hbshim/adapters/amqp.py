@@ -70,11 +70,11 @@ def attach(connection: Any, options: Options) -> Link | None:
 
 def _check_version(connection: Any) -> None:
     require_version("amqp", amqp.__version__, SUPPORTED)
-    names = ("_transport", "_frame_writer", "heartbeat", "heartbeat_tick", "blocking_read")
-    require_attributes("amqp", amqp.__version__, SUPPORTED, connection, names)
+    of_connection = ("_transport", "_frame_writer", "heartbeat", "heartbeat_tick", "blocking_read")
+    require_attributes("amqp", amqp.__version__, SUPPORTED, connection, of_connection)
     if connection._transport is not None:
-        names = ("sock", "connected", "read_frame", "_read_buffer", "close", "__dict__")
-        require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, names)
+        of_transport = ("sock", "connected", "read_frame", "_read_buffer", "close", "__dict__")
+        require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, of_transport)
 
 
 def _make_link(connection: Any, transport: Any, name: str) -> Link:
@@ -124,7 +124,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> None:
                 alive._frame_writer = writer
         close_transport()
 
-    guarded_writer = guard.around_write(writer, link.before_idle_write, _tears)
+    guarded_writer = guard.around_frame_writer(writer, link.before_idle_write, _tears)
     connection._frame_writer = guarded_writer
     connection.heartbeat_tick = heartbeat_tick
     transport.read_frame = guard.around_read(transport.read_frame)

@@ -27,13 +27,13 @@ def watch(link: Link, options: Options) -> None:
         WorkerError: the worker cannot run in this process.
     """
     heartbeats = service.current()
-    choice = detect(
-        options.heartbeat_in_pthread, options.forced_worker, heartbeats.ticks_late
-    ).choice
+    forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
+    # The user's choice wins; hbshim's own gives way to what was measured here.
+    in_pthread = True if heartbeats.moved and not forced else options.heartbeat_in_pthread
+    choice = detect(in_pthread, options.forced_worker, heartbeats.ticks_late()).choice
     if choice.warning:
         heartbeats.metrics.record("choice-warning", link.name, choice.warning)
         warnings.warn(choice.warning, HeartbeatWarning, stacklevel=2)
-    forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
     heartbeats.watch(link, choice.worker, forced=forced)
     heartbeats.metrics.count("links_watched")
 

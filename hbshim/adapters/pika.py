@@ -158,24 +158,18 @@ def _wrap(connection: Any) -> Link:
             transport.__dict__.pop(attribute, None)
         finalize()
 
-    transport._produce = guard.around_write(
-        transport._produce, link.before_idle_write, _never_tears
-    )
+    transport._produce = guard.around_flush(transport._produce, link.before_idle_write)
     transport._consume = guard.around_read(transport._consume)
     transport._close_and_finalize = close_and_finalize
     return link
 
 
-def _never_tears(_error: BaseException) -> bool:
-    # A broken-off send stays in `_tx_buffers`, where `half_written` sees it.
-    return False
-
-
 def _forked_error() -> Exception:
-    return StreamLostError(
+    error: Exception = StreamLostError(
         "this connection was opened before a fork and belongs to the parent process; "
         "open a new one in the child"
     )
+    return error
 
 
 def _close_books(connection: Any) -> None:
@@ -224,7 +218,7 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
         pika.exceptions.AMQPConnectionError: as pika raises it.
     """
 
-    def __init__(self, parameters: Any = None, **options: object) -> None:
+    def __init__(self, parameters: Any = None, **options: Any) -> None:
         if isinstance(parameters, str):
             parameters = pika.URLParameters(parameters)
         loaded = Options.load(url=url_options(parameters), **options)

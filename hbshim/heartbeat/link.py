@@ -78,12 +78,16 @@ class Link:
 
         Non-blocking; any thread may call it. `now` is ``time.monotonic()``.
         """
-        with self.guard.lock:
-            event, sample = self._look(now)
-            self.state, action = TABLE[self.state, event]
-            self._act(action, event, sample)
-            pause = next_look(event, sample, self.timeout)
+        engine_is_in = self.guard.writers.engine_enters()
+        try:
+            with self.guard.books:
+                event, sample = self._look(now, writing=not engine_is_in)
+                self._step(event, sample)
+        finally:
+            if engine_is_in:
+                self.guard.writers.engine_leaves()
         self._tell_overlaps()
+        pause = next_look(event, sample, self.timeout)
         if self.state is not State.ALIVE or pause is None:
             return None
         return now + pause
@@ -99,22 +103,21 @@ class Link:
         self.wire.drop()
         self._on_orphaned()
 
-    def _look(self, now: float) -> tuple[Event, Sample]:
-        sample = self._sample(now)
+    def _look(self, now: float, *, writing: bool) -> tuple[Event, Sample]:
+        sample = self._sample(now, writing)
         self._looks += 1
         # Draining is what keeps an idle client's window open, and what makes
         # "unread" mean something before the peer is called dead.
         if (
             self._looks % LOOKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
         ) and self._drain(now):
-            sample = self._sample(now)
+            sample = self._sample(now, writing)
         return classify(sample, self.timeout), sample
 
-    def _sample(self, now: float) -> Sample:
-        guard = self.guard
-        writing = guard.writing or self._half_written()
+    def _sample(self, now: float, writing: bool) -> Sample:
+        writing = writing or self.guard.torn or self._half_written()
         forked = os.getpid() != self._pid
-        if forked or guard.closed or self.wire.closed:
+        if forked or self.guard.closed or self.wire.closed:
             return Sample(0, 0, None, 0, 0, writing, False, closed=True, forked=forked)
         if not self.wire.has_tcp_info:
             return self._counted_sample(now, writing)
@@ -139,7 +142,7 @@ class Link:
         last_received = max(self.guard.last_read, self._last_drain)
         try:
             unread, queued = self.wire.unread(), self.wire.queued()
-            peer_closed = not self.guard.reading and self.wire.peer_closed()
+            peer_closed = not self.guard.readers.occupied and self.wire.peer_closed()
         except OSError:
             return Sample(0, 0, None, 0, 0, writing, False, closed=True)
         return Sample(
@@ -147,18 +150,21 @@ class Link:
         )
 
     def _drain(self, now: float) -> bool:
-        if self.guard.closed or self.guard.reading or self._half_read():
+        if self.guard.closed or not self.guard.readers.engine_enters():
             return False
         try:
-            taken = self.wire.take_heartbeats()
+            taken = 0 if self._half_read() else self.wire.take_heartbeats()
         except OSError:
             return False
+        finally:
+            self.guard.readers.engine_leaves()
         if taken:
             self._last_drain = now
             self._metrics.count("heartbeats_drained", taken)
         return bool(taken)
 
-    def _act(self, action: Action, event: Event, sample: Sample) -> None:
+    def _step(self, event: Event, sample: Sample) -> None:
+        self.state, action = TABLE[self.state, event]
         if action is Action.BEAT:
             try:
                 beaten = self.wire.beat()
@@ -183,7 +189,7 @@ class Link:
             self.orphan()
 
     def _tell_overlaps(self) -> None:
-        overlaps = self.guard.overlaps
+        overlaps = self.guard.writers.overlaps
         if overlaps > self._overlaps_told:
             self._metrics.record(
                 "concurrent-writers",
@@ -206,11 +212,10 @@ class Link:
             Exception: the library's recoverable error, in a forked child.
         """
         if self.state is State.ALIVE:
-            with self.guard.lock:
-                event, sample = self._look(time.monotonic())
+            with self.guard.books:
+                event, sample = self._look(time.monotonic(), writing=True)
                 if event in (Event.PEER_CLOSED, Event.SILENT, Event.FORKED):
-                    self.state, action = TABLE[self.state, event]
-                    self._act(action, event, sample)
+                    self._step(event, sample)
         if self.state is State.ORPHANED or os.getpid() != self._pid:
             raise self._forked_error()
 

@@ -9,11 +9,16 @@ import weakref
 
 from hbshim.heartbeat.engine import Engine
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.watchdog import Watchdog
+from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
 from hbshim.heartbeat.workers import WORKERS
 from hbshim.metrics import Metrics
 from hbshim.options import WorkerName
 from hbshim.runtime.fork import ProcessLocal
+
+#: A hub whose ticks are later than this share of T gets no new links; at twice
+#: this share, the watchdog moves those it has.
+NOTABLY_LATE = LATE_SHARE / 2
+LATEST_TICKS = 16
 
 
 class HeartbeatService:
@@ -21,12 +26,12 @@ class HeartbeatService:
 
     Attributes:
         metrics: counters and events of all links of this process.
-        ticks_late: a hub was measured late here; later choices should avoid it.
+        moved: links were moved off a late hub; later ones go to pthread at once.
     """
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.ticks_late = False
+        self.moved = False
         self._engines: dict[tuple[WorkerName, bool], Engine] = {}
         self._watchdogs: dict[WorkerName, Watchdog] = {}
         self._links: dict[int, tuple[weakref.ref[Link], Engine]] = {}
@@ -49,6 +54,17 @@ class HeartbeatService:
         """Every link alive; for reports."""
         found = (reference() for reference, _ in list(self._links.values()))
         return [link for link in found if link is not None]
+
+    def ticks_late(self) -> bool:
+        """Whether a hub's latest ticks came late, by more than :data:`NOTABLY_LATE` of T."""
+        for (worker, _), engine in list(self._engines.items()):
+            if worker == "pthread" or not engine.lateness:
+                continue
+            timeout = min((item.timeout for item in engine.items()), default=None)
+            latest = list(engine.lateness)[-LATEST_TICKS:]
+            if timeout is not None and max(latest) > timeout * NOTABLY_LATE:
+                return True
+        return False
 
     def watch(self, link: Link, worker: WorkerName, *, forced: bool = False) -> None:
         """Keep `link` alive from `worker`; from any thread.
@@ -97,7 +113,7 @@ class HeartbeatService:
         released = engine.release_all()
         if released is None:
             return False
-        self.ticks_late = True
+        self.moved = True
         native = self.engine("pthread")
         for item in released:
             if isinstance(item, Link):

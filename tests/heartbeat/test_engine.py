@@ -1,0 +1,207 @@
+"""The engine looks at each item on time, forgets without a trace, and holds nothing alive."""
+
+import gc
+import weakref
+
+from hbshim.heartbeat.engine import Engine
+from hbshim.heartbeat.schedule import TICK
+from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
+from hbshim.heartbeat.workers import PthreadWorker
+from hbshim.metrics import Metrics
+from tests.waiting import wait_until
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class IdleWorker:
+    """A worker whose turns the test takes itself, as a hub that is parked would not."""
+
+    name = "greenthread"
+
+    def __init__(self):
+        self.running = False
+        self.woken = 0
+
+    def start(self, turn):
+        self.running = True
+
+    def wake(self):
+        self.woken += 1
+
+    def stop(self):
+        self.running = False
+
+
+class Item:
+    timeout = 8.0
+
+    def __init__(self, every=4.0):
+        self.every = every
+        self.looked_at = []
+
+    def turn(self, now):
+        self.looked_at.append(now)
+        return None if self.every is None else now + self.every
+
+
+def make_engine(worker=None):
+    clock, metrics = Clock(), Metrics()
+    return Engine(worker or IdleWorker(), metrics, clock), clock, metrics
+
+
+def test_an_item_is_looked_at_at_once_and_then_when_it_asked_for():
+    engine, clock, _ = make_engine()
+    item = Item()
+    engine.watch(item)
+    clock.now += TICK
+    engine.turn()
+    assert item.looked_at == [clock.now]
+    first = clock.now
+    clock.now += 3.9
+    engine.turn()
+    assert item.looked_at == [first]
+    clock.now += 0.2
+    engine.turn()
+    assert len(item.looked_at) == 2
+
+
+def test_an_item_that_wants_no_further_look_gets_none():
+    engine, clock, _ = make_engine()
+    item = Item(every=None)
+    engine.watch(item)
+    clock.now += TICK
+    assert engine.turn() is None
+    assert list(engine.items()) == []
+
+
+def test_a_forgotten_item_leaves_no_deadline():
+    engine, clock, _ = make_engine()
+    item = Item()
+    engine.watch(item)
+    clock.now += TICK
+    engine.turn()
+    engine.forget(item)
+    assert engine.turn() is None
+
+
+def test_the_engine_keeps_nothing_alive():
+    engine, clock, _ = make_engine()
+    item = Item()
+    gone = weakref.ref(item)
+    engine.watch(item)
+    clock.now += TICK
+    engine.turn()
+    del item
+    gc.collect()
+    assert gone() is None
+    clock.now += 10
+    assert engine.turn() is None
+
+
+def test_a_broken_item_does_not_end_the_beats_of_the_others():
+    engine, clock, metrics = make_engine()
+
+    class Broken(Item):
+        def turn(self, now):
+            raise RuntimeError("broken")
+
+    broken, sound = Broken(), Item()
+    engine.watch(broken)
+    engine.watch(sound)
+    clock.now += TICK
+    engine.turn()
+    assert len(sound.looked_at) == 1
+    assert [event.kind for event in metrics.take_events()] == ["look-failed"]
+
+
+def test_lateness_is_measured_against_the_deadline():
+    engine, clock, _ = make_engine()
+    item = Item()
+    engine.watch(item)
+    clock.now += TICK
+    engine.turn()
+    clock.now += 4.0 + 0.5
+    engine.turn()
+    assert abs(engine.lateness[-1] - 0.5) < 1e-6
+
+
+def test_a_real_thread_looks_on_its_own_and_sleeps_when_nothing_is_left():
+    engine = Engine(PthreadWorker(), Metrics())
+    item = Item(every=0.02)
+    engine.watch(item)
+    wait_until(lambda: len(item.looked_at) > 5)
+    engine.forget(item)
+    wait_until(lambda: engine.next_due is None)
+    seen, wakeups = len(item.looked_at), engine.wakeups
+    other = Item(every=None)
+    engine.watch(other)
+    wait_until(lambda: other.looked_at)
+    assert len(item.looked_at) == seen
+    # One turn for the other item's arrival, one for its look: none for the forgotten one.
+    assert engine.wakeups - wakeups <= 3
+    engine.worker.stop()
+    wait_until(lambda: not engine.worker.running)
+
+
+def test_a_watchdog_is_content_with_turns_taken_in_time():
+    engine, clock, metrics = make_engine()
+    item = Item()
+    engine.watch(item)
+    told = []
+    watchdog = Watchdog(engine, item.timeout, metrics, lambda seconds: bool(told.append(seconds)))
+    for _ in range(20):
+        clock.now += 0.5
+        engine.turn()
+        assert watchdog.turn(clock.now) > clock.now
+    assert told == []
+
+
+def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn():
+    engine, clock, metrics = make_engine()
+    item = Item()
+    engine.watch(item)
+    told = []
+    watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
+    grace = item.timeout * LATE_SHARE
+    assert watchdog.turn(clock.now + grace * 0.9) is not None
+    assert told == []
+    assert watchdog.turn(clock.now + grace * 1.1) is None
+    assert len(told) == 1
+    assert [event.kind for event in metrics.take_events()] == ["ticks-late"]
+
+
+def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness():
+    engine, clock, metrics = make_engine()
+    item = Item()
+    engine.watch(item)
+    watchdog = Watchdog(engine, item.timeout, metrics, lambda _: False)
+    for _ in range(5):
+        clock.now += 2
+        assert watchdog.turn(clock.now) is not None
+    assert [event.kind for event in metrics.take_events()] == ["ticks-late"]
+
+
+def test_a_watchdog_ends_with_its_engine():
+    engine, clock, metrics = make_engine()
+    watchdog = Watchdog(engine, 8.0, metrics, lambda _: True)
+    del engine
+    gc.collect()
+    assert watchdog.turn(clock.now) is None
+
+
+def test_released_links_are_handed_over_whole():
+    engine, clock, _ = make_engine()
+    looked_at, fresh = Item(), Item()
+    engine.watch(looked_at)
+    clock.now += TICK
+    engine.turn()
+    engine.watch(fresh)
+    released = engine.release_all()
+    assert released is not None
+    assert set(released) == {looked_at, fresh}
+    assert engine.next_due is None

@@ -1,0 +1,54 @@
+"""Deadlines come back in order, in ticks, and a discarded item leaves no trace."""
+
+import random
+
+from hbshim.heartbeat.schedule import TICK, Schedule
+
+
+def test_nothing_is_due_in_an_empty_schedule():
+    schedule = Schedule()
+    assert schedule.next_deadline() is None
+    assert list(schedule.pop_due(1e9)) == []
+
+
+def test_an_item_is_due_within_one_tick_of_its_deadline_and_never_before():
+    schedule = Schedule()
+    schedule.put("a", 10.001)
+    assert list(schedule.pop_due(10.0)) == []
+    assert list(schedule.pop_due(10.001 + TICK)) == [("a", 10.001)]
+    assert len(schedule) == 0
+
+
+def test_putting_again_replaces_the_deadline():
+    schedule = Schedule()
+    schedule.put("a", 5.0)
+    schedule.put("a", 50.0)
+    assert list(schedule.pop_due(20.0)) == []
+    assert [item for item, _ in schedule.pop_due(51.0)] == ["a"]
+
+
+def test_a_discarded_item_leaves_no_deadline_behind():
+    schedule = Schedule()
+    schedule.put("a", 5.0)
+    schedule.discard("a")
+    schedule.discard("a")
+    assert schedule.next_deadline() is None
+    assert not schedule._heap
+    assert not schedule._buckets
+
+
+def test_many_items_come_out_in_the_order_of_their_ticks():
+    schedule, rng = Schedule(), random.Random(7)
+    deadlines = {f"link {n}": rng.uniform(0, 60) for n in range(2000)}
+    for item, deadline in deadlines.items():
+        schedule.put(item, deadline)
+    for item in list(deadlines)[::3]:
+        schedule.discard(item)
+        del deadlines[item]
+    seen = []
+    while (now := schedule.next_deadline()) is not None:
+        due = list(schedule.pop_due(now))
+        assert due
+        assert all(now - TICK <= deadline <= now for _, deadline in due)
+        seen += [item for item, _ in due]
+    assert sorted(seen) == sorted(deadlines)

@@ -1,0 +1,151 @@
+"""Links go to the engine chosen for them, move off a late hub, and stay when forced."""
+
+import socket
+
+import pytest
+
+from hbshim.errors import WorkerError
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.service import HeartbeatService
+from hbshim.heartbeat.state import State
+from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
+from hbshim.heartbeat.workers import WORKERS
+from tests.waiting import wait_until
+
+
+class ParkedWorker:
+    """What a green worker is in a process whose hub never runs: started, and no turn taken."""
+
+    name = "greenthread"
+    running = False
+
+    def start(self, turn):
+        self.running = True
+
+    def wake(self):
+        pass
+
+    def stop(self):
+        self.running = False
+
+
+@pytest.fixture
+def parked_hub(monkeypatch):
+    monkeypatch.setitem(WORKERS, "greenthread", ParkedWorker)
+
+
+@pytest.fixture
+def connected():
+    server = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(server.getsockname())
+    peer, _ = server.accept()
+    peer.settimeout(10)
+    server.close()
+    yield client, peer
+    client.close()
+    peer.close()
+
+
+def link_on(client, service, timeout=0.5):
+    return Link(Wire(client), timeout, "test", service.metrics)
+
+
+def test_a_link_is_beaten_at_half_of_t(connected):
+    client, peer = connected
+    service = HeartbeatService()
+    link = link_on(client, service)
+    service.watch(link, "pthread")
+    assert peer.recv(8) == HEARTBEAT_FRAME
+    assert link.beats >= 1
+    link.close()
+    assert link.state is State.CLOSED
+    wait_until(lambda: service.engine("pthread").next_due is None)
+    assert service.links() == []
+
+
+def test_a_parked_hub_loses_its_links_to_the_native_thread(connected, parked_hub):
+    client, peer = connected
+    service = HeartbeatService()
+    link = link_on(client, service)
+    service.watch(link, "greenthread")
+    assert peer.recv(8) == HEARTBEAT_FRAME
+    kinds = [event.kind for event in service.metrics.take_events()]
+    assert kinds == ["ticks-late", "worker-moved"]
+    assert service.moved
+    assert [engine.worker.name for engine in service.engines()] == ["greenthread", "pthread"]
+
+
+def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(connected, parked_hub):
+    client, peer = connected
+    service = HeartbeatService()
+    link = link_on(client, service)
+    service.watch(link, "greenthread", forced=True)
+    wait_until(lambda: service.metrics.snapshot().get("event:ticks-late"))
+    peer.sendall(HEARTBEAT_FRAME)  # keeps the peer from looking dead
+    assert link.beats == 0
+    assert not service.moved
+
+
+def test_a_silent_peer_is_shut_down_and_told_of(connected):
+    client, peer = connected
+    service = HeartbeatService()
+    link = link_on(client, service, timeout=0.2)
+    service.watch(link, "pthread")
+    wait_until(lambda: link.state is State.LOST)
+    with pytest.raises(OSError):
+        client.sendall(b"publish")
+    assert "link-silent" in [event.kind for event in service.metrics.take_events()]
+
+
+def test_unread_bytes_of_the_peer_keep_a_link_from_being_called_dead(connected):
+    client, peer = connected
+    service = HeartbeatService()
+    link = link_on(client, service, timeout=0.2)
+    peer.sendall(b"\x01\x00\x01")  # not a heartbeat: nobody but the client may take it
+    service.watch(link, "pthread")
+    wait_until(lambda: link.beats >= 8)
+    assert link.state is State.ALIVE
+
+
+def test_a_write_on_a_closed_peer_fails_instead_of_being_swallowed(connected):
+    client, peer = connected
+    link = link_on(client, HeartbeatService())
+    peer.close()
+    wait_until(lambda: link.wire.kernel_view().peer_closed)
+    link.before_idle_write()
+    with pytest.raises(BrokenPipeError):
+        client.send(b"publish")
+
+
+def test_concurrent_writers_are_told_of_once(connected):
+    client, _ = connected
+    service = HeartbeatService()
+    link = link_on(client, service, timeout=30)
+    write = link.guard.around_frame_writer(
+        lambda *args: args[4] and args[4](), lambda: None, lambda _: False
+    )
+    write(1, 1, None, None, lambda: write(1, 1, None, None, None))
+    link.turn(0.0)
+    link.turn(0.0)
+    kinds = [event.kind for event in service.metrics.take_events()]
+    assert kinds == ["concurrent-writers"]
+
+
+@pytest.mark.parametrize("worker", ["greenthread", "tpool"])
+def test_a_green_worker_without_a_green_library_says_what_to_do(connected, worker, monkeypatch):
+    client, _ = connected
+    monkeypatch.setattr("sys.modules", {})
+    service = HeartbeatService()
+    with pytest.raises(WorkerError, match="heartbeat_in_pthread=auto"):
+        service.watch(link_on(client, service), worker)
+
+
+def test_without_tcp_info_the_guard_counts(connected):
+    client, peer = connected
+    service = HeartbeatService()
+    link = Link(Wire(client, tcp_info=False), 0.5, "test", service.metrics)
+    service.watch(link, "pthread")
+    assert peer.recv(8) == HEARTBEAT_FRAME
+    peer.sendall(HEARTBEAT_FRAME)
+    wait_until(lambda: service.metrics.snapshot().get("heartbeats_drained"))
+    wait_until(lambda: link.state is State.LOST)  # the peer said nothing more

@@ -1,0 +1,86 @@
+"""The table is complete, and each rule of it holds at its edge."""
+
+import itertools
+
+import pytest
+
+from hbshim.heartbeat.state import (
+    TABLE,
+    Action,
+    Event,
+    Sample,
+    State,
+    classify,
+    next_look,
+    silent,
+)
+
+T = 10.0
+QUIET = Sample(
+    sent_ago=1, received_ago=1, acked_ago=1, queued=0, unread=0, writing=False, peer_closed=False
+)
+
+
+def test_every_state_meets_every_event():
+    assert set(TABLE) == set(itertools.product(State, Event))
+
+
+def test_only_an_alive_link_is_ever_beaten():
+    beaten = {key for key, (_, action) in TABLE.items() if action is Action.BEAT}
+    assert beaten == {(State.ALIVE, Event.DUE)}
+
+
+@pytest.mark.parametrize("state", [State.CLOSED, State.ORPHANED])
+def test_final_states_lead_nowhere(state):
+    assert {TABLE[state, event] for event in Event} == {(state, Action.FORGET)}
+
+
+@pytest.mark.parametrize(
+    ("change", "event"),
+    [
+        ({}, Event.FRESH),
+        ({"sent_ago": 4.99}, Event.FRESH),
+        ({"sent_ago": 5.0}, Event.DUE),
+        ({"sent_ago": 9, "writing": True}, Event.MOVING),
+        ({"sent_ago": 9, "queued": 1}, Event.MOVING),
+        ({"received_ago": 19.99}, Event.FRESH),
+        ({"received_ago": 20.0}, Event.SILENT),
+        ({"received_ago": 20.0, "writing": True}, Event.SILENT),
+        ({"received_ago": 99.0, "unread": 8}, Event.FRESH),
+        ({"received_ago": 99.0, "peer_closed": True}, Event.PEER_CLOSED),
+        ({"closed": True, "peer_closed": True}, Event.APPLICATION_CLOSED),
+        ({"closed": True, "forked": True}, Event.FORKED),
+    ],
+)
+def test_the_weightiest_thing_is_named(change, event):
+    assert classify(QUIET._replace(**change), T) is event
+
+
+def test_unread_bytes_excuse_silence_unless_the_kernel_is_silent_too():
+    waiting = QUIET._replace(received_ago=30, unread=800)
+    assert not silent(waiting, T)
+    assert not silent(waiting._replace(queued=8, acked_ago=19.9), T)
+    assert silent(waiting._replace(queued=8, acked_ago=20), T)
+    assert not silent(waiting._replace(queued=8, acked_ago=None), T)
+
+
+def test_a_beat_is_due_again_after_half_of_t():
+    assert next_look(Event.DUE, QUIET, T) == T / 2
+
+
+def test_a_fresh_link_is_looked_at_when_its_beat_falls_due():
+    assert next_look(Event.FRESH, QUIET._replace(sent_ago=2), T) == pytest.approx(3)
+
+
+def test_a_silent_peer_is_looked_at_when_it_must_be_called_dead():
+    assert next_look(Event.DUE, QUIET._replace(sent_ago=5, received_ago=18), T) == pytest.approx(2)
+
+
+def test_moving_bytes_are_looked_at_soon():
+    assert next_look(Event.MOVING, QUIET, 60.0) == pytest.approx(0.25)
+    assert next_look(Event.MOVING, QUIET, 1.0) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize("event", [Event.SILENT, Event.PEER_CLOSED, Event.APPLICATION_CLOSED])
+def test_an_ended_link_is_not_looked_at_again(event):
+    assert next_look(event, QUIET, T) is None

@@ -1,0 +1,128 @@
+"""The kernel's view, on real sockets."""
+
+import os
+import socket
+import sys
+
+import pytest
+
+from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
+from tests.waiting import wait_until
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
+
+
+@pytest.fixture
+def pair():
+    server = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(server.getsockname())
+    peer, _ = server.accept()
+    server.close()
+    yield client, peer
+    client.close()
+    peer.close()
+
+
+def test_a_beat_is_eight_bytes_of_amqp(pair):
+    client, peer = pair
+    assert Wire(client).beat()
+    # frame type 8, channel 0, size 0, frame-end 0xCE: AMQP 0-9-1, 4.2.7
+    assert peer.recv(100) == b"\x08\x00\x00\x00\x00\x00\x00\xce" == HEARTBEAT_FRAME
+
+
+@linux
+def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
+    client, peer = pair
+    wire = Wire(client)
+    assert wire.has_tcp_info
+    wait_until(lambda: wire.kernel_view().sent_ago > 0.05)
+    peer.sendall(b"unread")
+    wait_until(lambda: wire.unread() == 6)
+    assert wire.kernel_view().received_ago < wire.kernel_view().sent_ago
+    wire.beat()
+    assert wire.kernel_view().sent_ago < 0.05
+
+
+@linux
+def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
+    client, peer = pair
+    wire = Wire(client)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            client.send(b"x" * 65536)
+    assert wire.kernel_view().queued > 0
+    assert wire.queued() > 0
+    peer.settimeout(5)
+    while wire.queued():
+        peer.recv(1 << 20)
+    wait_until(lambda: wire.kernel_view().queued == 0)
+
+
+def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair):
+    client, peer = pair
+    wire = Wire(client)
+    frame = b"\x01\x00\x01\x00\x00\x00\x00\xce"
+    peer.sendall(HEARTBEAT_FRAME * 3 + frame + HEARTBEAT_FRAME)
+    wait_until(lambda: wire.unread() == 40)
+    assert wire.take_heartbeats() == 3
+    assert wire.take_heartbeats() == 0
+    assert client.recv(100) == frame + HEARTBEAT_FRAME
+
+
+def test_half_a_heartbeat_is_left_where_it_is(pair):
+    client, peer = pair
+    wire = Wire(client)
+    peer.sendall(HEARTBEAT_FRAME + HEARTBEAT_FRAME[:5])
+    wait_until(lambda: wire.unread() == 13)
+    assert wire.take_heartbeats() == 1
+    assert client.recv(100) == HEARTBEAT_FRAME[:5]
+
+
+def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair):
+    client, _ = pair
+    client.settimeout(30)
+    assert Wire(client).take_heartbeats() == 0
+
+
+@linux
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+def test_a_closed_peer_is_seen_without_reading(pair, reset):
+    client, peer = pair
+    wire = Wire(client)
+    if reset:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    peer.close()
+    wait_until(lambda: wire.kernel_view().peer_closed)
+
+
+def test_shut_write_fails_the_next_write_and_keeps_the_last_words(pair):
+    client, peer = pair
+    peer.sendall(b"connection.close")
+    peer.shutdown(socket.SHUT_WR)
+    wire = Wire(client)
+    wait_until(lambda: wire.unread() == 16)
+    wire.shut_write()
+    with pytest.raises(BrokenPipeError):
+        client.send(b"publish")
+    assert client.recv(100) == b"connection.close"
+
+
+def test_dropping_a_copy_sends_nothing_to_the_peer(pair):
+    client, peer = pair
+    copy = socket.socket(fileno=os.dup(client.fileno()))
+    wire = Wire(copy)
+    wire.drop()
+    assert wire.closed
+    client.sendall(b"still here")
+    assert peer.recv(100) == b"still here"
+
+
+def test_without_tcp_info_a_closed_peer_is_still_seen(pair):
+    client, peer = pair
+    wire = Wire(client, tcp_info=False)
+    assert not wire.has_tcp_info
+    assert not wire.peer_closed()
+    peer.close()
+    wait_until(wire.peer_closed)

@@ -1,0 +1,104 @@
+"""Every source of options, their precedence, and the error for bad input."""
+
+import dataclasses
+
+import pytest
+
+from hbshim.errors import OptionError
+from hbshim.options import Options, describe, split_url
+
+
+def load(**keywords):
+    return Options.load(**{"environ": {}, **keywords})
+
+
+def test_precedence_is_default_configuration_environment_url_keyword():
+    config = {"heartbeat_in_pthread": "false"}
+    environ = {"HBSHIM_HEARTBEAT_IN_PTHREAD": "true"}
+    url = "amqp://host//?heartbeat_in_pthread=auto"
+    assert load().heartbeat_in_pthread == "auto"
+    assert load(config=config).heartbeat_in_pthread is False
+    assert load(config=config, environ=environ).heartbeat_in_pthread is True
+    assert load(config=config, environ=environ, url=url).heartbeat_in_pthread == "auto"
+    assert load(url=url, heartbeat_in_pthread=False).heartbeat_in_pthread is False
+
+
+@pytest.mark.parametrize("text", ["true", "True", "1", "yes", "ON", True])
+def test_truth_is_spelled_in_many_ways(text):
+    assert load(heartbeat_in_pthread=text).heartbeat_in_pthread is True
+
+
+def test_a_configuration_file_is_read(tmp_path):
+    path = tmp_path / "service.ini"
+    path.write_text("[hbshim]\nheartbeat_in_pthread = false\nheartbeat = 30\n")
+    options = load(environ={"HBSHIM_CONFIG": str(path)})
+    assert options.heartbeat_in_pthread is False
+    assert options.heartbeat == 30
+
+
+def test_a_configuration_file_without_our_section_changes_nothing(tmp_path):
+    path = tmp_path / "service.ini"
+    path.write_text("[other]\nheartbeat_in_pthread = false\n")
+    assert load(environ={"HBSHIM_CONFIG": str(path)}) == Options()
+
+
+def test_an_unreadable_configuration_file_says_what_to_do(tmp_path):
+    with pytest.raises(OptionError, match="correct the path or unset the variable"):
+        load(environ={"HBSHIM_CONFIG": str(tmp_path / "missing.ini")})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"heartbeat_in_pthread": "perhaps"},
+        {"worker": "process"},
+        {"heartbeat": -1},
+        {"heartbeat": 1.5},
+        {"heartbeat": 70000},
+        {"heartbeat": "soon"},
+        {"heartbeat": float("inf")},
+        {"strip_polling": "maybe"},
+    ],
+)
+def test_a_bad_value_names_the_option_and_what_it_accepts(bad):
+    name = next(iter(bad))
+    with pytest.raises(OptionError, match=rf"^{name}=.* use one of: "):
+        load(**bad)
+
+
+def test_an_unknown_option_lists_the_known_ones():
+    with pytest.raises(OptionError, match="unknown option heartbeat_in_thread; known options: "):
+        load(heartbeat_in_thread=True)
+
+
+@pytest.mark.parametrize(
+    ("in_pthread", "worker"), [(True, "greenthread"), (True, "tpool"), (False, "pthread")]
+)
+def test_contradicting_options_are_refused(in_pthread, worker):
+    with pytest.raises(OptionError, match="contradicts"):
+        load(heartbeat_in_pthread=in_pthread, worker=worker)
+
+
+def test_our_options_are_taken_out_of_a_url_and_the_rest_stays():
+    url = (
+        "amqp://u:p%40w@host:5672/%2Fv?heartbeat=10&heartbeat_in_pthread=true&hbshim_worker=pthread"
+    )
+    clean, ours = split_url(url)
+    assert clean == "amqp://u:p%40w@host:5672/%2Fv?heartbeat=10"
+    assert ours == {"heartbeat_in_pthread": "true", "worker": "pthread"}
+
+
+def test_a_url_without_our_options_is_left_to_the_letter():
+    url = "amqp://u:p@host//?b=2&a=%2f&empty="
+    assert split_url(url) == (url, {})
+
+
+def test_options_are_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().worker = "tpool"
+
+
+def test_every_option_documents_itself():
+    rows = describe()
+    assert [row["option"] for row in rows] == [f.name for f in dataclasses.fields(Options)]
+    assert all(row["meaning"] and row["accepts"] and row["environment"] for row in rows)

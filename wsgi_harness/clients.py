@@ -1,0 +1,117 @@
+"""The two client libraries as a WSGI application uses them; runs inside Apache.
+
+Nothing here knows of hbshim: the cells with it run the same code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+#: Seconds that a connection may take to open: far above what it takes, below a request's limit.
+_OPEN_LIMIT = 15
+
+
+class Client(Protocol):
+    """One connection of one library."""
+
+    def open(self) -> None:
+        """Connect and open a channel."""
+
+    def beat(self) -> None:
+        """Call what the library offers for keeping a connection alive."""
+
+    def drain(self) -> None:
+        """Read what the broker has sent."""
+
+    def publish(self, queue: str, body: str) -> None:
+        """Send one message to a queue, without waiting for a confirmation."""
+
+
+class KombuClient:
+    """kombu over py-amqp.
+
+    Parameters:
+        url: the broker's account and virtual host; host and port are `address`.
+        address: host and port to connect to.
+        heartbeat: T to ask for, in seconds.
+        name: the connection's name for the broker.
+    """
+
+    def __init__(self, url: str, address: tuple[str, int], heartbeat: int, name: str) -> None:
+        import kombu
+
+        account = urlsplit(url)
+        self._connection: Any = kombu.Connection(
+            hostname=address[0],
+            port=address[1],
+            userid=unquote(account.username or ""),
+            password=unquote(account.password or ""),
+            virtual_host="/",
+            heartbeat=heartbeat,
+            connect_timeout=_OPEN_LIMIT,
+            transport_options={"client_properties": {"connection_name": name}},
+        )
+        self._producer: Any = None
+
+    def open(self) -> None:
+        import kombu
+
+        self._connection.connect()
+        self._producer = kombu.Producer(self._connection.channel())
+
+    def beat(self) -> None:
+        # kombu's guide: call it regularly, at least `rate` times in T.
+        self._connection.heartbeat_check(rate=2)
+
+    def drain(self) -> None:
+        try:
+            self._connection.drain_events(timeout=0.001)
+        except TimeoutError:
+            return
+
+    def publish(self, queue: str, body: str) -> None:
+        self._producer.publish(body, routing_key=queue, content_type="text/plain")
+
+
+class PikaClient:
+    """pika's BlockingConnection; parameters as for :class:`KombuClient`."""
+
+    def __init__(self, url: str, address: tuple[str, int], heartbeat: int, name: str) -> None:
+        import pika
+
+        account = urlsplit(url)
+        self._parameters = pika.ConnectionParameters(
+            host=address[0],
+            port=address[1],
+            credentials=pika.PlainCredentials(
+                unquote(account.username or ""), unquote(account.password or "")
+            ),
+            heartbeat=heartbeat,
+            socket_timeout=_OPEN_LIMIT,
+            client_properties={"connection_name": name},
+        )
+        self._connection: Any = None
+        self._channel: Any = None
+
+    def open(self) -> None:
+        import pika
+
+        self._connection = pika.BlockingConnection(self._parameters)
+        self._channel = self._connection.channel()
+
+    def beat(self) -> None:
+        # pika has no call for heartbeats alone; its documentation names this one.
+        self._connection.process_data_events(time_limit=0)
+
+    def drain(self) -> None:
+        """Nothing: :meth:`beat` has read already."""
+
+    def publish(self, queue: str, body: str) -> None:
+        self._channel.basic_publish("", queue, body.encode())
+
+
+CLIENTS: dict[str, type[KombuClient] | type[PikaClient]] = {
+    "kombu": KombuClient,
+    "pika": PikaClient,
+}

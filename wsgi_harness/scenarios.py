@@ -1,0 +1,258 @@
+"""The matrix: every cell, what is expected of it, and why, written down before any run.
+
+Pure data. Expectations come from what was measured or read before (docs/regression.md);
+a run that contradicts one is a finding, and the table is corrected afterwards, never by the run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wsgi_harness.errors import HarnessError
+
+Library = Literal["kombu", "pika"]
+Fate = Literal["closed", "alive"]
+
+LIBRARIES: tuple[Library, ...] = ("kombu", "pika")
+
+#: Length of the silence, in T. A client that beats but does not read gives up after 2 T,
+#: RabbitMQ closes up to 3 T after the last byte, and one T is for a busy machine.
+SILENCE = 6
+
+#: RabbitMQ closes between 2 and 3 T after the client's last byte (measured; it looks once in T).
+BROKER_PATIENCE = (2, 3)
+
+#: Seconds that are acceptable as T. Below, a busy machine's own delays kill healthy connections.
+HEARTBEATS = (2, 600)
+
+#: Messages that the second request publishes.
+MESSAGES = 20
+
+
+class UnknownScenarioError(HarnessError):
+    """No scenario has this name, or matches this pattern."""
+
+
+@dataclass(frozen=True)
+class World:
+    """How Apache and the process are set up.
+
+    Attributes:
+        mpm: Apache's multi-processing module.
+        mode: mod_wsgi's mode.
+        patched: whether ``eventlet.monkey_patch()`` is called; eventlet is imported anyway.
+        threads: request threads in the process; prefork embedded has one by nature.
+    """
+
+    key: str
+    title: str
+    mpm: Literal["prefork", "event"] = "prefork"
+    mode: Literal["embedded", "daemon"] = "embedded"
+    patched: bool = True
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to keep, or not to keep, a connection alive.
+
+    Attributes:
+        beater: what runs in the cell besides the application, see ``beaters.STARTERS``.
+        shim: the options of ``hbshim.install()``, or None in a cell without hbshim.
+    """
+
+    key: str
+    title: str
+    what: str
+    beater: str = "none"
+    shim: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One cell of the matrix.
+
+    Attributes:
+        expected: what the broker is expected to have done by the end of the silence.
+        reason: why that is expected.
+        warns: hbshim must have recorded a warning about the user's own choice.
+    """
+
+    method: Method
+    library: Library
+    world: World
+    expected: Fate
+    reason: str
+    warns: bool = False
+
+    @property
+    def name(self) -> str:
+        """For instance ``none-kombu``, ``hbshim-auto-pika-daemon``."""
+        parts = [self.method.key, self.library]
+        return "-".join(parts if self.world is WORLDS[0] else [*parts, self.world.key])
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the cell runs without hbshim."""
+        return self.method.shim is None
+
+    @property
+    def is_fix(self) -> bool:
+        """Whether hbshim is there and must hold: not where the user forced a worker that cannot."""
+        return not self.is_control and self.expected == "alive"
+
+
+WORLDS = (
+    World("prefork", "prefork, embedded, monkey-patched"),
+    World("unpatched", "the same, nothing patched", patched=False),
+    World("daemon", "prefork, mod_wsgi daemon, monkey-patched", mode="daemon", threads=4),
+    World("event", "event MPM, embedded, monkey-patched", mpm="event", threads=4),
+)
+
+METHODS = (
+    Method("none", "nothing", "Nobody calls anything between two requests."),
+    Method(
+        "green",
+        "green thread",
+        "eventlet.spawn: the library's heartbeat call every T/4.",
+        beater="green",
+    ),
+    Method(
+        "tpool",
+        "tpool",
+        "A green thread has the same call executed by eventlet.tpool.",
+        beater="tpool",
+    ),
+    Method(
+        "native",
+        "native thread",
+        "The seed's fix: the same call from an unpatched thread, eventlet's original.",
+        beater="native",
+    ),
+    Method(
+        "native-drained",
+        "native thread that reads",
+        "oslo.messaging's version: the thread also drains events for 1 ms after each call.",
+        beater="native-drained",
+    ),
+    Method("hbshim-auto", "hbshim", "hbshim.install() and nothing else.", shim={}),
+    Method(
+        "hbshim-pthread",
+        "hbshim, pthread forced",
+        'hbshim.install(worker="pthread").',
+        shim={"worker": "pthread"},
+    ),
+    Method(
+        "hbshim-greenthread",
+        "hbshim, greenthread forced",
+        'hbshim.install(worker="greenthread"), against the detector\'s advice.',
+        shim={"worker": "greenthread"},
+    ),
+    Method(
+        "hbshim-tpool",
+        "hbshim, tpool forced",
+        'hbshim.install(worker="tpool"), against the detector\'s advice.',
+        shim={"worker": "tpool"},
+    ),
+)
+
+_NOBODY = "Nobody sends anything, so the broker misses the client's heartbeats."
+_PARKED = (
+    "No green thread runs between two requests: nothing switches to the hub after the handler "
+    "has returned, so the heartbeat call is never made."
+)
+_POOLED = (
+    "The pool's threads are native, but the green thread that would hand them the call never runs."
+)
+_UNREAD = (
+    "The native thread beats, but py-amqp counts only what was read: after 2 T it raises "
+    "“Too many heartbeats missed”, the thread ends, and the broker closes 2 to 3 T later."
+)
+_READS = (
+    "A native thread runs, and it reads, so neither side misses the other in this quiet process. "
+    "Under load it is not safe: two threads share one connection."
+)
+_BEATS = "hbshim beats on the wire from a native thread of its own, beneath the client."
+_FORCED = (
+    "The user forced a worker that lives in the parked hub. hbshim obeys, warns, and records the "
+    "late ticks."
+)
+
+# (method, libraries, worlds, expected, reason)
+_TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
+    ("none", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "closed", _NOBODY),
+    ("green", LIBRARIES, ("prefork", "unpatched"), "closed", _PARKED),
+    ("tpool", LIBRARIES, ("prefork", "unpatched"), "closed", _POOLED),
+    ("native", ("kombu",), ("prefork", "unpatched"), "closed", _UNREAD),
+    ("native", ("pika",), ("prefork", "unpatched"), "alive", _READS),
+    ("native-drained", ("kombu",), ("prefork", "unpatched"), "alive", _READS),
+    ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _BEATS),
+    ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _BEATS),
+    ("hbshim-greenthread", LIBRARIES, ("prefork",), "closed", _FORCED),
+    ("hbshim-tpool", LIBRARIES, ("prefork",), "closed", _FORCED),
+)
+
+
+def _expand() -> tuple[Scenario, ...]:
+    methods = {method.key: method for method in METHODS}
+    worlds = {world.key: world for world in WORLDS}
+    return tuple(
+        Scenario(methods[method], library, worlds[world], expected, reason, warns=reason is _FORCED)
+        for method, libraries, where, expected, reason in _TABLE
+        for world in where
+        for library in libraries
+    )
+
+
+SCENARIOS = _expand()
+
+
+def select(patterns: Sequence[str]) -> tuple[Scenario, ...]:
+    """The scenarios whose name matches any of `patterns`, in the table's order.
+
+    Parameters:
+        patterns: names or shell globs; none means all.
+
+    Raises:
+        UnknownScenarioError: a pattern matches nothing.
+    """
+    names = [scenario.name for scenario in SCENARIOS]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UnknownScenarioError(
+                f"no scenario matches {pattern!r}; `hbshim-regression --list` shows all of them"
+            )
+    return tuple(
+        scenario
+        for scenario in SCENARIOS
+        if not patterns or any(fnmatch.fnmatchcase(scenario.name, glob) for glob in patterns)
+    )
+
+
+def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict[str, Any]:
+    """What the cell's WSGI script is told, as its environment variable CELL.
+
+    Parameters:
+        heartbeat: T, in seconds.
+        address: host and port by which the cell reaches the broker.
+    """
+    return {
+        "name": scenario.name,
+        "library": scenario.library,
+        "beater": scenario.method.beater,
+        "patched": scenario.world.patched,
+        "shim": None if scenario.method.shim is None else dict(scenario.method.shim),
+        "heartbeat": heartbeat,
+        "tick": heartbeat / 16,
+        "queue": queue_of(scenario),
+        "host": address[0],
+        "port": address[1],
+    }
+
+
+def queue_of(scenario: Scenario) -> str:
+    """Name of the queue that receives the cell's messages."""
+    return f"cell.{scenario.name}"

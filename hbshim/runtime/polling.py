@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,6 +122,10 @@ def stripped_polling(*, force: bool = False, green_select: bool = True) -> Itera
 
 
 def _strip(green_select: bool) -> StripReport:
+    # Both must be there before either is stripped: `selectors` defines only the classes
+    # that it finds pollers for in `select` when it is imported.
+    for name in POLLERS:
+        importlib.import_module(name)
     green = _green_replacements() if green_select and _eventlet_rules() else {}
     with _state.lock:
         if not _state.changes:
@@ -208,4 +211,4 @@ def _eventlet_rules(module: str | None = None) -> bool:
 
 def _select_is_green() -> bool:
     green = peek("eventlet.green.select", "select", ABSENT)
-    return module_globals(sys.modules["select"]).get("select") is green
+    return peek("select", "select") is green

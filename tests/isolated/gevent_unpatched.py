@@ -1,0 +1,16 @@
+"""gevent is imported, its monkey module too, and has patched nothing."""
+
+import gevent
+import gevent.monkey
+
+import hbshim
+
+report = hbshim.detect()
+assert report.green.gevent.loaded
+assert report.green.gevent.extent == "none"
+assert report.green.library == "none"
+assert report.hub == "none"
+assert report.choice.worker == "pthread"
+assert f"gevent {gevent.__version__} is loaded but has patched nothing." in report.explain()
+
+print("pass")

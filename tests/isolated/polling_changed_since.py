@@ -1,0 +1,17 @@
+"""Somebody else put a name back meanwhile: theirs is kept when ours is restored."""
+
+import select
+
+from hbshim.runtime.polling import restore_polling, strip_polling
+
+
+def their_poll():
+    return None
+
+
+strip_polling(force=True)
+select.poll = their_poll
+assert "select.poll" not in restore_polling()
+assert select.poll is their_poll
+
+print("pass")

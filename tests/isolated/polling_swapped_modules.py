@@ -3,9 +3,8 @@
 import select as original_select
 import sys
 
-import pika.adapters.select_connection
-
 import eventlet
+import pika.adapters.select_connection
 
 eventlet.monkey_patch(socket=True)
 

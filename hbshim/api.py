@@ -48,7 +48,12 @@ def install(*, config: Mapping[str, object] | None = None, **options: Any) -> No
 
 
 #: Which adapter prepares a library, once this module of it has been imported whole.
-_PREPARED_BY = {"amqp": "amqp", "kombu.connection": "kombu", "pika": "pika"}
+_PREPARED_BY = {
+    "amqp": "amqp",
+    "kombu.connection": "kombu",
+    "pika": "pika",
+    "eventlet.patcher": "eventlet",
+}
 
 
 def _prepare(adapter: str, _module: object) -> None:

@@ -35,10 +35,7 @@ def original_module(name: str) -> types.ModuleType:
     loaded, or has not patched `name`, the module itself is the original.
     """
     patcher = sys.modules.get("eventlet.patcher")
-    if patcher is not None:
-        module = patcher.original(name)
-    else:
-        module = __import__(name)
+    module = __import__(name) if patcher is None else patcher.original(name)
     assert isinstance(module, types.ModuleType)
     return module
 

@@ -87,7 +87,7 @@ def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(connected, parked_
 
 
 def test_a_silent_peer_is_shut_down_and_told_of(connected):
-    client, peer = connected
+    client, _ = connected
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
     service.watch(link, "pthread")

@@ -1,0 +1,33 @@
+"""eventlet: strips the native pollers once it has patched, however late that is."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from hbshim.adapters.attach import OptionsFor
+from hbshim.runtime.polling import strip_polling
+
+
+def prepare(options_for: OptionsFor) -> None:
+    """Have ``monkey_patch`` followed by :func:`strip_polling`, while hbshim is installed.
+
+    eventlet takes ``poll`` and ``epoll`` away itself when it patches `select`; with
+    ``monkey_patch(select=False)`` pika would choose epoll and block the hub.
+    """
+    patcher: Any = sys.modules["eventlet.patcher"]
+    monkey_patch = patcher.monkey_patch
+
+    @functools.wraps(monkey_patch)
+    def monkey_patch_and_strip(*args: Any, **kwargs: Any) -> Any:
+        result = monkey_patch(*args, **kwargs)
+        options = options_for({})
+        if options is not None and options.strip_polling:
+            strip_polling()
+        return result
+
+    patcher.monkey_patch = monkey_patch_and_strip
+    package: Any = sys.modules.get("eventlet")
+    if getattr(package, "monkey_patch", None) is monkey_patch:
+        package.monkey_patch = monkey_patch_and_strip

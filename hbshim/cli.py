@@ -1,0 +1,110 @@
+"""The ``hbshim`` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hbshim import __version__
+from hbshim.errors import HbshimError
+from hbshim.options import ENVIRONMENT_PREFIX, Options, describe
+
+BOOTSTRAP = Path(__file__).parent / "bootstrap"
+
+
+class HbshimGroup(click.Group):
+    """Turns hbshim's own errors into one line and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HbshimError as error:
+            click.echo(f"hbshim: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=HbshimGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hbshim")
+def main() -> None:
+    """Keep AMQP connections alive, whatever the concurrency of the process."""
+
+
+_option_flags = [
+    click.option("--heartbeat-in-pthread", metavar="true|false|auto", help="See hbshim options."),
+    click.option("--worker", metavar="auto|pthread|greenthread|tpool", help="Force one worker."),
+]
+
+
+def with_options(command: Any) -> Any:
+    """Add the flags for hbshim's options that the commands share."""
+    for flag in reversed(_option_flags):
+        command = flag(command)
+    return command
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@with_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND, a Python program nobody edits, with hbshim installed.
+
+    Its exit status becomes ours. It does not reach interpreters started with -I or -E,
+    which ignore PYTHONPATH, nor those embedded in Apache: call hbshim.install() there.
+    """
+    given: dict[str, Any] = {"heartbeat_in_pthread": heartbeat_in_pthread, "worker": worker}
+    Options.load(**given)
+    environment = dict(os.environ)
+    for name, value in given.items():
+        if value is not None:
+            environment[ENVIRONMENT_PREFIX + name.upper()] = value
+    path = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    try:
+        os.execvpe(command[0], list(command), environment)
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot run {command[0]}: {error.strerror}; name a program on PATH or a full path"
+        ) from None
+
+
+@main.command()
+@with_options
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) -> None:
+    """Say what hbshim sees in this process, and which worker it would choose.
+
+    Of most use inside a program: call hbshim.detect().explain() there.
+    """
+    from hbshim.runtime.detect import detect as look
+
+    options = Options.load(heartbeat_in_pthread=heartbeat_in_pthread, worker=worker)
+    report = look(options.heartbeat_in_pthread, options.forced_worker)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        for sentence in report.explain():
+            click.echo(sentence)
+
+
+@main.command()
+def options() -> None:
+    """Print every option: values, default, environment variable, URL key."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for column in ("option", "accepts", "default", "environment", "URL key", "meaning"):
+        table.add_column(column, overflow="fold")
+    for row in describe():
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""py-amqp on the real broker."""
+
+import gc
+import weakref
+
+import amqp
+import pytest
+from amqp.exceptions import ConnectionForced
+
+import hbshim
+from hbshim.adapters import amqp as adapter
+from hbshim.errors import AttachError, OptionError, UnsupportedVersionError
+from hbshim.heartbeat.state import State
+from hbshim.options import Options
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def connect(broker):
+    opened = []
+
+    def open_connection(**options):
+        connection = amqp.Connection(
+            f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, **options
+        )
+        connection.connect()
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        if connection.connected:
+            connection.close()
+
+
+def test_keep_alive_beats_for_an_open_connection(connect):
+    connection = connect(heartbeat=1)
+    assert hbshim.keep_alive(connection) is connection
+    link = connection.transport.hbshim_link
+    assert link.timeout == 1.0
+    wait_until(lambda: link.beats >= 3)
+    connection.channel().queue_declare("", exclusive=True)
+
+
+def test_install_reaches_connections_opened_from_now_on(connect):
+    before = connect(heartbeat=1)
+    hbshim.install()
+    after = connect(heartbeat=1)
+    hbshim.uninstall()
+    later = connect(heartbeat=1)
+    kept = [hasattr(c.transport, "hbshim_link") for c in (before, after, later)]
+    assert kept == [False, True, False]
+
+
+def test_a_heartbeat_is_asked_for_only_when_the_user_says_so(connect, events):
+    hbshim.install()
+    assert connect().heartbeat == 0
+    assert "not-negotiated" in events()
+    hbshim.install(heartbeat=2)
+    assert connect().heartbeat == 2
+    assert connect(heartbeat=1).heartbeat == 1
+
+
+def test_heartbeat_checks_of_existing_code_become_harmless(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=1))
+    link = connection.transport.hbshim_link
+    sent = connection.bytes_sent
+    # py-amqp itself would raise "Too many heartbeats missed": nobody drains here.
+    wait_until(lambda: (connection.heartbeat_tick(rate=2), link.beats >= 6)[1])
+    assert connection.bytes_sent == sent
+    connection.send_heartbeat()
+    connection.channel().queue_declare("", exclusive=True)
+
+
+def test_a_lost_link_is_told_through_heartbeat_check_too(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=1))
+    connection.transport.hbshim_link.state = State.LOST
+    with pytest.raises(ConnectionForced):
+        connection.heartbeat_tick()
+
+
+def test_a_closed_connection_is_as_it_was_before(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=1))
+    link = connection.transport.hbshim_link
+    connection.close()
+    assert link.state is State.CLOSED
+    assert "heartbeat_tick" not in vars(connection)
+    connection._handshake_complete = False
+    connection.channels = {}
+    gone = weakref.ref(link)
+    del link
+    gc.collect()
+    assert gone() is None
+
+
+def test_attaching_twice_is_attaching_once(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=1))
+    link = connection.transport.hbshim_link
+    hbshim.keep_alive(connection)
+    assert connection.transport.hbshim_link is link
+
+
+def test_a_connection_that_is_not_open_says_what_to_do():
+    with pytest.raises(AttachError, match=r"call its connect\(\) first"):
+        hbshim.keep_alive(amqp.Connection("localhost"))
+
+
+def test_a_connection_without_heartbeat_says_what_to_do(connect):
+    with pytest.raises(AttachError, match="open it with heartbeat=60"):
+        hbshim.keep_alive(connect())
+
+
+def test_an_unknown_kind_of_connection_is_named():
+    with pytest.raises(AttachError, match=r"builtins\.dict"):
+        hbshim.keep_alive({})
+
+
+def test_a_bad_option_is_refused_before_anything_is_touched(connect):
+    connection = connect(heartbeat=1)
+    with pytest.raises(OptionError):
+        hbshim.keep_alive(connection, heartbeat_in_pthread="perhaps")
+    assert not hasattr(connection.transport, "hbshim_link")
+
+
+@pytest.mark.parametrize("version", ["5.1.1", "6.0.0", "7"])
+def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(connect, monkeypatch, version):
+    connection = connect(heartbeat=1)
+    monkeypatch.setattr(amqp, "__version__", version)
+    with pytest.raises(UnsupportedVersionError, match=r"install a supported version \(amqp>=5.2"):
+        hbshim.keep_alive(connection)
+
+
+def test_a_missing_inner_structure_is_named(connect):
+    connection = connect(heartbeat=1)
+
+    class Renamed:
+        heartbeat = 1
+        heartbeat_tick = blocking_read = None
+
+    with pytest.raises(UnsupportedVersionError, match="Renamed has no _transport, _frame_writer"):
+        adapter.attach(Renamed(), Options())
+    assert connection.connected
+
+
+def test_a_failed_attach_closes_the_connection_it_opened(broker, monkeypatch):
+    monkeypatch.setattr(amqp, "__version__", "6.0")
+    hbshim.install()
+    connection = amqp.Connection(
+        f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, heartbeat=1
+    )
+    with pytest.raises(UnsupportedVersionError):
+        connection.connect()
+    assert not connection.connected
+
+
+def test_no_password_in_names_or_events(connect, broker):
+    connection = hbshim.keep_alive(connect(heartbeat=1))
+    assert broker.password not in repr(vars(connection.transport.hbshim_link))

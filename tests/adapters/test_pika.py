@@ -1,0 +1,144 @@
+"""pika on the real broker."""
+
+import gc
+import weakref
+
+import pika
+import pytest
+
+import hbshim
+from hbshim.adapters import pika as adapter
+from hbshim.errors import AttachError, OptionError, UnsupportedVersionError
+from hbshim.heartbeat.state import State
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def connect(broker):
+    opened = []
+
+    def open_connection(kind=pika.BlockingConnection, **query):
+        url = broker.amqp_url(**{"heartbeat": 1, **query})
+        connection = kind(pika.URLParameters(url))
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        if connection.is_open:
+            connection.close()
+
+
+def link_of(connection):
+    return getattr(connection._impl._heartbeat_checker, "_link", None)
+
+
+def use(connection):
+    connection.channel().queue_declare("", exclusive=True)
+
+
+def test_keep_alive_beats_for_an_open_connection(connect):
+    connection = connect()
+    assert hbshim.keep_alive(connection) is connection
+    wait_until(lambda: link_of(connection).beats >= 3)
+    use(connection)
+
+
+def test_install_reaches_connections_opened_from_now_on(connect):
+    before = connect()
+    hbshim.install()
+    after = connect()
+    hbshim.uninstall()
+    later = connect()
+    kept = [link_of(c) is not None for c in (before, after, later)]
+    assert kept == [False, True, False]
+
+
+def test_options_in_the_url_are_accepted_and_checked(connect):
+    hbshim.install()
+    assert link_of(connect(heartbeat_in_pthread="true")) is not None
+    connection = connect(adapter.BlockingConnection, heartbeat_in_pthread="true")
+    assert link_of(connection) is not None
+    with pytest.raises(OptionError, match="worker='fiber'"):
+        connect(adapter.BlockingConnection, hbshim_worker="fiber")
+
+
+def test_the_stand_in_takes_a_url_and_keywords(broker):
+    connection = adapter.BlockingConnection(
+        broker.amqp_url(heartbeat=1, heartbeat_in_pthread="false"), heartbeat_in_pthread=True
+    )
+    wait_until(lambda: link_of(connection).beats >= 2)
+    use(connection)
+    connection.close()
+
+
+def test_a_select_connection_is_kept_alive_from_its_tuning(broker):
+    hbshim.install()
+    done = []
+
+    def opened(connection):
+        link = connection._heartbeat_checker._link
+        connection.ioloop.call_later(0.1, lambda: wait_and_close(connection, link))
+
+    def wait_and_close(connection, link):
+        # The I/O loop stands still here, as in a callback that takes long.
+        wait_until(lambda: link.beats >= 4)
+        done.append(link)
+        connection.close()
+
+    connection = pika.SelectConnection(
+        pika.URLParameters(broker.amqp_url(heartbeat=1)),
+        on_open_callback=opened,
+        on_close_callback=lambda connection, _reason: connection.ioloop.stop(),
+    )
+    connection.ioloop.start()
+    connection.ioloop.close()
+    assert done[0].state is State.CLOSED
+
+
+def test_process_data_events_of_existing_code_goes_on_working(connect):
+    connection = hbshim.keep_alive(connect())
+    link = link_of(connection)
+    wait_until(lambda: (connection.process_data_events(time_limit=0), link.beats >= 6)[1], 15)
+    use(connection)
+
+
+def test_pikas_own_timers_are_gone(connect):
+    connection = connect()
+    checker = connection._impl._heartbeat_checker
+    hbshim.keep_alive(connection)
+    assert checker._send_timer is None
+    assert checker._check_timer is None
+    assert not connection._impl._heartbeat_checker.connection_is_idle
+
+
+def test_a_closed_connection_leaves_no_link_behind(connect):
+    connection = hbshim.keep_alive(connect())
+    link = link_of(connection)
+    connection.close()
+    assert link.state is State.CLOSED
+    gone = weakref.ref(link)
+    del link, connection
+    connect().close()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_connection_that_is_not_open_says_what_to_do(connect):
+    connection = connect()
+    connection.close()
+    with pytest.raises(AttachError, match="attach it after it has opened"):
+        hbshim.keep_alive(connection)
+
+
+def test_a_connection_without_heartbeat_says_what_to_do(connect):
+    with pytest.raises(AttachError, match="open it with heartbeat=60"):
+        hbshim.keep_alive(connect(heartbeat=0))
+
+
+@pytest.mark.parametrize("version", ["1.2.1", "2.0.0b1"])
+def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(connect, monkeypatch, version):
+    connection = connect()
+    monkeypatch.setattr(pika, "__version__", version)
+    with pytest.raises(UnsupportedVersionError, match=r"\(pika>=1.3,<2\)"):
+        hbshim.keep_alive(connection)

@@ -1,0 +1,110 @@
+"""The command line, as a user runs it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def hbshim(*argv, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "hbshim.cli", *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def python(code):
+    return (sys.executable, "-W", "ignore", "-c", code)
+
+
+def test_detect_says_what_it_sees():
+    done = hbshim("detect")
+    assert done.returncode == 0
+    assert "Heartbeats come from: pthread." in done.stdout
+
+
+def test_detect_as_json():
+    report = json.loads(hbshim("detect", "--json").stdout)
+    assert report["choice"]["worker"] == "pthread"
+
+
+def test_options_are_printed_with_all_their_names():
+    printed = hbshim("options", COLUMNS="200").stdout
+    for word in ("heartbeat_in_pthread", "HBSHIM_HEARTBEAT_IN_PTHREAD", "hbshim_worker"):
+        assert word in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "says"),
+    [
+        (["detect", "--worker", "fiber"], {}, "worker='fiber' is not acceptable"),
+        (["run", "--heartbeat-in-pthread", "maybe", "true"], {}, "use one of: true | false"),
+        (["detect"], {"HBSHIM_WORKER": "fiber"}, "worker='fiber' is not acceptable"),
+        (["run", "no-such-program"], {}, "name a program on PATH or a full path"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(argv, environment, says):
+    done = hbshim(*argv, **environment)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_run_installs_before_the_programs_first_line():
+    code = "from hbshim import api; print(api.connection_options({}))"
+    done = hbshim("run", "--heartbeat-in-pthread", "true", "--", *python(code))
+    assert "heartbeat_in_pthread=True" in done.stdout, done.stderr
+
+
+def test_run_reaches_the_python_processes_that_the_program_starts():
+    code = (
+        "import subprocess, sys; "
+        "subprocess.run([sys.executable, '-c', "
+        "'from hbshim import api; print(api.connection_options({}))'])"
+    )
+    assert "Options(" in hbshim("run", "--", *python(code)).stdout
+
+
+def test_run_imports_no_messaging_or_green_library():
+    code = "import sys; print({'amqp', 'kombu', 'pika', 'eventlet', 'gevent'} & set(sys.modules))"
+    assert hbshim("run", *python(code)).stdout == "set()\n"
+
+
+def test_run_hands_the_exit_status_and_the_arguments_on():
+    done = hbshim("run", *python("import sys; print(sys.argv[1:]); sys.exit(7)"), "--worker", "x")
+    assert done.returncode == 7
+    assert done.stdout == "['--worker', 'x']\n"
+
+
+def test_run_lets_a_sitecustomize_of_the_programs_own_run(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('theirs')\n")
+    done = hbshim("run", *python("print('program')"), PYTHONPATH=str(tmp_path))
+    # Once for the command `hbshim` itself, once for the program.
+    assert done.stdout == "theirs\ntheirs\nprogram\n"
+
+
+def test_run_keeps_alive_the_connection_of_a_program_that_never_heard_of_hbshim(broker):
+    code = """
+import ctypes, os, pika
+connection = pika.BlockingConnection(pika.URLParameters(os.environ["URL"]))
+# 5 T in which nothing of this program runs: C code that holds no GIL.
+ctypes.CDLL(None).usleep(999_999); ctypes.CDLL(None).usleep(999_999)
+ctypes.CDLL(None).usleep(999_999); ctypes.CDLL(None).usleep(999_999)
+ctypes.CDLL(None).usleep(999_999)
+connection.channel().queue_declare("", exclusive=True)
+print("alive")
+"""
+    url = broker.amqp_url(heartbeat=1)
+    kept = hbshim("run", "--", *python(code), URL=url)
+    assert kept.stdout == "alive\n", kept.stderr
+    lost = subprocess.run(
+        python(code), capture_output=True, text=True, env={**os.environ, "URL": url}, timeout=60
+    )
+    assert lost.stdout == ""
+    assert "pika.exceptions" in lost.stderr

@@ -1,0 +1,30 @@
+"""`import hbshim` imports nothing heavy; its names are loaded when used."""
+
+import subprocess
+import sys
+
+HEAVY = {"kombu", "amqp", "pika", "eventlet", "gevent", "wrapt", "click", "rich", "ssl"}
+
+
+def fresh(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_hbshim_imports_nothing_heavy():
+    loaded = fresh("import hbshim, sys; print(*sys.modules)").split()
+    assert not HEAVY & {name.partition(".")[0] for name in loaded}
+
+
+def test_installing_imports_no_messaging_or_green_library():
+    loaded = fresh("import hbshim, sys; hbshim.install(); print(*sys.modules)").split()
+    assert not {"kombu", "amqp", "pika", "eventlet", "gevent"} & set(loaded)
+
+
+def test_every_public_name_can_be_had():
+    fresh("import hbshim; [getattr(hbshim, name) for name in hbshim.__all__]")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert fresh("import hbshim; print(hasattr(hbshim, 'no_such_name'))") == "False"

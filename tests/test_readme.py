@@ -1,0 +1,61 @@
+"""The README's snippets run, against the real broker, and keep their connection alive."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+SURVIVE = """
+import ctypes
+from hbshim.heartbeat.service import current
+if "connection" in globals():
+    for _ in range(5):
+        ctypes.CDLL(None).usleep(999_999)
+    (link,) = current().links()
+    assert link.beats >= 6, link.beats
+    connection.channel()
+print("alive")
+"""
+
+
+def test_all_three_ways_are_shown():
+    text = README.read_text(encoding="utf-8")
+    for way in (
+        "hbshim.install()",
+        "hbshim.keep_alive(",
+        "adapters.pika",
+        "hbshim run -- ",
+        "make regression",
+        "hbshim-regression --scenario",
+    ):
+        assert way in text
+    assert len(SNIPPETS) == 5
+
+
+@pytest.mark.parametrize("world", ["native", "eventlet"])
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.sub(r"\W+", "-", s)[:40])
+def test_a_snippet_keeps_its_connection_alive(broker, snippet, world):
+    # T = 1 s here, and 5 T in which nothing of the program runs.
+    code = (
+        snippet.replace("amqp://user:password@broker/", broker.amqp_url().removesuffix("%2F"))
+        .replace(
+            "hbshim://user:password@broker/",
+            broker.amqp_url().removesuffix("%2F").replace("amqp", "hbshim", 1),
+        )
+        .replace("heartbeat=60", "heartbeat=1")
+    )
+    patch = "import eventlet; eventlet.monkey_patch()\n" if world == "eventlet" else ""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", patch + code + SURVIVE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=dict(os.environ),
+    )
+    assert done.stdout == "alive\n", done.stderr

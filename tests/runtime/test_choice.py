@@ -176,7 +176,7 @@ def test_a_sound_choice_comes_without_a_warning(found, options):
     ],
 )
 def test_contradictions_and_unknown_values_are_refused(options):
-    with pytest.raises(OptionError, match="contradicts|use one of"):
+    with pytest.raises(OptionError, match=r"contradicts|use one of"):
         choose(facts("eventlet"), **options)
 
 

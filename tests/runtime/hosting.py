@@ -1,0 +1,97 @@
+"""Run a real host of Python applications, and talk to it over a Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.waiting import wait_until
+
+CHECKOUT = Path(__file__).parent.parent.parent
+START_LIMIT = 60.0
+
+
+class Host:
+    """A running host, with a directory that its processes leave their findings in."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process = process
+        self._directory = directory
+        self._log = directory / "host.log"
+
+    def found(self, name: str, timeout: float = START_LIMIT) -> Any:
+        """What the application wrote under `name`, as soon as it has."""
+        path = self._directory / name
+        wait_until(lambda: path.exists() or self._died(), timeout)
+        assert path.exists(), self._log.read_text()
+        return json.loads(path.read_text())
+
+    def has_found(self, name: str) -> bool:
+        """Whether the application has written anything under `name`."""
+        return (self._directory / name).exists()
+
+    def get(self) -> Any:
+        """One request."""
+        connection = http.client.HTTPConnection("localhost", timeout=START_LIMIT)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(START_LIMIT)
+        try:
+            connection.sock.connect(str(self._directory / "http.sock"))
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            assert response.status == 200, self._log.read_text()
+            return json.loads(response.read())
+        finally:
+            connection.close()
+
+    def wait_until_serving(self) -> None:
+        """Return when the socket is there."""
+        wait_until(lambda: (self._directory / "http.sock").exists() or self._died(), START_LIMIT)
+        assert not self._died(), self._log.read_text()
+
+    def _died(self) -> bool:
+        return self._process.poll() is not None
+
+
+@contextlib.contextmanager
+def hosted(*command: str | Path, patch: str = "") -> Iterator[Host]:
+    """Run `command` until the block ends; ``{socket}`` in it becomes the socket's path.
+
+    Parameters:
+        patch: the library that the application itself patches with, "" for none.
+    """
+    # Not pytest's tmp_path: a Unix socket's path must stay below 108 bytes.
+    with tempfile.TemporaryDirectory(prefix="hbshim-") as name:
+        directory = Path(name)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(CHECKOUT),
+            "HOSTED_PATCH": patch,
+            "HOSTED_DIRECTORY": name,
+            "EVENTLET_TESTS": "1",  # silences eventlet's announcement of its retirement
+        }
+        with open(directory / "host.log", "wb") as log:
+            process = subprocess.Popen(
+                [str(part).replace("{socket}", f"{name}/http.sock") for part in command],
+                env=environment,
+                cwd=name,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield Host(process, directory)
+        finally:
+            # The whole group: masters do not always take their workers with them.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)

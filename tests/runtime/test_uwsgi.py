@@ -1,0 +1,130 @@
+"""What hbshim sees inside a real uWSGI, and whether it is so.
+
+uWSGI comes as source. It is built once into ``build/``, in a quarter of a minute,
+where there is a C compiler and a package index; elsewhere these tests are skipped,
+or fail where ``HBSHIM_REQUIRE_UWSGI=1``.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.hosting import CHECKOUT, hosted
+
+BUILD_LIMIT = 300
+
+CURRENT = "2.0.31"
+# The last version in which --enable-threads decides anything.
+THREADS_OPTIONAL = "2.0.26"
+
+
+def build(version):
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    prefix = CHECKOUT / "build" / f"uwsgi-{version}-python{python}"
+    program = prefix / "bin" / "uwsgi"
+    if program.exists():
+        return program
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    result = subprocess.run(
+        [*pip, "--ignore-installed", "--prefix", prefix, f"uwsgi=={version}"],
+        capture_output=True,
+        text=True,
+        timeout=BUILD_LIMIT,
+    )
+    if program.exists():
+        return program
+    reason = f"uWSGI {version} cannot be built here: {result.stderr.strip()[-300:]}"
+    if os.environ.get("HBSHIM_REQUIRE_UWSGI") == "1":
+        pytest.fail(reason)
+    return pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def uwsgi() -> Path:
+    return build(CURRENT)
+
+
+@pytest.fixture(scope="session")
+def old_uwsgi() -> Path:
+    return build(THREADS_OPTIONAL)
+
+
+def serve(program, *options, patch=""):
+    server = [program, "--home", sys.prefix, "--http-socket", "{socket}", "--need-app"]
+    return hosted(*server, "--module", "tests.runtime.hosted_app", *options, patch=patch)
+
+
+@pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])
+def test_a_sync_worker_parks_the_hub(uwsgi, patch):
+    with serve(uwsgi, "--threads", "2", patch=patch) as host:
+        host.found("at-import")
+        host.wait_until_serving()
+        report = host.get()["report"]
+        assert (report["host"]["kind"], report["host"]["mode"]) == ("uwsgi", "sync")
+        assert report["host"]["version"] == CURRENT
+        assert (report["host"]["processes"], report["host"]["threads"]) == (1, 2)
+        assert report["host"]["threads_run"]
+        assert report["host"]["lazy_apps"] is False
+        assert report["hub"] == ("parked" if patch else "none")
+        assert report["choice"]["worker"] == "pthread"
+        assert report["choice"]["warning"] is None
+        host.found("native-clock")
+        assert host.get()["ticks"]["green"] == 0
+
+
+def test_the_gevent_loop_runs_the_hub(uwsgi):
+    with serve(uwsgi, "--gevent", "10", "--gevent-monkey-patch") as host:
+        host.found("at-import")
+        host.wait_until_serving()
+        report = host.get()["report"]
+        assert (report["host"]["kind"], report["host"]["mode"]) == ("uwsgi", "gevent")
+        assert report["host"]["threads"] == 10
+        assert report["hub"] == "runs"
+        assert report["choice"]["worker"] == "greenthread"
+        host.found("native-clock")
+        assert host.get()["ticks"]["green"] > 0
+
+
+def test_the_application_loads_before_the_fork_or_after(uwsgi):
+    master = ["--master", "--processes", "1"]
+    with serve(uwsgi, *master) as host:
+        host.wait_until_serving()
+        report = host.get()["report"]
+        assert report["host"]["lazy_apps"] is False
+        assert report["forked_since_import"]
+    with serve(uwsgi, *master, "--lazy-apps") as host:
+        host.wait_until_serving()
+        report = host.get()["report"]
+        assert report["host"]["lazy_apps"] is True
+        assert not report["forked_since_import"]
+
+
+def test_without_enable_threads_native_threads_stand_still(old_uwsgi):
+    with serve(old_uwsgi) as host:
+        host.found("at-import")
+        host.wait_until_serving()
+        report = host.get()["report"]
+        assert report["host"]["version"] == THREADS_OPTIONAL
+        assert report["host"]["threads_run"] is False
+        assert report["choice"]["worker"] == "pthread"
+        assert "--enable-threads" in report["choice"]["warning"]
+        # Silence is what is tested: twice as long as a running clock needs.
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            assert not host.has_found("native-clock")
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("option", [["--enable-threads"], ["--threads", "2"]])
+def test_with_enable_threads_native_threads_run(old_uwsgi, option):
+    with serve(old_uwsgi, *option) as host:
+        host.found("at-import")
+        host.wait_until_serving()
+        report = host.get()["report"]
+        assert report["host"]["threads_run"] is True
+        assert report["choice"]["warning"] is None
+        host.found("native-clock")

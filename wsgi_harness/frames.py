@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 
+#: Section 4.2.7.
+HEARTBEAT_FRAME = bytes.fromhex("08 0000 00000000 CE")
+
 _FRAME_TYPES = frozenset({METHOD, HEADER, BODY, HEARTBEAT})
 _FRAME_END = 0xCE
 _PREFIX = struct.Struct(">BHI")

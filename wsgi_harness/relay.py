@@ -1,6 +1,7 @@
 """A TCP relay between AMQP clients and a broker, which listens in and breaks on command.
 
-It parses AMQP frames in both directions and never changes a byte. Two faces:
+It parses AMQP frames in both directions and never changes a byte; only when ordered to
+does it repeat the server's heartbeats. Two faces:
 
 * in tests, ``with Relay(host, port) as relay:`` runs it in a native thread;
 * ``python -m wsgi_harness.relay --listen NAME=PORT ... --target HOST:PORT`` runs one
@@ -100,6 +101,10 @@ class Relay:
     def slow(self, octets_a_second: float | None) -> None:
         """Limit each direction of each connection; None lifts the limit."""
         self._cell.octets_a_second = octets_a_second
+
+    def repeat_heartbeats(self, extra: int) -> None:
+        """Have `extra` more follow each heartbeat of the server: many idle days in seconds."""
+        self._cell.extra_heartbeats = extra
 
     def refuse(self) -> None:
         """Refuse new connections; those that exist stay."""

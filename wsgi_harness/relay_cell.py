@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from wsgi_harness.frames import HEARTBEAT, FrameParser, MalformedFrameError
+from wsgi_harness.frames import HEARTBEAT, HEARTBEAT_FRAME, FrameParser, MalformedFrameError
 
 _CHUNK = 64 * 1024
 #: How often the kernel is asked for a FIN or RST that nobody would read (seconds).
@@ -185,7 +185,9 @@ class RelayedConnection:
                 with contextlib.suppress(OSError):
                     sink.sock.shutdown(socket.SHUT_WR)
                 return False
-            self._listen_in(source, data)
+            beats = self._listen_in(source, data)
+            if source.name == "server" and beats and not source.parser.inside_frame:
+                data += HEARTBEAT_FRAME * beats * self.cell.extra_heartbeats
             try:
                 await loop.sock_sendall(sink.sock, data)
             except OSError:
@@ -216,15 +218,19 @@ class RelayedConnection:
             self._first_end = self._first_end or side.name
             self._tell(how, side.name, frames=side.parser.frames, octets=side.parser.octets)
 
-    def _listen_in(self, side: Side, data: bytes) -> None:
+    def _listen_in(self, side: Side, data: bytes) -> int:
+        """Follow the frames in `data`; return how many heartbeats ended in it."""
         parser = side.parser
+        beats = 0
         try:
             for frame in parser.feed(data):
+                beats += frame.type == HEARTBEAT
                 kind = "heartbeat" if frame.type == HEARTBEAT else frame.method
                 if kind is not None:
                     self._tell(kind, side.name, frames=parser.frames, octets=parser.octets)
         except MalformedFrameError as error:
             self._tell("malformed", side.name, detail=str(error))
+        return beats
 
     def _tell(
         self, kind: str, side: str, *, frames: int = 0, octets: int = 0, detail: str = ""
@@ -248,6 +254,8 @@ class Cell:
     Attributes:
         mode: what happens to bytes; set it with :meth:`set_mode`.
         octets_a_second: limit in each direction; None for none.
+        extra_heartbeats: how many more follow each heartbeat of the server, so that
+            days of idleness pass in seconds.
     """
 
     def __init__(
@@ -264,6 +272,7 @@ class Cell:
         self.on_event = on_event
         self.mode = Mode.PASS
         self.octets_a_second: float | None = None
+        self.extra_heartbeats = 0
         self.address = listen
         self._target = target
         self._buffers = {socket.SO_RCVBUF: receive_buffer, socket.SO_SNDBUF: send_buffer}

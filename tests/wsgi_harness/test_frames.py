@@ -6,9 +6,16 @@ import struct
 
 import pytest
 
-from wsgi_harness.frames import BODY, HEARTBEAT, METHOD, Frame, FrameParser, MalformedFrameError
+from wsgi_harness.frames import (
+    BODY,
+    HEARTBEAT,
+    HEARTBEAT_FRAME,
+    METHOD,
+    Frame,
+    FrameParser,
+    MalformedFrameError,
+)
 
-HEARTBEAT_FRAME = bytes.fromhex("08 0000 00000000 CE")
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 CLOSE = struct.pack(">BHIHH", METHOD, 0, 4, 10, 50) + b"\xce"
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from wsgi_harness.frames import HEARTBEAT_FRAME as HEARTBEAT
 from wsgi_harness.relay import Relay
 
-HEARTBEAT = bytes.fromhex("08 0000 00000000 CE")
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 LIMIT = 20.0
 
@@ -204,6 +204,22 @@ def test_slow_limits_the_rate(relay: Relay, listener: socket.socket) -> None:
         assert len(receive(broker, 50_000)) == 50_000
     # The first slice leaves at once; what follows takes its time.
     assert time.monotonic() - started >= 0.4
+
+
+def test_heartbeats_of_the_server_are_repeated_when_ordered(
+    relay: Relay, listener: socket.socket
+) -> None:
+    body = body_frame(50)
+    relay.repeat_heartbeats(9)
+    with connected(relay.port, listener) as (client, broker):
+        broker.sendall(HEARTBEAT + body)
+        assert receive(client, 8 + len(body) + 72) == HEARTBEAT + body + HEARTBEAT * 9
+        client.sendall(HEARTBEAT + body)
+        assert receive(broker, 8 + len(body)) == HEARTBEAT + body
+        client.shutdown(socket.SHUT_WR)
+        assert receive(broker, 1) == b""
+    # What the relay added is no event.
+    assert len(relay.seen("heartbeat", "server")) == 1
 
 
 def test_refuse_and_accept_again(relay: Relay, listener: socket.socket) -> None:

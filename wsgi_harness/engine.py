@@ -124,9 +124,13 @@ def _docker(version: str, progress: Progress) -> Engine:
 
 
 def _podman(progress: Progress) -> Engine | None:
+    if shutil.which("podman") is None:
+        return None
     try:
-        version = run(["podman", "version", "--format", "{{.Version}}"], timeout=30).strip()
-    except CommandError:
+        # not `podman version`: that one works where no container could start
+        version = run(["podman", "info", "--format", "{{.Version.Version}}"], timeout=30).strip()
+    except CommandError as error:
+        progress(f"Podman is installed, but unusable: {str(error).splitlines()[-1]}")
         return None
     environment = {"DOCKER_HOST": f"unix://{_podman_socket(progress)}"}
     compose = _installed_compose()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +78,17 @@ def ensure_images(
     missing = [name for name, tag in tags.items() if not _is_built(engine, tag)]
     if missing:
         base = _ensure_base(engine, suite, progress)
-        # Side by side: one waits for the archive while the other compiles.
-        with ThreadPoolExecutor(len(missing)) as pool:
-            jobs = [
-                pool.submit(_build, engine, name, tags[name], suite, base, progress)
-                for name in missing
-            ]
-        for job in jobs:
-            job.result()
+        failed = _build_all(engine, {name: tags[name] for name in missing}, suite, base, progress)
+        if failed:
+            # A cache or a base left by a build that was cut off: once more, from nothing.
+            if engine.inspect_image(base, _label(_BOOTSTRAPPED_LABEL)) == suite:
+                _bootstrap(engine, suite, progress)
+            for name in failed:
+                progress(f"building {tags[name]} once more, without cache")
+                try:
+                    _build(engine, name, tags[name], suite, base, "--no-cache")
+                except CommandError as error:
+                    raise ImageError(f"{tags[name]} cannot be built: {error}") from error
     return Images(
         rabbitmq=rabbitmq_image or tags["rabbitmq"],
         apache=tags["apache"],
@@ -108,8 +111,11 @@ def _tag(name: str, suite: str) -> str:
 
 def _is_built(engine: Engine, tag: str) -> bool:
     # A name alone proves little: the label is written by the build that finished.
-    template = f'{{{{index .Config.Labels "{_INPUTS_LABEL}"}}}}'
-    return engine.inspect_image(tag, template) == tag
+    return engine.inspect_image(tag, _label(_INPUTS_LABEL)) == tag
+
+
+def _label(name: str) -> str:
+    return f'{{{{index .Config.Labels "{name}"}}}}'
 
 
 def _ensure_base(engine: Engine, suite: str, progress: Progress) -> str:
@@ -141,24 +147,27 @@ def _bootstrap(engine: Engine, suite: str, progress: Progress) -> None:
         tarball.unlink(missing_ok=True)
 
 
-def _build(engine: Engine, name: str, tag: str, suite: str, base: str, progress: Progress) -> None:
-    progress(f"building {tag}")
-    try:
+def _build_all(
+    engine: Engine, tags: Mapping[str, str], suite: str, base: str, progress: Progress
+) -> list[str]:
+    """Build images side by side, as one waits while another compiles; return what failed."""
+
+    def build(name: str) -> bool:
+        progress(f"building {tags[name]}")
         try:
-            _run_build(engine, name, tag, suite, base)
+            _build(engine, name, tags[name], suite, base)
         except CommandError as error:
-            # A cache or a base from a build that was cut off: once more, from nothing.
-            progress(f"building {tag} failed, once more without cache: {_last(error)}")
-            template = f'{{{{index .Config.Labels "{_BOOTSTRAPPED_LABEL}"}}}}'
-            if engine.inspect_image(base, template) == suite:
-                _bootstrap(engine, suite, progress)
-            _run_build(engine, name, tag, suite, base, "--no-cache")
-    except CommandError as error:
-        raise ImageError(f"the image {tag} cannot be built: {error}") from error
-    progress(f"built {tag}")
+            progress(f"building {tags[name]} failed: {_last(error)}")
+            return False
+        progress(f"built {tags[name]}")
+        return True
+
+    with ThreadPoolExecutor(len(tags)) as pool:
+        built = dict(zip(tags, pool.map(build, tags), strict=True))
+    return [name for name, succeeded in built.items() if not succeeded]
 
 
-def _run_build(engine: Engine, name: str, tag: str, suite: str, base: str, *options: str) -> None:
+def _build(engine: Engine, name: str, tag: str, suite: str, base: str, *options: str) -> None:
     arguments = {"BASE": base}
     if suite in debian.UNRELEASED:
         arguments["APT_OPTIONS"] = f"-o {debian.UNRELEASED[suite]}"

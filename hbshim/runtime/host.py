@@ -117,8 +117,8 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# gunicorn's worker modules: worker class as users write it, and whose hub runs.
-_GUNICORN_WORKERS: dict[str, tuple[str, HubOwner]] = {
+#: gunicorn's worker modules: worker class as users write it, and whose hub runs.
+GUNICORN_WORKERS: dict[str, tuple[str, HubOwner]] = {
     # Waits in select.select() by its module attribute: an application that patches
     # `select` in place turns that wait green by accident, and the hub does run.
     # Nothing promises it, so it is no reason to rely on it.
@@ -142,10 +142,10 @@ def _gunicorn() -> HostFacts | None:
     config = getattr(worker, "cfg", None) if "gunicorn.workers.base" in bases else None
     # No worker yet (--preload), or the application replaced the handler: gunicorn
     # imports the one worker module it was told to use, and no other.
-    candidates = bases if config is not None else list(_GUNICORN_WORKERS)
-    found = [name for name in candidates if name in _GUNICORN_WORKERS and is_loaded(name)]
+    candidates = bases if config is not None else list(GUNICORN_WORKERS)
+    found = [name for name in candidates if name in GUNICORN_WORKERS and is_loaded(name)]
     unknown: tuple[str, HubOwner] = ("custom", "unknown")
-    mode, hub = _GUNICORN_WORKERS[found[0]] if found else unknown
+    mode, hub = GUNICORN_WORKERS[found[0]] if found else unknown
     return HostFacts(
         kind="gunicorn",
         mode=mode,
@@ -156,8 +156,8 @@ def _gunicorn() -> HostFacts | None:
     )
 
 
-# Celery's pool modules, the telling ones first: sizing a pool "auto" loads prefork as well.
-_CELERY_POOLS: dict[str, tuple[str, HubOwner]] = {
+#: Celery's pool modules, the telling ones first: sizing a pool "auto" loads prefork as well.
+CELERY_POOLS: dict[str, tuple[str, HubOwner]] = {
     "celery.concurrency.eventlet": ("eventlet", "eventlet"),
     "celery.concurrency.gevent": ("gevent", "gevent"),
     # These two wait for tasks in kombu's sockets, green only if patched early enough.
@@ -171,7 +171,7 @@ _CELERY_POOLS: dict[str, tuple[str, HubOwner]] = {
 def _celery() -> HostFacts | None:
     # Programs that only send tasks never load a pool. `celery worker -P eventlet` loads
     # it before anything else (celery/__init__.py, maybe_patch_concurrency).
-    found = [pool for name, pool in _CELERY_POOLS.items() if is_loaded(name)]
+    found = [pool for name, pool in CELERY_POOLS.items() if is_loaded(name)]
     if found:
         mode, hub = found[0]
     elif is_loaded("celery.apps.worker"):

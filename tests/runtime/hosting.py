@@ -42,10 +42,8 @@ class Host:
     def get(self) -> Any:
         """One request."""
         connection = http.client.HTTPConnection("localhost", timeout=START_LIMIT)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(START_LIMIT)
+        connection.sock = self._connect()
         try:
-            connection.sock.connect(str(self._directory / "http.sock"))
             connection.request("GET", "/")
             response = connection.getresponse()
             assert response.status == 200, self._log.read_text()
@@ -54,9 +52,26 @@ class Host:
             connection.close()
 
     def wait_until_serving(self) -> None:
-        """Return when the socket is there."""
-        wait_until(lambda: (self._directory / "http.sock").exists() or self._died(), START_LIMIT)
+        """Return when the host accepts connections."""
+        wait_until(lambda: self._accepts() or self._died(), START_LIMIT)
         assert not self._died(), self._log.read_text()
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(START_LIMIT)
+        try:
+            connection.connect(str(self._directory / "http.sock"))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def _accepts(self) -> bool:
+        try:
+            self._connect().close()
+        except (FileNotFoundError, ConnectionRefusedError):  # not bound, or not listening yet
+            return False
+        return True
 
     def _died(self) -> bool:
         return self._process.poll() is not None

@@ -20,7 +20,7 @@ def gunicorn(worker_class, *options, patch=""):
 @pytest.mark.parametrize("worker_class", ["eventlet", "gevent"])
 def test_a_green_worker_runs_its_hub_between_requests(worker_class):
     with gunicorn(worker_class) as host:
-        host.found("at-import")
+        host.wait_until_serving()
         report = host.get()["report"]
         assert report["host"]["kind"] == "gunicorn"
         assert report["host"]["mode"] == worker_class
@@ -35,7 +35,7 @@ def test_a_green_worker_runs_its_hub_between_requests(worker_class):
 @pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])
 def test_a_sync_worker_promises_no_hub(patch):
     with gunicorn("sync", patch=patch) as host:
-        host.found("at-import")
+        host.wait_until_serving()
         report = host.get()["report"]
         assert (report["host"]["kind"], report["host"]["mode"]) == ("gunicorn", "sync")
         assert (report["host"]["processes"], report["host"]["threads"]) == (1, 1)

@@ -1,0 +1,14 @@
+"""A program that only sends Celery tasks is no Celery worker."""
+
+from celery import Celery
+
+app = Celery("producer", broker="memory://")
+app.send_task("nobody.listens")
+
+import hbshim
+
+report = hbshim.detect()
+assert report.host.kind == "plain"
+assert report.choice.worker == "pthread"
+
+print("pass")

@@ -84,7 +84,7 @@ def _shim() -> Answer:
 
     heartbeats = service.current()
     return {
-        "detected": dataclasses.asdict(hbshim.detect()),
+        "detected": hbshim.detect(worker=CELL["shim"].get("worker")).as_dict(),
         "counters": heartbeats.metrics.snapshot(),
         "events": [dataclasses.asdict(event) for event in heartbeats.metrics.take_events()],
         "engines": [

@@ -1,0 +1,94 @@
+"""Observations for tests: a cell whose connection lived, and one whose connection died."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wsgi_harness.observation import (
+    BrokerView,
+    Messages,
+    Observation,
+    Request,
+    Ticks,
+    WireView,
+)
+from wsgi_harness.scenarios import SCENARIOS, Scenario
+
+HEARTBEAT = 4
+BEGAN = 1_000_000.0
+SILENCE = (BEGAN, BEGAN + 24.5)
+SCENARIO = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario called `name`."""
+    return SCENARIO[name]
+
+
+def ticks(worst: float) -> Ticks:
+    """Ticks four times a second for the whole silence, of which the worst was this late."""
+    due = [BEGAN + number / 4 for number in range(97)]
+    return Ticks(tuple((at, at + 0.001) for at in due), due[-1] + 0.25, worst)
+
+
+def alive(name: str) -> Observation:
+    """The connection lived, the second request published everything."""
+    return Observation(
+        name,
+        silence=SILENCE,
+        requests=(
+            Request("open", BEGAN - 0.1, BEGAN, 200),
+            Request("publish", SILENCE[1], SILENCE[1] + 0.01, 200),
+        ),
+        broker=BrokerView(
+            opened=BEGAN - 0.05,
+            heartbeat=HEARTBEAT,
+            listed_until=SILENCE[1] - 0.5,
+            listed_after_silence=True,
+            connections=1,
+        ),
+        wire=WireView(
+            client_beats=tuple(BEGAN + 2 * number for number in range(1, 13)),
+            server_beats=tuple(BEGAN + 2 * number for number in range(1, 13)),
+        ),
+        green=ticks(24.5),
+        native=ticks(0.01),
+        messages=Messages(asked=20, accepted=20, arrived=20),
+        shim={
+            "detected": {"choice": {"worker": "pthread", "reason": "The hub is parked."}},
+            "counters": {"beats_sent": 12},
+            "events": [],
+        },
+        versions={"python": "3.11.2"},
+    )
+
+
+def closed(name: str) -> Observation:
+    """The broker closed the connection after 3 T, the second request failed."""
+    lived = alive(name)
+    error = "ConnectionResetError: [Errno 104] Connection reset by peer"
+    return replace(
+        lived,
+        requests=(lived.requests[0], Request("publish", SILENCE[1], SILENCE[1] + 0.01, 500, error)),
+        broker=replace(
+            lived.broker,
+            closed=BEGAN + 12,
+            reason="missed heartbeats from client, timeout: 4s",
+            listed_until=BEGAN + 11.8,
+            listed_after_silence=False,
+        ),
+        wire=WireView(server_beats=(BEGAN + 2, BEGAN + 4), ended=BEGAN + 12, ended_by="server"),
+        messages=Messages(asked=20, accepted=0, arrived=0),
+        shim=None,
+    )
+
+
+def warned(observation: Observation) -> Observation:
+    """The same with hbshim's warning about a forced worker."""
+    event = {"kind": "choice-warning", "detail": "The host parks the hub."}
+    shim = {
+        "detected": {"choice": {"worker": "greenthread", "reason": "The option says so."}},
+        "counters": {},
+        "events": [event],
+    }
+    return replace(observation, shim=shim)

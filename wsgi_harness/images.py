@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def _ensure_foreign(engine: Engine, name: str, progress: Progress) -> None:
 
 
 def _last(error: Exception) -> str:
-    return str(error).splitlines()[-1]
+    return textwrap.shorten(str(error).splitlines()[-1], 160)
 
 
 @click.command()

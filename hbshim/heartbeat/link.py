@@ -68,8 +68,9 @@ class Link:
         self._pid = os.getpid()
         self._looks = 0
         self._overlaps_told = 0
+        self._last_unread = time.monotonic()
         # Only for platforms without TCP_INFO, where the guard counts.
-        self._last_beat = self._last_drain = time.monotonic()
+        self._last_beat = self._last_drain = self._last_unread
 
     # -- the engine's side ---------------------------------------------------
 
@@ -112,27 +113,31 @@ class Link:
             self._looks % LOOKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
         ) and self._drain(now):
             sample = self._sample(now, writing)
+        if sample.unread:
+            self._last_unread = now
         return classify(sample, self.timeout), sample
 
     def _sample(self, now: float, writing: bool) -> Sample:
         writing = writing or self.guard.torn or self._half_written()
         forked = os.getpid() != self._pid
         if forked or self.guard.closed or self.wire.closed:
-            return Sample(0, 0, None, 0, 0, writing, False, closed=True, forked=forked)
-        if not self.wire.has_tcp_info:
-            return self._counted_sample(now, writing)
+            return self._closed_sample(forked)
         try:
+            if not self.wire.has_tcp_info:
+                return self._counted_sample(now, writing)
             view = self.wire.kernel_view()
             # One more system call, so only when the answer could matter.
             unread = self.wire.unread() if view.received_ago > self.timeout else 0
         except OSError:
-            return Sample(0, 0, None, 0, 0, writing, False, closed=True)
+            return self._closed_sample(forked)
         return Sample(
             view.sent_ago,
             view.received_ago,
             view.acked_ago,
             view.queued,
+            view.in_flight,
             unread,
+            self._unread_ago(now, unread),
             writing,
             view.peer_closed,
         )
@@ -140,14 +145,25 @@ class Link:
     def _counted_sample(self, now: float, writing: bool) -> Sample:
         last_sent = max(self.guard.last_write, self._last_beat)
         last_received = max(self.guard.last_read, self._last_drain)
-        try:
-            unread, queued = self.wire.unread(), self.wire.queued()
-            peer_closed = not self.guard.readers.occupied and self.wire.peer_closed()
-        except OSError:
-            return Sample(0, 0, None, 0, 0, writing, False, closed=True)
+        unread, queued = self.wire.unread(), self.wire.queued()
         return Sample(
-            now - last_sent, now - last_received, None, queued, unread, writing, peer_closed
+            now - last_sent,
+            now - last_received,
+            None,
+            queued,
+            queued,
+            unread,
+            self._unread_ago(now, unread),
+            writing,
+            peer_closed=not self.guard.readers.occupied and self.wire.peer_closed(),
         )
+
+    def _closed_sample(self, forked: bool) -> Sample:
+        return Sample(0, 0, None, 0, 0, 0, 0, False, False, closed=True, forked=forked)
+
+    def _unread_ago(self, now: float, unread: int) -> float:
+        # What the client has read since the last look was unread until then.
+        return 0 if unread else now - max(self._last_unread, self.guard.last_read)
 
     def _drain(self, now: float) -> bool:
         if self.guard.closed or not self.guard.readers.engine_enters():

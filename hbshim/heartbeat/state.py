@@ -12,7 +12,8 @@ The rules, with T the negotiated heartbeat timeout:
   detects no incoming traffic (i.e. received octets) for two heartbeat intervals
   or longer, it should close the connection");
 * unless that silence is our own fault: bytes that nobody read yet may have
-  closed our receive window, and then the peer *cannot* send.
+  closed our receive window, and then the peer *cannot* send. Once they are read,
+  it has 2 T from there: its kernel must learn first that the window is open.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class Sample(NamedTuple):
         acked_ago: since the peer's kernel last acknowledged anything; None where
             the platform does not tell.
         queued: bytes or segments of ours that the peer has not acknowledged.
+        in_flight: those of them that were sent; while the peer's window is closed,
+            bytes queue up and none is in flight.
         unread: bytes that arrived and that the client has not read yet.
+        unread_ago: since there were unread bytes for all we know; 0 while there are.
         writing: a write of the client is under way, or half a frame is buffered.
         peer_closed: the peer has sent FIN or RST.
         closed: the application closed the connection.
@@ -99,7 +103,9 @@ class Sample(NamedTuple):
     received_ago: float
     acked_ago: float | None
     queued: int
+    in_flight: int
     unread: int
+    unread_ago: float
     writing: bool
     peer_closed: bool
     closed: bool = False
@@ -110,15 +116,17 @@ def silent(sample: Sample, timeout: float) -> bool:
     """Whether the peer must be called dead, `timeout` being T in seconds.
 
     Unread bytes excuse the peer, because our own closed window may be what
-    silences it. Nothing excuses a peer whose *kernel* has not acknowledged our
-    bytes for as long: acknowledgements need no window.
+    silences it. Nothing excuses a peer whose *kernel* has not acknowledged what
+    we sent it for as long.
     """
     limit = 2 * timeout
     if sample.received_ago < limit:
         return False
-    if not sample.unread:
+    if sample.unread_ago >= limit:
         return True
-    return bool(sample.queued) and sample.acked_ago is not None and sample.acked_ago >= limit
+    # In flight, not queued: a closed window is probed ever more rarely, up to
+    # once in two minutes, and only those probes are acknowledged.
+    return bool(sample.in_flight) and sample.acked_ago is not None and sample.acked_ago >= limit
 
 
 def classify(sample: Sample, timeout: float) -> Event:

@@ -36,10 +36,15 @@ _INT = struct.Struct("=i")
 
 
 class KernelView(NamedTuple):
-    """What ``TCP_INFO`` says. Ages in seconds; `queued` is 0 only when all is acknowledged."""
+    """What ``TCP_INFO`` says. Ages in seconds.
+
+    `queued` is 0 only when all is acknowledged; `in_flight` counts segments that
+    were sent and are not.
+    """
 
     peer_closed: bool
     queued: int
+    in_flight: int
     sent_ago: float
     received_ago: float
     acked_ago: float
@@ -89,7 +94,12 @@ class Wire:
             )
         )
         return KernelView(
-            state in _PEER_GONE, unacked + unsent, sent / 1000, received / 1000, acked / 1000
+            state in _PEER_GONE,
+            unacked + unsent,
+            unacked,
+            sent / 1000,
+            received / 1000,
+            acked / 1000,
         )
 
     def queued(self) -> int:

@@ -17,7 +17,15 @@ from hbshim.heartbeat.state import (
 
 T = 10.0
 QUIET = Sample(
-    sent_ago=1, received_ago=1, acked_ago=1, queued=0, unread=0, writing=False, peer_closed=False
+    sent_ago=1,
+    received_ago=1,
+    acked_ago=1,
+    queued=0,
+    in_flight=0,
+    unread=0,
+    unread_ago=99,
+    writing=False,
+    peer_closed=False,
 )
 
 
@@ -46,7 +54,7 @@ def test_final_states_lead_nowhere(state):
         ({"received_ago": 19.99}, Event.FRESH),
         ({"received_ago": 20.0}, Event.SILENT),
         ({"received_ago": 20.0, "writing": True}, Event.SILENT),
-        ({"received_ago": 99.0, "unread": 8}, Event.FRESH),
+        ({"received_ago": 99.0, "unread": 8, "unread_ago": 0}, Event.FRESH),
         ({"received_ago": 99.0, "peer_closed": True}, Event.PEER_CLOSED),
         ({"closed": True, "peer_closed": True}, Event.APPLICATION_CLOSED),
         ({"closed": True, "forked": True}, Event.FORKED),
@@ -57,11 +65,23 @@ def test_the_weightiest_thing_is_named(change, event):
 
 
 def test_unread_bytes_excuse_silence_unless_the_kernel_is_silent_too():
-    waiting = QUIET._replace(received_ago=30, unread=800)
+    waiting = QUIET._replace(received_ago=30, unread=800, unread_ago=0)
     assert not silent(waiting, T)
-    assert not silent(waiting._replace(queued=8, acked_ago=19.9), T)
-    assert silent(waiting._replace(queued=8, acked_ago=20), T)
-    assert not silent(waiting._replace(queued=8, acked_ago=None), T)
+    assert not silent(waiting._replace(in_flight=1, acked_ago=19.9), T)
+    assert silent(waiting._replace(in_flight=1, acked_ago=20), T)
+    assert not silent(waiting._replace(in_flight=1, acked_ago=None), T)
+
+
+def test_a_closed_window_of_the_peer_is_not_silence_of_its_kernel():
+    waiting = QUIET._replace(received_ago=30, unread=800, unread_ago=0)
+    assert not silent(waiting._replace(queued=4_000_000, in_flight=0, acked_ago=60), T)
+
+
+def test_a_peer_that_was_kept_from_sending_has_2_t_from_there():
+    just_read = QUIET._replace(received_ago=100, unread=0)
+    assert not silent(just_read._replace(unread_ago=0.001), T)
+    assert not silent(just_read._replace(unread_ago=19.9), T)
+    assert silent(just_read._replace(unread_ago=20), T)
 
 
 def test_a_beat_is_due_again_after_half_of_t():

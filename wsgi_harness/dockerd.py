@@ -116,11 +116,8 @@ def _launch(program: Path, extra: dict[str, Any]) -> Path:
         # The administrator's proxies, mirrors and places win.
         settings |= json.loads(_SYSTEM_CONFIG.read_text())
     config.write_text(json.dumps(settings, indent=2))
-    # No dockerd runs here, so a pid file is stale, even where its number is in use again:
-    # the daemon would refuse to start, or wait for a containerd that is something else.
-    Path(settings["pidfile"]).unlink(missing_ok=True)
-    if _CONTAINERD_PID.is_file() and not _is_alive(_CONTAINERD_PID, "containerd"):
-        _CONTAINERD_PID.unlink()
+    remove_if_stale(Path(settings["pidfile"]), "dockerd")
+    remove_if_stale(_CONTAINERD_PID, "containerd")
     # In a mount namespace of its own its mounts under build/ are invisible, so that a plain
     # `rm -rf` of the checkout is not "busy".
     isolated = ["unshare", "--mount", "--propagation", "slave", "--"]
@@ -177,10 +174,16 @@ def _arguments(pid: int) -> list[str]:
     return []
 
 
-def _is_alive(pid_file: Path, name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return int(pid_file.read_text()) in processes(name)
-    return False
+def remove_if_stale(pid_file: Path, program: str) -> None:
+    """Remove a pid file whose number is no process of that program, or not any longer.
+
+    The daemon would look only whether the number is in use: it would refuse to start, or wait
+    for a containerd that is something else.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        named = pid_file.read_text().strip()
+        if named not in map(str, processes(program)):
+            pid_file.unlink()
 
 
 def _end(pid: int) -> None:

@@ -1,0 +1,137 @@
+"""The regression itself, on a few cells: real Apache, real mod_wsgi, real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsgi_harness.engine import Engine
+from wsgi_harness.scenarios import SILENCE
+
+HEARTBEAT = 4
+CELLS = ("none-kombu", "none-pika", "green-kombu", "hbshim-auto-kombu", "hbshim-auto-pika")
+COMMAND = (sys.executable, "-c", "from wsgi_harness.cli import main; main()")
+LIMIT = 300.0
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("regression") / "report"
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: object, report: Path) -> subprocess.CompletedProcess[str]:
+    """The console script, run to its end."""
+    chosen = [f"--scenario={cell}" for cell in CELLS]
+    return subprocess.run(
+        [*COMMAND, *chosen, f"--heartbeat={HEARTBEAT}", "--json", f"--report={report}"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cells(finished: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    data = json.loads(finished.stdout)
+    return {cell["name"]: cell for cell in data["cells"]}
+
+
+def test_every_expectation_is_met_and_the_exit_code_says_so(
+    finished: subprocess.CompletedProcess[str],
+) -> None:
+    data = json.loads(finished.stdout)
+
+    assert [(cell["name"], cell["why"]) for cell in data["cells"] if not cell["ok"]] == []
+    assert finished.returncode == 0, finished.stderr
+    assert data["exit_code"] == 0
+
+
+@pytest.mark.parametrize("name", ["none-kombu", "none-pika", "green-kombu"])
+def test_a_control_is_closed_by_the_broker_for_missed_heartbeats(
+    cells: dict[str, dict[str, Any]], name: str
+) -> None:
+    cell = cells[name]
+
+    assert cell["outcome"] == "failed_as_it_must"
+    assert cell["broker"]["reason"] == f"missed heartbeats from client, timeout: {HEARTBEAT}s"
+    assert cell["wire"]["client_beats"] == []
+    assert cell["failed_requests"] == 1
+    assert cell["lost_messages"] > 0
+
+
+@pytest.mark.parametrize("name", ["hbshim-auto-kombu", "hbshim-auto-pika"])
+def test_hbshim_holds_the_connection(cells: dict[str, dict[str, Any]], name: str) -> None:
+    cell = cells[name]
+
+    assert cell["outcome"] == "held"
+    assert cell["broker"]["closed"] is None
+    assert cell["failed_requests"] == 0
+    assert cell["lost_messages"] == 0
+    # One beat in T at the very least, whatever the machine was busy with.
+    assert len(cell["wire"]["client_beats"]) >= SILENCE - 1
+    assert cell["shim"]["detected"]["choice"]["worker"] == "pthread"
+    assert cell["shim"]["detected"]["host"]["mode"] == "embedded"
+    assert cell["shim"]["detected"]["host"]["mpm"] == "prefork"
+    assert cell["shim"]["detected"]["hub"] == "parked"
+
+
+def test_green_threads_stood_still_and_native_ones_did_not(
+    cells: dict[str, dict[str, Any]],
+) -> None:
+    for cell in cells.values():
+        began, ended = cell["silence"]
+        assert cell["green"]["worst"] > 0.9 * (ended - began)
+        assert cell["native"]["worst"] < cell["green"]["worst"] / 2
+
+
+def test_nobody_asked_the_cells_anything_in_the_silence(cells: dict[str, dict[str, Any]]) -> None:
+    for cell in cells.values():
+        began, ended = cell["silence"]
+        assert ended - began >= SILENCE * HEARTBEAT
+        assert [request["kind"] for request in cell["requests"]] == ["open", "publish"]
+
+
+def test_the_report_is_written_and_holds_no_secret(
+    finished: subprocess.CompletedProcess[str], report: Path
+) -> None:
+    page = (report / "index.html").read_text(encoding="utf-8")
+    data = (report / "results.json").read_text(encoding="utf-8")
+
+    assert json.loads(data) == json.loads(finished.stdout)
+    for text in (page, data, finished.stdout, finished.stderr):
+        assert not re.search(r"amqp://[^/\s]*@", text)
+
+
+def test_ctrl_c_removes_everything(prepared: object, engine: Engine, tmp_path: Path) -> None:
+    command = [*COMMAND, "--scenario=none-kombu", f"--report={tmp_path}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if line.startswith("silence"):
+                break
+        assert ours(engine, process.pid) != "", "".join(told)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.stderr.close()  # type: ignore[union-attr]
+
+    assert ours(engine, process.pid) == ""
+
+
+def ours(engine: Engine, pid: int) -> str:
+    """The containers and networks of the run with this process."""
+    name = f"--filter=name=hbshim-regression-{pid}-"
+    return engine.run("ps", "--all", "--quiet", name) + engine.run("network", "ls", "--quiet", name)

@@ -1,0 +1,135 @@
+"""The console script ``hbshim-regression``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.scenarios import HEARTBEATS, SILENCE, Scenario, UnknownScenarioError, select
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    every control failed as it must, and every fix held
+  1    an expectation was not met: a fix broke, or a control survived
+  2    the command line is wrong
+  3    no verdict: the containers could not be had, or a cell could not be measured
+  130  interrupted; everything is removed again
+"""
+_NOT_RUN = 3
+_INTERRUPTED = 130
+_NARROWEST = 110
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.option(
+    "--scenario",
+    "patterns",
+    multiple=True,
+    metavar="NAME",
+    help="Run only this cell; a name or a glob such as 'hbshim-*-pika'. Repeatable.",
+)
+@click.option(
+    "--heartbeat",
+    type=click.IntRange(*HEARTBEATS),
+    default=4,
+    show_default=True,
+    metavar="T",
+    help=f"Heartbeat timeout in seconds; the silence lasts {SILENCE} times as long.",
+)
+@click.option("--rabbitmq-image", metavar="IMAGE", help="Use this image as the broker.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="report",
+    show_default=True,
+    metavar="DIR",
+    help="Where index.html and results.json go.",
+)
+@click.option("--list", "listing", is_flag=True, help="Show every scenario and what is expected.")
+def main(
+    patterns: Sequence[str],
+    heartbeat: int,
+    rabbitmq_image: str | None,
+    as_json: bool,
+    directory: Path,
+    listing: bool,
+) -> None:
+    """Reproduce the lost heartbeats under Apache and mod_wsgi, and prove the fix.
+
+    Starts one Apache for each cell of the matrix beside one RabbitMQ, in containers. In each, one
+    request opens a connection, nothing happens for a while, and a second request publishes. The
+    broker says who survived.
+    """
+    try:
+        chosen = select(patterns)
+    except UnknownScenarioError as error:
+        raise click.BadParameter(str(error), param_hint="--scenario") from None
+    try:
+        if listing:
+            _list(chosen, as_json)
+            return
+        sys.exit(_run(chosen, heartbeat, rabbitmq_image, as_json, directory))
+    except HarnessError as error:
+        click.echo(f"hbshim-regression: {error}", err=True)
+        sys.exit(_NOT_RUN)
+    except ModuleNotFoundError as error:
+        click.echo(
+            f"hbshim-regression: {error.name} is missing; pip install 'hbshim[harness]'", err=True
+        )
+        sys.exit(_NOT_RUN)
+    except KeyboardInterrupt:
+        click.echo("hbshim-regression: interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+
+
+def _list(chosen: Sequence[Scenario], as_json: bool) -> None:
+    from wsgi_harness.table import print_scenarios
+
+    if not as_json:
+        print_scenarios(_console(), chosen)
+        return
+    listed = [
+        {"name": each.name, "expected": each.expected, "reason": each.reason} for each in chosen
+    ]
+    click.echo(json.dumps(listed, indent=2))
+
+
+def _run(
+    chosen: Sequence[Scenario],
+    heartbeat: int,
+    rabbitmq_image: str | None,
+    as_json: bool,
+    directory: Path,
+) -> int:
+    # Costly, and the first four need the extra `harness`.
+    from wsgi_harness import record, report
+    from wsgi_harness.display import TerminalDisplay
+    from wsgi_harness.run import run
+    from wsgi_harness.table import print_verdicts
+    from wsgi_harness.verdict import exit_code
+
+    report.prepare(directory)
+    with TerminalDisplay(Console(stderr=True)) as display:
+        results = run(chosen, heartbeat=heartbeat, rabbitmq_image=rabbitmq_image, display=display)
+        display.say("drawing the report")
+        page = report.write(results, directory)
+    if as_json:
+        click.echo(json.dumps(record.as_data(results)))
+    else:
+        print_verdicts(_console(), results)
+        click.echo(f"Report: {page}")
+    return exit_code(results.verdicts)
+
+
+def _console() -> Console:
+    console = Console()
+    # Not in a terminal, rich assumes 80 columns and would break every line of the table.
+    return console if console.is_terminal else Console(width=max(console.width, _NARROWEST))

@@ -1,0 +1,110 @@
+"""The verdicts as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wsgi_harness.observation import Observation, Ticks
+from wsgi_harness.run import Results
+from wsgi_harness.scenarios import SCENARIOS, WORLDS, Scenario, World
+from wsgi_harness.verdict import Outcome, Verdict, exit_code
+
+_STYLES = {
+    Outcome.HELD: "bold green",
+    Outcome.FAILED_AS_IT_MUST: "green",
+    Outcome.FAILED_AS_WARNED: "green",
+    Outcome.LIVED: "green",
+    Outcome.BROKE: "bold white on red",
+    Outcome.FINDING: "bold black on yellow",
+    Outcome.INCONCLUSIVE: "bold black on yellow",
+}
+
+
+_NAME_WIDTH = max(len(scenario.name) for scenario in SCENARIOS)
+
+
+def print_verdicts(console: Console, results: Results) -> None:
+    """Print a row for each cell, what contradicts the expectations, and the sum of it."""
+    console.print(f"{results.broker}, T = {results.heartbeat} s", style="bold")
+    for world in WORLDS:
+        rows = [
+            row
+            for row in zip(results.scenarios, results.observations, results.verdicts, strict=True)
+            if row[0].world is world
+        ]
+        if rows:
+            console.print(_table_of(world, rows))
+    _print_reasons(console, results.verdicts)
+    console.print(summary(results), style="bold", highlight=False)
+
+
+def _table_of(world: World, rows: Sequence[tuple[Scenario, Observation, Verdict]]) -> Table:
+    table = _titled(world)
+    table.add_column("cell", no_wrap=True)
+    table.add_column("connection", no_wrap=True)
+    table.add_column("requests\nfailed", justify="right", no_wrap=True)
+    table.add_column("messages\nlost", justify="right", no_wrap=True)
+    table.add_column("latest tick, s\ngreen  native", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for scenario, seen, verdict in rows:
+        table.add_row(
+            scenario.name,
+            verdict.seen,
+            str(seen.failed_requests),
+            str(seen.messages.lost),
+            f"{_seconds(seen.green)}  {_seconds(seen.native)}",
+            Text(verdict.outcome.value, style=_STYLES[verdict.outcome]),
+        )
+    return table
+
+
+def _titled(world: World) -> Table:
+    return Table(
+        title=world.title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False
+    )
+
+
+def _print_reasons(console: Console, verdicts: Sequence[Verdict]) -> None:
+    for verdict in verdicts:
+        for reason in verdict.why:
+            console.print(f"{verdict.outcome.value}: {verdict.scenario}: {reason}", markup=False)
+        if not verdict.outcome.ok:
+            for note in verdict.notes:
+                console.print(f"  note: {note}", markup=False)
+
+
+def summary(results: Results) -> str:
+    """One sentence about the whole run."""
+    met = sum(verdict.outcome.ok for verdict in results.verdicts)
+    held = sum(verdict.outcome is Outcome.HELD for verdict in results.verdicts)
+    died = sum(verdict.outcome is Outcome.FAILED_AS_IT_MUST for verdict in results.verdicts)
+    if exit_code(results.verdicts) == 0:
+        return (
+            f"Every expectation was met in {met} cells: {died} controls lost their connection as "
+            f"they must, and hbshim held its connection in all {held} cells where it must."
+        )
+    return f"{len(results.verdicts) - met} of {len(results.verdicts)} expectations were not met."
+
+
+def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS) -> None:
+    """Print what there is to run, what is expected, and why."""
+    for world in WORLDS:
+        listed = [scenario for scenario in scenarios if scenario.world is world]
+        if not listed:
+            continue
+        table = _titled(world)
+        table.add_column("scenario", no_wrap=True, min_width=_NAME_WIDTH)
+        for header in ("expected", "what runs in the cell", "why that is expected"):
+            table.add_column(header)
+        for each in listed:
+            table.add_row(each.name, each.expected, each.method.what, each.reason)
+        console.print(table)
+
+
+def _seconds(ticks: Ticks | None) -> str:
+    return f"{'?' if ticks is None else format(ticks.worst, '.2f'):>6}"

@@ -19,7 +19,7 @@ TEST = [
     *PROMETHEUS,
     "build>=1",
     "celery>=5.3,<6",
-    "gunicorn>=21",
+    "gunicorn>=21,<26",
     "import-linter>=2",
     "mypy>=1.11",
     "pytest>=8",

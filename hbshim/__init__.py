@@ -13,16 +13,28 @@ if TYPE_CHECKING:
     from hbshim.api import install, keep_alive, uninstall
     from hbshim.options import Options
     from hbshim.runtime.detect import detect
+    from hbshim.status import status, take_events
 
 __version__ = "0.1.0"
 
-__all__ = ["Options", "__version__", "detect", "install", "keep_alive", "uninstall"]
+__all__ = [
+    "Options",
+    "__version__",
+    "detect",
+    "install",
+    "keep_alive",
+    "status",
+    "take_events",
+    "uninstall",
+]
 
 _HOMES = {
     "Options": "hbshim.options",
     "detect": "hbshim.runtime.detect",
     "install": "hbshim.api",
     "keep_alive": "hbshim.api",
+    "status": "hbshim.status",
+    "take_events": "hbshim.status",
     "uninstall": "hbshim.api",
 }
 

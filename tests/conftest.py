@@ -6,6 +6,8 @@ Without a container engine, tests that need one are skipped at a desk and fail w
 
 from __future__ import annotations
 
+from tests import worlds  # first: it patches before anything else is imported
+
 import os
 import shlex
 from collections.abc import Iterator

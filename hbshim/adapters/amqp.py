@@ -21,6 +21,7 @@ from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
+from hbshim.heartbeat.wire import Wire
 from hbshim.options import Options
 
 SUPPORTED = ">=5.2,<6"
@@ -58,11 +59,11 @@ def attach(connection: Any, options: Options) -> Link | None:
     attached: Link | None = getattr(transport, "hbshim_link", None)
     if attached is not None:
         return attached
-    name = f"amqp {transport.host}:{transport.port}"
+    wire = wire_for(transport.sock)
     if not connection.heartbeat:
-        not_negotiated(name)
+        not_negotiated(wire.name())
         return None
-    link = _make_link(connection, transport, name)
+    link = _make_link(connection, transport, wire)
     _wrap(connection, transport, link)
     watch(link, options)
     return link
@@ -77,7 +78,7 @@ def _check_version(connection: Any) -> None:
         require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, of_transport)
 
 
-def _make_link(connection: Any, transport: Any, name: str) -> Link:
+def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
     transport_ref = weakref.ref(transport)
 
     def half_read() -> bool:
@@ -85,9 +86,9 @@ def _make_link(connection: Any, transport: Any, name: str) -> Link:
         return alive is not None and bool(alive._read_buffer)
 
     return Link(
-        wire_for(transport.sock),
+        wire,
         float(connection.heartbeat),
-        name,
+        wire.name(),
         service.current().metrics,
         half_read=half_read,
         forked_error=lambda: RecoverableConnectionError(

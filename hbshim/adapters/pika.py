@@ -139,10 +139,11 @@ def _wrap(connection: Any) -> Link:
         alive = connection_ref()
         return alive is not None and bool(alive._frame_buffer)
 
+    wire = wire_for(transport._sock)
     link = Link(
-        wire_for(transport._sock),
+        wire,
         float(connection.params.heartbeat),
-        _name(connection),
+        wire.name(),
         service.current().metrics,
         half_written=half_written,
         half_read=half_read,

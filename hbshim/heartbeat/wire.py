@@ -77,6 +77,15 @@ class Wire:
             return False
         return len(answer) == _TCP_INFO.size
 
+    def name(self) -> str:
+        """Both addresses, as RabbitMQ's management names the connection.
+
+        Raises:
+            OSError: the socket is not connected.
+        """
+        here, there = NativeSocket.getsockname(self.native), NativeSocket.getpeername(self.native)
+        return f"{here[0]}:{here[1]} -> {there[0]}:{there[1]}"
+
     @property
     def closed(self) -> bool:
         """Whether the descriptor is gone."""

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK, Guard
+from tests.worlds import needs_os_threads
 
 
 def nothing():
@@ -42,6 +43,7 @@ def test_a_second_writer_does_not_wait_for_the_first_and_is_counted():
     assert guard.writers.engine_enters()
 
 
+@needs_os_threads
 def test_the_gate_stays_taken_while_the_second_writer_outlives_the_first():
     guard = Guard()
     second_is_in, let_second_go = threading.Event(), threading.Event()
@@ -60,6 +62,7 @@ def test_the_gate_stays_taken_while_the_second_writer_outlives_the_first():
     assert guard.writers.engine_enters()
 
 
+@needs_os_threads
 def test_a_writer_waits_for_the_engine_and_only_for_the_engine():
     guard = Guard()
     done = threading.Event()
@@ -137,6 +140,7 @@ def test_a_signal_handler_may_write_while_its_own_thread_is_the_engine():
     assert written == [1]
 
 
+@needs_os_threads
 def test_hammered_from_many_threads_the_engine_never_meets_a_writer():
     guard = Guard()
     wire, met, stop = [], [], threading.Event()

@@ -1,9 +1,11 @@
 """Links go to the engine chosen for them, move off a late hub, and stay when forced."""
 
 import socket
+import sys
 
 import pytest
 
+from hbshim.adapters.sockets import native_socket
 from hbshim.errors import WorkerError
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import HeartbeatService
@@ -47,7 +49,7 @@ def connected():
 
 
 def link_on(client, service, timeout=0.5):
-    return Link(Wire(client), timeout, "test", service.metrics)
+    return Link(Wire(native_socket(client)), timeout, "test", service.metrics)
 
 
 def test_a_link_is_beaten_at_half_of_t(connected):
@@ -134,7 +136,8 @@ def test_concurrent_writers_are_told_of_once(connected):
 @pytest.mark.parametrize("worker", ["greenthread", "tpool"])
 def test_a_green_worker_without_a_green_library_says_what_to_do(connected, worker, monkeypatch):
     client, _ = connected
-    monkeypatch.setattr("sys.modules", {})
+    for library in ("eventlet", "gevent"):
+        monkeypatch.delitem(sys.modules, library, raising=False)
     service = HeartbeatService()
     with pytest.raises(WorkerError, match="heartbeat_in_pthread=auto"):
         service.watch(link_on(client, service), worker)
@@ -143,7 +146,7 @@ def test_a_green_worker_without_a_green_library_says_what_to_do(connected, worke
 def test_without_tcp_info_the_guard_counts(connected):
     client, peer = connected
     service = HeartbeatService()
-    link = Link(Wire(client, tcp_info=False), 0.5, "test", service.metrics)
+    link = Link(Wire(native_socket(client), tcp_info=False), 0.5, "test", service.metrics)
     service.watch(link, "pthread")
     assert peer.recv(8) == HEARTBEAT_FRAME
     peer.sendall(HEARTBEAT_FRAME)

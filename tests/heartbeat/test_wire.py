@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from tests.waiting import wait_until
 
@@ -25,7 +26,7 @@ def pair():
 
 def test_a_beat_is_eight_bytes_of_amqp(pair):
     client, peer = pair
-    assert Wire(client).beat()
+    assert Wire(native_socket(client)).beat()
     # frame type 8, channel 0, size 0, frame-end 0xCE: AMQP 0-9-1, 4.2.7
     assert peer.recv(100) == b"\x08\x00\x00\x00\x00\x00\x00\xce" == HEARTBEAT_FRAME
 
@@ -33,7 +34,7 @@ def test_a_beat_is_eight_bytes_of_amqp(pair):
 @linux
 def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
     client, peer = pair
-    wire = Wire(client)
+    wire = Wire(native_socket(client))
     assert wire.has_tcp_info
     wait_until(lambda: wire.kernel_view().sent_ago > 0.05)
     peer.sendall(b"unread")
@@ -46,7 +47,7 @@ def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
 @linux
 def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
     client, peer = pair
-    wire = Wire(client)
+    wire = Wire(native_socket(client))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     client.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -62,7 +63,7 @@ def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
 
 def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair):
     client, peer = pair
-    wire = Wire(client)
+    wire = Wire(native_socket(client))
     frame = b"\x01\x00\x01\x00\x00\x00\x00\xce"
     peer.sendall(HEARTBEAT_FRAME * 3 + frame + HEARTBEAT_FRAME)
     wait_until(lambda: wire.unread() == 40)
@@ -73,7 +74,7 @@ def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair):
 
 def test_half_a_heartbeat_is_left_where_it_is(pair):
     client, peer = pair
-    wire = Wire(client)
+    wire = Wire(native_socket(client))
     peer.sendall(HEARTBEAT_FRAME + HEARTBEAT_FRAME[:5])
     wait_until(lambda: wire.unread() == 13)
     assert wire.take_heartbeats() == 1
@@ -83,14 +84,14 @@ def test_half_a_heartbeat_is_left_where_it_is(pair):
 def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair):
     client, _ = pair
     client.settimeout(30)
-    assert Wire(client).take_heartbeats() == 0
+    assert Wire(native_socket(client)).take_heartbeats() == 0
 
 
 @linux
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 def test_a_closed_peer_is_seen_without_reading(pair, reset):
     client, peer = pair
-    wire = Wire(client)
+    wire = Wire(native_socket(client))
     if reset:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     peer.close()
@@ -101,7 +102,7 @@ def test_shut_write_fails_the_next_write_and_keeps_the_last_words(pair):
     client, peer = pair
     peer.sendall(b"connection.close")
     peer.shutdown(socket.SHUT_WR)
-    wire = Wire(client)
+    wire = Wire(native_socket(client))
     wait_until(lambda: wire.unread() == 16)
     wire.shut_write()
     with pytest.raises(BrokenPipeError):
@@ -112,7 +113,7 @@ def test_shut_write_fails_the_next_write_and_keeps_the_last_words(pair):
 def test_dropping_a_copy_sends_nothing_to_the_peer(pair):
     client, peer = pair
     copy = socket.socket(fileno=os.dup(client.fileno()))
-    wire = Wire(copy)
+    wire = Wire(native_socket(copy))
     wire.drop()
     assert wire.closed
     client.sendall(b"still here")
@@ -121,7 +122,7 @@ def test_dropping_a_copy_sends_nothing_to_the_peer(pair):
 
 def test_without_tcp_info_a_closed_peer_is_still_seen(pair):
     client, peer = pair
-    wire = Wire(client, tcp_info=False)
+    wire = Wire(native_socket(client), tcp_info=False)
     assert not wire.has_tcp_info
     assert not wire.peer_closed()
     peer.close()

@@ -1,0 +1,67 @@
+"""Status, events and Prometheus tell the same story about a real connection."""
+
+import sys
+
+import pika
+import pytest
+
+import hbshim
+from hbshim.errors import MissingExtraError
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def connection(broker):
+    connection = pika.BlockingConnection(pika.URLParameters(broker.amqp_url(heartbeat=1)))
+    hbshim.keep_alive(connection)
+    yield connection
+    connection.close()
+
+
+def own_link(connection):
+    name = connection._impl._heartbeat_checker._link.name
+    return next(link for link in hbshim.status()["links"] if link["name"] == name)
+
+
+def test_status_shows_the_link_and_the_age_of_the_applications_own_traffic(connection):
+    wait_until(lambda: own_link(connection)["beats"] >= 3)
+    link = own_link(connection)
+    assert link["state"] == "alive"
+    assert link["heartbeat_timeout"] == 1.0
+    assert link["route"] == "plain"
+    # Beats went out meanwhile; they do not make the application look busy.
+    assert link["last_write_ago"] > 1
+    connection.channel()
+    assert own_link(connection)["last_write_ago"] < 1
+
+
+def test_events_are_handed_out_once(connection):
+    hbshim.take_events()
+    link = connection._impl._heartbeat_checker._link
+    link.guard.writers.overlaps += 1
+    wait_until(lambda: "event:concurrent-writers" in hbshim.status()["counters"])
+    assert [event.kind for event in hbshim.take_events()] == ["concurrent-writers"]
+    assert hbshim.take_events() == []
+
+
+def test_prometheus_scrapes_what_status_shows(connection):
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from hbshim.prometheus import register
+
+    registry = CollectorRegistry()
+    register(registry)
+    wait_until(lambda: own_link(connection)["beats"] >= 2)
+    text = generate_latest(registry).decode()
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(samples["hbshim_beats_sent_total"]) >= 2
+    workers = [key for key in samples if key.startswith("hbshim_links{")]
+    assert sum(float(samples[key]) for key in workers) >= 1
+    assert float(samples["hbshim_oldest_application_write_seconds"]) > 0
+
+
+def test_without_prometheus_client_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "hbshim.prometheus", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hbshim\[prometheus\]'"):
+        import hbshim.prometheus  # noqa: F401

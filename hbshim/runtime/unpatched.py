@@ -11,12 +11,17 @@ program may patch before or after it imports hbshim.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from hbshim.errors import WorkerError
+from hbshim.runtime.interpreter import look_at_interpreter
+
+#: Seconds that the end of a sub-interpreter waits for a thread in it.
+JOIN_WITHIN = 10.0
 
 
 class NativeLock(Protocol):
@@ -73,28 +78,40 @@ def start_native_thread(function: Callable[[], None], on_exit: Callable[[], None
 
     Parameters:
         function: called once, without arguments; it must not raise.
-        on_exit: makes `function` return soon. It is called at interpreter exit,
-            and only where daemon threads are forbidden (sub-interpreters with a
-            GIL of their own): there the interpreter joins every thread.
+        on_exit: makes `function` return soon. Called when a sub-interpreter ends,
+            which its threads must not outlive; the main interpreter lets them.
 
     Raises:
         WorkerError: the process cannot start another thread.
     """
+    start = _start_raw_thread if look_at_interpreter().main is not False else _start_joined_thread
     try:
-        original("_thread", "start_new_thread")(function, ())
-    except RuntimeError as daemon_refused:
-        try:
-            _start_joined_thread(function, on_exit)
-        except RuntimeError as refused:
-            raise WorkerError(
-                f"no native thread can be started here ({refused}); "
-                "set heartbeat_in_pthread=false or raise the process's thread limit"
-            ) from daemon_refused
+        start(function, on_exit)
+    except RuntimeError as refused:
+        raise WorkerError(
+            f"no native thread can be started here ({refused}); "
+            "set heartbeat_in_pthread=false or raise the process's thread limit"
+        ) from None
+
+
+def _start_raw_thread(function: Callable[[], None], _on_exit: Callable[[], None]) -> None:
+    original("_thread", "start_new_thread")(function, ())
 
 
 def _start_joined_thread(function: Callable[[], None], on_exit: Callable[[], None]) -> None:
-    threading = original_module("threading")
-    # Non-daemon threads are joined before ordinary atexit callbacks run; this
-    # registry (the one concurrent.futures uses) is called before that join.
-    threading._register_atexit(on_exit)
-    threading.Thread(target=function, name="hbshim-heartbeat", daemon=False).start()
+    # mod_wsgi runs applications in sub-interpreters. Ending one with a thread still
+    # in it is a fatal error of the whole process, and one with a GIL of its own
+    # refuses daemon threads, so the thread is stopped and joined first.
+    thread = original_module("threading").Thread(
+        target=function, name="hbshim-heartbeat", daemon=False
+    )
+
+    def stop_and_join() -> None:
+        on_exit()
+        thread.join(JOIN_WITHIN)
+
+    # The end of an interpreter calls `_shutdown` of the module named `threading`,
+    # patched or not. It joins threads before ordinary atexit callbacks run; those
+    # registered here (as concurrent.futures does) come before that join.
+    importlib.import_module("threading")._register_atexit(stop_and_join)
+    thread.start()

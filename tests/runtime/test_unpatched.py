@@ -1,0 +1,94 @@
+"""Real primitives in every world, and threads that end with their interpreter."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+WORLDS = {
+    "native": "",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+    "eventlet, hbshim first": "import hbshim.runtime.unpatched, eventlet; eventlet.monkey_patch()",
+    "gevent, eventlet idle": "from gevent import monkey; monkey.patch_all(); import eventlet",
+}
+
+
+def run(code):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
+def test_a_native_thread_runs_while_the_main_thread_waits_natively(patch):
+    printed = run(
+        patch
+        + """
+from hbshim.runtime.unpatched import allocate_lock, get_ident, start_native_thread
+lock, idents = allocate_lock(), []
+lock.acquire()
+start_native_thread(lambda: (idents.append(get_ident()), lock.release()), lambda: None)
+# A native wait stops the hub: only a thread of the operating system can end it.
+assert lock.acquire(True, 20)
+assert idents[0] != get_ident()
+print("native")
+"""
+    )
+    assert printed == "native\n"
+
+
+@pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
+def test_a_reentrant_lock_belongs_to_the_operating_systems_thread(patch):
+    printed = run(
+        patch
+        + """
+from hbshim.runtime.unpatched import allocate_lock, allocate_reentrant_lock, start_native_thread
+lock, done, taken = allocate_reentrant_lock(), allocate_lock(), []
+done.acquire()
+with lock, lock:
+    start_native_thread(lambda: (taken.append(lock.acquire(False)), done.release()), lambda: None)
+    assert done.acquire(True, 20)
+print(taken)
+"""
+    )
+    assert printed == "[False]\n"
+
+
+IN_A_SUB_INTERPRETER = """
+import sys
+name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+interpreters = __import__(name)
+inner = interpreters.create(CONFIG)
+failed = interpreters.run_string(inner, '''
+import sys
+sys.path[:] = PATH
+from hbshim.runtime.unpatched import allocate_lock, start_native_thread
+stop, started = allocate_lock(), allocate_lock()
+stop.acquire(); started.acquire()
+start_native_thread(lambda: (started.release(), stop.acquire()), stop.release)
+assert started.acquire(True, 20)
+'''.replace("PATH", repr(sys.path)))
+assert failed is None, failed
+interpreters.destroy(inner)
+print("ended")
+"""
+
+CONFIGURATIONS = {(3, 12): ["isolated=False", "isolated=True"]}.get(
+    sys.version_info[:2], ["'legacy'", "'isolated'"]
+)
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12),
+    reason="Python's own API refuses to end a sub-interpreter with a thread in it before 3.12",
+)
+@pytest.mark.parametrize("config", CONFIGURATIONS)
+def test_a_sub_interpreter_ends_with_the_heartbeat_thread_in_it(config):
+    assert run(IN_A_SUB_INTERPRETER.replace("CONFIG", config)) == "ended\n"

@@ -23,7 +23,7 @@ Exit codes:
 """
 _NOT_RUN = 3
 _INTERRUPTED = 130
-_NARROWEST = 110
+_NARROWEST = 100
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)

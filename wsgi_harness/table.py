@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,7 +24,8 @@ _STYLES = {
 }
 
 
-_NAME_WIDTH = max(len(scenario.name) for scenario in SCENARIOS)
+# Columns that the whole table takes; a narrower terminal gets it without the ticks.
+_WIDE = 100
 
 
 def print_verdicts(console: Console, results: Results) -> None:
@@ -38,34 +38,44 @@ def print_verdicts(console: Console, results: Results) -> None:
             if row[0].world is world
         ]
         if rows:
-            console.print(_table_of(world, rows))
+            console.print(_table_of(world, rows, wide=console.width >= _WIDE))
     _print_reasons(console, results.verdicts)
     console.print(summary(results), style="bold", highlight=False)
 
 
-def _table_of(world: World, rows: Sequence[tuple[Scenario, Observation, Verdict]]) -> Table:
-    table = _titled(world)
+def _table_of(
+    world: World, rows: Sequence[tuple[Scenario, Observation, Verdict]], *, wide: bool
+) -> Table:
+    table = _titled(world, gap=2 if wide else 1)
     table.add_column("cell", no_wrap=True)
-    table.add_column("connection", no_wrap=True)
-    table.add_column("requests\nfailed", justify="right", no_wrap=True)
-    table.add_column("messages\nlost", justify="right", no_wrap=True)
-    table.add_column("latest tick, s\ngreen  native", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("connection")
+    table.add_column("failed\nreq.", justify="right")
+    table.add_column("lost\nmsg.", justify="right")
+    if wide:
+        table.add_column("latest tick, s\ngreen  native", justify="right", no_wrap=True)
+    table.add_column("verdict")
     for scenario, seen, verdict in rows:
+        late = [f"{_seconds(seen.green)}  {_seconds(seen.native)}"] if wide else []
         table.add_row(
             scenario.name,
             verdict.seen,
             str(seen.failed_requests),
             str(seen.messages.lost),
-            f"{_seconds(seen.green)}  {_seconds(seen.native)}",
+            *late,
             Text(verdict.outcome.value, style=_STYLES[verdict.outcome]),
         )
     return table
 
 
-def _titled(world: World) -> Table:
+def _titled(world: World, gap: int) -> Table:
     return Table(
-        title=world.title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False
+        title=f"\n{world.title}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+        header_style="underline",
     )
 
 
@@ -97,8 +107,8 @@ def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS)
         listed = [scenario for scenario in scenarios if scenario.world is world]
         if not listed:
             continue
-        table = _titled(world)
-        table.add_column("scenario", no_wrap=True, min_width=_NAME_WIDTH)
+        table = _titled(world, gap=2)
+        table.add_column("scenario", no_wrap=True)
         for header in ("expected", "what runs in the cell", "why that is expected"):
             table.add_column(header)
         for each in listed:

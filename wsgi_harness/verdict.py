@@ -97,8 +97,8 @@ def _against_alive(seen: Observation) -> Iterator[str]:
     if not seen.survived:
         yield f"the connection was closed: {seen.broker.reason or 'no reason logged'}"
     if seen.failed_requests:
-        errors = ", ".join(request.error or "no error told" for request in seen.requests)
-        yield f"failed requests: {seen.failed_requests} ({errors})"
+        errors = [request.error or "no error told" for request in seen.requests if request.failed]
+        yield f"failed requests: {seen.failed_requests} ({', '.join(errors)})"
     if seen.messages.lost:
         yield f"lost messages: {seen.messages.lost} of {seen.messages.asked}"
     if seen.broker.connections > 1:

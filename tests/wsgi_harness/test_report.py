@@ -142,19 +142,21 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_run(tmp_path: Path
 
 
 def printed(run: Results, width: int = 120) -> str:
-    console = Console(record=True, width=width, file=None, quiet=False)
+    console = Console(width=width)
     with console.capture() as capture:
         print_verdicts(console, run)
     return capture.get()
 
 
-def test_the_terminal_shows_each_cell_on_one_line() -> None:
-    lines = printed(results(), width=100).splitlines()
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_terminal_shows_each_cell_on_one_line(width: int) -> None:
+    lines = printed(results(), width=width).splitlines()
 
     for scenario in SCENARIOS:
         shown = [line for line in lines if line.strip().startswith(f"{scenario.name} ")]
         assert len(shown) == 1
         assert ("open after" if scenario.expected == "alive" else "closed after") in shown[0]
+        assert "…" not in shown[0]
 
 
 def test_the_terminal_tells_what_was_not_expected() -> None:

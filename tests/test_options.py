@@ -1,6 +1,7 @@
 """Every source of options, their precedence, and the error for bad input."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +103,23 @@ def test_every_option_documents_itself():
     rows = describe()
     assert [row["option"] for row in rows] == [f.name for f in dataclasses.fields(Options)]
     assert all(row["meaning"] and row["accepts"] and row["environment"] for row in rows)
+
+
+def test_the_documented_table_is_the_code():
+    page = (Path(__file__).parents[1] / "docs" / "options.md").read_text(encoding="utf-8")
+    shown = page.split("tests/test_options.py -->\n")[1].split("\n<!-- end of options")[0]
+    assert shown == table()
+
+
+def table():
+    rows = [
+        "| option | values | default | environment | URL key | meaning |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in describe():
+        accepts = row["accepts"].replace("|", "\\|")
+        rows.append(
+            f"| `{row['option']}` | {accepts} | {row['default']} | `{row['environment']}` "
+            f"| `{row['url']}` | {row['meaning']} |"
+        )
+    return "\n".join(rows)

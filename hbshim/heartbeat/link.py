@@ -68,6 +68,7 @@ class Link:
         self._pid = os.getpid()
         self._looks = 0
         self._overlaps_told = 0
+        self._torn_told = False
         self._last_unread = time.monotonic()
         # Only for platforms without TCP_INFO, where the guard counts.
         self._last_beat = self._last_drain = self._last_unread
@@ -87,7 +88,7 @@ class Link:
         finally:
             if engine_is_in:
                 self.guard.writers.engine_leaves()
-        self._tell_overlaps()
+        self._tell_misuse()
         pause = next_look(event, sample, self.timeout)
         if self.state is not State.ALIVE or pause is None:
             return None
@@ -204,16 +205,24 @@ class Link:
         elif action is Action.DROP:
             self.orphan()
 
-    def _tell_overlaps(self) -> None:
+    def _tell_misuse(self) -> None:
         overlaps = self.guard.writers.overlaps
         if overlaps > self._overlaps_told:
+            self._overlaps_told = overlaps
             self._metrics.record(
                 "concurrent-writers",
                 self.name,
-                f"two writers at once on one connection, {overlaps - self._overlaps_told} times; "
+                f"two writers at once on one connection, {overlaps} times so far; "
                 "frames may interleave: give each thread a connection of its own",
             )
-            self._overlaps_told = overlaps
+        if self.guard.torn and not self._torn_told:
+            self._torn_told = True
+            self._metrics.record(
+                "write-broken-off",
+                self.name,
+                "a write was broken off in mid-frame, so no beat is legal any more; "
+                "close the connection and open a new one",
+            )
 
     # -- the client's side ---------------------------------------------------
 

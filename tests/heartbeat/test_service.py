@@ -58,7 +58,7 @@ def test_a_link_is_beaten_at_half_of_t(connected):
     link = link_on(client, service)
     service.watch(link, "pthread")
     assert peer.recv(8) == HEARTBEAT_FRAME
-    assert link.beats >= 1
+    wait_until(lambda: link.beats >= 1)
     link.close()
     assert link.state is State.CLOSED
     wait_until(lambda: service.engine("pthread").next_due is None)
@@ -131,6 +131,25 @@ def test_concurrent_writers_are_told_of_once(connected):
     link.turn(0.0)
     kinds = [event.kind for event in service.metrics.take_events()]
     assert kinds == ["concurrent-writers"]
+
+
+def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(connected):
+    client, _ = connected
+    service = HeartbeatService()
+    link = link_on(client, service, timeout=30)
+
+    def break_off(*_):
+        raise TimeoutError
+
+    write = link.guard.around_frame_writer(break_off, lambda: None, lambda _: True)
+    with pytest.raises(TimeoutError):
+        write(1, 1, None, None, None)
+    link.timeout = 0.01  # a beat would have been due long ago
+    link.turn(0.0)
+    link.turn(0.0)
+    assert link.beats == 0
+    kinds = [event.kind for event in service.metrics.take_events()]
+    assert kinds.count("write-broken-off") == 1
 
 
 @pytest.mark.parametrize("worker", ["greenthread", "tpool"])

@@ -23,7 +23,7 @@ from wsgi_harness.engine import Engine
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.images import Images, prepare
 from wsgi_harness.paths import CONTAINERS
-from wsgi_harness.stack import CA_FILE, project_name
+from wsgi_harness.stack import CA_FILE, project_name, read_logs
 
 PASSWORD = "only-for-tests"
 HEARTBEAT = 4
@@ -107,7 +107,7 @@ def broker(
     project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
 
     def compose(*argv: str) -> str:
-        command: list[str | Path] = [*engine.compose, "--ansi", "never", *project, *argv]
+        command: list[str | Path] = [*engine.compose, *project, *argv]
         return run(command, timeout=60, env=engine.environment)
 
     found = Broker(
@@ -117,7 +117,7 @@ def broker(
         management_url=f"http://127.0.0.1:{docker_services.port_for(services.BROKER, 15672)}",
         user=services.USER,
         password=PASSWORD,
-        read_log=lambda: compose("logs", "--no-color", "--no-log-prefix", services.BROKER),
+        read_log=lambda: read_logs(engine, docker_compose_project_name, services.BROKER),
         read_ca=lambda: compose("exec", "-T", services.BROKER, "cat", CA_FILE),
     )
     wait_until(found.check_ready, READY_LIMIT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def ensure_images(
     names = ["apache"] if rabbitmq_image else ["apache", "rabbitmq"]
     if rabbitmq_image:
         _ensure_foreign(engine, rabbitmq_image, progress)
-    tags = {name: _tag(name, suite) for name in names}
+    tags = {name: image_tag(name, suite) for name in names}
     missing = [name for name, tag in tags.items() if not _is_built(engine, tag)]
     if missing:
         base = _ensure_base(engine, suite, progress)
@@ -102,7 +102,8 @@ def base_image(suite: str) -> str:
     return f"docker.io/library/debian:{suite}-slim"
 
 
-def _tag(name: str, suite: str) -> str:
+def image_tag(name: str, suite: str) -> str:
+    """Return the name of an image of ours, with a hash of all that goes into it."""
     digest = hashlib.sha256(base_image(suite).encode())
     for path in sorted((CONTAINERS / name).iterdir()):
         if path.is_file():
@@ -169,26 +170,37 @@ def _build_all(
 
 
 def _build(engine: Engine, name: str, tag: str, suite: str, base: str, *options: str) -> None:
+    argv, environment = build_command(engine, name, tag, suite, base)
+    # its last word is the directory
+    run([*argv[:-1], *options, argv[-1]], timeout=_BUILD_LIMIT, env=environment)
+
+
+def build_command(
+    engine: Engine, name: str, tag: str, suite: str, base: str
+) -> tuple[list[str | Path], dict[str, str]]:
+    """Return the command that builds an image, and the environment that it needs.
+
+    What may hold a password is in the environment alone, as commands are shown in errors.
+    """
     arguments = {"BASE": base}
     if suite in debian.UNRELEASED:
         arguments["APT_OPTIONS"] = f"-o {debian.UNRELEASED[suite]}"
-    secrets, secret_environment = _pip_secrets()
-    argv: Sequence[str | Path] = [
+    secrets, environment = _pip_secrets()
+    argv: list[str | Path] = [
         *engine.builder,
         "build",
         *(["--load"] if engine.kind == "docker" else ["--format", "docker"]),
         # The host's network: its DNS, its MTU, and a proxy on its loopback.
         "--network=host",
         *(f"--build-arg={key}={value}" for key, value in arguments.items()),
-        # Named without a value: taken from the environment, so that no password is shown.
+        # Named without a value: taken from the environment.
         *(f"--build-arg={key}" for key in _PROXIES if key in os.environ),
         *(f"--secret={secret}" for secret in secrets),
         f"--label={_INPUTS_LABEL}={tag}",
         f"--tag={tag}",
-        *options,
         CONTAINERS / name,
     ]
-    run(argv, timeout=_BUILD_LIMIT, env={**engine.environment, **secret_environment})
+    return argv, {**engine.environment, **environment}
 
 
 def _pip_secrets() -> tuple[list[str], dict[str, str]]:

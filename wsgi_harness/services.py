@@ -121,14 +121,14 @@ def _cell(cell: CellService, images: Images, code: Path) -> dict[str, Any]:
 
 def _official_broker(heartbeat: int, directory: Path) -> dict[str, Any]:
     """Return what an image made like Docker's own `rabbitmq` needs to be told at start."""
-    config, plugins = directory / "90-hbshim.conf", directory / "enabled_plugins"
+    config, plugins = directory / "95-hbshim.conf", directory / "enabled_plugins"
     config.write_text(_OFFICIAL_CONFIG.format(heartbeat=heartbeat))
     plugins.write_text("[rabbitmq_management].\n")
     for path in (config, plugins):
         path.chmod(0o644)
     return {
         "volumes": [
-            f"{config}:/etc/rabbitmq/conf.d/90-hbshim.conf:ro,z",
+            f"{config}:/etc/rabbitmq/conf.d/95-hbshim.conf:ro,z",
             f"{plugins}:/etc/rabbitmq/enabled_plugins:ro,z",
         ]
     }

@@ -36,11 +36,18 @@ _DOWN_LIMIT = 120.0
 _EXEC_LIMIT = 60.0
 _LOOK_EVERY = 2.0
 _SHOWN_LINES = 15
+_NOT_UP = "no containers are up; use the stack in a with statement"
 
 
 def project_name(purpose: str) -> str:
     """Return a Compose project name that no other run, and no second call, has."""
     return f"hbshim-{purpose}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def read_logs(engine: Engine, project: str, service: str) -> str:
+    """Return what the container of a service wrote to standard output and error so far."""
+    argv = [*engine.client, "logs", f"{project}-{service}-1"]
+    return run(argv, timeout=_EXEC_LIMIT, env=engine.environment, merge_stderr=True)
 
 
 class Stack:
@@ -79,7 +86,7 @@ class Stack:
         self._environment: dict[str, str] = {}
         self._engine: Engine | None = None
         self._broker: Broker | None = None
-        self._ports: dict[tuple[str, int], int] = {}
+        self._containers: dict[str, dict[str, Any]] = {}
         self._on_exit = contextlib.ExitStack()
 
     def __enter__(self) -> Stack:
@@ -119,7 +126,9 @@ class Stack:
             self._compose("up", "--detach", "--no-build", *names, timeout=_UP_LIMIT)
         except CommandError as error:
             raise StackError(f"the containers did not start: {error}") from error
-        self._ports = self._published_ports()
+        self._containers = self._list_containers()
+        for name in names:
+            self._check_running(name)
         self._broker = self._describe_broker(images)
         self._wait(BROKER, self._broker.check_ready)
         for cell in self._cells:
@@ -128,20 +137,19 @@ class Stack:
 
     def down(self) -> None:
         """Remove containers, networks and volumes; does nothing where nothing is up."""
-        if self._engine is None or not self._override_file.exists():
-            return
         with undisturbed():
-            self._progress("removing the containers")
-            everything = ("--volumes", "--remove-orphans", "--timeout", "0")
-            self._compose("down", *everything, timeout=_DOWN_LIMIT)
-            shutil.rmtree(self._directory)
-            self._broker = None
+            if self._override_file.exists():
+                self._progress("removing the containers")
+                everything = ("--volumes", "--remove-orphans", "--timeout", "0")
+                self._compose("down", *everything, timeout=_DOWN_LIMIT)
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._broker, self._containers = None, {}
 
     @property
     def broker(self) -> Broker:
         """The broker; raises `StackError` while nothing is up."""
         if self._broker is None:
-            raise StackError("no containers are up; use the stack in a with statement")
+            raise StackError(_NOT_UP)
         return self._broker
 
     def cell_url(self, name: str) -> str:
@@ -157,7 +165,10 @@ class Stack:
 
     def logs(self, service: str) -> str:
         """Return what a service wrote to standard output and error so far."""
-        return self._compose("logs", "--no-color", "--no-log-prefix", service)
+        if self._engine is None:
+            raise StackError(_NOT_UP)
+        # Not Compose's own logs: they add control characters.
+        return read_logs(self._engine, self.project, service)
 
     def pause(self, service: str) -> None:
         """Freeze every process of a service; its kernel still acknowledges what arrives."""
@@ -177,7 +188,7 @@ class Stack:
 
     def _compose(self, *argv: str, timeout: float = _EXEC_LIMIT) -> str:
         if self._engine is None:
-            raise StackError("no containers are up; use the stack in a with statement")
+            raise StackError(_NOT_UP)
         files = (
             "--ansi",
             "never",
@@ -192,30 +203,23 @@ class Stack:
             env={**self._engine.environment, **self._environment},
         )
 
-    def _containers(self) -> list[dict[str, Any]]:
+    def _list_containers(self) -> dict[str, dict[str, Any]]:
         # One question for all of them: `compose port` would be a process for each.
         listed = self._compose("ps", "--all", "--format", "json").strip()
         if listed.startswith("["):  # Compose before 2.21
-            array: list[dict[str, Any]] = json.loads(listed)
-            return array
-        return [json.loads(line) for line in listed.splitlines()]
-
-    def _published_ports(self) -> dict[tuple[str, int], int]:
-        return {
-            (container["Service"], port["TargetPort"]): port["PublishedPort"]
-            for container in self._containers()
-            for port in container.get("Publishers") or ()
-            if port["PublishedPort"]
-        }
+            containers: list[dict[str, Any]] = json.loads(listed)
+        else:
+            containers = [json.loads(line) for line in listed.splitlines()]
+        return {container["Service"]: container for container in containers}
 
     def _port(self, service: str, inside: int) -> int:
-        try:
-            return self._ports[service, inside]
-        except KeyError:
-            known = sorted({name for name, _ in self._ports})
-            raise StackError(
-                f"no service {service!r} with a published port {inside} is up; there are {known}"
-            ) from None
+        if not self._containers:
+            raise StackError(_NOT_UP)
+        for port in self._containers.get(service, {}).get("Publishers") or ():
+            if port["TargetPort"] == inside and port["PublishedPort"]:
+                return int(port["PublishedPort"])
+        known = ", ".join(sorted(self._containers))
+        raise StackError(f"no service {service!r} with a port {inside}; the services are {known}")
 
     def _describe_broker(self, images: Images) -> Broker:
         own = images.own_rabbitmq
@@ -248,17 +252,22 @@ class Stack:
                 check()
             except NotReadyError:
                 if time.monotonic() >= look_again:
+                    self._containers = self._list_containers()
                     self._check_running(service)
                     look_again = time.monotonic() + _LOOK_EVERY
                 raise
 
         try:
             wait_until(check_it_runs_and_answers, _READY_LIMIT)
-        except StackError as error:
-            tail = "\n".join(self.logs(service).splitlines()[-_SHOWN_LINES:])
-            raise StackError(f"{error}; its log ends with:\n{tail}") from error
+        except NotReadyError as error:
+            raise StackError(self._with_log(service, str(error))) from error
 
     def _check_running(self, service: str) -> None:
-        for container in self._containers():
-            if container["Service"] == service and container["State"] == "exited":
-                raise StackError(f"{service} ended with status {container['ExitCode']}")
+        container = self._containers[service]
+        if container["State"] == "exited":
+            ended = f"{service} ended with status {container['ExitCode']}"
+            raise StackError(self._with_log(service, ended))
+
+    def _with_log(self, service: str, message: str) -> str:
+        tail = "\n".join(self.logs(service).splitlines()[-_SHOWN_LINES:])
+        return f"{message}; its log ends with:\n{tail}"

@@ -44,7 +44,8 @@ default_user = $user
 default_pass = $password
 CONF
 )
-chown -R rabbitmq:rabbitmq /etc/rabbitmq/conf.d /var/lib/rabbitmq /var/log/rabbitmq
+chown rabbitmq:rabbitmq /etc/rabbitmq/conf.d/90-start.conf
+chown -R rabbitmq:rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
 
 # Debian's wrapper in /usr/sbin sends the log into a file; the script behind it keeps stdout.
 cd /var/lib/rabbitmq

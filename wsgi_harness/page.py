@@ -70,7 +70,6 @@ connection.</p>
 $grid
 <h2>All connections</h2>
 <figure role="img" aria-label="Life of each connection, and lateness of its ticks">
-$legend
 $overview
 <figcaption>Left: the green bar is the connection as RabbitMQ saw it, the cross its end, a triangle
 a heartbeat from the cell, the squares the two requests (hollow: failed). Right: in each process a

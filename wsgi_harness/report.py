@@ -1,4 +1,4 @@
-"""Writes the report: index.html for people, results.json for programs."""
+"""Writes the report: index.html for people, results.json for programs, overview.svg to show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from wsgi_harness import plots, record
+from wsgi_harness import overview, plots, record
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.observation import Observation
 from wsgi_harness.page import CELL, PAGE
@@ -49,7 +49,7 @@ def prepare(directory: Path) -> None:
 
 
 def write(results: Results, directory: Path) -> Path:
-    """Write both files and return the page's path.
+    """Write the files and return the page's path.
 
     Raises:
         ReportError: they cannot be written.
@@ -57,9 +57,19 @@ def write(results: Results, directory: Path) -> Path:
     prepare(directory)
     data = json.dumps(record.as_data(results), indent=1)
     (directory / "results.json").write_text(data + "\n", encoding="utf-8")
+    (directory / "overview.svg").write_text(_picture(results), encoding="utf-8")
     page = directory / "index.html"
     page.write_text(render(results), encoding="utf-8")
     return page
+
+
+def _picture(results: Results) -> str:
+    """The connections of the first world, the one that fails: a picture to show elsewhere."""
+    pairs = zip(results.scenarios, results.observations, strict=True)
+    shown = [pair for pair in pairs if pair[0].world is WORLDS[0]]
+    return overview.overview(
+        [scenario for scenario, _ in shown], [seen for _, seen in shown], results.heartbeat
+    )
 
 
 def render(results: Results) -> str:
@@ -76,7 +86,7 @@ def render(results: Results) -> str:
         ticks=TICKS,
         grid=_grid(rows),
         legend=plots.legend(),
-        overview=plots.overview(results.scenarios, results.observations, results.heartbeat),
+        overview=overview.overview(results.scenarios, results.observations, results.heartbeat),
         cells="".join(_cell(*row, results.heartbeat) for row in rows),
     )
 

@@ -16,7 +16,7 @@ from wsgi_harness import record, report
 from wsgi_harness.observation import Observation
 from wsgi_harness.report import ReportError
 from wsgi_harness.run import Results
-from wsgi_harness.scenarios import SCENARIOS, Scenario, select
+from wsgi_harness.scenarios import SCENARIOS, WORLDS, Scenario, select
 from wsgi_harness.table import print_scenarios, print_verdicts, summary
 from wsgi_harness.verdict import judge
 
@@ -57,7 +57,7 @@ def test_every_cell_has_its_section_and_its_timeline(page: str) -> None:
         assert page.count(f'id="{scenario.name}"') == 1
         assert f'href="#{scenario.name}"' in page
         assert f'aria-label="Timeline of {scenario.name}"' in page
-    pictures_of_all, legends = 1, 2
+    pictures_of_all, legends = 1, 1
     assert page.count("<svg") == len(SCENARIOS) + pictures_of_all + legends
 
 
@@ -118,6 +118,17 @@ def test_both_files_are_written_and_agree(tmp_path: Path) -> None:
     assert data["ok"] is True
     assert data["exit_code"] == 0
     assert [cell["name"] for cell in data["cells"]] == [each.name for each in some]
+
+
+def test_the_picture_to_show_has_a_lane_for_each_cell_of_the_first_world(tmp_path: Path) -> None:
+    report.write(results(), tmp_path)
+
+    picture = (tmp_path / "overview.svg").read_text(encoding="utf-8")
+    for scenario in SCENARIOS:
+        lane = f"{scenario.method.title}, {scenario.library}"
+        assert picture.count(f">{lane}<") == 1
+    assert WORLDS[0].title in picture
+    assert WORLDS[1].title not in picture
 
 
 def test_the_data_of_a_cell_is_complete() -> None:

@@ -236,8 +236,13 @@ class Stack:
 
     def _check_cell(self, name: str) -> None:
         try:
+            url = self.cell_url(name)
+        except StackError as error:
+            # a container that has just ended publishes nothing; `_wait` looks for that
+            raise NotReadyError(str(error)) from error
+        try:
             # httpd answers this itself; no Python runs, and nothing wakes up
-            response = requests.get(f"{self.cell_url(name)}/-/alive", timeout=10)
+            response = requests.get(f"{url}/-/alive", timeout=10)
         except requests.RequestException as error:
             raise NotReadyError(f"{name} does not answer") from error
         if response.status_code != requests.codes.no_content:

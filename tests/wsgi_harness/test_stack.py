@@ -30,7 +30,7 @@ def stack(engine: Engine, images: Images) -> Iterator[Stack]:
     """A broker, one httpd, and one container that runs something else."""
     cells = [
         CellService("web", {"WORDS": WORDS}),
-        CellService("aside", entrypoint=("/opt/venv/bin/python", "-c", "input()")),
+        CellService("aside", entrypoint=("sleep", "3600")),
     ]
     with Stack(project_name("stack"), cells, heartbeat=7, prepared=(engine, images)) as running:
         yield running

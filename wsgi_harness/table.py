@@ -90,15 +90,16 @@ def _print_reasons(console: Console, verdicts: Sequence[Verdict]) -> None:
 
 def summary(results: Results) -> str:
     """One sentence about the whole run."""
-    met = sum(verdict.outcome.ok for verdict in results.verdicts)
-    held = sum(verdict.outcome is Outcome.HELD for verdict in results.verdicts)
-    died = sum(verdict.outcome is Outcome.FAILED_AS_IT_MUST for verdict in results.verdicts)
-    if exit_code(results.verdicts) == 0:
-        return (
-            f"Every expectation was met in {met} cells: {died} controls lost their connection as "
-            f"they must, and hbshim held its connection in all {held} cells where it must."
-        )
-    return f"{len(results.verdicts) - met} of {len(results.verdicts)} expectations were not met."
+    outcomes = [verdict.outcome for verdict in results.verdicts]
+    if exit_code(results.verdicts) != 0:
+        unmet = sum(not outcome.ok for outcome in outcomes)
+        return f"{unmet} of {len(outcomes)} expectations were not met."
+    parts = [f"Every expectation was met in {len(outcomes)} cells."]
+    if died := outcomes.count(Outcome.FAILED_AS_IT_MUST):
+        parts.append(f"Without hbshim {died} connections were closed, as they must be.")
+    if held := outcomes.count(Outcome.HELD):
+        parts.append(f"With it {held} of {held} lived, and no request or message was lost.")
+    return " ".join(parts)
 
 
 def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS) -> None:

@@ -1,0 +1,224 @@
+"""One AMQP client in one world, in an interpreter of its own, steered line by line.
+
+    python tests/system/agent.py native|eventlet|gevent amqp|kombu|pika
+
+reads one command per line of JSON and answers each with one line. While it waits
+for a command its main thread is blocked in a native read: in a patched world the
+hub stands still then, as it does in Apache between two requests.
+"""
+# ruff: noqa: E402, T201 - patch first, import later; the answers are printed.
+
+import sys
+
+WORLD, LIBRARY = sys.argv[1:]
+if WORLD == "eventlet":
+    import eventlet
+
+    eventlet.monkey_patch()
+elif WORLD == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import gc
+import json
+import os
+import socket
+import time
+import traceback
+import weakref
+
+import hbshim
+from hbshim.heartbeat import service
+from hbshim.runtime.unpatched import original
+from tests.system.libraries import CLIENTS
+
+
+class Agent:
+    """Each method without an underscore is a command."""
+
+    def __init__(self):
+        self.client = None
+        self.buried = []
+
+    # -- the connection --------------------------------------------------------
+
+    def open(self, shim="install", options=None, receive_buffer=None, send_buffer=None, **opening):
+        """Connect, with hbshim installed, attached afterwards ("keep_alive") or absent ("none")."""
+        if shim == "install":
+            hbshim.install(**(options or {}))
+        set_buffers(receive_buffer, send_buffer)
+        if self.client is None:
+            self.client = CLIENTS[LIBRARY](opening)
+        self.client.connect()
+        sock = self.client.sock()
+        if shim == "keep_alive":
+            self.client.keep_alive(**(options or {}))
+        return sock.getsockname()[1]
+
+    def reopen(self):
+        """Connect the same client object anew."""
+        self.client.connect()
+        return self.client.sock().getsockname()[1]
+
+    def publish(self, size=100, times=1, pause=0.0):
+        for _ in range(times):
+            self.client.publish(size)
+            if pause:
+                time.sleep(pause)
+
+    def declare(self, queue):
+        self.client.declare(queue)
+
+    def count(self):
+        return self.client.count()
+
+    def consume(self, callback, total, how="block"):
+        self.client.consume(callback, total, lambda seconds: self.wait(seconds, how))
+        return self.client.consumed
+
+    def drain(self, limit):
+        self.client.drain(limit)
+
+    def tick(self):
+        self.client.tick()
+
+    def close(self):
+        self.client.close()
+
+    def bury(self):
+        """Close and let go; :meth:`remains` says what of it is left."""
+        self.buried = [weakref.ref(item) for item in (self.client.connection, *self._links())]
+        self.client.close()
+        self.client = None
+
+    def remains(self):
+        gc.collect()
+        return {
+            "objects": [repr(item()) for item in self.buried if item() is not None],
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "wakeups": sum(engine.wakeups for engine in service.current().engines()),
+        }
+
+    # -- the world -------------------------------------------------------------
+
+    def wait(self, seconds, how="hub"):
+        """Let time pass: in the hub, with the thread blocked, or computing."""
+        if how == "hub":
+            time.sleep(seconds)
+        elif how == "block":
+            original("time", "sleep")(seconds)
+        else:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                sum(range(1000))
+
+    def report(self):
+        heartbeats = service.current()
+        return {
+            "links": [
+                {
+                    "state": link.state.value,
+                    "beats": link.beats,
+                    "route": link.wire.route,
+                    "tcp_info": link.wire.has_tcp_info,
+                    "unread": link.wire.unread() if link.state.value == "alive" else 0,
+                    "received_ago": link.wire.kernel_view().received_ago,
+                }
+                for link in self._links()
+            ],
+            "workers": [engine.worker.name for engine in heartbeats.engines()],
+            "counters": heartbeats.metrics.snapshot(),
+        }
+
+    def _links(self):
+        return service.current().links()
+
+    # -- interference ----------------------------------------------------------
+
+    def force_beats(self, every=0.005):
+        """Have the engine find a beat due at each look, and look all the time."""
+        for link in self._links():
+            view = link.wire.kernel_view
+            link.timeout = 2 * every
+            link.wire.kernel_view = lambda view=view: view()._replace(
+                sent_ago=float("inf"), received_ago=0.0
+            )
+            for engine in service.current().engines():
+                engine.watch(link)
+
+    def blind_guard(self):
+        """Make the guard useless, to see a test notice it."""
+        for link in self._links():
+            gate = link.guard.writers
+            link.guard.writers = type(
+                "NoGate",
+                (),
+                {
+                    "overlaps": 0,
+                    "occupied": False,
+                    "engine_enters": lambda _: True,
+                    "engine_leaves": lambda _: None,
+                    "gate": gate,
+                },
+            )()
+            # Beat into a full queue, too.
+            link._half_written = lambda: False
+            view = link.wire.kernel_view
+            link.wire.kernel_view = lambda view=view: view()._replace(queued=0)
+
+    def without_tcp_info(self):
+        for link in self._links():
+            link.wire.has_tcp_info = False
+
+    def stop_draining(self):
+        for link in self._links():
+            link.wire.take_heartbeats = lambda: 0
+
+    def fork(self, way):
+        """Fork a child that misbehaves in one `way`; return what it says."""
+        from tests.system.forking import CHILDREN, run_child
+
+        return run_child(CHILDREN[way], self.client)
+
+
+def set_buffers(receive, send):
+    """Give every socket these buffers before it connects; None leaves the kernel's.
+
+    Before, because the handshake fixes the unit that the window is told in: with the
+    default buffer's unit of 1024 bytes a small one is told as closed.
+    """
+    connect = socket.socket.connect
+
+    def connect_with_buffers(self, address):
+        for option, size in ((socket.SO_RCVBUF, receive), (socket.SO_SNDBUF, send)):
+            if size is not None:
+                self.setsockopt(socket.SOL_SOCKET, option, size)
+        return connect(self, address)
+
+    socket.socket.connect = connect_with_buffers
+
+
+def answer(agent, command):
+    try:
+        return {"ok": getattr(agent, command.pop("do"))(**command)}
+    except Exception as error:
+        known = agent.client is not None and agent.client.connection is not None
+        return {
+            "error": f"{type(error).__module__}.{type(error).__qualname__}",
+            "message": str(error),
+            "recoverable": known and agent.client.recoverable(error),
+            "traceback": traceback.format_exc(),
+        }
+
+
+def main():
+    agent = Agent()
+    for line in sys.stdin:
+        print(json.dumps(answer(agent, json.loads(line))), flush=True)
+    # The test is over: end without a word, whatever state the connection is in.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A client in an interpreter of its own, and the broker's view of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import wait_until
+from wsgi_harness.broker import Broker
+from wsgi_harness.relay import Relay
+
+CHECKOUT = Path(__file__).parent.parent.parent
+_numbers = itertools.count(1)
+
+WORLDS = ("native", "eventlet", "gevent")
+
+
+class CommandError(Exception):
+    """The agent's command raised.
+
+    Attributes:
+        kind: the exception's class, with its module.
+        recoverable: existing code of that library reconnects on it.
+    """
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(f"{answer['error']}: {answer['message']}\n{answer['traceback']}")
+        self.kind: str = answer["error"]
+        self.recoverable: bool = answer["recoverable"]
+
+
+class RemoteClient:
+    """The test's end of tests/system/agent.py: each method call is a command there.
+
+    Attributes:
+        name: the connection's name at the broker.
+    """
+
+    def __init__(self, broker: Broker, world: str, library: str) -> None:
+        self.broker = broker
+        self.world, self.library = world, library
+        self.name = f"{library}-{world}-{os.getpid()}-{next(_numbers)}"
+        environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
+        environment |= {"PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", CHECKOUT / "tests/system/agent.py", world, library],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Give a command and do not wait for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self, limit: float = 60.0) -> Any:
+        """The answer to the oldest command that has none yet.
+
+        Raises:
+            CommandError: it raised.
+        """
+        line = self._answers.get(timeout=limit)
+        assert line, f"the agent ended with code {self._process.wait(5)}"
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CommandError(answer)
+        return answer["ok"]
+
+    def do(self, command: str, *, limit: float = 60.0, **arguments: Any) -> Any:
+        """Give a command and return its answer."""
+        self.send(command, **arguments)
+        return self.answer(limit)
+
+    def open(self, relay: Relay | None = None, **opening: Any) -> int:
+        """Connect to the broker, or to a relay before it; return the local port."""
+        port: int = self.do(
+            "open",
+            **{
+                "host": "127.0.0.1",
+                "port": self.broker.amqp_port if relay is None else relay.port,
+                "user": self.broker.user,
+                "password": self.broker.password,
+                "name": self.name,
+                **opening,
+            },
+        )
+        return port
+
+    def fails(self, command: str, **arguments: Any) -> CommandError:
+        """The error of a command that must raise one."""
+        with pytest.raises(CommandError) as caught:
+            self.do(command, **arguments)
+        return caught.value
+
+    def wait_for_messages(self, count: int) -> None:
+        """Wait until the queue holds as many: RabbitMQ's answer may overtake a publish."""
+        wait_until(lambda: self.do("count") == count, 30)
+
+    @property
+    def link(self) -> dict[str, Any]:
+        """What the agent reports of its only link."""
+        (link,) = self.do("report")["links"]
+        found: dict[str, Any] = link
+        return found
+
+    @property
+    def at_broker(self) -> str | None:
+        """The broker's own name of this connection while it is open; a second old."""
+        found = self.broker.management.connection(self.name)
+        return None if found is None else found["name"]
+
+    def wait_until_at_broker(self) -> str:
+        """The broker's own name of this connection, as soon as its management knows it."""
+        wait_until(lambda: self.at_broker is not None, 30)
+        name = self.at_broker
+        assert name is not None
+        return name
+
+    def end(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+        self._reader.join(5)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def start(broker: Broker) -> Iterator[Callable[[str, str], RemoteClient]]:
+    """Start clients; each is in a process of its own, which ends with the test."""
+    started: list[RemoteClient] = []
+
+    def start_one(world: str, library: str) -> RemoteClient:
+        started.append(RemoteClient(broker, world, library))
+        return started[-1]
+
+    yield start_one
+    for client in started:
+        client.end()
+
+
+@pytest.fixture
+def everywhere(start: Callable[[str, str], RemoteClient]) -> list[RemoteClient]:
+    """One client of each library in each world, so that they can wait side by side."""
+    return [start(world, library) for world in WORLDS for library in ("kombu", "pika")]
+
+
+@pytest.fixture
+def relay(broker: Broker) -> Iterator[Relay]:
+    """A relay before the broker."""
+    with Relay(broker.host, broker.amqp_port) as relay:
+        yield relay

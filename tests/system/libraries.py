@@ -1,0 +1,225 @@
+"""py-amqp, kombu and pika behind one face, for the agent; imported in the patched world."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from typing import Any
+
+import hbshim
+
+
+class AmqpClient:
+    """py-amqp by itself."""
+
+    def __init__(self, opening: dict[str, Any]) -> None:
+        self.opening = opening
+        self.connection: Any = None
+        self.channel: Any = None
+        self.queue: str | None = None
+        self.consumed = 0
+
+    def tls(self) -> Any:
+        if "ca_file" not in self.opening:
+            return False
+        return {
+            "ca_certs": self.opening["ca_file"],
+            "cert_reqs": ssl.CERT_REQUIRED,
+            "server_hostname": "localhost",
+        }
+
+    def connect(self) -> None:
+        import amqp
+
+        opening = self.opening
+        self.connection = amqp.Connection(
+            f"{opening['host']}:{opening['port']}",
+            opening["user"],
+            opening["password"],
+            heartbeat=opening["heartbeat"],
+            client_properties={"connection_name": opening["name"]},
+            ssl=self.tls(),
+            socket_settings=self.socket_settings(),
+        )
+        self.connection.connect()
+        self.use(self.connection)
+
+    def socket_settings(self) -> dict[int, int]:
+        # py-amqp sets one second here, so its kernel gives up on a broker whose window
+        # is closed, hbshim or not; this asks for the kernel's own patience.
+        return {socket.TCP_USER_TIMEOUT: 0} if self.opening.get("patient") else {}
+
+    def use(self, connection: Any) -> None:
+        self.channel = connection.channel()
+        if self.queue is None:
+            self.queue = self.channel.queue_declare("", exclusive=True).queue
+
+    def declare(self, queue: str) -> None:
+        """Use a queue that outlives the connection, for a minute."""
+        self.queue = queue
+        self.channel.queue_declare(
+            queue, durable=True, auto_delete=False, arguments={"x-expires": 60_000}
+        )
+
+    def publish(self, size: int) -> None:
+        import amqp
+
+        self.channel.basic_publish(amqp.Message(os.urandom(size)), routing_key=self.queue)
+
+    def count(self) -> int:
+        """Messages in the queue, by the broker's answer."""
+        return int(self.channel.queue_declare(self.queue, passive=True).message_count)
+
+    def consume(self, first_callback: float, total: int, hold: Any) -> None:
+        """Consume `total` messages; the first one's callback takes its time."""
+
+        def on_message(message: Any) -> None:
+            if self.consumed == 0:
+                hold(first_callback)
+            self.consumed += 1
+            self.channel.basic_ack(message.delivery_tag)
+
+        self.channel.basic_consume(self.queue, callback=on_message)
+        while self.consumed < total:
+            self.drain(60.0)
+
+    def drain(self, limit: float) -> None:
+        self.connection.drain_events(timeout=limit)
+
+    def tick(self) -> None:
+        """What existing code calls from time to time."""
+        self.connection.heartbeat_tick()
+
+    def keep_alive(self, **options: Any) -> None:
+        hbshim.keep_alive(self.connection, **options)
+
+    def transport(self) -> Any:
+        return self.connection.transport
+
+    def sock(self) -> Any:
+        return self.transport().sock
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def recoverable(self, error: BaseException) -> bool:
+        """Whether existing code reconnects on this error."""
+        return isinstance(error, self.connection.recoverable_connection_errors)
+
+
+class KombuClient(AmqpClient):
+    """kombu over py-amqp."""
+
+    def connect(self) -> None:
+        import kombu
+
+        opening = self.opening
+        self.kombu = kombu.Connection(
+            hostname=opening["host"],
+            port=opening["port"],
+            userid=opening["user"],
+            password=opening["password"],
+            heartbeat=opening["heartbeat"],
+            ssl=self.tls(),
+            transport_options={
+                "client_properties": {"connection_name": opening["name"]},
+                "socket_settings": self.socket_settings(),
+            },
+        )
+        self.kombu.connect()
+        self.connection = self.kombu.connection
+        self.use(self.kombu)
+
+    def publish(self, size: int) -> None:
+        import kombu
+
+        producer = kombu.Producer(self.channel, auto_declare=False)
+        producer.publish(
+            os.urandom(size),
+            routing_key=self.queue,
+            serializer=None,
+            content_type="application/octet-stream",
+            content_encoding="binary",
+        )
+
+    def tick(self) -> None:
+        self.kombu.heartbeat_check()
+
+    def keep_alive(self, **options: Any) -> None:
+        hbshim.keep_alive(self.kombu, **options)
+
+    def close(self) -> None:
+        self.kombu.release()
+
+    def recoverable(self, error: BaseException) -> bool:
+        return isinstance(error, self.kombu.recoverable_connection_errors)
+
+
+class PikaClient(AmqpClient):
+    """pika's BlockingConnection."""
+
+    def connect(self) -> None:
+        import pika
+
+        opening, tls = self.opening, None
+        if "ca_file" in opening:
+            context = ssl.create_default_context(cafile=opening["ca_file"])
+            tls = pika.SSLOptions(context, "localhost")
+        parameters = pika.ConnectionParameters(
+            opening["host"],
+            opening["port"],
+            credentials=pika.PlainCredentials(opening["user"], opening["password"]),
+            heartbeat=opening["heartbeat"],
+            client_properties={"connection_name": opening["name"]},
+            ssl_options=tls,
+        )
+        self.connection = pika.BlockingConnection(parameters)
+        self.channel = self.connection.channel()
+        if self.queue is None:
+            self.queue = self.channel.queue_declare("", exclusive=True).method.queue
+
+    def publish(self, size: int) -> None:
+        self.channel.basic_publish("", self.queue, os.urandom(size))
+
+    def count(self) -> int:
+        return int(self.channel.queue_declare(self.queue, passive=True).method.message_count)
+
+    def consume(self, first_callback: float, total: int, hold: Any) -> None:
+        def on_message(channel: Any, delivery: Any, _properties: Any, _body: bytes) -> None:
+            if self.consumed == 0:
+                hold(first_callback)
+            self.consumed += 1
+            channel.basic_ack(delivery.delivery_tag)
+
+        self.channel.basic_consume(self.queue, on_message)
+        deadline = time.monotonic() + 60.0
+        while self.consumed < total and time.monotonic() < deadline:
+            self.connection.process_data_events(time_limit=1)
+
+    def drain(self, limit: float) -> None:
+        self.connection.process_data_events(time_limit=limit)
+
+    def tick(self) -> None:
+        self.connection.process_data_events(time_limit=0)
+
+    def keep_alive(self, **options: Any) -> None:
+        hbshim.keep_alive(self.connection, **options)
+
+    def transport(self) -> Any:
+        return self.connection._impl._transport
+
+    def sock(self) -> Any:
+        return self.transport()._sock
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def recoverable(self, error: BaseException) -> bool:
+        import pika.exceptions
+
+        return isinstance(error, pika.exceptions.AMQPConnectionError)
+
+
+CLIENTS = {"amqp": AmqpClient, "kombu": KombuClient, "pika": PikaClient}

@@ -1,0 +1,69 @@
+"""Days of idleness, accelerated: a client that reads nothing must not look dead, nor die.
+
+The broker's heartbeats pile up unread until the receive window closes; then the
+broker cannot speak any more, and after some time gives up.
+"""
+
+import pytest
+
+from tests.waiting import wait_until
+from wsgi_harness.relay import Relay
+
+T = 1
+#: The kernel doubles it.
+SMALL = 4096
+WINDOWS = 3 * 2 * SMALL
+
+
+@pytest.fixture
+def hurrying_relay(broker):
+    """Each heartbeat of the broker is followed by many more."""
+    with Relay(broker.host, broker.amqp_port, send_buffer=4096) as relay:
+        relay.repeat_heartbeats(60)
+        yield relay
+
+
+def test_publishers_nobody_reads_for(everywhere, hurrying_relay):
+    for client in everywhere:
+        client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
+
+    def drained():
+        counters = [client.do("report")["counters"] for client in everywhere]
+        return [8 * counter.get("heartbeats_drained", 0) for counter in counters]
+
+    wait_until(lambda: min(drained()) > WINDOWS, 90)
+    assert hurrying_relay.seen("closed") == []
+    for client in everywhere:
+        assert client.at_broker, client.name
+        assert client.link["state"] == "alive", client.name
+        client.do("publish")
+        client.wait_for_messages(1)
+
+
+@pytest.mark.parametrize("library", ["kombu", "pika"])
+def test_without_draining_the_window_closes(start, hurrying_relay, library):
+    client = start("native", library)
+    client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
+    client.do("stop_draining")
+    wait_until(lambda: client.link["received_ago"] > 2 * T, 30)
+    # Not the broker's silence: its bytes are here, unread.
+    assert client.link["unread"] > 0
+
+
+@pytest.mark.parametrize(
+    "cells", [[("native", "block"), ("native", "cpu")], [("eventlet", "hub"), ("gevent", "hub")]]
+)
+def test_consumers_whose_callback_takes_10_t_with_their_queue_full(start, cells):
+    clients = {}
+    for world, how in cells:
+        for library in ("kombu", "pika"):
+            client = start(world, library)
+            client.open(heartbeat=T, receive_buffer=SMALL)
+            client.do("publish", size=1000, times=2000)
+            client.wait_for_messages(2000)
+            clients[client] = client.wait_until_at_broker()
+            client.send("consume", callback=10 * T, total=2000, how=how)
+    for client, name in clients.items():
+        assert client.answer() == 2000, client.name
+        assert client.at_broker == name, client.name
+        assert client.link["state"] == "alive", client.name

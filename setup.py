@@ -40,7 +40,10 @@ setup(
     packages=find_packages(include=["hbshim", "hbshim.*", "wsgi_harness", "wsgi_harness.*"])
     + ["wsgi_harness.containers"],
     package_dir={"wsgi_harness.containers": "containers"},
-    package_data={"hbshim": ["py.typed"], "wsgi_harness.containers": ["*", "*/*"]},
+    package_data={
+        "hbshim": ["py.typed", "bootstrap/sitecustomize.py"],
+        "wsgi_harness.containers": ["*", "*/*"],
+    },
     include_package_data=False,
     install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13", "wrapt>=1.16,<3"],
     extras_require={

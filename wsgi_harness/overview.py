@@ -54,6 +54,8 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
             [rows[scenario.name] for scenario, _ in pairs],
             [f"{scenario.method.title}, {scenario.library}" for scenario, _ in pairs],
         )
+        for label, (scenario, _) in zip(lives.get_yticklabels(), pairs, strict=True):
+            label.set_fontweight("bold" if scenario.is_fix else "normal")
         lives.set_ylim(max(rows.values()) + 0.8, 0.2)
         for world in WORLDS:
             if world.key in rows:
@@ -65,7 +67,7 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         late.text(
             heartbeat / 2, 1, "a beat is due \nevery T/2 ", ha="right", va="center", fontsize=8
         )
-        late.set_xlim(0.001, 3 * SILENCE * heartbeat)
+        late.set_xlim(0.0008, 3 * SILENCE * heartbeat)
         late.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         late.set_xlabel("latest tick, seconds late")
         late.set_title("whose clock stood still", fontsize=9.5, loc="left")

@@ -171,7 +171,7 @@ class RelayedConnection:
                 continue
             except OSError:
                 self._ended(source, "rst")
-                return True
+                data = b""
             if not data:
                 self._ended(source, "fin")
             if self.cell.mode is Mode.SWALLOW:

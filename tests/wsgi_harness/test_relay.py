@@ -168,17 +168,25 @@ def test_deaf_closes_the_window(listener: socket.socket) -> None:
             client.sendall(bytes(8_000_000))
 
 
-def test_deaf_sees_a_close_and_keeps_it_to_itself(relay: Relay, listener: socket.socket) -> None:
+@pytest.mark.parametrize("swallow", [False, True])
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_deaf_sees_an_end_and_keeps_it_to_itself(
+    relay: Relay, listener: socket.socket, swallow: bool, how: str
+) -> None:
     with connected(relay.port, listener) as (client, broker):
-        relay.deaf()
+        assert relay.wait_for("opened")
+        relay.deaf(swallow=swallow)
+        if how == "rst":
+            broker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         broker.close()
-        assert relay.wait_for("fin", "server")
+        assert relay.wait_for(how, "server")
         client.settimeout(0.3)
         with pytest.raises(TimeoutError):
             client.recv(1)
         relay.resume()
         client.settimeout(LIMIT)
-        assert client.recv(1) == b""
+        with pytest.raises(ConnectionResetError) if how == "rst" else contextlib.nullcontext():
+            assert client.recv(1) == b""
 
 
 def test_swallowing_relay_reads_on_and_resets_when_resumed(

@@ -27,6 +27,7 @@ if CELL["shim"] is not None:
 
     hbshim.install(**CELL["shim"])
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import sys
@@ -53,11 +54,16 @@ def _open(_query: dict[str, list[str]]) -> Answer:
     native_thread(_ticks["native"].run, native_sleep())
     _client.open()
     _beater.start(CELL["beater"])
-    names = ("eventlet", "kombu", "amqp", "pika", "mod_wsgi")
-    return {
-        "python": sys.version.split()[0],
-        "versions": {name: importlib.metadata.version(name) for name in names},
-    }
+    return {"python": sys.version.split()[0], "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("eventlet", "kombu", "amqp", "pika", "mod_wsgi"):
+        # mod_wsgi may be a module of Apache's alone, without its Python package.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _publish(query: dict[str, list[str]]) -> Answer:

@@ -20,8 +20,7 @@ class Beater:
 
     Parameters:
         client: whose connection to keep.
-        every: seconds between two calls. oslo.messaging's thread, the seed's, calls four
-            times in T.
+        every: seconds between two calls. oslo.messaging's thread calls four times in T.
     """
 
     def __init__(self, client: Client, every: float) -> None:
@@ -84,7 +83,7 @@ STARTERS: dict[str, Callable[[Beater], None]] = {
 
 
 def native_thread(target: Callable[..., None], *arguments: Any) -> None:
-    """Run `target` in an operating-system thread, as the seed does: with eventlet's original."""
+    """Run `target` in an operating-system thread, past eventlet, as oslo.messaging did."""
     threading = eventlet.patcher.original("threading")
     threading.Thread(target=target, args=arguments, daemon=True).start()
 

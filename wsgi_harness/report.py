@@ -166,7 +166,10 @@ def _cell(scenario: Scenario, seen: Observation, verdict: Verdict, heartbeat: in
         expected=scenario.expected,
         reason=escape(scenario.reason),
         seen=escape(_seen(seen, verdict)),
-        remarks="".join(f"<p>{escape(text)}</p>" for text in (*verdict.why, *verdict.notes)),
+        remarks="".join(
+            [f"<p><b>{verdict.outcome.value}:</b> {escape(text)}</p>" for text in verdict.why]
+            + [f"<p><b>Note:</b> {escape(text)}</p>" for text in verdict.notes]
+        ),
         timeline="" if seen.problems else plots.timeline(seen, heartbeat),
         details="".join(_details(seen)),
     )

@@ -132,13 +132,13 @@ METHODS = (
     Method(
         "native",
         "native thread",
-        "The seed's fix: the same call from an unpatched thread, eventlet's original.",
+        "oslo.messaging's heartbeat_in_pthread as first proposed: the call from a native thread.",
         beater="native",
     ),
     Method(
         "native-drained",
         "native thread that reads",
-        "oslo.messaging's version: the thread also drains events for 1 ms after each call.",
+        "The same as released: the thread also drains events for 1 ms after each call.",
         beater="native-drained",
     ),
     Method("hbshim-auto", "hbshim", "hbshim.install() and nothing else.", shim={}),

@@ -57,8 +57,9 @@ class Agent:
         return sock.getsockname()[1]
 
     def reopen(self):
-        """Connect the same client object anew."""
+        """Connect the same client object anew; nothing of its old connection may stay."""
         self.client.connect()
+        gc.collect()
         return self.client.sock().getsockname()[1]
 
     def publish(self, size=100, times=1, pause=0.0):

@@ -1,0 +1,75 @@
+"""The broker closes or restarts: the next publish must fail, and the same object reconnect."""
+
+import pytest
+
+from tests.waiting import wait_until
+
+T = 2
+
+
+@pytest.fixture
+def restart(rabbitmqctl):
+    """Stop the broker, do something, start it again."""
+
+    def around(meanwhile):
+        rabbitmqctl("stop_app")
+        try:
+            meanwhile()
+        finally:
+            rabbitmqctl("start_app")
+            rabbitmqctl("await_online_nodes", "1")
+
+    return around
+
+
+def test_closed_by_an_operator(everywhere, broker):
+    for client in everywhere:
+        client.open(heartbeat=T)
+        client.do("publish")
+    for client in everywhere:
+        broker.management.close_connection(client.wait_until_at_broker())
+    for client in everywhere:
+        # The broker says Connection.Close, and waits for an answer before it hangs up.
+        wait_until(lambda client=client: client.at_broker is None, 30)
+        wait_until(lambda client=client: client.link["state"] == "lost", 30)
+        assert client.fails("publish").recoverable, client.name
+        client.do("reopen")
+        client.do("publish")
+
+
+def test_restarted(everywhere, restart):
+    for client in everywhere:
+        client.open(heartbeat=T)
+        client.do("publish")
+
+    def while_down():
+        for client in everywhere:
+            wait_until(lambda client=client: client.link["state"] == "lost", 4 * T)
+            assert client.fails("publish").recoverable, client.name
+
+    restart(while_down)
+    for client in everywhere:
+        client.do("reopen")
+        client.do("publish")
+        assert client.link["state"] == "alive", client.name
+
+
+def test_restarted_while_the_hub_is_blocked(start, restart):
+    """Both together hung a deployed fix for good: a native thread had touched green locks."""
+    clients = [start(world, lib) for world in ("eventlet", "gevent") for lib in ("kombu", "pika")]
+    for client in clients:
+        client.open(heartbeat=T)
+        client.do("publish")
+
+    def while_down():
+        for client in clients:
+            client.send("wait", seconds=4 * T, how="block")
+
+    restart(while_down)
+    for client in clients:
+        client.answer()
+        assert client.fails("publish").recoverable, client.name
+        client.do("wait", seconds=0.1, how="hub")
+        client.do("reopen")
+        client.do("publish")
+        assert client.link["state"] == "alive", client.name

@@ -40,11 +40,9 @@ def install(*, config: Mapping[str, object] | None = None, **options: Any) -> No
 
         strip_polling()
     if not _hooked:
-        import wrapt
-
         _hooked = True
-        for module, adapter in _PREPARED_BY.items():
-            wrapt.register_post_import_hook(functools.partial(_prepare, adapter), module)
+        for module in _PREPARED_BY:
+            _prepare_when_imported(module)
 
 
 #: Which adapter prepares a library, once this module of it has been imported whole.
@@ -56,8 +54,22 @@ _PREPARED_BY = {
 }
 
 
-def _prepare(adapter: str, _module: object) -> None:
-    importlib.import_module(f"hbshim.adapters.{adapter}").prepare(connection_options)
+def _prepare_when_imported(module: str) -> None:
+    import wrapt
+
+    wrapt.register_post_import_hook(functools.partial(_prepare, module), module)
+
+
+def _prepare(module: str, _imported: object) -> None:
+    adapter = f"hbshim.adapters.{_PREPARED_BY[module]}"
+    try:
+        importlib.import_module(adapter).prepare(connection_options)
+    except BaseException:
+        # The program's import fails with this error. The hook is gone by now; without
+        # another, a second try would import the library unprotected and in silence.
+        sys.modules.pop(module, None)
+        _prepare_when_imported(module)
+        raise
 
 
 def uninstall() -> None:

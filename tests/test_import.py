@@ -28,3 +28,24 @@ def test_every_public_name_can_be_had():
 
 def test_an_unknown_name_is_an_attribute_error():
     assert fresh("import hbshim; print(hasattr(hbshim, 'no_such_name'))") == "False"
+
+
+def test_a_library_that_cannot_be_prepared_is_never_imported_unprotected():
+    printed = fresh(
+        """
+import sys, hbshim
+sys.modules["packaging.specifiers"] = None  # what the adapter needs is missing
+hbshim.install()
+for _ in range(3):
+    try:
+        import pika
+        print("unprotected")
+    except ImportError as error:
+        print(error.name)
+del sys.modules["packaging.specifiers"]
+from pika.connection import Connection
+print("prepared" if hasattr(Connection._create_heartbeat_checker, "__wrapped__")
+      else "unprotected")
+"""
+    )
+    assert printed.split() == ["packaging.specifiers"] * 3 + ["prepared"]

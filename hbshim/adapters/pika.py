@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pika
+from pika.connection import Connection
 from pika.exceptions import StreamLostError
 
 from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
@@ -92,7 +93,7 @@ def attach(connection: Any, options: Options) -> Link | None:
 
 def prepare(options_for: OptionsFor) -> None:
     """Have every pika connection attached as it tunes, while hbshim is installed."""
-    create = pika.connection.Connection._create_heartbeat_checker
+    create = Connection._create_heartbeat_checker
 
     @functools.wraps(create)
     def create_checker(self: Any) -> Any:
@@ -112,7 +113,7 @@ def prepare(options_for: OptionsFor) -> None:
         watch(link, options)
         return KeptAliveChecker(link)
 
-    pika.connection.Connection._create_heartbeat_checker = create_checker
+    Connection._create_heartbeat_checker = create_checker
 
 
 def _name(connection: Any) -> str:

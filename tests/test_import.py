@@ -43,6 +43,7 @@ for _ in range(3):
     except ImportError as error:
         print(error.name)
 del sys.modules["packaging.specifiers"]
+import pika
 from pika.connection import Connection
 print("prepared" if hasattr(Connection._create_heartbeat_checker, "__wrapped__")
       else "unprotected")

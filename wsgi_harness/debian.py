@@ -25,11 +25,11 @@ def is_debian() -> bool:
 def why_not_installable() -> str | None:
     """Return why nothing may or can be installed here, or None where it can."""
     if os.environ.get("HBSHIM_INSTALL_ENGINE") == "0":
-        return "HBSHIM_INSTALL_ENGINE=0 forbids installing one"
+        return "HBSHIM_INSTALL_ENGINE=0 forbids installing anything"
     if not is_debian():
-        return "installing one is only known for Debian"
+        return "installing is only known for Debian"
     if os.geteuid() != 0:
-        return "installing one needs root"
+        return "installing needs root"
     return None
 
 
@@ -42,7 +42,7 @@ def install(packages: Sequence[str], *, why: str, progress: Progress) -> None:
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if reason := why_not_installable():
         raise EngineUnavailableError(
-            f"{why}, and {reason}; do it by hand, as root: {' '.join(command)}"
+            f"{why}, but {reason}; do it by hand, as root: {' '.join(command)}"
         )
     progress(f"{why}; installing: {' '.join(command)} (HBSHIM_INSTALL_ENGINE=0 forbids this)")
     # Another apt may be at work (unattended-upgrades, a second checkout): wait for its lock.
@@ -108,7 +108,11 @@ def bootstrap(suite: str, tarball: Path, *, progress: Progress) -> None:
     :raises CommandError: the archive cannot be reached, or mmdebstrap failed.
     """
     if shutil.which("mmdebstrap") is None:
-        install(["mmdebstrap"], why="the base image has to be bootstrapped", progress=progress)
+        install(
+            ["mmdebstrap"],
+            why="no base image can be pulled, so one is to be made",
+            progress=progress,
+        )
     argv = ["mmdebstrap", "--variant=minbase", "--include=ca-certificates"]
     if suite in UNRELEASED:
         option, value = UNRELEASED[suite].split("=")

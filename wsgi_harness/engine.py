@@ -103,10 +103,8 @@ def _docker_version() -> str | None:
 
 
 def _docker(version: str, progress: Progress) -> Engine:
-    environment = {}
-    if "BUILDX_CONFIG" not in os.environ:
-        # buildx would keep its state in the home directory
-        environment["BUILDX_CONFIG"] = str(build_dir() / "engine" / "buildx")
+    # buildx would keep its state in the home directory
+    state = os.environ.get("BUILDX_CONFIG") or str(build_dir() / "engine" / "buildx")
     buildx = ("docker", "buildx")
     has_buildx = succeeds([*buildx, "version"], timeout=30)
     compose = _installed_compose()
@@ -119,7 +117,7 @@ def _docker(version: str, progress: Progress) -> Engine:
         client=("docker",),
         builder=buildx if has_buildx else (str(plugins / "docker-buildx"),),
         compose=compose or (str(plugins / "docker-compose"),),
-        environment=environment,
+        environment={"BUILDX_CONFIG": state},
     )
 
 

@@ -17,6 +17,8 @@ import termios
 from _socket import socket as NativeSocket  # noqa: N812
 from typing import NamedTuple
 
+from hbshim.heartbeat.syscalls import FLAGS, gil_keeping_send
+
 #: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -133,8 +135,12 @@ class Wire:
         Raises:
             OSError: the connection is gone.
         """
+        send = gil_keeping_send()
         try:
-            sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, socket.MSG_DONTWAIT | _NO_SIGNAL)
+            if send is not None:
+                sent = send(NativeSocket.fileno(self.native), HEARTBEAT_FRAME)
+            else:
+                sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, FLAGS)
         except BlockingIOError:
             return False
         assert sent == len(HEARTBEAT_FRAME), "a heartbeat was torn on an empty send queue"
@@ -201,6 +207,3 @@ class Wire:
         For a forked child; the parent's connection stays as it is.
         """
         NativeSocket.close(self.native)
-
-
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)

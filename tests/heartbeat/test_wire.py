@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hbshim.adapters.sockets import native_socket
+from hbshim.heartbeat.syscalls import gil_keeping_send
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from tests.waiting import wait_until
 
@@ -24,7 +25,9 @@ def pair():
     peer.close()
 
 
-def test_a_beat_is_eight_bytes_of_amqp(pair):
+@pytest.mark.parametrize("send", [gil_keeping_send(), None], ids=["ctypes", "socket"])
+def test_a_beat_is_eight_bytes_of_amqp(pair, send, monkeypatch):
+    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_send", lambda: send)
     client, peer = pair
     assert Wire(native_socket(client)).beat()
     # frame type 8, channel 0, size 0, frame-end 0xCE: AMQP 0-9-1, 4.2.7
@@ -85,6 +88,21 @@ def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair):
     client, _ = pair
     client.settimeout(30)
     assert Wire(native_socket(client)).take_heartbeats() == 0
+
+
+@pytest.mark.parametrize("send", [gil_keeping_send(), None], ids=["ctypes", "socket"])
+def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, send, monkeypatch):
+    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_send", lambda: send)
+    client, _ = pair
+    wire = Wire(native_socket(client))
+    wire.native.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            wire.native.send(b"x" * 65536)
+    assert wire.beat() is False
+    wire.shut_both()
+    with pytest.raises(OSError):
+        wire.beat()
 
 
 @linux

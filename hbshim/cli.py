@@ -92,6 +92,40 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
 
 
 @main.command()
+@click.argument("benchmarks", nargs=-1)
+@click.option(
+    "--broker",
+    envvar="HBSHIM_BROKER_URL",
+    metavar="URL",
+    help="A RabbitMQ to publish to; also from HBSHIM_BROKER_URL, where no `ps` shows it.",
+)
+@click.option("--quick", is_flag=True, help="Fewer pairs, shorter waits.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json: bool) -> None:
+    """Measure hbshim: import, memory, throughput, lateness, engine; all unless named.
+
+    Needs the extras kombu, pika and eventlet. Takes about 10 minutes, --quick 4.
+    """
+    from hbshim.bench import suite
+
+    if unknown := sorted(set(benchmarks) - set(suite.BENCHMARKS)):
+        raise click.BadParameter(
+            f"{', '.join(unknown)}; there are: {', '.join(suite.BENCHMARKS)}",
+            param_hint="BENCHMARKS",
+        )
+    result = suite.run(
+        benchmarks or suite.BENCHMARKS,
+        broker,
+        quick=quick,
+        progress=lambda name: click.echo(f"measuring {name} ...", err=True),
+    )
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        suite.print_tables(result)
+
+
+@main.command()
 def options() -> None:
     """Print every option: values, default, environment variable, URL key."""
     from rich import box

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from hbshim.errors import WorkerError
 from hbshim.options import WorkerName
-from hbshim.runtime.unpatched import allocate_lock, start_native_thread
+from hbshim.runtime.unpatched import allocate_lock, get_native_id, start_native_thread
 
 #: A turn does what is due and returns the time of the next one, or None.
 Turn = Callable[[], float | None]
@@ -46,6 +46,8 @@ class PthreadWorker:
         self._bell.acquire()
         self._stopped = False
         self.running = False
+        #: The operating system's id of the thread, for measuring it.
+        self.native_id: int | None = None
 
     def start(self, turn: Turn) -> None:
         """Start the thread.
@@ -62,6 +64,7 @@ class PthreadWorker:
             raise
 
     def _run(self, turn: Turn) -> None:
+        self.native_id = get_native_id()
         while not self._stopped:
             deadline = turn()
             if deadline is None:

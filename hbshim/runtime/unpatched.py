@@ -73,6 +73,12 @@ def get_ident() -> int:
     return ident
 
 
+def get_native_id() -> int:
+    """The operating system's own id of this thread (the TID on Linux)."""
+    native_id: int = original("_thread", "get_native_id")()
+    return native_id
+
+
 def start_native_thread(function: Callable[[], None], on_exit: Callable[[], None]) -> None:
     """Run `function` in a new operating-system thread.
 

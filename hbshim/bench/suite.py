@@ -1,0 +1,126 @@
+"""Runs the benchmarks, and puts their figures into tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hbshim import __version__
+from hbshim.bench import engine_load, footprint, lateness, throughput
+from hbshim.errors import HbshimError
+
+BROKER_VARIABLE = "HBSHIM_BROKER_URL"
+
+#: What each benchmark is, in the order they run; `broker` names those that need one.
+BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine")
+
+
+def run(
+    names: Iterable[str], broker_url: str | None, *, quick: bool, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the named benchmarks.
+
+    Parameters:
+        names: of :data:`BENCHMARKS`.
+        broker_url: an AMQP URL, or None: then the throughput is left out, and
+            said to be, and the engine's load is measured on the local sink.
+        quick: fewer pairs and shorter waits.
+        progress: told what runs now.
+
+    Raises:
+        HbshimError: a benchmark cannot run here.
+    """
+    result: dict[str, Any] = {
+        "hbshim": __version__,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "quick": quick,
+    }
+    for name in names:
+        progress(name)
+        if name == "import":
+            result[name] = footprint.import_time(quick=quick)
+        elif name == "memory":
+            result[name] = footprint.memory()
+        elif name == "lateness":
+            result[name] = lateness.run(quick=quick)
+        elif name == "engine":
+            result[name] = engine_load.run(broker_url, quick=quick)
+        elif broker_url is not None:
+            result[name] = throughput.run(broker_url, quick=quick)
+        elif name == "throughput":
+            result[name] = None
+        else:
+            raise HbshimError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+    return result
+
+
+#: For each benchmark: title, columns, and how each figure is printed.
+_TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "import": ("Import time over bare Python", {"pairs": "d", "extra_ms": ".1f"}),
+    "memory": ("Memory a link", {"links": "d", "bytes_per_link": ".0f"}),
+    "throughput": (
+        "Publish throughput, kept alive / bare (1 KiB bodies, no confirms)",
+        {
+            "library": "",
+            "pairs": "d",
+            "ratio": ".3f",
+            "ratio_min": ".3f",
+            "ratio_max": ".3f",
+            "bare_per_second": ",.0f",
+        },
+    ),
+    "lateness": (
+        "Lateness of looks, T = 10 s",
+        {
+            "condition": "",
+            "worker": "",
+            "links": "d",
+            "looks": "d",
+            "p50_ms": ".1f",
+            "p99_ms": ".1f",
+            "max_ms": ".1f",
+        },
+    ),
+    "engine": (
+        "One engine thread, T = 10 s",
+        {
+            "links": "d",
+            "peer": "",
+            "seconds": ".0f",
+            "core_share": ".3%",
+            "beats": "d",
+            "wakeups": "d",
+            "lost": "d",
+        },
+    ),
+}
+
+
+def print_tables(result: dict[str, Any]) -> None:
+    """Print what :func:`run` returned."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"hbshim {result['hbshim']}, Python {result['python']}, {result['cores']} cores, "
+        f"load {result['load']:.1f} at the start; compare figures only within one run"
+    )
+    for name, (title, columns) in _TABLES.items():
+        if name not in result:
+            continue
+        if result[name] is None:
+            console.print(f"{title}: left out, it needs a broker; name one in {BROKER_VARIABLE}")
+            continue
+        rows = result[name] if isinstance(result[name], list) else [result[name]]
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(column.replace("_", " "), justify="right")
+        for row in rows:
+            table.add_row(*(format(row[column], form) for column, form in columns.items()))
+        console.print(table)

@@ -53,7 +53,7 @@ $(STAMP):
 	  if [ "$$(id -u)" = 0 ] && [ -z "$${HBSHIM_INSTALL_ENGINE#1}" ] && command -v apt-get >/dev/null; \
 	  then echo "hbshim: Python's venv module is missing; installing: $$install"; \
 	    apt-get -o DPkg::Lock::Timeout=120 update -qq || true; \
-	    DEBIAN_FRONTEND=noninteractive $$install -o DPkg::Lock::Timeout=120; \
+	    DEBIAN_FRONTEND=noninteractive $$install -qq -o DPkg::Lock::Timeout=120 >/dev/null; \
 	  else echo "hbshim: Python's venv module is missing; as root: $$install"; exit 1; fi; }
 	@echo "hbshim: setting up $(VENV)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

@@ -54,7 +54,7 @@ def prepare(
     :raises EngineUnavailableError: no engine can be had.
     :raises ImageError: an image cannot be had.
     """
-    with set_up_lock():
+    with set_up_lock(progress):
         engine = ensure_engine(progress)
         return engine, ensure_images(engine, rabbitmq_image=rabbitmq_image, progress=progress)
 

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HARNESS = Path(__file__).resolve().parent
@@ -32,10 +32,14 @@ def build_dir() -> Path:
 
 
 @contextlib.contextmanager
-def set_up_lock() -> Iterator[None]:
+def set_up_lock(progress: Callable[[str], None]) -> Iterator[None]:
     """Let one process at a time of this checkout download, start and build."""
     with (build_dir() / ".set-up.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another run that is setting up in this checkout")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -40,7 +40,7 @@ lint: venv
 	$(BIN)/lint-imports --cache-dir $(BUILD)/import-linter
 
 images: venv
-	$(BIN)/python -m wsgi_harness.images
+	$(BIN)/python -m wsgi_harness.engine.images
 
 venv: $(STAMP)
 
@@ -62,5 +62,5 @@ $(STAMP):
 
 # The engine of this checkout goes first: its data lies under build/.
 clean:
-	@$(PYTHON) -c 'from wsgi_harness import dockerd; dockerd.stop(progress=print)'
+	@$(PYTHON) -c 'from wsgi_harness.engine import dockerd; dockerd.stop(progress=print)'
 	rm -rf $(VENV) $(BUILD) dist report .tox *.egg-info .pytest_cache

@@ -37,8 +37,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["hbshim", "hbshim.*", "wsgi_harness", "wsgi_harness.*"])
-    + ["wsgi_harness.containers"],
+    packages=[
+        *find_packages(include=["hbshim", "hbshim.*", "wsgi_harness", "wsgi_harness.*"]),
+        "wsgi_harness.containers",
+    ],
     package_dir={"wsgi_harness.containers": "containers"},
     package_data={
         "hbshim": ["py.typed", "bootstrap/sitecustomize.py"],

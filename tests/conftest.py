@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 from pytest_docker.plugin import Services
 
-from wsgi_harness import leftovers, services
-from wsgi_harness.broker import Broker, wait_until
-from wsgi_harness.commands import run, silent
-from wsgi_harness.engine import Engine
+from wsgi_harness.stack import leftovers
+from wsgi_harness.stack import services
+from wsgi_harness.stack.broker import Broker, wait_until
+from wsgi_harness.engine.commands import run, silent
+from wsgi_harness.engine.engine import Engine
 from wsgi_harness.errors import HarnessError
-from wsgi_harness.images import Images, prepare
+from wsgi_harness.engine.images import Images, prepare
 from wsgi_harness.paths import CONTAINERS
-from wsgi_harness.stack import CA_FILE, project_name, read_logs
+from wsgi_harness.stack.stack import CA_FILE, project_name, read_logs
 
 PASSWORD = "only-for-tests"
 HEARTBEAT = 4

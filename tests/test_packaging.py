@@ -51,7 +51,7 @@ def test_the_wheel_has_what_runs_and_not_what_tests(wheel):
     for wanted in (
         "hbshim/py.typed",
         "hbshim/bootstrap/sitecustomize.py",
-        "wsgi_harness/app.py",
+        "wsgi_harness/cell/app.py",
         "wsgi_harness/containers/compose.yaml",
         "wsgi_harness/containers/rabbitmq/Dockerfile",
         "wsgi_harness/containers/apache/entrypoint.sh",

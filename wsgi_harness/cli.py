@@ -11,7 +11,13 @@ import click
 from rich.console import Console
 
 from wsgi_harness.errors import HarnessError
-from wsgi_harness.scenarios import HEARTBEATS, SILENCE, Scenario, UnknownScenarioError, select
+from wsgi_harness.matrix.scenarios import (
+    HEARTBEATS,
+    SILENCE,
+    Scenario,
+    UnknownScenarioError,
+    select,
+)
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -91,7 +97,7 @@ def main(
 
 
 def _list(chosen: Sequence[Scenario], as_json: bool) -> None:
-    from wsgi_harness.table import print_scenarios
+    from wsgi_harness.report.table import print_scenarios
 
     if not as_json:
         print_scenarios(_console(), chosen)
@@ -109,12 +115,12 @@ def _run(
     as_json: bool,
     directory: Path,
 ) -> int:
-    # Costly, and the first four need the extra `harness`.
-    from wsgi_harness import record, report
-    from wsgi_harness.display import TerminalDisplay
-    from wsgi_harness.run import run
-    from wsgi_harness.table import print_verdicts
-    from wsgi_harness.verdict import exit_code
+    # Costly, and most of them need the extra `harness`.
+    from wsgi_harness.matrix.run import run
+    from wsgi_harness.matrix.verdict import exit_code
+    from wsgi_harness.report import record, report
+    from wsgi_harness.report.display import TerminalDisplay
+    from wsgi_harness.report.table import print_verdicts
 
     report.prepare(directory)
     with TerminalDisplay(Console(stderr=True)) as display:

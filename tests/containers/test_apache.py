@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from wsgi_harness.broker import wait_until
-from wsgi_harness.engine import Engine
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import CommandError, NotReadyError
-from wsgi_harness.images import Images
+from wsgi_harness.stack.broker import wait_until
 
 SCRIPT = """\
 import json

@@ -2,8 +2,8 @@
 
 import pytest
 
-from wsgi_harness.engine import Engine
-from wsgi_harness.images import ensure_images
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import ensure_images
 
 pytestmark = pytest.mark.slow
 

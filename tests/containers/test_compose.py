@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from wsgi_harness.commands import run
-from wsgi_harness.engine import Engine
+from wsgi_harness.engine.commands import run
+from wsgi_harness.engine.engine import Engine
 from wsgi_harness.paths import CONTAINERS
 
 

@@ -7,10 +7,10 @@ import kombu
 import pika
 import pytest
 
-from wsgi_harness.broker import Broker, wait_until
-from wsgi_harness.engine import Engine
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import NotReadyError
-from wsgi_harness.images import Images
+from wsgi_harness.stack.broker import Broker, wait_until
 
 
 def test_accepts_the_account_and_suggests_the_configured_heartbeat(broker: Broker) -> None:

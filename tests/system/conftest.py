@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from wsgi_harness import services
-from wsgi_harness.broker import Broker
-from wsgi_harness.commands import run
-from wsgi_harness.engine import Engine
-from wsgi_harness.relay import Relay
+from wsgi_harness.engine.commands import run
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.stack import services
+from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
 
 CHECKOUT = Path(__file__).parent.parent.parent
 _numbers = itertools.count(1)

@@ -8,7 +8,7 @@ window and still acknowledges needs no excuse from the dead-peer rule.
 import pytest
 
 from tests.system.conftest import WORLDS
-from wsgi_harness.relay import Relay
+from wsgi_harness.wire.relay import Relay
 
 T = 2
 BODY = 100_000

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.system.conftest import WORLDS
-from wsgi_harness.relay import Relay
+from wsgi_harness.wire.relay import Relay
 
 MEBIBYTE = 1 << 20
 

@@ -7,7 +7,7 @@ broker cannot speak any more, and after some time gives up.
 import pytest
 
 from tests.waiting import wait_until
-from wsgi_harness.relay import Relay
+from wsgi_harness.wire.relay import Relay
 
 T = 1
 #: The kernel doubles it.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wsgi_harness.observation import (
+from wsgi_harness.matrix.scenarios import SCENARIOS, Scenario
+from wsgi_harness.observe.observation import (
     BrokerView,
     Messages,
     Observation,
@@ -12,7 +13,6 @@ from wsgi_harness.observation import (
     Ticks,
     WireView,
 )
-from wsgi_harness.scenarios import SCENARIOS, Scenario
 
 HEARTBEAT = 4
 BEGAN = 1_000_000.0

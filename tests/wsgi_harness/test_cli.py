@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from wsgi_harness import run
 from wsgi_harness.cli import main
 from wsgi_harness.errors import EngineUnavailableError
-from wsgi_harness.scenarios import SCENARIOS
+from wsgi_harness.matrix import run
+from wsgi_harness.matrix.scenarios import SCENARIOS
 
 
 def call(*arguments: str) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsgi_harness.scenarios import LIBRARIES, METHODS, SCENARIOS, WORLDS
+from wsgi_harness.matrix.scenarios import LIBRARIES, METHODS, SCENARIOS, WORLDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "regression.md"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from wsgi_harness.engine import Engine
-from wsgi_harness.scenarios import SILENCE
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.matrix.scenarios import SILENCE
 
 HEARTBEAT = 4
 CELLS = ("none-kombu", "none-pika", "green-kombu", "hbshim-auto-kombu", "hbshim-auto-pika")

@@ -1,0 +1,110 @@
+"""The matrix holds what the regression promises, and can be asked for by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from wsgi_harness.matrix import scenarios
+from wsgi_harness.matrix.scenarios import LIBRARIES, SCENARIOS, UnknownScenarioError, select
+
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    "method",
+    [
+        "none",
+        "green",
+        "tpool",
+        "native",
+        "hbshim-auto",
+        "hbshim-pthread",
+        "hbshim-greenthread",
+        "hbshim-tpool",
+    ],
+)
+def test_every_way_of_beating_is_tried_in_the_world_that_fails(method: str, library: str) -> None:
+    scenario = BY_NAME[f"{method}-{library}"]
+
+    assert scenario.world.mpm == "prefork"
+    assert scenario.world.mode == "embedded"
+    assert scenario.world.patched
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("world", ["unpatched", "daemon", "event"])
+def test_every_other_world_has_a_control_and_the_fix(world: str, library: str) -> None:
+    assert BY_NAME[f"none-{library}-{world}"].expected == "closed"
+    assert BY_NAME[f"hbshim-auto-{library}-{world}"].is_fix
+
+
+def test_controls_that_the_issue_names_are_expected_to_be_closed() -> None:
+    for name in ("none-kombu", "green-kombu", "tpool-kombu", "native-kombu", "none-pika"):
+        assert BY_NAME[name].is_control
+        assert BY_NAME[name].expected == "closed"
+
+
+def test_a_forced_worker_that_cannot_hold_is_no_fix_but_must_be_warned_about() -> None:
+    forced = [scenario for scenario in SCENARIOS if scenario.warns]
+
+    assert {scenario.method.key for scenario in forced} == {"hbshim-greenthread", "hbshim-tpool"}
+    assert not any(scenario.is_fix or scenario.is_control for scenario in forced)
+
+
+def test_every_expectation_has_its_reason() -> None:
+    assert all(len(scenario.reason) > 20 for scenario in SCENARIOS)
+
+
+def test_names_are_unique_and_can_name_containers() -> None:
+    assert len(BY_NAME) == len(SCENARIOS)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) for name in BY_NAME)
+
+
+def test_the_silence_outlasts_a_client_that_beats_but_never_reads() -> None:
+    client_gives_up = 2
+
+    assert client_gives_up + max(scenarios.BROKER_PATIENCE) < scenarios.SILENCE
+
+
+def test_orders_are_plain_data_and_hold_no_secret() -> None:
+    orders = scenarios.orders(BY_NAME["hbshim-greenthread-kombu"], 4, ("relay", 10001))
+
+    assert json.loads(json.dumps(orders)) == orders
+    assert orders["shim"] == {"worker": "greenthread"}
+    assert (orders["host"], orders["port"], orders["heartbeat"]) == ("relay", 10001, 4)
+    assert not any("pass" in key or "url" in key for key in orders)
+
+
+def test_every_beater_of_the_table_exists_in_the_cells() -> None:
+    # In a process of its own: the module imports eventlet.
+    code = "from wsgi_harness.cell.beaters import STARTERS; print(*STARTERS)"
+    known = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+
+    assert {scenario.method.beater for scenario in SCENARIOS} == set(known)
+
+
+def test_select_takes_names_and_globs_in_the_order_of_the_table() -> None:
+    found = [scenario.name for scenario in select(["hbshim-auto-*-daemon", "none-kombu"])]
+
+    assert found == ["none-kombu", "hbshim-auto-kombu-daemon", "hbshim-auto-pika-daemon"]
+
+
+def test_select_without_a_pattern_takes_everything() -> None:
+    assert select([]) == SCENARIOS
+
+
+def test_select_refuses_what_matches_nothing() -> None:
+    with pytest.raises(UnknownScenarioError, match=r"'nonsense'.*--list"):
+        select(["none-kombu", "nonsense"])

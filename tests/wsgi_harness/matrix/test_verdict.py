@@ -1,0 +1,171 @@
+"""Verdicts: what is as expected, what is a finding, and what the exit code says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.wsgi_harness.cell_stories import (
+    HEARTBEAT,
+    SILENCE,
+    alive,
+    closed,
+    scenario,
+    ticks,
+    warned,
+)
+from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code, judge
+from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request
+
+
+def verdict_on(name: str, seen: Observation) -> Verdict:
+    return judge(scenario(name), seen, HEARTBEAT)
+
+
+def test_a_control_that_is_closed_failed_as_it_must() -> None:
+    verdict = verdict_on("none-kombu", closed("none-kombu"))
+
+    assert verdict.outcome is Outcome.FAILED_AS_IT_MUST
+    assert verdict.why == ()
+    assert verdict.seen == "closed after 3.0 T"
+
+
+def test_a_control_that_survives_is_a_finding_and_the_exit_code_is_not_0() -> None:
+    survived = replace(alive("none-kombu"), shim=None)
+
+    verdict = verdict_on("none-kombu", survived)
+
+    assert verdict.outcome is Outcome.FINDING
+    assert "survived although it was expected to be closed" in verdict.why[0]
+    assert exit_code([verdict]) == 1
+
+
+def test_a_control_closed_for_another_reason_is_a_finding() -> None:
+    seen = closed("none-pika")
+    seen = replace(seen, broker=replace(seen.broker, reason="connection_closed_abruptly"))
+
+    verdict = verdict_on("none-pika", seen)
+
+    assert verdict.outcome is Outcome.FINDING
+    assert "not for missed heartbeats: connection_closed_abruptly" in verdict.why[0]
+
+
+def test_a_green_control_that_fails_although_its_ticks_came_is_a_finding() -> None:
+    on_time = replace(closed("green-kombu"), green=ticks(0.2))
+
+    verdict = verdict_on("green-kombu", on_time)
+
+    assert verdict.outcome is Outcome.FINDING
+    assert "the parked hub does not explain it" in verdict.why[0]
+
+
+def test_a_fix_that_lives_and_loses_nothing_held() -> None:
+    verdict = verdict_on("hbshim-auto-pika", alive("hbshim-auto-pika"))
+
+    assert verdict.outcome is Outcome.HELD
+    assert exit_code([verdict]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"broker": closed("x").broker}, "the connection was closed: missed heartbeats"),
+        (
+            {"requests": (Request("publish", SILENCE[1], SILENCE[1], 500, "OSError: gone"),)},
+            "failed requests: 1 (OSError: gone)",
+        ),
+        ({"messages": Messages(20, 20, 19)}, "lost messages: 1 of 20"),
+        ({"broker": replace(alive("x").broker, connections=2)}, "opened 2 connections"),
+        (
+            {"wire": replace(alive("x").wire, errors=("torn: the stream ended inside a frame",))},
+            "not whole AMQP frames on the wire: torn",
+        ),
+    ],
+)
+def test_a_fix_that_fails_in_any_way_broke(change: dict[str, object], complaint: str) -> None:
+    verdict = verdict_on("hbshim-auto-kombu", replace(alive("hbshim-auto-kombu"), **change))
+
+    assert verdict.outcome is Outcome.BROKE
+    assert any(complaint in why for why in verdict.why)
+    assert exit_code([verdict]) == 1
+
+
+def test_a_forced_worker_that_fails_with_a_warning_is_as_expected() -> None:
+    name = "hbshim-greenthread-kombu"
+
+    assert verdict_on(name, warned(closed(name))).outcome is Outcome.FAILED_AS_WARNED
+
+
+def test_a_forced_worker_that_fails_in_silence_is_a_finding() -> None:
+    name = "hbshim-tpool-pika"
+
+    verdict = verdict_on(name, replace(closed(name), shim={"events": []}))
+
+    assert verdict.outcome is Outcome.FINDING
+    assert "did not warn" in verdict.why[0]
+
+
+def test_a_control_expected_alive_that_dies_is_a_finding() -> None:
+    assert verdict_on("native-pika", closed("native-pika")).outcome is Outcome.FINDING
+
+
+def test_a_control_expected_alive_that_lives_is_as_expected_but_no_fix() -> None:
+    assert verdict_on("native-pika", alive("native-pika")).outcome is Outcome.LIVED
+
+
+def test_a_cell_that_was_not_measured_has_no_verdict() -> None:
+    seen = Observation("none-kombu", problems=("the broker never listed its connection",))
+
+    verdict = verdict_on("none-kombu", seen)
+
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.why == seen.problems
+    assert exit_code([verdict]) == 3
+
+
+def test_messages_that_were_accepted_and_never_arrived_are_noted() -> None:
+    swallowed = replace(closed("none-kombu"), messages=Messages(20, 3, 0))
+
+    verdict = verdict_on("none-kombu", swallowed)
+
+    assert any("3 messages were accepted and never arrived" in note for note in verdict.notes)
+
+
+def test_a_machine_that_stood_still_is_noted() -> None:
+    stalled = replace(closed("hbshim-auto-kombu"), native=ticks(9.0))
+
+    verdict = verdict_on("hbshim-auto-kombu", stalled)
+
+    assert verdict.outcome is Outcome.BROKE
+    assert any("the machine stood still" in note for note in verdict.notes)
+
+
+def test_a_connection_that_the_broker_lists_but_has_closed_is_not_alive() -> None:
+    seen = alive("hbshim-auto-kombu")
+    listed_late = replace(
+        seen,
+        broker=BrokerView(
+            opened=seen.broker.opened,
+            closed=SILENCE[1] - 0.1,
+            reason="missed heartbeats from client, timeout: 4s",
+            heartbeat=HEARTBEAT,
+            listed_after_silence=True,
+            connections=1,
+        ),
+    )
+
+    assert verdict_on("hbshim-auto-kombu", listed_late).outcome is Outcome.BROKE
+
+
+def test_a_finding_outweighs_a_cell_that_was_not_measured() -> None:
+    unmeasured = verdict_on("none-kombu", Observation("none-kombu", problems=("no answer",)))
+    broke = verdict_on("hbshim-auto-kombu", closed("hbshim-auto-kombu"))
+    held = verdict_on("hbshim-auto-pika", alive("hbshim-auto-pika"))
+
+    assert exit_code([held, unmeasured]) == 3
+    assert exit_code([held, unmeasured, broke]) == 1
+
+
+def test_no_verdict_at_all_is_no_success() -> None:
+    assert exit_code([]) == 3

@@ -1,0 +1,116 @@
+# ruff: noqa: E501 (a recorded log has its own line lengths)
+"""The broker's own view: parsed from recorded logs, and watched on a real broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pika
+import pytest
+import requests
+
+from tests.waiting import wait_until
+from wsgi_harness.observe import observer
+from wsgi_harness.observe.observation import BrokerView
+from wsgi_harness.observe.observer import BrokerUnobservableError, BrokerWatch, read_log
+from wsgi_harness.stack.broker import Broker
+
+HEARTBEAT = 2
+
+# RabbitMQ 3.10.8, as `docker compose logs` hands it out.
+LOG_3_10 = """\
+\x1b[2K2026-11-20 06:44:29.531489+00:00 [info] <0.854.0> accepting AMQP connection <0.854.0> (172.26.0.10:41638 -> 172.26.0.3:5672)
+\x1b[2K2026-11-20 06:44:29.569685+00:00 [info] <0.854.0> connection <0.854.0> (172.26.0.10:41638 -> 172.26.0.3:5672) has a client-provided name: none-pika
+\x1b[2K2026-11-20 06:44:29.572910+00:00 [info] <0.854.0> connection <0.854.0> (172.26.0.10:41638 -> 172.26.0.3:5672 - none-pika): user 'hbshim' authenticated and granted access to vhost '/'
+\x1b[2K2026-11-20 06:44:29.823097+00:00 [info] <0.906.0> connection <0.906.0> (172.26.0.10:41666 -> 172.26.0.3:5672) has a client-provided name: native-pika
+\x1b[2K completed with 3 plugins.
+\x1b[2K2026-11-20 06:44:41.575966+00:00 [error] <0.854.0> closing AMQP connection <0.854.0> (172.26.0.10:41638 -> 172.26.0.3:5672 - none-pika):
+\x1b[2K2026-11-20 06:44:41.575966+00:00 [error] <0.854.0> missed heartbeats from client, timeout: 4s
+\x1b[2K2026-11-20 06:44:53.952132+00:00 [info] <0.906.0> closing AMQP connection <0.906.0> (172.26.0.10:41666 -> 172.26.0.3:5672 - native-pika, vhost: '/', user: 'hbshim')
+"""
+
+
+def views(text: str) -> dict[str, BrokerView]:
+    return dict(read_log(observer.without_colour(text)))
+
+
+def test_a_connection_closed_for_missed_heartbeats_has_its_time_and_reason() -> None:
+    view = views(LOG_3_10)["none-pika"]
+
+    assert view.closed is not None
+    assert view.opened is not None
+    assert view.closed - view.opened == pytest.approx(12.006281)
+    assert view.reason == "missed heartbeats from client, timeout: 4s"
+    assert view.missed_heartbeats
+
+
+def test_a_connection_closed_by_its_client_has_no_reason() -> None:
+    view = views(LOG_3_10)["native-pika"]
+
+    assert view.closed is not None
+    assert view.reason == ""
+    assert not view.missed_heartbeats
+
+
+def test_connections_without_a_name_are_left_out() -> None:
+    assert set(views(LOG_3_10)) == {"none-pika", "native-pika"}
+
+
+def test_a_name_that_connects_again_is_counted_and_keeps_its_first_story() -> None:
+    again = LOG_3_10.replace("native-pika", "none-pika")
+
+    view = views(again)["none-pika"]
+
+    assert view.connections == 2
+    assert view.missed_heartbeats
+
+
+@pytest.fixture(scope="module")
+def silent(broker: Broker) -> Iterator[str]:
+    """Name of a connection that nobody beats for."""
+    name = f"observed-{time.monotonic_ns()}"
+    parameters = pika.URLParameters(broker.amqp_url(heartbeat=HEARTBEAT))
+    parameters.client_properties = {"connection_name": name}
+    connection = pika.BlockingConnection(parameters)
+    yield name
+    with pytest.raises(pika.exceptions.AMQPError):
+        connection.process_data_events(time_limit=1)
+
+
+def test_both_views_of_a_real_broker_tell_the_same_death(broker: Broker, silent: str) -> None:
+    with BrokerWatch(broker.management.connections) as watch:
+        wait_until(lambda: silent in watch.listed_now(), timeout=15)
+        wait_until(lambda: silent not in watch.listed_now(), timeout=10 * HEARTBEAT)
+        view = watch.add_to(views(broker.log())[silent], silent)
+
+    assert view.heartbeat == HEARTBEAT
+    assert view.reason == f"missed heartbeats from client, timeout: {HEARTBEAT}s"
+    assert view.opened is not None
+    assert view.closed is not None
+    assert view.listed_until is not None
+    # The management API is a second behind, and sampled twice a second.
+    assert view.listed_until == pytest.approx(view.closed, abs=5)
+
+
+def test_a_connection_never_listed_leaves_the_view_as_it_was(broker: Broker) -> None:
+    with BrokerWatch(broker.management.connections) as watch:
+        watch.listed_now()
+
+        assert watch.add_to(BrokerView(), "nobody") == BrokerView()
+
+
+def test_a_management_api_that_does_not_answer_is_an_error_of_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(observer, "_SAMPLE_LIMIT", 2.0)
+
+    def nobody_there() -> list[dict[str, object]]:
+        requests.get("http://127.0.0.1:9/api/connections", timeout=1)
+        return []
+
+    with (
+        BrokerWatch(nobody_there) as watch,
+        pytest.raises(BrokerUnobservableError, match="management API has not answered for 2 s"),
+    ):
+        watch.listed_now()

@@ -1,0 +1,138 @@
+"""The WSGI script of one cell: one process, one connection, one way of keeping it alive.
+
+    POST /open       connect, start the ticks and the beater
+    POST /publish    publish ?count=N messages
+    GET  /report     what was measured in between, and hbshim's own account
+
+Loaded by mod_wsgi, with the environment variable CELL as its orders; see
+:func:`wsgi_harness.matrix.scenarios.orders`. No part of it beats for a cell with hbshim:
+there the one difference is the call of ``hbshim.install()``, two lines below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import eventlet
+
+CELL: dict[str, Any] = json.loads(os.environ["CELL"])
+# The order of a real program: patch first, then hbshim, then everything else.
+if CELL["patched"]:
+    eventlet.monkey_patch()
+if CELL["shim"] is not None:
+    import hbshim
+
+    hbshim.install(**CELL["shim"])
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import sys
+import time
+from urllib.parse import parse_qs
+
+from wsgi_harness.cell.beaters import Beater, native_sleep, native_thread
+from wsgi_harness.cell.clients import CLIENTS
+from wsgi_harness.cell.ticks import Ticks
+
+Answer = dict[str, object]
+
+_client = CLIENTS[CELL["library"]](
+    os.environ["AMQP_URL"], (CELL["host"], CELL["port"]), CELL["heartbeat"], CELL["name"]
+)
+_beater = Beater(_client, CELL["heartbeat"] / 4)
+_ticks: dict[str, Ticks] = {}
+
+
+def _open(_query: dict[str, list[str]]) -> Answer:
+    _ticks["green"], _ticks["native"] = Ticks(CELL["tick"]), Ticks(CELL["tick"])
+    # In the request's own thread: this is the hub that an application would use.
+    eventlet.spawn(_ticks["green"].run, eventlet.sleep)
+    native_thread(_ticks["native"].run, native_sleep())
+    _client.open()
+    _beater.start(CELL["beater"])
+    return {"python": sys.version.split()[0], "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("eventlet", "kombu", "amqp", "pika", "mod_wsgi"):
+        # mod_wsgi may be a module of Apache's alone, without its Python package.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _publish(query: dict[str, list[str]]) -> Answer:
+    accepted = 0
+    for number in range(int(query["count"][0])):
+        try:
+            _client.publish(CELL["queue"], f"{CELL['name']}/{number}")
+        except Exception as error:
+            return {"accepted": accepted, "error": _describe(error)}
+        accepted += 1
+    return {"accepted": accepted}
+
+
+def _report(_query: dict[str, list[str]]) -> Answer:
+    return {
+        "ticks": {name: ticks.report() for name, ticks in _ticks.items()},
+        "beater": _beater.report(),
+        "shim": None if CELL["shim"] is None else _shim(),
+    }
+
+
+def _shim() -> Answer:
+    from hbshim.heartbeat import service
+
+    heartbeats = service.current()
+    return {
+        "detected": hbshim.detect(worker=CELL["shim"].get("worker")).as_dict(),
+        "counters": heartbeats.metrics.snapshot(),
+        "events": [dataclasses.asdict(event) for event in heartbeats.metrics.take_events()],
+        "engines": [
+            {
+                "worker": engine.worker.name,
+                "wakeups": engine.wakeups,
+                "latest": max(engine.lateness, default=0.0),
+            }
+            for engine in heartbeats.engines()
+        ],
+        "links": [
+            {"name": link.name, "state": link.state.value, "beats": link.beats}
+            for link in heartbeats.links()
+        ],
+    }
+
+
+def _describe(error: BaseException) -> Answer:
+    return {"type": type(error).__name__, "message": str(error)[:200]}
+
+
+_ROUTES: dict[tuple[str, str], Callable[[dict[str, list[str]]], Answer]] = {
+    ("POST", "/open"): _open,
+    ("POST", "/publish"): _publish,
+    ("GET", "/report"): _report,
+}
+
+
+def application(
+    environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
+) -> Iterable[bytes]:
+    """Answer one request with JSON: 200, or 500 when the application failed."""
+    began = time.time()
+    handler = _ROUTES.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+    if handler is None:
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"POST /open, POST /publish?count=N or GET /report\n"]
+    try:
+        answer = handler(parse_qs(environ["QUERY_STRING"]))
+    except Exception as error:
+        answer = {"error": _describe(error)}
+    answer |= {"pid": os.getpid(), "began": began, "ended": time.time()}
+    status = "500 Internal Server Error" if "error" in answer else "200 OK"
+    start_response(status, [("Content-Type", "application/json")])
+    return [json.dumps(answer, default=str).encode()]

@@ -1,0 +1,211 @@
+"""The cells of one run, side by side: open, keep silent, publish, ask what everybody saw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+import pika
+
+from wsgi_harness.matrix.scenarios import MESSAGES, SILENCE, Scenario, queue_of
+from wsgi_harness.observe import cells, observer, wiretap
+from wsgi_harness.observe.cells import Answer, Cell
+from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request
+from wsgi_harness.observe.observer import BrokerWatch
+from wsgi_harness.stack.stack import BROKER, Stack
+
+Told = TypeVar("Told")
+Exchange = tuple[Request, Answer]
+
+# Requests under way at once: more would make the cells wait for each other on two cores.
+_AT_ONCE = 6
+#: Seconds that messages may take from the client's socket to the queue.
+_ARRIVAL_LIMIT = 5.0
+_LOG_LINES = 25
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def say(self, line: str) -> None:
+        """Show one line; from any thread."""
+
+    def stage(self, title: str, total: float) -> AbstractContextManager[Callable[[float], None]]:
+        """Show a bar; the function it yields takes how far it has come."""
+
+
+class Matrix:
+    """The cells of one run, while their containers are up.
+
+    Parameters:
+        stack: up, with a cell for each scenario, and the relay.
+        heartbeat: T, in seconds.
+        lap: called with the name of each stage as it ends.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        scenarios: Sequence[Scenario],
+        heartbeat: int,
+        display: Display,
+        lap: Callable[[str], None],
+    ) -> None:
+        self._stack = stack
+        self._scenarios = scenarios
+        self._heartbeat = heartbeat
+        self._display = display
+        self._lap = lap
+        secret = stack.broker.password
+        self._cells = {each.name: Cell(stack.cell_url(each.name), secret) for each in scenarios}
+
+    def measure(self) -> list[Observation]:
+        """Take every cell through open, silence and publish.
+
+        Raises:
+            BrokerUnobservableError: the management API does not answer.
+        """
+        self._declare_queues()
+        with BrokerWatch(self._stack.broker.management.connections) as watch:
+            opened = self._each("opening connections", Cell.open, self._cells)
+            self._lap("open")
+            self._keep_silent()
+            listed = watch.listed_now()
+            self._lap("silence")
+            # A cell that has no connection has nothing to publish on.
+            ready = {name: self._cells[name] for name in opened if not opened[name][0].failed}
+            published = self._each("publishing", lambda cell: cell.publish(MESSAGES), ready)
+            reports = self._each("collecting", Cell.report, ready)
+        arrived = self._arrived({name: answer for name, (_, answer) in published.items()})
+        from_log = observer.read_log(self._log(BROKER))
+        wire = wiretap.read(self._log(wiretap.RELAY))
+
+        def observation(name: str) -> Observation:
+            if name not in ready:
+                failure = f"it did not open its connection: {opened[name][0].error}"
+                return Observation(name, problems=(failure,), requests=(opened[name][0],))
+            view = watch.add_to(from_log.get(name, BrokerView()), name)
+            view = replace(view, listed_after_silence=name in listed)
+            seen = _observation(name, opened[name], published[name], reports[name])
+            seen = replace(
+                seen,
+                broker=view,
+                wire=wire[name],
+                messages=replace(seen.messages, arrived=arrived[name]),
+            )
+            return replace(seen, problems=self._problems(seen))
+
+        return [observation(scenario.name) for scenario in self._scenarios]
+
+    def log_tail(self, name: str) -> tuple[str, ...]:
+        """The end of a cell's Apache log."""
+        return tuple(self._log(name)[-_LOG_LINES:])
+
+    def _log(self, service: str) -> list[str]:
+        text = self._stack.logs(service).replace(self._stack.broker.password, "***")
+        return observer.without_colour(text)
+
+    def _each(
+        self, title: str, function: Callable[[Cell], Told], wanted: Mapping[str, Cell]
+    ) -> dict[str, Told]:
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            with self._display.stage(title, len(wanted)) as progress:
+                jobs = {name: pool.submit(function, cell) for name, cell in wanted.items()}
+                told = {}
+                for name, job in jobs.items():
+                    told[name] = job.result()
+                    progress(len(told))
+                return told
+        finally:
+            # Ctrl-C must not wait for requests: removing the containers ends them.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _keep_silent(self) -> None:
+        length = SILENCE * self._heartbeat
+        began = time.monotonic()
+        with self._display.stage(f"silence, {SILENCE} T = {length} s", length) as progress:
+            while (passed := time.monotonic() - began) < length:
+                progress(passed)
+                time.sleep(min(0.25, length - passed))
+
+    def _declare_queues(self) -> None:
+        # Not by the cells: an exclusive queue would go with the connection that is to die.
+        expiry = (SILENCE * self._heartbeat + 600) * 1000
+        with self._harness_connection() as connection:
+            channel = connection.channel()
+            for scenario in self._scenarios:
+                channel.queue_declare(
+                    queue_of(scenario), durable=True, arguments={"x-expires": expiry}
+                )
+
+    def _arrived(self, published: Mapping[str, Answer]) -> dict[str, int]:
+        """How many different messages of each cell reached its queue."""
+        found: dict[str, set[bytes]] = {scenario.name: set() for scenario in self._scenarios}
+        limit = time.monotonic() + _ARRIVAL_LIMIT
+
+        def awaited(name: str) -> bool:
+            accepted: int = published.get(name, {}).get("accepted", 0)
+            return len(found[name]) < accepted
+
+        with self._harness_connection() as connection:
+            channel = connection.channel()
+            waiting = list(self._scenarios)
+            while waiting:
+                for scenario in waiting:
+                    found[scenario.name].update(_take_all(channel, queue_of(scenario)))
+                waiting = [scenario for scenario in waiting if awaited(scenario.name)]
+                if time.monotonic() > limit:
+                    break
+                connection.sleep(0.1 if waiting else 0)
+        return {name: len(bodies) for name, bodies in found.items()}
+
+    def _harness_connection(self) -> pika.BlockingConnection:
+        return pika.BlockingConnection(pika.URLParameters(self._stack.broker.amqp_url()))
+
+    def _problems(self, seen: Observation) -> tuple[str, ...]:
+        """Why a cell's story cannot be judged, beyond what the cell itself told."""
+        problems = list(seen.problems)
+        if seen.broker.heartbeat is None:
+            problems.append("the broker never listed its connection")
+        elif seen.broker.heartbeat != self._heartbeat:
+            problems.append(
+                f"it negotiated T = {seen.broker.heartbeat} s instead of {self._heartbeat} s"
+            )
+        return tuple(problems)
+
+
+def _observation(name: str, opened: Exchange, published: Exchange, report: Answer) -> Observation:
+    """What the cell itself tells, in its two requests and its report."""
+    (first, greeting), (second, answer) = opened, published
+    silence = (first.ended, second.began)
+    pids = {told.get("pid") for told in (greeting, answer, report)}
+    problems = []
+    if not report:
+        problems.append("the cell did not tell what it measured")
+    elif len(pids) > 1:
+        problems.append(f"different processes answered its requests ({sorted(map(str, pids))})")
+    return Observation(
+        name,
+        problems=tuple(problems),
+        silence=silence,
+        requests=(first, second),
+        green=cells.ticks(report, "green", silence),
+        native=cells.ticks(report, "native", silence),
+        messages=Messages(asked=MESSAGES, accepted=answer.get("accepted", 0)),
+        beater=report.get("beater", {}),
+        shim=report.get("shim"),
+        versions={"python": greeting["python"], **greeting["versions"]},
+    )
+
+
+def _take_all(channel: Any, queue: str) -> Iterator[bytes]:
+    while True:
+        method, _, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return
+        yield body

@@ -1,0 +1,160 @@
+"""Runs the matrix and judges it: from the images to the verdicts, and everything removed again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import pika
+import requests
+
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images, prepare
+from wsgi_harness.errors import CommandError
+from wsgi_harness.matrix.matrix import Display, Matrix
+from wsgi_harness.matrix.scenarios import Scenario, orders
+from wsgi_harness.matrix.verdict import Verdict, judge
+from wsgi_harness.observe import wiretap
+from wsgi_harness.observe.observation import Observation
+from wsgi_harness.observe.observer import BrokerUnobservableError
+from wsgi_harness.stack.stack import CellService, Stack, project_name
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole run.
+
+    Attributes:
+        began: ``time.time()`` in seconds.
+        heartbeat: T, in seconds.
+        broker: RabbitMQ's version.
+        engine: the container engine and its version.
+        durations: seconds that each stage took, in order.
+    """
+
+    began: float
+    heartbeat: int
+    broker: str
+    engine: str
+    durations: Mapping[str, float]
+    scenarios: tuple[Scenario, ...]
+    observations: tuple[Observation, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+def run(
+    scenarios: Sequence[Scenario],
+    *,
+    heartbeat: int,
+    display: Display,
+    rabbitmq_image: str | None = None,
+    prepared: tuple[Engine, Images] | None = None,
+) -> Results:
+    """Run `scenarios` side by side and judge each.
+
+    Parameters:
+        heartbeat: T, in whole seconds.
+        rabbitmq_image: an image to use as the broker instead of hbshim's own.
+        prepared: an engine and images that are ready, where the caller has them.
+
+    Raises:
+        HarnessError: the containers cannot be had, or the broker cannot be observed.
+    """
+    clock = _Stopwatch()
+    engine, images = prepared or prepare(rabbitmq_image=rabbitmq_image, progress=display.say)
+    clock.lap("images")
+    stack = Stack(
+        project_name("regression"),
+        _services(scenarios, heartbeat),
+        rabbitmq_image=rabbitmq_image,
+        heartbeat=heartbeat,
+        prepared=(engine, images),
+        progress=display.say,
+    )
+    measured: _Measured | None = None
+    try:
+        with stack:
+            clock.lap("start")
+            measured = _measure(stack, scenarios, heartbeat, display, clock)
+    except CommandError as error:
+        # Docker 20.10 now and then keeps a network "with active endpoints" after its last
+        # container is gone. That is worth a word, not the results.
+        if measured is None:
+            raise
+        display.say(f"not everything could be removed: {error}")
+    clock.lap("remove")
+    return Results(
+        began=clock.began,
+        heartbeat=heartbeat,
+        broker=f"RabbitMQ {measured.rabbitmq}",
+        engine=f"{engine.kind} {engine.version}",
+        durations=clock.laps,
+        scenarios=tuple(scenarios),
+        observations=tuple(measured.observations),
+        verdicts=tuple(measured.verdicts),
+    )
+
+
+class _Measured(NamedTuple):
+    rabbitmq: str
+    observations: list[Observation]
+    verdicts: list[Verdict]
+
+
+def _measure(
+    stack: Stack,
+    scenarios: Sequence[Scenario],
+    heartbeat: int,
+    display: Display,
+    clock: _Stopwatch,
+) -> _Measured:
+    matrix = Matrix(stack, scenarios, heartbeat, display, clock.lap)
+    try:
+        observations = matrix.measure()
+        version = str(stack.broker.management.overview()["rabbitmq_version"])
+    except (requests.RequestException, pika.exceptions.AMQPError) as error:
+        raise BrokerUnobservableError(
+            f"RabbitMQ stopped answering the harness ({type(error).__name__}); is the machine "
+            "overloaded, or its disk full?"
+        ) from error
+    verdicts = [judge(*pair, heartbeat) for pair in zip(scenarios, observations, strict=True)]
+    observations = [
+        seen if verdict.outcome.ok else replace(seen, log=matrix.log_tail(seen.scenario))
+        for seen, verdict in zip(observations, verdicts, strict=True)
+    ]
+    clock.lap("collect")
+    return _Measured(version, observations, verdicts)
+
+
+def _services(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
+    names = [scenario.name for scenario in scenarios]
+    addresses = wiretap.addresses(names)
+    services = [
+        CellService(
+            scenario.name,
+            {
+                "MPM": scenario.world.mpm,
+                "WSGI_MODE": scenario.world.mode,
+                "WSGI_THREADS": str(scenario.world.threads),
+                "CELL": json.dumps(orders(scenario, heartbeat, addresses[scenario.name])),
+            },
+        )
+        for scenario in scenarios
+    ]
+    return [wiretap.service(names), *services]
+
+
+class _Stopwatch:
+    """Seconds that each stage took."""
+
+    def __init__(self) -> None:
+        self.began = time.time()
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name], self._last = now - self._last, now

@@ -1,0 +1,138 @@
+"""Compares what was seen of a cell with what was expected of it. Pure: no clock, no container."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from wsgi_harness.matrix.scenarios import Scenario
+from wsgi_harness.observe.observation import Observation
+
+#: hbshim's event for a worker that the user chose and that is known to fail.
+WARNING_EVENT = "choice-warning"
+
+
+class Outcome(enum.Enum):
+    """How a cell went; the value is what a reader sees."""
+
+    HELD = "held"
+    FAILED_AS_IT_MUST = "failed as it must"
+    FAILED_AS_WARNED = "failed as warned"
+    LIVED = "as expected"
+    BROKE = "BROKE"
+    FINDING = "FINDING"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def ok(self) -> bool:
+        """Whether the expectation was met."""
+        return self not in (Outcome.BROKE, Outcome.FINDING, Outcome.INCONCLUSIVE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One cell's verdict.
+
+    Attributes:
+        seen: what happened, in a few words.
+        why: what contradicts the expectation; empty where nothing does.
+        notes: what a reader should know besides.
+    """
+
+    scenario: str
+    outcome: Outcome
+    seen: str
+    why: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
+    """The verdict on one cell.
+
+    Parameters:
+        heartbeat: T of the run, in seconds.
+    """
+    why = seen.problems
+    if why:
+        outcome = Outcome.INCONCLUSIVE
+    elif scenario.expected == "closed":
+        why = tuple(_against_closed(scenario, seen, heartbeat))
+        met = Outcome.FAILED_AS_WARNED if scenario.warns else Outcome.FAILED_AS_IT_MUST
+        outcome = Outcome.FINDING if why else met
+    else:
+        why = tuple(_against_alive(seen))
+        if why:
+            outcome = Outcome.BROKE if scenario.is_fix else Outcome.FINDING
+        else:
+            outcome = Outcome.HELD if scenario.is_fix else Outcome.LIVED
+    notes = () if seen.problems else tuple(_notes(seen, heartbeat))
+    return Verdict(scenario.name, outcome, _describe(seen, heartbeat), why, notes)
+
+
+def exit_code(verdicts: Sequence[Verdict]) -> int:
+    """0: every expectation met. 1: one was not. 3: none contradicted, but one not measured."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    if outcomes & {Outcome.BROKE, Outcome.FINDING}:
+        return 1
+    return 3 if Outcome.INCONCLUSIVE in outcomes or not verdicts else 0
+
+
+def _against_closed(scenario: Scenario, seen: Observation, heartbeat: int) -> Iterator[str]:
+    if seen.survived:
+        yield "the connection survived although it was expected to be closed"
+    elif not seen.broker.missed_heartbeats:
+        yield f"closed, but not for missed heartbeats: {seen.broker.reason or 'no reason logged'}"
+    # The explanation is an expectation too: a green thread fails because its hub is parked.
+    elif _green_beater(scenario) and seen.green is not None and seen.green.worst < heartbeat:
+        yield (
+            f"closed although green ticks came in time (at most {seen.green.worst:.2f} s late): "
+            "the parked hub does not explain it"
+        )
+    if scenario.warns and WARNING_EVENT not in _event_kinds(seen):
+        yield "hbshim did not warn about the worker that was forced"
+
+
+def _against_alive(seen: Observation) -> Iterator[str]:
+    if not seen.survived:
+        yield f"the connection was closed: {seen.broker.reason or 'no reason logged'}"
+    if seen.failed_requests:
+        errors = [request.error or "no error told" for request in seen.requests if request.failed]
+        yield f"failed requests: {seen.failed_requests} ({', '.join(errors)})"
+    if seen.messages.lost:
+        yield f"lost messages: {seen.messages.lost} of {seen.messages.asked}"
+    if seen.broker.connections > 1:
+        yield f"the cell opened {seen.broker.connections} connections instead of keeping one"
+    if seen.wire.errors:
+        yield f"not whole AMQP frames on the wire: {'; '.join(seen.wire.errors)}"
+
+
+def _green_beater(scenario: Scenario) -> bool:
+    return scenario.method.beater in ("green", "tpool")
+
+
+def _event_kinds(seen: Observation) -> set[str]:
+    return {event["kind"] for event in (seen.shim or {}).get("events", ())}
+
+
+def _describe(seen: Observation, heartbeat: int) -> str:
+    if seen.problems:
+        return "not measured"
+    if seen.survived:
+        return f"open after {(seen.silence[1] - seen.silence[0]) / heartbeat:.1f} T"
+    closed, heard = seen.broker.closed, seen.client_last_heard
+    if closed is None or heard is None:
+        return "gone, not in the log"
+    return f"closed after {(closed - heard) / heartbeat:.1f} T"
+
+
+def _notes(seen: Observation, heartbeat: int) -> Iterator[str]:
+    if seen.messages.swallowed:
+        yield f"{seen.messages.swallowed} messages were accepted and never arrived"
+    if error := seen.beater.get("error"):
+        yield f"the thread ended with {error['type']}: {error['message']}"
+    if seen.native is not None and seen.native.worst > heartbeat / 2:
+        yield (
+            f"even a native tick came {seen.native.worst:.1f} s late: the machine stood still, "
+            "so repeat the run on a quieter one"
+        )

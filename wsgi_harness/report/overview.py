@@ -1,0 +1,110 @@
+"""The report's first picture: all connections, a lane each, and whose ticks came late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from wsgi_harness.matrix.scenarios import SILENCE, WORLDS, Scenario
+from wsgi_harness.observe.observation import Observation
+from wsgi_harness.report.plots import (
+    CLIENT_BEAT,
+    CLOSED,
+    FAILED,
+    GREEN_TICK,
+    GREY,
+    NATIVE_TICK,
+    REQUEST,
+    STYLE,
+    add_legend,
+    as_svg,
+    draw_life,
+    end_of,
+    time_axis,
+)
+
+_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_BEAT, GREEN_TICK, NATIVE_TICK)
+
+
+def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], heartbeat: int) -> str:
+    """All connections in one picture: their lives, and whose ticks came late."""
+    pairs = [
+        (scenario, seen)
+        for scenario, seen in zip(scenarios, observed, strict=True)
+        if not seen.problems
+    ]
+    if not pairs:
+        return ""
+    rows = _rows([scenario for scenario, _ in pairs])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 1.9 + 0.235 * max(rows.values())), layout="constrained")
+        lives, late = figure.subplots(1, 2, sharey=True, width_ratios=[2.1, 1])
+        for scenario, seen in pairs:
+            _draw_row(lives, seen, rows[scenario.name])
+            _draw_lateness(late, seen, rows[scenario.name])
+        end = max(end_of(seen) - seen.silence[0] for _, seen in pairs)
+        time_axis(lives, end, heartbeat)
+        lives.set_xlabel(f"seconds since the connection was opened (T = {heartbeat} s)")
+        lives.set_title("life of each connection", fontsize=9.5, loc="left")
+        lives.set_yticks(
+            [rows[scenario.name] for scenario, _ in pairs],
+            [f"{scenario.method.title}, {scenario.library}" for scenario, _ in pairs],
+        )
+        for label, (scenario, _) in zip(lives.get_yticklabels(), pairs, strict=True):
+            label.set_fontweight("bold" if scenario.is_fix else "normal")
+        lives.set_ylim(max(rows.values()) + 0.8, 0.2)
+        for world in WORLDS:
+            if world.key in rows:
+                lives.text(
+                    -0.03 * end, rows[world.key], world.title, fontweight="bold", va="center"
+                )
+        late.set_xscale("log")
+        late.axvline(heartbeat / 2, color=GREY, linewidth=1, linestyle="--")
+        late.text(
+            heartbeat / 2, 1, "a beat is due \nevery T/2 ", ha="right", va="center", fontsize=8
+        )
+        late.set_xlim(0.0008, 3 * SILENCE * heartbeat)
+        late.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        late.set_xlabel("latest tick, seconds late")
+        late.set_title("whose clock stood still", fontsize=9.5, loc="left")
+        late.grid(axis="x", color="#dddddd", linewidth=0.8)
+        for axes in (lives, late):
+            axes.tick_params(axis="y", length=0)
+        add_legend(figure, _MARKS, loc="outside upper center")
+        return as_svg(figure)
+
+
+def _rows(scenarios: Sequence[Scenario]) -> dict[str, int]:
+    """A row for each cell, and one above each world for its title."""
+    rows: dict[str, int] = {}
+    number = 0
+    for world in WORLDS:
+        inside = [scenario for scenario in scenarios if scenario.world is world]
+        for key in [world.key, *(scenario.name for scenario in inside)] if inside else []:
+            number += 1
+            rows[key] = number
+    return rows
+
+
+def _draw_row(axes: Axes, seen: Observation, row: int) -> None:
+    origin = seen.silence[0]
+    draw_life(axes, seen, row, origin)
+    beats = [at - origin for at in seen.wire.client_beats if at <= end_of(seen)]
+    axes.plot(beats, [row] * len(beats), zorder=3, **{**CLIENT_BEAT.style, "markersize": 6})
+    for request in seen.requests:
+        style = FAILED.style if request.failed else REQUEST.style
+        axes.plot(
+            [request.began - origin], [row], zorder=5, clip_on=False, **{**style, "markersize": 5}
+        )
+
+
+def _draw_lateness(axes: Axes, seen: Observation, row: int) -> None:
+    for ticks, mark in ((seen.green, GREEN_TICK), (seen.native, NATIVE_TICK)):
+        if ticks is not None:
+            style = {**mark.style, "markersize": 5.5}
+            # A logarithmic axis has no zero: a tick on time is shown as 1 ms late.
+            axes.plot([max(ticks.worst, 0.001)], [row], zorder=3, **style)

@@ -1,0 +1,182 @@
+"""The report's pictures, as SVG to be put into a page: the markers, and one timeline.
+
+Okabe and Ito's palette, which colour-blind readers can tell apart; and never colour alone:
+each kind of event has a marker, and in the timelines a line, of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MultipleLocator
+
+from wsgi_harness.matrix.scenarios import BROKER_PATIENCE
+from wsgi_harness.observe.observation import Observation, Ticks
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY, PATIENCE = "#767676", "#e4e4e4"
+
+
+Place = Literal["center", "outside upper center"]
+
+
+@dataclass(frozen=True)
+class Mark:
+    label: str
+    colour: str
+    marker: str
+    size: float
+    filled: bool = True
+    rimmed: bool = False
+
+    @property
+    def style(self) -> dict[str, Any]:
+        face = self.colour if self.filled else "white"
+        return {
+            "linestyle": "none",
+            "marker": self.marker,
+            "markersize": self.size,
+            "color": self.colour,
+            "markerfacecolor": face,
+            "markeredgecolor": "white" if self.rimmed else self.colour,
+            "markeredgewidth": 0.7 if self.rimmed else 1.2,
+        }
+
+
+REQUEST = Mark("HTTP request, answered", BLACK, "s", 6)
+FAILED = Mark("HTTP request, failed", BLACK, "s", 7, filled=False)
+CLOSED = Mark("connection closed", VERMILLION, "X", 9)
+CLIENT_BEAT = Mark("heartbeat, cell to broker", BLUE, "^", 7.5, rimmed=True)
+SERVER_BEAT = Mark("heartbeat, broker to cell", SKY, "v", 7.5, rimmed=True)
+GREEN_TICK = Mark("tick of a green thread", PURPLE, "o", 4, filled=False)
+NATIVE_TICK = Mark("tick of a native thread", ORANGE, "D", 3.5)
+_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_BEAT, SERVER_BEAT, GREEN_TICK, NATIVE_TICK)
+
+_LANES = ("requests", "connection", "cell → broker", "broker → cell", "green ticks", "native ticks")
+
+STYLE: dict[Any, Any] = {
+    # Text stays text: selectable, and set in a font that the reader has.
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+}
+
+
+def legend() -> str:
+    """What every marker of the timelines means."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 0.8))
+        patience = Patch(color=PATIENCE, label="2 to 3 T without a byte from the cell")
+        add_legend(figure, _MARKS, patience, loc="center")
+        return as_svg(figure)
+
+
+def add_legend(figure: Figure, marks: Sequence[Mark], *more: Artist, loc: Place) -> None:
+    """Explain `marks`, the bar of an open connection, and `more`."""
+    handles: list[Artist] = [Line2D([], [], label=mark.label, **mark.style) for mark in marks]
+    handles += [Line2D([], [], color=GREEN, linewidth=5, label="connection open"), *more]
+    figure.legend(
+        handles=handles,
+        ncols=3,
+        loc=loc,
+        frameon=False,
+        handletextpad=0.6,
+        handlelength=1.4,
+        fontsize=9,
+    )
+
+
+def timeline(seen: Observation, heartbeat: int) -> str:
+    """One connection: requests, what the broker says, beats on the wire, ticks of two threads."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.15), layout="constrained")
+        axes = figure.subplots()
+        _draw_timeline(axes, seen, heartbeat)
+        return as_svg(figure)
+
+
+def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
+    origin = seen.silence[0]
+    rows = {lane: len(_LANES) - number for number, lane in enumerate(_LANES)}
+    end = end_of(seen) - origin
+
+    def put(lane: str, mark: Mark, times: Sequence[float]) -> None:
+        shown = [at - origin for at in times if at - origin <= end]
+        axes.plot(shown, [rows[lane]] * len(shown), zorder=3, clip_on=False, **mark.style)
+        if not shown and lane != "requests":
+            axes.text(0, rows[lane], "none", color=GREY, style="italic", va="center", fontsize=8.5)
+
+    put("requests", REQUEST, [each.began for each in seen.requests if not each.failed])
+    put("requests", FAILED, [each.began for each in seen.requests if each.failed])
+    _draw_patience(axes, seen, origin, heartbeat)
+    draw_life(axes, seen, rows["connection"], origin)
+    put("cell → broker", CLIENT_BEAT, seen.wire.client_beats)
+    put("broker → cell", SERVER_BEAT, seen.wire.server_beats)
+    put("green ticks", GREEN_TICK, _came(seen.green))
+    put("native ticks", NATIVE_TICK, _came(seen.native))
+    axes.set_yticks([rows[lane] for lane in _LANES], _LANES)
+    axes.set_ylim(0.4, len(_LANES) + 0.6)
+    axes.tick_params(axis="y", length=0)
+    time_axis(axes, end, heartbeat)
+
+
+def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
+    end = end_of(seen)
+    closed = seen.broker.closed
+    axes.plot(
+        [(seen.broker.opened or origin) - origin, (closed or end) - origin],
+        [row, row],
+        color=GREEN,
+        linewidth=5,
+        solid_capstyle="butt",
+        zorder=2,
+    )
+    if closed is not None:
+        axes.plot([closed - origin], [row], zorder=4, **CLOSED.style)
+
+
+def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int) -> None:
+    heard = seen.client_last_heard
+    if heard is None:
+        return
+    began, ended = (heard - origin + times * heartbeat for times in BROKER_PATIENCE)
+    if began < end_of(seen) - origin:
+        axes.axvspan(began, ended, color=PATIENCE, linewidth=0, zorder=0)
+
+
+def end_of(seen: Observation) -> float:
+    return max([seen.silence[1], *(request.ended for request in seen.requests)])
+
+
+def _came(ticks: Ticks | None) -> list[float]:
+    return [] if ticks is None else [came for _, came in ticks.taken]
+
+
+def time_axis(axes: Axes, end: float, heartbeat: int) -> None:
+    axes.set_xlim(-0.03 * end, end * 1.03)
+    axes.xaxis.set_major_locator(MultipleLocator(heartbeat))
+    axes.set_xlabel(f"seconds since the connection was opened; a grid line every T = {heartbeat} s")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8, zorder=0)
+
+
+def as_svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,207 @@
+"""Writes the report: index.html for people, results.json for programs, overview.svg to show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.matrix.run import Results
+from wsgi_harness.matrix.scenarios import (
+    LIBRARIES,
+    MESSAGES,
+    METHODS,
+    SILENCE,
+    TICKS,
+    WORLDS,
+    Scenario,
+)
+from wsgi_harness.matrix.verdict import Verdict, exit_code
+from wsgi_harness.observe.observation import Observation
+from wsgi_harness.report import overview, plots, record
+from wsgi_harness.report.page import CELL, PAGE
+from wsgi_harness.report.table import summary
+
+Row = tuple[Scenario, Observation, Verdict]
+
+
+class ReportError(HarnessError):
+    """The report cannot be written where it was asked for."""
+
+
+def prepare(directory: Path) -> None:
+    """Make the report's directory, so that a wrong path is told before the run and not after it.
+
+    Raises:
+        ReportError: it cannot be made or written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / "results.json"
+        probe.touch()
+    except OSError as error:
+        raise ReportError(
+            f"cannot write a report to {directory} ({error.strerror}); name another with --report"
+        ) from None
+
+
+def write(results: Results, directory: Path) -> Path:
+    """Write the files and return the page's path.
+
+    Raises:
+        ReportError: they cannot be written.
+    """
+    prepare(directory)
+    data = json.dumps(record.as_data(results), indent=1)
+    (directory / "results.json").write_text(data + "\n", encoding="utf-8")
+    (directory / "overview.svg").write_text(_picture(results), encoding="utf-8")
+    page = directory / "index.html"
+    page.write_text(render(results), encoding="utf-8")
+    return page
+
+
+def _picture(results: Results) -> str:
+    """The connections of the first world, the one that fails: a picture to show elsewhere."""
+    pairs = zip(results.scenarios, results.observations, strict=True)
+    shown = [pair for pair in pairs if pair[0].world is WORLDS[0]]
+    return overview.overview(
+        [scenario for scenario, _ in shown], [seen for _, seen in shown], results.heartbeat
+    )
+
+
+def render(results: Results) -> str:
+    """The page."""
+    rows = list(zip(results.scenarios, results.observations, results.verdicts, strict=True))
+    return PAGE.substitute(
+        headline=escape(summary(results)),
+        tone="ok" if exit_code(results.verdicts) == 0 else "bad",
+        facts=escape(_facts(results)),
+        findings=_findings(results.verdicts),
+        silence=SILENCE * results.heartbeat,
+        factor=SILENCE,
+        messages=MESSAGES,
+        ticks=TICKS,
+        grid=_grid(rows),
+        legend=plots.legend(),
+        overview=overview.overview(results.scenarios, results.observations, results.heartbeat),
+        cells="".join(_cell(*row, results.heartbeat) for row in rows),
+    )
+
+
+def _facts(results: Results) -> str:
+    began = record.as_data(results)["began"]
+    took = sum(results.durations.values())
+    return (
+        f"{began} · {results.broker} · T = {results.heartbeat} s · "
+        f"{len(results.scenarios)} cells side by side in {took:.0f} s · {results.engine}"
+    )
+
+
+def _findings(verdicts: tuple[Verdict, ...]) -> str:
+    found = [
+        f"<li><b>{verdict.outcome.value}</b> "
+        f'<a href="#{verdict.scenario}">{verdict.scenario}</a>: {escape(why)}</li>'
+        for verdict in verdicts
+        for why in verdict.why
+    ]
+    return f"<ul>{''.join(found)}</ul>" if found else ""
+
+
+def _grid(rows: list[Row]) -> str:
+    """Ways of beating down, worlds and libraries across."""
+    found = {(row[0].method.key, row[0].world.key, row[0].library): row for row in rows}
+    worlds = [world for world in WORLDS if any(key[1] == world.key for key in found)]
+    methods = [method for method in METHODS if any(key[0] == method.key for key in found)]
+    span = len(LIBRARIES)
+    head = "".join(f'<th colspan="{span}">{escape(world.title)}</th>' for world in worlds)
+    libraries = "".join(f"<th>{library}</th>" for _ in worlds for library in LIBRARIES)
+    lines = [f"<tr><th></th>{head}</tr>", f"<tr><th>who beats</th>{libraries}</tr>"]
+    for title, inside in (
+        ("without hbshim", [method for method in methods if method.shim is None]),
+        ("with hbshim", [method for method in methods if method.shim is not None]),
+    ):
+        if inside:
+            lines.append(f'<tr class="group"><th>{title}</th></tr>')
+        for method in inside:
+            fields = "".join(
+                _field(found.get((method.key, world.key, library)))
+                for world in worlds
+                for library in LIBRARIES
+            )
+            title = f'<th title="{escape(method.what)}">{escape(method.title)}</th>'
+            lines.append(f"<tr>{title}{fields}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _field(row: Row | None) -> str:
+    if row is None:
+        return '<td class="none">–</td>'
+    scenario, seen, verdict = row
+    text = f"{escape(_symbol(seen))}<small>{escape(verdict.outcome.value)}</small>"
+    return f'<td class="{_classes(seen, verdict)}"><a href="#{scenario.name}">{text}</a></td>'
+
+
+def _symbol(seen: Observation) -> str:
+    if seen.problems:
+        return "? not measured"
+    return "✔ alive" if seen.survived else "✘ closed"
+
+
+def _classes(seen: Observation, verdict: Verdict) -> str:
+    state = "alive" if seen.survived else "closed"
+    classes = ["unknown" if seen.problems else state]
+    return " ".join(classes if verdict.outcome.ok else [*classes, "unmet"])
+
+
+def _cell(scenario: Scenario, seen: Observation, verdict: Verdict, heartbeat: int) -> str:
+    return CELL.substitute(
+        name=scenario.name,
+        title=escape(f"{scenario.method.title}, {scenario.library} · {scenario.world.title}"),
+        what=escape(scenario.method.what),
+        classes=_classes(seen, verdict),
+        verdict=escape(verdict.outcome.value),
+        expected=scenario.expected,
+        reason=escape(scenario.reason),
+        seen=escape(_seen(seen, verdict)),
+        remarks="".join(
+            [f"<p><b>{verdict.outcome.value}:</b> {escape(text)}</p>" for text in verdict.why]
+            + [f"<p><b>Note:</b> {escape(text)}</p>" for text in verdict.notes]
+        ),
+        timeline="" if seen.problems else plots.timeline(seen, heartbeat),
+        details="".join(_details(seen)),
+    )
+
+
+def _seen(seen: Observation, verdict: Verdict) -> str:
+    if seen.problems:
+        return "not measured."
+    reason = f" (“{seen.broker.reason}”)" if seen.broker.reason else ""
+    counts = (
+        f"failed requests {seen.failed_requests}, messages arrived "
+        f"{seen.messages.arrived} of {seen.messages.asked}"
+    )
+    errors = [request.error for request in seen.requests if request.error]
+    told = f"; the application got {'; '.join(errors)}" if errors else ""
+    return f"{verdict.seen}{reason}; {counts}{told}."
+
+
+def _details(seen: Observation) -> Iterator[str]:
+    if seen.shim:
+        yield _folded("hbshim's own account", _account(seen.shim))
+    if seen.log:
+        yield _folded("the end of Apache's log", "\n".join(seen.log))
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _account(shim: Mapping[str, Any]) -> str:
+    choice = shim["detected"]["choice"]
+    lines = [f"detect(): {choice['worker']}: {choice['reason']}"]
+    lines += [f"event {each['kind']}: {each['detail']}" for each in shim["events"]]
+    lines += [f"{name}: {count}" for name, count in sorted(shim["counters"].items())]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""The verdicts as a table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wsgi_harness.matrix.run import Results
+from wsgi_harness.matrix.scenarios import SCENARIOS, WORLDS, Scenario, World
+from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code
+from wsgi_harness.observe.observation import Observation, Ticks
+
+_STYLES = {
+    Outcome.HELD: "bold green",
+    Outcome.FAILED_AS_IT_MUST: "green",
+    Outcome.FAILED_AS_WARNED: "green",
+    Outcome.LIVED: "green",
+    Outcome.BROKE: "bold white on red",
+    Outcome.FINDING: "bold black on yellow",
+    Outcome.INCONCLUSIVE: "bold black on yellow",
+}
+
+
+# Columns that the whole table takes; a narrower terminal gets it without the ticks.
+_WIDE = 100
+
+
+def print_verdicts(console: Console, results: Results) -> None:
+    """Print a row for each cell, what contradicts the expectations, and the sum of it."""
+    console.print(f"{results.broker}, T = {results.heartbeat} s", style="bold")
+    for world in WORLDS:
+        rows = [
+            row
+            for row in zip(results.scenarios, results.observations, results.verdicts, strict=True)
+            if row[0].world is world
+        ]
+        if rows:
+            console.print(_table_of(world, rows, wide=console.width >= _WIDE))
+    _print_reasons(console, results.verdicts)
+    console.print(summary(results), style="bold", highlight=False)
+
+
+def _table_of(
+    world: World, rows: Sequence[tuple[Scenario, Observation, Verdict]], *, wide: bool
+) -> Table:
+    table = _titled(world, gap=2 if wide else 1)
+    table.add_column("cell", no_wrap=True)
+    table.add_column("connection")
+    table.add_column("failed\nreq.", justify="right")
+    table.add_column("lost\nmsg.", justify="right")
+    if wide:
+        table.add_column("latest tick, s\ngreen  native", justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for scenario, seen, verdict in rows:
+        late = [f"{_seconds(seen.green)}  {_seconds(seen.native)}"] if wide else []
+        table.add_row(
+            scenario.name,
+            verdict.seen,
+            str(seen.failed_requests),
+            str(seen.messages.lost),
+            *late,
+            Text(verdict.outcome.value, style=_STYLES[verdict.outcome]),
+        )
+    return table
+
+
+def _titled(world: World, gap: int) -> Table:
+    return Table(
+        title=f"\n{world.title}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+        header_style="underline",
+    )
+
+
+def _print_reasons(console: Console, verdicts: Sequence[Verdict]) -> None:
+    for verdict in verdicts:
+        for reason in verdict.why:
+            console.print(f"{verdict.outcome.value}: {verdict.scenario}: {reason}", markup=False)
+        if not verdict.outcome.ok:
+            for note in verdict.notes:
+                console.print(f"  note: {note}", markup=False)
+
+
+def summary(results: Results) -> str:
+    """One sentence about the whole run."""
+    outcomes = [verdict.outcome for verdict in results.verdicts]
+    if exit_code(results.verdicts) != 0:
+        unmet = sum(not outcome.ok for outcome in outcomes)
+        return f"{unmet} of {len(outcomes)} expectations were not met."
+    parts = [f"Every expectation was met in {len(outcomes)} cells."]
+    if died := outcomes.count(Outcome.FAILED_AS_IT_MUST):
+        parts.append(f"Without hbshim {died} connections were closed, as they must be.")
+    if held := outcomes.count(Outcome.HELD):
+        parts.append(f"With it {held} of {held} lived, and no request or message was lost.")
+    return " ".join(parts)
+
+
+def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS) -> None:
+    """Print what there is to run, what is expected, and why."""
+    for world in WORLDS:
+        listed = [scenario for scenario in scenarios if scenario.world is world]
+        if not listed:
+            continue
+        table = _titled(world, gap=2)
+        table.add_column("scenario", no_wrap=True)
+        for header in ("expected", "what runs in the cell", "why that is expected"):
+            table.add_column(header)
+        for each in listed:
+            table.add_row(each.name, each.expected, each.method.what, each.reason)
+        console.print(table)
+
+
+def _seconds(ticks: Ticks | None) -> str:
+    return f"{'?' if ticks is None else format(ticks.worst, '.2f'):>6}"

@@ -1,0 +1,49 @@
+"""What the relay can do with bytes, and what it tells of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class Mode(enum.Enum):
+    """What the relay does with the bytes that arrive."""
+
+    PASS = "pass"
+    #: Reads nothing, so both kernels' windows close in time, as behind a stalled proxy.
+    DEAF = "deaf"
+    #: Reads and throws away: both kernels get their acknowledgements, nobody an answer.
+    SWALLOW = "swallow"
+
+
+@dataclasses.dataclass(frozen=True)
+class RelayEvent:
+    """Something that the relay saw.
+
+    Attributes:
+        kind: ``opened``; ``heartbeat``; ``close``, ``close-ok``, ``blocked``, ``unblocked``
+            (connection methods); ``fin`` or ``rst`` (that side's kernel ended its stream);
+            ``closed`` (the relay let go of both sockets); ``malformed`` or ``torn`` (what
+            went by is not whole AMQP frames); ``unreachable`` (the target refused).
+        side: who sent it: ``client`` or ``server``; for ``closed`` the side that ended the
+            connection first, ``relay`` when ordered to; empty for ``opened``.
+        cell: name of the listening port.
+        connection: number of the connection at this port, from 1.
+        at: ``time.time()``, in seconds.
+        frames, octets: passed in this direction so far; for ``closed`` in both.
+        detail: more about an error.
+    """
+
+    kind: str
+    side: str
+    cell: str
+    connection: int
+    at: float
+    frames: int = 0
+    octets: int = 0
+    detail: str = ""
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the stream was not whole AMQP frames."""
+        return self.kind in ("malformed", "torn")

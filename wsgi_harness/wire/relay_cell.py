@@ -1,0 +1,150 @@
+"""One listening port of the relay: accepts, dials the broker, and says what happens to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from wsgi_harness.wire.connection import RelayedConnection
+from wsgi_harness.wire.events import Mode, RelayEvent
+
+_CHUNK = 64 * 1024
+_DIAL_LIMIT = 5.0
+#: A slowed relay forwards this share of a second's bytes at a time.
+_SLICES_A_SECOND = 20
+
+
+class Cell:
+    """One listening port, in a running event loop.
+
+    Parameters:
+        target: host and port of the broker.
+        on_event: called in the loop's thread with each event.
+        listen: address to listen on; port 0 for any.
+        name: for events.
+        receive_buffer, send_buffer: SO_RCVBUF and SO_SNDBUF of every socket, in
+            bytes, before the kernel doubles them; None leaves the kernel's choice.
+
+    Attributes:
+        mode: what happens to bytes; set it with :meth:`set_mode`.
+        octets_a_second: limit in each direction; None for none.
+        extra_heartbeats: how many more follow each heartbeat of the server, so that
+            days of idleness pass in seconds.
+    """
+
+    def __init__(
+        self,
+        target: tuple[str, int],
+        on_event: Callable[[RelayEvent], None],
+        *,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        name: str = "",
+        receive_buffer: int | None = None,
+        send_buffer: int | None = None,
+    ) -> None:
+        self.name = name
+        self.on_event = on_event
+        self.mode = Mode.PASS
+        self.octets_a_second: float | None = None
+        self.extra_heartbeats = 0
+        self.address = listen
+        self._target = target
+        self._buffers = {socket.SO_RCVBUF: receive_buffer, socket.SO_SNDBUF: send_buffer}
+        self._mode_changes = asyncio.Event()
+        self._listener: socket.socket | None = None
+        self._acceptor: asyncio.Task[None] | None = None
+        self._connections: dict[asyncio.Task[None], RelayedConnection] = {}
+        self._number = 0
+
+    @property
+    def chunk(self) -> int:
+        """How much to read at once."""
+        if self.octets_a_second is None:
+            return _CHUNK
+        return max(1, min(_CHUNK, int(self.octets_a_second / _SLICES_A_SECOND)))
+
+    async def listen(self) -> None:
+        """Accept connections, at the same port as before.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        if self._listener is not None:
+            return
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._shrink(sock)  # accepted sockets inherit it
+        sock.setblocking(False)
+        try:
+            sock.bind(self.address)
+            sock.listen(1024)
+        except OSError:
+            sock.close()
+            raise
+        self.address = sock.getsockname()
+        self._listener = sock
+        self._acceptor = asyncio.create_task(self._accept(sock))
+
+    async def refuse(self) -> None:
+        """Refuse connections from now on; those that exist stay."""
+        if self._acceptor is not None and self._listener is not None:
+            self._acceptor.cancel()
+            await asyncio.gather(self._acceptor, return_exceptions=True)
+            self._listener.close()
+            self._listener = self._acceptor = None
+
+    async def stop(self) -> None:
+        """Refuse connections, and reset those that exist."""
+        await self.refuse()
+        for connection in self._connections.values():
+            connection.stop()
+        await asyncio.gather(*self._connections)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Change what happens to bytes from now on."""
+        self.mode = mode
+        self._mode_changes.set()
+        self._mode_changes = asyncio.Event()
+
+    async def mode_changed(self) -> None:
+        """Wait until :meth:`set_mode` is called."""
+        await self._mode_changes.wait()
+
+    async def dial(self) -> socket.socket:
+        """Connect to the broker.
+
+        Raises:
+            OSError, asyncio.TimeoutError: it cannot be reached.
+        """
+        loop = asyncio.get_running_loop()
+        family, kind, proto, _, address = (
+            await loop.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
+        )[0]
+        sock = socket.socket(family, kind, proto)
+        try:
+            self._shrink(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.wait_for(loop.sock_connect(sock, address), _DIAL_LIMIT)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            sock, _ = await loop.sock_accept(listener)
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._number += 1
+            connection = RelayedConnection(self, self._number, sock)
+            task = asyncio.create_task(connection.run())
+            self._connections[task] = connection
+            task.add_done_callback(self._connections.pop)
+
+    def _shrink(self, sock: socket.socket) -> None:
+        for option, size in self._buffers.items():
+            if size is not None:
+                sock.setsockopt(socket.SOL_SOCKET, option, size)

@@ -80,8 +80,7 @@ def run(
             clock.lap("start")
             measured = _measure(stack, scenarios, heartbeat, display, clock)
     except CommandError as error:
-        # Docker 20.10 now and then keeps a network "with active endpoints" after its last
-        # container is gone. That is worth a word, not the results.
+        # An engine that does not remove everything is worth a word, not the results.
         if measured is None:
             raise
         display.say(f"not everything could be removed: {error}")

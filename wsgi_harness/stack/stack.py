@@ -136,12 +136,18 @@ class Stack:
                 self._wait(cell.name, functools.partial(self._check_cell, cell.name))
 
     def down(self) -> None:
-        """Remove containers, networks and volumes; does nothing where nothing is up."""
+        """Remove containers, networks and volumes; does nothing where nothing is up.
+
+        A network that Docker refuses to remove is left to a later run.
+        """
         with undisturbed():
             if self._override_file.exists():
                 self._progress("removing the containers")
                 everything = ("--volumes", "--remove-orphans", "--timeout", "0")
-                self._compose("down", *everything, timeout=_DOWN_LIMIT)
+                try:
+                    self._compose("down", *everything, timeout=_DOWN_LIMIT)
+                except CommandError as error:
+                    self._leave_a_network_or_raise(error)
             shutil.rmtree(self._directory, ignore_errors=True)
             self._broker, self._containers = None, {}
 
@@ -177,6 +183,15 @@ class Stack:
     def unpause(self, service: str) -> None:
         """Let a frozen service go on."""
         self._compose("unpause", service)
+
+    def _leave_a_network_or_raise(self, error: CommandError) -> None:
+        engine = self._engine
+        if engine is None or not leftovers.only_its_network_stayed(engine, self.project, error):
+            raise error
+        self._progress(
+            f"the engine keeps the network of {self.project} although its containers are gone; "
+            "a later run removes it, once the engine lets it go"
+        )
 
     @property
     def _directory(self) -> Path:

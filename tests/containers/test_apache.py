@@ -33,8 +33,8 @@ def application(environ, start_response):
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
     """A directory to be mounted, with a WSGI script that Apache's user may read."""
-    script = tmp_path / "wsgi_harness" / "app.py"
-    script.parent.mkdir()
+    script = tmp_path / "wsgi_harness" / "cell" / "app.py"
+    script.parent.mkdir(parents=True)
     script.write_text(SCRIPT)
     tmp_path.chmod(0o755)
     return tmp_path

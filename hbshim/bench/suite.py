@@ -9,9 +9,8 @@ from typing import Any
 
 from hbshim import __version__
 from hbshim.bench import engine_load, footprint, lateness, throughput
+from hbshim.bench.publisher import BROKER_VARIABLE
 from hbshim.errors import HbshimError
-
-BROKER_VARIABLE = "HBSHIM_BROKER_URL"
 
 #: What each benchmark is, in the order they run; `broker` names those that need one.
 BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine")
@@ -68,8 +67,8 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "library": "",
             "pairs": "d",
             "ratio": ".3f",
-            "ratio_min": ".3f",
-            "ratio_max": ".3f",
+            "lower_quartile": ".3f",
+            "upper_quartile": ".3f",
             "bare_per_second": ",.0f",
         },
     ),

@@ -1,103 +1,80 @@
 """Publish throughput with the guard and without it, as a ratio.
 
-Two connections of each library, one kept alive and one not, publish in turn on
-one broker: only the ratio within a pair means anything on a noisy machine.
+Two publishers of each library, one kept alive and one not, take turns on one
+broker: only the ratio within a pair of bursts means anything on a noisy machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import hbshim
+from hbshim.bench.publisher import BROKER_VARIABLE, LIBRARIES
 
-BODY = b"x" * 1024
-#: No queue is bound to it, so the broker routes and drops: the client is what is measured.
-ROUTING_KEY = "hbshim-bench-nobody"
 PAIRS = 40
-MESSAGES = 1000
-
-Publish = Callable[[], object]
+#: Messages of one timed burst: few enough to fit into the socket's buffers, so
+#: that the broker's flow control is not what is measured.
+MESSAGES = 100
+#: Processes are started anew this often: where things happen to lie in memory
+#: makes a difference of its own, of one or two per cent.
+ROUNDS = 20
 
 
 def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
     """Measure py-amqp, kombu and pika."""
-    pairs, messages = (10, 300) if quick else (PAIRS, MESSAGES)
-    return [
-        {"library": name, **compare(open_publisher, broker_url, pairs, messages)}
-        for name, open_publisher in (("py-amqp", _amqp), ("kombu", _kombu), ("pika", _pika))
-    ]
+    rounds = ROUNDS // 4 if quick else ROUNDS
+    return [compare(library, broker_url, rounds) for library in LIBRARIES]
 
 
-def compare(
-    open_publisher: Callable[[str], tuple[Any, Publish]], url: str, pairs: int, messages: int
-) -> dict[str, Any]:
-    """The ratio kept/bare for each of `pairs` interleaved pairs of `messages` publishes."""
-    bare_connection, bare = open_publisher(url)
-    kept_connection, kept = open_publisher(url)
-    hbshim.keep_alive(kept_connection, heartbeat_in_pthread=True)
-    ratios, rates = [], []
-    for pair in range(pairs):
-        # Whoever goes second finds warmer caches and a fuller broker: take turns.
-        order = (bare, kept) if pair % 2 else (kept, bare)
-        taken = {publish: _time(publish, messages) for publish in order}
-        ratios.append(taken[bare] / taken[kept])
-        rates.append(messages / taken[bare])
-    bare_connection.close()
-    kept_connection.close()
+def compare(library: str, url: str, rounds: int) -> dict[str, Any]:
+    """The ratio kept/bare over interleaved pairs of bursts, in `rounds` pairs of processes."""
+    ratios: list[float] = []
+    rates: list[float] = []
+    for _ in range(rounds):
+        with _publisher(library, "bare", url) as bare, _publisher(library, "kept", url) as kept:
+            for pair in range(PAIRS):
+                # Whoever goes second finds a busier broker: take turns.
+                if pair % 2:
+                    bare_time, kept_time = _burst(bare), _burst(kept)
+                else:
+                    kept_time, bare_time = _burst(kept), _burst(bare)
+                ratios.append(bare_time / kept_time)
+                rates.append(MESSAGES / bare_time)
+    lower, middle, upper = statistics.quantiles(ratios, n=4)
     return {
-        "pairs": pairs,
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        "library": library,
+        "pairs": len(ratios),
+        "ratio": middle,
+        "lower_quartile": lower,
+        "upper_quartile": upper,
         "bare_per_second": statistics.median(rates),
     }
 
 
-def _time(publish: Publish, messages: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(messages):
-        publish()
-    return time.perf_counter() - begin
-
-
-def _amqp(url: str) -> tuple[Any, Publish]:
-    import amqp
-
-    parts = urlsplit(url)
-    connection = amqp.Connection(
-        f"{parts.hostname}:{parts.port or 5672}",
-        unquote(parts.username or "guest"),
-        unquote(parts.password or "guest"),
-        heartbeat=60,
+@contextlib.contextmanager
+def _publisher(library: str, kind: str, url: str) -> Iterator[subprocess.Popen[str]]:
+    # The URL holds a password: in the environment no `ps` shows it.
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "hbshim.bench.publisher", library, kind],
+        env={**os.environ, BROKER_VARIABLE: url},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    connection.connect()
-    channel, message = connection.channel(), amqp.Message(BODY)
-    return connection, lambda: channel.basic_publish(message, routing_key=ROUTING_KEY)
+    with process:
+        for _ in range(3):
+            _burst(process)  # warms up the interpreter's caches
+        yield process
 
 
-def _kombu(url: str) -> tuple[Any, Publish]:
-    import kombu
-
-    connection = kombu.Connection(url, heartbeat=60)
-    connection.connect()
-    producer = connection.Producer()
-    return connection, lambda: producer.publish(
-        BODY,
-        routing_key=ROUTING_KEY,
-        content_type="application/octet-stream",
-        content_encoding="binary",
-    )
-
-
-def _pika(url: str) -> tuple[Any, Publish]:
-    import pika
-
-    parameters = pika.URLParameters(url)
-    parameters.heartbeat = 60
-    connection = pika.BlockingConnection(parameters)
-    channel = connection.channel()
-    return connection, lambda: channel.basic_publish("", ROUTING_KEY, BODY)
+def _burst(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{MESSAGES}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())

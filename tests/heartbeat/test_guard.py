@@ -17,8 +17,8 @@ def never(_error):
 
 
 def writer(guard, function, before=nothing, tears=never):
-    wrapped = guard.around_frame_writer(lambda *_: function(), before, tears)
-    return lambda: wrapped(1, 1, (60, 40), b"", None)
+    wrapped = guard.around_send(lambda _: function(), before, tears)
+    return lambda: wrapped(b"frame")
 
 
 def test_the_engine_stays_out_while_a_write_is_under_way():

@@ -123,10 +123,10 @@ def test_concurrent_writers_are_told_of_once(connected):
     client, _ = connected
     service = HeartbeatService()
     link = link_on(client, service, timeout=30)
-    write = link.guard.around_frame_writer(
-        lambda *args: args[4] and args[4](), lambda: None, lambda _: False
+    write = link.guard.around_send(
+        lambda nested: nested and nested(), lambda: None, lambda _: False
     )
-    write(1, 1, None, None, lambda: write(1, 1, None, None, None))
+    write(lambda: write(None))
     link.turn(0.0)
     link.turn(0.0)
     kinds = [event.kind for event in service.metrics.take_events()]
@@ -138,12 +138,12 @@ def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(connected)
     service = HeartbeatService()
     link = link_on(client, service, timeout=30)
 
-    def break_off(*_):
+    def break_off(_):
         raise TimeoutError
 
-    write = link.guard.around_frame_writer(break_off, lambda: None, lambda _: True)
+    write = link.guard.around_send(break_off, lambda: None, lambda _: True)
     with pytest.raises(TimeoutError):
-        write(1, 1, None, None, None)
+        write(b"frame")
     link.timeout = 0.01  # a beat would have been due long ago
     link.turn(0.0)
     link.turn(0.0)

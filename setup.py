@@ -6,6 +6,10 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+# What a build generates goes where everything generated is.
+BUILD = HERE / "build"
+BUILD.mkdir(exist_ok=True)
+
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6"]
 PIKA = ["pika>=1.3,<2"]
 EVENTLET = ["eventlet>=0.36,<1"]
@@ -48,6 +52,7 @@ setup(
     },
     include_package_data=False,
     install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13", "wrapt>=1.16,<3"],
+    options={"egg_info": {"egg_base": "build"}},
     extras_require={
         "kombu": KOMBU,
         "pika": PIKA,

@@ -64,6 +64,9 @@ def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str
             environment[ENVIRONMENT_PREFIX + name.upper()] = value
     path = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(path)
+    # exec throws away what is still in Python's buffers.
+    sys.stdout.flush()
+    sys.stderr.flush()
     try:
         os.execvpe(command[0], list(command), environment)
     except OSError as error:

@@ -2,7 +2,7 @@
 # make test                every check and test, containers included
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
-# Also: make venv, make images, make lint, make clean. ARGS="..." reaches the command at the end.
+# Also: make bench, make venv, make images, make lint, make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
 VENV := .venv
@@ -24,7 +24,7 @@ INPUTS := $(shell { cat setup.py pyproject.toml; $(PYTHON) --version; echo '$(CU
 	| sha256sum | cut -c1-16)
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test venv images lint clean
+.PHONY: regression test worlds bench venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -32,6 +32,17 @@ regression: venv
 
 test: lint images
 	HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/pytest $(ARGS)
+	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
+
+# What touches sockets and connections, once more where eventlet or gevent has patched everything.
+worlds: venv
+	for world in eventlet gevent; do \
+	  HBSHIM_TEST_WORLD=$$world HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest \
+	    -o cache_dir=$(BUILD)/pytest tests/heartbeat tests/adapters tests/test_status.py || exit 1; \
+	done
+
+bench: venv
+	$(BIN)/python -m wsgi_harness.with_broker $(BIN)/hbshim bench $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,0 +1,39 @@
+"""Runs a command beside a RabbitMQ of its own: ``python -m wsgi_harness.with_broker COMMAND ...``.
+
+The broker's URL, with its password, is in ``HBSHIM_BROKER_URL`` of the command's
+environment. ``make bench`` uses it. The exit code is the command's, or 3 when
+the containers cannot be had.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.stack.stack import Stack, project_name
+
+_NOT_RUN = 3
+
+
+def main(argv: list[str]) -> int:
+    """Run `argv` and return its exit code."""
+    if not argv:
+        sys.stderr.write("usage: python -m wsgi_harness.with_broker COMMAND [ARGUMENT ...]\n")
+        return 2
+    try:
+        with Stack(project_name("broker"), progress=_say) as stack:
+            environment = {**os.environ, "HBSHIM_BROKER_URL": stack.broker.amqp_url()}
+            return subprocess.run(argv, env=environment).returncode
+    except HarnessError as error:
+        _say(str(error))
+        return _NOT_RUN
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"hbshim: {line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -87,7 +87,7 @@ def measure(condition: str, seconds: float, links: int) -> dict[str, Any]:
         beats = current().metrics.snapshot().get("beats_sent", 0)
         for connection in connections:
             connection.collect()
-    percentiles = statistics.quantiles(lateness, n=100)
+    percentiles = statistics.quantiles(lateness, n=100, method="inclusive")
     return {
         "condition": condition,
         "worker": worker,

@@ -1,0 +1,90 @@
+"""The benchmarks measure what they say; figures are never asserted here."""
+
+import json
+import subprocess
+import sys
+
+import amqp
+import pytest
+
+from hbshim.bench import engine_load, lateness, suite, throughput
+from hbshim.bench.sinks import open_idle, running_sink
+from tests.worlds import WORLD
+
+pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch their own processes")
+
+
+def bench(*argv, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "hbshim.cli", "bench", *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+
+
+def test_the_sink_speaks_enough_amqp_to_open_beat_and_close():
+    with running_sink(2) as port:
+        connection = open_idle(f"127.0.0.1:{port}", "guest", "guest", 2)
+        assert connection.heartbeat == 2
+        connection.channel().close()
+        received = connection.bytes_recv
+        connection.blocking_read(timeout=10)  # a heartbeat; anything else would be an error
+        assert connection.bytes_recv == received + 1
+        connection.close()
+        assert not connection.connected
+
+
+def test_the_sinks_connections_end_with_it():
+    with running_sink(2) as port:
+        connection = open_idle(f"127.0.0.1:{port}", "guest", "guest", 2)
+    with pytest.raises((OSError, amqp.exceptions.AMQPError)):
+        while True:
+            connection.drain_events(timeout=10)
+    connection.collect()
+
+
+def test_engine_load_counts_the_beats_and_the_time_of_the_engines_own_thread(monkeypatch):
+    monkeypatch.setattr(engine_load, "TIMEOUT", 1)
+    measured = engine_load.measure(20, 2.0, None)
+    assert measured["links"] == 20
+    assert measured["lost"] == 0
+    assert measured["beats"] >= 20
+    assert 0 < measured["core_share"] < 1
+
+
+def test_lateness_is_of_looks_that_really_took_place(monkeypatch):
+    monkeypatch.setattr(lateness, "TIMEOUT", 1)
+    measured = lateness.measure("idle", 2.0, 10)
+    assert measured["looks"] >= 20
+    assert measured["beats"] >= 10
+    assert 0 <= measured["p50_ms"] <= measured["p99_ms"] <= measured["max_ms"]
+
+
+def test_throughput_compares_bursts_on_the_real_broker(broker, monkeypatch):
+    monkeypatch.setattr(throughput, "PAIRS", 5)
+    measured = throughput.compare("py-amqp", broker.amqp_url(), rounds=1)
+    assert measured["pairs"] == 5
+    assert measured["lower_quartile"] <= measured["ratio"] <= measured["upper_quartile"]
+
+
+def test_without_a_broker_the_throughput_is_said_to_be_left_out(capsys):
+    result = suite.run(["throughput"], None, quick=True, progress=lambda _: None)
+    assert result["throughput"] is None
+    suite.print_tables(result)
+    assert "left out" in capsys.readouterr().out
+
+
+def test_figures_as_json_for_programs():
+    done = bench("--quick", "--json", "import", "memory")
+    figures = json.loads(done.stdout)
+    assert figures["import"]["pairs"] >= 5
+    assert figures["memory"]["bytes_per_link"] > 0
+
+
+def test_an_unknown_benchmark_is_named_with_those_there_are():
+    done = bench("speed")
+    assert done.returncode == 2
+    assert "speed; there are: import, memory" in done.stderr
+    assert "Traceback" not in done.stderr

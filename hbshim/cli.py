@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hbshim.errors import HbshimError
 from hbshim.options import ENVIRONMENT_PREFIX, Options, describe
 
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
+INDENT = "    "
 
 
 class HbshimGroup(click.Group):
@@ -47,7 +49,10 @@ def with_options(command: Any) -> Any:
     return command
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(
+    short_help="Run a program with hbshim installed.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @with_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str, ...]) -> None:
@@ -75,7 +80,7 @@ def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str
         ) from None
 
 
-@main.command()
+@main.command(short_help="Say what hbshim sees here, and what it would choose.")
 @with_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) -> None:
@@ -94,7 +99,7 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
             click.echo(sentence)
 
 
-@main.command()
+@main.command(short_help="Measure hbshim on this machine.")
 @click.argument("benchmarks", nargs=-1)
 @click.option(
     "--broker",
@@ -128,19 +133,15 @@ def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json:
         suite.print_tables(result)
 
 
-@main.command()
+@main.command(short_help="Print every option.")
 def options() -> None:
     """Print every option: values, default, environment variable, URL key."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
-    for column in ("option", "accepts", "default", "environment", "URL key", "meaning"):
-        table.add_column(column, overflow="fold")
+    width = min(shutil.get_terminal_size().columns, 100)
     for row in describe():
-        table.add_row(*row.values())
-    Console().print(table)
+        click.secho(row["option"], bold=True, nl=False)
+        click.echo(f"  {row['accepts']}  (default: {row['default']})")
+        click.echo(click.wrap_text(row["meaning"], width, INDENT, INDENT))
+        click.echo(f"{INDENT}environment {row['environment']}, URL key {row['url']}\n")
 
 
 if __name__ == "__main__":

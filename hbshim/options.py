@@ -49,10 +49,10 @@ def _worker(value: object) -> str:
     raise ValueError
 
 
-def _interval(value: object) -> float:
-    seconds = float(str(value))
+def _interval(value: object) -> int:
+    seconds = int(str(value))
     # AMQP 0-9-1, connection.tune-ok: `heartbeat` is an unsigned short, in seconds.
-    if seconds != int(seconds) or not 0 <= seconds <= 65535:
+    if not 0 <= seconds <= 65535:
         raise ValueError
     return seconds
 
@@ -87,8 +87,8 @@ class Options:
         "Force one heartbeat worker; auto follows heartbeat_in_pthread.",
         "hbshim_worker",
     )
-    heartbeat: float = _option(
-        0.0,
+    heartbeat: int = _option(
+        0,
         _interval,
         "whole seconds, 0 to 65535",
         "Heartbeat timeout to ask the broker for on a connection whose application asked "

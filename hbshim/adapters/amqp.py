@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import amqp
@@ -62,8 +63,12 @@ def attach(connection: Any, options: Options) -> Link | None:
         not_negotiated(wire.name())
         return None
     link = _make_link(connection, transport, wire)
-    _wrap(connection, transport, link)
-    watch(link, options)
+    unwrap = _wrap(connection, transport, link)
+    try:
+        watch(link, options)
+    except BaseException:
+        unwrap()
+        raise
     return link
 
 
@@ -111,12 +116,12 @@ def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
     )
 
 
-def _wrap(connection: Any, transport: Any, link: Link) -> None:
+def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     """Put the guard around the connection's own functions, until it is closed.
 
-    The instance attributes set here shadow the class's methods; closing removes
-    them, so that nothing refers to a closed connection and a py-amqp object that
-    connects anew finds itself as it was.
+    Returns what takes the guard away again. The instance attributes set here shadow
+    the class's methods; closing removes them, so that nothing refers to a closed
+    connection and a py-amqp object that connects anew finds itself as it was.
     """
     guard = link.guard
     writer = connection._frame_writer
@@ -128,7 +133,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> None:
         if link.state is State.LOST:
             raise ConnectionForced("Too many heartbeats missed")
 
-    def close() -> None:
+    def unwrap() -> None:
         link.close()
         for attribute in ("read_frame", "write", "close", "hbshim_link"):
             transport.__dict__.pop(attribute, None)
@@ -137,6 +142,9 @@ def _wrap(connection: Any, transport: Any, link: Link) -> None:
             alive.__dict__.pop("heartbeat_tick", None)
             if alive._frame_writer is guarded_writer:
                 alive._frame_writer = writer
+
+    def close() -> None:
+        unwrap()
         close_transport()
 
     def failed(error: BaseException) -> bool:
@@ -153,6 +161,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> None:
     transport.read_frame = guard.around_read(transport.read_frame)
     transport.close = close
     transport.hbshim_link = link
+    return unwrap
 
 
 def _write_failed(transport: Any, error: BaseException) -> bool:
@@ -178,7 +187,7 @@ def prepare(options_for: OptionsFor) -> None:
         if options is None:
             return connect(self, *args, **kwargs)
         # Safe to ask for a heartbeat here: hbshim is about to beat for it.
-        self.client_heartbeat = self.client_heartbeat or int(options.heartbeat)
+        self.client_heartbeat = self.client_heartbeat or options.heartbeat
         result = connect(self, *args, **kwargs)
         try:
             attach(self, options)

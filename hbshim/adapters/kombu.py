@@ -37,7 +37,7 @@ class Transport(pyamqp.Transport):  # type: ignore[misc]
     def establish_connection(self) -> Any:
         options = Options.load(url=connection_options(self.client))
         # Safe to ask for a heartbeat here: hbshim is about to beat for it.
-        self.client.heartbeat = self.client.heartbeat or int(options.heartbeat)
+        self.client.heartbeat = self.client.heartbeat or options.heartbeat
         connection = super().establish_connection()
         try:
             amqp_adapter.attach(connection, options)

@@ -84,11 +84,25 @@ def attach(connection: Any, options: Options) -> Link | None:
         not_negotiated(_name(connection))
         return None
     link = _wrap(connection)
+    _watch(link, connection._transport, options)
     if checker is not None:
         checker.stop()
     connection._heartbeat_checker = KeptAliveChecker(link)
-    watch(link, options)
     return link
+
+
+def _watch(link: Link, transport: Any, options: Options) -> None:
+    try:
+        watch(link, options)
+    except BaseException:
+        link.close()
+        _unwrap(transport)
+        raise
+
+
+def _unwrap(transport: Any) -> None:
+    for attribute in ("_produce", "_consume", "_close_and_finalize"):
+        transport.__dict__.pop(attribute, None)
 
 
 def prepare(options_for: OptionsFor) -> None:
@@ -110,7 +124,7 @@ def prepare(options_for: OptionsFor) -> None:
             # timers, so pika's own checker is the better choice there.
             service.current().metrics.record("left-alone", _name(self), str(unknown))
             return create(self)
-        watch(link, options)
+        _watch(link, self._transport, options)
         return KeptAliveChecker(link)
 
     Connection._create_heartbeat_checker = create_checker
@@ -156,8 +170,7 @@ def _wrap(connection: Any) -> Link:
 
     def close_and_finalize() -> None:
         link.close()
-        for attribute in ("_produce", "_consume", "_close_and_finalize"):
-            transport.__dict__.pop(attribute, None)
+        _unwrap(transport)
         finalize()
 
     transport._produce = guard.around_flush(transport._produce, link.before_idle_write)
@@ -175,9 +188,16 @@ def _forked_error() -> Exception:
 
 
 def _close_books(connection: Any) -> None:
-    """In a forked child: pika's own checks then refuse every further call."""
+    """In a forked child: have every further call refused, most of them by pika's own checks."""
     if connection is not None:
         connection._set_connection_state(connection.CONNECTION_CLOSED)
+        # A publish asks only whether its channel is open.
+        if connection._transport is not None:
+            connection._transport.write = _refuse_write
+
+
+def _refuse_write(_data: bytes) -> None:
+    raise _forked_error()
 
 
 def _accept_url_options() -> None:

@@ -9,7 +9,7 @@ from amqp.exceptions import ConnectionForced
 
 import hbshim
 from hbshim.adapters import amqp as adapter
-from hbshim.errors import AttachError, OptionError, UnsupportedVersionError
+from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
 from hbshim.heartbeat.state import State
 from hbshim.options import Options
 from tests.waiting import wait_until
@@ -156,3 +156,17 @@ def test_a_failed_attach_closes_the_connection_it_opened(broker, monkeypatch):
 def test_no_password_in_names_or_events(connect, broker):
     connection = hbshim.keep_alive(connect(heartbeat=1))
     assert broker.password not in repr(vars(connection.transport.hbshim_link))
+
+
+def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(connect, monkeypatch):
+    connection = connect(heartbeat=1)
+
+    def refuse(*_args, **_keywords):
+        raise WorkerError("no thread")
+
+    before = dict(vars(connection.transport))
+    monkeypatch.setattr("hbshim.heartbeat.service.HeartbeatService.watch", refuse)
+    with pytest.raises(WorkerError):
+        hbshim.keep_alive(connection)
+    assert vars(connection.transport) == before
+    connection.channel()

@@ -8,7 +8,7 @@ import pytest
 
 import hbshim
 from hbshim.adapters import pika as adapter
-from hbshim.errors import AttachError, OptionError, UnsupportedVersionError
+from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
 from hbshim.heartbeat.state import State
 from tests.waiting import wait_until
 
@@ -142,3 +142,17 @@ def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(connect, monkeypa
     monkeypatch.setattr(pika, "__version__", version)
     with pytest.raises(UnsupportedVersionError, match=r"\(pika>=1.3,<2\)"):
         hbshim.keep_alive(connection)
+
+
+def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(connect, monkeypatch):
+    connection = connect()
+
+    def refuse(*_args, **_keywords):
+        raise WorkerError("no thread")
+
+    before = dict(vars(connection._impl._transport))
+    monkeypatch.setattr("hbshim.heartbeat.service.HeartbeatService.watch", refuse)
+    with pytest.raises(WorkerError):
+        hbshim.keep_alive(connection)
+    assert vars(connection._impl._transport) == before
+    connection.channel()

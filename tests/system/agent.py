@@ -31,6 +31,7 @@ import weakref
 import hbshim
 from hbshim.heartbeat import service
 from hbshim.runtime.unpatched import original
+from tests.system.forking import CHILDREN, run_child
 from tests.system.libraries import CLIENTS
 
 
@@ -176,11 +177,9 @@ class Agent:
         for link in self._links():
             link.wire.take_heartbeats = lambda: 0
 
-    def fork(self, way):
-        """Fork a child that misbehaves in one `way`; return what it says."""
-        from tests.system.forking import CHILDREN, run_child
-
-        return run_child(CHILDREN[way], self.client)
+    def fork(self, child, way):
+        """Fork a child that does something to the connection; return what it says."""
+        return run_child(CHILDREN[child], self.client, way)
 
 
 def set_buffers(receive, send):

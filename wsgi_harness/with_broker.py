@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("usage: python -m wsgi_harness.with_broker COMMAND [ARGUMENT ...]\n")
         return 2
     try:
-        with Stack(project_name("broker"), progress=_say) as stack:
+        with Stack(project_name("broker"), heartbeat=60, progress=_say) as stack:
             environment = {**os.environ, "HBSHIM_BROKER_URL": stack.broker.amqp_url()}
             return subprocess.run(argv, env=environment).returncode
     except HarnessError as error:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from hbshim.heartbeat.schedule import Schedule
+from hbshim.heartbeat.schedule import TICK, Schedule
 from hbshim.heartbeat.workers import Worker
 from hbshim.metrics import Metrics
 from hbshim.runtime.unpatched import allocate_lock
@@ -130,7 +130,8 @@ class Engine:
             self._metrics.record("look-failed", type(item).__name__, repr(error))
             again = now + item.timeout / 2
         if again is not None:
-            self._schedule.put(reference, again)
+            # Never in the tick that is being emptied.
+            self._schedule.put(reference, max(again, now + TICK))
 
     def release_all(self) -> list[Watched] | None:
         """Hand over everything watched, to another engine; None while a turn is under way."""

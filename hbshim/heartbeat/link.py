@@ -66,7 +66,8 @@ class Link:
         self._on_orphaned = on_orphaned
         self._forked_error = forked_error
         self._pid = os.getpid()
-        self._looks = 0
+        # Not all at once: links opened together should not drain together.
+        self._looks = id(self) // 64 % LOOKS_BETWEEN_DRAINS
         self._overlaps_told = 0
         self._torn_told = False
         self._last_unread = time.monotonic()

@@ -8,14 +8,13 @@ Not thread-safe; only the engine's turn touches it.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-#: Length of a tick in seconds: the most by which a look may be late by design.
-TICK = 1 / 64
+#: Length of a tick in seconds. A look is up to half a tick early or late by design.
+TICK = 1 / 32
 
 
 class Schedule(Generic[Item]):
@@ -33,9 +32,9 @@ class Schedule(Generic[Item]):
         return iter(list(self._tick_of))
 
     def put(self, item: Item, deadline: float) -> None:
-        """Look at `item` at `deadline`, or up to one tick after it; replaces an earlier one."""
+        """Look at `item` at the tick nearest to `deadline`; replaces an earlier one."""
         self.discard(item)
-        tick = math.ceil(deadline / TICK)
+        tick = round(deadline / TICK)
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}

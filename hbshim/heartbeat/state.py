@@ -25,6 +25,10 @@ from typing import NamedTuple
 RECHECK_SHARE = 1 / 8
 RECHECK_AT_MOST = 0.25
 
+#: A beat may go out this many seconds early: looks come in ticks of 1/32 s, and the
+#: kernel's ages in steps of some milliseconds.
+EARLY = 1 / 32
+
 
 class State(enum.Enum):
     """Life of one link."""
@@ -141,7 +145,7 @@ def classify(sample: Sample, timeout: float) -> Event:
         return Event.SILENT
     if sample.writing or sample.queued:
         return Event.MOVING
-    if sample.sent_ago >= timeout / 2:
+    if sample.sent_ago >= timeout / 2 - EARLY:
         return Event.DUE
     return Event.FRESH
 

@@ -1,10 +1,10 @@
-"""``send`` without giving the GIL away.
+"""Non-blocking system calls that keep the GIL.
 
-``socket.send`` releases the GIL around the system call and must win it back: 5 ms
-for each beat while the main thread computes in Python, so that 160 links due in
-one second would take 0.8 s of it. A non-blocking send of eight bytes lasts
-microseconds; keeping the GIL for it is kinder to everybody. It also never waits,
-whatever timeout the socket object has.
+``socket.send`` and its kin release the GIL around each call and must win it back:
+5 ms a call while the main thread computes in Python, so that 160 links due in one
+second would take 0.8 s of it. These calls last microseconds; keeping the GIL for
+them is kinder to everybody. They also never wait, whatever timeout a socket
+object has.
 """
 
 from __future__ import annotations
@@ -13,34 +13,52 @@ import functools
 import os
 import socket
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-#: (descriptor, bytes) -> bytes sent
-Send = Callable[[int, bytes], int]
+SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
-FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+
+class Calls(NamedTuple):
+    """The C library's calls; each raises OSError as `socket` would.
+
+    Attributes:
+        send: (descriptor, bytes) -> bytes sent.
+        receive: (descriptor, at most, flags) -> the bytes.
+    """
+
+    send: Callable[[int, bytes], int]
+    receive: Callable[[int, int, int], bytes]
 
 
 @functools.cache
-def gil_keeping_send() -> Send | None:
-    """The C library's ``send``; None where ctypes cannot be had.
+def gil_keeping_calls() -> Calls | None:
+    """The calls; None where ctypes cannot be had.
 
     (It is an optional module, and sub-interpreters with a GIL of their own refuse it.)
     """
     try:
         import ctypes
 
-        libc_send = ctypes.PyDLL(None, use_errno=True).send
+        library = ctypes.PyDLL(None, use_errno=True)
+        libc_send, libc_recv = library.send, library.recv
     except (ImportError, OSError, AttributeError):
         return None
     libc_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
-    libc_send.restype = ctypes.c_ssize_t
-    get_errno = ctypes.get_errno
+    libc_recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    libc_send.restype = libc_recv.restype = ctypes.c_ssize_t
+
+    def checked(result: int) -> int:
+        if result < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        return result
 
     def send(descriptor: int, data: bytes) -> int:
-        sent: int = libc_send(descriptor, data, len(data), FLAGS)
-        if sent < 0:
-            error = get_errno()
-            raise OSError(error, os.strerror(error))
-        return sent
+        return checked(libc_send(descriptor, data, len(data), SEND_FLAGS))
 
-    return send
+    def receive(descriptor: int, most: int, flags: int) -> bytes:
+        buffer: Any = ctypes.create_string_buffer(most)
+        size = checked(libc_recv(descriptor, buffer, most, flags | socket.MSG_DONTWAIT))
+        return bytes(memoryview(buffer)[:size])
+
+    return Calls(send, receive)

@@ -17,7 +17,7 @@ import termios
 from _socket import socket as NativeSocket  # noqa: N812
 from typing import NamedTuple
 
-from hbshim.heartbeat.syscalls import FLAGS, gil_keeping_send
+from hbshim.heartbeat.syscalls import SEND_FLAGS, gil_keeping_calls
 
 #: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
@@ -135,12 +135,11 @@ class Wire:
         Raises:
             OSError: the connection is gone.
         """
-        send = gil_keeping_send()
         try:
-            if send is not None:
-                sent = send(NativeSocket.fileno(self.native), HEARTBEAT_FRAME)
+            if (calls := gil_keeping_calls()) is not None:
+                sent = calls.send(NativeSocket.fileno(self.native), HEARTBEAT_FRAME)
             else:
-                sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, FLAGS)
+                sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, SEND_FLAGS)
         except BlockingIOError:
             return False
         assert sent == len(HEARTBEAT_FRAME), "a heartbeat was torn on an empty send queue"
@@ -159,22 +158,26 @@ class Wire:
             OSError: the connection is gone.
         """
         size = len(HEARTBEAT_FRAME)
-        # A socket object with a timeout would wait for data in spite of
-        # MSG_DONTWAIT; with data there it does not.
-        if self.unread() < size:
-            return 0
-        try:
-            waiting = NativeSocket.recv(
-                self.native, size * DRAIN_AT_MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT
-            )
-        except BlockingIOError:
-            return 0
+        waiting = self._receive(size * DRAIN_AT_MOST, socket.MSG_PEEK)
         count = 0
         while waiting[count * size : (count + 1) * size] == HEARTBEAT_FRAME:
             count += 1
         if count:
-            NativeSocket.recv(self.native, count * size, socket.MSG_DONTWAIT)
+            self._receive(count * size, 0)
         return count
+
+    def _receive(self, most: int, flags: int) -> bytes:
+        try:
+            if (calls := gil_keeping_calls()) is not None:
+                return calls.receive(NativeSocket.fileno(self.native), most, flags)
+            # A socket object with a timeout would wait for data in spite of
+            # MSG_DONTWAIT; with data there it does not.
+            if not self.unread():
+                return b""
+            received: bytes = NativeSocket.recv(self.native, most, flags | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return b""
+        return received
 
     def peer_closed(self) -> bool:
         """Whether the next byte is the end of the stream; for platforms without TCP_INFO."""

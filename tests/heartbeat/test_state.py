@@ -47,7 +47,7 @@ def test_final_states_lead_nowhere(state):
     ("change", "event"),
     [
         ({}, Event.FRESH),
-        ({"sent_ago": 4.99}, Event.FRESH),
+        ({"sent_ago": 4.9}, Event.FRESH),
         ({"sent_ago": 5.0}, Event.DUE),
         ({"sent_ago": 9, "writing": True}, Event.MOVING),
         ({"sent_ago": 9, "queued": 1}, Event.MOVING),

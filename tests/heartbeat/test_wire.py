@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hbshim.adapters.sockets import native_socket
-from hbshim.heartbeat.syscalls import gil_keeping_send
+from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from tests.waiting import wait_until
 
@@ -25,9 +25,9 @@ def pair():
     peer.close()
 
 
-@pytest.mark.parametrize("send", [gil_keeping_send(), None], ids=["ctypes", "socket"])
-def test_a_beat_is_eight_bytes_of_amqp(pair, send, monkeypatch):
-    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_send", lambda: send)
+@pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
+def test_a_beat_is_eight_bytes_of_amqp(pair, calls, monkeypatch):
+    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, peer = pair
     assert Wire(native_socket(client)).beat()
     # frame type 8, channel 0, size 0, frame-end 0xCE: AMQP 0-9-1, 4.2.7
@@ -64,7 +64,9 @@ def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
     wait_until(lambda: wire.kernel_view().queued == 0)
 
 
-def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair):
+@pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
+def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair, calls, monkeypatch):
+    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, peer = pair
     wire = Wire(native_socket(client))
     frame = b"\x01\x00\x01\x00\x00\x00\x00\xce"
@@ -84,15 +86,17 @@ def test_half_a_heartbeat_is_left_where_it_is(pair):
     assert client.recv(100) == HEARTBEAT_FRAME[:5]
 
 
-def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair):
+@pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
+def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair, calls, monkeypatch):
+    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, _ = pair
     client.settimeout(30)
     assert Wire(native_socket(client)).take_heartbeats() == 0
 
 
-@pytest.mark.parametrize("send", [gil_keeping_send(), None], ids=["ctypes", "socket"])
-def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, send, monkeypatch):
-    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_send", lambda: send)
+@pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
+def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, calls, monkeypatch):
+    monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, _ = pair
     wire = Wire(native_socket(client))
     wire.native.setblocking(False)

@@ -33,7 +33,7 @@ class HeartbeatService:
         self.metrics = Metrics()
         self.moved = False
         self._engines: dict[tuple[WorkerName, bool], Engine] = {}
-        self._watchdogs: dict[WorkerName, Watchdog] = {}
+        self._watchdogs: dict[Engine, Watchdog] = {}
         self._links: dict[int, tuple[weakref.ref[Link], Engine]] = {}
 
     def engine(self, worker: WorkerName, forced: bool = False) -> Engine:
@@ -80,7 +80,7 @@ class HeartbeatService:
         self._place(link, engine)
         link.on_closed = self._forget
         if worker != "pthread":
-            self._set_watchdog(engine, worker, link.timeout, forced)
+            self._set_watchdog(engine, link.timeout, forced)
 
     def _place(self, link: Link, engine: Engine) -> None:
         key = id(link)
@@ -94,19 +94,17 @@ class HeartbeatService:
         if engine is not None:
             engine.forget(link)
 
-    def _set_watchdog(
-        self, engine: Engine, worker: WorkerName, timeout: float, forced: bool
-    ) -> None:
-        watchdog = self._watchdogs.get(worker)
-        if watchdog is not None and watchdog.engine is engine:
-            watchdog.timeout = min(watchdog.timeout, timeout)
-            return
+    def _set_watchdog(self, engine: Engine, timeout: float, forced: bool) -> None:
+        watchdog = self._watchdogs.get(engine)
+        if watchdog is None:
 
-        def on_late(seconds: float) -> bool:
-            return False if forced else self._move(engine, seconds)
+            def on_late(seconds: float) -> bool:
+                return False if forced else self._move(engine, seconds)
 
-        watchdog = Watchdog(engine, timeout, self.metrics, on_late)
-        self._watchdogs[worker] = watchdog
+            watchdog = Watchdog(engine, timeout, self.metrics, on_late)
+            watchdog = self._watchdogs.setdefault(engine, watchdog)
+        watchdog.timeout = min(watchdog.timeout, timeout)
+        # Anew for each link: its watch is over when the engine ran out of links.
         self.engine("pthread").watch(watchdog)
 
     def _move(self, engine: Engine, seconds: float) -> bool:

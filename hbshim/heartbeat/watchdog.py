@@ -41,14 +41,18 @@ class Watchdog:
         return self._engine()
 
     def turn(self, now: float) -> float | None:
-        """One look. Returns the time of the next, or None when the watch is over."""
+        """One look. Returns the time of the next, or None when the watch is over.
+
+        It is over, too, while the engine has nothing to do: an idle process is not
+        woken up for it.
+        """
         engine = self._engine()
-        if engine is None:
+        due = None if engine is None else engine.next_due
+        if engine is None or due is None:
             return None
         grace = self.timeout * LATE_SHARE
-        due = engine.next_due
-        if due is None or now < due + grace:
-            return (now if due is None else due) + grace
+        if now < due + grace:
+            return due + grace
         if due != self._told_of:
             self._told_of = due
             self._metrics.record(

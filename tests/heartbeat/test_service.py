@@ -88,6 +88,41 @@ def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(connected, parked_
     assert not service.moved
 
 
+def test_forced_and_other_links_on_one_hub_are_each_watched_over(connected, parked_hub):
+    client, _ = connected
+    service = HeartbeatService()
+    chosen, forced = link_on(client, service, timeout=5), link_on(client, service, timeout=5)
+    service.watch(chosen, "greenthread")
+    service.watch(forced, "greenthread", forced=True)
+    wait_until(lambda: service.moved)
+    native = service.engine("pthread")
+    wait_until(lambda: chosen in native.items())
+    assert forced not in native.items()
+
+
+def test_nobody_is_woken_up_once_the_hub_has_no_links(connected):
+    class Hub(ParkedWorker):
+        def start(self, turn):
+            self.turn = turn
+            turn()
+
+    client, _ = connected
+    service = HeartbeatService()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WORKERS, "greenthread", Hub)
+        link = link_on(client, service, timeout=0.5)
+        service.watch(link, "greenthread")
+        link.close()
+        service.engine("greenthread").worker.turn()
+        native = service.engine("pthread")
+        wait_until(lambda: native.next_due is None)
+        assert not service.moved
+        # The next link is watched over again.
+        again = link_on(client, service, timeout=0.5)
+        service.watch(again, "greenthread")
+        wait_until(lambda: service.moved)
+
+
 def test_a_silent_peer_is_shut_down_and_told_of(connected):
     client, _ = connected
     service = HeartbeatService()

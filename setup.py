@@ -30,6 +30,7 @@ TEST = [
     "pytest-docker>=3.1,<4",
     "ruff>=0.6",
     "setuptools>=70",
+    "trustme>=1.1",
     "types-requests",
 ]
 

@@ -1,153 +1,148 @@
-"""Inside a TLS session beats go through the SSL object, and nothing is corrupted."""
+"""Heartbeats through real TLS sessions: sent, taken off, and never anything else lost."""
 
+import contextlib
+import socket
 import ssl
 import threading
 
 import amqp
-import pika
 import pytest
+import trustme
 
 import hbshim
-from hbshim.heartbeat.state import State
+from hbshim.adapters.sockets import wire_for
+from hbshim.heartbeat import service
+from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from tests.waiting import wait_until
-from tests.worlds import needs_os_threads
+
+OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A key and a certificate for 127.0.0.1, valid while the tests run."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    directory = tmp_path_factory.mktemp("tls")
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(directory / "server.pem"))
+    return directory
 
 
 @pytest.fixture
-def ca(broker, tmp_path):
-    path = tmp_path / "ca.pem"
-    path.write_text(broker.ca_pem)
-    return path
+def session(certificate):
+    """Open the two ends of a session."""
+    with contextlib.ExitStack() as stack:
+
+        def open_session(version, ciphers):
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            server_context.load_cert_chain(certificate / "server.pem")
+            server_context.minimum_version = server_context.maximum_version = version
+            if ciphers:
+                server_context.set_ciphers(ciphers)
+            accepted = []
+
+            def accept():
+                raw, _ = listening.accept()
+                accepted.append(server_context.wrap_socket(raw, server_side=True))
+
+            thread = threading.Thread(target=accept)
+            thread.start()
+            context = ssl.create_default_context(cafile=certificate / "ca.pem")
+            raw = socket.create_connection(listening.getsockname(), 10)
+            client = stack.enter_context(context.wrap_socket(raw, server_hostname="127.0.0.1"))
+            thread.join(10)
+            server = stack.enter_context(accepted[0])
+            # The tickets of TLS 1.3 come first, and go with the first read.
+            server.sendall(b"first")
+            assert client.recv(5) == b"first"
+            return client, server
+
+        yield open_session
 
 
-@pytest.fixture
-def connect_amqp(broker, ca):
-    opened = []
-
-    def connect(heartbeat=1):
-        connection = amqp.Connection(
-            f"localhost:{broker.tls_port}",
-            broker.user,
-            broker.password,
-            heartbeat=heartbeat,
-            ssl={"ca_certs": str(ca), "server_hostname": "localhost"},
-        )
-        connection.connect()
-        opened.append(connection)
-        return connection
-
-    yield connect
-    for connection in opened:
-        connection.collect()
+KINDS = [
+    (ssl.TLSVersion.TLSv1_3, ""),
+    (ssl.TLSVersion.TLSv1_2, "ECDHE+AESGCM"),
+    (ssl.TLSVersion.TLSv1_2, "ECDHE+CHACHA20"),
+]
 
 
-@pytest.fixture
-def connect_pika(broker, ca):
-    opened = []
+@pytest.mark.parametrize(("version", "ciphers"), KINDS)
+def test_heartbeats_are_taken_and_the_rest_is_left(session, version, ciphers):
+    client, server = session(version, ciphers)
+    wire = wire_for(client)
+    for _ in range(3):
+        server.sendall(HEARTBEAT_FRAME)
+    server.sendall(b"a frame of the application")
+    server.sendall(HEARTBEAT_FRAME)
+    wait_until(wire.unread)
+    taken = 0
 
-    def connect(heartbeat=1):
-        parameters = pika.ConnectionParameters(
-            "localhost",
-            broker.tls_port,
-            credentials=pika.PlainCredentials(broker.user, broker.password),
-            heartbeat=heartbeat,
-            ssl_options=pika.SSLOptions(ssl.create_default_context(cafile=ca), "localhost"),
-        )
-        connection = pika.BlockingConnection(parameters)
-        opened.append(connection)
-        return connection
+    def all_taken():
+        nonlocal taken
+        taken += wire.take_heartbeats()
+        return taken == 3
 
-    yield connect
-    for connection in opened:
-        if connection.is_open:
-            connection.close()
+    wait_until(all_taken)
+    assert wire.take_heartbeats() == 0
+    assert client.recv(100) == b"a frame of the application"
+    wait_until(lambda: wire.take_heartbeats() == 1)
+    assert wire.unread() == 0
 
 
-def test_an_idle_py_amqp_session_is_kept_alive(connect_amqp):
-    connection = hbshim.keep_alive(connect_amqp())
-    link = connection.transport.hbshim_link
-    assert link.wire.route == "tls"
-    wait_until(lambda: link.beats >= 10)  # 5 T
+@pytest.mark.parametrize(("version", "ciphers"), KINDS)
+def test_eight_other_octets_reach_the_client(session, version, ciphers):
+    client, server = session(version, ciphers)
+    wire = wire_for(client)
+    server.sendall(HEARTBEAT_FRAME)
+    server.sendall(OTHER)
+    server.sendall(b"more")
+    wait_until(lambda: wire.take_heartbeats() == 1 or client.pending())
+    wait_until(lambda: wire.take_heartbeats() == 0 and client.pending() == len(OTHER))
+    assert client.recv(3) == OTHER[:3]
+    buffer = bytearray(100)
+    assert client.recv_into(buffer) == 5
+    assert bytes(buffer[:5]) == OTHER[3:]
+    assert client.recv(100) == b"more"
+
+
+def test_a_record_that_is_not_there_whole_is_left(session):
+    client, server = session(*KINDS[0])
+    wire = wire_for(client)
+    server.sendall(b"x" * 500)
+    wait_until(wire.unread)
+    assert wire.take_heartbeats() == 0
+    assert client.recv(1) == b"x"
+    # The rest of that record is decrypted and waits: no boundary of a record.
+    server.sendall(HEARTBEAT_FRAME)
+    wait_until(wire.unread)
+    assert wire.take_heartbeats() == 0
+
+
+def test_a_cipher_that_hides_the_length_is_left_alone(session):
+    client, server = session(ssl.TLSVersion.TLSv1_2, "ECDHE+AES128+SHA256:ECDHE+AES128+SHA:!AESGCM")
+    wire = wire_for(client)
+    server.sendall(HEARTBEAT_FRAME)
+    wait_until(wire.unread)
+    assert wire.take_heartbeats() == 0
+    assert client.recv(8) == HEARTBEAT_FRAME
+
+
+def test_idle_connections_to_the_broker_are_drained(broker, tmp_path):
+    (tmp_path / "ca.pem").write_text(broker.ca_pem)
+    connection = amqp.Connection(
+        f"localhost:{broker.tls_port}",
+        broker.user,
+        broker.password,
+        heartbeat=1,
+        ssl={"ca_certs": str(tmp_path / "ca.pem"), "cert_reqs": ssl.CERT_REQUIRED},
+    )
+    connection.connect()
+    hbshim.keep_alive(connection)
+    counted = service.current().metrics.snapshot
+    before = counted().get("heartbeats_drained", 0)
+    wait_until(lambda: counted().get("heartbeats_drained", 0) >= before + 6, 30)
     connection.channel().queue_declare("", exclusive=True)
-    assert link.state is State.ALIVE
-
-
-def test_an_idle_pika_session_is_kept_alive(connect_pika):
-    connection = hbshim.keep_alive(connect_pika())
-    link = connection._impl._heartbeat_checker._link
-    assert link.wire.route == "tls"
-    wait_until(lambda: link.beats >= 10)
-    connection.channel().queue_declare("", exclusive=True)
-
-
-@needs_os_threads
-def test_beats_go_out_while_a_reader_waits_in_a_blocking_read(connect_amqp):
-    connection = hbshim.keep_alive(connect_amqp())
-    link = connection.transport.hbshim_link
-    channel = connection.channel()
-    queue = channel.queue_declare("", exclusive=True).queue
-    got = []
-    channel.basic_consume(queue, no_ack=True, callback=got.append)
-    reader = threading.Thread(target=lambda: wait_for_one(connection, got))
-    reader.start()
-    wait_until(lambda: link.beats >= 8)
-    assert not got
-    channel.basic_publish(amqp.Message(b"wake up"), routing_key=queue)
-    reader.join(10)
-    assert not reader.is_alive()
-    assert got[0].body == b"wake up"
-
-
-def wait_for_one(connection, got):
-    while not got:
-        connection.drain_events()
-
-
-def test_a_read_with_a_timeout_still_times_out(connect_amqp):
-    connection = hbshim.keep_alive(connect_amqp(heartbeat=60))
-    with pytest.raises(TimeoutError):
-        connection.drain_events(timeout=0.2)
-    connection.channel().queue_declare("", exclusive=True)
-
-
-@pytest.mark.parametrize("library", ["py-amqp", "pika"])
-def test_beats_forced_between_large_bodies_corrupt_nothing(library, connect_amqp, connect_pika):
-    body = bytes(range(256)) * 1024  # 256 KiB, several frames each
-    if library == "py-amqp":
-        connection = hbshim.keep_alive(connect_amqp(heartbeat=2))
-        link = connection.transport.hbshim_link
-        channel = connection.channel()
-        queue = channel.queue_declare("", exclusive=True).queue
-
-        def exchange():
-            channel.basic_publish(amqp.Message(body), routing_key=queue)
-            return channel.basic_get(queue, no_ack=True)
-
-        def content(message):
-            return message.body
-    else:
-        connection = hbshim.keep_alive(connect_pika(heartbeat=2))
-        link = connection._impl._heartbeat_checker._link
-        channel = connection.channel()
-        queue = channel.queue_declare("", exclusive=True).method.queue
-
-        def exchange():
-            channel.basic_publish("", queue, body)
-            return channel.basic_get(queue, auto_ack=True)
-
-        def content(message):
-            return message[2]
-
-    # The engine finds a beat due at each look, and looks every 5 ms.
-    view = link.wire.kernel_view
-    link.wire.kernel_view = lambda: view()._replace(sent_ago=9.0, received_ago=0.0)
-    link.timeout = 0.01
-    beats = link.beats
-    for _ in range(30):
-        message = exchange()
-        while message is None or (library == "pika" and message[0] is None):
-            message = channel.basic_get(queue)
-        got = content(message)
-        assert (got if isinstance(got, bytes) else got.encode("latin-1")) == body
-        wait_until(lambda seen=link.beats: link.beats > seen)
-    assert link.beats >= beats + 30
+    connection.close()

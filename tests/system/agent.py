@@ -63,7 +63,9 @@ class Agent:
         gc.collect()
         return self.client.sock().getsockname()[1]
 
-    def publish(self, size=100, times=1, pause=0.0):
+    def publish(self, size=100, times=1, pause=0.0, queue=None):
+        if queue is not None:
+            self.client.queue = queue
         for _ in range(times):
             self.client.publish(size)
             if pause:
@@ -79,8 +81,8 @@ class Agent:
         self.client.consume(callback, total, lambda seconds: self.wait(seconds, how))
         return self.client.consumed
 
-    def drain(self, limit):
-        self.client.drain(limit)
+    def queue(self):
+        return self.client.queue
 
     def tick(self):
         self.client.tick()

@@ -128,6 +128,10 @@ class RemoteClient:
         found: dict[str, Any] = link
         return found
 
+    def wait_until_lost(self, limit: float) -> None:
+        """Wait until hbshim has given the link up."""
+        wait_until(lambda: self.link["state"] == "lost", limit)
+
     @property
     def at_broker(self) -> str | None:
         """The broker's own name of this connection while it is open; a second old."""

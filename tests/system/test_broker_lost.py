@@ -31,7 +31,7 @@ def test_closed_by_an_operator(everywhere, broker):
     for client in everywhere:
         # The broker says Connection.Close, and waits for an answer before it hangs up.
         wait_until(lambda client=client: client.at_broker is None, 30)
-        wait_until(lambda client=client: client.link["state"] == "lost", 30)
+        client.wait_until_lost(30)
         assert client.fails("publish").recoverable, client.name
         client.do("reopen")
         client.do("publish")
@@ -44,7 +44,7 @@ def test_restarted(everywhere, restart):
 
     def while_down():
         for client in everywhere:
-            wait_until(lambda client=client: client.link["state"] == "lost", 4 * T)
+            client.wait_until_lost(4 * T)
             assert client.fails("publish").recoverable, client.name
 
     restart(while_down)

@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.waiting import wait_until
-
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["deaf", "swallowing"])
 def test_next_publish_raises_the_librarys_own_error(start, everywhere, relay, swallow):
@@ -13,7 +11,7 @@ def test_next_publish_raises_the_librarys_own_error(start, everywhere, relay, sw
         client.do("publish")
     relay.deaf(swallow=swallow)
     for client in clients:
-        wait_until(lambda client=client: client.link["state"] == "lost", 15)
+        client.wait_until_lost(15)
         assert client.fails("publish").recoverable, client.name
         assert client.do("report")["counters"]["event:link-silent"] == 1, client.name
     relay.resume()

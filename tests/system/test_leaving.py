@@ -1,0 +1,62 @@
+"""A connection that the application closes leaves nothing behind; one that it reopens is kept."""
+
+from tests.waiting import wait_until
+
+T = 1
+
+
+def test_close_leaves_no_descriptor_no_reference_and_no_wakeup(everywhere):
+    for client in everywhere:
+        before = client.do("remains")
+        client.open(heartbeat=T)
+        client.do("publish")
+        first = client.do("bury")
+        client.open(heartbeat=T)  # so that what the first open started is not counted
+        client.do("bury")
+        after = client.do("remains")
+        assert first is None
+        assert after["objects"] == [], client.name
+        # At most the engine, a hub or a pool keep some of their own, and only once.
+        client.open(heartbeat=T)
+        client.do("bury")
+        again = client.do("remains")
+        assert again["descriptors"] == after["descriptors"], (client.name, before)
+        # A green thread ends at its next slice.
+        client.do("wait", seconds=0.5, how="hub")
+    wakeups = {client: client.do("remains")["wakeups"] for client in everywhere}
+    for client in everywhere:
+        client.do("wait", seconds=2 * T, how="hub")
+        assert client.do("remains")["wakeups"] == wakeups[client], client.name
+
+
+def test_the_same_object_reconnects_and_is_kept(everywhere, relay):
+    for client in everywhere:
+        client.open(relay, heartbeat=T)
+        client.do("publish")
+    relay.stop()
+    for client in everywhere:
+        client.wait_until_lost(10)
+        assert client.fails("publish").recoverable, client.name
+    relay.accept()
+    for client in everywhere:
+        client.do("reopen")
+    seen = len(relay.seen("heartbeat", "client"))
+    # 3 T for each of them.
+    relay.wait_for("heartbeat", "client", count=seen + 6 * len(everywhere))
+    for client in everywhere:
+        client.do("publish")
+        assert client.link["state"] == "alive", client.name
+
+
+def test_several_timeouts(start, relay):
+    clients = [(t, start("native", lib)) for t in (1, 2, 5) for lib in ("kombu", "pika")]
+    for timeout, client in clients:
+        client.open(relay, heartbeat=timeout)
+        client.do("publish")
+    last = clients[-1][1]
+    wait_until(lambda: last.link["beats"] >= 5, 30)
+    for timeout, client in clients:
+        # About as many as halves of T have passed, no more: a beat per half T of silence.
+        assert 12.5 / timeout <= client.link["beats"] <= 80 / timeout, (timeout, client.name)
+        assert client.at_broker, client.name
+    assert relay.seen("closed") == []

@@ -1,0 +1,78 @@
+"""TLS: beats go through the session, idle and under load."""
+
+import pytest
+
+from wsgi_harness.wire.relay import Relay
+
+T = 1
+
+
+@pytest.fixture
+def ca_file(broker, tmp_path):
+    file = tmp_path / "ca.pem"
+    file.write_text(broker.ca_pem)
+    return str(file)
+
+
+@pytest.fixture
+def tls_relay(broker):
+    with Relay(broker.host, broker.tls_port) as relay:
+        yield relay
+
+
+def test_idle_for_several_t(everywhere, tls_relay, ca_file):
+    for client in everywhere:
+        client.open(tls_relay, heartbeat=T, ca_file=ca_file)
+        client.do("publish")
+        client.send("wait", seconds=5 * T, how="block")
+    for client in everywhere:
+        client.answer()
+    assert tls_relay.seen("closed") == []
+    for client in everywhere:
+        assert client.at_broker, client.name
+        link = client.link
+        assert (link["state"], link["route"]) == ("alive", "tls"), client.name
+        assert link["beats"] >= 8, client.name
+        client.do("publish")
+        client.wait_for_messages(2)
+
+
+def test_under_load_with_beats_forced(everywhere, tls_relay, ca_file):
+    """A session that is written by two threads at once breaks: the peer sees a bad record."""
+    for client in everywhere:
+        client.open(tls_relay, heartbeat=T, ca_file=ca_file)
+        client.do("force_beats")
+        client.send("publish", size=50_000, times=60, pause=0.01)
+    for client in everywhere:
+        client.answer()
+        client.wait_for_messages(60)
+        client.do("publish", size=10, times=20, pause=0.02)
+        client.wait_for_messages(80)
+    assert tls_relay.seen("closed") == []
+
+
+def test_consumers_are_beaten_for_while_they_read(everywhere, tls_relay, ca_file):
+    for client in everywhere:
+        client.open(tls_relay, heartbeat=T, ca_file=ca_file)
+        client.do("publish", size=20_000, times=200)
+        client.wait_for_messages(200)
+        client.do("force_beats")
+    before = sum(client.link["beats"] for client in everywhere)
+    for client in everywhere:
+        client.send("consume", callback=0, total=200)
+    for client in everywhere:
+        assert client.answer() == 200, client.name
+        assert client.link["state"] == "alive", client.name
+    assert sum(client.link["beats"] for client in everywhere) > before
+
+
+def test_silence(everywhere, tls_relay, ca_file):
+    for client in everywhere:
+        client.open(tls_relay, heartbeat=T, ca_file=ca_file)
+        client.do("publish")
+    tls_relay.deaf()
+    for client in everywhere:
+        client.do("wait", seconds=0.1, how="hub")
+    for client in everywhere:
+        client.wait_until_lost(15)
+        assert client.fails("publish").recoverable, client.name

@@ -10,6 +10,7 @@ from tests import worlds  # first: it patches before anything else is imported
 
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from wsgi_harness.errors import HarnessError
 from wsgi_harness.engine.images import Images, prepare
 from wsgi_harness.paths import CONTAINERS
 from wsgi_harness.stack.stack import CA_FILE, project_name, read_logs
+
+# A shell that starts us in the background has Ctrl-C and hang-ups ignored, and so would every
+# program that a test starts and sends a signal to. A handler, unlike "ignore", is not inherited.
+for _sign in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_sign) is signal.SIG_IGN:
+        signal.signal(_sign, lambda _number, _frame: None)
 
 PASSWORD = "only-for-tests"
 HEARTBEAT = 4

@@ -8,13 +8,17 @@ Not thread-safe; only the engine's turn touches it.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-#: Length of a tick in seconds. A look is up to half a tick early or late by design.
-TICK = 1 / 32
+#: Length of a tick in seconds; a look comes up to this much before its time. It is
+#: the wake-ups that cost, not the beats: with 800 links at T = 10 s on a virtual
+#: machine, 45 microseconds a beat with ticks of 1/32 s and 19 with these, for
+#: nothing but the thread's sleep and `send`.
+TICK = 1 / 8
 
 
 class Schedule(Generic[Item]):
@@ -32,9 +36,9 @@ class Schedule(Generic[Item]):
         return iter(list(self._tick_of))
 
     def put(self, item: Item, deadline: float) -> None:
-        """Look at `item` at the tick nearest to `deadline`; replaces an earlier one."""
+        """Look at `item` at the last tick before `deadline`; replaces an earlier one."""
         self.discard(item)
-        tick = round(deadline / TICK)
+        tick = math.floor(deadline / TICK)
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
@@ -56,7 +60,7 @@ class Schedule(Generic[Item]):
             heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
-        """When the next tick with something in it ends; None when nothing is scheduled."""
+        """When the next tick with something in it comes; None when nothing is scheduled."""
         return self._heap[0] * TICK if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[tuple[Item, float]]:

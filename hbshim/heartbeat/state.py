@@ -21,17 +21,23 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from hbshim.heartbeat.schedule import TICK
+
 #: How soon to look again while bytes are moving, as a share of T and at most.
 RECHECK_SHARE = 1 / 8
 RECHECK_AT_MOST = 0.25
 
-#: A beat may go out this many seconds early: looks come in ticks of 1/32 s, and the
+#: A beat may go out this many seconds early: looks come a tick early at most, and the
 #: kernel's ages in steps of some milliseconds.
-EARLY = 1 / 32
+EARLY = TICK + 1 / 64
 
 
 class State(enum.Enum):
     """Life of one link."""
+
+    # Members are singletons, and keys of the table at every look: `Enum` hashes the
+    # name in Python code instead.
+    __hash__ = object.__hash__
 
     ALIVE = "alive"
     LOST = "lost"  # the peer closed or fell silent; our side is shut down
@@ -41,6 +47,8 @@ class State(enum.Enum):
 
 class Event(enum.Enum):
     """What one look at a link found, the weightiest thing first."""
+
+    __hash__ = object.__hash__
 
     FORKED = "forked"
     APPLICATION_CLOSED = "application-closed"
@@ -152,7 +160,9 @@ def classify(sample: Sample, timeout: float) -> Event:
 
 def next_look(event: Event, sample: Sample, timeout: float) -> float | None:
     """Seconds until the link wants another look; None for never again."""
-    until_dead = max(2 * timeout - sample.received_ago, RECHECK_SHARE * timeout)
+    until_dead = 2 * timeout - sample.received_ago
+    if until_dead <= 0:  # and excused
+        until_dead = RECHECK_SHARE * timeout
     if event is Event.MOVING:
         return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
     if event is Event.DUE:

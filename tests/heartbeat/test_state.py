@@ -47,8 +47,8 @@ def test_final_states_lead_nowhere(state):
     ("change", "event"),
     [
         ({}, Event.FRESH),
-        ({"sent_ago": 4.9}, Event.FRESH),
-        ({"sent_ago": 5.0}, Event.DUE),
+        ({"sent_ago": 4.8}, Event.FRESH),
+        ({"sent_ago": 4.9}, Event.DUE),
         ({"sent_ago": 9, "writing": True}, Event.MOVING),
         ({"sent_ago": 9, "queued": 1}, Event.MOVING),
         ({"received_ago": 19.99}, Event.FRESH),

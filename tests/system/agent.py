@@ -29,7 +29,8 @@ import traceback
 import weakref
 
 import hbshim
-from hbshim.heartbeat import service
+from hbshim.heartbeat import engine as engine_module
+from hbshim.heartbeat import schedule, service
 from hbshim.runtime.unpatched import original
 from tests.system.forking import CHILDREN, run_child
 from tests.system.libraries import CLIENTS
@@ -142,6 +143,7 @@ class Agent:
 
     def force_beats(self, every=0.005):
         """Have the engine find a beat due at each look, and look all the time."""
+        schedule.TICK = engine_module.TICK = every
         for link in self._links():
             view = link.wire.kernel_view
             link.timeout = 2 * every

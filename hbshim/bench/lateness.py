@@ -2,7 +2,7 @@
 
 Each condition runs in a process of its own, because patching cannot be undone:
 ``python -m hbshim.bench.lateness CONDITION SECONDS LINKS`` prints JSON. A look is
-due at T/2 of silence; up to 16 ms early or late are by design (see
+due at T/2 of silence; up to one tick early is by design (see
 ``hbshim.heartbeat.schedule.TICK``).
 """
 

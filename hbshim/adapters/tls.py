@@ -151,6 +151,10 @@ class TlsWire(Wire):
             count += 1
         return self._ssl.take_heartbeats(count) if count else 0
 
+    def nothing_waits(self) -> bool:
+        """Never certain: octets may wait in the session."""
+        return False
+
     def _record_prefix(self) -> bytes:
         """Type, version and length of a record that holds eight octets of data."""
         version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]

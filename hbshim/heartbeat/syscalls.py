@@ -9,6 +9,7 @@ object has.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import socket
@@ -24,10 +25,12 @@ class Calls(NamedTuple):
     Attributes:
         send: (descriptor, bytes) -> bytes sent.
         receive: (descriptor, at most, flags) -> the bytes.
+        nothing_waits: (descriptor) -> whether a read would have to wait; raises nothing.
     """
 
     send: Callable[[int, bytes], int]
     receive: Callable[[int, int, int], bytes]
+    nothing_waits: Callable[[int], bool]
 
 
 @functools.cache
@@ -61,4 +64,11 @@ def gil_keeping_calls() -> Calls | None:
         size = checked(libc_recv(descriptor, buffer, most, flags | socket.MSG_DONTWAIT))
         return bytes(memoryview(buffer)[:size])
 
-    return Calls(send, receive)
+    one_octet = ctypes.create_string_buffer(1)  # shared: what is in it interests nobody
+    look, get_errno = socket.MSG_PEEK | socket.MSG_DONTWAIT, ctypes.get_errno
+    would_wait = (errno.EAGAIN, errno.EWOULDBLOCK)
+
+    def nothing_waits(descriptor: int) -> bool:
+        return libc_recv(descriptor, one_octet, 1, look) < 0 and get_errno() in would_wait
+
+    return Calls(send, receive, nothing_waits)

@@ -179,6 +179,11 @@ class Wire:
             return b""
         return received
 
+    def nothing_waits(self) -> bool:
+        """Whether a read would certainly have to wait: no byte is here, and no end or error."""
+        calls = gil_keeping_calls()
+        return calls is not None and calls.nothing_waits(NativeSocket.fileno(self.native))
+
     def peer_closed(self) -> bool:
         """Whether the next byte is the end of the stream; for platforms without TCP_INFO."""
         if NativeSocket.gettimeout(self.native):

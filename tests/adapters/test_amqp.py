@@ -1,6 +1,8 @@
 """py-amqp on the real broker."""
 
+import contextlib
 import gc
+import socket
 import weakref
 
 import amqp
@@ -93,6 +95,33 @@ def test_a_closed_connection_is_as_it_was_before(connect):
     assert gone() is None
 
 
+def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=60))
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).queue
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0)
+    received = []
+    channel.basic_consume(queue, callback=received.append, no_ack=True)
+    channel.basic_publish(amqp.Message("body"), routing_key=queue)
+
+    def look():
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0)
+        return received
+
+    wait_until(look)
+    assert received[0].body == "body"
+
+
+def test_a_look_without_waiting_finds_the_end(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=60))
+    connection.transport.sock.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(OSError, match="closed"):
+        connection.drain_events(timeout=0)
+    connection.collect()
+
+
 def test_attaching_twice_is_attaching_once(connect):
     connection = hbshim.keep_alive(connect(heartbeat=1))
     link = connection.transport.hbshim_link
@@ -135,7 +164,7 @@ def test_a_missing_inner_structure_is_named(connect):
 
     class Renamed:
         heartbeat = 1
-        heartbeat_tick = blocking_read = None
+        heartbeat_tick = drain_events = None
 
     with pytest.raises(UnsupportedVersionError, match="Renamed has no _transport, _frame_writer"):
         adapter.attach(Renamed(), Options())

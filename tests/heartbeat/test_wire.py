@@ -34,6 +34,20 @@ def test_a_beat_is_eight_bytes_of_amqp(pair, calls, monkeypatch):
     assert peer.recv(100) == b"\x08\x00\x00\x00\x00\x00\x00\xce" == HEARTBEAT_FRAME
 
 
+def test_nothing_waits_until_a_byte_or_the_end_is_here(pair):
+    client, peer = pair
+    wire = Wire(native_socket(client))
+    assert wire.nothing_waits()
+    peer.sendall(b"x")
+    wait_until(lambda: not wire.nothing_waits())
+    assert client.recv(10) == b"x"
+    assert wire.nothing_waits()
+    peer.close()
+    wait_until(lambda: not wire.nothing_waits())
+    client.close()
+    assert not wire.nothing_waits()
+
+
 @linux
 def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
     client, peer = pair

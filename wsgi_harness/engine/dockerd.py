@@ -24,6 +24,7 @@ from wsgi_harness.paths import build_dir
 
 SOCKET = Path("/var/run/docker.sock")
 _CONTAINERD_PID = Path("/var/run/docker/containerd/containerd.pid")
+_NAMESPACES = Path("/run/docker/netns")
 _SYSTEM_CONFIG = Path("/etc/docker/daemon.json")
 _START_LIMIT = 60.0
 _EXEC_TIME = 3.0  # until the launched shell has become dockerd, generously
@@ -118,6 +119,8 @@ def _launch(program: Path, extra: dict[str, Any]) -> Path:
     config.write_text(json.dumps(settings, indent=2))
     remove_if_stale(Path(settings["pidfile"]), "dockerd")
     remove_if_stale(_CONTAINERD_PID, "containerd")
+    if not processes("containerd-shim"):
+        end_namespaces(_NAMESPACES)
     # In a mount namespace of its own its mounts under build/ are invisible, so that a plain
     # `rm -rf` of the checkout is not "busy".
     isolated = ["unshare", "--mount", "--propagation", "slave", "--"]
@@ -184,6 +187,18 @@ def remove_if_stale(pid_file: Path, program: str) -> None:
         named = pid_file.read_text().strip()
         if named not in map(str, processes(program)):
             pid_file.unlink()
+
+
+def end_namespaces(directory: Path) -> None:
+    """End the network namespaces that a killed daemon left behind; to be called where none runs.
+
+    Their interfaces are still on the default bridge and answer for addresses that the next
+    daemon hands out anew: its containers would be refused connections that never reached them.
+    """
+    for namespace in directory.glob("*"):
+        with contextlib.suppress(CommandError, OSError):
+            run(["umount", namespace], timeout=10)
+            namespace.unlink()
 
 
 def _end(pid: int) -> None:

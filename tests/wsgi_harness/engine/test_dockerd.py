@@ -52,6 +52,17 @@ def test_a_pid_file_is_stale_when_it_names_no_process(content: str, tmp_path: Pa
     dockerd.remove_if_stale(pid_file, "dockerd")  # nothing there: nothing to do
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces")
+def test_network_namespaces_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
+    left = tmp_path / "0123456789ab"
+    left.touch()
+    subprocess.run(["unshare", f"--net={left}", "true"], check=True)
+    assert str(left) in Path("/proc/self/mountinfo").read_text()
+    dockerd.end_namespaces(tmp_path)
+    assert str(left) not in Path("/proc/self/mountinfo").read_text()
+    assert not left.exists()
+
+
 def test_an_engine_answers_only_where_a_ping_is_answered(tmp_path: Path) -> None:
     path = tmp_path / "engine.sock"
     assert not dockerd.answers(path)

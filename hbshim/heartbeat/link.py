@@ -237,13 +237,16 @@ class Link:
         Raises:
             Exception: the library's recoverable error, in a forked child.
         """
+        if os.getpid() != self._pid:
+            # Without the books: the thread that held them at the fork is not here.
+            self.orphan()
+        if self.state is State.ORPHANED:
+            raise self._forked_error()
         if self.state is State.ALIVE:
             with self.guard.books:
                 event, sample = self._look(time.monotonic(), writing=True)
-                if event in (Event.PEER_CLOSED, Event.SILENT, Event.FORKED):
+                if event in (Event.PEER_CLOSED, Event.SILENT):
                     self._step(event, sample)
-        if self.state is State.ORPHANED or os.getpid() != self._pid:
-            raise self._forked_error()
 
     def close(self) -> None:
         """The application closes the connection: no look, no beat from here on."""

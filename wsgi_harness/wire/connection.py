@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import socket
 import struct
 import time
@@ -17,6 +18,13 @@ from wsgi_harness.wire.frames import HEARTBEAT, HEARTBEAT_FRAME, FrameParser, Ma
 _LOOK_EVERY = 0.1
 
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+#: A socket's own packet filter sits before its TCP: what it drops is not acknowledged, just as
+#: with a firewall's DROP rule, and it needs no privilege. The program is one instruction,
+#: "return 0 octets" (<linux/filter.h>: BPF_RET | BPF_K).
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+_DROP_ALL = struct.pack("HP", 1, ctypes.addressof(_instruction))
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
 
 
@@ -25,9 +33,12 @@ class Port(Protocol):
 
     name: str
     on_event: Callable[[RelayEvent], None]
-    mode: Mode
     octets_a_second: float | None
     extra_heartbeats: int
+    forget_idle_after: float | None
+
+    def mode_of(self, side: str) -> Mode:
+        """What happens to the bytes that this side sends."""
 
     @property
     def chunk(self) -> int:
@@ -48,6 +59,15 @@ class Side:
         self.sock = sock
         self.parser = FrameParser()
         self.ended: str | None = None
+        self.heard_at = time.monotonic()
+
+    def vanish(self, gone: bool) -> None:
+        """Have the kernel drop what arrives, unacknowledged, or take it again."""
+        with contextlib.suppress(OSError):  # closed by ourselves, or no filter to take away
+            if gone:
+                self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _DROP_ALL)
+            else:
+                self.sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def kernel_end(self) -> str | None:
         """``fin`` or ``rst`` once the kernel has it, read or not."""
@@ -71,6 +91,7 @@ class RelayedConnection:
         self.server: Side | None = None
         self._first_end = ""
         self._lost_octets = False
+        self._forgotten = False
         # Not a cancellation: that could hit the clean-up, and leave a socket open.
         self._stop_ordered = asyncio.Event()
 
@@ -83,6 +104,7 @@ class RelayedConnection:
             _reset(self.client.sock)
             return
         self._tell("opened", "")
+        self.apply_mode()
         pumps = [
             asyncio.create_task(self._pump(self.client, self.server)),
             asyncio.create_task(self._pump(self.server, self.client)),
@@ -104,6 +126,15 @@ class RelayedConnection:
         """Have :meth:`run` reset both sides and return."""
         self._first_end = self._first_end or "relay"
         self._stop_ordered.set()
+
+    def apply_mode(self) -> None:
+        """Have the kernel vanish or come back, as the mode says."""
+        for side in (self.client, self.server):
+            if side is not None:
+                side.vanish(self._mode_of(side) is Mode.VANISH)
+
+    def _mode_of(self, side: Side) -> Mode:
+        return Mode.VANISH if self._forgotten else self.port.mode_of(side.name)
 
     async def _until_over(
         self, pumps: list[asyncio.Task[bool]], others: list[asyncio.Task[bool]]
@@ -135,7 +166,7 @@ class RelayedConnection:
         while True:
             await _readable(source.sock)
             # No await between this look and the read: a deaf relay reads nothing.
-            if self.port.mode is Mode.DEAF:
+            if self._mode_of(source) in (Mode.DEAF, Mode.VANISH):
                 await self.port.mode_changed()
                 continue
             try:
@@ -147,7 +178,8 @@ class RelayedConnection:
                 data = b""
             if not data:
                 self._ended(source, "fin")
-            if self.port.mode is Mode.SWALLOW:
+            source.heard_at = time.monotonic()
+            if self._mode_of(source) is Mode.SWALLOW:
                 self._lost_octets = self._lost_octets or bool(data)
                 if not data:
                     await self.port.mode_changed()
@@ -179,11 +211,21 @@ class RelayedConnection:
                 end = side.kernel_end()
                 if end is not None:
                     self._ended(side, end)
-            if self.port.mode is not Mode.PASS:
+            self._forget_if_idle()
+            if any(self._mode_of(side) is not Mode.PASS for side in sides):
                 continue
             # With octets lost the stream has a hole: behave like a firewall that forgot it.
             if self._lost_octets or any(side.ended == "rst" for side in sides):
                 return True
+
+    def _forget_if_idle(self) -> None:
+        # What the server sends does not count: RFC 4787, REQ-6, has a NAT refresh its mapping
+        # on outbound packets, and leaves it free not to on inbound ones.
+        limit = self.port.forget_idle_after
+        if limit and not self._forgotten and time.monotonic() - self.client.heard_at > limit:
+            self._forgotten = True
+            self.apply_mode()
+            self._tell("forgotten", "client")
 
     def _ended(self, side: Side, how: str) -> None:
         if side.ended is None:

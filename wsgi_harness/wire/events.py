@@ -14,6 +14,9 @@ class Mode(enum.Enum):
     DEAF = "deaf"
     #: Reads and throws away: both kernels get their acknowledgements, nobody an answer.
     SWALLOW = "swallow"
+    #: Neither reads nor acknowledges, as when the peer or the way to it is gone: nobody answers,
+    #: not even a kernel. A new connection is not accepted either.
+    VANISH = "vanish"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class RelayEvent:
     Attributes:
         kind: ``opened``; ``heartbeat``; ``close``, ``close-ok``, ``blocked``, ``unblocked``
             (connection methods); ``fin`` or ``rst`` (that side's kernel ended its stream);
+            ``forgotten`` (the client was idle for too long, see :meth:`.relay.Relay.forget_idle`);
             ``closed`` (the relay let go of both sockets); ``malformed`` or ``torn`` (what
             went by is not whole AMQP frames); ``unreachable`` (the target refused).
         side: who sent it: ``client`` or ``server``; for ``closed`` the side that ended the

@@ -20,12 +20,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
 from wsgi_harness.wire.events import Mode, RelayEvent
-from wsgi_harness.wire.relay_cell import Cell
+from wsgi_harness.wire.relay_cell import SIDES, Cell
 
 T = TypeVar("T")
 
@@ -87,13 +87,30 @@ class Relay:
         """The port it listens on."""
         return self._cell.address[1]
 
-    def deaf(self, *, swallow: bool = False) -> None:
+    def deaf(self, *, swallow: bool = False, sides: Collection[str] = SIDES) -> None:
         """Forward nothing, keep every connection open.
 
         Parameters:
             swallow: keep reading, and throw away what is read, FIN included.
+            sides: whose bytes are not forwarded: ``client``, ``server`` or both.
         """
-        self._set_mode(Mode.SWALLOW if swallow else Mode.DEAF)
+        self._set_mode(Mode.SWALLOW if swallow else Mode.DEAF, sides)
+
+    def vanish(self) -> None:
+        """Be gone, without a word: not even the kernel acknowledges what arrives."""
+        self._set_mode(Mode.VANISH)
+
+    def forget_idle(self, after: float | None) -> None:
+        """Drop silently, and for good, each connection whose client sent nothing for `after` s."""
+        self._cell.forget_idle_after = after
+
+    def reset(self) -> None:
+        """Reset every connection; new ones are accepted."""
+        self._run(self._cell.reset())
+
+    def dial_to(self, host: str, port: int) -> None:
+        """The broker listens elsewhere now; holds for new connections."""
+        self._cell.target = (host, port)
 
     def resume(self) -> None:
         """Forward again; a connection of which bytes were swallowed is reset."""
@@ -153,9 +170,9 @@ class Relay:
             self.events.append(event)
             self._news.notify_all()
 
-    def _set_mode(self, mode: Mode) -> None:
+    def _set_mode(self, mode: Mode, sides: Collection[str] = SIDES) -> None:
         async def change() -> None:
-            self._cell.set_mode(mode)
+            self._cell.set_mode(mode, sides)
 
         self._run(change())
 

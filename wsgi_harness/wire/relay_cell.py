@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from wsgi_harness.wire.connection import RelayedConnection
+from wsgi_harness.wire.connection import RelayedConnection, Side
 from wsgi_harness.wire.events import Mode, RelayEvent
+
+#: Who sends the bytes of a direction.
+SIDES = ("client", "server")
 
 _CHUNK = 64 * 1024
 _DIAL_LIMIT = 5.0
@@ -27,10 +30,12 @@ class Cell:
             bytes, before the kernel doubles them; None leaves the kernel's choice.
 
     Attributes:
-        mode: what happens to bytes; set it with :meth:`set_mode`.
+        target: host and port of the broker; a new one holds for new connections.
         octets_a_second: limit in each direction; None for none.
         extra_heartbeats: how many more follow each heartbeat of the server, so that
             days of idleness pass in seconds.
+        forget_idle_after: seconds without a byte from the client after which its connection
+            is silently dropped for good, as a NAT does; None for never.
     """
 
     def __init__(
@@ -45,11 +50,12 @@ class Cell:
     ) -> None:
         self.name = name
         self.on_event = on_event
-        self.mode = Mode.PASS
+        self.target = target
         self.octets_a_second: float | None = None
         self.extra_heartbeats = 0
+        self.forget_idle_after: float | None = None
         self.address = listen
-        self._target = target
+        self._modes = dict.fromkeys(SIDES, Mode.PASS)
         self._buffers = {socket.SO_RCVBUF: receive_buffer, socket.SO_SNDBUF: send_buffer}
         self._mode_changes = asyncio.Event()
         self._listener: socket.socket | None = None
@@ -97,13 +103,25 @@ class Cell:
     async def stop(self) -> None:
         """Refuse connections, and reset those that exist."""
         await self.refuse()
+        await self.reset()
+
+    async def reset(self) -> None:
+        """Reset the connections that exist."""
         for connection in self._connections.values():
             connection.stop()
         await asyncio.gather(*self._connections)
 
-    def set_mode(self, mode: Mode) -> None:
-        """Change what happens to bytes from now on."""
-        self.mode = mode
+    def mode_of(self, side: str) -> Mode:
+        """What happens to the bytes that ``client`` or ``server`` sends."""
+        return self._modes[side]
+
+    def set_mode(self, mode: Mode, sides: Collection[str] = SIDES) -> None:
+        """Change what happens from now on to the bytes of `sides`; all others pass."""
+        self._modes = {side: mode if side in sides else Mode.PASS for side in SIDES}
+        if self._listener is not None:
+            Side("listener", self._listener).vanish(mode is Mode.VANISH)
+        for connection in self._connections.values():
+            connection.apply_mode()
         self._mode_changes.set()
         self._mode_changes = asyncio.Event()
 
@@ -119,7 +137,7 @@ class Cell:
         """
         loop = asyncio.get_running_loop()
         family, kind, proto, _, address = (
-            await loop.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
+            await loop.getaddrinfo(*self.target, type=socket.SOCK_STREAM)
         )[0]
         sock = socket.socket(family, kind, proto)
         try:

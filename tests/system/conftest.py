@@ -45,18 +45,21 @@ class CommandError(Exception):
 class RemoteClient:
     """The test's end of tests/system/agent.py: each method call is a command there.
 
+    Parameters:
+        script: another script of this directory that speaks the same protocol.
+
     Attributes:
         name: the connection's name at the broker.
     """
 
-    def __init__(self, broker: Broker, world: str, library: str) -> None:
+    def __init__(self, broker: Broker, world: str, library: str, script: str = "agent.py") -> None:
         self.broker = broker
         self.world, self.library = world, library
         self.name = f"{library}-{world}-{os.getpid()}-{next(_numbers)}"
         environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
         environment |= {"PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", CHECKOUT / "tests/system/agent.py", world, library],
+            [sys.executable, "-W", "error", CHECKOUT / "tests/system" / script, world, library],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -160,12 +163,12 @@ class RemoteClient:
 
 
 @pytest.fixture
-def start(broker: Broker) -> Iterator[Callable[[str, str], RemoteClient]]:
+def start(broker: Broker) -> Iterator[Callable[..., RemoteClient]]:
     """Start clients; each is in a process of its own, which ends with the test."""
     started: list[RemoteClient] = []
 
-    def start_one(world: str, library: str) -> RemoteClient:
-        started.append(RemoteClient(broker, world, library))
+    def start_one(world: str, library: str, script: str = "agent.py") -> RemoteClient:
+        started.append(RemoteClient(broker, world, library, script))
         return started[-1]
 
     yield start_one

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import hbshim
@@ -24,11 +25,17 @@ class AmqpClient:
     def tls(self) -> Any:
         if "ca_file" not in self.opening:
             return False
-        return {
+        options = {
             "ca_certs": self.opening["ca_file"],
             "cert_reqs": ssl.CERT_REQUIRED,
             "server_hostname": "localhost",
         }
+        if "tls_version" in self.opening:
+            version = ssl.TLSVersion[self.opening["tls_version"]]
+            options |= {"tls_minimum_version": version, "tls_maximum_version": version}
+        if "ciphers" in self.opening:
+            options["ciphers"] = self.opening["ciphers"]
+        return options
 
     def connect(self) -> None:
         import amqp
@@ -64,9 +71,12 @@ class AmqpClient:
         )
 
     def publish(self, size: int) -> None:
+        self.send(os.urandom(size))
+
+    def send(self, body: bytes) -> None:
         import amqp
 
-        self.channel.basic_publish(amqp.Message(os.urandom(size)), routing_key=self.queue)
+        self.channel.basic_publish(amqp.Message(body), routing_key=self.queue)
 
     def count(self) -> int:
         """Messages in the queue, by the broker's answer."""
@@ -84,6 +94,16 @@ class AmqpClient:
         self.channel.basic_consume(self.queue, callback=on_message)
         while self.consumed < total:
             self.drain(60.0)
+
+    def subscribe(self, on_body: Callable[[bytes], None] = lambda _: None) -> None:
+        """Consume what comes, and count it; :meth:`drain` waits for it."""
+
+        def on_message(message: Any) -> None:
+            self.consumed += 1
+            on_body(bytes(message.body))
+            self.channel.basic_ack(message.delivery_tag)
+
+        self.channel.basic_consume(self.queue, callback=on_message)
 
     def drain(self, limit: float) -> None:
         self.connection.drain_events(timeout=limit)
@@ -132,12 +152,12 @@ class KombuClient(AmqpClient):
         self.connection = self.kombu.connection
         self.use(self.kombu)
 
-    def publish(self, size: int) -> None:
+    def send(self, body: bytes) -> None:
         import kombu
 
         producer = kombu.Producer(self.channel, auto_declare=False)
         producer.publish(
-            os.urandom(size),
+            body,
             routing_key=self.queue,
             serializer=None,
             content_type="application/octet-stream",
@@ -166,6 +186,11 @@ class PikaClient(AmqpClient):
         opening, tls = self.opening, None
         if "ca_file" in opening:
             context = ssl.create_default_context(cafile=opening["ca_file"])
+            if "tls_version" in opening:
+                version = ssl.TLSVersion[opening["tls_version"]]
+                context.minimum_version = context.maximum_version = version
+            if "ciphers" in opening:
+                context.set_ciphers(opening["ciphers"])
             tls = pika.SSLOptions(context, "localhost")
         parameters = pika.ConnectionParameters(
             opening["host"],
@@ -180,8 +205,8 @@ class PikaClient(AmqpClient):
         if self.queue is None:
             self.queue = self.channel.queue_declare("", exclusive=True).method.queue
 
-    def publish(self, size: int) -> None:
-        self.channel.basic_publish("", self.queue, os.urandom(size))
+    def send(self, body: bytes) -> None:
+        self.channel.basic_publish("", self.queue, body)
 
     def count(self) -> int:
         return int(self.channel.queue_declare(self.queue, passive=True).method.message_count)
@@ -197,6 +222,14 @@ class PikaClient(AmqpClient):
         deadline = time.monotonic() + 60.0
         while self.consumed < total and time.monotonic() < deadline:
             self.connection.process_data_events(time_limit=1)
+
+    def subscribe(self, on_body: Callable[[bytes], None] = lambda _: None) -> None:
+        def on_message(channel: Any, delivery: Any, _properties: Any, body: bytes) -> None:
+            self.consumed += 1
+            on_body(body)
+            channel.basic_ack(delivery.delivery_tag)
+
+        self.channel.basic_consume(self.queue, on_message)
 
     def drain(self, limit: float) -> None:
         self.connection.process_data_events(time_limit=limit)

@@ -1,4 +1,7 @@
-"""TLS: beats go through the session, idle and under load."""
+"""TLS: beats go through the session under load, and a silent peer is noticed.
+
+Idle connections: test_tls_worlds.py.
+"""
 
 import pytest
 
@@ -18,23 +21,6 @@ def ca_file(broker, tmp_path):
 def tls_relay(broker):
     with Relay(broker.host, broker.tls_port) as relay:
         yield relay
-
-
-def test_idle_for_several_t(everywhere, tls_relay, ca_file):
-    for client in everywhere:
-        client.open(tls_relay, heartbeat=T, ca_file=ca_file)
-        client.do("publish")
-        client.send("wait", seconds=5 * T, how="block")
-    for client in everywhere:
-        client.answer()
-    assert tls_relay.seen("closed") == []
-    for client in everywhere:
-        assert client.at_broker, client.name
-        link = client.link
-        assert (link["state"], link["route"]) == ("alive", "tls"), client.name
-        assert link["beats"] >= 8, client.name
-        client.do("publish")
-        client.wait_for_messages(2)
 
 
 def test_under_load_with_beats_forced(everywhere, tls_relay, ca_file):

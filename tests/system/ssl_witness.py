@@ -1,0 +1,114 @@
+"""Watches who is inside an SSL object, and notes when two threads are there at once.
+
+OpenSSL forbids that (DESIGN trap 4 of hbshim). The witness stands directly before
+OpenSSL, beneath whatever hbshim puts around the object, from its handshake on.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from typing import Any
+
+from hbshim.runtime.unpatched import (
+    allocate_lock,
+    allocate_reentrant_lock,
+    get_ident,
+    original,
+)
+
+#: Functions of the inner SSL object that hand its session to OpenSSL.
+WATCHED = ("do_handshake", "read", "write", "pending", "shutdown", "version", "cipher")
+
+
+#: RFC 8446 section 5.1: a record holds at most this many octets.
+RECORD = 2**14
+
+
+class WatchedSslObject:
+    """Passes everything on, and tells the witness of each call into OpenSSL."""
+
+    def __init__(self, inner: Any, witness: Witness) -> None:
+        self.__dict__["_inner"] = inner
+        inside = {"thread": None, "call": None, "depth": 0, "lock": allocate_reentrant_lock()}
+        for name in WATCHED:
+            self.__dict__[name] = witness.watched(getattr(inner, name), name, inside)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._inner, name, value)
+
+
+class Witness:
+    """Counts calls and overlaps of all sessions that begin after :meth:`watch_new_sessions`.
+
+    Parameters:
+        linger: seconds to stay inside each read and write, so that who should not come
+            in meanwhile has time to.
+    """
+
+    def __init__(self, linger: float = 0.0) -> None:
+        self._linger = linger
+        self._sleep = original("time", "sleep")
+        self._books = allocate_lock()
+        self._calls: dict[str, int] = {}
+        self._octets = {"read": 0, "write": 0}
+        self._records_written = 0
+        self._threads: set[int] = set()
+        self._overlaps: list[tuple[str, str]] = []
+
+    def watch_new_sessions(self) -> None:
+        """Put a :class:`WatchedSslObject` into every SSL socket made from now on."""
+        create = ssl.SSLContext._wrap_socket
+
+        @functools.wraps(create)
+        def wrap_and_watch(context: Any, *args: Any, **kwargs: Any) -> WatchedSslObject:
+            return WatchedSslObject(create(context, *args, **kwargs), self)
+
+        ssl.SSLContext._wrap_socket = wrap_and_watch  # eventlet's and gevent's inherit it
+
+    def watched(self, function: Any, name: str, inside: dict[str, Any]) -> Any:
+        """Wrap `function` with a note of who is inside; one object's functions share `inside`."""
+
+        def call(*args: Any) -> Any:
+            thread = get_ident()
+            with self._books:
+                if inside["depth"] and inside["thread"] != thread:
+                    self._overlaps.append((inside["call"], name))
+            # Seen is enough: two threads in OpenSSL could end the process.
+            with inside["lock"]:
+                inside.update(thread=thread, call=name, depth=inside["depth"] + 1)
+                try:
+                    if name in self._octets and self._linger:
+                        self._sleep(self._linger)
+                    result = function(*args)
+                finally:
+                    inside["depth"] -= 1
+            self._note(name, thread, result)
+            return result
+
+        return call
+
+    def _note(self, name: str, thread: int, result: Any) -> None:
+        with self._books:
+            self._calls[name] = self._calls.get(name, 0) + 1
+            self._threads.add(thread)
+            if name in self._octets:
+                octets = len(result) if isinstance(result, bytes) else result
+                self._octets[name] += octets
+                if name == "write":
+                    self._records_written += -(-octets // RECORD)
+
+    def report(self) -> dict[str, Any]:
+        """Calls by name, octets, number of threads, and the first overlaps (inside, came in)."""
+        with self._books:
+            return {
+                "calls": dict(self._calls),
+                "octets": dict(self._octets),
+                "records_written": self._records_written,
+                "threads": len(self._threads),
+                "overlaps": len(self._overlaps),
+                "first": self._overlaps[:5],
+            }

@@ -1,0 +1,177 @@
+"""TLS 1.2 and 1.3, both libraries, every world, consumer and publisher: one common silence.
+
+Beside each cell stands the same program without hbshim, which RabbitMQ must close. A
+process holds one connection of each TLS version. The publishers' processes are blocked
+in a native read, so a patched world's hub is parked; the consumers' hubs run.
+"""
+
+import time
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import pika
+import pytest
+
+from tests.system.conftest import WORLDS, RemoteClient
+from wsgi_harness.observe import observer
+
+T = 2
+#: RabbitMQ closes between 2 and 3 T after the last byte; two more for a busy machine.
+SILENCE = 5 * T
+VERSIONS = ("TLSv1_2", "TLSv1_3")
+LIBRARIES = ("amqp", "pika")
+ROLES = ("consumer", "publisher")
+
+#: A control that lives, and why it does.
+SURVIVORS = {("pika", "consumer"): "pika's own timer beats while process_data_events waits"}
+
+
+@dataclass
+class Told:
+    """What one connection showed after the silence."""
+
+    name: str
+    version: str
+    listed: bool
+    missed_heartbeats: bool = False
+    link: dict[str, Any] | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def works(self):
+        return bool(self.result.get("consumed") or self.result.get("arrived"))
+
+
+class Process:
+    """One process of the matrix: a connection of each TLS version, in one role."""
+
+    def __init__(self, broker, ca_file, world, library, role, shim):
+        self.key = (world, library, role, shim)
+        self.role, self.shim = role, shim
+        self.client = RemoteClient(broker, world, library, "tls_agent.py")
+        self.names = {version: f"{self.client.name}-{role}-{version}" for version in VERSIONS}
+        openings = [
+            {
+                "host": "127.0.0.1",
+                "port": broker.tls_port,
+                "user": broker.user,
+                "password": broker.password,
+                "heartbeat": T,
+                "ca_file": ca_file,
+                "tls_version": version,
+                "name": name,
+            }
+            for version, name in self.names.items()
+        ]
+        self.client.send("open_all", openings=openings, shim=shim)
+
+    def opened(self):
+        self.sessions = self.client.answer(120)
+        if self.role == "consumer":
+            self.client.send("consume_all", limit=6 * SILENCE)
+
+    def ask(self):
+        if self.role == "publisher":
+            self.client.send("publish_all")
+
+    def told(self, listed, log):
+        results = self.client.answer(120)
+        links = self.client.do("report")["links"] or [None] * len(VERSIONS)
+        return {
+            version: Told(
+                name,
+                session["version"],
+                name in listed,
+                log[name].missed_heartbeats,
+                link,
+                result,
+            )
+            for (version, name), session, link, result in zip(
+                self.names.items(), self.sessions, links, results, strict=True
+            )
+        }
+
+
+@pytest.fixture(scope="module")
+def told(broker, tmp_path_factory):
+    """Everything that every cell showed, by (world, library, role, shim, version)."""
+    ca_file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca_file.write_text(broker.ca_pem)
+    processes = []
+    try:
+        for shim in ("install", "none"):
+            for world in WORLDS:
+                for library in LIBRARIES:
+                    for role in ROLES:
+                        process = Process(broker, str(ca_file), world, library, role, shim)
+                        processes.append(process)
+        for process in processes:
+            process.opened()
+        began = time.monotonic()
+        while (left := began + SILENCE - time.monotonic()) > 0:
+            time.sleep(left)
+        listed = {
+            found.get("client_properties", {}).get("connection_name")
+            for found in broker.management.connections()
+        }
+        log = observer.read_log(observer.without_colour(broker.log()))
+        send_to_consumers(broker, processes)
+        for process in processes:
+            process.ask()
+        yield {
+            (*process.key, version): cell
+            for process in processes
+            for version, cell in process.told(listed, log).items()
+        }
+    finally:
+        for process in processes:
+            process.client.end()
+
+
+def send_to_consumers(broker, processes):
+    """One message for each consumer, through a connection of the test's own."""
+    with pika.BlockingConnection(pika.URLParameters(broker.amqp_url(heartbeat=0))) as connection:
+        channel = connection.channel()
+        for process in processes:
+            if process.role == "consumer":
+                for session in process.sessions:
+                    channel.basic_publish("", session["queue"], b"after the silence")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_kept_alive(told, world, library, role, version):
+    cell = told[world, library, role, "install", version]
+    assert cell.version == version.replace("_", ".")
+    assert cell.listed, cell
+    assert cell.works, cell
+    assert (cell.link["state"], cell.link["route"]) == ("alive", "tls"), cell
+    # One at each T/2 of silence; half of them, for a busy machine.
+    assert cell.link["beats"] >= SILENCE / T, cell
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("library", "role"), [cell for cell in product(LIBRARIES, ROLES) if cell not in SURVIVORS]
+)
+@pytest.mark.parametrize("world", WORLDS)
+def test_control_is_closed_by_the_broker(told, world, library, role, version):
+    cell = told[world, library, role, "none", version]
+    assert cell.link is None
+    assert cell.missed_heartbeats, cell
+    assert not cell.listed, cell
+    assert not cell.works, cell
+    assert cell.result["error"], cell
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("library", "role"), SURVIVORS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_control_survives_without_hbshim(told, world, library, role, version):
+    cell = told[world, library, role, "none", version]
+    assert cell.link is None
+    assert cell.listed, cell
+    assert cell.works, cell

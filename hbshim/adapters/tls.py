@@ -31,7 +31,8 @@ _TAG = 16
 class SerializedSslObject:
     """Stands in for an SSL socket's inner SSL object, one thread at a time.
 
-    Everything that does not touch the stream is passed on as it is.
+    That is true of every call: to ask for the cipher's name while another thread reads
+    is to use one object in two threads, too.
     """
 
     def __init__(self, inner: Any, native: Any) -> None:
@@ -42,7 +43,15 @@ class SerializedSslObject:
         self.lock = allocate_reentrant_lock()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        found = getattr(self._inner, name)
+        if not callable(found):
+            return found
+
+        def alone(*args: Any, **kwargs: Any) -> Any:
+            with self.lock:
+                return found(*args, **kwargs)
+
+        return alone
 
     def read(self, length: int = 1024, buffer: Any = None) -> Any:
         with self.lock:
@@ -103,10 +112,6 @@ class SerializedSslObject:
         finally:
             self.lock.release()
 
-    def shutdown(self) -> Any:
-        with self.lock:
-            return self._inner.shutdown()
-
 
 class TlsWire(Wire):
     """The wire of a TLS connection.
@@ -123,6 +128,8 @@ class TlsWire(Wire):
         if not isinstance(sock._sslobj, SerializedSslObject):
             sock._sslobj = SerializedSslObject(sock._sslobj, native)
         self._ssl: SerializedSslObject = sock._sslobj
+        # Once: it stays as the handshake has made it, and a look must not ask the session.
+        self._prefix = self._record_prefix()
 
     def beat(self) -> bool:
         if not self._ssl.lock.acquire(False):
@@ -141,7 +148,7 @@ class TlsWire(Wire):
         Takes nothing where the cipher hides the length (CBC modes of TLS 1.2).
         What waits unread excuses the peer's silence then.
         """
-        prefix = self._record_prefix()
+        prefix = self._prefix
         if not prefix:
             return 0
         size = len(prefix) + int.from_bytes(prefix[-2:], "big")

@@ -11,6 +11,7 @@ BUILD = HERE / "build"
 BUILD.mkdir(exist_ok=True)
 
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6"]
+CELERY = [*KOMBU, "celery>=5.3,<6"]
 PIKA = ["pika>=1.3,<2"]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
@@ -18,11 +19,11 @@ PROMETHEUS = ["prometheus_client>=0.17,<1"]
 HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", "tenacity>=8.2,<10"]
 TEST = [
     *HARNESS,
+    *CELERY,
     *EVENTLET,
     *GEVENT,
     *PROMETHEUS,
     "build>=1",
-    "celery>=5.3,<6",
     "gunicorn>=21,<26",
     "import-linter>=2",
     "mypy>=1.11",
@@ -56,6 +57,7 @@ setup(
     options={"egg_info": {"egg_base": "build"}},
     extras_require={
         "kombu": KOMBU,
+        "celery": CELERY,
         "pika": PIKA,
         "eventlet": EVENTLET,
         "gevent": GEVENT,

@@ -7,10 +7,13 @@ is kept alive without :func:`hbshim.install`.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import amqp
 import kombu
+from amqp.exceptions import RecoverableConnectionError
+from kombu.connection import ConnectionPool
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
 from hbshim.adapters import amqp as amqp_adapter
@@ -18,7 +21,9 @@ from hbshim.adapters.amqp import KOMBU_OPTION
 from hbshim.adapters.attach import OptionsFor
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
+from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import State
 from hbshim.options import Options, split_url
 
 SUPPORTED = ">=5.3,<6"
@@ -114,16 +119,58 @@ def attach(connection: Any, options: Options) -> Link | None:
     return link
 
 
+def keep_dead_ones_back(prepare_resource: Any) -> Any:
+    """Wrap ``ConnectionPool.prepare``, which a pool calls for each connection it lends.
+
+    kombu lends what it has. A connection whose peer closed or fell silent is emptied
+    first, and connects anew at its first use: so nothing is published on a dead link,
+    and no error reaches who borrowed it. The same holds for a connection that a forked
+    child inherited.
+    """
+
+    @functools.wraps(prepare_resource)
+    def prepare(self: Any, resource: Any) -> Any:
+        connection = prepare_resource(self, resource)
+        link = _link_of(connection)
+        if link is not None and not _usable(link):
+            service.current().metrics.record(
+                "dead-in-pool", link.name, "taken out of kombu's pool before it was used again"
+            )
+            connection.collect()
+        return connection
+
+    prepare.hbshim_original = prepare_resource  # type: ignore[attr-defined]
+    return prepare
+
+
+def _link_of(connection: Any) -> Link | None:
+    # The public names would connect; other libraries' connections have no `_transport`.
+    transport = getattr(connection._connection, "_transport", None)
+    link: Link | None = getattr(transport, "hbshim_link", None)
+    return link
+
+
+def _usable(link: Link) -> bool:
+    try:
+        link.before_idle_write()
+    except RecoverableConnectionError:
+        return False
+    return link.state is State.ALIVE and not link.guard.torn
+
+
 def prepare(_options_for: OptionsFor) -> None:
     """Nothing more than importing this module did: py-amqp's adapter attaches."""
 
 
 def register() -> None:
-    """Make the transport ``hbshim`` and options in URLs known to kombu; idempotent."""
+    """Make the transport ``hbshim``, options in URLs and dead links known to kombu; idempotent."""
     TRANSPORT_ALIASES["hbshim"] = f"{__name__}:Transport"
     init = kombu.Connection.__init__
     if not hasattr(init, "hbshim_original"):
         kombu.Connection.__init__ = take_url_options(init)
+    lend = ConnectionPool.prepare
+    if not hasattr(lend, "hbshim_original"):
+        ConnectionPool.prepare = keep_dead_ones_back(lend)
 
 
 register()

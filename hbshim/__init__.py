@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hbshim.api import install, keep_alive, uninstall
     from hbshim.options import Options
     from hbshim.runtime.detect import detect
-    from hbshim.status import status, take_events
+    from hbshim.observe.snapshot import status, take_events
 
 __version__ = "0.1.0"
 
@@ -33,8 +33,8 @@ _HOMES = {
     "detect": "hbshim.runtime.detect",
     "install": "hbshim.api",
     "keep_alive": "hbshim.api",
-    "status": "hbshim.status",
-    "take_events": "hbshim.status",
+    "status": "hbshim.observe.snapshot",
+    "take_events": "hbshim.observe.snapshot",
     "uninstall": "hbshim.api",
 }
 

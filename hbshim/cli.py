@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -97,6 +98,39 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
     else:
         for sentence in report.explain():
             click.echo(sentence)
+
+
+@main.command(short_help="Show the connections of a running process.")
+@click.argument("target", metavar="[PATH|PID]", required=False)
+@click.option("--once", is_flag=True, help="Print one table and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document for each process.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+def watch(target: str | None, once: bool, as_json: bool, interval: float) -> None:
+    """Show the connections of a running process, live.
+
+    The process must have been asked to open its socket: by HBSHIM_WATCH_SOCKET=auto, by
+    another source of options, or by hbshim.observe.listen(). PATH is that socket, or a
+    directory with those of several; without PATH or PID, all of this user's that used
+    "auto" are shown.
+    """
+    from rich.console import Console
+
+    from hbshim.observe import live
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if as_json:
+        live.print_json(target, console)
+    elif once or not console.is_terminal:
+        live.print_once(target, console)
+    else:
+        with contextlib.suppress(KeyboardInterrupt):
+            live.watch(target, console, interval)
 
 
 @main.command(short_help="Measure hbshim on this machine.")

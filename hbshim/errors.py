@@ -41,3 +41,7 @@ class AttachError(HbshimError):
 
 class WorkerError(HbshimError):
     """The requested heartbeat worker cannot run in this process."""
+
+
+class WatchError(HbshimError):
+    """A watch socket cannot be opened, or what answers there is not a process of hbshim's."""

@@ -57,6 +57,15 @@ def _interval(value: object) -> int:
     return seconds
 
 
+def _socket_path(value: object) -> str:
+    text = str(value).strip()
+    if "\0" in text:
+        raise ValueError
+    if not text or text.lower() in _FALSE:
+        return "off"
+    return "auto" if text.lower() in _TRUE | {"auto"} else text
+
+
 def _option(
     default: Any, parse: Callable[[object], Any], accepts: str, doc: str, url_key: str
 ) -> Any:
@@ -101,6 +110,15 @@ class Options:
         "true | false",
         "Under eventlet, remove epoll, poll and their kin from `select` when hbshim is installed.",
         "hbshim_strip_polling",
+    )
+    watch_socket: str = _option(
+        "off",
+        _socket_path,
+        "off | auto | a path",
+        "Open a Unix socket for `hbshim watch`, readable by the process's owner alone; "
+        "`{pid}` in the path becomes the process id, and auto is a file of that name where "
+        "`hbshim watch` looks first.",
+        "hbshim_watch_socket",
     )
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hbshim.errors import MissingExtraError
-from hbshim.status import status
+from hbshim.observe.snapshot import status
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry

@@ -26,6 +26,19 @@ def test_every_public_name_can_be_had():
     fresh("import hbshim; [getattr(hbshim, name) for name in hbshim.__all__]")
 
 
+def test_a_function_is_not_hidden_by_a_module_of_its_name():
+    """`import hbshim.x` would put the module where the function is to be found."""
+    fresh(
+        """
+import hbshim, importlib, pkgutil
+for module in pkgutil.iter_modules(hbshim.__path__):
+    assert module.name not in hbshim.__all__, module.name
+import hbshim.prometheus
+assert hbshim.status()["links"] == []
+"""
+    )
+
+
 def test_an_unknown_name_is_an_attribute_error():
     assert fresh("import hbshim; print(hasattr(hbshim, 'no_such_name'))") == "False"
 

@@ -52,8 +52,12 @@ class HeartbeatService:
 
     def links(self) -> list[Link]:
         """Every link alive; for reports."""
-        found = (reference() for reference, _ in list(self._links.values()))
-        return [link for link in found if link is not None]
+        return [link for link, _ in self.placements()]
+
+    def placements(self) -> list[tuple[Link, Engine]]:
+        """Every link alive, with the engine that beats for it; for reports."""
+        found = ((reference(), engine) for reference, engine in list(self._links.values()))
+        return [(link, engine) for link, engine in found if link is not None]
 
     def ticks_late(self) -> bool:
         """Whether a hub's latest ticks came late, by more than :data:`NOTABLY_LATE` of T."""

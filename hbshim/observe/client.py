@@ -1,0 +1,120 @@
+"""Finds the watch sockets that are meant, and asks them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from hbshim.errors import WatchError
+from hbshim.observe.answer import ProcessSeen, parse
+from hbshim.observe.protocol import ANSWER_LIMIT, REQUEST, default_directory, peer_uid
+
+#: Seconds until a process that does not answer is given up.
+ANSWER_WITHIN = 5.0
+
+HOW_TO_LISTEN = (
+    "start the program with HBSHIM_WATCH_SOCKET=auto, or call hbshim.observe.listen() in it"
+)
+
+
+class ProcessGone(WatchError):  # noqa: N818 - what happened, not a fault
+    """Nobody listens at a watch socket any more."""
+
+
+def find(target: str | None) -> list[str]:
+    """Paths of the sockets that `target` means, in order of their process ids.
+
+    Parameters:
+        target: a socket, a directory of sockets, or a process id; None for the
+            directory where this user's processes listen unless told otherwise.
+
+    Raises:
+        WatchError: there are none.
+    """
+    if target is None:
+        return _in_directory(default_directory(os.geteuid()))
+    if target.isdecimal():
+        return [_of_process(int(target))]
+    return _in_directory(target) if os.path.isdir(target) else [target]
+
+
+def _in_directory(directory: str) -> list[str]:
+    try:
+        names = [name for name in os.listdir(directory) if name.endswith(".sock")]
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise WatchError(
+            f"{directory} cannot be read ({error.strerror}); look as the user that owns it"
+        ) from None
+    if not names:
+        raise WatchError(f"no process can be watched in {directory}; {HOW_TO_LISTEN}")
+    return [os.path.join(directory, name) for name in sorted(names, key=lambda n: (len(n), n))]
+
+
+def _of_process(pid: int) -> str:
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except (OSError, ValueError):
+        raise WatchError(f"there is no process {pid}") from None
+    path = os.path.join(default_directory(uid), f"{pid}.sock")
+    # The second is for a process that has a /tmp of its own, as systemd's PrivateTmp gives.
+    for candidate in (path, f"/proc/{pid}/root{path}"):
+        if os.path.exists(candidate):
+            return candidate
+    raise WatchError(
+        f"process {pid} has no watch socket at {path}; {HOW_TO_LISTEN}, or name its socket"
+    )
+
+
+def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
+    """Ask the process that listens at `path` for its state.
+
+    Parameters:
+        within: seconds for all of it.
+
+    Raises:
+        ProcessGone: nobody listens there.
+        WatchError: it is another user's, does not answer, or is no process of hbshim's.
+    """
+    deadline = time.monotonic() + within
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.settimeout(within)
+            connection.connect(path)
+            _check_owner(connection, path)
+            connection.sendall(REQUEST)
+            return parse(_receive(connection, deadline))
+        except (ConnectionRefusedError, FileNotFoundError):
+            raise ProcessGone(f"nobody listens at {path}; {HOW_TO_LISTEN}") from None
+        except (TimeoutError, BlockingIOError):
+            raise WatchError(
+                f"no answer at {path} within {within:g} s; the process may be stopped, or run "
+                "no Python threads (uWSGI needs --enable-threads)"
+            ) from None
+        except OSError as error:
+            raise WatchError(
+                f"{path} cannot be asked ({error.strerror or error}); "
+                "look as the user that owns the process"
+            ) from None
+
+
+def _check_owner(connection: socket.socket, path: str) -> None:
+    uid, ours = peer_uid(connection), os.geteuid()
+    if uid not in (0, ours) and ours != 0:
+        raise WatchError(f"the process at {path} is of user {uid}; look as that user")
+
+
+def _receive(connection: socket.socket, deadline: float) -> bytes:
+    answer = bytearray()
+    while True:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        data = connection.recv(65536)
+        if not data:
+            return bytes(answer)
+        answer += data
+        if len(answer) > ANSWER_LIMIT:
+            raise WatchError("the answer has no end; is it the right socket?")
+        if time.monotonic() > deadline:
+            raise TimeoutError

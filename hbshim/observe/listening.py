@@ -1,0 +1,116 @@
+"""Whether this process can be watched, and where."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import time
+import warnings
+
+from hbshim.errors import HbshimError
+from hbshim.heartbeat import service
+from hbshim.observe.protocol import ANSWER_LIMIT, LINKS_AT_MOST, VERSION, resolve
+from hbshim.observe.server import WatchServer
+from hbshim.observe.socketfile import SocketFile
+from hbshim.runtime.fork import ProcessLocal
+from hbshim.observe.snapshot import status
+
+
+class WatchWarning(UserWarning):
+    """The watch socket that the options ask for cannot be opened."""
+
+
+class _Listening:
+    """The watch socket of one process."""
+
+    def __init__(self) -> None:
+        self.server: WatchServer | None = None
+        self.refused: str | None = None
+
+    def stop(self) -> None:
+        server, self.server = self.server, None
+        if server is not None:
+            server.stop()
+
+
+_LISTENING = ProcessLocal(_Listening, _Listening.stop)
+
+
+def listen(path: str = "auto") -> str:
+    """Let `hbshim watch` look at this process through a Unix socket, until it ends.
+
+    The socket's file has mode 0600, and only processes of this user or of root are
+    answered. They can look, and nothing else. In a forked child the parent's socket
+    is let go of; the child calls this for itself.
+
+    Parameters:
+        path: of the socket; ``{pid}`` in it stands for the process id; "auto" is where
+            ``hbshim watch`` looks first. Calling it again moves the socket.
+
+    Returns:
+        The path with everything filled in.
+
+    Raises:
+        WatchError: the socket cannot be opened, or somebody listens there already.
+        WorkerError: no native thread can be started here.
+    """
+    here, path = _LISTENING.get(), resolve(path)
+    if here.server is not None and here.server.file.path == path:
+        return path
+    stop_listening()
+    file = SocketFile(path)
+    try:
+        here.server = WatchServer(file, answer, service.current().metrics)
+    except BaseException:
+        file.remove()
+        file.close()
+        raise
+    atexit.register(here.stop)
+    return path
+
+
+def stop_listening() -> None:
+    """Close the watch socket of this process, if it has one, and remove its file."""
+    here = _LISTENING.get()
+    atexit.unregister(here.stop)
+    here.stop()
+
+
+def offer(setting: str) -> None:
+    """Listen where the option ``watch_socket`` says, if it says so.
+
+    Called again and again: each process of a prefork server opens its own socket. A
+    socket that cannot be opened is told of once and costs the program nothing else.
+    """
+    if setting == "off":
+        return
+    here, path = _LISTENING.get(), resolve(setting)
+    if path == here.refused or (here.server is not None and here.server.file.path == path):
+        return
+    try:
+        listen(path)
+    except HbshimError as error:
+        here.refused = path
+        service.current().metrics.record("watch-refused", "", str(error))
+        warnings.warn(str(error), WatchWarning, stacklevel=3)
+
+
+def answer() -> bytes:
+    """The state of this process, as it goes through the socket."""
+    now = status()
+    links = now.pop("links")
+    head = {
+        "protocol": VERSION,
+        "pid": os.getpid(),
+        "program": os.path.basename((getattr(sys, "argv", None) or [""])[0]),
+        "at": time.time(),
+        "links_in_all": len(links),
+        **now,
+    }
+    # One link at a time: `json` holds the GIL while it encodes a value.
+    encoded = [json.dumps(link) for link in links[:LINKS_AT_MOST]]
+    document = json.dumps(head)[:-1] + ', "links": [' + ", ".join(encoded) + "]}\n"
+    assert len(document) <= ANSWER_LIMIT, "a snapshot is too long to be sent"
+    return document.encode("ascii")

@@ -1,0 +1,103 @@
+"""Answers at a watch socket from a native thread of its own.
+
+Not from the heartbeat's: whatever a client does, beats are not late for it. The
+thread uses operating-system primitives alone and does not log, as the heartbeat's;
+it serves one client at a time, each within a fixed time and memory, and sleeps in
+``accept`` while nobody asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from _socket import socket as NativeSocket  # noqa: N812
+from collections.abc import Callable
+from typing import Any
+
+from hbshim.metrics import Metrics
+from hbshim.observe.protocol import REQUEST, peer_uid
+from hbshim.observe.socketfile import SocketFile
+from hbshim.runtime.unpatched import allocate_lock, start_native_thread
+
+#: Seconds that one client may take, from its connection to its last byte.
+CLIENT_LIMIT = 2.0
+
+#: Seconds between two clients: however often it is asked, the program goes first.
+PAUSE = 0.02
+
+#: Seconds after ``accept`` failed, for want of descriptors as a rule.
+PAUSE_AFTER_ERROR = 1.0
+
+NOT_UNDERSTOOD = b'{"error": "not understood; this socket answers `hbshim watch`"}\n'
+
+
+class WatchServer:
+    """Serves `answer` at `file` until :meth:`stop`.
+
+    Parameters:
+        answer: makes the answer; called in the native thread.
+        metrics: where failures are told of.
+
+    Raises:
+        WorkerError: no native thread can be started here.
+    """
+
+    def __init__(self, file: SocketFile, answer: Callable[[], bytes], metrics: Metrics) -> None:
+        self.file = file
+        self._answer = answer
+        self._metrics = metrics
+        self._stopped = False
+        self._bell = allocate_lock()
+        self._bell.acquire()
+        start_native_thread(self._run, self.stop)
+
+    def stop(self) -> None:
+        """Take the file away and have the thread end soon. In a forked child: let go of both."""
+        self.file.remove()
+        if self.file.owned:
+            self._stopped = True
+            with contextlib.suppress(OSError):
+                # Wakes the thread in `accept`; closing would not.
+                NativeSocket.shutdown(self.file.native, socket.SHUT_RDWR)
+        else:
+            self.file.close()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._bell.acquire(True, self._serve_next())
+        self.file.close()
+
+    def _serve_next(self) -> float:
+        native: Any = self.file.native
+        try:
+            # What `socket.accept` calls, which may be a green one.
+            descriptor, _ = native._accept()
+        except OSError:
+            return 0.0 if self._stopped else PAUSE_AFTER_ERROR
+        client = NativeSocket(fileno=descriptor)
+        try:
+            self._serve(client)
+        except OSError:
+            pass  # it went away, or took too long
+        except Exception as error:
+            self._metrics.record("watch-failed", "", repr(error))
+        finally:
+            client.close()
+        return PAUSE
+
+    def _serve(self, client: NativeSocket) -> None:
+        if peer_uid(client) not in (0, os.geteuid()):
+            return
+        deadline = time.monotonic() + CLIENT_LIMIT
+        received = b""
+        while len(received) < len(REQUEST) and not received.endswith(b"\n"):
+            client.settimeout(max(0.001, deadline - time.monotonic()))
+            data = client.recv(len(REQUEST) - len(received))
+            if not data:
+                return
+            received += data
+        answer = self._answer() if received == REQUEST else NOT_UNDERSTOOD
+        client.settimeout(max(0.001, deadline - time.monotonic()))
+        client.sendall(answer)

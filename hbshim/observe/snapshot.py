@@ -1,0 +1,95 @@
+"""What the heartbeats of this process are doing, for operators."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from hbshim.heartbeat.engine import Engine
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.service import current
+from hbshim.heartbeat.wire import Wire
+from hbshim.metrics import Event
+
+#: Looks of a worker of which the worst lateness is told.
+RECENT_LOOKS = 100
+
+
+def status() -> dict[str, Any]:
+    """A snapshot of this process's heartbeats, as plain values. Times are in seconds.
+
+    Returns:
+        ``links``: for each connection its name (as RabbitMQ's management shows it) and
+        peer, state, T, beats so far, the worker that sends them and how they reach the
+        wire; seconds since the kernel last sent and received a byte (None where it
+        does not tell, or no more), and since the *application* last wrote and read,
+        which beats do not hide.
+        ``engines``: for each worker its number of links, wake-ups, latest lateness and
+        the worst of its latest 100 looks; below 0 is early.
+        ``counters``: see docs/observing.md.
+    """
+    service, now = current(), time.monotonic()
+    placements = service.placements()
+    links_of = Counter(engine for _, engine in placements)
+    return {
+        "links": [_link(link, engine, now) for link, engine in placements],
+        "engines": [_engine(engine, links_of[engine]) for engine in service.engines()],
+        "counters": service.metrics.snapshot(),
+    }
+
+
+def _link(link: Link, engine: Engine, now: float) -> dict[str, Any]:
+    wrote, read = link.traffic_age(now)
+    sent, received = _wire_age(link.wire)
+    return {
+        "name": link.name,
+        "peer": link.name.rpartition(" -> ")[2],
+        "state": link.state.value,
+        "heartbeat_timeout": link.timeout,
+        "beats": link.beats,
+        "worker": engine.worker.name,
+        "route": link.wire.route,
+        "sent_ago": sent,
+        "received_ago": received,
+        "last_write_ago": wrote,
+        "last_read_ago": read,
+    }
+
+
+def _wire_age(wire: Wire) -> tuple[float | None, float | None]:
+    if not wire.has_tcp_info or wire.closed:
+        return None, None
+    try:
+        view = wire.kernel_view()
+    except OSError:
+        return None, None  # closed in this moment
+    return view.sent_ago, view.received_ago
+
+
+def _engine(engine: Engine, links: int) -> dict[str, Any]:
+    lateness = _latest(engine)
+    return {
+        "worker": engine.worker.name,
+        "links": links,
+        "wakeups": engine.wakeups,
+        "latest_lateness": lateness[-1] if lateness else 0.0,
+        "worst_lateness": max(lateness, default=0.0),
+    }
+
+
+def _latest(engine: Engine) -> list[float]:
+    while True:
+        try:
+            return list(engine.lateness)[-RECENT_LOOKS:]
+        except RuntimeError:
+            continue  # a look was added while we copied
+
+
+def take_events() -> list[Event]:
+    """Remove and return the events recorded so far, oldest first.
+
+    The heartbeat thread does not log, because the lock of `logging` is green under
+    eventlet; log these from a thread of your own. The latest 1000 are kept.
+    """
+    return current().metrics.take_events()

@@ -1,0 +1,63 @@
+"""A process that can be watched, in an interpreter of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+
+CHECKOUT = Path(__file__).parents[2]
+WATCHED = Path(__file__).with_name("watched.py")
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Start tests/observe/watched.py; returns the process and the path it listens at."""
+    started = []
+
+    def start(world="native", path=None, *, status=0, **environment):
+        path = str(path or tmp_path / "{pid}.sock")
+        kept = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", WATCHED, world, path],
+            env={**kept, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1", **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process, path.replace("{pid}", str(process.pid))
+
+    yield start
+    for process in started:
+        process.stdin.close()
+        process.stdout.close()
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def hbshim():
+    """The command line, in a process of its own."""
+
+    def run(*argv, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "hbshim.cli", *argv],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **environment},
+        )
+
+    return run
+
+
+def gone(path):
+    """Wait until nothing is at `path`."""
+    wait_until(lambda: not os.path.lexists(path))

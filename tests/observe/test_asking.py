@@ -1,0 +1,146 @@
+"""Every way to ask a process to be watchable, and the ways in which that fails."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from hbshim.errors import WatchError
+from hbshim.observe import listen, stop_listening
+from hbshim.observe.client import ask
+from tests.observe.conftest import CHECKOUT
+
+
+@pytest.fixture(autouse=True)
+def _silent_again():
+    yield
+    stop_listening()
+
+
+def run(code, **environment):
+    kept = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**kept, "PYTHONPATH": str(CHECKOUT), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_nothing_listens_unless_asked_to(tmp_path):
+    run("import hbshim; hbshim.install()", TMPDIR=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_asks(tmp_path):
+    code = "import hbshim, os; hbshim.install(); print(os.listdir(os.environ['D']), os.getpid())"
+    names, pid = run(code, D=str(tmp_path), HBSHIM_WATCH_SOCKET=str(tmp_path / "of-{pid}")).split(
+        "] "
+    )
+    assert f"of-{pid.strip()}" in names
+    assert list(tmp_path.iterdir()) == []  # gone with the process
+
+
+def test_auto_is_found_by_process_id_and_without_a_name(tmp_path, hbshim):
+    code = """
+import hbshim, os, subprocess, sys
+hbshim.install(watch_socket="auto")
+for target in ([str(os.getpid())], []):
+    command = [sys.executable, "-m", "hbshim.cli", "watch", "--json", *target]
+    print(subprocess.run(command, capture_output=True, text=True).stdout, end="")
+print(os.getpid())
+"""
+    *answers, pid = run(code, TMPDIR=str(tmp_path)).splitlines()
+    assert [json.loads(answer)["pid"] for answer in answers] == [int(pid)] * 2
+    (directory,) = tmp_path.iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_somebody_else_might_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / f"hbshim-{os.geteuid()}").mkdir(mode=0o755)
+    with pytest.raises(WatchError, match="not a directory of this user's alone"):
+        listen()
+
+
+def test_a_stale_file_is_replaced(tmp_path):
+    path = str(tmp_path / "s")
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(path)
+    left.listen()
+    left.close()
+    assert listen(path) == path
+    assert ask(path).pid == os.getpid()
+
+
+def test_a_live_socket_is_never_replaced(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(path)
+        live.listen()
+        before = os.stat(path).st_ino
+        with pytest.raises(WatchError, match=r"write \{pid\} into the path"):
+            listen(path)
+        assert os.stat(path).st_ino == before
+
+
+def test_a_live_socket_with_a_full_backlog_is_never_replaced(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as waiting:
+        live.bind(path)
+        live.listen(0)
+        waiting.connect(path)
+        with pytest.raises(WatchError, match=r"write \{pid\} into the path"):
+            listen(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "directory"])
+def test_what_is_no_socket_is_never_replaced(tmp_path, kind):
+    path = tmp_path / "s"
+    {
+        "file": lambda: path.write_text("precious"),
+        "link": lambda: path.symlink_to(tmp_path / "elsewhere"),
+        "directory": path.mkdir,
+    }[kind]()
+    with pytest.raises(WatchError, match="is there already"):
+        listen(str(path))
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["no/such/directory/s", "x" * 120])
+def test_a_path_that_cannot_be_is_refused(tmp_path, name):
+    with pytest.raises(WatchError, match="name a short path in a directory"):
+        listen(str(tmp_path / name))
+
+
+def test_a_refused_option_warns_once_and_costs_nothing_else(tmp_path):
+    import hbshim
+    from hbshim import api
+    from hbshim.observe.listening import WatchWarning
+
+    try:
+        with pytest.warns(WatchWarning, match="name a short path"):
+            hbshim.install(watch_socket=str(tmp_path / "none" / "s"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert api.connection_options({}) is not None
+    finally:
+        hbshim.uninstall()
+
+
+def test_the_socket_moves_and_goes(tmp_path):
+    first, second = str(tmp_path / "1"), str(tmp_path / "2")
+    listen(first)
+    assert listen(first) == first
+    listen(second)
+    assert not os.path.lexists(first)
+    assert ask(second).pid == os.getpid()
+    stop_listening()
+    assert not os.path.lexists(second)

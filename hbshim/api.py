@@ -17,7 +17,9 @@ _installed: dict[str, Any] | None = None
 _hooked = False
 
 
-def install(*, config: Mapping[str, object] | None = None, **options: Any) -> None:
+def install(
+    app: Any = None, /, *, config: Mapping[str, object] | None = None, **options: Any
+) -> None:
     """Keep alive every py-amqp, kombu and pika connection that is opened from now on.
 
     Imports none of these libraries: each is prepared when the program imports it,
@@ -25,15 +27,22 @@ def install(*, config: Mapping[str, object] | None = None, **options: Any) -> No
     ``monkey_patch()``. Calling it again replaces the options.
 
     Parameters:
+        app: a Celery app, each of whose connections then asks for a heartbeat: those
+            of its producer pool too, for which Celery itself asks for none. They ask
+            for the option `heartbeat`, or else for the app's ``broker_heartbeat``.
         config: options from the application's own configuration, by name; the
             environment, URLs and keywords win over them.
         options: see :class:`hbshim.Options`; they win over everything else.
 
     Raises:
+        AttachError: `app` is no Celery app.
         OptionError: an option is not acceptable.
+        UnsupportedVersionError: Celery is of a version hbshim does not know.
     """
     global _installed, _hooked
     loaded = Options.load(config=config, **options)
+    if app is not None:
+        _prepare_app(app)
     _installed = {"config": config, **options}
     if loaded.strip_polling:
         from hbshim.runtime.polling import strip_polling
@@ -44,6 +53,17 @@ def install(*, config: Mapping[str, object] | None = None, **options: Any) -> No
         _hooked = True
         for module in _PREPARED_BY:
             _prepare_when_imported(module)
+
+
+def _prepare_app(app: Any) -> None:
+    # Only a library that is loaded can have made this app.
+    if "celery" not in _libraries_of(app) or "celery" not in sys.modules:
+        raise AttachError(
+            f"hbshim.install() takes a Celery app before its keywords, not {type(app).__module__}."
+            f"{type(app).__qualname__}; give it options by keyword or as config=, and a "
+            "connection to hbshim.keep_alive()"
+        )
+    importlib.import_module("hbshim.adapters.celery").prepare_app(app, connection_options)
 
 
 #: Which adapter prepares a library, once this module of it has been imported whole.
@@ -130,7 +150,7 @@ def keep_alive(connection: Any, **options: Any) -> Any:
 
 
 def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
-    kinds = {base.__module__.partition(".")[0] for base in type(connection).__mro__}
+    kinds = _libraries_of(connection)
     # Only a library that is loaded can have made this connection.
     for library in ("kombu", "amqp", "pika"):
         if library in kinds and library in sys.modules:
@@ -142,3 +162,7 @@ def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
         f"{type(connection).__qualname__}; it keeps amqp.Connection, kombu.Connection and "
         "pika connections alive"
     )
+
+
+def _libraries_of(thing: Any) -> set[str]:
+    return {base.__module__.partition(".")[0] for base in type(thing).__mro__}

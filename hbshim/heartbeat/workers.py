@@ -1,8 +1,8 @@
 """Three ways to call the engine's turn on time, behind one protocol.
 
 ``pthread`` needs nothing but the operating system. ``greenthread`` runs in the
-program's own hub, ``tpool`` is submitted from there to eventlet's pool of native
-threads: both stop when the hub stops.
+program's own hub, ``tpool`` is submitted from there to the pool of native threads that
+eventlet or gevent keeps: both stop when the hub stops.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Protocol
 
 from hbshim.errors import WorkerError
@@ -101,7 +102,7 @@ class GreenthreadWorker:
         Raises:
             WorkerError: neither eventlet nor gevent is loaded.
         """
-        spawn, sleep = _green_primitives()
+        spawn, sleep = _green_primitives(self.name)
         self._stopped = False
         self.running = True
         spawn(self._run, turn, sleep)
@@ -128,40 +129,41 @@ class GreenthreadWorker:
 
 
 class TpoolWorker(GreenthreadWorker):
-    """A green thread that has each turn executed in eventlet's native pool."""
+    """A green thread that has each turn executed in its library's pool of native threads.
+
+    With eventlet that is ``eventlet.tpool``, with gevent the hub's own thread pool,
+    which resolves names there, too.
+    """
 
     name: WorkerName = "tpool"
 
-    def start(self, turn: Turn) -> None:
-        """Spawn the submitting green thread.
-
-        Raises:
-            WorkerError: eventlet is not loaded.
-        """
-        if "eventlet" not in sys.modules:
-            raise WorkerError(
-                "worker=tpool needs eventlet, which this program has not loaded; "
-                "use worker=pthread or heartbeat_in_pthread=auto"
-            )
-        super().start(turn)
-
     def _call(self, turn: Turn) -> float | None:
-        from eventlet import tpool
+        deadline: float | None
+        if _eventlet_if_it_rules() is not None:
+            from eventlet import tpool
 
-        deadline: float | None = tpool.execute(turn)
+            deadline = tpool.execute(turn)
+        else:
+            # The pool of this thread's hub: gevent lets nobody else submit to it.
+            deadline = sys.modules["gevent"].get_hub().threadpool.apply(turn)
         return deadline
 
 
-def _green_primitives() -> tuple[Callable[..., object], Callable[[float], object]]:
-    eventlet = sys.modules.get("eventlet")
-    gevent = sys.modules.get("gevent")
-    patcher = sys.modules.get("eventlet.patcher")
-    if eventlet is not None and (gevent is None or (patcher and patcher.already_patched)):
+def _eventlet_if_it_rules() -> ModuleType | None:
+    """eventlet, unless gevent is the only one loaded, or the only one that has patched."""
+    eventlet, patcher = sys.modules.get("eventlet"), sys.modules.get("eventlet.patcher")
+    if sys.modules.get("gevent") is None or (patcher and patcher.already_patched):
+        return eventlet
+    return None
+
+
+def _green_primitives(worker: str) -> tuple[Callable[..., object], Callable[[float], object]]:
+    if (eventlet := _eventlet_if_it_rules()) is not None:
         return eventlet.spawn_n, eventlet.sleep
-    if gevent is not None:
+    if (gevent := sys.modules.get("gevent")) is not None:
         return gevent.spawn, gevent.sleep
     raise WorkerError(
-        "worker=greenthread needs eventlet or gevent, and this program has loaded neither; "
+        f"worker={worker} needs eventlet or gevent, and this program has loaded neither; "
         "use worker=pthread or heartbeat_in_pthread=auto"
     )
 

@@ -74,22 +74,29 @@ CAUTIONS: tuple[Caution, ...] = (
         "heartbeat_in_pthread to true or auto.",
     ),
     Caution(
-        frozenset({"greenthread"}),
+        _NEEDS_HUB,
         lambda facts, late: facts.hub == "none",
         "Nothing is patched, so no hub is known to run a green thread: call "
         "monkey_patch() first, or set worker to pthread or auto.",
     ),
     Caution(
         frozenset({"tpool"}),
-        lambda facts, late: not facts.green.eventlet.loaded,
-        "tpool is eventlet's native thread pool and eventlet is not loaded: set worker "
-        "to pthread or auto.",
+        lambda facts, late: not (facts.green.eventlet.loaded or facts.green.gevent.loaded),
+        "tpool is the native thread pool of eventlet or gevent and neither is loaded: set "
+        "worker to pthread or auto.",
     ),
     Caution(
         frozenset({"tpool"}),
-        lambda facts, late: facts.green.eventlet.loaded and not facts.tpool_has_room,
+        lambda facts, late: facts.green.library == "eventlet" and not facts.tpool_has_room,
         "eventlet's thread pool has no thread to spare for the heartbeat: raise "
         "EVENTLET_THREADPOOL_SIZE to 2 or more, or set worker to pthread or auto.",
+    ),
+    Caution(
+        frozenset({"tpool"}),
+        lambda facts, late: facts.green.library == "gevent" and not facts.tpool_has_room,
+        "gevent's thread pool has no thread to spare for the heartbeat: set "
+        "gevent.hub.Hub.threadpool_size to 2 or more before the hub starts, or set worker "
+        "to pthread or auto.",
     ),
     Caution(
         _ANY,

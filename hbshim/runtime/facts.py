@@ -31,7 +31,7 @@ class Facts:
 
     @property
     def tpool_has_room(self) -> bool:
-        """eventlet rules here and its native pool has a thread to spare."""
-        # The heartbeat keeps its thread for good: the pool must have another for the
-        # program, and a pool of 0 runs its jobs in the hub.
-        return self.green.library == "eventlet" and self.green.tpool_threads >= 2
+        """A green library rules here and its native pool has a thread to spare."""
+        # A turn may come at any time: the pool must have another thread for the
+        # program, and a pool of eventlet's with 0 runs its jobs in the hub.
+        return self.green.library in ("eventlet", "gevent") and self.green.tpool_threads >= 2

@@ -65,7 +65,8 @@ class GreenFacts:
         library: the one that has patched something; "both" is a conflict.
         extent: how far that library went; the further of the two for "both".
         sockets_green: waiting for the broker lets other greenlets run.
-        tpool_threads: size of eventlet's native thread pool, 0 without eventlet.
+        tpool_threads: size of the native thread pool that comes with the library, that
+            of eventlet unless gevent is the one that has patched; 0 without either.
         contested: modules that both libraries have patched.
     """
 
@@ -96,7 +97,7 @@ def look_for_green() -> GreenFacts:
         eventlet=eventlet,
         gevent=gevent,
         sockets_green="socket" in eventlet.patched or "socket" in gevent.patched,
-        tpool_threads=_tpool_threads() if eventlet.loaded else 0,
+        tpool_threads=_pool_threads(library, eventlet, gevent),
         contested=tuple(name for name in eventlet.patched if name in gevent.patched),
     )
 
@@ -126,6 +127,14 @@ def _patches(library: str, patched: tuple[str, ...]) -> Patches:
         patched=patched,
         missing=missing if patched else (),
     )
+
+
+def _pool_threads(library: GreenLibrary, eventlet: Patches, gevent: Patches) -> int:
+    if gevent.loaded and (library == "gevent" or not eventlet.loaded):
+        # What the program may set before its hub makes the pool; 0 while gevent is
+        # still being imported.
+        return int(getattr(peek("gevent.hub", "Hub"), "threadpool_size", 0))
+    return _tpool_threads() if eventlet.loaded else 0
 
 
 def _tpool_threads() -> int:

@@ -25,7 +25,7 @@ class Row:
         patched_by: the libraries that have patched something.
         hub: states of the hub between requests.
         ticks_late: the running engine measured late green ticks.
-        tpool: eventlet's native pool has a thread to spare.
+        tpool: the native thread pool of the green library has a thread to spare.
     """
 
     patched_by: frozenset[GreenLibrary]
@@ -91,29 +91,22 @@ RULE: tuple[Row, ...] = (
         "beats in time.",
     ),
     Row(
-        patched_by=frozenset({"eventlet"}),
+        patched_by=_ONE,
         hub=_RUNS,
         ticks_late=True,
         tpool=True,
         worker="tpool",
-        reason="The hub runs but its ticks were measured late, so eventlet's native thread "
+        reason="The hub runs but its ticks were measured late, so the library's native thread "
         "pool takes the heartbeat.",
     ),
     Row(
-        patched_by=frozenset({"eventlet"}),
+        patched_by=_ONE,
         hub=_RUNS,
         ticks_late=True,
         tpool=False,
         worker="pthread",
-        reason="The hub runs but its ticks were measured late, and eventlet's thread pool has "
-        "no thread to spare, so a native thread beats.",
-    ),
-    Row(
-        patched_by=frozenset({"gevent"}),
-        hub=_RUNS,
-        ticks_late=True,
-        worker="pthread",
-        reason="The hub runs but its ticks were measured late, so a native thread beats.",
+        reason="The hub runs but its ticks were measured late, and the library's thread pool "
+        "has no thread to spare, so a native thread beats.",
     ),
 )
 

@@ -12,14 +12,19 @@ assert report.green.extent == "full"
 assert report.green.gevent.version == gevent.__version__
 assert {"os", "select", "socket", "thread", "time"} <= set(report.green.gevent.patched)
 assert report.green.sockets_green
-assert report.green.tpool_threads == 0
+assert report.green.tpool_threads == 10
 assert not report.green.eventlet.loaded
 assert report.hub == "runs"
 assert report.choice.worker == "greenthread"
-assert hbshim.detect(ticks_late=True).choice.worker == "pthread"
+assert report.choice.warning is None
 
-forced = hbshim.detect(worker="tpool").choice
-assert forced.worker == "tpool"
-assert "eventlet is not loaded" in forced.warning
+assert hbshim.detect(heartbeat_in_pthread=True).choice.worker == "pthread"
+assert hbshim.detect(heartbeat_in_pthread=False).choice.worker == "greenthread"
+assert hbshim.detect(worker="tpool").choice.worker == "tpool"
+assert hbshim.detect(worker="tpool").choice.warning is None
+
+late = hbshim.detect(ticks_late=True).choice
+assert late.worker == "tpool"
+assert "late" in late.reason
 
 print("pass")

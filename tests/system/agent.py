@@ -1,6 +1,6 @@
 """One AMQP client in one world, in an interpreter of its own, steered line by line.
 
-    python tests/system/agent.py native|eventlet|gevent amqp|kombu|pika
+    python tests/system/agent.py native|eventlet|gevent|gevent-unpatched amqp|kombu|pika
 
 reads one command per line of JSON and answers each with one line. While it waits
 for a command its main thread is blocked in a native read: in a patched world the
@@ -19,6 +19,8 @@ elif WORLD == "gevent":
     from gevent import monkey
 
     monkey.patch_all()
+elif WORLD == "gevent-unpatched":
+    import gevent
 
 import gc
 import json
@@ -110,7 +112,7 @@ class Agent:
     def wait(self, seconds, how="hub"):
         """Let time pass: in the hub, with the thread blocked, or computing."""
         if how == "hub":
-            time.sleep(seconds)
+            (gevent.sleep if WORLD == "gevent-unpatched" else time.sleep)(seconds)
         elif how == "block":
             original("time", "sleep")(seconds)
         else:
@@ -135,6 +137,13 @@ class Agent:
             "workers": [engine.worker.name for engine in heartbeats.engines()],
             "counters": heartbeats.metrics.snapshot(),
         }
+
+    def engine_of_link(self):
+        """The worker that looks at the only link; None without one."""
+        for engine in service.current().engines():
+            if any(item in self._links() for item in engine.items()):
+                return engine.worker.name
+        return None
 
     def _links(self):
         return service.current().links()

@@ -1,0 +1,169 @@
+"""gevent on a real broker: hub running and parked, patched and not, each worker; one silence.
+
+Beside the rows stands the same program without hbshim. A parked hub is a process whose
+main thread waits in a native read, as Apache's does between two requests. A hub that runs
+and is then blocked for several T: test_blocked_hub.py.
+"""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from tests.system.conftest import RemoteClient
+from wsgi_harness.observe import observer
+
+T = 2
+#: RabbitMQ closes between 2 and 3 T after the last byte; two more for a busy machine.
+SILENCE = 5 * T
+LIBRARIES = ("amqp", "pika")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One situation.
+
+    Attributes:
+        world: patched by gevent, or merely using it.
+        hub: "runs" between two calls, or "parked".
+        worker: what the user forces; None for hbshim's choice; "nobody" without hbshim.
+        engines: the first engine, and the one that has the link in the end; None where
+            RabbitMQ closes the connection.
+    """
+
+    world: str
+    hub: str
+    worker: str | None
+    engines: tuple[str, str] | None
+
+    @property
+    def name(self):
+        return f"{self.world}-{self.hub}-{self.worker or 'auto'}"
+
+
+ALIVE = (
+    Row("gevent", "runs", "greenthread", ("greenthread", "greenthread")),
+    Row("gevent", "runs", "tpool", ("tpool", "tpool")),
+    Row("gevent", "runs", "pthread", ("pthread", "pthread")),
+    # The watchdog notices that the hub stands still.
+    Row("gevent", "parked", None, ("greenthread", "pthread")),
+    Row("gevent", "parked", "pthread", ("pthread", "pthread")),
+    Row("gevent-unpatched", "runs", None, ("pthread", "pthread")),
+    Row("gevent-unpatched", "parked", None, ("pthread", "pthread")),
+)
+#: On a busy machine the hub's ticks may come late, and the link moves.
+EITHER = Row("gevent", "runs", None, ("greenthread", "greenthread"))
+CLOSED = (
+    Row("gevent", "parked", "greenthread", None),
+    Row("gevent", "parked", "tpool", None),
+)
+CONTROLS = (
+    Row("gevent", "runs", "nobody", None),
+    Row("gevent", "parked", "nobody", None),
+    Row("gevent-unpatched", "parked", "nobody", None),
+)
+ROWS = (*ALIVE, EITHER, *CLOSED, *CONTROLS)
+
+
+class Cell:
+    """One row with one library, in a process of its own."""
+
+    def __init__(self, broker, row, library):
+        self.row = row
+        self.client = RemoteClient(broker, row.world, library)
+
+    def open(self):
+        worker = self.row.worker
+        shim = "none" if worker == "nobody" else "install"
+        options = {} if worker in (None, "nobody") else {"worker": worker}
+        self.client.open(heartbeat=T, shim=shim, options=options)
+        if self.row.hub == "runs":
+            self.client.send("wait", seconds=SILENCE, how="hub")
+
+    def look(self, listed, log):
+        if self.row.hub == "runs":
+            self.client.answer()
+        self.listed = self.client.name in listed
+        self.missed_heartbeats = log[self.client.name].missed_heartbeats
+        self.report = self.client.do("report")
+        self.engine_of_link = self.client.do("engine_of_link")
+
+
+@pytest.fixture(scope="module")
+def cells(broker):
+    """Every row with every library, after the silence."""
+    cells = {
+        (row.name, library): Cell(broker, row, library) for row in ROWS for library in LIBRARIES
+    }
+    try:
+        for cell in cells.values():
+            cell.open()
+        began = time.monotonic()
+        while (left := began + SILENCE - time.monotonic()) > 0:
+            time.sleep(left)
+        listed = {
+            found.get("client_properties", {}).get("connection_name")
+            for found in broker.management.connections()
+        }
+        log = observer.read_log(observer.without_colour(broker.log()))
+        for cell in cells.values():
+            cell.look(listed, log)
+        yield cells
+    finally:
+        for cell in cells.values():
+            cell.client.end()
+
+
+def names(rows):
+    return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
+
+
+with_library = pytest.mark.parametrize("library", LIBRARIES)
+
+
+@with_library
+@names((*ALIVE, EITHER))
+def test_kept_alive(cells, row, library):
+    cell = cells[row.name, library]
+    assert cell.listed
+    assert not cell.missed_heartbeats
+    (link,) = cell.report["links"]
+    assert link["state"] == "alive"
+    assert link["beats"] >= SILENCE / T
+    cell.client.do("publish")
+    cell.client.wait_for_messages(1)
+
+
+@with_library
+@names(ALIVE)
+def test_the_worker_that_beats(cells, row, library):
+    cell = cells[row.name, library]
+    assert (cell.report["workers"][0], cell.engine_of_link) == row.engines
+    moved = cell.report["counters"].get("event:worker-moved", 0)
+    assert moved == (row.engines[0] != row.engines[1])
+
+
+@with_library
+def test_auto_begins_in_a_hub_that_runs(cells, library):
+    assert cells[EITHER.name, library].report["workers"][0] == "greenthread"
+
+
+@with_library
+@names(CLOSED)
+def test_what_the_user_insists_on_dies_with_the_hub(cells, row, library):
+    cell = cells[row.name, library]
+    assert cell.report["workers"][0] == row.worker
+    assert cell.missed_heartbeats
+    assert not cell.listed
+    assert cell.report["counters"]["event:ticks-late"] >= 1
+    assert "event:worker-moved" not in cell.report["counters"]
+
+
+@with_library
+@names(CONTROLS)
+def test_control_without_hbshim_is_closed_by_the_broker(cells, row, library):
+    cell = cells[row.name, library]
+    assert cell.report["links"] == []
+    assert cell.missed_heartbeats
+    assert not cell.listed
+    cell.client.fails("publish", times=20, pause=0.02)

@@ -131,7 +131,7 @@ class Engine:
             again = now + item.timeout / 2
         if again is not None:
             # Never in the tick that is being emptied.
-            self._schedule.put(reference, max(again, now + TICK))
+            self._schedule.put_new(reference, max(again, now + TICK))
 
     def release_all(self) -> list[Watched] | None:
         """Hand over everything watched, to another engine; None while a turn is under way."""

@@ -27,35 +27,36 @@ class Schedule(Generic[Item]):
     def __init__(self) -> None:
         self._heap: list[int] = []
         self._buckets: dict[int, dict[Item, float]] = {}
-        self._tick_of: dict[Item, int] = {}
 
     def __len__(self) -> int:
-        return len(self._tick_of)
+        return sum(map(len, self._buckets.values()))
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(list(self._tick_of))
+        return iter([item for bucket in self._buckets.values() for item in bucket])
 
     def put(self, item: Item, deadline: float) -> None:
         """Look at `item` at the last tick before `deadline`; replaces an earlier one."""
         self.discard(item)
+        self.put_new(item, deadline)
+
+    def put_new(self, item: Item, deadline: float) -> None:
+        """The same for an item that is not in here, at every beat: without a search."""
         tick = math.floor(deadline / TICK)
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
             heapq.heappush(self._heap, tick)
         bucket[item] = deadline
-        self._tick_of[item] = tick
 
     def discard(self, item: Item) -> None:
         """Forget `item`, if it is here."""
-        tick = self._tick_of.pop(item, None)
+        # At most a few hundred ticks lie ahead, however many the links.
+        tick = next((tick for tick, bucket in self._buckets.items() if item in bucket), None)
         if tick is None:
             return
-        bucket = self._buckets[tick]
-        del bucket[item]
-        if not bucket:
+        del self._buckets[tick][item]
+        if not self._buckets[tick]:
             del self._buckets[tick]
-            # At most a few hundred ticks lie ahead, however many the links.
             self._heap.remove(tick)
             heapq.heapify(self._heap)
 
@@ -66,7 +67,4 @@ class Schedule(Generic[Item]):
     def pop_due(self, now: float) -> Iterator[tuple[Item, float]]:
         """Take out everything due at `now`, with the deadline it was put in with."""
         while self._heap and self._heap[0] * TICK <= now:
-            bucket = self._buckets.pop(heapq.heappop(self._heap))
-            for item in bucket:
-                del self._tick_of[item]
-            yield from bucket.items()
+            yield from self._buckets.pop(heapq.heappop(self._heap)).items()

@@ -29,6 +29,7 @@ TEST = [
     "mypy>=1.11",
     "pytest>=8",
     "pytest-docker>=3.1,<4",
+    "pytest-xdist>=3.5,<4",
     "ruff>=0.6",
     "setuptools>=70",
     "trustme>=1.1",

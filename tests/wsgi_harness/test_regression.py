@@ -20,6 +20,8 @@ CELLS = ("none-kombu", "none-pika", "green-kombu", "hbshim-auto-kombu", "hbshim-
 COMMAND = (sys.executable, "-c", "from wsgi_harness.cli import main; main()")
 LIMIT = 300.0
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:

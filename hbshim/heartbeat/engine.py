@@ -66,11 +66,7 @@ class Engine:
         Raises:
             WorkerError: the worker cannot run in this process.
         """
-        # The weak reference is the key of the schedule; the hash must not need
-        # the item, which may be gone by then.
-        reference = weakref.ref(item)
-        hash(reference)
-        self._commands.append((reference, True))
+        self._commands.append((_key(item), True))
         if self.next_due is None:
             # A worker that never gets to its first turn is late, too.
             self.next_due = self._clock()
@@ -82,7 +78,7 @@ class Engine:
 
     def forget(self, item: Watched) -> None:
         """Look at `item` no more; from any thread, never blocks."""
-        self._commands.append((weakref.ref(item), False))
+        self._commands.append((_key(item), False))
         self.worker.wake()
 
     def items(self) -> Iterator[Watched]:
@@ -146,3 +142,11 @@ class Engine:
             return released
         finally:
             self._in_turn.release()
+
+
+def _key(item: Watched) -> weakref.ref[Watched]:
+    # The hash must not need the item, which may be gone when the command is taken: a
+    # reference remembers it. The one that a lost link was watched by is gone by then.
+    reference = weakref.ref(item)
+    hash(reference)
+    return reference

@@ -103,6 +103,22 @@ def test_the_engine_keeps_nothing_alive():
     assert engine.turn() is None
 
 
+def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once():
+    """A lost link, closed by its application and collected before the engine's next turn."""
+    engine, clock, _ = make_engine()
+    item, other = Item(every=None), Item()
+    engine.watch(item)
+    engine.watch(other)
+    clock.now += TICK
+    engine.turn()
+    engine.forget(item)
+    del item
+    gc.collect()
+    clock.now += 5.0
+    engine.turn()
+    assert len(other.looked_at) == 2
+
+
 def test_a_broken_item_does_not_end_the_beats_of_the_others():
     engine, clock, metrics = make_engine()
 

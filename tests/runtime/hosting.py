@@ -9,15 +9,50 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).parent.parent.parent
 START_LIMIT = 60.0
+
+CURRENT_UWSGI = "2.0.31"
+#: The last version in which --enable-threads decides anything.
+THREADS_OPTIONAL_UWSGI = "2.0.26"
+_BUILD_LIMIT = 300
+
+
+def uwsgi_program(version: str) -> Path:
+    """A uWSGI of this version and interpreter, built into ``build/`` if it is not there yet.
+
+    uWSGI comes as source; that takes a quarter of a minute, a C compiler and a package
+    index. Elsewhere the test is skipped, or fails where ``HBSHIM_REQUIRE_UWSGI=1``.
+    """
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    prefix = CHECKOUT / "build" / f"uwsgi-{version}-python{python}"
+    program = prefix / "bin" / "uwsgi"
+    if program.exists():
+        return program
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    result = subprocess.run(
+        [*pip, "--ignore-installed", "--prefix", prefix, f"uwsgi=={version}"],
+        capture_output=True,
+        text=True,
+        timeout=_BUILD_LIMIT,
+    )
+    if program.exists():
+        return program
+    last_line = result.stderr.strip().rpartition("\n")[2]
+    reason = f"uWSGI {version} cannot be built here: {last_line}"
+    if os.environ.get("HBSHIM_REQUIRE_UWSGI") == "1":
+        pytest.fail(reason)
+    return pytest.skip(reason)
 
 
 class Host:
@@ -39,12 +74,12 @@ class Host:
         """Whether the application has written anything under `name`."""
         return (self._directory / name).exists()
 
-    def get(self) -> Any:
+    def get(self, path: str = "/") -> Any:
         """One request."""
         connection = http.client.HTTPConnection("localhost", timeout=START_LIMIT)
         connection.sock = self._connect()
         try:
-            connection.request("GET", "/")
+            connection.request("GET", path)
             response = connection.getresponse()
             assert response.status == 200, self._log.read_text()
             return json.loads(response.read())
@@ -78,11 +113,14 @@ class Host:
 
 
 @contextlib.contextmanager
-def hosted(*command: str | Path, patch: str = "") -> Iterator[Host]:
+def hosted(
+    *command: str | Path, patch: str = "", variables: Mapping[str, str] | None = None
+) -> Iterator[Host]:
     """Run `command` until the block ends; ``{socket}`` in it becomes the socket's path.
 
     Parameters:
         patch: the library that the application itself patches with, "" for none.
+        variables: what else its environment holds.
     """
     # Not pytest's tmp_path: a Unix socket's path must stay below 108 bytes.
     with tempfile.TemporaryDirectory(prefix="hbshim-") as name:
@@ -93,6 +131,7 @@ def hosted(*command: str | Path, patch: str = "") -> Iterator[Host]:
             "HOSTED_PATCH": patch,
             "HOSTED_DIRECTORY": name,
             "EVENTLET_TESTS": "1",  # silences eventlet's announcement of its retirement
+            **(variables or {}),
         }
         with open(directory / "host.log", "wb") as log:
             process = subprocess.Popen(

@@ -1,57 +1,22 @@
-"""What hbshim sees inside a real uWSGI, and whether it is so.
+"""What hbshim sees inside a real uWSGI, and whether it is so."""
 
-uWSGI comes as source. It is built once into ``build/``, in a quarter of a minute,
-where there is a C compiler and a package index; elsewhere these tests are skipped,
-or fail where ``HBSHIM_REQUIRE_UWSGI=1``.
-"""
-
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.hosting import CHECKOUT, hosted
-
-BUILD_LIMIT = 300
-
-CURRENT = "2.0.31"
-# The last version in which --enable-threads decides anything.
-THREADS_OPTIONAL = "2.0.26"
-
-
-def build(version):
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    prefix = CHECKOUT / "build" / f"uwsgi-{version}-python{python}"
-    program = prefix / "bin" / "uwsgi"
-    if program.exists():
-        return program
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    result = subprocess.run(
-        [*pip, "--ignore-installed", "--prefix", prefix, f"uwsgi=={version}"],
-        capture_output=True,
-        text=True,
-        timeout=BUILD_LIMIT,
-    )
-    if program.exists():
-        return program
-    last_line = result.stderr.strip().rpartition("\n")[2]
-    reason = f"uWSGI {version} cannot be built here: {last_line}"
-    if os.environ.get("HBSHIM_REQUIRE_UWSGI") == "1":
-        pytest.fail(reason)
-    return pytest.skip(reason)
+from tests.runtime.hosting import CURRENT_UWSGI, THREADS_OPTIONAL_UWSGI, hosted, uwsgi_program
 
 
 @pytest.fixture(scope="session")
 def uwsgi() -> Path:
-    return build(CURRENT)
+    return uwsgi_program(CURRENT_UWSGI)
 
 
 @pytest.fixture(scope="session")
 def old_uwsgi() -> Path:
-    return build(THREADS_OPTIONAL)
+    return uwsgi_program(THREADS_OPTIONAL_UWSGI)
 
 
 def serve(program, *options, patch=""):
@@ -65,7 +30,7 @@ def test_a_sync_worker_parks_the_hub(uwsgi, patch):
         host.wait_until_serving()
         report = host.get()["report"]
         assert (report["host"]["kind"], report["host"]["mode"]) == ("uwsgi", "sync")
-        assert report["host"]["version"] == CURRENT
+        assert report["host"]["version"] == CURRENT_UWSGI
         assert (report["host"]["processes"], report["host"]["threads"]) == (1, 2)
         assert report["host"]["threads_run"]
         assert report["host"]["lazy_apps"] is False
@@ -106,7 +71,7 @@ def test_without_enable_threads_native_threads_stand_still(old_uwsgi):
     with serve(old_uwsgi) as host:
         host.wait_until_serving()
         report = host.get()["report"]
-        assert report["host"]["version"] == THREADS_OPTIONAL
+        assert report["host"]["version"] == THREADS_OPTIONAL_UWSGI
         assert report["host"]["threads_run"] is False
         assert report["choice"]["worker"] == "pthread"
         assert "--enable-threads" in report["choice"]["warning"]

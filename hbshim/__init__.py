@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hbshim.api import install, keep_alive, uninstall
+    from hbshim.heartbeat.liveness import tick
+    from hbshim.observe.snapshot import status, take_events
     from hbshim.options import Options
     from hbshim.runtime.detect import detect
-    from hbshim.observe.snapshot import status, take_events
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "keep_alive",
     "status",
     "take_events",
+    "tick",
     "uninstall",
 ]
 
@@ -35,6 +37,7 @@ _HOMES = {
     "keep_alive": "hbshim.api",
     "status": "hbshim.observe.snapshot",
     "take_events": "hbshim.observe.snapshot",
+    "tick": "hbshim.heartbeat.liveness",
     "uninstall": "hbshim.api",
 }
 

@@ -57,6 +57,13 @@ def _interval(value: object) -> int:
     return seconds
 
 
+def _seconds(value: object) -> float:
+    seconds = float(str(value))
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return seconds
+
+
 def _socket_path(value: object) -> str:
     text = str(value).strip()
     if "\0" in text:
@@ -110,6 +117,14 @@ class Options:
         "true | false",
         "Under eventlet, remove epoll, poll and their kin from `select` when hbshim is installed.",
         "hbshim_strip_polling",
+    )
+    liveness_timeout: float = _option(
+        0.0,
+        _seconds,
+        "seconds, 0 or more",
+        "Stop beating for a connection when the application has shown no sign of life for so "
+        "long: neither written nor read on it, nor called hbshim.tick(); 0 beats for ever.",
+        "hbshim_liveness_timeout",
     )
     watch_socket: str = _option(
         "off",

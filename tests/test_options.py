@@ -29,6 +29,14 @@ def test_truth_is_spelled_in_many_ways(text):
     assert load(heartbeat_in_pthread=text).heartbeat_in_pthread is True
 
 
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [("", "off"), ("0", "off"), ("off", "off"), ("1", "auto"), ("AUTO", "auto"), ("/a/b", "/a/b")],
+)
+def test_the_watch_socket_is_off_auto_or_a_path(text, setting):
+    assert load(watch_socket=text).watch_socket == setting
+
+
 def test_a_configuration_file_is_read(tmp_path):
     path = tmp_path / "service.ini"
     path.write_text("[hbshim]\nheartbeat_in_pthread = false\nheartbeat = 30\n")
@@ -59,6 +67,10 @@ def test_an_unreadable_configuration_file_says_what_to_do(tmp_path):
         {"heartbeat": "soon"},
         {"heartbeat": float("inf")},
         {"strip_polling": "maybe"},
+        {"liveness_timeout": -1},
+        {"liveness_timeout": "nan"},
+        {"liveness_timeout": "inf"},
+        {"watch_socket": "a\0b"},
     ],
 )
 def test_a_bad_value_names_the_option_and_what_it_accepts(bad):

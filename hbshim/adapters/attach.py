@@ -34,6 +34,7 @@ def watch(link: Link, options: Options) -> None:
     if choice.warning:
         heartbeats.metrics.record("choice-warning", link.name, choice.warning)
         warnings.warn(choice.warning, HeartbeatWarning, stacklevel=2)
+    link.liveness_timeout = options.liveness_timeout
     heartbeats.watch(link, choice.worker, forced=forced)
     heartbeats.metrics.count("links_watched")
 

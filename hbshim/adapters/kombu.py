@@ -23,7 +23,7 @@ from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.state import State
+from hbshim.heartbeat.state import WATCHED
 from hbshim.options import Options, split_url
 
 SUPPORTED = ">=5.3,<6"
@@ -155,7 +155,7 @@ def _usable(link: Link) -> bool:
         link.before_idle_write()
     except RecoverableConnectionError:
         return False
-    return link.state is State.ALIVE and not link.guard.torn
+    return link.state in WATCHED and not link.guard.torn
 
 
 def prepare(_options_for: OptionsFor) -> None:

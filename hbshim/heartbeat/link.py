@@ -7,7 +7,17 @@ import time
 from collections.abc import Callable
 
 from hbshim.heartbeat.guard import Guard
-from hbshim.heartbeat.state import TABLE, Action, Event, Sample, State, classify, next_look
+from hbshim.heartbeat.liveness import last_tick
+from hbshim.heartbeat.state import (
+    TABLE,
+    WATCHED,
+    Action,
+    Event,
+    Sample,
+    State,
+    classify,
+    next_look,
+)
 from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Metrics
 
@@ -26,6 +36,10 @@ def _nothing() -> None:
 
 class Link:
     """Keeps one AMQP connection alive when :meth:`turn` is called on time.
+
+    Attributes:
+        liveness_timeout: seconds without a sign of life of the application after
+            which nobody beats for it any more; 0 (unless set) for never.
 
     Parameters:
         wire: the connection's socket.
@@ -58,6 +72,7 @@ class Link:
         self.name = name
         self.guard = Guard()
         self.state = State.ALIVE
+        self.liveness_timeout = 0.0
         self.beats = 0
         self.on_closed: Callable[[Link], None] | None = None
         self._metrics = metrics
@@ -90,8 +105,8 @@ class Link:
             if engine_is_in:
                 self.guard.writers.engine_leaves()
         self._tell_misuse()
-        pause = next_look(event, sample, self.timeout)
-        if self.state is not State.ALIVE or pause is None:
+        pause = next_look(event, sample, self.timeout, self.liveness_timeout)
+        if self.state not in WATCHED or pause is None:
             return None
         return now + pause
 
@@ -117,7 +132,7 @@ class Link:
             sample = self._sample(now, writing)
         if sample.unread:
             self._last_unread = now
-        return classify(sample, self.timeout), sample
+        return classify(sample, self.timeout, self.liveness_timeout), sample
 
     def _sample(self, now: float, writing: bool) -> Sample:
         writing = writing or self.guard.torn or self._half_written()
@@ -142,6 +157,7 @@ class Link:
             self._unread_ago(now, unread),
             writing,
             view.peer_closed,
+            ticked_ago=self._ticked_ago(now),
         )
 
     def _counted_sample(self, now: float, writing: bool) -> Sample:
@@ -158,10 +174,16 @@ class Link:
             self._unread_ago(now, unread),
             writing,
             peer_closed=not self.guard.readers.occupied and self.wire.peer_closed(),
+            ticked_ago=self._ticked_ago(now),
         )
 
     def _closed_sample(self, forked: bool) -> Sample:
         return Sample(0, 0, None, 0, 0, 0, 0, False, False, closed=True, forked=forked)
+
+    def _ticked_ago(self, now: float) -> float:
+        if not self.liveness_timeout:
+            return 0.0
+        return now - max(self.guard.last_write, self.guard.last_read, last_tick())
 
     def _unread_ago(self, now: float, unread: int) -> float:
         # What the client has read since the last look was unread until then.
@@ -182,7 +204,9 @@ class Link:
         return bool(taken)
 
     def _step(self, event: Event, sample: Sample) -> None:
-        self.state, action = TABLE[self.state, event]
+        before, (self.state, action) = self.state, TABLE[self.state, event]
+        if self.state is not before:
+            self._tell_liveness(before, sample)
         if action is Action.BEAT:
             try:
                 beaten = self.wire.beat()
@@ -205,6 +229,19 @@ class Link:
             self._metrics.record("peer-closed", self.name, "the broker closed the connection")
         elif action is Action.DROP:
             self.orphan()
+
+    def _tell_liveness(self, before: State, sample: Sample) -> None:
+        if self.state is State.HUNG:
+            self._metrics.record(
+                "application-hung",
+                self.name,
+                f"the application has not ticked for {sample.ticked_ago:.1f} s, its "
+                f"liveness_timeout is {self.liveness_timeout:g} s; it is beaten for no more",
+            )
+        elif before is State.HUNG and self.state is State.ALIVE:
+            self._metrics.record(
+                "application-back", self.name, "the application ticks again; beats go on"
+            )
 
     def _tell_misuse(self) -> None:
         overlaps = self.guard.writers.overlaps
@@ -242,7 +279,7 @@ class Link:
             self.orphan()
         if self.state is State.ORPHANED:
             raise self._forked_error()
-        if self.state is State.ALIVE:
+        if self.state in WATCHED:
             with self.guard.books:
                 event, sample = self._look(time.monotonic(), writing=True)
                 if event in (Event.PEER_CLOSED, Event.SILENT):
@@ -251,7 +288,7 @@ class Link:
     def close(self) -> None:
         """The application closes the connection: no look, no beat from here on."""
         self.guard.close()
-        if self.state is State.ALIVE:
+        if self.state in WATCHED:
             self.state = State.CLOSED
         if self.on_closed is not None:
             self.on_closed(self)

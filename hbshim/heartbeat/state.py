@@ -13,7 +13,9 @@ The rules, with T the negotiated heartbeat timeout:
   or longer, it should close the connection");
 * unless that silence is our own fault: bytes that nobody read yet may have
   closed our receive window, and then the peer *cannot* send. Once they are read,
-  it has 2 T from there: its kernel must learn first that the window is open.
+  it has 2 T from there: its kernel must learn first that the window is open;
+* with a liveness timeout above 0, a link whose application has not ticked for that
+  long is not beaten until it ticks again. All else goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class State(enum.Enum):
     __hash__ = object.__hash__
 
     ALIVE = "alive"
+    HUNG = "hung"  # the application does not tick, so nobody beats in its place
     LOST = "lost"  # the peer closed or fell silent; our side is shut down
     CLOSED = "closed"  # the application closed it
     ORPHANED = "orphaned"  # we are a forked child; the stream belongs to the parent
@@ -54,6 +57,7 @@ class Event(enum.Enum):
     APPLICATION_CLOSED = "application-closed"
     PEER_CLOSED = "peer-closed"
     SILENT = "silent"
+    HUNG = "hung"  # the application has not ticked for the liveness timeout
     MOVING = "moving"  # a writer is in, or bytes are still in the send queue
     DUE = "due"
     FRESH = "fresh"
@@ -74,14 +78,25 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (State.ALIVE, Event.FRESH): (State.ALIVE, Action.WAIT),
     (State.ALIVE, Event.MOVING): (State.ALIVE, Action.WAIT),
     (State.ALIVE, Event.DUE): (State.ALIVE, Action.BEAT),
+    (State.ALIVE, Event.HUNG): (State.HUNG, Action.WAIT),
     (State.ALIVE, Event.SILENT): (State.LOST, Action.SHUT_BOTH),
     (State.ALIVE, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
     (State.ALIVE, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
     (State.ALIVE, Event.FORKED): (State.ORPHANED, Action.DROP),
+    # Every look that does not find it hung finds that the application has ticked.
+    (State.HUNG, Event.FRESH): (State.ALIVE, Action.WAIT),
+    (State.HUNG, Event.MOVING): (State.ALIVE, Action.WAIT),
+    (State.HUNG, Event.DUE): (State.ALIVE, Action.BEAT),
+    (State.HUNG, Event.HUNG): (State.HUNG, Action.WAIT),
+    (State.HUNG, Event.SILENT): (State.LOST, Action.SHUT_BOTH),
+    (State.HUNG, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
+    (State.HUNG, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
+    (State.HUNG, Event.FORKED): (State.ORPHANED, Action.DROP),
     # A lost link is beaten no more, whatever the kernel still says of it.
     (State.LOST, Event.FRESH): (State.LOST, Action.FORGET),
     (State.LOST, Event.MOVING): (State.LOST, Action.FORGET),
     (State.LOST, Event.DUE): (State.LOST, Action.FORGET),
+    (State.LOST, Event.HUNG): (State.LOST, Action.FORGET),
     (State.LOST, Event.SILENT): (State.LOST, Action.FORGET),
     (State.LOST, Event.PEER_CLOSED): (State.LOST, Action.FORGET),
     (State.LOST, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
@@ -90,6 +105,9 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     **{(State.CLOSED, event): (State.CLOSED, Action.FORGET) for event in Event},
     **{(State.ORPHANED, event): (State.ORPHANED, Action.FORGET) for event in Event},
 }
+
+#: States in which a link goes on being looked at.
+WATCHED = frozenset({State.ALIVE, State.HUNG})
 
 
 class Sample(NamedTuple):
@@ -109,6 +127,7 @@ class Sample(NamedTuple):
         peer_closed: the peer has sent FIN or RST.
         closed: the application closed the connection.
         forked: this process is not the one that opened the connection.
+        ticked_ago: since the application showed that it is alive.
     """
 
     sent_ago: float
@@ -122,6 +141,7 @@ class Sample(NamedTuple):
     peer_closed: bool
     closed: bool = False
     forked: bool = False
+    ticked_ago: float = 0.0
 
 
 def silent(sample: Sample, timeout: float) -> bool:
@@ -141,8 +161,12 @@ def silent(sample: Sample, timeout: float) -> bool:
     return bool(sample.in_flight) and sample.acked_ago is not None and sample.acked_ago >= limit
 
 
-def classify(sample: Sample, timeout: float) -> Event:
-    """Name the weightiest thing in `sample`, for a link whose T is `timeout` seconds."""
+def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
+    """Name the weightiest thing in `sample`, for a link whose T is `timeout` seconds.
+
+    Parameters:
+        liveness: seconds without a tick after which the application is hung; 0 for never.
+    """
     if sample.forked:
         return Event.FORKED
     if sample.closed:
@@ -151,6 +175,8 @@ def classify(sample: Sample, timeout: float) -> Event:
         return Event.PEER_CLOSED
     if silent(sample, timeout):
         return Event.SILENT
+    if liveness and sample.ticked_ago >= liveness:
+        return Event.HUNG
     if sample.writing or sample.queued:
         return Event.MOVING
     if sample.sent_ago >= timeout / 2 - EARLY:
@@ -158,13 +184,25 @@ def classify(sample: Sample, timeout: float) -> Event:
     return Event.FRESH
 
 
-def next_look(event: Event, sample: Sample, timeout: float) -> float | None:
+def next_look(
+    event: Event, sample: Sample, timeout: float, liveness: float = 0.0
+) -> float | None:
     """Seconds until the link wants another look; None for never again."""
+    pause = _next_look(event, sample, timeout)
+    if pause is None or not liveness or event is Event.HUNG:
+        return pause
+    return min(pause, liveness - sample.ticked_ago)
+
+
+def _next_look(event: Event, sample: Sample, timeout: float) -> float | None:
     until_dead = 2 * timeout - sample.received_ago
     if until_dead <= 0:  # and excused
         until_dead = RECHECK_SHARE * timeout
     if event is Event.MOVING:
         return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
+    if event is Event.HUNG:
+        # The beat that is overdue when the application ticks again should still come in time.
+        return min(RECHECK_SHARE * timeout, until_dead)
     if event is Event.DUE:
         return min(timeout / 2, until_dead)
     if event is Event.FRESH:

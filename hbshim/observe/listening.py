@@ -13,9 +13,9 @@ from hbshim.errors import HbshimError
 from hbshim.heartbeat import service
 from hbshim.observe.protocol import ANSWER_LIMIT, LINKS_AT_MOST, VERSION, resolve
 from hbshim.observe.server import WatchServer
+from hbshim.observe.snapshot import status
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.fork import ProcessLocal
-from hbshim.observe.snapshot import status
 
 
 class WatchWarning(UserWarning):

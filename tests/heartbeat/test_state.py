@@ -33,9 +33,48 @@ def test_every_state_meets_every_event():
     assert set(TABLE) == set(itertools.product(State, Event))
 
 
-def test_only_an_alive_link_is_ever_beaten():
-    beaten = {key for key, (_, action) in TABLE.items() if action is Action.BEAT}
-    assert beaten == {(State.ALIVE, Event.DUE)}
+def test_only_a_link_that_is_alive_or_comes_back_is_ever_beaten():
+    beaten = {key: after for key, (after, action) in TABLE.items() if action is Action.BEAT}
+    assert set(beaten) == {(State.ALIVE, Event.DUE), (State.HUNG, Event.DUE)}
+    assert set(beaten.values()) == {State.ALIVE}
+
+
+def test_nothing_but_a_tick_brings_a_hung_link_back():
+    back = {event for event in Event if TABLE[State.HUNG, event][0] is State.ALIVE}
+    assert back == {Event.FRESH, Event.MOVING, Event.DUE}
+    for change in ({}, {"writing": True}, {"sent_ago": 9}):
+        sample = QUIET._replace(ticked_ago=30, **change)
+        assert classify(sample, T, liveness=30) is Event.HUNG
+        assert classify(sample._replace(ticked_ago=29.9), T, liveness=30) in back
+
+
+def test_without_the_rule_nobody_is_hung():
+    assert classify(QUIET._replace(ticked_ago=1e9), T) is Event.FRESH
+
+
+@pytest.mark.parametrize(
+    ("change", "event"),
+    [
+        ({"received_ago": 20.0}, Event.SILENT),
+        ({"peer_closed": True}, Event.PEER_CLOSED),
+        ({"closed": True}, Event.APPLICATION_CLOSED),
+        ({"forked": True}, Event.FORKED),
+    ],
+)
+def test_a_hung_application_hides_nothing_weightier(change, event):
+    assert classify(QUIET._replace(ticked_ago=99, **change), T, liveness=30) is event
+
+
+def test_the_application_is_looked_at_when_it_would_be_hung():
+    assert next_look(Event.FRESH, QUIET._replace(ticked_ago=28), T, 30) == pytest.approx(2)
+    assert next_look(Event.FRESH, QUIET._replace(ticked_ago=1), T, 30) == pytest.approx(4)
+    assert next_look(Event.PEER_CLOSED, QUIET, T, 30) is None
+
+
+def test_a_hung_application_is_looked_at_often_enough_to_beat_again_in_time():
+    assert next_look(Event.HUNG, QUIET._replace(ticked_ago=99), T, 30) == pytest.approx(T / 8)
+    nearly_dead = QUIET._replace(ticked_ago=99, received_ago=19.5)
+    assert next_look(Event.HUNG, nearly_dead, T, 30) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("state", [State.CLOSED, State.ORPHANED])

@@ -90,6 +90,9 @@ class Agent:
     def tick(self):
         self.client.tick()
 
+    def show_life(self):
+        hbshim.tick()
+
     def close(self):
         self.client.close()
 

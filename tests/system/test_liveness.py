@@ -1,0 +1,75 @@
+"""A hung process is not kept alive for ever, if its user wants it so; otherwise it is."""
+
+from tests.waiting import wait_until
+
+T = 2
+
+#: The agents wait for commands: their application does nothing of itself.
+HUNG_AFTER = {"liveness_timeout": 1}
+
+
+def test_the_broker_closes_the_connection_of_a_hung_application(everywhere, start):
+    controls = [start("native", library) for library in ("kombu", "pika")]
+    for client in everywhere:
+        client.open(heartbeat=T, options=HUNG_AFTER)
+    for client in controls:
+        client.open(heartbeat=T)
+    beats = {}
+    for client in everywhere:
+        wait_until(lambda client=client: client.link["state"] != "alive", 15)
+        beats[client] = client.link["beats"]
+    for client in everywhere:
+        client.wait_until_lost(30)
+        assert client.link["beats"] == beats[client], client.name
+        counters = client.do("report")["counters"]
+        assert counters["event:application-hung"] == 1, client.name
+        # It was the broker that gave up, not hbshim.
+        assert counters["event:peer-closed"] == 1, client.name
+        assert "event:link-silent" not in counters, client.name
+        assert client.fails("publish").recoverable, client.name
+    for client in controls:
+        assert client.link["state"] == "alive", client.name
+        assert client.wait_until_at_broker()
+        assert "event:application-hung" not in client.do("report")["counters"]
+        client.do("publish")
+
+
+def test_beats_go_on_when_the_application_ticks_again(everywhere):
+    back = {}
+
+    def tick():
+        for client in back:
+            client.do("show_life")
+
+    for client in everywhere:
+        client.open(heartbeat=T, options=HUNG_AFTER)
+
+        def is_hung(client=client):
+            tick()
+            return client.link["state"] == "hung"
+
+        wait_until(is_hung, 15)
+        back[client] = client.link["beats"]
+
+    def beaten_on():
+        tick()
+        return all(client.link["beats"] >= back[client] + 8 for client in back)
+
+    # For longer than a broker waits that hears nothing.
+    wait_until(beaten_on, 60)
+    for client in everywhere:
+        assert client.link["state"] == "alive", client.name
+        assert client.do("report")["counters"]["event:application-back"] >= 1, client.name
+        client.do("publish")
+
+
+def test_traffic_of_its_own_shows_life(everywhere):
+    for client in everywhere:
+        client.open(heartbeat=T, options={"liveness_timeout": 4})
+        client.send("publish", times=60, pause=0.1)
+        client.send("report")
+    for client in everywhere:
+        client.answer()
+        report = client.answer()
+        assert "event:application-hung" not in report["counters"], client.name
+        assert report["links"][0]["state"] == "alive", client.name

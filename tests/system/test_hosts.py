@@ -124,8 +124,7 @@ def rows(broker: Broker) -> Iterator[dict[tuple[str, bool], Row | str]]:
         for row in running:
             row.said = row.host.get("/publish")["answer"]
             row.events = row.host.get("/report")["answer"].get("events", [])
-        for row in running:
-            row.arrived = {library: arrived(channel, queue) for library, queue in row.names.items()}
+        count_messages(channel, running)
         yield found
 
 

@@ -1,6 +1,7 @@
 """The WSGI script of one cell: one process, one connection, one way of keeping it alive.
 
-    POST /open       connect, start the ticks and the beater
+    POST /open       connect, start the ticks and the beater; the body is the PEM of the
+                     broker's authority where the connection is to be encrypted
     POST /publish    publish ?count=N messages
     GET  /report     what was measured in between, and hbshim's own account
 
@@ -16,12 +17,13 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import eventlet
+from wsgi_harness.cell.green import GREEN
 
 CELL: dict[str, Any] = json.loads(os.environ["CELL"])
+_green = GREEN[CELL["green"]]()
 # The order of a real program: patch first, then hbshim, then everything else.
 if CELL["patched"]:
-    eventlet.monkey_patch()
+    _green.monkey_patch()
 if CELL["shim"] is not None:
     import hbshim
 
@@ -34,39 +36,40 @@ import sys
 import time
 from urllib.parse import parse_qs
 
-from wsgi_harness.cell.beaters import Beater, native_sleep, native_thread
+from wsgi_harness.cell.beaters import Beater
 from wsgi_harness.cell.clients import CLIENTS
 from wsgi_harness.cell.ticks import Ticks
 
 Answer = dict[str, object]
+Query = dict[str, list[str]]
 
 _client = CLIENTS[CELL["library"]](
     os.environ["AMQP_URL"], (CELL["host"], CELL["port"]), CELL["heartbeat"], CELL["name"]
 )
-_beater = Beater(_client, CELL["heartbeat"] / 4)
+_beater = Beater(_client, CELL["heartbeat"] / 4, _green)
 _ticks: dict[str, Ticks] = {}
 
 
-def _open(_query: dict[str, list[str]]) -> Answer:
+def _open(_query: Query, body: str) -> Answer:
     _ticks["green"], _ticks["native"] = Ticks(CELL["tick"]), Ticks(CELL["tick"])
     # In the request's own thread: this is the hub that an application would use.
-    eventlet.spawn(_ticks["green"].run, eventlet.sleep)
-    native_thread(_ticks["native"].run, native_sleep())
-    _client.open()
+    _green.spawn(_ticks["green"].run, _green.sleep)
+    _green.native_thread(_ticks["native"].run, _green.native_sleep())
+    _client.open(body if CELL["tls"] else None)
     _beater.start(CELL["beater"])
     return {"python": sys.version.split()[0], "versions": _versions()}
 
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in ("eventlet", "kombu", "amqp", "pika", "mod_wsgi"):
+    for name in (CELL["green"], "kombu", "amqp", "pika", "mod_wsgi"):
         # mod_wsgi may be a module of Apache's alone, without its Python package.
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
 
 
-def _publish(query: dict[str, list[str]]) -> Answer:
+def _publish(query: Query, _body: str) -> Answer:
     accepted = 0
     for number in range(int(query["count"][0])):
         try:
@@ -77,7 +80,7 @@ def _publish(query: dict[str, list[str]]) -> Answer:
     return {"accepted": accepted}
 
 
-def _report(_query: dict[str, list[str]]) -> Answer:
+def _report(_query: Query, _body: str) -> Answer:
     return {
         "ticks": {name: ticks.report() for name, ticks in _ticks.items()},
         "beater": _beater.report(),
@@ -102,7 +105,12 @@ def _shim() -> Answer:
             for engine in heartbeats.engines()
         ],
         "links": [
-            {"name": link.name, "state": link.state.value, "beats": link.beats}
+            {
+                "name": link.name,
+                "state": link.state.value,
+                "route": link.wire.route,
+                "beats": link.beats,
+            }
             for link in heartbeats.links()
         ],
     }
@@ -112,7 +120,7 @@ def _describe(error: BaseException) -> Answer:
     return {"type": type(error).__name__, "message": str(error)[:200]}
 
 
-_ROUTES: dict[tuple[str, str], Callable[[dict[str, list[str]]], Answer]] = {
+_ROUTES: dict[tuple[str, str], Callable[[Query, str], Answer]] = {
     ("POST", "/open"): _open,
     ("POST", "/publish"): _publish,
     ("GET", "/report"): _report,
@@ -129,7 +137,9 @@ def application(
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"POST /open, POST /publish?count=N or GET /report\n"]
     try:
-        answer = handler(parse_qs(environ["QUERY_STRING"]))
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        body = environ["wsgi.input"].read(length).decode() if length else ""
+        answer = handler(parse_qs(environ["QUERY_STRING"]), body)
     except Exception as error:
         answer = {"error": _describe(error)}
     answer |= {"pid": os.getpid(), "began": began, "ended": time.time()}

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
-
-import eventlet
-import eventlet.patcher
-import eventlet.tpool
 
 from wsgi_harness.cell.clients import Client
-
-Sleep = Callable[[float], object]
+from wsgi_harness.cell.green import Green, Sleep
 
 
 class Beater:
@@ -21,11 +15,13 @@ class Beater:
     Parameters:
         client: whose connection to keep.
         every: seconds between two calls. oslo.messaging's thread calls four times in T.
+        green: the green library of this cell.
     """
 
-    def __init__(self, client: Client, every: float) -> None:
+    def __init__(self, client: Client, every: float, green: Green) -> None:
         self._client = client
         self._every = every
+        self._library = green
         self._calls: list[float] = []
         self._error: dict[str, object] | None = None
 
@@ -38,22 +34,25 @@ class Beater:
         return {"calls": list(self._calls), "error": self._error}
 
     def _green(self) -> None:
-        eventlet.spawn(self._loop, eventlet.sleep, self._client.beat)
+        self._library.spawn(self._loop, self._library.sleep, self._client.beat)
 
     def _tpool(self) -> None:
-        eventlet.spawn(
-            self._loop, eventlet.sleep, lambda: eventlet.tpool.execute(self._client.beat)
+        self._library.spawn(
+            self._loop, self._library.sleep, lambda: self._library.in_pool(self._client.beat)
         )
 
     def _native(self) -> None:
-        native_thread(self._loop, native_sleep(), self._client.beat)
+        self._start_native(self._client.beat)
 
     def _native_drained(self) -> None:
         def beat_and_drain() -> None:
             self._client.beat()
             self._client.drain()
 
-        native_thread(self._loop, native_sleep(), beat_and_drain)
+        self._start_native(beat_and_drain)
+
+    def _start_native(self, beat: Callable[[], object]) -> None:
+        self._library.native_thread(self._loop, self._library.native_sleep(), beat)
 
     def _nothing(self) -> None:
         """Start nothing: nobody beats, or hbshim does."""
@@ -80,15 +79,3 @@ STARTERS: dict[str, Callable[[Beater], None]] = {
     "native": Beater._native,
     "native-drained": Beater._native_drained,
 }
-
-
-def native_thread(target: Callable[..., None], *arguments: Any) -> None:
-    """Run `target` in an operating-system thread, past eventlet, as oslo.messaging did."""
-    threading = eventlet.patcher.original("threading")
-    threading.Thread(target=target, args=arguments, daemon=True).start()
-
-
-def native_sleep() -> Sleep:
-    """A sleep that blocks its operating-system thread and never enters a hub."""
-    sleep: Sleep = eventlet.patcher.original("time").sleep
-    return sleep

@@ -5,6 +5,7 @@ Nothing here knows of hbshim: the cells with it run the same code.
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -15,8 +16,12 @@ _OPEN_LIMIT = 15
 class Client(Protocol):
     """One connection of one library."""
 
-    def open(self) -> None:
-        """Connect and open a channel."""
+    def open(self, ca_pem: str | None) -> None:
+        """Connect and open a channel.
+
+        Parameters:
+            ca_pem: PEM of the authority to trust over TLS; None for a plain connection.
+        """
 
     def beat(self) -> None:
         """Call what the library offers for keeping a connection alive."""
@@ -42,8 +47,9 @@ class KombuClient:
         import kombu
 
         account = urlsplit(url)
+        self._host = address[0]
         self._connection: Any = kombu.Connection(
-            hostname=address[0],
+            hostname=self._host,
             port=address[1],
             userid=unquote(account.username or ""),
             password=unquote(account.password or ""),
@@ -54,9 +60,12 @@ class KombuClient:
         )
         self._producer: Any = None
 
-    def open(self) -> None:
+    def open(self, ca_pem: str | None) -> None:
         import kombu
 
+        if ca_pem is not None:
+            context = {"cadata": ca_pem, "check_hostname": True}
+            self._connection.ssl = {"context": context, "server_hostname": self._host}
         self._connection.connect()
         self._producer = kombu.Producer(self._connection.channel())
 
@@ -94,9 +103,12 @@ class PikaClient:
         self._connection: Any = None
         self._channel: Any = None
 
-    def open(self) -> None:
+    def open(self, ca_pem: str | None) -> None:
         import pika
 
+        if ca_pem is not None:
+            context = ssl.create_default_context(cadata=ca_pem)
+            self._parameters.ssl_options = pika.SSLOptions(context, self._parameters.host)
         self._connection = pika.BlockingConnection(self._parameters)
         self._channel = self._connection.channel()
 

@@ -14,7 +14,7 @@ import pika
 from wsgi_harness.matrix.scenarios import MESSAGES, SILENCE, Scenario, queue_of
 from wsgi_harness.observe import cells, observer, wiretap
 from wsgi_harness.observe.cells import Answer, Cell
-from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request
+from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request, WireView
 from wsgi_harness.observe.observer import BrokerWatch
 from wsgi_harness.stack.stack import BROKER, Stack
 
@@ -61,7 +61,14 @@ class Matrix:
         self._display = display
         self._lap = lap
         secret = stack.broker.password
-        self._cells = {each.name: Cell(stack.cell_url(each.name), secret) for each in scenarios}
+        tls = any(scenario.world.tls for scenario in scenarios)
+        ca_pem = (stack.broker.ca_pem if tls else None) or ""
+        self._cells = {
+            each.name: Cell(
+                stack.cell_url(each.name), secret, ca_pem=ca_pem if each.world.tls else ""
+            )
+            for each in scenarios
+        }
 
     def measure(self) -> list[Observation]:
         """Take every cell through open, silence and publish.
@@ -82,7 +89,7 @@ class Matrix:
             reports = self._each("collecting", Cell.report, ready)
         arrived = self._arrived({name: answer for name, (_, answer) in published.items()})
         from_log = observer.read_log(self._log(BROKER))
-        wire = wiretap.read(self._log(wiretap.RELAY))
+        wire = self._wire()
 
         def observation(name: str) -> Observation:
             if name not in ready:
@@ -104,6 +111,14 @@ class Matrix:
     def log_tail(self, name: str) -> tuple[str, ...]:
         """The end of a cell's Apache log."""
         return tuple(self._log(name)[-_LOG_LINES:])
+
+    def _wire(self) -> Mapping[str, WireView]:
+        relayed = [each.name for each in self._scenarios if not each.world.tls]
+        seen = wiretap.read(self._log(wiretap.RELAY)) if relayed else {}
+        unseen = WireView(visible=False)
+        return {
+            each.name: unseen if each.world.tls else seen[each.name] for each in self._scenarios
+        }
 
     def _log(self, service: str) -> list[str]:
         text = self._stack.logs(service).replace(self._stack.broker.password, "***")

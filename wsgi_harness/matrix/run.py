@@ -13,7 +13,7 @@ import requests
 
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images, prepare
-from wsgi_harness.errors import CommandError
+from wsgi_harness.errors import CommandError, HarnessError
 from wsgi_harness.matrix.matrix import Display, Matrix
 from wsgi_harness.matrix.scenarios import Scenario, orders
 from wsgi_harness.matrix.verdict import Verdict, judge
@@ -57,18 +57,20 @@ def run(
 
     Parameters:
         heartbeat: T, in whole seconds.
-        rabbitmq_image: an image to use as the broker instead of hbshim's own.
+        rabbitmq_image: an image to use as the broker instead of hbshim's own; the cells
+            over TLS are left out then.
         prepared: an engine and images that are ready, where the caller has them.
 
     Raises:
         HarnessError: the containers cannot be had, or the broker cannot be observed.
     """
+    scenarios = that_can_run(scenarios, rabbitmq_image, display)
     clock = _Stopwatch()
     engine, images = prepared or prepare(rabbitmq_image=rabbitmq_image, progress=display.say)
     clock.lap("images")
     stack = Stack(
         project_name("regression"),
-        _services(scenarios, heartbeat),
+        services_of(scenarios, heartbeat),
         rabbitmq_image=rabbitmq_image,
         heartbeat=heartbeat,
         prepared=(engine, images),
@@ -95,6 +97,30 @@ def run(
         observations=tuple(measured.observations),
         verdicts=tuple(measured.verdicts),
     )
+
+
+def that_can_run(
+    scenarios: Sequence[Scenario], rabbitmq_image: str | None, display: Display
+) -> Sequence[Scenario]:
+    """The scenarios without those over TLS, where the broker is not hbshim's own image.
+
+    Raises:
+        HarnessError: then none is left.
+    """
+    if rabbitmq_image is None:
+        return scenarios
+    possible = [scenario for scenario in scenarios if not scenario.world.tls]
+    if not possible:
+        raise HarnessError(
+            f"the image {rabbitmq_image} has no TLS listener that the cells know; "
+            "run the cells over TLS without --rabbitmq-image"
+        )
+    if len(possible) < len(scenarios):
+        display.say(
+            f"left out: {len(scenarios) - len(possible)} cells over TLS, which need "
+            "hbshim's own broker image"
+        )
+    return possible
 
 
 class _Measured(NamedTuple):
@@ -128,9 +154,10 @@ def _measure(
     return _Measured(version, observations, verdicts)
 
 
-def _services(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
-    names = [scenario.name for scenario in scenarios]
-    addresses = wiretap.addresses(names)
+def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
+    """A container for each cell, and the relay where one goes through it."""
+    relayed = [scenario.name for scenario in scenarios if not scenario.world.tls]
+    addresses = wiretap.addresses(relayed)
     services = [
         CellService(
             scenario.name,
@@ -138,12 +165,14 @@ def _services(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService
                 "MPM": scenario.world.mpm,
                 "WSGI_MODE": scenario.world.mode,
                 "WSGI_THREADS": str(scenario.world.threads),
-                "CELL": json.dumps(orders(scenario, heartbeat, addresses[scenario.name])),
+                "CELL": json.dumps(
+                    orders(scenario, heartbeat, addresses.get(scenario.name, wiretap.ENCRYPTED))
+                ),
             },
         )
         for scenario in scenarios
     ]
-    return [wiretap.service(names), *services]
+    return [wiretap.service(relayed), *services] if relayed else services
 
 
 class _Stopwatch:

@@ -46,7 +46,9 @@ class World:
     Attributes:
         mpm: Apache's multi-processing module.
         mode: mod_wsgi's mode.
-        patched: whether ``eventlet.monkey_patch()`` is called; eventlet is imported anyway.
+        green: the green library, which is imported in any case.
+        patched: whether it patches the standard library.
+        tls: whether the cell connects over TLS, and so past the relay.
         threads: request threads in the process; prefork embedded has one by nature.
     """
 
@@ -54,7 +56,9 @@ class World:
     title: str
     mpm: Literal["prefork", "event"] = "prefork"
     mode: Literal["embedded", "daemon"] = "embedded"
+    green: Literal["eventlet", "gevent"] = "eventlet"
     patched: bool = True
+    tls: bool = False
     threads: int = 1
 
 
@@ -113,6 +117,8 @@ WORLDS = (
     World("unpatched", "prefork, embedded, nothing patched", patched=False),
     World("daemon", "prefork, daemon mode, monkey-patched", mode="daemon", threads=4),
     World("event", "event MPM, embedded, monkey-patched", mpm="event", threads=4),
+    World("gevent", "prefork, embedded, patched by gevent", green="gevent"),
+    World("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
 )
 
 METHODS = (
@@ -120,7 +126,7 @@ METHODS = (
     Method(
         "green",
         "green thread",
-        "eventlet.spawn: the library's heartbeat call every T/4.",
+        "eventlet.spawn or gevent.spawn: the library's heartbeat call every T/4.",
         beater="green",
     ),
     Method(
@@ -179,6 +185,10 @@ _READS = (
     "Under load it is not safe: two threads share one connection."
 )
 _BEATS = "hbshim beats on the wire from a native thread of its own, beneath the client."
+_ENCRYPTS = (
+    "hbshim beats through the connection's own TLS session, from a native thread, one thread at "
+    "a time."
+)
 _FORCED = (
     "The user forced a worker that lives in the parked hub. hbshim obeys, warns, and records the "
     "late ticks."
@@ -186,13 +196,15 @@ _FORCED = (
 
 # (method, libraries, worlds, expected, reason)
 _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
-    ("none", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "closed", _NOBODY),
-    ("green", LIBRARIES, ("prefork", "unpatched"), "closed", _PARKED),
+    ("none", LIBRARIES, tuple(world.key for world in WORLDS), "closed", _NOBODY),
+    ("green", LIBRARIES, ("prefork", "unpatched", "gevent"), "closed", _PARKED),
     ("tpool", LIBRARIES, ("prefork", "unpatched"), "closed", _POOLED),
     ("native", ("kombu",), ("prefork", "unpatched"), "closed", _UNREAD),
     ("native", ("pika",), ("prefork", "unpatched"), "alive", _READS),
     ("native-drained", ("kombu",), ("prefork", "unpatched"), "alive", _READS),
     ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _BEATS),
+    ("hbshim-auto", LIBRARIES, ("gevent",), "alive", _BEATS),
+    ("hbshim-auto", LIBRARIES, ("tls",), "alive", _ENCRYPTS),
     ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _BEATS),
     ("hbshim-greenthread", LIBRARIES, ("prefork",), "closed", _FORCED),
     ("hbshim-tpool", LIBRARIES, ("prefork",), "closed", _FORCED),
@@ -247,7 +259,9 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "name": scenario.name,
         "library": scenario.library,
         "beater": scenario.method.beater,
+        "green": scenario.world.green,
         "patched": scenario.world.patched,
+        "tls": scenario.world.tls,
         "shim": None if scenario.method.shim is None else dict(scenario.method.shim),
         "heartbeat": heartbeat,
         "tick": heartbeat / TICKS,

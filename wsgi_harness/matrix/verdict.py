@@ -121,14 +121,19 @@ def _describe(seen: Observation, heartbeat: int) -> str:
     if seen.survived:
         return f"open after {(seen.silence[1] - seen.silence[0]) / heartbeat:.1f} T"
     closed, heard = seen.broker.closed, seen.client_last_heard
-    if closed is None or heard is None:
+    if closed is None:
         return "gone, not in the log"
+    if heard is None:
+        return "closed"
     return f"closed after {(closed - heard) / heartbeat:.1f} T"
 
 
 def _notes(seen: Observation, heartbeat: int) -> Iterator[str]:
     if seen.messages.swallowed:
         yield f"{seen.messages.swallowed} messages were accepted and never arrived"
+    if seen.shim is not None and not seen.wire.visible:
+        beats = seen.shim["counters"].get("beats_sent", 0)
+        yield f"the wire is encrypted; by its own account hbshim sent {beats} heartbeats"
     if error := seen.beater.get("error"):
         yield f"the thread ended with {error['type']}: {error['message']}"
     if seen.native is not None and seen.native.worst > heartbeat / 2:

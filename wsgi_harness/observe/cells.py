@@ -23,15 +23,17 @@ class Cell:
     Parameters:
         url: its root, without a slash at the end.
         secret: taken out of everything that the cell answers.
+        ca_pem: PEM of the broker's authority, for a cell that connects over TLS.
     """
 
-    def __init__(self, url: str, secret: str) -> None:
-        self._url = url
+    def __init__(self, url: str, secret: str, ca_pem: str = "") -> None:
+        self.url = url
         self._secret = secret
+        self._ca_pem = ca_pem
 
     def open(self) -> tuple[Request, Answer]:
         """Have it open its connection."""
-        return self._timed("open", "/open")
+        return self._timed("open", "/open", self._ca_pem)
 
     def publish(self, count: int) -> tuple[Request, Answer]:
         """Have it publish `count` messages."""
@@ -42,9 +44,11 @@ class Cell:
         status, answer = self._ask("GET", "/report")
         return answer if status == 200 else {}
 
-    def _timed(self, kind: Literal["open", "publish"], path: str) -> tuple[Request, Answer]:
+    def _timed(
+        self, kind: Literal["open", "publish"], path: str, body: str = ""
+    ) -> tuple[Request, Answer]:
         began = time.time()
-        status, answer = self._ask("POST", path)
+        status, answer = self._ask("POST", path, body)
         error = answer.get("error")
         request = Request(
             kind,
@@ -56,9 +60,9 @@ class Cell:
         )
         return request, answer
 
-    def _ask(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
+    def _ask(self, method: str, path: str, body: str = "") -> tuple[int, dict[str, Any]]:
         try:
-            response = requests.request(method, self._url + path, timeout=_LIMIT)
+            response = requests.request(method, self.url + path, data=body, timeout=_LIMIT)
         except requests.RequestException as error:
             return 0, _failure(f"no answer from the cell ({type(error).__name__})")
         try:

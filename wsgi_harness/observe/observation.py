@@ -64,6 +64,8 @@ class WireView:
         ended: when the first of the two kernels ended its stream.
         ended_by: ``client`` or ``server``.
         errors: what was not whole AMQP frames.
+        visible: False for an encrypted connection, which goes past the relay: then the
+            fields above are empty and say nothing.
     """
 
     client_beats: tuple[float, ...] = ()
@@ -71,6 +73,7 @@ class WireView:
     ended: float | None = None
     ended_by: str = ""
     errors: tuple[str, ...] = ()
+    visible: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ class Observation:
 
     @property
     def client_last_heard(self) -> float | None:
-        """When the client's last byte before the second request left for the broker."""
+        """When the client's last byte before the second request left; None where nobody saw."""
+        if self.shim is not None and not self.wire.visible:
+            return None
         opened = [request.ended for request in self.requests if request.kind == "open"]
         heard = [*opened, *(at for at in self.wire.client_beats if at <= self.silence[1])]
         return max(heard, default=None)

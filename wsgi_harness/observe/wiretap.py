@@ -14,6 +14,8 @@ from wsgi_harness.stack.stack import BROKER, CellService
 RELAY = "relay"
 _FIRST_PORT = 20000
 _BROKER_PORT = 5672
+#: Where cells go that encrypt: the relay could not read a frame of theirs.
+ENCRYPTED = (BROKER, 5671)
 
 
 def addresses(cells: Sequence[str]) -> dict[str, tuple[str, int]]:

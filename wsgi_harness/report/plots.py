@@ -120,7 +120,9 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
         shown = [at - origin for at in times if at - origin <= end]
         axes.plot(shown, [rows[lane]] * len(shown), zorder=3, clip_on=False, **mark.style)
         if not shown and lane != "requests":
-            axes.text(0, rows[lane], "none", color=GREY, style="italic", va="center", fontsize=8.5)
+            hidden = mark in (CLIENT_BEAT, SERVER_BEAT) and not seen.wire.visible
+            text = "encrypted, so nobody saw" if hidden else "none"
+            axes.text(0, rows[lane], text, color=GREY, style="italic", va="center", fontsize=8.5)
 
     put("requests", REQUEST, [each.began for each in seen.requests if not each.failed])
     put("requests", FAILED, [each.began for each in seen.requests if each.failed])

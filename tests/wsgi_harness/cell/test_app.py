@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+import trustme
 
 from wsgi_harness.matrix import scenarios
 from wsgi_harness.matrix.scenarios import SCENARIOS, Scenario, queue_of
@@ -17,12 +18,13 @@ from wsgi_harness.stack.broker import Broker
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 CALLS = """
-import json, sys
+import io, json, sys
 from wsgi_harness.cell.app import application
 
-def call(method, path, query=""):
+def call(method, path, query="", body=""):
     told = []
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
+    environ |= {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body.encode())}
     body = b"".join(application(environ, lambda status, headers: told.append(status)))
     return [told[0], body.decode()]
 
@@ -53,12 +55,26 @@ ROUND = (("POST", "/open"), ("POST", "/publish", "count=3"), ("GET", "/report"))
 
 @pytest.mark.parametrize(
     "name",
-    ["none-kombu", "native-drained-kombu-unpatched", "hbshim-auto-kombu", "hbshim-auto-pika"],
+    [
+        "none-kombu",
+        "native-drained-kombu-unpatched",
+        "hbshim-auto-kombu",
+        "hbshim-auto-pika",
+        "hbshim-auto-kombu-gevent",
+        "none-pika-tls",
+        "hbshim-auto-kombu-tls",
+        "hbshim-auto-pika-tls",
+    ],
 )
 def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
     scenario = BY_NAME[name]
+    round_, port = list(ROUND), broker.amqp_port
+    if scenario.world.tls:
+        assert broker.tls_port is not None
+        assert broker.ca_pem is not None
+        round_[0], port = ("POST", "/open", "", broker.ca_pem), broker.tls_port
 
-    answers = call(scenario, (broker.host, broker.amqp_port), broker.amqp_url(), *ROUND)
+    answers = call(scenario, (broker.host, port), broker.amqp_url(), *round_)
 
     assert [status for status, _ in answers] == ["200 OK"] * 3
     opened, published, report = (json.loads(body) for _, body in answers)
@@ -70,7 +86,27 @@ def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
         assert report["shim"] is None
     else:
         assert report["shim"]["counters"]["links_watched"] == 1
-        assert [link["state"] for link in report["shim"]["links"]] == ["alive"]
+        (link,) = report["shim"]["links"]
+        assert (link["state"], link["route"]) == (
+            "alive",
+            "tls" if scenario.world.tls else "plain",
+        )
+        assert scenario.world.green in opened["versions"]
+
+
+def test_a_broker_that_another_authority_vouches_for_is_refused(broker: Broker) -> None:
+    assert broker.tls_port is not None
+    foreign = trustme.CA().cert_pem.bytes().decode()
+
+    for library in ("kombu", "pika"):
+        ((status, body),) = call(
+            BY_NAME[f"none-{library}-tls"],
+            (broker.host, broker.tls_port),
+            broker.amqp_url(),
+            ("POST", "/open", "", foreign),
+        )
+        assert status == "500 Internal Server Error"
+        assert "certificate" in body.lower()
 
 
 def test_a_broker_that_cannot_be_reached_is_a_failed_request_without_the_password() -> None:

@@ -9,30 +9,35 @@ from typing import Any
 
 import pytest
 
+from wsgi_harness.cell.green import GREEN
+
 SCRIPT = """
-import json, sys, threading, time
-import eventlet
+import json, sys
+from wsgi_harness.cell.green import GREEN
+green = GREEN[sys.argv[1]]()
 if "patched" in sys.argv:
-    eventlet.monkey_patch()
-from wsgi_harness.cell.beaters import Beater, native_sleep
+    green.monkey_patch()
+import time
+from hbshim.runtime.unpatched import get_native_id
+from wsgi_harness.cell.beaters import Beater
 
 class Client:
     def __init__(self):
         self.threads, self.drained = [], 0
     def beat(self):
-        self.threads.append(eventlet.patcher.original("threading").get_native_id())
+        self.threads.append(get_native_id())
         if len(self.threads) == 3:
             raise ConnectionError("Too many heartbeats missed")
     def drain(self):
         self.drained += 1
 
 client, run_hub = Client(), "hub" in sys.argv
-beater = Beater(client, 0.01)
-beater.start(sys.argv[1])
-deadline = time.monotonic() + (20 if sys.argv[2] == "beats" else 0.5)
+beater = Beater(client, 0.01, green)
+beater.start(sys.argv[2])
+deadline = time.monotonic() + (20 if sys.argv[3] == "beats" else 0.5)
 while time.monotonic() < deadline and beater.report()["error"] is None:
-    (eventlet.sleep if run_hub else native_sleep())(0.01)
-main = eventlet.patcher.original("threading").get_native_id()
+    (green.sleep if run_hub else green.native_sleep())(0.01)
+main = get_native_id()
 json.dump({
     "report": beater.report(),
     "own_thread": bool(client.threads) and main not in client.threads,
@@ -41,9 +46,9 @@ json.dump({
 """
 
 
-def run(method: str, expected: str, *world: str) -> Any:
+def run(library: str, method: str, expected: str, *world: str) -> Any:
     finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, method, expected, *world],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, library, method, expected, *world],
         capture_output=True,
         text=True,
         timeout=60,
@@ -55,10 +60,11 @@ def run(method: str, expected: str, *world: str) -> Any:
 
 @pytest.mark.parametrize("world", [(), ("patched",)], ids=["unpatched", "patched"])
 @pytest.mark.parametrize("method", ["native", "native-drained"])
+@pytest.mark.parametrize("library", GREEN)
 def test_a_native_thread_beats_without_a_hub_until_the_library_gives_up(
-    method: str, world: tuple[str, ...]
+    library: str, method: str, world: tuple[str, ...]
 ) -> None:
-    told = run(method, "beats", *world)
+    told = run(library, method, "beats", *world)
 
     assert told["own_thread"]
     assert len(told["report"]["calls"]) == 3
@@ -67,15 +73,19 @@ def test_a_native_thread_beats_without_a_hub_until_the_library_gives_up(
 
 
 @pytest.mark.parametrize(("method", "own_thread"), [("green", False), ("tpool", True)])
-def test_a_green_beater_beats_while_its_hub_runs(method: str, own_thread: bool) -> None:
-    told = run(method, "beats", "patched", "hub")
+@pytest.mark.parametrize("library", GREEN)
+def test_a_green_beater_beats_while_its_hub_runs(
+    library: str, method: str, own_thread: bool
+) -> None:
+    told = run(library, method, "beats", "patched", "hub")
 
     assert len(told["report"]["calls"]) == 3
     assert told["own_thread"] is own_thread
 
 
 @pytest.mark.parametrize("method", ["green", "tpool", "none"])
-def test_a_green_beater_never_beats_while_its_hub_is_parked(method: str) -> None:
-    told = run(method, "never", "patched")
+@pytest.mark.parametrize("library", GREEN)
+def test_a_green_beater_never_beats_while_its_hub_is_parked(library: str, method: str) -> None:
+    told = run(library, method, "never", "patched")
 
     assert told["report"] == {"calls": [], "error": None}

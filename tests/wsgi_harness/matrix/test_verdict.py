@@ -16,7 +16,7 @@ from tests.wsgi_harness.cell_stories import (
     warned,
 )
 from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code, judge
-from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request
+from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request, WireView
 
 
 def verdict_on(name: str, seen: Observation) -> Verdict:
@@ -130,6 +130,18 @@ def test_messages_that_were_accepted_and_never_arrived_are_noted() -> None:
     verdict = verdict_on("none-kombu", swallowed)
 
     assert any("3 messages were accepted and never arrived" in note for note in verdict.notes)
+
+
+def test_beats_that_nobody_could_see_are_told_by_hbshims_own_account() -> None:
+    lived = alive("hbshim-auto-kombu-tls")
+    unseen = replace(lived, wire=WireView(visible=False))
+
+    verdict = verdict_on("hbshim-auto-kombu-tls", unseen)
+
+    assert verdict.outcome is Outcome.HELD
+    assert any("by its own account hbshim sent 12 heartbeats" in note for note in verdict.notes)
+    died = replace(closed("x"), wire=WireView(visible=False), shim=lived.shim)
+    assert verdict_on("hbshim-auto-kombu-tls", died).seen == "closed"
 
 
 def test_a_machine_that_stood_still_is_noted() -> None:

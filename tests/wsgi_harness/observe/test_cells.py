@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -25,8 +26,11 @@ ANSWERS = {
 
 
 class Application(BaseHTTPRequestHandler):
+    bodies: ClassVar[list[str]] = []
+
     def answer(self) -> None:
         status, body = ANSWERS[self.path]
+        self.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
         self.send_response(status)
         self.end_headers()
         self.wfile.write(body.encode())
@@ -54,6 +58,17 @@ def test_a_request_is_timed_by_the_application(cell: Cell) -> None:
     assert not request.failed
     assert (request.began, request.ended) == (10.0, 10.5)
     assert answer["pid"] == 7
+
+
+def test_the_authority_goes_with_the_first_request_alone(cell: Cell) -> None:
+    encrypted = Cell(cell.url, SECRET, ca_pem="-----BEGIN CERTIFICATE-----")
+    Application.bodies.clear()
+
+    encrypted.open()
+    encrypted.publish(3)
+    cell.open()
+
+    assert Application.bodies == ["-----BEGIN CERTIFICATE-----", "", ""]
 
 
 def test_a_failed_request_keeps_its_error_without_the_secret(cell: Cell) -> None:

@@ -83,7 +83,7 @@ def test_a_finding_is_at_the_top_and_in_the_grid_and_at_its_cell() -> None:
 
     page = report.render(results(select(["green-*"]), green_kombu=survived))
 
-    assert "1 of 4 expectations were not met" in page
+    assert "1 of 6 expectations were not met" in page
     before_grid = page[: page.index("<table>")]
     assert "the connection survived although it was expected to be closed" in before_grid
     assert '<td class="alive unmet"><a href="#green-kombu">' in page

@@ -154,7 +154,7 @@ class Link:
             view.queued,
             view.in_flight,
             unread,
-            self._unread_ago(now, unread),
+            self._unread_ago(now, unread, view.received_ago),
             writing,
             view.peer_closed,
             ticked_ago=self._ticked_ago(now),
@@ -171,7 +171,7 @@ class Link:
             queued,
             queued,
             unread,
-            self._unread_ago(now, unread),
+            self._unread_ago(now, unread, float("inf")),
             writing,
             peer_closed=not self.guard.readers.occupied and self.wire.peer_closed(),
             ticked_ago=self._ticked_ago(now),
@@ -185,9 +185,16 @@ class Link:
             return 0.0
         return now - max(self.guard.last_write, self.guard.last_read, last_tick())
 
-    def _unread_ago(self, now: float, unread: int) -> float:
-        # What the client has read since the last look was unread until then.
-        return 0 if unread else now - max(self._last_unread, self.guard.last_read)
+    def _unread_ago(self, now: float, unread: int, received_ago: float) -> float:
+        if unread:
+            return 0
+        seen = self._last_unread
+        # Bytes that a look saw wait, after a silence, were unread until the client read them,
+        # and may have closed the window until then. A heartbeat that it happened to read has not,
+        # and must not put off the end of a silence that began before.
+        if seen > now - received_ago:
+            seen = max(seen, self.guard.last_read)
+        return now - seen
 
     def _drain(self, now: float) -> bool:
         if self.guard.closed or not self.guard.readers.engine_enters():

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import time
 
 import pytest
 
@@ -142,6 +143,41 @@ def test_unread_bytes_of_the_peer_keep_a_link_from_being_called_dead(connected):
     service.watch(link, "pthread")
     wait_until(lambda: link.beats >= 8)
     assert link.state is State.ALIVE
+
+
+@pytest.fixture
+def looked_at(connected):
+    """A link, a peer, and a way to look at the link when its kernel says so long a silence."""
+    client, peer = connected
+    link = link_on(client, HeartbeatService(), timeout=1.0)
+    view = link.wire.kernel_view()
+
+    def look(now, silence):
+        link.wire.kernel_view = lambda: view._replace(received_ago=silence)
+        link.turn(now)
+        return link.state
+
+    return client, peer, link, look
+
+
+def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(looked_at):
+    _, _, link, look = looked_at
+    now = time.monotonic() + 100
+    assert look(now - 1.1, silence=0.95) is State.ALIVE
+    link.guard.last_read = now - 1.0
+    assert look(now, silence=2.05) is State.LOST
+
+
+def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(looked_at):
+    client, peer, link, look = looked_at
+    now = time.monotonic() + 100
+    peer.sendall(b"\x01\x00\x01")
+    wait_until(lambda: link.wire.unread() == 3)
+    assert look(now - 3.0, silence=1.5) is State.ALIVE
+    client.recv(3)
+    link.guard.last_read = now - 1.5
+    assert look(now, silence=4.5) is State.ALIVE
+    assert look(now + 0.6, silence=5.1) is State.LOST
 
 
 def test_a_write_on_a_closed_peer_fails_instead_of_being_swallowed(connected):

@@ -16,6 +16,7 @@ PIKA = ["pika>=1.3,<2"]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
+OTEL = ["opentelemetry-api>=1.20,<2"]
 HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", "tenacity>=8.2,<10"]
 TEST = [
     *HARNESS,
@@ -23,10 +24,12 @@ TEST = [
     *EVENTLET,
     *GEVENT,
     *PROMETHEUS,
+    *OTEL,
     "build>=1",
     "gunicorn>=21,<26",
     "import-linter>=2",
     "mypy>=1.11",
+    "opentelemetry-sdk>=1.20,<2",
     "pytest>=8",
     "pytest-docker>=3.1,<4",
     "pytest-xdist>=3.5,<4",
@@ -63,6 +66,7 @@ setup(
         "eventlet": EVENTLET,
         "gevent": GEVENT,
         "prometheus": PROMETHEUS,
+        "otel": OTEL,
         "harness": HARNESS,
         "test": TEST,
     },

@@ -291,6 +291,8 @@ class Link:
                 event, sample = self._look(time.monotonic(), writing=True)
                 if event in (Event.PEER_CLOSED, Event.SILENT):
                     self._step(event, sample)
+        if self.state is State.LOST:
+            self._metrics.count("stale_writes_prevented")
 
     def close(self) -> None:
         """The application closes the connection: no look, no beat from here on."""

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from hbshim.heartbeat.engine import Engine
+from hbshim.heartbeat.engine import LATENESS_BOUNDS, Engine
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import current
 from hbshim.heartbeat.wire import Wire
@@ -26,7 +26,8 @@ def status() -> dict[str, Any]:
         does not tell, or no more), and since the *application* last wrote and read,
         which beats do not hide.
         ``engines``: for each worker its number of links, wake-ups, latest lateness and
-        the worst of its latest 100 looks; below 0 is early.
+        the worst of its latest 100 looks, where below 0 is early; and how many looks
+        came how late: one count for each upper bound, and one for what is beyond.
         ``counters``: see docs/observing.md.
     """
     service, now = current(), time.monotonic()
@@ -75,6 +76,11 @@ def _engine(engine: Engine, links: int) -> dict[str, Any]:
         "wakeups": engine.wakeups,
         "latest_lateness": lateness[-1] if lateness else 0.0,
         "worst_lateness": max(lateness, default=0.0),
+        "lateness": {
+            "bounds": list(LATENESS_BOUNDS),
+            "counts": list(engine.looks_by_lateness),
+            "total": engine.late_for,
+        },
     }
 
 

@@ -1,0 +1,137 @@
+"""What is exported as metrics, once for every exporter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Generic, TypeAlias, TypeVar
+
+Value = TypeVar("Value")
+
+#: From :func:`hbshim.status` to values, each with those of its labels.
+Read: TypeAlias = Callable[[dict[str, Any]], Iterable[tuple[tuple[str, ...], Value]]]
+
+_EVENT = "event:"
+
+
+@dataclass(frozen=True)
+class Measure(Generic[Value]):
+    """One metric.
+
+    Attributes:
+        name: without the prefix of the project; in Prometheus' way, but for ``_total``.
+        labels: names of the labels that :attr:`read` gives values of.
+    """
+
+    name: str
+    help: str
+    read: Read[Value]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Looks by how late they came.
+
+    Attributes:
+        counts: of looks that came at most so many seconds late; ``inf`` is the last.
+        total: of the seconds.
+    """
+
+    counts: tuple[tuple[float, int], ...]
+    total: float
+
+
+def _counter(name: str) -> Read[float]:
+    return lambda status: [((), status["counters"].get(name, 0))]
+
+
+def _events(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+    for name, count in status["counters"].items():
+        if name.startswith(_EVENT):
+            yield (name.removeprefix(_EVENT),), count
+
+
+def _deaths(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+    for cause in ("link-silent", "peer-closed"):
+        yield (cause,), status["counters"].get(_EVENT + cause, 0)
+
+
+def _links(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+    # Zeros too, so that a gauge comes down when the last link goes.
+    counts = Counter({(engine["worker"], "alive"): 0 for engine in status["engines"]})
+    counts.update((link["worker"], link["state"]) for link in status["links"])
+    return counts.items()
+
+
+def _latest_lateness(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+    # An engine of forced links may stand beside another of the same worker.
+    worst: dict[tuple[str, ...], float] = {}
+    for engine in status["engines"]:
+        key = (engine["worker"],)
+        worst[key] = max(worst.get(key, float("-inf")), engine["latest_lateness"])
+    return worst.items()
+
+
+def _lateness(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], Buckets]]:
+    by_worker: dict[str, list[dict[str, Any]]] = {}
+    for engine in status["engines"]:
+        by_worker.setdefault(engine["worker"], []).append(engine["lateness"])
+    for worker, found in by_worker.items():
+        bounds = [*found[0]["bounds"], float("inf")]
+        counts = accumulate(map(sum, zip(*(one["counts"] for one in found), strict=True)))
+        total = sum(one["total"] for one in found)
+        yield (worker,), Buckets(tuple(zip(bounds, counts, strict=True)), total)
+
+
+def _oldest(direction: str) -> Read[float]:
+    key = f"last_{direction}_ago"
+    return lambda status: [((), max((link[key] for link in status["links"]), default=0.0))]
+
+
+COUNTERS: tuple[Measure[float], ...] = (
+    Measure("beats_sent", "Heartbeats sent.", _counter("beats_sent")),
+    Measure(
+        "heartbeats_drained",
+        "Heartbeats of brokers taken off for clients that sat idle.",
+        _counter("heartbeats_drained"),
+    ),
+    Measure("links_watched", "Connections taken under watch.", _counter("links_watched")),
+    Measure("deaths", "Connections given up, by cause.", _deaths, ("cause",)),
+    Measure(
+        "stale_writes_prevented",
+        "Writes that failed at once instead of vanishing on a dead connection.",
+        _counter("stale_writes_prevented"),
+    ),
+    Measure(
+        "worker_changes",
+        "Times that connections were moved off a worker that came late.",
+        _counter(f"{_EVENT}worker-moved"),
+    ),
+    Measure("events", "Events recorded, by kind.", _events, ("kind",)),
+)
+
+GAUGES: tuple[Measure[float], ...] = (
+    Measure("links", "Connections under watch.", _links, ("worker", "state")),
+    Measure(
+        "latest_lateness_seconds",
+        "Lateness of the latest look; below 0 is early.",
+        _latest_lateness,
+        ("worker",),
+    ),
+    # A heartbeat must not hide a hung application: these are its own traffic's ages.
+    *(
+        Measure(
+            f"oldest_application_{direction}_seconds",
+            f"Longest time since an application's last {direction} on a connection.",
+            _oldest(direction),
+        )
+        for direction in ("write", "read")
+    ),
+)
+
+LATENESS: Measure[Buckets] = Measure(
+    "lateness_seconds", "How late looks at connections came.", _lateness, ("worker",)
+)

@@ -1,0 +1,178 @@
+"""Prometheus and OpenTelemetry export the same figures, of real links on real sockets."""
+
+import socket
+import sys
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import CollectorRegistry
+
+import hbshim.otel
+import hbshim.prometheus
+from hbshim.adapters.sockets import native_socket
+from hbshim.errors import MissingExtraError
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.service import current
+from hbshim.heartbeat.wire import Wire
+from tests.waiting import wait_until
+
+
+class Peer:
+    """A link under watch, and the socket at its other end."""
+
+    def __init__(self, timeout, worker="pthread"):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.client = socket.create_connection(server.getsockname())
+            self.peer, _ = server.accept()
+        wire = Wire(native_socket(self.client))
+        self.link = Link(wire, timeout, wire.name(), current().metrics)
+        current().watch(self.link, worker)
+
+    def close(self):
+        self.link.close()
+        self.client.close()
+        self.peer.close()
+
+
+@pytest.fixture
+def connect():
+    opened = []
+
+    def open_one(timeout):
+        opened.append(Peer(timeout))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def scrape():
+    registry = CollectorRegistry()
+    hbshim.prometheus.register(registry)
+
+    def value(name, **labels):
+        return registry.get_sample_value(f"hbshim_{name}", labels) or 0.0
+
+    return value
+
+
+@pytest.fixture
+def collect():
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    hbshim.otel.register(provider)
+
+    def value(name, **labels):
+        (resource,) = reader.get_metrics_data().resource_metrics
+        found = [
+            point.value
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == f"hbshim.{name}"
+            for point in metric.data.data_points
+            if dict(point.attributes) == labels
+        ]
+        return found[0] if found else 0.0
+
+    yield value
+    provider.shutdown()
+
+
+def test_links_and_beats(connect, scrape, collect):
+    beats, links = scrape("beats_sent_total"), scrape("links", worker="pthread", state="alive")
+    one, _ = connect(0.5), connect(60)
+    assert scrape("links", worker="pthread", state="alive") == links + 2
+    assert collect("links", worker="pthread", state="alive") == links + 2
+    wait_until(lambda: one.link.beats >= 1)
+    assert scrape("beats_sent_total") > beats
+    assert collect("beats_sent") > beats
+
+
+def test_lateness_is_a_histogram_of_every_look(connect, scrape, collect):
+    before = scrape("lateness_seconds_count", worker="pthread")
+    link = connect(0.5).link
+    wait_until(lambda: link.beats >= 1)
+    looks = scrape("lateness_seconds_count", worker="pthread")
+    assert looks > before
+    assert scrape("lateness_seconds_bucket", worker="pthread", le="+Inf") >= looks
+    assert scrape("lateness_seconds_bucket", worker="pthread", le="0.0") <= looks
+    assert scrape("lateness_seconds_sum", worker="pthread") >= 0
+    assert collect("lateness.looks", worker="pthread", le="inf") >= looks
+
+
+def test_a_late_look_is_in_the_bucket_of_its_lateness():
+    from hbshim.heartbeat.engine import LATENESS_BOUNDS, Engine
+    from hbshim.metrics import Metrics
+
+    now = [1000.0]
+    worker = type("W", (), {"name": "greenthread", "running": True, "wake": lambda _: None})()
+    engine = Engine(worker, Metrics(), lambda: now[0])
+    item = type("Item", (), {"timeout": 8.0, "turn": lambda _, now: now + 4})()
+    engine.watch(item)
+    engine.turn()
+    now[0] += 4.75
+    engine.turn()
+    assert engine.looks_by_lateness[LATENESS_BOUNDS.index(0.0)] == 1
+    assert engine.looks_by_lateness[LATENESS_BOUNDS.index(1.0)] == 1
+    assert sum(engine.looks_by_lateness) == 2
+    assert engine.late_for == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("cause", ["link-silent", "peer-closed"])
+def test_deaths_by_cause(connect, scrape, collect, cause):
+    before = scrape("deaths_total", cause=cause)
+    one = connect(0.5)
+    if cause == "peer-closed":
+        one.peer.close()
+    wait_until(lambda: one.link.state.value == "lost")
+    assert scrape("deaths_total", cause=cause) == before + 1
+    assert collect("deaths", cause=cause) == before + 1
+    assert scrape("events_total", kind=cause) >= before + 1
+
+
+def test_a_write_that_meets_a_dead_peer_is_counted(connect, scrape, collect):
+    before = scrape("stale_writes_prevented_total")
+    one = connect(60)
+    one.link.before_idle_write()
+    assert scrape("stale_writes_prevented_total") == before
+    one.peer.close()
+    wait_until(lambda: one.link.wire.kernel_view().peer_closed)
+    one.link.before_idle_write()
+    with pytest.raises(OSError):
+        one.client.sendall(b"publish")
+    assert scrape("stale_writes_prevented_total") == before + 1
+    assert collect("stale_writes_prevented") == before + 1
+
+
+def test_what_never_happened_is_exported_as_zero(scrape, collect):
+    """A rate over a counter that appears with its first event misses that event."""
+    registry = CollectorRegistry()
+    hbshim.prometheus.register(registry)
+    names = {sample.name for family in registry.collect() for sample in family.samples}
+    assert {
+        "hbshim_beats_sent_total",
+        "hbshim_deaths_total",
+        "hbshim_stale_writes_prevented_total",
+        "hbshim_worker_changes_total",
+        "hbshim_oldest_application_write_seconds",
+    } <= names
+    assert collect("worker_changes") == scrape("worker_changes_total")
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "extra"),
+    [
+        ("prometheus_client", "hbshim.prometheus", "prometheus"),
+        ("opentelemetry.metrics", "hbshim.otel", "otel"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, module, extra):
+    import importlib
+
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'hbshim\[{extra}\]'"):
+        importlib.import_module(module)

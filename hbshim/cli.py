@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,21 @@ BOOTSTRAP = Path(__file__).parent / "bootstrap"
 INDENT = "    "
 
 
+#: Commands that live in rooms of their own, each loaded when it is called.
+ELSEWHERE = {"doctor": "hbshim.doctor.command"}
+
+
 class HbshimGroup(click.Group):
     """Turns hbshim's own errors into one line and exit status 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE:
+            command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -45,3 +45,17 @@ class WorkerError(HbshimError):
 
 class WatchError(HbshimError):
     """A watch socket cannot be opened, or what answers there is not a process of hbshim's."""
+
+
+class BrokerError(HbshimError):
+    """A broker, or its management API, cannot be reached or lets nobody in.
+
+    Attributes:
+        sentence: what happened, without credentials.
+        remedy: what to do.
+    """
+
+    def __init__(self, sentence: str, remedy: str) -> None:
+        super().__init__(f"{sentence}: {remedy}")
+        self.sentence = sentence
+        self.remedy = remedy

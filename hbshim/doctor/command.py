@@ -1,0 +1,121 @@
+"""``hbshim doctor``, and ``python -m hbshim.doctor``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+
+import click
+
+from hbshim.doctor.examination import HEARTBEAT, TIMEOUT, examine
+from hbshim.errors import HbshimError
+
+URL_VARIABLE = "HBSHIM_BROKER_URL"
+
+
+@click.command(
+    short_help="Find what keeps heartbeats from working here, with remedies.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--url",
+    envvar=URL_VARIABLE,
+    help=f"Connect there and watch a beat; also from {URL_VARIABLE}, where no `ps` shows it.",
+)
+@click.option("--ca", metavar="FILE", help="PEM file of the authority to trust, for amqps://.")
+@click.option("--management", metavar="URL", help="RabbitMQ's management API, to list queues.")
+@click.option(
+    "--idle-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="After so long a silence a load balancer or firewall cuts a connection.",
+)
+@click.option("--client", type=click.Choice(["amqp", "pika"]), help="Connect with this library.")
+@click.option(
+    "--heartbeat",
+    type=click.IntRange(1, 65535),
+    default=HEARTBEAT,
+    show_default=True,
+    metavar="SECONDS",
+    help="T to ask for on the doctor's connection; short, to see beats soon.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1, max=3600),
+    default=TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="Everything with the broker together takes no longer.",
+)
+@click.option("--heartbeat-in-pthread", metavar="true|false|auto", help="See hbshim options.")
+@click.option("--worker", metavar="auto|pthread|greenthread|tpool", help="Force one worker.")
+@click.option("--all", "everything", is_flag=True, help="Show checks that do not apply, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.argument("surplus", nargs=-1, metavar="")
+def doctor(
+    url: str | None,
+    ca: str | None,
+    management: str | None,
+    idle_limit: float | None,
+    client: str | None,
+    heartbeat: int,
+    timeout: float,
+    heartbeat_in_pthread: str | None,
+    worker: str | None,
+    everything: bool,
+    as_json: bool,
+    surplus: tuple[str, ...],
+) -> None:
+    """Examine this process and, with --url, a broker; explain each finding.
+
+    Exit status: 0 nothing is wrong; 1 a warning or a problem was found; 2 bad input, or
+    a broker that was named is out of reach. Passwords are never printed.
+    Inside a program call hbshim.doctor.examine(), which sees its patches and its host.
+    """
+    if surplus:
+        # click would repeat it, and it may be a URL.
+        _give_up("it takes no arguments; a broker's URL goes after --url")
+    # The clients log what a peer does wrong, and a worker's warning is in the report.
+    for library in ("amqp", "pika"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore")
+    try:
+        report = examine(
+            url or None,
+            idle_limit=idle_limit,
+            ca=ca,
+            management=management,
+            client=client,
+            heartbeat=heartbeat,
+            timeout=timeout,
+            progress=_say if sys.stderr.isatty() else lambda sentence: None,
+            heartbeat_in_pthread=heartbeat_in_pthread,
+            worker=worker,
+        )
+    except HbshimError as error:
+        _give_up(str(error))
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        from rich.console import Console
+
+        from hbshim.doctor.printing import print_report
+
+        print_report(report, Console(highlight=False), everything=everything)
+    if report.unreachable:
+        for name in ("connection", "queue-kinds"):
+            finding = report.finding(name)
+            if finding.verdict == "problem":
+                click.echo(f"hbshim: {finding.sentence} {finding.remedy}", err=True)
+    sys.exit(report.exit_status)
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+def _give_up(sentence: str) -> None:
+    click.echo(f"hbshim: {sentence}", err=True)
+    sys.exit(2)

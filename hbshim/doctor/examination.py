@@ -1,0 +1,170 @@
+"""Gathers everything, then asks every check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from hbshim.doctor import look_broker, look_runtime, look_versions
+from hbshim.doctor.case import Case, Queues, Visit
+from hbshim.doctor.deadline import Deadline
+from hbshim.doctor.findings import Report, finding_of
+from hbshim.doctor.target import broker_target, management_target
+from hbshim.errors import BrokerError, OptionError
+from hbshim.heartbeat import service
+from hbshim.options import Options
+from hbshim.runtime.detect import detect
+from hbshim.runtime.loaded import peek
+
+#: Every check, in the order of the report and of docs/doctor.md.
+CHECKS = (*look_runtime.CHECKS, *look_versions.CHECKS, *look_broker.CHECKS)
+
+#: Seconds within which the doctor has done with the broker.
+TIMEOUT = 15.0
+#: T that its own connection asks for, in seconds, so that beats are seen soon.
+HEARTBEAT = 4
+
+#: Extras of hbshim's own development; what they ask for is no matter of the user's.
+_DEVELOPMENT = ("harness", "test")
+_PYTHON_CLASSIFIER = "Programming Language :: Python :: "
+
+
+def examine(
+    url: str | None = None,
+    *,
+    idle_limit: float | None = None,
+    ca: str | None = None,
+    management: str | None = None,
+    client: str | None = None,
+    heartbeat: int = HEARTBEAT,
+    timeout: float = TIMEOUT,
+    progress: Callable[[str], None] = lambda sentence: None,
+    **options: Any,
+) -> Report:
+    """Examine this process and, with a URL, a broker; call it inside the program itself.
+
+    Without a URL it imports no library, connects nowhere, and takes some
+    milliseconds. With one it opens a connection of its own and closes it.
+
+    Parameters:
+        url: the broker's, with hbshim's options in its query if you like; it appears
+            in no report and no message.
+        idle_limit: seconds after which a load balancer or firewall cuts a silent connection.
+        ca: PEM file of the authority to trust, for ``amqps://``.
+        management: URL of RabbitMQ's management API; the broker's login unless it has one.
+        client: "amqp" or "pika"; whichever is there unless given.
+        heartbeat: T to ask for on the doctor's connection, in seconds.
+        timeout: seconds that everything with the broker may take.
+        progress: called with a sentence before what takes seconds.
+        options: see :class:`hbshim.Options`.
+
+    Raises:
+        OptionError: an option, a URL or the file `ca` is not acceptable.
+        MissingExtraError: a URL was given and no client library is installed.
+    """
+    if (management or ca) and url is None:
+        raise OptionError("--management and --ca belong to a broker; name it with --url")
+    if heartbeat > timeout:
+        raise OptionError(
+            f"at T = {heartbeat} s beats are seen within {heartbeat} s, longer than the timeout "
+            f"of {timeout:g} s; give a longer --timeout or a shorter --heartbeat"
+        )
+    target = None if url is None else broker_target(url)
+    loaded = Options.load(url=None if target is None else target.options, **options)
+    running = service.current()
+    runtime = detect(loaded.heartbeat_in_pthread, loaded.forced_worker, running.ticks_late())
+    links = running.links()
+    ranges = _supported()
+    visit: Visit | None = None
+    refusal: tuple[str, str] | None = None
+    queues: Queues | tuple[str, str] | None = None
+    if target is not None:
+        # Imported only now: it needs `ssl`.
+        from hbshim.doctor.visiting import tls_context
+        from hbshim.doctor.visiting import visit as pay_visit
+
+        api = None if management is None else management_target(management, target)
+        tls = tls_context(ca) if target.tls or (api is not None and api.tls) else None
+        deadline = Deadline(timeout)
+        progress(f"connecting to {target.name} to see a beat go out and one come in ...")
+        try:
+            visit = pay_visit(
+                target,
+                tls=tls if target.tls else None,
+                client=client,
+                heartbeat=heartbeat,
+                deadline=deadline,
+                options=loaded,
+                worker=runtime.choice.worker,
+            )
+        except BrokerError as error:
+            refusal = _sentences(error)
+        if api is not None:
+            from hbshim.doctor.management import list_queues
+
+            try:
+                queues = list_queues(api, tls if api.tls else None, deadline)
+            except BrokerError as error:
+                queues = _sentences(error)
+    asked = None if target is None else target.heartbeat
+    case = Case(
+        runtime=runtime,
+        installed=_versions(ranges),
+        ranges=ranges,
+        pythons=_pythons(),
+        tls=(target is not None and target.tls) or any(it.wire.route == "tls" for it in links),
+        asked=loaded.heartbeat or None if asked is None else asked,
+        live=tuple(link.timeout for link in links),
+        idle_limit=idle_limit,
+        visit=visit,
+        refusal=refusal,
+        queues=queues,
+    )
+    return Report(
+        tuple(finding_of(check, case) for check in CHECKS),
+        unreachable=refusal is not None or isinstance(queues, tuple),
+    )
+
+
+def _sentences(error: BrokerError) -> tuple[str, str]:
+    return f"{error.sentence}.", f"{error.remedy[0].upper()}{error.remedy[1:]}."
+
+
+def _supported() -> dict[str, str]:
+    """The versions that hbshim's extras ask for, by library."""
+    try:
+        lines = metadata.requires("hbshim") or ()
+    except metadata.PackageNotFoundError:
+        return {}
+    found = {}
+    for requirement in map(Requirement, lines):
+        marker = str(requirement.marker or "")
+        if "extra" in marker and not any(f'"{name}"' in marker for name in _DEVELOPMENT):
+            found[requirement.name] = str(requirement.specifier)
+    return found
+
+
+def _pythons() -> tuple[str, ...]:
+    try:
+        classifiers = metadata.metadata("hbshim").get_all("Classifier") or ()
+    except metadata.PackageNotFoundError:
+        return ()
+    versions = [line.removeprefix(_PYTHON_CLASSIFIER) for line in classifiers]
+    return tuple(version for version in versions if version.startswith("3."))
+
+
+def _versions(names: dict[str, str]) -> dict[str, str]:
+    """Versions of libraries: of what is loaded, which may not be what is installed."""
+    found = {}
+    for name in names:
+        version = peek(name, "__version__")
+        if version is None:
+            try:
+                version = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+        found[name] = str(version)
+    return found

@@ -1,0 +1,52 @@
+"""What a peer says to an AMQP greeting, for when a client library could not make sense of it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+from hbshim.doctor.deadline import Deadline
+from hbshim.doctor.failures import Failure
+from hbshim.doctor.target import Target
+
+#: AMQP 0-9-1 section 4.2.2, the protocol header.
+GREETING = b"AMQP\x00\x00\x09\x01"
+ENOUGH = 16
+PATIENCE = 2.0
+
+_REMEDY = "see that host and port are an AMQP 0-9-1 broker's"
+
+
+def listen_to(address: str, port: int, deadline: Deadline) -> bytes:
+    """Greet the peer on a connection of our own, and return how its answer begins."""
+    until = time.monotonic() + min(PATIENCE, deadline.left)
+    heard = b""
+    # A reset after the first words is no matter: they have been heard.
+    with contextlib.suppress(OSError), socket.create_connection((address, port), PATIENCE) as peer:
+        peer.sendall(GREETING)
+        while len(heard) < ENOUGH and (left := until - time.monotonic()) > 0:
+            peer.settimeout(left)
+            more = peer.recv(ENOUGH - len(heard))
+            if not more:
+                break
+            heard += more
+    return heard
+
+
+def understand(heard: bytes, target: Target) -> Failure | None:
+    """What speaks there, judged by its first words; None where there were none."""
+    if not heard:
+        return None
+    if heard.startswith(b"\x15\x03"):
+        return Failure("it speaks TLS", "write amqps:// in the URL")
+    if heard.startswith(b"HTTP/"):
+        return Failure("it speaks HTTP", _REMEDY + " (usually 5672; 15672 is its management API)")
+    if heard.startswith(b"AMQP"):
+        return Failure("it speaks another version of AMQP", _REMEDY)
+    if heard.startswith(b"\x01\x00\x00"):
+        return Failure(
+            "it began an AMQP handshake and then broke it off, or sent what is no frame",
+            "look into the broker's log, and for a proxy in between",
+        )
+    return Failure(f"it speaks something else, which begins {target.clean(heard)!r}", _REMEDY)

@@ -1,0 +1,253 @@
+"""Checks of the heartbeat timeout, and of the broker where one was named."""
+
+from __future__ import annotations
+
+from packaging.version import InvalidVersion, Version
+
+from hbshim.doctor.case import Case, Queues, Visit
+from hbshim.doctor.findings import Answer, Check
+
+#: RabbitMQ's heartbeat guide: below this many seconds false positives are likely.
+SHORTEST_SOUND = 5
+
+#: A beat is due at T/2 and at most T/8 late.
+LATEST_BEAT = 1 / 2 + 1 / 8
+
+#: RabbitMQ 4.3.0's release notes: transient_nonexcl_queues is denied by default.
+REFUSES_TRANSIENT = Version("4.3")
+#: The same notes: classic queues no longer have a consumer timeout.
+QUORUM_ALONE_TIMES_OUT = Version("4.3")
+
+NO_URL = "No --url was given."
+NAMED_AT_MOST = 3
+
+
+def _connection(case: Case) -> Answer:
+    if case.refusal is not None:
+        return Answer("problem", *case.refusal)
+    if case.visit is None:
+        return Answer("not-applicable", NO_URL)
+    visit, agreed = case.visit, case.visit.negotiated
+    return Answer(
+        "ok",
+        f"{visit.client} connected to {agreed.product} {agreed.version} at {visit.peer} "
+        f"({visit.route}): T = {agreed.heartbeat} s (the doctor asked for {agreed.asked}, the "
+        f"broker suggests {agreed.suggested}), frame_max {agreed.frame_max}, channel_max "
+        f"{agreed.channel_max}.",
+    )
+
+
+def _beat_out(case: Case) -> Answer:
+    visit = case.visit
+    if visit is None:
+        return Answer("not-applicable", "There is no connection to watch.")
+    if visit.beat_out is not None:
+        return Answer(
+            "ok",
+            f"A beat went out after {visit.beat_out:.1f} s, from {visit.worker}; it was due at "
+            f"T/2 = {visit.negotiated.heartbeat / 2:g} s.",
+        )
+    return _not_seen(visit, "No beat went out", visit.negotiated.heartbeat / 2)
+
+
+def _beat_in(case: Case) -> Answer:
+    visit = case.visit
+    if visit is None:
+        return Answer("not-applicable", "There is no connection to watch.")
+    if visit.beat_in is not None:
+        return Answer("ok", f"The broker's beat came in after {visit.beat_in:.1f} s.")
+    return _not_seen(visit, "No beat came in", visit.negotiated.heartbeat)
+
+
+def _not_seen(visit: Visit, what: str, due: float) -> Answer:
+    if visit.trouble:
+        return Answer("problem", f"{what} in {visit.watched:.1f} s: {visit.trouble}.")
+    if visit.watched < due:
+        return Answer(
+            "unknown",
+            f"{what} in the {visit.watched:.1f} s that were left; one was due within {due:g} s.",
+            "Give more --timeout.",
+        )
+    return Answer("problem", f"{what} in {visit.watched:.1f} s, though one was due at {due:g} s.")
+
+
+def _heartbeat(case: Case) -> Answer:
+    timeout = case.heartbeat
+    proposal = (
+        "" if case.visit is None else f" The broker suggests {case.visit.negotiated.suggested} s."
+    )
+    if timeout is None:
+        return Answer(
+            "not-applicable", "No connection is open and no URL names a heartbeat timeout."
+        )
+    if not timeout:
+        return Answer(
+            "warning",
+            "Heartbeats are off (T = 0): a peer that vanished is not noticed, and a firewall may "
+            f"cut the idle connection in silence.{proposal}",
+        )
+    if timeout < SHORTEST_SOUND:
+        return Answer(
+            "warning",
+            f"T = {timeout:g} s is so short that a busy moment looks like a dead peer.{proposal}",
+        )
+    asked = "" if case.live or case.asked is not None else " (the broker's; kombu asks for none)"
+    return Answer("ok", f"T = {timeout:g} s{asked}: a beat after {timeout / 2:g} s of silence.")
+
+
+def _idle_limit(case: Case) -> Answer:
+    limit, timeout = case.idle_limit, case.heartbeat
+    if limit is None:
+        return Answer("not-applicable", "No --idle-limit was given.")
+    if timeout is None:
+        return Answer(
+            "unknown",
+            "The heartbeat timeout is not known here.",
+            "Give the application's --url, with its heartbeat=... in the query.",
+        )
+    remedy = f"Ask for heartbeat={max(1, int(limit))} or less, or raise the idle limit."
+    if not timeout:
+        return Answer("problem", f"No beats, so silence outlasts the limit of {limit:g} s.", remedy)
+    if timeout / 2 >= limit:
+        return Answer(
+            "problem",
+            f"Beats come every {timeout / 2:g} s (T = {timeout:g} s), after the idle limit of "
+            f"{limit:g} s has cut the connection.",
+            remedy,
+        )
+    if timeout * LATEST_BEAT >= limit:
+        return Answer(
+            "warning",
+            f"Beats come every {timeout / 2:g} s; one that is late by T/8 misses the idle limit "
+            f"of {limit:g} s.",
+            remedy,
+        )
+    return Answer(
+        "ok", f"Beats every {timeout / 2:g} s (T = {timeout:g} s) stay below {limit:g} s."
+    )
+
+
+def _queue_kinds(case: Case) -> Answer:
+    if isinstance(case.queues, tuple):
+        return Answer("problem", *case.queues)
+    if isinstance(case.queues, Queues):
+        return _listed_queues(case.queues)
+    if case.visit is None:
+        return Answer("not-applicable", NO_URL)
+    version = case.visit.negotiated.version
+    refuses = _at_least(version, REFUSES_TRANSIENT)
+    return Answer(
+        "unknown",
+        f"{case.visit.negotiated.product} {version} "
+        + ("refuses" if refuses else "accepts")
+        + " queues neither durable nor exclusive"
+        + (" unless configured otherwise" if refuses else ", 4.3 refuses them")
+        + "; AMQP does not tell which queues there are.",
+        "Give --management URL (http://host:15672), which lists them.",
+    )
+
+
+def _listed_queues(queues: Queues) -> Answer:
+    part = "" if queues.seen >= queues.total else f" of {queues.total}, the first"
+    if not queues.transient:
+        return Answer("ok", f"{queues.seen} queues{part}: each is durable or exclusive.")
+    names = ", ".join(queues.transient[:NAMED_AT_MOST])
+    more = len(queues.transient) - NAMED_AT_MOST
+    names += f" and {more} more" if more > 0 else ""
+    if _at_least(queues.version, REFUSES_TRANSIENT):
+        return Answer(
+            "warning",
+            f"RabbitMQ {queues.version} refuses queues like these by default, neither durable "
+            f"nor exclusive: {names}.",
+        )
+    return Answer(
+        "warning", f"Neither durable nor exclusive, which RabbitMQ 4.3 will refuse: {names}."
+    )
+
+
+def _ack_timeout(case: Case) -> Answer:
+    if case.visit is None:
+        return Answer("not-applicable", NO_URL)
+    agreed = case.visit.negotiated
+    if agreed.product != "RabbitMQ":
+        return Answer("not-applicable", f"{agreed.product} is not RabbitMQ.")
+    queues = "a quorum queue's" if _at_least(agreed.version, QUORUM_ALONE_TIMES_OUT) else "a"
+    return Answer(
+        "unknown",
+        f"RabbitMQ {agreed.version} ends {queues} consumer that leaves a message unacknowledged "
+        "for 30 minutes (its default); AMQP does not tell the limit, and no heartbeat helps.",
+    )
+
+
+def _at_least(version: str, least: Version) -> bool:
+    try:
+        # 4.3.0-rc.1 has what 4.3.0 has.
+        return Version(Version(version).base_version) >= least
+    except InvalidVersion:
+        return False
+
+
+CHECKS = (
+    Check(
+        "heartbeat",
+        "T, the heartbeat timeout: of the connections open in this process; else as the URL asks "
+        "(`heartbeat=`), the option `heartbeat` says, or the broker suggests.",
+        "Without heartbeats a vanished peer is not noticed. Below 5 s a short delay passes for "
+        "death ([RabbitMQ's guide](https://www.rabbitmq.com/docs/heartbeats)).",
+        "Ask for heartbeat=60, or 5 to 20 behind a load balancer.",
+        _heartbeat,
+    ),
+    Check(
+        "idle-limit",
+        "T against the idle limit of a load balancer, firewall or NAT (`--idle-limit`).",
+        "Such a device forgets a connection that is silent for too long, often without telling "
+        "either side. Beats come every T/2, up to T/8 late.",
+        "Ask for a heartbeat timeout no longer than the idle limit.",
+        _idle_limit,
+    ),
+    Check(
+        "connection",
+        "A connection of its own to `--url`: what was negotiated, and with whom.",
+        "What stops the doctor stops the application: name resolution, TLS, login, virtual host.",
+        "As the finding says.",
+        _connection,
+    ),
+    Check(
+        "beat-out",
+        "That connection, until hbshim's worker has put a beat on it.",
+        "If none goes out by T/2, the worker does not run in this process.",
+        "Set heartbeat_in_pthread=true; if that does not help, report it with --json.",
+        _beat_out,
+    ),
+    Check(
+        "beat-in",
+        "That connection, until the broker's heartbeat has come in.",
+        "A broker beats every T/2 as well. If none arrives, something in between swallows them, "
+        "and hbshim will call the peer dead after 2 T.",
+        "Look for a proxy between here and the broker, and at the broker's log.",
+        _beat_in,
+    ),
+    Check(
+        "queue-kinds",
+        "Queues that are neither durable nor exclusive, by the management API (`--management`).",
+        "RabbitMQ 4.3 refuses to declare them by default, with 541 INTERNAL_ERROR, and closes the "
+        "connection: it looks like a lost connection and is none "
+        "([release notes](https://github.com/rabbitmq/rabbitmq-server/releases/tag/v4.3.0)). "
+        "Celery's remote control and event queues are such before Celery 5.7.",
+        "Declare them exclusive, or durable with x-expires; in Celery 5.6 set "
+        "control_queue_exclusive and event_queue_exclusive.",
+        _queue_kinds,
+    ),
+    Check(
+        "ack-timeout",
+        "RabbitMQ's consumer acknowledgement timeout, often mistaken for missed heartbeats.",
+        "A consumer that keeps a message unacknowledged for 30 minutes (default) has its *channel* "
+        "closed: PRECONDITION_FAILED, 'delivery acknowledgement on channel N timed out'. Since 4.3 "
+        "quorum queues alone do so, and cancel the consumer where the client understands that. "
+        "The connection, and its heartbeats, are fine "
+        "([guide](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)).",
+        "If your log says PRECONDITION_FAILED or that a consumer was cancelled: acknowledge "
+        "sooner, or raise consumer_timeout or x-consumer-timeout.",
+        _ack_timeout,
+    ),
+)

@@ -1,0 +1,117 @@
+"""Checks of versions: Python and the libraries, those known to fail and those unknown."""
+
+from __future__ import annotations
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from hbshim.doctor.case import Case
+from hbshim.doctor.findings import Answer, Check
+
+#: https://github.com/python/cpython/issues/137583, fixed in 3.13.7.
+PYTHON_WITH_TLS_DEADLOCK = "3.13.6"
+
+#: The first py-amqp whose frame writer holds a lock around its one buffer
+#: (https://github.com/celery/py-amqp/issues/462; 5.3.1 and older have none).
+AMQP_WITH_WRITE_LOCK = Version("5.4.0")
+
+CLIENTS = ("amqp", "pika")
+
+
+def _python(case: Case) -> Answer:
+    python = case.runtime.interpreter.python
+    if not case.pythons:
+        return Answer("unknown", f"This is Python {python}; hbshim's metadata is not installed.")
+    if python.rpartition(".")[0] in case.pythons:
+        return Answer("ok", f"hbshim is tested with Python {python.rpartition('.')[0]}.")
+    return Answer(
+        "warning",
+        f"hbshim is not tested with Python {python}, but with {case.pythons[0]} to "
+        f"{case.pythons[-1]}.",
+    )
+
+
+def _python_tls(case: Case) -> Answer:
+    python = case.runtime.interpreter.python
+    if python != PYTHON_WITH_TLS_DEADLOCK:
+        return Answer("not-applicable", f"This is Python {python}.")
+    if not case.tls:
+        return Answer(
+            "warning", f"Python {python} deadlocks in TLS connections that two threads use."
+        )
+    return Answer(
+        "problem",
+        f"Python {python} deadlocks when one thread waits in a TLS connection and another sends "
+        "on it, as a heartbeat does.",
+    )
+
+
+def _amqp_lock(case: Case) -> Answer:
+    version = case.installed.get("amqp")
+    if version is None:
+        return Answer("not-applicable", "py-amqp is not installed.")
+    if Version(version) >= AMQP_WITH_WRITE_LOCK:
+        return Answer("ok", f"py-amqp {version} locks its frame buffer.")
+    return Answer(
+        "warning",
+        f"py-amqp {version} has no lock around its frame buffer: two threads or greenlets that "
+        "publish on one connection at once send a corrupt frame, without an error.",
+    )
+
+
+def _libraries(case: Case) -> Answer:
+    if not case.ranges:
+        return Answer("unknown", "hbshim's own metadata is not installed, which has the ranges.")
+    known = {name: case.installed[name] for name in case.ranges if name in case.installed}
+    outside = [
+        f"{name} {version} (supported: {case.ranges[name]})"
+        for name, version in known.items()
+        if not SpecifierSet(case.ranges[name]).contains(version, prereleases=True)
+    ]
+    if outside:
+        return Answer("problem", f"Outside the range that hbshim supports: {', '.join(outside)}.")
+    if not any(client in known for client in CLIENTS):
+        return Answer(
+            "warning",
+            "Neither py-amqp nor pika is installed here, so there is nothing to keep alive.",
+            "Install one of them: pip install 'hbshim[kombu]' or 'hbshim[pika]'.",
+        )
+    listed = ", ".join(f"{name} {version}" for name, version in known.items())
+    return Answer("ok", f"hbshim supports {listed}.")
+
+
+CHECKS = (
+    Check(
+        "python",
+        "Whether hbshim is tested with this version of Python.",
+        "A new Python may change what hbshim relies on.",
+        "Use a version that hbshim is tested with, or a later hbshim.",
+        _python,
+    ),
+    Check(
+        "python-tls",
+        "CPython 3.13.6 together with TLS.",
+        "That release locks the TLS object while a thread waits in it: a heartbeat sent meanwhile "
+        "waits for ever ([python/cpython#137583]"
+        "(https://github.com/python/cpython/issues/137583)).",
+        "Use Python 3.13.7 or later.",
+        _python_tls,
+    ),
+    Check(
+        "py-amqp-lock",
+        "Whether this py-amqp, which kombu and Celery use, locks its frame buffer.",
+        "Up to 5.3.1 two publishers on one connection overwrite each other's frame, and the "
+        "broker closes the connection for a framing error "
+        "([celery/py-amqp#462](https://github.com/celery/py-amqp/issues/462)).",
+        "Upgrade: pip install 'amqp>=5.4'; or give each thread a connection of its own.",
+        _amqp_lock,
+    ),
+    Check(
+        "libraries",
+        "Versions of the messaging and green libraries, loaded or installed.",
+        "hbshim reaches into py-amqp, kombu and pika, and refuses versions it does not know; "
+        "eventlet and gevent below their minimum answer differently.",
+        "Install a supported version of each: pip install --upgrade 'hbshim[kombu,pika]'.",
+        _libraries,
+    ),
+)

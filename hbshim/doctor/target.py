@@ -1,0 +1,121 @@
+"""The URL of a broker or of its management API, taken apart; its password is never shown.
+
+No message here repeats any part of a URL that could not be taken apart: with a
+password that holds ``/``, ``?`` or ``#`` unescaped, a piece of it passes for host or port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from hbshim.errors import OptionError
+from hbshim.options import split_url
+
+#: Ports as IANA registered them, by URL scheme; kombu's names for py-amqp, and hbshim's.
+PORTS = {"amqp": 5672, "pyamqp": 5672, "hbshim": 5672, "amqps": 5671}
+MANAGEMENT_PORTS = {"http": 15672, "https": 15671}
+LONGEST_TEXT = 160
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to connect, and as whom.
+
+    Attributes:
+        tls: speak TLS.
+        password: not shown by ``repr``.
+        vhost: the virtual host, unescaped.
+        heartbeat: what the URL's query asks for, in seconds; None where it does not.
+        options: hbshim's options in the query, unparsed.
+    """
+
+    host: str
+    port: int
+    tls: bool
+    user: str
+    password: str = field(repr=False)
+    vhost: str = "/"
+    heartbeat: int | None = None
+    options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Host and port, for reports."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def clean(self, text: object) -> str:
+        """What a peer said, made fit to be shown: short, printable, and without the password."""
+        shown = text.decode("latin-1") if isinstance(text, bytes) else str(text)
+        if self.password:
+            shown = shown.replace(self.password, "***")
+        shown = "".join(char if char.isprintable() else "?" for char in shown)
+        return shown if len(shown) <= LONGEST_TEXT else shown[:LONGEST_TEXT] + "..."
+
+
+def broker_target(url: str) -> Target:
+    """Take a broker's URL apart.
+
+    Raises:
+        OptionError: it cannot be; the message does not repeat it.
+    """
+    form = "amqp://user:password@host:5672/vhost, or amqps:// for TLS"
+    parts, port = _split(url, PORTS, form)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    return Target(
+        host=parts.hostname or "localhost",
+        port=port,
+        tls=parts.scheme == "amqps",
+        user=unquote(parts.username or "guest"),
+        password=unquote("guest" if parts.password is None else parts.password),
+        vhost=unquote(parts.path[1:]) or "/",
+        heartbeat=_seconds(query.get("heartbeat")),
+        options=split_url(url)[1],
+    )
+
+
+def management_target(url: str, broker: Target) -> Target:
+    """Take the URL of a management API apart; without a login in it, the broker's is used.
+
+    Raises:
+        OptionError: it cannot be; the message does not repeat it.
+    """
+    parts, port = _split(url, MANAGEMENT_PORTS, "http://host:15672, or https:// for TLS")
+    return Target(
+        host=parts.hostname or broker.host,
+        port=port,
+        tls=parts.scheme == "https",
+        user=broker.user if parts.username is None else unquote(parts.username),
+        password=broker.password if parts.password is None else unquote(parts.password),
+        vhost=broker.vhost,
+    )
+
+
+def _split(url: str, ports: dict[str, int], form: str) -> tuple[SplitResult, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = SplitResult("", "", "", "", ""), None
+    if ";" in url and "://" in url.partition(";")[2]:
+        raise OptionError("this URL names several brokers; give one of them")
+    if parts.scheme not in ports or "@" in parts.path + parts.query + parts.fragment:
+        raise OptionError(
+            f"this URL cannot be taken apart (it is not repeated here); write {form}, and "
+            "percent-encode what is special in user, password and vhost: / is %2F, @ is %40"
+        )
+    return parts, ports[parts.scheme] if port is None else port
+
+
+def _seconds(values: list[Any] | None) -> int | None:
+    if not values:
+        return None
+    try:
+        seconds = int(values[-1])
+    except ValueError:
+        seconds = -1
+    # AMQP 0-9-1, connection.tune-ok: `heartbeat` is an unsigned short, in seconds.
+    if not 0 <= seconds <= 65535:
+        raise OptionError("heartbeat=... in the URL is to be whole seconds, 0 to 65535")
+    return seconds

@@ -1,0 +1,152 @@
+"""Peers that a doctor may meet in place of a broker: silent, broken, hostile, or half a broker."""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+
+TEXT_WITH_PASSWORD = b"no \x1b[31mentry for only-for-tests"
+
+
+def frame(kind, payload, channel=0):
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def method(class_id, method_id, arguments):
+    return frame(1, struct.pack(">HH", class_id, method_id) + arguments)
+
+
+def longstr(text):
+    return struct.pack(">I", len(text)) + text
+
+
+def shortstr(text):
+    return struct.pack(">B", len(text)) + text
+
+
+#: AMQP 0-9-1: connection.start, connection.tune (T = 2 s), connection.open-ok.
+START = method(10, 10, b"\x00\x09" + longstr(b"") + longstr(b"PLAIN") + longstr(b"en_US"))
+TUNE = method(10, 30, struct.pack(">HIH", 10, 131072, 2))
+OPEN = struct.pack(">HH", 10, 40)
+OPEN_OK = method(10, 41, shortstr(b""))
+CLOSE = method(10, 50, struct.pack(">H", 320) + shortstr(TEXT_WITH_PASSWORD) + b"\x00\x00\x00\x00")
+BEAT = frame(8, b"")
+
+
+def nothing(peer, over):
+    over.wait()
+
+
+def hangs_up(peer, over):
+    peer.recv(8)
+
+
+def says(words):
+    def behave(peer, over):
+        peer.sendall(words)
+
+    return behave
+
+
+def stalls_after(words):
+    def behave(peer, over):
+        peer.sendall(words)
+        over.wait()
+
+    return behave
+
+
+def drips(peer, over):
+    while not over.is_set():
+        peer.sendall(b"\x01")
+        time.sleep(0.05)
+
+
+def floods(peer, over):
+    while not over.is_set():
+        peer.sendall(BEAT * 1000)
+
+
+def resets(peer, over):
+    peer.recv(8)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+#: Each never lets a client in.
+STRANGERS = {
+    "silent": nothing,
+    "hangs-up": hangs_up,
+    "resets": resets,
+    "truncated": says(START[:20]),
+    "stalled": stalls_after(START[:20]),
+    "dripping": drips,
+    "flooding": floods,
+    "garbage": says(os.urandom(200)),
+    "huge-frame": stalls_after(b"\x01\x00\x00\x7f\xff\xff\xff"),
+    "http": says(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"),
+    "other-version": says(b"AMQP\x00\x01\x00\x00"),
+    "tls": says(b"\x15\x03\x01\x00\x02\x02\x46"),
+    "closing": stalls_after(START + CLOSE),
+    "silent-after-start": stalls_after(START),
+}
+
+
+def opens(then):
+    """A broker until the connection is open; `then` says what it does from there."""
+
+    def behave(peer, over):
+        peer.sendall(START + TUNE)
+        heard = b""
+        while OPEN not in heard:
+            heard += peer.recv(4096) or OPEN
+        peer.sendall(OPEN_OK)
+        then(peer, over)
+
+    return behave
+
+
+def beats(peer, over):
+    while not over.wait(0.2):
+        peer.sendall(BEAT)
+
+
+def leaves(peer, over):
+    over.wait(0.2)
+
+
+#: Each lets a client in; but for the first, it spoils what follows. None says farewell.
+HALF_BROKERS = {
+    "beats": opens(beats),
+    "beats-never": opens(nothing),
+    "leaves": opens(leaves),
+    "rambles": opens(stalls_after(b"\x01\x00\x00\x00\x00\x00\x04junk\xce" * 50)),
+}
+
+
+@contextlib.contextmanager
+def peer_that(behave):
+    """A listening peer; yields its port."""
+    over = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve(peer):
+        with peer, contextlib.suppress(OSError):
+            behave(peer, over)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listening.accept()
+                threading.Thread(target=serve, args=(peer,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        over.set()
+        # `close` alone leaves the thread in `accept`.
+        with contextlib.suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+        listening.close()

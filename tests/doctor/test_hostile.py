@@ -1,0 +1,124 @@
+"""Whatever listens in place of a broker: one clear line, in time, and never the password."""
+
+import contextlib
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hbshim.doctor import examine
+from tests.doctor.commands import begin, end
+from tests.doctor.hostile import HALF_BROKERS, OPEN_OK, STRANGERS, TUNE, peer_that, says
+from tests.doctor.hostile import START as HANDSHAKE
+
+PASSWORD = "only-for-tests"
+CLIENTS = ("amqp", "pika")
+#: Seconds; of which a stranger that says nothing takes all.
+TIMEOUT = 5.0
+#: A peer that beats is watched for 2 T, however long it may take.
+LONG_TIMEOUT = 60.0
+#: What a busy machine may need on top.
+SLACK = 40.0
+
+SAYS = {
+    "silent": "no AMQP handshake was complete within 5 s",
+    "stalled": "no AMQP handshake was complete within 5 s",
+    "http": "it speaks HTTP",
+    "other-version": "it speaks another version of AMQP",
+    "tls": "it speaks TLS",
+    "closing": "closed the connection with 320 (",
+    "truncated": "it began an AMQP handshake and then broke it off",
+}
+
+
+@pytest.fixture(scope="module")
+def visits():
+    """One doctor at each peer, with each client, all side by side: report and seconds."""
+    with contextlib.ExitStack() as stack:
+
+        def visit(behave, client, timeout):
+            port = stack.enter_context(peer_that(behave))
+            began = time.monotonic()
+            report = examine(
+                f"amqp://user:{PASSWORD}@127.0.0.1:{port}/",
+                client=client,
+                heartbeat=2,
+                timeout=timeout,
+            )
+            return report, time.monotonic() - began
+
+        pool = stack.enter_context(ThreadPoolExecutor(64))
+        begun = {
+            (name, client): pool.submit(visit, behave, client, timeout)
+            for peers, timeout in ((STRANGERS, TIMEOUT), (HALF_BROKERS, LONG_TIMEOUT))
+            for name, behave in peers.items()
+            for client in CLIENTS
+        }
+        return {key: each.result() for key, each in begun.items()}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_stranger_is_named(visits, name, client):
+    report, seconds = visits[name, client]
+    assert report.exit_status == 2
+    found = report.finding("connection")
+    assert found.verdict == "problem"
+    assert found.sentence.startswith("cannot connect to 127.0.0.1:")
+    assert SAYS.get(name, "") in found.sentence
+    assert found.sentence.isprintable()
+    assert found.remedy
+    assert PASSWORD not in str(report)
+    assert seconds < TIMEOUT + SLACK
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("name", HALF_BROKERS)
+def test_half_a_broker_is_seen_through(visits, name, client):
+    report, seconds = visits[name, client]
+    assert report.exit_status == 1  # T = 2 s is a warning
+    assert report.finding("connection").verdict == "ok"
+    expected = {
+        "beats": ("ok", "ok"),
+        "beats-never": ("ok", "problem"),
+        "leaves": ("problem", "problem"),
+        "rambles": ("ok", "problem"),
+    }
+    seen = tuple(report.finding(check).verdict for check in ("beat-out", "beat-in"))
+    assert seen == expected[name], report
+    assert seconds < LONG_TIMEOUT
+
+
+@pytest.mark.parametrize("name", ["silent", "garbage", "closing"])
+def test_the_command_says_so_in_one_line(name):
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(peer_that(STRANGERS[name]))
+        url = f"amqp://user:{PASSWORD}@127.0.0.1:{port}/"
+        begun = [begin("--url", url, "--client", it, "--timeout", "4") for it in CLIENTS]
+        for said in map(end, begun):
+            assert said.status == 2
+            (line,) = said.err.strip().splitlines()
+            assert line.startswith(f"hbshim: cannot connect to 127.0.0.1:{port}: ")
+            assert PASSWORD not in said.out + said.err
+            # The report is there all the same.
+            assert "worker" in said.out
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_mutilated_handshake_never_ends_in_a_traceback(client):
+    rng = random.Random(4091)
+    whole = HANDSHAKE + TUNE + OPEN_OK
+    outcomes = []
+    for _ in range(40):
+        words = bytearray(whole[: rng.randrange(1, len(whole) + 1)])
+        for _ in range(rng.randrange(1, 6)):
+            words[rng.randrange(len(words))] = rng.randrange(256)
+        with peer_that(says(bytes(words))) as port:
+            report = examine(
+                f"amqp://user:{PASSWORD}@127.0.0.1:{port}/", client=client, heartbeat=1, timeout=3
+            )
+        assert PASSWORD not in str(report)
+        outcomes.append(report.finding("connection").verdict)
+    # Mutilations that leave the handshake legal are let through; most do not.
+    assert outcomes.count("problem") > 20

@@ -91,6 +91,15 @@ class Host:
         wait_until(lambda: self._accepts() or self._died(), START_LIMIT)
         assert not self._died(), self._log.read_text()
 
+    def wait_until_said(self, words: str) -> None:
+        """Return when the host has printed `words`."""
+        wait_until(lambda: words in self.log() or self._died(), START_LIMIT)
+        assert words in self.log(), self.log()
+
+    def log(self) -> str:
+        """All it has printed so far."""
+        return self._log.read_text(errors="replace")
+
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(START_LIMIT)

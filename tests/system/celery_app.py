@@ -1,18 +1,32 @@
-"""A Celery application that has never heard of hbshim; run by test_celery.py."""
+"""The Celery application that real workers run; see test_celery.py."""
 
 import os
 import time
 
+import kombu
 from celery import Celery
 
 app = Celery("celery_app", broker=os.environ["URL"], backend="rpc://")
-app.conf.broker_heartbeat = 1
+app.conf.broker_heartbeat = int(os.environ["BROKER_HEARTBEAT"])
 app.conf.broker_connection_retry_on_startup = True
 app.conf.task_default_queue = os.environ["QUEUE"]
+# The test has declared both queues, so that they expire.
+app.conf.task_queues = [kombu.Queue(os.environ["QUEUE"], no_declare=True)]
+if os.environ["SHIM"] == "celery app":
+    import hbshim
+
+    hbshim.install(app)
 
 
 @app.task
 def nap(seconds):
-    """Sleep, holding a prefetched task's worth of silence, and say which process slept."""
+    """Keep the pool busy, and say which process did."""
     time.sleep(seconds)
     return os.getpid()
+
+
+@app.task(ignore_result=True)
+def pass_on(word):
+    """Be a producer inside a worker: without Celery's retries, so that a loss shows."""
+    sink = kombu.Queue(os.environ["SINK"], no_declare=True)
+    app.send_task(word, queue=sink, ignore_result=True, retry=False)

@@ -2,7 +2,8 @@
 # make test                every check and test, containers included
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
-# Also: make bench, make venv, make images, make lint, make clean. ARGS="..." reaches the command at the end.
+# Also: make chaos [SECONDS=60] [SEED=...], make bench, make venv, make images, make lint,
+# make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,7 +27,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 4
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test worlds bench venv images lint clean
+.PHONY: regression test worlds bench chaos venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -47,6 +48,10 @@ worlds: venv
 
 bench: venv
 	$(BIN)/python -m wsgi_harness.with_broker $(BIN)/hbshim bench $(ARGS)
+
+chaos: venv
+	$(BIN)/python -m wsgi_harness.chaos $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,0 +1,65 @@
+"""What an application tells of its connections, line by line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that happened on one connection. Times are ``time.monotonic()``, in seconds:
+    one clock for every process of a machine.
+
+    Attributes:
+        kind: ``up``; ``unreachable`` (could not be opened); ``accepted``, ``confirmed``,
+            ``refused`` (what became of a publish); ``lost`` (hbshim gave the link up);
+            ``down`` (a call raised: the application knows); ``closed`` (by the application);
+            ``over`` (the session's last word got through).
+        at: when it was over; for an operation that took time, `began` says since when.
+        generation: number of this connection in its session, from 1.
+        number: of the message.
+        recoverable: for ``down``: existing code reconnects on this error.
+    """
+
+    kind: str
+    name: str
+    at: float
+    generation: int = 0
+    began: float = 0.0
+    number: int = 0
+    error: str = ""
+    recoverable: bool = True
+
+
+@dataclass
+class Journal:
+    """Everything that one process told.
+
+    Attributes:
+        process: its name, `world-library`.
+        entries: oldest first.
+        lateness: worst seconds that a look was late by, for each worker.
+        counters: hbshim's, as last reported.
+        ended: it said so; a process that was killed or hangs does not.
+    """
+
+    process: str
+    entries: list[Entry] = field(default_factory=list)
+    lateness: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    ended: bool = False
+
+    def add(self, line: str) -> None:
+        """Take one line of the application's standard output."""
+        told: dict[str, Any] = json.loads(line)
+        kind = told["kind"]
+        if kind == "pulse":
+            self.counters = told["counters"]
+            for worker, seconds in told["lateness"].items():
+                self.lateness[worker] = max(seconds, self.lateness.get(worker, 0.0))
+        elif kind == "end":
+            self.ended = True
+        else:
+            self.entries.append(Entry(**told))

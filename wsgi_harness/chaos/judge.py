@@ -1,0 +1,262 @@
+"""The invariant: every message is confirmed or reported, every link is alive, reconnected or
+reported dead within its bound.
+
+Pure: it reads what the applications told, which faults happened, and what the broker holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from wsgi_harness.chaos.clients import OPEN_LIMIT
+from wsgi_harness.chaos.faults import SLACK, Effect, Fault, Scope
+from wsgi_harness.chaos.journal import Entry, Journal
+
+#: Opening is several steps, each with the library's own time limit.
+_OPENING_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Violation:
+    """The invariant did not hold.
+
+    Attributes:
+        rule: ``lost``, ``late``, ``false-death``, ``stuck``, ``error`` or ``gone``.
+    """
+
+    rule: str
+    name: str
+    text: str
+
+
+@dataclass
+class Generation:
+    """One connection, from its opening to its end."""
+
+    number: int
+    up: float
+    accepted: list[Entry] = field(default_factory=list)
+    died: float | None = None
+    closed: float | None = None
+
+    @property
+    def end(self) -> float:
+        """When it ended, whatever way; infinity while it lives."""
+        ends = [at for at in (self.died, self.closed) if at is not None]
+        return min(ends, default=float("inf"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a connection is: what may befall it."""
+
+    name: str
+    zone: str
+    process: str
+    habit: str
+
+
+@dataclass
+class Account:
+    """What became of one session's messages and connections.
+
+    Attributes:
+        excused: messages accepted without confirms that did not arrive, on a connection
+            whose death was reported within the bound.
+        detections: for each fault that a connection was to be given up for, how many
+            seconds after the fault took effect that was known.
+    """
+
+    place: Place
+    accepted: int = 0
+    confirmed: int = 0
+    refused: int = 0
+    arrived: int = 0
+    excused: int = 0
+    generations: int = 0
+    detections: list[tuple[str, float]] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+
+
+def judge(
+    heartbeat: float,
+    faults: Sequence[Fault],
+    places: Sequence[Place],
+    journals: Mapping[str, Journal],
+    arrived: Mapping[str, set[int]],
+) -> list[Account]:
+    """Judge every session.
+
+    Parameters:
+        heartbeat: T in seconds.
+        faults: what happened.
+        places: every session there was.
+        journals: by name of the process.
+        arrived: by name of the session, the numbers of the messages in its queue.
+    """
+    accounts = []
+    for place in places:
+        journal = journals[place.process]
+        entries = [entry for entry in journal.entries if entry.name == place.name]
+        at_hand = [fault for fault in faults if _hits(fault, place)]
+        trial = _Trial(heartbeat, at_hand, place, entries, arrived.get(place.name, set()))
+        accounts.append(trial.account())
+    return accounts
+
+
+def _hits(fault: Fault, place: Place) -> bool:
+    return fault.kind.scope is Scope.BROKER or fault.target in (place.zone, place.process)
+
+
+class _Trial:
+    """One session's case."""
+
+    def __init__(
+        self,
+        heartbeat: float,
+        faults: list[Fault],
+        place: Place,
+        entries: list[Entry],
+        arrived: set[int],
+    ) -> None:
+        self._heartbeat = heartbeat
+        self._faults = faults
+        self._entries = entries
+        self._arrived = arrived
+        self._result = Account(place)
+        self._generations = list(_generations(entries))
+
+    def account(self) -> Account:
+        result = self._result
+        kinds = [entry.kind for entry in self._entries]
+        result.accepted, result.confirmed = kinds.count("accepted"), kinds.count("confirmed")
+        result.refused, result.arrived = kinds.count("refused"), len(self._arrived)
+        result.generations = len(self._generations)
+        self._check_messages()
+        for generation in self._generations:
+            self._check_death(generation)
+            self._check_detection(generation)
+        self._check_calls()
+        if "over" not in kinds:
+            self._object("gone", "never came back: its last message did not get through")
+        return result
+
+    def _object(self, rule: str, text: str) -> None:
+        self._result.violations.append(Violation(rule, self._result.place.name, text))
+
+    def _check_messages(self) -> None:
+        for entry in self._entries:
+            if entry.kind == "confirmed" and entry.number not in self._arrived:
+                self._object("lost", f"message {entry.number} was confirmed and did not arrive")
+        for generation in self._generations:
+            for entry in generation.accepted:
+                if entry.number in self._arrived:
+                    continue
+                if self._reported(generation, entry):
+                    self._result.excused += 1
+                else:
+                    self._object(
+                        "lost",
+                        f"message {entry.number} was accepted and did not arrive; "
+                        + _when(generation, entry.at),
+                    )
+
+    def _reported(self, generation: Generation, entry: Entry) -> bool:
+        """Whether the connection's death was reported soon enough after it took the message."""
+        if generation.died is None:
+            return False
+        return any(
+            generation.died - entry.at
+            <= fault.kind.bound(self._heartbeat)
+            + (fault.effective - fault.began)
+            + self._held(entry.at, generation.died, stops=True)
+            for fault in self._faults
+            if fault.kind.kills and entry.at >= fault.began - SLACK
+        )
+
+    def _check_death(self, generation: Generation) -> None:
+        died = generation.died
+        if died is None:
+            return
+        for fault in self._faults:
+            # The broker gives the client up, too, and its word may come with the end of a fault.
+            last = fault.healed + fault.kind.bound(self._heartbeat)
+            if fault.kind.kills and fault.began <= died <= last:
+                return
+        self._object("false-death", f"connection {generation.number} died and nothing had happened")
+
+    def _check_detection(self, generation: Generation) -> None:
+        for fault in self._faults:
+            if not fault.kind.kills or not generation.up < fault.began < generation.end:
+                continue
+            # A stopped process knows nothing; what matters is what it does when it goes on.
+            since = fault.healed if fault.kind.effect is Effect.STOPPED else fault.effective
+            bound = fault.kind.bound(self._heartbeat)
+            stood_still = self._held(since, since + bound, stops=True)
+            bound += stood_still
+            if generation.closed is not None and generation.end == generation.closed:
+                # The goodbye got through, or the library took no notice; within the bound
+                # either way, or `_check_calls` tells.
+                continue
+            if generation.end - since > bound:
+                self._object(
+                    "late",
+                    f"{fault.kind.name}: {_when(generation, since)}, {bound:.1f} s allowed",
+                )
+            elif generation.died is not None:
+                # What takes effect slowly may be known before it is complete.
+                seconds = max(0.0, generation.died - since - stood_still)
+                self._result.detections.append((fault.kind.name, seconds))
+
+    def _check_calls(self) -> None:
+        longest = 3 * self._heartbeat + SLACK
+        for entry in self._entries:
+            if entry.kind == "down" and not entry.recoverable:
+                self._object("error", f"an error that no code reconnects on: {entry.error}")
+            if not entry.began:
+                continue
+            limit = longest
+            if entry.kind in ("up", "unreachable"):
+                limit += OPEN_LIMIT * _OPENING_STEPS
+            taken = entry.at - entry.began - self._held(entry.began, entry.at, stops=False)
+            if taken > limit:
+                self._object(
+                    "stuck", f"{entry.kind} took {taken:.1f} s, {limit:.1f} s are the most"
+                )
+
+    def _held(self, begin: float, end: float, *, stops: bool) -> float:
+        """Seconds of this span in which the process stood still, or, all told, calls may wait."""
+        return sum(
+            max(0.0, min(end, fault.healed) - max(begin, fault.began))
+            for fault in self._faults
+            if (fault.kind.name in _STANDSTILLS if stops else fault.kind.holds_calls)
+        )
+
+
+_STANDSTILLS = frozenset({"stopped", "nap"})
+
+
+def _when(generation: Generation, since: float) -> str:
+    if generation.died is None:
+        return f"connection {generation.number} was never reported dead"
+    return f"connection {generation.number} was reported dead {generation.died - since:.1f} s later"
+
+
+def _generations(entries: Iterable[Entry]) -> Iterator[Generation]:
+    current: Generation | None = None
+    for entry in entries:
+        if entry.kind == "up":
+            if current is not None:
+                yield current
+            current = Generation(entry.generation, entry.at)
+        elif current is None or entry.generation != current.number:
+            continue
+        elif entry.kind == "accepted":
+            current.accepted.append(entry)
+        elif entry.kind in ("lost", "down", "refused"):
+            current.died = entry.at if current.died is None else min(current.died, entry.at)
+        elif entry.kind == "closed":
+            current.closed = entry.at
+    if current is not None:
+        yield current

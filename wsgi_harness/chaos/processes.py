@@ -1,0 +1,114 @@
+"""The applications as processes: started, steered, stopped and continued, listened to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsgi_harness.chaos.journal import Journal
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.paths import HARNESS
+
+_KILL_AFTER = 5.0
+
+
+class ApplicationError(HarnessError):
+    """An application under test ended by itself, or never began."""
+
+
+class Application:
+    """One process of :mod:`.application`.
+
+    Attributes:
+        name: ``world-library``.
+        journal: what it has told so far.
+    """
+
+    def __init__(self, world: str, library: str, config: dict[str, Any], log: Path) -> None:
+        self.name = f"{world}-{library}"
+        self.journal = Journal(self.name)
+        self._log = log.open("wb")
+        # Its own options would change what is measured.
+        environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
+        environment |= {"PYTHONPATH": str(HARNESS.parent), "PYTHONWARNINGS": "ignore"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "wsgi_harness.chaos.application", world, library],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, name=self.name, daemon=True)
+        self._reader.start()
+        self.send(config)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.journal.add(line)
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Give a command.
+
+        Raises:
+            ApplicationError: nobody is there to take it.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise ApplicationError(
+                f"the application {self.name} ended with status {self._process.wait(5)}; "
+                f"see {self._log.name}"
+            ) from None
+
+    def stop(self) -> None:
+        """Have the kernel run it no more."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have the kernel run it again."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def connected(self, count: int) -> bool:
+        """Whether so many sessions have opened a connection.
+
+        Raises:
+            ApplicationError: it has ended.
+        """
+        if self._process.poll() is not None:
+            self.send({"do": "nothing"})
+        up = {entry.name for entry in list(self.journal.entries) if entry.kind == "up"}
+        return len(up) >= count
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ends by itself within so many seconds."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._reader.join(_KILL_AFTER)
+        return True
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait(_KILL_AFTER)
+        self._reader.join(_KILL_AFTER)
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            assert stream is not None
+            stream.close()
+
+
+def all_connected(applications: Sequence[Application], each: int) -> bool:
+    """Whether every application has opened `each` connections."""
+    return all(application.connected(each) for application in applications)

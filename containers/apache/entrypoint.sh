@@ -2,6 +2,7 @@
 # Starts one httpd in the foreground. Environment, all optional:
 #   MPM             prefork (default) | event
 #   WSGI_MODE       embedded (default) | daemon
+#   WSGI_INTERPRETER  main (default) | sub: an interpreter of the application's own
 #   WSGI_PROCESSES  number of processes that run Python (default 1)
 #   WSGI_THREADS    threads of each such process; prefork embedded has one by nature (default 1)
 #   WSGI_SCRIPT     path of the WSGI script; CODE: directory put on Python's path
@@ -20,6 +21,11 @@ case "$WSGI_MODE" in
   daemon) mode=WSGI_DAEMON ;;
   *) fail "WSGI_MODE must be embedded or daemon, not '$WSGI_MODE'" ;;
 esac
+case "$WSGI_INTERPRETER" in
+  main) WSGI_GROUP='%{GLOBAL}' ;;
+  sub) WSGI_GROUP=cell ;;
+  *) fail "WSGI_INTERPRETER must be main or sub, not '$WSGI_INTERPRETER'" ;;
+esac
 [[ "$WSGI_PROCESSES" =~ ^[1-9][0-9]*$ ]] || fail "WSGI_PROCESSES must be 1 or more"
 [[ "$WSGI_THREADS" =~ ^[1-9][0-9]*$ ]] || fail "WSGI_THREADS must be 1 or more"
 [ -r "$WSGI_SCRIPT" ] || fail "no WSGI script at $WSGI_SCRIPT: mount the code at $CODE"
@@ -27,7 +33,7 @@ esac
 MOD_WSGI=$(echo /opt/venv/lib/python3*/site-packages/mod_wsgi/server/mod_wsgi-py3*.so)
 HTTP_THREADS=$WSGI_THREADS
 HTTP_WORKERS=$((WSGI_PROCESSES * HTTP_THREADS))
-export MOD_WSGI HTTP_THREADS HTTP_WORKERS WSGI_PROCESSES WSGI_THREADS WSGI_SCRIPT CODE
+export MOD_WSGI WSGI_GROUP HTTP_THREADS HTTP_WORKERS WSGI_PROCESSES WSGI_THREADS WSGI_SCRIPT CODE
 
 mkdir -p /run/apache2
 rm -f /run/apache2/apache2.pid

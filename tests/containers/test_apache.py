@@ -22,6 +22,7 @@ def application(environ, start_response):
         "pid": os.getpid(),
         "parent": os.getppid(),
         "group": environ["mod_wsgi.process_group"],
+        "interpreter": environ["mod_wsgi.application_group"],
         "threads": environ["wsgi.multithread"],
         "handed_in": os.environ.get("CELL_WORDS"),
     }
@@ -82,6 +83,16 @@ def test_serves_from_one_process_that_sees_the_environment(
         engine.run("exec", container, "healthcheck.sh")
 
 
+@pytest.mark.parametrize("mode", ["embedded", "daemon"])
+def test_a_sub_interpreter_where_one_is_wanted(
+    engine: Engine, images: Images, code: Path, mode: str
+) -> None:
+    for wanted, name in (("main", ""), ("sub", "cell")):
+        with apache(engine, images, code, WSGI_MODE=mode, WSGI_INTERPRETER=wanted) as container:
+            answer = requests.get(url(engine, container), timeout=30).json()
+            assert answer["interpreter"] == name
+
+
 def test_event_mpm_answers_in_several_threads(engine: Engine, images: Images, code: Path) -> None:
     with apache(engine, images, code, MPM="event", WSGI_THREADS="4") as container:
         assert requests.get(url(engine, container), timeout=30).json()["threads"] is True
@@ -100,6 +111,7 @@ def test_code_is_mounted_read_only(engine: Engine, images: Images, code: Path) -
     [
         ("MPM=worker", "MPM must be prefork or event, not 'worker'"),
         ("WSGI_MODE=both", "WSGI_MODE must be embedded or daemon, not 'both'"),
+        ("WSGI_INTERPRETER=both", "WSGI_INTERPRETER must be main or sub, not 'both'"),
         ("WSGI_PROCESSES=0", "WSGI_PROCESSES must be 1 or more"),
         ("WSGI_THREADS=few", "WSGI_THREADS must be 1 or more"),
         ("WSGI_SCRIPT=/nowhere.py", "no WSGI script at /nowhere.py"),

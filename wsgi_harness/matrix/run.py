@@ -164,6 +164,7 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
             {
                 "MPM": scenario.world.mpm,
                 "WSGI_MODE": scenario.world.mode,
+                "WSGI_INTERPRETER": scenario.world.interpreter,
                 "WSGI_THREADS": str(scenario.world.threads),
                 "CELL": json.dumps(
                     orders(scenario, heartbeat, addresses.get(scenario.name, wiretap.ENCRYPTED))

@@ -46,6 +46,7 @@ class World:
     Attributes:
         mpm: Apache's multi-processing module.
         mode: mod_wsgi's mode.
+        interpreter: Python's main one (``%{GLOBAL}``), or a sub-interpreter of its own.
         green: the green library, which is imported in any case.
         patched: whether it patches the standard library.
         tls: whether the cell connects over TLS, and so past the relay.
@@ -56,6 +57,7 @@ class World:
     title: str
     mpm: Literal["prefork", "event"] = "prefork"
     mode: Literal["embedded", "daemon"] = "embedded"
+    interpreter: Literal["main", "sub"] = "main"
     green: Literal["eventlet", "gevent"] = "eventlet"
     patched: bool = True
     tls: bool = False
@@ -118,6 +120,7 @@ WORLDS = (
     World("daemon", "prefork, daemon mode, monkey-patched", mode="daemon", threads=4),
     World("event", "event MPM, embedded, monkey-patched", mpm="event", threads=4),
     World("gevent", "prefork, embedded, patched by gevent", green="gevent"),
+    World("sub", "prefork, embedded, in a sub-interpreter, monkey-patched", interpreter="sub"),
     World("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
 )
 
@@ -203,7 +206,7 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("native", ("pika",), ("prefork", "unpatched"), "alive", _READS),
     ("native-drained", ("kombu",), ("prefork", "unpatched"), "alive", _READS),
     ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _BEATS),
-    ("hbshim-auto", LIBRARIES, ("gevent",), "alive", _BEATS),
+    ("hbshim-auto", LIBRARIES, ("gevent", "sub"), "alive", _BEATS),
     ("hbshim-auto", LIBRARIES, ("tls",), "alive", _ENCRYPTS),
     ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _BEATS),
     ("hbshim-greenthread", LIBRARIES, ("prefork",), "closed", _FORCED),

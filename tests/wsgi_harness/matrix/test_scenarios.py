@@ -38,7 +38,7 @@ def test_every_way_of_beating_is_tried_in_the_world_that_fails(method: str, libr
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("world", ["unpatched", "daemon", "event", "gevent", "tls"])
+@pytest.mark.parametrize("world", ["unpatched", "daemon", "event", "gevent", "sub", "tls"])
 def test_every_other_world_has_a_control_and_the_fix(world: str, library: str) -> None:
     assert BY_NAME[f"none-{library}-{world}"].expected == "closed"
     assert BY_NAME[f"hbshim-auto-{library}-{world}"].is_fix

@@ -20,9 +20,9 @@ PAGE = Template(
   h2 { font-size: 1.3rem; margin-top: 2.6rem; border-bottom: 1px solid #ccc; }
   h3 { font-size: 1.05rem; margin: 0; }
   a { color: #0072B2; }
-  table { border-collapse: separate; border-spacing: 4px; width: 100%; font-size: .88rem; }
+  table { border-collapse: separate; border-spacing: 3px; width: 100%; font-size: .8rem; }
   th { text-align: left; font-weight: 600; }
-  td { padding: .35rem .5rem; text-align: center; border-radius: 4px; min-width: 4.6rem; }
+  td { padding: .35rem .1rem; text-align: center; border-radius: 4px; min-width: 3.9rem; }
   td a { color: inherit; text-decoration: none; display: block; }
   td a:hover { text-decoration: underline; }
   .headline { font-size: 1.1rem; padding: .7rem 1rem; border-left: 8px solid; margin: 1rem 0; }
@@ -72,7 +72,8 @@ $grid
 <figure role="img" aria-label="Life of each connection, and lateness of its ticks">
 $overview
 <figcaption>Left: the green bar is the connection as RabbitMQ saw it, the cross its end, a triangle
-a heartbeat from the cell, the squares the two requests (hollow: failed). Right: in each process a
+a heartbeat from the cell, the squares the two requests (hollow: failed). Heartbeats over TLS nobody
+could see. Right: in each process a
 green thread (circle) and a native thread (diamond) were to tick $ticks times in T; shown is the
 latest tick in the silence. Where the circle is far right and the diamond far left, the process ran
 but its green threads did not.</figcaption>

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hbshim.observe.listening import listen, stop_listening
+    from hbshim.observe.logs import keep_logging, log_events
 
-__all__ = ["listen", "stop_listening"]
+__all__ = ["keep_logging", "listen", "log_events", "stop_listening"]
 
 _HOMES = {
+    "keep_logging": "hbshim.observe.logs",
     "listen": "hbshim.observe.listening",
+    "log_events": "hbshim.observe.logs",
     "stop_listening": "hbshim.observe.listening",
 }
 

@@ -1,0 +1,70 @@
+"""Events become log records, with fields, in the thread that asks for them."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hbshim.heartbeat.service import current
+from hbshim.observe import log_events
+from hbshim.observe.logs import LEVELS
+from tests.observe.conftest import CHECKOUT
+
+WORLD = Path(__file__).with_name("logging_world.py")
+
+
+@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+def test_a_death_is_logged_by_the_programs_own_thread(world):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", WORLD, world],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1"},
+    )
+    assert (done.returncode, done.stdout) == (0, "pass\n"), done.stderr
+
+
+def test_each_event_is_logged_once_with_its_fields(caplog):
+    log_events()
+    before = time.time()
+    current().metrics.record("worker-moved", "", "3 links moved")
+    current().metrics.record("write-broken-off", "a:1 -> b:2", "100 % broken")
+    caplog.set_level(logging.INFO, "hbshim")
+    caplog.clear()
+    assert log_events() == 2
+    moved, broken = caplog.records
+    assert (moved.levelno, moved.getMessage()) == (logging.INFO, "worker-moved: 3 links moved")
+    assert broken.levelno == logging.ERROR
+    assert broken.getMessage() == "write-broken-off: 100 % broken (a:1 -> b:2)"
+    assert broken.hbshim_kind == "write-broken-off"
+    assert broken.hbshim_link == "a:1 -> b:2"
+    assert broken.hbshim_detail == "100 % broken"
+    assert before <= broken.hbshim_at <= time.time()
+    assert log_events() == 0
+
+
+def test_a_logger_of_the_applications_own(caplog):
+    log_events()
+    current().metrics.record("new-kind", "", "something")
+    caplog.clear()
+    assert log_events(logging.getLogger("billing.amqp")) == 1
+    assert [(one.name, one.levelno) for one in caplog.records] == [
+        ("billing.amqp", logging.WARNING)
+    ]
+
+
+def test_the_documented_kinds_are_those_that_are_recorded():
+    page = (CHECKOUT / "docs" / "observing.md").read_text(encoding="utf-8")
+    table = page.split("| kind | ")[1].split("\n\n")[0]
+    documented = {row.split("`")[1] for row in table.splitlines()[2:]}
+    code = "".join(path.read_text() for path in (CHECKOUT / "hbshim").rglob("*.py"))
+    recorded = set(re.findall(r'\brecord\(\s*"([a-z-]+)"', code))
+    assert len(recorded) > 10
+    assert documented == recorded
+    assert set(LEVELS) <= documented

@@ -12,6 +12,12 @@ the heartbeat thread. But the records lie in the clear enough: with an
 authenticated cipher the length of a record tells the length of what is in it. So
 the raw stream is peeked at, and a record is read only when it is there whole and
 exactly eight octets long inside.
+
+The CBC modes of TLS 1.2 pad, so that a heartbeat looks like any frame of up to 15
+octets. What was read and is none is kept for the client's next read; but a client
+that waits for its descriptor to become readable would not learn of it before the
+broker's next octet, half of T later. So there a record is read only after it has
+waited for a while: had the client been waiting, it would be gone.
 """
 
 from __future__ import annotations
@@ -26,6 +32,18 @@ from hbshim.runtime.unpatched import allocate_reentrant_lock
 
 #: Octets of the authentication tag of AES-GCM and ChaCha20-Poly1305.
 _TAG = 16
+
+#: Octets of a block, and of the initial vector before it, of AES and Camellia.
+_BLOCK = 16
+
+#: The HMAC of a CBC suite, as OpenSSL's name of the suite ends, and its octets.
+_MACS = {"SHA": 20, "SHA256": 32, "SHA384": 48}
+
+#: The most that a record with a heartbeat's length may hold in CBC modes.
+_LONGEST = _BLOCK
+
+#: Seconds that a record has waited for when nobody is waiting for it.
+_WAITED = 0.1
 
 
 class SerializedSslObject:
@@ -104,7 +122,7 @@ class SerializedSslObject:
             if self._ahead or self._inner.pending():
                 return 0
             for taken in range(at_most):
-                data = self._inner.read(len(HEARTBEAT_FRAME))
+                data = self._inner.read(_LONGEST)
                 if data != HEARTBEAT_FRAME:
                     self._ahead = data
                     return taken
@@ -129,7 +147,7 @@ class TlsWire(Wire):
             sock._sslobj = SerializedSslObject(sock._sslobj, native)
         self._ssl: SerializedSslObject = sock._sslobj
         # Once: it stays as the handshake has made it, and a look must not ask the session.
-        self._prefix = self._record_prefix()
+        self._prefixes, self._padded = self._record_prefixes()
 
     def beat(self) -> bool:
         if not self._ssl.lock.acquire(False):
@@ -145,14 +163,17 @@ class TlsWire(Wire):
     def take_heartbeats(self) -> int:
         """Take whole records with nothing but a heartbeat off the receive queue.
 
-        Takes nothing where the cipher hides the length (CBC modes of TLS 1.2).
-        What waits unread excuses the peer's silence then.
+        Takes nothing with a cipher that hbshim does not know. What waits unread
+        excuses the peer's silence then.
         """
-        prefix = self._prefix
-        if not prefix:
+        if not self._prefixes or (self._padded and not self._has_waited()):
             return 0
-        size = len(prefix) + int.from_bytes(prefix[-2:], "big")
-        waiting = self._receive(size * DRAIN_AT_MOST, socket.MSG_PEEK)
+        longest = max(map(_record_size, self._prefixes))
+        waiting = self._receive(longest * DRAIN_AT_MOST, socket.MSG_PEEK)
+        prefix = next(filter(waiting.startswith, self._prefixes), None)
+        if prefix is None:
+            return 0
+        size = _record_size(prefix)
         count = 0
         while waiting.startswith(prefix, count * size) and (count + 1) * size <= len(waiting):
             count += 1
@@ -162,8 +183,11 @@ class TlsWire(Wire):
         """Never certain: octets may wait in the session."""
         return False
 
-    def _record_prefix(self) -> bytes:
-        """Type, version and length of a record that holds eight octets of data."""
+    def _has_waited(self) -> bool:
+        return self.has_tcp_info and self.kernel_view().received_ago > _WAITED
+
+    def _record_prefixes(self) -> tuple[tuple[bytes, ...], bool]:
+        """Type, version and length of a record with a heartbeat; whether others look like it."""
         version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]
         # RFC 8446 section 5.2: the inner type adds an octet; a length of 25 cannot be
         # one of the handshake messages that also travel as type 23. RFC 5288 section 3
@@ -176,5 +200,24 @@ class TlsWire(Wire):
         }
         for (known_version, mode), octets in extra.items():
             if version == known_version and mode in cipher:
-                return b"\x17\x03\x03" + (len(HEARTBEAT_FRAME) + octets).to_bytes(2, "big")
-        return b""
+                return (_prefix(len(HEARTBEAT_FRAME) + octets),), False
+        mac = _MACS.get(cipher.rpartition("-")[2])
+        if version != "TLSv1.2" or mac is None or not ("AES" in cipher or "CAMELLIA" in cipher):
+            return (), False
+        # RFC 5246 section 6.2.3.2: the MAC is encrypted with the data; RFC 7366, an
+        # extension: it follows what is encrypted. Which of them, nobody can be asked.
+        encrypted_with, behind = _padded(len(HEARTBEAT_FRAME) + mac), _padded(len(HEARTBEAT_FRAME))
+        return (_prefix(_BLOCK + encrypted_with), _prefix(_BLOCK + behind + mac)), True
+
+
+def _padded(octets: int) -> int:
+    """Whole blocks for so much data and at least one octet that tells the padding."""
+    return (octets // _BLOCK + 1) * _BLOCK
+
+
+def _prefix(length: int) -> bytes:
+    return b"\x17\x03\x03" + length.to_bytes(2, "big")
+
+
+def _record_size(prefix: bytes) -> int:
+    return len(prefix) + int.from_bytes(prefix[-2:], "big")

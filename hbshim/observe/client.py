@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
+from _socket import socket as NativeSocket  # noqa: N812
 
 from hbshim.errors import WatchError
 from hbshim.observe.answer import ProcessSeen, parse
@@ -79,7 +81,8 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
         WatchError: it is another user's, does not answer, or is no process of hbshim's.
     """
     deadline = time.monotonic() + within
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    # A native one, as at the other end: a hub is not needed for it.
+    with contextlib.closing(NativeSocket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
         try:
             connection.settimeout(within)
             connection.connect(path)
@@ -100,17 +103,19 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
             ) from None
 
 
-def _check_owner(connection: socket.socket, path: str) -> None:
+def _check_owner(connection: NativeSocket, path: str) -> None:
     uid, ours = peer_uid(connection), os.geteuid()
     if uid not in (0, ours) and ours != 0:
         raise WatchError(f"the process at {path} is of user {uid}; look as that user")
 
 
-def _receive(connection: socket.socket, deadline: float) -> bytes:
+def _receive(connection: NativeSocket, deadline: float) -> bytes:
     answer = bytearray()
     while True:
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         data = connection.recv(65536)
+        if not data and not answer:
+            raise WatchError("closed without an answer; look as the user that owns the process")
         if not data:
             return bytes(answer)
         answer += data

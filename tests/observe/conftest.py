@@ -12,6 +12,13 @@ import pytest
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[2]
+#: First lines of a program in each world.
+WORLD_PATCHES = {
+    "native": "",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+}
+
 WATCHED = Path(__file__).with_name("watched.py")
 
 

@@ -27,7 +27,7 @@ def test_world(script):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     last_line = result.stdout.strip().rpartition("\n")[2]
     if result.returncode == 0 and last_line.startswith("skip: "):

@@ -11,6 +11,9 @@ from typing import Any
 
 import hbshim
 
+#: Seconds that the broker may take to answer.
+_PATIENCE = 30
+
 
 class AmqpClient:
     """py-amqp by itself."""
@@ -180,7 +183,7 @@ class KombuClient(AmqpClient):
 class PikaClient(AmqpClient):
     """pika's BlockingConnection."""
 
-    def connect(self) -> None:
+    def parameters(self) -> Any:
         import pika
 
         opening, tls = self.opening, None
@@ -192,7 +195,7 @@ class PikaClient(AmqpClient):
             if "ciphers" in opening:
                 context.set_ciphers(opening["ciphers"])
             tls = pika.SSLOptions(context, "localhost")
-        parameters = pika.ConnectionParameters(
+        return pika.ConnectionParameters(
             opening["host"],
             opening["port"],
             credentials=pika.PlainCredentials(opening["user"], opening["password"]),
@@ -200,7 +203,11 @@ class PikaClient(AmqpClient):
             client_properties={"connection_name": opening["name"]},
             ssl_options=tls,
         )
-        self.connection = pika.BlockingConnection(parameters)
+
+    def connect(self) -> None:
+        import pika
+
+        self.connection = pika.BlockingConnection(self.parameters())
         self.channel = self.connection.channel()
         if self.queue is None:
             self.queue = self.channel.queue_declare("", exclusive=True).method.queue
@@ -255,4 +262,48 @@ class PikaClient(AmqpClient):
         return isinstance(error, pika.exceptions.AMQPConnectionError)
 
 
-CLIENTS = {"amqp": AmqpClient, "kombu": KombuClient, "pika": PikaClient}
+class PikaOnGevent(PikaClient):
+    """pika's GeventConnection: callbacks, called in gevent's hub."""
+
+    def connect(self) -> None:
+        import gevent
+        from gevent.event import AsyncResult
+        from pika.adapters.gevent_connection import GeventConnection
+
+        opened = AsyncResult()
+        self.connection = GeventConnection(
+            self.parameters(),
+            on_open_callback=opened.set,
+            on_open_error_callback=lambda _, error: opened.set_exception(error),
+        )
+        gevent.spawn(self.connection.ioloop.start)
+        opened.get(timeout=_PATIENCE)
+        self.channel = self.called_back(lambda done: self.connection.channel(on_open_callback=done))
+        self.queue = self.declared("", exclusive=True).queue
+
+    def called_back(self, ask: Callable[[Any], Any]) -> Any:
+        """What the library hands to the callback that `ask` gives it."""
+        from gevent.event import AsyncResult
+
+        answer = AsyncResult()
+        ask(answer.set)
+        return answer.get(timeout=_PATIENCE)
+
+    def declared(self, queue: str, **how: Any) -> Any:
+        return self.called_back(
+            lambda done: self.channel.queue_declare(queue, callback=done, **how)
+        ).method
+
+    def count(self) -> int:
+        return int(self.declared(self.queue or "", passive=True).message_count)
+
+    def transport(self) -> Any:
+        return self.connection._transport
+
+
+CLIENTS = {
+    "amqp": AmqpClient,
+    "kombu": KombuClient,
+    "pika": PikaClient,
+    "pika-gevent": PikaOnGevent,
+}

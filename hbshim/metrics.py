@@ -49,8 +49,9 @@ class Metrics:
 
     def record(self, kind: str, link: str = "", detail: str = "") -> None:
         """Keep an event for whoever calls :meth:`take_events`."""
-        self.count(f"event:{kind}")
         self._events.append(Event(kind, link, detail))
+        # Last, so that whoever sees it counted can take it out.
+        self.count(f"event:{kind}")
 
     def take_events(self) -> list[Event]:
         """Remove and return the events recorded so far, oldest first."""

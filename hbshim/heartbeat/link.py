@@ -16,6 +16,7 @@ from hbshim.heartbeat.state import (
     Sample,
     State,
     classify,
+    due_after,
     next_look,
 )
 from hbshim.heartbeat.wire import Wire
@@ -98,6 +99,8 @@ class Link:
         """
         engine_is_in = self.guard.writers.engine_enters()
         try:
+            if engine_is_in and self._beat_if_plainly_due():
+                return now + self.timeout / 2
             with self.guard.books:
                 event, sample = self._look(now, writing=not engine_is_in)
                 self._step(event, sample)
@@ -109,6 +112,34 @@ class Link:
         if self.state not in WATCHED or pause is None:
             return None
         return now + pause
+
+    def _beat_if_plainly_due(self) -> bool:
+        """Nearly every look at nearly every link, in half the time: all is well, a beat is due.
+
+        No rule of its own: it says yes only where :func:`classify` would say DUE, and
+        leaves every other case, and every eighth look with its drain, to the table.
+        """
+        guard = self.guard
+        if (
+            (self._looks + 1) % LOOKS_BETWEEN_DRAINS == 0
+            or self.state is not State.ALIVE
+            or self.liveness_timeout
+            or guard.torn
+            or guard.closed
+            or guard.writers.overlaps > self._overlaps_told
+            or not self.wire.has_tcp_info
+            or os.getpid() != self._pid
+            or self._half_written()
+        ):
+            return False
+        try:
+            plain = self.wire.plainly_idle(due_after(self.timeout), self.timeout)
+        except OSError:
+            return False
+        if plain:
+            self._looks += 1
+            self._beat()
+        return plain
 
     def orphan(self) -> None:
         """A forked child calls this: drop our copy, leave the parent's stream alone."""
@@ -215,14 +246,7 @@ class Link:
         if self.state is not before:
             self._tell_liveness(before, sample)
         if action is Action.BEAT:
-            try:
-                beaten = self.wire.beat()
-            except OSError:
-                return  # reset under our hands; the next look sees it closed
-            if beaten:
-                self.beats += 1
-                self._last_beat = time.monotonic()
-                self._metrics.count("beats_sent")
+            self._beat()
         elif action is Action.SHUT_BOTH:
             self.wire.shut_both()
             self._metrics.record(
@@ -236,6 +260,16 @@ class Link:
             self._metrics.record("peer-closed", self.name, "the broker closed the connection")
         elif action is Action.DROP:
             self.orphan()
+
+    def _beat(self) -> None:
+        try:
+            beaten = self.wire.beat()
+        except OSError:
+            return  # reset under our hands; the next look sees it closed
+        if beaten:
+            self.beats += 1
+            self._last_beat = time.monotonic()
+            self._metrics.count("beats_sent")
 
     def _tell_liveness(self, before: State, sample: Sample) -> None:
         if self.state is State.HUNG:

@@ -144,6 +144,11 @@ class Sample(NamedTuple):
     ticked_ago: float = 0.0
 
 
+def due_after(timeout: float) -> float:
+    """Seconds of silence of ours after which a beat is due, T being `timeout` seconds."""
+    return timeout / 2 - EARLY
+
+
 def silent(sample: Sample, timeout: float) -> bool:
     """Whether the peer must be called dead, `timeout` being T in seconds.
 
@@ -179,14 +184,12 @@ def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
         return Event.HUNG
     if sample.writing or sample.queued:
         return Event.MOVING
-    if sample.sent_ago >= timeout / 2 - EARLY:
+    if sample.sent_ago >= due_after(timeout):
         return Event.DUE
     return Event.FRESH
 
 
-def next_look(
-    event: Event, sample: Sample, timeout: float, liveness: float = 0.0
-) -> float | None:
+def next_look(event: Event, sample: Sample, timeout: float, liveness: float = 0.0) -> float | None:
     """Seconds until the link wants another look; None for never again."""
     pause = _next_look(event, sample, timeout)
     if pause is None or not liveness or event is Event.HUNG:

@@ -29,12 +29,16 @@ DRAIN_AT_MOST = 512
 # sent / ack sent / data received / ack received, and bytes not sent yet (4.6+).
 _TCP_INFO = struct.Struct("=B23xI16xIIII84xI")
 _TCP_INFO_OPTION = 11
+_ESTABLISHED = 1
 _PEER_GONE = frozenset({7, 8, 9, 11})  # CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 _NEVER = 0xFFFFFFFF
 
 _SIOCOUTQ = 0x5411 if sys.platform == "linux" else None
 _SO_NWRITE = 0x1024  # macOS: bytes in the send buffer
 _INT = struct.Struct("=i")
+
+
+_getsockopt = NativeSocket.getsockopt
 
 
 class KernelView(NamedTuple):
@@ -100,9 +104,7 @@ class Wire:
             OSError: the socket is closed.
         """
         state, unacked, sent, _, received, acked, unsent = _TCP_INFO.unpack(
-            NativeSocket.getsockopt(
-                self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size
-            )
+            _getsockopt(self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size)
         )
         return KernelView(
             state in _PEER_GONE,
@@ -111,6 +113,26 @@ class Wire:
             sent / 1000,
             received / 1000,
             acked / 1000,
+        )
+
+    def plainly_idle(self, sent_ago: float, received_ago: float) -> bool:
+        """Whether all is well and quiet: established, everything acknowledged, nothing sent
+        for `sent_ago` seconds or more, something received less than `received_ago` seconds ago.
+
+        What :meth:`kernel_view` tells, without making an object of it.
+
+        Raises:
+            OSError: the socket is closed.
+        """
+        state, unacked, sent, _, received, _, unsent = _TCP_INFO.unpack(
+            _getsockopt(self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size)
+        )
+        return (
+            state == _ESTABLISHED
+            and not unacked
+            and not unsent
+            and sent >= sent_ago * 1000
+            and received < received_ago * 1000
         )
 
     def queued(self) -> int:

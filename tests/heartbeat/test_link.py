@@ -1,5 +1,6 @@
 """One link, its socket pair, and what a forked child makes of it."""
 
+import itertools
 import os
 import signal
 import socket
@@ -8,20 +9,75 @@ import threading
 import pytest
 
 from hbshim.adapters.sockets import native_socket
+from hbshim.heartbeat import wire as wire_module
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.state import State
-from hbshim.heartbeat.wire import Wire
+from hbshim.heartbeat.state import EARLY, Event, Sample, State, classify, due_after, next_look
+from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
 
 
 @pytest.fixture
-def link():
+def connected():
     server = socket.create_server(("127.0.0.1", 0))
     client = socket.create_connection(server.getsockname())
     peer, _ = server.accept()
+    peer.settimeout(10)
     server.close()
     with client, peer:
-        yield Link(Wire(native_socket(client)), 60, "test", Metrics())
+        yield client, peer
+
+
+@pytest.fixture
+def link(connected):
+    client, _ = connected
+    return Link(Wire(native_socket(client)), 60, "test", Metrics())
+
+
+def test_what_is_plainly_due_is_due_by_the_table(monkeypatch, link):
+    """The short cut of nearly every beat has no rule of its own."""
+    timeout = 8.0
+    answered = []
+    ages = (0, 3800, 3860, 4000, 7999, 8000, 15999, 16000, 60000)
+    for state, unacked, sent, received, unsent in itertools.product(
+        range(1, 12), (0, 1), ages, ages, (0, 5)
+    ):
+        raw = wire_module._TCP_INFO.pack(state, unacked, sent, 0, received, 0, unsent)
+        monkeypatch.setattr(wire_module, "_getsockopt", lambda *_, raw=raw: raw)
+        plain = link.wire.plainly_idle(due_after(timeout), timeout)
+        answered.append(plain)
+        if plain:
+            view = link.wire.kernel_view()
+            sample = Sample(
+                view.sent_ago,
+                view.received_ago,
+                view.acked_ago,
+                view.queued,
+                view.in_flight,
+                unread=0,
+                unread_ago=timeout,
+                writing=False,
+                peer_closed=view.peer_closed,
+            )
+            event = classify(sample, timeout)
+            assert event is Event.DUE
+            assert next_look(event, sample, timeout) == timeout / 2
+    assert set(answered) == {True, False}
+
+
+def test_a_writer_inside_keeps_the_short_cut_off_the_wire(connected):
+    client, peer = connected
+    # A beat of so small a T is due at once.
+    link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
+    peer.sendall(HEARTBEAT_FRAME)
+    gate = link.guard.writers
+    assert gate.engine_enters()
+    gate.engine_leaves()
+    gate.among_others(lambda: link.turn(0.0), ())
+    assert link.beats == 0
+    peer.sendall(HEARTBEAT_FRAME)
+    link.turn(0.0)
+    assert link.beats == 1
+    assert peer.recv(100) == HEARTBEAT_FRAME
 
 
 def outcome_in_child(action):

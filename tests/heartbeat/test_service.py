@@ -129,10 +129,11 @@ def test_a_silent_peer_is_shut_down_and_told_of(connected):
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
     service.watch(link, "pthread")
-    wait_until(lambda: link.state is State.LOST)
+    wait_until(lambda: "event:link-silent" in service.metrics.snapshot())
+    assert link.state is State.LOST
     with pytest.raises(OSError):
         client.sendall(b"publish")
-    assert "link-silent" in [event.kind for event in service.metrics.take_events()]
+    assert [event.kind for event in service.metrics.take_events()] == ["link-silent"]
 
 
 def test_unread_bytes_of_the_peer_keep_a_link_from_being_called_dead(connected):

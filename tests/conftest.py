@@ -70,7 +70,9 @@ def images(prepared: tuple[Engine, Images]) -> Images:
 
 
 @pytest.fixture(scope="session")
-def docker_compose_command(engine: Engine, images: Images) -> Iterator[str]:
+def docker_compose_command(
+    engine: Engine, images: Images, docker_compose_project_name: str
+) -> Iterator[str]:
     """Compose, with an environment that names images and account (a hook of pytest-docker)."""
     with pytest.MonkeyPatch.context() as patch:
         variables = services.environment(images, PASSWORD, HEARTBEAT)
@@ -78,6 +80,7 @@ def docker_compose_command(engine: Engine, images: Images) -> Iterator[str]:
             patch.setenv(key, value)
         leftovers.remove(engine, progress=silent)
         yield shlex.join(engine.compose)
+        leftovers.take_down(engine, docker_compose_project_name)
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +103,9 @@ def docker_setup() -> list[str]:
 
 @pytest.fixture(scope="session")
 def docker_cleanup() -> list[str]:
-    """Leave nothing behind (a hook of pytest-docker)."""
-    return ["down --volumes --remove-orphans --timeout 0"]
+    """Nothing (a hook of pytest-docker): its own `down` would fail the tests when Docker 20.10
+    keeps a network; `docker_compose_command` takes the project down."""
+    return []
 
 
 @pytest.fixture(scope="session")

@@ -34,13 +34,7 @@ def remove(engine: Engine, *, progress: Progress) -> None:
         label, _, project = line.partition(" ")
         if project and _is_orphan(label):
             progress(f"removing the containers of a run that was killed ({project})")
-            down = ["--project-name", project, "down", "--volumes", "--remove-orphans"]
-            argv = [*engine.compose, *down, "--timeout", "0"]
-            try:
-                run(argv, timeout=120, env=engine.environment)
-            except CommandError as error:
-                if not only_its_network_stayed(engine, project, error):
-                    raise
+            take_down(engine, project)
     # `compose down` knows a project by its containers: a network without any is found here alone.
     networks = engine.run("network", "ls", filtered, "--format", "{{.Name}} {{.Labels}}")
     for line in networks.splitlines():
@@ -51,6 +45,19 @@ def remove(engine: Engine, *, progress: Progress) -> None:
             with contextlib.suppress(CommandError):
                 engine.run("network", "rm", name)
                 progress(f"removed the network of an earlier run ({name})")
+
+
+def take_down(engine: Engine, project: str) -> None:
+    """Remove a project's containers, networks and volumes, if need be all but its network.
+
+    :raises CommandError: something else stayed.
+    """
+    down = ["--project-name", project, "down", "--volumes", "--remove-orphans", "--timeout", "0"]
+    try:
+        run([*engine.compose, *down], timeout=120, env=engine.environment)
+    except CommandError as error:
+        if not only_its_network_stayed(engine, project, error):
+            raise
 
 
 def only_its_network_stayed(engine: Engine, project: str, error: CommandError) -> bool:

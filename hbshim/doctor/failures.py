@@ -71,12 +71,12 @@ def explain(
     if late or any(isinstance(it, TimeoutError) or _named(it, _TIMED_OUT) for it in causes):
         if reached is False or any(_named(it, _NOT_REACHED) for it in causes):
             return Failure(
-                f"no answer within {limit:.0f} s",
+                f"no answer within {limit:.3g} s",
                 "correct host and port in the URL, or see to a firewall in between",
                 elsewhere=True,
             )
         return Failure(
-            f"it accepts connections, but no AMQP handshake was complete within {limit:.0f} s",
+            f"it accepts connections, but no AMQP handshake was complete within {limit:.3g} s",
             "see that host and port are a broker's, that it is not overloaded, and that no "
             "proxy is in the way; or give more --timeout",
         )
@@ -102,7 +102,7 @@ def unreachable(error: OSError, target: Target, limit: float) -> Failure:
     """What `error`, raised while the host's name was looked up, means."""
     if isinstance(error, TimeoutError):
         return Failure(
-            f"the name {target.host} was not resolved within {limit:.0f} s",
+            f"the name {target.host} was not resolved within {limit:.3g} s",
             "see that the name servers of this machine answer",
         )
     return Failure(

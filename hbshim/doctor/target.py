@@ -48,7 +48,8 @@ class Target:
     def clean(self, text: object) -> str:
         """What a peer said, made fit to be shown: short, printable, and without the password."""
         shown = text.decode("latin-1") if isinstance(text, bytes) else str(text)
-        if self.password:
+        # A password that is the user's name, as guest's is, keeps nothing secret.
+        if self.password and self.password != self.user:
             shown = shown.replace(self.password, "***")
         shown = "".join(char if char.isprintable() else "?" for char in shown)
         return shown if len(shown) <= LONGEST_TEXT else shown[:LONGEST_TEXT] + "..."

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hbshim.doctor import examine
-from tests.doctor.commands import begin, end
+from tests.doctor.commands import doctors
 from tests.doctor.hostile import HALF_BROKERS, OPEN_OK, STRANGERS, TUNE, peer_that, says
 from tests.doctor.hostile import START as HANDSHAKE
 
@@ -95,8 +95,8 @@ def test_the_command_says_so_in_one_line(name):
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(peer_that(STRANGERS[name]))
         url = f"amqp://user:{PASSWORD}@127.0.0.1:{port}/"
-        begun = [begin("--url", url, "--client", it, "--timeout", "4") for it in CLIENTS]
-        for said in map(end, begun):
+        calls = {it: ("--url", url, "--client", it, "--timeout", "4") for it in CLIENTS}
+        for said in doctors(calls).values():
             assert said.status == 2
             (line,) = said.err.strip().splitlines()
             assert line.startswith(f"hbshim: cannot connect to 127.0.0.1:{port}: ")

@@ -1,0 +1,150 @@
+"""The doctor at a real RabbitMQ: plain and TLS, both clients, and what users get wrong."""
+
+import json
+import socket
+
+import pytest
+
+from tests.doctor.commands import doctor, doctors
+
+CLIENTS = ("amqp", "pika")
+WRONG = "not-the-password"
+SEEN = ("connection", "beat-out", "beat-in")
+
+
+@pytest.fixture(scope="module")
+def ca(broker, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    path.write_text(broker.ca_pem)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def tls_url(broker):
+    return f"amqps://{broker.user}:{broker.password}@localhost:{broker.tls_port}/"
+
+
+@pytest.fixture(scope="module")
+def visits(broker, ca, tls_url):
+    """Both clients at both listeners, side by side."""
+    calls = {}
+    for client in CLIENTS:
+        common = ("--client", client, "--heartbeat", "2", "--timeout", "60", "--json")
+        calls[client, "plain"] = ("--url", broker.amqp_url(heartbeat=60), *common)
+        calls[client, "tls"] = ("--url", tls_url + "?heartbeat=60", "--ca", ca, *common)
+    return doctors(calls)
+
+
+@pytest.mark.parametrize("route", ["plain", "tls"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_beat_is_seen_to_go_out_and_one_to_come_in(visits, broker, client, route):
+    said = visits[client, route]
+    assert not said.err
+    report = json.loads(said.out)
+    findings = {found["check"]: found for found in report["findings"]}
+    assert {check: findings[check]["verdict"] for check in SEEN} == dict.fromkeys(SEEN, "ok")
+    sentence = findings["connection"]["sentence"]
+    assert f"connected to RabbitMQ {broker.management.overview()['rabbitmq_version']}" in sentence
+    assert f"({route})" in sentence
+    assert "the doctor asked for 2, the broker suggests 4" in sentence
+    # The URL's 60 s and this broker's 4 s make 4, and 4 s is short: a warning, the only one.
+    bad = [name for name, found in findings.items() if found["verdict"] in ("warning", "problem")]
+    assert bad == ["heartbeat"]
+    assert (said.status, report["exit_status"]) == (1, 1)
+    assert broker.password not in said.out
+
+
+def test_nothing_of_it_stays_at_the_broker(visits, broker):
+    left = [
+        found["name"]
+        for found in broker.management.connections()
+        if found.get("client_properties", {}).get("connection_name") == "hbshim doctor"
+    ]
+    assert not left
+
+
+def mistakes(broker, ca, tls_url, tmp_path):
+    host, port = broker.host, broker.amqp_port
+    login = f"{broker.user}:{broker.password}"
+    good = broker.amqp_url()
+    unused = socket.create_server(("127.0.0.1", 0))
+    nowhere = unused.getsockname()[1]
+    unused.close()
+    no_pem = tmp_path / "no.pem"
+    no_pem.write_text("no certificate")
+    management = broker.management_url
+    return {
+        "nothing listens there": ("--url", f"amqp://{login}@127.0.0.1:{nowhere}/"),
+        "cannot be resolved": ("--url", f"amqp://{login}@broker.invalid/"),
+        "refuses the login": ("--url", f"amqp://{broker.user}:{WRONG}@{host}:{port}/"),
+        "refuses virtual host 'nope'": ("--url", f"amqp://{login}@{host}:{port}/nope"),
+        "authority not trusted here": ("--url", tls_url),
+        "cannot be used": ("--url", tls_url, "--ca", str(tmp_path / "none.pem")),
+        "holds no PEM certificate": ("--url", tls_url, "--ca", str(no_pem)),
+        "it speaks TLS": ("--url", tls_url.replace("amqps:", "amqp:")),
+        "does not speak TLS": ("--url", good.replace("amqp:", "amqps:"), "--ca", ca),
+        "cannot be taken apart": ("--url", f"amqp://user:{WRONG}/x@host/"),
+        "several brokers": ("--url", f"{good};{good}"),
+        "takes no arguments": (good,),
+        "belong to a broker": ("--management", management),
+        "longer than the timeout": ("--url", good, "--heartbeat", "60"),
+        "heartbeat=... in the URL": ("--url", f"{good}?heartbeat=soon"),
+        "worker='fiber' is not acceptable": ("--url", f"{good}?hbshim_worker=fiber"),
+        "Connection refused": ("--url", good, "--management", f"http://127.0.0.1:{nowhere}"),
+        "it refuses user 'nobody'": (
+            "--url",
+            good,
+            "--management",
+            management.replace("://", f"://nobody:{WRONG}@"),
+        ),
+    }
+
+
+def test_each_mistake_gets_one_clear_line(broker, ca, tls_url, tmp_path):
+    calls = {
+        (client, says): ("--client", client, "--timeout", "30", *argv)
+        for says, argv in mistakes(broker, ca, tls_url, tmp_path).items()
+        for client in CLIENTS
+    }
+    for (client, says), said in doctors(calls).items():
+        assert said.status == 2, (client, says, said)
+        assert len(said.err.strip().splitlines()) == 1, said.err
+        assert said.err.startswith("hbshim: ")
+        assert says in said.err
+        for secret in (broker.password, WRONG):
+            assert secret not in said.out + said.err
+
+
+def test_the_url_may_come_from_the_environment(broker):
+    url = broker.amqp_url(vhost="nope")
+    said = doctor(HBSHIM_BROKER_URL=url)
+    assert said.status == 2
+    assert "refuses virtual host 'nope'" in said.err
+
+
+def test_queues_that_rabbitmq_refuses_are_named(broker):
+    import amqp
+
+    address = f"{broker.host}:{broker.amqp_port}"
+    with amqp.Connection(address, broker.user, broker.password) as connection:
+        channel = connection.channel()
+        channel.queue_declare("doctor-transient", durable=False, exclusive=False, auto_delete=False)
+        channel.queue_declare("doctor-exclusive", durable=False, exclusive=True)
+        try:
+            common = ("--url", broker.amqp_url(), "--timeout", "60", "--json")
+            said = doctor(*common, "--management", broker.management_url)
+        finally:
+            channel.queue_delete("doctor-transient")
+    (found,) = (it for it in json.loads(said.out)["findings"] if it["check"] == "queue-kinds")
+    assert found["verdict"] == "warning"
+    assert "doctor-transient" in found["sentence"]
+    assert "doctor-exclusive" not in found["sentence"]
+    assert "x-expires" in found["remedy"]
+
+
+def test_the_table_fits_eighty_columns(broker):
+    said = doctor("--url", broker.amqp_url(heartbeat=60), "--all", "--heartbeat", "1")
+    lines = said.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "-> " in said.out
+    assert "checks: " in lines[-1]

@@ -1,0 +1,210 @@
+"""Each check's verdict, for cases that differ from a real process in one thing."""
+
+import dataclasses
+
+import pytest
+
+import hbshim
+from hbshim.doctor.case import Case, Negotiated, Queues, Visit
+from hbshim.doctor.examination import CHECKS, examine
+from hbshim.doctor.findings import Report, finding_of
+
+HERE = hbshim.detect()
+AGREED = Negotiated(4, 4, 60, 131072, 2047, "RabbitMQ", "4.0.5")
+VISIT = Visit("h:5672", "pika 1.4.4", "plain", AGREED, "pthread", 2.1, 2.0, 2.1)
+
+
+def verdict(check, **case):
+    return found(check, **case).verdict
+
+
+def found(check, **case):
+    (this,) = (each for each in CHECKS if each.name == check)
+    return finding_of(this, Case(**{"runtime": HERE, **case}))
+
+
+def process(part, **facts):
+    return dataclasses.replace(HERE, **{part: dataclasses.replace(getattr(HERE, part), **facts)})
+
+
+def broker(version):
+    return dataclasses.replace(VISIT, negotiated=dataclasses.replace(AGREED, version=version))
+
+
+@pytest.mark.parametrize(
+    ("limit", "timeout", "expected"),
+    [
+        (60, 60, "ok"),
+        (60, 95, "ok"),
+        (60, 96, "warning"),
+        (60, 119, "warning"),
+        (60, 120, "problem"),
+        (350, 60, "ok"),
+        (60, 0, "problem"),
+        (60, None, "unknown"),
+        (None, 60, "not-applicable"),
+    ],
+)
+def test_beats_must_come_before_the_idle_limit(limit, timeout, expected):
+    assert verdict("idle-limit", idle_limit=limit, asked=timeout) == expected
+
+
+def test_the_timeout_is_that_of_live_connections_first():
+    case = Case(HERE, asked=10, live=(60.0, 20.0), visit=VISIT)
+    assert case.heartbeat == 60
+
+
+@pytest.mark.parametrize(
+    ("asked", "suggested", "expected"),
+    [(600, 60, 60), (30, 60, 30), (0, 60, 0), (None, 60, 60), (30, 0, 30), (None, 0, 0)],
+)
+def test_the_smaller_timeout_wins(asked, suggested, expected):
+    agreed = dataclasses.replace(AGREED, suggested=suggested)
+    visit = dataclasses.replace(VISIT, negotiated=agreed)
+    assert Case(HERE, asked=asked, visit=visit).heartbeat == expected
+
+
+@pytest.mark.parametrize(
+    ("timeout", "expected"),
+    [(None, "not-applicable"), (0, "warning"), (4, "warning"), (5, "ok"), (60, "ok")],
+)
+def test_a_timeout_is_neither_off_nor_too_short(timeout, expected):
+    assert verdict("heartbeat", asked=timeout) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("5.2.0", "warning"), ("5.3.1", "warning"), ("5.4.0", "ok"), ("5.4.2", "ok")],
+)
+def test_a_py_amqp_without_its_lock_is_known(version, expected):
+    assert verdict("py-amqp-lock", installed={"amqp": version}) == expected
+    assert verdict("py-amqp-lock", installed={}) == "not-applicable"
+
+
+@pytest.mark.parametrize(
+    ("version", "tls", "expected"),
+    [
+        ("3.13.5", True, "not-applicable"),
+        ("3.13.6", True, "problem"),
+        ("3.13.6", False, "warning"),
+        ("3.13.7", True, "not-applicable"),
+    ],
+)
+def test_the_python_that_deadlocks_with_tls_is_known(version, tls, expected):
+    runtime = process("interpreter", python=version)
+    assert verdict("python-tls", runtime=runtime, tls=tls) == expected
+
+
+@pytest.mark.parametrize(("version", "expected"), [("3.10.1", "ok"), ("3.99.0", "warning")])
+def test_an_untested_python_is_a_warning(version, expected):
+    runtime = process("interpreter", python=version)
+    assert verdict("python", runtime=runtime, pythons=("3.10", "3.13")) == expected
+    assert verdict("python", runtime=runtime) == "unknown"
+
+
+def test_libraries_must_lie_in_the_range():
+    ranges = {"amqp": "<6,>=5.2", "pika": "<2,>=1.3", "eventlet": "<1,>=0.36"}
+    assert verdict("libraries", ranges=ranges, installed={"pika": "1.4.4"}) == "ok"
+    assert verdict("libraries", ranges=ranges, installed={"eventlet": "0.41"}) == "warning"
+    assert verdict("libraries") == "unknown"
+    old = found("libraries", ranges=ranges, installed={"pika": "1.4.4", "eventlet": "0.33.0"})
+    assert old.verdict == "problem"
+    assert "eventlet 0.33.0 (supported: <1,>=0.36)" in old.sentence
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"threads_run": False}, "problem"),
+        ({"threads_run": True}, "ok"),
+        ({"kind": "plain"}, "not-applicable"),
+    ],
+)
+def test_uwsgi_needs_its_threads(facts, expected):
+    runtime = process("host", **{"kind": "uwsgi", "version": "2.0.26", **facts})
+    assert verdict("uwsgi-threads", runtime=runtime) == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "check", "expected"),
+    [
+        ({}, "interpreter", "ok"),
+        ({"main": False}, "interpreter", "ok"),
+        ({"main": False, "own_gil": True, "daemon_threads": False}, "interpreter", "warning"),
+        ({}, "free-threading", "not-applicable"),
+        ({"free_threaded": True}, "free-threading", "ok"),
+        ({"free_threaded": True, "gil_enabled": False}, "free-threading", "warning"),
+    ],
+)
+def test_an_interpreters_limits_are_told(facts, check, expected):
+    assert verdict(check, runtime=process("interpreter", **facts)) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [("3.10.8", "4.3 refuses them"), ("4.2.1", "accepts"), ("4.3.0", "refuses queues")],
+)
+def test_what_amqp_does_not_tell_about_queues_is_said(version, says):
+    answer = found("queue-kinds", visit=broker(version))
+    assert answer.verdict == "unknown"
+    assert says in answer.sentence
+    assert "--management" in answer.remedy
+
+
+def test_queues_that_were_listed():
+    several = Queues(5, 9, ("a", "b", "c", "d"), "4.3.0")
+    assert verdict("queue-kinds", queues=Queues(5, 5, (), "4.3.0")) == "ok"
+    assert "a, b, c and 1 more" in found("queue-kinds", queues=several).sentence
+    assert "will refuse" in found("queue-kinds", queues=Queues(1, 1, ("a",), "4.2.0")).sentence
+    assert verdict("queue-kinds", queues=("cannot ask", "do this")) == "problem"
+
+
+@pytest.mark.parametrize(
+    ("version", "says"), [("4.2.0", "ends a consumer"), ("4.3.0-rc.1", "a quorum queue's")]
+)
+def test_the_ack_timeout_is_explained(version, says):
+    answer = found("ack-timeout", visit=broker(version))
+    assert answer.verdict == "unknown"
+    assert says in answer.sentence
+    assert "PRECONDITION_FAILED" in answer.remedy
+    other = dataclasses.replace(VISIT, negotiated=dataclasses.replace(AGREED, product="LavinMQ"))
+    assert verdict("ack-timeout", visit=other) == "not-applicable"
+
+
+def test_a_watch_that_was_too_short_is_no_finding_about_the_broker():
+    short = dataclasses.replace(VISIT, beat_in=None, watched=1.0)
+    assert verdict("beat-in", visit=short) == "unknown"
+    assert verdict("beat-in", visit=dataclasses.replace(short, watched=9.0)) == "problem"
+
+
+def test_every_bad_finding_has_a_remedy():
+    report = examine()
+    assert [each.check for each in report.findings] == [check.name for check in CHECKS]
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+    for check in CHECKS:
+        assert check.remedy
+        assert check.looks_at
+        assert check.meaning
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "unreachable", "status"),
+    [
+        (("ok", "unknown", "not-applicable"), False, 0),
+        (("ok", "warning"), False, 1),
+        (("problem", "ok"), False, 1),
+        (("problem",), True, 2),
+    ],
+)
+def test_the_exit_status(verdicts, unreachable, status):
+    ok = examine().findings[0]
+    report = Report(
+        tuple(dataclasses.replace(ok, verdict=verdict) for verdict in verdicts), unreachable
+    )
+    assert report.exit_status == report.as_dict()["exit_status"] == status
+
+
+def test_findings_are_found_by_name():
+    assert examine().finding("worker").check == "worker"
+    with pytest.raises(KeyError):
+        examine().finding("no such check")

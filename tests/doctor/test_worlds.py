@@ -1,0 +1,41 @@
+"""The doctor inside programs: each world a script in an interpreter of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "worlds"
+CHECKOUT = Path(__file__).parent.parent.parent
+ALONE = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("broker_"))
+WORLDS = ("native", "eventlet", "gevent")
+
+
+def run(script, *argv, **environment):
+    inherited = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
+    return subprocess.run(
+        # `-W error` but for eventlet's announcement of its own retirement.
+        [sys.executable, "-W", "error", HERE / f"{script}.py", *argv],
+        env={**inherited, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("script", ALONE)
+def test_world(script):
+    done = run(script)
+    assert (done.returncode, done.stdout) == (0, "pass\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("client", ["amqp", "pika"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_beat_is_watched_from_within(broker, tmp_path, world, client):
+    ca = tmp_path / "ca.pem"
+    ca.write_text(broker.ca_pem)
+    secure = f"amqps://{broker.user}:{broker.password}@localhost:{broker.tls_port}/"
+    done = run("broker_visit", world, client, str(ca), URL=broker.amqp_url(), TLS_URL=secure)
+    assert (done.returncode, done.stdout) == (0, "pass\n"), done.stdout + done.stderr

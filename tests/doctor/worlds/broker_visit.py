@@ -1,0 +1,28 @@
+"""A patched program examines its broker: what beats there is its own worker."""
+
+# ruff: noqa: E402, T201
+
+import os
+import sys
+
+world, client, ca = sys.argv[1:]
+if world == "eventlet":
+    import eventlet
+
+    eventlet.monkey_patch()
+elif world == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+from hbshim.doctor import examine
+
+expected = "pthread" if world == "native" else "greenthread"
+for url, route in ((os.environ["URL"], "plain"), (os.environ["TLS_URL"], "tls")):
+    report = examine(url, client=client, ca=ca if route == "tls" else None, heartbeat=2, timeout=60)
+    for check in ("worker", "connection", "beat-out", "beat-in", "libraries"):
+        assert report.finding(check).verdict == "ok", report.finding(check)
+    assert f"({route})" in report.finding("connection").sentence
+    assert f"from {expected};" in report.finding("beat-out").sentence
+
+print("pass")

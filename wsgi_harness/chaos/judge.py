@@ -181,7 +181,7 @@ class _Trial:
             return
         for fault in self._faults:
             # The broker gives the client up, too, and its word may come with the end of a fault.
-            last = fault.healed + fault.kind.bound(self._heartbeat)
+            last = self._running(fault.healed, fault.kind.bound(self._heartbeat))
             if fault.kind.kills and fault.began <= died <= last:
                 return
         self._object("false-death", f"connection {generation.number} died and nothing had happened")
@@ -192,22 +192,29 @@ class _Trial:
                 continue
             # A stopped process knows nothing; what matters is what it does when it goes on.
             since = fault.healed if fault.kind.effect is Effect.STOPPED else fault.effective
-            bound = fault.kind.bound(self._heartbeat)
-            stood_still = self._held(since, since + bound, stops=True)
-            bound += stood_still
+            allowed = self._running(since, fault.kind.bound(self._heartbeat)) - since
             if generation.closed is not None and generation.end == generation.closed:
                 # The goodbye got through, or the library took no notice; within the bound
                 # either way, or `_check_calls` tells.
                 continue
-            if generation.end - since > bound:
+            if generation.end - since > allowed:
                 self._object(
                     "late",
-                    f"{fault.kind.name}: {_when(generation, since)}, {bound:.1f} s allowed",
+                    f"{fault.kind.name}: {_when(generation, since)}, {allowed:.1f} s allowed",
                 )
             elif generation.died is not None:
+                stood_still = self._held(since, generation.died, stops=True)
                 # What takes effect slowly may be known before it is complete.
                 seconds = max(0.0, generation.died - since - stood_still)
                 self._result.detections.append((fault.kind.name, seconds))
+
+    def _running(self, since: float, seconds: float) -> float:
+        """When the process has run for so many seconds since then."""
+        end = since + seconds
+        for fault in sorted(self._faults, key=lambda fault: fault.began):
+            if fault.kind.name in _STANDSTILLS and fault.healed > since and fault.began < end:
+                end += fault.healed - max(fault.began, since)
+        return end
 
     def _check_calls(self) -> None:
         longest = 3 * self._heartbeat + SLACK

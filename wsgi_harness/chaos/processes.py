@@ -28,13 +28,14 @@ class Application:
 
     Attributes:
         name: ``world-library``.
-        journal: what it has told so far.
+        journal: what it has told so far; kept in a file as well, beside the log.
     """
 
-    def __init__(self, world: str, library: str, config: dict[str, Any], log: Path) -> None:
+    def __init__(self, world: str, library: str, config: dict[str, Any], logs: Path) -> None:
         self.name = f"{world}-{library}"
         self.journal = Journal(self.name)
-        self._log = log.open("wb")
+        self._log = (logs / f"{self.name}.log").open("wb")
+        self._copy = (logs / f"{self.name}.jsonl").open("w", encoding="utf-8")
         # Its own options would change what is measured.
         environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
         environment |= {"PYTHONPATH": str(HARNESS.parent), "PYTHONWARNINGS": "ignore"}
@@ -53,6 +54,7 @@ class Application:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            self._copy.write(line)
             self.journal.add(line)
 
     def send(self, command: dict[str, Any]) -> None:
@@ -104,7 +106,7 @@ class Application:
         self._process.kill()
         self._process.wait(_KILL_AFTER)
         self._reader.join(_KILL_AFTER)
-        for stream in (self._process.stdin, self._process.stdout, self._log):
+        for stream in (self._process.stdin, self._process.stdout, self._log, self._copy):
             assert stream is not None
             stream.close()
 

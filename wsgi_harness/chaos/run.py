@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pika
 
@@ -154,7 +153,7 @@ class Arena:
         }
         logs = build_dir() / "chaos"
         logs.mkdir(exist_ok=True)
-        return Application(world, library, config, Path(logs / f"{name}.log"))
+        return Application(world, library, config, logs)
 
     def _wait_until_connected(self) -> None:
         each = len(self.setting.zones) * len(self.setting.habits)

@@ -103,3 +103,10 @@ def test_a_session_that_never_came_back() -> None:
 @pytest.mark.parametrize("closed", [12.0, 15.5])
 def test_a_connection_closed_by_its_application_needs_no_death(closed: float) -> None:
     assert rules(tried(UP, Entry("closed", "s", closed, 1, began=11.9), *OVER)) == []
+
+
+def test_a_silence_in_which_the_process_stood_still() -> None:
+    stopped = Fault(FAULTS["stopped"], "process", 12.0, 12.0, 24.0, 24.0)
+    faults = [DEAF, stopped]
+    assert rules(tried(UP, lost(24.5), *OVER, faults=faults)) == []
+    assert rules(tried(UP, lost(28.5), *OVER, faults=faults)) == ["late"]

@@ -1,0 +1,195 @@
+"""Runs the subjects side by side, listens to them, and says whether anything was left over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.paths import HARNESS, build_dir
+from wsgi_harness.stack.broker import Broker
+
+#: Samples of a run, about; more would not be seen in a plot.
+_SAMPLES = 600
+#: A cycle takes some hundredths of a second, on a machine that does nothing else.
+_CYCLE_LIMIT = 0.5
+_OTHER_LIMIT = 120.0
+#: Memory that a process at rest may have grown by. A link that is kept, with its client's
+#: connection, is far above 1 KiB for each cycle; what the allocator keeps does not grow
+#: with the cycles.
+_GROWTH_A_CYCLE = 300.0
+_GROWTH_AT_ALL = 8 * 1024 * 1024
+
+WORLDS = ("native", "eventlet")
+LIBRARIES = ("kombu", "pika")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made of.
+
+    Attributes:
+        seconds: of endurance, between two times `cycles`.
+        connections: of each subject while it endures.
+        heartbeat: T in seconds.
+    """
+
+    seconds: float
+    cycles: int
+    connections: int
+    heartbeat: int
+    worlds: Sequence[str] = WORLDS
+    libraries: Sequence[str] = LIBRARIES
+    shim: bool = True
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which a subject that has not ended never will."""
+        subjects = len(self.worlds) * len(self.libraries)
+        return self.seconds + 2 * self.cycles * _CYCLE_LIMIT * subjects + _OTHER_LIMIT
+
+
+@dataclass
+class Life:
+    """What one subject told.
+
+    Attributes:
+        samples: while it lived; `at` in seconds since its beginning.
+        censuses: at rest, by phase.
+        ended: it lived to its end.
+    """
+
+    name: str
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    censuses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ended: bool = False
+    _origin: float | None = None
+
+    def add(self, line: str) -> None:
+        """Take one line of the subject's standard output."""
+        told: dict[str, Any] = json.loads(line)
+        kind = told.pop("kind")
+        if self._origin is None:
+            self._origin = told["at"]
+        told["at"] -= self._origin
+        if kind == "sample":
+            self.samples.append(told)
+        elif kind == "census":
+            self.censuses[told["phase"]] = told
+        else:
+            self.ended = True
+
+    def complaints(self, setting: Setting) -> Iterator[str]:
+        """What must not be, one sentence each."""
+        if not self.ended:
+            yield "it did not live to its end; see its log"
+        for phase, census in self.censuses.items():
+            for what, count in census["left_over"].items():
+                yield f"left over after {phase}: {count} {what}"
+        if (growth := self.growth) is not None:
+            allowed = _GROWTH_AT_ALL + _GROWTH_A_CYCLE * setting.cycles
+            if growth > allowed:
+                yield f"its memory grew by {growth / 1024:.0f} KiB over the second cycles"
+        enduring = [sample for sample in self.samples if sample["phase"] == "endurance"]
+        late = max((sample["lateness"] for sample in enduring), default=0.0)
+        if late > setting.heartbeat / 8:
+            yield f"a look came {late:.2f} s late, T/8 is {setting.heartbeat / 8:.2f} s"
+        if self.samples:
+            counters = self.samples[-1]["counters"]
+            for event in ("link-silent", "peer-closed", "look-failed"):
+                if counters.get(f"event:{event}"):
+                    yield f"{counters[f'event:{event}']} events {event} on a healthy network"
+
+    @property
+    def growth(self) -> int | None:
+        """Bytes that the process at rest has grown by from the first cycles to the second."""
+        if not {"first cycles", "second cycles"} <= set(self.censuses):
+            return None
+        first, second = (self.censuses[f"{number} cycles"] for number in ("first", "second"))
+        return int(second["resident"] - first["resident"])
+
+
+def run(
+    setting: Setting, broker: Broker, advance: Callable[[float], None] = lambda seconds: None
+) -> list[Life]:
+    """Let every subject live; return what they told.
+
+    Parameters:
+        broker: where they connect to.
+        advance: told every second how many seconds have passed.
+
+    Raises:
+        HarnessError: a subject cannot be started.
+    """
+    logs = build_dir() / "soak"
+    logs.mkdir(exist_ok=True)
+    lives = []
+    with contextlib.ExitStack() as on_exit:
+        threads = []
+        for world in setting.worlds:
+            for library in setting.libraries:
+                life = Life(f"{world}-{library}")
+                process = _start(world, library, setting, broker, on_exit)
+                reader = threading.Thread(target=_listen, args=(process, life), daemon=True)
+                reader.start()
+                threads.append(reader)
+                lives.append(life)
+        begin = time.monotonic()
+        while any(thread.is_alive() for thread in threads):
+            passed = time.monotonic() - begin
+            if passed > setting.limit:
+                break
+            advance(passed)
+            time.sleep(1.0)
+    return lives
+
+
+def _start(
+    world: str, library: str, setting: Setting, broker: Broker, on_exit: contextlib.ExitStack
+) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
+    environment |= {"PYTHONPATH": str(HARNESS.parent), "PYTHONWARNINGS": "ignore"}
+    log = on_exit.enter_context((build_dir() / "soak" / f"{world}-{library}.log").open("wb"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsgi_harness.soak.subject", world, library],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
+    on_exit.enter_context(process)
+    on_exit.callback(process.kill)
+    config = {
+        "shim": setting.shim,
+        "host": broker.host,
+        "port": broker.amqp_port,
+        "user": broker.user,
+        "password": broker.password,
+        "heartbeat": setting.heartbeat,
+        "connections": setting.connections,
+        "cycles": setting.cycles,
+        "seconds": setting.seconds,
+        "sample_every": max(0.5, setting.seconds / _SAMPLES),
+    }
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(config) + "\n")
+        process.stdin.flush()
+    except OSError:
+        raise HarnessError(f"the subject did not start; see {log.name}") from None
+    return process
+
+
+def _listen(process: subprocess.Popen[str], life: Life) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        life.add(line)

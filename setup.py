@@ -27,6 +27,7 @@ TEST = [
     *OTEL,
     "build>=1",
     "gunicorn>=21,<26",
+    "hypothesis>=6.100,<7",
     "import-linter>=2",
     "mypy>=1.11",
     "opentelemetry-sdk>=1.20,<2",

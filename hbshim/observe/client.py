@@ -84,11 +84,11 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
     # A native one, as at the other end: a hub is not needed for it.
     with contextlib.closing(NativeSocket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
         try:
-            connection.settimeout(within)
-            connection.connect(path)
+            _connect(connection, path, deadline)
             _check_owner(connection, path)
-            connection.sendall(REQUEST)
-            return parse(_receive(connection, deadline))
+            with contextlib.suppress(BrokenPipeError):  # it may have said why
+                connection.sendall(REQUEST)
+            answer = _receive(connection, deadline)
         except (ConnectionRefusedError, FileNotFoundError):
             raise ProcessGone(f"nobody listens at {path}; {HOW_TO_LISTEN}") from None
         except (TimeoutError, BlockingIOError):
@@ -101,6 +101,21 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
                 f"{path} cannot be asked ({error.strerror or error}); "
                 "look as the user that owns the process"
             ) from None
+    if not answer:
+        raise WatchError(f"{path} closed without an answer; look as the user that owns the process")
+    return parse(answer)
+
+
+def _connect(connection: NativeSocket, path: str, deadline: float) -> None:
+    while True:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:  # so many others wait to be served
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _check_owner(connection: NativeSocket, path: str) -> None:
@@ -114,8 +129,6 @@ def _receive(connection: NativeSocket, deadline: float) -> bytes:
     while True:
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         data = connection.recv(65536)
-        if not data and not answer:
-            raise WatchError("closed without an answer; look as the user that owns the process")
         if not data:
             return bytes(answer)
         answer += data

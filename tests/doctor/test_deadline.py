@@ -1,0 +1,57 @@
+"""Nothing outlasts its deadline: no C function that hangs, no read that is fed for ever."""
+
+import socket
+import time
+
+import pytest
+
+from hbshim.doctor.deadline import Deadline, cutting_off, within
+from tests.waiting import wait_until
+
+
+def test_what_hangs_is_left_behind():
+    listening = socket.create_server(("127.0.0.1", 0))
+    with listening, pytest.raises(TimeoutError):
+        # Nobody ever connects; when the socket is shut down at last, the thread ends.
+        within(Deadline(0.1), listening.accept)
+    assert within(Deadline(10), lambda: 5) == 5
+
+
+@pytest.mark.parametrize("error", [OSError("told"), UnicodeError("told"), ValueError("told")])
+def test_what_fails_says_so(error):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error), match="told"):
+        within(Deadline(10), fail)
+
+
+def test_a_wait_without_end_is_cut_off():
+    near, far = socket.socketpair()
+    with near, far:
+        began = time.monotonic()
+        with cutting_off(Deadline(0.2), lambda: near.shutdown(socket.SHUT_RDWR)):
+            assert near.recv(1) == b""
+        assert time.monotonic() - began >= 0.2
+
+
+def test_cutting_goes_on_until_the_block_is_left():
+    cuts = []
+    with cutting_off(Deadline(0), lambda: cuts.append(1)):
+        wait_until(lambda: len(cuts) >= 3)
+    # One may be under way as the block is left; then there is silence.
+    settled = Deadline(0.3)
+    while settled.left:
+        time.sleep(0.01)
+    seen = len(cuts)
+    again = Deadline(0.3)
+    while again.left:
+        time.sleep(0.01)
+    assert len(cuts) == seen
+
+
+def test_what_ends_in_time_is_not_cut():
+    cuts = []
+    with cutting_off(Deadline(60), lambda: cuts.append(1)):
+        pass
+    assert not cuts

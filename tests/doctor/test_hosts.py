@@ -1,0 +1,42 @@
+"""The doctor called inside a real uWSGI."""
+
+import sys
+
+import pytest
+
+from tests.runtime.hosting import CURRENT_UWSGI, THREADS_OPTIONAL_UWSGI, hosted, uwsgi_program
+
+
+def findings(program, *options, patch=""):
+    """What the doctor finds within one request."""
+    server = [program, "--home", sys.prefix, "--http-socket", "{socket}", "--need-app"]
+    module = ["--module", "tests.doctor.hosted_app"]
+    with hosted(*server, *module, *options, patch=patch) as host:
+        host.wait_until_serving()
+        return {found["check"]: found for found in host.get()["findings"]}
+
+
+def test_uwsgi_without_threads_is_a_problem(monkeypatch):
+    monkeypatch.setenv("HOSTED_URL", "")
+    found = findings(uwsgi_program(THREADS_OPTIONAL_UWSGI))
+    assert found["uwsgi-threads"]["verdict"] == "problem"
+    assert "--enable-threads" in found["uwsgi-threads"]["remedy"]
+    assert found["uwsgi-lazy-apps"]["verdict"] == "unknown"
+
+
+@pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])
+def test_a_beat_is_watched_within_a_request(broker, monkeypatch, patch):
+    monkeypatch.setenv("HOSTED_URL", broker.amqp_url())
+    master = ["--master", "--processes", "1", "--lazy-apps"]
+    found = findings(uwsgi_program(CURRENT_UWSGI), *master, patch=patch)
+    for check in (
+        "uwsgi-threads",
+        "uwsgi-lazy-apps",
+        "worker",
+        "connection",
+        "beat-out",
+        "beat-in",
+    ):
+        assert found[check]["verdict"] == "ok", found[check]
+    # The hub is parked between requests, whatever has patched.
+    assert "from pthread;" in found["beat-out"]["sentence"]

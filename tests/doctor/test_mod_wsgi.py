@@ -1,0 +1,74 @@
+"""The doctor called inside Apache prefork with mod_wsgi, in a request, under eventlet."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import requests
+
+from wsgi_harness.errors import NotReadyError
+from wsgi_harness.stack import services
+from wsgi_harness.stack.broker import wait_until
+
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def found(engine, images, broker, docker_compose_project_name, tmp_path, interpreter):
+    """What it finds there, by check."""
+    unused = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(CHECKOUT / "hbshim", tmp_path / "hbshim", ignore=unused)
+    script = tmp_path / "wsgi_harness" / "cell" / "app.py"
+    script.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("hosted_app.py"), script)
+    tmp_path.chmod(0o755)
+    url = f"amqp://{broker.user}:{broker.password}@{services.BROKER}:5672/"
+    variables = {
+        "HOSTED_PATCH": "eventlet",
+        "HOSTED_URL": url,
+        "WSGI_MODE": "embedded",
+        "WSGI_INTERPRETER": interpreter,
+    }
+    container = engine.run(
+        "run",
+        "--detach",
+        "--publish=127.0.0.1::80",
+        f"--network={docker_compose_project_name}_default",
+        f"--volume={tmp_path}:/srv/hbshim:ro,z",
+        *(f"--env={name}={value}" for name, value in variables.items()),
+        images.apache,
+    ).strip()
+    try:
+        address = f"http://{engine.run('port', container, '80').splitlines()[0]}"
+
+        def check_alive():
+            try:
+                assert requests.get(f"{address}/-/alive", timeout=10).status_code == 204
+            except requests.RequestException as error:
+                raise NotReadyError(str(error)) from error
+
+        wait_until(check_alive, limit=60)
+        answer = requests.get(address, timeout=120)
+        assert answer.status_code == 200, engine.run("logs", container)
+        yield {each["check"]: each for each in answer.json()["findings"]}
+    finally:
+        engine.run("rm", "--force", "--volumes", container)
+
+
+@pytest.mark.parametrize("interpreter", ["main", "sub"])
+def test_a_beat_is_watched_while_the_hub_is_parked(found, interpreter):
+    for check in (
+        "worker",
+        "patching",
+        "pollers",
+        "interpreter",
+        "connection",
+        "beat-out",
+        "beat-in",
+    ):
+        assert found[check]["verdict"] == "ok", found[check]
+    assert "leaves the hub parked" in found["worker"]["sentence"]
+    assert "from pthread;" in found["beat-out"]["sentence"]
+    assert ("sub-interpreter" in found["interpreter"]["sentence"]) == (interpreter == "sub")
+    # hbshim is not installed there, only mounted, and says that it does not know.
+    assert found["libraries"]["verdict"] == "unknown"

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -183,6 +184,26 @@ class Stack:
     def unpause(self, service: str) -> None:
         """Let a frozen service go on."""
         self._compose("unpause", service)
+
+    def kill(self, service: str) -> None:
+        """End every process of a service on the spot, as a power cut does."""
+        self._compose("kill", service)
+
+    def start(self, service: str) -> None:
+        """Start a service that was killed; return once it answers, maybe at other ports."""
+        self._compose("start", service)
+        self._containers = self._list_containers()
+        self._check_running(service)
+        if service == BROKER:
+            self._broker = replace(
+                self.broker,
+                amqp_port=self._port(BROKER, 5672),
+                tls_port=self._port(BROKER, 5671) if self.broker.tls_port else None,
+                management_url=f"http://{_HOST}:{self._port(BROKER, 15672)}",
+            )
+            self._wait(BROKER, self._broker.check_ready)
+        else:
+            self._wait(service, functools.partial(self._check_cell, service))
 
     def _leave_a_network_or_raise(self, error: CommandError) -> None:
         engine = self._engine

@@ -34,7 +34,7 @@ def look(target: str | None) -> list[ProcessSeen | Unanswered]:
         except WatchError as error:
             if len(paths) == 1:
                 raise
-            seen.append(Unanswered(path, str(error)))
+            seen.append(Unanswered(str(error)))
     if not seen:
         raise ProcessGone("the processes that could be watched here are gone")
     return seen
@@ -92,4 +92,4 @@ def look_again(
         raise
     except WatchError as error:
         known = [one for one in before if isinstance(one, ProcessSeen)]
-        return [*known, Unanswered(target or "", str(error))]
+        return [*known, Unanswered(str(error))]

@@ -12,21 +12,24 @@ from rich.text import Text
 from hbshim.observe.answer import LinkSeen, ProcessSeen
 
 #: From this width in columns on, there is room for everything.
-WIDE = 100
+WIDE = 110
+
+#: Columns between two columns of the table, and of the one with the broker's address at least.
+GAP = 2
+BROKER_AT_LEAST = 10
 
 #: Lines of a process's table that are not links.
-_FRAME = 4
+_FRAME = 5
 
 _STATES = {"lost": "bold red", "alive": "green"}
-_WORST_FIRST = ("lost", "closed", "orphaned", "alive")
+_WORST_FIRST = ("lost", "hung", "closed", "orphaned", "alive")
 _EVENT = "event:"
 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A socket that gave no answer this time, and why."""
+    """Stands for a process that gave no answer this time."""
 
-    path: str
     reason: str
 
 
@@ -39,39 +42,61 @@ def render(
         width: of the terminal, in columns.
         height: of the terminal, in lines; None shows every link.
     """
-    room = None if height is None else max(1, height // max(1, len(seen)) - _FRAME)
+    processes = sum(isinstance(one, ProcessSeen) for one in seen)
+    lines = None if height is None else height - 2 * (len(seen) - processes)
+    room = None if lines is None else max(1, lines // max(1, processes) - _FRAME)
     return Group(
         *(
-            _process(one, width >= WIDE, room)
+            _process(one, width, room)
             if isinstance(one, ProcessSeen)
-            else Text(f"{one.path}: {one.reason}", "yellow")
+            else Text(one.reason, "yellow")
             for one in seen
         )
     )
 
 
-def _process(process: ProcessSeen, wide: bool, room: int | None) -> RenderableType:
+def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableType:
+    wide = width >= WIDE
     late = {engine.worker: engine.worst_lateness for engine in process.engines}
-    links = sorted(process.links, key=_urgency)
-    shown = links if room is None else links[:room]
-    table = _columns(wide)
-    for link in shown:
-        table.add_row(*_row(link, late.get(link.worker, 0.0), wide))
+    shown = sorted(process.links, key=_urgency)[:room]
+    titles = [
+        "local port, broker" if wide else "broker",
+        "T",
+        "sent",
+        "recv",
+        *(["app wrote", "app read"] if wide else ["app"]),
+        "beats",
+        "late",
+        "worker",
+        *(["route"] if wide else []),
+        "state",
+    ]
+    rows = [_row(link, late.get(link.worker, 0.0), wide) for link in shown]
+    _make_fit(titles, rows, width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for title in titles:
+        right = title not in (titles[0], "worker", "route", "state")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return Group(_heading(process), table, *_footer(process, len(shown)))
 
 
-def _columns(wide: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("local port, broker" if wide else "broker", no_wrap=True)
-    table.add_column("T", justify="right", no_wrap=True)
-    traffic = ("app wrote", "app read") if wide else ("app",)
-    for title in ("sent", "recv", *traffic, "beats", "late"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("worker", no_wrap=True)
-    if wide:
-        table.add_column("route", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    return table
+def _make_fit(titles: list[str], rows: list[list[Text]], width: int) -> None:
+    """Cut the first column, the only one that can spare something, for the others' sake."""
+    others = zip(titles[1:], *(row[1:] for row in rows), strict=True)
+    taken = sum(GAP + max(map(_width, column)) for column in others)
+    room = max(BROKER_AT_LEAST, width - taken)
+    titles[0] = titles[0][:room]
+    for row in rows:
+        text = row[0].plain
+        if len(text) > room:
+            # Both ends say more than the middle: the port is at one of them.
+            row[0] = Text(f"{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}")
+
+
+def _width(cell: str | Text) -> int:
+    return cell.cell_len if isinstance(cell, Text) else len(cell)
 
 
 def _row(link: LinkSeen, late: float, wide: bool) -> list[Text]:

@@ -1,0 +1,204 @@
+"""The table at every width, and the live one in a real terminal."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+from rich.console import Console
+
+from hbshim.observe import listening
+from hbshim.observe.answer import parse
+from hbshim.observe.live import look_again
+from hbshim.observe.table import Unanswered, age, lateness, render
+from tests.observe.conftest import CHECKOUT
+from tests.worlds import needs_os_threads
+
+
+def process(**links):
+    """An answer with links, each given by what differs from a good one."""
+    document = json.loads(listening.answer())
+    good = {
+        "name": "10.20.130.139:51544 -> 10.20.130.141:5671",
+        "peer": "10.20.130.141:5671",
+        "state": "alive",
+        "heartbeat_timeout": 60.0,
+        "beats": 91211,
+        "worker": "greenthread",
+        "route": "plain",
+        "sent_ago": 12.1,
+        "received_ago": 28.0,
+        "last_write_ago": 4000.0,
+        "last_read_ago": 300.0,
+    }
+    document |= {
+        "program": "gunicorn",
+        "links": [{**good, **change} for change in links.values()],
+        "links_in_all": len(links),
+        "engines": [{"worker": "greenthread", "links": 1, "worst_lateness": 9.1}],
+        "counters": {"event:link-silent": 2, "beats_sent": 91211},
+    }
+    return parse(json.dumps(document).encode())
+
+
+def shown(seen, width, height=None, color=False):
+    out = io.StringIO()
+    console = Console(
+        width=width, file=out, force_terminal=color, color_system="standard" if color else None
+    )
+    console.print(render(seen, width, height))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+IPV6 = {"peer": "2001:db8:85a3:8d3:1319:8a2e:370:7348:5671", "state": "hung"}
+
+
+@pytest.mark.parametrize("width", [80, 90, 109, 110, 120, 200])
+def test_nothing_but_the_address_is_ever_cut(width):
+    lines = shown([process(a={}, b=IPV6)], width)
+    assert all(len(line) <= width for line in lines)
+    row = next(line for line in lines if line.endswith("hung"))
+    assert "5671" in row
+    for word in ("60s", "12s", "28s", "91211", "9.1s", "greenthread"):
+        assert word in row
+    ages = ["1h06m", "5m00s"] if width >= 110 else ["5m00s"]
+    assert [word for word in row.split() if "m" in word] == ages
+
+
+def test_those_in_trouble_come_first():
+    seen = process(a={}, b={"state": "hung"}, c={"state": "lost"}, d={"state": "new-one"})
+    states = [line.split()[-1] for line in shown([seen], 80)[2:6]]
+    assert states == ["new-one", "lost", "hung", "alive"]
+
+
+def test_what_does_not_fit_is_counted():
+    seen = process(**{f"l{n}": {} for n in range(50)})
+    lines = shown([seen], 80, height=24)
+    assert len(lines) <= 24
+    assert "… and 31 more" in lines
+    assert len([line for line in shown([seen], 80) if line.endswith("alive")]) == 50
+
+
+def test_danger_is_red_and_calm_is_not():
+    calm, silent = {"received_ago": 10.0}, {"received_ago": 91.0, "state": "lost"}
+    (row,) = [line for line in shown([process(a=silent)], 80, color=True) if "lost" in line]
+    assert re.search(r"\x1b\[31m1m31s", row)
+    (row,) = [line for line in shown([process(a=calm)], 80, color=True) if "alive" in line]
+    assert re.search(r"\x1b\[31m10s", row) is None
+
+
+def test_one_that_does_not_answer_stands_beside_the_others():
+    lines = shown([process(a={}), Unanswered("no answer at /x")], 80)
+    assert any(line.endswith("alive") for line in lines)
+    assert "no answer at /x" in lines
+
+
+def test_a_process_that_stops_answering_stays_on_show(tmp_path):
+    before = [process(a={})]
+    (tmp_path / "s").mkdir()  # in place of a socket: something that cannot be asked
+    seen = look_again(str(tmp_path / ("x" * 200)), before)
+    assert seen[0] is before[0]
+    assert "cannot be asked" in seen[1].reason
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0.0s"),
+        (3.44, "3.4s"),
+        (59.9, "59s"),
+        (425, "7m05s"),
+        (12000, "3h20m"),
+        (1051200, "12d04h"),
+    ],
+)
+def test_ages_are_short(seconds, text):
+    assert age(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-0.1, "0ms"), (0.0144, "14ms"), (2.5, "2.5s")])
+def test_lateness_is_short(seconds, text):
+    assert lateness(seconds) == text
+
+
+class Terminal:
+    """`hbshim watch` in a terminal of 80 by 24."""
+
+    def __init__(self, *argv):
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        dropped = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
+        environment = {key: value for key, value in os.environ.items() if key not in dropped}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hbshim.cli", "watch", *argv],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, "TERM": "xterm", "PYTHONPATH": str(CHECKOUT)},
+        )
+        os.close(theirs)
+        self.output = ""
+
+    def wait_for(self, pattern, times=1):
+        deadline = time.monotonic() + 30
+        while len(re.findall(pattern, self.output)) < times:
+            assert time.monotonic() < deadline, self.output
+            if select.select([self._ours], [], [], 1)[0]:
+                self.output += os.read(self._ours, 65536).decode()
+
+    def end(self):
+        """Its exit status, and what it said."""
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if select.select([self._ours], [], [], 0.1)[0]:
+                    self.output += os.read(self._ours, 65536).decode()
+        _, said = self.process.communicate(timeout=1)
+        os.close(self._ours)
+        return self.process.returncode, said
+
+
+@needs_os_threads
+def test_the_table_is_renewed_until_control_c(watched):
+    process, path = watched()
+    terminal = Terminal("--interval", "0.1", path)
+    terminal.wait_for(rf"watched.py {process.pid}", times=3)
+    assert "\x1b[?1049h" in terminal.output  # a screen of its own
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == (0, "")
+    assert terminal.output.rstrip().endswith(("\x1b[?1049l", "\x1b[?25h"))
+
+
+@needs_os_threads
+def test_the_table_ends_with_the_process(watched):
+    process, path = watched()
+    terminal = Terminal("--interval", "0.1", path)
+    terminal.wait_for(rf"watched.py {process.pid}")
+    process.stdin.close()
+    status, said = terminal.end()
+    assert status == 2
+    assert said.startswith("hbshim: nobody listens at")
+
+
+@needs_os_threads
+def test_a_stopped_process_is_said_to_be_so(watched, hbshim):
+    process, path = watched()
+    process.send_signal(signal.SIGSTOP)
+    try:
+        done = hbshim("watch", "--once", path)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert done.returncode == 2
+    assert "the process may be stopped" in done.stderr

@@ -137,16 +137,16 @@ def _run(
     setting = Setting(heartbeat, seed, zones, worlds=worlds, shim=shim)
     kinds = [FAULTS[name] for name in names]
     steps = draw(seed, seconds, heartbeat, zones, setting.processes, kinds)
-    if path is None:
-        path = build_dir() / "chaos" / "results.json"
-        path.parent.mkdir(exist_ok=True)
+    logs = build_dir() / "chaos"
+    logs.mkdir(exist_ok=True)
+    path = path or logs / "results.json"
     path.touch()
     with TerminalDisplay(Console(stderr=True)) as display:
         display.say(f"seed {seed}: {len(steps)} faults for {len(setting.places)} sessions")
 
         with Stack(project_name("chaos"), heartbeat=60, progress=display.say) as stack:
             display.say("connecting")
-            with Arena(setting, stack.broker, stack) as arena:
+            with Arena(setting, stack.broker, stack, logs=logs) as arena:
                 with display.stage("faults", total=max(len(steps), 1)) as advance:
 
                     def told(step: Step) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +67,19 @@ class Application:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except OSError:
+            self._process.wait(_KILL_AFTER)
+            self.check()
+
+    def check(self) -> None:
+        """Return while it lives.
+
+        Raises:
+            ApplicationError: it has ended.
+        """
+        if (status := self._process.poll()) is not None:
             raise ApplicationError(
-                f"the application {self.name} ended with status {self._process.wait(5)}; "
-                f"see {self._log.name}"
-            ) from None
+                f"the application {self.name} ended with status {status}; see {self._log.name}"
+            )
 
     def stop(self) -> None:
         """Have the kernel run it no more."""
@@ -80,17 +88,6 @@ class Application:
     def go_on(self) -> None:
         """Have the kernel run it again."""
         self._process.send_signal(signal.SIGCONT)
-
-    def connected(self, count: int) -> bool:
-        """Whether so many sessions have opened a connection.
-
-        Raises:
-            ApplicationError: it has ended.
-        """
-        if self._process.poll() is not None:
-            self.send({"do": "nothing"})
-        up = {entry.name for entry in list(self.journal.entries) if entry.kind == "up"}
-        return len(up) >= count
 
     def wait(self, seconds: float) -> bool:
         """Whether it ends by itself within so many seconds."""
@@ -109,8 +106,3 @@ class Application:
         for stream in (self._process.stdin, self._process.stdout, self._log, self._copy):
             assert stream is not None
             stream.close()
-
-
-def all_connected(applications: Sequence[Application], each: int) -> bool:
-    """Whether every application has opened `each` connections."""
-    return all(application.connected(each) for application in applications)

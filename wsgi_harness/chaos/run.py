@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pika
 
@@ -16,9 +18,8 @@ from wsgi_harness.chaos.habits import HABITS
 from wsgi_harness.chaos.journal import Journal
 from wsgi_harness.chaos.judge import Account, Place, Violation, judge
 from wsgi_harness.chaos.plan import Step
-from wsgi_harness.chaos.processes import Application, all_connected
+from wsgi_harness.chaos.processes import Application
 from wsgi_harness.errors import HarnessError
-from wsgi_harness.paths import build_dir
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.stack.stack import Stack
 from wsgi_harness.wire.relay import Relay
@@ -91,6 +92,10 @@ class Arena:
         broker: where the relays lead.
         stack: the broker's, for faults of the broker.
         relays: relays of the caller's own by zone, in place of plain ones.
+        logs: directory for what the applications say; a temporary one when left out.
+
+    Attributes:
+        faults: what has happened so far.
     """
 
     def __init__(
@@ -99,13 +104,15 @@ class Arena:
         broker: Broker,
         stack: Stack | None = None,
         relays: Mapping[str, Relay] | None = None,
+        logs: Path | None = None,
     ) -> None:
         self.setting = setting
         self._broker = broker
         self._stack = stack
         self.zones: dict[str, Relay] = dict(relays or {})
         self.applications: dict[str, Application] = {}
-        self._faults: list[Fault] = []
+        self.faults: list[Fault] = []
+        self._logs = logs
         self._news = threading.Lock()
         self._targets: dict[str, threading.Lock] = {}
         self._failures: list[BaseException] = []
@@ -118,12 +125,14 @@ class Arena:
                     relay = Relay(self._broker.host, self._broker.amqp_port)
                     self.zones[zone] = on_error.enter_context(relay)
             self._declare_queues()
+            if self._logs is None:
+                self._logs = Path(on_error.enter_context(TemporaryDirectory(prefix="chaos-")))
             for world in self.setting.worlds:
                 for library in self.setting.libraries:
-                    application = self._start(world, library)
+                    application = self._start(world, library, self._logs)
                     on_error.callback(application.end)
                     self.applications[application.name] = application
-            self._wait_until_connected()
+            self.wait_until_connected()
             self._targets = {name: threading.Lock() for name in [*self.zones, *self.applications]}
             self._actions = Actions(self._stack, self.zones, self.applications)
             self._on_exit = on_error.pop_all()
@@ -132,7 +141,7 @@ class Arena:
     def __exit__(self, *exc_info: object) -> None:
         self._on_exit.close()
 
-    def _start(self, world: str, library: str) -> Application:
+    def _start(self, world: str, library: str, logs: Path) -> Application:
         name = f"{world}-{library}"
         config = {
             "shim": self.setting.shim,
@@ -151,20 +160,33 @@ class Arena:
                 if place.process == name
             ],
         }
-        logs = build_dir() / "chaos"
-        logs.mkdir(exist_ok=True)
         return Application(world, library, config, logs)
 
-    def _wait_until_connected(self) -> None:
-        each = len(self.setting.zones) * len(self.setting.habits)
+    def wait_until_connected(self) -> None:
+        """Return when every session has an open connection that nobody has given up.
+
+        Raises:
+            HarnessError: some have none after a minute.
+        """
         deadline = time.monotonic() + _CONNECT_LIMIT
-        while not all_connected(list(self.applications.values()), each):
+        while len(self._connected()) < len(self.setting.places):
             if time.monotonic() > deadline:
                 raise HarnessError(
                     f"the applications could not connect within {_CONNECT_LIMIT:g} s"
                     f"{self._latest_error()}; is the machine busy, or the broker down?"
                 )
             time.sleep(0.05)
+
+    def _connected(self) -> set[str]:
+        up: set[str] = set()
+        for application in self.applications.values():
+            application.check()
+            for entry in list(application.journal.entries):
+                if entry.kind == "up":
+                    up.add(entry.name)
+                elif entry.kind in ("lost", "down"):
+                    up.discard(entry.name)
+        return up
 
     def _latest_error(self) -> str:
         errors = [
@@ -214,7 +236,7 @@ class Arena:
             return
         with self._news:
             fault = Fault(step.kind, step.target, began, effective, ended, healed)
-            self._faults.append(fault)
+            self.faults.append(fault)
 
     def outcome(self, steps: Sequence[Step]) -> Outcome:
         """End the applications, count what arrived, and judge."""
@@ -226,8 +248,8 @@ class Arena:
         journals = {name: each.journal for name, each in self.applications.items()}
         arrived = self._count()
         places = self.setting.places
-        accounts = judge(self.setting.heartbeat, self._faults, places, journals, arrived)
-        return Outcome(self.setting, steps, self._faults, accounts, journals)
+        accounts = judge(self.setting.heartbeat, self.faults, places, journals, arrived)
+        return Outcome(self.setting, steps, self.faults, accounts, journals)
 
     def _declare_queues(self) -> None:
         with self._channel() as channel:

@@ -18,6 +18,8 @@ from wsgi_harness.wire.frames import HEARTBEAT, HEARTBEAT_FRAME, FrameParser, Ma
 _LOOK_EVERY = 0.1
 
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+#: struct tcp_info of <linux/tcp.h>: tcpi_last_data_recv, in milliseconds.
+_TCP_INFO_SIZE, _LAST_DATA_RECEIVED = 104, 52
 #: A socket's own packet filter sits before its TCP: what it drops is not acknowledged, just as
 #: with a firewall's DROP rule, and it needs no privilege. The program is one instruction,
 #: "return 0 octets" (<linux/filter.h>: BPF_RET | BPF_K).
@@ -59,7 +61,6 @@ class Side:
         self.sock = sock
         self.parser = FrameParser()
         self.ended: str | None = None
-        self.heard_at = time.monotonic()
 
     def vanish(self, gone: bool) -> None:
         """Have the kernel drop what arrives, unacknowledged, or take it again."""
@@ -68,6 +69,15 @@ class Side:
                 self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _DROP_ALL)
             else:
                 self.sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+    def idle_for(self) -> float:
+        """Seconds since the kernel received a byte, however late we are to read it."""
+        try:
+            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+        except OSError:
+            return 0.0  # closed by ourselves
+        (milliseconds,) = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)
+        return float(milliseconds) / 1000
 
     def kernel_end(self) -> str | None:
         """``fin`` or ``rst`` once the kernel has it, read or not."""
@@ -178,7 +188,6 @@ class RelayedConnection:
                 data = b""
             if not data:
                 self._ended(source, "fin")
-            source.heard_at = time.monotonic()
             if self._mode_of(source) is Mode.SWALLOW:
                 self._lost_octets = self._lost_octets or bool(data)
                 if not data:
@@ -222,7 +231,7 @@ class RelayedConnection:
         # What the server sends does not count: RFC 4787, REQ-6, has a NAT refresh its mapping
         # on outbound packets, and leaves it free not to on inbound ones.
         limit = self.port.forget_idle_after
-        if limit and not self._forgotten and time.monotonic() - self.client.heard_at > limit:
+        if limit and not self._forgotten and self.client.idle_for() > limit:
             self._forgotten = True
             self.apply_mode()
             self._tell("forgotten", "client")

@@ -1,0 +1,136 @@
+"""Broken networks: how soon it is known, and what is lost; the same without hbshim beside it.
+
+Every row at once: a relay for each kind of fault, and behind each one connections of both
+libraries in two worlds, which publish seldom, often, with and without confirms, or only wait
+for messages. The judge of the chaos harness counts; here is written what must come out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from wsgi_harness.chaos import report
+from wsgi_harness.chaos.faults import FAULTS
+from wsgi_harness.chaos.judge import Account
+from wsgi_harness.chaos.plan import Step
+from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
+
+T = 2
+HABITS = ["idle", "steady", "confirmed", "listener"]
+
+#: What each fault of a zone does to connections that nobody keeps, at the least: broken rules
+#: of the invariant. `lost`: messages vanished and nobody was told; `late`: so was the end of the
+#: connection. After a reset, and where the broker can still say that it closes, even a library
+#: alone loses nothing: its next publish fails; but one that is idle learns it late.
+WITHOUT = {
+    "deaf": {"lost", "late"},
+    "swallow": {"lost", "late"},
+    "vanish": {"lost", "late"},
+    "deaf-to-client": {"late"},
+    "deaf-to-broker": {"late"},
+    "reset": {"late"},
+    "outage": {"late"},
+    # Nothing happened, but for the broker's patience with clients that do not beat.
+    "hiccup": {"false-death"},
+}
+NAT = "nat"
+
+
+@dataclass
+class Run:
+    """One arena's outcome, or why there is none."""
+
+    setting: Setting
+    relays: dict[str, Relay]
+    steps: list[Step]
+    outcome: Outcome | None = None
+    error: BaseException | None = None
+
+    def carry_out(self, broker: Broker) -> None:
+        try:
+            with Arena(self.setting, broker, relays=self.relays) as arena:
+                arena.carry_out(self.steps)
+                self.outcome = arena.outcome(self.steps)
+        except BaseException as error:
+            self.error = error
+
+    def zone(self, name: str) -> list[Account]:
+        if self.error is not None:
+            raise self.error
+        assert self.outcome is not None
+        return [each for each in self.outcome.accounts if each.place.zone == name]
+
+
+def networks(stack: ExitStack, broker: Broker, shim: bool) -> Run:
+    """A zone for each fault, and one whose middlebox forgets clients that are idle for T."""
+    mark = "" if shim else "bare-"
+    nat = stack.enter_context(Relay(broker.host, broker.amqp_port))
+    nat.forget_idle(T)
+    steps = [
+        Step(1.5 * T, FAULTS[name], mark + name, T * FAULTS[name].lasts[1]) for name in WITHOUT
+    ]
+    zones = [mark + name for name in [*WITHOUT, NAT]]
+    setting = Setting(T, 3, zones, habits=HABITS, shim=shim)
+    return Run(setting, {mark + NAT: nat}, steps)
+
+
+@pytest.fixture(scope="module")
+def runs(broker: Broker) -> Iterator[dict[bool, Run]]:
+    """With hbshim and without, side by side."""
+    with ExitStack() as stack:
+        found = {shim: networks(stack, broker, shim) for shim in (True, False)}
+        threads = [threading.Thread(target=run.carry_out, args=(broker,)) for run in found.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        yield found
+
+
+def told(run: Run, name: str) -> str:
+    """What was measured, for the log of the test."""
+    accounts = run.zone(name)
+    assert run.outcome is not None
+    seconds = report.detections(run.outcome).get(name.removeprefix("bare-"), [])
+    known = f"{len(seconds)} deaths known after {max(seconds):.2f} s at most" if seconds else ""
+    rules = sorted({each.rule for account in accounts for each in account.violations})
+    return f"{name}: {known} {report.totals(accounts)} broken: {rules}"
+
+
+@pytest.mark.parametrize("fault", WITHOUT)
+def test_kept(runs: dict[bool, Run], fault: str) -> None:
+    """Every death within its bound; nothing accepted after it lost; with confirms nothing."""
+    print(told(runs[True], fault))  # noqa: T201 - the measurement
+    accounts = runs[True].zone(fault)
+    assert [text for account in accounts for text in account.violations] == []
+    # Each of them lived through the fault and came back, or never went.
+    assert report.totals(accounts)["arrived"] > 0
+    deaths = [seconds for account in accounts for _, seconds in account.detections]
+    assert (len(deaths) == len(accounts)) == FAULTS[fault].kills
+
+
+@pytest.mark.parametrize("fault", WITHOUT)
+def test_without_hbshim(runs: dict[bool, Run], fault: str) -> None:
+    print(told(runs[False], f"bare-{fault}"))  # noqa: T201 - the measurement
+    accounts = runs[False].zone(f"bare-{fault}")
+    assert WITHOUT[fault] <= {each.rule for account in accounts for each in account.violations}
+
+
+def test_a_middlebox_that_cuts_connections_idle_for_1_t(runs: dict[bool, Run]) -> None:
+    kept = runs[True].zone(NAT)
+    assert runs[True].relays[NAT].seen("forgotten") == []
+    assert [text for account in kept for text in account.violations] == []
+    assert {account.generations for account in kept} == {1}
+
+
+def test_a_middlebox_without_hbshim(runs: dict[bool, Run]) -> None:
+    bare = runs[False].zone(f"bare-{NAT}")
+    assert runs[False].relays[f"bare-{NAT}"].seen("forgotten")
+    assert "lost" in {each.rule for account in bare for each in account.violations}

@@ -1,0 +1,80 @@
+"""A broker that is paused, stopped, killed, restarted or out of memory: what is known, and lost.
+
+On a broker of its own; the rows come one after the other, each once all connections are back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+from wsgi_harness.chaos import report
+from wsgi_harness.chaos.faults import FAULTS, Effect
+from wsgi_harness.chaos.judge import Account
+from wsgi_harness.chaos.plan import Step
+from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
+from wsgi_harness.stack.stack import Stack, project_name
+
+T = 1
+HABITS = ["idle", "steady", "confirmed", "listener"]
+#: The alarm lasts for more than 3 T, in which the broker reads nothing.
+FAULT_LIST = ["broker-paused", "alarm", "broker-stopped", "broker-killed"]
+
+
+@pytest.fixture(scope="module")
+def outcomes(engine: Engine, images: Images) -> Iterator[dict[bool, Outcome]]:
+    """With hbshim and without, behind relays of their own before one broker."""
+    steps = [Step(0.0, FAULTS[name], "", T * FAULTS[name].lasts[0]) for name in FAULT_LIST]
+    setting = Setting(T, 4, ["zone"], habits=HABITS)
+    with ExitStack() as on_exit:
+        stack = on_exit.enter_context(
+            Stack(project_name("networks"), heartbeat=60, prepared=(engine, images))
+        )
+        kept = on_exit.enter_context(Arena(setting, stack.broker, stack))
+        control = replace(setting, zones=["bare"], shim=False)
+        bare = on_exit.enter_context(Arena(control, stack.broker, stack))
+        for step in steps:
+            kept.carry_out([step])
+            for relay in bare.zones.values():
+                relay.dial_to(stack.broker.host, stack.broker.amqp_port)
+            kept.wait_until_connected()
+        bare.faults.extend(kept.faults)
+        yield {True: kept.outcome(steps), False: bare.outcome(steps)}
+
+
+def told(accounts: list[Account], outcome: Outcome) -> str:
+    """What was measured, for the log of the test."""
+    worst = {name: f"{max(found):.2f}" for name, found in report.detections(outcome).items()}
+    return f"deaths known after {worst} s at most; {report.totals(accounts)}"
+
+
+def test_kept(outcomes: dict[bool, Outcome]) -> None:
+    """Every death within its bound, none in an alarm, every confirmed message there."""
+    outcome = outcomes[True]
+    print(told(outcome.accounts, outcome))  # noqa: T201 - the measurement
+    assert outcome.violations == []
+    assert [fault.kind.name for fault in outcome.faults] == FAULT_LIST
+
+
+@pytest.mark.parametrize("name", FAULT_LIST)
+def test_each_connection_knew_of_each_end(outcomes: dict[bool, Outcome], name: str) -> None:
+    outcome = outcomes[True]
+    seconds = report.detections(outcome).get(name, [])
+    if FAULTS[name].effect is Effect.HARMLESS:
+        assert seconds == []
+    else:
+        assert len(seconds) == len(outcome.accounts)
+        assert max(seconds) <= 2 * T + 1
+
+
+def test_without_hbshim(outcomes: dict[bool, Outcome]) -> None:
+    outcome = outcomes[False]
+    print(told(outcome.accounts, outcome))  # noqa: T201 - the measurement
+    rules = {violation.rule for violation in outcome.violations}
+    # A paused broker is not noticed, and connections die of missed heartbeats in between.
+    assert {"late", "false-death"} <= rules

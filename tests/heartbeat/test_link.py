@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import socket
 import threading
 
 import pytest
@@ -14,17 +13,6 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import EARLY, Event, Sample, State, classify, due_after, next_look
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
-
-
-@pytest.fixture
-def connected():
-    server = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(server.getsockname())
-    peer, _ = server.accept()
-    peer.settimeout(10)
-    server.close()
-    with client, peer:
-        yield client, peer
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Links go to the engine chosen for them, move off a late hub, and stay when forced."""
 
-import socket
 import sys
 import time
 
@@ -35,18 +34,6 @@ class ParkedWorker:
 @pytest.fixture
 def parked_hub(monkeypatch):
     monkeypatch.setitem(WORKERS, "greenthread", ParkedWorker)
-
-
-@pytest.fixture
-def connected():
-    server = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(server.getsockname())
-    peer, _ = server.accept()
-    peer.settimeout(10)
-    server.close()
-    yield client, peer
-    client.close()
-    peer.close()
 
 
 def link_on(client, service, timeout=0.5):

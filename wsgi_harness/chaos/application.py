@@ -169,10 +169,12 @@ class Watcher:
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = sessions
         self._sleep = original("time", "sleep")
+        self._own_lateness = 0.0
 
     def run(self) -> None:
         report_at = 0.0
         while True:
+            due = time.monotonic() + _LOOK_EVERY
             for session in self._sessions:
                 link = session.link
                 if link is not None and link.state is State.LOST and not session.told_lost:
@@ -181,7 +183,9 @@ class Watcher:
             if time.monotonic() >= report_at:
                 report_at = time.monotonic() + _REPORT_EVERY
                 self._report()
-            self._sleep(_LOOK_EVERY)
+                due = time.monotonic() + _LOOK_EVERY
+            self._sleep(max(0.0, due - time.monotonic()))
+            self._own_lateness = max(self._own_lateness, time.monotonic() - due)
 
     def _report(self) -> None:
         heartbeats = service.current()
@@ -191,7 +195,11 @@ class Watcher:
         }
         for engine in heartbeats.engines():
             engine.lateness.clear()
-        tell("pulse", lateness=late, counters=heartbeats.metrics.snapshot())
+        # How late this very thread came, which nobody keeps from anything, tells how much of
+        # that is the machine's doing. And the wall clock, to see that it has jumped.
+        late["nobody"], self._own_lateness = self._own_lateness, 0.0
+        jumped = time.time() - _true_time()
+        tell("pulse", lateness=late, jumped=jumped, counters=heartbeats.metrics.snapshot())
 
 
 class Commands:

@@ -40,7 +40,9 @@ class Journal:
     Attributes:
         process: its name, `world-library`.
         entries: oldest first.
-        lateness: worst seconds that a look was late by, for each worker.
+        lateness: worst seconds that a look was late by, for each worker; and `nobody`, how
+            late a native thread came that had nothing else to do: the machine's own share.
+        jumps: seconds that the wall clock was seen to be off by.
         counters: hbshim's, as last reported.
         ended: it said so; a process that was killed or hangs does not.
     """
@@ -48,6 +50,7 @@ class Journal:
     process: str
     entries: list[Entry] = field(default_factory=list)
     lateness: dict[str, float] = field(default_factory=dict)
+    jumps: set[int] = field(default_factory=set)
     counters: dict[str, int] = field(default_factory=dict)
     ended: bool = False
 
@@ -57,6 +60,7 @@ class Journal:
         kind = told["kind"]
         if kind == "pulse":
             self.counters = told["counters"]
+            self.jumps.add(round(told["jumped"]))
             for worker, seconds in told["lateness"].items():
                 self.lateness[worker] = max(seconds, self.lateness.get(worker, 0.0))
         elif kind == "end":

@@ -189,7 +189,7 @@ class Watcher:
 
     def _report(self) -> None:
         heartbeats = service.current()
-        late = {
+        late: dict[str, float] = {
             engine.worker.name: max(list(engine.lateness), default=0.0)
             for engine in heartbeats.engines()
         }

@@ -1,5 +1,6 @@
 """Every way to ask a process to be watchable, and the ways in which that fails."""
 
+import contextlib
 import json
 import os
 import socket
@@ -144,3 +145,46 @@ def test_the_socket_moves_and_goes(tmp_path):
     assert ask(second).pid == os.getpid()
     stop_listening()
     assert not os.path.lexists(second)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["nothing there", "a stale file there"])
+def test_of_many_processes_that_ask_at_once_one_listens(tmp_path, left):
+    path = str(tmp_path / "s")
+    if left:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(path)
+    code = """
+import os, sys
+from hbshim.errors import WatchError
+from hbshim.observe import listen
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    listen(sys.argv[1])
+    print(os.getpid(), flush=True)
+except WatchError:
+    print("refused", flush=True)
+sys.stdin.readline()
+"""
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                )
+            )
+            for _ in range(6)
+        ]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.stdout.readline().strip() for process in processes]
+        assert said.count("refused") == 5
+        assert str(ask(path).pid) in said
+    assert not os.path.lexists(path)

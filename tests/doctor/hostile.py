@@ -65,6 +65,7 @@ def drips(peer, over):
 
 
 def floods(peer, over):
+    peer.settimeout(2)  # a client that has gone leaves a closed window behind
     while not over.is_set():
         peer.sendall(BEAT * 1000)
 

@@ -1,11 +1,16 @@
 """The doctor at a real RabbitMQ: plain and TLS, both clients, and what users get wrong."""
 
 import json
+import os
 import socket
+import sys
 
 import pytest
 
-from tests.doctor.commands import doctor, doctors
+from hbshim.doctor import examine
+from hbshim.heartbeat import service
+from tests.doctor.commands import doctor, doctors, in_turn
+from tests.waiting import wait_until
 
 CLIENTS = ("amqp", "pika")
 WRONG = "not-the-password"
@@ -63,6 +68,27 @@ def test_nothing_of_it_stays_at_the_broker(visits, broker):
     assert not left
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("client", CLIENTS)
+def test_nothing_of_it_stays_in_the_process(broker, client):
+    def visit(url):
+        report = examine(url, client=client, heartbeat=1, timeout=60)
+        return report.finding("connection").verdict
+
+    def held():
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    wrong = f"amqp://{broker.user}:{WRONG}@{broker.host}:{broker.amqp_port}/"
+    assert visit(broker.amqp_url()) == "ok"  # the heartbeat's thread stays, once
+    before = held()
+    for _ in range(2):
+        assert visit(broker.amqp_url()) == "ok"
+        assert visit(wrong) == "problem"
+    # The thread that would have cut off ends in its own time.
+    wait_until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
+    assert not service.current().links()
+
+
 def mistakes(broker, ca, tls_url, tmp_path):
     host, port = broker.host, broker.amqp_port
     login = f"{broker.user}:{broker.password}"
@@ -106,7 +132,7 @@ def test_each_mistake_gets_one_clear_line(broker, ca, tls_url, tmp_path):
         for says, argv in mistakes(broker, ca, tls_url, tmp_path).items()
         for client in CLIENTS
     }
-    for (client, says), said in doctors(calls).items():
+    for (client, says), said in in_turn(calls).items():
         assert said.status == 2, (client, says, said)
         assert len(said.err.strip().splitlines()) == 1, said.err
         assert said.err.startswith("hbshim: ")

@@ -10,7 +10,7 @@ from rich.console import Console
 from hbshim.doctor.examination import CHECKS
 from hbshim.doctor.findings import Finding, Report
 from hbshim.doctor.printing import print_report
-from tests.doctor.commands import doctor, doctors
+from tests.doctor.commands import doctor, doctors, in_turn
 
 SECRET = "s3cr3t"
 
@@ -49,7 +49,7 @@ BAD_INPUT = [
 
 
 def test_bad_input_is_exit_status_2_and_not_repeated():
-    for argv, said in doctors({argv: argv for argv in BAD_INPUT}).items():
+    for argv, said in in_turn({argv: argv for argv in BAD_INPUT}).items():
         assert said.status == 2, argv
         assert said.err.strip()
         assert "Traceback" not in said.err

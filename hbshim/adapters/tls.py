@@ -28,7 +28,7 @@ from _socket import socket as NativeSocket  # noqa: N812
 from typing import Any
 
 from hbshim.heartbeat.wire import DRAIN_AT_MOST, HEARTBEAT_FRAME, Wire
-from hbshim.runtime.unpatched import allocate_reentrant_lock
+from hbshim.runtime.unpatched import NativeLock, allocate_reentrant_lock
 
 #: Octets of the authentication tag of AES-GCM and ChaCha20-Poly1305.
 _TAG = 16
@@ -41,6 +41,10 @@ _MACS = {"SHA": 20, "SHA256": 32, "SHA384": 48}
 
 #: The most that a record with a heartbeat's length may hold in CBC modes.
 _LONGEST = _BLOCK
+
+#: Seconds that the engine waits for a client's call into the SSL object to end. With
+#: the data there, a call takes microseconds.
+_MOMENT = 0.01
 
 #: Seconds that a record has waited for when nobody is waiting for it.
 _WAITED = 0.1
@@ -59,6 +63,10 @@ class SerializedSslObject:
         # Read already, and not a heartbeat after all: the client's next octets.
         self._ahead = b""
         self.lock = allocate_reentrant_lock()
+        # A client that reads all the time takes the lock again before another thread
+        # has woken up; so the engine bars its way while it waits.
+        self._barrier = allocate_reentrant_lock()
+        self._engine_waits = False
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
@@ -66,13 +74,32 @@ class SerializedSslObject:
             return found
 
         def alone(*args: Any, **kwargs: Any) -> Any:
-            with self.lock:
+            with self._my_turn():
                 return found(*args, **kwargs)
 
         return alone
 
+    def _my_turn(self) -> NativeLock:
+        """The lock; not before an engine that waits for it has had it."""
+        if self._engine_waits:
+            with self._barrier:
+                pass
+        return self.lock
+
+    def engine_enters(self) -> bool:
+        """Take the lock for the engine; False when a client stays inside for long.
+
+        It would, for instance, while it waits for the rest of a record.
+        """
+        with self._barrier:
+            self._engine_waits = True
+            try:
+                return self.lock.acquire(True, _MOMENT)
+            finally:
+                self._engine_waits = False
+
     def read(self, length: int = 1024, buffer: Any = None) -> Any:
-        with self.lock:
+        with self._my_turn():
             if self._ahead:
                 return self._read_ahead(length, buffer)
             buffered = self._inner.pending()
@@ -80,7 +107,7 @@ class SerializedSslObject:
         # its reads return at once.
         if not buffered and NativeSocket.gettimeout(self._native) != 0:
             self._wait_for_data()
-        with self.lock:
+        with self._my_turn():
             if buffer is None:
                 return self._inner.read(length)
             return self._inner.read(length, buffer)
@@ -103,11 +130,11 @@ class SerializedSslObject:
             ) from None
 
     def write(self, *args: Any) -> Any:
-        with self.lock:
+        with self._my_turn():
             return self._inner.write(*args)
 
     def pending(self) -> int:
-        with self.lock:
+        with self._my_turn():
             return len(self._ahead) + int(self._inner.pending())
 
     def take_heartbeats(self, at_most: int) -> int:
@@ -150,8 +177,8 @@ class TlsWire(Wire):
         self._prefixes, self._padded = self._record_prefixes()
 
     def beat(self) -> bool:
-        if not self._ssl.lock.acquire(False):
-            return False  # a read or write of the client is inside just now
+        if not self._ssl.engine_enters():
+            return False
         try:
             sent = self._ssl.write(HEARTBEAT_FRAME)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):

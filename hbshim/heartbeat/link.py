@@ -18,6 +18,7 @@ from hbshim.heartbeat.state import (
     classify,
     due_after,
     next_look,
+    recheck_after,
 )
 from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Metrics
@@ -99,11 +100,13 @@ class Link:
         """
         engine_is_in = self.guard.writers.engine_enters()
         try:
-            if engine_is_in and self._beat_if_plainly_due():
-                return now + self.timeout / 2
+            if engine_is_in and self._plainly_due():
+                beaten = self._beat()
+                return now + (self.timeout / 2 if beaten else recheck_after(self.timeout))
             with self.guard.books:
                 event, sample = self._look(now, writing=not engine_is_in)
-                self._step(event, sample)
+                if not self._step(event, sample):
+                    event = Event.MOVING  # inside the client's TLS session
         finally:
             if engine_is_in:
                 self.guard.writers.engine_leaves()
@@ -113,7 +116,7 @@ class Link:
             return None
         return now + pause
 
-    def _beat_if_plainly_due(self) -> bool:
+    def _plainly_due(self) -> bool:
         """Nearly every look at nearly every link, in half the time: all is well, a beat is due.
 
         No rule of its own: it says yes only where :func:`classify` would say DUE, and
@@ -136,9 +139,7 @@ class Link:
             plain = self.wire.plainly_idle(due_after(self.timeout), self.timeout)
         except OSError:
             return False
-        if plain:
-            self._looks += 1
-            self._beat()
+        self._looks += plain
         return plain
 
     def orphan(self) -> None:
@@ -241,13 +242,14 @@ class Link:
             self._metrics.count("heartbeats_drained", taken)
         return bool(taken)
 
-    def _step(self, event: Event, sample: Sample) -> None:
+    def _step(self, event: Event, sample: Sample) -> bool:
+        """Act; False when a beat was due and could not be sent just now."""
         before, (self.state, action) = self.state, TABLE[self.state, event]
         if self.state is not before:
             self._tell_liveness(before, sample)
         if action is Action.BEAT:
-            self._beat()
-        elif action is Action.SHUT_BOTH:
+            return self._beat()
+        if action is Action.SHUT_BOTH:
             self.wire.shut_both()
             self._metrics.record(
                 "link-silent",
@@ -260,16 +262,18 @@ class Link:
             self._metrics.record("peer-closed", self.name, "the broker closed the connection")
         elif action is Action.DROP:
             self.orphan()
+        return True
 
-    def _beat(self) -> None:
+    def _beat(self) -> bool:
         try:
             beaten = self.wire.beat()
         except OSError:
-            return  # reset under our hands; the next look sees it closed
+            return False  # reset under our hands; the next look sees it closed
         if beaten:
             self.beats += 1
             self._last_beat = time.monotonic()
             self._metrics.count("beats_sent")
+        return beaten
 
     def _tell_liveness(self, before: State, sample: Sample) -> None:
         if self.state is State.HUNG:

@@ -149,6 +149,11 @@ def due_after(timeout: float) -> float:
     return timeout / 2 - EARLY
 
 
+def recheck_after(timeout: float) -> float:
+    """Seconds until the next look where bytes are moving, T being `timeout` seconds."""
+    return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
+
+
 def silent(sample: Sample, timeout: float) -> bool:
     """Whether the peer must be called dead, `timeout` being T in seconds.
 
@@ -202,7 +207,7 @@ def _next_look(event: Event, sample: Sample, timeout: float) -> float | None:
     if until_dead <= 0:  # and excused
         until_dead = RECHECK_SHARE * timeout
     if event is Event.MOVING:
-        return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
+        return recheck_after(timeout)
     if event is Event.HUNG:
         # The beat that is overdue when the application ticks again should still come in time.
         return min(RECHECK_SHARE * timeout, until_dead)

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 
 import amqp
 import pytest
@@ -13,6 +14,7 @@ import hbshim
 from hbshim.adapters.sockets import wire_for
 from hbshim.heartbeat import service
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
+from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 from tests.waiting import wait_until
 
 OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
@@ -172,6 +174,69 @@ def test_a_cipher_that_hbshim_does_not_know_is_left_alone(session):
     wait_until(lambda: wire.kernel_view().received_ago > 0.2)
     assert wire.take_heartbeats() == 0
     assert client.recv(8) == HEARTBEAT_FRAME
+
+
+def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(session, monkeypatch):
+    client, server = session(*KINDS[0])
+    wire = wire_for(client)
+    inside, ended, read = threading.Event(), threading.Event(), wire._ssl._inner.read
+
+    class Inner:
+        def __getattr__(self, name):
+            return getattr(inner, name)
+
+        def read(self, *args):
+            inside.set()
+            time.sleep(0.002)
+            return read(*args)
+
+    inner = wire._ssl._inner
+    monkeypatch.setattr(wire._ssl, "_inner", Inner())
+    client.settimeout(10)
+
+    def read_all_the_time():
+        while not ended.is_set():
+            client.recv(1)
+
+    def feed():
+        while not ended.is_set():
+            server.sendall(b"x")
+            time.sleep(0.0005)
+
+    threads = [threading.Thread(target=read_all_the_time), threading.Thread(target=feed)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert inside.wait(10)
+        # Nearly always inside: whoever does not wait seldom finds the session free.
+        beaten = sum(wire.beat() for _ in range(50))
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(10)
+    assert beaten >= 40
+
+
+def test_a_client_that_stays_inside_is_not_waited_for(session):
+    client, _ = session(*KINDS[0])
+    wire = wire_for(client)
+    # Another thread of the operating system, in a patched world too.
+    inside, ended, gone = allocate_lock(), allocate_lock(), allocate_lock()
+    for lock in (inside, ended, gone):
+        lock.acquire()
+
+    def stay():
+        with wire._ssl.lock:
+            inside.release()
+            ended.acquire(True, 10)
+        gone.release()
+
+    start_native_thread(stay, ended.release)
+    assert inside.acquire(True, 10)
+    assert not wire.beat()
+    ended.release()
+    assert gone.acquire(True, 10)
+    assert wire.beat()
 
 
 @pytest.mark.parametrize("ciphers", ["", "ECDHE-ECDSA-AES256-SHA384"], ids=["default", "CBC"])

@@ -9,8 +9,17 @@ import pytest
 
 from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import wire as wire_module
-from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.state import EARLY, Event, Sample, State, classify, due_after, next_look
+from hbshim.heartbeat.link import LOOKS_BETWEEN_DRAINS, Link
+from hbshim.heartbeat.state import (
+    EARLY,
+    Event,
+    Sample,
+    State,
+    classify,
+    due_after,
+    next_look,
+    recheck_after,
+)
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
 
@@ -79,6 +88,21 @@ def outcome_in_child(action):
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
+def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatch, drains):
+    client, peer = connected
+    link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
+    link._looks = LOOKS_BETWEEN_DRAINS - 1 if drains else 0
+    monkeypatch.setattr(link.wire, "beat", lambda: False)
+    peer.sendall(HEARTBEAT_FRAME)
+    assert link.turn(0.0) == recheck_after(link.timeout) < link.timeout / 2
+    assert link.beats == 0
+    monkeypatch.undo()
+    peer.sendall(HEARTBEAT_FRAME)
+    link.turn(0.0)
+    assert link.beats == 1
+
+
 def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
     def write():
         try:

@@ -98,15 +98,18 @@ class AmqpClient:
         while self.consumed < total:
             self.drain(60.0)
 
-    def subscribe(self, on_body: Callable[[bytes], None] = lambda _: None) -> None:
+    def subscribe(
+        self, on_body: Callable[[bytes], None] = lambda _: None, acks: bool = True
+    ) -> None:
         """Consume what comes, and count it; :meth:`drain` waits for it."""
 
         def on_message(message: Any) -> None:
             self.consumed += 1
             on_body(bytes(message.body))
-            self.channel.basic_ack(message.delivery_tag)
+            if acks:
+                self.channel.basic_ack(message.delivery_tag)
 
-        self.channel.basic_consume(self.queue, callback=on_message)
+        self.channel.basic_consume(self.queue, callback=on_message, no_ack=not acks)
 
     def drain(self, limit: float) -> None:
         self.connection.drain_events(timeout=limit)
@@ -230,13 +233,16 @@ class PikaClient(AmqpClient):
         while self.consumed < total and time.monotonic() < deadline:
             self.connection.process_data_events(time_limit=1)
 
-    def subscribe(self, on_body: Callable[[bytes], None] = lambda _: None) -> None:
+    def subscribe(
+        self, on_body: Callable[[bytes], None] = lambda _: None, acks: bool = True
+    ) -> None:
         def on_message(channel: Any, delivery: Any, _properties: Any, body: bytes) -> None:
             self.consumed += 1
             on_body(body)
-            channel.basic_ack(delivery.delivery_tag)
+            if acks:
+                channel.basic_ack(delivery.delivery_tag)
 
-        self.channel.basic_consume(self.queue, on_message)
+        self.channel.basic_consume(self.queue, on_message, auto_ack=not acks)
 
     def drain(self, limit: float) -> None:
         self.connection.process_data_events(time_limit=limit)

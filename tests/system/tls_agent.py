@@ -79,6 +79,18 @@ class TlsAgent(Agent):
         """
         return self._side_by_side(lambda client, result: converse(client, seconds, result))
 
+    def listen_all(self, seconds):
+        """Each connection reads, and writes nothing, in a thread of its own."""
+
+        def listen(client, result):
+            client.subscribe(acks=False)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                client.drain(PATIENCE)
+            result["consumed"] = client.consumed
+
+        return self._side_by_side(listen)
+
     def _side_by_side(self, function):
         results = [{"error": None} for _ in self.clients]
 
@@ -135,7 +147,7 @@ class NoLock:
     def __exit__(self, *_exc_info):
         return None
 
-    def acquire(self, _blocking=True):
+    def acquire(self, _blocking=True, _timeout=-1):
         return True
 
     def release(self):

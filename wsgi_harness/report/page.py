@@ -22,7 +22,7 @@ PAGE = Template(
   a { color: #0072B2; }
   table { border-collapse: separate; border-spacing: 3px; width: 100%; font-size: .8rem; }
   th { text-align: left; font-weight: 600; }
-  td { padding: .35rem .1rem; text-align: center; border-radius: 4px; min-width: 3.9rem; }
+  td { padding: .35rem .1rem; text-align: center; border-radius: 4px; min-width: 3.5rem; }
   td a { color: inherit; text-decoration: none; display: block; }
   td a:hover { text-decoration: underline; }
   .headline { font-size: 1.1rem; padding: .7rem 1rem; border-left: 8px solid; margin: 1rem 0; }

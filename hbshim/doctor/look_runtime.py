@@ -40,18 +40,18 @@ def _patching(case: Case) -> Answer:
             "Patch with one of them only, in the program's first lines.",
         )
     patches = green.eventlet if green.library == "eventlet" else green.gevent
+    wrong = []
     if patches.missing:
-        return Answer(
-            "warning",
+        wrong.append(
             f"{green.library} has patched {', '.join(patches.patched)}, and left "
-            f"{', '.join(patches.missing)} native: each wait there stops the hub.",
+            f"{', '.join(patches.missing)} native: each wait there stops the hub."
         )
-    early = taken_early(patches.patched)
-    if early:
-        return Answer(
-            "warning",
-            f"{green.library} patched too late: {_named(early)} took the native ones before.",
+    if early := taken_early(patches.patched):
+        wrong.append(
+            f"{green.library} patched too late: {_named(early)} took the native ones before."
         )
+    if wrong:
+        return Answer("warning", " ".join(wrong))
     return Answer("ok", f"{green.library} has patched everything that counts, and in time.")
 
 

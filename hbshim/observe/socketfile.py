@@ -121,7 +121,9 @@ def _alone_in(directory: str) -> Iterator[None]:
                 original("time", "sleep")(0.01)
         yield
     finally:
-        os.close(descriptor)  # and the lock with it
+        # By itself: gevent's `os.close` waits for the hub, and the lock would wait with it.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def _remove_stale(path: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hbshim.errors import WatchError
 from hbshim.observe import listen, stop_listening
 from hbshim.observe.client import ask
-from tests.observe.conftest import CHECKOUT
+from tests.observe.conftest import CHECKOUT, WORLD_PATCHES
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +145,20 @@ def test_the_socket_moves_and_goes(tmp_path):
     assert ask(second).pid == os.getpid()
     stop_listening()
     assert not os.path.lexists(second)
+
+
+@pytest.mark.parametrize("world", WORLD_PATCHES)
+def test_a_hub_is_not_needed_for_listening_twice(tmp_path, world):
+    """gevent's `os.close`, for one, waits for it, once there is a hub."""
+    code = f"""
+{WORLD_PATCHES[world]}
+import time
+from hbshim.observe import listen
+time.sleep(0.01)
+listen({str(tmp_path / "1")!r})
+print(listen({str(tmp_path / "2")!r}))
+"""
+    assert run(code, EVENTLET_TESTS="1") == f"{tmp_path / '2'}\n"
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["nothing there", "a stale file there"])

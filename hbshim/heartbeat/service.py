@@ -140,3 +140,12 @@ _SERVICE = ProcessLocal(HeartbeatService, HeartbeatService.orphan_links)
 def current() -> HeartbeatService:
     """The heartbeat service of this process."""
     return _SERVICE.get()
+
+
+def existing() -> HeartbeatService | None:
+    """The heartbeat service of this process if there is one: looking must not make it.
+
+    eventlet's ``monkey_patch()`` makes the reentrant locks green that it finds, and what
+    only looks may come before it.
+    """
+    return _SERVICE.peek()

@@ -28,6 +28,7 @@ class _Listening:
     def __init__(self) -> None:
         self.server: WatchServer | None = None
         self.refused: str | None = None
+        self.untold: str | None = None
 
     def stop(self) -> None:
         server, self.server = self.server, None
@@ -62,7 +63,7 @@ def listen(path: str = "auto") -> str:
     stop_listening()
     file = SocketFile(path)
     try:
-        here.server = WatchServer(file, answer, service.current().metrics)
+        here.server = WatchServer(file, answer, _failed)
     except BaseException:
         file.remove()
         file.close()
@@ -87,14 +88,26 @@ def offer(setting: str) -> None:
     if setting == "off":
         return
     here, path = _LISTENING.get(), resolve(setting)
+    _tell_refusal(here)
     if path == here.refused or (here.server is not None and here.server.file.path == path):
         return
     try:
         listen(path)
     except HbshimError as error:
-        here.refused = path
-        service.current().metrics.record("watch-refused", "", str(error))
+        here.refused, here.untold = path, str(error)
+        _tell_refusal(here)
         warnings.warn(str(error), WatchWarning, stacklevel=3)
+
+
+def _tell_refusal(here: _Listening) -> None:
+    # The first connection makes the service; see service.existing().
+    if here.untold is not None and (heartbeats := service.existing()) is not None:
+        heartbeats.metrics.record("watch-refused", "", here.untold)
+        here.untold = None
+
+
+def _failed(error: Exception) -> None:
+    service.current().metrics.record("watch-failed", "", repr(error))
 
 
 def answer() -> bytes:

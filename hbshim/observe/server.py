@@ -16,7 +16,6 @@ from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
 from typing import Any
 
-from hbshim.metrics import Metrics
 from hbshim.observe.protocol import REQUEST, peer_uid
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
@@ -38,16 +37,18 @@ class WatchServer:
 
     Parameters:
         answer: makes the answer; called in the native thread.
-        metrics: where failures are told of.
+        failed: told of errors of ours; called in the native thread.
 
     Raises:
         WorkerError: no native thread can be started here.
     """
 
-    def __init__(self, file: SocketFile, answer: Callable[[], bytes], metrics: Metrics) -> None:
+    def __init__(
+        self, file: SocketFile, answer: Callable[[], bytes], failed: Callable[[Exception], None]
+    ) -> None:
         self.file = file
         self._answer = answer
-        self._metrics = metrics
+        self._failed = failed
         self._stopped = False
         self._bell = allocate_lock()
         self._bell.acquire()
@@ -82,7 +83,7 @@ class WatchServer:
         except OSError:
             pass  # it went away, or took too long
         except Exception as error:
-            self._metrics.record("watch-failed", "", repr(error))
+            self._failed(error)
         finally:
             client.close()
         return PAUSE

@@ -8,7 +8,7 @@ from typing import Any
 
 from hbshim.heartbeat.engine import LATENESS_BOUNDS, Engine
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.service import current
+from hbshim.heartbeat.service import existing
 from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Event
 
@@ -30,7 +30,9 @@ def status() -> dict[str, Any]:
         came how late: one count for each upper bound, and one for what is beyond.
         ``counters``: see docs/observing.md.
     """
-    service, now = current(), time.monotonic()
+    service, now = existing(), time.monotonic()
+    if service is None:
+        return {"links": [], "engines": [], "counters": {}}
     placements = service.placements()
     links_of = Counter(engine for _, engine in placements)
     return {
@@ -98,4 +100,5 @@ def take_events() -> list[Event]:
     The heartbeat thread does not log, because the lock of `logging` is green under
     eventlet; log these from a thread of your own. The latest 1000 are kept.
     """
-    return current().metrics.take_events()
+    service = existing()
+    return [] if service is None else service.metrics.take_events()

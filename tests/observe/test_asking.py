@@ -121,6 +121,39 @@ def test_a_path_that_cannot_be_is_refused(tmp_path, name):
         listen(str(tmp_path / name))
 
 
+def test_what_was_refused_before_the_first_connection_is_told_of_after_it(tmp_path):
+    code = """
+import hbshim, warnings
+warnings.simplefilter("ignore")
+hbshim.install()
+print(hbshim.take_events())
+from hbshim import api
+from hbshim.heartbeat.service import current
+current()
+api.connection_options({})
+api.connection_options({})
+print([event.kind for event in hbshim.take_events()])
+"""
+    printed = run(code, HBSHIM_WATCH_SOCKET=str(tmp_path / "none" / "s"))
+    assert printed.splitlines() == ["[]", "['watch-refused']"]
+
+
+def test_listening_before_eventlet_patches_leaves_the_heartbeats_their_native_locks(tmp_path):
+    """Its monkey_patch() makes green every RLock that it finds; native threads hang in those."""
+    code = f"""
+import hbshim
+hbshim.install(watch_socket={str(tmp_path / "s")!r})
+from hbshim.observe.client import ask
+assert ask({str(tmp_path / "s")!r}).links == ()
+import eventlet
+eventlet.monkey_patch()
+from hbshim.heartbeat.service import current
+print(type(current().metrics._lock).__module__)
+assert ask({str(tmp_path / "s")!r}).links == ()
+"""
+    assert run(code, EVENTLET_TESTS="1") == "_thread\n"
+
+
 def test_a_refused_option_warns_once_and_costs_nothing_else(tmp_path):
     import hbshim
     from hbshim import api

@@ -176,7 +176,8 @@ class Link:
                 return self._counted_sample(now, writing)
             view = self.wire.kernel_view()
             # One more system call, so only when the answer could matter.
-            unread = self.wire.unread() if view.received_ago > self.timeout else 0
+            waited = view.received_ago > self.timeout
+            unread = self.wire.unread_in_the_way() if waited else 0
         except OSError:
             return self._closed_sample(forked)
         return Sample(

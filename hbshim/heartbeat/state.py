@@ -13,7 +13,8 @@ The rules, with T the negotiated heartbeat timeout:
   or longer, it should close the connection");
 * unless that silence is our own fault: bytes that nobody read yet may have
   closed our receive window, and then the peer *cannot* send. Once they are read,
-  it has 2 T from there: its kernel must learn first that the window is open;
+  it has 2 T from there: its kernel must learn first that the window is open.
+  What is too little to close the window excuses nothing;
 * with a liveness timeout above 0, a link whose application has not ticked for that
   long is not beaten until it ticks again. All else goes on.
 """
@@ -121,8 +122,8 @@ class Sample(NamedTuple):
         queued: bytes or segments of ours that the peer has not acknowledged.
         in_flight: those of them that were sent; while the peer's window is closed,
             bytes queue up and none is in flight.
-        unread: bytes that arrived and that the client has not read yet.
-        unread_ago: since there were unread bytes for all we know; 0 while there are.
+        unread: bytes that the client has not read yet, if they may have closed our window.
+        unread_ago: since there were such bytes for all we know; 0 while there are.
         writing: a write of the client is under way, or half a frame is buffered.
         peer_closed: the peer has sent FIN or RST.
         closed: the application closed the connection.

@@ -35,6 +35,12 @@ _NEVER = 0xFFFFFFFF
 
 _SIOCOUTQ = 0x5411 if sys.platform == "linux" else None
 _SO_NWRITE = 0x1024  # macOS: bytes in the send buffer
+# <linux/sock_diag.h>: memory in use for receiving, and the most that may be (4.12+).
+_SO_MEMINFO = 55 if sys.platform == "linux" else None
+_MEMINFO = struct.Struct("=II28x")
+#: Below this size of the receive buffer (bytes) the kernel need not scale its window, and may
+#: tell it in whole segments, down to none, however little waits.
+_SCALED_BUFFER = 128 * 1024
 _INT = struct.Struct("=i")
 
 
@@ -144,6 +150,27 @@ class Wire:
     def unread(self) -> int:
         """Bytes that arrived and wait for the client (``FIONREAD``)."""
         return self._ioctl(termios.FIONREAD)
+
+    def unread_in_the_way(self) -> int:
+        """Bytes that wait for the client and may have closed our receive window; 0 for none.
+
+        While less than half of the buffer is in use, Linux never closes the window: the peer
+        can send, and what little waits here is no excuse for its silence.
+        """
+        waiting = self.unread()
+        return waiting if waiting and self._window_may_be_closed() else 0
+
+    def _window_may_be_closed(self) -> bool:
+        if _SO_MEMINFO is None:
+            return True
+        try:
+            answer = NativeSocket.getsockopt(
+                self.native, socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size
+            )
+            used, most = _MEMINFO.unpack(answer)
+        except (OSError, struct.error):
+            return True
+        return bool(most < _SCALED_BUFFER or 2 * used >= most)
 
     def _ioctl(self, request: int) -> int:
         answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")

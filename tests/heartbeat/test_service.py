@@ -123,14 +123,36 @@ def test_a_silent_peer_is_shut_down_and_told_of(connected):
     assert [event.kind for event in service.metrics.take_events()] == ["link-silent"]
 
 
-def test_unread_bytes_of_the_peer_keep_a_link_from_being_called_dead(connected):
+def fill(client, peer):
+    """Have the peer send until the client's window is closed."""
+    peer.setblocking(False)
+    full_since = None
+    while full_since is None or time.monotonic() < full_since + 0.3:
+        try:
+            peer.send(b"\x01" * 65536)  # no heartbeat: nobody but the client may take it
+            full_since = None
+        except BlockingIOError:
+            full_since = full_since or time.monotonic()
+
+
+def test_unread_bytes_that_close_the_window_keep_a_peer_from_being_called_dead(connected):
     client, peer = connected
+    fill(client, peer)
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
-    peer.sendall(b"\x01\x00\x01")  # not a heartbeat: nobody but the client may take it
     service.watch(link, "pthread")
     wait_until(lambda: link.beats >= 8)
     assert link.state is State.ALIVE
+
+
+def test_little_that_waits_is_no_excuse_for_a_silence(connected):
+    client, peer = connected
+    service = HeartbeatService()
+    link = link_on(client, service, timeout=0.2)
+    peer.sendall(b"\x01\x00\x01")
+    service.watch(link, "pthread")
+    wait_until(lambda: link.state is State.LOST)
+    assert client.recv(10) == b"\x01\x00\x01"
 
 
 @pytest.fixture
@@ -142,6 +164,7 @@ def looked_at(connected):
 
     def look(now, silence):
         link.wire.kernel_view = lambda: view._replace(received_ago=silence)
+        link.wire.plainly_idle = lambda *_: False
         link.turn(now)
         return link.state
 
@@ -159,10 +182,13 @@ def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(
 def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(looked_at):
     client, peer, link, look = looked_at
     now = time.monotonic() + 100
-    peer.sendall(b"\x01\x00\x01")
-    wait_until(lambda: link.wire.unread() == 3)
+    fill(client, peer)
     assert look(now - 3.0, silence=1.5) is State.ALIVE
-    client.recv(3)
+    client.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        # The peer's kernel has some more to send.
+        while client.recv(1 << 20):
+            pass
     link.guard.last_read = now - 1.5
     assert look(now, silence=4.5) is State.ALIVE
     assert look(now + 0.6, silence=5.1) is State.LOST

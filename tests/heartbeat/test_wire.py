@@ -78,6 +78,30 @@ def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
     wait_until(lambda: wire.kernel_view().queued == 0)
 
 
+@linux
+def test_little_that_waits_unread_cannot_have_closed_the_window(pair):
+    client, peer = pair
+    wire = Wire(native_socket(client))
+    assert wire.unread_in_the_way() == 0
+    peer.sendall(b"unread")
+    wait_until(lambda: wire.unread() == 6)
+    assert wire.unread_in_the_way() == 0
+    peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            peer.send(b"x" * 65536)
+    wait_until(lambda: wire.unread_in_the_way() > 6)
+
+
+@linux
+def test_a_small_receive_buffer_may_be_closed_by_anything(pair):
+    client, peer = pair
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    wire = Wire(native_socket(client))
+    peer.sendall(b"unread")
+    wait_until(lambda: wire.unread_in_the_way() == 6)
+
+
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
 def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair, calls, monkeypatch):
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)

@@ -1,13 +1,19 @@
 """Behind a relay that goes deaf, the next publish must fail instead of being swallowed."""
 
+import time
+
 import pytest
+
+from tests.system.conftest import CommandError
+
+T = 1
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["deaf", "swallowing"])
 def test_next_publish_raises_the_librarys_own_error(start, everywhere, relay, swallow):
     clients = [*everywhere, start("native", "amqp")]
     for client in clients:
-        client.open(relay, heartbeat=1)
+        client.open(relay, heartbeat=T)
         client.do("publish")
     relay.deaf(swallow=swallow)
     for client in clients:
@@ -23,7 +29,7 @@ def test_next_publish_raises_the_librarys_own_error(start, everywhere, relay, sw
 def test_without_hbshim_it_is_accepted_and_lost(start, relay):
     clients = [start("native", library) for library in ("kombu", "pika")]
     for client in clients:
-        client.open(relay, heartbeat=1, shim="none")
+        client.open(relay, heartbeat=T, shim="none")
         client.do("declare", queue=client.name)
         client.do("publish")
         client.wait_for_messages(1)
@@ -36,3 +42,32 @@ def test_without_hbshim_it_is_accepted_and_lost(start, relay):
         witness.open(heartbeat=60)
         witness.do("declare", queue=client.name)
         assert witness.do("count") == 1, client.name
+
+
+def test_a_consumer_at_work_does_not_hide_it(start, relay):
+    """A few messages wait unread while a callback runs for 8 T; that is no reason to wait."""
+    cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
+    cells = [(world, how, library) for world, how in cells for library in ("kombu", "pika")]
+    clients = []
+    for world, how, library in cells:
+        client = start(world, library)
+        client.open(relay, heartbeat=T)
+        client.do("publish", times=20)
+        client.wait_for_messages(20)
+        clients.append(client)
+    for client, (_, how, _) in zip(clients, cells, strict=True):
+        client.send("consume", callback=8 * T, total=20, how=how)
+    # The broker has sent them all when it beats again: it does so on a connection that is idle.
+    seen = len(relay.seen("heartbeat", "server"))
+    relay.wait_for("heartbeat", "server", count=seen + len(clients))
+    relay.deaf()
+    since = time.time()
+    ends = relay.wait_for("fin", "client", count=len(clients))
+    known = [end.at - since for end in ends]
+    print(f"known after {max(known):.2f} s at most, T = {T} s")  # noqa: T201 - the measurement
+    assert max(known) <= 2 * T + 1
+    relay.resume()
+    for client in clients:
+        with pytest.raises(CommandError) as caught:
+            client.answer()
+        assert caught.value.recoverable, client.name

@@ -49,7 +49,7 @@ def test_a_consumer_at_work_does_not_hide_it(start, relay):
     cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
     cells = [(world, how, library) for world, how in cells for library in ("kombu", "pika")]
     clients = []
-    for world, how, library in cells:
+    for world, _, library in cells:
         client = start(world, library)
         client.open(relay, heartbeat=T)
         client.do("publish", times=20)

@@ -117,7 +117,7 @@ def answer() -> bytes:
     head = {
         "protocol": VERSION,
         "pid": os.getpid(),
-        "program": os.path.basename((getattr(sys, "argv", None) or [""])[0]),
+        "program": _program(),
         "at": time.time(),
         "links_in_all": len(links),
         **now,
@@ -127,3 +127,11 @@ def answer() -> bytes:
     document = json.dumps(head)[:-1] + ', "links": [' + ", ".join(encoded) + "]}\n"
     assert len(document) <= ANSWER_LIMIT, "a snapshot is too long to be sent"
     return document.encode("ascii")
+
+
+def _program() -> str:
+    # Never the arguments: there may be a password among them.
+    path = (getattr(sys, "argv", None) or [""])[0]
+    if os.path.basename(path) == "__main__.py":
+        path = os.path.dirname(path)
+    return os.path.basename(path if path not in ("", "-c", "-m") else sys.executable or "python")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,23 @@ def test_what_is_no_socket_is_never_replaced(tmp_path, kind):
 def test_a_path_that_cannot_be_is_refused(tmp_path, name):
     with pytest.raises(WatchError, match="name a short path in a directory"):
         listen(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("argv", "program"),
+    [
+        (["/usr/bin/gunicorn", "--password=hush"], "gunicorn"),
+        (["/usr/lib/celery/__main__.py", "worker"], "celery"),
+        (["-c"], Path(sys.executable).name),
+        ([], Path(sys.executable).name),
+    ],
+)
+def test_the_program_is_named_and_its_arguments_are_not(tmp_path, monkeypatch, argv, program):
+    monkeypatch.setattr(sys, "argv", argv)
+    path = listen(str(tmp_path / "s"))
+    seen = ask(path)
+    assert seen.program == program
+    assert "hush" not in json.dumps(seen.document)
 
 
 def test_what_was_refused_before_the_first_connection_is_told_of_after_it(tmp_path):

@@ -1,0 +1,109 @@
+"""A busy application: no beat is late by more than T/8, and nothing dies that should live.
+
+Measured twice: by the engine's own record of how late its looks were, and on the wire, where the
+relay notes when each heartbeat of an idle connection went by. On a machine that other programs
+keep busy, a native thread that has nothing else to do comes late, too; how late is measured in
+the same process, and is not held against hbshim.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+
+from wsgi_harness.chaos.faults import FAULTS
+from wsgi_harness.chaos.plan import Step
+from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
+
+T = 4
+LATE = T / 8
+LASTS = 3 * T
+HABITS = ["listener", "idle", "steady", "confirmed"]
+
+ROWS = {
+    "computing": Setting(T, 6, ["busy"], worlds=["native"], habits=HABITS),
+    "hub-blocked": Setting(T, 7, ["blocked"], worlds=["eventlet", "gevent"], habits=HABITS),
+    # Many threads, each on a connection of its own; green ones in the second world.
+    "many": Setting(
+        T, 8, [f"many{number}" for number in range(8)], habits=["steady", "confirmed", "listener"]
+    ),
+    "bare": Setting(T, 9, ["bare"], worlds=["native"], habits=HABITS, shim=False),
+}
+
+
+class Row:
+    """One arena, while it lasted."""
+
+    def __init__(self, name: str, broker: Broker) -> None:
+        self.setting = ROWS[name]
+        what = FAULTS["hub-blocked" if name == "hub-blocked" else "computing"]
+        # Many threads keep their process busy by themselves, until the very end.
+        begins = LASTS if name == "many" else 0.0
+        self.steps = [
+            Step(begins, what, process, LASTS - begins) for process in self.setting.processes
+        ]
+        self.broker = broker
+
+    def run(self) -> Row:
+        with Arena(self.setting, self.broker) as arena:
+            arena.carry_out(self.steps)
+            self.relays: list[Relay] = list(arena.zones.values())
+            self.outcome: Outcome = arena.outcome(self.steps)
+        return self
+
+    def latest_look(self) -> float:
+        """Seconds that the latest look was late by."""
+        return max(
+            late
+            for journal in self.outcome.journals.values()
+            for worker, late in journal.lateness.items()
+            if worker != "nobody"
+        )
+
+    def starved(self) -> float:
+        """Seconds that a thread with nothing to do was late by, in any of the processes."""
+        return max(journal.lateness["nobody"] for journal in self.outcome.journals.values())
+
+    def latest_beat(self) -> float:
+        """Seconds beyond T/2 between two heartbeats with nothing in between, at the relays."""
+        late = [0.0]
+        for relay in self.relays:
+            beats = relay.seen("heartbeat", "client")
+            for connection in {beat.connection for beat in beats}:
+                own = [beat for beat in beats if beat.connection == connection]
+                late += [
+                    after.at - before.at - T / 2
+                    for before, after in pairwise(own)
+                    if after.frames == before.frames + 1
+                ]
+        return max(late)
+
+
+@pytest.fixture(scope="module")
+def rows(broker: Broker) -> dict[str, Row]:
+    """All at once."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(ROWS, pool.map(lambda name: Row(name, broker).run(), ROWS), strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name, setting in ROWS.items() if setting.shim])
+def test_no_beat_is_late_and_nothing_dies(rows: dict[str, Row], name: str) -> None:
+    row = rows[name]
+    looks, beats, machine = row.latest_look(), row.latest_beat(), row.starved()
+    print(  # noqa: T201 - the measurement
+        f"{name}: looks late by {looks:.3f} s, beats by {beats:.3f} s at most, T/8 = {LATE} s; "
+        f"the machine by {machine:.3f} s"
+    )
+    assert row.outcome.violations == []
+    assert {account.generations for account in row.outcome.accounts} == {1}
+    assert sum(len(relay.seen("heartbeat", "client")) for relay in row.relays) > 0
+    assert looks - machine <= LATE
+    assert beats - machine <= LATE
+
+
+def test_without_hbshim_connections_die(rows: dict[str, Row]) -> None:
+    assert "false-death" in {violation.rule for violation in rows["bare"].outcome.violations}

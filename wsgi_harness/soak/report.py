@@ -82,7 +82,12 @@ def as_data(lives: Sequence[Life], setting: Setting) -> dict[str, Any]:
         "connections": setting.connections,
         "hbshim": setting.shim,
         "subjects": {
-            life.name: {"censuses": life.censuses, "growth": life.growth, "samples": life.samples}
+            life.name: {
+                "censuses": life.censuses,
+                "growth_in_cycles": life.growth_in_cycles,
+                "growth_in_endurance": life.growth_in_endurance,
+                "samples": life.samples,
+            }
             for life in lives
         },
     }

@@ -30,8 +30,10 @@ def census(phase: str, resident: int = 50 << 20, **left_over: int) -> str:
     return told(kind="census", phase=phase, resident=resident, **rest)
 
 
-def sample(phase: str = "endurance", lateness: float = 0.0, **counters: int) -> str:
-    figures = {"resident": 1 << 20, "descriptors": 4, "threads": 2, "links": 5, "cycles": 9}
+def sample(
+    phase: str = "endurance", lateness: float = 0.0, resident: int = 50 << 20, **counters: int
+) -> str:
+    figures = {"resident": resident, "descriptors": 4, "threads": 2, "links": 5, "cycles": 9}
     return told(kind="sample", phase=phase, lateness=lateness, counters=counters, **figures)
 
 
@@ -57,7 +59,8 @@ def test_a_descriptor_a_thread_and_an_object_more_are_left_over() -> None:
     assert "socket.socket" not in after
 
 
-CLEAN = [sample(), census("first cycles"), census("second cycles")]
+CLEAN = [sample(), census("endurance"), census("second cycles")]
+GROWING = [sample(resident=(50 + hour) << 20) for hour in range(20)]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,7 @@ CLEAN = [sample(), census("first cycles"), census("second cycles")]
     [
         ([*CLEAN[:2], census("second cycles", Link=3)], "left over after second cycles: 3 Link"),
         ([*CLEAN[:2], census("second cycles", resident=90 << 20)], "its memory grew by 40960 KiB"),
+        ([*GROWING, *CLEAN[1:]], "its memory grew by 10240 KiB while it endured"),
         ([sample(lateness=0.3), *CLEAN[1:]], "a look came 0.30 s late"),
         ([sample(**{"event:link-silent": 2}), *CLEAN[1:]], "2 events link-silent"),
     ],

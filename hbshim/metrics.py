@@ -37,6 +37,10 @@ class Event:
 class Metrics:
     """Counters by name, and the latest events. Safe from any thread, never blocks."""
 
+    # Also because eventlet, patching late, makes every re-entrant lock green that it
+    # reaches through a `__dict__`.
+    __slots__ = ("_counters", "_events", "_lock")
+
     def __init__(self) -> None:
         self._lock = allocate_reentrant_lock()
         self._counters: Counter[str] = Counter()

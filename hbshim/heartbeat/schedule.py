@@ -2,7 +2,7 @@
 
 Links that fall due within the same tick are looked at in one wake-up, and a
 closed link leaves without a trace: no stale entry wakes the thread later.
-Not thread-safe; only the engine's turn touches it.
+Not thread-safe: only the engine's turn changes it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class Schedule(Generic[Item]):
         self._buckets: dict[int, dict[Item, float]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
+        return sum(map(len, list(self._buckets.values())))
 
     def __iter__(self) -> Iterator[Item]:
-        return iter([item for bucket in self._buckets.values() for item in bucket])
+        # Lists first: a report in another thread may ask while a turn is under way.
+        return iter([item for bucket in list(self._buckets.values()) for item in list(bucket)])
 
     def put(self, item: Item, deadline: float) -> None:
         """Look at `item` at the last tick before `deadline`; replaces an earlier one."""

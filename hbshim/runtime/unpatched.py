@@ -62,7 +62,12 @@ def allocate_lock() -> NativeLock:
 
 
 def allocate_reentrant_lock() -> NativeLock:
-    """A native lock that its own operating-system thread may take again."""
+    """A native lock that its own operating-system thread may take again.
+
+    Keep it in a slot: an eventlet that patches later walks all it reaches from
+    ``sys.modules`` through dicts, lists and ``__dict__``, and puts a green lock in
+    the place of each one of these.
+    """
     lock: NativeLock = original("_thread", "RLock")()
     return lock
 

@@ -22,6 +22,7 @@ from hbshim.heartbeat.state import (
 )
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
+from tests.worlds import WORLD
 
 
 @pytest.fixture
@@ -87,7 +88,6 @@ def outcome_in_child(action):
     return os.waitstatus_to_exitcode(status)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
 def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatch, drains):
     client, peer = connected
@@ -103,6 +103,8 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatc
     assert link.beats == 1
 
 
+@pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
     def write():
         try:

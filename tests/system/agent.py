@@ -1,6 +1,6 @@
 """One AMQP client in one world, in an interpreter of its own, steered line by line.
 
-    python tests/system/agent.py native|eventlet|gevent|gevent-unpatched amqp|kombu|pika
+    python tests/system/agent.py native|eventlet|gevent|gevent-unpatched amqp|kombu|pika|pika-gevent
 
 reads one command per line of JSON and answers each with one line. While it waits
 for a command its main thread is blocked in a native read: in a patched world the
@@ -34,7 +34,7 @@ import hbshim
 from hbshim.heartbeat import engine as engine_module
 from hbshim.heartbeat import schedule, service
 from hbshim.runtime.unpatched import original
-from tests.system.forking import CHILDREN, run_child
+from tests.system.forking import ACTS, Child, in_forkserver
 from tests.system.libraries import CLIENTS
 
 
@@ -44,6 +44,7 @@ class Agent:
     def __init__(self):
         self.client = None
         self.buried = []
+        self.child = None
 
     # -- the connection --------------------------------------------------------
 
@@ -193,9 +194,22 @@ class Agent:
         for link in self._links():
             link.wire.take_heartbeats = lambda: 0
 
-    def fork(self, child, way):
-        """Fork a child that does something to the connection; return what it says."""
-        return run_child(CHILDREN[child], self.client, way)
+    def prepare(self, **opening):
+        """Install hbshim, and do not connect yet."""
+        hbshim.install()
+        self.client = CLIENTS[LIBRARY](opening)
+
+    def fork(self, act, way):
+        """Fork a child that does something to the connection; :meth:`child_answer` tells what."""
+        self.child = Child(ACTS[act], self.client, way)
+
+    def child_answer(self):
+        """Have the child go on if it waits, and return what it says."""
+        return self.child.answer()
+
+    def forkserver(self):
+        """Start a child from a fork server, which has never seen the connection."""
+        return in_forkserver(self.client.opening, getattr(self.client, "kombu", None))
 
 
 def set_buffers(receive, send):

@@ -7,17 +7,23 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import hbshim
 from hbshim.heartbeat import service
 from hbshim.runtime.unpatched import original
+from tests.waiting import wait_until
 
-Child = Callable[[Any], Any]
+CHILD_LIMIT = 25
+
+#: Given the parent's client and a function that waits for the parent's word.
+Act = Callable[[Any, Callable[[], None]], Any]
 
 
-def write(client: Any) -> Any:
+def write(client: Any, _wait: Any) -> Any:
     """Publish on the parent's connection: refused with an error that makes code reconnect."""
     try:
         client.publish(10)
@@ -26,7 +32,7 @@ def write(client: Any) -> Any:
     return {"recoverable": None, "message": "accepted"}
 
 
-def close(client: Any) -> Any:
+def close(client: Any, _wait: Any) -> Any:
     """Close the parent's connection, as the child's own clean-up would."""
     try:
         client.close()
@@ -35,14 +41,14 @@ def close(client: Any) -> Any:
     return {"recoverable": True}
 
 
-def collect(client: Any) -> Any:
+def collect(client: Any, _wait: Any) -> Any:
     """Let go of the parent's connection and collect the garbage."""
     client.connection = client.channel = client.kombu = None
     gc.collect()
     return {"links": len(service.current().links())}
 
 
-def reconnect(client: Any) -> Any:
+def reconnect(client: Any, _wait: Any) -> Any:
     """Open a connection of the child's own."""
     client.opening["name"] += "-child"
     client.queue = None
@@ -52,13 +58,30 @@ def reconnect(client: Any) -> Any:
     return {"state": link.state.value}
 
 
-def idle(client: Any) -> Any:
+def connect_beside(client: Any, wait: Callable[[], None]) -> Any:
+    """Open a connection before the parent does, and use it after."""
+    answer = reconnect(client, wait)
+    wait()
+    client.publish(10)
+    # RabbitMQ's answer may overtake a publish.
+    wait_until(lambda: client.count() == 2)
+    (link,) = service.current().links()
+    return {**answer, "beats": link.beats}
+
+
+def idle(client: Any, _wait: Any) -> Any:
     """Do nothing; the parent's socket must be gone from here all the same."""
     return {"sockets": sockets_to(client.opening["port"])}
 
 
-CHILDREN: dict[str, Child] = {
-    child.__name__: child for child in (write, close, collect, reconnect, idle)
+def outlive(client: Any, wait: Callable[[], None]) -> Any:
+    """Publish on the inherited connection when the parent has closed it."""
+    wait()
+    return write(client, wait)
+
+
+ACTS: dict[str, Act] = {
+    act.__name__: act for act in (write, close, collect, reconnect, connect_beside, idle, outlive)
 }
 
 
@@ -77,47 +100,80 @@ def sockets_to(port: int) -> int:
     return sum(descriptor in there for descriptor in held)
 
 
-def run_child(child: Child, client: Any, way: str) -> Any:
-    """Fork, run `child` there, and return what it returns.
+class Child:
+    """A forked child that acts, and tells what came of it.
 
     Parameters:
         way: ``os`` for os.fork(); ``c`` for a fork in C, as uWSGI and mod_wsgi do it,
             behind Python's back; ``multiprocessing`` for a Process that exits normally.
     """
-    if way == "multiprocessing":
-        return _run_process(child, client)
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        # Python 3.12 warns of a fork with threads; that is what is tested here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork() if way == "os" else ctypes.PyDLL(None).fork()
-    if pid == 0:
-        answer: Any = {"error": "the child failed"}
-        try:
-            answer = child(client)
-        finally:
-            os.write(writing, json.dumps(answer).encode() + b"\n")
-            os._exit(0)
-    # A line, not the end of the stream: gevent puts closing off until its hub runs.
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        answer = json.loads(pipe.readline())
-    # gevent's own would wait for a signal that its hub, parked here, never handles.
-    original("os", "waitpid")(pid, 0)
-    return answer
+
+    def __init__(self, act: Act, client: Any, way: str) -> None:
+        self._answers, self._tells = os.pipe()
+        self._waits, self._says = os.pipe()
+        self._process: Any = None
+
+        def main() -> None:
+            # A child that hangs must not outlive the test.
+            signal.alarm(CHILD_LIMIT)
+            answer: Any = {"error": "the child failed"}
+            try:
+                answer = act(client, lambda: original("os", "read")(self._waits, 1))
+            finally:
+                os.write(self._tells, json.dumps(answer).encode() + b"\n")
+
+        with warnings.catch_warnings():
+            # Python 3.12 warns of a fork with threads; that is what is tested here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if way == "multiprocessing":
+                self._process = multiprocessing.get_context("fork").Process(target=main)
+                self._process.start()
+                return
+            self._pid = os.fork() if way == "os" else ctypes.PyDLL(None).fork()
+        if self._pid == 0:
+            try:
+                main()
+            finally:
+                os._exit(0)
+
+    def answer(self) -> Any:
+        """Let the child go on, and return its answer when it has ended."""
+        os.write(self._says, b"!")
+        # A line, not the end of the stream: gevent puts closing off until its hub runs.
+        with os.fdopen(self._answers) as pipe:
+            answer = json.loads(pipe.readline())
+        if self._process is not None:
+            self._process.join()
+        else:
+            # gevent's own would wait for a signal that its hub, parked here, never handles.
+            original("os", "waitpid")(self._pid, 0)
+        for descriptor in (self._tells, self._waits, self._says):
+            os.close(descriptor)
+        return answer
 
 
-def _run_process(child: Child, client: Any) -> Any:
-    context = multiprocessing.get_context("fork")
+def in_forkserver(opening: dict[str, Any], pickled: Any) -> Any:
+    """What a child of a fork server does: it inherits nothing, and opens its own."""
+    context = multiprocessing.get_context("forkserver")
     reading, writing = context.Pipe(duplex=False)
-
-    def main() -> None:
-        writing.send(child(client))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = context.Process(target=main)
-        process.start()
+    process = context.Process(target=_forkserver_main, args=(writing, opening, pickled))
+    process.start()
     answer = reading.recv()
     process.join()
     return answer
+
+
+def _forkserver_main(writing: Any, opening: dict[str, Any], pickled: Any) -> None:
+    from tests.system.libraries import PikaClient
+
+    inherited = sockets_to(opening["port"])
+    hbshim.install()
+    if pickled is not None:  # a kombu.Connection travels without its socket
+        pickled.connect()
+        pickled.default_channel.queue_declare("", exclusive=True)
+    else:
+        client = PikaClient({**opening, "name": opening["name"] + "-child"})
+        client.connect()
+        client.publish(10)
+    (link,) = service.current().links()
+    writing.send({"inherited": inherited, "state": link.state.value})

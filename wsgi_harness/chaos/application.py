@@ -195,6 +195,8 @@ class Watcher:
         }
         for engine in heartbeats.engines():
             engine.lateness.clear()
+        for event in hbshim.take_events():
+            tell("event", event=event.kind, link=event.link, detail=event.detail)
         # How late this very thread came, which nobody keeps from anything, tells how much of
         # that is the machine's doing. And the wall clock, to see that it has jumped.
         late["nobody"], self._own_lateness = self._own_lateness, 0.0

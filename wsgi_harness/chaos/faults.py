@@ -38,6 +38,15 @@ class Effect(enum.Enum):
     HARMLESS = "harmless"
 
 
+_PROMISES = {
+    Effect.SILENCE: "dead, and known to be, within 2 T + 1 s",
+    Effect.UNHEARD: "the broker closes; known within 3 T + 1 s",
+    Effect.CUT: "ended; known within 2 T + 1 s",
+    Effect.STOPPED: "known before the first write after it",
+    Effect.HARMLESS: "lives",
+}
+
+
 @dataclass(frozen=True)
 class FaultKind:
     """One line of the fault list.
@@ -58,6 +67,11 @@ class FaultKind:
     def kills(self) -> bool:
         """Whether connections may die of it."""
         return self.effect is not Effect.HARMLESS
+
+    @property
+    def promise(self) -> str:
+        """What becomes of a connection, in one phrase."""
+        return _PROMISES[self.effect]
 
     def bound(self, heartbeat: float) -> float:
         """Seconds after its beginning within which a connection's death must be known."""

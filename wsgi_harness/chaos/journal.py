@@ -65,5 +65,5 @@ class Journal:
                 self.lateness[worker] = max(seconds, self.lateness.get(worker, 0.0))
         elif kind == "end":
             self.ended = True
-        else:
+        elif kind != "event":  # those are for whoever reads the file
             self.entries.append(Entry(**told))

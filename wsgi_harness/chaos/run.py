@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,11 +247,19 @@ class Arena:
         deadline = time.monotonic() + _RETURN_LIMIT
         for application in self.applications.values():
             application.wait(max(0.1, deadline - time.monotonic()))
+        self._write_relayed()
         journals = {name: each.journal for name, each in self.applications.items()}
         arrived = self._count()
         places = self.setting.places
         accounts = judge(self.setting.heartbeat, self.faults, places, journals, arrived)
         return Outcome(self.setting, steps, self.faults, accounts, journals)
+
+    def _write_relayed(self) -> None:
+        """Keep what the relays saw beside the journals, for whoever wants to know why."""
+        assert self._logs is not None
+        for name, relay in self.zones.items():
+            lines = [json.dumps(dataclasses.asdict(event)) + "\n" for event in list(relay.events)]
+            (self._logs / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
     def _declare_queues(self) -> None:
         with self._channel() as channel:

@@ -57,6 +57,9 @@ class SerializedSslObject:
     is to use one object in two threads, too.
     """
 
+    # Out of an eventlet's sight that patches later; see `allocate_reentrant_lock`.
+    __slots__ = ("_ahead", "_barrier", "_engine_waits", "_inner", "_native", "lock")
+
     def __init__(self, inner: Any, native: Any) -> None:
         self._inner = inner
         self._native = native

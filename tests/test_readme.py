@@ -35,7 +35,7 @@ def test_all_three_ways_are_shown():
         "hbshim-regression --scenario",
     ):
         assert way in text
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet"])

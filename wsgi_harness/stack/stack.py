@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import requests
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from wsgi_harness.engine.commands import Progress, run, silent
 from wsgi_harness.engine.engine import Engine
@@ -36,6 +37,7 @@ _READY_LIMIT = 90.0
 _DOWN_LIMIT = 120.0
 _EXEC_LIMIT = 60.0
 _LOOK_EVERY = 2.0
+_FREEZE_TRIES = 5
 _SHOWN_LINES = 15
 _NOT_UP = "no containers are up; use the stack in a with statement"
 
@@ -179,7 +181,15 @@ class Stack:
 
     def pause(self, service: str) -> None:
         """Freeze every process of a service; its kernel still acknowledges what arrives."""
-        self._compose("pause", service)
+        # runc gives up freezing ("unable to freeze") when processes are born meanwhile.
+        for attempt in Retrying(
+            stop=stop_after_attempt(_FREEZE_TRIES),
+            wait=wait_fixed(0.2),
+            retry=retry_if_exception_type(CommandError),
+            reraise=True,
+        ):
+            with attempt:
+                self._compose("pause", service)
 
     def unpause(self, service: str) -> None:
         """Let a frozen service go on."""

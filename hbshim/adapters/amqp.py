@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -98,10 +99,17 @@ def _check_version(connection: Any) -> None:
 
 def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
     transport_ref = weakref.ref(transport)
+    connection_ref = weakref.ref(connection)
 
     def half_read() -> bool:
         alive = transport_ref()
         return alive is not None and bool(alive._read_buffer)
+
+    def refuse_reads() -> None:
+        # Before py-amqp gives the closed socket a timeout, and says "Bad file descriptor".
+        alive = connection_ref()
+        if alive is not None:
+            alive.drain_events = _refuse_read
 
     return Link(
         wire,
@@ -109,11 +117,21 @@ def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
         wire.name(),
         service.current().metrics,
         half_read=half_read,
-        forked_error=lambda: RecoverableConnectionError(
-            "this connection was opened before a fork and belongs to the parent process; "
-            "open a new one in the child"
-        ),
+        on_orphaned=refuse_reads,
+        forked_error=_forked_error,
     )
+
+
+def _forked_error() -> Exception:
+    error: Exception = RecoverableConnectionError(
+        "this connection was opened before a fork and belongs to the parent process; "
+        "open a new one in the child"
+    )
+    return error
+
+
+def _refuse_read(_timeout: float | None = None, **_kwargs: Any) -> None:
+    raise _forked_error()
 
 
 def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
@@ -130,12 +148,17 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     close_transport = transport.close
     connection_ref = weakref.ref(connection)
     transport_ref = weakref.ref(transport)
+    pid = os.getpid()
 
     def heartbeat_tick(rate: int = 2) -> None:
         if link.state is State.LOST:
             raise ConnectionForced("Too many heartbeats missed")
 
     def drain_or_time_out(timeout: float | None = None) -> Any:
+        if os.getpid() != pid:
+            # Here, and not only at the read: in between py-amqp sets the socket's timeout,
+            # and in undoing that on a dropped socket it would hide the error.
+            link.before_idle_write()
         # py-amqp looks for `connection.blocked` before each publish, and three nested
         # exceptions tell it that nothing is there. This tells it for a quarter of the
         # time, and so pays for the guard.
@@ -170,7 +193,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     connection._frame_writer = guarded_writer
     connection.heartbeat_tick = heartbeat_tick
     connection.drain_events = drain_or_time_out
-    transport.read_frame = guard.around_read(transport.read_frame)
+    transport.read_frame = guard.around_read(transport.read_frame, link.before_idle_write)
     transport.close = close
     transport.hbshim_link = link
     return unwrap

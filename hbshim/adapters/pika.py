@@ -185,7 +185,7 @@ def _wrap(connection: Any) -> Link:
 
     transport.write = write_in_own_process
     transport._produce = guard.around_flush(transport._produce, link.before_idle_write)
-    transport._consume = guard.around_read(transport._consume)
+    transport._consume = guard.around_read(transport._consume, link.before_idle_write)
     transport._close_and_finalize = close_and_finalize
     return link
 

@@ -12,6 +12,7 @@ for good.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -126,17 +127,19 @@ class Guard:
 
         Parameters:
             send: takes the bytes, and returns when all of them are out.
-            before_idle_write: called before a write that follows a silence; it
-                may raise to refuse the write.
+            before_idle_write: called before a write that follows a silence, or in
+                a forked child; it may raise to refuse the write.
             failed: told of an exception of `send`; whether half a frame may be on
                 the wire now, with nobody left to send the rest.
         """
         gate = self.writers
         enter, leave = gate._first.acquire, gate._first.release
+        # Each time: after a fork in C nothing else tells. 50 ns of a publish's 20 us.
+        getpid, pid = os.getpid, os.getpid()
 
         def guarded_send(data: Any) -> None:
             now = _monotonic()
-            if now - self.last_write > IDLE_BEFORE_LOOK:
+            if now - self.last_write > IDLE_BEFORE_LOOK or getpid() != pid:
                 before_idle_write()
             self.last_write = now
             try:
@@ -179,12 +182,23 @@ class Guard:
 
         return guarded_flush
 
-    def around_read(self, read: Callable[[], Any]) -> Callable[[], Any]:
-        """Wrap the client's function that reads, from frame boundary to frame boundary."""
+    def around_read(
+        self, read: Callable[[], Any], in_other_process: Callable[[], None]
+    ) -> Callable[[], Any]:
+        """Wrap the client's function that reads, from frame boundary to frame boundary.
+
+        Parameters:
+            read: the client's own function.
+            in_other_process: called before a read in a forked child, which would take
+                bytes from its parent; it may raise to refuse the read.
+        """
         gate = self.readers
         enter, leave = gate._first.acquire, gate._first.release
+        getpid, pid = os.getpid, os.getpid()
 
         def guarded_read() -> Any:
+            if getpid() != pid:
+                in_other_process()
             if not enter(False):
                 result = gate.among_others(read, ())
             else:

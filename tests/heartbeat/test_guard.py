@@ -1,6 +1,9 @@
 """The engine gets in only when nobody is, and clients never wait for each other."""
 
+import ctypes
+import os
 import threading
+import warnings
 
 import pytest
 
@@ -126,10 +129,33 @@ def test_a_refused_write_is_not_a_torn_one():
 def test_a_flush_and_a_read_hold_their_gates():
     guard, seen = Guard(), []
     guard.around_flush(lambda: seen.append(guard.writers.occupied), nothing)()
-    guard.around_read(lambda: seen.append(guard.readers.occupied))()
+    guard.around_read(lambda: seen.append(guard.readers.occupied), nothing)()
     assert seen == [True, True]
     assert not guard.writers.occupied
     assert not guard.readers.occupied
+
+
+@needs_os_threads
+def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads():
+    """However fresh its parent's last write is: nothing runs in the child to tell it."""
+    guard, passed = Guard(), []
+    write = writer(guard, lambda: passed.append("write"), before=refuse)
+    read = guard.around_read(lambda: passed.append("read"), refuse)
+    write()
+    read()
+    assert passed == ["write", "read"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        refused = 0
+        for go in (write, read):
+            try:
+                go()
+            except ConnectionError:
+                refused += 1
+        os._exit(refused)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 
 
 def test_a_signal_handler_may_write_while_its_own_thread_is_the_engine():

@@ -199,8 +199,13 @@ class Agent:
         hbshim.install()
         self.client = CLIENTS[LIBRARY](opening)
 
-    def fork(self, act, way):
-        """Fork a child that does something to the connection; :meth:`child_answer` tells what."""
+    def fork(self, act, way, publish=False):
+        """Fork a child that does something to the connection; :meth:`child_answer` tells what.
+
+        With `publish` the parent has written just before.
+        """
+        if publish:
+            self.publish()
         self.child = Child(ACTS[act], self.client, way)
 
     def child_answer(self):

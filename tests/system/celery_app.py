@@ -18,6 +18,11 @@ if os.environ["SHIM"] == "celery app":
     hbshim.install(app)
 
 
+if os.environ.get("PUBLISH") == "at import":
+    # The worker's main process fills its pool before it forks.
+    app.send_task("before", queue=kombu.Queue(os.environ["SINK"], no_declare=True))
+
+
 @app.task
 def nap(seconds):
     """Keep the pool busy, and say which process did."""

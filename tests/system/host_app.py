@@ -124,7 +124,9 @@ class _PlainServer(socketserver.UnixStreamServer, wsgiref.simple_server.WSGIServ
 
 
 if ORDERS.get("connect") == "at import":
+    # Where a server loads its application before it forks, in the master.
     connect()
+    publish()
 
 if __name__ == "__main__":
     with _PlainServer(sys.argv[1], wsgiref.simple_server.WSGIRequestHandler) as server:

@@ -41,7 +41,7 @@ LIMIT = 30.0
 
 def acts_of(world: str, way: str) -> list[str]:
     """What the children do, in this order, each in a process of its own."""
-    acts = ["connect_beside", "write", "close", "collect", "reconnect"]
+    acts = ["connect_beside", "write", "write at once", "close", "collect", "reconnect"]
     if way != "c":
         # Behind Python's back, the child's copy is dropped when hbshim is next asked.
         acts.append("idle")
@@ -64,6 +64,7 @@ class Story:
     def run(self) -> None:
         attempts = {
             "connect_beside": self._fork_then_connect,
+            "write at once": self._write_at_once,
             "forkserver": self._forkserver,
             "outlive": self._parent_closes_first,
         }
@@ -95,6 +96,14 @@ class Story:
         before = self.stream.after_next_beat()
         answer = self._child(act)
         self.stream.check_only_beats_since(before)
+        self._parent_goes_on()
+        return answer
+
+    def _write_at_once(self, _act: str) -> Any:
+        """The child writes while its parent's last write is too fresh for the stale rule."""
+        self.client.do("fork", act="write", way=self.way, publish=True)
+        answer = self.client.do("child_answer", limit=LIMIT)
+        self.published += 1
         self._parent_goes_on()
         return answer
 
@@ -173,6 +182,12 @@ def test_fork_then_connect(answer: Any) -> None:
 
 @in_rows("write")
 def test_a_child_that_writes_gets_the_librarys_recoverable_error(answer: Any) -> None:
+    assert answer["recoverable"] is True, answer
+    assert "belongs to the parent process" in answer["message"]
+
+
+@in_rows("write at once")
+def test_a_child_that_writes_right_after_its_parent(answer: Any) -> None:
     assert answer["recoverable"] is True, answer
 
 

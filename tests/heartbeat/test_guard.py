@@ -139,6 +139,10 @@ def test_a_flush_and_a_read_hold_their_gates():
 def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads():
     """However fresh its parent's last write is: nothing runs in the child to tell it."""
     guard, passed = Guard(), []
+
+    def refuse():
+        raise ConnectionError
+
     write = writer(guard, lambda: passed.append("write"), before=refuse)
     read = guard.around_read(lambda: passed.append("read"), refuse)
     write()

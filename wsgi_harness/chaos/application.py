@@ -104,10 +104,14 @@ class Session:
                 continue
             self.generation += 1
             self.told_lost = False
-            tell("up", name=self.name, generation=self.generation, began=began)
+            self._tell("up", began=began, port=self._local_port())
             last_word = self._use(client)
             self.link = None
         tell("over", name=self.name)
+
+    def _local_port(self) -> int:
+        """As the relay sees this connection; 0 when hbshim is not there to tell."""
+        return int(self.link.name.split(" ")[0].rpartition(":")[2]) if self.link else 0
 
     def _use(self, client: Client) -> bool:
         """Use the connection until it ends; whether everything is said."""

@@ -21,6 +21,7 @@ class Entry:
         generation: number of this connection in its session, from 1.
         number: of the message.
         recoverable: for ``down``: existing code reconnects on this error.
+        port: for ``up``: the connection's local port; 0 where it is not known.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Entry:
     number: int = 0
     error: str = ""
     recoverable: bool = True
+    port: int = 0
 
 
 @dataclass

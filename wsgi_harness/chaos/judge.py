@@ -36,6 +36,7 @@ class Generation:
 
     number: int
     up: float
+    port: int
     accepted: list[Entry] = field(default_factory=list)
     died: float | None = None
     closed: float | None = None
@@ -64,6 +65,8 @@ class Account:
     Attributes:
         excused: messages accepted without confirms that did not arrive, on a connection
             whose death was reported within the bound.
+        truly_silent: deaths without a fault that were none of hbshim's: the relay had
+            heard nothing from the broker for 2 T either, so busy was the machine.
         detections: for each fault that a connection was to be given up for, how many
             seconds after the fault took effect that was known.
     """
@@ -74,6 +77,7 @@ class Account:
     refused: int = 0
     arrived: int = 0
     excused: int = 0
+    truly_silent: int = 0
     generations: int = 0
     detections: list[tuple[str, float]] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
@@ -85,6 +89,7 @@ def judge(
     places: Sequence[Place],
     journals: Mapping[str, Journal],
     arrived: Mapping[str, set[int]],
+    beats: Mapping[tuple[str, int], Sequence[float]] | None = None,
 ) -> list[Account]:
     """Judge every session.
 
@@ -94,13 +99,16 @@ def judge(
         places: every session there was.
         journals: by name of the process.
         arrived: by name of the session, the numbers of the messages in its queue.
+        beats: by zone and the client's port, when the relay heard the broker's heartbeats;
+            None when that is not known.
     """
     accounts = []
     for place in places:
         journal = journals[place.process]
         entries = [entry for entry in journal.entries if entry.name == place.name]
         at_hand = [fault for fault in faults if _hits(fault, place)]
-        trial = _Trial(heartbeat, at_hand, place, entries, arrived.get(place.name, set()))
+        numbers = arrived.get(place.name, set())
+        trial = _Trial(heartbeat, at_hand, place, entries, numbers, beats)
         accounts.append(trial.account())
     return accounts
 
@@ -119,11 +127,13 @@ class _Trial:
         place: Place,
         entries: list[Entry],
         arrived: set[int],
+        beats: Mapping[tuple[str, int], Sequence[float]] | None,
     ) -> None:
         self._heartbeat = heartbeat
         self._faults = faults
         self._entries = entries
         self._arrived = arrived
+        self._beats = beats
         self._result = Account(place)
         self._generations = list(_generations(entries))
 
@@ -184,7 +194,18 @@ class _Trial:
             last = self._running(fault.healed, fault.kind.bound(self._heartbeat))
             if fault.kind.kills and fault.began <= died <= last:
                 return
+        if self._truly_silent(generation, died):
+            self._result.truly_silent += 1
+            return
         self._object("false-death", f"connection {generation.number} died and nothing had happened")
+
+    def _truly_silent(self, generation: Generation, died: float) -> bool:
+        if self._beats is None or not generation.port:
+            return False
+        beats = self._beats.get((self._result.place.zone, generation.port), ())
+        latest = max((at for at in beats if at <= died), default=generation.up)
+        # What the relay heard reaches the client a moment later.
+        return died - max(latest, generation.up) >= 2 * self._heartbeat - _RELAYED
 
     def _check_detection(self, generation: Generation) -> None:
         for fault in self._faults:
@@ -241,6 +262,8 @@ class _Trial:
         )
 
 
+#: Seconds that a relay on a busy machine may need to pass a heartbeat on.
+_RELAYED = 0.25
 _STANDSTILLS = frozenset({"stopped", "nap"})
 
 
@@ -256,7 +279,7 @@ def _generations(entries: Iterable[Entry]) -> Iterator[Generation]:
         if entry.kind == "up":
             if current is not None:
                 yield current
-            current = Generation(entry.generation, entry.at)
+            current = Generation(entry.generation, entry.at, entry.port)
         elif current is None or entry.generation != current.number:
             continue
         elif entry.kind == "accepted":

@@ -18,7 +18,7 @@ from wsgi_harness.chaos.run import Outcome
 #: Rises when a field changes its meaning.
 FORMAT = 1
 _SHOWN = 20
-_COUNTS = ("accepted", "confirmed", "refused", "arrived", "excused", "generations")
+_COUNTS = ("accepted", "confirmed", "refused", "arrived", "excused", "generations", "truly_silent")
 
 
 def totals(accounts: list[Account]) -> dict[str, int]:

@@ -251,8 +251,20 @@ class Arena:
         journals = {name: each.journal for name, each in self.applications.items()}
         arrived = self._count()
         places = self.setting.places
-        accounts = judge(self.setting.heartbeat, self.faults, places, journals, arrived)
+        heard = self._heard()
+        accounts = judge(self.setting.heartbeat, self.faults, places, journals, arrived, heard)
         return Outcome(self.setting, steps, self.faults, accounts, journals)
+
+    def _heard(self) -> dict[tuple[str, int], list[float]]:
+        """When each relay heard heartbeats of the broker, by the client's port."""
+        to_monotonic = time.monotonic() - time.time()
+        heard: dict[tuple[str, int], list[float]] = {}
+        for name, relay in self.zones.items():
+            ports = {event.connection: int(event.detail) for event in relay.seen("opened")}
+            for event in relay.seen("heartbeat", "server"):
+                key = (name, ports[event.connection])
+                heard.setdefault(key, []).append(event.at + to_monotonic)
+        return heard
 
     def _write_relayed(self) -> None:
         """Keep what the relays saw beside the journals, for whoever wants to know why."""

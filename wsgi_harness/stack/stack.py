@@ -197,7 +197,17 @@ class Stack:
 
     def kill(self, service: str) -> None:
         """End every process of a service on the spot, as a power cut does."""
-        self._compose("kill", service)
+        try:
+            self._compose("kill", service)
+        except CommandError as error:
+            # On a busy machine the engine stops waiting for the end that it has brought about.
+            refused = NotReadyError(str(error))
+
+            def check_it_ended() -> None:
+                if self._list_containers()[service]["State"] != "exited":
+                    raise refused
+
+            wait_until(check_it_ended, _EXEC_LIMIT)
 
     def start(self, service: str) -> None:
         """Start a service that was killed; return once it answers, maybe at other ports."""

@@ -61,6 +61,14 @@ class Side:
         self.sock = sock
         self.parser = FrameParser()
         self.ended: str | None = None
+        self.port = self._port()
+
+    def _port(self) -> int:
+        """The other end's port; 0 when it is gone already, and for a listener."""
+        try:
+            return int(self.sock.getpeername()[1])
+        except OSError:
+            return 0
 
     def vanish(self, gone: bool) -> None:
         """Have the kernel drop what arrives, unacknowledged, or take it again."""
@@ -113,7 +121,7 @@ class RelayedConnection:
             self._tell("unreachable", "server", detail=type(error).__name__)
             _reset(self.client.sock)
             return
-        self._tell("opened", "")
+        self._tell("opened", "", detail=str(self.client.port))
         self.apply_mode()
         pumps = [
             asyncio.create_task(self._pump(self.client, self.server)),

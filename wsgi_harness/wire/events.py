@@ -35,7 +35,7 @@ class RelayEvent:
         connection: number of the connection at this port, from 1.
         at: ``time.time()``, in seconds.
         frames, octets: passed in this direction so far; for ``closed`` in both.
-        detail: more about an error.
+        detail: more about an error; for ``opened`` the client's port.
     """
 
     kind: str

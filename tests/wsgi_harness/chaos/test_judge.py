@@ -25,11 +25,14 @@ def lost(at: float) -> Entry:
 
 
 def tried(
-    *entries: Entry, faults: list[Fault] | None = None, arrived: set[int] | None = None
+    *entries: Entry,
+    faults: list[Fault] | None = None,
+    arrived: set[int] | None = None,
+    beats: dict[tuple[str, int], list[float]] | None = None,
 ) -> Account:
     journals = {"process": Journal("process", list(entries))}
     faults = [DEAF] if faults is None else faults
-    (account,) = judge(T, faults, [PLACE], journals, {"s": arrived or set()})
+    (account,) = judge(T, faults, [PLACE], journals, {"s": arrived or set()}, beats)
     return account
 
 
@@ -110,3 +113,13 @@ def test_a_silence_in_which_the_process_stood_still() -> None:
     faults = [DEAF, stopped]
     assert rules(tried(UP, lost(24.5), *OVER, faults=faults)) == []
     assert rules(tried(UP, lost(28.5), *OVER, faults=faults)) == ["late"]
+
+
+@pytest.mark.parametrize(("beat", "found"), [(2.0, []), (4.5, ["false-death"])])
+def test_a_broker_that_was_silent_by_itself_is_no_false_death(
+    beat: float, found: list[str]
+) -> None:
+    up = Entry("up", "s", 1.0, 1, began=0.9, port=7)
+    account = tried(up, lost(6.1), *OVER, faults=[], beats={("zone", 7): [beat, 6.5]})
+    assert rules(account) == found
+    assert account.truly_silent == (not found)

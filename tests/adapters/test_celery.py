@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import time
+from pathlib import Path
 
 import celery
 import kombu
@@ -21,6 +23,8 @@ from hbshim.heartbeat.service import current
 from tests.waiting import wait_until
 from tests.worlds import WORLD
 from wsgi_harness.wire.relay import Relay
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "hosts.md"
 
 T = 1
 _numbers = itertools.count(1)
@@ -283,3 +287,19 @@ def test_a_pool_that_is_in_use_pays_little(make_app, queue):
         assert time.monotonic() < deadline
     assert current().metrics.snapshot()["links_watched"] == before + 1
     wait_until(lambda: queue() == 200)
+
+
+def test_the_documentations_snippet(broker):
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    exec(
+        snippet.replace("amqp://user:password@broker//", broker.amqp_url()).replace("60", "3"),
+        names,
+    )
+    try:
+        assert pooled(names["app"]).heartbeat == 3
+        assert link_of(names["app"]).timeout == 3
+    finally:
+        names["app"].close()
+        kombu.pools.reset()
+        celery._state._set_current_app(celery._state.default_app)

@@ -31,7 +31,8 @@ ROWS = {
     "many": Setting(
         T, 8, [f"many{number}" for number in range(8)], habits=["steady", "confirmed", "listener"]
     ),
-    "bare": Setting(T, 9, ["bare"], worlds=["native"], habits=HABITS, shim=False),
+    # A smaller T, so that the time is long enough for the broker's patience to end.
+    "bare": Setting(T // 2, 9, ["bare"], worlds=["native"], habits=HABITS, shim=False),
 }
 
 

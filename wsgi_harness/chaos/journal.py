@@ -44,6 +44,7 @@ class Journal:
         entries: oldest first.
         lateness: worst seconds that a look was late by, for each worker; and `nobody`, how
             late a native thread came that had nothing else to do: the machine's own share.
+        starved: when, and for how many seconds, that thread did not get to run.
         jumps: seconds that the wall clock was seen to be off by.
         counters: hbshim's, as last reported.
         ended: it said so; a process that was killed or hangs does not.
@@ -52,6 +53,7 @@ class Journal:
     process: str
     entries: list[Entry] = field(default_factory=list)
     lateness: dict[str, float] = field(default_factory=dict)
+    starved: list[tuple[float, float]] = field(default_factory=list)
     jumps: set[int] = field(default_factory=set)
     counters: dict[str, int] = field(default_factory=dict)
     ended: bool = False
@@ -63,6 +65,7 @@ class Journal:
         if kind == "pulse":
             self.counters = told["counters"]
             self.jumps.add(round(told["jumped"]))
+            self.starved.append((told["at"], told["lateness"]["nobody"]))
             for worker, seconds in told["lateness"].items():
                 self.lateness[worker] = max(seconds, self.lateness.get(worker, 0.0))
         elif kind == "end":

@@ -108,7 +108,7 @@ def judge(
         entries = [entry for entry in journal.entries if entry.name == place.name]
         at_hand = [fault for fault in faults if _hits(fault, place)]
         numbers = arrived.get(place.name, set())
-        trial = _Trial(heartbeat, at_hand, place, entries, numbers, beats)
+        trial = _Trial(heartbeat, at_hand, place, entries, numbers, beats, journal.starved)
         accounts.append(trial.account())
     return accounts
 
@@ -128,12 +128,14 @@ class _Trial:
         entries: list[Entry],
         arrived: set[int],
         beats: Mapping[tuple[str, int], Sequence[float]] | None,
+        starved: Sequence[tuple[float, float]],
     ) -> None:
         self._heartbeat = heartbeat
         self._faults = faults
         self._entries = entries
         self._arrived = arrived
         self._beats = beats
+        self._starved_at = starved
         self._result = Account(place)
         self._generations = list(_generations(entries))
 
@@ -181,6 +183,7 @@ class _Trial:
             <= fault.kind.bound(self._heartbeat)
             + (fault.effective - fault.began)
             + self._held(entry.at, generation.died, stops=True)
+            + self._starved(entry.at, generation.died)
             for fault in self._faults
             if fault.kind.kills and entry.at >= fault.began - SLACK
         )
@@ -213,7 +216,8 @@ class _Trial:
                 continue
             # A stopped process knows nothing; what matters is what it does when it goes on.
             since = fault.healed if fault.kind.effect is Effect.STOPPED else fault.effective
-            allowed = self._running(since, fault.kind.bound(self._heartbeat)) - since
+            deadline = self._running(since, fault.kind.bound(self._heartbeat))
+            allowed = deadline - since + self._starved(since, deadline)
             if generation.closed is not None and generation.end == generation.closed:
                 # The goodbye got through, or the library took no notice; within the bound
                 # either way, or `_check_calls` tells.
@@ -236,6 +240,22 @@ class _Trial:
             if fault.kind.name in _STANDSTILLS and fault.healed > since and fault.began < end:
                 end += fault.healed - max(fault.began, since)
         return end
+
+    def _starved(self, begin: float, end: float) -> float:
+        """The longest time in this span that the machine kept a thread from running; 0 for none.
+
+        A process that was stopped did not run either, and is counted elsewhere.
+        """
+        stops = [fault for fault in self._faults if fault.kind.name in _STANDSTILLS]
+        return max(
+            (
+                seconds
+                for at, seconds in self._starved_at
+                if begin <= at <= end + seconds
+                and not any(stop.began <= at and at - seconds <= stop.healed for stop in stops)
+            ),
+            default=0.0,
+        )
 
     def _check_calls(self) -> None:
         longest = 3 * self._heartbeat + SLACK

@@ -123,3 +123,12 @@ def test_a_broker_that_was_silent_by_itself_is_no_false_death(
     account = tried(up, lost(6.1), *OVER, faults=[], beats={("zone", 7): [beat, 6.5]})
     assert rules(account) == found
     assert account.truly_silent == (not found)
+
+
+def test_a_machine_that_let_nobody_run_is_not_held_against_hbshim() -> None:
+    journal = Journal("process", [UP, lost(16.5), *OVER])
+    (account,) = judge(T, [DEAF], [PLACE], {"process": journal}, {})
+    assert rules(account) == ["late"]
+    journal.starved.append((14.0, 1.8))
+    (account,) = judge(T, [DEAF], [PLACE], {"process": journal}, {})
+    assert rules(account) == []

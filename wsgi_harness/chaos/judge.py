@@ -214,6 +214,8 @@ class _Trial:
         for fault in self._faults:
             if not fault.kind.kills or not generation.up < fault.began < generation.end:
                 continue
+            if self._outlived(generation, fault):
+                continue
             # A stopped process knows nothing; what matters is what it does when it goes on.
             since = fault.healed if fault.kind.effect is Effect.STOPPED else fault.effective
             deadline = self._running(since, fault.kind.bound(self._heartbeat))
@@ -232,6 +234,18 @@ class _Trial:
                 # What takes effect slowly may be known before it is complete.
                 seconds = max(0.0, generation.died - since - stood_still)
                 self._result.detections.append((fault.kind.name, seconds))
+
+    def _outlived(self, generation: Generation, fault: Fault) -> bool:
+        """Whether this fault met another, so that neither side could know, and all is well again.
+
+        A process that stood still in a silence did not live through 2 T of it; and a broker that
+        was paused meanwhile did not miss the process.
+        """
+        ran = fault.ended - fault.effective - self._held(fault.effective, fault.ended, stops=True)
+        if fault.kind.effect is not Effect.STOPPED and ran >= 2 * self._heartbeat:
+            return False
+        beats = (self._beats or {}).get((self._result.place.zone, generation.port), ())
+        return any(fault.healed + SLACK < at < generation.end for at in beats)
 
     def _running(self, since: float, seconds: float) -> float:
         """When the process has run for so many seconds since then."""

@@ -132,3 +132,15 @@ def test_a_machine_that_let_nobody_run_is_not_held_against_hbshim() -> None:
     journal.starved.append((14.0, 1.8))
     (account,) = judge(T, [DEAF], [PLACE], {"process": journal}, {})
     assert rules(account) == []
+
+
+@pytest.mark.parametrize(("beats", "found"), [([25.5], []), ([9.0], ["late", "late"])])
+def test_a_silence_and_a_stop_that_a_connection_outlived(
+    beats: list[float], found: list[str]
+) -> None:
+    up = Entry("up", "s", 1.0, 1, began=0.9, port=7)
+    paused = Fault(FAULTS["broker-paused"], "", 10.0, 10.2, 18.0, 18.2)
+    stopped = Fault(FAULTS["stopped"], "process", 12.0, 12.0, 21.0, 21.0)
+    over = Entry("over", "s", 40.0)
+    account = tried(up, over, faults=[paused, stopped], beats={("zone", 7): beats})
+    assert rules(account) == found

@@ -15,6 +15,9 @@ from tests.system.conftest import CommandError, RemoteClient
 from tests.waiting import wait_until
 from wsgi_harness.observe import observer
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 #: RabbitMQ closes between 2 and 3 T after the last byte; two more for a busy machine.
 SILENCE = 5 * T

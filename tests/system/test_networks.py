@@ -22,6 +22,9 @@ from wsgi_harness.chaos.run import Arena, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 HABITS = ["idle", "steady", "confirmed", "listener"]
 

@@ -20,6 +20,9 @@ from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.stack.stack import Stack, project_name
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 1
 HABITS = ["idle", "steady", "confirmed", "listener"]
 #: The alarm lasts for more than 3 T, in which the broker reads nothing.

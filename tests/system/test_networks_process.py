@@ -20,6 +20,9 @@ from wsgi_harness.chaos.plan import Step
 from wsgi_harness.chaos.run import Arena, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 SETTING = Setting(T, 5, ["plain", "swallowed"], habits=["idle", "steady", "confirmed", "listener"])
 STOP = 3.5 * T

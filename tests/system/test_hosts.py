@@ -34,6 +34,9 @@ from wsgi_harness.observe.observation import BrokerView
 from wsgi_harness.observe.observer import BrokerWatch
 from wsgi_harness.stack.broker import Broker
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 #: More than 4 T; RabbitMQ needs up to 3 T to close what nobody beats for.
 SILENCE = 4.5 * T

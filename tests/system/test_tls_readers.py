@@ -8,9 +8,13 @@ import itertools
 import threading
 
 import pika
+import pytest
 
 from tests.system.conftest import WORLDS
 from wsgi_harness.observe import observer
+
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
 
 T = 1
 LIBRARIES = ("amqp", "pika")

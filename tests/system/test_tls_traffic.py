@@ -12,6 +12,9 @@ import pytest
 
 from tests.system.conftest import WORLDS, RemoteClient
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 SECONDS = float(os.environ.get("HBSHIM_TLS_SECONDS", "10"))
 CONTROL_SECONDS = min(SECONDS, 10.0)
 VERSIONS = ("TLSv1_2", "TLSv1_3")

@@ -16,6 +16,9 @@ import pytest
 from tests.system.conftest import WORLDS, RemoteClient
 from wsgi_harness.observe import observer
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 #: RabbitMQ closes between 2 and 3 T after the last byte; two more for a busy machine.
 SILENCE = 5 * T

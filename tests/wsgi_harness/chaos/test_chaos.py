@@ -15,6 +15,9 @@ from wsgi_harness.chaos.plan import Step
 from wsgi_harness.chaos.run import Arena, Setting
 from wsgi_harness.stack.broker import Broker
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 1
 
 

@@ -17,6 +17,9 @@ from wsgi_harness.soak.measure import Census
 from wsgi_harness.soak.run import Life, Setting, run
 from wsgi_harness.stack.broker import Broker
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 SETTING = Setting(seconds=6.0, cycles=150, connections=5, heartbeat=T)
 

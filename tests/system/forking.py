@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -116,9 +117,11 @@ class Child:
         def main() -> None:
             # A child that hangs must not outlive the test.
             signal.alarm(CHILD_LIMIT)
-            answer: Any = {"error": "the child failed"}
+            answer: Any = {"error": "the child was interrupted"}
             try:
                 answer = act(client, lambda: original("os", "read")(self._waits, 1))
+            except Exception:
+                answer = {"error": traceback.format_exc()}
             finally:
                 os.write(self._tells, json.dumps(answer).encode() + b"\n")
 

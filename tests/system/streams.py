@@ -28,8 +28,11 @@ class Stream:
         return self.beats()[-1]
 
     def check_only_beats_since(self, first: RelayEvent) -> None:
-        """Every frame after `first`, up to the second heartbeat from now, was a heartbeat."""
-        self._wait_for_beats(2)
+        """Every frame after `first`, up to the next heartbeat from now, was a heartbeat.
+
+        What somebody else has sent by now has gone before that one.
+        """
+        self._wait_for_beats(1)
         since = [beat for beat in self.beats() if beat.frames >= first.frames]
         expected = list(range(first.frames, first.frames + len(since)))
         assert [beat.frames for beat in since] == expected, "somebody else's frame"

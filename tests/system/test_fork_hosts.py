@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
-T = 1
+T = 2
 APP = "tests.system.host_app"
 CELERY_APP = "tests.system.celery_app"
 #: In this order the application opens them, so these are their numbers at the relay; the

@@ -38,6 +38,7 @@ class Generation:
     up: float
     port: int
     accepted: list[Entry] = field(default_factory=list)
+    confirmed: list[Entry] = field(default_factory=list)
     died: float | None = None
     closed: float | None = None
 
@@ -244,6 +245,9 @@ class _Trial:
         ran = fault.ended - fault.effective - self._held(fault.effective, fault.ended, stops=True)
         if fault.kind.effect is not Effect.STOPPED and ran >= 2 * self._heartbeat:
             return False
+        if any(entry.began > fault.healed for entry in generation.confirmed):
+            return True
+        # A broker that confirms needs no heartbeats; else they are the sign.
         beats = (self._beats or {}).get((self._result.place.zone, generation.port), ())
         return any(fault.healed + SLACK < at < generation.end for at in beats)
 
@@ -318,6 +322,8 @@ def _generations(entries: Iterable[Entry]) -> Iterator[Generation]:
             continue
         elif entry.kind == "accepted":
             current.accepted.append(entry)
+        elif entry.kind == "confirmed":
+            current.confirmed.append(entry)
         elif entry.kind in ("lost", "down", "refused"):
             current.died = entry.at if current.died is None else min(current.died, entry.at)
         elif entry.kind == "closed":

@@ -144,3 +144,5 @@ def test_a_silence_and_a_stop_that_a_connection_outlived(
     over = Entry("over", "s", 40.0)
     account = tried(up, over, faults=[paused, stopped], beats={("zone", 7): beats})
     assert rules(account) == found
+    confirmed = accepted(1, 25.0, "confirmed")
+    assert rules(tried(up, confirmed, over, faults=[paused, stopped], arrived={1})) == []

@@ -95,11 +95,20 @@ def retire_orphan(data_root: Path, *, progress: Progress) -> bool:
     if data_root.exists() or os.geteuid() != 0:
         return False
     config = _config_path(data_root.parent)
-    orphans = [pid for pid in processes() if str(config) in _arguments(pid)]
+    orphans = [
+        pid
+        for pid in processes()
+        if str(config) in _arguments(pid) and not exists_for(pid, data_root)
+    ]
     for pid in orphans:
         progress(f"stopping the Docker engine of a deleted checkout (pid {pid}, {data_root})")
         _end(pid)
     return bool(orphans)
+
+
+def exists_for(pid: int, path: Path) -> bool:
+    """Whether a process sees this path; we may live in another root or mount namespace."""
+    return (Path(f"/proc/{pid}/root") / path.relative_to("/")).exists()
 
 
 def _launch(program: Path, extra: dict[str, Any]) -> Path:

@@ -99,6 +99,20 @@ def test_leaves_alone_a_daemon_whose_data_is_there_or_that_is_not_ours(tmp_path:
     assert dockerd.processes() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes mount namespaces")
+def test_a_daemons_data_is_looked_for_where_the_daemon_lives(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    script = f"mount -t tmpfs none {tmp_path} && touch {there} && echo mounted && exec sleep 3600"
+    command = ["unshare", "--mount", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mounted\n"
+        assert not there.exists()
+        assert dockerd.exists_for(process.pid, there)
+        assert not dockerd.exists_for(process.pid, tmp_path / "gone")
+        process.kill()
+
+
 def test_stop_ends_only_the_daemon_of_this_checkout(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -29,6 +29,9 @@ from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 #: More than 4 T, as silence and as the length of a task.
 LONG = 4.5 * T

@@ -20,6 +20,9 @@ from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 #: Below, the relays that share this process come too late on a busy machine.
 T = 2
 PARENTS = [

@@ -28,6 +28,9 @@ from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
+# A fleet of processes on two cores.
+pytestmark = pytest.mark.alone
+
 T = 2
 APP = "tests.system.host_app"
 CELERY_APP = "tests.system.celery_app"

@@ -146,10 +146,22 @@ def _wrap(connection: Any) -> Link:
     transport_ref = weakref.ref(transport)
     connection_ref = weakref.ref(connection)
 
+    produce = transport._produce
+    begun = bool(transport._tx_buffers)
+
+    def produce_and_note() -> None:
+        nonlocal begun
+        try:
+            produce()
+        finally:
+            begun = bool(transport._tx_buffers)
+
     def half_written() -> bool:
-        # What could not be sent whole waits at the head of this queue.
+        # What could not be sent whole waits at the head of this queue. But whole frames wait
+        # there, too, from the publish until the first attempt to send them; and in between, a
+        # green poller goes to the hub, which may be blocked for long.
         alive = transport_ref()
-        return alive is not None and bool(alive._tx_buffers)
+        return begun and alive is not None and bool(alive._tx_buffers)
 
     def half_read() -> bool:
         alive = connection_ref()
@@ -184,7 +196,7 @@ def _wrap(connection: Any) -> Link:
         finalize()
 
     transport.write = write_in_own_process
-    transport._produce = guard.around_flush(transport._produce, link.before_idle_write)
+    transport._produce = guard.around_flush(produce_and_note, link.before_idle_write)
     transport._consume = guard.around_read(transport._consume, link.before_idle_write)
     transport._close_and_finalize = close_and_finalize
     return link

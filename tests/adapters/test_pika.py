@@ -1,6 +1,8 @@
 """pika on the real broker."""
 
 import gc
+import select
+import socket
 import weakref
 
 import pika
@@ -156,3 +158,35 @@ def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(connect, monkeyp
         hbshim.keep_alive(connection)
     assert vars(connection._impl._transport) == before
     connection.channel()
+
+
+def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(connect):
+    """A hub that is blocked between a publish and the poll that would send it."""
+    connection = hbshim.keep_alive(connect())
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    # The connection beneath buffers, and leaves sending to its I/O loop.
+    channel._impl.basic_publish("", queue, b"x" * 1000)
+    assert connection._impl._transport._tx_buffers
+    beats = link_of(connection).beats
+    wait_until(lambda: link_of(connection).beats >= beats + 6)
+    wait_until(lambda: channel.queue_declare(queue, passive=True).method.message_count == 1)
+
+
+def test_a_frame_begun_holds_them_up(connect):
+    connection = hbshim.keep_alive(connect())
+    transport = connection._impl._transport
+    transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    for _ in range(200):
+        transport._tx_buffers.append(b"\x08\x00\x00\x00\x00\x00\x00\xce" * 10_000)
+        transport._tx_buffered_byte_count += 80_000
+    with pytest.raises(BlockingIOError):
+        transport._produce()
+    link = link_of(connection)
+    assert link._half_written()
+    while transport._tx_buffers:
+        try:
+            transport._produce()
+        except BlockingIOError:
+            select.select([], [transport._sock], [], 10)
+    assert not link._half_written()

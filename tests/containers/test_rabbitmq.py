@@ -7,6 +7,7 @@ import kombu
 import pika
 import pytest
 
+from tests import waiting
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import NotReadyError
@@ -34,7 +35,7 @@ def test_finds_and_closes_a_connection_by_its_client_name(broker: Broker) -> Non
         broker.management.close_connection(found["name"])
         with pytest.raises(connection.recoverable_connection_errors):
             connection.drain_events(timeout=10)
-    assert "closed by the test" in broker.log()
+    waiting.wait_until(lambda: "closed by the test" in broker.log())
 
 
 def test_listens_for_tls_with_a_certificate_that_verifies(broker: Broker) -> None:

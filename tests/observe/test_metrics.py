@@ -127,8 +127,8 @@ def test_deaths_by_cause(connect, scrape, collect, cause):
     one = connect(0.5)
     if cause == "peer-closed":
         one.peer.close()
-    wait_until(lambda: one.link.state.value == "lost")
-    assert scrape("deaths_total", cause=cause) == before + 1
+    wait_until(lambda: scrape("deaths_total", cause=cause) == before + 1)
+    assert one.link.state.value == "lost"
     assert collect("deaths", cause=cause) == before + 1
     assert scrape("events_total", kind=cause) >= before + 1
 

@@ -19,7 +19,7 @@ def test_blocked_for_8_seconds(start, relay):
         client.send("wait", seconds=8, how="block")
     for client in clients:
         client.answer()
-        assert client.at_broker, client.name
+        assert client.wait_until_at_broker()
         client.do("publish")
         client.wait_for_messages(1)
         report = client.do("report")

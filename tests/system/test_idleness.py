@@ -34,7 +34,7 @@ def test_publishers_nobody_reads_for(everywhere, hurrying_relay):
     wait_until(lambda: min(drained()) > WINDOWS, 90)
     assert hurrying_relay.seen("closed") == []
     for client in everywhere:
-        assert client.at_broker, client.name
+        assert client.wait_until_at_broker()
         assert client.link["state"] == "alive", client.name
         client.do("publish")
         client.wait_for_messages(1)
@@ -65,5 +65,5 @@ def test_consumers_whose_callback_takes_10_t_with_their_queue_full(start, cells)
             client.send("consume", callback=10 * T, total=2000, how=how)
     for client, name in clients.items():
         assert client.answer() == 2000, client.name
-        assert client.at_broker == name, client.name
+        assert client.wait_until_at_broker() == name
         assert client.link["state"] == "alive", client.name

@@ -58,5 +58,5 @@ def test_several_timeouts(start, relay):
     for timeout, client in clients:
         # About as many as halves of T have passed, no more: a beat per half T of silence.
         assert 12.5 / timeout <= client.link["beats"] <= 80 / timeout, (timeout, client.name)
-        assert client.at_broker, client.name
+        assert client.wait_until_at_broker()
     assert relay.seen("closed") == []

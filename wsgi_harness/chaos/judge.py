@@ -207,8 +207,9 @@ class _Trial:
         if self._beats is None or not generation.port:
             return False
         beats = self._beats.get((self._result.place.zone, generation.port), ())
-        latest = max((at for at in beats if at <= died), default=generation.up)
-        # What the relay heard reaches the client a moment later.
+        # What the relay heard reaches the client a moment later, or too late: when a machine
+        # that stood still goes on, everybody's look and everybody's beat come at once.
+        latest = max((at for at in beats if at <= died - _RELAYED), default=generation.up)
         return died - max(latest, generation.up) >= 2 * self._heartbeat - _RELAYED
 
     def _check_detection(self, generation: Generation) -> None:

@@ -25,7 +25,7 @@ from hbshim.metrics import Metrics
 
 #: Looks between two drains of a healthy link. The broker beats every T/2, as
 #: often as we look: a drain then takes about this many frames, 8 bytes each.
-LOOKS_BETWEEN_DRAINS = 8
+LOOKS_BETWEEN_DRAINS = 16
 
 
 def _nobody() -> bool:
@@ -56,6 +56,31 @@ class Link:
         forked_error: makes the client library's own recoverable error, for a
             write on a connection that a forked child inherited.
     """
+
+    # With links by the thousand each look begins with a cold cache.
+    __slots__ = (
+        "__weakref__",
+        "_forked_error",
+        "_half_read",
+        "_half_written",
+        "_last_beat",
+        "_last_drain",
+        "_last_unread",
+        "_looks",
+        "_metrics",
+        "_on_orphaned",
+        "_overlaps_told",
+        "_pid",
+        "_torn_told",
+        "beats",
+        "guard",
+        "liveness_timeout",
+        "name",
+        "on_closed",
+        "state",
+        "timeout",
+        "wire",
+    )
 
     def __init__(
         self,
@@ -120,7 +145,7 @@ class Link:
         """Nearly every look at nearly every link, in half the time: all is well, a beat is due.
 
         No rule of its own: it says yes only where :func:`classify` would say DUE, and
-        leaves every other case, and every eighth look with its drain, to the table.
+        leaves every other case, and now and then a look with its drain, to the table.
         """
         guard = self.guard
         if (

@@ -57,7 +57,8 @@ def gil_keeping_calls() -> Calls | None:
         return result
 
     def send(descriptor: int, data: bytes) -> int:
-        return checked(libc_send(descriptor, data, len(data), SEND_FLAGS))
+        sent: int = libc_send(descriptor, data, len(data), SEND_FLAGS)
+        return sent if sent >= 0 else checked(sent)
 
     def receive(descriptor: int, most: int, flags: int) -> bytes:
         buffer: Any = ctypes.create_string_buffer(most)

@@ -44,6 +44,7 @@ _SCALED_BUFFER = 128 * 1024
 _INT = struct.Struct("=i")
 
 
+_fileno = NativeSocket.fileno
 _getsockopt = NativeSocket.getsockopt
 
 
@@ -186,7 +187,7 @@ class Wire:
         """
         try:
             if (calls := gil_keeping_calls()) is not None:
-                sent = calls.send(NativeSocket.fileno(self.native), HEARTBEAT_FRAME)
+                sent = calls.send(_fileno(self.native), HEARTBEAT_FRAME)
             else:
                 sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, SEND_FLAGS)
         except BlockingIOError:

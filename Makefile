@@ -18,6 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(BUILD)/matplotlib
 export MYPY_CACHE_DIR := $(BUILD)/mypy
 export RUFF_CACHE_DIR := $(BUILD)/ruff
+export HYPOTHESIS_STORAGE_DIRECTORY := $(BUILD)/hypothesis
 
 # Named after what went into the environment, so that a second run does nothing and a changed
 # dependency, interpreter or place does everything.

@@ -156,7 +156,7 @@ def summary(lives: Sequence[Life], setting: Setting) -> str:
     """One sentence about the whole run."""
     found = complaints(lives, setting)
     if found:
-        return f"{len(found)} complaints."
+        return f"{len(found)} complaint{'s' if len(found) > 1 else ''}."
     cycles = 2 * setting.cycles * len(lives)
     return (
         f"After {cycles} connections opened and closed, nothing is left over in "

@@ -24,7 +24,8 @@ _SAMPLES = 600
 _CYCLE_LIMIT = 0.5
 _OTHER_LIMIT = 120.0
 #: Memory that a process may grow by. A link that is kept, with its client's connection, is far
-#: above 1 KiB for each cycle; what the allocator keeps, some MiB, does not grow with cycles or hours.
+#: above 1 KiB for each cycle; what the allocator keeps, some MiB, does not grow with cycles or
+#: hours.
 _GROWTH_A_CYCLE = 300.0
 _GROWTH_AT_ALL = 8 * 1024 * 1024
 

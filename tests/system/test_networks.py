@@ -32,11 +32,13 @@ HABITS = ["idle", "steady", "confirmed", "listener"]
 #: of the invariant. `lost`: messages vanished and nobody was told; `late`: so was the end of the
 #: connection. After a reset, and where the broker can still say that it closes, even a library
 #: alone loses nothing: its next publish fails; but one that is idle learns it late.
-WITHOUT = {
+WITHOUT: dict[str, set[str]] = {
     "deaf": {"lost", "late"},
     "swallow": {"lost", "late"},
     "vanish": {"lost", "late"},
-    "deaf-to-client": {"late"},
+    # The broker hears nothing, gives up after 2 to 3 T, and its word still reaches the client:
+    # in time in one run and late in the next. A control that may survive.
+    "deaf-to-client": set(),
     "deaf-to-broker": {"late"},
     "reset": {"late"},
     "outage": {"late"},

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgi_harness.errors import HarnessError
 from wsgi_harness.matrix.scenarios import (
     HEARTBEATS,
     SILENCE,
@@ -18,6 +17,7 @@ from wsgi_harness.matrix.scenarios import (
     UnknownScenarioError,
     select,
 )
+from wsgi_harness.report.terminal import ending_well, result_console
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -27,9 +27,6 @@ Exit codes:
   3    no verdict: the containers could not be had, or a cell could not be measured
   130  interrupted; everything is removed again
 """
-_NOT_RUN = 3
-_INTERRUPTED = 130
-_NARROWEST = 100
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
@@ -78,29 +75,18 @@ def main(
         chosen = select(patterns)
     except UnknownScenarioError as error:
         raise click.BadParameter(str(error), param_hint="--scenario") from None
-    try:
+    with ending_well("hbshim-regression"):
         if listing:
             _list(chosen, as_json)
             return
         sys.exit(_run(chosen, heartbeat, rabbitmq_image, as_json, directory))
-    except HarnessError as error:
-        click.echo(f"hbshim-regression: {error}", err=True)
-        sys.exit(_NOT_RUN)
-    except ModuleNotFoundError as error:
-        click.echo(
-            f"hbshim-regression: {error.name} is missing; pip install 'hbshim[harness]'", err=True
-        )
-        sys.exit(_NOT_RUN)
-    except KeyboardInterrupt:
-        click.echo("hbshim-regression: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
 
 
 def _list(chosen: Sequence[Scenario], as_json: bool) -> None:
     from wsgi_harness.report.table import print_scenarios
 
     if not as_json:
-        print_scenarios(_console(), chosen)
+        print_scenarios(result_console(), chosen)
         return
     listed = [
         {"name": each.name, "expected": each.expected, "reason": each.reason} for each in chosen
@@ -130,12 +116,6 @@ def _run(
     if as_json:
         click.echo(json.dumps(record.as_data(results)))
     else:
-        print_verdicts(_console(), results)
+        print_verdicts(result_console(), results)
         click.echo(f"Report: {page}")
     return exit_code(results.verdicts)
-
-
-def _console() -> Console:
-    console = Console()
-    # Not in a terminal, rich assumes 80 columns and would break every line of the table.
-    return console if console.is_terminal else Console(width=max(console.width, _NARROWEST))

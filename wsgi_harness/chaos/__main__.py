@@ -13,7 +13,7 @@ from rich.console import Console
 
 from wsgi_harness.chaos.faults import FAULTS
 from wsgi_harness.chaos.plan import Step, draw
-from wsgi_harness.errors import HarnessError
+from wsgi_harness.report.terminal import ending_well, result_console
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -23,8 +23,6 @@ Exit codes:
   3    no verdict: the containers could not be had, or a fault could not be made
   130  interrupted; everything is removed again
 """
-_NOT_RUN = 3
-_INTERRUPTED = 130
 _SHORTEST = 5.0
 
 
@@ -91,7 +89,7 @@ def main(
         for kind in FAULTS.values():
             click.echo(f"{kind.name:16} {kind.scope.value:8} {kind.what}")
         return
-    try:
+    with ending_well("chaos"):
         held = _run(
             seconds,
             secrets.randbelow(1_000_000) if seed is None else seed,
@@ -103,15 +101,6 @@ def main(
             as_json,
             path,
         )
-    except HarnessError as error:
-        click.echo(f"chaos: {error}", err=True)
-        sys.exit(_NOT_RUN)
-    except OSError as error:
-        click.echo(f"chaos: {error.strerror}: {error.filename or 'network'}", err=True)
-        sys.exit(_NOT_RUN)
-    except KeyboardInterrupt:
-        click.echo("chaos: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
     sys.exit(0 if held else 1)
 
 
@@ -160,7 +149,7 @@ def _run(
     if as_json:
         click.echo(json.dumps(report.as_data(outcome)))
     else:
-        report.print_outcome(Console(width=max(Console().width, 100)), outcome)
+        report.print_outcome(result_console(), outcome)
         click.echo(f"Data: {path}")
     return not outcome.violations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgi_harness.errors import HarnessError
+from wsgi_harness.report.terminal import ending_well, result_console
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -19,8 +19,6 @@ Exit codes:
   3    no verdict: the containers could not be had
   130  interrupted; everything is removed again
 """
-_NOT_RUN = 3
-_INTERRUPTED = 130
 _HOUR = 3600.0
 
 
@@ -72,17 +70,8 @@ def main(
     directory: Path | None,
 ) -> None:
     """Open and close thousands of connections, keep some for hours, and count what is left."""
-    try:
+    with ending_well("soak"):
         held = _run(hours, cycles, connections, heartbeat, not without_hbshim, as_json, directory)
-    except HarnessError as error:
-        click.echo(f"soak: {error}", err=True)
-        sys.exit(_NOT_RUN)
-    except OSError as error:
-        click.echo(f"soak: {error.strerror}: {error.filename or 'network'}", err=True)
-        sys.exit(_NOT_RUN)
-    except KeyboardInterrupt:
-        click.echo("soak: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
     sys.exit(0 if held else 1)
 
 
@@ -116,7 +105,7 @@ def _run(
     if as_json:
         click.echo(json.dumps(report.as_data(lives, setting)))
     else:
-        report.print_lives(Console(width=max(Console().width, 100)), lives, setting)
+        report.print_lives(result_console(), lives, setting)
         click.echo(f"Report: {page}")
     return not report.complaints(lives, setting)
 

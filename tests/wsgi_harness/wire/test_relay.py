@@ -11,15 +11,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
+from tests.wsgi_harness.wire.conftest import LIMIT, connected
 from wsgi_harness.wire.frames import HEARTBEAT_FRAME as HEARTBEAT
 from wsgi_harness.wire.relay import Relay
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
-LIMIT = 20.0
 
 
 def body_frame(size: int) -> bytes:
@@ -31,29 +30,6 @@ def receive(sock: socket.socket, size: int) -> bytes:
     while len(data) < size and (piece := sock.recv(size - len(data))):
         data += piece
     return data
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """Stands where the broker would."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(LIMIT)
-        yield server
-
-
-@pytest.fixture
-def relay(listener: socket.socket) -> Iterator[Relay]:
-    with Relay(*listener.getsockname()) as relay:
-        yield relay
-
-
-@contextlib.contextmanager
-def connected(port: int, listener: socket.socket) -> Iterator[tuple[socket.socket, socket.socket]]:
-    with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
-        broker, _ = listener.accept()
-        broker.settimeout(LIMIT)
-        with broker:
-            yield client, broker
 
 
 def test_bytes_pass_unchanged_and_frames_are_counted(relay: Relay, listener: socket.socket) -> None:

@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from tests.waiting import wait_until
 from wsgi_harness.engine.commands import run
 from wsgi_harness.engine.engine import Engine
+from wsgi_harness.observe import observer
 from wsgi_harness.stack import services
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
@@ -160,6 +162,18 @@ class RemoteClient:
         self._reader.join(5)
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def after_silence(broker: Broker, seconds: float) -> tuple[set[str | None], Any]:
+    """Let `seconds` pass; then the names of the connections that the broker lists, and its log."""
+    began = time.monotonic()
+    while (left := began + seconds - time.monotonic()) > 0:
+        time.sleep(left)
+    listed = {
+        found.get("client_properties", {}).get("connection_name")
+        for found in broker.management.connections()
+    }
+    return listed, observer.read_log(observer.without_colour(broker.log()))
 
 
 @pytest.fixture

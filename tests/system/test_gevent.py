@@ -5,15 +5,13 @@ main thread waits in a native read, as Apache's does between two requests. A hub
 and is then blocked for several T: test_blocked_hub.py.
 """
 
-import time
 from dataclasses import dataclass
 from itertools import product
 
 import pytest
 
-from tests.system.conftest import CommandError, RemoteClient
+from tests.system.conftest import CommandError, RemoteClient, after_silence
 from tests.waiting import wait_until
-from wsgi_harness.observe import observer
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
@@ -109,14 +107,7 @@ def cells(broker):
     try:
         for cell in cells.values():
             cell.open()
-        began = time.monotonic()
-        while (left := began + SILENCE - time.monotonic()) > 0:
-            time.sleep(left)
-        listed = {
-            found.get("client_properties", {}).get("connection_name")
-            for found in broker.management.connections()
-        }
-        log = observer.read_log(observer.without_colour(broker.log()))
+        listed, log = after_silence(broker, SILENCE)
         for cell in cells.values():
             cell.look(listed, log)
         yield cells

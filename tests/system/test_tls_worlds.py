@@ -5,7 +5,6 @@ process holds one connection of each TLS version. The publishers' processes are 
 in a native read, so a patched world's hub is parked; the consumers' hubs run.
 """
 
-import time
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 import pika
 import pytest
 
-from tests.system.conftest import WORLDS, RemoteClient
-from wsgi_harness.observe import observer
+from tests.system.conftest import WORLDS, RemoteClient, after_silence
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
@@ -111,14 +109,7 @@ def told(broker, tmp_path_factory):
                         processes.append(process)
         for process in processes:
             process.opened()
-        began = time.monotonic()
-        while (left := began + SILENCE - time.monotonic()) > 0:
-            time.sleep(left)
-        listed = {
-            found.get("client_properties", {}).get("connection_name")
-            for found in broker.management.connections()
-        }
-        log = observer.read_log(observer.without_colour(broker.log()))
+        listed, log = after_silence(broker, SILENCE)
         send_to_consumers(broker, processes)
         for process in processes:
             process.ask()

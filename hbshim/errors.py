@@ -59,3 +59,79 @@ class BrokerError(HbshimError):
         super().__init__(f"{sentence}: {remedy}")
         self.sentence = sentence
         self.remedy = remedy
+
+
+class MessagingError(HbshimError):
+    """Base of what the messaging drivers raise."""
+
+
+class PayloadError(MessagingError):
+    """A payload cannot be encoded or decoded, or is larger than `payload_limit`."""
+
+
+class PoolTimeoutError(MessagingError):
+    """No connection became free within `pool_timeout`."""
+
+
+class ConnectError(MessagingError):
+    """None of the hosts let us in; the message names each with its reason.
+
+    Attributes:
+        final: trying again will not help (credentials refused, no such virtual host).
+    """
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class ConnectionLostError(MessagingError):
+    """The connection ended; what was being published on it did not reach the broker whole."""
+
+
+class BrokerBlockedError(MessagingError):
+    """The broker accepts no messages for now (a memory or disk alarm), and did not in time."""
+
+
+class TopologyError(MessagingError):
+    """An exchange or queue is missing, is of another type, or belongs to another connection."""
+
+
+class DeliveryError(MessagingError):
+    """A message was not accepted by the broker."""
+
+
+class RejectedError(DeliveryError):
+    """The broker refused a message (basic.nack); it was not stored."""
+
+
+class UnroutableError(DeliveryError):
+    """No queue is bound for a message (basic.return); it was not stored."""
+
+
+class ConfirmTimeoutError(DeliveryError):
+    """The broker did not confirm in time; the message may or may not have been stored."""
+
+
+class CallTimeoutError(MessagingError):
+    """No reply came within the timeout that the caller gave."""
+
+
+class RemoteError(MessagingError):
+    """The called method raised an error that cannot be raised here as what it was.
+
+    Attributes:
+        kind: the qualified name of the error's class, as it was over there.
+        text: its message.
+        trace: the traceback over there, as text.
+    """
+
+    def __init__(self, kind: str, text: str, trace: str = "") -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+        self.trace = trace
+
+
+class NoSuchMethodError(MessagingError):
+    """No endpoint of the server has this method, in this namespace and version."""

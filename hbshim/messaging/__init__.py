@@ -1,0 +1,1 @@
+"""Messaging over AMQP: CALL, CAST, FANOUT and NOTIFY, whichever client library is beneath."""

@@ -1,0 +1,241 @@
+"""What the messaging driver needs of an AMQP 0-9-1 client library: one connection.
+
+:mod:`hbshim.messaging.kombu` and :mod:`hbshim.messaging.pika` implement it, and nothing
+above them knows which of the two is at work.
+
+One thread (or green thread) at a time calls :meth:`Connection.drain` and whatever asks the
+broker for an answer; `publish`, `acknowledge`, `requeue`, `wake` and `close` may come from
+any other meanwhile. No method logs, and none raises an error of the library's: they are of
+:mod:`hbshim.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+#: Delivery modes of AMQP 0-9-1, basic.properties: `delivery-mode`.
+TRANSIENT, PERSISTENT = 1, 2
+
+#: RabbitMQ's direct reply-to: consume from it without acknowledgement, then publish on the
+#: same channel with it as `reply_to`.
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue to be declared, of a kind that RabbitMQ 4.3 accepts.
+
+    Attributes:
+        exclusive: seen and used by its connection alone, and gone with it.
+        expires: seconds without a consumer after which the broker deletes it; None: never.
+        quorum: replicated; else a classic queue. Both are durable unless exclusive.
+        arguments: further ones, as RabbitMQ names them.
+    """
+
+    name: str
+    exclusive: bool = False
+    expires: float | None = None
+    quorum: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def declaration(self) -> dict[str, Any]:
+        """The optional arguments of queue.declare."""
+        arguments = dict(self.arguments)
+        if self.expires is not None:
+            arguments["x-expires"] = max(1, int(self.expires * 1000))
+        if self.quorum and not self.exclusive:
+            arguments["x-queue-type"] = "quorum"
+        return arguments
+
+
+@dataclass(slots=True)
+class Message:
+    """A message to be published.
+
+    Attributes:
+        expiration: seconds until the broker may throw it away; None: never.
+    """
+
+    body: bytes
+    exchange: str
+    routing_key: str
+    content_type: str = "application/json"
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: float | None = None
+    delivery_mode: int = TRANSIENT
+    type: str | None = None
+    headers: dict[str, Any] | None = None
+
+    def expiration_text(self) -> str | None:
+        """Milliseconds in the form of the property `expiration`: a short string."""
+        return None if self.expiration is None else str(max(0, int(self.expiration * 1000)))
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message that arrived.
+
+    Attributes:
+        tag: for :meth:`Connection.acknowledge` and :meth:`Connection.requeue`.
+        expiration: seconds that it was given when it was published; None: unlimited.
+    """
+
+    connection: Connection
+    tag: int
+    body: bytes
+    routing_key: str
+    redelivered: bool = False
+    content_type: str | None = None
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: float | None = None
+    type: str | None = None
+    headers: dict[str, Any] = field(default_factory=dict)
+
+
+OnDelivery: TypeAlias = Callable[[Delivery], None]
+
+
+class Connection(Protocol):
+    """One AMQP connection, kept alive by hbshim's heartbeats from the moment it is open.
+
+    Every method raises :class:`hbshim.errors.ConnectionLostError` once it is lost.
+
+    Attributes:
+        name: of host and port, for people; without credentials.
+        is_open: as far as this side knows without asking.
+        blocked: the broker said that it accepts no messages for now (connection.blocked).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def blocked(self) -> bool: ...
+
+    def publish(self, message: Message, timeout: float | None = None) -> None:
+        """Write `message` and return; whether it arrives anywhere is not asked.
+
+        An error means that the broker did not get it whole, and so takes it for nothing.
+
+        Parameters:
+            timeout: seconds that it may take while the broker reads nothing.
+
+        Raises:
+            BrokerBlockedError: the broker accepts no messages, or none within `timeout`.
+        """
+        ...
+
+    def publish_confirmed(self, message: Message, timeout: float) -> None:
+        """Publish with `mandatory`, and return when the broker has taken responsibility.
+
+        Raises:
+            RejectedError: the broker said basic.nack.
+            UnroutableError: no queue would get it (basic.return).
+            BrokerBlockedError: as above.
+            ConfirmTimeoutError: no confirm within `timeout`; it may have been stored.
+        """
+        ...
+
+    def declare_exchange(self, name: str, kind: str) -> None:
+        """Declare a durable exchange.
+
+        Raises:
+            TopologyError: there is one of that name and another type.
+        """
+        ...
+
+    def declare_queue(self, queue: Queue) -> None:
+        """Declare `queue`.
+
+        Raises:
+            TopologyError: there is one of that name and other properties, or it is
+                exclusive to another connection.
+        """
+        ...
+
+    def queue_exists(self, name: str) -> bool:
+        """Ask for a queue (queue.declare, passive)."""
+        ...
+
+    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        """Have messages to `exchange` with `routing_key` put into `queue`.
+
+        Raises:
+            TopologyError: one of the two does not exist.
+        """
+        ...
+
+    def delete_queue(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """Delete a queue; deleting one that does not exist is no error.
+
+        Returns:
+            How many messages went with it.
+
+        Raises:
+            TopologyError: it is in use, or not empty.
+        """
+        ...
+
+    def set_prefetch(self, count: int) -> None:
+        """Unacknowledged messages that each consumer started from now on may hold; 0: any."""
+        ...
+
+    def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        acknowledged: bool = True,
+        priority: int = 0,
+        on_cancelled: Callable[[], None] | None = None,
+    ) -> str:
+        """Have `on_delivery` called, from within :meth:`drain`, with what arrives in `queue`.
+
+        Parameters:
+            acknowledged: each delivery is to be acknowledged; else it is as it is sent.
+            priority: RabbitMQ's consumer priority (`x-priority`).
+            on_cancelled: called from :meth:`drain` when the broker ends the consumer, as it
+                does when the queue is deleted (RabbitMQ's consumer cancel notification).
+
+        Returns:
+            The consumer's tag, for :meth:`cancel`.
+
+        Raises:
+            TopologyError: there is no such queue, or it is another's.
+        """
+        ...
+
+    def cancel(self, consumer_tag: str) -> None:
+        """Stop a consumer; what was delivered to it stays to be acknowledged."""
+        ...
+
+    def acknowledge(self, tag: int) -> None:
+        """Tell the broker that a delivery is done with (basic.ack)."""
+        ...
+
+    def requeue(self, tag: int) -> None:
+        """Give a delivery back to its queue (basic.nack with requeue)."""
+        ...
+
+    def drain(self, timeout: float) -> None:
+        """Take in what the broker sends: call the consumers' functions.
+
+        Returns after the first batch of deliveries, when :meth:`wake` is called, or after
+        `timeout` seconds; 0: takes what is there.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Have the :meth:`drain` that runs, or else the next one, return at once."""
+        ...
+
+    def close(self) -> None:
+        """Close; never raises, and does not wait for the broker for more than a moment."""
+        ...

@@ -1,0 +1,1 @@
+"""Lends connections, and takes them back."""

@@ -15,7 +15,7 @@ import click
 
 from hbshim import __version__
 from hbshim.errors import HbshimError
-from hbshim.options import ENVIRONMENT_PREFIX, Options, describe
+from hbshim.options import ENVIRONMENT_PREFIX, Options
 
 BOOTSTRAP = Path(__file__).parent / "bootstrap"
 INDENT = "    "
@@ -185,7 +185,7 @@ def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json:
 def options() -> None:
     """Print every option: values, default, environment variable, URL key."""
     width = min(shutil.get_terminal_size().columns, 100)
-    for row in describe():
+    for row in Options.describe():
         click.secho(row["option"], bold=True, nl=False)
         click.echo(f"  {row['accepts']}  (default: {row['default']})")
         click.echo(click.wrap_text(row["meaning"], width, INDENT, INDENT))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hbshim.errors import OptionError
-from hbshim.options import Options, describe, split_url
+from hbshim.options import Options, split_url
 
 
 def load(**keywords):
@@ -112,7 +112,7 @@ def test_options_are_immutable():
 
 
 def test_every_option_documents_itself():
-    rows = describe()
+    rows = Options.describe()
     assert [row["option"] for row in rows] == [f.name for f in dataclasses.fields(Options)]
     assert all(row["meaning"] and row["accepts"] and row["environment"] for row in rows)
 
@@ -128,7 +128,7 @@ def table():
         "| option | values | default | environment | URL key | meaning |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for row in describe():
+    for row in Options.describe():
         accepts = row["accepts"].replace("|", "\\|")
         rows.append(
             f"| `{row['option']}` | {accepts} | {row['default']} | `{row['environment']}` "

@@ -1,13 +1,12 @@
 """The engine gets in only when nobody is, and clients never wait for each other."""
 
-import ctypes
 import os
 import threading
-import warnings
 
 import pytest
 
 from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK, Guard
+from tests.native_fork import fork_in_c
 from tests.worlds import needs_os_threads
 
 
@@ -148,9 +147,7 @@ def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads():
     write()
     read()
     assert passed == ["write", "read"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = ctypes.PyDLL(None).fork()
+    child = fork_in_c()
     if child == 0:
         refused = 0
         for go in (write, read):

@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 #: How the child comes to be; the second as hosts written in C do it, without Python's hooks.
 WAYS = {
     "os.fork": "os.fork()",
-    "fork in C": "__import__('ctypes').PyDLL(None).fork()",
+    "fork in C": "__import__('tests.native_fork').native_fork.fork_in_c()",
 }
 
 PROGRAM = """

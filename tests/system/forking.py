@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import multiprocessing
@@ -16,6 +15,7 @@ from typing import Any
 import hbshim
 from hbshim.heartbeat import service
 from hbshim.runtime.unpatched import original
+from tests.native_fork import fork_in_c
 from tests.waiting import wait_until
 
 CHILD_LIMIT = 25
@@ -132,7 +132,7 @@ class Child:
                 self._process = multiprocessing.get_context("fork").Process(target=main)
                 self._process.start()
                 return
-            self._pid = os.fork() if way == "os" else ctypes.PyDLL(None).fork()
+            self._pid = os.fork() if way == "os" else fork_in_c()
         if self._pid == 0:
             try:
                 main()

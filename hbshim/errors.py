@@ -69,6 +69,10 @@ class PayloadError(MessagingError):
     """A payload cannot be encoded or decoded, or is larger than `payload_limit`."""
 
 
+class PoolError(MessagingError):
+    """A pool is closed, or was given back what it did not lend."""
+
+
 class PoolTimeoutError(MessagingError):
     """No connection became free within `pool_timeout`."""
 

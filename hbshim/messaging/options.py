@@ -1,0 +1,344 @@
+"""The options of the messaging drivers, where they come from, and their documentation.
+
+Names and defaults are those of the specification of oslo.messaging's pika driver
+(blueprint rabbit-pika, "Configuration Impact"), with what brokers need today.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from hbshim.errors import OptionError
+from hbshim.options import (
+    URL_KEYS,
+    Options,
+    OptionSet,
+    boolean,
+    interval,
+    option,
+    seconds,
+    tristate,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+MIB = 1024 * 1024
+
+SSL_KEYS = ("cafile", "capath", "certfile", "keyfile", "verify", "server_hostname")
+
+
+def _optional(parse: Callable[[object], Any]) -> Callable[[object], Any]:
+    def parse_or_none(value: object) -> Any:
+        if value is None or str(value).strip().lower() in ("", "none"):
+            return None
+        return parse(value)
+
+    return parse_or_none
+
+
+def _positive(value: object) -> float:
+    number = seconds(value)
+    if number == 0:
+        raise ValueError
+    return number
+
+
+def _name(value: object) -> str:
+    text = str(value)
+    # AMQP 0-9-1, exchange.declare: a name is a short string of these.
+    if not 0 < len(text.encode()) <= 255 or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _ssl_options(value: object) -> dict[str, Any] | None:
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("{"):
+            value = json.loads(text)
+        else:
+            pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+            value = {key.strip(): rest.strip() for key, _, rest in pairs}
+    if not isinstance(value, Mapping) or not set(value) <= set(SSL_KEYS):
+        raise ValueError
+    parsed = {key: str(text) for key, text in value.items() if text is not None}
+    if "verify" in parsed:
+        return {**parsed, "verify": boolean(parsed["verify"])}
+    return parsed
+
+
+def _messaging(
+    name: str, default: Any, parse: Callable[[object], Any], accepts: str, doc: str
+) -> Any:
+    return option(default, parse, accepts, doc, url_key=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class MessagingOptions(OptionSet):
+    """How the messaging drivers work. Immutable; build it with :meth:`load`.
+
+    Raises:
+        OptionError: a value is not acceptable, or two options contradict each other.
+    """
+
+    environment_prefix = "HBSHIM_MESSAGING_"
+    config_section = "hbshim_messaging"
+
+    channel_max: int = _messaging(
+        "channel_max",
+        0,
+        whole(0, 65535),
+        "0 to 65535",
+        "Channels of one connection at most; 0 takes the broker's own limit.",
+    )
+    frame_max: int = _messaging(
+        "frame_max",
+        131072,
+        # RabbitMQ 4.x closes a connection that asks for less than 8192 in connection.tune-ok.
+        whole(8192, 2**31 - 1),
+        "bytes, 8192 or more",
+        "Size of a frame at most; RabbitMQ 4 refuses less than 8192.",
+    )
+    heartbeat_interval: int = _messaging(
+        "heartbeat_interval",
+        0,
+        interval,
+        "whole seconds, 0 to 65535",
+        "Heartbeat timeout to ask the broker for; 0 takes the broker's own (60 s unless "
+        "configured). hbshim beats at half of what is negotiated.",
+    )
+    ssl: bool = _messaging(
+        "ssl", False, boolean, "true | false", "Speak TLS; the scheme amqps:// does so, too."
+    )
+    ssl_options: Mapping[str, Any] | None = dataclasses.field(
+        default=None,
+        hash=False,
+        metadata={
+            "parse": _optional(_ssl_options),
+            "accepts": f"key=value,...; or a mapping, or JSON; keys: {', '.join(SSL_KEYS)}",
+            "doc": "How TLS is spoken, if it is: the CA to trust (the system's, unless given), "
+            "our own certificate and key, whether the broker's is verified (true unless "
+            "given), and the name that it is to bear, where that is not the host's.",
+            "url_key": "ssl_options",
+        },
+    )
+    socket_timeout: float = _messaging(
+        "socket_timeout",
+        0.25,
+        _positive,
+        "seconds, more than 0",
+        "Longest wait for a host while a connection is being opened: for TCP, and for each "
+        "answer of the broker; then the next host is tried.",
+    )
+    hosts_shuffle: bool = _messaging(
+        "hosts_shuffle",
+        False,
+        boolean,
+        "true | false",
+        "Try several hosts in random order; else in the order of the URL.",
+    )
+    pool_max_size: int = _messaging(
+        "pool_max_size",
+        10,
+        whole(1, 65535),
+        "1 to 65535",
+        "Connections to keep when nobody uses them.",
+    )
+    pool_max_overflow: int = _messaging(
+        "pool_max_overflow",
+        10,
+        whole(0, 65535),
+        "0 to 65535",
+        "Connections to open beyond these while all are in use.",
+    )
+    pool_timeout: float = _messaging(
+        "pool_timeout",
+        30.0,
+        seconds,
+        "seconds, 0 or more",
+        "Longest wait for a connection of the pool.",
+    )
+    pool_recycle: float | None = _messaging(
+        "pool_recycle",
+        None,
+        _optional(_positive),
+        "seconds, more than 0 | none",
+        "Lifetime of a connection since it was opened; an older one is closed instead of lent.",
+    )
+    pool_stale: float | None = _messaging(
+        "pool_stale",
+        None,
+        _optional(_positive),
+        "seconds, more than 0 | none",
+        "A connection that nobody used for so long is closed instead of lent.",
+    )
+    connection_retry_attempts: int = _messaging(
+        "connection_retry_attempts",
+        3,
+        whole(1, 2**31 - 1),
+        "1 or more",
+        "Tries to connect, or to send again what a lost connection took with it; each goes "
+        "through all hosts.",
+    )
+    connection_retry_delay: float = _messaging(
+        "connection_retry_delay",
+        0.1,
+        seconds,
+        "seconds, 0 or more",
+        "Longest first pause between these tries; it doubles with each, up to 30 s, and a "
+        "random part of it is slept.",
+    )
+    rejected_message_retry_attempts: int = _messaging(
+        "rejected_message_retry_attempts",
+        3,
+        whole(1, 2**31 - 1),
+        "1 or more",
+        "Tries to send a notification that the broker rejects or cannot route.",
+    )
+    rejected_message_retry_delay: float = _messaging(
+        "rejected_message_retry_delay",
+        0.1,
+        seconds,
+        "seconds, 0 or more",
+        "Longest first pause between these tries; it grows likewise.",
+    )
+    rpc_timeout: float = _messaging(
+        "rpc_timeout",
+        60.0,
+        _positive,
+        "seconds, more than 0",
+        "Longest wait for the reply to a call, and age at which a cast is skipped, where the "
+        "caller gives no timeout.",
+    )
+    rpc_queue_expiration: float = _messaging(
+        "rpc_queue_expiration",
+        60.0,
+        _positive,
+        "seconds, more than 0",
+        "Age at which the broker deletes an RPC queue that nobody consumes from.",
+    )
+    default_rpc_exchange: str = _messaging(
+        "default_rpc_exchange",
+        "openstack_rpc",
+        _name,
+        "a name of 1 to 255 bytes",
+        "Exchange of RPC messages whose target names none.",
+    )
+    rpc_reply_exchange: str = _messaging(
+        "rpc_reply_exchange",
+        "openstack_rpc_reply",
+        _name,
+        "a name of 1 to 255 bytes",
+        "Exchange of replies, where RabbitMQ's direct reply-to does not serve.",
+    )
+    rpc_prefetch_count: int = _messaging(
+        "rpc_prefetch_count",
+        100,
+        whole(0, 65535),
+        "0 to 65535",
+        "Unacknowledged requests that a server holds at most; 0: any number.",
+    )
+    notification_persistence: bool = _messaging(
+        "notification_persistence",
+        False,
+        boolean,
+        "true | false",
+        "Have notifications written to disk, so that they survive a restart of the broker.",
+    )
+    default_notification_exchange: str = _messaging(
+        "default_notification_exchange",
+        "openstack_notification",
+        _name,
+        "a name of 1 to 255 bytes",
+        "Exchange of notifications whose target names none.",
+    )
+    notification_prefetch_count: int = _messaging(
+        "notification_prefetch_count",
+        100,
+        whole(0, 65535),
+        "0 to 65535",
+        "Unacknowledged notifications that a listener holds at most; 0: any number.",
+    )
+    quorum_queues: bool = _messaging(
+        "quorum_queues",
+        False,
+        boolean,
+        "true | false",
+        "Make shared queues quorum queues, which RabbitMQ replicates; a queue that is there "
+        "already keeps its kind and is to be deleted first.",
+    )
+    payload_limit: int = _messaging(
+        "payload_limit",
+        16 * MIB,
+        whole(1, 512 * MIB),
+        "bytes, 1 to 536870912",
+        "Largest encoded payload. RabbitMQ 4 refuses more than its max_message_size, 16 MiB "
+        "unless configured.",
+    )
+    heartbeat_in_pthread: bool | Literal["auto"] = _messaging(
+        "heartbeat_in_pthread",
+        "auto",
+        tristate,
+        "true | false | auto",
+        "Beat from a native thread (true), from the program's own green threads (false), or as "
+        "hbshim's option of this name says (auto).",
+    )
+
+    def _check(self) -> None:
+        own = self.ssl_options or {}
+        if "keyfile" in own and "certfile" not in own:
+            raise OptionError("ssl_options has a keyfile without a certfile; give both")
+
+    def heartbeat_options(self, url: str | None = None) -> Options:
+        """How the heartbeats of these connections are to be made.
+
+        Parameters:
+            url: the broker's URL, whose query may hold hbshim's options as well.
+
+        Raises:
+            OptionError: hbshim's own options contradict each other.
+        """
+        in_pthread = self.heartbeat_in_pthread
+        return Options.load(
+            url=url, heartbeat_in_pthread=None if in_pthread == "auto" else in_pthread
+        )
+
+    def ssl_context(self) -> SSLContext | None:
+        """What TLS is to be spoken with; None where it is not to be.
+
+        Raises:
+            OptionError: a file of `ssl_options` cannot be used.
+        """
+        if not self.ssl:
+            return None
+        import ssl
+
+        own = self.ssl_options or {}
+        try:
+            context = ssl.create_default_context(cafile=own.get("cafile"), capath=own.get("capath"))
+            if "certfile" in own:
+                context.load_cert_chain(own["certfile"], own.get("keyfile"))
+        except OSError as error:
+            raise OptionError(
+                f"a file that ssl_options names cannot be used ({error}); "
+                "correct cafile, capath, certfile or keyfile"
+            ) from None
+        if not own.get("verify", True):
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+    @classmethod
+    def _from_url(cls, url: str) -> Mapping[str, object]:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        names = {field.name for field in dataclasses.fields(cls)}
+        values: dict[str, object] = {"ssl": True} if parts.scheme == "amqps" else {}
+        values.update((key, value) for key, value in pairs if key in names or key not in URL_KEYS)
+        return values

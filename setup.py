@@ -10,14 +10,15 @@ HERE = Path(__file__).parent
 BUILD = HERE / "build"
 BUILD.mkdir(exist_ok=True)
 
-KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6"]
+TENACITY = ["tenacity>=8.2,<10"]
+KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6", *TENACITY]
 CELERY = [*KOMBU, "celery>=5.3,<6"]
-PIKA = ["pika>=1.3,<2"]
+PIKA = ["pika>=1.3,<2", *TENACITY]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
 OTEL = ["opentelemetry-api>=1.20,<2"]
-HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", "tenacity>=8.2,<10"]
+HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", *TENACITY]
 TEST = [
     *HARNESS,
     *CELERY,

@@ -1,0 +1,84 @@
+"""Trying again: after pauses that grow, with full jitter, and never past a deadline.
+
+Full jitter spreads clients that lost the same broker at the same moment ("Exponential
+Backoff And Jitter", AWS Architecture Blog, 2015).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import tenacity
+
+#: Seconds that no pause exceeds.
+MAXIMUM = 30.0
+
+
+def pauses(
+    delay: float,
+    maximum: float = MAXIMUM,
+    *,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> Iterator[float]:
+    """Pauses for ever, in seconds: each between 0 and a bound that doubles up to `maximum`.
+
+    Parameters:
+        delay: seconds, the first bound.
+        uniform: a random number between two.
+    """
+    bound = min(delay, maximum)
+    while True:
+        yield uniform(0.0, bound)
+        bound = min(bound * 2, maximum)
+
+
+def retrying(
+    attempts: int | None,
+    delay: float,
+    deadline: float | None,
+    maximum: float = MAXIMUM,
+    *,
+    retry_on: Callable[[BaseException], bool],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] | None = None,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> tenacity.Retrying:
+    """Attempts, to be used so; the last one's error is raised as it is::
+
+        for attempt in retrying(3, 0.1, deadline, retry_on=worth_another_try):
+            with attempt:
+                return connect()
+
+    Parameters:
+        attempts: how many, with the first; None: until the deadline.
+        delay: seconds; the first pause is between 0 and this, the bound of the next
+            ones doubles.
+        deadline: a time of `clock` that no pause reaches past, and after which nothing is
+            tried again; None: there is none.
+        maximum: seconds that the bound does not exceed.
+        retry_on: whether another try may help after this error.
+        clock: the time, in seconds.
+        sleep: pauses for so many seconds; `time.sleep` as it is then, green or not.
+        uniform: a random number between two.
+    """
+    wished = pauses(delay, maximum, uniform=uniform)
+
+    def left() -> float:
+        return float("inf") if deadline is None else deadline - clock()
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        return (attempts is not None and state.attempt_number >= attempts) or left() <= 0
+
+    return tenacity.Retrying(
+        wait=lambda _state: max(0.0, min(next(wished), left())),
+        stop=stop,
+        retry=tenacity.retry_if_exception(retry_on),
+        sleep=_sleep if sleep is None else sleep,
+        reraise=True,
+    )
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)

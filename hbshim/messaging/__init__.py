@@ -1,1 +1,68 @@
-"""Messaging over AMQP: CALL, CAST, FANOUT and NOTIFY, whichever client library is beneath."""
+"""Messaging over AMQP: CALL, CAST, FANOUT and NOTIFY, whichever client library is beneath.
+
+Example::
+
+    driver = messaging.connect("hbpika://user:password@host/")
+    client = messaging.Client(driver, messaging.Target("compute"))
+    client.call("create", name="one")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hbshim.messaging.base import Driver
+    from hbshim.messaging.dispatch import Request
+    from hbshim.messaging.drivers import connect
+    from hbshim.messaging.encoding import Encoding, JsonSerializer, Serializer
+    from hbshim.messaging.notify import REQUEUE, Notification, NotificationServer, Notifier
+    from hbshim.messaging.options import MessagingOptions
+    from hbshim.messaging.rpc import Client, Task
+    from hbshim.messaging.server import Server
+    from hbshim.messaging.target import Target
+
+__all__ = [
+    "REQUEUE",
+    "Client",
+    "Driver",
+    "Encoding",
+    "JsonSerializer",
+    "MessagingOptions",
+    "Notification",
+    "NotificationServer",
+    "Notifier",
+    "Request",
+    "Serializer",
+    "Server",
+    "Target",
+    "Task",
+    "connect",
+]
+
+_HOMES = {
+    "REQUEUE": "notify",
+    "Client": "rpc",
+    "Driver": "base",
+    "Encoding": "encoding",
+    "JsonSerializer": "encoding",
+    "MessagingOptions": "options",
+    "Notification": "notify",
+    "NotificationServer": "notify",
+    "Notifier": "notify",
+    "Request": "dispatch",
+    "Serializer": "encoding",
+    "Server": "server",
+    "Target": "target",
+    "Task": "rpc",
+    "connect": "drivers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hbshim.messaging' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"hbshim.messaging.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,371 @@
+"""CALL, from the client's side: many calls at once over one connection.
+
+The callers themselves read from it, one at a time: whoever waits and finds nobody reading
+reads, for itself and for the others, until its own reply is there; then it hands the reading
+on. So a single caller costs no change of threads, and a process may have any number of calls
+outstanding.
+
+Replies come by RabbitMQ's direct reply-to, which ends with the connection. For those that
+take longer there is a queue of the client's own, which outlives it: a server that answers
+late answers there as well, and the client listens there again after a reconnection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from hbshim.errors import (
+    CallTimeoutError,
+    ConnectError,
+    ConnectionLostError,
+    MessagingError,
+    UnroutableError,
+)
+from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery, Message
+from hbshim.messaging.amqp.connector import Connector
+from hbshim.messaging.amqp.sender import Sending
+from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.base import FINAL, OnReply, Payload, Reply
+from hbshim.messaging.target import Target
+
+#: Joins a client's identity and a call's number; what stands before it names the queue for
+#: late replies.
+NUMBER_SIGN = "#"
+
+
+class _Waiting:
+    """A caller, and what came for it."""
+
+    __slots__ = ("bell", "heard", "on_reply", "replies", "result")
+
+    def __init__(self, on_reply: OnReply | None) -> None:
+        self.on_reply = on_reply
+        self.result: Reply | None = None
+        self.replies: list[Reply] = []
+        self.heard = time.monotonic()
+        # A bare lock as a binary semaphore: a quarter of an Event's cost.
+        self.bell = threading.Lock()
+        self.bell.acquire()
+
+    def ring(self) -> None:
+        # Rung twice before it was heard.
+        with contextlib.suppress(RuntimeError):
+            self.bell.release()
+
+    @property
+    def called(self) -> bool:
+        return self.result is not None or bool(self.replies)
+
+
+class Expected:
+    """Replies to come; see :class:`hbshim.messaging.base.Submitted`.
+
+    Attributes:
+        correlation, address: for the request that they are to answer.
+    """
+
+    def __init__(self, caller: Caller, correlation: str, address: str, waiting: _Waiting) -> None:
+        self.correlation = correlation
+        self.address = address
+        self._caller = caller
+        self._waiting = waiting
+
+    def receive(self, timeout: float) -> Reply:
+        return self._caller.receive(self._waiting, timeout)
+
+    def close(self) -> None:
+        self._caller.forget(self.correlation)
+
+
+class Caller:
+    """The calls of one process through one driver.
+
+    Attributes:
+        late: replies that nobody waited for any more.
+    """
+
+    def __init__(self, connector: Connector, topology: Topology) -> None:
+        self._connector = connector
+        self._topology = topology
+        self.late = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._client = uuid.uuid4().hex
+        self._numbers = itertools.count(1)
+        self._waiting: dict[str, _Waiting] = {}
+        self._line: Sending | None = None
+        self._generation = 0
+        self._reading = threading.Lock()
+        self._connecting = threading.Lock()
+        self._closed = False
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        silence: float | None,
+        on_reply: OnReply | None,
+        mandatory: bool,
+        attempts: int | None,
+    ) -> Reply:
+        """See :meth:`hbshim.messaging.base.Driver.call`."""
+        if os.getpid() != self._pid:
+            self._begin()
+        deadline = time.monotonic() + timeout
+        correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
+        message = Message(
+            payload.body,
+            self._topology.rpc_exchange(target),
+            self._topology.rpc_key(target),
+            payload.content_type,
+            message_id=correlation,
+            correlation_id=correlation,
+            reply_to=DIRECT_REPLY,
+            expiration=timeout,
+        )
+        waiting = _Waiting(on_reply)
+        self._waiting[correlation] = waiting
+        try:
+            self._send(message, deadline, attempts, target if mandatory else None)
+            return self._wait(waiting, deadline, silence)
+        except CallTimeoutError as error:
+            raise CallTimeoutError(
+                f"no reply from {_described(target)} within {timeout:g} s ({error})"
+            ) from None
+        finally:
+            del self._waiting[correlation]
+            self._hand_on()
+
+    def expect(self, timeout: float) -> Expected:
+        """Have replies kept for a request that is sent some other way.
+
+        Parameters:
+            timeout: seconds until the queue for the replies is there.
+
+        Raises:
+            CallTimeoutError, ConnectError: it is not.
+        """
+        if os.getpid() != self._pid:
+            self._begin()
+        self._connected(time.monotonic() + timeout, None)
+        correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
+        waiting = self._waiting[correlation] = _Waiting(None)
+        return Expected(
+            self, correlation, self._topology.replies(self._client).routing_key, waiting
+        )
+
+    def receive(self, waiting: _Waiting, timeout: float) -> Reply:
+        """The next reply of an expected request."""
+        deadline = time.monotonic() + timeout
+        try:
+            while not waiting.replies and waiting.result is None:
+                self._wait_once(waiting, deadline, "no reply yet")
+        finally:
+            self._hand_on()
+        if waiting.replies:
+            return waiting.replies.pop(0)
+        assert waiting.result is not None
+        return waiting.result
+
+    def forget(self, correlation: str) -> None:
+        """Keep no more replies."""
+        self._waiting.pop(correlation, None)
+
+    def close(self) -> None:
+        """Let go of the connection; calls that wait are told."""
+        self._closed = True
+        line, self._line = self._line, None
+        if line is not None and os.getpid() == self._pid:
+            line.connection.close()
+        for waiting in list(self._waiting.values()):
+            waiting.ring()
+
+    def _send(
+        self, message: Message, deadline: float, attempts: int | None, demanded: Target | None
+    ) -> None:
+        while True:
+            line = self._connected(deadline, attempts)
+            try:
+                # A second thread that finds it undeclared declares it too: that does no harm,
+                # but only who reads may ask the broker anything.
+                if message.exchange not in line.declared or demanded is not None:
+                    self._ask(line, message, demanded, deadline)
+                line.connection.publish(message, max(0.0, deadline - time.monotonic()))
+            except ConnectionLostError:
+                # Not sent whole, so not sent: no server has it, and it may go once more.
+                self._lost(line)
+                if time.monotonic() >= deadline:
+                    raise CallTimeoutError("the connection was lost") from None
+            else:
+                return
+
+    def _ask(
+        self, line: Sending, message: Message, demanded: Target | None, deadline: float
+    ) -> None:
+        self._take_reading(line, deadline)
+        try:
+            line.prepare(message.exchange)
+            if demanded is not None:
+                name = self._topology.rpc(demanded, None).queue.name
+                if not line.connection.queue_exists(name):
+                    raise UnroutableError(
+                        f"no server has a queue for {_described(demanded)} yet; start it, or "
+                        "declare its queue beforehand"
+                    )
+        finally:
+            self._reading.release()
+            self._hand_on()
+
+    def _take_reading(self, line: Sending, deadline: float) -> None:
+        while not self._reading.acquire(False):
+            # Whoever reads returns from it at once, and hands on.
+            line.connection.wake()
+            if self._reading.acquire(timeout=0.01):
+                return
+            if time.monotonic() >= deadline:
+                raise CallTimeoutError("another call kept the connection")
+
+    def _wait(self, waiting: _Waiting, deadline: float, silence: float | None) -> Reply:
+        while True:
+            if waiting.replies and waiting.on_reply is not None:
+                replies, waiting.replies = waiting.replies, []
+                for reply in replies:
+                    waiting.on_reply(reply)
+            if waiting.result is not None:
+                return waiting.result
+            until = deadline if silence is None else min(deadline, waiting.heard + silence)
+            silent = "the server is silent" if until < deadline else "it was sent, and not answered"
+            self._wait_once(waiting, until, silent)
+
+    def _wait_once(self, waiting: _Waiting, until: float, otherwise: str) -> None:
+        """Read, or have somebody else read, until something may have changed."""
+        if self._closed:
+            raise ConnectionLostError("the driver was closed while a call waited for its reply")
+        left = until - time.monotonic()
+        if left <= 0:
+            raise CallTimeoutError(otherwise)
+        if self._reading.acquire(False):
+            try:
+                self._read_for(waiting, until)
+            finally:
+                self._reading.release()
+        else:
+            waiting.bell.acquire(timeout=left)
+
+    def _read_for(self, waiting: _Waiting, until: float) -> None:
+        while not waiting.called and not self._closed:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            line = self._line
+            try:
+                if line is None:
+                    line = self._connected(until, None)
+                line.connection.drain(left)
+            except ConnectionLostError:
+                if line is not None:
+                    self._lost(line)
+            except ConnectError as error:
+                if error.final:
+                    raise
+                raise CallTimeoutError(f"no connection: {error}") from None
+
+    def _hand_on(self) -> None:
+        """Have another caller read, if one waits and nobody does."""
+        while not self._reading.locked():
+            try:
+                for other in self._waiting.values():
+                    if not other.called:
+                        other.ring()
+                        return
+            except RuntimeError:
+                continue  # another call came or went; a copy each time would cost more
+            return
+
+    def _connected(self, deadline: float, attempts: int | None) -> Sending:
+        line = self._line
+        if line is not None and line.connection.is_open:
+            return line
+        left = deadline - time.monotonic()
+        if left <= 0 or not self._connecting.acquire(timeout=left):
+            raise CallTimeoutError("no connection in time")
+        try:
+            line = self._line
+            if line is None or not line.connection.is_open:
+                if line is not None:
+                    self._lost(line)
+                line = self._connect(deadline - time.monotonic(), attempts)
+                self._line = line
+            return line
+        finally:
+            self._connecting.release()
+
+    def _connect(self, timeout: float, attempts: int | None) -> Sending:
+        if self._closed:
+            raise ConnectionLostError("the driver is closed; make a new one")
+        try:
+            connection = self._connector.connect(timeout, attempts)
+        except ConnectError as error:
+            if error.final or attempts is not None:
+                raise
+            raise CallTimeoutError(f"no connection: {error}") from None
+        try:
+            return self._listen(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _listen(self, connection: Connection) -> Sending:
+        self._generation += 1
+        line = Sending(connection)
+        connection.consume(DIRECT_REPLY, self._on_reply(connection, False), acknowledged=False)
+        late = self._topology.replies(self._client)
+        line.prepare(late.exchange)
+        late.declare(connection)
+        # The broker may take the consumer of a lost connection for alive: the newest goes first.
+        connection.consume(
+            late.queue.name, self._on_reply(connection, True), priority=self._generation
+        )
+        return line
+
+    def _on_reply(self, connection: Connection, acknowledged: bool) -> Callable[[Delivery], None]:
+        def on_reply(delivery: Delivery) -> None:
+            if acknowledged:
+                # Lost with its connection, it comes again, and is dropped as a repeated one.
+                with contextlib.suppress(MessagingError):
+                    connection.acknowledge(delivery.tag)
+            waiting = self._waiting.get(delivery.correlation_id or "")
+            if waiting is None or waiting.result is not None:
+                self.late += 1
+                return
+            waiting.heard = time.monotonic()
+            kind = delivery.type or "result"
+            payload = Payload(delivery.body, delivery.content_type or "application/json")
+            reply = Reply(kind, payload)  # type: ignore[arg-type]
+            if kind in FINAL:
+                waiting.result = reply
+            elif kind == "progress":
+                waiting.replies.append(reply)
+            waiting.ring()
+
+        return on_reply
+
+    def _lost(self, line: Sending) -> None:
+        if self._line is line:
+            self._line = None
+        line.connection.close()
+
+
+def _described(target: Target) -> str:
+    server = f" on {target.server}" if target.server else ""
+    return f"topic {target.topic!r}{server}"

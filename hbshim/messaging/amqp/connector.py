@@ -1,0 +1,79 @@
+"""Opens connections: to the first host that lets us in, again and again until it is too late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from hbshim.errors import ConnectError, MessagingError
+from hbshim.messaging.amqp.connection import Connection
+from hbshim.messaging.backoff import retrying
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.options import MessagingOptions
+
+#: Opens one connection to one host within so many seconds; the library's own part.
+Open: TypeAlias = Callable[[Host, MessagingOptions, float], Connection]
+
+#: Seconds that one host may take; another may be quicker.
+HOST_LIMIT = 10.0
+
+
+class Connector:
+    """Knows the hosts, and where it got in last.
+
+    Parameters:
+        hosts: in the order in which they are to be tried.
+        open_one: opens one connection with the client library.
+    """
+
+    def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
+        self._hosts = tuple(hosts)
+        self._options = options
+        self._open = open_one
+        self._first = 0
+
+    def connect(self, timeout: float, attempts: int | None = None) -> Connection:
+        """Open a connection.
+
+        Parameters:
+            timeout: seconds for everything.
+            attempts: rounds over all hosts; None: as many as `timeout` allows.
+
+        Raises:
+            ConnectError: no host let us in; `final` where another try is no use.
+        """
+        deadline = time.monotonic() + timeout
+        delay = self._options.connection_retry_delay
+        for attempt in retrying(attempts, delay, deadline, retry_on=may_connect_yet):
+            with attempt:
+                return self._one_round(deadline)
+        raise AssertionError("retrying() ends by returning or raising")
+
+    def _one_round(self, deadline: float) -> Connection:
+        refused: list[str] = []
+        final = True
+        count = len(self._hosts)
+        for offset in range(count):
+            index = (self._first + offset) % count
+            host = self._hosts[index]
+            left = deadline - time.monotonic()
+            # Whoever is asked last gets what is left; the others leave something for the next.
+            share = left if offset == count - 1 else left / 2
+            try:
+                connection = self._open(host, self._options, max(0.001, min(share, HOST_LIMIT)))
+            except ConnectError as error:
+                refused.append(str(error))
+                final = final and error.final
+            except MessagingError as error:
+                refused.append(str(error))
+                final = False
+            else:
+                self._first = index
+                return connection
+        raise ConnectError("; ".join(refused), final=final)
+
+
+def may_connect_yet(error: BaseException) -> bool:
+    """Whether another try to connect may help."""
+    return isinstance(error, ConnectError) and not error.final

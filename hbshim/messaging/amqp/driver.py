@@ -1,0 +1,179 @@
+"""The driver over AMQP 0-9-1, whichever client library opens its connections."""
+
+from __future__ import annotations
+
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+
+from hbshim.messaging.amqp.caller import Caller, Expected
+from hbshim.messaging.amqp.connection import PERSISTENT, TRANSIENT, Message
+from hbshim.messaging.amqp.connector import Connector, Open
+from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.sender import Sender
+from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.base import UNLIMITED, OnReply, Payload, Reply
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.target import Target
+
+
+class AmqpDriver:
+    """See :class:`hbshim.messaging.base.Driver`. Opens nothing before it is needed.
+
+    Parameters:
+        hosts: in the order in which they are to be tried.
+        options: see :class:`MessagingOptions`.
+        open_one: opens one connection with the client library.
+    """
+
+    def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
+        self.options = options
+        self._topology = Topology(options)
+        self._connector = Connector(hosts, options, open_one)
+        self._sender = Sender(self._connector, options)
+        self._caller = Caller(self._connector, self._topology)
+        self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        silence: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Reply:
+        return self._caller.call(
+            target,
+            payload,
+            timeout,
+            silence=silence,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+
+    def cast(
+        self, target: Target, payload: Payload, timeout: float, *, attempts: int | None = None
+    ) -> None:
+        if target.fanout:
+            exchange, key = self._topology.fanout_exchange(target), target.topic
+        else:
+            exchange, key = self._topology.rpc_exchange(target), self._topology.rpc_key(target)
+        message = Message(
+            payload.body,
+            exchange,
+            key,
+            payload.content_type,
+            message_id=uuid.uuid4().hex,
+            expiration=timeout,
+        )
+        self._sender.send(message, timeout, self._attempts(attempts))
+
+    def submit(
+        self, target: Target, payload: Payload, timeout: float, *, listening: bool = True
+    ) -> Expected | None:
+        deadline = time.monotonic() + timeout
+        expected = self._caller.expect(timeout) if listening else None
+        message = Message(
+            payload.body,
+            self._topology.rpc_exchange(target),
+            self._topology.rpc_key(target),
+            payload.content_type,
+            message_id=uuid.uuid4().hex,
+            delivery_mode=PERSISTENT,
+        )
+        if expected is not None:
+            message.correlation_id, message.reply_to = expected.correlation, expected.address
+        try:
+            self._sender.send_confirmed(message, None, deadline - time.monotonic(), None)
+        except BaseException:
+            if expected is not None:
+                expected.close()
+            raise
+        return expected
+
+    def notify(
+        self,
+        target: Target,
+        payload: Payload,
+        priority: str,
+        timeout: float,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        subscription = self._topology.notifications(target, priority, None)
+        message = Message(
+            payload.body,
+            subscription.exchange,
+            subscription.routing_key,
+            payload.content_type,
+            message_id=uuid.uuid4().hex,
+            delivery_mode=PERSISTENT if self.options.notification_persistence else TRANSIENT,
+        )
+        self._sender.send_confirmed(message, subscription, timeout, self._attempts(attempts))
+
+    def _attempts(self, attempts: int | None) -> int | None:
+        if attempts == UNLIMITED:
+            return None
+        return self.options.connection_retry_attempts if attempts is None else attempts
+
+    def listen(
+        self, target: Target, prefetch: int | None = None, *, acknowledge_first: bool = True
+    ) -> AmqpListener:
+        expires = self.options.rpc_queue_expiration
+        sources = [
+            Source(self._topology.rpc(target.to(server=None, fanout=False), expires)),
+            Source(self._topology.fanout(target, uuid.uuid4().hex), kept=False),
+        ]
+        if target.server is not None:
+            sources.append(Source(self._topology.rpc(target, expires)))
+        count = self.options.rpc_prefetch_count if prefetch is None else prefetch
+        return self._listener(sources, count, acknowledge_first=acknowledge_first)
+
+    def listen_for_notifications(
+        self,
+        targets: Sequence[tuple[Target, str]],
+        pool: str | None = None,
+        prefetch: int | None = None,
+    ) -> AmqpListener:
+        sources = [
+            Source(self._topology.notifications(target, priority, pool), priority=priority)
+            for target, priority in targets
+        ]
+        count = self.options.notification_prefetch_count if prefetch is None else prefetch
+        return self._listener(sources, count, acknowledge_first=False)
+
+    def _listener(
+        self, sources: Sequence[Source], prefetch: int, *, acknowledge_first: bool
+    ) -> AmqpListener:
+        listener = AmqpListener(
+            self._connector,
+            self._sender,
+            self._topology,
+            sources,
+            prefetch,
+            acknowledge_first=acknowledge_first,
+            retry_delay=self.options.connection_retry_delay,
+        )
+        self._listeners.add(listener)
+        return listener
+
+    def declare(self, target: Target, expires: float | None = None) -> None:
+        self._sender.manage(self._topology.rpc(target, expires).declare, self.options.rpc_timeout)
+
+    def delete(self, target: Target) -> int:
+        name = self._topology.rpc(target, None).queue.name
+        return self._sender.manage(
+            lambda connection: connection.delete_queue(name), self.options.rpc_timeout
+        )
+
+    def close(self) -> None:
+        self._caller.close()
+        for listener in list(self._listeners):
+            listener.close()
+        self._sender.pool.close()

@@ -1,0 +1,275 @@
+"""Takes messages in over a connection that does nothing else.
+
+One thread polls. A lost connection is made anew by the poll that finds it lost, for as long
+as it takes; what the old one had delivered comes again, and what was acknowledged does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hbshim.errors import ConnectError, ConnectionLostError, MessagingError, TopologyError
+from hbshim.messaging.amqp.connection import Connection, Delivery
+from hbshim.messaging.amqp.connector import Connector, may_connect_yet
+from hbshim.messaging.amqp.incoming import AmqpIncoming
+from hbshim.messaging.amqp.sender import Sender
+from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.backoff import retrying
+
+#: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
+WAIT_AT_MOST = 60.0
+
+#: Seconds for one attempt to connect; :meth:`AmqpListener.stop` waits for no longer.
+CONNECT_LIMIT = 10.0
+
+#: Identities of messages that are remembered, to tell a message that comes twice.
+REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A queue to listen to.
+
+    Attributes:
+        kept: the queue outlives the listener, so what is given back to it is not lost.
+        priority: of the notifications in it.
+    """
+
+    subscription: Subscription
+    kept: bool = True
+    priority: str = ""
+
+
+class _NotNow(Exception):  # noqa: N818
+    """No connection before this wait ends; the next goes on trying."""
+
+
+class Seen:
+    """The latest identities; a message that comes again is known by its own."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._order: deque[str] = deque()
+
+    def before(self, identity: str) -> bool:
+        """Whether `identity` was here already; from now on it was."""
+        if not identity:
+            return False
+        if identity in self._known:
+            return True
+        self._known.add(identity)
+        self._order.append(identity)
+        if len(self._order) > REMEMBERED:
+            self._known.discard(self._order.popleft())
+        return False
+
+
+class AmqpListener:
+    """See :class:`hbshim.messaging.base.Listener`.
+
+    Parameters:
+        sources: what to listen to.
+        prefetch: unacknowledged messages that each consumer may hold.
+        acknowledge_first: acknowledge each message as it is handed out, and so before
+            anybody works on it: it is worked on once, or not at all. Else whoever works on
+            it acknowledges it.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        sender: Sender,
+        topology: Topology,
+        sources: Sequence[Source],
+        prefetch: int,
+        *,
+        acknowledge_first: bool,
+        retry_delay: float,
+    ) -> None:
+        self._connector = connector
+        self._sender = sender
+        self._topology = topology
+        self._sources = sources
+        self._prefetch = prefetch
+        self._acknowledge_first = acknowledge_first
+        self._retry_delay = retry_delay
+        self._connection: Connection | None = None
+        self._consumers: list[str] = []
+        self._inbox: deque[tuple[AmqpIncoming, bool]] = deque()
+        self._seen = Seen()
+        self._broken = False
+        self._paused = False
+        self._stopped = False
+        self._changed = threading.Event()
+        self._polling = threading.Lock()
+
+    def poll(
+        self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
+    ) -> list[AmqpIncoming]:
+        with self._polling:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            batch: list[AmqpIncoming] = []
+            while len(batch) < batch_size:
+                if self._inbox:
+                    self._hand_out(batch)
+                    if len(batch) == 1 and batch_timeout is not None:
+                        until = time.monotonic() + batch_timeout
+                        deadline = until if deadline is None else min(deadline, until)
+                    continue
+                if batch and batch_timeout is None:
+                    break
+                if self._stopped:
+                    self._end()
+                    if not self._inbox:
+                        break
+                    continue
+                left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
+                if left <= 0 and deadline is not None:
+                    break
+                self._take_in(min(left, WAIT_AT_MOST))
+            return batch
+
+    def _hand_out(self, batch: list[AmqpIncoming]) -> None:
+        incoming, _ = self._inbox.popleft()
+        if incoming.expired():
+            incoming.acknowledge()
+            return
+        # Not acknowledged: it will come again, here or to another server.
+        if self._acknowledge_first and (
+            not incoming.acknowledge() or self._seen.before(incoming.message_id)
+        ):
+            return
+        batch.append(incoming)
+
+    def pause(self) -> None:
+        self._paused = True
+        self._wake()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._wake()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake()
+
+    def close(self) -> None:
+        self.stop()
+        # A poll that is under way ends first: it is the one that uses the connection.
+        with self._polling:
+            self._drop()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        connection = self._connection
+        if connection is not None:
+            connection.wake()
+
+    def _take_in(self, left: float) -> None:
+        self._changed.clear()
+        try:
+            if self._broken:
+                self._drop()
+            connection = self._connection or self._connect(time.monotonic() + left)
+            if connection is None:
+                return
+            if self._paused and self._consumers:
+                self._withdraw(connection)
+            elif not self._paused and not self._consumers:
+                self._consume(connection)
+            if not (self._stopped or self._changed.is_set()):
+                connection.drain(left)
+        except ConnectionLostError:
+            self._drop()
+
+    def _connect(self, deadline: float) -> Connection | None:
+        # What ends the listener ends the pause between two attempts, too.
+        attempts = retrying(
+            None,
+            self._retry_delay,
+            deadline,
+            retry_on=may_connect_yet,
+            sleep=self._changed.wait,  # type: ignore[arg-type]
+        )
+        with contextlib.suppress(_NotNow):
+            self._connection = attempts(self._connect_once, deadline)
+        return self._connection
+
+    def _connect_once(self, deadline: float) -> Connection:
+        left = deadline - time.monotonic()
+        if self._stopped or left <= 0:
+            raise _NotNow
+        try:
+            return self._connector.connect(min(left, CONNECT_LIMIT), attempts=1)
+        except ConnectError as error:
+            if not error.final and time.monotonic() >= deadline:
+                raise _NotNow from None
+            raise
+
+    def _consume(self, connection: Connection) -> None:
+        connection.set_prefetch(self._prefetch)
+        for source in self._sources:
+            self._declare(connection, source)
+            tag = connection.consume(
+                source.subscription.queue.name,
+                self._on_delivery(source),
+                on_cancelled=self._on_cancelled,
+            )
+            self._consumers.append(tag)
+
+    def _declare(self, connection: Connection, source: Source) -> None:
+        subscription = source.subscription
+        try:
+            subscription.declare(connection)
+        except TopologyError:
+            # Somebody declared the queue with a lifetime of his choice: it stays as it is.
+            if subscription.queue.exclusive or not connection.queue_exists(subscription.queue.name):
+                raise
+            connection.bind(
+                subscription.queue.name, subscription.exchange, subscription.routing_key
+            )
+
+    def _on_delivery(self, source: Source) -> Callable[[Delivery], None]:
+        def on_delivery(delivery: Delivery) -> None:
+            incoming = AmqpIncoming(delivery, self._sender, self._topology, source.priority)
+            self._inbox.append((incoming, source.kept))
+
+        return on_delivery
+
+    def _on_cancelled(self) -> None:
+        # The queue was deleted. With a new connection everything is declared afresh.
+        self._broken = True
+
+    def _withdraw(self, connection: Connection) -> None:
+        """Stop the consumers, and give back what nobody has begun."""
+        for tag in self._consumers:
+            connection.cancel(tag)
+        self._consumers.clear()
+        kept = [entry for entry in self._inbox if not entry[1]]
+        for incoming, goes_back in self._inbox:
+            if goes_back:
+                incoming.requeue()
+        self._inbox = deque(kept)
+
+    def _end(self) -> None:
+        connection = self._connection
+        if connection is not None and self._consumers:
+            try:
+                self._withdraw(connection)
+            except MessagingError:
+                self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        self._broken = False
+        self._consumers.clear()
+        # Not acknowledged, so they come again.
+        self._inbox.clear()
+        if connection is not None:
+            with contextlib.suppress(MessagingError):
+                connection.close()

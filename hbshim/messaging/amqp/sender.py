@@ -1,0 +1,172 @@
+"""Sends what needs no reply: casts, notifications, and the replies of a server.
+
+From connections that only send: a broker short of memory stops reading from those, and the
+ones that listen go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hbshim.errors import (
+    ConnectionLostError,
+    MessagingError,
+    RejectedError,
+    UnroutableError,
+)
+from hbshim.messaging.amqp.connection import Connection, Message
+from hbshim.messaging.amqp.connector import Connector, may_connect_yet
+from hbshim.messaging.amqp.topology import DIRECT, Subscription
+from hbshim.messaging.backoff import retrying
+from hbshim.messaging.options import MessagingOptions
+from hbshim.pool import Pool
+
+T = TypeVar("T")
+
+#: After these, the broker has it not, and may take it if it is asked once more.
+NOT_TAKEN = (RejectedError, UnroutableError)
+
+
+class Sending:
+    """A connection that sends, and what it has declared already."""
+
+    __slots__ = ("connection", "declared")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.declared: set[str] = set()
+
+    def prepare(self, exchange: str) -> None:
+        """Have `exchange`: to publish to one that is missing would end the channel."""
+        if exchange and exchange not in self.declared:
+            self.connection.declare_exchange(exchange, DIRECT)
+            self.declared.add(exchange)
+
+    def prepare_queue(self, subscription: Subscription) -> None:
+        """Have a queue, and whatever leads to it."""
+        if subscription.queue.name not in self.declared:
+            subscription.declare(self.connection)
+            self.declared.add(subscription.queue.name)
+
+
+class Sender:
+    """Lends connections that send, and tries again where that helps."""
+
+    def __init__(self, connector: Connector, options: MessagingOptions) -> None:
+        self._options = options
+        self.pool: Pool[Sending] = Pool(
+            # The pool says how long its caller still waits.
+            create=lambda timeout: Sending(connector.connect(timeout, attempts=1)),
+            close=lambda sending: sending.connection.close(),
+            is_dead=lambda sending: not sending.connection.is_open,
+            max_size=options.pool_max_size,
+            max_overflow=options.pool_max_overflow,
+            timeout=options.pool_timeout,
+            recycle=options.pool_recycle,
+            stale=options.pool_stale,
+        )
+
+    def send(self, message: Message, timeout: float, attempts: int | None) -> None:
+        """Publish without asking what becomes of it.
+
+        Parameters:
+            timeout: seconds for everything.
+            attempts: how often to try; None: as often as `timeout` allows.
+
+        Raises:
+            ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError.
+        """
+        deadline = time.monotonic() + timeout
+        self._insist(functools.partial(self._publish, message, deadline), deadline, attempts)
+
+    def _publish(self, message: Message, deadline: float) -> None:
+        with self._lent(deadline) as sending:
+            sending.prepare(message.exchange)
+            sending.connection.publish(message, deadline - time.monotonic())
+
+    def send_confirmed(
+        self,
+        message: Message,
+        subscription: Subscription | None,
+        timeout: float,
+        attempts: int | None,
+    ) -> None:
+        """Publish, and return when the broker has stored the message in a queue.
+
+        Parameters:
+            subscription: the queue, which is declared where it is missing; None: it is
+                for somebody else to declare.
+
+        Raises:
+            DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
+            PoolTimeoutError.
+        """
+        deadline = time.monotonic() + timeout
+        publish = functools.partial(self._publish_confirmed, message, subscription, deadline)
+        refused = self._options.rejected_message_retry_attempts
+        pause = self._options.rejected_message_retry_delay
+
+        def insist() -> None:
+            try:
+                publish()
+            except NOT_TAKEN as error:
+                if subscription is None and isinstance(error, UnroutableError):
+                    raise
+                retrying(refused, pause, deadline, retry_on=_not_taken)(publish)
+
+        self._insist(insist, deadline, attempts)
+
+    def _publish_confirmed(
+        self, message: Message, subscription: Subscription | None, deadline: float
+    ) -> None:
+        with self._lent(deadline) as sending:
+            if subscription is None:
+                sending.prepare(message.exchange)
+            else:
+                sending.prepare_queue(subscription)
+            try:
+                sending.connection.publish_confirmed(message, deadline - time.monotonic())
+            except UnroutableError:
+                if subscription is not None:
+                    # Deleted since: the next try declares it again.
+                    sending.declared.discard(subscription.queue.name)
+                raise
+
+    def manage(self, work: Callable[[Connection], T], timeout: float) -> T:
+        """Do something else with a connection, such as declaring a queue."""
+        deadline = time.monotonic() + timeout
+
+        def once() -> T:
+            with self._lent(deadline) as sending:
+                return work(sending.connection)
+
+        return self._insist(once, deadline, self._options.connection_retry_attempts)
+
+    @contextlib.contextmanager
+    def _lent(self, deadline: float) -> Iterator[Sending]:
+        left = deadline - time.monotonic()
+        with self.pool.lend(timeout=min(left, self._options.pool_timeout)) as sending:
+            yield sending
+
+    def _insist(self, work: Callable[[], T], deadline: float, attempts: int | None) -> T:
+        # The usual case first, and without what it costs to be able to try again.
+        try:
+            return work()
+        except MessagingError as error:
+            if attempts == 1 or not _not_sent(error):
+                raise
+        left = None if attempts is None else attempts - 1
+        delay = self._options.connection_retry_delay
+        return retrying(left, delay, deadline, retry_on=_not_sent)(work)
+
+
+def _not_sent(error: BaseException) -> bool:
+    return isinstance(error, ConnectionLostError) or may_connect_yet(error)
+
+
+def _not_taken(error: BaseException) -> bool:
+    return isinstance(error, NOT_TAKEN)

@@ -1,0 +1,267 @@
+"""The seam between the patterns of messaging and what carries them.
+
+:mod:`hbshim.messaging.rpc`, `server` and `notify` know no more than this, nor does the
+plug-in for oslo.messaging; a driver over another transport starts here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from hbshim.messaging.target import Target
+
+#: What a reply is: the end of a call ("result", "error"), or a sign that comes before it.
+ReplyKind: TypeAlias = Literal["result", "error", "progress", "alive"]
+
+#: As a number of attempts: as many as the timeout allows.
+UNLIMITED = 0
+
+FINAL: frozenset[str] = frozenset(("result", "error"))
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Encoded content, and how it is encoded."""
+
+    body: bytes
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server sent back."""
+
+    kind: ReplyKind
+    payload: Payload
+
+
+OnReply: TypeAlias = Callable[[Reply], None]
+
+
+class Incoming(Protocol):
+    """A message that a listener took in.
+
+    Attributes:
+        message_id: the same when a message comes again.
+        expects_reply: somebody waits for :meth:`reply`.
+        priority: of a notification, as its sender named it; empty for calls and casts.
+    """
+
+    @property
+    def payload(self) -> Payload: ...
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def expects_reply(self) -> bool: ...
+    @property
+    def priority(self) -> str: ...
+    @property
+    def redelivered(self) -> bool: ...
+
+    def expired(self) -> bool:
+        """Whether nobody waits any more, so that working on it would be in vain."""
+        ...
+
+    def acknowledge(self) -> bool:
+        """Say that it is done with. False: it could not be said, and the message comes again."""
+        ...
+
+    def requeue(self) -> None:
+        """Give it back, for another listener or a later try."""
+        ...
+
+    def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
+        """Send a reply to who waits for it, if somebody does.
+
+        Raises:
+            MessagingError: it could not be sent within the time left to the caller.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Takes messages in, for one thread that calls :meth:`poll` again and again."""
+
+    def poll(
+        self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
+    ) -> Sequence[Incoming]:
+        """Wait for messages; lost connections are made anew underneath.
+
+        Parameters:
+            timeout: seconds to wait for the first; None: until :meth:`stop`.
+            batch_size: how many to return at most.
+            batch_timeout: seconds to wait for the rest of a batch; None: no wait.
+
+        Returns:
+            None to `batch_size` messages.
+
+        Raises:
+            ConnectError: nobody can log in with these credentials, or the virtual host does
+                not exist; every other reason is waited out.
+            TopologyError: an exchange or a queue is there, but of another kind.
+        """
+        ...
+
+    def pause(self) -> None:
+        """Take nothing in until :meth:`resume`; what waits stays in its queue."""
+        ...
+
+    def resume(self) -> None:
+        """Take messages in again."""
+        ...
+
+    def stop(self) -> None:
+        """Have :meth:`poll` give back to the queues what nobody has begun, and end."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; what was neither acknowledged nor requeued comes again."""
+        ...
+
+
+class Submitted(Protocol):
+    """A request that is stored, and the replies to it."""
+
+    def receive(self, timeout: float) -> Reply:
+        """The next reply, "progress" or the final one.
+
+        Raises:
+            CallTimeoutError: none within `timeout` seconds; it may come later.
+        """
+        ...
+
+    def close(self) -> None:
+        """Wait for no more replies."""
+        ...
+
+
+class Driver(Protocol):
+    """Carries the four patterns. All methods may be called from any thread."""
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        silence: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Reply:
+        """CALL: send to one server and wait for what it replies.
+
+        Parameters:
+            timeout: seconds for everything: finding a connection, sending, waiting.
+            silence: seconds without any sign of the server ("alive", "progress") after
+                which to give up earlier; None: only `timeout` counts.
+            on_reply: called with each "progress", in the caller's thread.
+            mandatory: fail at once where no server has a queue for it yet.
+            attempts: to connect; None: as many as `timeout` allows.
+
+        Raises:
+            CallTimeoutError: no reply in time.
+            UnroutableError: with `mandatory`.
+            ConnectError: no connection, and trying again is no use, or `attempts` are over.
+        """
+        ...
+
+    def submit(
+        self, target: Target, payload: Payload, timeout: float, *, listening: bool = True
+    ) -> Submitted | None:
+        """Store a request for a server that may not run yet; it is answered when it does.
+
+        Its queue must be there: see :meth:`declare`.
+
+        Parameters:
+            timeout: seconds until it is stored.
+            listening: keep the replies for :meth:`Submitted.receive`; False: nobody waits
+                for any, and None is returned.
+
+        Raises:
+            UnroutableError: there is no queue for `target`.
+            DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
+            PoolTimeoutError: it was not stored.
+        """
+        ...
+
+    def cast(
+        self, target: Target, payload: Payload, timeout: float, *, attempts: int | None = None
+    ) -> None:
+        """CAST, or FANOUT where the target says so: send and forget.
+
+        A server that does not take it in within `timeout` seconds never gets it.
+
+        Parameters:
+            attempts: to send it; None: the option `connection_retry_attempts`;
+                :data:`UNLIMITED`: as many as `timeout` allows.
+
+        Raises:
+            ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
+                not sent.
+        """
+        ...
+
+    def notify(
+        self,
+        target: Target,
+        payload: Payload,
+        priority: str,
+        timeout: float,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        """NOTIFY: returns when the message is stored in a queue that waits for its consumer.
+
+        Raises:
+            DeliveryError: the broker did not take it, however often it was asked.
+            ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
+                not sent.
+        """
+        ...
+
+    def listen(
+        self, target: Target, prefetch: int | None = None, *, acknowledge_first: bool = True
+    ) -> Listener:
+        """A listener for the calls, casts and fanouts to a server.
+
+        Parameters:
+            target: with topic and server.
+            prefetch: unacknowledged messages it may hold; None: `rpc_prefetch_count`.
+            acknowledge_first: acknowledge each message as it is handed out: it is worked
+                on once, or not at all. Else whoever works on it acknowledges it.
+        """
+        ...
+
+    def listen_for_notifications(
+        self,
+        targets: Sequence[tuple[Target, str]],
+        pool: str | None = None,
+        prefetch: int | None = None,
+    ) -> Listener:
+        """A listener for notifications.
+
+        Parameters:
+            targets: each with a priority.
+            pool: listeners of one pool share the messages; each pool gets all of them.
+        """
+        ...
+
+    def declare(self, target: Target, expires: float | None = None) -> None:
+        """Have a queue for `target` from now on, whether or not its server runs.
+
+        Parameters:
+            expires: seconds without a server until it goes; None: it stays until
+                :meth:`delete`.
+        """
+        ...
+
+    def delete(self, target: Target) -> int:
+        """Delete the queue of `target`; answers how many messages went with it."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection; calls that wait fail."""
+        ...

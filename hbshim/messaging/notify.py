@@ -1,0 +1,225 @@
+"""Notifications: stored until somebody comes for them."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hbshim.errors import MessagingError, PayloadError
+from hbshim.messaging.base import Driver, Incoming, Payload
+from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.server import Workers
+from hbshim.messaging.target import Target
+
+#: Priorities, each a topic of its own; the names that oslo.messaging has.
+PRIORITIES = ("debug", "info", "audit", "warn", "error", "critical", "sample")
+
+#: What an endpoint returns to have a notification come again.
+REQUEUE: Final = "requeue"
+
+#: What an endpoint returns when it is done with a notification; so does None.
+HANDLED: Final = "handled"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """Something that happened.
+
+    Attributes:
+        message_id: the same when it comes again.
+        timestamp: UTC, ISO 8601.
+    """
+
+    event_type: str
+    payload: Any
+    priority: str
+    publisher_id: str
+    message_id: str
+    timestamp: str
+
+
+class Notifier:
+    """Sends notifications; each of its methods returns once the broker has stored it.
+
+    Parameters:
+        topics: each notification goes to each of them.
+        publisher_id: who sends, for instance ``service.host``.
+        timeout: seconds for one notification.
+        exchange: None: the option `default_notification_exchange`.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        topics: str | Sequence[str],
+        publisher_id: str,
+        *,
+        timeout: float = 60.0,
+        exchange: str | None = None,
+        encoding: Encoding | None = None,
+    ) -> None:
+        names = (topics,) if isinstance(topics, str) else tuple(topics)
+        self._driver = driver
+        self._targets = [Target(name, exchange=exchange) for name in names]
+        self._publisher_id = publisher_id
+        self._timeout = timeout
+        self._encoding = encoding or Encoding()
+        for priority in PRIORITIES:
+            setattr(self, priority, functools.partial(self.notify, priority))
+
+    debug: Callable[[str, Any], None]
+    info: Callable[[str, Any], None]
+    audit: Callable[[str, Any], None]
+    warn: Callable[[str, Any], None]
+    error: Callable[[str, Any], None]
+    critical: Callable[[str, Any], None]
+    sample: Callable[[str, Any], None]
+
+    def notify(self, priority: str, event_type: str, payload: Any) -> None:
+        """NOTIFY.
+
+        Parameters:
+            priority: one of :data:`PRIORITIES`.
+            event_type: what happened, for instance ``instance.created``.
+
+        Raises:
+            PayloadError: the payload cannot be sent.
+            DeliveryError: the broker did not take it.
+            MessagingError: it did not get there.
+        """
+        if priority not in PRIORITIES:
+            raise PayloadError(f"{priority!r} is no priority; use one of {', '.join(PRIORITIES)}")
+        value = {
+            "event_type": event_type,
+            "payload": payload,
+            "publisher_id": self._publisher_id,
+            "message_id": uuid.uuid4().hex,
+            "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        }
+        body = Payload(self._encoding.encode(value), self._encoding.content_type)
+        for target in self._targets:
+            self._driver.notify(target, body, priority, self._timeout)
+
+
+class NotificationServer:
+    """Hands notifications to endpoints, and acknowledges what they have handled.
+
+    Parameters:
+        topics: to listen to.
+        endpoints: objects with methods named as priorities, each called with a
+            :class:`Notification`, or, with `batch_size`, with a list of them. What returns
+            :data:`REQUEUE`, or raises, has the notification come again.
+        pool: servers of one pool share the notifications; each pool gets all of them.
+        workers: notifications, or batches, that are worked on at the same time.
+        batch_size: None: one at a time, as it comes.
+        batch_timeout: seconds to wait for a batch to fill.
+        failed: told of what an endpoint raised, and of what cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        topics: Sequence[str],
+        endpoints: Sequence[object],
+        *,
+        exchange: str | None = None,
+        pool: str | None = None,
+        workers: int = 1,
+        batch_size: int | None = None,
+        batch_timeout: float | None = None,
+        prefetch: int | None = None,
+        encoding: Encoding | None = None,
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._endpoints = endpoints
+        self._batched = batch_size is not None
+        self._encoding = encoding or Encoding()
+        self._failed = failed or (lambda _error: None)
+        wanted = [
+            priority
+            for priority in PRIORITIES
+            if any(callable(getattr(endpoint, priority, None)) for endpoint in endpoints)
+        ]
+        targets = [
+            (Target(topic, exchange=exchange), priority) for topic in topics for priority in wanted
+        ]
+        self._listener = driver.listen_for_notifications(targets, pool, prefetch)
+        self._workers = Workers(
+            self._listener, self._work, workers, self._failed, batch_size or 1, batch_timeout
+        )
+
+    def start(self) -> None:
+        """Take notifications in, from threads of its own; returns at once."""
+        self._workers.start()
+
+    def pause(self) -> None:
+        """Take nothing in until :meth:`resume`."""
+        self._listener.pause()
+
+    def resume(self) -> None:
+        """Take notifications in again."""
+        self._listener.resume()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Finish what was begun, give back what was not, and close; whether all has ended."""
+        return self._workers.stop(timeout)
+
+    def __enter__(self) -> NotificationServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def _work(self, batch: Sequence[Incoming]) -> None:
+        by_priority: dict[str, list[tuple[Incoming, Notification]]] = {}
+        for incoming in batch:
+            try:
+                notification = self._decoded(incoming)
+            except MessagingError as error:
+                # It will be no better the next time.
+                incoming.acknowledge()
+                self._failed(error)
+            else:
+                by_priority.setdefault(incoming.priority, []).append((incoming, notification))
+        for priority, entries in by_priority.items():
+            again = self._handle(priority, [notification for _, notification in entries])
+            for incoming, _ in entries:
+                if again:
+                    incoming.requeue()
+                else:
+                    incoming.acknowledge()
+
+    def _handle(self, priority: str, notifications: list[Notification]) -> bool:
+        """Whether they are to come again."""
+        again = False
+        for endpoint in self._endpoints:
+            method = getattr(endpoint, priority, None)
+            if method is None:
+                continue
+            try:
+                outcome = method(notifications if self._batched else notifications[0])
+            except Exception as error:
+                self._failed(error)
+                outcome = REQUEUE
+            again = again or outcome == REQUEUE
+        return again
+
+    def _decoded(self, incoming: Incoming) -> Notification:
+        payload = incoming.payload
+        value = self._encoding.decode(payload.body, payload.content_type)
+        try:
+            return Notification(
+                event_type=value["event_type"],
+                payload=value["payload"],
+                priority=incoming.priority,
+                publisher_id=value["publisher_id"],
+                message_id=value["message_id"],
+                timestamp=value["timestamp"],
+            )
+        except (KeyError, TypeError) as error:
+            raise PayloadError(f"a notification lacks {error}; look at its sender") from None

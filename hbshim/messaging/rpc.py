@@ -1,0 +1,161 @@
+"""The client's side: call, cast, submit."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from hbshim.errors import CallTimeoutError
+from hbshim.messaging.base import Driver, Payload, Reply, Submitted
+from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.remote import Call, error_from_value
+from hbshim.messaging.target import Target
+
+#: Modules whose errors are raised here as what they were over there.
+ERRORS_ALLOWED = ("builtins", "hbshim.errors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """Calls methods of servers.
+
+    Parameters:
+        driver: see :func:`hbshim.messaging.connect`.
+        target: which server, or with `fanout`, all of them, for :meth:`cast`.
+        timeout: seconds for a call with all it takes, and for which a cast may wait in
+            its queue.
+        encoding: how arguments and results travel; JSON unless given.
+        context: goes along with each request, and reaches the method as ``request.context``.
+        allowed_errors: modules whose errors are raised here as what they were; others
+            become a :class:`hbshim.errors.RemoteError`.
+        silence: seconds without a sign of the server after which a call is given up
+            early; the server gives one every third of them. None: only `timeout` counts.
+        on_progress: called with what the method reports before it ends.
+        mandatory: a call fails at once where no server has declared its queue yet.
+    """
+
+    driver: Driver
+    target: Target
+    timeout: float = 60.0
+    encoding: Encoding = dataclasses.field(default_factory=Encoding)
+    context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    allowed_errors: Collection[str] = ERRORS_ALLOWED
+    silence: float | None = None
+    on_progress: Callable[[Any], None] | None = None
+    mandatory: bool = False
+
+    def prepare(self, **changes: Any) -> Client:
+        """A client that differs in some parameters, or in some of its target's.
+
+        Example: ``client.prepare(timeout=5, server="host-1").call("ping")``.
+        """
+        own = {field.name for field in dataclasses.fields(self)}
+        target = {name: changes.pop(name) for name in list(changes) if name not in own}
+        if target:
+            changes["target"] = changes.get("target", self.target).to(**target)
+        return dataclasses.replace(self, **changes)
+
+    def call(self, method: str, /, **arguments: Any) -> Any:
+        """CALL: have one server do it, and wait for what comes of it.
+
+        Raises:
+            Exception: what the method raised, where `allowed_errors` has its module.
+            RemoteError: what it raised, else.
+            CallTimeoutError: no reply in time.
+            NoSuchMethodError: the server has no such method in this namespace and version.
+            PayloadError: an argument cannot be sent.
+            UnroutableError, ConnectError: see :meth:`hbshim.messaging.base.Driver.call`.
+        """
+        on_reply = None if self.on_progress is None else self._report(self.on_progress)
+        reply = self.driver.call(
+            self.target,
+            self._payload(method, arguments),
+            self.timeout,
+            silence=self.silence,
+            on_reply=on_reply,
+            mandatory=self.mandatory,
+        )
+        return self._result(reply)
+
+    def cast(self, method: str, /, **arguments: Any) -> None:
+        """CAST: have one server do it if it can in time, or FANOUT: all that can.
+
+        Raises:
+            PayloadError: an argument cannot be sent.
+            MessagingError: it was not sent.
+        """
+        self.driver.cast(self.target, self._payload(method, arguments), self.timeout)
+
+    def submit(self, method: str, /, **arguments: Any) -> Task:
+        """Store a request for a server that may start later; its queue must be declared.
+
+        Raises:
+            UnroutableError: there is no queue; see :meth:`hbshim.messaging.base.Driver.declare`.
+            PayloadError: an argument cannot be sent.
+            MessagingError: it was not stored.
+        """
+        payload = self._payload(method, arguments)
+        submitted = self.driver.submit(self.target, payload, self.timeout)
+        assert submitted is not None
+        return Task(submitted, self)
+
+    def _payload(self, method: str, arguments: Mapping[str, Any]) -> Payload:
+        call = Call(method, arguments, self.target.namespace, self.target.version, self.context)
+        return Payload(self.encoding.encode(call.as_value()), self.encoding.content_type)
+
+    def _report(self, on_progress: Callable[[Any], None]) -> Callable[[Reply], None]:
+        return lambda reply: on_progress(self._value(reply))
+
+    def _value(self, reply: Reply) -> Any:
+        return self.encoding.decode(reply.payload.body, reply.payload.content_type)
+
+    def _result(self, reply: Reply) -> Any:
+        value = self._value(reply)
+        if reply.kind == "error":
+            raise error_from_value(value, self.allowed_errors)
+        return value
+
+
+class Task:
+    """A request that was submitted: what its server reports, and the result."""
+
+    def __init__(self, submitted: Submitted, client: Client) -> None:
+        self._submitted = submitted
+        self._client = client
+        self._reply: Reply | None = None
+
+    def progress(self, timeout: float) -> Iterator[Any]:
+        """Each report, as it comes; ends with the result, which :meth:`result` then has.
+
+        Raises:
+            CallTimeoutError: nothing new within `timeout` seconds.
+        """
+        while self._reply is None:
+            reply = self._submitted.receive(timeout)
+            if reply.kind == "progress":
+                yield self._client._value(reply)
+            else:
+                self._reply = reply
+
+    def result(self, timeout: float) -> Any:
+        """Wait for the result; reports on the way are passed over.
+
+        Raises:
+            Exception: what the method raised; see :meth:`Client.call`.
+            CallTimeoutError: it has not come within `timeout` seconds, but may yet.
+        """
+        deadline = time.monotonic() + timeout
+        while self._reply is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise CallTimeoutError(f"no result within {timeout:g} s; it may come later")
+            reply = self._submitted.receive(left)
+            if reply.kind != "progress":
+                self._reply = reply
+        return self._client._result(self._reply)
+
+    def close(self) -> None:
+        """Wait for no more."""
+        self._submitted.close()

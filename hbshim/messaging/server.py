@@ -1,0 +1,187 @@
+"""The server's side: takes requests in, has them done, answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from hbshim.errors import MessagingError, OptionError, PayloadError
+from hbshim.messaging.base import Driver, Incoming, Listener, Payload
+from hbshim.messaging.dispatch import Dispatcher, Request
+from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.remote import Call, error_as_value
+from hbshim.messaging.target import Target
+
+#: Seconds after an error that another turn will not mend at once.
+PAUSE_AFTER_ERROR = 1.0
+
+
+class Workers:
+    """A bounded number of threads, green where the program's are, that share one listener.
+
+    Whoever takes a message in works on it himself while another takes the next one in: no
+    message waits for a change of threads, and none is taken in that nobody is free for.
+
+    Parameters:
+        work: called with each batch.
+        failed: told of what stops all work, such as credentials that are no longer valid.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        work: Callable[[Sequence[Incoming]], None],
+        count: int,
+        failed: Callable[[MessagingError], None],
+        batch_size: int = 1,
+        batch_timeout: float | None = None,
+    ) -> None:
+        if count < 1:
+            raise OptionError(f"workers={count} do no work; use 1 or more")
+        self._listener = listener
+        self._work = work
+        self._failed = failed
+        self._batch = (batch_size, batch_timeout)
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"hbshim-server-{number}", daemon=True)
+            for number in range(count)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout: float | None) -> bool:
+        """Take nothing more in, and wait for what was begun; whether all of it has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._stopped.set()
+        self._listener.stop()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        ended = not any(thread.is_alive() for thread in self._threads)
+        self._listener.close()
+        return ended
+
+    def _run(self) -> None:
+        size, timeout = self._batch
+        while True:
+            try:
+                batch = self._listener.poll(None, size, timeout)
+            except MessagingError as error:
+                self._failed(error)
+                if self._stopped.wait(PAUSE_AFTER_ERROR):
+                    return
+                continue
+            if batch:
+                self._work(batch)
+            elif self._stopped.is_set():
+                return
+
+
+class Server:
+    """Answers calls and casts to a target.
+
+    Parameters:
+        target: with topic and server.
+        endpoints: see :class:`hbshim.messaging.dispatch.Dispatcher`.
+        workers: requests that are worked on at the same time.
+        acknowledge: "before" the work: a request is worked on once, or, if the server dies,
+            not at all. "after" it: a request whose server died is worked on once more.
+        prefetch: requests that may wait here while other servers could take them; None:
+            as many as there are workers.
+        encoding: how arguments and results travel; JSON unless given.
+        failed: told of errors that nobody is there to get: a reply that cannot be sent, a
+            cast's method that raised, a connection that no retry will bring.
+
+    Raises:
+        OptionError: a parameter is not acceptable.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        target: Target,
+        endpoints: Sequence[object],
+        *,
+        workers: int = 8,
+        acknowledge: Literal["before", "after"] = "before",
+        prefetch: int | None = None,
+        encoding: Encoding | None = None,
+        failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        if acknowledge not in ("before", "after"):
+            raise OptionError(f"acknowledge={acknowledge!r} is not acceptable; use before or after")
+        self._encoding = encoding or Encoding()
+        self._dispatcher = Dispatcher(endpoints)
+        self._after = acknowledge == "after"
+        self._failed = failed or (lambda _error: None)
+        self._listener = driver.listen(
+            target, workers if prefetch is None else prefetch, acknowledge_first=not self._after
+        )
+        self._workers = Workers(self._listener, self._work, workers, self._failed)
+
+    def start(self) -> None:
+        """Take requests in, from threads of its own; returns at once."""
+        self._workers.start()
+
+    def pause(self) -> None:
+        """Take nothing in until :meth:`resume`; requests wait in their queues meanwhile."""
+        self._listener.pause()
+
+    def resume(self) -> None:
+        """Take requests in again."""
+        self._listener.resume()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Finish what was begun, give back what was not, and close.
+
+        Parameters:
+            timeout: seconds to wait for methods that run; None: as long as they take.
+
+        Returns:
+            Whether all of them have ended.
+        """
+        return self._workers.stop(timeout)
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def _work(self, batch: Sequence[Incoming]) -> None:
+        for incoming in batch:
+            try:
+                self._answer(incoming)
+            except Exception as error:
+                self._failed(error)
+            finally:
+                if self._after:
+                    incoming.acknowledge()
+
+    def _answer(self, incoming: Incoming) -> None:
+        try:
+            payload = incoming.payload
+            call = Call.from_value(self._encoding.decode(payload.body, payload.content_type))
+            method = self._dispatcher.method(call)
+            value = method(Request(incoming, call, self._encoding), **call.arguments)
+            if not incoming.expects_reply:
+                return
+            reply = self._encoded(value)
+        except Exception as error:
+            if not incoming.expects_reply:
+                raise
+            incoming.reply(self._encoded(error_as_value(error)), "error")
+        else:
+            incoming.reply(reply)
+
+    def _encoded(self, value: object) -> Payload:
+        try:
+            return Payload(self._encoding.encode(value), self._encoding.content_type)
+        except PayloadError as error:
+            raise PayloadError(f"the method's result: {error}") from error

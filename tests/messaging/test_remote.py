@@ -1,0 +1,102 @@
+"""Errors keep their type on the way, as far as a peer may choose what is made here."""
+
+import subprocess
+
+import pytest
+
+from hbshim.errors import NoSuchMethodError, OptionError, PayloadError, RemoteError
+from hbshim.messaging.dispatch import Dispatcher
+from hbshim.messaging.remote import Call, error_as_value, error_from_value
+from hbshim.messaging.rpc import ERRORS_ALLOWED
+
+
+def there_and_back(error, allowed=ERRORS_ALLOWED):
+    try:
+        raise error
+    except Exception as caught:
+        return error_from_value(error_as_value(caught), allowed)
+
+
+def test_an_allowed_error_is_raised_as_what_it_was():
+    back = there_and_back(KeyError("missing"))
+    assert isinstance(back, KeyError)
+    assert back.args == ("missing",)
+    assert isinstance(back.__cause__, RemoteError)
+    assert "there_and_back" in back.__cause__.trace
+
+
+def test_an_error_of_another_module_is_not():
+    back = there_and_back(subprocess.SubprocessError("failed"))
+    assert isinstance(back, RemoteError)
+    assert back.kind == "subprocess.SubprocessError"
+    assert back.text == "failed"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"module": "builtins", "kind": "exec", "args": ["1"]},
+        {"module": "builtins", "kind": "SystemExit", "args": [1]},
+        {"module": "builtins", "kind": "no.such.name"},
+        {"module": "builtins", "kind": "UnicodeDecodeError", "args": []},
+        {"module": "os", "kind": "system", "args": ["true"]},
+        "no mapping",
+    ],
+)
+def test_what_is_no_error_of_ours_is_never_called(value):
+    assert isinstance(error_from_value(value, ERRORS_ALLOWED), RemoteError)
+
+
+@pytest.mark.parametrize("value", [None, {}, {"method": 1}, {"method": "x", "args": [1]}])
+def test_what_is_no_request_is_refused(value):
+    with pytest.raises(PayloadError, match="sender"):
+        Call.from_value(value)
+
+
+class Plain:
+    attribute = "not a method"
+
+    def ping(self, request):
+        return "pong"
+
+    def _hidden(self, request):
+        return "secret"
+
+
+class Versioned:
+    namespace = "admin"
+    version = "2.1"
+
+    def ping(self, request):
+        return "admin pong"
+
+
+def test_a_method_is_found_by_namespace_and_version():
+    dispatcher = Dispatcher([Plain(), Versioned()])
+    assert dispatcher.method(Call("ping"))(None) == "pong"
+    assert dispatcher.method(Call("ping", namespace="admin", version="2.0"))(None) == "admin pong"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call("_hidden"),
+        Call("__init__"),
+        Call("attribute"),
+        Call("missing"),
+        Call("ping", namespace="other"),
+        Call("ping", version="1.1"),
+        Call("ping", namespace="admin"),
+    ],
+)
+def test_nothing_else_can_be_called(call):
+    with pytest.raises(NoSuchMethodError):
+        Dispatcher([Plain(), Versioned()]).method(call)
+
+
+def test_an_endpoint_of_no_version_is_refused_at_the_start():
+    class Wrong:
+        version = "latest"
+
+    with pytest.raises(OptionError, match="latest"):
+        Dispatcher([Wrong()])

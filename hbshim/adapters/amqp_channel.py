@@ -1,0 +1,174 @@
+"""py-amqp's connection and channel, for a program whose threads share them.
+
+One thread reads, any thread writes. Whatever asks the broker for an answer has a limit; a
+channel that the broker closes is replaced in the same breath, so that no other thread finds
+it gone; frames of two threads never mix.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from amqp import spec
+from amqp.exceptions import ChannelError, error_for_code
+from amqp.method_framing import frame_writer
+from kombu.transport import pyamqp
+
+from hbshim.adapters import kombu as kombu_adapter
+from hbshim.adapters.amqp_stream import SOCKET_SETTINGS, SSLTransport, TCPTransport, Waiting
+from hbshim.heartbeat.link import Link
+
+
+class NoAnswerError(Exception):
+    """The broker did not answer in time."""
+
+
+def _locked_frame_writer(connection: Any, transport: Any) -> Callable[..., None]:
+    """py-amqp's frame writer, one thread at a time; older ones have no lock of their own."""
+    write, lock = frame_writer(connection, transport), connection.write_lock
+
+    def write_frame(*args: Any) -> None:
+        with lock:
+            write(*args)
+
+    return write_frame
+
+
+class Channel(pyamqp.Channel):  # type: ignore[misc]
+    """A channel that stays closed once the broker closed it.
+
+    Attributes:
+        closed_by: the broker's reason, a ``ChannelError``.
+        on_closed: called when the broker closes the channel, before anybody else may write.
+    """
+
+    closed_by: Exception | None = None
+    on_closed: Callable[[], None] | None = None
+
+    def open_without_waiting(self) -> None:
+        """Ask the broker to open the channel, and use it at once: it takes things in turn."""
+        self.send_method(spec.Channel.Open, "s", ("",))
+
+    def set_prefetch_without_waiting(self, count: int) -> None:
+        """basic.qos for the consumers that are started from now on."""
+        self.send_method(spec.Basic.Qos, "lBb", (0, count, False))
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        # Nobody else may write on this number before it stands for a new channel.
+        with self.connection.write_lock:
+            self.closed_by = error_for_code(
+                reply_code, reply_text, (class_id, method_id), ChannelError
+            )
+            self.send_method(spec.Channel.CloseOk)
+            on_closed = self.on_closed
+            self.collect()
+            if on_closed is not None:
+                on_closed()
+
+
+class Connection(pyamqp.Connection):  # type: ignore[misc]
+    """A connection that one thread reads from and any thread writes to.
+
+    Attributes:
+        write_lock: held while octets are written; re-entrant.
+        answer_by: ``time.monotonic()`` until which the reader waits for an answer.
+        closed_by: the broker's reason for closing the connection: code and text.
+    """
+
+    Channel = Channel
+    client_heartbeat: int
+
+    def __init__(self, *args: Any, waiting: Waiting, **kwargs: Any) -> None:
+        self.write_lock = threading.RLock()
+        self.waiting = waiting
+        self.answer_by = time.monotonic() + float(kwargs["connect_timeout"])
+        self.closed_by: tuple[int, str] | None = None
+        kwargs["frame_writer"] = _locked_frame_writer
+        kwargs["socket_settings"] = SOCKET_SETTINGS
+        super().__init__(*args, **kwargs)
+
+    def Transport(  # noqa: N802
+        self, host: str, connect_timeout: float, ssl: Any = False, *_: Any, **_more: Any
+    ) -> Any:
+        kind = SSLTransport if ssl else TCPTransport
+        transport = kind(
+            host, connect_timeout=connect_timeout, ssl=ssl, socket_settings=self.socket_settings
+        )
+        transport.waiting, transport.connect_by = self.waiting, self.answer_by
+        return transport
+
+    def _on_tune(
+        self, channel_max: int, frame_max: int, server_heartbeat: int, argsig: str = "BlB"
+    ) -> None:
+        # py-amqp takes what the broker proposes, whatever it was asked for itself; and no
+        # heartbeat where nobody asked, which hbshim is going to make.
+        self.client_heartbeat = self.client_heartbeat or server_heartbeat
+        super()._on_tune(
+            _smaller(channel_max, self.channel_max),
+            _smaller(frame_max, self.frame_max),
+            server_heartbeat,
+            argsig,
+        )
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        self.closed_by = (reply_code, reply_text)
+        if self.client is not None:
+            self.client.transport.closed_by = self.closed_by
+        super()._on_close(reply_code, reply_text, class_id, method_id)
+
+    @property
+    def stream(self) -> Any:
+        """The transport."""
+        return self._transport
+
+    @property
+    def link(self) -> Link | None:
+        """hbshim's link; None where no heartbeat was negotiated."""
+        found: Link | None = getattr(self._transport, "hbshim_link", None)
+        return found
+
+    def close_without_waiting(self) -> None:
+        """Ask the broker to close the connection."""
+        self.is_closing = True
+        self.send_method(spec.Connection.Close, "BsBB", (0, "", 0, 0))
+
+    def await_close(self) -> None:
+        """Wait until the broker has closed the connection, or `answer_by`."""
+        self.wait(spec.Connection.CloseOk)
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Take in one method, until `answer_by`; what py-amqp calls to wait for an answer."""
+        while not self.read_one():
+            left = self.answer_by - time.monotonic()
+            if left <= 0:
+                raise NoAnswerError
+            self.waiting.readable(left)
+
+    def read_one(self) -> bool:
+        """Take in one method, if it is there whole; whether it was.
+
+        Raises:
+            Exception: the connection is lost; of py-amqp's, or OSError.
+        """
+        try:
+            while not self._on_inbound_frame(self._transport.read_frame()):
+                pass
+        except TimeoutError:
+            return False
+        return True
+
+
+def _smaller(one: int, other: int) -> int:
+    # AMQP 0-9-1, connection.tune: zero means no limit.
+    return min(one, other) if one and other else one or other
+
+
+class Transport(kombu_adapter.Transport):
+    """hbshim's kombu transport, over connections of this kind."""
+
+    Connection = Connection
+    #: What the broker said in place of letting us in: code and text.
+    closed_by: tuple[int, str] | None = None

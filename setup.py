@@ -18,6 +18,7 @@ EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
 OTEL = ["opentelemetry-api>=1.20,<2"]
+OSLO = [*KOMBU, *PIKA, "oslo.messaging>=17.3,<19"]
 HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", *TENACITY]
 TEST = [
     *HARNESS,
@@ -26,12 +27,15 @@ TEST = [
     *GEVENT,
     *PROMETHEUS,
     *OTEL,
+    *OSLO,
     "build>=1",
     "gunicorn>=21,<26",
     "hypothesis>=6.100,<7",
     "import-linter>=2",
     "mypy>=1.11",
     "opentelemetry-sdk>=1.20,<2",
+    "oslotest>=5,<7",
+    "pifpaf>=3.2,<4",
     "pytest>=8",
     "pytest-docker>=3.1,<4",
     "pytest-xdist>=3.5,<4",
@@ -69,6 +73,7 @@ setup(
         "gevent": GEVENT,
         "prometheus": PROMETHEUS,
         "otel": OTEL,
+        "oslo": OSLO,
         "harness": HARNESS,
         "test": TEST,
     },
@@ -77,6 +82,8 @@ setup(
             "hbshim = hbshim.cli:main",
             "hbshim-regression = wsgi_harness.cli:main",
         ],
+        "oslo.config.opts": ["hbshim.oslo = hbshim.oslo.options:list_opts"],
+        "oslo.messaging.drivers": ["hbrabbit = hbshim.oslo.entry:hbrabbit"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -48,7 +48,7 @@ def install(
         from hbshim.runtime.polling import strip_polling
 
         strip_polling()
-    _let_watch(loaded)
+    let_watch(loaded)
     if not _hooked:
         _hooked = True
         for module in _PREPARED_BY:
@@ -108,11 +108,12 @@ def connection_options(url: Mapping[str, object]) -> Options | None:
     if _installed is None:
         return None
     loaded = Options.load(url=url, **_installed)
-    _let_watch(loaded)
+    let_watch(loaded)
     return loaded
 
 
-def _let_watch(options: Options) -> None:
+def let_watch(options: Options) -> None:
+    """Open the watch socket that the options ask for, unless it is open already."""
     # At each connection: a forked worker's first may be the first we hear of it.
     if options.watch_socket != "off":
         from hbshim.observe.listening import offer
@@ -139,7 +140,7 @@ def keep_alive(connection: Any, **options: Any) -> Any:
         WorkerError: the worker cannot run in this process.
     """
     loaded = Options.load(**options)
-    _let_watch(loaded)
+    let_watch(loaded)
     attach = _adapter_of(connection)
     if attach(connection, loaded) is None:
         raise AttachError(

@@ -131,16 +131,25 @@ def keep_dead_ones_back(prepare_resource: Any) -> Any:
     @functools.wraps(prepare_resource)
     def prepare(self: Any, resource: Any) -> Any:
         connection = prepare_resource(self, resource)
-        link = _link_of(connection)
-        if link is not None and not _usable(link):
-            service.current().metrics.record(
-                "dead-in-pool", link.name, "taken out of kombu's pool before it was used again"
-            )
+        if is_dead(connection, "taken out of kombu's pool before it was used again"):
             connection.collect()
         return connection
 
     prepare.hbshim_original = prepare_resource  # type: ignore[attr-defined]
     return prepare
+
+
+def is_dead(connection: Any, consequence: str) -> bool:
+    """Whether a ``kombu.Connection`` that is kept alive has lost its peer, or is its parent's.
+
+    Parameters:
+        consequence: what becomes of it then, for the event.
+    """
+    link = _link_of(connection)
+    if link is None or _usable(link):
+        return False
+    service.current().metrics.record("dead-in-pool", link.name, consequence)
+    return True
 
 
 def _link_of(connection: Any) -> Link | None:

@@ -1,0 +1,159 @@
+"""oslo.messaging: its RabbitDriver, with heartbeats by hbshim in place of its own.
+
+The driver's classes are private (``oslo_messaging._drivers``), so what is made of them
+stands here, where private attributes may be touched. Its connections are kombu's; they
+get kombu's transport ``hbshim``, which keeps each alive as it is opened, now and after
+every reconnection of the driver.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from hbshim.adapters import kombu as kombu_adapter
+from hbshim.adapters.amqp import KOMBU_OPTION
+from hbshim.adapters.versions import require_attributes, require_version
+from hbshim.errors import HbshimError
+
+LIBRARY = "oslo.messaging"
+SUPPORTED = ">=17.3,<19"
+
+# Before the private modules are imported, which another version may not have.
+require_version(LIBRARY, version(LIBRARY), SUPPORTED)
+
+from oslo_messaging._drivers import common, impl_rabbit  # noqa: E402
+from oslo_messaging.exceptions import MessageDeliveryFailure  # noqa: E402
+
+OF_CONNECTION = (
+    "_heartbeat_start",
+    "_heartbeat_stop",
+    "_set_current_channel",
+    "_transform_transport_url",
+    "ensure",
+    "ensure_connection",
+    "set_transport_socket_timeout",
+)
+require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, impl_rabbit.Connection, OF_CONNECTION)
+
+#: Answers hbshim's options, by name, for a connection that is being opened.
+OptionsFor: TypeAlias = Callable[[], Mapping[str, object]]
+
+GROUP = "oslo_messaging_rabbit"
+IN_PTHREAD = "heartbeat_in_pthread"
+
+
+class Connection(impl_rabbit.Connection):  # type: ignore[misc]
+    """The driver's connection; what it opens is kept alive by hbshim, and by nobody else."""
+
+    def __init__(
+        self, options_for: OptionsFor, conf: Any, url: Any, purpose: str, retry: int | None = None
+    ) -> None:
+        self._options_for = options_for
+        super().__init__(_OptionOff(conf), url, purpose, retry=retry)
+
+    def ensure_connection(self) -> None:
+        """Connect, unless connected.
+
+        Raises:
+            oslo_messaging.MessageDeliveryFailure: hbshim cannot keep it alive; it is closed.
+        """
+        try:
+            self.connection.transport_options[KOMBU_OPTION] = dict(self._options_for())
+            super().ensure_connection()
+        except HbshimError as error:
+            raise MessageDeliveryFailure(str(error)) from error
+
+    def ensure(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """Do `method`, with retries. A connection that is known to be dead is replaced first.
+
+        The driver's own heartbeat thread did so in the background. Without either, the
+        first use after a loss logs an error and waits for ``kombu_reconnect_delay``.
+        """
+        if self.purpose == common.PURPOSE_SEND and kombu_adapter.is_dead(
+            self.connection, "replaced before oslo.messaging used it again"
+        ):
+            self._replace()
+        return super().ensure(method, *args, **kwargs)
+
+    def _replace(self) -> None:
+        self.connection.collect()
+        try:
+            # One try, in which nobody waits: if it fails, what follows retries as ever.
+            self.connection.ensure_connection(max_retries=0)
+            channel = self.connection.channel()
+        except (*self.connection.recoverable_connection_errors, *_operational_errors()):
+            return
+        self._set_current_channel(channel)
+        self.set_transport_socket_timeout()
+
+    def _transform_transport_url(self, *args: Any, **kwargs: Any) -> str:
+        url: str = super()._transform_transport_url(*args, **kwargs)
+        scheme, _, rest = url.partition("://")
+        return f"{scheme.replace('amqp', 'hbshim')}://{rest}"
+
+    def _heartbeat_start(self) -> None:
+        self._heartbeat_thread = None
+
+
+def _operational_errors() -> tuple[type[Exception], ...]:
+    return (impl_rabbit.kombu.exceptions.OperationalError,)
+
+
+class _OptionOff:
+    """A configuration in which 17.3's own ``heartbeat_in_pthread`` is off.
+
+    On, it replaces `threading` and `queue` in two modules of oslo.messaging, for the
+    whole process; that is what hung.
+    """
+
+    def __init__(self, conf: Any) -> None:
+        self._conf = conf
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._conf, name)
+        return _GroupOff(found) if name == GROUP else found
+
+
+class _GroupOff:
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def __getattr__(self, name: str) -> Any:
+        return False if name == IN_PTHREAD else getattr(self._group, name)
+
+
+class RabbitDriver(impl_rabbit.RabbitDriver):  # type: ignore[misc]
+    """oslo.messaging's own, over connections of the class above."""
+
+    def __init__(self, options_for: OptionsFor, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # None is open yet; the driver has no other way to name the class.
+        self._connection_pool.connection_cls = functools.partial(Connection, options_for)
+
+
+def take_over(option: Any) -> None:
+    """Have oslo.messaging's own option of this name, where it still has one, be this one.
+
+    oslo.config refuses two different options of one name, and a process may use
+    ``rabbit://`` beside ours, before or after. So the object itself is changed, which both
+    register.
+    """
+    for known in impl_rabbit.rabbit_opts:
+        if known.dest == option.dest:
+            _become(known, option)
+
+
+def register(conf: Any, option: Any) -> None:
+    """Register an option of the group, also where a copy of oslo.messaging's own is registered."""
+    group = conf._groups.get(GROUP)
+    known = group._opts.get(option.dest) if group is not None else None
+    if known is not None and known["opt"] != option:
+        _become(known["opt"], option)
+    conf.register_opt(option, group=GROUP)
+
+
+def _become(known: Any, option: Any) -> None:
+    vars(known).update(vars(option))

@@ -1,0 +1,28 @@
+"""What stevedore calls, by the names in the entry points ``oslo.messaging.drivers``.
+
+Functions, not the drivers' classes: importing a driver may fail, on a version that
+hbshim does not know, and stevedore would let our own error through.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oslo_messaging.transport import DriverLoadFailure
+
+from hbshim.errors import HbshimError
+
+
+def hbrabbit(conf: Any, url: Any, **arguments: Any) -> Any:
+    """The driver of ``hbrabbit://``, see :mod:`hbshim.oslo.rabbit`.
+
+    Raises:
+        oslo_messaging.DriverLoadFailure: an option is not acceptable, or oslo.messaging,
+            kombu or py-amqp is of a version hbshim does not know.
+    """
+    try:
+        from hbshim.oslo.rabbit import RabbitDriver
+
+        return RabbitDriver(conf, url, **arguments)
+    except HbshimError as error:
+        raise DriverLoadFailure("hbrabbit", error) from error

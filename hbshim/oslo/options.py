@@ -1,0 +1,117 @@
+"""hbshim's options of ``[oslo_messaging_rabbit]``, which are options of a URL's query too.
+
+oslo.messaging removed ``heartbeat_in_pthread`` in 18.0.0, because its way to a native
+thread hung the process; here it is back, with hbshim's engine behind it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from oslo_config import cfg, types
+
+from hbshim.options import Options
+
+GROUP = "oslo_messaging_rabbit"
+
+#: The options of hbshim that a service may set, each under its key of a URL's query.
+#: Not `heartbeat`: here that is ``heartbeat_timeout_threshold``.
+_OFFERED = ("heartbeat_in_pthread", "worker", "liveness_timeout", "watch_socket")
+_FIELDS = {
+    field.metadata["url_key"]: field
+    for field in dataclasses.fields(Options)
+    if field.name in _OFFERED
+}
+
+
+class _Auto:
+    """``auto``, which is not true: oslo.messaging 17.3 asks its option whether it is.
+
+    No string either: oslo.config would make a plain one of it.
+    """
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "auto"
+
+
+_AUTO = _Auto()
+
+
+class OptionType(types.ConfigType):  # type: ignore[misc]
+    """Accepts what the option of :class:`hbshim.Options` accepts.
+
+    Raises:
+        ValueError: it does not; oslo.config says which file and option.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(type_name=_FIELDS[key].metadata["accepts"])
+        self._key = key
+
+    def __call__(self, value: object) -> object:
+        field = _FIELDS[self._key]
+        try:
+            parsed: object = field.metadata["parse"](value)
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{self._key}={value!r} is not acceptable; use one of: {field.metadata['accepts']}"
+            ) from None
+        return _AUTO if parsed == "auto" else parsed
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OptionType) and other._key == self._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"OptionType({self._key!r})"
+
+    def _formatter(self, value: object) -> str:
+        return str(value)
+
+
+#: Without defaults of oslo.config's own, so that what was not set here leaves the word to
+#: hbshim's other sources of options.
+RABBIT_OPTIONS = [
+    cfg.Opt(
+        key,
+        type=OptionType(key),
+        sample_default=str(field.default),
+        help=f"{field.metadata['doc']} Of the drivers of hbshim.",
+    )
+    for key, field in _FIELDS.items()
+]
+
+
+def list_opts() -> list[tuple[str, list[Any]]]:
+    """Every option, by group, for oslo-config-generator (entry point ``oslo.config.opts``)."""
+    return [(GROUP, copy.deepcopy(RABBIT_OPTIONS))]
+
+
+def load(conf: Any, query: dict[str, str]) -> Options:
+    """The options of a transport.
+
+    Parameters:
+        conf: with the options registered; below the environment, as any configuration.
+        query: of the transport's URL; above the environment.
+
+    Raises:
+        OptionError: a value is not acceptable, or two options contradict each other.
+    """
+    from_url = {field.name: query[key] for key, field in _FIELDS.items() if key in query}
+    configured = dict(_configured(conf))
+    return Options.load(config=configured or None, url=from_url)
+
+
+def _configured(conf: Any) -> Iterator[tuple[str, object]]:
+    for key, field in _FIELDS.items():
+        value = conf[GROUP][key]
+        if value is not None:
+            yield field.name, value

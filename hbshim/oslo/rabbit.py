@@ -1,0 +1,53 @@
+"""``hbrabbit://``: oslo.messaging's own RabbitDriver, its heartbeats by hbshim.
+
+A service changes the scheme of its transport URL and nothing more: same queues, same
+exchanges, same messages, same options; ``rabbit://`` on the other side does not notice.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hbshim.adapters import oslo as adapter
+from hbshim.api import let_watch
+from hbshim.oslo import options
+
+#: What kombu's transport is derived from, in a driver that does not know our scheme.
+_STOCK_SCHEME = "rabbit"
+
+for _option in options.RABBIT_OPTIONS:
+    adapter.take_over(_option)
+
+
+class RabbitDriver(adapter.RabbitDriver):
+    """See the module.
+
+    Parameters:
+        conf: an ``oslo_config.cfg.ConfigOpts``; its group ``oslo_messaging_rabbit`` holds
+            oslo.messaging's options and those of :mod:`hbshim.oslo.options`.
+        url: an ``oslo_messaging.TransportURL``; options in its query win.
+        default_exchange, allowed_remote_exmods: as oslo.messaging's own.
+
+    Raises:
+        OptionError: an option is not acceptable.
+    """
+
+    def __init__(
+        self, conf: Any, url: Any, default_exchange: Any = None, allowed_remote_exmods: Any = None
+    ) -> None:
+        for option in options.RABBIT_OPTIONS:
+            adapter.register(conf, option)
+        # Here, and not at the first connection: an unacceptable option is an error at once.
+        options.load(conf, url.query)
+
+        def options_for() -> Mapping[str, object]:
+            loaded = options.load(conf, url.query)
+            let_watch(loaded)
+            return dataclasses.asdict(loaded)
+
+        stock = copy.copy(url)
+        stock.transport = _STOCK_SCHEME
+        super().__init__(options_for, conf, stock, default_exchange, allowed_remote_exmods)

@@ -1,0 +1,102 @@
+"""hbshim's options of oslo.messaging: where they are listed, and beside oslo.messaging's own."""
+
+import subprocess
+import sys
+
+import pytest
+
+from wsgi_harness.oslo.processes import clean_environment
+
+OURS = (
+    "heartbeat_in_pthread",
+    "hbshim_worker",
+    "hbshim_liveness_timeout",
+    "hbshim_watch_socket",
+)
+
+
+def run(*argv):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_real_generator_lists_every_option_once():
+    """Also beside oslo.messaging's own list, which has one of the same name until 18.0."""
+    listed = run("-m", "oslo_config.generator", "--namespace", "hbshim.oslo")
+    both = run(
+        "-m", "oslo_config.generator", "--namespace", "oslo.messaging", "--namespace", "hbshim.oslo"
+    )
+    for text in (listed, both):
+        lines = text.splitlines()
+        assert lines.count("[oslo_messaging_rabbit]") == 1
+        for name in OURS:
+            assert [line for line in lines if line.startswith(f"#{name} = ")], name
+        assert lines.count("#heartbeat_in_pthread = auto") == 1
+    assert "#rabbit_qos_prefetch_count = 0" in both
+
+
+#: As 17.3 has it; here it is put into 18.3's list, before or after hbshim has come.
+STOCK_OPTION = """
+from oslo_config import cfg
+from oslo_messaging._drivers import impl_rabbit
+stock = cfg.BoolOpt("heartbeat_in_pthread", default=False, deprecated_for_removal=True)
+impl_rabbit.rabbit_opts.append(stock)
+conf = cfg.ConfigOpts()
+"""
+
+ORDERS = {
+    "ours first": "ours(); theirs()",
+    "theirs first": "theirs(); ours()",
+    "a copy of theirs first": (
+        "import copy; conf.register_opts(copy.deepcopy(impl_rabbit.rabbit_opts), group=GROUP);"
+        "ours(); theirs()"
+    ),
+}
+
+REGISTER = """
+GROUP = "oslo_messaging_rabbit"
+def theirs():
+    conf.register_opts(impl_rabbit.rabbit_opts, group=GROUP)
+def ours():
+    from hbshim.adapters import oslo as adapter
+    from hbshim.oslo import rabbit
+    for option in rabbit.options.RABBIT_OPTIONS:
+        adapter.register(conf, option)
+"""
+
+LOOK = """
+conf([], default_config_files=[])
+conf.set_override("heartbeat_in_pthread", "auto", GROUP)
+value = conf[GROUP].heartbeat_in_pthread
+print(value, bool(value))
+conf.set_override("heartbeat_in_pthread", "true", GROUP)
+print(conf[GROUP].heartbeat_in_pthread)
+"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_option_serves_both_drivers_in_a_process(order):
+    """`auto` is not true: with it, oslo.messaging's driver does not replace its modules."""
+    code = STOCK_OPTION + REGISTER + ORDERS[order] + LOOK
+    assert run("-c", code) == "auto False\nTrue\n"
+
+
+def test_without_that_oslo_config_refuses_two_options_of_one_name():
+    code = (
+        STOCK_OPTION
+        + REGISTER
+        + (
+            "from hbshim.oslo.options import RABBIT_OPTIONS\n"
+            "theirs()\n"
+            "try:\n    conf.register_opts(RABBIT_OPTIONS, group=GROUP)\n"
+            "except cfg.DuplicateOptError as error:\n    print('refused')"
+        )
+    )
+    assert run("-c", code) == "refused\n"

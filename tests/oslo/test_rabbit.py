@@ -1,0 +1,74 @@
+"""`hbrabbit://`: heartbeats come from hbshim, and from nobody else."""
+
+import pytest
+
+from tests.oslo.conftest import WORLDS, T
+from tests.waiting import wait_until
+from wsgi_harness.oslo.processes import ProgramError
+
+
+def beats(service):
+    return sum(link["beats"] for link in service.do("report")["status"]["links"])
+
+
+def workers(service):
+    return {link["worker"] for link in service.do("report")["status"]["links"]}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(pair, world):
+    ours, stock = pair(world, "hbrabbit", "hbrabbit"), pair(world, "rabbit", "rabbit")
+    for both in (ours, stock):
+        assert both.client.do("call", value=1) == 1
+    for each in (ours.client, ours.server):
+        # Sending and listening: the client calls, and waits for replies.
+        assert len(each.do("report")["status"]["links"]) >= 2
+        wait_until(lambda each=each: beats(each) >= 2, 10 * T)
+        assert "Rabbit-heartbeat" not in each.do("report")["threads"]
+    control = stock.client.do("report")
+    assert control["status"]["links"] == []
+    if world == "native":  # a green thread has no name of its own
+        assert "Rabbit-heartbeat" in control["threads"]
+
+
+WORKERS = {
+    "true": {"pthread"},
+    "false": {"greenthread"},
+    "auto": {"greenthread"},
+}
+
+
+@pytest.mark.parametrize("value", WORKERS)
+@pytest.mark.parametrize("where", ["file", "url"])
+def test_the_option_is_back(service, url, request, value, where):
+    lines = [f"heartbeat_in_pthread = {value}"] if where == "file" else []
+    query = {} if where == "file" else {"heartbeat_in_pthread": value}
+    one = service("green", *lines)
+    one.answer()
+    one.do("serve", url=url("hbrabbit", **query), topic=request.node.name)
+    assert workers(one) == WORKERS[value]
+    assert not one.do("report")["replaced"]
+
+
+def test_the_url_wins_over_the_file(service, url, request):
+    one = service("green", "heartbeat_in_pthread = false")
+    one.answer()
+    one.do("serve", url=url("hbrabbit", heartbeat_in_pthread="true"), topic=request.node.name)
+    assert workers(one) == {"pthread"}
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"heartbeat_in_pthread": "perhaps"}, "use one of: true | false | auto"),
+        ({"hbshim_liveness_timeout": "-1"}, "use one of: seconds, 0 or more"),
+        ({"heartbeat_in_pthread": "true", "hbshim_worker": "tpool"}, "contradicts"),
+    ],
+)
+def test_an_option_that_is_not_acceptable_is_named(service, url, query, message):
+    one = service("native")
+    one.answer()
+    with pytest.raises(ProgramError, match=message) as raised:
+        one.do("open", url=url("hbrabbit", **query), topic="t")
+    assert raised.value.kind.startswith("oslo_messaging.transport.")
+    assert "only-for-tests" not in str(raised.value)

@@ -1,0 +1,69 @@
+"""Versions that hbshim does not know are refused, by errors of oslo.messaging."""
+
+import subprocess
+import sys
+
+import pytest
+
+from wsgi_harness.oslo.processes import clean_environment
+
+PRELUDE = """
+import importlib.metadata, sys
+real = importlib.metadata.version
+def pretend(name):
+    return sys.argv[1] if name == "oslo.messaging" else real(name)
+importlib.metadata.version = pretend
+import oslo_messaging
+from oslo_config import cfg
+cfg.CONF([], project="hbshim")
+"""
+
+LOAD = """
+try:
+    oslo_messaging.get_rpc_transport(cfg.CONF, "hbrabbit://nobody:secret@127.0.0.1:1/")
+except oslo_messaging.DriverLoadFailure as error:
+    print(type(error.__cause__).__name__, error)
+else:
+    print("loaded")
+"""
+
+CONNECT = """
+import amqp
+amqp.__version__ = "9.0"
+transport = oslo_messaging.get_rpc_transport(cfg.CONF, sys.argv[2])
+client = oslo_messaging.get_rpc_client(transport, oslo_messaging.Target(topic="t"), timeout=20)
+try:
+    client.call({}, "echo")
+except oslo_messaging.MessageDeliveryFailure as error:
+    print(type(error.__cause__).__name__, error)
+"""
+
+
+def run(code, *argv):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PRELUDE + code, *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("version", ["17.2.0", "19.0.0"])
+def test_an_oslo_messaging_of_an_unknown_version(version):
+    said = run(LOAD, version)
+    assert said.startswith('UnsupportedVersionError Failed to load transport driver "hbrabbit"')
+    assert f"does not know oslo.messaging {version}" in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("version", ["17.3.0", "18.3.1", "18.9.0"])
+def test_those_between_are_taken(version):
+    assert run(LOAD, version) == "loaded\n"
+
+
+def test_a_client_library_of_an_unknown_version_is_told_at_the_first_connection(url):
+    said = run(CONNECT, "18.3.1", url("hbrabbit"))
+    assert said.startswith("UnsupportedVersionError hbshim does not know amqp 9.0"), said

@@ -1,0 +1,1 @@
+"""oslo.messaging with hbshim's drivers beside its own: its functional suite, and two failures."""

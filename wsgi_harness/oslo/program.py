@@ -1,0 +1,224 @@
+"""A service with oslo.messaging, in an interpreter of its own, steered line by line.
+
+    python -m wsgi_harness.oslo.program green|native
+
+reads one command per line of JSON and answers each with one line. Its hub runs while it
+waits for the next, as a service's does. It needs oslo.messaging and hbshim, of whatever
+versions its interpreter has, and no more of the harness. See :mod:`.processes` for its
+other end.
+"""
+# ruff: noqa: E402 - patch first, import later.
+
+import sys
+
+WORLD = sys.argv[1]
+if WORLD == "green":
+    import eventlet
+
+    eventlet.monkey_patch()
+
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import oslo_messaging
+from oslo_config import cfg
+
+import hbshim
+from hbshim.runtime.unpatched import original
+
+EXECUTOR = {"green": "eventlet", "native": "threading"}[WORLD]
+GROUP = "oslo_messaging_rabbit"
+
+
+class Endpoint:
+    """What a server answers with, and what it has been told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def echo(self, _context: Any, value: Any) -> Any:
+        return value
+
+    def hear(self, _context: Any, value: Any) -> None:
+        self.heard.append(value)
+
+    def fail(self, _context: Any, text: str) -> None:
+        raise ValueError(text)
+
+    def info(
+        self, _context: Any, _publisher: Any, _event: Any, payload: Any, _metadata: Any
+    ) -> None:
+        self.heard.append(payload)
+
+
+class Callers:
+    """Threads, green in a green world, that call on and on."""
+
+    def __init__(self, client: Any, number: int, pause: float) -> None:
+        self.latest = [0.0] * number
+        self.errors: dict[str, int] = {}
+        self._client = client
+        self._pause = pause
+        for index in range(number):
+            threading.Thread(target=self._call, args=(index,), daemon=True).start()
+
+    def _call(self, index: int) -> None:
+        while True:
+            began = time.time()
+            try:
+                self._client.call({}, "echo", value=index)
+            except Exception as error:
+                name = type(error).__name__
+                self.errors[name] = self.errors.get(name, 0) + 1
+            else:
+                # When it began: an answer says nothing about what has happened since.
+                self.latest[index] = began
+            time.sleep(self._pause)
+
+
+class Program:
+    """Each method without an underscore is a command."""
+
+    def __init__(self) -> None:
+        self._endpoint = Endpoint()
+        self._servers: list[Any] = []
+        self._transports: list[Any] = []
+        self._client: Any = None
+        self._notifier: Any = None
+        self._callers: Callers | None = None
+
+    def configure(self, lines: list[str]) -> None:
+        """Read a configuration file with these lines."""
+        path = f"/tmp/hbshim-oslo-{os.getpid()}.conf"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines))
+        try:
+            cfg.CONF([], project="hbshim", default_config_files=[path])
+        finally:
+            os.unlink(path)
+
+    def open(self, url: str, topic: str, timeout: float = 20.0) -> None:
+        """Make a client of `topic`, and a notifier."""
+        transport = self._transport(url)
+        target = oslo_messaging.Target(topic=topic)
+        self._client = oslo_messaging.get_rpc_client(transport, target, timeout=timeout)
+        notifications = oslo_messaging.get_notification_transport(cfg.CONF, url)
+        self._transports.append(notifications)
+        self._notifier = oslo_messaging.Notifier(
+            notifications, "hbshim", driver="messagingv2", topics=[f"{topic}-news"], retry=3
+        )
+
+    def serve(self, url: str, topic: str) -> None:
+        """Serve `topic`, and listen to what is notified there."""
+        transport = self._transport(url)
+        target = oslo_messaging.Target(topic=topic, server=f"server-{os.getpid()}")
+        rpc = oslo_messaging.get_rpc_server(transport, target, [self._endpoint], executor=EXECUTOR)
+        notifications = oslo_messaging.get_notification_transport(cfg.CONF, url)
+        self._transports.append(notifications)
+        listener = oslo_messaging.get_notification_listener(
+            notifications,
+            [oslo_messaging.Target(topic=f"{topic}-news")],
+            [self._endpoint],
+            executor=EXECUTOR,
+        )
+        for server in (rpc, listener):
+            server.start()
+            self._servers.append(server)
+
+    def call(self, value: Any, method: str = "echo") -> Any:
+        return self._client.call({}, method, value=value)
+
+    def cast(self, value: Any) -> None:
+        self._client.cast({}, "hear", value=value)
+
+    def fanout(self, value: Any) -> None:
+        self._client.prepare(fanout=True).cast({}, "hear", value=value)
+
+    def notify(self, value: Any) -> None:
+        self._notifier.info({}, "hbshim.test", value)
+
+    def fail(self, text: str) -> None:
+        self._client.call({}, "fail", text=text)
+
+    def heard(self) -> list[Any]:
+        return self._endpoint.heard
+
+    def start_callers(self, number: int, pause: float = 0.5) -> None:
+        self._callers = Callers(self._client, number, pause)
+
+    def callers(self) -> dict[str, Any]:
+        """When each caller's latest answered call began, and how many errors of a kind it had."""
+        assert self._callers is not None
+        return {"latest": self._callers.latest, "errors": self._callers.errors}
+
+    def block(self, seconds: float) -> None:
+        """Stand still, with the hub and every green thread."""
+        original("time", "sleep")(seconds)
+
+    def report(self) -> dict[str, Any]:
+        """What hbshim does here, which threads run, and whose primitives oslo.messaging uses."""
+        from oslo_messaging._drivers import amqpdriver, impl_rabbit
+
+        return {
+            "status": hbshim.status(),
+            "threads": [thread.name for thread in threading.enumerate()],
+            "replaced": amqpdriver.threading is not threading
+            or impl_rabbit.threading is not threading,
+        }
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.stop()
+            server.wait()
+        for transport in self._transports:
+            transport.cleanup()
+
+    def _transport(self, url: str) -> Any:
+        transport = oslo_messaging.get_rpc_transport(cfg.CONF, url)
+        self._transports.append(transport)
+        return transport
+
+
+def answer(program: Program, command: dict[str, Any]) -> dict[str, Any]:
+    """Do a command."""
+    try:
+        return {"ok": getattr(program, command.pop("do"))(**command)}
+    except Exception as error:
+        return {
+            "error": f"{type(error).__module__}.{type(error).__qualname__}",
+            "message": str(error),
+            "traceback": traceback.format_exc(),
+        }
+
+
+def commands() -> Iterator[str]:
+    """The lines of standard input; the hub runs while none has come."""
+    rest = b""
+    while True:
+        if WORLD == "green":
+            from eventlet.hubs import trampoline
+
+            trampoline(0, read=True)
+        octets = original("os", "read")(0, 65536)
+        if not octets:
+            return
+        *lines, rest = (rest + octets).split(b"\n")
+        yield from (line.decode() for line in lines)
+
+
+def main() -> None:
+    program = Program()
+    for line in commands():
+        sys.stdout.write(json.dumps(answer(program, json.loads(line))) + "\n")
+        sys.stdout.flush()
+    # It is over: end without a word, whatever state the connections are in.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -82,7 +82,21 @@ class Incoming(Protocol):
 
 
 class Listener(Protocol):
-    """Takes messages in, for one thread that calls :meth:`poll` again and again."""
+    """Takes messages in, for whoever calls :meth:`poll` again and again."""
+
+    def open(self, timeout: float) -> bool:
+        """Be connected, with every queue declared; else :meth:`poll` goes on trying.
+
+        Parameters:
+            timeout: seconds to wait for it.
+
+        Returns:
+            Whether it is.
+
+        Raises:
+            ConnectError, TopologyError: as :meth:`poll` does.
+        """
+        ...
 
     def poll(
         self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from hbshim.errors import MissingExtraError, OptionError
 from hbshim.messaging.amqp.driver import AmqpDriver
-from hbshim.messaging.hosts import Hosts
+from hbshim.messaging.hosts import Host, Hosts
 from hbshim.messaging.options import MessagingOptions
 
 #: URL schemes, each with the client library that it names, which is the extra's name too.
@@ -31,20 +32,24 @@ def connect(url: str, **options: Any) -> AmqpDriver:
     if library is None:
         known = " or ".join(f"{scheme}://" for scheme in LIBRARIES)
         raise OptionError(f"the URL names no messaging driver; begin it with {known}")
-    return open_driver(library, MessagingOptions.load(url=url, **options), url)
+    loaded = MessagingOptions.load(url=url, **options)
+    hosts = Hosts.from_url(url, shuffle=loaded.hosts_shuffle, tls=loaded.ssl)
+    return driver_over(library, tuple(hosts), loaded)
 
 
-def open_driver(library: str, options: MessagingOptions, url: str) -> AmqpDriver:
-    """A driver over one of :data:`LIBRARIES`, with options that are complete already.
+def driver_over(library: str, hosts: Sequence[Host], options: MessagingOptions) -> AmqpDriver:
+    """A driver over one of :data:`LIBRARIES`.
+
+    Parameters:
+        hosts: in the order in which they are to be tried.
 
     Raises:
         MissingExtraError: the client library is not installed.
     """
-    hosts = Hosts.from_url(url, shuffle=options.hosts_shuffle, tls=options.ssl)
     try:
         open_one = importlib.import_module(f"hbshim.messaging.{library}").connect
     except ModuleNotFoundError as error:
         if error.name not in LIBRARIES.values():
             raise
         raise MissingExtraError(library, library) from None
-    return AmqpDriver(tuple(hosts), options, open_one)
+    return AmqpDriver(hosts, options, open_one)

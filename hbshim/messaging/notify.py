@@ -12,7 +12,7 @@ from typing import Any, Final
 from hbshim.errors import MessagingError, PayloadError
 from hbshim.messaging.base import Driver, Incoming, Payload
 from hbshim.messaging.encoding import Encoding
-from hbshim.messaging.server import Workers
+from hbshim.messaging.server import START_LIMIT, Workers
 from hbshim.messaging.target import Target
 
 #: Priorities, each a topic of its own; the names that oslo.messaging has.
@@ -152,9 +152,9 @@ class NotificationServer:
             self._listener, self._work, workers, self._failed, batch_size or 1, batch_timeout
         )
 
-    def start(self) -> None:
-        """Take notifications in, from threads of its own; returns at once."""
-        self._workers.start()
+    def start(self, timeout: float = START_LIMIT) -> bool:
+        """Take notifications in, from threads of its own; see :meth:`Server.start`."""
+        return self._workers.start(timeout)
 
     def pause(self) -> None:
         """Take nothing in until :meth:`resume`."""

@@ -14,6 +14,9 @@ from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.remote import Call, error_as_value
 from hbshim.messaging.target import Target
 
+#: Seconds that a server waits for the broker when it starts, unless it is told how many.
+START_LIMIT = 10.0
+
 #: Seconds after an error that another turn will not mend at once.
 PAUSE_AFTER_ERROR = 1.0
 
@@ -50,9 +53,12 @@ class Workers:
             for number in range(count)
         ]
 
-    def start(self) -> None:
+    def start(self, timeout: float) -> bool:
+        """Begin; whether the queues are there already."""
+        opened = self._listener.open(timeout)
         for thread in self._threads:
             thread.start()
+        return opened
 
     def stop(self, timeout: float | None) -> bool:
         """Take nothing more in, and wait for what was begun; whether all of it has ended."""
@@ -124,9 +130,21 @@ class Server:
         )
         self._workers = Workers(self._listener, self._work, workers, self._failed)
 
-    def start(self) -> None:
-        """Take requests in, from threads of its own; returns at once."""
-        self._workers.start()
+    def start(self, timeout: float = START_LIMIT) -> bool:
+        """Take requests in, from threads of its own.
+
+        Parameters:
+            timeout: seconds to wait for the broker; the server starts without it, too, and
+                goes on trying.
+
+        Returns:
+            Whether requests reach it by now.
+
+        Raises:
+            ConnectError: the broker does not let us in, and never will.
+            TopologyError: an exchange or a queue is there, and of another kind.
+        """
+        return self._workers.start(timeout)
 
     def pause(self) -> None:
         """Take nothing in until :meth:`resume`; requests wait in their queues meanwhile."""

@@ -108,6 +108,16 @@ class AmqpListener:
         self._changed = threading.Event()
         self._polling = threading.Lock()
 
+    def open(self, timeout: float) -> bool:
+        with self._polling:
+            deadline = time.monotonic() + timeout
+            while not (self._consumers or self._paused or self._stopped):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._take_in(left, drain=False)
+            return True
+
     def poll(
         self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
     ) -> list[AmqpIncoming]:
@@ -170,7 +180,7 @@ class AmqpListener:
         if connection is not None:
             connection.wake()
 
-    def _take_in(self, left: float) -> None:
+    def _take_in(self, left: float, *, drain: bool = True) -> None:
         self._changed.clear()
         try:
             if self._broken:
@@ -182,7 +192,7 @@ class AmqpListener:
                 self._withdraw(connection)
             elif not self._paused and not self._consumers:
                 self._consume(connection)
-            if not (self._stopped or self._changed.is_set()):
+            if drain and not (self._stopped or self._changed.is_set()):
                 connection.drain(left)
         except ConnectionLostError:
             self._drop()

@@ -1,0 +1,300 @@
+"""What is lent, kept, closed and refused; one caller at a time."""
+
+import contextlib
+import gc
+import threading
+
+import pytest
+
+from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
+from hbshim.pool import PoolStatistics
+from tests.pool.things import Shop, Thing
+
+NOTHING = PoolStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+
+
+@pytest.fixture
+def shop():
+    return Shop()
+
+
+def take(pool, count):
+    return [pool.acquire() for _ in range(count)]
+
+
+def give(pool, things):
+    for thing in things:
+        pool.release(thing)
+
+
+def test_nothing_is_made_before_it_is_asked_for(shop):
+    assert shop.pool().statistics() == NOTHING
+    assert shop.made == []
+
+
+def test_what_comes_back_is_lent_again(shop):
+    pool = shop.pool()
+    first = pool.acquire()
+    pool.release(first)
+    assert pool.acquire() is first
+    assert len(shop.made) == 1
+
+
+def test_the_one_used_last_is_lent_first(shop):
+    pool = shop.pool()
+    first, second, third = take(pool, 3)
+    give(pool, [second, third, first])
+    assert take(pool, 3) == [first, third, second]
+
+
+def test_what_is_above_max_size_is_closed_when_it_comes_back(shop):
+    pool = shop.pool(max_size=2, max_overflow=1)
+    things = take(pool, 3)
+    give(pool, things)
+    assert [thing.closed for thing in things] == [False, False, True]
+    assert pool.statistics().size == pool.statistics().idle == 2
+
+
+def test_no_more_are_lent_than_max_size_and_overflow_together(shop):
+    pool = shop.pool(max_size=1, max_overflow=1)
+    take(pool, 2)
+    with pytest.raises(PoolTimeoutError, match=r"of at most 2, 2 are lent, 0 idle .*pool_max_size"):
+        pool.acquire(timeout=0.01)
+    assert len(shop.made) == 2
+    assert pool.statistics().timeouts == 1
+
+
+def test_the_time_that_is_left_is_handed_to_who_makes(shop):
+    pool = shop.pool(timeout=30)
+    take(pool, 1)
+    pool.acquire(timeout=7)
+    assert shop.given == [30, 7]
+
+
+def test_without_time_only_what_is_idle_is_had(shop):
+    pool = shop.pool()
+    with pytest.raises(PoolTimeoutError):
+        pool.acquire(timeout=0)
+    assert shop.made == []
+    give(pool, take(pool, 1))
+    assert pool.acquire(timeout=0) is shop.made[0]
+
+
+def test_a_dead_one_is_not_lent(shop):
+    pool = shop.pool()
+    things = take(pool, 3)
+    give(pool, things)
+    things[2].dead = things[1].dead = True
+    assert pool.acquire() is things[0]
+    assert things[1].closed
+    assert things[2].closed
+    assert pool.statistics().dead == 2
+
+
+def test_where_all_are_dead_one_is_made(shop):
+    pool = shop.pool(max_size=2, max_overflow=0)
+    things = take(pool, 2)
+    give(pool, things)
+    for thing in things:
+        thing.dead = True
+    assert pool.acquire() is shop.made[2]
+    assert pool.statistics().size == 1
+
+
+def test_a_dead_one_is_not_kept(shop):
+    pool = shop.pool()
+    thing = pool.acquire()
+    thing.dead = True
+    pool.release(thing)
+    assert thing.closed
+    assert pool.statistics().size == 0
+
+
+def test_one_that_cannot_be_looked_at_is_dead():
+    shop = Shop()
+    shop.is_dead = lambda thing: 1 / 0
+    pool = shop.pool()
+    thing = pool.acquire()
+    pool.release(thing)
+    assert thing.closed
+
+
+def test_one_that_its_user_calls_broken_is_closed(shop):
+    pool = shop.pool()
+    thing = pool.acquire()
+    pool.release(thing, broken=True)
+    assert thing.closed
+
+
+def test_one_too_old_is_closed_instead_of_lent(shop):
+    pool = shop.pool(recycle=60)
+    thing = pool.acquire()
+    shop.now += 59
+    pool.release(thing)
+    assert pool.acquire() is thing
+    pool.release(thing)
+    shop.now += 1
+    assert pool.acquire() is not thing
+    assert thing.closed
+    assert pool.statistics().recycled == 1
+
+
+def test_those_that_nobody_used_for_long_are_closed_when_one_is_lent(shop):
+    pool = shop.pool(stale=60)
+    things = take(pool, 3)
+    give(pool, things[:2])
+    shop.now += 59
+    pool.release(things[2])
+    shop.now += 1
+    assert pool.acquire() is things[2]
+    assert [thing.closed for thing in things] == [True, True, False]
+    assert pool.statistics().stale == 2
+    assert pool.statistics().size == 1
+
+
+def test_use_keeps_one_from_becoming_stale(shop):
+    pool = shop.pool(stale=60)
+    for _ in range(5):
+        with pool.lend():
+            shop.now += 59
+    assert len(shop.made) == 1
+
+
+def test_an_error_in_closing_is_nobodys(shop):
+    shop.close = lambda thing: 1 / 0
+    pool = shop.pool()
+    pool.release(pool.acquire(), broken=True)
+    assert pool.statistics().closed == 1
+
+
+def test_a_failure_to_make_one_is_raised_and_costs_no_place(shop):
+    pool = shop.pool(max_size=1, max_overflow=0)
+    shop.shut = True
+    for _ in range(3):
+        with pytest.raises(ConnectError):
+            pool.acquire()
+    shop.shut = False
+    assert pool.acquire() is shop.made[0]
+
+
+def test_a_block_that_raises_an_error_of_its_own_costs_nothing(shop):
+    pool = shop.pool()
+    with pytest.raises(ZeroDivisionError), pool.lend():
+        _ = 1 / 0
+    assert len(shop.open) == 1
+    assert pool.statistics().idle == 1
+
+
+def test_what_an_interrupted_block_had_is_closed(shop):
+    pool = shop.pool()
+    with pytest.raises(KeyboardInterrupt), pool.lend():
+        raise KeyboardInterrupt
+    assert shop.open == []
+    assert pool.statistics().size == 0
+
+
+@pytest.mark.parametrize("where", ["is_dead", "close"])
+def test_an_interruption_while_one_is_examined_costs_no_place(shop, where):
+    def interrupted(thing):
+        raise KeyboardInterrupt
+
+    pool = shop.pool(max_size=1, max_overflow=0)
+    pool.release(pool.acquire())
+    shop.made[0].dead = True
+    ordinary = getattr(pool, f"_{where}")
+    setattr(pool, f"_{where}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire()
+    setattr(pool, f"_{where}", ordinary)
+    assert pool.acquire(timeout=1) is shop.made[1]
+
+
+@pytest.mark.parametrize("case", ["twice", "foreign"])
+def test_what_is_not_lent_is_not_taken_back(shop, case):
+    pool = shop.pool()
+    thing = pool.acquire()
+    pool.release(thing)
+    with pytest.raises(PoolError, match="give each back once, to the pool it is of"):
+        pool.release(thing if case == "twice" else Thing(99))
+    assert pool.statistics().idle == 1
+
+
+def test_a_closed_pool_closes_what_it_has_and_what_comes_back(shop):
+    pool = shop.pool()
+    lent, idle = take(pool, 2)
+    pool.release(idle)
+    pool.close()
+    assert idle.closed
+    assert not lent.closed
+    pool.release(lent)
+    assert lent.closed
+    assert pool.statistics().size == 0
+    pool.close()
+
+
+def test_a_closed_pool_lends_nothing(shop):
+    pool = shop.pool(max_size=1, max_overflow=0)
+    pool.close()
+    for _ in range(2):
+        with pytest.raises(PoolError, match="closed"):
+            pool.acquire()
+    assert shop.made == []
+    assert pool.statistics().size == 0
+
+
+def test_one_that_is_made_while_the_pool_is_closed_is_closed(shop):
+    pool = shop.pool()
+    make = shop.create
+    pool._create = lambda timeout: (pool.close(), make(timeout))[1]
+    with pytest.raises(PoolError, match="closed"):
+        pool.acquire()
+    assert shop.made[0].closed
+    assert pool.statistics().size == 0
+
+
+def test_what_garbage_had_comes_back_even_within_the_lock(shop):
+    """The collector runs where it likes: also in the thread that is deciding just now."""
+
+    def holder(pool):
+        with pool.lend():
+            yield
+
+    def abandon_one():
+        generator = holder(pool)
+        next(generator)
+        cycle = [generator]
+        cycle.append(cycle)
+
+    pool = shop.pool(max_size=1, max_overflow=0)
+    gc.disable()
+    try:
+        abandon_one()
+        done = threading.Event()
+
+        def collect_while_deciding():
+            with pool._state.lock:
+                gc.collect()
+            done.set()
+
+        thread = threading.Thread(target=collect_while_deciding, daemon=True)
+        thread.start()
+        thread.join(30)
+    finally:
+        gc.enable()
+    assert done.is_set(), "the lock was waited for by whoever held it"
+    # GeneratorExit ended the block from outside.
+    assert shop.made[0].closed is False
+    assert pool.acquire(timeout=5) is shop.made[1]
+    assert shop.made[0].closed
+
+
+def test_statistics_say_what_happened(shop):
+    pool = shop.pool(max_size=2, max_overflow=1)
+    things = take(pool, 3)
+    give(pool, things[:1])
+    with contextlib.suppress(PoolTimeoutError):
+        take(pool, 1)
+        pool.acquire(timeout=0.001)
+    seen = pool.statistics()
+    assert (seen.size, seen.idle, seen.lent, seen.waiting) == (3, 0, 3, 0)
+    assert (seen.created, seen.closed, seen.timeouts) == (3, 0, 1)

@@ -1,0 +1,49 @@
+"""What the pools of these tests lend."""
+
+from hbshim.errors import ConnectError
+from hbshim.pool import Pool
+
+
+class Thing:
+    """Stands where a connection would; knows what was done to it."""
+
+    def __init__(self, number):
+        self.number = number
+        self.dead = False
+        self.closed = False
+
+    def __repr__(self):
+        return f"<thing {self.number}>"
+
+
+class Shop:
+    """Makes things, unless it is shut, and a clock that stands still."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.made = []
+        self.shut = False
+        self.given = []
+
+    def create(self, timeout):
+        self.given.append(timeout)
+        if self.shut:
+            raise ConnectError("nobody there")
+        self.made.append(Thing(len(self.made)))
+        return self.made[-1]
+
+    def close(self, thing):
+        assert not thing.closed, f"{thing} closed twice"
+        thing.closed = True
+
+    def is_dead(self, thing):
+        assert not thing.closed, f"{thing} looked at after its end"
+        return thing.dead
+
+    def pool(self, **settings):
+        settings = {"clock": lambda: self.now, **settings}
+        return Pool(self.create, self.close, self.is_dead, **settings)
+
+    @property
+    def open(self):
+        return [thing for thing in self.made if not thing.closed]

@@ -15,6 +15,9 @@ import tenacity
 #: Seconds that no pause exceeds.
 MAXIMUM = 30.0
 
+#: Seconds; with less left before a deadline, another try is none.
+TOO_LITTLE = 0.01
+
 
 def pauses(
     delay: float,
@@ -28,9 +31,13 @@ def pauses(
         delay: seconds, the first bound.
         uniform: a random number between two.
     """
+    return (uniform(0.0, bound) for bound in _bounds(delay, maximum))
+
+
+def _bounds(delay: float, maximum: float) -> Iterator[float]:
     bound = min(delay, maximum)
     while True:
-        yield uniform(0.0, bound)
+        yield bound
         bound = min(bound * 2, maximum)
 
 
@@ -63,16 +70,21 @@ def retrying(
         sleep: pauses for so many seconds; `time.sleep` as it is then, green or not.
         uniform: a random number between two.
     """
-    wished = pauses(delay, maximum, uniform=uniform)
+    bounds = _bounds(delay, maximum)
 
     def left() -> float:
         return float("inf") if deadline is None else deadline - clock()
 
     def stop(state: tenacity.RetryCallState) -> bool:
-        return (attempts is not None and state.attempt_number >= attempts) or left() <= 0
+        return left() <= TOO_LITTLE or (attempts is not None and state.attempt_number >= attempts)
+
+    def pause(_state: tenacity.RetryCallState) -> float:
+        # The shorter the time that is left, the shorter the pause: one as long as all of it
+        # would leave nothing to try in.
+        return uniform(0.0, max(0.0, min(next(bounds), left())))
 
     return tenacity.Retrying(
-        wait=lambda _state: max(0.0, min(next(wished), left())),
+        wait=pause,
         stop=stop,
         retry=tenacity.retry_if_exception(retry_on),
         sleep=_sleep if sleep is None else sleep,

@@ -176,7 +176,7 @@ def _wrap(connection: Any) -> Link:
         half_written=half_written,
         half_read=half_read,
         on_orphaned=lambda: _close_books(connection_ref()),
-        forked_error=_forked_error,
+        forked_error=forked_error,
     )
     guard = link.guard
     finalize = transport._close_and_finalize
@@ -202,7 +202,7 @@ def _wrap(connection: Any) -> Link:
     return link
 
 
-def _forked_error() -> Exception:
+def forked_error() -> Exception:
     error: Exception = StreamLostError(
         "this connection was opened before a fork and belongs to the parent process; "
         "open a new one in the child"
@@ -232,7 +232,7 @@ def _leave_poller(connection: Any) -> None:
 
 
 def _refuse_write(_data: bytes) -> None:
-    raise _forked_error()
+    raise forked_error()
 
 
 def _accept_url_options() -> None:

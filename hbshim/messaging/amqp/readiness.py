@@ -7,9 +7,9 @@ would share.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
+from _socket import socketpair
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +28,10 @@ class Readiness:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._wake_in, self._wake_out = os.pipe()
+        # Native ones: they are asked only for what is there, and never wait.
+        self._wake_in, self._wake_out = socketpair()
         for end in (self._wake_in, self._wake_out):
-            os.set_blocking(end, False)
+            end.setblocking(False)
         # Re-entrant: a signal handler may call `wake` while its thread is in here.
         self._lock = threading.RLock()
         self._waiting = self._woken = self._closed = False
@@ -51,8 +52,8 @@ class Readiness:
             return False
         try:
             ready = self._ready(max(0.0, timeout))
-            if self._wake_in in ready:
-                os.read(self._wake_in, 4096)
+            if len(ready) > (self._fd in ready):
+                self._wake_in.recv(4096)
             return self._fd in ready
         finally:
             self._leave()
@@ -73,7 +74,7 @@ class Readiness:
         with self._lock:
             if not self._woken and not self._closed:
                 self._woken = True
-                os.write(self._wake_out, b"\0")
+                self._wake_out.send(b"\0")
 
     def take_wake(self) -> bool:
         """Whether :meth:`wake` was called since this was asked last.
@@ -96,24 +97,33 @@ class Readiness:
                 return
             self._closed, self._then = True, then
             if self._waiting:
-                os.write(self._wake_out, b"\0")
+                self._wake_out.send(b"\0")
             else:
                 self._end()
+
+    def drop(self) -> None:
+        """In a forked child: close this process's copies; the parent's go on.
+
+        Without the lock, which a thread of the parent's may have held at the fork.
+        """
+        self._closed = True
+        for end in (self._wake_in, self._wake_out):
+            end.close()
 
     def _end(self) -> None:
         self._poller = None
         for end in (self._wake_in, self._wake_out):
-            os.close(end)
+            end.close()
         then, self._then = self._then, _nothing
         then()
 
     def _ready(self, timeout: float) -> list[int]:
         poll = getattr(select, "poll", None)
         if poll is None:
-            return list(select.select([self._fd, self._wake_in], [], [], timeout)[0])
+            return list(select.select([self._fd, self._wake_in.fileno()], [], [], timeout)[0])
         if poll is not self._made_by:
             self._poller, self._made_by = poll(), poll
-            for fd in (self._fd, self._wake_in):
+            for fd in (self._fd, self._wake_in.fileno()):
                 self._poller.register(fd, select.POLLIN)
         return [fd for fd, _ in self._poller.poll(timeout * 1000)]
 

@@ -1,0 +1,313 @@
+"""pika's AMQP state machine on a socket of our own, without an I/O loop of pika's.
+
+``BlockingConnection`` pays for each publish with a turn of its loop, looks for something to
+read while it writes, and cannot be written to by one thread while another waits for it.
+Here whoever has octets to send sends them, and whoever was told that there is something to
+read calls :meth:`StreamConnection.receive`; both return at once, and neither waits.
+
+The caller sees to it that one thread at a time is in here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from _socket import socket as NativeSocket  # noqa: N812
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pika
+from pika.connection import Connection
+from pika.exceptions import ConnectionClosedByClient, StreamLostError
+from pika.frame import decode_frame
+
+from hbshim.adapters.attach import not_negotiated, watch
+from hbshim.adapters.pika import SUPPORTED, KeptAliveChecker, forked_error
+from hbshim.adapters.sockets import native_socket, wire_for
+from hbshim.adapters.versions import require_version
+from hbshim.heartbeat import service
+from hbshim.heartbeat.link import Link
+from hbshim.options import Options
+
+#: Octets that one read takes at most, and reads before others get a turn.
+_READ = 65536
+_READS = 16
+
+#: Octets before and after the payload of a frame (AMQP 0-9-1, 4.2.3).
+_HEADER, _END = 7, 1
+
+#: T of a connection without heartbeats: the peer is never called dead for its silence.
+_NEVER = float("inf")
+
+
+def _nothing(*_arguments: Any) -> None:
+    return None
+
+
+class StreamConnection(Connection):  # type: ignore[misc]
+    """An AMQP connection that is fed with what arrives and sends at once.
+
+    Parameters:
+        parameters: pika's connection parameters; host and port are for the name only.
+        sock: connected, non-blocking; a TLS one with its handshake done. It is closed by
+            the caller, at the earliest when `on_end` was called.
+        options: hbshim's, for the heartbeats.
+        on_end: called once, when nothing more is read or written.
+        on_orphaned: called in a forked child, instead.
+
+    Attributes:
+        reason: why it ended; None before.
+        ended: nothing more is read or written.
+        queued, sent: octets that were to be sent so far, and that the socket took.
+        secure: over TLS.
+        unread: there may be more to read than the descriptor tells.
+
+    Raises:
+        UnsupportedVersionError: pika is of a version hbshim does not know.
+    """
+
+    def __init__(
+        self,
+        parameters: Any,
+        sock: Any,
+        options: Options,
+        on_end: Callable[[], None],
+        on_orphaned: Callable[[], None],
+    ) -> None:
+        require_version("pika", pika.__version__, SUPPORTED)
+        self.reason: Exception | None = None
+        self.unread = False
+        self._options = options
+        self._on_end = on_end
+        self._on_orphaned = on_orphaned
+        self.ended = False
+        self.queued = self.sent = 0
+        self._native = native_socket(sock)
+        self._wire = wire_for(sock)
+        self._waiting: deque[memoryview] = deque()
+        # SSL's own object: it knows no descriptor that a green library would wait for.
+        self._session = getattr(sock, "_sslobj", None)
+        self.secure = self._session is not None
+        self._would_wait: tuple[type[OSError], ...] = (BlockingIOError,)
+        if self.secure:
+            import ssl
+
+            self._would_wait += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        self._frame_buffer = b""
+        # Until T is known, which the guard must know.
+        self._send: Callable[[Any], None] = self._send_now
+        self._read: Callable[[], None] = self._read_now
+        super().__init__(
+            parameters, on_open_error_callback=_nothing, internal_connection_workflow=False
+        )
+
+    # -- what the owner calls ------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the handshake."""
+        self._on_stream_connected()
+
+    def receive(self) -> None:
+        """Take in what is there; never waits.
+
+        Raises:
+            OSError, AMQPError: the stream has ended; :meth:`fail` is to be called.
+        """
+        self._read()
+        self._settle()
+
+    def nothing_waits(self) -> bool:
+        """Whether a read would certainly find nothing, for a quarter of its price."""
+        return self._wire.nothing_waits()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether octets wait until the socket takes more of them."""
+        return bool(self._waiting)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        if self._waiting:
+            self._send(b"")
+
+    def withdraw(self, end: int) -> bool:
+        """Take back what heads the queue and was to be sent up to octet `end`.
+
+        Returns:
+            False when some of it is out; in a TLS session nobody can tell.
+        """
+        head = self._waiting[0]
+        untouched = isinstance(head.obj, bytes) and len(head.obj) == len(head)
+        if self.secure or not untouched or self.sent + len(head) != end:
+            return False
+        self.queued -= len(self._waiting.popleft())
+        return True
+
+    def begin_close(self) -> None:
+        """Say Connection.Close, without closing the channels one by one before."""
+        self._error = ConnectionClosedByClient(200, "Normal shutdown")
+        self._set_connection_state(self.CONNECTION_CLOSING)
+        self._on_close_ready()
+
+    def fail(self, error: Exception) -> None:
+        """The stream is of no use any more."""
+        if not self.ended:
+            self._terminate_stream(error)
+            self._settle()
+
+    # -- octets --------------------------------------------------------------
+
+    def _send_now(self, data: Any) -> None:
+        if data:
+            self.queued += len(data)
+            self._waiting.append(memoryview(data))
+        while self._waiting:
+            head = self._waiting[0]
+            try:
+                sent = self._write(head)
+            except self._would_wait:
+                return
+            self.sent += sent
+            if sent < len(head):
+                self._waiting[0] = head[sent:]
+            else:
+                self._waiting.popleft()
+
+    def _write(self, data: memoryview) -> int:
+        if self._session is None:
+            return int(NativeSocket.send(self._native, data))
+        return int(self._session.write(data))
+
+    def _read_now(self) -> None:
+        self.unread = False
+        for _ in range(_READS):
+            try:
+                if self._session is None:
+                    data = NativeSocket.recv(self._native, _READ)
+                else:
+                    data = self._session.read(_READ)
+            except self._would_wait:
+                return
+            if not data:
+                raise StreamLostError("the broker, or something on the way, closed the connection")
+            self._on_data_available(data)
+            if self._session is None and len(data) < _READ:
+                return
+        self.unread = True
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        # As pika's own, which copies what is left of the buffer for each frame in it.
+        data: bytes = self._frame_buffer + data_in if self._frame_buffer else data_in
+        if not self.is_open and data.startswith(b"AMQP"):
+            super()._on_data_available(data_in)
+            return
+        at, end = 0, len(data)
+        while end - at >= _HEADER + _END and not self.ended:
+            size = _HEADER + int.from_bytes(data[at + 3 : at + _HEADER], "big") + _END
+            if end - at < size:
+                break
+            _, frame = decode_frame(data[at : at + size])
+            at += size
+            self._process_frame(frame)
+        self._frame_buffer = data[at:]
+
+    # -- the end -------------------------------------------------------------
+
+    def _terminate_stream(self, error: Exception | None) -> None:
+        if self.reason is None:
+            self.reason = error or self._error
+        super()._terminate_stream(error)
+
+    def _adapter_disconnect_stream(self) -> None:
+        # pika wants to be told later, when it has finished with what it is in.
+        self.ended = True
+
+    def _settle(self) -> None:
+        if self.ended and self._on_end is not _nothing:
+            on_end, self._on_end = self._on_end, _nothing
+            self._on_orphaned = _nothing
+            self._waiting.clear()
+            self._on_stream_terminated(None)
+            # Both hold on to this connection.
+            self._send, self._read = _refuse_send, _refuse_read
+            on_end()
+
+    def _orphaned(self) -> None:
+        """In a forked child: have every further call refused."""
+        self.reason = forked_error()
+        self.ended = True
+        self._set_connection_state(self.CONNECTION_CLOSED)
+        self._send, self._read = _refuse_send, _refuse_read
+        self._on_orphaned()
+
+    # -- heartbeats ----------------------------------------------------------
+
+    def _create_heartbeat_checker(self) -> Any:
+        timeout = self.params.heartbeat
+        myself = weakref.ref(self)
+
+        def half_written() -> bool:
+            alive = myself()
+            return alive is not None and bool(alive._waiting)
+
+        def half_read() -> bool:
+            alive = myself()
+            return alive is not None and bool(alive._frame_buffer)
+
+        def orphaned() -> None:
+            alive = myself()
+            if alive is not None:
+                alive._orphaned()
+
+        link = Link(
+            self._wire,
+            float(timeout) if timeout else _NEVER,
+            self._wire.name(),
+            service.current().metrics,
+            half_written=half_written,
+            half_read=half_read,
+            on_orphaned=orphaned,
+            forked_error=forked_error,
+        )
+        if timeout:
+            watch(link, self._options)
+        else:
+            not_negotiated(self._wire.name())
+        guard = link.guard
+        self._send = guard.around_send(self._send_now, link.before_idle_write, _torn)
+        self._read = guard.around_read(self._read_now, link.before_idle_write)
+        return KeptAliveChecker(link)
+
+    # -- hooks of pika's adapters ---------------------------------------------
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+        # A message at once: one system call instead of three.
+        self._send(b"".join(marshaled_frames))
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        self._send(data)
+
+    def _adapter_connect_stream(self) -> None:
+        raise NotImplementedError("the socket is connected before")
+
+    def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> object:
+        raise NotImplementedError("no timer of pika's is in use: no blocked_connection_timeout")
+
+    def _adapter_remove_timeout(self, timeout_id: object) -> None:
+        raise NotImplementedError("no timer of pika's is in use: no blocked_connection_timeout")
+
+    def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
+        raise NotImplementedError("the owner's lock lets any thread call")
+
+
+def _torn(_error: BaseException) -> bool:
+    # Nobody sends the rest: the owner gives the connection up.
+    return True
+
+
+def _refuse_send(_data: Any) -> None:
+    raise StreamLostError("the connection has ended")
+
+
+def _refuse_read() -> None:
+    raise StreamLostError("the connection has ended")

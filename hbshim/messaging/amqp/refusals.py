@@ -1,0 +1,72 @@
+"""The broker's reply codes in hbshim's terms: what happened, and what to do.
+
+Codes and their names: AMQP 0-9-1 specification, 1.2 "constants".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hbshim.errors import ConnectError, TopologyError
+
+ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED = 403, 404, 405, 406
+NOT_ALLOWED = 530
+
+_REMEDIES = {
+    ACCESS_REFUSED: "grant the user this permission, or use another name",
+    NOT_FOUND: "declare it first",
+    RESOURCE_LOCKED: "it is exclusive to another connection; use another name, or close that one",
+    PRECONDITION_FAILED: "declare it as it is there, delete it first, or use another name",
+}
+
+
+class TopologyRefusedError(TopologyError):
+    """The broker closed a channel.
+
+    Attributes:
+        code: the reply code of its channel.close.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def topology_refused(doing: str, code: int, text: str) -> TopologyRefusedError:
+    """The broker closed a channel over what we asked for.
+
+    Parameters:
+        doing: what was asked, such as "declare queue 'q'".
+        code, text: of its channel.close.
+    """
+    remedy = _REMEDIES.get(code, "see the broker's log")
+    return TopologyRefusedError(f"the broker refused to {doing}: {text} ({code}); {remedy}", code)
+
+
+def login_refused(name: str, user: str, virtual_host: str, code: int, text: str) -> ConnectError:
+    """The broker closed a connection that was being opened.
+
+    Parameters:
+        name: of the broker, host and port.
+    """
+    if code == ACCESS_REFUSED:
+        return ConnectError(
+            f"{name}: the broker refused the credentials of user {user!r} ({text}); "
+            "correct user name and password",
+            final=True,
+        )
+    # The same code tells of limits, which pass.
+    if code == NOT_ALLOWED and "limit" not in text:
+        return ConnectError(
+            f"{name}: no virtual host {virtual_host!r} for user {user!r} ({text}); "
+            "create it, correct its name, or grant the user access",
+            final=True,
+        )
+    return ConnectError(f"{name}: the broker closed the connection: {text} ({code})")
+
+
+def connection_name(library: str) -> str:
+    """What the broker shows for a connection of ours (client property `connection_name`)."""
+    program = os.path.basename(sys.argv[0]) or "python"
+    return f"{program}:{os.getpid()}:hbshim-{library}"

@@ -83,7 +83,11 @@ setup(
             "hbshim-regression = wsgi_harness.cli:main",
         ],
         "oslo.config.opts": ["hbshim.oslo = hbshim.oslo.options:list_opts"],
-        "oslo.messaging.drivers": ["hbrabbit = hbshim.oslo.entry:hbrabbit"],
+        "oslo.messaging.drivers": [
+            "hbrabbit = hbshim.oslo.entry:hbrabbit",
+            "hbkombu = hbshim.oslo.entry:hbkombu",
+            "hbpika = hbshim.oslo.entry:hbpika",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -26,3 +26,30 @@ def hbrabbit(conf: Any, url: Any, **arguments: Any) -> Any:
         return RabbitDriver(conf, url, **arguments)
     except HbshimError as error:
         raise DriverLoadFailure("hbrabbit", error) from error
+
+
+def hbkombu(conf: Any, url: Any, **arguments: Any) -> Any:
+    """The driver of ``hbkombu://``, see :mod:`hbshim.oslo.driver`.
+
+    Raises:
+        oslo_messaging.DriverLoadFailure: as above.
+    """
+    return _messaging_driver("kombu", conf, url, arguments)
+
+
+def hbpika(conf: Any, url: Any, **arguments: Any) -> Any:
+    """The driver of ``hbpika://``, see :mod:`hbshim.oslo.driver`.
+
+    Raises:
+        oslo_messaging.DriverLoadFailure: as above.
+    """
+    return _messaging_driver("pika", conf, url, arguments)
+
+
+def _messaging_driver(library: str, conf: Any, url: Any, arguments: dict[str, Any]) -> Any:
+    try:
+        from hbshim.oslo.driver import MessagingDriver
+
+        return MessagingDriver(library, conf, url, **arguments)
+    except HbshimError as error:
+        raise DriverLoadFailure(f"hb{library}", error) from error

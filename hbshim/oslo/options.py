@@ -92,7 +92,12 @@ RABBIT_OPTIONS = [
 
 def list_opts() -> list[tuple[str, list[Any]]]:
     """Every option, by group, for oslo-config-generator (entry point ``oslo.config.opts``)."""
-    return [(GROUP, copy.deepcopy(RABBIT_OPTIONS))]
+    from hbshim.oslo import settings
+
+    return [
+        (GROUP, copy.deepcopy(RABBIT_OPTIONS)),
+        (settings.GROUP, copy.deepcopy(settings.OPTIONS)),
+    ]
 
 
 def load(conf: Any, query: dict[str, str]) -> Options:

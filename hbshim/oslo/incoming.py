@@ -1,0 +1,97 @@
+"""Messages on their way into oslo.messaging, and out of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from hbshim.adapters.oslo_base import (
+    PollStyleListener,
+    RpcIncomingMessage,
+    serialize_remote_exception,
+)
+from hbshim.errors import MessagingError, PayloadError
+from hbshim.messaging.base import Incoming, Listener, Payload
+from hbshim.messaging.encoding import Encoding
+
+LOG = logging.getLogger(__name__)
+
+#: Keys of a message: what the service sends along, what it sends, and for how many seconds
+#: its caller bears silence.
+CONTEXT, MESSAGE, SILENCE = "ctxt", "message", "silence"
+
+_NOTHING = Payload(b"null")
+
+
+class OsloIncoming(RpcIncomingMessage):  # type: ignore[misc]
+    """A request or a notification; see oslo.messaging's class."""
+
+    def __init__(self, incoming: Incoming, value: dict[str, Any], encoding: Encoding) -> None:
+        super().__init__(value[CONTEXT], value[MESSAGE], incoming.message_id)
+        self.client_timeout = value.get(SILENCE)
+        self._incoming = incoming
+        self._encoding = encoding
+
+    def acknowledge(self) -> None:
+        if not self._incoming.acknowledge():
+            LOG.warning("A message could not be acknowledged; it may come once more.")
+
+    def requeue(self) -> None:
+        try:
+            self._incoming.requeue()
+        except MessagingError as error:
+            LOG.warning("A message could not be requeued: %s", error)
+
+    def reply(self, reply: Any = None, failure: Any = None) -> None:
+        if not self._incoming.expects_reply:
+            return
+        try:
+            if failure:
+                body = serialize_remote_exception(failure).encode()
+                self._incoming.reply(Payload(body), "error")
+            else:
+                self._incoming.reply(Payload(self._encoding.encode(reply)))
+        except PayloadError:
+            # oslo.messaging tells the caller of a reply that cannot be serialised.
+            raise
+        except MessagingError as error:
+            LOG.warning("A reply could not be sent: %s", error)
+
+    def heartbeat(self) -> None:
+        try:
+            self._incoming.reply(_NOTHING, "alive")
+        except MessagingError as error:
+            LOG.warning("A sign of life could not be sent: %s", error)
+
+
+class OsloListener(PollStyleListener):  # type: ignore[misc]
+    """Polls for oslo.messaging; see its class."""
+
+    def __init__(self, listener: Listener, encoding: Encoding, prefetch: int) -> None:
+        super().__init__(prefetch or -1)
+        self._listener = listener
+        self._encoding = encoding
+
+    def poll(
+        self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
+    ) -> list[OsloIncoming]:
+        incoming = self._listener.poll(timeout, batch_size, batch_timeout)
+        return list(self._decoded(incoming))
+
+    def _decoded(self, incoming: Sequence[Incoming]) -> Any:
+        for each in incoming:
+            payload = each.payload
+            try:
+                value = self._encoding.decode(payload.body, payload.content_type)
+                yield OsloIncoming(each, value, self._encoding)
+            except (MessagingError, KeyError, TypeError, AttributeError) as error:
+                # It will be no better the next time.
+                each.acknowledge()
+                LOG.warning("A message that is none of oslo.messaging's was dropped: %s", error)
+
+    def stop(self) -> None:
+        self._listener.stop()
+
+    def cleanup(self) -> None:
+        self._listener.close()

@@ -1,24 +1,25 @@
 """py-amqp's connection and channel, for a program whose threads share them.
 
 One thread reads, any thread writes. Whatever asks the broker for an answer has a limit; a
-channel that the broker closes is replaced in the same breath, so that no other thread finds
-it gone; frames of two threads never mix.
+channel that the broker closes may be replaced in the same breath, so that no other thread
+finds it gone; frames of two threads never mix.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from amqp import spec
-from amqp.exceptions import ChannelError, error_for_code
 from amqp.method_framing import frame_writer
 from kombu.transport import pyamqp
 
+from hbshim.adapters import amqp_stream
 from hbshim.adapters import kombu as kombu_adapter
-from hbshim.adapters.amqp_stream import SOCKET_SETTINGS, SSLTransport, TCPTransport, Waiting
+from hbshim.adapters.amqp_stream import Frame, Waiting
 from hbshim.heartbeat.link import Link
 
 
@@ -40,13 +41,19 @@ def _locked_frame_writer(connection: Any, transport: Any) -> Callable[..., None]
 class Channel(pyamqp.Channel):  # type: ignore[misc]
     """A channel that stays closed once the broker closed it.
 
+    Parameters:
+        on_closed: called when the broker closes it, before anybody else may write.
+
     Attributes:
-        closed_by: the broker's reason, a ``ChannelError``.
-        on_closed: called when the broker closes the channel, before anybody else may write.
+        closed_by: the broker's reason: code and text.
     """
 
-    closed_by: Exception | None = None
-    on_closed: Callable[[], None] | None = None
+    def __init__(self, connection: Connection, on_closed: Callable[[], None]) -> None:
+        super().__init__(connection)
+        # Bodies are octets, whatever their properties say.
+        self.auto_decode = False
+        self.closed_by: tuple[int, str] | None = None
+        self._on_closed_by_broker = on_closed
 
     def open_without_waiting(self) -> None:
         """Ask the broker to open the channel, and use it at once: it takes things in turn."""
@@ -59,46 +66,38 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         # Nobody else may write on this number before it stands for a new channel.
         with self.connection.write_lock:
-            self.closed_by = error_for_code(
-                reply_code, reply_text, (class_id, method_id), ChannelError
-            )
+            self.closed_by = (reply_code, reply_text)
             self.send_method(spec.Channel.CloseOk)
-            on_closed = self.on_closed
             self.collect()
-            if on_closed is not None:
-                on_closed()
+            self._on_closed_by_broker()
 
 
 class Connection(pyamqp.Connection):  # type: ignore[misc]
     """A connection that one thread reads from and any thread writes to.
 
+    Parameters:
+        waiting: opens the socket, and waits for it.
+        open_by: ``time.monotonic()`` by which the connection is to be open.
+
     Attributes:
         write_lock: held while octets are written; re-entrant.
-        answer_by: ``time.monotonic()`` until which the reader waits for an answer.
+        answer_by: until when the reader waits for an answer.
         closed_by: the broker's reason for closing the connection: code and text.
     """
 
     Channel = Channel
     client_heartbeat: int
 
-    def __init__(self, *args: Any, waiting: Waiting, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, waiting: Waiting, open_by: float, **kwargs: Any) -> None:
         self.write_lock = threading.RLock()
         self.waiting = waiting
-        self.answer_by = time.monotonic() + float(kwargs["connect_timeout"])
+        self.answer_by = open_by
         self.closed_by: tuple[int, str] | None = None
-        kwargs["frame_writer"] = _locked_frame_writer
-        kwargs["socket_settings"] = SOCKET_SETTINGS
-        super().__init__(*args, **kwargs)
+        self._frames: deque[Frame] = deque()
+        super().__init__(*args, frame_writer=_locked_frame_writer, **kwargs)
 
-    def Transport(  # noqa: N802
-        self, host: str, connect_timeout: float, ssl: Any = False, *_: Any, **_more: Any
-    ) -> Any:
-        kind = SSLTransport if ssl else TCPTransport
-        transport = kind(
-            host, connect_timeout=connect_timeout, ssl=ssl, socket_settings=self.socket_settings
-        )
-        transport.waiting, transport.connect_by = self.waiting, self.answer_by
-        return transport
+    def Transport(self, host: str, *_: Any, **_more: Any) -> Any:  # noqa: N802
+        return amqp_stream.Transport(host, self.waiting)
 
     def _on_tune(
         self, channel_max: int, frame_max: int, server_heartbeat: int, argsig: str = "BlB"
@@ -115,8 +114,7 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         self.closed_by = (reply_code, reply_text)
-        if self.client is not None:
-            self.client.transport.closed_by = self.closed_by
+        self.client.transport.closed_by = self.closed_by
         super()._on_close(reply_code, reply_text, class_id, method_id)
 
     @property
@@ -140,25 +138,48 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
         self.wait(spec.Connection.CloseOk)
 
     def drain_events(self, timeout: float | None = None) -> None:
-        """Take in one method, until `answer_by`; what py-amqp calls to wait for an answer."""
-        while not self.read_one():
-            left = self.answer_by - time.monotonic()
+        """Take in one method; what py-amqp calls to wait for an answer.
+
+        Parameters:
+            timeout: seconds; `answer_by` holds as well.
+
+        Raises:
+            NoAnswerError: none came in time.
+        """
+        until = self.answer_by
+        if timeout is not None:
+            until = min(until, time.monotonic() + timeout)
+        while not self.take_one():
+            left = until - time.monotonic()
             if left <= 0:
                 raise NoAnswerError
             self.waiting.readable(left)
 
-    def read_one(self) -> bool:
+    def take_one(self) -> bool:
         """Take in one method, if it is there whole; whether it was.
 
         Raises:
             Exception: the connection is lost; of py-amqp's, or OSError.
         """
-        try:
-            while not self._on_inbound_frame(self._transport.read_frame()):
-                pass
-        except TimeoutError:
-            return False
-        return True
+        frames = self._frames
+        while True:
+            while frames:
+                if self._on_inbound_frame(frames.popleft()):
+                    return True
+            frames.extend(self._transport.read_frame())
+            if not frames:
+                return False
+
+    def take_all(self) -> None:
+        """Take in what is there."""
+        frames, on_frame = self._frames, self._on_inbound_frame
+        read = self._transport.read_frame
+        while True:
+            while frames:
+                on_frame(frames.popleft())
+            frames.extend(read())
+            if not frames:
+                return
 
 
 def _smaller(one: int, other: int) -> int:

@@ -1,9 +1,10 @@
-"""py-amqp's transports over a socket that never blocks.
+"""py-amqp's transport over a socket that never blocks.
 
 py-amqp waits inside the socket, and for a limit of its own sets the timeout of a socket that
 another thread may be writing to. Here every read and write returns at once, and whoever has
 to wait does so outside, as :class:`Waiting` knows how: so one thread may read while others
-write, each within its own limit.
+write, each within its own limit. And a read takes what is there, where py-amqp calls the
+kernel three times for each frame.
 """
 
 from __future__ import annotations
@@ -12,32 +13,38 @@ import contextlib
 import errno
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from amqp import transport as amqp_transport
+from amqp.exceptions import UnexpectedFrame
 
-#: Octets taken from the socket at once; what is read beyond a frame is kept.
+#: Octets taken from the socket at once.
 READ_AT_MOST = 65536
 
 #: Seconds for octets that nobody gave a limit for, such as an acknowledgement.
 STALL_LIMIT = 10.0
 
-#: py-amqp's own default makes the kernel reset a connection whose peer reads nothing for a
-#: second, as RabbitMQ does when it blocks publishers. hbshim's engine knows dead peers.
-SOCKET_SETTINGS = {getattr(socket, "TCP_USER_TIMEOUT", 18): 0}
+#: Type, channel and payload.
+Frame: TypeAlias = tuple[int, int, bytes]
 
 #: How a socket that never blocks says that it would have to.
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
+# AMQP 0-9-1, 4.2.3: type, channel and size before the payload, one octet behind it.
+_HEAD = struct.Struct(">BHI")
+_AROUND = 8
+_FRAME_END = 0xCE
+
 
 class Waiting(Protocol):
-    """Waits for one descriptor in the way of the program: natively, or greenly."""
+    """Opens a socket and waits for it in the way of the program: natively, or greenly."""
 
+    def dial(self) -> Any: ...
     def readable(self, timeout: float) -> bool: ...
-    def writable(self, fd: int, timeout: float) -> bool: ...
-    def opened(self, fd: int) -> None: ...
+    def writable(self, timeout: float) -> bool: ...
     def close(self, then: Callable[[], None]) -> None: ...
 
 
@@ -48,66 +55,78 @@ class StalledError(Exception):
     """
 
 
-class NonBlocking:
-    """What both of py-amqp's transports become; mixed in before either of them.
+class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
+    """Over a socket that is there already, of TCP or TLS.
 
     Attributes:
-        waiting: how to wait; set before :meth:`connect`.
-        connect_by: ``time.monotonic()`` by which the connection is to be open.
-        write_by: the same for the write under way; None: :data:`STALL_LIMIT` from now.
+        write_by: ``time.monotonic()`` by which the write under way is to be done; None:
+            :data:`STALL_LIMIT` from now.
     """
 
-    waiting: Waiting
-    connect_by: float
-    write_by: float | None = None
+    connected: bool
     sock: Any
-    #: Whether a write that the socket did not take may simply be forgotten.
-    forgettable = True
 
-    def _connect(self, host: str, port: int, timeout: float | None) -> None:
-        found = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM)
-        refused: OSError | None = None
-        for family, kind, protocol, _, address in found:
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(self.left())
-                sock.connect(address)
-            except OSError as error:
-                refused = refused or error
-                sock.close()
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                self.sock = sock
-                return
-        raise refused or OSError(errno.EADDRNOTAVAIL, f"{host} has no address")
+    def __init__(self, host: str, waiting: Waiting) -> None:
+        super().__init__(host)
+        self._waiting = waiting
+        self.write_by: float | None = None
+        self._parts: list[bytes] = []
+        self._missing = 0
 
-    def left(self) -> float:
-        """Seconds that connecting may still take.
+    def connect(self) -> None:
+        if self.connected:
+            return
+        self.sock = sock = self._waiting.dial()
+        tls = hasattr(sock, "_sslobj")
+        # The session holds what it could not send, and sends it before anything else.
+        self._forgettable = not tls
+        self._receive, self._send = (sock.read, sock.write) if tls else (sock.recv, sock.send)
+        self._write(amqp_transport.AMQP_PROTOCOL_HEADER)
+        self.connected = True
+
+    def read_frame(self) -> list[Frame]:
+        """Every frame that is there whole; half a one is kept until the rest comes.
 
         Raises:
-            TimeoutError: none.
+            OSError: the connection ended.
+            UnexpectedFrame: what came is not AMQP.
         """
-        left = self.connect_by - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "timed out")
-        return left
-
-    def _take_over(self, receive: Callable[[int], Any], send: Callable[[Any], int]) -> None:
-        # GreenSocket's settimeout(0) does not do it under TLS; this does everywhere.
-        self.sock.setblocking(False)
-        self._receive, self._send = receive, send
-        self._quick_recv = self._receive_what_is_there
-        self._read_buffer = b""
-        self.waiting.opened(self.sock.fileno())
-
-    def _receive_what_is_there(self, _wanted: int) -> Any:
         try:
-            return self._receive(READ_AT_MOST)
+            data: bytes = self._receive(max(READ_AT_MOST, self._missing))
         except _NOT_YET:
-            # What py-amqp takes for "not yet": it keeps half a frame for the next try.
-            raise TimeoutError from None
+            return []
+        except OSError:
+            self.connected = False
+            raise
+        if not data:
+            self.connected = False
+            raise ConnectionResetError(errno.ECONNRESET, "the broker closed the TCP connection")
+        if self._parts:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._parts)
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> list[Frame]:
+        frames: list[Frame] = []
+        begin, end, need = 0, len(data), _AROUND
+        while begin + _AROUND <= end:
+            kind, channel, size = _HEAD.unpack_from(data, begin)
+            need = size + _AROUND
+            last = begin + need - 1
+            if last >= end:
+                break
+            if data[last] != _FRAME_END:
+                raise UnexpectedFrame(f"a frame ends with {data[last]:#04x} in place of 0xce")
+            frames.append((kind, channel, data[begin + 7 : last]))
+            begin, need = last + 1, _AROUND
+        # Where hbshim's guard looks whether the reader stands at a frame boundary.
+        self._read_buffer = data[begin:]
+        self._parts = [self._read_buffer] if begin < end else []
+        self._missing = need - (end - begin)
+        return frames
 
     def _write(self, data: Any) -> None:
         try:
@@ -124,16 +143,14 @@ class NonBlocking:
         while sent < len(data):
             left = until - time.monotonic()
             if left <= 0:
-                if sent == 0 and self.forgettable:
+                if sent == 0 and self._forgettable:
                     raise StalledError
                 raise ConnectionAbortedError(
                     errno.ECONNABORTED, "the broker took half a frame, and no more in time"
                 )
-            self.waiting.writable(self.sock.fileno(), left)
-            try:
+            self._waiting.writable(left)
+            with contextlib.suppress(*_NOT_YET):
                 sent += self._send(data[sent:])
-            except _NOT_YET:
-                continue
 
     def drop(self) -> None:
         """Forget the descriptor, and say nothing on it; for a forked child."""
@@ -148,35 +165,4 @@ class NonBlocking:
         # Wakes whoever waits; the descriptor goes when nobody does any more.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
-        self.waiting.close(super().close)  # type: ignore[misc]
-
-
-class TCPTransport(NonBlocking, amqp_transport.TCPTransport):  # type: ignore[misc]
-    """Over TCP."""
-
-    def _setup_transport(self) -> None:
-        self._take_over(self.sock.recv, self.sock.send)
-
-
-class SSLTransport(NonBlocking, amqp_transport.SSLTransport):  # type: ignore[misc]
-    """Over TLS."""
-
-    # The session holds what it could not send, and sends it before anything else.
-    forgettable = False
-
-    def _setup_transport(self) -> None:
-        self.sock = self.sslopts["made"].wrap_socket(
-            self.sock,
-            server_hostname=self.sslopts["server_hostname"],
-            do_handshake_on_connect=False,
-        )
-        self._take_over(self.sock.read, self.sock.write)
-        while True:
-            try:
-                self.sock.do_handshake()
-            except ssl.SSLWantReadError:
-                self.waiting.readable(self.left())
-            except ssl.SSLWantWriteError:
-                self.waiting.writable(self.sock.fileno(), self.left())
-            else:
-                return
+        self._waiting.close(super().close)

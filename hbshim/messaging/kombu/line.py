@@ -1,0 +1,291 @@
+"""What is under a connection over kombu: one thread reads, any thread writes.
+
+Who reads is whoever drains or waits for an answer; and a publisher for as long as it takes to
+look whether the broker said something, when nobody else reads. Everything that is read is put
+aside in `arrived`, and handed out elsewhere, outside every lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hbshim.adapters.amqp_stream import StalledError
+from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
+from hbshim.heartbeat.state import WATCHED
+from hbshim.messaging.amqp.readiness import Readiness
+
+#: Seconds that the broker may take to answer a question.
+METHOD_TIMEOUT = 10.0
+#: Seconds that it may take to say good-bye.
+CLOSE_TIMEOUT = 1.0
+#: Seconds between two looks of a blocked publisher that somebody else reads for.
+_LOOK_EVERY = 0.05
+FOREVER = float("inf")
+
+_monotonic = time.monotonic
+_getpid = os.getpid
+
+
+class Line:
+    """Reads and writes of one connection.
+
+    Parameters:
+        connection: of :class:`hbshim.adapters.amqp_channel.Connection`, open.
+        name: of host and port.
+        readiness: of its descriptor.
+    """
+
+    def __init__(self, connection: Any, name: str, readiness: Readiness) -> None:
+        self.name = name
+        self.blocked = False
+        self.arrived: deque[Callable[[], None]] = deque()
+        self._amqp = connection
+        self._pid = os.getpid()
+        self._lock: Any = connection.write_lock
+        self._stream = connection.stream
+        self._write = self._stream.write
+        self._readiness = readiness
+        self._link = link = connection.link
+        self._nothing_waits = _never if link is None else link.wire.nothing_waits
+        self._reading = threading.Lock()
+        self._drainers = 0
+        self._unblocked = threading.Condition(self._lock)
+        self._closed = False
+        self._why = "was closed"
+        connection.on_blocked, connection.on_unblocked = self._on_blocked, self._on_unblocked
+
+    # -- state ---------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        link = self._link
+        return (
+            not self._closed
+            and bool(self._stream.connected)
+            and _getpid() == self._pid
+            and (link is None or (link.state in WATCHED and not link.guard.torn))
+        )
+
+    def _on_blocked(self, _reason: str) -> None:
+        self.blocked = True
+
+    def _on_unblocked(self) -> None:
+        with self._unblocked:
+            self.blocked = False
+            self._unblocked.notify_all()
+
+    def check(self) -> None:
+        """See that the connection is there, and this process's."""
+        if _getpid() != self._pid:
+            # Before any lock: whoever held it at the fork is not here.
+            self._drop_copy()
+            raise ConnectionLostError(
+                f"{self.name}: this connection was opened before a fork and belongs to the "
+                "parent process; open a new one in the child"
+            )
+        if self._closed:
+            raise self._lost_error()
+
+    def _lost_error(self) -> ConnectionLostError:
+        return ConnectionLostError(f"{self.name}: the connection {self._why}; open a new one")
+
+    def _drop_copy(self) -> None:
+        """In a forked child: forget the descriptor, and say nothing on it."""
+        if not self._closed:
+            self._closed = True
+            if self._link is not None:
+                self._link.orphan()
+            else:
+                self._stream.drop()
+
+    def lost(self, error: BaseException) -> ConnectionLostError:
+        """End the connection, and tell why."""
+        if not self._closed:
+            told = self._amqp.closed_by
+            self._why = (
+                f"was closed by the broker: {told[1]} ({told[0]})"
+                if told
+                else (f"was lost: {str(error) or type(error).__name__}")
+            )
+            self._closed = True
+            self._collect()
+        return self._lost_error()
+
+    def _collect(self) -> None:
+        # Half of it may be gone already; what remains to be done is to let go.
+        with contextlib.suppress(Exception):
+            self._amqp.collect()
+        self._on_unblocked()
+
+    # -- reading -------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reader(self, until: float, *, hurry: bool = True) -> Iterator[None]:
+        """Be the one who reads; until then at the latest.
+
+        Parameters:
+            hurry: have whoever drains return from it.
+        """
+        if not self._reading.acquire(False):
+            if hurry:
+                self._readiness.wake()
+            if not self._reading.acquire(True, max(0.0, until - _monotonic())):
+                raise MessagingError(
+                    f"{self.name}: another thread reads from this connection; one at a time may "
+                    "drain it, or ask the broker for an answer"
+                )
+        try:
+            self.check()
+            yield
+        finally:
+            self._reading.release()
+
+    def read(self) -> None:
+        """Take in what is there; the reader's to call."""
+        try:
+            self._amqp.take_all()
+        except Exception as error:
+            raise self.lost(error) from error
+
+    def await_arrival(self, until: float) -> None:
+        """Read until something arrives, or somebody wakes the reader."""
+        readiness = self._readiness
+        while True:
+            self.read()
+            if self.arrived or readiness.take_wake():
+                return
+            left = until - _monotonic()
+            if left <= 0:
+                return
+            readiness.wait(left)
+            if self._closed:
+                raise self._lost_error()
+
+    def await_news(self, until: float) -> bool:
+        """Wait until the broker says something, and take it in; False: not in time."""
+        left = until - _monotonic()
+        if left <= 0:
+            return False
+        self._readiness.wait(left)
+        self.check()
+        self.read()
+        return True
+
+    def look(self) -> None:
+        """Hear that the broker blocks us or closes, where nobody else reads."""
+        reading = self._reading
+        if reading.acquire(False):
+            try:
+                if not self._nothing_waits():
+                    self.read()
+            finally:
+                reading.release()
+
+    def wake(self) -> None:
+        if not self._closed and _getpid() == self._pid:
+            self._readiness.wake()
+
+    # -- writing -------------------------------------------------------------
+
+    def send(self, data: bytes, until: float | None) -> None:
+        """Write whole frames, or nothing; None: for as long as the broker's answers may take.
+
+        Raises:
+            BrokerBlockedError: nothing was written.
+            ConnectionLostError
+        """
+        lock = self._lock
+        if not lock.acquire(False) and not self._acquire(until):
+            raise self._stalled()
+        try:
+            self._stream.write_by = until
+            self._write(data)
+        except StalledError:
+            raise self._stalled() from None
+        except Exception as error:
+            raise self.lost(error) from error
+        except BaseException as error:
+            # A green library's timeout, or Ctrl-C, in mid-frame.
+            if not self.is_open:
+                self.lost(error)
+            raise
+        finally:
+            self._stream.write_by = None
+            lock.release()
+
+    def _acquire(self, until: float | None) -> bool:
+        if until is None:
+            until = _monotonic() + METHOD_TIMEOUT
+        if until == FOREVER:
+            return bool(self._lock.acquire())
+        return bool(self._lock.acquire(True, max(0.0, until - _monotonic())))
+
+    def _stalled(self) -> BrokerBlockedError:
+        return BrokerBlockedError(
+            f"{self.name}: the broker reads nothing for now, and did not in time (a memory or "
+            "disk alarm?); nothing of this was sent: try again later"
+        )
+
+    def await_unblocked(self, until: float) -> None:
+        """Wait while the broker accepts no messages.
+
+        Raises:
+            BrokerBlockedError: it did not in time.
+        """
+        while self.blocked:
+            left = until - _monotonic()
+            if left <= 0:
+                raise BrokerBlockedError(
+                    f"{self.name}: the broker accepts no messages for now (connection.blocked: "
+                    "a memory or disk alarm); try again later"
+                )
+            pause = min(left, _LOOK_EVERY)
+            if not self._drainers and self._reading.acquire(False):
+                try:
+                    self._readiness.wait(pause)
+                    self.read()
+                finally:
+                    self._reading.release()
+            else:
+                with self._unblocked:
+                    if self.blocked:
+                        self._unblocked.wait(pause)
+            self.check()
+
+    # -- the end -------------------------------------------------------------
+
+    def close(self) -> None:
+        if _getpid() != self._pid:
+            self._drop_copy()
+            return
+        if self._closed:
+            return
+        until = _monotonic() + CLOSE_TIMEOUT
+        with contextlib.suppress(Exception), self.reader(until):
+            self._closed = True
+            # What is still under way would be lost if the descriptor were closed on it; the
+            # broker's answer means that it got there.
+            self._amqp.answer_by = until
+            self._say_good_bye(until)
+            self._amqp.await_close()
+        self._closed = True
+        self._collect()
+
+    def _say_good_bye(self, until: float) -> None:
+        if self._acquire(until):
+            try:
+                self._stream.write_by = until
+                self._amqp.close_without_waiting()
+            finally:
+                self._stream.write_by = None
+                self._lock.release()
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,30 @@
+"""A pool serves gevent's green threads, and survives their end."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import gevent
+
+from tests.pool.green_ends import check
+
+
+def spawn(function, *arguments):
+    started = gevent.spawn(function, *arguments)
+    gevent.sleep(0)
+    return started
+
+
+def kill(green):
+    green.kill(block=False)
+
+
+def kill_on_arrival(green, wake):
+    # Both are done by the hub, in the order in which it is told of them.
+    kill(green)
+    wake()
+
+
+check(spawn, kill, kill_on_arrival, gevent.sleep, gevent.Timeout.start_new)
+
+print("pass")

@@ -1,0 +1,195 @@
+"""Green threads that end while they ask for something, take nothing with them.
+
+Run by the scripts of ``tests/isolated``, one for each green library.
+"""
+
+from hbshim.errors import ConnectError, PoolTimeoutError
+from hbshim.pool import Pool
+
+
+class Thing:
+    def __init__(self):
+        self.dead = False
+        self.closed = False
+
+
+class Scene:
+    """A pool of one, whose maker and closer let others run meanwhile."""
+
+    def __init__(self, sleep, **settings):
+        self.sleep = sleep
+        self.slow = 0.0
+        self.made = []
+        settings = {"max_size": 1, "max_overflow": 0, **settings}
+        self.pool = Pool(self.create, self.close, lambda thing: thing.dead, **settings)
+
+    def create(self, timeout):
+        self.sleep(self.slow)
+        self.made.append(Thing())
+        return self.made[-1]
+
+    def close(self, thing):
+        thing.closed = True
+        self.sleep(self.slow)
+
+    def is_whole(self):
+        """Everything is at its place, and can still be lent, as often as before."""
+        self.slow = 0.0
+        seen = self.pool.statistics()
+        assert (seen.lent, seen.waiting) == (0, 0), seen
+        assert seen.size == seen.idle, seen
+        thing = self.pool.acquire(timeout=5)
+        assert not thing.closed
+        try:
+            self.pool.acquire(timeout=0.01)
+        except PoolTimeoutError:
+            self.pool.release(thing)
+        else:
+            raise AssertionError("more were lent than there may be")
+
+
+def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
+    """Everything about one library.
+
+    Parameters:
+        spawn: starts a function as a green thread, and returns that.
+        kill: ends a green thread from outside.
+        kill_on_arrival: the same for one that a function, called meanwhile, wakes: it
+            never gets to know.
+        timeout_after: the library's own Timeout, to be entered with seconds.
+    """
+
+    def ask(scene, got):
+        thing = scene.pool.acquire(timeout=30)
+        got.append(thing)
+        scene.pool.release(thing)
+
+    def in_line(scene):
+        """Someone has the only one, and someone else waits for it."""
+        held = scene.pool.acquire()
+        got = []
+        waiter = spawn(ask, scene, got)
+        sleep(0)
+        assert scene.pool.statistics().waiting == 1
+        return held, waiter, got
+
+    # In line, not served yet.
+    scene = Scene(sleep)
+    held, waiter, got = in_line(scene)
+    kill(waiter)
+    sleep(0)
+    assert scene.pool.statistics().waiting == 0
+    scene.pool.release(held)
+    scene.is_whole()
+    assert not got
+
+    # Served, and ended before he ran again.
+    for dead in (False, True):
+        scene = Scene(sleep)
+        held, waiter, got = in_line(scene)
+        held.dead = dead
+        kill_on_arrival(waiter, lambda scene=scene, held=held: scene.pool.release(held))
+        sleep(0.01)
+        assert not got
+        assert scene.made[0].closed is dead
+        scene.is_whole()
+
+    # The same, with another behind him in line.
+    scene = Scene(sleep)
+    held, waiter, got = in_line(scene)
+    patient_got = []
+    spawn(ask, scene, patient_got)
+    sleep(0)
+    kill_on_arrival(waiter, lambda: scene.pool.release(held))
+    sleep(0.01)
+    assert patient_got == [held]
+    assert not got
+    scene.is_whole()
+
+    # In the middle of making one, with another in line, who makes it then.
+    scene = Scene(sleep)
+    scene.slow = 30
+    got = []
+    maker = spawn(ask, scene, got)
+    sleep(0)
+    patient_got = []
+    spawn(ask, scene, patient_got)
+    sleep(0)
+    scene.slow = 0.0
+    kill(maker)
+    sleep(0.01)
+    assert patient_got == scene.made
+    assert not got
+    scene.is_whole()
+
+    # In the middle of closing one that was dead.
+    scene = Scene(sleep)
+    scene.pool.release(scene.pool.acquire())
+    scene.made[0].dead = True
+    scene.slow = 30
+    closer = spawn(ask, scene, got)
+    sleep(0)
+    assert scene.made[0].closed
+    kill(closer)
+    sleep(0)
+    scene.is_whole()
+
+    # By a Timeout of the library around everything.
+    for stage in ("wait", "make"):
+        scene = Scene(sleep)
+        held = scene.pool.acquire() if stage == "wait" else None
+        scene.slow = 30
+        caught = None
+        timeout = timeout_after(0.01)
+        try:
+            scene.pool.acquire()
+        except BaseException as error:
+            caught = error
+        finally:
+            timeout.cancel()
+        assert caught is timeout
+        if held is not None:
+            scene.pool.release(held)
+        scene.is_whole()
+
+    # In the middle of using it: it may be half-way through something.
+    scene = Scene(sleep)
+    scene.pool.release(scene.pool.acquire())
+
+    def use():
+        with scene.pool.lend():
+            sleep(30)
+
+    user = spawn(use)
+    sleep(0)
+    assert scene.pool.statistics().lent == 1
+    kill(user)
+    sleep(0)
+    assert scene.made[0].closed
+    scene.is_whole()
+
+    # Made in vain, with others in line: each has his turn to fail, nobody is forgotten.
+    scene = Scene(sleep)
+    failures = []
+
+    def refuse(timeout):
+        sleep(0.001)
+        raise ConnectError("nobody there")
+
+    ordinary, scene.pool._create = scene.pool._create, refuse
+
+    def ask_in_vain():
+        try:
+            scene.pool.acquire(timeout=30)
+        except ConnectError as error:
+            failures.append(error)
+
+    for _ in range(5):
+        spawn(ask_in_vain)
+    for _ in range(1000):
+        if len(failures) == 5:
+            break
+        sleep(0.005)
+    assert len(failures) == 5
+    scene.pool._create = ordinary
+    scene.is_whole()

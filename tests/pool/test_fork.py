@@ -1,0 +1,173 @@
+"""A forked child drops what its parent had, without a word on the wire, and has its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+WORLDS = {
+    "native": "",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+}
+
+#: How the child comes to be; the second as hosts written in C do it, without Python's hooks.
+WAYS = {
+    "os.fork": "os.fork()",
+    "fork in C": "__import__('tests.native_fork').native_fork.fork_in_c()",
+}
+
+PROGRAM = """
+{patch}
+import json, os, socket, sys
+from hbshim.errors import PoolError, PoolTimeoutError
+from hbshim.pool import Pool
+
+class Line:
+    "Says goodbye when it is closed, as AMQP does."
+    def __init__(self):
+        self.pid = os.getpid()
+        self.near, self.far = socket.socketpair()
+        self.far.setblocking(False)
+    def close(self):
+        self.near.send(b"bye")
+        self.near.close()
+    def heard(self):
+        try:
+            return self.far.recv(100).decode()
+        except BlockingIOError:
+            return ""
+
+disowned = []
+
+def disown(line):
+    disowned.append(line)
+    line.near.close()
+
+pool = Pool(lambda timeout: Line(), Line.close, lambda line: False, max_size=2, max_overflow=0,
+            disown={disown})
+lent, idle = pool.acquire(), pool.acquire()
+pool.release(idle)
+
+{before}
+child = {fork}
+if child == 0:
+    seen = {{}}
+    mine = [pool.acquire(timeout=20), pool.acquire(timeout=20)]
+    seen["own"] = all(line.pid == os.getpid() for line in mine)
+    try:
+        pool.acquire(timeout=0.01)
+        seen["limit"] = False
+    except PoolTimeoutError:
+        seen["limit"] = True
+    pool.release(lent)
+    seen["kept"] = pool.statistics().lent
+    for line in mine:
+        pool.release(line)
+    seen["disowned"] = sorted(line is lent or line is idle for line in disowned)
+    seen["created"] = pool.statistics().created
+    try:
+        pool.release(lent)
+    except PoolError:
+        seen["twice"] = "refused"
+    pool.close()
+    with open(sys.argv[1], "w") as file:
+        json.dump(seen, file)
+    os._exit(0)
+
+{after}
+_, status = os.waitpid(child, 0)
+pool.release(lent)
+heard = [lent.heard(), idle.heard()]
+again = sorted([pool.acquire() is line for line in (lent, idle)])
+print(json.dumps({{"status": status, "heard": heard, "again": again,
+                   "created": pool.statistics().created, "disowned": len(disowned)}}))
+"""
+
+
+def run(tmp_path, world, way, *, disown="disown", before="", after=""):
+    program = PROGRAM.format(
+        patch=WORLDS[world], fork=WAYS[way], disown=disown, before=before, after=after
+    )
+    done = subprocess.run(
+        # Python warns of forks in a process with threads; they are the point.
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "seen")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), json.loads((tmp_path / "seen").read_text())
+
+
+UNTOUCHED = {
+    "status": 0,
+    "heard": ["", ""],
+    "again": [True, True],
+    "created": 2,
+    "disowned": 0,
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_parent_and_child_have_nothing_in_common(tmp_path, world, way):
+    parent, child = run(tmp_path, world, way)
+    assert parent == UNTOUCHED
+    assert child == {
+        "own": True,
+        "limit": True,
+        "kept": 2,
+        "disowned": [True, True],
+        "created": 2,
+        "twice": "refused",
+    }
+
+
+def test_without_a_function_to_disown_with_they_are_let_go(tmp_path):
+    parent, child = run(tmp_path, "native", "os.fork", disown="None")
+    assert parent == UNTOUCHED
+    assert child["disowned"] == []
+    assert child["own"]
+
+
+def test_a_lock_that_was_held_at_the_fork_holds_nobody_up_in_the_child(tmp_path):
+    parent, child = run(
+        tmp_path,
+        "native",
+        "os.fork",
+        before="pool._state.lock.acquire()",
+        after="pool._state.lock.release()",
+    )
+    assert parent == UNTOUCHED
+    assert child["own"]
+
+
+def test_a_child_of_a_closed_pools_process_has_a_closed_pool(tmp_path):
+    program = """
+import os
+from hbshim.errors import PoolError
+from hbshim.pool import Pool
+pool = Pool(lambda timeout: 1, lambda _: None, lambda _: False)
+pool.close()
+child = os.fork()
+try:
+    pool.acquire()
+    refused = False
+except PoolError:
+    refused = True
+if child == 0:
+    os._exit(0 if refused else 1)
+print(refused, os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=CHECKOUT
+    )
+    assert done.stdout.split() == ["True", "0"], done.stderr

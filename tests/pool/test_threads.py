@@ -1,0 +1,217 @@
+"""Several callers at once, in threads of the program's kind."""
+
+import random
+import threading
+import time
+
+import pytest
+
+from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
+from hbshim.pool import Pool
+from tests.pool.things import Shop
+from tests.waiting import wait_until
+
+LONG = 60.0
+
+
+@pytest.fixture
+def shop():
+    return Shop()
+
+
+class Caller:
+    """Asks for one in a thread of its own; keeps what came of it."""
+
+    def __init__(self, pool, outcomes, name, timeout=LONG):
+        self.outcomes = outcomes
+        self.name = name
+        self.thread = threading.Thread(target=self.ask, args=(pool, timeout), daemon=True)
+        before = pool.statistics().waiting
+        self.thread.start()
+        if timeout == LONG:
+            wait_until(lambda: pool.statistics().waiting > before)
+
+    def ask(self, pool, timeout):
+        try:
+            came = pool.acquire(timeout)
+        except (PoolError, PoolTimeoutError, ConnectError) as error:
+            came = type(error)
+        self.outcomes.append((self.name, came))
+
+
+def full(shop, **settings):
+    """A pool of two, both lent; time is real where callers wait."""
+    pool = shop.pool(max_size=2, max_overflow=0, clock=time.monotonic, **settings)
+    return pool, [pool.acquire(), pool.acquire()]
+
+
+def join(*callers):
+    for caller in callers:
+        caller.thread.join(LONG)
+        assert not caller.thread.is_alive()
+
+
+def test_those_in_line_are_served_in_order(shop):
+    pool, (first, second) = full(shop)
+    outcomes = []
+    callers = [Caller(pool, outcomes, name) for name in "abc"]
+    pool.release(first)
+    wait_until(lambda: len(outcomes) == 1)
+    pool.release(second)
+    wait_until(lambda: len(outcomes) == 2)
+    pool.release(first)
+    join(*callers)
+    assert outcomes == [("a", first), ("b", second), ("c", first)]
+    assert pool.statistics().longest_wait > 0
+
+
+def test_who_gave_up_is_passed_over(shop):
+    pool, (first, _second) = full(shop)
+    outcomes = []
+    hasty = Caller(pool, outcomes, "hasty", timeout=0.01)
+    join(hasty)
+    patient = Caller(pool, outcomes, "patient")
+    pool.release(first)
+    join(patient)
+    assert outcomes == [("hasty", PoolTimeoutError), ("patient", first)]
+    assert pool.statistics().lent == 2
+
+
+def test_a_dead_one_makes_room_for_the_next_in_line(shop):
+    pool, (first, _second) = full(shop)
+    outcomes = []
+    caller = Caller(pool, outcomes, "a")
+    first.dead = True
+    pool.release(first)
+    join(caller)
+    assert outcomes == [("a", shop.made[2])]
+    assert first.closed
+
+
+def test_one_that_dies_on_its_way_to_a_waiter_does_not_arrive(shop):
+    pool, (first, _second) = full(shop)
+    outcomes = []
+    caller = Caller(pool, outcomes, "a")
+    looks = iter([False])
+    ordinary = pool._is_dead
+    pool._is_dead = lambda thing: next(looks, True) if thing is first else ordinary(thing)
+    pool.release(first)
+    join(caller)
+    assert outcomes == [("a", shop.made[2])]
+
+
+def test_a_failure_to_make_one_lets_the_next_in_line_try(shop):
+    pool, (first, _second) = full(shop)
+    outcomes = []
+    callers = [Caller(pool, outcomes, name) for name in "ab"]
+    makers = iter([shop.create])
+
+    def fail_once(timeout):
+        if next(makers, None):
+            raise ConnectError("nobody there")
+        return shop.create(timeout)
+
+    pool._create = fail_once
+    pool.release(first, broken=True)
+    join(*callers)
+    assert outcomes == [("a", ConnectError), ("b", shop.made[2])]
+
+
+def test_closing_lets_go_of_those_in_line(shop):
+    pool, lent = full(shop)
+    outcomes = []
+    callers = [Caller(pool, outcomes, name) for name in "ab"]
+    pool.close()
+    join(*callers)
+    assert sorted(outcomes) == [("a", PoolError), ("b", PoolError)]
+    for thing in lent:
+        pool.release(thing)
+    assert pool.statistics().size == 0
+    assert shop.open == []
+
+
+def test_a_slow_maker_holds_nobody_up(shop):
+    pool = shop.pool(max_size=2, max_overflow=0, clock=time.monotonic)
+    idle = pool.acquire()
+    going_on = threading.Event()
+    ordinary = pool._create
+    pool._create = lambda timeout: (going_on.wait(LONG), ordinary(timeout))[1]
+    outcomes = []
+    slow = Caller(pool, outcomes, "slow", timeout=LONG - 1)
+    wait_until(lambda: pool.statistics().size == 2)
+    pool.release(idle)
+    assert pool.acquire(timeout=5) is idle
+    assert outcomes == []
+    going_on.set()
+    join(slow)
+    assert outcomes == [("slow", shop.made[1])]
+
+
+class Careful:
+    """A thing that notices when two have it at once."""
+
+    def __init__(self):
+        self.user = None
+        self.dead = False
+        self.closed = False
+
+
+def test_many_who_hurry_share_nothing_and_lose_nothing():
+    alive = []
+    failures = []
+    in_use = {}
+    dice = random.Random(20)
+
+    def create(_timeout):
+        if dice.random() < 0.1:
+            raise ConnectError("nobody there")
+        alive.append(Careful())
+        return alive[-1]
+
+    def close(thing):
+        thing.closed = True
+        alive.remove(thing)
+
+    pool = Pool(create, close, lambda thing: thing.dead, max_size=3, max_overflow=2)
+    stop = time.monotonic() + 1.5
+
+    def hurry(name):
+        served = given_up = 0
+        while time.monotonic() < stop or not (served and given_up):
+            assert time.monotonic() < stop + LONG
+            try:
+                thing = pool.acquire(timeout=dice.choice([0, 0.0005, 0.002, 5]))
+            except PoolTimeoutError:
+                given_up += 1
+                continue
+            except ConnectError:
+                continue
+            served += 1
+            assert thing.user is None
+            assert not thing.closed
+            thing.user = name
+            in_use[name] = thing
+            assert len(in_use) <= 5
+            time.sleep(dice.choice([0, 0, 0.001]))
+            del in_use[name]
+            thing.user = None
+            thing.dead = dice.random() < 0.05
+            pool.release(thing, broken=dice.random() < 0.05)
+
+    def watched(name):
+        try:
+            hurry(name)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=watched, args=(n,), daemon=True) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * LONG)
+    assert failures == []
+    seen = pool.statistics()
+    assert seen.lent == seen.waiting == 0
+    assert seen.size == seen.idle == len(alive)
+    assert seen.timeouts
+    assert seen.dead

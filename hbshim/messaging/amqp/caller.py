@@ -104,6 +104,8 @@ class Caller:
         self._line: Sending | None = None
         self._generation = 0
         self._reading = threading.Lock()
+        # Requests that want an answer of the broker's own: who reads replies makes way.
+        self._asking: set[Message] = set()
         self._connecting = threading.Lock()
         self._closed = False
 
@@ -212,7 +214,11 @@ class Caller:
     def _ask(
         self, line: Sending, message: Message, demanded: Target | None, deadline: float
     ) -> None:
-        self._take_reading(line, deadline)
+        self._asking.add(message)
+        try:
+            self._take_reading(line, deadline)
+        finally:
+            self._asking.discard(message)
         try:
             line.prepare(message.exchange)
             if demanded is not None:
@@ -228,7 +234,6 @@ class Caller:
 
     def _take_reading(self, line: Sending, deadline: float) -> None:
         while not self._reading.acquire(False):
-            # Whoever reads returns from it at once, and hands on.
             line.connection.wake()
             if self._reading.acquire(timeout=0.01):
                 return
@@ -254,7 +259,7 @@ class Caller:
         left = until - time.monotonic()
         if left <= 0:
             raise CallTimeoutError(otherwise)
-        if self._reading.acquire(False):
+        if not self._asking and self._reading.acquire(False):
             try:
                 self._read_for(waiting, until)
             finally:
@@ -263,7 +268,7 @@ class Caller:
             waiting.bell.acquire(timeout=left)
 
     def _read_for(self, waiting: _Waiting, until: float) -> None:
-        while not waiting.called and not self._closed:
+        while not (waiting.called or self._asking or self._closed):
             left = until - time.monotonic()
             if left <= 0:
                 return

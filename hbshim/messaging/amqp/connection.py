@@ -50,7 +50,7 @@ class Queue:
         return arguments
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Message:
     """A message to be published.
 

@@ -13,13 +13,20 @@ from __future__ import annotations
 import weakref
 from _socket import socket as NativeSocket  # noqa: N812
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pika
 from pika.connection import Connection
-from pika.exceptions import ConnectionClosedByClient, StreamLostError
+from pika.data import encode_table
+from pika.exceptions import (
+    ConnectionClosedByClient,
+    ShortStringTooLong,
+    StreamLostError,
+    UnsupportedAMQPFieldException,
+)
 from pika.frame import decode_frame
+from pika.spec import FRAME_METHOD, Basic
 
 from hbshim.adapters.attach import not_negotiated, watch
 from hbshim.adapters.pika import SUPPORTED, KeptAliveChecker, forked_error
@@ -27,6 +34,7 @@ from hbshim.adapters.sockets import native_socket, wire_for
 from hbshim.adapters.versions import require_version
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import WATCHED
 from hbshim.options import Options
 
 #: Octets that one read takes at most, and reads before others get a turn.
@@ -60,7 +68,8 @@ class StreamConnection(Connection):  # type: ignore[misc]
         ended: nothing more is read or written.
         queued, sent: octets that were to be sent so far, and that the socket took.
         secure: over TLS.
-        unread: there may be more to read than the descriptor tells.
+        send: sends whole frames, or keeps what the socket does not take; see :attr:`unsent`.
+        link: keeps it alive; None before the handshake has come so far.
 
     Raises:
         UnsupportedVersionError: pika is of a version hbshim does not know.
@@ -76,7 +85,8 @@ class StreamConnection(Connection):  # type: ignore[misc]
     ) -> None:
         require_version("pika", pika.__version__, SUPPORTED)
         self.reason: Exception | None = None
-        self.unread = False
+        self.link: Link | None = None
+        self._more = False
         self._options = options
         self._on_end = on_end
         self._on_orphaned = on_orphaned
@@ -84,6 +94,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
         self.queued = self.sent = 0
         self._native = native_socket(sock)
         self._wire = wire_for(sock)
+        self._nothing_waits = self._wire.nothing_waits
         self._waiting: deque[memoryview] = deque()
         # SSL's own object: it knows no descriptor that a green library would wait for.
         self._session = getattr(sock, "_sslobj", None)
@@ -95,7 +106,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
             self._would_wait += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
         self._frame_buffer = b""
         # Until T is known, which the guard must know.
-        self._send: Callable[[Any], None] = self._send_now
+        self.send: Callable[[Any], None] = self._send_now
         self._read: Callable[[], None] = self._read_now
         super().__init__(
             parameters, on_open_error_callback=_nothing, internal_connection_workflow=False
@@ -116,9 +127,24 @@ class StreamConnection(Connection):  # type: ignore[misc]
         self._read()
         self._settle()
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is open, and neither given up by its heartbeats nor broken off in a frame."""
+        link = self.link
+        return bool(self.is_open) and (
+            link is None or (link.state in WATCHED and not link.guard.torn)
+        )
+
+    @property
+    def buffered(self) -> bool:
+        """Whether there is something to read that the descriptor does not tell of."""
+        return self._more or (self._session is not None and self._session.pending() > 0)
+
     def nothing_waits(self) -> bool:
         """Whether a read would certainly find nothing, for a quarter of its price."""
-        return self._wire.nothing_waits()
+        if self._session is None:
+            return self._nothing_waits()
+        return not self._wire.unread() and not self.buffered
 
     @property
     def unsent(self) -> bool:
@@ -128,7 +154,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
         if self._waiting:
-            self._send(b"")
+            self.send(b"")
 
     def withdraw(self, end: int) -> bool:
         """Take back what heads the queue and was to be sent up to octet `end`.
@@ -148,6 +174,11 @@ class StreamConnection(Connection):  # type: ignore[misc]
         self._error = ConnectionClosedByClient(200, "Normal shutdown")
         self._set_connection_state(self.CONNECTION_CLOSING)
         self._on_close_ready()
+
+    def doom(self, error: Exception) -> None:
+        """Have it end, as soon as pika has finished with the frame that it is in."""
+        if not self.ended:
+            self._terminate_stream(error)
 
     def fail(self, error: Exception) -> None:
         """The stream is of no use any more."""
@@ -179,7 +210,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
         return int(self._session.write(data))
 
     def _read_now(self) -> None:
-        self.unread = False
+        self._more = False
         for _ in range(_READS):
             try:
                 if self._session is None:
@@ -193,7 +224,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
             self._on_data_available(data)
             if self._session is None and len(data) < _READ:
                 return
-        self.unread = True
+        self._more = True
 
     def _on_data_available(self, data_in: bytes) -> None:
         # As pika's own, which copies what is left of the buffer for each frame in it.
@@ -210,6 +241,16 @@ class StreamConnection(Connection):  # type: ignore[misc]
             at += size
             self._process_frame(frame)
         self._frame_buffer = data[at:]
+
+    def _process_frame(self, frame_value: Any) -> None:
+        # What there is most of has no callbacks of pika's, and looking for them costs as much
+        # as the rest.
+        if frame_value.frame_type == FRAME_METHOD and not isinstance(
+            frame_value.method, Basic.Deliver
+        ):
+            super()._process_frame(frame_value)
+        elif frame_value.channel_number in self._channels:
+            self._channels[frame_value.channel_number]._handle_content_frame(frame_value)
 
     # -- the end -------------------------------------------------------------
 
@@ -229,7 +270,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
             self._waiting.clear()
             self._on_stream_terminated(None)
             # Both hold on to this connection.
-            self._send, self._read = _refuse_send, _refuse_read
+            self.send, self._read = _refuse_send, _refuse_read
             on_end()
 
     def _orphaned(self) -> None:
@@ -237,7 +278,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
         self.reason = forked_error()
         self.ended = True
         self._set_connection_state(self.CONNECTION_CLOSED)
-        self._send, self._read = _refuse_send, _refuse_read
+        self.send, self._read = _refuse_send, _refuse_read
         self._on_orphaned()
 
     # -- heartbeats ----------------------------------------------------------
@@ -273,8 +314,9 @@ class StreamConnection(Connection):  # type: ignore[misc]
             watch(link, self._options)
         else:
             not_negotiated(self._wire.name())
+        self.link = link
         guard = link.guard
-        self._send = guard.around_send(self._send_now, link.before_idle_write, _torn)
+        self.send = guard.around_send(self._send_now, link.before_idle_write, _torn)
         self._read = guard.around_read(self._read_now, link.before_idle_write)
         return KeptAliveChecker(link)
 
@@ -282,10 +324,10 @@ class StreamConnection(Connection):  # type: ignore[misc]
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         # A message at once: one system call instead of three.
-        self._send(b"".join(marshaled_frames))
+        self.send(b"".join(marshaled_frames))
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        self._send(data)
+        self.send(data)
 
     def _adapter_connect_stream(self) -> None:
         raise NotImplementedError("the socket is connected before")
@@ -298,6 +340,20 @@ class StreamConnection(Connection):  # type: ignore[misc]
 
     def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
         raise NotImplementedError("the owner's lock lets any thread call")
+
+
+def field_table(values: Mapping[str, Any]) -> bytes:
+    """A table of AMQP's, as :func:`hbshim.adapters.frames.publication` wants it.
+
+    Raises:
+        ValueError: a value is of a type that AMQP does not have, or a key is too long.
+    """
+    pieces: list[bytes] = []
+    try:
+        encode_table(pieces, values)
+    except (ShortStringTooLong, UnsupportedAMQPFieldException) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    return b"".join(pieces)
 
 
 def _torn(_error: BaseException) -> bool:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from hbshim.messaging.amqp.connection import Connection, Queue
+from hbshim.messaging.amqp.driver import AmqpDriver
+from hbshim.messaging.drivers import driver_over
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.server import Server
+from hbshim.messaging.target import Target
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 
@@ -89,3 +95,67 @@ def queue(connection: Connection) -> str:
     name = unique("queue")
     connection.declare_queue(Queue(name, exclusive=True))
     return name
+
+
+@pytest.fixture
+def drivers(library: str, host: Host) -> Iterator[Callable[..., AmqpDriver]]:
+    """Make drivers; each is closed when the test ends."""
+    made: list[AmqpDriver] = []
+
+    def make(*hosts: Host, **options: Any) -> AmqpDriver:
+        loaded = MessagingOptions(**{"socket_timeout": LIMIT, "rpc_queue_expiration": 30} | options)
+        made.append(driver_over(library, hosts or (host,), loaded))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.close()
+
+
+@pytest.fixture
+def driver(drivers: Callable[..., AmqpDriver]) -> AmqpDriver:
+    """A driver of the test's own."""
+    return drivers()
+
+
+@pytest.fixture
+def target() -> Target:
+    """A topic that no other test uses."""
+    return Target(unique("topic"))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers; each is stopped when the test ends."""
+    started: list[Server] = []
+
+    def start(driver: AmqpDriver, target: Target, *endpoints: object, **how: Any) -> Server:
+        started.append(Server(driver, target, endpoints, **how))
+        assert started[-1].start(LIMIT)
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop(LIMIT)
+
+
+def at_once(*works: Callable[[], object]) -> list[Any]:
+    """What each gives, or the error it raises; all at the same time."""
+    outcomes: list[Any] = [None] * len(works)
+
+    def run(number: int) -> None:
+        try:
+            outcomes[number] = works[number]()
+        except Exception as error:
+            outcomes[number] = error
+
+    threads = [
+        threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(works))
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 2 * LIMIT
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads), "some hang"
+    return outcomes

@@ -1,0 +1,406 @@
+"""What is under a connection over pika: one thread waits for the broker, any thread sends.
+
+Every touch of pika's state is made under one lock, which nobody holds while he waits. Who
+waits for the socket to become readable does so for all: others that want to hear something of
+the broker are told when he has read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import pika
+from pika import spec
+from pika.exceptions import (
+    AMQPError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ConnectionClosedByClient,
+    ShortStringTooLong,
+    UnsupportedAMQPFieldException,
+)
+
+from hbshim.adapters.pika_stream import StreamConnection
+from hbshim.errors import BrokerBlockedError, ConnectError, ConnectionLostError, PayloadError
+from hbshim.messaging.amqp.dialing import dial
+from hbshim.messaging.amqp.readiness import Readiness, wait_writable
+from hbshim.messaging.amqp.refusals import connection_name, login_refused
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.options import MessagingOptions
+
+#: Seconds that the broker may take to answer connection.close.
+_CLOSE_TIMEOUT = 0.5
+#: Seconds between two looks whether the socket takes what waits to be sent.
+_SLICE = 0.05
+#: Seconds of one wait at most, for those who wait for ever.
+_LONGEST = 60.0
+#: What pika raises when the connection, or its stream of frames, is of no use any more.
+_LOST = (AMQPError, OSError)
+
+_monotonic = time.monotonic
+_getpid = os.getpid
+
+
+class Closable(Protocol):
+    """A channel, as far as the line is concerned."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is closed."""
+        ...
+
+
+class Line:
+    """Opens a connection, reads from it and writes to it.
+
+    Attributes:
+        stream: pika's state; touched under `lock` only.
+        lock: of the program's own kind, and re-entrant: pika calls back while it is called.
+        blocked: the broker said that it accepts no messages for now.
+
+    Raises:
+        ConnectError, OptionError, WorkerError: see :func:`hbshim.messaging.pika.connect`.
+    """
+
+    def __init__(self, host: Host, options: MessagingOptions, deadline: float) -> None:
+        self.name = host.name
+        self.blocked = False
+        self.lock = threading.RLock()
+        self._news = threading.Condition(self.lock)
+        self._listeners = 0
+        self._reading = self._flushing = False
+        self._pid = os.getpid()
+        heartbeats = options.heartbeat_options()
+        self._sock = dial(host, options, deadline)
+        self._readiness = Readiness(self._sock.fileno())
+        try:
+            self.stream = StreamConnection(
+                _parameters(host, options), self._sock, heartbeats, self._on_end, self._abandon
+            )
+        except BaseException:
+            self._readiness.close(self._sock.close)
+            raise
+        self.stream.add_on_connection_blocked_callback(self._on_blocked)
+        self.stream.add_on_connection_unblocked_callback(self._on_unblocked)
+        try:
+            with self.lock:
+                self._shake_hands(host, options, deadline)
+        except BaseException:
+            self.drop()
+            raise
+
+    def _shake_hands(self, host: Host, options: MessagingOptions, deadline: float) -> None:
+        stream = self.stream
+        try:
+            stream.begin()
+            while not stream.is_open and stream.reason is None:
+                left = min(options.socket_timeout, deadline - _monotonic())
+                if left <= 0 or not self._readiness.wait(left):
+                    raise ConnectError(
+                        f"{host.name}: the broker does not answer in time; is it overloaded, or "
+                        "does something else listen there?"
+                    )
+                stream.receive()
+        except _LOST as error:
+            stream.fail(error)
+        reason = stream.reason
+        if isinstance(reason, ConnectionClosedByBroker):
+            raise login_refused(
+                host.name, host.username, host.virtual_host, reason.reply_code, reason.reply_text
+            )
+        if reason is not None:
+            raise ConnectError(
+                f"{host.name}: no AMQP connection ({words(reason)}); does a broker listen there, "
+                "and is it the port for TLS, or for none?"
+            )
+
+    # -- state ---------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """As far as this side knows without asking."""
+        return bool(self.stream.alive) and _getpid() == self._pid
+
+    def check(self) -> None:
+        """Raise ConnectionLostError unless the connection is open, and this process's."""
+        if _getpid() != self._pid:
+            # Before the lock is asked for: whoever held it at the fork is not here.
+            raise ConnectionLostError(
+                f"{self.name}: this connection was opened before a fork and belongs to the "
+                "parent process; open a new one in the child"
+            )
+        if not self.stream.is_open:
+            raise self._lost()
+
+    def _lost(self) -> ConnectionLostError:
+        reason = self.stream.reason
+        if reason is None or isinstance(reason, ConnectionClosedByClient):
+            return ConnectionLostError(f"{self.name}: the connection is closed; open a new one")
+        return ConnectionLostError(
+            f"{self.name}: the connection is lost ({words(reason)}); open a new one"
+        )
+
+    def failed(self, error: Exception) -> ConnectionLostError:
+        """End the connection over `error`; what is to be raised."""
+        self.stream.fail(error)
+        return self._lost()
+
+    @contextmanager
+    def state(self) -> Iterator[Any]:
+        """Touch pika's state; its errors become hbshim's, and end the connection.
+
+        Raises:
+            PayloadError: a name or argument that AMQP has no form for; this ends nothing.
+        """
+        self.check()
+        with self.lock:
+            try:
+                yield self.stream
+            except (ShortStringTooLong, UnsupportedAMQPFieldException) as error:
+                raise PayloadError(
+                    f"AMQP has no form for a name or an argument ({words(error)}); names have "
+                    "255 octets at most"
+                ) from error
+            except _LOST as error:
+                raise self.failed(error) from error
+
+    def _on_blocked(self, _connection: Any, _frame: Any) -> None:
+        self.blocked = True
+
+    def _on_unblocked(self, _connection: Any, _frame: Any) -> None:
+        self.blocked = False
+
+    # -- reading -------------------------------------------------------------
+
+    def receive(self, timeout: float) -> None:
+        """Take in what is there, or comes within `timeout`; or have another thread do so."""
+        self.check()
+        self._receive(timeout)
+
+    def _receive(self, timeout: float) -> None:
+        stream = self.stream
+        with self.lock:
+            if self._reading:
+                self._listen(timeout)
+                return
+            self._reading = True
+        readable = False
+        try:
+            if stream.unsent:
+                timeout = min(timeout, _SLICE)
+            readable = stream.buffered or self._readiness.wait(timeout)
+        finally:
+            with self.lock:
+                self._reading = False
+                try:
+                    if readable or stream.unsent:
+                        self._take_in()
+                finally:
+                    if self._listeners:
+                        self._news.notify_all()
+
+    def _take_in(self) -> None:
+        if self.stream.ended:
+            return
+        try:
+            self.stream.flush()
+            self.stream.receive()
+        except Exception as error:
+            # Whatever octets of the peer's make pika stumble: its state is of no use any more.
+            raise self.failed(error) from error
+
+    def _listen(self, timeout: float) -> None:
+        self._listeners += 1
+        try:
+            self._news.wait(timeout)
+        finally:
+            self._listeners -= 1
+
+    def wait_for(self, condition: Callable[[], object], deadline: float) -> bool:
+        """Read until `condition` is true; False when it is not at `deadline`."""
+        while not condition():
+            left = deadline - _monotonic()
+            if left <= 0:
+                return False
+            self.receive(min(left, _LONGEST))
+        return True
+
+    def wake(self) -> None:
+        """Have the thread that waits look around; see :meth:`take_wake`."""
+        if _getpid() == self._pid:
+            self._readiness.wake()
+
+    def take_wake(self) -> bool:
+        """Whether :meth:`wake` was called since this was asked last."""
+        return self._readiness.take_wake()
+
+    # -- writing -------------------------------------------------------------
+
+    def write(
+        self,
+        data: bytes,
+        deadline: float,
+        channel: Closable,
+        on_written: Callable[[bool], None] | None = None,
+    ) -> bool:
+        """Write a message of whole frames, as soon as the broker accepts any.
+
+        Parameters:
+            channel: the one that it is for.
+            on_written: called with True when `data` is on its way, and with False when it
+                was taken back, before anybody has read more of the broker's.
+
+        Returns:
+            False, and nothing is written, when the channel is closed.
+
+        Raises:
+            BrokerBlockedError: nothing is written.
+            ConnectionLostError: perhaps a part was.
+        """
+        stream = self.stream
+        while True:
+            self.check()
+            with self.lock:
+                try:
+                    # What the broker has to say against it; if somebody waits, he hears it.
+                    if not self._reading and not stream.nothing_waits():
+                        stream.receive()
+                    if channel.gone:
+                        return False
+                    if not self.blocked and not stream.unsent:
+                        stream.send(data)
+                        if on_written is not None:
+                            on_written(True)
+                        end = stream.queued
+                        if stream.sent == end:
+                            return True
+                        break
+                except _LOST as error:
+                    raise self.failed(error) from error
+            self._wait_until_clear(deadline)
+        if not self._flush(deadline, end):
+            self._give_up(end, on_written)
+        return True
+
+    def write_at_once(self, data: bytes, channel: Closable) -> None:
+        """Write whole frames without waiting; not if the channel is closed."""
+        self.check()
+        with self.lock:
+            try:
+                if not channel.gone:
+                    self.stream.send(data)
+            except _LOST as error:
+                raise self.failed(error) from error
+
+    def _wait_until_clear(self, deadline: float) -> None:
+        if self.stream.unsent:
+            clear = self._flush(deadline, self.stream.queued)
+        else:
+            clear = self.wait_for(lambda: not self.blocked, deadline)
+        if not clear:
+            raise BrokerBlockedError(
+                f"{self.name}: the broker accepts no messages for now (a memory or disk alarm, "
+                "or it is overloaded), and did not in time; try again later, and see its log"
+            )
+
+    def _flush(self, deadline: float, end: int) -> bool:
+        """Wait until `end` octets are sent; one thread at a time waits for the socket."""
+        while True:
+            with self.state() as stream:
+                stream.flush()
+                if stream.sent >= end:
+                    return True
+                if not self._reading:
+                    stream.receive()
+                left = min(_SLICE, deadline - _monotonic())
+                if left <= 0:
+                    return False
+                if self._flushing:
+                    self._listen(left)
+                    continue
+                self._flushing = True
+            try:
+                # A descriptor that was closed meanwhile: the next turn says so.
+                with suppress(OSError, ValueError):
+                    wait_writable(self._sock.fileno(), left)
+            finally:
+                with self.lock:
+                    self._flushing = False
+                    if self._listeners:
+                        self._news.notify_all()
+
+    def _give_up(self, end: int, on_written: Callable[[bool], None] | None) -> None:
+        """The time is up for a message that was to end with octet `end` of all."""
+        with self.state() as stream:
+            if stream.sent >= end:
+                return
+            if stream.withdraw(end):
+                if on_written is not None:
+                    on_written(False)
+                raise BrokerBlockedError(
+                    f"{self.name}: the broker reads nothing for now, and did not in time; try "
+                    "again later, and see its log"
+                )
+            raise self.failed(TimeoutError("the broker stopped reading in the middle of a message"))
+
+    # -- the end -------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close; never raises, and does not wait for the broker for more than a moment."""
+        if _getpid() != self._pid:
+            self._abandon()
+            return
+        deadline = _monotonic() + _CLOSE_TIMEOUT
+        with self.lock, suppress(ConnectionLostError):
+            if self.stream.is_open and not self.stream.unsent:
+                try:
+                    self.stream.begin_close()
+                except _LOST as error:
+                    raise self.failed(error) from error
+        with suppress(ConnectionLostError):
+            while self.stream.is_closing and (left := deadline - _monotonic()) > 0:
+                self._receive(left)
+        self.drop()
+
+    def drop(self) -> None:
+        """End the connection without a word."""
+        with self.lock:
+            self.stream.fail(ConnectionClosedByClient(200, "Normal shutdown"))
+
+    def _on_end(self) -> None:
+        self.blocked = False
+        self._readiness.close(self._sock.close)
+        if self._listeners:
+            self._news.notify_all()
+
+    def _abandon(self) -> None:
+        """In a forked child: let go of what is the parent's, without a lock and a word."""
+        self._readiness.drop()
+        self._sock.close()
+
+
+def _parameters(host: Host, options: MessagingOptions) -> Any:
+    return pika.ConnectionParameters(
+        host=host.hostname,
+        port=host.port,
+        virtual_host=host.virtual_host,
+        credentials=pika.PlainCredentials(host.username, host.password, erase_on_connect=True),
+        # Zero means no limit of ours in AMQP; pika takes its own greatest for it.
+        channel_max=options.channel_max or pika.channel.MAX_CHANNELS,
+        frame_max=min(options.frame_max, spec.FRAME_MAX_SIZE),
+        # None takes the broker's.
+        heartbeat=options.heartbeat_interval or None,
+        client_properties={"connection_name": connection_name("pika")},
+    )
+
+
+def words(error: BaseException | None) -> str:
+    """An error of pika's, for people."""
+    if isinstance(error, ConnectionClosedByBroker | ChannelClosedByBroker):
+        return f"closed by the broker: {error.reply_text} ({error.reply_code})"
+    return str(error) or type(error).__name__

@@ -6,12 +6,17 @@ not what it would have sent.
 
 from __future__ import annotations
 
+import collections
 import datetime
 import decimal
+import functools
+import inspect
+import io
 import ipaddress
+import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from hbshim.errors import PayloadError
@@ -19,7 +24,12 @@ from hbshim.errors import PayloadError
 #: As oslo.serialization writes a datetime: always with microseconds, never with a zone.
 DATETIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%f"
 
-_AS_TEXT = (uuid.UUID, decimal.Decimal, ipaddress.IPv4Address, ipaddress.IPv6Address)
+MIB = 1024 * 1024
+
+#: Taken of what iterates and cannot say how much there is; more may have no end.
+MOST_ITEMS = 1_000_000
+
+_ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
 
 
 class Serializer(Protocol):
@@ -39,12 +49,17 @@ class Serializer(Protocol):
 
 
 class JsonSerializer:
-    """JSON, with the types that oslo.serialization takes, in the same text form."""
+    """JSON, with the types that oslo.serialization's `to_primitive` takes, in the same form.
+
+    They arrive as what JSON has for them: a datetime as text, a set as a list. Unlike
+    there, what iterates is written out to its end, and networks are text, not a list of
+    their addresses. A further type is taught by ``primitive.register(type, function)``.
+    """
 
     content_type = "application/json"
 
     def __init__(self) -> None:
-        self._encode = json.JSONEncoder(default=primitive).encode
+        self._encode = json.JSONEncoder(default=primitive, separators=(",", ":")).encode
 
     def encode(self, value: Any) -> bytes:
         """`value` as JSON."""
@@ -55,29 +70,79 @@ class JsonSerializer:
         return json.loads(data)
 
 
+@functools.singledispatch
 def primitive(value: Any) -> Any:
-    """What JSON can say of a `value` that it has no type for.
+    """What JSON can say of a `value` that it has no type for, one level deep.
 
     Raises:
         TypeError: nothing.
     """
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, datetime.datetime):
-        return value.strftime(DATETIME_FORMAT)
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    if isinstance(
-        value, (uuid.UUID, decimal.Decimal, ipaddress.IPv4Address, ipaddress.IPv6Address)
-    ):
+    kind = type(value)
+    # Who made a value of theirs has loaded them; nobody else is to.
+    if kind.__module__ == "xmlrpc.client" and kind.__name__ == "DateTime":
+        return primitive(datetime.datetime(*value.timetuple()[:6]))
+    if kind.__module__.partition(".")[0] == "netaddr" or _is_code(value):
         return str(value)
-    if isinstance(value, Exception):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Iterable):
-        return list(value)
-    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+    if isinstance(value, _ENDLESS):
+        raise TypeError(f"{kind.__name__} has no end")
+    if callable(getattr(value, "items", None)):
+        return dict(value.items())
+    if isinstance(value, Iterable) and not isinstance(value, io.IOBase):
+        return list(value) if hasattr(value, "__len__") else _exhausted(value)
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} has no form in JSON")
+
+
+@primitive.register(datetime.datetime)
+def _datetime(value: datetime.datetime) -> str:
+    return value.strftime(DATETIME_FORMAT)
+
+
+@primitive.register(datetime.date)
+def _date(value: datetime.date) -> str:
+    return value.isoformat()
+
+
+@primitive.register(bytes)
+@primitive.register(bytearray)
+def _bytes(value: bytes) -> str:
+    return value.decode()
+
+
+@primitive.register(Exception)
+def _exception(value: Exception) -> str:
+    return repr(value)
+
+
+for _kind in (set, frozenset, collections.deque):
+    primitive.register(_kind, list)
+
+for _kind in (
+    uuid.UUID,
+    decimal.Decimal,
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+):
+    primitive.register(_kind, str)
+
+
+def _exhausted(iterator: Iterable[Any]) -> list[Any]:
+    items = list(itertools.islice(iterator, MOST_ITEMS + 1))
+    if len(items) > MOST_ITEMS:
+        raise TypeError(f"{type(iterator).__name__} has more than {MOST_ITEMS} items, or no end")
+    return items
+
+
+def _is_code(value: Any) -> bool:
+    return (
+        inspect.ismodule(value)
+        or inspect.isclass(value)
+        or inspect.isroutine(value)
+        or inspect.istraceback(value)
+        or inspect.isframe(value)
+        or inspect.iscode(value)
+    )
 
 
 class Encoding:
@@ -93,7 +158,7 @@ class Encoding:
         self,
         serializer: Serializer | None = None,
         *,
-        limit: int = 16 * 1024 * 1024,
+        limit: int = 16 * MIB,
         others: Iterable[Serializer] = (),
     ) -> None:
         sending = JsonSerializer() if serializer is None else serializer
@@ -101,7 +166,7 @@ class Encoding:
         self.limit = limit
         self._encode: Callable[[Any], bytes] = sending.encode
         self._decoders: dict[str, Callable[[bytes], Any]] = {
-            each.content_type: each.decode for each in (JsonSerializer(), *others, sending)
+            _bare(each.content_type): each.decode for each in (JsonSerializer(), *others, sending)
         }
 
     def encode(self, value: Any) -> bytes:
@@ -115,8 +180,8 @@ class Encoding:
         except Exception as error:
             raise PayloadError(
                 f"the payload cannot be encoded as {self.content_type} "
-                f"({type(error).__name__}: {error}); send plain values, or give a serializer "
-                "that knows its types"
+                f"({type(error).__name__}: {error}); send plain values, without cycles, or "
+                "give a serializer that knows these types"
             ) from error
         if len(data) > self.limit:
             raise PayloadError(
@@ -134,16 +199,22 @@ class Encoding:
         Raises:
             PayloadError: nobody here knows the content type, or the bytes are not of it.
         """
-        decoder = self._decoders.get(content_type or self.content_type)
+        kind = content_type or self.content_type
+        # RFC 9110, 8.3: in any case, and parameters may follow.
+        decoder = self._decoders.get(kind) or self._decoders.get(_bare(kind))
         if decoder is None:
             raise PayloadError(
-                f"a message of content type {content_type!r} cannot be decoded; this side knows: "
+                f"a message of content type {kind!r} cannot be decoded; this side knows "
                 f"{', '.join(sorted(self._decoders))}; give a serializer for it"
             )
         try:
             return decoder(data)
         except Exception as error:
             raise PayloadError(
-                f"a message is not the {content_type or self.content_type} that it says it is "
+                f"a message of {len(data)} bytes is not the {kind} that it says it is "
                 f"({type(error).__name__}: {error}); look at its sender"
             ) from error
+
+
+def _bare(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

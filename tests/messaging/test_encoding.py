@@ -1,0 +1,256 @@
+"""Payloads: what can be sent, in which form, and the one error for what cannot."""
+
+import collections
+import datetime
+import decimal
+import io
+import ipaddress
+import itertools
+import json
+import uuid
+import xmlrpc.client
+
+import hypothesis.strategies as st
+import netaddr
+import pytest
+from hypothesis import given, settings
+from oslo_serialization import jsonutils
+
+from hbshim.errors import PayloadError
+from hbshim.messaging import encoding
+from hbshim.messaging.encoding import Encoding, JsonSerializer
+
+NOON = datetime.datetime(2026, 11, 20, 12, 30, 0, 42)
+
+
+class Items:
+    """Something like a mapping, and none."""
+
+    def items(self):
+        return [("a", 1), ("when", NOON)]
+
+
+class Plain:
+    """Nothing that JSON could say."""
+
+
+@pytest.fixture
+def payloads():
+    return Encoding()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        "ä€😀",
+        -1.5,
+        [1, (2, [3, {"4": None}])],
+        NOON,
+        NOON.replace(microsecond=0),
+        NOON.replace(tzinfo=datetime.timezone.utc),
+        NOON.date(),
+        xmlrpc.client.DateTime(NOON),
+        uuid.UUID(int=42),
+        decimal.Decimal("1.10"),
+        b"bytes",
+        bytearray(b"12"),
+        {3},
+        frozenset("x"),
+        collections.deque([1, NOON]),
+        {"a": 1}.keys(),
+        {"a": 1}.items(),
+        map(str, [1, 2]),
+        range(3),
+        collections.OrderedDict(a=NOON),
+        collections.ChainMap({"a": 1}),
+        Items(),
+        [Items(), {"deep": Items()}],
+        ipaddress.ip_address("10.0.0.1"),
+        ipaddress.ip_address("::1"),
+        netaddr.IPAddress("10.0.0.1"),
+        netaddr.IPNetwork("10.0.0.0/8"),
+        netaddr.IPRange("10.0.0.1", "10.0.0.9"),
+        ValueError("what went wrong"),
+        json,
+        Plain,
+        len,
+        itertools.count().__next__,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_has_the_form_that_oslo_gives_it(payloads, value):
+    if isinstance(value, map):  # it can be read once
+        assert payloads.decode(payloads.encode(value)) == ["1", "2"]
+    elif isinstance(value, bytearray):  # there, a list of numbers
+        assert payloads.decode(payloads.encode(value)) == "12"
+    else:
+        theirs = jsonutils.loads(jsonutils.dumps(value))
+        assert payloads.decode(payloads.encode(value)) == theirs
+
+
+def test_a_generator_is_written_out(payloads):
+    assert payloads.encode({"squares": (n * n for n in range(3))}) == b'{"squares":[0,1,4]}'
+
+
+def test_a_network_is_not_a_list_of_its_addresses(payloads):
+    assert payloads.encode(ipaddress.ip_network("10.0.0.0/8")) == b'"10.0.0.0/8"'
+
+
+def cycle():
+    value = {"a": []}
+    value["a"].append(value)
+    return value
+
+
+def cycle_through_an_object():
+    class Own:
+        def items(self):
+            return [("again", self)]
+
+    return Own()
+
+
+def growing_forever():
+    class Matryoshka:
+        def items(self):
+            return [("inside", Matryoshka())]
+
+    return Matryoshka()
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def endless():
+    while True:
+        yield 0
+
+
+def raising():
+    yield 1
+    raise RuntimeError("no more")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (Plain, "Plain has no form in JSON"),
+        (lambda: {"a": [{"b": Plain()}]}, "Plain has no form in JSON"),
+        (lambda: {Plain(): 1}, "keys must be"),
+        (lambda: b"\xff\xfe", "UnicodeDecodeError"),
+        (lambda: io.BytesIO(b"1"), "BytesIO has no form"),
+        (lambda: 1j, "complex has no form"),
+        (cycle, "without cycles"),
+        (cycle_through_an_object, "without cycles"),
+        (growing_forever, "RecursionError"),
+        (lambda: nested(100_000), "RecursionError"),
+        (itertools.count, "count has no end"),
+        (lambda: itertools.repeat(1), "repeat has no end"),
+        (raising, "RuntimeError: no more"),
+    ],
+)
+def test_what_cannot_be_encoded_is_refused_in_one_way(payloads, make, says):
+    with pytest.raises(PayloadError, match=rf"cannot be encoded as application/json .*{says}"):
+        payloads.encode(make())
+
+
+def test_what_does_not_end_is_refused(payloads, monkeypatch):
+    monkeypatch.setattr(encoding, "MOST_ITEMS", 1000)
+    with pytest.raises(PayloadError, match="more than 1000 items, or no end"):
+        payloads.encode(endless())
+
+
+def test_a_payload_may_have_as_many_bytes_as_the_limit_says():
+    payloads = Encoding(limit=10)
+    assert payloads.encode("12345678") == b'"12345678"'
+    with pytest.raises(
+        PayloadError, match=r"has 11 bytes, encoded, and payload_limit is 10; .*max_message_size"
+    ):
+        payloads.encode("123456789")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\xfd", b"[" * 200_000, b"1 2"])
+def test_what_is_no_json_is_refused_in_one_way(payloads, data):
+    with pytest.raises(PayloadError, match=f"a message of {len(data)} bytes is not the .*sender"):
+        payloads.decode(data)
+
+
+class Reversed:
+    content_type = "text/reversed"
+
+    def encode(self, value):
+        return str(value)[::-1].encode()
+
+    def decode(self, data):
+        return data.decode()[::-1]
+
+
+def test_a_message_is_decoded_as_what_it_is_not_as_what_we_send():
+    payloads = Encoding(Reversed())
+    assert payloads.content_type == "text/reversed"
+    assert payloads.encode("abc") == b"cba"
+    assert payloads.decode(b"cba", "text/reversed") == "abc"
+    assert payloads.decode(b'"cba"', "application/json") == "cba"
+    assert payloads.decode(b"cba") == "abc"
+    assert Encoding(others=[Reversed()]).decode(b"cba", "text/reversed") == "abc"
+
+
+def test_a_content_type_may_have_parameters_and_capitals(payloads):
+    assert payloads.decode(b"1", "Application/JSON; charset=utf-8") == 1
+
+
+def test_an_unknown_content_type_lists_the_known_ones(payloads):
+    with pytest.raises(PayloadError, match=r"'text/reversed' cannot .* knows application/json;"):
+        payloads.decode(b"cba", "text/reversed")
+
+
+@pytest.mark.parametrize("use", ["encode", "decode"])
+def test_whatever_a_serializer_raises_is_a_payload_error(use):
+    class Failing(Reversed):
+        def encode(self, value):
+            raise KeyError("own")
+
+        decode = encode
+
+    with pytest.raises(PayloadError, match="KeyError") as caught:
+        getattr(Encoding(Failing()), use)(b"")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_further_type_can_be_taught(payloads):
+    class Taught(Plain):
+        pass
+
+    encoding.primitive.register(Taught, lambda value: "taught")
+    assert payloads.encode([Taught()]) == b'["taught"]'
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, database=None)
+@given(json_values)
+def test_plain_values_arrive_as_they_were(value):
+    serializer = JsonSerializer()
+    assert serializer.decode(serializer.encode(value)) == value
+
+
+@settings(deadline=None, database=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_value_or_a_payload_error(data):
+    payloads = Encoding()
+    try:
+        value = payloads.decode(data)
+    except PayloadError:
+        return
+    assert json.dumps(value) == json.dumps(json.loads(data))

@@ -79,9 +79,8 @@ def retrying(
         return left() <= TOO_LITTLE or (attempts is not None and state.attempt_number >= attempts)
 
     def pause(_state: tenacity.RetryCallState) -> float:
-        # The shorter the time that is left, the shorter the pause: one as long as all of it
-        # would leave nothing to try in.
-        return uniform(0.0, max(0.0, min(next(bounds), left())))
+        # A pause as long as all that is left would leave nothing to try in.
+        return uniform(0.0, max(0.0, min(next(bounds), left() - TOO_LITTLE)))
 
     return tenacity.Retrying(
         wait=pause,

@@ -113,18 +113,15 @@ def _exception(value: Exception) -> str:
     return repr(value)
 
 
-for _kind in (set, frozenset, collections.deque):
-    primitive.register(_kind, list)
-
-for _kind in (
-    uuid.UUID,
-    decimal.Decimal,
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-):
-    primitive.register(_kind, str)
+primitive.register(set, list)
+primitive.register(frozenset, list)
+primitive.register(collections.deque, list)
+primitive.register(uuid.UUID, str)
+primitive.register(decimal.Decimal, str)
+primitive.register(ipaddress.IPv4Address, str)
+primitive.register(ipaddress.IPv6Address, str)
+primitive.register(ipaddress.IPv4Network, str)
+primitive.register(ipaddress.IPv6Network, str)
 
 
 def _exhausted(iterator: Iterable[Any]) -> list[Any]:

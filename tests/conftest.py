@@ -11,7 +11,7 @@ from tests import worlds  # first: it patches before anything else is imported
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -134,3 +134,35 @@ def broker(
     )
     wait_until(found.check_ready, READY_LIMIT)
     return found
+
+
+@pytest.fixture
+def rabbitmqctl(
+    broker: Broker,
+    engine: Engine,
+    docker_compose_project_name: str,
+    docker_compose_file: str,
+) -> Callable[..., None]:
+    """Run the broker's own command-line tool in its container."""
+    project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
+    # The cookie that lets the tool in lies in this directory.
+    inside = ["exec", "-T", "--env", "HOME=/var/lib/rabbitmq", services.BROKER, "rabbitmqctl"]
+
+    def call(*arguments: str) -> None:
+        run([*engine.compose, *project, *inside, *arguments], timeout=90, env=engine.environment)
+
+    return call
+
+
+@pytest.fixture
+def memory_alarm(rabbitmqctl: Callable[..., None]) -> Iterator[Callable[[], None]]:
+    """Set the broker's memory alarm; gives what lifts it, as the end of the test does."""
+
+    def lift() -> None:
+        rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+
+    rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        yield lift
+    finally:
+        lift()

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
-from hbshim.errors import RejectedError, TopologyError, UnroutableError
+from hbshim.errors import (
+    ConnectionLostError,
+    MessagingError,
+    RejectedError,
+    TopologyError,
+    UnroutableError,
+)
 from hbshim.messaging.amqp.connection import (
     DIRECT_REPLY,
     PERSISTENT,
@@ -169,3 +177,330 @@ def test_confirmed_to_an_exchange_that_is_not_there(connection: Connection, queu
         connection.publish_confirmed(Message(b"", "not-there", "key"), LIMIT)
     connection.publish_confirmed(message(queue), LIMIT)
     assert connection.delete_queue(queue) == 1
+
+
+# -- exchanges and queues ------------------------------------------------------
+
+
+def test_an_exchange_and_a_binding(connection: Connection, queue: str) -> None:
+    exchange = "amq.topic"
+    connection.declare_exchange(exchange, "topic")
+    connection.bind(queue, exchange, "a.#")
+    connection.publish_confirmed(Message(b"", exchange, "a.b.c"), LIMIT)
+    assert connection.delete_queue(queue) == 1
+
+
+def test_an_exchange_of_another_type(connection: Connection) -> None:
+    with pytest.raises(TopologyError, match="type"):
+        connection.declare_exchange("amq.direct", "fanout")
+    connection.declare_exchange("amq.direct", "direct")
+
+
+def test_a_queue_of_other_properties(connection: Connection, queue: str) -> None:
+    with pytest.raises(TopologyError, match=queue):
+        connection.declare_queue(Queue(queue, exclusive=True, expires=60))
+    connection.declare_queue(Queue(queue, exclusive=True))
+
+
+def test_another_connections_queue(opened: Opened, queue: str) -> None:
+    other = opened()
+    assert other.queue_exists(queue)
+    for use in (
+        lambda: other.declare_queue(Queue(queue, exclusive=True)),
+        lambda: other.consume(queue, print),
+    ):
+        with pytest.raises(TopologyError, match="exclusive"):
+            use()
+    assert other.is_open
+
+
+def test_whether_a_queue_is_there(connection: Connection) -> None:
+    name = unique("queue")
+    assert not connection.queue_exists(name)
+    connection.declare_queue(Queue(name, exclusive=True))
+    assert connection.queue_exists(name)
+    assert connection.delete_queue(name) == 0
+    assert not connection.queue_exists(name)
+    assert connection.delete_queue(name) == 0
+
+
+@pytest.mark.parametrize("missing", ["queue", "exchange"])
+def test_binding_what_is_not_there(connection: Connection, queue: str, missing: str) -> None:
+    with pytest.raises(TopologyError, match="not-there"):
+        if missing == "queue":
+            connection.bind("not-there", "amq.direct", "key")
+        else:
+            connection.bind(queue, "not-there", "key")
+    connection.bind(queue, "amq.direct", "key")
+
+
+def test_deleting_a_queue_that_is_needed(connection: Connection, queue: str) -> None:
+    connection.publish_confirmed(message(queue), LIMIT)
+    with pytest.raises(TopologyError, match=queue):
+        connection.delete_queue(queue, if_empty=True)
+    arrived: list[Delivery] = []
+    connection.consume(queue, arrived.append)
+    with pytest.raises(TopologyError, match=queue):
+        connection.delete_queue(queue, if_unused=True)
+    drain_until(connection, lambda: arrived)
+
+
+def test_a_quorum_queue(connection: Connection) -> None:
+    name = unique("quorum")
+    connection.declare_queue(Queue(name, quorum=True))
+    connection.publish_confirmed(message(name), LIMIT)
+    assert connection.delete_queue(name) == 1
+
+
+def test_a_name_that_is_too_long(connection: Connection) -> None:
+    with pytest.raises(MessagingError, match="255"):
+        connection.declare_queue(Queue("q" * 256, exclusive=True))
+    with pytest.raises(MessagingError, match="255"):
+        connection.publish(message("q" * 256))
+    assert not connection.queue_exists(unique("queue"))
+
+
+# -- consumers -----------------------------------------------------------------
+
+
+def test_a_prefetch_count_is_kept(connection: Connection, queue: str) -> None:
+    connection.set_prefetch(2)
+    arrived: list[Delivery] = []
+    for _ in range(5):
+        connection.publish_confirmed(message(queue), LIMIT)
+    connection.consume(queue, arrived.append)
+    drain_until(connection, lambda: len(arrived) >= 2)
+    # What the broker sent before it answered has arrived with the answer.
+    assert connection.queue_exists(queue)
+    connection.drain(0)
+    assert len(arrived) == 2
+    for delivery in arrived[:]:
+        connection.acknowledge(delivery.tag)
+    drain_until(connection, lambda: len(arrived) == 4)
+
+
+def test_a_consumer_of_priority_goes_first(
+    connection: Connection, opened: Opened, queue: str
+) -> None:
+    arrived: list[str] = []
+    connection.consume(queue, lambda _: arrived.append("usual"), acknowledged=False)
+    connection.consume(queue, lambda _: arrived.append("first"), acknowledged=False, priority=5)
+    for _ in range(4):
+        connection.publish(message(queue))
+    drain_until(connection, lambda: len(arrived) == 4)
+    assert arrived == ["first"] * 4
+
+
+def test_a_cancelled_consumer_gets_nothing_more(connection: Connection, queue: str) -> None:
+    arrived: list[Delivery] = []
+    tag = connection.consume(queue, arrived.append)
+    connection.publish(message(queue))
+    drain_until(connection, lambda: arrived)
+    connection.cancel(tag)
+    connection.cancel(tag)
+    connection.acknowledge(arrived[0].tag)
+    connection.publish_confirmed(message(queue), LIMIT)
+    connection.drain(0)
+    assert len(arrived) == 1
+    assert connection.delete_queue(queue) == 1
+
+
+def test_a_queue_deleted_under_its_consumer(
+    connection: Connection, opened: Opened, queue: str
+) -> None:
+    name = unique("queue")
+    connection.declare_queue(Queue(name, expires=60))
+    cancelled: list[str] = []
+    connection.consume(name, print, on_cancelled=lambda: cancelled.append(name))
+    connection.consume(queue, print, on_cancelled=lambda: cancelled.append(queue))
+    opened().delete_queue(name)
+    drain_until(connection, lambda: cancelled)
+    assert cancelled == [name]
+
+
+def test_a_refusal_leaves_the_consumers_alone(connection: Connection, queue: str) -> None:
+    arrived: list[Delivery] = []
+    connection.consume(queue, arrived.append, on_cancelled=lambda: pytest.fail("cancelled"))
+    for refused in (
+        lambda: connection.consume("not-there", print),
+        lambda: connection.declare_exchange("amq.direct", "fanout"),
+        lambda: connection.bind(queue, "not-there", "key"),
+    ):
+        with pytest.raises(TopologyError):
+            refused()
+    connection.publish(message(queue))
+    drain_until(connection, lambda: arrived)
+    connection.acknowledge(arrived[0].tag)
+    assert connection.is_open
+
+
+def test_publishing_to_an_exchange_that_is_not_there_ends_the_consumers(
+    connection: Connection, queue: str
+) -> None:
+    """The broker closes the channel; the connection goes on, and old tags are known as such."""
+    cancelled: list[bool] = []
+    arrived: list[Delivery] = []
+    connection.consume(queue, arrived.append, on_cancelled=lambda: cancelled.append(True))
+    connection.publish(message(queue))
+    drain_until(connection, lambda: arrived)
+    connection.publish(Message(b"", "not-there", "key"))
+    drain_until(connection, lambda: cancelled)
+    connection.consume(queue, arrived.append)
+    drain_until(connection, lambda: len(arrived) == 2)
+    assert arrived[1].redelivered
+    connection.acknowledge(arrived[0].tag)
+    connection.acknowledge(arrived[1].tag)
+    connection.publish(message(queue))
+    drain_until(connection, lambda: len(arrived) == 3)
+    assert not arrived[2].redelivered
+    assert connection.is_open
+
+
+def test_publishing_to_an_exchange_that_is_not_there_does_not_stop_a_publisher(
+    connection: Connection, queue: str
+) -> None:
+    connection.publish(Message(b"", "not-there", "key"))
+    for _ in range(20):
+        connection.publish(message(queue))
+        # The broker's answer means that it has seen to what was sent before.
+        assert connection.queue_exists(queue)
+    connection.publish_confirmed(message(queue), LIMIT)
+    # Those that it took for the closed channel are gone, as any are that nobody waits for.
+    assert connection.delete_queue(queue) >= 19
+
+
+def test_an_error_of_a_consumers_function_is_raised_and_nothing_is_lost(
+    connection: Connection, queue: str
+) -> None:
+    arrived: list[Delivery] = []
+
+    def consumer(delivery: Delivery) -> None:
+        arrived.append(delivery)
+        if len(arrived) == 1:
+            raise RuntimeError("of the consumer")
+
+    connection.consume(queue, consumer)
+    for _ in range(3):
+        connection.publish(message(queue))
+    with pytest.raises(RuntimeError, match="of the consumer"):
+        drain_until(connection, lambda: False)
+    drain_until(connection, lambda: len(arrived) == 3)
+
+
+def test_a_consumers_function_may_use_the_connection(connection: Connection, queue: str) -> None:
+    further = unique("queue")
+    arrived: list[Delivery] = []
+
+    def consumer(delivery: Delivery) -> None:
+        connection.acknowledge(delivery.tag)
+        connection.declare_queue(Queue(further, exclusive=True))
+        connection.publish_confirmed(message(further), LIMIT)
+        connection.consume(further, arrived.append)
+
+    connection.consume(queue, consumer)
+    connection.publish(message(queue))
+    drain_until(connection, lambda: arrived)
+    assert arrived[0].routing_key == further
+
+
+# -- waiting, and other threads ------------------------------------------------
+
+
+class Drainer(threading.Thread):
+    """Drains once, for long, in a thread of the program's own kind."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self.connection = connection
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.connection.drain(2 * LIMIT)
+        except Exception as error:
+            self.error = error
+
+    def ends(self) -> bool:
+        self.join(LIMIT)
+        return not self.is_alive()
+
+
+def test_draining_takes_no_longer_than_it_may(connection: Connection) -> None:
+    began = time.monotonic()
+    connection.drain(0)
+    connection.drain(0.1)
+    assert 0.1 <= time.monotonic() - began < LIMIT
+
+
+def test_waking_from_another_thread(connection: Connection) -> None:
+    drainer = Drainer(connection)
+    connection.wake()
+    assert drainer.ends()
+
+
+def test_a_wake_up_survives_a_question_to_the_broker(connection: Connection, queue: str) -> None:
+    connection.wake()
+    assert connection.queue_exists(queue)
+    began = time.monotonic()
+    connection.drain(LIMIT)
+    assert time.monotonic() - began < LIMIT / 2
+
+
+def test_publishing_and_acknowledging_while_another_thread_drains(
+    connection: Connection, queue: str
+) -> None:
+    count = 200
+    arrived: list[Delivery] = []
+    stopped = threading.Event()
+
+    def drain() -> None:
+        while not stopped.is_set():
+            connection.drain(LIMIT)
+
+    def publish() -> None:
+        for _ in range(count):
+            connection.publish(message(queue, b"x" * 3000))
+
+    connection.set_prefetch(10)
+    connection.consume(queue, arrived.append)
+    threads = [threading.Thread(target=publish) for _ in range(3)]
+    threads.append(threading.Thread(target=drain))
+    for thread in threads:
+        thread.start()
+    settled = 0
+
+    def all_settled() -> bool:
+        nonlocal settled
+        while settled < len(arrived):
+            connection.acknowledge(arrived[settled].tag)
+            settled += 1
+        return settled == 3 * count
+
+    wait_until(all_settled, 2 * LIMIT)
+    stopped.set()
+    connection.wake()
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+    assert {delivery.body for delivery in arrived} == {b"x" * 3000}
+    assert not any(delivery.redelivered for delivery in arrived)
+
+
+def test_confirmed_while_another_thread_drains(connection: Connection, queue: str) -> None:
+    drainer = Drainer(connection)
+    for _ in range(20):
+        connection.publish_confirmed(message(queue), LIMIT)
+    connection.wake()
+    assert drainer.ends()
+    assert drainer.error is None
+    assert connection.delete_queue(queue) == 20
+
+
+def test_closing_while_another_thread_drains(connection: Connection) -> None:
+    drainer = Drainer(connection)
+    connection.publish(message("nowhere"))
+    connection.close()
+    assert drainer.ends()
+    assert drainer.error is None or isinstance(drainer.error, ConnectionLostError)
+    assert not connection.is_open

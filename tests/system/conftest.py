@@ -17,10 +17,7 @@ from typing import Any
 import pytest
 
 from tests.waiting import wait_until
-from wsgi_harness.engine.commands import run
-from wsgi_harness.engine.engine import Engine
 from wsgi_harness.observe import observer
-from wsgi_harness.stack import services
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -188,24 +185,6 @@ def start(broker: Broker) -> Iterator[Callable[..., RemoteClient]]:
     yield start_one
     for client in started:
         client.end()
-
-
-@pytest.fixture
-def rabbitmqctl(
-    broker: Broker,
-    engine: Engine,
-    docker_compose_project_name: str,
-    docker_compose_file: str,
-) -> Callable[..., None]:
-    """Run the broker's own command-line tool in its container."""
-    project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
-    # The cookie that lets the tool in lies in this directory.
-    inside = ["exec", "-T", "--env", "HOME=/var/lib/rabbitmq", services.BROKER, "rabbitmqctl"]
-
-    def call(*arguments: str) -> None:
-        run([*engine.compose, *project, *inside, *arguments], timeout=90, env=engine.environment)
-
-    return call
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ heartbeats keep coming every T/2 and it expects none. So a peer that closed its
 window and still acknowledges needs no excuse from the dead-peer rule.
 """
 
-import pytest
-
 from tests.system.conftest import WORLDS
 from wsgi_harness.wire.relay import Relay
 
@@ -14,20 +12,6 @@ T = 2
 BODY = 100_000
 #: More than every buffer on the way holds.
 BODIES = 150
-
-
-@pytest.fixture
-def memory_alarm(rabbitmqctl):
-    """Set the alarm; it is lifted at the latest when the test ends."""
-
-    def lift():
-        rabbitmqctl("set_vm_memory_high_watermark", "0.4")
-
-    rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
-    try:
-        yield lift
-    finally:
-        lift()
 
 
 def test_a_writer_stuck_for_several_t(start, broker, memory_alarm):

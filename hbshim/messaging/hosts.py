@@ -1,26 +1,23 @@
-"""The brokers of a URL, in the order in which they are tried.
-
-No message here repeats any part of a URL: with a password that holds ``/``, ``,`` or ``@``
-unescaped, a piece of it passes for host or port.
-"""
+"""The brokers of a URL, in the order in which they are tried."""
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field, replace
 
 from hbshim.errors import OptionError
+from hbshim.messaging.url import refusal, split, unescaped
 
-#: URL schemes, each with whether it means TLS.
-SCHEMES = {"hbkombu": False, "hbpika": False, "amqp": False, "amqps": True}
 #: As IANA registered them: amqp and amqps.
 PORT, TLS_PORT = 5672, 5671
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/\s]*))(?::(?P<port>\d+))?")
-_FORM = "hbpika://user:password@host:5672,user:password@host2:5672/vhost"
+#: AMQP 0-9-1, connection.open: `virtual-host` is a short string.
+LONGEST_VIRTUAL_HOST = 255
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[\w.-]*))(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True)
@@ -100,23 +97,23 @@ class Hosts:
         Raises:
             OptionError: it cannot be taken apart; the message does not repeat it.
         """
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            raise _refusal() from None
-        if parts.scheme not in SCHEMES or parts.fragment or "@" in parts.path + parts.query:
-            raise _refusal()
-        tls = tls or SCHEMES[parts.scheme]
-        virtual_host = unquote(parts.path[1:]) or "/"
-        hosts = tuple(
-            _host(text, TLS_PORT if tls else PORT, virtual_host) for text in parts.netloc.split(",")
-        )
-        logins = {"@" in text for text in parts.netloc.split(",")}
-        if len(logins) > 1:
+        parts = split(url)
+        tls = tls or parts.tls
+        virtual_host = parts.path or "/"
+        if len(virtual_host.encode()) > LONGEST_VIRTUAL_HOST:
+            raise refusal()
+        texts = parts.hosts.split(",")
+        if len({"@" in text for text in texts}) > 1:
             raise OptionError(
                 "this URL gives a login for some of its hosts only; "
                 "write user:password@ before each of them, or before none"
             )
+        port = TLS_PORT if tls else PORT
+        hosts = tuple(_host(text, port, virtual_host) for text in texts)
+        if not all(host.hostname for host in hosts):
+            if len(hosts) > 1:
+                raise refusal()
+            hosts = (replace(hosts[0], hostname="localhost"),)
         found = cls(hosts, parts.scheme, tls)
         return found.shuffled() if shuffle else found
 
@@ -124,24 +121,21 @@ class Hosts:
 def _host(text: str, port: int, virtual_host: str) -> Host:
     login, at, address = text.rpartition("@")
     found = _ADDRESS.fullmatch(address)
-    if found is None or "@" in login:
-        raise _refusal()
-    number = port if found["port"] is None else int(found["port"])
+    if found is None or "@" in login or login.startswith(":") or (at and not login):
+        raise refusal()
+    if found["six"]:
+        try:
+            ipaddress.IPv6Address(found["six"])
+        except ValueError:
+            raise refusal() from None
+    number = int(found["port"] or port)
     if not 1 <= number <= 65535:
-        raise _refusal()
+        raise refusal()
     username, _, password = login.partition(":") if at else ("guest", "", "guest")
     return Host(
-        hostname=found["six"] or found["name"] or "localhost",
+        hostname=found["six"] or found["name"],
         port=number,
-        username=unquote(username),
-        password=unquote(password),
+        username=unescaped(username),
+        password=unescaped(password),
         virtual_host=virtual_host,
-    )
-
-
-def _refusal() -> OptionError:
-    return OptionError(
-        f"this URL cannot be taken apart (it is not repeated here); write {_FORM}, or one of the "
-        f"schemes {', '.join(SCHEMES)}; percent-encode what is special in user, password and "
-        "virtual host: / is %2F, @ is %40, a comma is %2C"
     )

@@ -10,9 +10,9 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
 
 from hbshim.errors import OptionError
+from hbshim.messaging.url import split
 from hbshim.options import (
     URL_KEYS,
     Options,
@@ -299,15 +299,17 @@ class MessagingOptions(OptionSet):
         """How the heartbeats of these connections are to be made.
 
         Parameters:
-            url: the broker's URL, whose query may hold hbshim's options as well.
+            url: the driver's URL, whose query may hold hbshim's options, too.
 
         Raises:
             OptionError: hbshim's own options contradict each other.
         """
-        in_pthread = self.heartbeat_in_pthread
-        return Options.load(
-            url=url, heartbeat_in_pthread=None if in_pthread == "auto" else in_pthread
-        )
+        query = [] if url is None else split(url).query
+        given: dict[str, Any] = {URL_KEYS[key]: value for key, value in query if key in URL_KEYS}
+        given.pop("heartbeat_in_pthread", None)
+        if self.heartbeat_in_pthread != "auto":
+            given["heartbeat_in_pthread"] = self.heartbeat_in_pthread
+        return Options.load(url=given)
 
     def ssl_context(self) -> SSLContext | None:
         """What TLS is to be spoken with; None where it is not to be.
@@ -336,9 +338,9 @@ class MessagingOptions(OptionSet):
 
     @classmethod
     def _from_url(cls, url: str) -> Mapping[str, object]:
-        parts = urlsplit(url)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
+        parts = split(url)
         names = {field.name for field in dataclasses.fields(cls)}
-        values: dict[str, object] = {"ssl": True} if parts.scheme == "amqps" else {}
-        values.update((key, value) for key, value in pairs if key in names or key not in URL_KEYS)
+        values: dict[str, object] = {"ssl": True} if parts.tls else {}
+        # What is hbshim's own is for `heartbeat_options`.
+        values.update((k, value) for k, value in parts.query if k in names or k not in URL_KEYS)
         return values

@@ -1,0 +1,80 @@
+"""The URL of a driver, split; it may name several hosts, which `urllib` does not know of.
+
+No message here repeats any part of a URL: with a password that holds ``/``, ``,`` or ``@``
+unescaped, a piece of it passes for host or port.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from hbshim.errors import OptionError
+
+#: Schemes, each with whether it means TLS.
+SCHEMES = {"hbkombu": False, "hbpika": False, "amqp": False, "amqps": True}
+
+_URL = re.compile(
+    r"(?P<scheme>[a-z]+)://(?P<hosts>[^/?#]*)(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?"
+)
+_FORM = "hbpika://user:password@host:5672,user:password@host2:5672/vhost?option=value"
+
+
+class Parts(NamedTuple):
+    """What a URL consists of.
+
+    Attributes:
+        tls: the scheme means TLS.
+        hosts: everything between ``//`` and the next ``/``.
+        path: what follows that, unescaped.
+        query: its options in their order, unescaped.
+    """
+
+    scheme: str
+    tls: bool
+    hosts: str
+    path: str
+    query: list[tuple[str, str]]
+
+
+def split(url: str) -> Parts:
+    """Split the URL of a driver.
+
+    Raises:
+        OptionError: it is none; the message does not repeat it.
+    """
+    found = _URL.fullmatch(url)
+    if found is None or found["scheme"] not in SCHEMES or not url.isprintable():
+        raise refusal()
+    path, query = found["path"] or "", found["query"] or ""
+    if "@" in path + query:
+        raise refusal()
+    return Parts(
+        scheme=found["scheme"],
+        tls=SCHEMES[found["scheme"]],
+        hosts=found["hosts"],
+        path=unescaped(path),
+        query=parse_qsl(query, keep_blank_values=True),
+    )
+
+
+def unescaped(text: str) -> str:
+    """`text` without percent-encoding.
+
+    Raises:
+        OptionError: it is not UTF-8.
+    """
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise refusal() from None
+
+
+def refusal() -> OptionError:
+    """What is said of a URL that cannot be used."""
+    return OptionError(
+        f"this URL cannot be taken apart (it is not repeated here); write {_FORM}, with one of the "
+        f"schemes {', '.join(SCHEMES)}; percent-encode what is special in user, password and "
+        "virtual host: / is %2F, @ is %40, a comma is %2C"
+    )

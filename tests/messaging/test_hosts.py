@@ -1,0 +1,194 @@
+"""URLs with one or several brokers: what they mean, and what is said of bad ones."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from hbshim.errors import OptionError
+from hbshim.messaging.hosts import Host, Hosts
+
+SECRETS = ("pr1vate", "s3cret", "user-name", "intern", "5673")
+
+
+def only(url, **settings):
+    (host,) = Hosts.from_url(url, **settings)
+    return host
+
+
+def test_everything_that_a_url_can_say():
+    url = "hbpika://a:b@one:5673,c:d@[::1]:5674,e:f@10.0.0.1/vhost?pool_max_size=3"
+    assert list(Hosts.from_url(url)) == [
+        Host("one", 5673, "a", "b", "vhost"),
+        Host("::1", 5674, "c", "d", "vhost"),
+        Host("10.0.0.1", 5672, "e", "f", "vhost"),
+    ]
+
+
+def test_what_a_url_does_not_say_is_as_rabbitmq_has_it():
+    assert only("hbkombu://") == Host("localhost", 5672, "guest", "guest", "/")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port", "tls"),
+    [
+        ("hbkombu", 5672, False),
+        ("hbpika", 5672, False),
+        ("amqp", 5672, False),
+        ("amqps", 5671, True),
+    ],
+)
+def test_the_scheme_decides_the_port_and_tls(scheme, port, tls):
+    hosts = Hosts.from_url(f"{scheme}://host,other:9/")
+    assert [host.port for host in hosts] == [port, 9]
+    assert hosts.tls is tls
+    assert hosts.scheme == scheme
+
+
+def test_tls_asked_for_elsewhere_decides_the_port_too():
+    assert only("hbpika://host", tls=True).port == 5671
+
+
+@pytest.mark.parametrize(
+    ("path", "virtual_host"),
+    [
+        ("", "/"),
+        ("/", "/"),
+        ("//", "/"),
+        ("/%2F", "/"),
+        ("/vhost", "vhost"),
+        ("/%2Fvhost", "/vhost"),
+        ("//vhost", "/vhost"),
+        ("/a%20b%2Fc", "a b/c"),
+        ("/a/b", "a/b"),
+    ],
+)
+def test_the_virtual_host(path, virtual_host):
+    assert only(f"hbpika://host{path}?ssl=false").virtual_host == virtual_host
+
+
+OSLO_READS = """
+import json, sys
+from oslo_config import cfg
+from oslo_messaging import TransportURL
+urls = [TransportURL.parse(cfg.CONF, url) for url in sys.argv[1:]]
+print(json.dumps([
+    [[h.hostname, h.port, h.username, h.password, url.virtual_host or "/"] for h in url.hosts]
+    for url in urls
+]))
+"""
+
+
+def test_oslo_reads_the_same_from_a_url():
+    addresses = [
+        "a:b@one:5673,c:d@two:1/vhost?x=1",
+        "us%40er:p%2F%2C%3A%25w@host:1/v%2Fh",
+        "a:b@[::1]:5674,a:b@[fe80::1]:2/",
+        "a:@host:3//",
+    ]
+    # In a process of its own: it imports eventlet, and warns of that.
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OSLO_READS, *(f"rabbit://{a}" for a in addresses)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    ours = [
+        [[h.hostname, h.port, h.username, h.password, h.virtual_host] for h in Hosts.from_url(url)]
+        for url in (f"hbpika://{address}" for address in addresses)
+    ]
+    assert ours == json.loads(done.stdout)
+
+
+def test_several_hosts_of_ipv6_without_a_login():
+    hosts = Hosts.from_url("hbpika://one,[::1],[fe80::1%eth0]:7/")
+    assert [host.name for host in hosts] == ["one:5672", "[::1]:5672", "[fe80::1%eth0]:7"]
+
+
+def test_a_percent_sign_that_encodes_nothing_is_one():
+    assert only("hbpika://u:100%@host").password == "100%"
+
+
+def test_a_user_without_a_password_has_an_empty_one():
+    assert only("hbpika://me@host").password == ""
+
+
+def test_failover_goes_on_behind_the_last_one():
+    hosts = Hosts.from_url("hbpika://a,b,c")
+    a, b, c = hosts
+    assert hosts.after(None) == (a, b, c)
+    assert hosts.after(a) == (b, c, a)
+    assert hosts.after(c) == (a, b, c)
+    assert hosts.after(Host("gone", 1)) == (a, b, c)
+
+
+def test_shuffling_keeps_them_all_and_mixes_them():
+    hosts = Hosts.from_url("hbpika://" + ",".join(f"h{n}" for n in range(8)))
+    orders = {hosts.shuffled(random.Random(seed).sample).hosts for seed in range(20)}
+    assert len(orders) > 10
+    assert {frozenset(order) for order in orders} == {frozenset(hosts)}
+    assert len(Hosts.from_url("hbpika://a,b", shuffle=True)) == 2
+
+
+def test_names_are_for_people():
+    hosts = Hosts.from_url("hbpika://u:pr1vate@one,u:pr1vate@[::1]:9")
+    assert str(hosts) == "one:5672, [::1]:9"
+    assert [str(host) for host in hosts] == [host.name for host in hosts]
+
+
+def test_no_password_is_shown():
+    hosts = Hosts.from_url("hbpika://u:pr1vate@one,u:pr1vate@two")
+    for shown in (repr(hosts), str(hosts), repr(hosts.hosts[0]), f"{hosts.hosts}"):
+        assert "pr1vate" not in shown
+        assert "one" in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "host",
+        "http://user-name:pr1vate@host/",
+        "rabbit://user-name:pr1vate@host/",
+        "hbpika:host",
+        "hbpika://user-name:pr1vate/s3cret@intern:5673/v",
+        "hbpika://user-name:pr1vate?s3cret@intern:5673/v",
+        "hbpika://user-name:pr1vate#s3cret@intern:5673/v",
+        "hbpika://user-name:pr1vate@s3cret@intern:5673/v",
+        "hbpika://user-name:pr1vate,s3cret@intern:5673/v",
+        "hbpika://user-name:pr1vate@intern:567300/",
+        "hbpika://user-name:pr1vate@intern:0/",
+        "hbpika://user-name:pr1vate@intern:port/",
+        "hbpika://user-name:pr1vate@intern:/",
+        "hbpika://user-name:pr1vate@[intern:5673/",
+        "hbpika://user-name:pr1vate@[::1/",
+        "hbpika://user-name:pr1vate@[nonsense]/",
+        "hbpika://user-name:pr1vate@[:::::]/",
+        "hbpika://user-name:pr1vate@::1:5673/",
+        "hbpika://user-name:pr1vate@in tern/",
+        "hbpika://user-name:pr1vate@intern;s3cret/",
+        "hbpika://user-name:pr1vate@intern,/",
+        "hbpika://user-name:pr1vate@intern,,s3cret/",
+        "hbpika://user-name:pr1vate@intern,s3cret",
+        "hbpika://user-name:pr1vate@intern/v%ff",
+        "hbpika://user-name:pr1vate%ff@intern/v",
+        "hbpika://:pr1vate@intern/",
+        "hbpika://@intern/",
+        "hbpika://one,,two/",
+        "hbpika://one,",
+        "hbpika://intern/\n",
+        "hbpika://user-name:pr1vate@intern/" + "v" * 256,
+    ],
+)
+def test_a_bad_url_is_refused_and_not_repeated(url):
+    with pytest.raises(OptionError) as caught:
+        Hosts.from_url(url)
+    said = str(caught.value)
+    assert not [secret for secret in SECRETS if secret in said]
+    assert "write " in said
+    # A cause would bring the URL with it into every traceback.
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None

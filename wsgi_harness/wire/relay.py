@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
@@ -160,9 +161,11 @@ class Relay:
         with self._news:
             if self._news.wait_for(lambda: len(self.seen(kind, side)) >= count, limit):
                 return self.seen(kind, side)
+        tally = Counter(f"{event.kind} {event.side}".strip() for event in list(self.events))
+        in_all = ", ".join(f"{number} {what}" for what, number in tally.items()) or "nothing"
         raise TimeoutError(
             f"{len(self.seen(kind, side))} of {count} events {kind!r} from {side or 'any side'} "
-            f"after {limit:g} s"
+            f"after {limit:g} s; seen in all: {in_all}"
         )
 
     def _heard(self, event: RelayEvent) -> None:

@@ -241,9 +241,16 @@ def test_an_unreachable_broker_resets_the_client(relay: Relay, listener: socket.
     assert relay.wait_for("unreachable")[0].detail == "ConnectionRefusedError"
 
 
-def test_waiting_for_what_does_not_come_ends(relay: Relay) -> None:
-    with pytest.raises(TimeoutError, match="0 of 2 events 'heartbeat' from client"):
+def test_waiting_for_what_does_not_come_ends_and_tells_what_came(
+    relay: Relay, listener: socket.socket
+) -> None:
+    with pytest.raises(TimeoutError, match=r"0 of 2 events 'heartbeat' from client .*: nothing$"):
         relay.wait_for("heartbeat", "client", count=2, limit=0.1)
+    with connected(relay.port, listener) as (client, _):
+        client.sendall(HEARTBEAT)
+        relay.wait_for("heartbeat", "client")
+        with pytest.raises(TimeoutError, match=r"1 of 2 .*: 1 opened, 1 heartbeat client$"):
+            relay.wait_for("heartbeat", "client", count=2, limit=0.1)
 
 
 def test_as_a_program_it_prints_the_events_of_each_cell(listener: socket.socket) -> None:

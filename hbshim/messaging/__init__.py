@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hbshim.messaging.base import Driver
+    from hbshim.messaging.base import NEVER, Driver
     from hbshim.messaging.dispatch import Request
     from hbshim.messaging.drivers import connect
     from hbshim.messaging.encoding import Encoding, JsonSerializer, Serializer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hbshim.messaging.target import Target
 
 __all__ = [
+    "NEVER",
     "REQUEUE",
     "Client",
     "Driver",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NEVER": "base",
     "REQUEUE": "notify",
     "Client": "rpc",
     "Driver": "base",

@@ -15,6 +15,9 @@ from hbshim.messaging.target import Target
 #: What a reply is: the end of a call ("result", "error"), or a sign that comes before it.
 ReplyKind: TypeAlias = Literal["result", "error", "progress", "alive"]
 
+#: As the lifetime of a queue: until it is deleted.
+NEVER = float("inf")
+
 #: As a number of attempts: as many as the timeout allows.
 UNLIMITED = 0
 
@@ -237,7 +240,12 @@ class Driver(Protocol):
         ...
 
     def listen(
-        self, target: Target, prefetch: int | None = None, *, acknowledge_first: bool = True
+        self,
+        target: Target,
+        prefetch: int | None = None,
+        *,
+        acknowledge_first: bool = True,
+        expires: float | None = None,
     ) -> Listener:
         """A listener for the calls, casts and fanouts to a server.
 
@@ -246,6 +254,8 @@ class Driver(Protocol):
             prefetch: unacknowledged messages it may hold; None: `rpc_prefetch_count`.
             acknowledge_first: acknowledge each message as it is handed out: it is worked
                 on once, or not at all. Else whoever works on it acknowledges it.
+            expires: seconds without a server until its queues go, or :data:`NEVER`; None:
+                the option `rpc_queue_expiration`. A queue that is there keeps its lifetime.
         """
         ...
 
@@ -263,12 +273,15 @@ class Driver(Protocol):
         """
         ...
 
-    def declare(self, target: Target, expires: float | None = None) -> None:
+    def declare(self, target: Target, expires: float | None = NEVER) -> None:
         """Have a queue for `target` from now on, whether or not its server runs.
 
         Parameters:
-            expires: seconds without a server until it goes; None: it stays until
-                :meth:`delete`.
+            expires: seconds without a server until it goes; :data:`NEVER`: it stays until
+                :meth:`delete`; None: the option `rpc_queue_expiration`.
+
+        Raises:
+            TopologyError: it is there, and its lifetime is another.
         """
         ...
 

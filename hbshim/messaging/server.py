@@ -99,6 +99,9 @@ class Server:
             not at all. "after" it: a request whose server died is worked on once more.
         prefetch: requests that may wait here while other servers could take them; None:
             as many as there are workers.
+        expires: seconds without a server until its queues go, with what is in them;
+            :data:`hbshim.messaging.NEVER`: they stay; None: the option `rpc_queue_expiration`.
+            Who declares them beforehand says the same.
         encoding: how arguments and results travel; JSON unless given.
         failed: told of errors that nobody is there to get: a reply that cannot be sent, a
             cast's method that raised, a connection that no retry will bring.
@@ -116,6 +119,7 @@ class Server:
         workers: int = 8,
         acknowledge: Literal["before", "after"] = "before",
         prefetch: int | None = None,
+        expires: float | None = None,
         encoding: Encoding | None = None,
         failed: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -126,7 +130,10 @@ class Server:
         self._after = acknowledge == "after"
         self._failed = failed or (lambda _error: None)
         self._listener = driver.listen(
-            target, workers if prefetch is None else prefetch, acknowledge_first=not self._after
+            target,
+            workers if prefetch is None else prefetch,
+            acknowledge_first=not self._after,
+            expires=expires,
         )
         self._workers = Workers(self._listener, self._work, workers, self._failed)
 

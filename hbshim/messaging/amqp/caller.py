@@ -42,13 +42,14 @@ NUMBER_SIGN = "#"
 class _Waiting:
     """A caller, and what came for it."""
 
-    __slots__ = ("bell", "heard", "on_reply", "replies", "result")
+    __slots__ = ("bell", "heard", "listens", "on_reply", "replies", "result")
 
     def __init__(self, on_reply: OnReply | None) -> None:
         self.on_reply = on_reply
         self.result: Reply | None = None
         self.replies: list[Reply] = []
         self.heard = time.monotonic()
+        self.listens = False
         # A bare lock as a binary semaphore: a quarter of an Event's cost.
         self.bell = threading.Lock()
         self.bell.acquire()
@@ -139,6 +140,7 @@ class Caller:
         self._waiting[correlation] = waiting
         try:
             self._send(message, deadline, attempts, target if mandatory else None)
+            waiting.heard = time.monotonic()
             return self._wait(waiting, deadline, silence)
         except CallTimeoutError as error:
             raise CallTimeoutError(
@@ -222,7 +224,7 @@ class Caller:
         try:
             line.prepare(message.exchange)
             if demanded is not None:
-                name = self._topology.rpc(demanded, None).queue.name
+                name = self._topology.rpc(demanded).queue.name
                 if not line.connection.queue_exists(name):
                     raise UnroutableError(
                         f"no server has a queue for {_described(demanded)} yet; start it, or "
@@ -259,13 +261,19 @@ class Caller:
         left = until - time.monotonic()
         if left <= 0:
             raise CallTimeoutError(otherwise)
-        if not self._asking and self._reading.acquire(False):
-            try:
-                self._read_for(waiting, until)
-            finally:
-                self._reading.release()
-        else:
-            waiting.bell.acquire(timeout=left)
+        # Before it is seen that somebody reads: who hands on rings for those who listen only,
+        # not for one who still sends, nor for a task that nobody asks after.
+        waiting.listens = True
+        try:
+            if not self._asking and self._reading.acquire(False):
+                try:
+                    self._read_for(waiting, until)
+                finally:
+                    self._reading.release()
+            else:
+                waiting.bell.acquire(timeout=left)
+        finally:
+            waiting.listens = False
 
     def _read_for(self, waiting: _Waiting, until: float) -> None:
         while not (waiting.called or self._asking or self._closed):
@@ -290,7 +298,7 @@ class Caller:
         while not self._reading.locked():
             try:
                 for other in self._waiting.values():
-                    if not other.called:
+                    if other.listens and not other.called:
                         other.ring()
                         return
             except RuntimeError:

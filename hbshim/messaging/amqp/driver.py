@@ -13,7 +13,7 @@ from hbshim.messaging.amqp.connector import Connector, Open
 from hbshim.messaging.amqp.listener import AmqpListener, Source
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import UNLIMITED, OnReply, Payload, Reply
+from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
@@ -123,9 +123,13 @@ class AmqpDriver:
         return self.options.connection_retry_attempts if attempts is None else attempts
 
     def listen(
-        self, target: Target, prefetch: int | None = None, *, acknowledge_first: bool = True
+        self,
+        target: Target,
+        prefetch: int | None = None,
+        *,
+        acknowledge_first: bool = True,
+        expires: float | None = None,
     ) -> AmqpListener:
-        expires = self.options.rpc_queue_expiration
         sources = [
             Source(self._topology.rpc(target.to(server=None, fanout=False), expires)),
             Source(self._topology.fanout(target, uuid.uuid4().hex), kept=False),
@@ -163,11 +167,11 @@ class AmqpDriver:
         self._listeners.add(listener)
         return listener
 
-    def declare(self, target: Target, expires: float | None = None) -> None:
+    def declare(self, target: Target, expires: float | None = NEVER) -> None:
         self._sender.manage(self._topology.rpc(target, expires).declare, self.options.rpc_timeout)
 
     def delete(self, target: Target) -> int:
-        name = self._topology.rpc(target, None).queue.name
+        name = self._topology.rpc(target).queue.name
         return self._sender.manage(
             lambda connection: connection.delete_queue(name), self.options.rpc_timeout
         )

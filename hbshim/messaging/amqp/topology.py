@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hbshim.messaging.amqp.connection import Connection, Queue
+from hbshim.messaging.base import NEVER
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 
@@ -59,11 +60,19 @@ class Topology:
     def rpc_key(self, target: Target) -> str:
         return target.topic if target.server is None else _DOT.join((target.topic, target.server))
 
-    def rpc(self, target: Target, expires: float | None) -> Subscription:
-        """The queue of a topic, or of one server."""
+    def rpc(self, target: Target, expires: float | None = None) -> Subscription:
+        """The queue of a topic, or of one server.
+
+        Parameters:
+            expires: seconds without a consumer until it goes, or :data:`NEVER`; None: the
+                option `rpc_queue_expiration`.
+        """
+        if expires is None:
+            expires = self._options.rpc_queue_expiration
         exchange, key = self.rpc_exchange(target), self.rpc_key(target)
         quorum = self._options.quorum_queues
-        queue = Queue(_DOT.join((exchange, key)), expires=expires, quorum=quorum)
+        lifetime = None if expires == NEVER else expires
+        queue = Queue(_DOT.join((exchange, key)), expires=lifetime, quorum=quorum)
         return Subscription(queue, exchange, key)
 
     def fanout(self, target: Target, unique: str) -> Subscription:

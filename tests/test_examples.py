@@ -1,0 +1,63 @@
+"""The examples run, as their README says: in the order that needs the broker to store most."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+
+CHECKOUT = Path(__file__).parents[1]
+DEPLOYMENT = CHECKOUT / "examples" / "deployment"
+
+
+@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
+def test_a_deployment_whose_processes_start_one_after_the_other(broker, scheme, tmp_path):
+    url = broker.amqp_url().replace("amqp://", f"{scheme}://")
+    environment = {**os.environ, "HBSHIM_BROKER_URL": url, "PYTHONPATH": str(CHECKOUT)}
+    started = []
+
+    def start(script, *arguments):
+        output = tmp_path / f"{script}.out"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, DEPLOYMENT / script, *arguments],
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        return process, output.read_text
+
+    try:
+        api, said_by_api = start("api.py", scheme)
+        wait_until(lambda: "submitted" in said_by_api(), 60)
+        conductor, said_by_conductor = start("conductor.py")
+        # The plan waits for an agent that does not run.
+        wait_until(lambda: "waiting for the agent" in said_by_api(), 60)
+        agent, said_by_agent = start("agent.py", scheme)
+        assert api.wait(60) == 0, said_by_api()
+        assert agent.wait(60) == 0, said_by_agent()
+        conductor.terminate()
+        assert conductor.wait(60) == 0, said_by_conductor()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait(10)
+    assert said_by_api().splitlines() == [
+        "api: submitted",
+        f"api: progress: waiting for the agent of {scheme}",
+        "api: progress: install: done",
+        "api: progress: configure: done",
+        "api: progress: start: done",
+        f"api: result: {{'environment': '{scheme}', 'done': 3}}",
+    ]
+    assert said_by_conductor().splitlines() == ["conductor: ready"]
+
+
+def test_the_readme_names_every_script():
+    named = set(re.findall(r"python (\w+\.py)", (DEPLOYMENT / "README.md").read_text()))
+    assert named == {path.name for path in DEPLOYMENT.glob("*.py")}

@@ -1,12 +1,12 @@
 """Every source of options, their precedence, and the error for bad input."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
 from hbshim.errors import OptionError
 from hbshim.options import Options, split_url
+from tests.option_table import shown, table
 
 
 def load(**keywords):
@@ -118,20 +118,4 @@ def test_every_option_documents_itself():
 
 
 def test_the_documented_table_is_the_code():
-    page = (Path(__file__).parents[1] / "docs" / "options.md").read_text(encoding="utf-8")
-    shown = page.split("tests/test_options.py -->\n")[1].split("\n<!-- end of options")[0]
-    assert shown == table()
-
-
-def table():
-    rows = [
-        "| option | values | default | environment | URL key | meaning |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in Options.describe():
-        accepts = row["accepts"].replace("|", "\\|")
-        rows.append(
-            f"| `{row['option']}` | {accepts} | {row['default']} | `{row['environment']}` "
-            f"| `{row['url']}` | {row['meaning']} |"
-        )
-    return "\n".join(rows)
+    assert shown("options.md", "tests/test_options.py") == table(Options.describe())

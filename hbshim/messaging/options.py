@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from hbshim.errors import OptionError
-from hbshim.messaging.url import split
+from hbshim.messaging.url import query_of
 from hbshim.options import (
+    ENVIRONMENT_PREFIX,
     URL_KEYS,
     Options,
     OptionSet,
@@ -63,8 +64,9 @@ def _ssl_options(value: object) -> dict[str, Any] | None:
         if text.startswith("{"):
             value = json.loads(text)
         else:
-            pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
-            value = {key.strip(): rest.strip() for key, _, rest in pairs}
+            # Of a pair without "=" nothing is left to unpack.
+            pairs = (pair.split("=", 1) for pair in text.split(","))
+            value = {key.strip(): rest.strip() for key, rest in pairs}
     if not isinstance(value, Mapping) or not set(value) <= set(SSL_KEYS):
         raise ValueError
     parsed = {key: str(text) for key, text in value.items() if text is not None}
@@ -295,21 +297,14 @@ class MessagingOptions(OptionSet):
         if "keyfile" in own and "certfile" not in own:
             raise OptionError("ssl_options has a keyfile without a certfile; give both")
 
-    def heartbeat_options(self, url: str | None = None) -> Options:
-        """How the heartbeats of these connections are to be made.
-
-        Parameters:
-            url: the driver's URL, whose query may hold hbshim's options, too.
+    def heartbeat_options(self) -> Options:
+        """How the heartbeats of these connections are made.
 
         Raises:
-            OptionError: hbshim's own options contradict each other.
+            OptionError: what hbshim's own sources say contradicts it.
         """
-        query = [] if url is None else split(url).query
-        given: dict[str, Any] = {URL_KEYS[key]: value for key, value in query if key in URL_KEYS}
-        given.pop("heartbeat_in_pthread", None)
-        if self.heartbeat_in_pthread != "auto":
-            given["heartbeat_in_pthread"] = self.heartbeat_in_pthread
-        return Options.load(url=given)
+        in_pthread = self.heartbeat_in_pthread
+        return Options.load(heartbeat_in_pthread=None if in_pthread == "auto" else in_pthread)
 
     def ssl_context(self) -> SSLContext | None:
         """What TLS is to be spoken with; None where it is not to be.
@@ -338,9 +333,13 @@ class MessagingOptions(OptionSet):
 
     @classmethod
     def _from_url(cls, url: str) -> Mapping[str, object]:
-        parts = split(url)
         names = {field.name for field in dataclasses.fields(cls)}
-        values: dict[str, object] = {"ssl": True} if parts.tls else {}
-        # What is hbshim's own is for `heartbeat_options`.
-        values.update((k, value) for k, value in parts.query if k in names or k not in URL_KEYS)
+        values: dict[str, object] = {"ssl": True} if url.startswith("amqps:") else {}
+        for key, value in query_of(url):
+            if key in URL_KEYS and key not in names:
+                raise OptionError(
+                    f"{key} is no option of a driver; set {ENVIRONMENT_PREFIX}"
+                    f"{URL_KEYS[key].upper()} in the environment, for the whole process"
+                )
+            values[key] = value
         return values

@@ -59,6 +59,15 @@ def split(url: str) -> Parts:
     )
 
 
+def query_of(url: str) -> list[tuple[str, str]]:
+    """The options in the query of a driver's URL, or in a query alone: ``?a=1&b=2``.
+
+    Raises:
+        OptionError: as :func:`split`.
+    """
+    return parse_qsl(url[1:], keep_blank_values=True) if url[:1] == "?" else split(url).query
+
+
 def unescaped(text: str) -> str:
     """`text` without percent-encoding.
 

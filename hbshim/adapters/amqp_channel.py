@@ -170,16 +170,22 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
             if not frames:
                 return False
 
-    def take_all(self) -> None:
-        """Take in what is there."""
-        frames, on_frame = self._frames, self._on_inbound_frame
-        read = self._transport.read_frame
+    def take_all(self, *, look: bool) -> bool:
+        """Take in what was read already, and what is there still; whether there was anything.
+
+        Parameters:
+            look: ask the socket; else only where it is known to have more.
+        """
+        frames, on_frame, stream = self._frames, self._on_inbound_frame, self._transport
+        any_there = False
         while True:
             while frames:
+                any_there = True
                 on_frame(frames.popleft())
-            frames.extend(read())
-            if not frames:
-                return
+            if not (look or stream.more):
+                return any_there
+            look = False
+            frames.extend(stream.read_frame())
 
 
 def _smaller(one: int, other: int) -> int:

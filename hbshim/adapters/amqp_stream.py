@@ -37,6 +37,8 @@ _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _HEAD = struct.Struct(">BHI")
 _AROUND = 8
 _FRAME_END = 0xCE
+#: Of a method, a header, a body and a heartbeat.
+_KINDS = frozenset({1, 2, 3, 8})
 
 
 class Waiting(Protocol):
@@ -59,6 +61,7 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
     """Over a socket that is there already, of TCP or TLS.
 
     Attributes:
+        more: there may be octets that a wait for the descriptor would not tell of.
         write_by: ``time.monotonic()`` by which the write under way is to be done; None:
             :data:`STALL_LIMIT` from now.
     """
@@ -70,6 +73,7 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
         super().__init__(host)
         self._waiting = waiting
         self.write_by: float | None = None
+        self.more = False
         self._parts: list[bytes] = []
         self._missing = 0
 
@@ -77,9 +81,7 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
         if self.connected:
             return
         self.sock = sock = self._waiting.dial()
-        tls = hasattr(sock, "_sslobj")
-        # The session holds what it could not send, and sends it before anything else.
-        self._forgettable = not tls
+        self._tls = tls = hasattr(sock, "_sslobj")
         self._receive, self._send = (sock.read, sock.write) if tls else (sock.recv, sock.send)
         self._write(amqp_transport.AMQP_PROTOCOL_HEADER)
         self.connected = True
@@ -91,9 +93,11 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
             OSError: the connection ended.
             UnexpectedFrame: what came is not AMQP.
         """
+        at_most = max(READ_AT_MOST, self._missing)
         try:
-            data: bytes = self._receive(max(READ_AT_MOST, self._missing))
+            data: bytes = self._receive(at_most)
         except _NOT_YET:
+            self.more = False
             return []
         except OSError:
             self.connected = False
@@ -101,6 +105,8 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
         if not data:
             self.connected = False
             raise ConnectionResetError(errno.ECONNRESET, "the broker closed the TCP connection")
+        # A TLS session may hold more than it gave; only its refusal tells that it does not.
+        self.more = self._tls or len(data) == at_most
         if self._parts:
             self._parts.append(data)
             self._missing -= len(data)
@@ -114,6 +120,10 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
         begin, end, need = 0, len(data), _AROUND
         while begin + _AROUND <= end:
             kind, channel, size = _HEAD.unpack_from(data, begin)
+            if kind not in _KINDS:
+                raise UnexpectedFrame(
+                    f"no frame of AMQP begins with {bytes(data[begin : begin + 8])!r}"
+                )
             need = size + _AROUND
             last = begin + need - 1
             if last >= end:
@@ -143,7 +153,8 @@ class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]
         while sent < len(data):
             left = until - time.monotonic()
             if left <= 0:
-                if sent == 0 and self._forgettable:
+                # A TLS session keeps what it could not send, and sends it before all else.
+                if sent == 0 and not self._tls:
                     raise StalledError
                 raise ConnectionAbortedError(
                     errno.ECONNABORTED, "the broker took half a frame, and no more in time"

@@ -57,22 +57,28 @@ class _Waiting:
 
     def __init__(self, host: Host, options: MessagingOptions, open_by: float) -> None:
         self._host, self._options, self._open_by = host, options, open_by
-        self._fd = -1
+        self.readiness: Readiness | None = None
 
     def dial(self) -> Any:
-        sock = dial(self._host, self._options, self._open_by)
-        self._fd = sock.fileno()
-        self.readiness = Readiness(self._fd)
+        self._sock = sock = dial(self._host, self._options, self._open_by)
+        self.readiness = Readiness(sock.fileno())
         return sock
 
+    def abandon(self) -> None:
+        """Close what is open of a connection that did not come to be."""
+        if self.readiness is not None:
+            self.readiness.close(self._sock.close)
+
     def readable(self, timeout: float) -> bool:
+        assert self.readiness is not None, "dialled before"
         return self.readiness.wait(timeout)
 
     def writable(self, timeout: float) -> bool:
         # In slices: a descriptor closed meanwhile is heard of by looking again.
-        return wait_writable(self._fd, min(timeout, 1.0))
+        return wait_writable(self._sock.fileno(), min(timeout, 1.0))
 
     def close(self, then: Callable[[], None]) -> None:
+        assert self.readiness is not None, "dialled before"
         self.readiness.close(then)
 
 
@@ -484,15 +490,21 @@ def connect(host: Host, options: MessagingOptions, timeout: float) -> KombuConne
     transport = client.transport
     try:
         connection = transport.establish_connection()
+        assert waiting.readiness is not None, "establish_connection() dials"
+        return KombuConnection(connection, host.name, waiting.readiness)
     except NoAnswerError:
+        waiting.abandon()
         raise ConnectError(f"{host.name}: the broker does not answer the handshake") from None
     except (AMQPError, OSError) as error:
+        waiting.abandon()
         if transport.closed_by is not None:
             raise login_refused(
                 host.name, host.username, host.virtual_host, *transport.closed_by
             ) from None
         raise ConnectError(f"{host.name}: {error}; does it speak AMQP 0-9-1?") from None
-    return KombuConnection(connection, host.name, waiting.readiness)
+    except BaseException:
+        waiting.abandon()
+        raise
 
 
 def _seconds(text: str | None) -> float | None:

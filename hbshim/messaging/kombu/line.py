@@ -103,6 +103,7 @@ class Line:
                 self._link.orphan()
             else:
                 self._stream.drop()
+            self._readiness.drop()
 
     def lost(self, error: BaseException) -> ConnectionLostError:
         """End the connection, and tell why."""
@@ -146,35 +147,40 @@ class Line:
         finally:
             self._reading.release()
 
-    def read(self) -> None:
-        """Take in what is there; the reader's to call."""
+    def read(self, *, look: bool = True) -> bool:
+        """Take in what is there; whether there was anything. The reader's to call.
+
+        Parameters:
+            look: ask the socket; else take in only what was read already.
+        """
         try:
-            self._amqp.take_all()
+            return bool(self._amqp.take_all(look=look))
         except Exception as error:
             raise self.lost(error) from error
 
     def await_arrival(self, until: float) -> None:
         """Read until something arrives, or somebody wakes the reader."""
-        readiness = self._readiness
-        while True:
-            self.read()
-            if self.arrived or readiness.take_wake():
-                return
+        readiness, arrived = self._readiness, self.arrived
+        self.read(look=False)
+        while not (arrived or readiness.take_wake()):
             left = until - _monotonic()
-            if left <= 0:
+            if readiness.wait(left):
+                self.read()
+            elif left <= 0:
                 return
-            readiness.wait(left)
             if self._closed:
                 raise self._lost_error()
 
     def await_news(self, until: float) -> bool:
-        """Wait until the broker says something, and take it in; False: not in time."""
+        """Wait until the broker may have said something, and take it in; False: not in time."""
+        if self.read(look=False):
+            return True
         left = until - _monotonic()
-        if left <= 0:
+        if self._readiness.wait(left):
+            self.read()
+        elif left <= 0:
             return False
-        self._readiness.wait(left)
         self.check()
-        self.read()
         return True
 
     def look(self) -> None:

@@ -183,13 +183,23 @@ def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json:
 
 @main.command(short_help="Print every option.")
 def options() -> None:
-    """Print every option: values, default, environment variable, URL key."""
+    """Print every option: values, default, environment variable, URL key.
+
+    First hbshim's own, then those of the messaging drivers.
+    """
+    from hbshim.messaging.options import MessagingOptions
+
     width = min(shutil.get_terminal_size().columns, 100)
-    for row in Options.describe():
-        click.secho(row["option"], bold=True, nl=False)
-        click.echo(f"  {row['accepts']}  (default: {row['default']})")
-        click.echo(click.wrap_text(row["meaning"], width, INDENT, INDENT))
-        click.echo(f"{INDENT}environment {row['environment']}, URL key {row['url']}\n")
+    for title, rows in (
+        ("hbshim", Options.describe()),
+        ("messaging drivers (hbkombu://, hbpika://)", MessagingOptions.describe()),
+    ):
+        click.secho(f"{title}\n", bold=True)
+        for row in rows:
+            click.secho(row["option"], bold=True, nl=False)
+            click.echo(f"  {row['accepts']}  (default: {row['default']})")
+            click.echo(click.wrap_text(row["meaning"], width, INDENT, INDENT))
+            click.echo(f"{INDENT}environment {row['environment']}, URL key {row['url']}\n")
 
 
 if __name__ == "__main__":

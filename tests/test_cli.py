@@ -35,8 +35,11 @@ def test_detect_as_json():
 
 def test_options_are_printed_with_all_their_names():
     printed = hbshim("options", COLUMNS="200").stdout
+    own, _, messaging = printed.partition("messaging drivers (hbkombu://, hbpika://)")
     for word in ("heartbeat_in_pthread", "HBSHIM_HEARTBEAT_IN_PTHREAD", "hbshim_worker"):
-        assert word in printed
+        assert word in own
+    for word in ("pool_max_overflow", "HBSHIM_MESSAGING_POOL_MAX_OVERFLOW", "quorum_queues"):
+        assert word in messaging
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,19 @@ T = TypeVar("T")
 NOT_TAKEN = (RejectedError, UnroutableError)
 
 
+class _LeftOverError(ConnectionLostError):
+    """A connection from better days. No attempt: a pool may hold many after a restart."""
+
+
 class Sending:
     """A connection that sends, and what it has declared already."""
 
-    __slots__ = ("connection", "declared")
+    __slots__ = ("connection", "declared", "used")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.declared: set[str] = set()
+        self.used = False
 
     def prepare(self, exchange: str) -> None:
         """Have `exchange`: to publish to one that is missing would end the channel."""
@@ -150,15 +155,25 @@ class Sender:
     def _lent(self, deadline: float) -> Iterator[Sending]:
         left = deadline - time.monotonic()
         with self.pool.lend(timeout=min(left, self._options.pool_timeout)) as sending:
-            yield sending
+            try:
+                yield sending
+            except ConnectionLostError as error:
+                if sending.used:
+                    raise _LeftOverError(str(error)) from error
+                raise
+            sending.used = True
 
     def _insist(self, work: Callable[[], T], deadline: float, attempts: int | None) -> T:
         # The usual case first, and without what it costs to be able to try again.
-        try:
-            return work()
-        except MessagingError as error:
-            if attempts == 1 or not _not_sent(error):
-                raise
+        while time.monotonic() < deadline:
+            try:
+                return work()
+            except _LeftOverError:
+                continue
+            except MessagingError as error:
+                if attempts == 1 or not _not_sent(error):
+                    raise
+                break
         left = None if attempts is None else attempts - 1
         delay = self._options.connection_retry_delay
         return retrying(left, delay, deadline, retry_on=_not_sent)(work)

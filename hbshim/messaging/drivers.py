@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from hbshim.errors import MissingExtraError, OptionError
 from hbshim.messaging.amqp.driver import AmqpDriver
@@ -28,7 +27,7 @@ def connect(url: str, **options: Any) -> AmqpDriver:
         OptionError: the URL or an option is not acceptable.
         MissingExtraError: the client library is not installed.
     """
-    library = LIBRARIES.get(urlsplit(url).scheme)
+    library = LIBRARIES.get(url.partition("://")[0])
     if library is None:
         known = " or ".join(f"{scheme}://" for scheme in LIBRARIES)
         raise OptionError(f"the URL names no messaging driver; begin it with {known}")

@@ -2,7 +2,7 @@
 # make test                every check and test, containers included
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
-# Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make bench, make venv,
+# Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make oslo, make bench, make venv,
 # make images, make lint, make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
@@ -28,7 +28,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 4
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test worlds bench chaos soak venv images lint clean
+.PHONY: regression test worlds bench chaos oslo soak venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -53,6 +53,9 @@ bench: venv
 chaos: venv
 	$(BIN)/python -m wsgi_harness.chaos $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+oslo: venv
+	$(BIN)/python -m wsgi_harness.oslo $(ARGS)
 
 soak: venv
 	$(BIN)/python -m wsgi_harness.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)

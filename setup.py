@@ -41,6 +41,7 @@ TEST = [
     "pytest-xdist>=3.5,<4",
     "ruff>=0.6",
     "setuptools>=70",
+    "testscenarios>=0.5,<1",
     "trustme>=1.1",
     "types-requests",
 ]

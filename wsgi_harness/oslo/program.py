@@ -60,7 +60,8 @@ class Callers:
     """Threads, green in a green world, that call on and on."""
 
     def __init__(self, client: Any, number: int, pause: float) -> None:
-        self.latest = [0.0] * number
+        #: When each answered call began and ended, for each caller.
+        self.answered: list[list[tuple[float, float]]] = [[] for _ in range(number)]
         self.errors: dict[str, int] = {}
         self._client = client
         self._pause = pause
@@ -76,8 +77,7 @@ class Callers:
                 name = type(error).__name__
                 self.errors[name] = self.errors.get(name, 0) + 1
             else:
-                # When it began: an answer says nothing about what has happened since.
-                self.latest[index] = began
+                self.answered[index].append((began, time.time()))
             time.sleep(self._pause)
 
 
@@ -151,10 +151,17 @@ class Program:
     def start_callers(self, number: int, pause: float = 0.5) -> None:
         self._callers = Callers(self._client, number, pause)
 
-    def callers(self) -> dict[str, Any]:
-        """When each caller's latest answered call began, and how many errors of a kind it had."""
+    def callers(self, since: float) -> dict[str, Any]:
+        """How many callers there are; when each had the first answer to a call that began later
+        than `since`; how many errors of a kind there were."""
         assert self._callers is not None
-        return {"latest": self._callers.latest, "errors": self._callers.errors}
+        answered = self._callers.answered
+        first = [next((end for began, end in each if began > since), None) for each in answered]
+        return {
+            "number": len(answered),
+            "answers": [end for end in first if end is not None],
+            "errors": self._callers.errors,
+        }
 
     def block(self, seconds: float) -> None:
         """Stand still, with the hub and every green thread."""

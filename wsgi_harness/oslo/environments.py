@@ -1,0 +1,41 @@
+"""An environment for each version of oslo.messaging, under ``build/oslo/``."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+from wsgi_harness.engine.commands import Progress, run
+from wsgi_harness.errors import HarnessError
+from wsgi_harness.paths import HARNESS, build_dir, set_up_lock
+
+#: The last line that still has the option, and the newest.
+VERSIONS = ("17.3", "18.3")
+#: What oslo.messaging's tests import.
+_OF_TESTS = ("oslotest>=5,<7", "pifpaf>=3.2,<4", "setuptools", "testscenarios>=0.5,<1")
+_LIMIT = 900.0
+
+
+def prepare(version: str, progress: Progress) -> Path:
+    """Return the interpreter of an environment with this oslo.messaging and this hbshim.
+
+    :param version: the first two numbers; the latest release of that line is taken.
+    :raises HarnessError: hbshim was not installed from a checkout, or pip fails.
+    """
+    checkout = HARNESS.parent
+    if not (checkout / "setup.py").is_file():
+        raise HarnessError("there is no setup.py beside the harness; run this in a checkout")
+    directory = build_dir() / "oslo" / version
+    python = directory / "bin" / "python"
+    inputs = (checkout / "setup.py").read_bytes() + f"{sys.version}{checkout}{_OF_TESTS}".encode()
+    stamp = directory / f".installed-{hashlib.sha256(inputs).hexdigest()[:16]}"
+    with set_up_lock(progress):
+        if not stamp.exists():
+            progress(f"setting up an environment with oslo.messaging {version}")
+            run([sys.executable, "-m", "venv", "--clear", directory], timeout=_LIMIT)
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            ours = ["--editable", f"{checkout}[oslo,eventlet]"]
+            run([*pip, *ours, f"oslo.messaging~={version}.0", *_OF_TESTS], timeout=_LIMIT)
+            stamp.touch()
+    return python

@@ -1,0 +1,149 @@
+"""oslo.messaging's own functional suite, in the interpreter that has it, unchanged.
+
+    python -m wsgi_harness.oslo.suite WORLD RESULTS [--part INDEX OF] [--only TEXT ...]
+
+appends a line of JSON to the file RESULTS as each test ends; ``RPC_TRANSPORT_URL`` and
+``NOTIFY_TRANSPORT_URL`` name the driver. Two things about it are not as in upstream's
+gate, and neither is the logic of a test:
+
+* A few tests look whether the URL begins with ``rabbit://``, and are skipped otherwise. To
+  them, and nobody else, a URL whose scheme is hbshim's begins so too (:class:`GuardedUrl`).
+* The suite patches everything with eventlet as it is imported, and its servers ask for the
+  executor ``eventlet``. In the world ``native`` neither happens: the patching is left
+  out, and the executor is ``threading``.
+
+Loaded by :mod:`unittest` and not by stestr, so that parts run side by side without a
+repository of results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "oslo_messaging.tests.functional"
+RABBIT = "rabbit://"
+
+
+class GuardedUrl(str):
+    """A URL of a driver of hbshim; asked whether it is RabbitMQ's, it says yes."""
+
+    __slots__ = ()
+
+    def startswith(self, *prefix: Any) -> bool:
+        """See :meth:`str.startswith`."""
+        return prefix[0] == RABBIT or super().startswith(*prefix)
+
+
+def leave_native() -> None:
+    """Have the suite run in native threads."""
+    import eventlet
+
+    eventlet.monkey_patch = lambda *_args, **_kwargs: None
+    from oslo_messaging import server
+
+    init = server.MessageHandlingServer.__init__
+
+    def __init__(self: Any, transport: Any, dispatcher: Any, _executor: Any = None) -> None:  # noqa: N807
+        init(self, transport, dispatcher, "threading")
+
+    server.MessageHandlingServer.__init__ = __init__
+
+
+def open_guards() -> None:
+    """Enable the tests that are guarded by the URL's scheme."""
+    from oslo_messaging.tests.functional import utils
+
+    set_up = utils.SkipIfNoTransportURL.setUp
+
+    def setUp(self: Any, *args: Any, **kwargs: Any) -> None:
+        set_up(self, *args, **kwargs)
+        self.rpc_url = GuardedUrl(self.rpc_url)
+        self.notify_url = GuardedUrl(self.notify_url)
+
+    utils.SkipIfNoTransportURL.setUp = setUp
+
+
+class Results(unittest.TestResult):
+    """Writes each outcome down as it comes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def _write(self, test: unittest.TestCase, outcome: str, text: str = "") -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"test": test.id(), "outcome": outcome, "text": text}) + "\n")
+
+    def addSuccess(self, test: Any) -> None:  # noqa: N802
+        super().addSuccess(test)
+        self._write(test, "passed")
+
+    def addError(self, test: Any, err: Any) -> None:  # noqa: N802
+        super().addError(test, err)
+        self._write(test, "failed", self.errors[-1][1])
+
+    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802
+        super().addFailure(test, err)
+        self._write(test, "failed", self.failures[-1][1])
+
+    def addSkip(self, test: Any, reason: str) -> None:  # noqa: N802
+        super().addSkip(test, reason)
+        self._write(test, "skipped", reason)
+
+
+def tests_of(suite: Any) -> Iterator[Any]:
+    """Every test in a suite of suites."""
+    if isinstance(suite, unittest.TestSuite):
+        for each in suite:
+            yield from tests_of(each)
+    else:
+        yield suite
+
+
+def load() -> list[Any]:
+    """Every test, in an order that does not change."""
+    import oslo_messaging
+
+    top = Path(oslo_messaging.__file__).parent
+    found = unittest.TestLoader().discover(
+        str(top / "tests" / "functional"), top_level_dir=str(top.parent)
+    )
+    return sorted(tests_of(found), key=lambda test: str(test.id()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("world", choices=("green", "native"))
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("INDEX", "OF"))
+    parser.add_argument("--only", nargs="*", default=())
+    given = parser.parse_args()
+    if given.world == "native":
+        leave_native()
+    # First, or in the green world nothing is patched yet when this is imported.
+    __import__("oslo_messaging.tests")
+    open_guards()
+    chosen = [
+        test for test in load() if not given.only or any(text in test.id() for text in given.only)
+    ]
+    index, parts = given.part
+    results = Results(given.results)
+    with given.results.open("a", encoding="utf-8") as file:
+        for test in chosen[index::parts]:
+            file.write(json.dumps({"test": test.id(), "outcome": "planned", "text": ""}) + "\n")
+    for test in chosen[index::parts]:
+        test(results)
+    sys.stdout.flush()
+    # Not its threads' time to end: what is judged is written down.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,21 +10,29 @@ from typing import Any
 
 from hbshim.errors import PayloadError, RemoteError
 
+#: Octets of text, and of a trace, that travel with an error; of a trace, the last ones.
+TEXT_LIMIT, TRACE_LIMIT = 10_000, 50_000
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is to be done."""
+    """What is to be done.
+
+    Attributes:
+        silence: seconds without a sign of life that the caller bears; None: any number.
+    """
 
     method: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     namespace: str | None = None
     version: str | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    silence: float | None = None
 
     def as_value(self) -> dict[str, Any]:
         """For the serializer; what is not given is left out."""
         value: dict[str, Any] = {"method": self.method, "args": self.arguments}
-        for name in ("namespace", "version", "context"):
+        for name in ("namespace", "version", "context", "silence"):
             if given := getattr(self, name):
                 value[name] = given
         return value
@@ -37,20 +45,33 @@ class Call:
         arguments, context = value.get("args") or {}, value.get("context") or {}
         if not isinstance(arguments, dict) or not isinstance(context, dict):
             raise PayloadError("a request's arguments or context are no mapping; see its sender")
+        silence = value.get("silence")
+        if silence is not None and not (isinstance(silence, (int, float)) and silence > 0):
+            raise PayloadError("a request's silence is no number of seconds; look at its sender")
         return cls(
-            value["method"], arguments, value.get("namespace"), value.get("version"), context
+            value["method"],
+            arguments,
+            value.get("namespace"),
+            value.get("version"),
+            context,
+            silence,
         )
 
 
-def error_as_value(error: BaseException) -> dict[str, Any]:
-    """An error with its type, for the serializer."""
+def error_as_value(error: BaseException, *, brief: bool = False) -> dict[str, Any]:
+    """An error with its type, for the serializer.
+
+    Parameters:
+        brief: without its arguments and trace, which may be what cannot be sent.
+    """
     kind = type(error)
+    value = {"module": kind.__module__, "kind": kind.__qualname__, "text": str(error)[:TEXT_LIMIT]}
+    if brief:
+        return {**value, "text": value["text"][:100], "args": [value["text"][:100]]}
     return {
-        "module": kind.__module__,
-        "kind": kind.__qualname__,
-        "text": str(error),
+        **value,
         "args": [each if _plain(each) else str(each) for each in error.args],
-        "trace": "".join(traceback.format_exception(error)),
+        "trace": "".join(traceback.format_exception(error))[-TRACE_LIMIT:],
     }
 
 

@@ -68,10 +68,12 @@ class Client:
             PayloadError: an argument cannot be sent.
             UnroutableError, ConnectError: see :meth:`hbshim.messaging.base.Driver.call`.
         """
+        # Only a caller that waits is told that its server is alive.
+        payload = self._payload(method, arguments, self.silence)
         on_reply = None if self.on_progress is None else self._report(self.on_progress)
         reply = self.driver.call(
             self.target,
-            self._payload(method, arguments),
+            payload,
             self.timeout,
             silence=self.silence,
             on_reply=on_reply,
@@ -101,8 +103,11 @@ class Client:
         assert submitted is not None
         return Task(submitted, self)
 
-    def _payload(self, method: str, arguments: Mapping[str, Any]) -> Payload:
-        call = Call(method, arguments, self.target.namespace, self.target.version, self.context)
+    def _payload(
+        self, method: str, arguments: Mapping[str, Any], silence: float | None = None
+    ) -> Payload:
+        target = self.target
+        call = Call(method, arguments, target.namespace, target.version, self.context, silence)
         return Payload(self.encoding.encode(call.as_value()), self.encoding.content_type)
 
     def _report(self, on_progress: Callable[[Any], None]) -> Callable[[Reply], None]:

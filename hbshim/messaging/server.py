@@ -11,6 +11,7 @@ from hbshim.errors import MessagingError, OptionError, PayloadError
 from hbshim.messaging.base import Driver, Incoming, Listener, Payload
 from hbshim.messaging.dispatch import Dispatcher, Request
 from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.pulse import Pulse
 from hbshim.messaging.remote import Call, error_as_value
 from hbshim.messaging.target import Target
 
@@ -129,6 +130,7 @@ class Server:
         self._dispatcher = Dispatcher(endpoints)
         self._after = acknowledge == "after"
         self._failed = failed or (lambda _error: None)
+        self._pulse = Pulse(self._failed)
         self._listener = driver.listen(
             target,
             workers if prefetch is None else prefetch,
@@ -170,7 +172,9 @@ class Server:
         Returns:
             Whether all of them have ended.
         """
-        return self._workers.stop(timeout)
+        ended = self._workers.stop(timeout)
+        self._pulse.end()
+        return ended
 
     def __enter__(self) -> Server:
         self.start()
@@ -194,16 +198,28 @@ class Server:
             payload = incoming.payload
             call = Call.from_value(self._encoding.decode(payload.body, payload.content_type))
             method = self._dispatcher.method(call)
-            value = method(Request(incoming, call, self._encoding), **call.arguments)
+            request = Request(incoming, call, self._encoding)
+            if call.silence is None:
+                value = method(request, **call.arguments)
+            else:
+                with self._pulse.during(incoming, call.silence):
+                    value = method(request, **call.arguments)
             if not incoming.expects_reply:
                 return
             reply = self._encoded(value)
         except Exception as error:
             if not incoming.expects_reply:
                 raise
-            incoming.reply(self._encoded(error_as_value(error)), "error")
+            incoming.reply(self._failure(error), "error")
         else:
             incoming.reply(reply)
+
+    def _failure(self, error: Exception) -> Payload:
+        try:
+            body = self._encoding.encode(error_as_value(error))
+        except PayloadError:
+            body = self._encoding.encode(error_as_value(error, brief=True))
+        return Payload(body, self._encoding.content_type)
 
     def _encoded(self, value: object) -> Payload:
         try:

@@ -134,7 +134,6 @@ class Caller:
             message_id=correlation,
             correlation_id=correlation,
             reply_to=DIRECT_REPLY,
-            expiration=timeout,
         )
         waiting = _Waiting(on_reply)
         self._waiting[correlation] = waiting
@@ -204,7 +203,10 @@ class Caller:
                 # but only who reads may ask the broker anything.
                 if message.exchange not in line.declared or demanded is not None:
                     self._ask(line, message, demanded, deadline)
-                line.connection.publish(message, max(0.0, deadline - time.monotonic()))
+                left = max(0.0, deadline - time.monotonic())
+                # What is left, or a server might begin what nobody waits for any more.
+                message.expiration = left
+                line.connection.publish(message, left)
             except ConnectionLostError:
                 # Not sent whole, so not sent: no server has it, and it may go once more.
                 self._lost(line)

@@ -47,6 +47,11 @@ class AmqpIncoming:
     def redelivered(self) -> bool:
         return self._delivery.redelivered
 
+    @property
+    def expires(self) -> bool:
+        """Whether somebody waits for it for some time only."""
+        return self._delivery.expiration is not None
+
     def expired(self) -> bool:
         # The broker counts the time in the queue and throws away what has expired there; the
         # clocks of two machines are not compared.
@@ -70,6 +75,29 @@ class AmqpIncoming:
                 self._delivery.connection.requeue(self._delivery.tag)
             except ConnectionLostError:
                 return  # the broker has requeued it already
+
+    def again(self, queue: str) -> Message | None:
+        """The same message, for the rest of its time; None: that is over.
+
+        Parameters:
+            queue: where it is to go.
+        """
+        delivery = self._delivery
+        left = (delivery.expiration or 0.0) - (time.monotonic() - self._arrived)
+        if left <= 0:
+            return None
+        return Message(
+            delivery.body,
+            "",
+            queue,
+            self.payload.content_type,
+            message_id=delivery.message_id,
+            correlation_id=delivery.correlation_id,
+            reply_to=delivery.reply_to,
+            expiration=left,
+            type=delivery.type,
+            headers=delivery.headers,
+        )
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         delivery = self._delivery

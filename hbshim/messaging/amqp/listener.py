@@ -2,6 +2,12 @@
 
 One thread polls. A lost connection is made anew by the poll that finds it lost, for as long
 as it takes; what the old one had delivered comes again, and what was acknowledged does not.
+
+Whether an acknowledgement got there before its connection was lost, nobody can tell. So of
+requests that are to be worked on once or not at all, the broker's own mark decides: it hands
+each out once without "redelivered", and who gets it so is its only owner, for good. A copy
+that is marked belongs to somebody else. Requests without a time limit, which were stored for
+a server, are worked on even so.
 """
 
 from __future__ import annotations
@@ -27,6 +33,12 @@ WAIT_AT_MOST = 60.0
 #: Seconds for one attempt to connect; :meth:`AmqpListener.stop` waits for no longer.
 CONNECT_LIMIT = 10.0
 
+#: Seconds between two looks at what has arrived while nobody polls.
+LOOK_EVERY = 0.2
+
+#: Seconds that it may take to give a request back to its queue.
+GIVE_BACK_LIMIT = 5.0
+
 #: Identities of messages that are remembered, to tell a message that comes twice.
 REMEMBERED = 1000
 
@@ -43,6 +55,10 @@ class Source:
     subscription: Subscription
     kept: bool = True
     priority: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.subscription.queue.name
 
 
 class _NotNow(Exception):  # noqa: N818
@@ -100,13 +116,15 @@ class AmqpListener:
         self._retry_delay = retry_delay
         self._connection: Connection | None = None
         self._consumers: list[str] = []
-        self._inbox: deque[tuple[AmqpIncoming, bool]] = deque()
+        self._inbox: deque[tuple[AmqpIncoming, Source]] = deque()
         self._seen = Seen()
         self._broken = False
         self._paused = False
         self._stopped = False
         self._changed = threading.Event()
+        self._ended = threading.Event()
         self._polling = threading.Lock()
+        self._keeper: threading.Thread | None = None
 
     def open(self, timeout: float) -> bool:
         with self._polling:
@@ -125,6 +143,8 @@ class AmqpListener:
             deadline = None if timeout is None else time.monotonic() + timeout
             batch: list[AmqpIncoming] = []
             while len(batch) < batch_size:
+                if self._consumers and (self._stopped or self._paused):
+                    self._withdraw()
                 if self._inbox:
                     self._hand_out(batch)
                     if len(batch) == 1 and batch_timeout is not None:
@@ -134,10 +154,7 @@ class AmqpListener:
                 if batch and batch_timeout is None:
                     break
                 if self._stopped:
-                    self._end()
-                    if not self._inbox:
-                        break
-                    continue
+                    break
                 left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
                 if left <= 0 and deadline is not None:
                     break
@@ -146,15 +163,33 @@ class AmqpListener:
 
     def _hand_out(self, batch: list[AmqpIncoming]) -> None:
         incoming, _ = self._inbox.popleft()
+        if incoming.expires and self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
+            self._keeper.start()
         if incoming.expired():
             incoming.acknowledge()
             return
-        # Not acknowledged: it will come again, here or to another server.
-        if self._acknowledge_first and (
-            not incoming.acknowledge() or self._seen.before(incoming.message_id)
-        ):
-            return
+        if self._acknowledge_first:
+            acknowledged = incoming.acknowledge()
+            if incoming.expires:
+                # Ours even if the acknowledgement is lost: see this module's description.
+                if incoming.redelivered:
+                    return
+            elif not acknowledged or self._seen.before(incoming.message_id):
+                return  # not acknowledged: it comes again, here or to another server
         batch.append(incoming)
+
+    def _keep(self) -> None:
+        """Take in what arrives while all who poll are at work, so that its age is known."""
+        while not self._ended.wait(LOOK_EVERY):
+            if self._polling.acquire(False):
+                try:
+                    # What is lost is found, and made anew, by who polls.
+                    with contextlib.suppress(MessagingError):
+                        if self._connection is not None and self._consumers:
+                            self._connection.drain(0)
+                finally:
+                    self._polling.release()
 
     def pause(self) -> None:
         self._paused = True
@@ -170,6 +205,7 @@ class AmqpListener:
 
     def close(self) -> None:
         self.stop()
+        self._ended.set()
         # A poll that is under way ends first: it is the one that uses the connection.
         with self._polling:
             self._drop()
@@ -188,9 +224,7 @@ class AmqpListener:
             connection = self._connection or self._connect(time.monotonic() + left)
             if connection is None:
                 return
-            if self._paused and self._consumers:
-                self._withdraw(connection)
-            elif not self._paused and not self._consumers:
+            if not (self._consumers or self._paused or self._stopped):
                 self._consume(connection)
             if drain and not (self._stopped or self._changed.is_set()):
                 connection.drain(left)
@@ -226,7 +260,7 @@ class AmqpListener:
         for source in self._sources:
             self._declare(connection, source)
             tag = connection.consume(
-                source.subscription.queue.name,
+                source.name,
                 self._on_delivery(source),
                 on_cancelled=self._on_cancelled,
             )
@@ -247,7 +281,7 @@ class AmqpListener:
     def _on_delivery(self, source: Source) -> Callable[[Delivery], None]:
         def on_delivery(delivery: Delivery) -> None:
             incoming = AmqpIncoming(delivery, self._sender, self._topology, source.priority)
-            self._inbox.append((incoming, source.kept))
+            self._inbox.append((incoming, source))
 
         return on_delivery
 
@@ -255,31 +289,48 @@ class AmqpListener:
         # The queue was deleted. With a new connection everything is declared afresh.
         self._broken = True
 
-    def _withdraw(self, connection: Connection) -> None:
+    def _withdraw(self) -> None:
         """Stop the consumers, and give back what nobody has begun."""
-        for tag in self._consumers:
-            connection.cancel(tag)
-        self._consumers.clear()
-        kept = [entry for entry in self._inbox if not entry[1]]
-        for incoming, goes_back in self._inbox:
-            if goes_back:
-                incoming.requeue()
-        self._inbox = deque(kept)
-
-    def _end(self) -> None:
+        consumers, self._consumers = self._consumers, []
         connection = self._connection
-        if connection is not None and self._consumers:
+        try:
+            if connection is not None:
+                for tag in consumers:
+                    connection.cancel(tag)
+                # What had arrived before the broker agreed to it.
+                connection.drain(0)
+        except MessagingError:
+            self._drop()
+        entries, self._inbox = self._inbox, deque()
+        for incoming, source in entries:
+            if not (source.kept and self._give_back(incoming, source)):
+                self._inbox.append((incoming, source))
+
+    def _give_back(self, incoming: AmqpIncoming, source: Source) -> bool:
+        """Whether another listener gets it now; else it is ours to work on."""
+        if not (self._acknowledge_first and incoming.expires):
+            incoming.requeue()
+            return True
+        # Requeued, it would be marked as redelivered.
+        message = None if incoming.redelivered else incoming.again(source.name)
+        if message is not None:
             try:
-                self._withdraw(connection)
+                self._sender.send_confirmed(message, None, GIVE_BACK_LIMIT, 1)
             except MessagingError:
-                self._drop()
+                return False
+        incoming.acknowledge()
+        return True
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         self._broken = False
         self._consumers.clear()
-        # Not acknowledged, so they come again.
-        self._inbox.clear()
+        # What is not acknowledged comes again; what is ours whatever comes, stays.
+        self._inbox = deque(
+            entry
+            for entry in self._inbox
+            if self._acknowledge_first and entry[0].expires and not entry[0].redelivered
+        )
         if connection is not None:
             with contextlib.suppress(MessagingError):
                 connection.close()

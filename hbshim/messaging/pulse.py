@@ -1,0 +1,88 @@
+"""Signs of life for callers that bear silence for so long only, while their requests run."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from hbshim.errors import MessagingError
+from hbshim.messaging.base import Incoming, Payload
+
+#: A sign comes every third of what a caller bears: one may be lost, and one late.
+SHARE = 3
+
+#: Seconds; nobody is told more often than so.
+AT_LEAST = 0.05
+
+_NOTHING = Payload(b"null")
+_NEVER = float("inf")
+
+
+class Pulse:
+    """One thread, green where the program's are, started when the first caller wants it.
+
+    Parameters:
+        failed: told of signs that could not be sent.
+    """
+
+    def __init__(self, failed: Callable[[MessagingError], None]) -> None:
+        self._failed = failed
+        self._running: dict[Incoming, float] = {}
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Event()
+        self._looks_at = _NEVER
+        self._ended = False
+
+    @contextlib.contextmanager
+    def during(self, incoming: Incoming, silence: float) -> Iterator[None]:
+        """Give signs of life as long as the block runs.
+
+        Parameters:
+            silence: seconds that the caller bears.
+        """
+        every = max(AT_LEAST, silence / SHARE)
+        self._running[incoming] = every
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hbshim-pulse", daemon=True)
+                self._thread.start()
+        # A request that is over before the next look costs no change of threads.
+        if time.monotonic() + every < self._looks_at:
+            self._changed.set()
+        try:
+            yield
+        finally:
+            del self._running[incoming]
+
+    def end(self) -> None:
+        """Give no more signs."""
+        self._ended = True
+        self._changed.set()
+
+    def _run(self) -> None:
+        due: dict[Incoming, float] = {}
+        while not self._ended:
+            # First: who comes while we look has us look again.
+            self._looks_at = _NEVER
+            self._changed.clear()
+            now = time.monotonic()
+            running = self._running.copy()
+            # Once more after the last has gone: another may have come by then.
+            looks_at = min(due.values(), default=_NEVER) if not running else _NEVER
+            due = {incoming: due.get(incoming, now + running[incoming]) for incoming in running}
+            for incoming, at in due.items():
+                if at <= now and incoming in self._running:
+                    self._give_sign(incoming)
+                    due[incoming] = now + running[incoming]
+            self._looks_at = min(due.values(), default=looks_at)
+            left = self._looks_at - time.monotonic()
+            self._changed.wait(None if left == _NEVER else max(0.0, left))
+
+    def _give_sign(self, incoming: Incoming) -> None:
+        try:
+            incoming.reply(_NOTHING, "alive")
+        except MessagingError as error:
+            self._failed(error)

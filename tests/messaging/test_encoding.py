@@ -76,7 +76,7 @@ def payloads():
         json,
         Plain,
         len,
-        itertools.count().__next__,
+        "text".upper,
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -1,0 +1,24 @@
+"""A listener has all of its queues, or says why not."""
+
+import pytest
+
+from hbshim import messaging
+from hbshim.errors import TopologyError
+
+
+@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
+def test_a_listener_that_failed_half_way_begins_afresh(broker, scheme):
+    url = broker.amqp_url().replace("amqp://", f"{scheme}://")
+    driver = messaging.connect(url)
+    target = messaging.Target("half", server="one", exchange=f"half-{scheme}")
+    # The exchange of the second of its three queues is there already, and of another type.
+    listener = driver.listen(target)
+    with driver._sender.pool.lend() as other:
+        other.connection.declare_exchange(f"half-{scheme}_fanout", "topic")
+        try:
+            for _ in range(2):
+                with pytest.raises(TopologyError, match="half-"):
+                    listener.open(20)
+        finally:
+            listener.close()
+            driver.close()

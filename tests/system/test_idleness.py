@@ -40,30 +40,32 @@ def test_publishers_nobody_reads_for(everywhere, hurrying_relay):
         client.wait_for_messages(1)
 
 
-@pytest.mark.parametrize("library", ["kombu", "pika"])
-def test_without_draining_the_window_closes(start, hurrying_relay, library):
-    client = start("native", library)
-    client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
-    client.do("stop_draining")
-    wait_until(lambda: client.link["received_ago"] > 2 * T, 30)
-    # Not the broker's silence: its bytes are here, unread.
-    assert client.link["unread"] > 0
+def test_without_draining_the_window_closes(start, hurrying_relay):
+    clients = [start("native", library) for library in ("kombu", "pika")]
+    for client in clients:
+        client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
+        client.do("stop_draining")
+    for client in clients:
+        wait_until(lambda client=client: client.link["received_ago"] > 2 * T, 30)
+        # Not the broker's silence: its bytes are here, unread.
+        assert client.link["unread"] > 0, client.name
 
 
-@pytest.mark.parametrize(
-    "cells", [[("native", "block"), ("native", "cpu")], [("eventlet", "hub"), ("gevent", "hub")]]
-)
-def test_consumers_whose_callback_takes_10_t_with_their_queue_full(start, cells):
-    clients = {}
-    for world, how in cells:
-        for library in ("kombu", "pika"):
-            client = start(world, library)
-            client.open(heartbeat=T, receive_buffer=SMALL)
-            client.do("publish", size=1000, times=2000)
-            client.wait_for_messages(2000)
-            clients[client] = client.wait_until_at_broker()
-            client.send("consume", callback=10 * T, total=2000, how=how)
-    for client, name in clients.items():
+def test_consumers_whose_callback_takes_10_t_with_their_queue_full(start):
+    cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
+    clients = [
+        (start(world, library), how) for world, how in cells for library in ("kombu", "pika")
+    ]
+    for client, _ in clients:
+        client.open(heartbeat=T, receive_buffer=SMALL)
+        client.send("publish", size=1000, times=2000)
+    for client, _ in clients:
+        client.answer()
+        client.wait_for_messages(2000)
+    names = {client: client.wait_until_at_broker() for client, _ in clients}
+    for client, how in clients:
+        client.send("consume", callback=10 * T, total=2000, how=how)
+    for client, name in names.items():
         assert client.answer() == 2000, client.name
         assert client.wait_until_at_broker() == name
         assert client.link["state"] == "alive", client.name

@@ -21,12 +21,20 @@ def test_close_leaves_no_descriptor_no_reference_and_no_wakeup(everywhere):
         client.do("bury")
         again = client.do("remains")
         assert again["descriptors"] == after["descriptors"], (client.name, before)
-        # A green thread ends at its next slice.
-        client.do("wait", seconds=0.5, how="hub")
+    # A green thread ends at its next slice.
+    all_wait(everywhere, 0.5)
     wakeups = {client: client.do("remains")["wakeups"] for client in everywhere}
+    all_wait(everywhere, 2 * T)
     for client in everywhere:
-        client.do("wait", seconds=2 * T, how="hub")
         assert client.do("remains")["wakeups"] == wakeups[client], client.name
+
+
+def all_wait(clients, seconds):
+    """Let time pass in every client, side by side."""
+    for client in clients:
+        client.send("wait", seconds=seconds, how="hub")
+    for client in clients:
+        client.answer()
 
 
 def test_the_same_object_reconnects_and_is_kept(everywhere, relay):

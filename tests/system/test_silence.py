@@ -48,13 +48,11 @@ def test_a_consumer_at_work_does_not_hide_it(start, relay):
     """A few messages wait unread while a callback runs for 8 T; that is no reason to wait."""
     cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
     cells = [(world, how, library) for world, how in cells for library in ("kombu", "pika")]
-    clients = []
-    for world, _, library in cells:
-        client = start(world, library)
+    clients = [start(world, library) for world, _, library in cells]
+    for client in clients:
         client.open(relay, heartbeat=T)
         client.do("publish", times=20)
         client.wait_for_messages(20)
-        clients.append(client)
     for client, (_, how, _) in zip(clients, cells, strict=True):
         client.send("consume", callback=8 * T, total=20, how=how)
     # The broker has sent them all when it beats again: it does so on a connection that is idle.

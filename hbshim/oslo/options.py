@@ -13,6 +13,7 @@ from typing import Any
 
 from oslo_config import cfg, types
 
+from hbshim.errors import OptionError
 from hbshim.options import Options
 
 GROUP = "oslo_messaging_rabbit"
@@ -117,6 +118,10 @@ def load(conf: Any, query: dict[str, str]) -> Options:
 
 def _configured(conf: Any) -> Iterator[tuple[str, object]]:
     for key, field in _FIELDS.items():
-        value = conf[GROUP][key]
+        try:
+            value = conf[GROUP][key]
+        except ValueError as error:
+            # oslo.config's own: it names the option and its file.
+            raise OptionError(str(error)) from error
         if value is not None:
             yield field.name, value

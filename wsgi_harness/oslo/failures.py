@@ -136,9 +136,12 @@ def _after_restart(pair: _Pair, back: float, limit: float) -> Fate:
     try:
         wait_for(lambda: _all_called(pair.client, back), left)
         found = pair.client.do("callers", since=back, limit=10.0)
+        replaced = pair.client.do("report", limit=10.0)["replaced"]
     except HarnessError as error:
         return Fate(pair.subject, False, f"hangs: {str(error).splitlines()[0]}")
     answers = found["answers"]
+    if replaced and not pair.subject.control:
+        return Fate(pair.subject, False, "modules of oslo.messaging were replaced")
     if len(answers) == CALLERS:
         return Fate(pair.subject, True, f"all {CALLERS} callers answered", max(answers) - back)
     switched = pair.client.log().count("Cannot switch to a different thread")

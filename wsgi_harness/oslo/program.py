@@ -102,11 +102,13 @@ class Program:
         finally:
             os.unlink(path)
 
-    def open(self, url: str, topic: str, timeout: float = 20.0) -> None:
+    def open(self, url: str, topic: str, timeout: float = 20.0, retry: int | None = None) -> None:
         """Make a client of `topic`, and a notifier."""
         transport = self._transport(url)
         target = oslo_messaging.Target(topic=topic)
-        self._client = oslo_messaging.get_rpc_client(transport, target, timeout=timeout)
+        self._client = oslo_messaging.get_rpc_client(
+            transport, target, timeout=timeout, retry=retry
+        )
         notifications = oslo_messaging.get_notification_transport(cfg.CONF, url)
         self._transports.append(notifications)
         self._notifier = oslo_messaging.Notifier(

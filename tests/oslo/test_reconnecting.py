@@ -1,0 +1,99 @@
+"""What the driver does when its connection is gone, and how `hbrabbit://` connects at all."""
+
+import pytest
+
+from tests.oslo.conftest import WORLDS
+from tests.waiting import wait_until
+from wsgi_harness.oslo.processes import ProgramError
+from wsgi_harness.wire.relay import Relay
+
+UNREACHABLE = "is unreachable"
+#: So long that the driver's own heartbeat thread, which would notice, does not look meanwhile.
+HOUR = 3600
+
+
+@pytest.fixture
+def relay(broker):
+    """A relay before the broker."""
+    with Relay(broker.host, broker.amqp_port) as relay:
+        yield relay
+
+
+@pytest.fixture
+def through(service, url, relay, request):
+    """Start a server at the broker, and a client that reaches it through the relay."""
+
+    def start(world, scheme, **opening):
+        topic = request.node.name
+        server, client = service(world, heartbeat=HOUR), service(world, heartbeat=HOUR)
+        server.send("serve", url=url(scheme), topic=topic)
+        client.send("open", url=url(scheme, relay.port), topic=topic, **opening)
+        for each in (server, client):
+            each.answer()
+            each.answer()
+        client.do("cast", value="before")
+        wait_until(lambda: server.do("heard") == ["before"], 20)
+        return server, client
+
+    return start
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("scheme", ["hbrabbit", "rabbit"])
+def test_a_connection_that_is_gone_is_replaced_before_it_is_used(through, relay, world, scheme):
+    """Stock, the control, runs into the loss, logs an error, and waits for a second."""
+    server, client = through(world, scheme)
+    relay.reset()
+    relay.wait_for("closed")
+    client.do("cast", value="after")
+    wait_until(lambda: server.do("heard") == ["before", "after"], 20)
+    assert (UNREACHABLE in client.log()) == (scheme == "rabbit")
+    if scheme == "hbrabbit":
+        report = client.do("report")["status"]
+        assert report["counters"]["event:dead-in-pool"] == 1
+        assert [link["state"] for link in report["links"]] == ["alive"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_broker_that_stays_away_is_told_as_ever(through, relay, world):
+    server, client = through(world, "hbrabbit", retry=1)
+    relay.stop()
+    with pytest.raises(ProgramError) as raised:
+        client.do("cast", value="lost")
+    assert raised.value.kind == "oslo_messaging.exceptions.MessageDeliveryFailure"
+    assert UNREACHABLE in client.log()
+    relay.accept()
+    client.do("cast", value="after")
+    wait_until(lambda: server.do("heard") == ["before", "after"], 20)
+
+
+def test_of_several_hosts_one_that_answers_is_taken(service, broker, url, request):
+    there = url("hbrabbit")
+    login = there.partition("://")[2].partition("@")[0]
+    several = there.replace("://", f"://{login}@127.0.0.1:1,{login}@127.0.0.1:2,", 1)
+    one = service("native")
+    one.answer()
+    one.do("serve", url=several, topic=request.node.name)
+    links = one.do("report")["status"]["links"]
+    assert links
+    assert {link["peer"] for link in links} == {f"127.0.0.1:{broker.amqp_port}"}
+
+
+def test_tls(service, broker, url, tmp_path, request):
+    """Set by oslo.messaging's own options, which the scheme does not change."""
+    authority = tmp_path / "ca.pem"
+    authority.write_text(broker.ca_pem)
+    lines = ["ssl = true", f"ssl_ca_file = {authority}"]
+    one = service("native", *lines)
+    one.answer()
+    one.do("serve", url=url("hbrabbit", broker.tls_port), topic=request.node.name)
+    assert {link["route"] for link in one.do("report")["status"]["links"]} == {"tls"}
+
+
+def test_a_bad_value_in_the_file_is_named(service, url):
+    one = service("native", "heartbeat_in_pthread = perhaps")
+    one.answer()
+    with pytest.raises(ProgramError, match=r"use one of: true \| false \| auto") as raised:
+        one.do("open", url=url("hbrabbit"), topic="t")
+    assert raised.value.kind == "oslo_messaging.transport.DriverLoadFailure"
+    assert "heartbeat_in_pthread" in str(raised.value)

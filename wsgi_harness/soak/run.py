@@ -103,8 +103,12 @@ class Life:
             grown = self.growth_in_endurance / 1024
             yield f"its memory grew by {grown:.0f} KiB while it endured"
         late = max((sample["lateness"] for sample in self._enduring), default=0.0)
-        if late > setting.heartbeat / 8:
-            yield f"a look came {late:.2f} s late, T/8 is {setting.heartbeat / 8:.2f} s"
+        starved = max((sample["starved"] for sample in self._enduring), default=0.0)
+        if late - starved > setting.heartbeat / 8:
+            yield (
+                f"a look came {late:.2f} s late, a thread without work {starved:.2f} s, "
+                f"T/8 is {setting.heartbeat / 8:.2f} s"
+            )
         if self.samples:
             counters = self.samples[-1]["counters"]
             for event in ("link-silent", "peer-closed", "look-failed"):

@@ -43,6 +43,8 @@ _WARM_UP = 40
 _ABREAST = 4
 #: One cycle in so many is not closed: the application just lets go of its connection.
 _DROPPED = 10
+#: Seconds after which a thread without work wakes up, to measure how late that is.
+_NAP = 0.02
 #: Seconds that everything may take to come to rest.
 _REST_LIMIT = 20.0
 #: A connection that endures publishes each so many T.
@@ -159,7 +161,10 @@ class Subject:
 
     def _sample_for_ever(self) -> None:
         while True:
+            starved = self._sleep_until_next()
             heartbeats = service.current()
+            # As a program that logs them does; they are no leftovers.
+            heartbeats.metrics.take_events()
             late = 0.0
             for engine in heartbeats.engines():
                 late = max([late, *engine.lateness])
@@ -171,11 +176,21 @@ class Subject:
                 descriptors=descriptors(),
                 threads=threads(),
                 lateness=late,
+                starved=starved,
                 links=len(heartbeats.links()),
                 cycles=self._cycles_done,
                 counters=heartbeats.metrics.snapshot(),
             )
-            _native_sleep(self._config["sample_every"])
+
+    def _sleep_until_next(self) -> float:
+        """Wait for the time of a sample; return how late a thread without work was meanwhile."""
+        end = time.monotonic() + self._config["sample_every"]
+        late = 0.0
+        while (now := time.monotonic()) < end:
+            due = min(end, now + _NAP)
+            _native_sleep(due - now)
+            late = max(late, time.monotonic() - due)
+        return late
 
 
 def main() -> None:

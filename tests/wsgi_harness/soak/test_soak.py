@@ -34,10 +34,15 @@ def census(phase: str, resident: int = 50 << 20, **left_over: int) -> str:
 
 
 def sample(
-    phase: str = "endurance", lateness: float = 0.0, resident: int = 50 << 20, **counters: int
+    phase: str = "endurance",
+    lateness: float = 0.0,
+    starved: float = 0.0,
+    resident: int = 50 << 20,
+    **counters: int,
 ) -> str:
     figures = {"resident": resident, "descriptors": 4, "threads": 2, "links": 5, "cycles": 9}
-    return told(kind="sample", phase=phase, lateness=lateness, counters=counters, **figures)
+    late = {"lateness": lateness, "starved": starved}
+    return told(kind="sample", phase=phase, counters=counters, **late, **figures)
 
 
 def life(*lines: str, end: bool = True) -> Life:
@@ -89,7 +94,9 @@ def test_a_subject_that_did_not_live_to_its_end() -> None:
 
 
 def test_no_complaints() -> None:
-    assert list(life(*CLEAN, sample("second cycles", lateness=9.0)).complaints(SETTING)) == []
+    starved = sample(lateness=0.3, starved=0.1)
+    cycling = sample("second cycles", lateness=9.0)
+    assert list(life(*CLEAN, starved, cycling).complaints(SETTING)) == []
 
 
 def test_a_short_soak_leaves_nothing_over(broker: Broker, tmp_path: Path) -> None:

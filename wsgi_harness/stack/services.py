@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -81,9 +82,23 @@ def write_code(directory: Path) -> Path:
     code = directory / "code"
     for package in (package_dir("hbshim"), HARNESS):
         shutil.copytree(package, code / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    _write_metadata(code)
     for path in (directory, code, *code.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return code
+
+
+def _write_metadata(code: Path) -> None:
+    """Write what an installation would: oslo.messaging finds its drivers by entry points."""
+    try:
+        installed = importlib.metadata.distribution("hbshim")
+    except importlib.metadata.PackageNotFoundError:
+        raise StackError("hbshim is not installed here; install it, `make venv` does") from None
+    directory = code / f"hbshim-{installed.version}.dist-info"
+    directory.mkdir()
+    named = f"Metadata-Version: 2.1\nName: hbshim\nVersion: {installed.version}\n"
+    (directory / "METADATA").write_text(named)
+    (directory / "entry_points.txt").write_text(installed.read_text("entry_points.txt") or "")
 
 
 def override(

@@ -1,9 +1,11 @@
 """Images are found by what goes into them, and a half-built or foreign one is not taken."""
 
+import importlib.metadata
 import shutil
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from wsgi_harness.engine import images as images_module
 from wsgi_harness.engine.engine import Engine
@@ -29,6 +31,22 @@ def test_tag_follows_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         config.write("# changed\n")
     assert image_tag("apache", "bookworm") != original
     assert image_tag("rabbitmq", "bookworm") == other
+
+
+def test_the_apache_image_has_what_the_extras_need() -> None:
+    lines = (CONTAINERS / "apache" / "requirements.txt").read_text().splitlines()
+    installed = {str(Requirement(line)) for line in lines if not line.startswith("#")}
+
+    needed = set()
+    for requirement in map(Requirement, importlib.metadata.requires("hbshim") or ()):
+        for extra in ("", "kombu", "pika", "eventlet", "gevent", "oslo"):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                requirement.marker = None
+                needed.add(str(requirement))
+                break
+
+    assert "wrapt" in " ".join(needed)
+    assert needed <= installed
 
 
 def test_an_image_that_merely_has_the_name_is_built_again(

@@ -19,7 +19,7 @@ from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import CommandError, StackError
 from wsgi_harness.paths import build_dir
 from wsgi_harness.stack import leftovers
-from wsgi_harness.stack.services import CellService
+from wsgi_harness.stack.services import CODE, CellService
 from wsgi_harness.stack.stack import BROKER, Stack, project_name
 
 PROGRAM = Path(__file__).with_name("stack_in_a_process.py")
@@ -48,6 +48,15 @@ def remains(engine: Engine, project: str) -> str:
 def test_cells_answer_and_reach_the_broker_by_the_given_url(stack: Stack) -> None:
     assert requests.get(f"{stack.cell_url('web')}/-/alive", timeout=10).status_code == 204
     assert stack.exec("web", ["/opt/venv/bin/python", "-c", CONNECT]) == "in\n"
+
+
+def test_cells_find_hbshims_drivers_by_their_entry_points(stack: Stack) -> None:
+    group = "oslo.messaging.drivers"
+    code = f"from importlib.metadata import *; print(*entry_points(group='{group}').names)"
+
+    told = stack.exec("web", ["env", f"PYTHONPATH={CODE}", "/opt/venv/bin/python", "-c", code])
+
+    assert {"hbrabbit", "hbkombu", "hbpika", "rabbit"} <= set(told.split())
 
 
 def test_environment_reaches_a_cell_unchanged(stack: Stack) -> None:

@@ -29,16 +29,30 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Life:
+    """One connection in RabbitMQ's log; `closed` is None where the log has no such line."""
+
+    opened: float
+    closed: float | None = None
+
+
+@dataclass(frozen=True)
 class BrokerView:
     """The connection as RabbitMQ tells it: management API and log.
+
+    A cell with oslo.messaging has several. Then `closed` and `reason` are of the one that
+    was closed first, and it is the others' story too.
 
     Attributes:
         opened, closed: from the log; None where the log has no such line.
         reason: the log's words for why it was closed; empty for a client's own close.
-        heartbeat: T that was negotiated, in seconds, from the management API.
+        heartbeat: T that was negotiated, in seconds, from the management API; the least.
         listed_until: the last sample of the management API that lists the connection.
-        listed_after_silence: whether the sample taken right before the second request did.
+        listed_after_silence: whether the sample taken right before the second request did;
+            all of them, where there are several.
         connections: how many connections the cell has opened.
+        held: how many of them it was to keep.
+        lives: each of them.
     """
 
     opened: float | None = None
@@ -48,6 +62,8 @@ class BrokerView:
     listed_until: float | None = None
     listed_after_silence: bool = False
     connections: int = 0
+    held: int = 1
+    lives: tuple[Life, ...] = ()
 
     @property
     def missed_heartbeats(self) -> bool:

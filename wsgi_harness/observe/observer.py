@@ -1,6 +1,7 @@
 """The broker's own view of each connection: its management API, sampled, and its log, read after.
 
-A connection is known by the name that the client gave it, which is the cell's.
+A connection is known by the name that the client gave it, which is the cell's, or begins with
+the cell's and a colon.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +18,7 @@ from typing import Any
 import requests
 
 from wsgi_harness.errors import HarnessError
-from wsgi_harness.observe.observation import BrokerView
+from wsgi_harness.observe.observation import BrokerView, Life
 
 _SAMPLE_EVERY = 0.5
 _SAMPLE_LIMIT = 15.0
@@ -66,25 +68,40 @@ def entries(lines: Sequence[str]) -> Iterator[LogEntry]:
 
 
 def read_log(lines: Sequence[str]) -> Mapping[str, BrokerView]:
-    """What the log tells about each named connection; the first one of a name that has several.
+    """What the log tells about the connections of each name.
 
     Parameters:
         lines: RabbitMQ's log.
     """
-    views: dict[str, BrokerView] = {}
-    first: dict[str, str] = {}  # name of the connection that a process serves, if it is the first
+    lives: dict[str, dict[str, Life]] = defaultdict(dict)  # by name and by the process that serves
+    reasons: dict[str, str] = {}
+    names: dict[str, str] = {}
     for entry in entries(lines):
         named = _NAMED.search(entry.text)
         if named is not None:
-            name = named[1].strip()
-            if name not in views:
-                views[name], first[entry.process] = BrokerView(opened=entry.at), name
-            views[name] = replace(views[name], connections=views[name].connections + 1)
-        elif entry.text.startswith("closing AMQP connection") and entry.process in first:
-            name = first[entry.process]
-            reason = " ".join(entry.text.splitlines()[1:]).strip()
-            views[name] = replace(views[name], closed=entry.at, reason=reason)
-    return views
+            name = names[entry.process] = _cell_of(named[1].strip())
+            lives[name][entry.process] = Life(entry.at)
+        elif entry.text.startswith("closing AMQP connection") and entry.process in names:
+            told = lives[names[entry.process]]
+            told[entry.process] = replace(told[entry.process], closed=entry.at)
+            reasons[entry.process] = " ".join(entry.text.splitlines()[1:]).strip()
+    return {name: _view(told, reasons) for name, told in lives.items()}
+
+
+def _view(lives: Mapping[str, Life], reasons: Mapping[str, str]) -> BrokerView:
+    ends = {life.closed: process for process, life in lives.items() if life.closed is not None}
+    closed = min(ends, default=None)
+    return BrokerView(
+        opened=min(life.opened for life in lives.values()),
+        closed=closed,
+        reason="" if closed is None else reasons[ends[closed]],
+        connections=len(lives),
+        lives=tuple(lives.values()),
+    )
+
+
+def _cell_of(connection: str) -> str:
+    return connection.partition(":")[0]
 
 
 class BrokerWatch:
@@ -96,7 +113,7 @@ class BrokerWatch:
 
     def __init__(self, connections: Callable[[], list[dict[str, Any]]]) -> None:
         self._connections = connections
-        self._samples: list[tuple[float, dict[str, int]]] = []
+        self._samples: list[tuple[float, dict[str, list[int]]]] = []
         self._news = threading.Condition()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broker-watch", daemon=True)
@@ -116,18 +133,18 @@ class BrokerWatch:
                 listed = self._connections()
             except requests.RequestException:
                 continue  # whoever needs a sample waits for the next, with a limit
-            named = {
-                connection["client_properties"].get("connection_name", ""): connection["timeout"]
-                for connection in listed
+            named: dict[str, list[int]] = defaultdict(list)
+            for connection in listed:
                 # One that is still opening has neither.
-                if connection.get("client_properties") and "timeout" in connection
-            }
+                if connection.get("client_properties") and "timeout" in connection:
+                    name = connection["client_properties"].get("connection_name", "")
+                    named[_cell_of(name)].append(connection["timeout"])
             with self._news:
                 self._samples.append((asked, named))
                 self._news.notify_all()
 
-    def listed_now(self) -> frozenset[str]:
-        """Names of the connections in a sample that is asked for from now on.
+    def listed_now(self) -> Counter[str]:
+        """How many connections of a name are in a sample that is asked for from now on.
 
         Raises:
             BrokerUnobservableError: the management API does not answer.
@@ -135,7 +152,7 @@ class BrokerWatch:
         since = time.time()
         with self._news:
             if self._news.wait_for(lambda: self._is_newer(since), _SAMPLE_LIMIT):
-                return frozenset(self._samples[-1][1])
+                return Counter({name: len(each) for name, each in self._samples[-1][1].items()})
         raise BrokerUnobservableError(
             f"RabbitMQ's management API has not answered for {_SAMPLE_LIMIT:g} s; "
             "is the machine overloaded?"
@@ -145,8 +162,8 @@ class BrokerWatch:
         return bool(self._samples) and self._samples[-1][0] >= since
 
     def add_to(self, view: BrokerView, name: str) -> BrokerView:
-        """`view` with what the samples tell about the connection called `name`."""
+        """`view` with what the samples tell about the connections called `name`."""
         seen = [(at, named[name]) for at, named in list(self._samples) if name in named]
         if not seen:
             return view
-        return replace(view, listed_until=seen[-1][0], heartbeat=seen[-1][1])
+        return replace(view, listed_until=seen[-1][0], heartbeat=min(seen[-1][1]))

@@ -57,13 +57,20 @@ def test_connections_without_a_name_are_left_out() -> None:
     assert set(views(LOG_3_10)) == {"none-pika", "native-pika"}
 
 
-def test_a_name_that_connects_again_is_counted_and_keeps_its_first_story() -> None:
-    again = LOG_3_10.replace("native-pika", "none-pika")
+@pytest.mark.parametrize("second", ["none-pika", "none-pika:77:hbshim-pika"])
+def test_several_connections_of_a_name_have_the_story_of_the_first_that_was_closed(
+    second: str,
+) -> None:
+    again = LOG_3_10.replace("native-pika", second)
 
     view = views(again)["none-pika"]
 
     assert view.connections == 2
     assert view.missed_heartbeats
+    first, other = view.lives
+    assert (view.opened, view.closed) == (first.opened, first.closed)
+    assert other.closed is not None
+    assert other.closed > view.closed
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +98,24 @@ def test_both_views_of_a_real_broker_tell_the_same_death(broker: Broker, silent:
     assert view.listed_until is not None
     # The management API is a second behind, and sampled twice a second.
     assert view.listed_until == pytest.approx(view.closed, abs=5)
+
+
+def test_all_connections_of_a_cell_are_counted(broker: Broker) -> None:
+    cell = f"cell-{time.monotonic_ns()}"
+
+    def connect(name: str, heartbeat: int) -> pika.BlockingConnection:
+        parameters = pika.URLParameters(broker.amqp_url(heartbeat=heartbeat))
+        parameters.client_properties = {"connection_name": f"{cell}:{name}"}
+        return pika.BlockingConnection(parameters)
+
+    with (
+        connect("1:send", 60),
+        connect("1:listen", 30),
+        BrokerWatch(broker.management.connections) as watch,
+    ):
+        wait_until(lambda: watch.listed_now()[cell] == 2, timeout=15)
+
+        assert watch.add_to(BrokerView(), cell).heartbeat == 30
 
 
 def test_a_connection_never_listed_leaves_the_view_as_it_was(broker: Broker) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from wsgi_harness.matrix.scenarios import SCENARIOS, Scenario
 from wsgi_harness.observe.observation import (
     BrokerView,
+    Life,
     Messages,
     Observation,
     Request,
@@ -81,6 +83,21 @@ def closed(name: str) -> Observation:
         messages=Messages(asked=20, accepted=0, arrived=0),
         shim=None,
     )
+
+
+def several(observation: Observation, ends: Sequence[float | None]) -> Observation:
+    """The same with a connection for each of `ends`, which is when the broker closed it."""
+    lives = tuple(Life(BEGAN - 0.05, end) for end in ends)
+    closed = [end for end in ends if end is not None and end <= SILENCE[1]]
+    broker = replace(
+        observation.broker,
+        lives=lives,
+        held=len(lives),
+        connections=len(lives),
+        closed=min(closed, default=None),
+        listed_after_silence=not closed,
+    )
+    return replace(observation, broker=broker)
 
 
 def warned(observation: Observation) -> Observation:

@@ -7,7 +7,8 @@
 
 Loaded by mod_wsgi, with the environment variable CELL as its orders; see
 :func:`wsgi_harness.matrix.scenarios.orders`. No part of it beats for a cell with hbshim:
-there the one difference is the call of ``hbshim.install()``, two lines below.
+there the one difference is the call of ``hbshim.install()``, two lines below, or, with
+oslo.messaging, the scheme of a URL.
 """
 
 from __future__ import annotations
@@ -37,15 +38,13 @@ import time
 from urllib.parse import parse_qs
 
 from wsgi_harness.cell.beaters import Beater
-from wsgi_harness.cell.clients import CLIENTS
+from wsgi_harness.cell.clients import client_of
 from wsgi_harness.cell.ticks import Ticks
 
 Answer = dict[str, object]
 Query = dict[str, list[str]]
 
-_client = CLIENTS[CELL["library"]](
-    os.environ["AMQP_URL"], (CELL["host"], CELL["port"]), CELL["heartbeat"], CELL["name"]
-)
+_client = client_of(CELL, os.environ["AMQP_URL"])
 _beater = Beater(_client, CELL["heartbeat"] / 4, _green)
 _ticks: dict[str, Ticks] = {}
 
@@ -62,7 +61,7 @@ def _open(_query: Query, body: str) -> Answer:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in (CELL["green"], "kombu", "amqp", "pika", "mod_wsgi"):
+    for name in (CELL["green"], "kombu", "amqp", "pika", "oslo.messaging", "mod_wsgi"):
         # mod_wsgi may be a module of Apache's alone, without its Python package.
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
@@ -84,16 +83,18 @@ def _report(_query: Query, _body: str) -> Answer:
     return {
         "ticks": {name: ticks.report() for name, ticks in _ticks.items()},
         "beater": _beater.report(),
-        "shim": None if CELL["shim"] is None else _shim(),
+        "shim": _shim() if CELL["tells"] else None,
     }
 
 
 def _shim() -> Answer:
+    from hbshim import detect
     from hbshim.heartbeat import service
 
     heartbeats = service.current()
+    worker = (CELL["shim"] or {}).get("worker")
     return {
-        "detected": hbshim.detect(worker=CELL["shim"].get("worker")).as_dict(),
+        "detected": detect(worker=worker).as_dict(),
         "counters": heartbeats.metrics.snapshot(),
         "events": [dataclasses.asdict(event) for event in heartbeats.metrics.take_events()],
         "engines": [

@@ -55,7 +55,7 @@ class Beater:
         self._library.native_thread(self._loop, self._library.native_sleep(), beat)
 
     def _nothing(self) -> None:
-        """Start nothing: nobody beats, or hbshim does."""
+        """Start nothing: nobody beats, or hbshim does, or oslo.messaging's driver."""
 
     def _loop(self, sleep: Sleep, beat: Callable[[], object]) -> None:
         while self._error is None:
@@ -74,6 +74,7 @@ class Beater:
 
 STARTERS: dict[str, Callable[[Beater], None]] = {
     "none": Beater._nothing,
+    "driver": Beater._nothing,
     "green": Beater._green,
     "tpool": Beater._tpool,
     "native": Beater._native,

@@ -1,4 +1,4 @@
-"""The two client libraries as a WSGI application uses them; runs inside Apache.
+"""The client libraries as a WSGI application uses them; runs inside Apache.
 
 Nothing here knows of hbshim: the cells with it run the same code.
 """
@@ -6,8 +6,11 @@ Nothing here knows of hbshim: the cells with it run the same code.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
+
+from wsgi_harness.cell.transport import OsloClient
 
 #: Seconds that a connection may take to open: far above what it takes, below a request's limit.
 _OPEN_LIMIT = 15
@@ -127,3 +130,16 @@ CLIENTS: dict[str, type[KombuClient] | type[PikaClient]] = {
     "kombu": KombuClient,
     "pika": PikaClient,
 }
+
+
+def client_of(cell: Mapping[str, Any], url: str) -> Client:
+    """The client that a cell's orders name.
+
+    Parameters:
+        cell: see :func:`wsgi_harness.matrix.scenarios.orders`.
+        url: the broker's account.
+    """
+    where = (url, (cell["host"], cell["port"]), cell["heartbeat"], cell["name"])
+    if cell["driver"] is not None:
+        return OsloClient(cell["library"], *where, **cell["driver"])
+    return CLIENTS[cell["library"]](*where)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import pika
 
+from wsgi_harness.matrix import answering
 from wsgi_harness.matrix.scenarios import MESSAGES, SILENCE, Scenario, queue_of
 from wsgi_harness.observe import cells, observer, wiretap
 from wsgi_harness.observe.cells import Answer, Cell
@@ -77,6 +79,8 @@ class Matrix:
             BrokerUnobservableError: the management API does not answer.
         """
         self._declare_queues()
+        if any(scenario.world.oslo for scenario in self._scenarios):
+            answering.wait_for(lambda: self._log(answering.ANSWERS))
         with BrokerWatch(self._stack.broker.management.connections) as watch:
             opened = self._each("opening connections", Cell.open, self._cells)
             self._lap("open")
@@ -90,17 +94,18 @@ class Matrix:
         arrived = self._arrived({name: answer for name, (_, answer) in published.items()})
         from_log = observer.read_log(self._log(BROKER))
         wire = self._wire()
+        several = {scenario.name for scenario in self._scenarios if scenario.world.oslo}
 
         def observation(name: str) -> Observation:
             if name not in ready:
                 failure = f"it did not open its connection: {opened[name][0].error}"
                 return Observation(name, problems=(failure,), requests=(opened[name][0],))
             view = watch.add_to(from_log.get(name, BrokerView()), name)
-            view = replace(view, listed_after_silence=name in listed)
             seen = _observation(name, opened[name], published[name], reports[name])
+            held = _held(view, seen.silence) if name in several else 1
             seen = replace(
                 seen,
-                broker=view,
+                broker=replace(view, held=held, listed_after_silence=listed[name] >= held),
                 wire=wire[name],
                 messages=replace(seen.messages, arrived=arrived[name]),
             )
@@ -154,30 +159,48 @@ class Matrix:
         with self._harness_connection() as connection:
             channel = connection.channel()
             for scenario in self._scenarios:
+                if scenario.world.oslo:
+                    continue  # a driver declares what it notifies, in its own way
                 channel.queue_declare(
                     queue_of(scenario), durable=True, arguments={"x-expires": expiry}
                 )
 
     def _arrived(self, published: Mapping[str, Answer]) -> dict[str, int]:
         """How many different messages of each cell reached its queue."""
-        found: dict[str, set[bytes]] = {scenario.name: set() for scenario in self._scenarios}
+        found: dict[str, set[bytes]] = {name: set() for name in published}
+        queues = self._queues(published)
         limit = time.monotonic() + _ARRIVAL_LIMIT
 
         def awaited(name: str) -> bool:
-            accepted: int = published.get(name, {}).get("accepted", 0)
+            accepted: int = published[name].get("accepted", 0)
             return len(found[name]) < accepted
 
         with self._harness_connection() as connection:
             channel = connection.channel()
-            waiting = list(self._scenarios)
+            waiting = list(queues)
             while waiting:
-                for scenario in waiting:
-                    found[scenario.name].update(_take_all(channel, queue_of(scenario)))
-                waiting = [scenario for scenario in waiting if awaited(scenario.name)]
+                for name in waiting:
+                    for body in _take_all(channel, queues[name]):
+                        # oslo.messaging wraps it, the drivers each in their own way.
+                        found[name].update(re.findall(rf"{name}/\d+".encode(), body))
+                waiting = [name for name in waiting if awaited(name)]
                 if time.monotonic() > limit:
                     break
                 connection.sleep(0.1 if waiting else 0)
         return {name: len(bodies) for name, bodies in found.items()}
+
+    def _queues(self, names: Collection[str]) -> dict[str, str]:
+        """The queue of each cell; one that its driver has not declared is left out."""
+        declared = [queue["name"] for queue in self._stack.broker.management.get("queues")]
+        found = {}
+        for scenario in self._scenarios:
+            queue = queue_of(scenario)
+            # oslo.messaging's drivers add the priority, and some the exchange before it.
+            told = rf"(.*\.)?{re.escape(queue)}\.info" if scenario.world.oslo else re.escape(queue)
+            matching = [each for each in declared if re.fullmatch(told, each)]
+            if scenario.name in names and matching:
+                found[scenario.name] = matching[0]
+        return found
 
     def _harness_connection(self) -> pika.BlockingConnection:
         return pika.BlockingConnection(pika.URLParameters(self._stack.broker.amqp_url()))
@@ -192,6 +215,11 @@ class Matrix:
                 f"it negotiated T = {seen.broker.heartbeat} s instead of {self._heartbeat} s"
             )
         return tuple(problems)
+
+
+def _held(view: BrokerView, silence: tuple[float, float]) -> int:
+    """How many connections there were when the silence began; there has to be one."""
+    return max(1, sum(life.opened <= silence[0] for life in view.lives))
 
 
 def _observation(name: str, opened: Exchange, published: Exchange, report: Answer) -> Observation:

@@ -14,6 +14,7 @@ import requests
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images, prepare
 from wsgi_harness.errors import CommandError, HarnessError
+from wsgi_harness.matrix import answering
 from wsgi_harness.matrix.matrix import Display, Matrix
 from wsgi_harness.matrix.scenarios import Scenario, orders
 from wsgi_harness.matrix.verdict import Verdict, judge
@@ -155,7 +156,7 @@ def _measure(
 
 
 def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
-    """A container for each cell, and the relay where one goes through it."""
+    """A container for each cell, the relay where one goes through it, and who answers CALLs."""
     relayed = [scenario.name for scenario in scenarios if not scenario.world.tls]
     addresses = wiretap.addresses(relayed)
     services = [
@@ -173,6 +174,9 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
         )
         for scenario in scenarios
     ]
+    schemes = tuple(dict.fromkeys(each.library for each in scenarios if each.world.oslo))
+    if schemes:
+        services = [answering.service(schemes), *services]
     return [wiretap.service(relayed), *services] if relayed else services
 
 

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wsgi_harness.errors import HarnessError
 
-Library = Literal["kombu", "pika"]
+Library = Literal["kombu", "pika", "rabbit", "hbrabbit", "hbkombu", "hbpika"]
 Fate = Literal["closed", "alive"]
 
+#: What an application uses by itself.
 LIBRARIES: tuple[Library, ...] = ("kombu", "pika")
+#: Drivers of oslo.messaging, by the scheme of the transport's URL; the first is its own.
+SCHEMES: tuple[Library, ...] = ("rabbit", "hbrabbit", "hbkombu", "hbpika")
+STOCK, *_OURS = SCHEMES
+
+#: Where the image has the older oslo.messaging, beside the one that is found by itself.
+_OLDER = "/opt/oslo17"
 
 #: Length of the silence, in T. A client that beats but does not read gives up after 2 T,
 #: RabbitMQ closes up to 3 T after the last byte, and one T is for a busy machine.
@@ -51,6 +58,8 @@ class World:
         patched: whether it patches the standard library.
         tls: whether the cell connects over TLS, and so past the relay.
         threads: request threads in the process; prefork embedded has one by nature.
+        oslo: the line of oslo.messaging whose transports hold the connections; empty where
+            the application holds its one connection itself.
     """
 
     key: str
@@ -62,6 +71,12 @@ class World:
     patched: bool = True
     tls: bool = False
     threads: int = 1
+    oslo: Literal["", "17.3", "18.3"] = ""
+
+    @property
+    def libraries(self) -> tuple[Library, ...]:
+        """What can hold a connection there."""
+        return SCHEMES if self.oslo else LIBRARIES
 
 
 @dataclass(frozen=True)
@@ -70,7 +85,8 @@ class Method:
 
     Attributes:
         beater: what runs in the cell besides the application, see ``beaters.STARTERS``.
-        shim: the options of ``hbshim.install()``, or None in a cell without hbshim.
+        shim: the options of ``hbshim.install()``, or None where nobody calls it.
+        driver: options of ``[oslo_messaging_rabbit]``.
     """
 
     key: str
@@ -78,6 +94,7 @@ class Method:
     what: str
     beater: str = "none"
     shim: Mapping[str, str] | None = None
+    driver: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,14 @@ class Scenario:
     @property
     def is_control(self) -> bool:
         """Whether the cell runs without hbshim."""
-        return self.method.shim is None
+        return self.method.shim is None and self.library not in _OURS
+
+    @property
+    def beats_greenly(self) -> bool:
+        """Whether a green thread is to call something: no heartbeat without its hub."""
+        if self.method.beater == "driver":
+            return self.world.patched and self.is_control and not self.method.driver
+        return self.method.beater in ("green", "tpool")
 
     @property
     def is_fix(self) -> bool:
@@ -122,6 +146,14 @@ WORLDS = (
     World("gevent", "prefork, embedded, patched by gevent", green="gevent"),
     World("sub", "prefork, embedded, in a sub-interpreter, monkey-patched", interpreter="sub"),
     World("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
+    World("oslo", "oslo.messaging 18.3 in prefork, embedded, monkey-patched", oslo="18.3"),
+    World(
+        "oslo-unpatched",
+        "oslo.messaging 18.3 in prefork, embedded, nothing patched",
+        patched=False,
+        oslo="18.3",
+    ),
+    World("oslo17", "oslo.messaging 17.3 in prefork, embedded, monkey-patched", oslo="17.3"),
 )
 
 METHODS = (
@@ -169,6 +201,25 @@ METHODS = (
         'hbshim.install(worker="tpool"), against the detector\'s advice.',
         shim={"worker": "tpool"},
     ),
+    Method(
+        "stock",
+        "the driver",
+        "oslo.messaging's own heartbeat thread, which is green where threading is patched.",
+        beater="driver",
+    ),
+    Method(
+        "stock-pthread",
+        "the driver, heartbeat_in_pthread",
+        "oslo.messaging's own heartbeat thread, made native by the option as it was released.",
+        beater="driver",
+        driver={"heartbeat_in_pthread": "true"},
+    ),
+    Method(
+        "hbshim",
+        "hbshim's driver",
+        "A transport URL with a scheme of hbshim's, and nothing else.",
+        beater="driver",
+    ),
 )
 
 _NOBODY = "Nobody sends anything, so the broker misses the client's heartbeats."
@@ -196,10 +247,31 @@ _FORCED = (
     "The user forced a worker that lives in the parked hub. hbshim obeys, warns, and records the "
     "late ticks."
 )
+_DRIVER_PARKED = (
+    "The driver's heartbeat thread is green, and so is the one that waits for replies: both stand "
+    "in the parked hub."
+)
+_DRIVER_NATIVE = (
+    "Nothing is patched, so the driver's heartbeat thread and the one that waits for replies are "
+    "native and run between two requests: here the stock driver needs no help."
+)
+_DRIVER_PTHREAD = (
+    "The option makes the heartbeat thread native, and it reads, too. In a quiet process that "
+    "holds; through a broker's restart under load it hung, and it was removed."
+)
+_DRIVER_BEATS = (
+    "hbshim beats for every connection of the driver, on the wire, from a native thread of its own."
+)
 
 # (method, libraries, worlds, expected, reason)
 _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
-    ("none", LIBRARIES, tuple(world.key for world in WORLDS), "closed", _NOBODY),
+    (
+        "none",
+        LIBRARIES,
+        tuple(world.key for world in WORLDS if not world.oslo),
+        "closed",
+        _NOBODY,
+    ),
     ("green", LIBRARIES, ("prefork", "unpatched", "gevent"), "closed", _PARKED),
     ("tpool", LIBRARIES, ("prefork", "unpatched"), "closed", _POOLED),
     ("native", ("kombu",), ("prefork", "unpatched"), "closed", _UNREAD),
@@ -211,6 +283,10 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _BEATS),
     ("hbshim-greenthread", LIBRARIES, ("prefork",), "closed", _FORCED),
     ("hbshim-tpool", LIBRARIES, ("prefork",), "closed", _FORCED),
+    ("stock", (STOCK,), ("oslo", "oslo17"), "closed", _DRIVER_PARKED),
+    ("stock", (STOCK,), ("oslo-unpatched",), "alive", _DRIVER_NATIVE),
+    ("stock-pthread", (STOCK,), ("oslo17",), "alive", _DRIVER_PTHREAD),
+    ("hbshim", _OURS, ("oslo", "oslo-unpatched", "oslo17"), "alive", _DRIVER_BEATS),
 )
 
 
@@ -266,6 +342,8 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "patched": scenario.world.patched,
         "tls": scenario.world.tls,
         "shim": None if scenario.method.shim is None else dict(scenario.method.shim),
+        "tells": not scenario.is_control,
+        "driver": _driver(scenario) if scenario.world.oslo else None,
         "heartbeat": heartbeat,
         "tick": heartbeat / TICKS,
         "queue": queue_of(scenario),
@@ -274,6 +352,11 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
     }
 
 
+def _driver(scenario: Scenario) -> dict[str, Any]:
+    older = scenario.world.oslo == "17.3"
+    return {"path": [_OLDER] if older else [], "options": dict(scenario.method.driver)}
+
+
 def queue_of(scenario: Scenario) -> str:
-    """Name of the queue that receives the cell's messages."""
+    """Name of the queue that receives the cell's messages; of the topic, with oslo.messaging."""
     return f"cell.{scenario.name}"

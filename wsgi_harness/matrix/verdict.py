@@ -66,7 +66,7 @@ def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
             outcome = Outcome.BROKE if scenario.is_fix else Outcome.FINDING
         else:
             outcome = Outcome.HELD if scenario.is_fix else Outcome.LIVED
-    notes = () if seen.problems else tuple(_notes(seen, heartbeat))
+    notes = () if seen.problems else tuple(_notes(scenario, seen, heartbeat))
     return Verdict(scenario.name, outcome, _describe(seen, heartbeat), why, notes)
 
 
@@ -84,7 +84,7 @@ def _against_closed(scenario: Scenario, seen: Observation, heartbeat: int) -> It
     elif not seen.broker.missed_heartbeats:
         yield f"closed, but not for missed heartbeats: {seen.broker.reason or 'no reason logged'}"
     # The explanation is an expectation too: a green thread fails because its hub is parked.
-    elif _green_beater(scenario) and seen.green is not None and seen.green.worst < heartbeat:
+    elif scenario.beats_greenly and seen.green is not None and seen.green.worst < heartbeat:
         yield (
             f"closed although green ticks came in time (at most {seen.green.worst:.2f} s late): "
             "the parked hub does not explain it"
@@ -101,14 +101,11 @@ def _against_alive(seen: Observation) -> Iterator[str]:
         yield f"failed requests: {seen.failed_requests} ({', '.join(errors)})"
     if seen.messages.lost:
         yield f"lost messages: {seen.messages.lost} of {seen.messages.asked}"
-    if seen.broker.connections > 1:
-        yield f"the cell opened {seen.broker.connections} connections instead of keeping one"
+    if seen.broker.connections > seen.broker.held:
+        kept = "one" if seen.broker.held == 1 else str(seen.broker.held)
+        yield f"the cell opened {seen.broker.connections} connections instead of keeping {kept}"
     if seen.wire.errors:
         yield f"not whole AMQP frames on the wire: {'; '.join(seen.wire.errors)}"
-
-
-def _green_beater(scenario: Scenario) -> bool:
-    return scenario.method.beater in ("green", "tpool")
 
 
 def _event_kinds(seen: Observation) -> set[str]:
@@ -128,9 +125,11 @@ def _describe(seen: Observation, heartbeat: int) -> str:
     return f"closed after {(closed - heard) / heartbeat:.1f} T"
 
 
-def _notes(seen: Observation, heartbeat: int) -> Iterator[str]:
+def _notes(scenario: Scenario, seen: Observation, heartbeat: int) -> Iterator[str]:
     if seen.messages.swallowed:
         yield f"{seen.messages.swallowed} messages were accepted and never arrived"
+    if scenario.world.oslo and not seen.survived:
+        yield _reconnected(seen)
     if seen.shim is not None and not seen.wire.visible:
         beats = seen.shim["counters"].get("beats_sent", 0)
         yield f"the wire is encrypted; by its own account hbshim sent {beats} heartbeats"
@@ -141,3 +140,14 @@ def _notes(seen: Observation, heartbeat: int) -> Iterator[str]:
             f"even a native tick came {seen.native.worst:.1f} s late: the machine stood still, "
             "so repeat the run on a quieter one"
         )
+
+
+def _reconnected(seen: Observation) -> str:
+    """A request may succeed because the driver connects again; this is what it cost."""
+    broker, ended = seen.broker, seen.silence[1]
+    closed = sum(life.closed is not None and life.closed <= ended for life in broker.lives)
+    took = seen.requests[-1].ended - seen.requests[-1].began
+    return (
+        f"{closed} of its {broker.held} connections were closed; in the second request, which "
+        f"took {took:.1f} s, the driver opened {broker.connections - broker.held} anew"
+    )

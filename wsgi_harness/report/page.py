@@ -60,7 +60,9 @@ $findings
 <p>AMQP peers send heartbeats: RabbitMQ closes a connection on which it has heard nothing for two
 to three heartbeat timeouts, called T. Each cell is one Apache with one Python process. A first
 HTTP request opened a connection to RabbitMQ. Then nobody asked anything for $silence seconds
-($factor T). A second request published $messages messages on the same connection. The cells differ
+($factor T). A second request published $messages messages on the same connection. With
+oslo.messaging each of them was a CALL that a server answered and a notification of the answer, and
+the driver held two or three connections, none of which may be lost. The cells differ
 in who was to send the heartbeats meanwhile; what had to happen was written down before the
 run.</p>
 <h2>Verdicts</h2>

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
 from wsgi_harness.matrix.scenarios import BROKER_PATIENCE
-from wsgi_harness.observe.observation import Observation, Ticks
+from wsgi_harness.observe.observation import Life, Observation, Ticks
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
@@ -61,6 +61,9 @@ SERVER_BEAT = Mark("heartbeat, broker to cell", SKY, "v", 7.5, rimmed=True)
 GREEN_TICK = Mark("tick of a green thread", PURPLE, "o", 4, filled=False)
 NATIVE_TICK = Mark("tick of a native thread", ORANGE, "D", 3.5)
 _MARKS = (REQUEST, FAILED, CLOSED, CLIENT_BEAT, SERVER_BEAT, GREEN_TICK, NATIVE_TICK)
+
+#: Height of a lane that several connections share.
+_BAR = 0.75
 
 _LANES = ("requests", "connection", "cell → broker", "broker → cell", "green ticks", "native ticks")
 
@@ -139,18 +142,28 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
 
 
 def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
-    end = end_of(seen)
-    closed = seen.broker.closed
-    axes.plot(
-        [(seen.broker.opened or origin) - origin, (closed or end) - origin],
-        [row, row],
-        color=GREEN,
-        linewidth=5,
-        solid_capstyle="butt",
-        zorder=2,
-    )
-    if closed is not None:
-        axes.plot([closed - origin], [row], zorder=4, **CLOSED.style)
+    """The bar of an open connection and the cross at its end; side by side, where it has several.
+
+    :param row: the middle of it.
+    """
+    end, broker = end_of(seen), seen.broker
+    lives = broker.lives or (Life(broker.opened or origin, broker.closed),)
+    # One that was opened in place of another continues its bar.
+    bars = min(broker.held, len(lives))
+    for number, life in enumerate(life for life in lives if life.opened <= end):
+        level = row + _BAR / bars * (number % bars - (bars - 1) / 2)
+        closed = life.closed if life.closed is not None and life.closed <= end else None
+        axes.plot(
+            [life.opened - origin, (closed or end) - origin],
+            [level, level],
+            color=GREEN,
+            linewidth=5 / bars,
+            solid_capstyle="butt",
+            zorder=2,
+        )
+        if closed is not None:
+            style = {**CLOSED.style, "markersize": CLOSED.size / bars**0.5}
+            axes.plot([closed - origin], [level], zorder=4, **style)
 
 
 def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.matrix.run import Results
 from wsgi_harness.matrix.scenarios import (
-    LIBRARIES,
     MESSAGES,
     METHODS,
     SILENCE,
@@ -111,25 +110,33 @@ def _findings(verdicts: tuple[Verdict, ...]) -> str:
 
 
 def _grid(rows: list[Row]) -> str:
-    """Ways of beating down, worlds and libraries across."""
+    """Ways of beating down, worlds and libraries across; oslo.messaging's drivers by themselves."""
+    by_hand = [row for row in rows if not row[0].world.oslo]
+    by_driver = [row for row in rows if row[0].world.oslo]
+    title = "<h3>With oslo.messaging, by the scheme of the transport's URL</h3>"
+    return (_table(by_hand) if by_hand else "") + (title + _table(by_driver) if by_driver else "")
+
+
+def _table(rows: list[Row]) -> str:
     found = {(row[0].method.key, row[0].world.key, row[0].library): row for row in rows}
     worlds = [world for world in WORLDS if any(key[1] == world.key for key in found)]
     methods = [method for method in METHODS if any(key[0] == method.key for key in found)]
-    span = len(LIBRARIES)
-    head = "".join(f'<th colspan="{span}">{escape(world.title)}</th>' for world in worlds)
-    libraries = "".join(f"<th>{library}</th>" for _ in worlds for library in LIBRARIES)
+    columns = [(world, library) for world in worlds for library in world.libraries]
+    head = "".join(
+        f'<th colspan="{len(world.libraries)}">{escape(world.title)}</th>' for world in worlds
+    )
+    libraries = "".join(f"<th>{library}</th>" for _, library in columns)
+    controls = [row[0].method for row in rows if row[0].is_control]
     lines = [f"<tr><th></th>{head}</tr>", f"<tr><th>who beats</th>{libraries}</tr>"]
     for title, inside in (
-        ("without hbshim", [method for method in methods if method.shim is None]),
-        ("with hbshim", [method for method in methods if method.shim is not None]),
+        ("without hbshim", [method for method in methods if method in controls]),
+        ("with hbshim", [method for method in methods if method not in controls]),
     ):
         if inside:
             lines.append(f'<tr class="group"><th>{title}</th></tr>')
         for method in inside:
             fields = "".join(
-                _field(found.get((method.key, world.key, library)))
-                for world in worlds
-                for library in LIBRARIES
+                _field(found.get((method.key, world.key, library))) for world, library in columns
             )
             title = f'<th title="{escape(method.what)}">{escape(method.title)}</th>'
             lines.append(f"<tr>{title}{fields}</tr>")

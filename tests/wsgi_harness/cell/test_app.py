@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import pika
 import pytest
 import trustme
 
+from wsgi_harness.cell import answers
 from wsgi_harness.matrix import scenarios
-from wsgi_harness.matrix.scenarios import SCENARIOS, Scenario, queue_of
+from wsgi_harness.matrix.scenarios import SCENARIOS, SCHEMES, Scenario, queue_of
 from wsgi_harness.stack.broker import Broker
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -92,6 +96,65 @@ def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
             "tls" if scenario.world.tls else "plain",
         )
         assert scenario.world.green in opened["versions"]
+
+
+@pytest.fixture(scope="module")
+def answering(broker: Broker) -> Iterator[None]:
+    """The server of the cells with oslo.messaging."""
+    argv = [sys.executable, "-W", "ignore", "-m", answers.__name__]
+    server = subprocess.Popen(
+        [*argv, f"{broker.host}:{broker.amqp_port}", *SCHEMES],
+        env={**os.environ, "AMQP_URL": broker.amqp_url()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == f"{answers.SERVING}\n"
+        yield
+        server.kill()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.usefixtures("answering")
+def test_a_cell_with_oslo_messaging_asks_notifies_and_reports(broker: Broker, scheme: str) -> None:
+    scenario = BY_NAME[f"{'stock' if scheme == SCHEMES[0] else 'hbshim'}-{scheme}-oslo"]
+
+    told = call(scenario, (broker.host, broker.amqp_port), broker.amqp_url(), *ROUND)
+
+    assert [status for status, _ in told] == ["200 OK"] * 3, told
+    opened, published, report = (json.loads(body) for _, body in told)
+    assert opened["versions"]["oslo.messaging"].startswith("18.")
+    assert published["accepted"] == 3
+    queues = [queue["name"] for queue in broker.management.get("queues")]
+    (queue,) = (name for name in queues if name.endswith(f"{queue_of(scenario)}.info"))
+    assert told_in(broker, queue) == {f"{scenario.name}/{number}" for number in range(3)}
+    if scenario.is_control:
+        assert report["shim"] is None
+    else:
+        # One to send notifications, and one or two for CALLs and their answers.
+        assert report["shim"]["counters"]["links_watched"] >= 2
+        assert {link["state"] for link in report["shim"]["links"]} == {"alive"}
+
+
+def told_in(broker: Broker, queue: str) -> set[str]:
+    """Which cells' messages a queue holds; it is emptied."""
+    found: set[str] = set()
+    with pika.BlockingConnection(pika.URLParameters(broker.amqp_url())) as connection:
+        channel = connection.channel()
+        while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            found.update(re.findall(r"[\w-]+/\d+", got[2].decode()))
+    return found
+
+
+def test_a_driver_that_reaches_nobody_is_a_failed_request_without_the_password() -> None:
+    url = "amqp://user:pa55word@nowhere/"
+
+    ((status, body),) = call(BY_NAME["hbshim-hbpika-oslo"], ("127.0.0.1", 9), url, ROUND[0])
+
+    assert status == "500 Internal Server Error"
+    assert json.loads(body)["error"]["type"] in ("MessageDeliveryFailure", "MessagingTimeout")
+    assert "pa55word" not in body
 
 
 def test_a_broker_that_another_authority_vouches_for_is_refused(broker: Broker) -> None:

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from wsgi_harness.errors import HarnessError
+from wsgi_harness.errors import HarnessError, StackError
+from wsgi_harness.matrix import answering
 from wsgi_harness.matrix.run import services_of, that_can_run
-from wsgi_harness.matrix.scenarios import SCENARIOS, select
+from wsgi_harness.matrix.scenarios import SCENARIOS, SCHEMES, select
 from wsgi_harness.observe import wiretap
 
 
@@ -60,6 +61,23 @@ def test_cells_over_tls_go_past_the_relay() -> None:
     assert not any("tls" in argument for argument in relay.entrypoint)
     told = json.loads(services["none-kombu-tls"].environment["CELL"])
     assert (told["host"], told["port"], told["tls"]) == (*wiretap.ENCRYPTED, True)
+
+
+def test_somebody_answers_each_driver_that_asks_and_nobody_is_there_without() -> None:
+    services = {each.name: each for each in services_of(select(["*-oslo", "none-kombu"]), 4)}
+
+    assert services[answering.ANSWERS].entrypoint[-4:] == SCHEMES
+    assert answering.ANSWERS not in [each.name for each in services_of(select(["none-*"]), 4)]
+
+
+def test_a_server_that_does_not_serve_is_an_error_with_the_end_of_its_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answering, "_READY_LIMIT", 0.5)
+
+    with pytest.raises(StackError, match=r"(?s)does not serve.*\nModuleNotFoundError"):
+        answering.wait_for(lambda: ["Traceback", "ModuleNotFoundError"])
+    answering.wait_for(lambda: ["a warning", "serving"])
 
 
 def test_without_a_cell_to_relay_there_is_no_relay() -> None:

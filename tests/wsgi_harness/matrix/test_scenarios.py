@@ -10,7 +10,13 @@ import sys
 import pytest
 
 from wsgi_harness.matrix import scenarios
-from wsgi_harness.matrix.scenarios import LIBRARIES, SCENARIOS, UnknownScenarioError, select
+from wsgi_harness.matrix.scenarios import (
+    LIBRARIES,
+    SCENARIOS,
+    SCHEMES,
+    UnknownScenarioError,
+    select,
+)
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -42,6 +48,28 @@ def test_every_way_of_beating_is_tried_in_the_world_that_fails(method: str, libr
 def test_every_other_world_has_a_control_and_the_fix(world: str, library: str) -> None:
     assert BY_NAME[f"none-{library}-{world}"].expected == "closed"
     assert BY_NAME[f"hbshim-auto-{library}-{world}"].is_fix
+
+
+@pytest.mark.parametrize("world", ["oslo", "oslo-unpatched", "oslo17"])
+def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(world: str) -> None:
+    stock, *ours = SCHEMES
+
+    assert BY_NAME[f"stock-{stock}-{world}"].is_control
+    assert all(BY_NAME[f"hbshim-{scheme}-{world}"].is_fix for scheme in ours)
+
+
+def test_the_stock_driver_lives_where_its_thread_is_native_alone() -> None:
+    fates = {each.name: each.expected for each in SCENARIOS if each.library == "rabbit"}
+
+    assert fates == {
+        "stock-rabbit-oslo": "closed",
+        "stock-rabbit-oslo-unpatched": "alive",
+        "stock-rabbit-oslo17": "closed",
+        "stock-pthread-rabbit-oslo17": "alive",
+    }
+    assert BY_NAME["stock-rabbit-oslo"].beats_greenly
+    assert not BY_NAME["stock-rabbit-oslo-unpatched"].beats_greenly
+    assert not BY_NAME["stock-pthread-rabbit-oslo17"].beats_greenly
 
 
 def test_controls_that_the_issue_names_are_expected_to_be_closed() -> None:
@@ -79,6 +107,21 @@ def test_orders_are_plain_data_and_hold_no_secret() -> None:
     assert orders["shim"] == {"worker": "greenthread"}
     assert (orders["host"], orders["port"], orders["heartbeat"]) == ("relay", 10001, 4)
     assert not any("pass" in key or "url" in key for key in orders)
+
+
+def test_nothing_but_the_scheme_tells_a_driver_of_hbshims_from_the_stock_one() -> None:
+    stock, ours = (
+        scenarios.orders(BY_NAME[name], 4, ("relay", 10001))
+        for name in ("stock-rabbit-oslo17", "hbshim-hbrabbit-oslo17")
+    )
+
+    assert {key for key in stock if stock[key] != ours[key]} == {
+        "name",
+        "library",
+        "queue",
+        "tells",
+    }
+    assert ours["driver"]["path"]
 
 
 def test_every_beater_of_the_table_exists_in_the_cells() -> None:

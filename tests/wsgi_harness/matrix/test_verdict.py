@@ -7,16 +7,25 @@ from dataclasses import replace
 import pytest
 
 from tests.wsgi_harness.cell_stories import (
+    BEGAN,
     HEARTBEAT,
     SILENCE,
     alive,
     closed,
     scenario,
+    several,
     ticks,
     warned,
 )
 from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code, judge
-from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request, WireView
+from wsgi_harness.observe.observation import (
+    BrokerView,
+    Life,
+    Messages,
+    Observation,
+    Request,
+    WireView,
+)
 
 
 def verdict_on(name: str, seen: Observation) -> Verdict:
@@ -142,6 +151,60 @@ def test_beats_that_nobody_could_see_are_told_by_hbshims_own_account() -> None:
     assert any("by its own account hbshim sent 12 heartbeats" in note for note in verdict.notes)
     died = replace(closed("x"), wire=WireView(visible=False), shim=lived.shim)
     assert verdict_on("hbshim-auto-kombu-tls", died).seen == "closed"
+
+
+def test_a_driver_that_loses_nothing_of_what_it_holds_held() -> None:
+    name = "hbshim-hbpika-oslo"
+
+    assert verdict_on(name, several(alive(name), (None, None))).outcome is Outcome.HELD
+
+
+def test_a_driver_that_loses_one_connection_of_several_broke() -> None:
+    name = "hbshim-hbrabbit-oslo"
+    seen = several(alive(name), (None, BEGAN + 12, None))
+
+    verdict = verdict_on(name, seen)
+
+    assert verdict.outcome is Outcome.BROKE
+    assert "the connection was closed" in verdict.why[0]
+
+
+def test_a_driver_that_connects_anew_broke_even_if_nothing_is_closed() -> None:
+    name = "hbshim-hbkombu-oslo"
+    seen = several(alive(name), (None, None))
+
+    verdict = verdict_on(name, replace(seen, broker=replace(seen.broker, connections=3)))
+
+    assert verdict.outcome is Outcome.BROKE
+    assert verdict.why == ("the cell opened 3 connections instead of keeping 2",)
+
+
+def test_what_a_stock_driver_hides_is_noted() -> None:
+    name = "stock-rabbit-oslo"
+    seen = several(closed(name), (BEGAN + 11, BEGAN + 12))
+    again = (*seen.broker.lives, Life(SILENCE[1] + 0.2))
+    published = Request("publish", SILENCE[1], SILENCE[1] + 1.94, 200)
+    seen = replace(
+        seen,
+        broker=replace(seen.broker, lives=again, connections=3),
+        requests=(seen.requests[0], published),
+        messages=Messages(20, 20, 20),
+    )
+
+    verdict = verdict_on(name, seen)
+
+    assert verdict.outcome is Outcome.FAILED_AS_IT_MUST
+    assert verdict.notes == (
+        "2 of its 2 connections were closed; in the second request, which took 1.9 s, "
+        "the driver opened 1 anew",
+    )
+
+
+def test_a_green_thread_of_a_driver_must_have_been_late() -> None:
+    name = "stock-rabbit-oslo17"
+    on_time = replace(several(closed(name), (BEGAN + 12,)), green=ticks(0.2))
+
+    assert verdict_on(name, on_time).outcome is Outcome.FINDING
 
 
 def test_a_machine_that_stood_still_is_noted() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.wsgi_harness.cell_stories import BEGAN, HEARTBEAT, alive, closed, warned
+from tests.wsgi_harness.cell_stories import BEGAN, HEARTBEAT, alive, closed, several, warned
 from wsgi_harness.matrix.run import Results
 from wsgi_harness.matrix.scenarios import SCENARIOS, WORLDS, Scenario, select
 from wsgi_harness.matrix.verdict import judge
 from wsgi_harness.observe.observation import Observation
-from wsgi_harness.report import record, report
+from wsgi_harness.report import plots, record, report
 from wsgi_harness.report.report import ReportError
 from wsgi_harness.report.table import print_scenarios, print_verdicts, summary
 
@@ -59,6 +59,27 @@ def test_every_cell_has_its_section_and_its_timeline(page: str) -> None:
         assert f'aria-label="Timeline of {scenario.name}"' in page
     pictures_of_all, legends = 1, 1
     assert page.count("<svg") == len(SCENARIOS) + pictures_of_all + legends
+
+
+def test_oslo_messagings_drivers_are_a_group_of_their_own(page: str) -> None:
+    by_hand, by_driver = re.findall(r"<table>.*?</table>", page, re.DOTALL)
+
+    for scenario in SCENARIOS:
+        inside, outside = (by_driver, by_hand) if scenario.world.oslo else (by_hand, by_driver)
+        assert inside.count(f'href="#{scenario.name}"') == 1
+        assert f'href="#{scenario.name}"' not in outside
+
+
+def test_each_of_several_connections_has_its_bar_and_its_cross() -> None:
+    one = closed("stock-rabbit-oslo")
+    three = several(one, ends=(BEGAN + 11, BEGAN + 12, None))
+
+    def crosses(seen: Observation) -> int:
+        # Each marker is a <use> of one path; the legend's own is not in a timeline.
+        return plots.timeline(seen, HEARTBEAT).count(f"fill: {plots.VERMILLION.lower()}")
+
+    assert crosses(one) > 0
+    assert crosses(three) == 2 * crosses(one)
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:
@@ -124,7 +145,7 @@ def test_the_picture_to_show_has_a_lane_for_each_cell_of_the_first_world(tmp_pat
     report.write(results(), tmp_path)
 
     picture = (tmp_path / "overview.svg").read_text(encoding="utf-8")
-    for scenario in SCENARIOS:
+    for scenario in [each for each in SCENARIOS if each.world is WORLDS[0]]:
         lane = f"{scenario.method.title}, {scenario.library}"
         assert picture.count(f">{lane}<") == 1
     assert WORLDS[0].title in picture

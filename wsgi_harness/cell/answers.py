@@ -1,0 +1,52 @@
+"""Answers the CALLs of the cells with oslo.messaging; a container of its own runs it.
+
+    python -m wsgi_harness.cell.answers HOST:PORT SCHEME [SCHEME ...]
+
+serves one topic for each scheme, with native threads and the broker's account of AMQP_URL,
+and prints a line when it does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any
+
+from wsgi_harness.cell.transport import configured, topic_of, url_of
+
+#: What is printed when every topic is served.
+SERVING = "serving"
+#: T of this side, in seconds: long, as it is not what is measured.
+_HEARTBEAT = 60
+
+
+class Echo:
+    """The endpoint."""
+
+    def echo(self, _context: Any, value: Any) -> Any:
+        """Answer with what came."""
+        return value
+
+
+def main() -> None:
+    import oslo_messaging
+
+    host, _, port = sys.argv[1].rpartition(":")
+    conf = configured({"heartbeat_timeout_threshold": _HEARTBEAT})
+    for scheme in sys.argv[2:]:
+        url = url_of(scheme, os.environ["AMQP_URL"], (host, int(port)))
+        oslo_messaging.get_rpc_server(
+            oslo_messaging.get_rpc_transport(conf, url),
+            oslo_messaging.Target(topic=topic_of(scheme), server="answers"),
+            [Echo()],
+            executor="threading",
+        ).start()
+    sys.stdout.write(f"{SERVING}\n")
+    sys.stdout.flush()
+    # The container's end is the program's.
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

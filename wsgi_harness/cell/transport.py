@@ -1,0 +1,120 @@
+"""oslo.messaging as a WSGI application uses it, with any driver; runs inside Apache.
+
+Nothing here knows of hbshim: the scheme of the URL is all that differs between the cells.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+#: Seconds for a CALL, and how often a notification is tried again: below a request's limit.
+_CALL_LIMIT = 15
+_TRIES = 3
+
+
+def topic_of(scheme: str) -> str:
+    """The topic at which :mod:`.answers` serves the callers with a driver."""
+    return f"answers-{scheme}"
+
+
+def url_of(scheme: str, amqp_url: str, address: tuple[str, int]) -> str:
+    """A transport URL for the account of `amqp_url` at `address`."""
+    login = urlsplit(amqp_url).netloc.rpartition("@")[0]
+    return f"{scheme}://{login}@{address[0]}:{address[1]}/"
+
+
+def configured(options: Mapping[str, object]) -> Any:
+    """oslo.config's one configuration, read from a file with these options of the driver."""
+    from oslo_config import cfg
+
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+        lines = [f"{name} = {value}" for name, value in options.items()]
+        file.write("\n".join(["[oslo_messaging_rabbit]", *lines, ""]))
+        file.flush()
+        cfg.CONF([], project="cell", default_config_files=[file.name])
+    return cfg.CONF
+
+
+class OsloClient:
+    """An RPC client and a notifier, each with a transport of its own, as services have them.
+
+    Parameters:
+        scheme: names the driver.
+        url: the broker's account.
+        address: host and port to connect to.
+        heartbeat: T to ask for, in seconds.
+        name: begins the connections' names for the broker.
+        path: directories in which oslo.messaging is looked for first.
+        options: further ones of ``[oslo_messaging_rabbit]``.
+    """
+
+    def __init__(
+        self,
+        scheme: str,
+        url: str,
+        address: tuple[str, int],
+        heartbeat: int,
+        name: str,
+        *,
+        path: Sequence[str] = (),
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        sys.path[:0] = path
+        # The drivers call a connection after the program, which here is mod_wsgi in every cell.
+        sys.argv[:1] = [name]
+        import oslo_messaging
+
+        self._oslo = oslo_messaging
+        self._name = name
+        self._topic = topic_of(scheme)
+        self._url = url_of(scheme, url, address)
+        self._options = {"heartbeat_timeout_threshold": heartbeat, **(options or {})}
+        self._rpc: Any = None
+        self._notifications: Any = None
+        self._notifiers: dict[str, Any] = {}
+
+    def open(self, _ca_pem: str | None) -> None:
+        """Make both transports, and connect them: by one CALL and one notification.
+
+        Raises:
+            oslo_messaging.MessagingException: nobody answers the CALL.
+        """
+        conf = configured(self._options)
+        self._rpc = self._oslo.get_rpc_client(
+            self._oslo.get_rpc_transport(conf, self._url),
+            self._oslo.Target(topic=self._topic),
+            timeout=_CALL_LIMIT,
+        )
+        self._notifications = self._oslo.get_notification_transport(conf, self._url)
+        self.publish(f"{self._name}.opened", "opened")
+
+    def beat(self) -> None:
+        """Nothing: a driver offers no such call."""
+
+    def drain(self) -> None:
+        """Nothing, either."""
+
+    def publish(self, queue: str, body: str) -> None:
+        """Have the server answer with `body`, and notify `queue` of the answer.
+
+        Raises:
+            oslo_messaging.MessagingException: nobody answers the CALL. A notification that
+                cannot be sent is a line in the log: its driver keeps the error to itself.
+        """
+        answer = self._rpc.call({}, "echo", value=body)
+        self._notifier(queue).info({}, "cell.published", answer)
+
+    def _notifier(self, topic: str) -> Any:
+        if topic not in self._notifiers:
+            self._notifiers[topic] = self._oslo.Notifier(
+                self._notifications,
+                self._name,
+                driver="messagingv2",
+                topics=[topic],
+                retry=_TRIES,
+            )
+        return self._notifiers[topic]

@@ -10,10 +10,14 @@ from typing import Any
 from hbshim import __version__
 from hbshim.bench import engine_load, footprint, lateness, throughput
 from hbshim.bench.publisher import BROKER_VARIABLE
+from hbshim.bench.rpc import contest
 from hbshim.errors import HbshimError
 
-#: What each benchmark is, in the order they run; `broker` names those that need one.
-BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine")
+#: What each benchmark is, in the order they run.
+BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc")
+
+#: Those that are nothing without a broker.
+_ON_BROKER: dict[str, Callable[..., Any]] = {"throughput": throughput.run, "rpc": contest.run}
 
 
 def run(
@@ -23,8 +27,8 @@ def run(
 
     Parameters:
         names: of :data:`BENCHMARKS`.
-        broker_url: an AMQP URL, or None: then the throughput is left out, and
-            said to be, and the engine's load is measured on the local sink.
+        broker_url: an AMQP URL, or None: then the throughput and the messaging are left
+            out, and said to be, and the engine's load is measured on the local sink.
         quick: fewer pairs and shorter waits.
         progress: told what runs now.
 
@@ -48,10 +52,9 @@ def run(
             result[name] = lateness.run(quick=quick)
         elif name == "engine":
             result[name] = engine_load.run(broker_url, quick=quick)
-        elif broker_url is not None:
-            result[name] = throughput.run(broker_url, quick=quick)
-        elif name == "throughput":
-            result[name] = None
+        elif name in _ON_BROKER:
+            measure = _ON_BROKER[name]
+            result[name] = None if broker_url is None else measure(broker_url, quick=quick)
         else:
             raise HbshimError(f"no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
     return result
@@ -96,7 +99,25 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "lost": "d",
         },
     ),
+    "rpc": (
+        "Messaging, 1 KiB: each beside what it is compared with, as a ratio of rates",
+        {
+            "world": "",
+            "contestant": "",
+            "work": "",
+            "per_second": ",.0f",
+            "p50_ms": ".2f",
+            "p99_ms": ".2f",
+            "ratio": ".2f",
+            "aim": ".1f",
+            "reached": "",
+        },
+    ),
 }
+
+
+#: Of the widest table.
+_WIDTH = 120
 
 
 def print_tables(result: dict[str, Any]) -> None:
@@ -106,6 +127,9 @@ def print_tables(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        # A file has no width.
+        console.width = max(console.width, _WIDTH)
     console.print(
         f"hbshim {result['hbshim']}, Python {result['python']}, {result['cores']} cores, "
         f"load {result['load']:.1f} at the start; compare figures only within one run"
@@ -121,5 +145,13 @@ def print_tables(result: dict[str, Any]) -> None:
         for column in columns:
             table.add_column(column.replace("_", " "), justify="right")
         for row in rows:
-            table.add_row(*(format(row[column], form) for column, form in columns.items()))
+            table.add_row(*(_cell(row[column], form) for column, form in columns.items()))
         console.print(table)
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return format(value, form)

@@ -1,0 +1,84 @@
+"""One contestant's client or server, in a process of its own.
+
+``python -m hbshim.bench.rpc.agent ROLE KIND SCHEME TOPIC WORLD``: each line read, of JSON, asks
+for something and is answered by one. The broker's URL comes from the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hbshim.bench.publisher import BROKER_VARIABLE
+
+#: For each kind of contestant the module, by its scheme where there is one for each, and in it
+#: what makes a client and a server of (scheme, url, topic).
+KINDS = {
+    "plug-in": ("plugin", "PluginClient", "PluginServer"),
+    "own": ("own", "OwnClient", "OwnServer"),
+    "by hand": ("by_hand_{}", "client", "Server"),
+}
+
+
+def main(role: str, kind: str, scheme: str, topic: str, world: str) -> None:
+    """Answer until standard input ends."""
+    if world == "eventlet":
+        import eventlet
+
+        eventlet.monkey_patch()
+    module, client, server = KINDS[kind]
+    found = importlib.import_module(f"hbshim.bench.rpc.{module.format(scheme)}")
+    make = getattr(found, server if role == "server" else client)
+    contestant = make(scheme, os.environ[BROKER_VARIABLE], topic)
+    _say({"ready": True})
+    answer = _answer_server if role == "server" else _answer_client
+    for line in _lines():
+        _say(answer(contestant, json.loads(line)))
+
+
+def _answer_server(server: Any, order: dict[str, Any]) -> dict[str, Any]:
+    if order["work"] == "stop":
+        server.stop()
+    return {"counts": server.counts(), "cpu": time.process_time()}
+
+
+def _answer_client(client: Any, order: dict[str, Any]) -> dict[str, Any]:
+    from hbshim.bench.rpc.parts import repeat
+
+    work, seconds = order["work"], order["seconds"]
+    works: dict[str, Callable[[], list[float]]] = {
+        "call": lambda: client.calls(order["callers"], seconds),
+        "cast": lambda: repeat(client.cast, seconds),
+        "notify": lambda: repeat(client.notify, seconds),
+    }
+    begin, cpu = time.perf_counter(), time.process_time()
+    taken = works[work]()
+    whole, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return {"seconds": whole, "cpu": cpu, "taken": [round(1e6 * each) for each in taken]}
+
+
+def _lines() -> Iterator[str]:
+    # Looked up here: under eventlet a green one, so that the process goes on meanwhile.
+    import select
+
+    while True:
+        # The file, not its descriptor: eventlet takes a 0 for nothing to wait for.
+        select.select([sys.stdin], [], [])
+        line = sys.stdin.readline()
+        if not line:
+            return
+        yield line
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,129 @@
+"""What the two contestants without any messaging layer share: one thread does everything.
+
+CALL is by RabbitMQ's direct reply-to. Several at a time are requests of one thread that are
+under way at the same time: the least that a client can do, without callers who wait.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from typing import Any, Protocol
+
+from hbshim.bench.rpc.parts import PAYLOAD, TIMEOUT, Counter
+from hbshim.errors import HbshimError
+
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
+
+#: Milliseconds after which an unused queue goes.
+EXPIRES = 600_000
+
+#: Unacknowledged messages that a server may hold.
+PREFETCH = 100
+
+#: As hbshim's drivers do unless told otherwise; confirms come sooner so.
+TRANSIENT = 1
+
+CONTENT_TYPE = "application/json"
+
+
+def encode(value: Any) -> bytes:
+    """As JSON."""
+    return json.dumps(value).encode()
+
+
+def notes(topic: str) -> str:
+    """The queue for notifications."""
+    return f"{topic}-notes"
+
+
+class Line(Protocol):
+    """One connection of a client."""
+
+    def call(self, correlation: str, body: bytes) -> None:
+        """Publish a request."""
+        ...
+
+    def cast(self, body: bytes) -> None: ...
+    def notify(self, body: bytes) -> None: ...
+    def drain(self, seconds: float) -> None:
+        """Wait for something to arrive, and put the replies into `replies`."""
+        ...
+
+    @property
+    def replies(self) -> list[tuple[str, bytes]]: ...
+
+
+class HandClient:
+    """See :class:`hbshim.bench.rpc.parts.Client`."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def calls(self, callers: int, seconds: float) -> list[float]:
+        line, clock = self._line, time.perf_counter
+        taken: list[float] = []
+        sent: dict[str, float] = {}
+        end = clock() + seconds
+        for _ in range(callers):
+            self._request(sent)
+        last = clock()
+        while sent:
+            line.drain(TIMEOUT)
+            now = clock()
+            if not line.replies and now - last > TIMEOUT:
+                raise HbshimError("a call by hand got no reply")
+            for correlation, body in line.replies:
+                json.loads(body)
+                last = now = clock()
+                taken.append(now - sent.pop(correlation))
+                if now < end:
+                    self._request(sent)
+            line.replies.clear()
+        return taken
+
+    def _request(self, sent: dict[str, float]) -> None:
+        correlation = uuid.uuid4().hex
+        sent[correlation] = time.perf_counter()
+        self._line.call(correlation, encode({"method": "echo", "args": {"payload": PAYLOAD}}))
+
+    def cast(self) -> None:
+        self._line.cast(encode({"method": "take", "args": {"payload": PAYLOAD}}))
+
+    def notify(self) -> None:
+        self._line.notify(encode({"event_type": "bench", "payload": PAYLOAD}))
+
+
+class HandServer:
+    """See :class:`hbshim.bench.rpc.parts.Server`; its one thread runs :meth:`serve_once`."""
+
+    def __init__(self) -> None:
+        self.counter = Counter()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def counts(self) -> dict[str, int]:
+        return self.counter.counts()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(TIMEOUT)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self.serve_once(0.5)
+
+    def serve_once(self, seconds: float) -> None:
+        """Wait for something to arrive, and serve it."""
+        raise NotImplementedError
+
+    def answer(self, body: bytes) -> bytes:
+        """What comes of a request."""
+        request = json.loads(body)
+        self.counter.request()
+        return encode(request["args"]["payload"])

@@ -1,0 +1,164 @@
+"""Rates and times of CALL, CAST and NOTIFY, in slices that take turns.
+
+Each contestant has a client and a server in processes of their own; all are there the whole
+time, and one of them works. A slice is short, so that what disturbs the machine disturbs all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hbshim.bench.rpc.parts import PREFIX
+from hbshim.bench.rpc.processes import Contestant
+from hbshim.bench.rpc.tidy import tidy
+
+#: Seconds of a slice, and how many each contestant has for each work.
+SLICE, SLICES = 1.0, 10
+QUICK_SLICE, QUICK_SLICES = 0.3, 4
+
+WORLDS = ("native", "eventlet")
+
+#: The row's name, the work, and how many callers there are.
+WORKS = (
+    ("call", "call", 1),
+    ("call, 32 callers", "call", 32),
+    ("cast", "cast", 1),
+    ("notify", "notify", 1),
+)
+
+_BY_HAND = 0.7
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant, and what it is compared with.
+
+    Attributes:
+        against: the index, within its group, of that; None: it is the measure itself.
+        aims: for each of :data:`WORKS`, the ratio to be reached.
+    """
+
+    kind: str
+    scheme: str
+    against: int | None = None
+    aims: tuple[float | None, ...] = (None,) * len(WORKS)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}, {self.scheme}"
+
+
+_PLUG_IN = (2.0, 2.5, 4.0, 2.0)
+_OWN = (_BY_HAND,) * len(WORKS)
+
+#: Contestants that take turns.
+GROUPS: tuple[tuple[Entry, ...], ...] = (
+    (
+        Entry("plug-in", "rabbit"),
+        Entry("plug-in", "hbrabbit", 0),
+        Entry("plug-in", "hbkombu", 0, _PLUG_IN),
+        Entry("plug-in", "hbpika", 0, _PLUG_IN),
+    ),
+    (
+        Entry("by hand", "kombu"),
+        Entry("own", "hbkombu", 0, _OWN),
+        Entry("by hand", "pika"),
+        Entry("own", "hbpika", 2, _OWN),
+    ),
+)
+
+
+@dataclass
+class _Figures:
+    taken: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    arrived: list[float] = field(default_factory=list)
+    client_cpu: float = 0.0
+    server_cpu: float = 0.0
+
+
+def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
+    """Measure every contestant; a row for each, in each world, at each work.
+
+    Raises:
+        HbshimError: a contestant failed, or messages did not arrive.
+    """
+    return [
+        row
+        for world in WORLDS
+        for group in GROUPS
+        for row in _compete(broker_url, group, world, quick=quick)
+    ]
+
+
+def _compete(
+    url: str, group: tuple[Entry, ...], world: str, *, quick: bool
+) -> Iterator[dict[str, Any]]:
+    seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
+    with _present(url, group, world) as contestants:
+        for number, (name, work, callers) in enumerate(WORKS):
+            figures = [_Figures() for _ in group]
+            for contestant in contestants:
+                contestant.measure(work, callers, seconds / 2)  # warms up
+            for turn in range(count):
+                for each in range(len(group)):
+                    # Whoever goes after another finds what that one left of the machine.
+                    index = (turn + each) % len(group)
+                    _note(figures[index], contestants[index].measure(work, callers, seconds))
+            for entry, own in zip(group, figures, strict=True):
+                against = None if entry.against is None else figures[entry.against]
+                yield _row(entry, world, name, own, against, entry.aims[number])
+
+
+@contextlib.contextmanager
+def _present(url: str, group: tuple[Entry, ...], world: str) -> Iterator[list[Contestant]]:
+    run_id = uuid.uuid4().hex[:8]
+    topics = [f"{PREFIX}-{run_id}-{index}" for index in range(len(group))]
+    with contextlib.ExitStack() as stack:
+        stack.callback(tidy, url, topics)
+        contestants = [
+            stack.enter_context(Contestant(entry.kind, entry.scheme, topic, world, url))
+            for entry, topic in zip(group, topics, strict=True)
+        ]
+        for contestant in contestants:
+            contestant.await_ready()
+        yield contestants
+
+
+def _note(figures: _Figures, slice_: dict[str, Any]) -> None:
+    figures.taken += slice_["taken"]
+    figures.rates.append(slice_["rate"])
+    figures.arrived.append(slice_["arrived"])
+    figures.client_cpu += slice_["client_cpu"]
+    figures.server_cpu += slice_["server_cpu"]
+
+
+def _row(
+    entry: Entry, world: str, name: str, own: _Figures, against: _Figures | None, aim: float | None
+) -> dict[str, Any]:
+    percentiles = statistics.quantiles(own.taken, n=100, method="inclusive")
+    ratio = None
+    if against is not None:
+        # Within one turn; in the next the machine may be busier.
+        pairs = zip(own.rates, against.rates, strict=True)
+        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+    return {
+        "world": world,
+        "contestant": entry.name,
+        "work": name,
+        "operations": len(own.taken),
+        "per_second": statistics.median(own.rates),
+        "p50_ms": percentiles[49] / 1000,
+        "p99_ms": percentiles[98] / 1000,
+        "arrived_per_second": statistics.median(own.arrived),
+        "client_us": 1e6 * own.client_cpu / len(own.taken),
+        "server_us": 1e6 * own.server_cpu / len(own.taken),
+        "ratio": ratio,
+        "aim": aim,
+        "reached": None if aim is None or ratio is None else ratio >= aim,
+    }

@@ -1,0 +1,90 @@
+"""What every contestant has: a client that does one thing again and again, and a server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+#: 1 KiB, as text, because it goes through JSON.
+PAYLOAD = "x" * 1024
+
+#: Exchanges and queues of ours begin with it.
+PREFIX = "hbshim-bench"
+
+#: Seconds that one operation may take before the benchmark is given up.
+TIMEOUT = 30.0
+
+
+class Client(Protocol):
+    """Sends; every method may raise, and then the benchmark ends."""
+
+    def calls(self, callers: int, seconds: float) -> list[float]:
+        """Make calls for so long, so many at a time; how long each took, in seconds."""
+        ...
+
+    def cast(self) -> None: ...
+    def notify(self) -> None: ...
+
+
+class Server(Protocol):
+    """Answers, and counts what arrived: casts and calls, and notifications."""
+
+    def counts(self) -> dict[str, int]: ...
+    def stop(self) -> None: ...
+
+
+class Counter:
+    """Counts from any thread; the server's endpoints and consumers share one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = self.notifications = 0
+
+    def request(self) -> None:
+        with self._lock:
+            self.requests += 1
+
+    def notification(self) -> None:
+        with self._lock:
+            self.notifications += 1
+
+    def counts(self) -> dict[str, int]:
+        return {"requests": self.requests, "notifications": self.notifications}
+
+
+def repeat(work: Callable[[], object], seconds: float) -> list[float]:
+    """Do `work` for so long; how long each took, in seconds."""
+    clock = time.perf_counter
+    taken: list[float] = []
+    begin = now = clock()
+    end = begin + seconds
+    while now < end:
+        work()
+        before, now = now, clock()
+        taken.append(now - before)
+    return taken
+
+
+def together(work: Callable[[], object], callers: int, seconds: float) -> list[float]:
+    """The same from so many threads, green where the program's are."""
+    if callers == 1:
+        return repeat(work, seconds)
+    taken: list[float] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            taken.extend(repeat(work, seconds))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return taken

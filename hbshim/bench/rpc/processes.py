@@ -1,0 +1,152 @@
+"""Starts the contestants' processes, and gives them orders."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from hbshim.bench.publisher import BROKER_VARIABLE
+from hbshim.errors import HbshimError
+
+#: Seconds that an answer may take beyond what was asked for.
+PATIENCE = 60.0
+
+
+class Agent:
+    """A process of :mod:`hbshim.bench.rpc.agent`; starts at once, and answers in turn."""
+
+    def __init__(self, role: str, kind: str, scheme: str, topic: str, world: str, url: str) -> None:
+        self._name = f"{kind} {scheme} {role}, {world}"
+        # Its log and its warnings: shown only if it fails.
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        # The URL holds a password: in the environment no `ps` shows it.
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                *("-W", "ignore", "-m", "hbshim.bench.rpc.agent"),
+                *(role, kind, scheme, topic, world),
+            ],
+            env={**os.environ, BROKER_VARIABLE: url},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+        )
+
+    def answer(self, seconds: float = PATIENCE) -> dict[str, Any]:
+        """The next answer; the first says that it is ready."""
+        output = self._process.stdout
+        assert output is not None
+        line = output.readline() if select.select([output], [], [], seconds)[0] else ""
+        if not line:
+            self._process.kill()
+            self._process.wait()
+            self._said.seek(0)
+            last = self._said.read().strip().splitlines()[-1:] or ["it said nothing"]
+            raise HbshimError(f"a contestant failed ({self._name}): {last[0]}")
+        answered: dict[str, Any] = json.loads(line)
+        return answered
+
+    def ask(self, seconds: float = 0.0, **order: Any) -> dict[str, Any]:
+        """Give an order that takes so long, and wait for the answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({**order, "seconds": seconds}) + "\n")
+        self._process.stdin.flush()
+        return self.answer(seconds + PATIENCE)
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._said.close()
+
+
+class Contestant:
+    """A client, and the server that only it uses.
+
+    Parameters:
+        kind: of :data:`hbshim.bench.rpc.agent.KINDS`.
+        scheme: of the URL; for those by hand, a name.
+        topic: nobody else's.
+        world: "native" or "eventlet".
+    """
+
+    def __init__(self, kind: str, scheme: str, topic: str, world: str, url: str) -> None:
+        self.kind, self.scheme, self.world = kind, scheme, world
+        self._ends = ExitStack()
+        self._server = Agent("server", kind, scheme, topic, world, url)
+        self._ends.callback(self._server.close)
+        self._client = Agent("client", kind, scheme, topic, world, url)
+        self._ends.callback(self._client.close)
+        self._expected: dict[str, int] = {"requests": 0, "notifications": 0}
+
+    def await_ready(self) -> None:
+        """Return when both processes are there."""
+        for agent in (self._server, self._client):
+            agent.answer()
+
+    def measure(self, work: str, callers: int, seconds: float) -> dict[str, Any]:
+        """One slice.
+
+        Returns:
+            taken: microseconds of each operation.
+            rate: of the client, each second.
+            arrived: the same, until the server had taken in all of them.
+            client_cpu, server_cpu: seconds of CPU time that they used.
+
+        Raises:
+            HbshimError: the server did not take in what was sent.
+        """
+        cpu = self._server.ask(work="count")["cpu"]
+        begin = time.perf_counter()
+        answer = self._client.ask(seconds, work=work, callers=callers)
+        taken = answer["taken"]
+        self._expected["notifications" if work == "notify" else "requests"] += len(taken)
+        cpu = self._await_arrival(work) - cpu
+        return {
+            "taken": taken,
+            "rate": len(taken) / answer["seconds"],
+            "arrived": len(taken) / (time.perf_counter() - begin),
+            "client_cpu": answer["cpu"],
+            "server_cpu": cpu,
+        }
+
+    def _await_arrival(self, work: str) -> float:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            answer = self._server.ask(work="count")
+            seen, cpu = answer["counts"], answer["cpu"]
+            if seen == self._expected:
+                return float(cpu)
+            if time.monotonic() > deadline:
+                raise HbshimError(
+                    f"{self.kind} {self.scheme}, {self.world}, {work}: of "
+                    f"{self._expected} sent, the server took in {seen}"
+                )
+            time.sleep(0.01)
+
+    def __enter__(self) -> Contestant:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._ends.close()

@@ -1,0 +1,94 @@
+"""The messaging benchmark measures what really happened; figures are never asserted here."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hbshim.bench import suite
+from hbshim.bench.rpc import contest, processes
+from hbshim.bench.rpc.parts import PREFIX
+from hbshim.bench.rpc.processes import Contestant
+from hbshim.errors import HbshimError
+from tests.worlds import WORLD
+
+pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch their own processes")
+
+NAMES = [name for name, _, _ in contest.WORKS]
+PLUG_IN, OWN = contest.GROUPS
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(contest, "QUICK_SLICE", 0.05)
+    monkeypatch.setattr(contest, "QUICK_SLICES", 1)
+
+
+def left_behind(broker):
+    """What would be there for ever; the rest goes by itself."""
+    found = [*broker.management.get("queues"), *broker.management.get("exchanges")]
+    return [
+        each["name"]
+        for each in found
+        if each["name"].startswith(PREFIX) and "x-expires" not in each["arguments"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("world", "group"), [("native", PLUG_IN), ("eventlet", OWN)], ids=["plug-in", "own"]
+)
+def test_there_is_a_row_for_every_contestant_at_every_work(
+    broker, tiny, monkeypatch, capsys, world, group
+):
+    monkeypatch.setattr(contest, "GROUPS", (group,))
+    monkeypatch.setattr(contest, "WORLDS", (world,))
+    result = suite.run(["rpc"], broker.amqp_url(), quick=True, progress=lambda _: None)
+    rows = json.loads(json.dumps(result))["rpc"]
+    assert [(row["world"], row["contestant"], row["work"]) for row in rows] == [
+        (world, entry.name, name) for name in NAMES for entry in group
+    ]
+    for row in rows:
+        assert row["operations"] > 0
+        assert row["p50_ms"] <= row["p99_ms"]
+        assert row["reached"] == (None if row["aim"] is None else row["ratio"] >= row["aim"])
+    assert [row["aim"] for row in rows if row["contestant"].startswith("plug-in, hbpika")] == (
+        [2.0, 2.5, 4.0, 2.0] if group is PLUG_IN else []
+    )
+    suite.print_tables(result)
+    assert "reached" in capsys.readouterr().out
+    assert left_behind(broker) == []
+
+
+def test_a_message_that_does_not_arrive_is_noticed(broker, monkeypatch):
+    topic = f"{PREFIX}-lost"
+    with Contestant("own", "hbpika", topic, "native", broker.amqp_url()) as contestant:
+        contestant.await_ready()
+        assert contestant.measure("cast", 1, 0.05)["rate"] > 0
+        contestant._expected["requests"] += 1
+        monkeypatch.setattr(processes, "PATIENCE", 2.0)
+        with pytest.raises(HbshimError, match="the server took in"):
+            contestant.measure("cast", 1, 0.05)
+    contest.tidy(broker.amqp_url(), [topic])
+
+
+def test_a_contestant_that_fails_is_named_with_what_it_said():
+    url = "amqp://guest:secret@127.0.0.1:1/"
+    with (
+        Contestant("by hand", "pika", "nowhere", "native", url) as contestant,
+        pytest.raises(HbshimError, match="by hand pika server, native") as raised,
+    ):
+        contestant.await_ready()
+    assert "secret" not in str(raised.value)
+
+
+def test_without_a_broker_it_is_said_to_be_left_out():
+    done = subprocess.run(
+        [sys.executable, "-m", "hbshim.cli", "bench", "--quick", "rpc"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={},
+    )
+    assert done.returncode == 0
+    assert "left out, it needs a broker" in done.stdout

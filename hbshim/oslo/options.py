@@ -85,7 +85,7 @@ RABBIT_OPTIONS = [
         key,
         type=OptionType(key),
         sample_default=str(field.default),
-        help=f"{field.metadata['doc']} Of the drivers of hbshim.",
+        help=field.metadata["doc"],
     )
     for key, field in _FIELDS.items()
 ]

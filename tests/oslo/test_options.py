@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,11 +35,11 @@ def test_the_real_generator_lists_every_option_once():
         "-m", "oslo_config.generator", "--namespace", "oslo.messaging", "--namespace", "hbshim.oslo"
     )
     for text in (listed, both):
-        lines = text.splitlines()
-        assert lines.count("[oslo_messaging_rabbit]") == 1
+        assert text.count("[oslo_messaging_rabbit]\n") == 1
+        section = text.partition("[oslo_messaging_rabbit]\n")[2].partition("\n[")[0].splitlines()
         for name in OURS:
-            assert [line for line in lines if line.startswith(f"#{name} = ")], name
-        assert lines.count("#heartbeat_in_pthread = auto") == 1
+            assert [line for line in section if line.startswith(f"#{name} = ")], name
+        assert section.count("#heartbeat_in_pthread = auto") == 1
     assert "#rabbit_qos_prefetch_count = 0" in both
 
 
@@ -100,3 +101,17 @@ def test_without_that_oslo_config_refuses_two_options_of_one_name():
         )
     )
     assert run("-c", code) == "refused\n"
+
+
+def test_the_page_has_the_options_as_they_are():
+    page = (Path(__file__).parents[2] / "docs" / "oslo.md").read_text(encoding="utf-8")
+    listed = page.partition("<!-- options:")[2].partition("<!-- end of options -->")[0]
+    print_rows = (
+        "from hbshim.oslo.options import RABBIT_OPTIONS\n"
+        "for each in RABBIT_OPTIONS:\n"
+        "    cells = [each.type.type_name.replace('|', '\\\\|'), each.sample_default, each.help]\n"
+        "    print('| ' + ' | '.join([f'`{each.name}`', *cells]) + ' |')\n"
+    )
+    assert [row for row in listed.splitlines() if row.startswith("| `")] == run(
+        "-c", print_rows
+    ).splitlines()

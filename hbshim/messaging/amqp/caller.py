@@ -85,9 +85,10 @@ class Expected:
 
 
 class Caller:
-    """The calls of one process through one driver.
+    """The calls of one process through one driver; a forked child needs another.
 
     Attributes:
+        pid: the process's.
         late: replies that nobody waited for any more.
     """
 
@@ -95,10 +96,7 @@ class Caller:
         self._connector = connector
         self._topology = topology
         self.late = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._client = uuid.uuid4().hex
         self._numbers = itertools.count(1)
         self._waiting: dict[str, _Waiting] = {}
@@ -122,8 +120,6 @@ class Caller:
         attempts: int | None,
     ) -> Reply:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        if os.getpid() != self._pid:
-            self._begin()
         deadline = time.monotonic() + timeout
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         message = Message(
@@ -158,8 +154,6 @@ class Caller:
         Raises:
             CallTimeoutError, ConnectError: it is not.
         """
-        if os.getpid() != self._pid:
-            self._begin()
         self._connected(time.monotonic() + timeout, None)
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         waiting = self._waiting[correlation] = _Waiting(None)
@@ -172,7 +166,7 @@ class Caller:
         deadline = time.monotonic() + timeout
         try:
             while not waiting.replies and waiting.result is None:
-                self._wait_once(waiting, deadline, "no reply yet")
+                self._wait_once(waiting, deadline, "no reply yet; it may come later")
         finally:
             self._hand_on()
         if waiting.replies:
@@ -188,7 +182,7 @@ class Caller:
         """Let go of the connection; calls that wait are told."""
         self._closed = True
         line, self._line = self._line, None
-        if line is not None and os.getpid() == self._pid:
+        if line is not None:
             line.connection.close()
         for waiting in list(self._waiting.values()):
             waiting.ring()

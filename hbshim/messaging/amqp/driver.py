@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 import weakref
 from collections.abc import Sequence
 
+from hbshim.errors import ConnectionLostError
 from hbshim.messaging.amqp.caller import Caller, Expected
 from hbshim.messaging.amqp.connection import PERSISTENT, TRANSIENT, Message
 from hbshim.messaging.amqp.connector import Connector, Open
@@ -17,6 +19,7 @@ from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
+from hbshim.pool import PoolStatistics
 
 
 class AmqpDriver:
@@ -34,7 +37,10 @@ class AmqpDriver:
         self._connector = Connector(hosts, options, open_one)
         self._sender = Sender(self._connector, options)
         self._caller = Caller(self._connector, self._topology)
+        # By process id: the first two threads of a child agree here on one.
+        self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
+        self._closed = False
 
     def call(
         self,
@@ -47,7 +53,7 @@ class AmqpDriver:
         mandatory: bool = False,
         attempts: int | None = None,
     ) -> Reply:
-        return self._caller.call(
+        return self._caller_here().call(
             target,
             payload,
             timeout,
@@ -56,6 +62,17 @@ class AmqpDriver:
             mandatory=mandatory,
             attempts=attempts,
         )
+
+    def _caller_here(self) -> Caller:
+        """The caller of this process; hosts that fork in C give no sign but another id."""
+        caller = self._caller
+        pid = os.getpid()
+        if caller.pid != pid:
+            if self._closed:
+                raise ConnectionLostError("the driver is closed; make a new one")
+            mine = Caller(self._connector, self._topology)
+            self._caller = caller = self._callers.setdefault(pid, mine)
+        return caller
 
     def cast(
         self, target: Target, payload: Payload, timeout: float, *, attempts: int | None = None
@@ -78,7 +95,7 @@ class AmqpDriver:
         self, target: Target, payload: Payload, timeout: float, *, listening: bool = True
     ) -> Expected | None:
         deadline = time.monotonic() + timeout
-        expected = self._caller.expect(timeout) if listening else None
+        expected = self._caller_here().expect(timeout) if listening else None
         message = Message(
             payload.body,
             self._topology.rpc_exchange(target),
@@ -176,8 +193,14 @@ class AmqpDriver:
             lambda connection: connection.delete_queue(name), self.options.rpc_timeout
         )
 
+    def statistics(self) -> PoolStatistics:
+        """Of the connections that send."""
+        return self._sender.pool.statistics()
+
     def close(self) -> None:
-        self._caller.close()
+        self._closed = True
+        if self._caller.pid == os.getpid():
+            self._caller.close()
         for listener in list(self._listeners):
             listener.close()
         self._sender.pool.close()

@@ -13,6 +13,7 @@ a server, are worked on even so.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -114,6 +115,7 @@ class AmqpListener:
         self._prefetch = prefetch
         self._acknowledge_first = acknowledge_first
         self._retry_delay = retry_delay
+        self._pid = os.getpid()
         self._connection: Connection | None = None
         self._consumers: list[str] = []
         self._inbox: deque[tuple[AmqpIncoming, Source]] = deque()
@@ -194,6 +196,7 @@ class AmqpListener:
     def pause(self) -> None:
         self._paused = True
         self._wake()
+        self._withdraw_if_nobody_polls()
 
     def resume(self) -> None:
         self._paused = False
@@ -202,13 +205,25 @@ class AmqpListener:
     def stop(self) -> None:
         self._stopped = True
         self._wake()
+        self._withdraw_if_nobody_polls()
 
     def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # the parent listens; its locks tell nothing here
         self.stop()
         self._ended.set()
         # A poll that is under way ends first: it is the one that uses the connection.
         with self._polling:
+            self._withdraw()
             self._drop()
+
+    def _withdraw_if_nobody_polls(self) -> None:
+        """Who waits for a request must not wait for what all the others here are busy with."""
+        if self._polling.acquire(False):
+            try:
+                self._withdraw()
+            finally:
+                self._polling.release()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -294,7 +309,7 @@ class AmqpListener:
         consumers, self._consumers = self._consumers, []
         connection = self._connection
         try:
-            if connection is not None:
+            if connection is not None and consumers:
                 for tag in consumers:
                     connection.cancel(tag)
                 # What had arrived before the broker agreed to it.

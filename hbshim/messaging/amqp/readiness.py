@@ -7,6 +7,7 @@ would share.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 from _socket import socketpair
@@ -53,7 +54,10 @@ class Readiness:
         try:
             ready = self._ready(max(0.0, timeout))
             if len(ready) > (self._fd in ready):
-                self._wake_in.recv(4096)
+                # A green `select` may tell of what was said of a closed socket whose number
+                # this one has now.
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_in.recv(4096)
             return self._fd in ready
         finally:
             self._leave()

@@ -145,3 +145,12 @@ def test_waiting_until_octets_can_be_sent(pair: tuple[socket.socket, socket.sock
         while far.recv(1 << 20):
             pass
     assert wait_writable(near.fileno(), LONG)
+
+
+def test_told_of_a_wake_up_that_is_not_there(
+    readiness: Readiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As eventlet does where a descriptor's number is that of one just closed."""
+    wake_in = readiness._wake_in.fileno()
+    monkeypatch.setattr(readiness, "_ready", lambda _timeout: [wake_in])
+    assert readiness.wait(LONG) is False

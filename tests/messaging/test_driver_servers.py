@@ -1,0 +1,329 @@
+"""The contract of the drivers, servers: who gets what, and what becomes of it when they end."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hbshim.errors import CallTimeoutError, TopologyError, UnroutableError
+from hbshim.messaging.amqp.driver import AmqpDriver
+from hbshim.messaging.base import NEVER
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.rpc import Client
+from hbshim.messaging.server import Server
+from hbshim.messaging.target import Target
+from tests.messaging.conftest import LIMIT, at_once, unique
+from tests.messaging.endpoints import Endpoint
+from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
+
+Serve = Callable[..., Server]
+Drivers = Callable[..., AmqpDriver]
+
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def endpoints() -> Iterator[list[Endpoint]]:
+    """Two of them, by name."""
+    found = [Endpoint("one"), Endpoint("two")]
+    yield found
+    for endpoint in found:
+        endpoint.release.set()
+
+
+@pytest.fixture
+def client(driver: AmqpDriver, target: Target) -> Client:
+    return Client(driver, target, timeout=LIMIT)
+
+
+# -- CAST and FANOUT -----------------------------------------------------------
+
+
+def test_cast(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+    for endpoint in endpoints:
+        serve(client.driver, client.target.to(server=endpoint.name), endpoint)
+    for number in range(20):
+        client.cast("echo", value=number)
+        client.prepare(server="two").cast("echo", value=100 + number)
+    one, two = endpoints
+    wait_until(lambda: len(one.asked + two.asked) == 40, LIMIT)
+    assert sorted(one.asked + two.asked) == [*range(20), *range(100, 120)]
+    assert max(one.asked) < 100
+
+
+def test_fanout(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+    for endpoint in endpoints:
+        serve(client.driver, client.target.to(server=endpoint.name), endpoint)
+    everybody = client.prepare(fanout=True)
+    for number in range(10):
+        everybody.cast("echo", value=number)
+    for endpoint in endpoints:
+        wait_until(lambda endpoint=endpoint: len(endpoint.asked) == 10, LIMIT)
+        assert sorted(endpoint.asked) == list(range(10))
+
+
+def test_a_cast_that_nobody_takes_is_gone_in_time(
+    client: Client, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    client.driver.declare(client.target, None)
+    client.prepare(timeout=0.2).cast("echo", value="gone")
+    client.cast("echo", value="there")
+    time.sleep(0.3)
+    serve(client.driver, client.target, endpoints[0])
+    assert client.call("echo", value="last") == "last"
+    wait_until(lambda: len(endpoints[0].asked) == 2, LIMIT)
+    assert sorted(endpoints[0].asked) == ["last", "there"]
+
+
+def test_a_cast_to_nobody(client: Client) -> None:
+    client.cast("echo", value=1)
+    client.prepare(fanout=True).cast("echo", value=1)
+
+
+# -- queues whose lifetime is the caller's -------------------------------------
+
+
+@pytest.fixture
+def behind_relay(
+    broker: Broker, host: Host, drivers: Drivers
+) -> Iterator[tuple[Relay, AmqpDriver]]:
+    """A driver whose connections a relay can cut."""
+    with Relay(broker.host, broker.amqp_port) as relay:
+        yield relay, drivers(Host(relay.host, relay.port, host.username, host.password))
+
+
+def test_a_request_stored_before_its_server_starts(
+    client: Client,
+    serve: Serve,
+    drivers: Drivers,
+    endpoints: list[Endpoint],
+    behind_relay: tuple[Relay, AmqpDriver],
+) -> None:
+    """Progress and result arrive, too, though the client's connections were cut in between."""
+    relay, cut = behind_relay
+    cut.declare(client.target)
+    through_relay = Client(cut, client.target, timeout=LIMIT)
+    plain, cut_before, cut_during = (
+        client.submit("count", to=2),
+        through_relay.submit("count", to=3),
+        through_relay.submit("hold", value="held"),
+    )
+    relay.reset()
+    serve(drivers(), client.target, endpoints[0], expires=NEVER)
+    assert list(plain.progress(LIMIT)) == [0, 1]
+    assert plain.result(0) == "counted"
+    assert list(cut_before.progress(LIMIT)) == [0, 1, 2]
+    wait_until(lambda: endpoints[0].asked, LIMIT)
+    with pytest.raises(CallTimeoutError, match="later"):
+        cut_during.result(0.2)
+    relay.reset()
+    endpoints[0].release.set()
+    assert cut_during.result(LIMIT) == "held"
+    assert client.driver.delete(client.target) == 0
+
+
+def test_nothing_is_stored_where_no_queue_was_declared(client: Client) -> None:
+    with pytest.raises(UnroutableError, match=client.target.topic):
+        client.submit("echo", value=1)
+    client.driver.declare(client.target)
+    client.submit("echo", value=1).close()
+    assert client.driver.delete(client.target) == 1
+    assert client.driver.delete(client.target) == 0
+    with pytest.raises(UnroutableError):
+        client.submit("echo", value=1)
+
+
+def test_a_queue_that_goes_by_itself(client: Client) -> None:
+    client.driver.declare(client.target, 0.5)
+    client.submit("echo", value=1).close()
+
+    def gone() -> bool:
+        try:
+            client.submit("echo", value=1).close()
+        except UnroutableError:
+            return True
+        time.sleep(0.1)
+        return False
+
+    wait_until(gone, LIMIT)
+
+
+def test_an_exchange_of_another_type(driver: AmqpDriver, target: Target, client: Client) -> None:
+    name = unique("exchange")
+    driver._sender.manage(lambda connection: connection.declare_exchange(name, "topic"), LIMIT)
+    elsewhere = target.to(exchange=name)
+    with pytest.raises(TopologyError, match=name):
+        Server(driver, elsewhere, [Endpoint()]).start(LIMIT)
+    with pytest.raises(TopologyError, match=name):
+        client.prepare(target=elsewhere).cast("echo", value=1)
+    with pytest.raises(TopologyError, match=name):
+        client.prepare(target=elsewhere).call("echo", value=1)
+
+
+def test_quorum_queues(broker: Broker, drivers: Drivers, target: Target, serve: Serve) -> None:
+    driver = drivers(quorum_queues=True)
+    serve(driver, target, Endpoint())
+    assert Client(driver, target, timeout=LIMIT).call("echo", value=1) == 1
+    name = f"{driver.options.default_rpc_exchange}.{target.topic}"
+    assert broker.management.get(f"queues/%2F/{name}")["type"] == "quorum"
+
+
+# -- stopping, pausing, bounds -------------------------------------------------
+
+
+def test_stopping_loses_nothing(
+    client: Client, serve: Serve, drivers: Drivers, endpoints: list[Endpoint]
+) -> None:
+    """What the first server holds and has not begun, the second one gets, at once."""
+    one, two = endpoints
+    first = serve(drivers(), client.target, one, workers=1, prefetch=10)
+    client.cast("hold", value="begun")
+    wait_until(lambda: one.asked, LIMIT)
+    for number in range(5):
+        client.cast("echo", value=number)
+    called = threading.Thread(target=lambda: one.asked.append(client.call("echo", value="call")))
+    called.start()
+    wait_until(lambda: len(first._listener._inbox) == 6, LIMIT)  # type: ignore[attr-defined]
+    serve(drivers(), client.target, two)
+    assert first.stop(0.1) is False
+    wait_until(lambda: len(two.asked) == 6, LIMIT)
+    assert sorted(two.asked, key=str) == [*range(5), "call"]
+    called.join(LIMIT)
+    assert one.asked == ["begun", "call"]
+    one.release.set()
+
+
+def test_a_server_that_stops_ends_what_it_has_begun(
+    client: Client, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    server = serve(client.driver, client.target, endpoints[0])
+    results: list[Any] = []
+    called = threading.Thread(target=lambda: results.append(client.call("hold", value="done")))
+    called.start()
+    wait_until(lambda: endpoints[0].asked, LIMIT)
+    stopping = threading.Thread(target=lambda: results.append(server.stop(LIMIT)))
+    stopping.start()
+    endpoints[0].release.set()
+    called.join(LIMIT)
+    stopping.join(LIMIT)
+    assert sorted(results, key=str) == [True, "done"]
+
+
+def test_pausing(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+    server = serve(client.driver, client.target, endpoints[0])
+    assert client.call("echo", value=1) == 1
+    server.pause()
+    with pytest.raises(CallTimeoutError):
+        client.prepare(timeout=0.5).call("echo", value="expired")
+    client.cast("echo", value="waits")
+    assert endpoints[0].asked == [1]
+    server.resume()
+    wait_until(lambda: len(endpoints[0].asked) == 2, LIMIT)
+    assert client.call("echo", value=2) == 2
+    assert endpoints[0].asked == [1, "waits", 2]
+
+
+def test_bounded_workers(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+    endpoint = endpoints[0]
+    serve(client.driver, client.target, endpoint, workers=3)
+    for _ in range(9):
+        client.cast("hold")
+    wait_until(lambda: len(endpoint.asked) == 3, LIMIT)
+    endpoint.release.set()
+    wait_until(lambda: len(endpoint.asked) == 9, LIMIT)
+    assert endpoint.most == 3
+
+
+def test_two_servers_share_the_work(
+    client: Client, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    for endpoint in endpoints:
+        serve(client.driver, client.target, endpoint, workers=2)
+    outcomes = at_once(*[lambda: [client.call("who") for _ in range(10)]] * 6)
+    assert {name for names in outcomes for name in names} == {"one", "two"}
+
+
+# -- acknowledgement -----------------------------------------------------------
+
+
+class Process:
+    """A server in a process of its own, to be killed."""
+
+    def __init__(self, library: str, broker: Broker, topic: str, acknowledge: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, CHECKOUT / "tests/messaging/serving.py", topic, acknowledge],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(CHECKOUT),
+                "URL": broker.amqp_url().replace("amqp://", f"hb{library}://"),
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.strip())
+
+    def says(self, line: str) -> None:
+        assert self._lines.get(timeout=LIMIT) == line
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(LIMIT)
+        self._reader.join(LIMIT)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.mark.parametrize("acknowledge", ["before", "after"])
+def test_a_server_is_killed_at_work(
+    acknowledge: str,
+    library: str,
+    broker: Broker,
+    client: Client,
+    serve: Serve,
+    endpoints: list[Endpoint],
+) -> None:
+    doomed = Process(library, broker, client.target.topic, acknowledge)
+    try:
+        doomed.says("started")
+        results: list[Any] = []
+
+        # Nobody answers where the request was acknowledged.
+        limit = 3 if acknowledge == "before" else LIMIT
+
+        def call() -> None:
+            try:
+                results.append(client.prepare(timeout=limit).call("echo", value="work"))
+            except CallTimeoutError as error:
+                results.append(type(error))
+
+        called = threading.Thread(target=call)
+        called.start()
+        doomed.says("begun")
+    finally:
+        doomed.kill()
+    serve(client.driver, client.target, endpoints[0], acknowledge=acknowledge)
+    assert client.call("echo", value="another") == "another"
+    called.join(LIMIT)
+    if acknowledge == "before":
+        assert (endpoints[0].asked, results) == (["another"], [CallTimeoutError])
+    else:
+        assert sorted(endpoints[0].asked) == ["another", "work"]
+        assert results == ["work"]

@@ -25,13 +25,10 @@ from hbshim.messaging.amqp.connection import (
     Queue,
 )
 from tests.messaging.conftest import LIMIT, drain_until, unique
+from tests.messaging.connections import Drainer, message
 from tests.waiting import wait_until
 
 Opened = Callable[..., Connection]
-
-
-def message(queue: str, body: bytes = b"body", **properties: object) -> Message:
-    return Message(body, "", queue, **properties)  # type: ignore[arg-type]
 
 
 # -- messages ------------------------------------------------------------------
@@ -404,26 +401,6 @@ def test_a_consumers_function_may_use_the_connection(connection: Connection, que
 
 
 # -- waiting, and other threads ------------------------------------------------
-
-
-class Drainer(threading.Thread):
-    """Drains once, for long, in a thread of the program's own kind."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self.connection = connection
-        self.error: Exception | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.connection.drain(2 * LIMIT)
-        except Exception as error:
-            self.error = error
-
-    def ends(self) -> bool:
-        self.join(LIMIT)
-        return not self.is_alive()
 
 
 def test_draining_takes_no_longer_than_it_may(connection: Connection) -> None:

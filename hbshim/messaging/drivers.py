@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import random
 from collections.abc import Sequence
 from typing import Any
 
 from hbshim.errors import MissingExtraError, OptionError
 from hbshim.messaging.amqp.driver import AmqpDriver
-from hbshim.messaging.hosts import Host, Hosts
+from hbshim.messaging.hosts import Host, read_hosts
 from hbshim.messaging.options import MessagingOptions
 
 #: URL schemes, each with the client library that it names, which is the extra's name too.
@@ -32,15 +33,14 @@ def connect(url: str, **options: Any) -> AmqpDriver:
         known = " or ".join(f"{scheme}://" for scheme in LIBRARIES)
         raise OptionError(f"the URL names no messaging driver; begin it with {known}")
     loaded = MessagingOptions.load(url=url, **options)
-    hosts = Hosts.from_url(url, shuffle=loaded.hosts_shuffle, tls=loaded.ssl)
-    return driver_over(library, tuple(hosts), loaded)
+    return driver_over(library, read_hosts(url, tls=loaded.ssl), loaded)
 
 
 def driver_over(library: str, hosts: Sequence[Host], options: MessagingOptions) -> AmqpDriver:
     """A driver over one of :data:`LIBRARIES`.
 
     Parameters:
-        hosts: in the order in which they are to be tried.
+        hosts: tried in this order, unless the options ask for a random one.
 
     Raises:
         MissingExtraError: the client library is not installed.
@@ -51,4 +51,6 @@ def driver_over(library: str, hosts: Sequence[Host], options: MessagingOptions) 
         if error.name not in LIBRARIES.values():
             raise
         raise MissingExtraError(library, library) from None
+    if options.hosts_shuffle:
+        hosts = random.sample(hosts, len(hosts))
     return AmqpDriver(hosts, options, open_one)

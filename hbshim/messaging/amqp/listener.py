@@ -245,6 +245,10 @@ class AmqpListener:
                 connection.drain(left)
         except ConnectionLostError:
             self._drop()
+        except TopologyError:
+            # Some of the queues may have their consumers: the next turn begins afresh.
+            self._drop()
+            raise
 
     def _connect(self, deadline: float) -> Connection | None:
         # What ends the listener ends the pause between two attempts, too.

@@ -73,6 +73,8 @@ class Sender:
             timeout=options.pool_timeout,
             recycle=options.pool_recycle,
             stale=options.pool_stale,
+            # In a child of its process, a connection drops its copy and says nothing.
+            disown=lambda sending: sending.connection.close(),
         )
 
     def send(self, message: Message, timeout: float, attempts: int | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tests import worlds  # first: it patches before anything else is imported
 
+import dataclasses
 import os
 import shlex
 import signal
@@ -23,9 +24,9 @@ from wsgi_harness.stack.broker import Broker, wait_until
 from wsgi_harness.engine.commands import run, silent
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.errors import HarnessError
-from wsgi_harness.engine.images import Images, prepare
-from wsgi_harness.paths import CONTAINERS
-from wsgi_harness.stack.stack import CA_FILE, project_name, read_logs
+from wsgi_harness.engine.images import Images, ensure_broker_image, has_broker_image, prepare
+from wsgi_harness.paths import CONTAINERS, set_up_lock
+from wsgi_harness.stack.stack import CA_FILE, Stack, project_name, read_logs
 
 # A shell that starts us in the background has Ctrl-C and hang-ups ignored, and so would every
 # program that a test starts and sends a signal to. A handler, unlike "ignore", is not inherited.
@@ -166,3 +167,24 @@ def memory_alarm(rabbitmqctl: Callable[..., None]) -> Iterator[Callable[[], None
         yield lift
     finally:
         lift()
+
+
+#: Brings RabbitMQ 4.0.
+SUITE_4 = "trixie"
+
+
+@pytest.fixture(scope="session")
+def broker_4(engine: Engine, images: Images) -> Iterator[Broker]:
+    """A RabbitMQ 4, like :func:`broker`.
+
+    Its image takes a minute to build. Where nobody requires a broker it is built only on
+    demand, by `HBSHIM_RABBITMQ_4=1`; else tests/containers/test_bases.py would build it anyway.
+    """
+    wanted = broker_is_required() or os.environ.get("HBSHIM_RABBITMQ_4") == "1"
+    if not wanted and not has_broker_image(engine, SUITE_4):
+        pytest.skip("RabbitMQ 4 is not built here; set HBSHIM_RABBITMQ_4=1 to build it")
+    with set_up_lock(silent):
+        image = ensure_broker_image(engine, SUITE_4)
+    ready = (engine, dataclasses.replace(images, rabbitmq=image))
+    with Stack(project_name("test-4"), heartbeat=HEARTBEAT, prepared=ready) as stack:
+        yield stack.broker

@@ -30,7 +30,7 @@ from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery,
 from hbshim.messaging.amqp.readiness import wait_writable
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
-from tests.messaging.connections import LIMIT, drain_until, unique
+from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 

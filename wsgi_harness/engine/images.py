@@ -76,6 +76,28 @@ def ensure_images(
     names = ["apache"] if rabbitmq_image else ["apache", "rabbitmq"]
     if rabbitmq_image:
         _ensure_foreign(engine, rabbitmq_image, progress)
+    tags = _ensure_own(engine, names, suite, progress)
+    return Images(
+        rabbitmq=rabbitmq_image or tags["rabbitmq"],
+        apache=tags["apache"],
+        own_rabbitmq=rabbitmq_image is None,
+    )
+
+
+def ensure_broker_image(engine: Engine, suite: str, *, progress: Progress = silent) -> str:
+    """Return the name of hbshim's own broker image on a Debian suite, built where it is missing.
+
+    :raises ImageError: it cannot be had.
+    """
+    return _ensure_own(engine, ["rabbitmq"], suite, progress)["rabbitmq"]
+
+
+def has_broker_image(engine: Engine, suite: str) -> bool:
+    """Return whether :func:`ensure_broker_image` would have nothing to build."""
+    return _is_built(engine, image_tag("rabbitmq", suite))
+
+
+def _ensure_own(engine: Engine, names: list[str], suite: str, progress: Progress) -> dict[str, str]:
     tags = {name: image_tag(name, suite) for name in names}
     missing = [name for name, tag in tags.items() if not _is_built(engine, tag)]
     if missing:
@@ -91,11 +113,7 @@ def ensure_images(
                     _build(engine, name, tags[name], suite, base, "--no-cache")
                 except CommandError as error:
                     raise ImageError(f"{tags[name]} cannot be built: {error}") from error
-    return Images(
-        rabbitmq=rabbitmq_image or tags["rabbitmq"],
-        apache=tags["apache"],
-        own_rabbitmq=rabbitmq_image is None,
-    )
+    return tags
 
 
 def base_image(suite: str) -> str:

@@ -44,7 +44,8 @@ test: lint images
 # What touches sockets and connections, once more where eventlet or gevent has patched everything.
 worlds: venv
 	for world in eventlet gevent; do \
-	  HBSHIM_TEST_WORLD=$$world $(PYTEST) tests/heartbeat tests/adapters tests/test_status.py || exit 1; \
+	  HBSHIM_TEST_WORLD=$$world $(PYTEST) tests/heartbeat tests/adapters tests/test_status.py \
+	    tests/messaging/test_connection.py || exit 1; \
 	done
 
 bench: venv

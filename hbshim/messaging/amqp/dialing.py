@@ -42,8 +42,12 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if context is not None:
                 named = (options.ssl_options or {}).get("server_hostname") or host.hostname
+                # In two steps: eventlet forgets to close a socket whose handshake fails in one.
+                sock = context.wrap_socket(
+                    sock, server_hostname=named, do_handshake_on_connect=False
+                )
                 sock.settimeout(max(0.001, deadline - time.monotonic()))
-                sock = context.wrap_socket(sock, server_hostname=named)
+                sock.do_handshake()
             sock.setblocking(False)
         except OSError as error:
             sock.close()

@@ -155,7 +155,17 @@ class Submitted(Protocol):
 
 
 class Driver(Protocol):
-    """Carries the four patterns. All methods may be called from any thread."""
+    """Carries the four patterns. All methods may be called from any thread.
+
+    Attributes:
+        rpc_timeout: seconds for a call or a cast that names no time.
+        payload_limit: bytes that a payload may have.
+    """
+
+    @property
+    def rpc_timeout(self) -> float: ...
+    @property
+    def payload_limit(self) -> int: ...
 
     def call(
         self,

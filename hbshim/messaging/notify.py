@@ -67,7 +67,7 @@ class Notifier:
         self._targets = [Target(name, exchange=exchange) for name in names]
         self._publisher_id = publisher_id
         self._timeout = timeout
-        self._encoding = encoding or Encoding()
+        self._encoding = encoding or Encoding(limit=driver.payload_limit)
         for priority in PRIORITIES:
             setattr(self, priority, functools.partial(self.notify, priority))
 
@@ -137,7 +137,7 @@ class NotificationServer:
     ) -> None:
         self._endpoints = endpoints
         self._batched = batch_size is not None
-        self._encoding = encoding or Encoding()
+        self._encoding = encoding or Encoding(limit=driver.payload_limit)
         self._failed = failed or (lambda _error: None)
         wanted = [
             priority

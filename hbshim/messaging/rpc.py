@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ class Client:
         driver: see :func:`hbshim.messaging.connect`.
         target: which server, or with `fanout`, all of them, for :meth:`cast`.
         timeout: seconds for a call with all it takes, and for which a cast may wait in
-            its queue.
+            its queue; None: as long as the driver's option `rpc_timeout` says.
         encoding: how arguments and results travel; JSON unless given.
         context: goes along with each request, and reaches the method as ``request.context``.
         allowed_errors: modules whose errors are raised here as what they were; others
@@ -38,8 +39,8 @@ class Client:
 
     driver: Driver
     target: Target
-    timeout: float = 60.0
-    encoding: Encoding = dataclasses.field(default_factory=Encoding)
+    timeout: float | None = None
+    encoding: Encoding | None = None
     context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allowed_errors: Collection[str] = ERRORS_ALLOWED
     silence: float | None = None
@@ -74,7 +75,7 @@ class Client:
         reply = self.driver.call(
             self.target,
             payload,
-            self.timeout,
+            self._timeout,
             silence=self.silence,
             on_reply=on_reply,
             mandatory=self.mandatory,
@@ -88,7 +89,7 @@ class Client:
             PayloadError: an argument cannot be sent.
             MessagingError: it was not sent.
         """
-        self.driver.cast(self.target, self._payload(method, arguments), self.timeout)
+        self.driver.cast(self.target, self._payload(method, arguments), self._timeout)
 
     def submit(self, method: str, /, **arguments: Any) -> Task:
         """Store a request for a server that may start later; its queue must be declared.
@@ -99,22 +100,30 @@ class Client:
             MessagingError: it was not stored.
         """
         payload = self._payload(method, arguments)
-        submitted = self.driver.submit(self.target, payload, self.timeout)
+        submitted = self.driver.submit(self.target, payload, self._timeout)
         assert submitted is not None
         return Task(submitted, self)
+
+    @functools.cached_property
+    def _timeout(self) -> float:
+        return self.driver.rpc_timeout if self.timeout is None else self.timeout
+
+    @functools.cached_property
+    def _encoding(self) -> Encoding:
+        return self.encoding or Encoding(limit=self.driver.payload_limit)
 
     def _payload(
         self, method: str, arguments: Mapping[str, Any], silence: float | None = None
     ) -> Payload:
         target = self.target
         call = Call(method, arguments, target.namespace, target.version, self.context, silence)
-        return Payload(self.encoding.encode(call.as_value()), self.encoding.content_type)
+        return Payload(self._encoding.encode(call.as_value()), self._encoding.content_type)
 
     def _report(self, on_progress: Callable[[Any], None]) -> Callable[[Reply], None]:
         return lambda reply: on_progress(self._value(reply))
 
     def _value(self, reply: Reply) -> Any:
-        return self.encoding.decode(reply.payload.body, reply.payload.content_type)
+        return self._encoding.decode(reply.payload.body, reply.payload.content_type)
 
     def _result(self, reply: Reply) -> Any:
         value = self._value(reply)

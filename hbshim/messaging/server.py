@@ -126,7 +126,7 @@ class Server:
     ) -> None:
         if acknowledge not in ("before", "after"):
             raise OptionError(f"acknowledge={acknowledge!r} is not acceptable; use before or after")
-        self._encoding = encoding or Encoding()
+        self._encoding = encoding or Encoding(limit=driver.payload_limit)
         self._dispatcher = Dispatcher(endpoints)
         self._after = acknowledge == "after"
         self._failed = failed or (lambda _error: None)

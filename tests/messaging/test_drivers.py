@@ -1,11 +1,20 @@
 """A URL's scheme names the client library; nothing is connected before it is used."""
 
 import socket
+import time
 
 import pytest
 
-from hbshim.errors import ConnectError, OptionError
-from hbshim.messaging import MessagingOptions, Target, connect
+from hbshim.errors import ConnectError, MessagingError, OptionError, PayloadError
+from hbshim.messaging import (
+    Client,
+    MessagingOptions,
+    NotificationServer,
+    Notifier,
+    Server,
+    Target,
+    connect,
+)
 from hbshim.messaging.drivers import driver_over
 from hbshim.messaging.hosts import Host
 
@@ -54,3 +63,36 @@ def test_hosts_are_tried_in_their_order():
 
 def test_hosts_are_tried_in_any_order_where_that_is_asked_for():
     assert len({tuple(tried(shuffle=True)) for _ in range(4)}) > 1
+
+
+@pytest.mark.parametrize("pattern", ["call", "cast", "submit", "notify"])
+def test_the_limit_of_a_driver_holds_for_whatever_is_sent_over_it(pattern):
+    driver = connect("hbpika://host/", payload_limit=200)
+    sends = {
+        "notify": lambda: Notifier(driver, "topic", "here").info("event", "x" * 200),
+        **{
+            name: lambda name=name: getattr(Client(driver, Target("topic")), name)("m", a="x" * 200)
+            for name in ("call", "cast", "submit")
+        },
+    }
+    with pytest.raises(PayloadError, match="payload_limit is 200"):
+        sends[pattern]()
+    driver.close()
+
+
+def test_the_limit_of_a_driver_holds_for_what_servers_reply():
+    driver = connect("hbpika://host/", payload_limit=200)
+    for server in (Server(driver, Target("t"), []), NotificationServer(driver, ["t"], [])):
+        assert server._encoding.limit == 200
+    driver.close()
+
+
+def test_a_call_that_names_no_time_has_the_drivers():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        driver = connect(f"hbpika://127.0.0.1:{port}/", rpc_timeout=0.5, socket_timeout=50)
+        began = time.monotonic()
+        with pytest.raises(MessagingError):
+            Client(driver, Target("topic")).call("anything")
+        assert time.monotonic() - began < 20, "the time was not the driver's"
+        driver.close()

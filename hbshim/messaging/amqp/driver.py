@@ -33,6 +33,8 @@ class AmqpDriver:
 
     def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
         self.options = options
+        self.rpc_timeout = options.rpc_timeout
+        self.payload_limit = options.payload_limit
         self._topology = Topology(options)
         self._connector = Connector(hosts, options, open_one)
         self._sender = Sender(self._connector, options)

@@ -35,7 +35,7 @@ def test_all_three_ways_are_shown():
         "hbshim-regression --scenario",
     ):
         assert way in text
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 7
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet"])
@@ -47,6 +47,10 @@ def test_a_snippet_keeps_its_connection_alive(broker, snippet, world):
         .replace(
             "hbshim://user:password@broker/",
             broker.amqp_url().removesuffix("%2F").replace("amqp", "hbshim", 1),
+        )
+        .replace(
+            "hbpika://user:password@broker/",
+            broker.amqp_url().removesuffix("%2F").replace("amqp", "hbpika", 1),
         )
         .replace("heartbeat=60", "heartbeat=1")
     )

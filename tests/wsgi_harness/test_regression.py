@@ -17,6 +17,8 @@ from wsgi_harness.matrix.scenarios import SILENCE
 
 HEARTBEAT = 4
 CELLS = ("none-kombu", "none-pika", "green-kombu", "hbshim-auto-kombu", "hbshim-auto-pika")
+STOCK = "stock-rabbit-oslo"
+DRIVERS = ("hbshim-hbrabbit-oslo", "hbshim-hbkombu-oslo", "hbshim-hbpika-oslo")
 COMMAND = (sys.executable, "-c", "from wsgi_harness.cli import main; main()")
 LIMIT = 300.0
 
@@ -31,7 +33,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(prepared: object, report: Path) -> subprocess.CompletedProcess[str]:
     """The console script, run to its end."""
-    chosen = [f"--scenario={cell}" for cell in CELLS]
+    chosen = [f"--scenario={cell}" for cell in (*CELLS, STOCK, *DRIVERS)]
     return subprocess.run(
         [*COMMAND, *chosen, f"--heartbeat={HEARTBEAT}", "--json", f"--report={report}"],
         capture_output=True,
@@ -70,7 +72,32 @@ def test_a_control_is_closed_by_the_broker_for_missed_heartbeats(
     assert cell["lost_messages"] > 0
 
 
-@pytest.mark.parametrize("name", ["hbshim-auto-kombu", "hbshim-auto-pika"])
+def test_oslo_messagings_own_driver_loses_every_connection_and_hides_it(
+    cells: dict[str, dict[str, Any]],
+) -> None:
+    cell = cells[STOCK]
+
+    assert cell["outcome"] == "failed_as_it_must"
+    assert cell["broker"]["reason"] == f"missed heartbeats from client, timeout: {HEARTBEAT}s"
+    assert cell["wire"]["client_beats"] == []
+    held = cell["broker"]["held"]
+    closed = [life["closed"] for life in cell["broker"]["lives"][:held]]
+    assert held >= 2
+    assert all(closed)
+    assert max(closed) < cell["silence"][1]
+    assert cell["broker"]["connections"] > held
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_hbshims_drivers_keep_every_connection(cells: dict[str, dict[str, Any]], name: str) -> None:
+    broker = cells[name]["broker"]
+
+    assert broker["connections"] == broker["held"] == len(broker["lives"]) >= 2
+    assert [life["closed"] for life in broker["lives"]] == [None] * broker["held"]
+    assert cells[name]["messages"]["arrived"] == cells[name]["messages"]["asked"] > 0
+
+
+@pytest.mark.parametrize("name", ["hbshim-auto-kombu", "hbshim-auto-pika", *DRIVERS])
 def test_hbshim_holds_the_connection(cells: dict[str, dict[str, Any]], name: str) -> None:
     cell = cells[name]
 

@@ -22,8 +22,10 @@ from wsgi_harness.report.plots import (
     STYLE,
     add_legend,
     as_svg,
+    begin_of,
     draw_life,
     end_of,
+    left_of,
     time_axis,
 )
 
@@ -47,7 +49,8 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
             _draw_row(lives, seen, rows[scenario.name])
             _draw_lateness(late, seen, rows[scenario.name])
         end = max(end_of(seen) - seen.silence[0] for _, seen in pairs)
-        time_axis(lives, end, heartbeat)
+        begin = min(begin_of(seen) - seen.silence[0] for _, seen in pairs)
+        time_axis(lives, begin, end, heartbeat)
         lives.set_xlabel(f"seconds since the connection was opened (T = {heartbeat} s)")
         lives.set_title("life of each connection", fontsize=9.5, loc="left")
         lives.set_yticks(
@@ -59,9 +62,8 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         lives.set_ylim(max(rows.values()) + 0.8, 0.2)
         for world in WORLDS:
             if world.key in rows:
-                lives.text(
-                    -0.03 * end, rows[world.key], world.title, fontweight="bold", va="center"
-                )
+                left = left_of(begin, end)
+                lives.text(left, rows[world.key], world.title, fontweight="bold", va="center")
         late.set_xscale("log")
         late.axvline(heartbeat / 2, color=GREY, linewidth=1, linestyle="--")
         late.text(

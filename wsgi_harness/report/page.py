@@ -19,6 +19,7 @@ PAGE = Template(
   h1 { font-size: 1.7rem; margin-bottom: .2rem; }
   h2 { font-size: 1.3rem; margin-top: 2.6rem; border-bottom: 1px solid #ccc; }
   h3 { font-size: 1.05rem; margin: 0; }
+  table + h3 { margin-top: 1.6rem; }
   a { color: #0072B2; }
   table { border-collapse: separate; border-spacing: 3px; width: 100%; font-size: .8rem; }
   th { text-align: left; font-weight: 600; }
@@ -73,12 +74,12 @@ $grid
 <h2>All connections</h2>
 <figure role="img" aria-label="Life of each connection, and lateness of its ticks">
 $overview
-<figcaption>Left: the green bar is the connection as RabbitMQ saw it, the cross its end, a triangle
-a heartbeat from the cell, the squares the two requests (hollow: failed). Heartbeats over TLS nobody
-could see. Right: in each process a
-green thread (circle) and a native thread (diamond) were to tick $ticks times in T; shown is the
-latest tick in the silence. Where the circle is far right and the diamond far left, the process ran
-but its green threads did not.</figcaption>
+<figcaption>Left: the green bar is the connection as RabbitMQ saw it (thin ones: one of several),
+the cross its end, a triangle a heartbeat from the cell, the squares the two requests (hollow:
+failed). Heartbeats over TLS nobody could see. Right: in each process a green thread (circle) and a
+native thread (diamond) were to tick $ticks times in T; shown is the latest tick in the silence.
+Where the circle is far right and the diamond far left, the process ran but its green threads did
+not.</figcaption>
 </figure>
 <h2>Each connection</h2>
 <div class="legend">$legend</div>

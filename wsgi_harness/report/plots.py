@@ -117,7 +117,7 @@ def timeline(seen: Observation, heartbeat: int) -> str:
 def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
     origin = seen.silence[0]
     rows = {lane: len(_LANES) - number for number, lane in enumerate(_LANES)}
-    end = end_of(seen) - origin
+    begin, end = begin_of(seen) - origin, end_of(seen) - origin
 
     def put(lane: str, mark: Mark, times: Sequence[float]) -> None:
         shown = [at - origin for at in times if at - origin <= end]
@@ -138,7 +138,7 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
     axes.set_yticks([rows[lane] for lane in _LANES], _LANES)
     axes.set_ylim(0.4, len(_LANES) + 0.6)
     axes.tick_params(axis="y", length=0)
-    time_axis(axes, end, heartbeat)
+    time_axis(axes, begin, end, heartbeat)
 
 
 def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
@@ -175,6 +175,10 @@ def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int)
         axes.axvspan(began, ended, color=PATIENCE, linewidth=0, zorder=0)
 
 
+def begin_of(seen: Observation) -> float:
+    return min([seen.silence[0], *(request.began for request in seen.requests)])
+
+
 def end_of(seen: Observation) -> float:
     return max([seen.silence[1], *(request.ended for request in seen.requests)])
 
@@ -183,11 +187,16 @@ def _came(ticks: Ticks | None) -> list[float]:
     return [] if ticks is None else [came for _, came in ticks.taken]
 
 
-def time_axis(axes: Axes, end: float, heartbeat: int) -> None:
-    axes.set_xlim(-0.03 * end, end * 1.03)
+def time_axis(axes: Axes, begin: float, end: float, heartbeat: int) -> None:
+    axes.set_xlim(left_of(begin, end), end * 1.03)
     axes.xaxis.set_major_locator(MultipleLocator(heartbeat))
     axes.set_xlabel(f"seconds since the connection was opened; a grid line every T = {heartbeat} s")
     axes.grid(axis="x", color="#dddddd", linewidth=0.8, zorder=0)
+
+
+def left_of(begin: float, end: float) -> float:
+    """Where the axis begins: before the first request, and a little."""
+    return begin - 0.03 * end
 
 
 def as_svg(figure: Figure) -> str:

@@ -96,9 +96,9 @@ def summary(results: Results) -> str:
         return f"{unmet} of {len(outcomes)} expectations were not met."
     parts = [f"Every expectation was met in {len(outcomes)} cells."]
     if died := outcomes.count(Outcome.FAILED_AS_IT_MUST):
-        parts.append(f"Without hbshim {died} connections were closed, as they must be.")
+        parts.append(f"Without hbshim {died} cells lost their connections, as they must.")
     if held := outcomes.count(Outcome.HELD):
-        parts.append(f"With it {held} of {held} lived, and no request or message was lost.")
+        parts.append(f"With it {held} of {held} kept theirs, and no request or message was lost.")
     return " ".join(parts)
 
 

@@ -206,9 +206,9 @@ def test_the_summary_counts_only_what_must_fail_and_what_must_hold() -> None:
 
     text = summary(results())
 
-    assert f"{must_fail} connections were closed" in text
-    assert f"{must_hold} of {must_hold} lived" in text
-    assert "lived" not in summary(results(select(["none-*"])))
+    assert f"{must_fail} cells lost their connections" in text
+    assert f"{must_hold} of {must_hold} kept theirs" in text
+    assert "kept" not in summary(results(select(["none-*"])))
 
 
 def test_the_list_has_every_scenario_with_its_reason() -> None:

@@ -13,19 +13,17 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
+# First: it checks the version, before the private modules are imported here.
+from hbshim.adapters.oslo_base import IN_PTHREAD, LIBRARY, RABBIT_GROUP, SUPPORTED
+
+# isort: split
+from oslo_messaging._drivers import common, impl_rabbit
+from oslo_messaging.exceptions import MessageDeliveryFailure
+
 from hbshim.adapters import kombu as kombu_adapter
 from hbshim.adapters.amqp import KOMBU_OPTION
-from hbshim.adapters.versions import require_attributes, require_version
+from hbshim.adapters.versions import require_attributes
 from hbshim.errors import HbshimError
-
-LIBRARY = "oslo.messaging"
-SUPPORTED = ">=17.3,<19"
-
-# Before the private modules are imported, which another version may not have.
-require_version(LIBRARY, version(LIBRARY), SUPPORTED)
-
-from oslo_messaging._drivers import common, impl_rabbit  # noqa: E402
-from oslo_messaging.exceptions import MessageDeliveryFailure  # noqa: E402
 
 OF_CONNECTION = (
     "_heartbeat_start",
@@ -40,9 +38,6 @@ require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, impl_rabbit.Connection,
 
 #: Answers hbshim's options, by name, for a connection that is being opened.
 OptionsFor: TypeAlias = Callable[[], Mapping[str, object]]
-
-GROUP = "oslo_messaging_rabbit"
-IN_PTHREAD = "heartbeat_in_pthread"
 
 
 class Connection(impl_rabbit.Connection):  # type: ignore[misc]
@@ -114,7 +109,7 @@ class _OptionOff:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._conf, name)
-        return _GroupOff(found) if name == GROUP else found
+        return _GroupOff(found) if name == RABBIT_GROUP else found
 
 
 class _GroupOff:
@@ -132,28 +127,3 @@ class RabbitDriver(impl_rabbit.RabbitDriver):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # None is open yet; the driver has no other way to name the class.
         self._connection_pool.connection_cls = functools.partial(Connection, options_for)
-
-
-def take_over(option: Any) -> None:
-    """Have oslo.messaging's own option of this name, where it still has one, be this one.
-
-    oslo.config refuses two different options of one name, and a process may use
-    ``rabbit://`` beside ours, before or after. So the object itself is changed, which both
-    register.
-    """
-    for known in impl_rabbit.rabbit_opts:
-        if known.dest == option.dest:
-            _become(known, option)
-
-
-def register(conf: Any, option: Any) -> None:
-    """Register an option of the group, also where a copy of oslo.messaging's own is registered."""
-    group = conf._groups.get(GROUP)
-    known = group._opts.get(option.dest) if group is not None else None
-    if known is not None and known["opt"] != option:
-        _become(known["opt"], option)
-    conf.register_opt(option, group=GROUP)
-
-
-def _become(known: Any, option: Any) -> None:
-    vars(known).update(vars(option))

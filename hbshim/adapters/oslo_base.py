@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 from hbshim.adapters.versions import require_attributes, require_version
 
@@ -38,3 +39,23 @@ deserialize_remote_exception = common.deserialize_remote_exception
 serialize_remote_exception = common.serialize_remote_exception
 #: The options of the group ``oslo_messaging_rabbit``.
 RABBIT_OPTIONS = impl_rabbit.rabbit_opts
+
+RABBIT_GROUP = "oslo_messaging_rabbit"
+IN_PTHREAD = "heartbeat_in_pthread"
+
+
+def register_rabbit_option(conf: Any, option: Any) -> None:
+    """Register an option of that group, also where oslo.messaging has one of the same name.
+
+    17.3 has ``heartbeat_in_pthread``. oslo.config refuses two different options of one
+    name, and a process may use ``rabbit://`` beside ours, before or after. So the object
+    itself is changed, which both register; and a copy of it, if one is registered.
+    """
+    for known in RABBIT_OPTIONS:
+        if known.dest == option.dest:
+            vars(known).update(vars(option))
+    group = conf._groups.get(RABBIT_GROUP)
+    registered = group._opts.get(option.dest) if group is not None else None
+    if registered is not None:
+        vars(registered["opt"]).update(vars(option))
+    conf.register_opt(option, group=RABBIT_GROUP)

@@ -13,10 +13,9 @@ from typing import Any
 
 from oslo_config import cfg, types
 
+from hbshim.adapters.oslo_base import RABBIT_GROUP, register_rabbit_option
 from hbshim.errors import OptionError
 from hbshim.options import Options
-
-GROUP = "oslo_messaging_rabbit"
 
 #: The options of hbshim that a service may set, each under its key of a URL's query.
 #: Not `heartbeat`: here that is ``heartbeat_timeout_threshold``.
@@ -96,9 +95,15 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     from hbshim.oslo import settings
 
     return [
-        (GROUP, copy.deepcopy(RABBIT_OPTIONS)),
+        (RABBIT_GROUP, copy.deepcopy(RABBIT_OPTIONS)),
         (settings.GROUP, copy.deepcopy(settings.OPTIONS)),
     ]
+
+
+def register(conf: Any) -> None:
+    """Make them known to `conf`, beside oslo.messaging's own or before them."""
+    for option in RABBIT_OPTIONS:
+        register_rabbit_option(conf, option)
 
 
 def load(conf: Any, query: dict[str, str]) -> Options:
@@ -119,7 +124,7 @@ def load(conf: Any, query: dict[str, str]) -> Options:
 def _configured(conf: Any) -> Iterator[tuple[str, object]]:
     for key, field in _FIELDS.items():
         try:
-            value = conf[GROUP][key]
+            value = conf[RABBIT_GROUP][key]
         except ValueError as error:
             # oslo.config's own: it names the option and its file.
             raise OptionError(str(error)) from error

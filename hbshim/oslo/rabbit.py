@@ -18,9 +18,6 @@ from hbshim.oslo import options
 #: What kombu's transport is derived from, in a driver that does not know our scheme.
 _STOCK_SCHEME = "rabbit"
 
-for _option in options.RABBIT_OPTIONS:
-    adapter.take_over(_option)
-
 
 class RabbitDriver(adapter.RabbitDriver):
     """See the module.
@@ -38,8 +35,7 @@ class RabbitDriver(adapter.RabbitDriver):
     def __init__(
         self, conf: Any, url: Any, default_exchange: Any = None, allowed_remote_exmods: Any = None
     ) -> None:
-        for option in options.RABBIT_OPTIONS:
-            adapter.register(conf, option)
+        options.register(conf)
         # Here, and not at the first connection: an unacceptable option is an error at once.
         options.load(conf, url.query)
 

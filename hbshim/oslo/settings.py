@@ -17,6 +17,7 @@ from oslo_config import cfg, types
 
 from hbshim.adapters.oslo_base import RABBIT_OPTIONS
 from hbshim.messaging.options import MessagingOptions
+from hbshim.oslo import options
 
 GROUP = "oslo_messaging_pika"
 RABBIT_GROUP = "oslo_messaging_rabbit"
@@ -88,6 +89,8 @@ def register(conf: Any) -> None:
     """Make both groups known to `conf`."""
     conf.register_group(cfg.OptGroup(GROUP, title="hbshim's messaging drivers"))
     conf.register_opts(OPTIONS, group=GROUP)
+    # First, because oslo.messaging may have an option of the same name, or none.
+    options.register(conf)
     conf.register_opts(RABBIT_OPTIONS, group=RABBIT_GROUP)
 
 

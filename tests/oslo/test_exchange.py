@@ -5,26 +5,74 @@ import pytest
 from tests.oslo.conftest import WORLDS
 from tests.waiting import wait_until
 from wsgi_harness.oslo.processes import ProgramError
+from wsgi_harness.oslo.schemes import STOCK, ours
 
-SCHEMES = ["hbrabbit"]
+
+def exchange(server, client, name):
+    """Send every kind of message from `client` to `server`."""
+    value = {name: [1, None, "ü"]}
+    assert client.do("call", value=value) == value
+    sent = [f"{name} {kind}" for kind in ("cast", "fanout", "notify")]
+    for each in sent:
+        client.do(each.rpartition(" ")[2], value=each)
+    wait_until(lambda: [each for each in sent if each not in server.do("heard")] == [], 20)
+    with pytest.raises(ProgramError, match="a bad one") as raised:
+        client.do("fail", text="a bad one")
+    assert raised.value.kind.endswith(".ValueError")
+
+
+@pytest.fixture
+def two(service):
+    """Two services, not connected yet."""
+
+    def start(world):
+        found = service(world), service(world)
+        for each in found:
+            each.answer()
+        return found
+
+    return start
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("change", ["none", "client first", "server first"])
-def test_every_kind_of_message(pair, world, scheme, change):
-    """Also while a deployment's scheme is being changed: one side is the old one's then."""
-    server, client = {
-        "none": (scheme, scheme),
-        "client first": ("rabbit", scheme),
-        "server first": (scheme, "rabbit"),
-    }[change]
-    both = pair(world, server, client)
-    assert both.client.do("call", value={"a": [1, None, "ü"]}) == {"a": [1, None, "ü"]}
-    both.client.do("cast", value="cast")
-    both.client.do("fanout", value="fanout")
-    both.client.do("notify", value="notified")
-    wait_until(lambda: sorted(both.server.do("heard")) == ["cast", "fanout", "notified"], 20)
-    with pytest.raises(ProgramError, match="a bad one") as raised:
-        both.client.do("fail", text="a bad one")
-    assert raised.value.kind.endswith(".ValueError")
+def test_every_kind_of_message(two, url, request, world):
+    """Over every scheme, a topic each."""
+    server, client = two(world)
+    for scheme in ours():
+        topic = f"{request.node.name}-{scheme}"
+        server.do("serve", url=url(scheme), topic=topic)
+        client.do("open", url=url(scheme), topic=topic)
+        exchange(server, client, scheme)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_rolling_change_of_the_scheme(two, url, request, world):
+    """From rabbit:// to hbrabbit:// and back, clients first and servers first, on one topic."""
+    there = request.node.name
+    first, second = two(world)
+    first.do("serve", url=url(STOCK), topic=there)
+    second.do("open", url=url(STOCK), topic=there)
+    exchange(first, second, "old-old")
+    second.do("open", url=url("hbrabbit"), topic=there)
+    exchange(first, second, "old server, new client")
+    first.do("close")
+    first.do("serve", url=url("hbrabbit"), topic=there)
+    exchange(first, second, "new-new")
+    second.do("open", url=url(STOCK), topic=there)
+    exchange(first, second, "new server, old client")
+    first.do("close")
+    first.do("serve", url=url(STOCK), topic=there)
+    exchange(first, second, "back")
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_two_schemes_in_one_service(two, url, request, world):
+    """RPC over one and notifications over another: every pair of drivers."""
+    server, client = two(world)
+    schemes = (STOCK, *ours())
+    for number, rpc in enumerate(schemes):
+        news = schemes[(number + 1) % len(schemes)]
+        topic = f"{request.node.name}-{rpc}"
+        server.do("serve", url=url(rpc), news=url(news), topic=topic)
+        client.do("open", url=url(rpc), news=url(news), topic=topic)
+        exchange(server, client, f"{rpc} and {news}")

@@ -66,10 +66,8 @@ GROUP = "oslo_messaging_rabbit"
 def theirs():
     conf.register_opts(impl_rabbit.rabbit_opts, group=GROUP)
 def ours():
-    from hbshim.adapters import oslo as adapter
-    from hbshim.oslo import rabbit
-    for option in rabbit.options.RABBIT_OPTIONS:
-        adapter.register(conf, option)
+    from hbshim.oslo import options
+    options.register(conf)
 """
 
 LOOK = """

@@ -5,6 +5,9 @@ import pytest
 from tests.oslo.conftest import WORLDS, T
 from tests.waiting import wait_until
 from wsgi_harness.oslo.processes import ProgramError
+from wsgi_harness.oslo.schemes import ours
+
+OWN_THREAD = "Rabbit-heartbeat"
 
 
 def beats(service):
@@ -17,43 +20,52 @@ def workers(service):
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(pair, world):
-    ours, stock = pair(world, "hbrabbit", "hbrabbit"), pair(world, "rabbit", "rabbit")
-    for both in (ours, stock):
-        assert both.client.do("call", value=1) == 1
-    for each in (ours.client, ours.server):
+    both = pair(world, "hbrabbit", "hbrabbit")
+    assert both.client.do("call", value=1) == 1
+    for each in (both.client, both.server):
         # Sending and listening: the client calls, and waits for replies.
         assert len(each.do("report")["status"]["links"]) >= 2
         wait_until(lambda each=each: beats(each) >= 2, 10 * T)
-        assert "Rabbit-heartbeat" not in each.do("report")["threads"]
-    control = stock.client.do("report")
-    assert control["status"]["links"] == []
-    if world == "native":  # a green thread has no name of its own
-        assert "Rabbit-heartbeat" in control["threads"]
+        assert OWN_THREAD not in each.do("report")["threads"]
 
 
-WORKERS = {
-    "true": {"pthread"},
-    "false": {"greenthread"},
-    "auto": {"greenthread"},
-}
+def test_stock_runs_a_thread_of_its_own(service, url):
+    """The control; native, because a green thread has no name of its own."""
+    one = service("native")
+    one.answer()
+    one.do("open", url=url("rabbit"), topic="nobody")
+    one.do("fanout", value=1)
+    report = one.do("report")
+    assert report["status"]["links"] == []
+    assert OWN_THREAD in report["threads"]
 
 
-@pytest.mark.parametrize("value", WORKERS)
-@pytest.mark.parametrize("where", ["file", "url"])
-def test_the_option_is_back(service, url, request, value, where):
+@pytest.mark.parametrize("scheme", ours())
+@pytest.mark.parametrize(
+    ("where", "value", "expected"),
+    [
+        ("file", "true", {"pthread"}),
+        ("file", "auto", {"greenthread"}),
+        ("url", "false", {"greenthread"}),
+        ("url", "true", {"pthread"}),
+    ],
+)
+def test_the_option_is_back(service, url, scheme, where, value, expected):
     lines = [f"heartbeat_in_pthread = {value}"] if where == "file" else []
     query = {} if where == "file" else {"heartbeat_in_pthread": value}
     one = service("green", *lines)
     one.answer()
-    one.do("serve", url=url("hbrabbit", **query), topic=request.node.name)
-    assert workers(one) == WORKERS[value]
+    one.do("open", url=url(scheme, **query), topic="nobody")
+    one.do("fanout", value=1)
+    assert workers(one) == expected
     assert not one.do("report")["replaced"]
 
 
-def test_the_url_wins_over_the_file(service, url, request):
+def test_the_url_wins_over_the_file(service, url):
     one = service("green", "heartbeat_in_pthread = false")
     one.answer()
-    one.do("serve", url=url("hbrabbit", heartbeat_in_pthread="true"), topic=request.node.name)
+    one.do("open", url=url("hbrabbit", heartbeat_in_pthread="true"), topic="nobody")
+    one.do("fanout", value=1)
     assert workers(one) == {"pthread"}
 
 

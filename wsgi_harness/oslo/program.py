@@ -102,28 +102,33 @@ class Program:
         finally:
             os.unlink(path)
 
-    def open(self, url: str, topic: str, timeout: float = 20.0, retry: int | None = None) -> None:
-        """Make a client of `topic`, and a notifier."""
+    def open(
+        self,
+        url: str,
+        topic: str,
+        *,
+        news: str | None = None,
+        timeout: float = 20.0,
+        retry: int | None = None,
+    ) -> None:
+        """Make a client of `topic`, and a notifier, whose URL is `news` if it is another one."""
         transport = self._transport(url)
         target = oslo_messaging.Target(topic=topic)
         self._client = oslo_messaging.get_rpc_client(
             transport, target, timeout=timeout, retry=retry
         )
-        notifications = oslo_messaging.get_notification_transport(cfg.CONF, url)
-        self._transports.append(notifications)
+        notifications = self._notifications(news or url)
         self._notifier = oslo_messaging.Notifier(
             notifications, "hbshim", driver="messagingv2", topics=[f"{topic}-news"], retry=3
         )
 
-    def serve(self, url: str, topic: str) -> None:
+    def serve(self, url: str, topic: str, *, news: str | None = None) -> None:
         """Serve `topic`, and listen to what is notified there."""
         transport = self._transport(url)
         target = oslo_messaging.Target(topic=topic, server=f"server-{os.getpid()}")
         rpc = oslo_messaging.get_rpc_server(transport, target, [self._endpoint], executor=EXECUTOR)
-        notifications = oslo_messaging.get_notification_transport(cfg.CONF, url)
-        self._transports.append(notifications)
         listener = oslo_messaging.get_notification_listener(
-            notifications,
+            self._notifications(news or url),
             [oslo_messaging.Target(topic=f"{topic}-news")],
             [self._endpoint],
             executor=EXECUTOR,
@@ -186,9 +191,15 @@ class Program:
             server.wait()
         for transport in self._transports:
             transport.cleanup()
+        self._servers, self._transports = [], []
 
     def _transport(self, url: str) -> Any:
         transport = oslo_messaging.get_rpc_transport(cfg.CONF, url)
+        self._transports.append(transport)
+        return transport
+
+    def _notifications(self, url: str) -> Any:
+        transport = oslo_messaging.get_notification_transport(cfg.CONF, url)
         self._transports.append(transport)
         return transport
 

@@ -67,7 +67,7 @@ class Workers:
         self._stopped.set()
         self._listener.stop()
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         ended = not any(thread.is_alive() for thread in self._threads)
         self._listener.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from hbshim.errors import PayloadError
 from hbshim.messaging.amqp.driver import AmqpDriver
+from hbshim.messaging.base import Payload
 from hbshim.messaging.notify import (
     PRIORITIES,
     REQUEUE,
@@ -16,6 +18,7 @@ from hbshim.messaging.notify import (
     NotificationServer,
     Notifier,
 )
+from hbshim.messaging.target import Target
 from tests.messaging.conftest import LIMIT, unique
 from tests.waiting import wait_until
 
@@ -153,7 +156,7 @@ def test_batches(notifier: Notifier, listen: Listen) -> None:
     batches = Batches()
     listen(batches, batch_size=5, batch_timeout=1)
     wait_until(lambda: sum(map(len, batches.got)) == 12, LIMIT)
-    assert sum(batches.got, []) == list(range(12))
+    assert list(itertools.chain(*batches.got)) == list(range(12))
     assert max(map(len, batches.got)) == 5
 
 
@@ -188,9 +191,6 @@ def test_what_was_not_handled_comes_to_another(notifier: Notifier, listen: Liste
 def test_what_is_no_notification_does_not_come_for_ever(
     notifier: Notifier, listen: Listen, driver: AmqpDriver, topic: str
 ) -> None:
-    from hbshim.messaging.base import Payload
-    from hbshim.messaging.target import Target
-
     errors: list[BaseException] = []
     endpoint = Endpoint()
     listen(endpoint, failed=errors.append)

@@ -71,7 +71,7 @@ class AmqpDriver:
         pid = os.getpid()
         if caller.pid != pid:
             if self._closed:
-                raise ConnectionLostError("the driver is closed; make a new one")
+                raise _closed()
             mine = Caller(self._connector, self._topology)
             self._caller = caller = self._callers.setdefault(pid, mine)
         return caller
@@ -174,6 +174,8 @@ class AmqpDriver:
     def _listener(
         self, sources: Sequence[Source], prefetch: int, *, acknowledge_first: bool
     ) -> AmqpListener:
+        if self._closed:
+            raise _closed()
         listener = AmqpListener(
             self._connector,
             self._sender,
@@ -206,3 +208,7 @@ class AmqpDriver:
         for listener in list(self._listeners):
             listener.close()
         self._sender.pool.close()
+
+
+def _closed() -> ConnectionLostError:
+    return ConnectionLostError("the driver is closed; make a new one")

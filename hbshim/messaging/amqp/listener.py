@@ -259,20 +259,20 @@ class AmqpListener:
             retry_on=may_connect_yet,
             sleep=self._changed.wait,  # type: ignore[arg-type]
         )
-        with contextlib.suppress(_NotNow):
+        try:
             self._connection = attempts(self._connect_once, deadline)
+        except _NotNow:
+            pass
+        except ConnectError as error:
+            if error.final:
+                raise
         return self._connection
 
     def _connect_once(self, deadline: float) -> Connection:
         left = deadline - time.monotonic()
         if self._stopped or left <= 0:
             raise _NotNow
-        try:
-            return self._connector.connect(min(left, CONNECT_LIMIT), attempts=1)
-        except ConnectError as error:
-            if not error.final and time.monotonic() >= deadline:
-                raise _NotNow from None
-            raise
+        return self._connector.connect(min(left, CONNECT_LIMIT), attempts=1)
 
     def _consume(self, connection: Connection) -> None:
         connection.set_prefetch(self._prefetch)

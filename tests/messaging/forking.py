@@ -1,0 +1,74 @@
+"""A driver that is used, then forked, and used in both processes: ``forking.py WORLD TOPIC``."""
+
+import os
+import sys
+import warnings
+
+LIMIT = 20
+
+
+def patch(world: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if world == "eventlet":
+            import eventlet
+
+            eventlet.monkey_patch()
+        elif world == "gevent":
+            from gevent import monkey
+
+            monkey.patch_all()
+
+
+def use(driver: object, client: object, notifier: object, name: str) -> None:
+    """All of its patterns, from several threads at the same time."""
+    import threading
+
+    done = []
+
+    def work(number: int) -> None:
+        value = f"{name}-{number}"
+        assert client.call("echo", value=value) == value
+        client.cast("echo", value=value)
+        notifier.info("event", value)
+        done.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert sorted(done) == list(range(5)), done
+    driver.close()
+    os.write(1, f"{name}\n".encode())
+
+
+def main(world: str, topic: str) -> None:
+    patch(world)
+    from hbshim import messaging
+
+    driver = messaging.connect(os.environ["URL"], rpc_queue_expiration=30, socket_timeout=LIMIT)
+    target = messaging.Target(topic)
+    client = messaging.Client(driver, target, timeout=LIMIT)
+    notifier = messaging.Notifier(driver, topic, "fork", timeout=LIMIT)
+    server = messaging.Server(driver, messaging.Target(topic + "-own"), [object()])
+    if world == "native":
+        # A listener, too, whose threads and locks stay behind; green ones fork with the rest.
+        assert server.start(LIMIT)
+    assert client.call("echo", value="before") == "before"
+    notifier.info("event", "before")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            use(driver, client, notifier, "child")
+            status = 0
+        finally:
+            os._exit(status)
+    use(driver, client, notifier, "parent")
+    server.stop(LIMIT)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+
+
+main(*sys.argv[1:])

@@ -37,7 +37,7 @@ regression: venv
 # Most tests wait for heartbeats: side by side, a file to a process, each process with a broker
 # of its own. What is to measure has the machine to itself. ARGS choose tests, in one process.
 test: lint images
-	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile)
+	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
 	$(if $(ARGS),,$(PYTEST) -m alone)
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 

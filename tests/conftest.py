@@ -39,6 +39,19 @@ HEARTBEAT = 4
 READY_LIMIT = 90.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left with one in the end.
+
+    A file stays together: it is what `make test` hands to a process.
+    """
+    ranks: dict[Path, int] = {}
+    for item in items:
+        waits = "engine" in getattr(item, "fixturenames", ())
+        rank = 0 if item.get_closest_marker("slow") else 1 if waits else 2
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
+
+
 def broker_is_required() -> bool:
     """Whether a missing engine is a failure here, not a reason to skip."""
     return os.environ.get("HBSHIM_REQUIRE_BROKER") == "1" or bool(os.environ.get("CI"))

@@ -208,6 +208,19 @@ def test_progress(client: Client) -> None:
     assert client.call("count", to=3) == "counted"
 
 
+class Reporting:
+    def report(self, request: Request) -> str:
+        request.progress("begun")
+        time.sleep(0.3)
+        return "done"
+
+
+def test_progress_that_nobody_asked_for(driver: AmqpDriver, target: Target, serve: Serve) -> None:
+    serve(driver, target, Reporting())
+    # It comes alone, and the result long after it.
+    assert Client(driver, target, timeout=LIMIT).call("report") == "done"
+
+
 def test_a_server_that_works_is_not_silent(client: Client) -> None:
     assert client.prepare(silence=0.6).call("last", seconds=2) == "at last"
 

@@ -240,8 +240,9 @@ class Caller:
 
     def _wait(self, waiting: _Waiting, deadline: float, silence: float | None) -> Reply:
         while True:
-            if waiting.replies and waiting.on_reply is not None:
-                replies, waiting.replies = waiting.replies, []
+            # Also those that nobody asked for: with one left there, nobody would read on.
+            replies, waiting.replies = waiting.replies, []
+            if waiting.on_reply is not None:
                 for reply in replies:
                     waiting.on_reply(reply)
             if waiting.result is not None:

@@ -19,6 +19,7 @@ from hbshim.errors import (
 )
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.base import Payload
+from hbshim.messaging.dispatch import Request
 from hbshim.messaging.drivers import connect
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.rpc import Client

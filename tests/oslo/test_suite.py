@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.oslo.conftest import WORLDS
 from wsgi_harness.oslo.processes import clean_environment
-from wsgi_harness.oslo.run import SUBSET, Cell, Outcome, complaints, run
+from wsgi_harness.oslo.run import SUBSET, Cell, Outcome, complaints, repeat, run
 from wsgi_harness.oslo.schemes import STOCK, ours
 from wsgi_harness.oslo.suite import GuardedUrl
 
@@ -39,6 +39,19 @@ def test_a_broker_that_is_not_there_fails(tmp_path):
     assert outcome.count("passed") == 0
     assert len(outcome.failures()) == 1
     assert complaints([outcome])
+
+
+def test_a_second_try_is_told_as_one(broker, tmp_path):
+    names = [
+        "oslo_messaging.tests.functional.test_functional.CallTestCase.test_specific_server",
+        "gone",
+    ]
+    first = Outcome(
+        cell("hbrabbit", amqp_url=broker.amqp_url()), dict.fromkeys(names, "failed"), {}, 1.0
+    )
+    second = repeat(first, tmp_path)
+    assert second.repeated == (names[0],)
+    assert second.failures() == ["gone"]
 
 
 def test_only_what_stock_does_not_pass_either_may_be_skipped():

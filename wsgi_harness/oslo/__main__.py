@@ -95,7 +95,7 @@ def _run(
 ) -> bool:
     # Costly, and most of them need the extra `harness`.
     from wsgi_harness.oslo import environments, failures, report
-    from wsgi_harness.oslo.run import SUBSET, WORLDS, Cell, Outcome, run
+    from wsgi_harness.oslo.run import SUBSET, WORLDS, Cell, Outcome, repeat, run
     from wsgi_harness.oslo.schemes import STOCK, ours
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
@@ -145,6 +145,7 @@ def _run(
                         only=[*(SUBSET if subset else ()), *only],
                         done=lambda: advance(next(ended)),
                     )
+                outcomes = [repeat(each, directory / "suite") for each in outcomes]
             if not parts or "failures" in parts:
                 restarted = functools.partial(
                     failures.restart,

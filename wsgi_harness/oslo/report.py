@@ -24,6 +24,10 @@ def short(test: str) -> str:
     return test.removeprefix(f"{PACKAGE}.")
 
 
+def _second(test: str) -> str:
+    return f"({short(test)})"
+
+
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print a line for each scheme, version and world."""
     table = Table(title="oslo.messaging's functional suite")
@@ -31,7 +35,7 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
         table.add_column(column)
     for column in ("passed", "failed", "skipped", "seconds"):
         table.add_column(column, justify="right")
-    table.add_column("failures", overflow="fold")
+    table.add_column("failures, and what passed at its second try", overflow="fold")
     for each in outcomes:
         counts = (str(each.count(outcome)) for outcome in ("passed", "failed", "skipped"))
         table.add_row(
@@ -40,7 +44,7 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
             f"{each.cell.scheme}://",
             *counts,
             f"{each.seconds:.0f}",
-            "\n".join(map(short, each.failures())),
+            "\n".join([*map(short, each.failures()), *map(_second, each.repeated)]),
         )
     console.print(table)
 
@@ -80,6 +84,7 @@ def as_data(
                 "version": each.cell.version,
                 "world": each.cell.world,
                 "seconds": each.seconds,
+                "repeated": list(map(short, each.repeated)),
                 "tests": {short(name): outcome for name, outcome in each.tests.items()},
                 "texts": {short(name): text for name, text in each.texts.items() if text},
             }

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from hbshim import messaging
 from hbshim.bench.rpc.parts import PAYLOAD, PREFIX, TIMEOUT, Counter, together
 
-_NOTES = f"{PREFIX}-notes"
+#: As the plug-in names them.
+_RPC, _NOTES = f"{PREFIX}_rpc", f"{PREFIX}_notification"
 
 
 def _driver(scheme: str, url: str) -> messaging.Driver:
@@ -19,7 +20,7 @@ class OwnClient:
 
     def __init__(self, scheme: str, url: str, topic: str) -> None:
         driver = _driver(scheme, url)
-        target = messaging.Target(topic, exchange=PREFIX)
+        target = messaging.Target(topic, exchange=_RPC)
         self._client = messaging.Client(driver, target, timeout=TIMEOUT)
         self._notifier = messaging.Notifier(
             driver, f"{topic}-notes", PREFIX, timeout=TIMEOUT, exchange=_NOTES
@@ -62,7 +63,7 @@ class OwnServer:
         self.counts = counter.counts
         endpoint = _Endpoint(counter)
         self._servers = (
-            messaging.Server(driver, messaging.Target(topic, "server", PREFIX), [endpoint]),
+            messaging.Server(driver, messaging.Target(topic, "server", _RPC), [endpoint]),
             messaging.NotificationServer(driver, [f"{topic}-notes"], [endpoint], exchange=_NOTES),
         )
         for server in self._servers:

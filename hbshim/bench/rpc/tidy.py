@@ -9,8 +9,7 @@ import pika
 from hbshim.bench.rpc.parts import PREFIX
 
 #: Exchanges of all contestants; those of one topic have a name made of it.
-EXCHANGES = (PREFIX, *(f"{PREFIX}{end}" for end in ("_rpc", "_rpc_fanout", "_fanout")))
-NOTES = (f"{PREFIX}-notes", f"{PREFIX}_notification")
+EXCHANGES = (PREFIX, *(f"{PREFIX}{end}" for end in ("_rpc", "_rpc_fanout", "_notification")))
 
 
 def tidy(url: str, topics: Iterable[str]) -> None:
@@ -23,9 +22,9 @@ def tidy(url: str, topics: Iterable[str]) -> None:
                 channel.queue_delete(f"{exchange}.{name}" if exchange else name)
         notes = f"{topic}-notes"
         channel.queue_delete(notes)
-        for exchange in ("", *NOTES):
+        for exchange in ("", *EXCHANGES):
             channel.queue_delete(f"{exchange}.{notes}.info" if exchange else f"{notes}.info")
         channel.exchange_delete(f"{topic}_fanout")
-    for exchange in (*EXCHANGES, *NOTES):
+    for exchange in EXCHANGES:
         channel.exchange_delete(exchange)
     connection.close()

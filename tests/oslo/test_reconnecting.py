@@ -67,6 +67,19 @@ def test_a_broker_that_stays_away_is_told_as_ever(through, relay, world):
     wait_until(lambda: server.do("heard") == ["before", "after"], 20)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_forked_child_opens_a_connection_of_its_own(through, relay, world):
+    """And leaves its parent's alone; with stock both write into one stream."""
+    server, client = through(world, "hbrabbit")
+    opened = len(relay.seen("opened"))
+    assert client.do("cast_from_child", value="child") == 0
+    assert len(relay.seen("opened")) == opened + 1
+    client.do("cast", value="after")
+    wait_until(lambda: server.do("heard") == ["before", "child", "after"], 20)
+    assert len(relay.seen("opened")) == opened + 1
+    assert relay.errors == []
+
+
 def test_of_several_hosts_one_that_answers_is_taken(service, broker, url, request):
     there = url("hbrabbit")
     login = there.partition("://")[2].partition("@")[0]

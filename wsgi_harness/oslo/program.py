@@ -143,6 +143,19 @@ class Program:
     def cast(self, value: Any) -> None:
         self._client.cast({}, "hear", value=value)
 
+    def cast_from_child(self, value: Any) -> int:
+        """Cast from a forked child, over the connections that it inherits; its exit status."""
+        pid = os.fork()
+        if not pid:
+            try:
+                self.cast(value)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
     def fanout(self, value: Any) -> None:
         self._client.prepare(fanout=True).cast({}, "hear", value=value)
 

@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pika
+from pika.channel import Channel
 from pika.connection import Connection
 from pika.data import encode_table
 from pika.exceptions import (
+    ChannelClosedByBroker,
     ConnectionClosedByClient,
     ShortStringTooLong,
     StreamLostError,
@@ -27,6 +29,7 @@ from pika.exceptions import (
 )
 from pika.frame import decode_frame
 from pika.spec import FRAME_METHOD, Basic
+from pika.spec import Channel as ChannelMethods
 
 from hbshim.adapters.attach import not_negotiated, watch
 from hbshim.adapters.pika import SUPPORTED, KeptAliveChecker, forked_error
@@ -50,6 +53,19 @@ _NEVER = float("inf")
 
 def _nothing(*_arguments: Any) -> None:
     return None
+
+
+class _QuietChannel(Channel):  # type: ignore[misc]
+    """A channel that the broker may close without a warning in the log.
+
+    That is how it answers a question for a queue that is not there; the owner raises it.
+    """
+
+    def _on_close_from_broker(self, method_frame: Any) -> None:
+        self._send_method(ChannelMethods.CloseOk())
+        closed = method_frame.method
+        self._closing_reason = ChannelClosedByBroker(closed.reply_code, closed.reply_text)
+        self._transition_to_closed()
 
 
 class StreamConnection(Connection):  # type: ignore[misc]
@@ -321,6 +337,9 @@ class StreamConnection(Connection):  # type: ignore[misc]
         return KeptAliveChecker(link)
 
     # -- hooks of pika's adapters ---------------------------------------------
+
+    def _create_channel(self, channel_number: int, on_open_callback: Any) -> Channel:
+        return _QuietChannel(self, channel_number, on_open_callback)
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         # A message at once: one system call instead of three.

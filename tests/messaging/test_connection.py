@@ -12,6 +12,7 @@ import pytest
 from hbshim.errors import (
     ConnectionLostError,
     MessagingError,
+    PayloadError,
     RejectedError,
     TopologyError,
     UnroutableError,
@@ -257,6 +258,13 @@ def test_a_name_that_is_too_long(connection: Connection) -> None:
     assert not connection.queue_exists(unique("queue"))
 
 
+def test_a_header_that_amqp_has_no_type_for(connection: Connection, queue: str) -> None:
+    with pytest.raises(PayloadError, match="headers"):
+        connection.publish(message(queue, headers={"odd": object()}))
+    connection.publish_confirmed(message(queue), LIMIT)
+    assert connection.delete_queue(queue) == 1
+
+
 # -- consumers -----------------------------------------------------------------
 
 
@@ -351,6 +359,16 @@ def test_publishing_to_an_exchange_that_is_not_there_ends_the_consumers(
     drain_until(connection, lambda: len(arrived) == 3)
     assert not arrived[2].redelivered
     assert connection.is_open
+
+
+def test_a_consumer_that_nobody_asked_to_be_told_of_does_not_end_unnoticed(
+    connection: Connection, queue: str
+) -> None:
+    connection.consume(queue, print)
+    connection.publish(Message(b"", "not-there", "key"))
+    with pytest.raises(ConnectionLostError):
+        drain_until(connection, lambda: False)
+    assert not connection.is_open
 
 
 def test_publishing_to_an_exchange_that_is_not_there_does_not_stop_a_publisher(
@@ -462,16 +480,6 @@ def test_publishing_and_acknowledging_while_another_thread_drains(
         assert not thread.is_alive()
     assert {delivery.body for delivery in arrived} == {b"x" * 3000}
     assert not any(delivery.redelivered for delivery in arrived)
-
-
-def test_confirmed_while_another_thread_drains(connection: Connection, queue: str) -> None:
-    drainer = Drainer(connection)
-    for _ in range(20):
-        connection.publish_confirmed(message(queue), LIMIT)
-    connection.wake()
-    assert drainer.ends()
-    assert drainer.error is None
-    assert connection.delete_queue(queue) == 20
 
 
 def test_closing_while_another_thread_drains(connection: Connection) -> None:

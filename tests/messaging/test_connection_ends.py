@@ -130,7 +130,7 @@ def test_a_listener_that_says_nothing(opened: Opened, host: Host) -> None:
 def test_a_listener_that_speaks_something_else(opened: Opened, host: Host, broker: Broker) -> None:
     port = int(broker.management_url.rpartition(":")[2])
     with pytest.raises(ConnectError) as caught:
-        opened(replace(host, port=port), socket_timeout=2.0)
+        opened(replace(host, port=port), socket_timeout=0.5)
     assert not caught.value.final
 
 
@@ -185,7 +185,7 @@ def test_tls_and_a_port_without_and_the_reverse(
     opened: Opened, host: Host, secure: Host, ssl: bool
 ) -> None:
     with pytest.raises(ConnectError):
-        opened(host if ssl else secure, ssl=ssl, socket_timeout=2.0)
+        opened(host if ssl else secure, ssl=ssl, socket_timeout=0.5)
 
 
 # -- heartbeats ----------------------------------------------------------------------

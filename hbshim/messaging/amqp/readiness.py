@@ -80,6 +80,11 @@ class Readiness:
                 self._woken = True
                 self._wake_out.send(b"\0")
 
+    @property
+    def woken(self) -> bool:
+        """Whether :meth:`take_wake` would say so."""
+        return self._woken
+
     def take_wake(self) -> bool:
         """Whether :meth:`wake` was called since this was asked last.
 

@@ -389,7 +389,7 @@ class PikaConnection:
         left = timeout
         while not arrived and not line.take_wake():
             try:
-                line.receive(left)
+                line.receive(left, lambda: arrived or line.woken)
             except ConnectionLostError:
                 if not arrived:
                     raise

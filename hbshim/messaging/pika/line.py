@@ -34,7 +34,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 
 #: Seconds that the broker may take to answer connection.close.
-_CLOSE_TIMEOUT = 0.5
+_CLOSE_TIMEOUT = 1.0
 #: Seconds between two looks whether the socket takes what waits to be sent.
 _SLICE = 0.05
 #: Seconds of one wait at most, for those who wait for ever.
@@ -177,14 +177,21 @@ class Line:
 
     # -- reading -------------------------------------------------------------
 
-    def receive(self, timeout: float) -> None:
-        """Take in what is there, or comes within `timeout`; or have another thread do so."""
-        self.check()
-        self._receive(timeout)
+    def receive(self, timeout: float, enough: Callable[[], object]) -> None:
+        """Take in what is there, or comes within `timeout`; or have another thread do so.
 
-    def _receive(self, timeout: float) -> None:
+        Parameters:
+            enough: there is no need to wait. Asked under the lock: what another thread has
+                read since the caller looked would else be waited for.
+        """
+        self.check()
+        self._receive(timeout, enough)
+
+    def _receive(self, timeout: float, enough: Callable[[], object]) -> None:
         stream = self.stream
         with self.lock:
+            if enough():
+                return
             if self._reading:
                 self._listen(timeout)
                 return
@@ -227,13 +234,18 @@ class Line:
             left = deadline - _monotonic()
             if left <= 0:
                 return False
-            self.receive(min(left, _LONGEST))
+            self.receive(min(left, _LONGEST), condition)
         return True
 
     def wake(self) -> None:
         """Have the thread that waits look around; see :meth:`take_wake`."""
         if _getpid() == self._pid:
             self._readiness.wake()
+
+    @property
+    def woken(self) -> bool:
+        """Whether :meth:`take_wake` would say so."""
+        return self._readiness.woken
 
     def take_wake(self) -> bool:
         """Whether :meth:`wake` was called since this was asked last."""
@@ -364,7 +376,7 @@ class Line:
                     raise self.failed(error) from error
         with suppress(ConnectionLostError):
             while self.stream.is_closing and (left := deadline - _monotonic()) > 0:
-                self._receive(left)
+                self._receive(left, lambda: not self.stream.is_closing)
         self.drop()
 
     def drop(self) -> None:

@@ -1,0 +1,91 @@
+"""What only the connection over pika does; what every connection does is in test_connection.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hbshim.messaging.amqp.connection import Delivery, Queue
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.pika import PikaConnection
+from hbshim.messaging.pika.connection import METHOD_TIMEOUT
+from tests.messaging.conftest import LIMIT, drain_until, unique
+from tests.messaging.connections import Drainer, message
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def library() -> str:
+    return "pika"
+
+
+def test_questions_while_another_thread_drains(connection: PikaConnection, queue: str) -> None:
+    """Whoever reads an answer that another waits for tells him, whenever he looked last."""
+    stopped = threading.Event()
+
+    def drain() -> None:
+        while not stopped.is_set():
+            connection.drain(LIMIT)
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    longest = 0.0
+    for _ in range(100):
+        began = time.monotonic()
+        connection.publish_confirmed(message(queue), LIMIT)
+        assert connection.queue_exists(queue)
+        longest = max(longest, time.monotonic() - began)
+    stopped.set()
+    connection.wake()
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+    # One that was not told would have looked again when its time was up.
+    assert longest < METHOD_TIMEOUT / 2
+    assert connection.delete_queue(queue) == 100
+
+
+def test_whether_there_is_need_to_wait_is_asked_when_nobody_can_read(
+    connection: PikaConnection,
+) -> None:
+    """Else another thread might read the answer in between, and wait on."""
+    line, asked = connection._line, []
+    drainer = Drainer(connection)
+    wait_until(lambda: line._reading)
+
+    def enough() -> bool:
+        asked.append(line.lock._is_owned())
+        return True
+
+    began = time.monotonic()
+    line.receive(LIMIT, enough)
+    assert time.monotonic() - began < LIMIT / 2
+    assert asked == [True]
+    connection.wake()
+    assert drainer.ends()
+
+
+def test_what_is_asked_for_and_not_there_is_no_warning_in_the_log(
+    connection: PikaConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pika has one for each channel that the broker closes; here the caller has the answer."""
+    with caplog.at_level(logging.WARNING):
+        assert not connection.queue_exists(unique("queue"))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("frame_max", [8192, 131072, 1 << 20])
+def test_any_frame_size(opened: Callable[..., PikaConnection], host: Host, frame_max: int) -> None:
+    """pika knows none above its own greatest, and RabbitMQ 4 none below 8192."""
+    connection = opened(host, frame_max=frame_max)
+    name, body = unique("queue"), os.urandom(300_001)
+    connection.declare_queue(Queue(name, exclusive=True))
+    arrived: list[Delivery] = []
+    connection.consume(name, arrived.append)
+    connection.publish(message(name, body))
+    drain_until(connection, lambda: arrived)
+    assert arrived[0].body == body

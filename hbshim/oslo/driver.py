@@ -6,7 +6,7 @@ together. Their exchanges and queues have other names, so that both may use one 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,6 +32,9 @@ from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 from hbshim.oslo import settings
 from hbshim.oslo.incoming import CONTEXT, MESSAGE, SILENCE, OsloListener
+
+#: Targets that are not made, and looked at, anew for each message.
+_target = functools.lru_cache(256)(Target)
 
 #: Seconds that a service which starts waits for the broker; it starts without it, too.
 OPEN_LIMIT = 10.0
@@ -80,8 +83,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         transport_options: Any = None,
     ) -> Any:
         limit = self._options.rpc_timeout if timeout is None else timeout
-        ours = self._rpc_target(target)
-        with _as_theirs(ours):
+        try:
+            ours = self._rpc_target(target)
             payload = self._payload(ctxt, message, call_monitor_timeout)
             if not wait_for_reply:
                 self._driver.cast(ours, payload, limit, attempts=_attempts(retry))
@@ -96,24 +99,29 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             )
             if reply.kind != "error":
                 return self._encoding.decode(reply.payload.body, reply.payload.content_type)
+        except HbshimError as error:
+            raise _theirs(error, target) from error
         raise deserialize_remote_exception(reply.payload.body.decode(), self._allowed_remote_exmods)
 
     def send_notification(
         self, target: Any, ctxt: Any, message: Any, version: float, retry: int | None = None
     ) -> None:
         topic, _, priority = target.topic.rpartition(".")
-        ours = Target(topic, exchange=self._notification_exchange(target))
-        with _as_theirs(ours):
+        try:
+            ours = _target(topic, exchange=self._notification_exchange(target))
             payload = self._payload(ctxt, message, None)
             self._driver.notify(
                 ours, payload, priority, self._options.rpc_timeout, attempts=_attempts(retry)
             )
+        except HbshimError as error:
+            raise _theirs(error, target) from error
 
     def listen(self, target: Any, batch_size: int, batch_timeout: float | None) -> Any:
-        ours = self._rpc_target(target)
-        with _as_theirs(ours):
-            listener = self._driver.listen(ours.to(fanout=False))
+        try:
+            listener = self._driver.listen(self._rpc_target(target).to(fanout=False))
             return self._polled(listener, batch_size, batch_timeout)
+        except HbshimError as error:
+            raise _theirs(error, target) from error
 
     def listen_for_notifications(
         self,
@@ -122,13 +130,16 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         batch_size: int,
         batch_timeout: float | None,
     ) -> Any:
-        ours = [
-            (Target(target.topic, exchange=self._notification_exchange(target)), priority)
-            for target, priority in targets_and_priorities
-        ]
-        with _as_theirs(ours[0][0] if ours else None):
+        try:
+            ours = [
+                (_target(target.topic, exchange=self._notification_exchange(target)), priority)
+                for target, priority in targets_and_priorities
+            ]
             listener = self._driver.listen_for_notifications(ours, pool)
             return self._polled(listener, batch_size, batch_timeout)
+        except HbshimError as error:
+            first = targets_and_priorities[0][0] if targets_and_priorities else None
+            raise _theirs(error, first) from error
 
     def cleanup(self) -> None:
         self._driver.close()
@@ -146,7 +157,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         return Payload(self._encoding.encode(value), self._encoding.content_type)
 
     def _rpc_target(self, target: Any) -> Target:
-        return Target(
+        return _target(
             target.topic,
             server=None if target.fanout else target.server,
             exchange=self._exchange(target, "default_rpc_exchange", "rpc"),
@@ -186,22 +197,18 @@ def _hosts(url: Any, options: MessagingOptions) -> Iterator[Host]:
         )
 
 
-@contextlib.contextmanager
-def _as_theirs(target: Target | None) -> Iterator[None]:
-    """hbshim's errors as oslo.messaging's own."""
-    try:
-        yield
-    except CallTimeoutError as error:
-        raise oslo_messaging.MessagingTimeout(str(error)) from error
-    except UnroutableError as error:
+def _theirs(error: HbshimError, target: Any) -> Any:
+    """An error of hbshim's as oslo.messaging's own."""
+    if isinstance(error, CallTimeoutError):
+        return oslo_messaging.MessagingTimeout(str(error))
+    if isinstance(error, UnroutableError):
         exchange, topic = (target.exchange, target.topic) if target else (None, None)
-        raise oslo_messaging.MessageUndeliverable(error, exchange, topic, None) from error
-    except PayloadError as error:
-        raise PayloadFailure(str(error)) from error
-    except MessagingError as error:
-        raise oslo_messaging.MessageDeliveryFailure(str(error)) from error
-    except HbshimError as error:
-        raise oslo_messaging.InvalidTarget(str(error), target) from error
+        return oslo_messaging.MessageUndeliverable(error, exchange, topic, None)
+    if isinstance(error, PayloadError):
+        return PayloadFailure(str(error))
+    if isinstance(error, MessagingError):
+        return oslo_messaging.MessageDeliveryFailure(str(error))
+    return oslo_messaging.InvalidTarget(str(error), target)
 
 
 class PayloadFailure(oslo_messaging.MessagingException, ValueError):  # type: ignore[misc]  # noqa: N818

@@ -12,6 +12,7 @@ and go by `x-expires`.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from hbshim.messaging.amqp.connection import Connection, Queue
@@ -24,6 +25,10 @@ DIRECT = "direct"
 #: Joins the parts of a name; between exchange and topic, so that equal topics in different
 #: exchanges do not share a queue.
 _DOT = "."
+
+
+#: Subscriptions that are not made anew each time.
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Topology:
 
     def __init__(self, options: MessagingOptions) -> None:
         self._options = options
+        #: The queue for one priority of a topic; each pool has one. Asked for each notification.
+        self.notifications = functools.lru_cache(_REMEMBERED)(self._notifications)
 
     def rpc_exchange(self, target: Target) -> str:
         return target.exchange or self._options.default_rpc_exchange
@@ -87,8 +94,7 @@ class Topology:
     def notification_key(self, target: Target, priority: str) -> str:
         return _DOT.join((target.topic, priority))
 
-    def notifications(self, target: Target, priority: str, pool: str | None) -> Subscription:
-        """The queue for one priority of a topic; each pool has one."""
+    def _notifications(self, target: Target, priority: str, pool: str | None) -> Subscription:
         exchange, key = self.notification_exchange(target), self.notification_key(target, priority)
         name = _DOT.join(filter(None, (exchange, pool, key)))
         return Subscription(Queue(name, quorum=self._options.quorum_queues), exchange, key)

@@ -23,6 +23,7 @@ from hbshim.adapters.amqp_frames import acknowledgement, publication, rejection
 from hbshim.errors import (
     ConfirmTimeoutError,
     ConnectError,
+    ConnectionLostError,
     PayloadError,
     RejectedError,
     UnroutableError,
@@ -204,7 +205,12 @@ class KombuConnection(Line):
         try:
             channel = channel or self._asking_channel()
             self._amqp.answer_by = until
-            return question(channel)
+            answer = question(channel)
+            # What came right behind it must not wait for the next who looks at the socket.
+            self.read(look=False)
+            return answer
+        except ConnectionLostError:
+            raise
         except _UNFIT as error:
             raise PayloadError(
                 f"AMQP has no form for a name or argument of this ({error}); names have 255 "

@@ -54,6 +54,8 @@ class Line:
         self._link = link = connection.link
         self._nothing_waits = _never if link is None else link.wire.nothing_waits
         self._reading = threading.Lock()
+        self._turnstile = threading.Lock()
+        self._hurried = 0
         self._drainers = 0
         self._unblocked = threading.Condition(self._lock)
         self._closed = False
@@ -131,21 +133,41 @@ class Line:
         """Be the one who reads; until then at the latest.
 
         Parameters:
-            hurry: have whoever drains return from it.
+            hurry: have whoever drains return from it, and go before the next drain.
         """
-        if not self._reading.acquire(False):
-            if hurry:
-                self._readiness.wake()
-            if not self._reading.acquire(True, max(0.0, until - _monotonic())):
-                raise MessagingError(
-                    f"{self.name}: another thread reads from this connection; one at a time may "
-                    "drain it, or ask the broker for an answer"
-                )
+        if not (self._enter_hurried(until) if hurry else self._enter(until)):
+            raise MessagingError(
+                f"{self.name}: another thread reads from this connection; one at a time may "
+                "drain it, or ask the broker for an answer"
+            )
         try:
             self.check()
             yield
         finally:
             self._reading.release()
+
+    def _enter(self, until: float) -> bool:
+        # Whoever drains again and again would have the lock back before another woke up.
+        if self._hurried and self._turnstile.acquire(True, max(0.0, until - _monotonic())):
+            self._turnstile.release()
+        return self._reading.acquire(False) or self._reading.acquire(
+            True, max(0.0, until - _monotonic())
+        )
+
+    def _enter_hurried(self, until: float) -> bool:
+        if self._reading.acquire(False):
+            return True
+        self._hurried += 1
+        try:
+            if not self._turnstile.acquire(True, max(0.0, until - _monotonic())):
+                return False
+            try:
+                self._readiness.wake()
+                return self._reading.acquire(True, max(0.0, until - _monotonic()))
+            finally:
+                self._turnstile.release()
+        finally:
+            self._hurried -= 1
 
     def read(self, *, look: bool = True) -> bool:
         """Take in what is there; whether there was anything. The reader's to call.

@@ -7,16 +7,22 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from hbshim.errors import ConnectionLostError
+from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK
 from hbshim.messaging.amqp.connection import Delivery, Queue
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.pika import PikaConnection
+from hbshim.messaging.pika import PikaConnection, line
 from hbshim.messaging.pika.connection import METHOD_TIMEOUT
 from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.messaging.connections import Drainer, message
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
 
 
 @pytest.fixture
@@ -53,16 +59,16 @@ def test_whether_there_is_need_to_wait_is_asked_when_nobody_can_read(
     connection: PikaConnection,
 ) -> None:
     """Else another thread might read the answer in between, and wait on."""
-    line, asked = connection._line, []
+    below, asked = connection._line, []
     drainer = Drainer(connection)
-    wait_until(lambda: line._reading)
+    wait_until(lambda: below._reading)
 
     def enough() -> bool:
-        asked.append(line.lock._is_owned())
+        asked.append(below.lock._is_owned())
         return True
 
     began = time.monotonic()
-    line.receive(LIMIT, enough)
+    below.receive(LIMIT, enough)
     assert time.monotonic() - began < LIMIT / 2
     assert asked == [True]
     connection.wake()
@@ -89,3 +95,30 @@ def test_any_frame_size(opened: Callable[..., PikaConnection], host: Host, frame
     connection.publish(message(name, body))
     drain_until(connection, lambda: arrived)
     assert arrived[0].body == body
+
+
+def test_without_heartbeats_a_peer_that_is_gone_is_noticed_all_the_same(
+    opened: Callable[..., PikaConnection],
+    host: Host,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with a broker that is configured for none, and leaves the choice to it."""
+
+    def without_heartbeats(*arguments: Any) -> Any:
+        parameters = make_parameters(*arguments)
+        parameters.heartbeat = 0
+        return parameters
+
+    make_parameters = line.parameters
+    monkeypatch.setattr(line, "parameters", without_heartbeats)
+    with Relay(broker.host, broker.amqp_port) as relay:
+        connection = opened(replace(host, hostname="127.0.0.1", port=relay.port))
+        assert connection._line.stream.params.heartbeat == 0
+        assert not connection.queue_exists(unique("queue"))
+        time.sleep(2 * IDLE_BEFORE_LOOK)
+        relay.stop()
+        wait_until(lambda: relay.seen("closed"), LIMIT)
+        with pytest.raises(ConnectionLostError):
+            connection.publish(message("nowhere"))
+    assert not connection.is_open

@@ -10,7 +10,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from hbshim.messaging.amqp.connection import Message
 from hbshim.messaging.amqp.refusals import TopologyRefusedError, topology_refused
-from hbshim.messaging.pika.line import words
+from hbshim.messaging.pika.opening import words
 
 
 class Channel:

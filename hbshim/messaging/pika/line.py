@@ -14,24 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-import pika
-from pika import spec
 from pika.exceptions import (
-    AMQPError,
-    ChannelClosedByBroker,
-    ConnectionClosedByBroker,
     ConnectionClosedByClient,
     ShortStringTooLong,
     UnsupportedAMQPFieldException,
 )
 
 from hbshim.adapters.pika_stream import StreamConnection
-from hbshim.errors import BrokerBlockedError, ConnectError, ConnectionLostError, PayloadError
+from hbshim.errors import BrokerBlockedError, ConnectionLostError, PayloadError
 from hbshim.messaging.amqp.dialing import dial
 from hbshim.messaging.amqp.readiness import Readiness, wait_writable
-from hbshim.messaging.amqp.refusals import connection_name, login_refused
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.pika.opening import LOST, parameters, shake_hands, words
 
 #: Seconds that the broker may take to answer connection.close.
 _CLOSE_TIMEOUT = 1.0
@@ -39,8 +34,6 @@ _CLOSE_TIMEOUT = 1.0
 _SLICE = 0.05
 #: Seconds of one wait at most, for those who wait for ever.
 _LONGEST = 60.0
-#: What pika raises when the connection, or its stream of frames, is of no use any more.
-_LOST = (AMQPError, OSError)
 
 _monotonic = time.monotonic
 _getpid = os.getpid
@@ -80,7 +73,7 @@ class Line:
         self._readiness = Readiness(self._sock.fileno())
         try:
             self.stream = StreamConnection(
-                _parameters(host, options), self._sock, heartbeats, self._on_end, self._abandon
+                parameters(host, options), self._sock, heartbeats, self._on_end, self._abandon
             )
         except BaseException:
             self._readiness.close(self._sock.close)
@@ -89,35 +82,10 @@ class Line:
         self.stream.add_on_connection_unblocked_callback(self._on_unblocked)
         try:
             with self.lock:
-                self._shake_hands(host, options, deadline)
+                shake_hands(self.stream, self._readiness, host, options, deadline)
         except BaseException:
             self.drop()
             raise
-
-    def _shake_hands(self, host: Host, options: MessagingOptions, deadline: float) -> None:
-        stream = self.stream
-        try:
-            stream.begin()
-            while not stream.is_open and stream.reason is None:
-                left = min(options.socket_timeout, deadline - _monotonic())
-                if left <= 0 or not self._readiness.wait(left):
-                    raise ConnectError(
-                        f"{host.name}: the broker does not answer in time; is it overloaded, or "
-                        "does something else listen there?"
-                    )
-                stream.receive()
-        except _LOST as error:
-            stream.fail(error)
-        reason = stream.reason
-        if isinstance(reason, ConnectionClosedByBroker):
-            raise login_refused(
-                host.name, host.username, host.virtual_host, reason.reply_code, reason.reply_text
-            )
-        if reason is not None:
-            raise ConnectError(
-                f"{host.name}: no AMQP connection ({words(reason)}); does a broker listen there, "
-                "and is it the port for TLS, or for none?"
-            )
 
     # -- state ---------------------------------------------------------------
 
@@ -166,7 +134,7 @@ class Line:
                     f"AMQP has no form for a name or an argument ({words(error)}); names have "
                     "255 octets at most"
                 ) from error
-            except _LOST as error:
+            except LOST as error:
                 raise self.failed(error) from error
 
     def _on_blocked(self, _connection: Any, _frame: Any) -> None:
@@ -292,7 +260,7 @@ class Line:
                         if stream.sent == end:
                             return True
                         break
-                except _LOST as error:
+                except LOST as error:
                     raise self.failed(error) from error
             self._wait_until_clear(deadline)
         if not self._flush(deadline, end):
@@ -306,7 +274,7 @@ class Line:
             try:
                 if not channel.gone:
                     self.stream.send(data)
-            except _LOST as error:
+            except LOST as error:
                 raise self.failed(error) from error
 
     def _wait_until_clear(self, deadline: float) -> None:
@@ -372,7 +340,7 @@ class Line:
             if self.stream.is_open and not self.stream.unsent:
                 try:
                     self.stream.begin_close()
-                except _LOST as error:
+                except LOST as error:
                     raise self.failed(error) from error
         with suppress(ConnectionLostError):
             while self.stream.is_closing and (left := deadline - _monotonic()) > 0:
@@ -394,25 +362,3 @@ class Line:
         """In a forked child: let go of what is the parent's, without a lock and a word."""
         self._readiness.drop()
         self._sock.close()
-
-
-def _parameters(host: Host, options: MessagingOptions) -> Any:
-    return pika.ConnectionParameters(
-        host=host.hostname,
-        port=host.port,
-        virtual_host=host.virtual_host,
-        credentials=pika.PlainCredentials(host.username, host.password, erase_on_connect=True),
-        # Zero means no limit of ours in AMQP; pika takes its own greatest for it.
-        channel_max=options.channel_max or pika.channel.MAX_CHANNELS,
-        frame_max=min(options.frame_max, spec.FRAME_MAX_SIZE),
-        # None takes the broker's.
-        heartbeat=options.heartbeat_interval or None,
-        client_properties={"connection_name": connection_name("pika")},
-    )
-
-
-def words(error: BaseException | None) -> str:
-    """An error of pika's, for people."""
-    if isinstance(error, ConnectionClosedByBroker | ChannelClosedByBroker):
-        return f"closed by the broker: {error.reply_text} ({error.reply_code})"
-    return str(error) or type(error).__name__

@@ -1,0 +1,82 @@
+"""How a connection over pika begins: what is asked for, and who is let in."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pika
+from pika import spec
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
+
+from hbshim.adapters.pika_stream import StreamConnection
+from hbshim.errors import ConnectError
+from hbshim.messaging.amqp.readiness import Readiness
+from hbshim.messaging.amqp.refusals import connection_name, login_refused
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.options import MessagingOptions
+
+#: What pika raises when the connection, or its stream of frames, is of no use any more.
+LOST = (AMQPError, OSError)
+
+
+def parameters(host: Host, options: MessagingOptions) -> Any:
+    """What pika is to ask the broker for."""
+    return pika.ConnectionParameters(
+        host=host.hostname,
+        port=host.port,
+        virtual_host=host.virtual_host,
+        credentials=pika.PlainCredentials(host.username, host.password, erase_on_connect=True),
+        # Zero means no limit of ours in AMQP; pika takes its own greatest for it.
+        channel_max=options.channel_max or pika.channel.MAX_CHANNELS,
+        frame_max=min(options.frame_max, spec.FRAME_MAX_SIZE),
+        # None takes the broker's.
+        heartbeat=options.heartbeat_interval or None,
+        client_properties={"connection_name": connection_name("pika")},
+    )
+
+
+def shake_hands(
+    stream: StreamConnection,
+    readiness: Readiness,
+    host: Host,
+    options: MessagingOptions,
+    deadline: float,
+) -> None:
+    """Have `stream` opened; nobody else may touch it meanwhile.
+
+    Parameters:
+        deadline: of ``time.monotonic()``; each answer may take `socket_timeout` at most.
+
+    Raises:
+        ConnectError: the broker did not let us in.
+    """
+    try:
+        stream.begin()
+        while not stream.is_open and stream.reason is None:
+            left = min(options.socket_timeout, deadline - time.monotonic())
+            if left <= 0 or not (stream.buffered or readiness.wait(left)):
+                raise ConnectError(
+                    f"{host.name}: the broker does not answer in time; is it overloaded, or does "
+                    "something else listen there?"
+                )
+            stream.receive()
+    except LOST as error:
+        stream.fail(error)
+    reason = stream.reason
+    if isinstance(reason, ConnectionClosedByBroker):
+        raise login_refused(
+            host.name, host.username, host.virtual_host, reason.reply_code, reason.reply_text
+        )
+    if reason is not None:
+        raise ConnectError(
+            f"{host.name}: no AMQP connection ({words(reason)}); does a broker listen there, and "
+            "is it the port for TLS, or for none?"
+        )
+
+
+def words(error: BaseException | None) -> str:
+    """An error of pika's, for people."""
+    if isinstance(error, ConnectionClosedByBroker | ChannelClosedByBroker):
+        return f"closed by the broker: {error.reply_text} ({error.reply_code})"
+    return str(error) or type(error).__name__

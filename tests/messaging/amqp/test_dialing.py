@@ -1,0 +1,83 @@
+"""Opening a socket: every address of a name, within a time, of the program's own kind."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hbshim.errors import ConnectError
+from hbshim.messaging.amqp.dialing import dial
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.options import MessagingOptions
+
+LIMIT = 20.0
+OPTIONS = MessagingOptions(socket_timeout=LIMIT)
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    try:
+        server = socket.create_server((request.param, 0), family=family)
+    except OSError as error:
+        pytest.skip(f"no {request.param} here: {error}")
+    with server:
+        yield server
+
+
+def test_an_address(listener: socket.socket) -> None:
+    address, port = listener.getsockname()[:2]
+    with dial(Host(address, port), OPTIONS, time.monotonic() + LIMIT) as sock:
+        assert sock.family == listener.family
+        assert isinstance(sock, socket.socket)
+        assert sock.gettimeout() == 0
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_every_address_of_a_name_is_tried(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, port = listener.getsockname()[:2]
+    kinds = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
+    # In this order: nobody listens at the other one.
+    addresses = sorted(kinds, key=lambda each: each == address)
+    found = [(kinds[each], socket.SOCK_STREAM, 0, "", (each, port)) for each in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
+    with dial(Host("a-name", port), OPTIONS, time.monotonic() + LIMIT) as sock:
+        assert sock.getpeername()[0] == address
+
+
+def test_nobody_listens(listener: socket.socket) -> None:
+    address, port = listener.getsockname()[:2]
+    listener.close()
+    host = Host(address, port)
+    with pytest.raises(ConnectError, match="refused") as caught:
+        dial(host, OPTIONS, time.monotonic() + LIMIT)
+    assert str(caught.value).startswith(host.name)
+
+
+def test_time_is_up(listener: socket.socket) -> None:
+    address, port = listener.getsockname()[:2]
+    with pytest.raises(ConnectError, match="in time"):
+        dial(Host(address, port), OPTIONS, time.monotonic())
+
+
+def test_an_address_that_does_not_answer(listener: socket.socket) -> None:
+    address, port = listener.getsockname()[:2]
+    listener.listen(0)
+    options = MessagingOptions(socket_timeout=0.1)
+    began = time.monotonic()
+    # A full queue of connections that nobody accepts answers no further one.
+    waiting = []
+    try:
+        with pytest.raises(ConnectError, match="in time"):
+            while len(waiting) < 10:
+                waiting.append(dial(Host(address, port), options, time.monotonic() + LIMIT))
+    finally:
+        for sock in waiting:
+            sock.close()
+    assert time.monotonic() - began < LIMIT

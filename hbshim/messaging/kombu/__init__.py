@@ -1,5 +1,6 @@
 """The messaging driver's connection over kombu and py-amqp."""
 
-from hbshim.messaging.kombu.connection import KombuConnection, connect
+from hbshim.messaging.kombu.connection import KombuConnection
+from hbshim.messaging.kombu.opening import connect
 
 __all__ = ["KombuConnection", "connect"]

@@ -14,34 +14,27 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import kombu
-from amqp.exceptions import AMQPError, FrameSyntaxError
+from amqp.exceptions import FrameSyntaxError
 
-from hbshim.adapters.amqp import KOMBU_OPTION
-from hbshim.adapters.amqp_channel import Channel, NoAnswerError, Transport
+from hbshim.adapters.amqp_channel import Channel, NoAnswerError
 from hbshim.adapters.amqp_frames import acknowledgement, publication, rejection
 from hbshim.errors import (
     ConfirmTimeoutError,
-    ConnectError,
     ConnectionLostError,
     PayloadError,
     RejectedError,
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, OnDelivery, Queue
-from hbshim.messaging.amqp.dialing import dial
-from hbshim.messaging.amqp.readiness import Readiness, wait_writable
+from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import (
     NOT_FOUND,
     RESOURCE_LOCKED,
     TopologyRefusedError,
-    connection_name,
-    login_refused,
     topology_refused,
 )
-from hbshim.messaging.hosts import Host
+from hbshim.messaging.kombu.confirms import Confirms
 from hbshim.messaging.kombu.line import FOREVER, METHOD_TIMEOUT, Line
-from hbshim.messaging.options import MessagingOptions
 
 _T = TypeVar("_T")
 
@@ -53,96 +46,15 @@ _UNFIT = (struct.error, FrameSyntaxError, OverflowError, UnicodeError)
 _monotonic = time.monotonic
 
 
-class _Waiting:
-    """See :class:`hbshim.adapters.amqp_stream.Waiting`."""
-
-    def __init__(self, host: Host, options: MessagingOptions, open_by: float) -> None:
-        self._host, self._options, self._open_by = host, options, open_by
-        self.readiness: Readiness | None = None
-
-    def dial(self) -> Any:
-        self._sock = sock = dial(self._host, self._options, self._open_by)
-        self.readiness = Readiness(sock.fileno())
-        return sock
-
-    def abandon(self) -> None:
-        """Close what is open of a connection that did not come to be."""
-        if self.readiness is not None:
-            self.readiness.close(self._sock.close)
-
-    def readable(self, timeout: float) -> bool:
-        assert self.readiness is not None, "dialled before"
-        return self.readiness.wait(timeout)
-
-    def writable(self, timeout: float) -> bool:
-        # In slices: a descriptor closed meanwhile is heard of by looking again.
-        return wait_writable(self._sock.fileno(), min(timeout, 1.0))
-
-    def close(self, then: Callable[[], None]) -> None:
-        assert self.readiness is not None, "dialled before"
-        self.readiness.close(then)
-
-
 @dataclasses.dataclass(slots=True)
 class _Consumer:
     on_delivery: OnDelivery
     on_cancelled: Callable[[], None] | None
 
 
-class _Confirms:
-    """What the broker said of the messages published on a channel in confirm mode.
-
-    One message at a time waits. Of those whose time was up the broker may still speak, in
-    the order in which they were published.
-    """
-
-    def __init__(self, channel: Channel) -> None:
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
-        channel.events["basic_return"].add(self._on_return)
-        self.published = 0
-        self._settled = 0
-        self._rejected = False
-        self._returned: list[Any] = []
-
-    def begin(self) -> None:
-        self.published += 1
-        self._rejected = False
-        self._returned.clear()
-
-    @property
-    def settled(self) -> bool:
-        return self._settled >= self.published
-
-    @property
-    def rejected(self) -> bool:
-        return self._rejected
-
-    def returned(self, message: Message) -> bool:
-        """Whether it came back; RabbitMQ returns a message before it confirms it."""
-        return any(
-            (returned.get("message_id"), exchange, routing_key)
-            == (message.message_id, message.exchange, message.routing_key)
-            for returned, exchange, routing_key in self._returned
-        )
-
-    def _on_ack(self, tag: int, multiple: bool) -> None:
-        self._settle(tag, multiple)
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:
-        self._settle(tag, multiple)
-        self._rejected = self.settled
-
-    def _settle(self, tag: int, multiple: bool) -> None:
-        # RabbitMQ may confirm out of order; only the last one is waited for.
-        self._settled = max(self._settled, self.published if multiple and not tag else tag)
-
-    def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:
-        self._returned.append((message.properties, exchange, routing_key))
-
-
 class KombuConnection(Line):
-    """See :class:`hbshim.messaging.amqp.connection.Connection`; made by :func:`connect`."""
+    """See :class:`hbshim.messaging.amqp.connection.Connection`; made by
+    :func:`hbshim.messaging.kombu.connect`."""
 
     def __init__(self, connection: Any, name: str, readiness: Readiness) -> None:
         super().__init__(connection, name, readiness)
@@ -151,7 +63,7 @@ class KombuConnection(Line):
         self._prefetch: int | None = None
         self._generation = -1
         self._asking: Channel | None = None
-        self._confirms: _Confirms | None = None
+        self._confirms: Confirms | None = None
         self._open_plain()
 
     # -- channels ------------------------------------------------------------
@@ -267,16 +179,15 @@ class KombuConnection(Line):
             )
             self._confirm(message, confirms, until)
 
-    def _select(self, channel: Channel) -> _Confirms:
+    def _select(self, channel: Channel) -> Confirms:
         channel.confirm_select()
-        self._confirms = confirms = _Confirms(channel)
+        self._confirms = confirms = Confirms(channel)
         return confirms
 
-    def _confirm(self, message: Message, confirms: _Confirms, until: float) -> None:
+    def _confirm(self, message: Message, confirms: Confirms, until: float) -> None:
         channel = self._asking
         assert channel is not None, "confirms go with their channel"
         data = self._frames(channel.channel_id, message, True)
-        # Under the lock, so that the count is that of the messages sent.
         self.send(data, until)
         confirms.begin()
         while not confirms.settled:
@@ -460,57 +371,6 @@ class KombuConnection(Line):
         arrived = self.arrived
         while arrived:
             arrived.popleft()()
-
-
-def connect(host: Host, options: MessagingOptions, timeout: float) -> KombuConnection:
-    """Open a connection to one host.
-
-    Parameters:
-        timeout: seconds for all of it.
-
-    Raises:
-        ConnectError: it did not let us in; `final` for credentials and virtual hosts.
-        OptionError: a file that the options name for TLS cannot be used.
-        WorkerError: the heartbeat worker asked for cannot run in this process.
-    """
-    open_by = _monotonic() + timeout
-    waiting = _Waiting(host, options, open_by)
-    client = kombu.Connection(
-        hostname=host.hostname,
-        port=host.port,
-        userid=host.username,
-        password=host.password,
-        virtual_host=host.virtual_host,
-        transport=Transport,
-        connect_timeout=options.socket_timeout,
-        heartbeat=options.heartbeat_interval,
-        transport_options={
-            KOMBU_OPTION: dataclasses.asdict(options.heartbeat_options()),
-            "waiting": waiting,
-            "open_by": open_by,
-            "channel_max": options.channel_max,
-            "frame_max": options.frame_max,
-            "client_properties": {"connection_name": connection_name("kombu")},
-        },
-    )
-    transport = client.transport
-    try:
-        connection = transport.establish_connection()
-        assert waiting.readiness is not None, "establish_connection() dials"
-        return KombuConnection(connection, host.name, waiting.readiness)
-    except NoAnswerError:
-        waiting.abandon()
-        raise ConnectError(f"{host.name}: the broker does not answer the handshake") from None
-    except (AMQPError, OSError) as error:
-        waiting.abandon()
-        if transport.closed_by is not None:
-            raise login_refused(
-                host.name, host.username, host.virtual_host, *transport.closed_by
-            ) from None
-        raise ConnectError(f"{host.name}: {error}; does it speak AMQP 0-9-1?") from None
-    except BaseException:
-        waiting.abandon()
-        raise
 
 
 def _seconds(text: str | None) -> float | None:

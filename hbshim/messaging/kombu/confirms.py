@@ -1,0 +1,60 @@
+"""What the broker says of messages that it is to confirm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hbshim.adapters.amqp_channel import Channel
+from hbshim.messaging.amqp.connection import Message
+
+
+class Confirms:
+    """What the broker said of the messages published on a channel in confirm mode.
+
+    One message at a time waits. Of those whose time was up the broker may still speak, in
+    the order in which they were published.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+        self.published = 0
+        self._settled = 0
+        self._rejected = False
+        self._returned: list[Any] = []
+
+    def begin(self) -> None:
+        self.published += 1
+        self._rejected = False
+        self._returned.clear()
+
+    @property
+    def settled(self) -> bool:
+        return self._settled >= self.published
+
+    @property
+    def rejected(self) -> bool:
+        return self._rejected
+
+    def returned(self, message: Message) -> bool:
+        """Whether it came back; RabbitMQ returns a message before it confirms it."""
+        return any(
+            (returned.get("message_id"), exchange, routing_key)
+            == (message.message_id, message.exchange, message.routing_key)
+            for returned, exchange, routing_key in self._returned
+        )
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        self._settle(tag, multiple)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        self._settle(tag, multiple)
+        self._rejected = self.settled
+
+    def _settle(self, tag: int, multiple: bool) -> None:
+        # RabbitMQ may confirm out of order; only the last one is waited for.
+        self._settled = max(self._settled, self.published if multiple and not tag else tag)
+
+    def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:
+        self._returned.append((message.properties, exchange, routing_key))

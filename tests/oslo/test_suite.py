@@ -41,6 +41,13 @@ def test_a_broker_that_is_not_there_fails(tmp_path):
     assert complaints([outcome])
 
 
+def test_parts_without_a_test_are_none(broker, tmp_path):
+    one = ["CallTestCase.test_specific_server"]
+    here = cell("hbrabbit", amqp_url=broker.amqp_url())
+    (outcome,) = run([here], tmp_path, only=one, parts=2)
+    assert list(outcome.tests.values()) == ["passed"], outcome.texts
+
+
 def test_a_second_try_is_told_as_one(broker, tmp_path):
     names = [
         "oslo_messaging.tests.functional.test_functional.CallTestCase.test_specific_server",

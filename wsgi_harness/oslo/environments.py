@@ -33,7 +33,8 @@ def prepare(version: str, progress: Progress) -> Path:
     with set_up_lock(progress):
         if not stamp.exists():
             progress(f"setting up an environment with oslo.messaging {version}")
-            run([sys.executable, "-m", "venv", "--clear", directory], timeout=_LIMIT)
+            # Not cleared: another run may be using it.
+            run([sys.executable, "-m", "venv", directory], timeout=_LIMIT)
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             ours = ["--editable", f"{checkout}[oslo,eventlet]"]
             run([*pip, *ours, f"oslo.messaging~={version}.0", *_OF_TESTS], timeout=_LIMIT)

@@ -108,7 +108,7 @@ def restart(
     directory: Path,
     *,
     outage: float = 9.0,
-    limit: float = 60.0,
+    limit: float = 90.0,
 ) -> list[Fate]:
     """Stop a broker under 40 green callers of each subject, and start it again.
 

@@ -163,7 +163,7 @@ def _outcome(cell: Cell, parts: Sequence[tuple[Path, float]]) -> Outcome:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if not lines:
             tests[path.stem], texts[path.stem] = "failed", "its tests could not be loaded"
-        for line in lines:
+        for line in lines[1:]:
             entry = json.loads(line)
             name, outcome = entry["test"], entry["outcome"]
             # Planned and never ended: the process hung or broke down.

@@ -2,9 +2,9 @@
 
     python -m wsgi_harness.oslo.suite WORLD RESULTS [--part INDEX OF] [--only TEXT ...]
 
-appends a line of JSON to the file RESULTS as each test ends; ``RPC_TRANSPORT_URL`` and
-``NOTIFY_TRANSPORT_URL`` name the driver. Two things about it are not as in upstream's
-gate, and neither is the logic of a test:
+appends a line of JSON to the file RESULTS once all tests are loaded, for each test that it is
+going to run, and as each ends; ``RPC_TRANSPORT_URL`` and ``NOTIFY_TRANSPORT_URL`` name the
+driver. Two things about it are not as in upstream's gate, and neither is the logic of a test:
 
 * A few tests look whether the URL begins with ``rabbit://``, and are skipped otherwise. To
   them, and nobody else, a URL whose scheme is hbshim's begins so too (:class:`GuardedUrl`).
@@ -136,6 +136,7 @@ def main() -> int:
     index, parts = given.part
     results = Results(given.results)
     with given.results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"outcome": "loaded"}) + "\n")
         for test in chosen[index::parts]:
             file.write(json.dumps({"test": test.id(), "outcome": "planned", "text": ""}) + "\n")
     for test in chosen[index::parts]:

@@ -256,8 +256,9 @@ _DRIVER_NATIVE = (
     "native and run between two requests: here the stock driver needs no help."
 )
 _DRIVER_PTHREAD = (
-    "The option makes the heartbeat thread native, and it reads, too. In a quiet process that "
-    "holds; through a broker's restart under load it hung, and it was removed."
+    "The option makes the heartbeat threads native, and by a replaced global the one that waits "
+    "for replies, too; all of them read. In a quiet process that holds; through a broker's restart "
+    "under load it hung, and it was removed."
 )
 _DRIVER_BEATS = (
     "hbshim beats for every connection of the driver, on the wire, from a native thread of its own."

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pika
 import pytest
-import requests
 from pika.exceptions import AMQPError
 
 from hbshim.adapters.sockets import wire_for
@@ -122,7 +121,7 @@ def test_a_listener_that_says_nothing(opened: Opened, host: Host) -> None:
         with pytest.raises(ConnectError):
             opened(
                 replace(host, hostname="127.0.0.1", port=silent.getsockname()[1]),
-                socket_timeout=0.2,
+                handshake_timeout=0.2,
             )
         assert time.monotonic() - began < LIMIT / 2
 
@@ -130,8 +129,40 @@ def test_a_listener_that_says_nothing(opened: Opened, host: Host) -> None:
 def test_a_listener_that_speaks_something_else(opened: Opened, host: Host, broker: Broker) -> None:
     port = int(broker.management_url.rpartition(":")[2])
     with pytest.raises(ConnectError) as caught:
-        opened(replace(host, port=port), socket_timeout=0.5)
+        opened(replace(host, port=port), handshake_timeout=0.5)
     assert not caught.value.final
+
+
+#: What a peer might send, and a library must not stumble over: a method that nobody knows, a
+#: frame without its end, a version of AMQP that is none.
+NONSENSE = [
+    b"\x01\0\0\0\0\0\4\xff\xff\xff\xff\xce",
+    b"\x01\0\0\0\0\0\4\0\x0a\0\x0a\0",
+    b"\x07\0\0\0\0\0\1\0\xce",
+    b"AMQP\3\1\0\0",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_listener_that_answers_nonsense(opened: Opened, host: Host, nonsense: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            accepted = server.accept()[0]
+            with accepted:
+                accepted.sendall(nonsense)
+                accepted.shutdown(socket.SHUT_WR)
+                while accepted.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConnectError) as caught:
+            opened(replace(host, hostname="127.0.0.1", port=server.getsockname()[1]))
+        thread.join(LIMIT)
+    assert not caught.value.final
+    assert host.password not in str(caught.value)
 
 
 # -- TLS ---------------------------------------------------------------------------
@@ -185,7 +216,7 @@ def test_tls_and_a_port_without_and_the_reverse(
     opened: Opened, host: Host, secure: Host, ssl: bool
 ) -> None:
     with pytest.raises(ConnectError):
-        opened(host if ssl else secure, ssl=ssl, socket_timeout=0.5)
+        opened(host if ssl else secure, ssl=ssl, handshake_timeout=0.5)
 
 
 # -- heartbeats ----------------------------------------------------------------------
@@ -240,21 +271,12 @@ def test_a_peer_that_falls_silent(opened: Opened, behind: Host, relay: Relay) ->
 # -- the end ---------------------------------------------------------------------------
 
 
-def test_the_broker_closes_it(connection: Connection, broker: Broker) -> None:
-    errors = []
-
-    def closed() -> bool:
-        for found in broker.management.connections():
-            with contextlib.suppress(requests.HTTPError):
-                broker.management.close_connection(found["name"], "for a test")
-        try:
-            connection.drain(0.2)
-        except ConnectionLostError as error:
-            errors.append(error)
-        return bool(errors)
-
-    wait_until(closed, LIMIT)
-    assert "for a test" in str(errors[0])
+def test_the_broker_closes_it(connection: Connection, rabbitmqctl: Callable[..., None]) -> None:
+    drainer = Drainer(connection)
+    rabbitmqctl("close_all_connections", "for a test")
+    assert drainer.ends()
+    assert isinstance(drainer.error, ConnectionLostError)
+    assert "for a test" in str(drainer.error)
     assert_of_no_use(connection)
 
 
@@ -375,9 +397,17 @@ def test_a_forked_child_has_no_part_in_it(connection: Connection, queue: str) ->
 
 def test_a_broker_short_of_memory(host: Host, memory_alarm: Callable[[], None]) -> None:
     """Each library, side by side: the alarm takes its time."""
-    for library in LIBRARIES:
-        connection = connect(library, host)
+    ours = [connect(library, host) for library in LIBRARIES]
+    errors: list[Exception] = []
+
+    def publish(connection: Connection) -> None:
         try:
+            connection.publish(message("nowhere"), LIMIT)
+        except Exception as error:
+            errors.append(error)
+
+    try:
+        for connection in ours:
             # The broker says that it is blocked to one who publishes.
             connection.publish(message("nowhere"))
             drain_until(connection, lambda connection=connection: connection.blocked)
@@ -388,7 +418,17 @@ def test_a_broker_short_of_memory(host: Host, memory_alarm: Callable[[], None]) 
                 connection.publish_confirmed(message("nowhere"), 0.2)
             assert time.monotonic() - began < LIMIT / 2
             assert connection.is_open
-        finally:
+        patient = [threading.Thread(target=publish, args=(connection,)) for connection in ours]
+        for thread in patient:
+            thread.start()
+        memory_alarm()
+        for thread in patient:
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+        assert errors == []
+        assert not any(connection.blocked for connection in ours)
+    finally:
+        for connection in ours:
             connection.close()
 
 

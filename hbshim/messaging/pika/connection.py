@@ -54,7 +54,7 @@ def connect(host: Host, options: MessagingOptions, timeout: float) -> PikaConnec
         OptionError: a file that the options name for TLS cannot be used.
         WorkerError: the heartbeat worker asked for cannot run in this process.
     """
-    deadline = _monotonic() + timeout
+    deadline = _monotonic() + min(timeout, options.handshake_timeout)
     line = Line(host, options, deadline)
     try:
         return PikaConnection(line, deadline)

@@ -82,7 +82,7 @@ class Line:
         self.stream.add_on_connection_unblocked_callback(self._on_unblocked)
         try:
             with self.lock:
-                shake_hands(self.stream, self._readiness, host, options, deadline)
+                shake_hands(self.stream, self._readiness, host, deadline)
         except BaseException:
             self.drop()
             raise
@@ -249,7 +249,7 @@ class Line:
                 try:
                     # What the broker has to say against it; if somebody waits, he hears it.
                     if not self._reading and not stream.nothing_waits():
-                        stream.receive()
+                        self._take_in()
                     if channel.gone:
                         return False
                     if not self.blocked and not stream.unsent:
@@ -296,7 +296,7 @@ class Line:
                 if stream.sent >= end:
                     return True
                 if not self._reading:
-                    stream.receive()
+                    self._take_in()
                 left = min(_SLICE, deadline - _monotonic())
                 if left <= 0:
                     return False

@@ -10,7 +10,7 @@ from pika import spec
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 
 from hbshim.adapters.pika_stream import StreamConnection
-from hbshim.errors import ConnectError
+from hbshim.errors import ConnectError, HbshimError
 from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import connection_name, login_refused
 from hbshim.messaging.hosts import Host
@@ -40,28 +40,31 @@ def shake_hands(
     stream: StreamConnection,
     readiness: Readiness,
     host: Host,
-    options: MessagingOptions,
     deadline: float,
 ) -> None:
     """Have `stream` opened; nobody else may touch it meanwhile.
 
     Parameters:
-        deadline: of ``time.monotonic()``; each answer may take `socket_timeout` at most.
+        deadline: of ``time.monotonic()``.
 
     Raises:
         ConnectError: the broker did not let us in.
+        WorkerError: the heartbeat worker asked for cannot run in this process.
     """
     try:
         stream.begin()
         while not stream.is_open and stream.reason is None:
-            left = min(options.socket_timeout, deadline - time.monotonic())
+            left = deadline - time.monotonic()
             if left <= 0 or not (stream.buffered or readiness.wait(left)):
                 raise ConnectError(
                     f"{host.name}: the broker does not answer in time; is it overloaded, or does "
                     "something else listen there?"
                 )
             stream.receive()
-    except LOST as error:
+    except HbshimError:
+        raise
+    except Exception as error:
+        # pika's own, the socket's, and whatever octets that are no AMQP make pika stumble.
         stream.fail(error)
     reason = stream.reason
     if isinstance(reason, ConnectionClosedByBroker):

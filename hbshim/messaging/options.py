@@ -135,8 +135,15 @@ class MessagingOptions(OptionSet):
         0.25,
         _positive,
         "seconds, more than 0",
-        "Longest wait for a host while a connection is being opened: for TCP, and for each "
-        "answer of the broker; then the next host is tried.",
+        "Longest wait for one address of a host to accept a connection (TCP).",
+    )
+    handshake_timeout: float = _messaging(
+        "handshake_timeout",
+        10.0,
+        _positive,
+        "seconds, more than 0",
+        "Longest wait for all that it takes to open a connection to one host: TCP, TLS and the "
+        "login; then the next host is tried. RabbitMQ's own limit of this name is 10 s, too.",
     )
     hosts_shuffle: bool = _messaging(
         "hosts_shuffle",

@@ -38,7 +38,7 @@ def unique(word: str) -> str:
 
 def connect(library: str, host: Host, **options: Any) -> Connection:
     """Open a connection over `library`."""
-    loaded = MessagingOptions(**{"socket_timeout": LIMIT, **options})
+    loaded = MessagingOptions(**{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, **options})
     connection: Connection = importlib.import_module(LIBRARIES[library]).connect(
         host, loaded, LIMIT
     )
@@ -103,7 +103,10 @@ def drivers(library: str, host: Host) -> Iterator[Callable[..., AmqpDriver]]:
     made: list[AmqpDriver] = []
 
     def make(*hosts: Host, **options: Any) -> AmqpDriver:
-        loaded = MessagingOptions(**{"socket_timeout": LIMIT, "rpc_queue_expiration": 30} | options)
+        loaded = MessagingOptions(
+            **{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, "rpc_queue_expiration": 30}
+            | options
+        )
         made.append(driver_over(library, hosts or (host,), loaded))
         return made[-1]
 

@@ -114,11 +114,13 @@ def test_a_host_that_accepts_and_says_nothing(drivers: Drivers, host: Host) -> N
     with socket.create_server(("127.0.0.1", 0)) as mute:
         silent = Host("127.0.0.1", mute.getsockname()[1])
         Notifier(
-            drivers(silent, host, socket_timeout=2), unique("events"), "here", timeout=LIMIT
+            drivers(silent, host, handshake_timeout=2), unique("events"), "here", timeout=LIMIT
         ).info("event", 1)
         with pytest.raises(ConnectError, match=silent.name):
             Notifier(
-                drivers(silent, socket_timeout=0.3, connection_retry_attempts=1), "events", "here"
+                drivers(silent, handshake_timeout=0.3, connection_retry_attempts=1),
+                "events",
+                "here",
             ).info("event", 1)
 
 

@@ -15,9 +15,6 @@ from hbshim.messaging.options import MessagingOptions
 #: Opens one connection to one host within so many seconds; the library's own part.
 Open: TypeAlias = Callable[[Host, MessagingOptions, float], Connection]
 
-#: Seconds that one host may take; another may be quicker.
-HOST_LIMIT = 10.0
-
 
 class Connector:
     """Knows the hosts, and where it got in last.
@@ -61,7 +58,7 @@ class Connector:
             # Whoever is asked last gets what is left; the others leave something for the next.
             share = left if offset == count - 1 else left / 2
             try:
-                connection = self._open(host, self._options, max(0.001, min(share, HOST_LIMIT)))
+                connection = self._open(host, self._options, max(0.001, share))
             except ConnectError as error:
                 refused.append(str(error))
                 final = final and error.final

@@ -62,7 +62,8 @@ def connect(host: Host, options: MessagingOptions, timeout: float) -> KombuConne
         OptionError: a file that the options name for TLS cannot be used.
         WorkerError: the heartbeat worker asked for cannot run in this process.
     """
-    open_by = time.monotonic() + timeout
+    limit = min(timeout, options.handshake_timeout)
+    open_by = time.monotonic() + limit
     waiting = _Waiting(host, options, open_by)
     client = kombu.Connection(
         hostname=host.hostname,
@@ -71,7 +72,7 @@ def connect(host: Host, options: MessagingOptions, timeout: float) -> KombuConne
         password=host.password,
         virtual_host=host.virtual_host,
         transport=Transport,
-        connect_timeout=options.socket_timeout,
+        connect_timeout=limit,
         heartbeat=options.heartbeat_interval,
         transport_options={
             KOMBU_OPTION: dataclasses.asdict(options.heartbeat_options()),

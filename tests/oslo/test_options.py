@@ -43,12 +43,13 @@ def test_the_real_generator_lists_every_option_once():
     assert "#rabbit_qos_prefetch_count = 0" in both
 
 
-#: As 17.3 has it; here it is put into 18.3's list, before or after hbshim has come.
+#: As 17.3 has it; 18.3 gets it back for these tests.
 STOCK_OPTION = """
 from oslo_config import cfg
 from oslo_messaging._drivers import impl_rabbit
-stock = cfg.BoolOpt("heartbeat_in_pthread", default=False, deprecated_for_removal=True)
-impl_rabbit.rabbit_opts.append(stock)
+if "heartbeat_in_pthread" not in [each.name for each in impl_rabbit.rabbit_opts]:
+    stock = cfg.BoolOpt("heartbeat_in_pthread", default=False, deprecated_for_removal=True)
+    impl_rabbit.rabbit_opts.append(stock)
 conf = cfg.ConfigOpts()
 """
 

@@ -27,6 +27,8 @@ _PAUSE = 2.0
 _RESTART_T = 1
 _BLOCKED_T = 2
 _BLOCKED_FOR = 4 * _BLOCKED_T
+#: What has answered nobody for so many seconds after the broker's return is taken to hang.
+_HANGS_AFTER = 45.0
 _START_LIMIT = 120.0
 _numbers = itertools.count()
 
@@ -132,7 +134,7 @@ def restart(
 
 def _after_restart(pair: _Pair, back: float, limit: float) -> Fate:
     # The others have had their time, too, once the first was waited for: never less than 5 s.
-    left = max(back + limit - time.time(), 5.0)
+    left = max(back + (_HANGS_AFTER if pair.subject.control else limit) - time.time(), 5.0)
     try:
         wait_for(lambda: _all_called(pair.client, back), left)
         found = pair.client.do("callers", since=back, limit=10.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import os
@@ -98,11 +99,11 @@ def queue(connection: Connection) -> str:
 
 
 @pytest.fixture
-def drivers(library: str, host: Host) -> Iterator[Callable[..., AmqpDriver]]:
-    """Make drivers; each is closed when the test ends."""
+def drivers_over(host: Host) -> Iterator[Callable[..., AmqpDriver]]:
+    """Make drivers over a library; each is closed when the test ends."""
     made: list[AmqpDriver] = []
 
-    def make(*hosts: Host, **options: Any) -> AmqpDriver:
+    def make(library: str, *hosts: Host, **options: Any) -> AmqpDriver:
         loaded = MessagingOptions(
             **{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, "rpc_queue_expiration": 30}
             | options
@@ -113,6 +114,12 @@ def drivers(library: str, host: Host) -> Iterator[Callable[..., AmqpDriver]]:
     yield make
     for driver in made:
         driver.close()
+
+
+@pytest.fixture
+def drivers(library: str, drivers_over: Callable[..., AmqpDriver]) -> Callable[..., AmqpDriver]:
+    """Make drivers over each library in turn."""
+    return functools.partial(drivers_over, library)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from hbshim.errors import (
 )
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery, Message
 from hbshim.messaging.amqp.connector import Connector
-from hbshim.messaging.amqp.sender import Sending
+from hbshim.messaging.amqp.sender import Sending, asking
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import FINAL, OnReply, Payload, Reply
 from hbshim.messaging.target import Target
@@ -37,6 +37,9 @@ from hbshim.messaging.target import Target
 #: Joins a client's identity and a call's number; what stands before it names the queue for
 #: late replies.
 NUMBER_SIGN = "#"
+
+#: Seconds before the next try, where a connection was lost as soon as it was there.
+LOST_AGAIN = 0.05
 
 
 class _Waiting:
@@ -218,10 +221,12 @@ class Caller:
         finally:
             self._asking.discard(message)
         try:
-            line.prepare(message.exchange)
+            line.prepare(message.exchange, deadline)
             if demanded is not None:
                 name = self._topology.rpc(demanded).queue.name
-                if not line.connection.queue_exists(name):
+                with asking(line.connection, deadline):
+                    exists = line.connection.queue_exists(name)
+                if not exists:
                     raise UnroutableError(
                         f"no server has a queue for {_described(demanded)} yet; start it, or "
                         "declare its queue beforehand"
@@ -321,26 +326,34 @@ class Caller:
             self._connecting.release()
 
     def _connect(self, timeout: float, attempts: int | None) -> Sending:
-        if self._closed:
-            raise ConnectionLostError("the driver is closed; make a new one")
-        try:
-            connection = self._connector.connect(timeout, attempts)
-        except ConnectError as error:
-            if error.final or attempts is not None:
+        deadline = time.monotonic() + timeout
+        while True:
+            if self._closed:
+                raise ConnectionLostError("the driver is closed; make a new one")
+            try:
+                connection = self._connector.connect(deadline - time.monotonic(), attempts)
+            except ConnectError as error:
+                if error.final or attempts is not None:
+                    raise
+                raise CallTimeoutError(f"no connection: {error}") from None
+            try:
+                with asking(connection, deadline):
+                    return self._listen(connection)
+            except ConnectionLostError:
+                # As a broker that restarts does: it lets us in and is gone.
+                connection.close()
+                if time.monotonic() + LOST_AGAIN >= deadline:
+                    raise CallTimeoutError("the connection was lost") from None
+                time.sleep(LOST_AGAIN)
+            except BaseException:
+                connection.close()
                 raise
-            raise CallTimeoutError(f"no connection: {error}") from None
-        try:
-            return self._listen(connection)
-        except BaseException:
-            connection.close()
-            raise
 
     def _listen(self, connection: Connection) -> Sending:
         self._generation += 1
         line = Sending(connection)
         connection.consume(DIRECT_REPLY, self._on_reply(connection, False), acknowledged=False)
         late = self._topology.replies(self._client)
-        line.prepare(late.exchange)
         late.declare(connection)
         # The broker may take the consumer of a lost connection for alive: the newest goes first.
         connection.consume(

@@ -110,7 +110,12 @@ class Connection(Protocol):
         name: of host and port, for people; without credentials.
         is_open: as far as this side knows without asking.
         blocked: the broker said that it accepts no messages for now (connection.blocked).
+        patience: seconds that the broker may take to answer what it is asked. After that the
+            connection is lost; :class:`hbshim.errors.BrokerBlockedError` is raised if it was
+            blocked, of which RabbitMQ reads nothing, not even questions.
     """
+
+    patience: float
 
     @property
     def name(self) -> str: ...

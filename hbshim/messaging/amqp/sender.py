@@ -6,9 +6,10 @@ ones that listen go on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -45,17 +46,30 @@ class Sending:
         self.declared: set[str] = set()
         self.used = False
 
-    def prepare(self, exchange: str) -> None:
+    def prepare(self, exchange: str, deadline: float) -> None:
         """Have `exchange`: to publish to one that is missing would end the channel."""
         if exchange and exchange not in self.declared:
-            self.connection.declare_exchange(exchange, DIRECT)
+            with asking(self.connection, deadline):
+                self.connection.declare_exchange(exchange, DIRECT)
             self.declared.add(exchange)
 
-    def prepare_queue(self, subscription: Subscription) -> None:
+    def prepare_queue(self, subscription: Subscription, deadline: float) -> None:
         """Have a queue, and whatever leads to it."""
         if subscription.queue.name not in self.declared:
-            subscription.declare(self.connection)
+            with asking(self.connection, deadline):
+                subscription.declare(self.connection)
             self.declared.add(subscription.queue.name)
+
+
+@contextlib.contextmanager
+def asking(connection: Connection, deadline: float) -> Iterator[None]:
+    """Wait for the answers to what is asked in the block no longer than the caller does."""
+    usual = connection.patience
+    connection.patience = max(0.0, min(usual, deadline - time.monotonic()))
+    try:
+        yield
+    finally:
+        connection.patience = usual
 
 
 class _Lent:
@@ -120,7 +134,7 @@ class Sender:
 
     def _publish(self, message: Message, deadline: float) -> None:
         with self._lent(deadline) as sending:
-            sending.prepare(message.exchange)
+            sending.prepare(message.exchange, deadline)
             sending.connection.publish(message, deadline - time.monotonic())
 
     def send_confirmed(
@@ -160,9 +174,9 @@ class Sender:
     ) -> None:
         with self._lent(deadline) as sending:
             if subscription is None:
-                sending.prepare(message.exchange)
+                sending.prepare(message.exchange, deadline)
             else:
-                sending.prepare_queue(subscription)
+                sending.prepare_queue(subscription, deadline)
             try:
                 sending.connection.publish_confirmed(message, deadline - time.monotonic())
             except UnroutableError:
@@ -176,7 +190,7 @@ class Sender:
         deadline = time.monotonic() + timeout
 
         def once() -> T:
-            with self._lent(deadline) as sending:
+            with self._lent(deadline) as sending, asking(sending.connection, deadline):
                 return work(sending.connection)
 
         return self._insist(once, deadline, self._options.connection_retry_attempts)

@@ -107,7 +107,7 @@ class KombuConnection(Line):
             TopologyError: it refused.
         """
         self.check()
-        until = _monotonic() + METHOD_TIMEOUT
+        until = _monotonic() + self.patience
         with self.reader(until):
             return self._ask_as_reader(doing, question, channel, until)
 
@@ -129,7 +129,11 @@ class KombuConnection(Line):
                 "octets at most"
             ) from error
         except NoAnswerError:
-            raise self.lost(TimeoutError(f"the broker did not {doing} in time")) from None
+            blocked = self.blocked
+            lost = self.lost(TimeoutError(f"the broker did not {doing} in time"))
+            if blocked:
+                raise self.stalled() from lost
+            raise lost from None
         except Exception as error:
             if channel is not None and channel.closed_by is not None:
                 raise topology_refused(doing, *channel.closed_by) from None

@@ -44,6 +44,7 @@ class Line:
     def __init__(self, connection: Any, name: str, readiness: Readiness) -> None:
         self.name = name
         self.blocked = False
+        self.patience = METHOD_TIMEOUT
         self.arrived: deque[Callable[[], None]] = deque()
         self._amqp = connection
         self._pid = os.getpid()
@@ -230,12 +231,12 @@ class Line:
         """
         lock = self._lock
         if not lock.acquire(False) and not self._acquire(until):
-            raise self._stalled()
+            raise self.stalled()
         try:
             self._stream.write_by = until
             self._write(data)
         except StalledError:
-            raise self._stalled() from None
+            raise self.stalled() from None
         except Exception as error:
             raise self.lost(error) from error
         except BaseException as error:
@@ -254,7 +255,7 @@ class Line:
             return bool(self._lock.acquire())
         return bool(self._lock.acquire(True, max(0.0, until - _monotonic())))
 
-    def _stalled(self) -> BrokerBlockedError:
+    def stalled(self) -> BrokerBlockedError:
         return BrokerBlockedError(
             f"{self.name}: the broker reads nothing for now, and did not in time (a memory or "
             "disk alarm?); nothing of this was sent: try again later"

@@ -68,6 +68,7 @@ class PikaConnection:
 
     def __init__(self, line: Line, deadline: float) -> None:
         self.name = line.name
+        self.patience = METHOD_TIMEOUT
         self._line = line
         self._frame_max: int = line.stream.params.frame_max
         # For the next `drain`: what to call, with what.
@@ -150,7 +151,7 @@ class PikaConnection:
 
     def _ask(self, doing: str, ask: _Ask, channel: Channel | None = None) -> Any:
         """Ask the broker for something, and wait for the answer; `doing` is for errors."""
-        deadline = _monotonic() + METHOD_TIMEOUT
+        deadline = _monotonic() + self.patience
         channel = channel or self._asking_channel(deadline)
         answers: list[Any] = []
         with self._line.state():
@@ -163,7 +164,14 @@ class PikaConnection:
         if refusal is not None:
             raise refusal
         with self._line.state():
-            raise self._line.failed(TimeoutError(f"the broker did not answer in time: {doing}"))
+            blocked = self._line.blocked
+            lost = self._line.failed(TimeoutError(f"the broker did not answer in time: {doing}"))
+        if blocked:
+            raise BrokerBlockedError(
+                f"{self.name}: the broker reads nothing for now (a memory or disk alarm), and "
+                f"did not answer in time: {doing}; try again later"
+            ) from lost
+        raise lost
 
     # -- publishing ----------------------------------------------------------
 

@@ -1,0 +1,491 @@
+"""The contract of the drivers when networks and brokers fail, on a broker of its own.
+
+Clients reach it by way of a relay; so do servers, where a test is about them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from hbshim.errors import (
+    BrokerBlockedError,
+    CallTimeoutError,
+    ConfirmTimeoutError,
+    MessagingError,
+    RejectedError,
+    UnroutableError,
+)
+from hbshim.messaging.amqp.driver import AmqpDriver
+from hbshim.messaging.dispatch import Request
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.notify import Notification, NotificationServer, Notifier
+from hbshim.messaging.rpc import Client
+from hbshim.messaging.server import Server
+from hbshim.messaging.target import Target
+from tests.messaging.conftest import LIBRARIES, LIMIT, at_once, unique
+from tests.messaging.endpoints import Endpoint
+from tests.waiting import wait_until
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
+from wsgi_harness.stack.services import BROKER
+from wsgi_harness.stack.stack import Stack, project_name
+from wsgi_harness.wire.relay import Relay
+
+Serve = Callable[..., Server]
+Drivers = Callable[..., AmqpDriver]
+
+#: Seconds; asked of the broker for where a silence is to be found.
+T = 1
+
+#: Seconds after which a reply goes to the client's own queue, too; see incoming.DIRECT_WITHIN.
+LATE = 0.6
+
+
+#: Another host is asked soon where one says nothing.
+QUICK = {"socket_timeout": 1, "handshake_timeout": 2}
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Engine, images: Images) -> Iterator[Stack]:
+    """A broker that may be restarted."""
+    with Stack(project_name("faults"), heartbeat=60, prepared=(engine, images)) as stack:
+        yield stack
+
+
+@pytest.fixture
+def relay(stack: Stack) -> Iterator[Relay]:
+    with Relay(stack.broker.host, stack.broker.amqp_port) as relay:
+        yield relay
+
+
+@pytest.fixture
+def host(stack: Stack, relay: Relay) -> Host:
+    """The broker behind the relay, for :func:`drivers`."""
+    return Host(relay.host, relay.port, stack.broker.user, stack.broker.password)
+
+
+@pytest.fixture
+def direct(stack: Stack) -> Host:
+    """The broker itself."""
+    broker = stack.broker
+    return Host(broker.host, broker.amqp_port, broker.user, broker.password)
+
+
+@pytest.fixture
+def rabbitmqctl(stack: Stack) -> Callable[..., None]:
+    """Run the broker's own command-line tool in its container."""
+
+    def call(*arguments: str) -> None:
+        inside = ["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl", *arguments]
+        stack.exec(BROKER, inside, timeout=90)
+
+    return call
+
+
+@pytest.fixture
+def restart(rabbitmqctl: Callable[..., None]) -> Callable[[], None]:
+    """Stop the broker and start it again, at the same port."""
+
+    def restarted() -> None:
+        # In one command: each of them takes seconds to begin.
+        rabbitmqctl("eval", "rabbit:stop(), rabbit:start().")
+
+    return restarted
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    found = Endpoint()
+    yield found
+    found.release.set()
+
+
+@pytest.fixture
+def client(driver: AmqpDriver, target: Target) -> Client:
+    return Client(driver, target, timeout=2 * LIMIT)
+
+
+class Calling:
+    """A call that is under way in a thread."""
+
+    def __init__(self, client: Client, method: str, **arguments: Any) -> None:
+        self.outcome: Any = None
+
+        def call() -> None:
+            try:
+                self.outcome = client.call(method, **arguments)
+            except MessagingError as error:
+                self.outcome = error
+
+        self._thread = threading.Thread(target=call, daemon=True)
+        self._thread.start()
+
+    def end(self) -> Any:
+        """What came of it."""
+        self._thread.join(3 * LIMIT)
+        assert not self._thread.is_alive(), "it hangs"
+        return self.outcome
+
+
+# -- in mid-call ---------------------------------------------------------------
+
+
+def test_the_broker_restarts_in_mid_call(
+    drivers_over: Drivers, serve: Serve, endpoint: Endpoint, restart: Callable[[], None]
+) -> None:
+    """The servers answer when it is back, and the clients find it in their queues."""
+    clients = [
+        Client(drivers_over(library), Target(unique("topic")), timeout=2 * LIMIT)
+        for library in LIBRARIES
+    ]
+    for client in clients:
+        serve(client.driver, client.target, endpoint)
+    calls = [Calling(client, "hold", value=number) for client in clients for number in range(5)]
+    brief = [Calling(client.prepare(timeout=1), "hold", value="brief") for client in clients]
+    wait_until(lambda: len(endpoint.asked) == 12, LIMIT)
+    restart()
+    assert [type(call.end()) for call in brief] == [CallTimeoutError] * 2
+    endpoint.release.set()
+    assert [call.end() for call in calls] == [*range(5), *range(5)]
+    assert [client.call("echo", value="next") for client in clients] == ["next"] * 2
+    assert Counter(endpoint.asked) == Counter([*range(5), "brief", "next"] * 2)
+
+
+def test_the_connection_is_reset_in_mid_call(
+    client: Client, serve: Serve, drivers: Drivers, direct: Host, endpoint: Endpoint, relay: Relay
+) -> None:
+    serve(drivers(direct), client.target, endpoint)
+    calls = [Calling(client, "hold", value=number) for number in range(5)]
+    wait_until(lambda: len(endpoint.asked) == 5, LIMIT)
+    relay.reset()
+    time.sleep(LATE)
+    endpoint.release.set()
+    assert [call.end() for call in calls] == list(range(5))
+    assert client.call("echo", value="next") == "next"
+
+
+def test_the_network_goes_silent_in_mid_call(
+    drivers: Drivers, serve: Serve, target: Target, host: Host, direct: Host, relay: Relay
+) -> None:
+    """hbshim's heartbeats find it, and the other host has the reply; else nobody finds it."""
+    endpoint = Endpoint()
+    serve(drivers(direct), target, endpoint, workers=4)
+    kept, bare = (drivers(host, direct, heartbeat_interval=t, **QUICK) for t in (T, 600))
+    calls = [
+        Calling(Client(driver, target, timeout=timeout), "hold", value=number)
+        for number, (driver, timeout) in enumerate(((kept, LIMIT), (bare, 6 * T)))
+    ]
+    wait_until(lambda: len(endpoint.asked) == 2, LIMIT)
+    relay.deaf()
+    time.sleep(LATE)
+    endpoint.release.set()
+    assert calls[0].end() == 0
+    assert isinstance(calls[1].end(), CallTimeoutError)
+    assert Client(kept, target, timeout=LIMIT).call("echo", value="next") == "next"
+
+
+def test_a_silent_network_behind_a_server(
+    drivers: Drivers, serve: Serve, target: Target, host: Host, direct: Host, relay: Relay
+) -> None:
+    endpoint = Endpoint()
+    serve(drivers(host, direct, heartbeat_interval=T, **QUICK), target, endpoint)
+    client = Client(drivers(direct), target, timeout=LIMIT)
+    assert client.call("echo", value=1) == 1
+    relay.deaf()
+    wait_until(lambda: answers(client.prepare(timeout=T)), LIMIT)
+
+
+def answers(client: Client) -> bool:
+    try:
+        return bool(client.call("echo", value=1) == 1)
+    except (CallTimeoutError, UnroutableError):
+        return False
+
+
+def test_a_queue_is_deleted_under_its_consumer(
+    client: Client, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(client.driver, client.target.to(server="one"), endpoint)
+    assert client.call("echo", value=1) == 1
+    for target in (client.target, client.target.to(server="one")):
+        client.driver.delete(target)
+        again = client.prepare(target=target, timeout=2, mandatory=True)
+        wait_until(lambda again=again: answers(again), LIMIT)
+
+
+def test_late_and_repeated_replies(client: Client, serve: Serve, endpoint: Endpoint) -> None:
+    serve(client.driver, client.target, endpoint)
+    caller = client.driver._caller  # type: ignore[attr-defined]
+    late = Calling(client.prepare(timeout=0.5), "hold", value="late")
+    assert isinstance(late.end(), CallTimeoutError)
+    endpoint.release.set()
+    assert client.call("echo", value=1) == 1
+    # After so long a time it is sent twice; the second copy, at least, comes too late.
+    assert client.call("last", seconds=LATE) == "at last"
+    wait_until(lambda: client.call("echo", value=2) == 2 and caller.late >= 2, LIMIT)
+
+
+# -- a broker that does not take messages --------------------------------------
+
+
+def test_the_memory_alarm(
+    drivers: Drivers,
+    serve: Serve,
+    target: Target,
+    direct: Host,
+    rabbitmqctl: Callable[..., None],
+) -> None:
+    """Who sends is told in time; who listens goes on, and what he acknowledges is gone."""
+    endpoint = Endpoint()
+    serving = drivers(direct)
+    server = serve(serving, target, endpoint, workers=2, acknowledge="after")
+    driver = drivers(direct)
+    client = Client(driver, target, timeout=LIMIT)
+    notifier = Notifier(driver, unique("events"), "here", timeout=LIMIT)
+    notifier.info("event", 1)
+    for _ in range(10):
+        client.cast("hold")
+    wait_until(lambda: len(endpoint.asked) == 2, LIMIT)
+    rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
+    try:
+        ways: list[Callable[[], object]] = [
+            lambda: blocked(lambda: client.prepare(timeout=1).cast("echo", value="lost")),
+            lambda: blocked(Notifier(driver, "events", "here", timeout=1).info, "event", 2),
+            lambda: blocked(client.prepare(timeout=1).call, "echo", value="lost"),
+        ]
+        assert at_once(*ways) == [None] * 3
+        endpoint.release.set()
+        wait_until(lambda: endpoint.asked.count(None) == 10, LIMIT)
+        assert server.stop(LIMIT)
+        assert serving.delete(target) == endpoint.asked.count("lost") == 0
+    finally:
+        rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+    serve(drivers(direct), target, endpoint)
+    assert client.call("echo", value="after") == "after"
+    notifier.info("event", 3)
+
+
+def blocked(send: Callable[..., object], *arguments: object, **named: object) -> None:
+    """Send until it is known that the broker takes nothing; each time within a second or so."""
+    until = time.monotonic() + LIMIT
+    while (began := time.monotonic()) < until:
+        try:
+            send(*arguments, **named)
+        except (ConfirmTimeoutError, CallTimeoutError):
+            pass
+        except BrokerBlockedError:
+            return
+        finally:
+            assert time.monotonic() - began < LIMIT / 2
+        # What goes first is on its way when the broker says so.
+        time.sleep(0.05)
+    raise AssertionError("nobody was told")
+
+
+def test_rejected(drivers: Drivers, direct: Host, rabbitmqctl: Callable[..., None]) -> None:
+    topic = unique("full")
+    definition = '{"max-length": 1, "overflow": "reject-publish"}'
+    rabbitmqctl("set_policy", topic, f"{topic}", definition, "--apply-to", "queues")
+    few = drivers(direct)
+    Notifier(few, topic, "here", timeout=LIMIT).info("event", 1)
+    with pytest.raises(RejectedError):
+        Notifier(few, topic, "here", timeout=LIMIT).info("event", 2)
+    # With more patience it waits for somebody to make room.
+    patient = drivers(direct, rejected_message_retry_attempts=1000)
+    sending = threading.Thread(
+        target=Notifier(patient, topic, "here", timeout=LIMIT).info, args=("event", 3)
+    )
+    sending.start()
+    got: list[Any] = []
+    with NotificationServer(few, [topic], [Taking(got)]):
+        wait_until(lambda: len(got) == 2, LIMIT)
+    sending.join(LIMIT)
+    assert got == [1, 3]
+
+
+class Taking:
+    def __init__(self, got: list[Any]) -> None:
+        self._got = got
+
+    def info(self, notification: Notification) -> None:
+        self._got.append(notification.payload)
+
+
+def test_a_notification_whose_queue_is_gone(drivers: Drivers, direct: Host) -> None:
+    """It was there when the sender looked; it is declared again, and the message stored."""
+    driver = drivers(direct)
+    topic = unique("gone")
+    notifier = Notifier(driver, topic, "here", timeout=LIMIT)
+    name = f"{driver.options.default_notification_exchange}.{topic}.info"
+    for _ in range(2):
+        notifier.info("event", 1)
+        assert driver._sender.manage(lambda found: found.delete_queue(name), LIMIT) == 1
+
+
+# -- nothing lost, nothing twice -----------------------------------------------
+
+
+class Ledger:
+    """Notes every notification that comes."""
+
+    def __init__(self) -> None:
+        self.got: Counter[int] = Counter()
+
+    def info(self, notifications: list[Notification]) -> None:
+        self.got.update(notification.payload for notification in notifications)
+
+
+def test_notifications_survive_a_power_cut(
+    drivers_over: Drivers, stack: Stack, relay: Relay
+) -> None:
+    """10 000 by each library, sent without an error: each arrives, at least once."""
+    seed = random.randrange(2**32)
+    cut_at = random.Random(seed).randrange(1000, 15_000)
+    print(f"seed {seed}: the power fails after {cut_at}")  # noqa: T201 - to repeat it
+    ledgers = {library: Ledger() for library in LIBRARIES}
+    sent: list[tuple[str, int]] = []
+    senders: list[Callable[[], None]] = []
+    listeners: list[NotificationServer] = []
+    for library, ledger in ledgers.items():
+        topic = unique("ledger")
+        # However long it takes; what is confirmed has been written to disk.
+        lasting = drivers_over(
+            library,
+            notification_persistence=True,
+            connection_retry_attempts=10_000,
+            **QUICK,
+        )
+        senders += [sender(Notifier(lasting, topic, "here", timeout=4 * LIMIT), library, sent)] * 2
+        listeners.append(
+            NotificationServer(
+                drivers_over(library, **QUICK),
+                [topic],
+                [ledger],
+                batch_size=100,
+                batch_timeout=0.1,
+            )
+        )
+    try:
+        for listener in listeners:
+            assert listener.start(LIMIT)
+
+        def cut() -> None:
+            wait_until(lambda: len(sent) >= cut_at, 2 * LIMIT)
+            stack.kill(BROKER)
+            stack.start(BROKER)
+            relay.dial_to(stack.broker.host, stack.broker.amqp_port)
+
+        assert at_once(cut, *senders) == [None] * 5
+        assert sorted(sent) == sorted(itertools.product(LIBRARIES, range(10_000)))
+        for library, ledger in ledgers.items():
+            wait_until(lambda ledger=ledger: len(ledger.got) == 10_000, 2 * LIMIT)
+            again = sum(ledger.got.values()) - 10_000
+            print(f"{library}: {again} came more than once")  # noqa: T201 - the measurement
+    finally:
+        for listener in listeners:
+            listener.stop(LIMIT)
+
+
+def sender(notifier: Notifier, library: str, sent: list[tuple[str, int]]) -> Callable[[], None]:
+    """Sends 10 000, by however many threads it is called in."""
+    numbers = itertools.count()
+
+    def send() -> None:
+        while (number := next(numbers)) < 10_000:
+            notifier.info("event", number)
+            sent.append((library, number))
+
+    return send
+
+
+class Counting:
+    """Counts how often each request is run."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[str] = Counter()
+
+    def work(self, request: Request) -> None:
+        self.runs[request.message_id] += 1
+
+
+def test_no_call_is_run_twice(
+    drivers_over: Drivers, serve: Serve, direct: Host, relay: Relay, restart: Callable[[], None]
+) -> None:
+    """Of servers that acknowledge first, whatever becomes of their connections."""
+    over = threading.Event()
+    answered: Counter[str] = Counter()
+    counting = {library: Counting() for library in LIBRARIES}
+
+    def call(library: str, client: Client) -> None:
+        while not over.is_set():
+            with contextlib.suppress(MessagingError):
+                client.call("work")
+                answered[library] += 1
+
+    def under_way(count: int) -> None:
+        before = answered.copy()
+        wait_until(lambda: all(answered[each] > before[each] + count for each in LIBRARIES), LIMIT)
+
+    def disturb() -> None:
+        chance = random.Random()
+        try:
+            for _ in range(10):
+                relay.reset()
+                under_way(3)
+                time.sleep(chance.uniform(0, 0.05))
+            restart()
+            under_way(20)
+        finally:
+            over.set()
+
+    callers: list[Callable[[], None]] = []
+    for library, endpoint in counting.items():
+        target = Target(unique("topic"))
+        for _ in range(2):
+            serve(drivers_over(library), target, endpoint, workers=2)
+        client = Client(drivers_over(library, direct), target, timeout=1)
+        callers += [functools.partial(call, library, client)] * 3
+    assert at_once(disturb, *callers) == [None] * 7
+    for library, endpoint in counting.items():
+        assert len(endpoint.runs) >= answered[library] > 50
+        assert [found for found in endpoint.runs.most_common(3) if found[1] > 1] == []
+
+
+def test_a_call_is_run_again_where_it_is_acknowledged_last(
+    drivers: Drivers, serve: Serve, client: Client, direct: Host, relay: Relay
+) -> None:
+    """The control: its server lost the connection before it could say that it was done."""
+    endpoint = Endpoint()
+    serve(drivers(), client.target, endpoint, acknowledge="after")
+    calling = Calling(Client(drivers(direct), client.target, timeout=LIMIT), "hold", value=1)
+    wait_until(lambda: endpoint.asked == [1], LIMIT)
+    relay.reset()
+    wait_until(lambda: endpoint.asked == [1, 1], LIMIT)
+    endpoint.release.set()
+    assert calling.end() == 1
+
+
+def test_a_stored_request_outlives_its_servers_connection(
+    drivers: Drivers, serve: Serve, target: Target, direct: Host, relay: Relay
+) -> None:
+    """It has no time limit: one that was handed over and not begun is not lost."""
+    endpoint = Endpoint()
+    driver = drivers(direct)
+    driver.declare(target, None)
+    tasks = [Client(driver, target, timeout=LIMIT).submit("hold", value=each) for each in range(4)]
+    serve(drivers(), target, endpoint, workers=1, prefetch=10)
+    wait_until(lambda: endpoint.asked, LIMIT)
+    relay.reset()
+    endpoint.release.set()
+    assert [task.result(LIMIT) for task in tasks] == list(range(4))
+    assert Counter(endpoint.asked) == Counter(range(4))

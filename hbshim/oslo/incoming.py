@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,15 +47,17 @@ class OsloIncoming(RpcIncomingMessage):  # type: ignore[misc]
     def reply(self, reply: Any = None, failure: Any = None) -> None:
         if not self._incoming.expects_reply:
             return
+        if not failure:
+            try:
+                payload = Payload(self._encoding.encode(reply))
+            except PayloadError:
+                # The caller learns of it now, and not by waiting until he gives up.
+                failure = sys.exc_info()
         try:
             if failure:
-                body = serialize_remote_exception(failure).encode()
-                self._incoming.reply(Payload(body), "error")
+                self._incoming.reply(Payload(serialize_remote_exception(failure).encode()), "error")
             else:
-                self._incoming.reply(Payload(self._encoding.encode(reply)))
-        except PayloadError:
-            # oslo.messaging tells the caller of a reply that cannot be serialised.
-            raise
+                self._incoming.reply(payload)
         except MessagingError as error:
             LOG.warning("A reply could not be sent: %s", error)
 

@@ -1,0 +1,123 @@
+"""Does to an oslo.messaging transport what a service should not; prints what came of it.
+
+    python bad_input.py SCHEME URL HOST PORT
+
+`URL` is the broker's, of `SCHEME`. Run in an interpreter of its own: importing oslo.messaging
+imports eventlet.
+"""
+
+import json
+import socket
+import sys
+import time
+import uuid
+
+import oslo_messaging
+from oslo_config import cfg
+
+from hbshim.messaging import connect
+
+SCHEME, URL, SECRET = sys.argv[1:4]
+TOPIC = f"bad-{uuid.uuid4().hex}"
+
+
+def configured():
+    conf = cfg.CONF
+    conf([])
+    return conf
+
+
+def client(url, timeout=10, **options):
+    transport = oslo_messaging.get_rpc_transport(configured(), url)
+    target = oslo_messaging.Target(topic=TOPIC, exchange=options.pop("exchange", None))
+    return oslo_messaging.get_rpc_client(
+        transport, target, timeout=timeout, retry=options.pop("retry", 0), **options
+    )
+
+
+def two_ports_where_nobody_listens():
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in (one, two)]
+
+
+class Endpoint:
+    def fail(self, _context):
+        raise KeyError("missing")
+
+    def fail_of_another_module(self, _context):
+        raise subprocess_error()
+
+    def not_serialisable(self, _context):
+        return object.__new__(type("Opaque", (), {"__slots__": ()}))
+
+
+def subprocess_error():
+    import subprocess
+
+    return subprocess.SubprocessError("of a module that nobody allowed")
+
+
+def cases():
+    ports = two_ports_where_nobody_listens()
+    nowhere = f"{SCHEME}://u:{SECRET}@127.0.0.1:{ports[0]},u:{SECRET}@127.0.0.1:{ports[1]}/"
+    yield "all hosts unreachable, call", lambda: client(nowhere, timeout=2).call({}, "x")
+    yield "all hosts unreachable, cast", lambda: client(nowhere).cast({}, "x")
+    user = URL.partition("://")[2].partition(":")[0]
+    rest = URL.rpartition("@")[2]
+    wrong = f"{SCHEME}://{user}:{SECRET}@{rest}"
+    yield "refused credentials", lambda: client(wrong).cast({}, "x")
+    missing = URL.rpartition("/")[0] + "/no-such-virtual-host"
+    yield "missing virtual host", lambda: client(missing).cast({}, "x")
+    yield "nobody serves", lambda: client(URL, timeout=1).call({}, "x")
+    at_least_once = oslo_messaging.TransportOptions(at_least_once=True)
+    yield (
+        "nobody serves, at least once",
+        lambda: client(URL, transport_options=at_least_once).call({}, "x"),
+    )
+    driver = connect(URL)
+    with driver._sender.pool.lend() as lent:
+        lent.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
+    driver.close()
+    yield "exchange of another type", lambda: client(URL, exchange=TOPIC).cast({}, "x")
+    endless = []
+    endless.append(endless)
+    yield "payload that cannot be serialised", lambda: client(URL).cast({}, "x", value=endless)
+    large = "x" * 2000
+    limited = f"{URL}?payload_limit=1000"
+    yield "payload that is too large", lambda: client(limited).cast({}, "x", value=large)
+    yield "unknown option", lambda: client(f"{URL}?no_such_option=1")
+    yield "wrong type", lambda: client(f"{URL}?pool_max_size=many")
+    server = oslo_messaging.get_rpc_server(
+        oslo_messaging.get_rpc_transport(configured(), URL),
+        oslo_messaging.Target(topic=TOPIC, server="one"),
+        [Endpoint()],
+        executor="threading",
+    )
+    server.start()
+    yield "endpoint raises", lambda: client(URL).call({}, "fail")
+    yield "endpoint raises another's", lambda: client(URL).call({}, "fail_of_another_module")
+    yield "result not serialisable", lambda: client(URL).call({}, "not_serialisable")
+    yield "no such method", lambda: client(URL).call({}, "missing")
+    server.stop()
+    server.wait()
+
+
+def main():
+    for name, case in cases():
+        began = time.monotonic()
+        try:
+            case()
+        except Exception as error:
+            kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+            text = str(error)
+        else:
+            kinds, text = [], ""
+        seconds = time.monotonic() - began
+        line = {"case": name, "kinds": kinds, "text": text, "seconds": seconds}
+        sys.stdout.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

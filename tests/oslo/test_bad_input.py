@@ -1,0 +1,82 @@
+"""What goes wrong under `hbkombu://` and `hbpika://` comes as oslo.messaging's own exceptions."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wsgi_harness.oslo.processes import clean_environment
+
+SCHEMES = ("hbkombu", "hbpika")
+SECRET = "a-password-that-nobody-prints"
+PROGRAM = Path(__file__).with_name("bad_input.py")
+
+#: For each case: the exception, what its text says, and the seconds that it may take. Those
+#: that need no answer of the broker's take as long as the machine is busy.
+EXPECTED = {
+    "all hosts unreachable, call": ("MessagingTimeout|MessageDeliveryFailure", "127.0.0.1", 20),
+    "all hosts unreachable, cast": ("MessageDeliveryFailure", "127.0.0.1", 20),
+    "refused credentials": ("MessageDeliveryFailure", "credentials", 20),
+    "missing virtual host": ("MessageDeliveryFailure", "no-such-virtual-host", 20),
+    "nobody serves": ("MessagingTimeout", "not answered", 20),
+    "nobody serves, at least once": ("MessageUndeliverable", "", 9),
+    "exchange of another type": ("MessageDeliveryFailure", "another", 20),
+    "payload that cannot be serialised": ("PayloadFailure", "cannot be encoded", 20),
+    "payload that is too large": ("PayloadFailure", "payload_limit", 20),
+    "unknown option": ("DriverLoadFailure", "no_such_option", 20),
+    "wrong type": ("DriverLoadFailure", "pool_max_size", 20),
+    "endpoint raises": ("KeyError", "missing", 9),
+    "endpoint raises another's": ("RemoteError", "nobody allowed", 9),
+    "result not serialisable": ("RemoteError", "cannot be encoded", 9),
+    "no such method": ("RemoteError", "missing", 9),
+}
+
+
+@functools.cache
+def outcomes(scheme, url):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", PROGRAM, scheme, url, SECRET],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {line["case"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert found.keys() == EXPECTED.keys()
+    return found, done.stderr
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def outcome(request, broker):
+    url = broker.amqp_url().replace("amqp://", f"{request.param}://").removesuffix("%2F")
+    return outcomes(request.param, url)
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_it_is_told_in_its_own_terms(outcome, case):
+    found = outcome[0][case]
+    kinds, text, limit = EXPECTED[case]
+    names = {kind.rpartition(".")[2] for kind in found["kinds"]}
+    assert names & set(kinds.split("|")), found
+    assert text in found["text"], found
+    assert found["seconds"] < limit
+
+
+def test_every_host_is_named_with_its_reason(outcome):
+    text = outcome[0]["all hosts unreachable, cast"]["text"]
+    assert text.count("connection refused") == 2, text
+
+
+def test_no_password_is_told(outcome):
+    found, logged = outcome
+    assert SECRET not in json.dumps(found)
+    assert SECRET not in logged
+
+
+def test_a_payload_failure_is_oslos_and_a_value_error(outcome):
+    kinds = outcome[0]["payload that is too large"]["kinds"]
+    assert {"oslo_messaging.exceptions.MessagingException", "builtins.ValueError"} <= set(kinds)

@@ -30,6 +30,8 @@ _BLOCKED_FOR = 4 * _BLOCKED_T
 #: What has answered nobody for so many seconds after the broker's return is taken to hang.
 _HANGS_AFTER = 45.0
 _START_LIMIT = 120.0
+#: What greenlet says when a native thread meets a green lock.
+_SWITCHED = "Cannot switch to a different thread"
 _numbers = itertools.count()
 
 
@@ -140,15 +142,18 @@ def _after_restart(pair: _Pair, back: float, limit: float) -> Fate:
         found = pair.client.do("callers", since=back, limit=10.0)
         replaced = pair.client.do("report", limit=10.0)["replaced"]
     except HarnessError as error:
-        return Fate(pair.subject, False, f"hangs: {str(error).splitlines()[0]}")
+        return _hung(pair, str(error).splitlines()[0])
     answers = found["answers"]
     if replaced and not pair.subject.control:
         return Fate(pair.subject, False, "modules of oslo.messaging were replaced")
     if len(answers) == CALLERS:
         return Fate(pair.subject, True, f"all {CALLERS} callers answered", max(answers) - back)
-    switched = pair.client.log().count("Cannot switch to a different thread")
-    why = f"; {switched} × 'Cannot switch to a different thread'" if switched else ""
-    return Fate(pair.subject, False, f"hangs: {len(answers)} of {CALLERS} answered{why}")
+    return _hung(pair, f"{len(answers)} of {CALLERS} answered")
+
+
+def _hung(pair: _Pair, what: str) -> Fate:
+    told = f"; '{_SWITCHED}'" if _SWITCHED in pair.client.log() else ""
+    return Fate(pair.subject, False, f"hangs: {what}{told}")
 
 
 def _all_called(client: Service, since: float) -> bool:

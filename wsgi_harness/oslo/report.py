@@ -31,7 +31,7 @@ def _second(test: str) -> str:
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print a line for each scheme, version and world."""
     table = Table(title="oslo.messaging's functional suite")
-    for column in ("oslo.messaging", "threads", "scheme"):
+    for column in ("version", "threads", "scheme"):
         table.add_column(column)
     for column in ("passed", "failed", "skipped", "seconds"):
         table.add_column(column, justify="right")
@@ -52,8 +52,8 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
 def print_fates(console: Console, title: str, trials: Sequence[Sequence[Fate]]) -> None:
     """Print a line for each subject of a failure: in how many trials it survived."""
     table = Table(title=title)
-    for column in ("oslo.messaging", "scheme"):
-        table.add_column(column, overflow="fold")
+    for column in ("version", "scheme", "in_pthread"):
+        table.add_column(column)
     table.add_column("survived", justify="right")
     table.add_column("s until well again", justify="right")
     table.add_column("what became of it", overflow="fold")
@@ -62,7 +62,8 @@ def print_fates(console: Console, title: str, trials: Sequence[Sequence[Fate]]) 
         after = [fate.after for fate in fates if fate.after is not None]
         table.add_row(
             subject.version,
-            f"{subject.name.replace(' ', chr(10))}{' (control)' if subject.control else ''}",
+            f"{subject.scheme}://{' (control)' if subject.control else ''}",
+            subject.in_pthread or "",
             f"{sum(fate.survived for fate in fates)} of {len(fates)}",
             f"{min(after):.1f} to {max(after):.1f}" if after else "",
             "\n".join(dict.fromkeys(fate.what for fate in fates)),

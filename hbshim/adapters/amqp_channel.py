@@ -15,11 +15,13 @@ from typing import Any
 
 from amqp import spec
 from amqp.method_framing import frame_writer
+from amqp.serialization import loads
 from kombu.transport import pyamqp
 
 from hbshim.adapters import amqp_stream
 from hbshim.adapters import kombu as kombu_adapter
 from hbshim.adapters.amqp_stream import Frame, Waiting
+from hbshim.adapters.intake import Intake
 from hbshim.heartbeat.link import Link
 
 
@@ -46,6 +48,8 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
 
     Attributes:
         closed_by: the broker's reason: code and text.
+        intake: what consumers get, who are called with it as
+            :class:`hbshim.adapters.intake.Arrived`; and confirms, where somebody wants them.
     """
 
     def __init__(self, connection: Connection, on_closed: Callable[[], None]) -> None:
@@ -54,6 +58,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
         self.auto_decode = False
         self.closed_by: tuple[int, str] | None = None
         self._on_closed_by_broker = on_closed
+        self.intake = Intake(self.callbacks.get, _field_table)
 
     def open_without_waiting(self) -> None:
         """Ask the broker to open the channel, and use it at once: it takes things in turn."""
@@ -87,6 +92,8 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
 
     Channel = Channel
     client_heartbeat: int
+    #: Channel 0 is the connection itself, and nothing is consumed there.
+    intake: Intake | None = None
 
     def __init__(self, *args: Any, waiting: Waiting, open_by: float, **kwargs: Any) -> None:
         self.write_lock = threading.RLock()
@@ -164,11 +171,21 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
         frames = self._frames
         while True:
             while frames:
-                if self._on_inbound_frame(frames.popleft()):
+                if self._take(frames.popleft()):
                     return True
             frames.extend(self._transport.read_frame())
             if not frames:
                 return False
+
+    def _take(self, frame: Frame) -> Any:
+        kind, number, payload = frame
+        channel = self.channels.get(number)
+        if channel is not None:
+            intake = channel.intake
+            # A delivery is no answer.
+            if intake is not None and intake.take(kind, payload):
+                return False
+        return self._on_inbound_frame(frame)
 
     def take_all(self, *, look: bool) -> bool:
         """Take in what was read already, and what is there still; whether there was anything.
@@ -176,7 +193,7 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
         Parameters:
             look: ask the socket; else only where it is known to have more.
         """
-        frames, on_frame, stream = self._frames, self._on_inbound_frame, self._transport
+        frames, on_frame, stream = self._frames, self._take, self._transport
         any_there = False
         while True:
             while frames:
@@ -186,6 +203,12 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
                 return any_there
             look = False
             frames.extend(stream.read_frame())
+
+
+def _field_table(data: bytes) -> dict[str, Any]:
+    values, _ = loads("F", data, 0)
+    table: dict[str, Any] = values[0]
+    return table
 
 
 def _smaller(one: int, other: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import pika
 from pika.channel import Channel
 from pika.connection import Connection
-from pika.data import encode_table
+from pika.data import decode_table, encode_table
 from pika.exceptions import (
     ChannelClosedByBroker,
     ConnectionClosedByClient,
@@ -32,6 +32,7 @@ from pika.spec import FRAME_METHOD, Basic
 from pika.spec import Channel as ChannelMethods
 
 from hbshim.adapters.attach import not_negotiated, watch
+from hbshim.adapters.intake import Intake
 from hbshim.adapters.pika import SUPPORTED, KeptAliveChecker, forked_error
 from hbshim.adapters.sockets import native_socket, wire_for
 from hbshim.adapters.versions import require_version
@@ -46,6 +47,7 @@ _READS = 16
 
 #: Octets before and after the payload of a frame (AMQP 0-9-1, 4.2.3).
 _HEADER, _END = 7, 1
+_FRAME_END = 0xCE
 
 #: T of a connection without heartbeats: the peer is never called dead for its silence.
 _NEVER = float("inf")
@@ -60,6 +62,14 @@ class _QuietChannel(Channel):  # type: ignore[misc]
 
     That is how it answers a question for a queue that is not there; the owner raises it.
     """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.intake = Intake(self._consumer, _table_of)
+
+    def _consumer(self, tag: str) -> Any:
+        # What comes after a cancel is rejected by pika.
+        return None if tag in self._cancelled else self._consumers.get(tag)
 
     def _on_close_from_broker(self, method_frame: Any) -> None:
         self._send_method(ChannelMethods.CloseOk())
@@ -253,9 +263,15 @@ class StreamConnection(Connection):  # type: ignore[misc]
             size = _HEADER + int.from_bytes(data[at + 3 : at + _HEADER], "big") + _END
             if end - at < size:
                 break
-            _, frame = decode_frame(data[at : at + size])
+            last = at + size - _END
+            channel = self._channels.get(int.from_bytes(data[at + 1 : at + 3], "big"))
+            if (
+                channel is None
+                or data[last] != _FRAME_END
+                or not channel.intake.take(data[at], data[at + _HEADER : last])
+            ):
+                self._process_frame(decode_frame(data[at : last + _END])[1])
             at += size
-            self._process_frame(frame)
         self._frame_buffer = data[at:]
 
     def _process_frame(self, frame_value: Any) -> None:
@@ -373,6 +389,11 @@ def field_table(values: Mapping[str, Any]) -> bytes:
     except (ShortStringTooLong, UnsupportedAMQPFieldException) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     return b"".join(pieces)
+
+
+def _table_of(data: bytes) -> dict[str, Any]:
+    table: dict[str, Any] = decode_table(data, 0)[0]
+    return table
 
 
 def _torn(_error: BaseException) -> bool:

@@ -16,8 +16,7 @@ class Confirms:
     """
 
     def __init__(self, channel: Channel) -> None:
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
+        channel.intake.on_confirm = self._on_confirm
         channel.events["basic_return"].add(self._on_return)
         self.published = 0
         self._settled = 0
@@ -45,16 +44,11 @@ class Confirms:
             for returned, exchange, routing_key in self._returned
         )
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:
-        self._settle(tag, multiple)
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:
-        self._settle(tag, multiple)
-        self._rejected = self.settled
-
-    def _settle(self, tag: int, multiple: bool) -> None:
+    def _on_confirm(self, tag: int, multiple: bool, refused: bool) -> None:
         # RabbitMQ may confirm out of order; only the last one is waited for.
         self._settled = max(self._settled, self.published if multiple and not tag else tag)
+        if refused:
+            self._rejected = self.settled
 
     def _on_return(self, _error: Any, exchange: str, routing_key: str, message: Any) -> None:
         self._returned.append((message.properties, exchange, routing_key))

@@ -18,6 +18,7 @@ from amqp.exceptions import FrameSyntaxError
 
 from hbshim.adapters.amqp_channel import Channel, NoAnswerError
 from hbshim.adapters.amqp_frames import acknowledgement, publication, rejection
+from hbshim.adapters.intake import Arrived
 from hbshim.errors import (
     ConfirmTimeoutError,
     ConnectionLostError,
@@ -322,30 +323,29 @@ class KombuConnection(Line):
         self._consumers[tag] = consumer
         return str(tag)
 
-    def _on_message(self, consumer: _Consumer) -> Callable[[Any], None]:
+    def _on_message(self, consumer: _Consumer) -> Callable[[Arrived], None]:
         generation = self._generation << _GENERATION
         arrived = self.arrived
 
-        def on_message(message: Any) -> None:
+        def on_message(message: Arrived) -> None:
             arrived.append(lambda: consumer.on_delivery(self._delivery(message, generation)))
 
         return on_message
 
-    def _delivery(self, message: Any, generation: int) -> Delivery:
-        info, found = message.delivery_info, message.properties.get
+    def _delivery(self, message: Arrived, generation: int) -> Delivery:
         return Delivery(
             self,
-            info["delivery_tag"] + generation,
-            message.body or b"",
-            info["routing_key"],
-            info["redelivered"],
-            found("content_type"),
-            found("message_id"),
-            found("correlation_id"),
-            found("reply_to"),
-            _seconds(found("expiration")),
-            found("type"),
-            found("application_headers") or {},
+            message.tag + generation,
+            message.body,
+            message.routing_key,
+            message.redelivered,
+            message.content_type,
+            message.message_id,
+            message.correlation_id,
+            message.reply_to,
+            _seconds(message.expiration),
+            message.kind,
+            message.headers or {},
         )
 
     def _on_cancel(self, tag: str) -> None:

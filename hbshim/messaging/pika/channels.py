@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pika import spec
 from pika.exceptions import ChannelClosedByBroker
 
 from hbshim.messaging.amqp.connection import Message
@@ -83,7 +82,8 @@ class Confirms:
         self._awaited: dict[int, Confirm] = {}
         self._published = 0
         channel.inner.add_on_return_callback(self._on_return)
-        channel.inner.confirm_delivery(self._on_confirm, self.selected.append)
+        channel.inner.intake.on_confirm = self._on_confirm
+        channel.inner.confirm_delivery(_nothing, self.selected.append)
 
     def published(self, confirm: Confirm, there: bool) -> None:
         """A message was written; or the last one was taken back."""
@@ -95,15 +95,12 @@ class Confirms:
             del self._awaited[self._published]
             self._published -= 1
 
-    def _on_confirm(self, frame: Any) -> None:
-        method = frame.method
-        tags = [method.delivery_tag]
-        if method.multiple:
-            tags = [tag for tag in self._awaited if tag <= method.delivery_tag]
+    def _on_confirm(self, last: int, multiple: bool, refused: bool) -> None:
+        tags = [tag for tag in self._awaited if tag <= last] if multiple else (last,)
         for tag in tags:
             confirm = self._awaited.pop(tag, None)
             if confirm is not None:
-                confirm.rejected = isinstance(method, spec.Basic.Nack)
+                confirm.rejected = refused
                 confirm.settled = True
 
     def _on_return(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
@@ -119,3 +116,7 @@ class Confirms:
             ):
                 confirm.returned = f"{method.reply_text}, {method.reply_code}"
                 return
+
+
+def _nothing(_frame: Any) -> None:
+    return None

@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from hbshim.adapters.frames import acknowledgement, publication, rejection
+from hbshim.adapters.intake import Arrived
 from hbshim.adapters.pika_stream import field_table
 from hbshim.errors import (
     BrokerBlockedError,
@@ -326,8 +327,8 @@ class PikaConnection:
             # A refusal would end the other consumers of the channel, too.
             self._ask(doing, _asking_for(queue))
 
-        def arrived(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
-            self._arrived.append((on_delivery, self._delivery(method, properties, body)))
+        def arrived(message: Arrived) -> None:
+            self._arrived.append((on_delivery, self._delivery(message)))
 
         def answered(answer: Callable[[Any], None], frame: Any) -> None:
             self._consumers[frame.method.consumer_tag] = on_cancelled
@@ -344,22 +345,21 @@ class PikaConnection:
 
         return str(self._ask(doing, ask, self._plain_channel(_soon())).consumer_tag)
 
-    def _delivery(self, method: Any, properties: Any, body: bytes) -> Delivery:
-        self._last_tag = tag = self._tag_base + method.delivery_tag
-        headers: Mapping[str, Any] | None = properties.headers
+    def _delivery(self, message: Arrived) -> Delivery:
+        self._last_tag = tag = self._tag_base + message.tag
         return Delivery(
             self,
             tag,
-            body,
-            method.routing_key,
-            method.redelivered,
-            properties.content_type,
-            properties.message_id,
-            properties.correlation_id,
-            properties.reply_to,
-            _seconds(properties.expiration),
-            properties.type,
-            dict(headers) if headers else {},
+            message.body,
+            message.routing_key,
+            message.redelivered,
+            message.content_type,
+            message.message_id,
+            message.correlation_id,
+            message.reply_to,
+            _seconds(message.expiration),
+            message.kind,
+            message.headers or {},
         )
 
     def cancel(self, consumer_tag: str) -> None:

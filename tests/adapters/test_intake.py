@@ -1,0 +1,145 @@
+"""What arrives, taken in from octets that pika wrote."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+from pika.data import decode_table
+
+from hbshim.adapters.intake import Intake
+
+BODY_FRAME = 3
+
+texts = st.none() | st.text(max_size=60).filter(lambda text: len(text.encode()) < 256 and text)
+properties = st.builds(
+    spec.BasicProperties,
+    content_type=texts,
+    content_encoding=texts,
+    headers=st.none() | st.dictionaries(st.text("abc", min_size=1, max_size=5), st.integers(0, 99)),
+    delivery_mode=st.none() | st.sampled_from((1, 2)),
+    priority=st.none() | st.integers(0, 9),
+    correlation_id=texts,
+    reply_to=texts,
+    expiration=texts,
+    message_id=texts,
+    timestamp=st.none() | st.integers(0, 2**63),
+    type=texts,
+    user_id=texts,
+    app_id=texts,
+)
+
+
+def payload(marshaled):
+    """Type and payload of a frame."""
+    return marshaled[0], marshaled[7:-1]
+
+
+def method(inner):
+    return payload(frame.Method(1, inner).marshal())
+
+
+def delivery(props, size, tag=7, redelivered=False, consumer="c", key="a.key"):
+    deliver = spec.Basic.Deliver(consumer, tag, redelivered, "an.exchange", key)
+    return method(deliver), payload(frame.Header(1, size, props).marshal())
+
+
+def taking(consumers):
+    return Intake(consumers.get, lambda data: decode_table(data, 0)[0])
+
+
+@pytest.fixture
+def got():
+    return []
+
+
+@pytest.fixture
+def intake(got):
+    return taking({"c": got.append})
+
+
+@given(
+    properties,
+    st.binary(max_size=300),
+    st.integers(1, 2**63),
+    st.booleans(),
+    st.integers(1, 120),
+)
+def test_a_message_is_taken_in_as_it_was_sent(props, body, tag, redelivered, part):
+    got = []
+    intake = taking({"c": got.append})
+    for each in delivery(props, len(body), tag, redelivered):
+        assert intake.take(*each)
+    for begin in range(0, len(body), part):
+        assert got == []
+        assert intake.take(BODY_FRAME, body[begin : begin + part])
+    (message,) = got
+    assert (message.tag, message.redelivered, message.routing_key) == (tag, redelivered, "a.key")
+    assert message.body == body
+    assert message.headers == props.headers
+    for ours, theirs in {
+        "content_type": "content_type",
+        "correlation_id": "correlation_id",
+        "reply_to": "reply_to",
+        "expiration": "expiration",
+        "message_id": "message_id",
+        "kind": "type",
+    }.items():
+        assert getattr(message, ours) == getattr(props, theirs)
+
+
+def test_one_message_after_another(intake, got):
+    for number in range(3):
+        for each in delivery(spec.BasicProperties(message_id=str(number)), 2, tag=number + 1):
+            assert intake.take(*each)
+        assert intake.take(BODY_FRAME, b"%02d" % number)
+    assert [(each.message_id, each.tag, each.body) for each in got] == [
+        ("0", 1, b"00"),
+        ("1", 2, b"01"),
+        ("2", 3, b"02"),
+    ]
+
+
+def test_a_name_that_is_no_utf8_ends_nothing(intake, got):
+    kind, header = delivery(spec.BasicProperties(message_id="XY"), 0)[1]
+    assert intake.take(*delivery(spec.BasicProperties(), 0)[0])
+    assert intake.take(kind, header.replace(b"XY", b"\xff\xfe"))
+    assert got[0].message_id == "\ufffd\ufffd"
+
+
+def test_what_is_for_nobody_here_is_left_to_the_library(intake, got):
+    for each in delivery(spec.BasicProperties(), 1, consumer="another"):
+        assert not intake.take(*each)
+    assert not intake.take(BODY_FRAME, b"x")
+    assert not intake.take(*method(spec.Channel.Close(404, "NOT_FOUND", 60, 20)))
+    assert got == []
+
+
+def test_confirms_are_left_to_the_library_unless_somebody_wants_them(intake):
+    acks = [spec.Basic.Ack(5, False), spec.Basic.Ack(9, True), spec.Basic.Nack(10, True, False)]
+    assert not any(intake.take(*method(each)) for each in acks)
+    heard = []
+    intake.on_confirm = lambda *confirm: heard.append(confirm)
+    assert all(intake.take(*method(each)) for each in acks)
+    assert heard == [(5, False, False), (9, True, False), (10, True, True)]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [method(spec.Channel.CloseOk())],
+        [(BODY_FRAME, b"too early")],
+        [delivery(spec.BasicProperties(), 3)[1], (BODY_FRAME, b"more than 3")],
+        [delivery(spec.BasicProperties(), 3)[1], delivery(spec.BasicProperties(), 3)[1]],
+        [(2, b"\0")],
+        [(2, delivery(spec.BasicProperties(message_id="x" * 40), 0)[1][1][:14] + b"\x80\0")],
+    ],
+    ids=["method", "body", "long body", "second header", "short header", "cut off"],
+)
+def test_what_amqp_does_not_allow_ends_the_connection(intake, frames):
+    assert intake.take(*delivery(spec.BasicProperties(), 3)[0])
+    with pytest.raises(OSError, match="not AMQP") as raised:
+        for each in frames:
+            intake.take(*each)
+    assert raised.value.errno == errno.EPROTO

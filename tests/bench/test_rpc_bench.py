@@ -10,7 +10,7 @@ from hbshim.bench import suite
 from hbshim.bench.rpc import contest, processes
 from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
-from hbshim.errors import HbshimError
+from hbshim.errors import HbshimError, MissingExtraError
 from tests.worlds import WORLD
 
 pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch their own processes")
@@ -80,6 +80,12 @@ def test_a_contestant_that_fails_is_named_with_what_it_said():
     ):
         contestant.await_ready()
     assert "secret" not in str(raised.value)
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(contest._LIBRARIES, "no_such_library", "kombu")
+    with pytest.raises(MissingExtraError, match="no_such_library"):
+        contest.run("amqp://127.0.0.1:1/", quick=True)
 
 
 def test_without_a_broker_it_is_said_to_be_left_out():

@@ -7,6 +7,7 @@ time, and one of them works. A slice is short, so that what disturbs the machine
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import statistics
 import uuid
 from collections.abc import Iterator
@@ -16,12 +17,16 @@ from typing import Any
 from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.rpc.tidy import tidy
+from hbshim.errors import MissingExtraError
 
 #: Seconds of a slice, and how many each contestant has for each work.
 SLICE, SLICES = 1.0, 10
 QUICK_SLICE, QUICK_SLICES = 0.3, 4
 
 WORLDS = ("native", "eventlet")
+
+#: What has to be there, and the extra that brings it.
+_LIBRARIES = {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"}
 
 #: The row's name, the work, and how many callers there are.
 WORKS = (
@@ -86,8 +91,12 @@ def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
     """Measure every contestant; a row for each, in each world, at each work.
 
     Raises:
+        MissingExtraError: a library that is compared is not installed.
         HbshimError: a contestant failed, or messages did not arrive.
     """
+    for library, extra in _LIBRARIES.items():
+        if importlib.util.find_spec(library) is None:
+            raise MissingExtraError(library, extra)
     return [
         row
         for world in WORLDS

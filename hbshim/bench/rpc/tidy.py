@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pika
-
 from hbshim.bench.rpc.parts import PREFIX
 
 #: Exchanges of all contestants; those of one topic have a name made of it.
@@ -14,6 +12,8 @@ EXCHANGES = (PREFIX, *(f"{PREFIX}{end}" for end in ("_rpc", "_rpc_fanout", "_not
 
 def tidy(url: str, topics: Iterable[str]) -> None:
     """Delete the queues of `topics`, and the exchanges; what is not there is no error."""
+    import pika
+
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     for topic in topics:

@@ -45,7 +45,9 @@ test: lint images
 worlds: venv
 	for world in eventlet gevent; do \
 	  HBSHIM_TEST_WORLD=$$world $(PYTEST) tests/heartbeat tests/adapters tests/test_status.py \
-	    tests/messaging/test_connection.py tests/pool || exit 1; \
+	    tests/messaging/test_connection.py tests/messaging/test_driver.py \
+	    tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
+	    tests/messaging/test_driver_hosts.py tests/pool || exit 1; \
 	done
 
 bench: venv

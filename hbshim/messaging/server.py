@@ -83,10 +83,9 @@ class Workers:
                 if self._stopped.wait(PAUSE_AFTER_ERROR):
                     return
                 continue
-            if batch:
-                self._work(batch)
-            elif self._stopped.is_set():
-                return
+            if not batch:
+                return  # the listener has stopped, be it because its driver was closed
+            self._work(batch)
 
 
 class Server:

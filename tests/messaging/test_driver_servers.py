@@ -43,29 +43,29 @@ def endpoints() -> Iterator[list[Endpoint]]:
 
 
 @pytest.fixture
-def client(driver: AmqpDriver, target: Target) -> Client:
+def asker(driver: AmqpDriver, target: Target) -> Client:
     return Client(driver, target, timeout=LIMIT)
 
 
 # -- CAST and FANOUT -----------------------------------------------------------
 
 
-def test_cast(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+def test_cast(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
     for endpoint in endpoints:
-        serve(client.driver, client.target.to(server=endpoint.name), endpoint)
+        serve(asker.driver, asker.target.to(server=endpoint.name), endpoint)
     for number in range(20):
-        client.cast("echo", value=number)
-        client.prepare(server="two").cast("echo", value=100 + number)
+        asker.cast("echo", value=number)
+        asker.prepare(server="two").cast("echo", value=100 + number)
     one, two = endpoints
     wait_until(lambda: len(one.asked + two.asked) == 40, LIMIT)
     assert sorted(one.asked + two.asked) == [*range(20), *range(100, 120)]
     assert max(one.asked) < 100
 
 
-def test_fanout(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+def test_fanout(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
     for endpoint in endpoints:
-        serve(client.driver, client.target.to(server=endpoint.name), endpoint)
-    everybody = client.prepare(fanout=True)
+        serve(asker.driver, asker.target.to(server=endpoint.name), endpoint)
+    everybody = asker.prepare(fanout=True)
     for number in range(10):
         everybody.cast("echo", value=number)
     for endpoint in endpoints:
@@ -74,21 +74,21 @@ def test_fanout(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None
 
 
 def test_a_cast_that_nobody_takes_is_gone_in_time(
-    client: Client, serve: Serve, endpoints: list[Endpoint]
+    asker: Client, serve: Serve, endpoints: list[Endpoint]
 ) -> None:
-    client.driver.declare(client.target, None)
-    client.prepare(timeout=0.2).cast("echo", value="gone")
-    client.cast("echo", value="there")
+    asker.driver.declare(asker.target, None)
+    asker.prepare(timeout=0.2).cast("echo", value="gone")
+    asker.cast("echo", value="there")
     time.sleep(0.3)
-    serve(client.driver, client.target, endpoints[0])
-    assert client.call("echo", value="last") == "last"
+    serve(asker.driver, asker.target, endpoints[0])
+    assert asker.call("echo", value="last") == "last"
     wait_until(lambda: len(endpoints[0].asked) == 2, LIMIT)
     assert sorted(endpoints[0].asked) == ["last", "there"]
 
 
-def test_a_cast_to_nobody(client: Client) -> None:
-    client.cast("echo", value=1)
-    client.prepare(fanout=True).cast("echo", value=1)
+def test_a_cast_to_nobody(asker: Client) -> None:
+    asker.cast("echo", value=1)
+    asker.prepare(fanout=True).cast("echo", value=1)
 
 
 # -- queues whose lifetime is the caller's -------------------------------------
@@ -104,23 +104,23 @@ def behind_relay(
 
 
 def test_a_request_stored_before_its_server_starts(
-    client: Client,
+    asker: Client,
     serve: Serve,
     drivers: Drivers,
     endpoints: list[Endpoint],
     behind_relay: tuple[Relay, AmqpDriver],
 ) -> None:
-    """Progress and result arrive, too, though the client's connections were cut in between."""
+    """Progress and result arrive, too, though the connections of the asker were cut in between."""
     relay, cut = behind_relay
-    cut.declare(client.target)
-    through_relay = Client(cut, client.target, timeout=LIMIT)
+    cut.declare(asker.target)
+    through_relay = Client(cut, asker.target, timeout=LIMIT)
     plain, cut_before, cut_during = (
-        client.submit("count", to=2),
+        asker.submit("count", to=2),
         through_relay.submit("count", to=3),
         through_relay.submit("hold", value="held"),
     )
     relay.reset()
-    serve(drivers(), client.target, endpoints[0], expires=NEVER)
+    serve(drivers(), asker.target, endpoints[0], expires=NEVER)
     assert list(plain.progress(LIMIT)) == [0, 1]
     assert plain.result(0) == "counted"
     assert list(cut_before.progress(LIMIT)) == [0, 1, 2]
@@ -130,27 +130,27 @@ def test_a_request_stored_before_its_server_starts(
     relay.reset()
     endpoints[0].release.set()
     assert cut_during.result(LIMIT) == "held"
-    assert client.driver.delete(client.target) == 0
+    assert asker.driver.delete(asker.target) == 0
 
 
-def test_nothing_is_stored_where_no_queue_was_declared(client: Client) -> None:
-    with pytest.raises(UnroutableError, match=client.target.topic):
-        client.submit("echo", value=1)
-    client.driver.declare(client.target)
-    client.submit("echo", value=1).close()
-    assert client.driver.delete(client.target) == 1
-    assert client.driver.delete(client.target) == 0
+def test_nothing_is_stored_where_no_queue_was_declared(asker: Client) -> None:
+    with pytest.raises(UnroutableError, match=asker.target.topic):
+        asker.submit("echo", value=1)
+    asker.driver.declare(asker.target)
+    asker.submit("echo", value=1).close()
+    assert asker.driver.delete(asker.target) == 1
+    assert asker.driver.delete(asker.target) == 0
     with pytest.raises(UnroutableError):
-        client.submit("echo", value=1)
+        asker.submit("echo", value=1)
 
 
-def test_a_queue_that_goes_by_itself(client: Client) -> None:
-    client.driver.declare(client.target, 0.5)
-    client.submit("echo", value=1).close()
+def test_a_queue_that_goes_by_itself(asker: Client) -> None:
+    asker.driver.declare(asker.target, 0.5)
+    asker.submit("echo", value=1).close()
 
     def gone() -> bool:
         try:
-            client.submit("echo", value=1).close()
+            asker.submit("echo", value=1).close()
         except UnroutableError:
             return True
         time.sleep(0.1)
@@ -159,16 +159,16 @@ def test_a_queue_that_goes_by_itself(client: Client) -> None:
     wait_until(gone, LIMIT)
 
 
-def test_an_exchange_of_another_type(driver: AmqpDriver, target: Target, client: Client) -> None:
+def test_an_exchange_of_another_type(driver: AmqpDriver, target: Target, asker: Client) -> None:
     name = unique("exchange")
     driver._sender.manage(lambda connection: connection.declare_exchange(name, "topic"), LIMIT)
     elsewhere = target.to(exchange=name)
     with pytest.raises(TopologyError, match=name):
         Server(driver, elsewhere, [Endpoint()]).start(LIMIT)
     with pytest.raises(TopologyError, match=name):
-        client.prepare(target=elsewhere).cast("echo", value=1)
+        asker.prepare(target=elsewhere).cast("echo", value=1)
     with pytest.raises(TopologyError, match=name):
-        client.prepare(target=elsewhere).call("echo", value=1)
+        asker.prepare(target=elsewhere).call("echo", value=1)
 
 
 def test_quorum_queues(broker: Broker, drivers: Drivers, target: Target, serve: Serve) -> None:
@@ -183,19 +183,19 @@ def test_quorum_queues(broker: Broker, drivers: Drivers, target: Target, serve: 
 
 
 def test_stopping_loses_nothing(
-    client: Client, serve: Serve, drivers: Drivers, endpoints: list[Endpoint]
+    asker: Client, serve: Serve, drivers: Drivers, endpoints: list[Endpoint]
 ) -> None:
     """What the first server holds and has not begun, the second one gets, at once."""
     one, two = endpoints
-    first = serve(drivers(), client.target, one, workers=1, prefetch=10)
-    client.cast("hold", value="begun")
+    first = serve(drivers(), asker.target, one, workers=1, prefetch=10)
+    asker.cast("hold", value="begun")
     wait_until(lambda: one.asked, LIMIT)
     for number in range(5):
-        client.cast("echo", value=number)
-    called = threading.Thread(target=lambda: one.asked.append(client.call("echo", value="call")))
+        asker.cast("echo", value=number)
+    called = threading.Thread(target=lambda: one.asked.append(asker.call("echo", value="call")))
     called.start()
     wait_until(lambda: len(first._listener._inbox) == 6, LIMIT)  # type: ignore[attr-defined]
-    serve(drivers(), client.target, two)
+    serve(drivers(), asker.target, two)
     assert first.stop(0.1) is False
     wait_until(lambda: len(two.asked) == 6, LIMIT)
     assert sorted(two.asked, key=str) == [*range(5), "call"]
@@ -205,11 +205,11 @@ def test_stopping_loses_nothing(
 
 
 def test_a_server_that_stops_ends_what_it_has_begun(
-    client: Client, serve: Serve, endpoints: list[Endpoint]
+    asker: Client, serve: Serve, endpoints: list[Endpoint]
 ) -> None:
-    server = serve(client.driver, client.target, endpoints[0])
+    server = serve(asker.driver, asker.target, endpoints[0])
     results: list[Any] = []
-    called = threading.Thread(target=lambda: results.append(client.call("hold", value="done")))
+    called = threading.Thread(target=lambda: results.append(asker.call("hold", value="done")))
     called.start()
     wait_until(lambda: endpoints[0].asked, LIMIT)
     stopping = threading.Thread(target=lambda: results.append(server.stop(LIMIT)))
@@ -220,37 +220,35 @@ def test_a_server_that_stops_ends_what_it_has_begun(
     assert sorted(results, key=str) == [True, "done"]
 
 
-def test_pausing(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
-    server = serve(client.driver, client.target, endpoints[0])
-    assert client.call("echo", value=1) == 1
+def test_pausing(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+    server = serve(asker.driver, asker.target, endpoints[0])
+    assert asker.call("echo", value=1) == 1
     server.pause()
     with pytest.raises(CallTimeoutError):
-        client.prepare(timeout=0.5).call("echo", value="expired")
-    client.cast("echo", value="waits")
+        asker.prepare(timeout=0.5).call("echo", value="expired")
+    asker.cast("echo", value="waits")
     assert endpoints[0].asked == [1]
     server.resume()
     wait_until(lambda: len(endpoints[0].asked) == 2, LIMIT)
-    assert client.call("echo", value=2) == 2
+    assert asker.call("echo", value=2) == 2
     assert endpoints[0].asked == [1, "waits", 2]
 
 
-def test_bounded_workers(client: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
+def test_bounded_workers(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
     endpoint = endpoints[0]
-    serve(client.driver, client.target, endpoint, workers=3)
+    serve(asker.driver, asker.target, endpoint, workers=3)
     for _ in range(9):
-        client.cast("hold")
+        asker.cast("hold")
     wait_until(lambda: len(endpoint.asked) == 3, LIMIT)
     endpoint.release.set()
     wait_until(lambda: len(endpoint.asked) == 9, LIMIT)
     assert endpoint.most == 3
 
 
-def test_two_servers_share_the_work(
-    client: Client, serve: Serve, endpoints: list[Endpoint]
-) -> None:
+def test_two_servers_share_the_work(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
     for endpoint in endpoints:
-        serve(client.driver, client.target, endpoint, workers=2)
-    outcomes = at_once(*[lambda: [client.call("who") for _ in range(10)]] * 6)
+        serve(asker.driver, asker.target, endpoint, workers=2)
+    outcomes = at_once(*[lambda: [asker.call("who") for _ in range(10)]] * 6)
     assert {name for names in outcomes for name in names} == {"one", "two"}
 
 
@@ -296,11 +294,11 @@ def test_a_server_is_killed_at_work(
     acknowledge: str,
     library: str,
     broker: Broker,
-    client: Client,
+    asker: Client,
     serve: Serve,
     endpoints: list[Endpoint],
 ) -> None:
-    doomed = Process(library, broker, client.target.topic, acknowledge)
+    doomed = Process(library, broker, asker.target.topic, acknowledge)
     try:
         doomed.says("started")
         results: list[Any] = []
@@ -310,7 +308,7 @@ def test_a_server_is_killed_at_work(
 
         def call() -> None:
             try:
-                results.append(client.prepare(timeout=limit).call("echo", value="work"))
+                results.append(asker.prepare(timeout=limit).call("echo", value="work"))
             except CallTimeoutError as error:
                 results.append(type(error))
 
@@ -319,11 +317,23 @@ def test_a_server_is_killed_at_work(
         doomed.says("begun")
     finally:
         doomed.kill()
-    serve(client.driver, client.target, endpoints[0], acknowledge=acknowledge)
-    assert client.call("echo", value="another") == "another"
+    serve(asker.driver, asker.target, endpoints[0], acknowledge=acknowledge)
+    assert asker.call("echo", value="another") == "another"
     called.join(LIMIT)
     if acknowledge == "before":
         assert (endpoints[0].asked, results) == (["another"], [CallTimeoutError])
     else:
         assert sorted(endpoints[0].asked) == ["another", "work"]
         assert results == ["work"]
+
+
+def test_a_driver_is_closed_before_its_server(
+    asker: Client, drivers: Drivers, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    """Its workers end: they would go on asking a listener that has nothing more to give."""
+    driver = drivers()
+    server = serve(driver, asker.target, endpoints[0])
+    assert asker.call("echo", value=1) == 1
+    driver.close()
+    wait_until(lambda: not any(each.is_alive() for each in server._workers._threads), LIMIT)
+    assert server.stop(LIMIT)

@@ -145,6 +145,8 @@ class AmqpListener:
             deadline = None if timeout is None else time.monotonic() + timeout
             batch: list[AmqpIncoming] = []
             while len(batch) < batch_size:
+                if os.getpid() != self._pid:
+                    break  # a green thread that was forked with the rest: its parent listens
                 if self._consumers and (self._stopped or self._paused):
                     self._withdraw()
                 if self._inbox:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from hbshim.adapters.oslo_base import IN_PTHREAD, LIBRARY, RABBIT_GROUP, SUPPORTED
 
 # isort: split
+from kombu.exceptions import OperationalError
 from oslo_messaging._drivers import common, impl_rabbit
 from oslo_messaging.exceptions import MessageDeliveryFailure
 
@@ -79,7 +80,7 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
             # One try, in which nobody waits: if it fails, what follows retries as ever.
             self.connection.ensure_connection(max_retries=0)
             channel = self.connection.channel()
-        except (*self.connection.recoverable_connection_errors, *_operational_errors()):
+        except (*self.connection.recoverable_connection_errors, OperationalError, HbshimError):
             return
         self._set_current_channel(channel)
         self.set_transport_socket_timeout()
@@ -91,10 +92,6 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
 
     def _heartbeat_start(self) -> None:
         self._heartbeat_thread = None
-
-
-def _operational_errors() -> tuple[type[Exception], ...]:
-    return (impl_rabbit.kombu.exceptions.OperationalError,)
 
 
 class _OptionOff:

@@ -81,6 +81,10 @@ def cases():
         lent.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
     driver.close()
     yield "exchange of another type", lambda: client(URL, exchange=TOPIC).cast({}, "x")
+    yield (
+        "target that no queue can be named after",
+        lambda: client(URL, exchange="x" * 200).cast({}, "x"),
+    )
     endless = []
     endless.append(endless)
     yield "payload that cannot be serialised", lambda: client(URL).cast({}, "x", value=endless)

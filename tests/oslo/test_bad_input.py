@@ -24,6 +24,7 @@ EXPECTED = {
     "nobody serves": ("MessagingTimeout", "not answered", 20),
     "nobody serves, at least once": ("MessageUndeliverable", "", 9),
     "exchange of another type": ("MessageDeliveryFailure", "another", 20),
+    "target that no queue can be named after": ("InvalidTarget", "shorten it", 20),
     "payload that cannot be serialised": ("PayloadFailure", "cannot be encoded", 20),
     "payload that is too large": ("PayloadFailure", "payload_limit", 20),
     "unknown option": ("DriverLoadFailure", "no_such_option", 20),

@@ -149,7 +149,7 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.stop(LIMIT)
 
 
-def at_once(*works: Callable[[], object]) -> list[Any]:
+def at_once(*works: Callable[[], object], limit: float = 2 * LIMIT) -> list[Any]:
     """What each gives, or the error it raises; all at the same time."""
     outcomes: list[Any] = [None] * len(works)
 
@@ -164,7 +164,7 @@ def at_once(*works: Callable[[], object]) -> list[Any]:
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 2 * LIMIT
+    deadline = time.monotonic() + limit
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     assert not any(thread.is_alive() for thread in threads), "some hang"

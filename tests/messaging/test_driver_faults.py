@@ -385,7 +385,7 @@ def test_notifications_survive_a_power_cut(
             stack.start(BROKER)
             relay.dial_to(stack.broker.host, stack.broker.amqp_port)
 
-        assert at_once(cut, *senders) == [None] * 5
+        assert at_once(cut, *senders, limit=8 * LIMIT) == [None] * 5
         assert sorted(sent) == sorted(itertools.product(LIBRARIES, range(10_000)))
         for library, ledger in ledgers.items():
             wait_until(lambda ledger=ledger: len(ledger.got) == 10_000, 2 * LIMIT)

@@ -145,7 +145,7 @@ def test_nothing_is_stored_where_no_queue_was_declared(asker: Client) -> None:
 
 
 def test_a_queue_that_goes_by_itself(asker: Client) -> None:
-    asker.driver.declare(asker.target, 0.5)
+    asker.driver.declare(asker.target, 2)
     asker.submit("echo", value=1).close()
 
     def gone() -> bool:

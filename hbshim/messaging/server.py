@@ -95,8 +95,10 @@ class Server:
         target: with topic and server.
         endpoints: see :class:`hbshim.messaging.dispatch.Dispatcher`.
         workers: requests that are worked on at the same time.
-        acknowledge: "before" the work: a request is worked on once, or, if the server dies,
-            not at all. "after" it: a request whose server died is worked on once more.
+        acknowledge: "before" the work: a request is worked on once, or, if the server dies or
+            its connection is lost on the way, not at all; one that was submitted, and has no
+            time limit, outlives a connection. "after" it: a request whose server died is worked
+            on once more. Servers of one topic agree on it.
         prefetch: requests that may wait here while other servers could take them; None:
             as many as there are workers.
         expires: seconds without a server until its queues go, with what is in them;

@@ -22,6 +22,7 @@ from hbshim.messaging.base import Payload
 from hbshim.messaging.dispatch import Request
 from hbshim.messaging.drivers import connect
 from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.notify import Notifier
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
@@ -117,6 +118,20 @@ def test_a_result_that_is_too_large(driver: AmqpDriver, target: Target, serve: S
     serve(driver, target, Endpoint(), encoding=Encoding(limit=500))
     with pytest.raises(PayloadError, match="the method's result: the payload has 503 bytes"):
         Client(driver, target, timeout=LIMIT).call("echo", value="x" * 501)
+
+
+def test_the_drivers_own_limit(drivers: Drivers, target: Target, serve: Serve) -> None:
+    """The option holds for every pattern, in both directions."""
+    small, large = drivers(payload_limit=500), drivers()
+    serve(small, target, Endpoint())
+    client = Client(small, target, timeout=LIMIT)
+    for send in (client.call, client.cast, client.submit):
+        with pytest.raises(PayloadError, match="payload_limit is 500"):
+            send("echo", value="x" * 500)
+    with pytest.raises(PayloadError, match="payload_limit is 500"):
+        Notifier(small, target.topic, "here").info("event", "x" * 500)
+    with pytest.raises(PayloadError, match="payload_limit is 500"):
+        Client(large, target, timeout=LIMIT).call("echo", value="x" * 500)
 
 
 def test_a_request_that_is_none(client: Client) -> None:

@@ -313,7 +313,8 @@ class Caller:
             return line
         left = deadline - time.monotonic()
         if left <= 0 or not self._connecting.acquire(timeout=left):
-            raise CallTimeoutError("no connection in time")
+            # Another call tries, and would be the one to tell.
+            raise CallTimeoutError(f"no connection in time: {self._connector.refused}")
         try:
             line = self._line
             if line is None or not line.connection.is_open:

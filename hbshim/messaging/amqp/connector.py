@@ -22,6 +22,9 @@ class Connector:
     Parameters:
         hosts: in the order in which they are to be tried.
         open_one: opens one connection with the client library.
+
+    Attributes:
+        refused: why none of the hosts let us in the last time that none did.
     """
 
     def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
@@ -29,6 +32,7 @@ class Connector:
         self._options = options
         self._open = open_one
         self._first = 0
+        self.refused = "no host has answered yet"
 
     def connect(self, timeout: float, attempts: int | None = None) -> Connection:
         """Open a connection.
@@ -68,7 +72,8 @@ class Connector:
             else:
                 self._first = index
                 return connection
-        raise ConnectError("; ".join(refused), final=final)
+        self.refused = "; ".join(refused)
+        raise ConnectError(self.refused, final=final)
 
 
 def may_connect_yet(error: BaseException) -> bool:

@@ -98,7 +98,15 @@ class BrokerBlockedError(MessagingError):
 
 
 class TopologyError(MessagingError):
-    """An exchange or queue is missing, is of another type, or belongs to another connection."""
+    """An exchange or queue is missing, is of another type, or belongs to another connection.
+
+    Attributes:
+        code: the reply code of the broker's channel.close; None where it closed none.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DeliveryError(MessagingError):

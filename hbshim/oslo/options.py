@@ -11,11 +11,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from oslo_config import cfg, types
+from oslo_config import cfg
 
 from hbshim.adapters.oslo_base import RABBIT_GROUP, register_rabbit_option
 from hbshim.errors import OptionError
 from hbshim.options import Options
+from hbshim.oslo.option_type import OptionType
 
 #: The options of hbshim that a service may set, each under its key of a URL's query.
 #: Not `heartbeat`: here that is ``heartbeat_timeout_threshold``.
@@ -43,38 +44,10 @@ class _Auto:
 _AUTO = _Auto()
 
 
-class OptionType(types.ConfigType):  # type: ignore[misc]
-    """Accepts what the option of :class:`hbshim.Options` accepts.
-
-    Raises:
-        ValueError: it does not; oslo.config says which file and option.
-    """
-
-    def __init__(self, key: str) -> None:
-        super().__init__(type_name=_FIELDS[key].metadata["accepts"])
-        self._key = key
-
+class _OptionType(OptionType):
     def __call__(self, value: object) -> object:
-        field = _FIELDS[self._key]
-        try:
-            parsed: object = field.metadata["parse"](value)
-        except (ValueError, OverflowError):
-            raise ValueError(
-                f"{self._key}={value!r} is not acceptable; use one of: {field.metadata['accepts']}"
-            ) from None
+        parsed = super().__call__(value)
         return _AUTO if parsed == "auto" else parsed
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OptionType) and other._key == self._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __repr__(self) -> str:
-        return f"OptionType({self._key!r})"
-
-    def _formatter(self, value: object) -> str:
-        return str(value)
 
 
 #: Without defaults of oslo.config's own, so that what was not set here leaves the word to
@@ -82,7 +55,7 @@ class OptionType(types.ConfigType):  # type: ignore[misc]
 RABBIT_OPTIONS = [
     cfg.Opt(
         key,
-        type=OptionType(key),
+        type=_OptionType(key, field),
         sample_default=str(field.default),
         help=field.metadata["doc"],
     )

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from oslo_config import cfg, types
+from oslo_config import cfg
 
 from hbshim.adapters.oslo_base import RABBIT_OPTIONS
 from hbshim.messaging.options import MessagingOptions
 from hbshim.oslo import options
+from hbshim.oslo.option_type import OptionType
 
 GROUP = "oslo_messaging_pika"
 RABBIT_GROUP = "oslo_messaging_rabbit"
@@ -42,41 +43,11 @@ TLS_FROM_RABBIT = {
 }
 
 
-class MessagingType(types.ConfigType):  # type: ignore[misc]
-    """Accepts what the option of :class:`MessagingOptions` accepts.
-
-    Raises:
-        ValueError: it does not; oslo.config says which file and option.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(type_name=_FIELDS[name].metadata["accepts"])
-        self._name = name
-
-    def __call__(self, value: object) -> object:
-        metadata = _FIELDS[self._name].metadata
-        try:
-            return metadata["parse"](value)
-        except (ValueError, OverflowError, TypeError):
-            raise ValueError(
-                f"{self._name}={value!r} is not acceptable; use one of: {metadata['accepts']}"
-            ) from None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, MessagingType) and other._name == self._name
-
-    def __hash__(self) -> int:
-        return hash(self._name)
-
-    def _formatter(self, value: object) -> str:
-        return str(value)
-
-
 #: Without defaults of oslo.config's own: what is not set leaves the word to the other group.
 OPTIONS = [
     cfg.Opt(
         name,
-        type=MessagingType(name),
+        type=OptionType(name, field),
         sample_default=str(field.default),
         help=field.metadata["doc"],
         secret=name == "ssl_options",

@@ -21,19 +21,7 @@ _REMEDIES = {
 }
 
 
-class TopologyRefusedError(TopologyError):
-    """The broker closed a channel.
-
-    Attributes:
-        code: the reply code of its channel.close.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def topology_refused(doing: str, code: int, text: str) -> TopologyRefusedError:
+def topology_refused(doing: str, code: int, text: str) -> TopologyError:
     """The broker closed a channel over what we asked for.
 
     Parameters:
@@ -41,7 +29,7 @@ def topology_refused(doing: str, code: int, text: str) -> TopologyRefusedError:
         code, text: of its channel.close.
     """
     remedy = _REMEDIES.get(code, "see the broker's log")
-    return TopologyRefusedError(f"the broker refused to {doing}: {text} ({code}); {remedy}", code)
+    return TopologyError(f"the broker refused to {doing}: {text} ({code}); {remedy}", code)
 
 
 def login_refused(name: str, user: str, virtual_host: str, code: int, text: str) -> ConnectError:

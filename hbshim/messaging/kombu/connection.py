@@ -17,21 +17,23 @@ from typing import Any, TypeVar
 from amqp.exceptions import FrameSyntaxError
 
 from hbshim.adapters.amqp_channel import Channel, NoAnswerError
-from hbshim.adapters.amqp_frames import acknowledgement, publication, rejection
+from hbshim.adapters.amqp_frames import field_table
+from hbshim.adapters.frames import acknowledgement, rejection
 from hbshim.adapters.intake import Arrived
 from hbshim.errors import (
     ConfirmTimeoutError,
     ConnectionLostError,
     PayloadError,
     RejectedError,
+    TopologyError,
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, OnDelivery, Queue
+from hbshim.messaging.amqp.outgoing import frames_of
 from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import (
     NOT_FOUND,
     RESOURCE_LOCKED,
-    TopologyRefusedError,
     topology_refused,
 )
 from hbshim.messaging.kombu.confirms import Confirms
@@ -152,25 +154,10 @@ class KombuConnection(Line):
         self.look()
         if self.blocked:
             self.await_unblocked(until)
-        self.send(self._frames(self._plain.channel_id, message, False), until)
+        self.send(self._frames(self._plain.channel_id, message), until)
 
-    def _frames(self, channel: int, message: Message, mandatory: bool) -> bytes:
-        return publication(
-            channel,
-            self._frame_max,
-            message.exchange,
-            message.routing_key,
-            message.body,
-            content_type=message.content_type,
-            headers=message.headers,
-            delivery_mode=message.delivery_mode,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-            expiration=message.expiration_text(),
-            message_id=message.message_id,
-            kind=message.type,
-            mandatory=mandatory,
-        )
+    def _frames(self, channel: int, message: Message, *, mandatory: bool = False) -> bytes:
+        return frames_of(message, channel, self._frame_max, field_table, mandatory=mandatory)
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
         self.check()
@@ -192,7 +179,7 @@ class KombuConnection(Line):
     def _confirm(self, message: Message, confirms: Confirms, until: float) -> None:
         channel = self._asking
         assert channel is not None, "confirms go with their channel"
-        data = self._frames(channel.channel_id, message, True)
+        data = self._frames(channel.channel_id, message, mandatory=True)
         self.send(data, until)
         confirms.begin()
         while not confirms.settled:
@@ -259,7 +246,7 @@ class KombuConnection(Line):
     def queue_exists(self, name: str) -> bool:
         try:
             self._look_up(name)
-        except TopologyRefusedError as refused:
+        except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return False
             # One that is another connection's own is there.
@@ -283,7 +270,7 @@ class KombuConnection(Line):
                     ),
                 )
             )
-        except TopologyRefusedError as refused:
+        except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return 0
             raise

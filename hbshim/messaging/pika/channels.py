@@ -7,8 +7,9 @@ from typing import Any
 
 from pika.exceptions import ChannelClosedByBroker
 
+from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Message
-from hbshim.messaging.amqp.refusals import TopologyRefusedError, topology_refused
+from hbshim.messaging.amqp.refusals import topology_refused
 from hbshim.messaging.pika.opening import words
 
 
@@ -46,7 +47,7 @@ class Channel:
         """Why it is closed, for people."""
         return words(self._reason)
 
-    def refusal(self, doing: str) -> TopologyRefusedError | None:
+    def refusal(self, doing: str) -> TopologyError | None:
         """What to raise where the broker closed it over what was asked; `doing` names that."""
         if isinstance(self._reason, ChannelClosedByBroker):
             return topology_refused(doing, self._reason.reply_code, self._reason.reply_text)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from hbshim.adapters.frames import acknowledgement, publication, rejection
+from hbshim.adapters.frames import acknowledgement, rejection
 from hbshim.adapters.intake import Arrived
 from hbshim.adapters.pika_stream import field_table
 from hbshim.errors import (
@@ -23,11 +23,13 @@ from hbshim.errors import (
     ConfirmTimeoutError,
     ConnectionLostError,
     RejectedError,
+    TopologyError,
     UnroutableError,
 )
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, OnDelivery, Queue
-from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED, TopologyRefusedError
+from hbshim.messaging.amqp.outgoing import frames_of
+from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.channels import Channel, Confirm, Confirms
@@ -185,24 +187,8 @@ class PikaConnection:
             if self._line.write(self._frames(channel, message), deadline, channel):
                 return
 
-    def _frames(self, channel: Channel, message: Message, mandatory: bool = False) -> bytes:
-        return publication(
-            channel.number,
-            self._frame_max,
-            message.exchange,
-            message.routing_key,
-            message.body,
-            table=field_table,
-            content_type=message.content_type,
-            headers=message.headers,
-            delivery_mode=message.delivery_mode,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-            expiration=message.expiration_text(),
-            message_id=message.message_id,
-            kind=message.type,
-            mandatory=mandatory,
-        )
+    def _frames(self, channel: Channel, message: Message, *, mandatory: bool = False) -> bytes:
+        return frames_of(message, channel.number, self._frame_max, field_table, mandatory=mandatory)
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
         deadline = _monotonic() + timeout
@@ -279,7 +265,7 @@ class PikaConnection:
     def queue_exists(self, name: str) -> bool:
         try:
             self._ask(f"find the queue {name!r}", _asking_for(name))
-        except TopologyRefusedError as refused:
+        except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return False
             # Another connection's own queue is there, too.
@@ -299,7 +285,7 @@ class PikaConnection:
 
         try:
             return int(self._ask(f"delete the queue {name!r}", ask).message_count)
-        except TopologyRefusedError as refused:
+        except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return 0
             raise

@@ -25,7 +25,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(BUILD)/hypothesis
 INPUTS := $(shell { cat setup.py pyproject.toml; $(PYTHON) --version; echo '$(CURDIR)'; } 2>&1 \
 	| sha256sum | cut -c1-16)
 PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/pytest
-JOBS ?= 4
+JOBS ?= 6
 STAMP := $(VENV)/.installed-$(INPUTS)
 
 .PHONY: regression test worlds bench chaos oslo soak venv images lint clean
@@ -35,20 +35,24 @@ regression: venv
 	$(BIN)/hbshim-regression $(if $(T),--heartbeat $(T)) $(ARGS)
 
 # Most tests wait for heartbeats: side by side, a file to a process, each process with a broker
-# of its own. What is to measure has the machine to itself. ARGS choose tests, in one process.
+# of its own. What measures, or starts a fleet, shares the machine with one other file, no more.
+# ARGS choose tests, in one process.
 test: lint images
 	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
-	$(if $(ARGS),,$(PYTEST) -m alone)
+	$(if $(ARGS),,$(PYTEST) -m alone -n 2 --dist loadfile --no-loadscope-reorder)
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 
-# What touches sockets and connections, once more where eventlet or gevent has patched everything.
+# What touches sockets and connections, once more where eventlet or gevent has patched everything;
+# both at once, each with a broker of its own.
 worlds: venv
-	for world in eventlet gevent; do \
-	  HBSHIM_TEST_WORLD=$$world $(PYTEST) tests/heartbeat tests/adapters tests/test_status.py \
-	    tests/messaging/test_connection.py tests/messaging/test_driver.py \
-	    tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
-	    tests/messaging/test_driver_hosts.py tests/pool || exit 1; \
-	done
+	$(MAKE) --no-print-directory -j2 --output-sync=target world-eventlet world-gevent
+
+world-%:
+	HBSHIM_TEST_WORLD=$* $(PYTEST) \
+	  tests/heartbeat tests/adapters tests/test_status.py tests/pool \
+	  tests/messaging/test_connection.py tests/messaging/test_driver.py \
+	  tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
+	  tests/messaging/test_driver_hosts.py
 
 bench: venv
 	$(BIN)/python -m wsgi_harness.with_broker $(BIN)/hbshim bench $(ARGS)

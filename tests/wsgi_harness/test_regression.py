@@ -79,7 +79,6 @@ def test_oslo_messagings_own_driver_loses_every_connection_and_hides_it(
 
     assert cell["outcome"] == "failed_as_it_must"
     assert cell["broker"]["reason"] == f"missed heartbeats from client, timeout: {HEARTBEAT}s"
-    assert cell["wire"]["client_beats"] == []
     held = cell["broker"]["held"]
     closed = [life["closed"] for life in cell["broker"]["lives"][:held]]
     assert held >= 2

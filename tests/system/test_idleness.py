@@ -9,6 +9,9 @@ import pytest
 from tests.waiting import wait_until
 from wsgi_harness.wire.relay import Relay
 
+# A dozen clients and a relay that sends sixty times what a broker does.
+pytestmark = pytest.mark.alone
+
 T = 1
 #: The kernel doubles it.
 SMALL = 4096

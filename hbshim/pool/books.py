@@ -201,11 +201,13 @@ class State(Generic[T]):
 
     def statistics(self) -> PoolStatistics:
         """As it is now."""
+        # Copied in one go: who gives up leaves the line without the lock.
+        line = tuple(self.waiters)
         return PoolStatistics(
             size=self.size,
             idle=len(self.idle),
             lent=len(self.lent),
-            waiting=sum(waiter.waits for waiter in self.waiters),
+            waiting=sum(waiter.waits for waiter in line),
             created=self.created,
             closed=self.closed,
             timeouts=self.timeouts,

@@ -25,7 +25,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(BUILD)/hypothesis
 INPUTS := $(shell { cat setup.py pyproject.toml; $(PYTHON) --version; echo '$(CURDIR)'; } 2>&1 \
 	| sha256sum | cut -c1-16)
 PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/pytest
-JOBS ?= 6
+JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
 .PHONY: regression test worlds bench chaos oslo soak venv images lint clean

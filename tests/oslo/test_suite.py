@@ -25,7 +25,9 @@ def test_one_test_of_each_kind_passes(broker, rabbitmqctl, tmp_path):
         rabbitmqctl("add_vhost", vhost)
         rabbitmqctl("set_permissions", "-p", vhost, broker.user, ".*", ".*", ".*")
         cells.append(cell(scheme, world, broker.amqp_url(vhost=vhost)))
-    for outcome in run(cells, tmp_path, only=SUBSET, parts=1, limit=400):
+    for first in run(cells, tmp_path, only=SUBSET, parts=1, limit=400):
+        # As the command does: one of the tests counts what comes within two seconds.
+        outcome = repeat(first, tmp_path)
         assert outcome.failures() == [], outcome.texts
         assert outcome.count("passed") == len(SUBSET), outcome.tests
 

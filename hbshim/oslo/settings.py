@@ -15,13 +15,12 @@ from urllib.parse import urlencode
 
 from oslo_config import cfg
 
-from hbshim.adapters.oslo_base import RABBIT_OPTIONS
+from hbshim.adapters.oslo_base import RABBIT_GROUP, RABBIT_OPTIONS
 from hbshim.messaging.options import MessagingOptions
 from hbshim.oslo import options
 from hbshim.oslo.option_type import OptionType
 
 GROUP = "oslo_messaging_pika"
-RABBIT_GROUP = "oslo_messaging_rabbit"
 
 _FIELDS = {field.name: field for field in dataclasses.fields(MessagingOptions)}
 

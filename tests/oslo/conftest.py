@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from wsgi_harness.engine.commands import run
 from wsgi_harness.oslo.processes import Service, configuration
-from wsgi_harness.stack import services
 
 T = 2
 WORLDS = ("green", "native")
@@ -71,16 +69,3 @@ def pair(service, url, request) -> Callable[..., Pair]:
         return found
 
     return start
-
-
-@pytest.fixture
-def rabbitmqctl(engine, broker, docker_compose_project_name, docker_compose_file):
-    """Run the broker's own command-line tool in its container."""
-    project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
-    # The cookie that lets the tool in lies in this directory.
-    inside = ["exec", "-T", "--env", "HOME=/var/lib/rabbitmq", services.BROKER, "rabbitmqctl"]
-
-    def call(*arguments):
-        run([*engine.compose, *project, *inside, *arguments], timeout=90, env=engine.environment)
-
-    return call

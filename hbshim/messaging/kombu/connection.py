@@ -7,7 +7,6 @@ has confirms.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import struct
 import time
@@ -28,14 +27,14 @@ from hbshim.errors import (
     TopologyError,
     UnroutableError,
 )
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, OnDelivery, Queue
-from hbshim.messaging.amqp.outgoing import frames_of
+from hbshim.messaging.amqp.connection import DIRECT_REPLY, Message, OnDelivery, Queue
 from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import (
     NOT_FOUND,
     RESOURCE_LOCKED,
     topology_refused,
 )
+from hbshim.messaging.amqp.translation import delivery_of, frames_of
 from hbshim.messaging.kombu.confirms import Confirms
 from hbshim.messaging.kombu.line import FOREVER, METHOD_TIMEOUT, Line
 
@@ -315,25 +314,10 @@ class KombuConnection(Line):
         arrived = self.arrived
 
         def on_message(message: Arrived) -> None:
-            arrived.append(lambda: consumer.on_delivery(self._delivery(message, generation)))
+            tag = message.tag + generation
+            arrived.append(lambda: consumer.on_delivery(delivery_of(message, self, tag)))
 
         return on_message
-
-    def _delivery(self, message: Arrived, generation: int) -> Delivery:
-        return Delivery(
-            self,
-            message.tag + generation,
-            message.body,
-            message.routing_key,
-            message.redelivered,
-            message.content_type,
-            message.message_id,
-            message.correlation_id,
-            message.reply_to,
-            _seconds(message.expiration),
-            message.kind,
-            message.headers or {},
-        )
 
     def _on_cancel(self, tag: str) -> None:
         consumer = self._consumers.pop(tag, None)
@@ -362,11 +346,3 @@ class KombuConnection(Line):
         arrived = self.arrived
         while arrived:
             arrived.popleft()()
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        return int(text) / 1000
-    return None

@@ -28,8 +28,8 @@ from hbshim.errors import (
 )
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, OnDelivery, Queue
-from hbshim.messaging.amqp.outgoing import frames_of
 from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED
+from hbshim.messaging.amqp.translation import delivery_of, frames_of
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.channels import Channel, Confirm, Confirms
@@ -333,20 +333,7 @@ class PikaConnection:
 
     def _delivery(self, message: Arrived) -> Delivery:
         self._last_tag = tag = self._tag_base + message.tag
-        return Delivery(
-            self,
-            tag,
-            message.body,
-            message.routing_key,
-            message.redelivered,
-            message.content_type,
-            message.message_id,
-            message.correlation_id,
-            message.reply_to,
-            _seconds(message.expiration),
-            message.kind,
-            message.headers or {},
-        )
+        return delivery_of(message, self, tag)
 
     def cancel(self, consumer_tag: str) -> None:
         with self._line.state():
@@ -410,13 +397,6 @@ def _asking_for(queue: str) -> _Ask:
 
 def _soon() -> float:
     return _monotonic() + METHOD_TIMEOUT
-
-
-def _seconds(milliseconds: str | None) -> float | None:
-    try:
-        return None if milliseconds is None else int(milliseconds) / 1000
-    except ValueError:
-        return None
 
 
 def _call(function: Callable[[], None]) -> None:

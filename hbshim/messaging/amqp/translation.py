@@ -1,4 +1,4 @@
-"""A message as the octets of its frames, whichever library the connection is of."""
+"""Messages to the octets of frames, and back, whichever library the connection is of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hbshim.adapters.frames import publication
-from hbshim.messaging.amqp.connection import Message
+from hbshim.adapters.intake import Arrived
+from hbshim.messaging.amqp.connection import Connection, Delivery, Message
 
 
 def frames_of(
@@ -42,3 +43,33 @@ def frames_of(
         kind=message.type,
         mandatory=mandatory,
     )
+
+
+def delivery_of(message: Arrived, connection: Connection, tag: int) -> Delivery:
+    """What arrived, as a delivery.
+
+    Parameters:
+        tag: as `connection` is to be told of it.
+    """
+    return Delivery(
+        connection,
+        tag,
+        message.body,
+        message.routing_key,
+        message.redelivered,
+        message.content_type,
+        message.message_id,
+        message.correlation_id,
+        message.reply_to,
+        _seconds(message.expiration),
+        message.kind,
+        message.headers or {},
+    )
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    # The sender's text: what is no number is no limit.
+    try:
+        return None if milliseconds is None else int(milliseconds) / 1000
+    except ValueError:
+        return None

@@ -12,7 +12,7 @@ from typing import Any, Final
 from hbshim.errors import MessagingError, PayloadError
 from hbshim.messaging.base import Driver, Incoming, Payload
 from hbshim.messaging.encoding import Encoding
-from hbshim.messaging.server import START_LIMIT, Workers
+from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 
 #: Priorities, each a topic of its own; the names that oslo.messaging has.
@@ -105,7 +105,7 @@ class Notifier:
             self._driver.notify(target, body, priority, self._timeout)
 
 
-class NotificationServer:
+class NotificationServer(Serving):
     """Hands notifications to endpoints, and acknowledges what they have handled.
 
     Parameters:
@@ -147,33 +147,11 @@ class NotificationServer:
         targets = [
             (Target(topic, exchange=exchange), priority) for topic in topics for priority in wanted
         ]
-        self._listener = driver.listen_for_notifications(targets, pool, prefetch)
-        self._workers = Workers(
-            self._listener, self._work, workers, self._failed, batch_size or 1, batch_timeout
+        listener = driver.listen_for_notifications(targets, pool, prefetch)
+        super().__init__(
+            listener,
+            Workers(listener, self._work, workers, self._failed, batch_size or 1, batch_timeout),
         )
-
-    def start(self, timeout: float = START_LIMIT) -> bool:
-        """Take notifications in, from threads of its own; see :meth:`Server.start`."""
-        return self._workers.start(timeout)
-
-    def pause(self) -> None:
-        """Take nothing in until :meth:`resume`."""
-        self._listener.pause()
-
-    def resume(self) -> None:
-        """Take notifications in again."""
-        self._listener.resume()
-
-    def stop(self, timeout: float | None = None) -> bool:
-        """Finish what was begun, give back what was not, and close; whether all has ended."""
-        return self._workers.stop(timeout)
-
-    def __enter__(self) -> NotificationServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.stop()
 
     def _work(self, batch: Sequence[Incoming]) -> None:
         by_priority: dict[str, list[tuple[Incoming, Notification]]] = {}

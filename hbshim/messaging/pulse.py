@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.base import Incoming, Payload
+from hbshim.runtime.unpatched import signals_blocked
 
 #: A sign comes every third of what a caller bears: one may be lost, and one late.
 SHARE = 3
@@ -48,7 +49,8 @@ class Pulse:
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hbshim-pulse", daemon=True)
-                self._thread.start()
+                with signals_blocked():
+                    self._thread.start()
         # A request that is over before the next look costs no change of threads.
         if time.monotonic() + every < self._looks_at:
             self._changed.set()

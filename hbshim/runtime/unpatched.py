@@ -11,10 +11,12 @@ program may patch before or after it imports hbshim.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from hbshim.errors import WorkerError
@@ -22,6 +24,10 @@ from hbshim.runtime.interpreter import look_at_interpreter
 
 #: Seconds that the end of a sub-interpreter waits for a thread in it.
 JOIN_WITHIN = 10.0
+
+#: Signals that report a fault of the running thread itself. They stay unblocked, so that
+#: handlers such as those of `faulthandler` also report a crash in a thread of hbshim.
+_FAULTS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 
 
 class NativeLock(Protocol):
@@ -85,7 +91,7 @@ def get_native_id() -> int:
 
 
 def start_native_thread(function: Callable[[], None], on_exit: Callable[[], None]) -> None:
-    """Run `function` in a new operating-system thread.
+    """Run `function` in a new operating-system thread that receives no signals.
 
     Parameters:
         function: called once, without arguments; it must not raise.
@@ -97,12 +103,35 @@ def start_native_thread(function: Callable[[], None], on_exit: Callable[[], None
     """
     start = _start_raw_thread if look_at_interpreter().main is not False else _start_joined_thread
     try:
-        start(function, on_exit)
+        with signals_blocked():
+            start(function, on_exit)
     except RuntimeError as refused:
         raise WorkerError(
             f"no native thread can be started here ({refused}); "
             "set heartbeat_in_pthread=false or raise the process's thread limit"
         ) from None
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block all signals in the calling thread; a thread that is started here keeps them blocked.
+
+    The kernel delivers a signal to any thread that does not block it. Without this, a
+    program that blocks a signal in its only thread would get it in a thread of hbshim.
+    Only for threads that run no code of the application: a child process that is started
+    from such a thread would inherit the blocked signals.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    blocked = signal.valid_signals() - {getattr(signal, name, None) for name in _FAULTS}
+    # First: a Python signal handler may raise from any of these calls after the mask is set.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_raw_thread(function: Callable[[], None], _on_exit: Callable[[], None]) -> None:

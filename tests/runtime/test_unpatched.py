@@ -61,6 +61,54 @@ print(taken)
     assert printed == "[False]\n"
 
 
+@pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
+def test_a_native_thread_receives_no_signals_and_its_starter_keeps_its_own(patch):
+    """A program that blocks SIGTERM in its only thread must not get it in a thread of hbshim."""
+    printed = run(
+        patch
+        + """
+import os, signal
+from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
+started, stop, seen = allocate_lock(), allocate_lock(), []
+started.acquire(); stop.acquire()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+def thread():
+    seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    started.release()
+    stop.acquire()
+start_native_thread(thread, stop.release)
+assert started.acquire(True, 20)
+assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before == {signal.SIGUSR2}
+received = []
+signal.signal(signal.SIGTERM, lambda *_: received.append("handled"))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+os.kill(os.getpid(), signal.SIGTERM)
+assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+assert {signal.SIGTERM, signal.SIGINT, signal.SIGPROF, signal.SIGUSR2} <= seen[0]
+assert signal.SIGSEGV not in seen[0]
+print(received)
+"""
+    )
+    assert printed == "[]\n"
+
+
+def test_a_signal_handler_that_raises_leaves_the_signal_mask_as_it_was():
+    printed = run("""
+import os, signal
+from hbshim.runtime.unpatched import signals_blocked
+def raise_error(*_):
+    raise TimeoutError("from a signal handler")
+signal.signal(signal.SIGALRM, raise_error)
+try:
+    with signals_blocked():
+        os.kill(os.getpid(), signal.SIGALRM)
+except TimeoutError as error:
+    print(error, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+""")
+    assert printed == "from a signal handler set()\n"
+
+
 IN_A_SUB_INTERPRETER = """
 import sys
 name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"

@@ -27,6 +27,7 @@ from hbshim.messaging.amqp.incoming import AmqpIncoming
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.backoff import retrying
+from hbshim.runtime.unpatched import signals_blocked
 
 #: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
 WAIT_AT_MOST = 60.0
@@ -169,7 +170,8 @@ class AmqpListener:
         incoming, _ = self._inbox.popleft()
         if incoming.expires and self._keeper is None:
             self._keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
-            self._keeper.start()
+            with signals_blocked():
+                self._keeper.start()
         if incoming.expired():
             incoming.acknowledge()
             return

@@ -7,6 +7,7 @@ eventlet or gevent keeps: both stop when the hub stops.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -161,7 +162,8 @@ def _green_primitives(worker: str) -> tuple[Callable[..., object], Callable[[flo
     if (eventlet := _eventlet_if_it_rules()) is not None:
         return eventlet.spawn_n, eventlet.sleep
     if (gevent := sys.modules.get("gevent")) is not None:
-        return gevent.spawn, gevent.sleep
+        # ref=False: gevent.wait() and hub.join() return although this timer is pending.
+        return gevent.spawn, functools.partial(gevent.sleep, ref=False)
     raise WorkerError(
         f"worker={worker} needs eventlet or gevent, and this program has loaded neither; "
         "use worker=pthread or heartbeat_in_pthread=auto"

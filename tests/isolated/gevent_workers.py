@@ -48,6 +48,11 @@ def examine(name, in_this_thread):
     wait_until(lambda: len(turns) >= 5, gevent.sleep)
     assert {thread == HERE for _, thread in turns} == {in_this_thread}, name
 
+    # Heartbeats do not count as work of the program: gevent.wait() returns without a timeout.
+    assert gevent.wait(timeout=10), name
+    before = len(turns)
+    wait_until(lambda: len(turns) >= before + 3, gevent.sleep)
+
     # The hub stands still, parked or blocked: only the native thread goes on.
     before = len(turns)
     if name == "pthread":

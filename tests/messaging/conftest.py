@@ -41,7 +41,7 @@ def connect(library: str, host: Host, **options: Any) -> Connection:
     """Open a connection over `library`."""
     loaded = MessagingOptions(**{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, **options})
     connection: Connection = importlib.import_module(LIBRARIES[library]).connect(
-        host, loaded, LIMIT
+        host, loaded, time.monotonic() + LIMIT
     )
     return connection
 

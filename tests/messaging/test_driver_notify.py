@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_each_priority_is_a_topic_of_its_own(
             lambda connection, priority=priority: connection.delete_queue(
                 f"{exchange}.{topic}.{priority}"
             ),
-            LIMIT,
+            time.monotonic() + LIMIT,
         )
         for priority in PRIORITIES
         if priority not in ("info", "error")

@@ -161,7 +161,9 @@ def test_a_queue_that_goes_by_itself(asker: Client) -> None:
 
 def test_an_exchange_of_another_type(driver: AmqpDriver, target: Target, asker: Client) -> None:
     name = unique("exchange")
-    driver._sender.manage(lambda connection: connection.declare_exchange(name, "topic"), LIMIT)
+    driver._sender.manage(
+        lambda connection: connection.declare_exchange(name, "topic"), time.monotonic() + LIMIT
+    )
     elsewhere = target.to(exchange=name)
     with pytest.raises(TopologyError, match=name):
         Server(driver, elsewhere, [Endpoint()]).start(LIMIT)

@@ -133,6 +133,8 @@ class Caller:
             message_id=correlation,
             correlation_id=correlation,
             reply_to=DIRECT_REPLY,
+            # A server must not begin what no caller waits for any more.
+            deadline=deadline,
         )
         waiting = _Waiting(on_reply)
         self._waiting[correlation] = waiting
@@ -148,16 +150,16 @@ class Caller:
             del self._waiting[correlation]
             self._hand_on()
 
-    def expect(self, timeout: float) -> Expected:
+    def expect(self, deadline: float) -> Expected:
         """Have replies kept for a request that is sent some other way.
 
         Parameters:
-            timeout: seconds until the queue for the replies is there.
+            deadline: of ``time.monotonic()``, until the queue for the replies is there.
 
         Raises:
             CallTimeoutError, ConnectError: it is not.
         """
-        self._connected(time.monotonic() + timeout, None)
+        self._connected(deadline, None)
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         waiting = self._waiting[correlation] = _Waiting(None)
         return Expected(
@@ -200,10 +202,7 @@ class Caller:
                 # but only who reads may ask the broker anything.
                 if message.exchange not in line.declared or demanded is not None:
                     self._ask(line, message, demanded, deadline)
-                left = max(0.0, deadline - time.monotonic())
-                # What is left, or a server might begin what nobody waits for any more.
-                message.expiration = left
-                line.connection.publish(message, left)
+                line.connection.publish(message, max(0.0, deadline - time.monotonic()))
             except ConnectionLostError:
                 # Not sent whole, so not sent: no server has it, and it may go once more.
                 self._lost(line)
@@ -272,6 +271,9 @@ class Caller:
                     self._read_for(waiting, until)
                 finally:
                     self._reading.release()
+                    # Before any code of the application runs, which may take its time.
+                    waiting.listens = False
+                    self._hand_on()
             else:
                 waiting.bell.acquire(timeout=left)
         finally:
@@ -279,14 +281,13 @@ class Caller:
 
     def _read_for(self, waiting: _Waiting, until: float) -> None:
         while not (waiting.called or self._asking or self._closed):
-            left = until - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= until:
                 return
             line = self._line
             try:
                 if line is None:
                     line = self._connected(until, None)
-                line.connection.drain(left)
+                line.connection.drain(max(0.0, until - time.monotonic()))
             except ConnectionLostError:
                 if line is not None:
                     self._lost(line)
@@ -320,19 +321,18 @@ class Caller:
             if line is None or not line.connection.is_open:
                 if line is not None:
                     self._lost(line)
-                line = self._connect(deadline - time.monotonic(), attempts)
+                line = self._connect(deadline, attempts)
                 self._line = line
             return line
         finally:
             self._connecting.release()
 
-    def _connect(self, timeout: float, attempts: int | None) -> Sending:
-        deadline = time.monotonic() + timeout
+    def _connect(self, deadline: float, attempts: int | None) -> Sending:
         while True:
             if self._closed:
                 raise ConnectionLostError("the driver is closed; make a new one")
             try:
-                connection = self._connector.connect(deadline - time.monotonic(), attempts)
+                connection = self._connector.connect(deadline, attempts)
             except ConnectError as error:
                 if error.final or attempts is not None:
                     raise

@@ -11,12 +11,16 @@ any other meanwhile. No method logs, and none raises an error of the library's: 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 #: Delivery modes of AMQP 0-9-1, basic.properties: `delivery-mode`.
 TRANSIENT, PERSISTENT = 1, 2
+
+#: Seconds; RabbitMQ closes the channel of a message whose `expiration` is above ten years.
+MAX_EXPIRATION = 10 * 365 * 24 * 3600.0
 
 #: RabbitMQ's direct reply-to: consume from it without acknowledgement, then publish on the
 #: same channel with it as `reply_to`.
@@ -55,7 +59,7 @@ class Message:
     """A message to be published.
 
     Attributes:
-        expiration: seconds until the broker may throw it away; None: never.
+        deadline: of ``time.monotonic()``, after which no server may begin it; None: never.
     """
 
     body: bytes
@@ -65,14 +69,20 @@ class Message:
     message_id: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
-    expiration: float | None = None
+    deadline: float | None = None
     delivery_mode: int = TRANSIENT
     type: str | None = None
     headers: dict[str, Any] | None = None
 
     def expiration_text(self) -> str | None:
-        """Milliseconds in the form of the property `expiration`: a short string."""
-        return None if self.expiration is None else str(max(0, int(self.expiration * 1000)))
+        """Milliseconds from now, in the form of the property `expiration`: a short string.
+
+        Computed when the frames are made: the time that was waited for the broker is over.
+        """
+        if self.deadline is None:
+            return None
+        left = min(self.deadline - time.monotonic(), MAX_EXPIRATION)
+        return str(max(0, int(left * 1000)))
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from hbshim.messaging.backoff import retrying
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 
-#: Opens one connection to one host within so many seconds; the library's own part.
+#: Opens one connection to one host by a time of ``time.monotonic()``; the library's own part.
 Open: TypeAlias = Callable[[Host, MessagingOptions, float], Connection]
 
 
@@ -34,17 +34,16 @@ class Connector:
         self._first = 0
         self.refused = "no host has answered yet"
 
-    def connect(self, timeout: float, attempts: int | None = None) -> Connection:
+    def connect(self, deadline: float, attempts: int | None = None) -> Connection:
         """Open a connection.
 
         Parameters:
-            timeout: seconds for everything.
-            attempts: rounds over all hosts; None: as many as `timeout` allows.
+            deadline: of ``time.monotonic()``, for everything.
+            attempts: rounds over all hosts; None: as many as the time allows.
 
         Raises:
             ConnectError: no host let us in; `final` where another try is no use.
         """
-        deadline = time.monotonic() + timeout
         delay = self._options.connection_retry_delay
         for attempt in retrying(attempts, delay, deadline, retry_on=may_connect_yet):
             with attempt:
@@ -58,11 +57,11 @@ class Connector:
         for offset in range(count):
             index = (self._first + offset) % count
             host = self._hosts[index]
-            left = deadline - time.monotonic()
-            # Whoever is asked last gets what is left; the others leave something for the next.
-            share = left if offset == count - 1 else left / 2
+            now = time.monotonic()
+            # Each host gets an equal share of what is left, so that none uses up all of it.
+            until = now + max(0.0, deadline - now) / (count - offset)
             try:
-                connection = self._open(host, self._options, max(0.001, share))
+                connection = self._open(host, self._options, until)
             except ConnectError as error:
                 refused.append(str(error))
                 final = final and error.final

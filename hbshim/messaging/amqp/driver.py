@@ -83,21 +83,22 @@ class AmqpDriver:
             exchange, key = self._topology.fanout_exchange(target), target.topic
         else:
             exchange, key = self._topology.rpc_exchange(target), self._topology.rpc_key(target)
+        deadline = time.monotonic() + timeout
         message = Message(
             payload.body,
             exchange,
             key,
             payload.content_type,
             message_id=uuid.uuid4().hex,
-            expiration=timeout,
+            deadline=deadline,
         )
-        self._sender.send(message, timeout, self._attempts(attempts))
+        self._sender.send(message, deadline, self._attempts(attempts))
 
     def submit(
         self, target: Target, payload: Payload, timeout: float, *, listening: bool = True
     ) -> Expected | None:
         deadline = time.monotonic() + timeout
-        expected = self._caller_here().expect(timeout) if listening else None
+        expected = self._caller_here().expect(deadline) if listening else None
         message = Message(
             payload.body,
             self._topology.rpc_exchange(target),
@@ -109,7 +110,7 @@ class AmqpDriver:
         if expected is not None:
             message.correlation_id, message.reply_to = expected.correlation, expected.address
         try:
-            self._sender.send_confirmed(message, None, deadline - time.monotonic(), None)
+            self._sender.send_confirmed(message, None, deadline, None)
         except BaseException:
             if expected is not None:
                 expected.close()
@@ -125,6 +126,7 @@ class AmqpDriver:
         *,
         attempts: int | None = None,
     ) -> None:
+        deadline = time.monotonic() + timeout
         subscription = self._topology.notifications(target, priority, None)
         message = Message(
             payload.body,
@@ -134,7 +136,7 @@ class AmqpDriver:
             message_id=uuid.uuid4().hex,
             delivery_mode=PERSISTENT if self.options.notification_persistence else TRANSIENT,
         )
-        self._sender.send_confirmed(message, subscription, timeout, self._attempts(attempts))
+        self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
 
     def _attempts(self, attempts: int | None) -> int | None:
         if attempts == UNLIMITED:
@@ -189,13 +191,13 @@ class AmqpDriver:
         return listener
 
     def declare(self, target: Target, expires: float | None = NEVER) -> None:
-        self._sender.manage(self._topology.rpc(target, expires).declare, self.options.rpc_timeout)
+        deadline = time.monotonic() + self.options.rpc_timeout
+        self._sender.manage(self._topology.rpc(target, expires).declare, deadline)
 
     def delete(self, target: Target) -> int:
+        deadline = time.monotonic() + self.options.rpc_timeout
         name = self._topology.rpc(target).queue.name
-        return self._sender.manage(
-            lambda connection: connection.delete_queue(name), self.options.rpc_timeout
-        )
+        return self._sender.manage(lambda connection: connection.delete_queue(name), deadline)
 
     def statistics(self) -> PoolStatistics:
         """Of the connections that send."""

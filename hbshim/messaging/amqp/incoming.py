@@ -94,7 +94,7 @@ class AmqpIncoming:
             message_id=delivery.message_id,
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
-            expiration=left,
+            deadline=time.monotonic() + left,
             type=delivery.type,
             headers=delivery.headers,
         )
@@ -105,7 +105,7 @@ class AmqpIncoming:
             return
         passed = time.monotonic() - self._arrived
         limit = REPLY_LIMIT if delivery.expiration is None else delivery.expiration
-        left = max(1.0, limit - passed)
+        deadline = time.monotonic() + max(1.0, limit - passed)
         message = Message(
             payload.body,
             "",
@@ -116,10 +116,10 @@ class AmqpIncoming:
         )
         direct = delivery.reply_to.startswith(DIRECT_REPLY)
         if direct:
-            self._sender.send(message, left, None)
+            self._sender.send(message, deadline, None)
         if not direct or (passed > DIRECT_WITHIN and kind in FINAL):
             client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
             if sign:
                 late = self._topology.replies(client)
                 message.exchange, message.routing_key = late.exchange, late.routing_key
-                self._sender.send(message, left, None)
+                self._sender.send(message, deadline, None)

@@ -276,7 +276,7 @@ class AmqpListener:
         left = deadline - time.monotonic()
         if self._stopped or left <= 0:
             raise _NotNow
-        return self._connector.connect(min(left, CONNECT_LIMIT), attempts=1)
+        return self._connector.connect(time.monotonic() + min(left, CONNECT_LIMIT), attempts=1)
 
     def _consume(self, connection: Connection) -> None:
         connection.set_prefetch(self._prefetch)
@@ -338,7 +338,7 @@ class AmqpListener:
         message = None if incoming.redelivered else incoming.again(source.name)
         if message is not None:
             try:
-                self._sender.send_confirmed(message, None, GIVE_BACK_LIMIT, 1)
+                self._sender.send_confirmed(message, None, time.monotonic() + GIVE_BACK_LIMIT, 1)
             except MessagingError:
                 return False
         incoming.acknowledge()

@@ -107,7 +107,7 @@ class Sender:
         self._options = options
         self.pool: Pool[Sending] = Pool(
             # The pool says how long its caller still waits.
-            create=lambda timeout: Sending(connector.connect(timeout, attempts=1)),
+            create=lambda left: Sending(connector.connect(time.monotonic() + left, attempts=1)),
             close=lambda sending: sending.connection.close(),
             is_dead=lambda sending: not sending.connection.is_open,
             max_size=options.pool_max_size,
@@ -119,17 +119,16 @@ class Sender:
             disown=lambda sending: sending.connection.close(),
         )
 
-    def send(self, message: Message, timeout: float, attempts: int | None) -> None:
+    def send(self, message: Message, deadline: float, attempts: int | None) -> None:
         """Publish without asking what becomes of it.
 
         Parameters:
-            timeout: seconds for everything.
-            attempts: how often to try; None: as often as `timeout` allows.
+            deadline: of ``time.monotonic()``, for everything.
+            attempts: how often to try; None: as often as the time allows.
 
         Raises:
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError.
         """
-        deadline = time.monotonic() + timeout
         self._insist(functools.partial(self._publish, message, deadline), deadline, attempts)
 
     def _publish(self, message: Message, deadline: float) -> None:
@@ -141,7 +140,7 @@ class Sender:
         self,
         message: Message,
         subscription: Subscription | None,
-        timeout: float,
+        deadline: float,
         attempts: int | None,
     ) -> None:
         """Publish, and return when the broker has stored the message in a queue.
@@ -154,7 +153,6 @@ class Sender:
             DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
             PoolTimeoutError.
         """
-        deadline = time.monotonic() + timeout
         publish = functools.partial(self._publish_confirmed, message, subscription, deadline)
         refused = self._options.rejected_message_retry_attempts
         pause = self._options.rejected_message_retry_delay
@@ -185,9 +183,8 @@ class Sender:
                     sending.declared.discard(subscription.queue.name)
                 raise
 
-    def manage(self, work: Callable[[Connection], T], timeout: float) -> T:
+    def manage(self, work: Callable[[Connection], T], deadline: float) -> T:
         """Do something else with a connection, such as declaring a queue."""
-        deadline = time.monotonic() + timeout
 
         def once() -> T:
             with self._lent(deadline) as sending, asking(sending.connection, deadline):

@@ -51,19 +51,19 @@ class _Waiting:
         self.readiness.close(then)
 
 
-def connect(host: Host, options: MessagingOptions, timeout: float) -> KombuConnection:
+def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConnection:
     """Open a connection to one host.
 
     Parameters:
-        timeout: seconds for all of it.
+        deadline: of ``time.monotonic()``, for all of it.
 
     Raises:
         ConnectError: it did not let us in; `final` for credentials and virtual hosts.
         OptionError: a file that the options name for TLS cannot be used.
         WorkerError: the heartbeat worker asked for cannot run in this process.
     """
-    limit = min(timeout, options.handshake_timeout)
-    open_by = time.monotonic() + limit
+    now = time.monotonic()
+    open_by = min(deadline, now + options.handshake_timeout)
     waiting = _Waiting(host, options, open_by)
     client = kombu.Connection(
         hostname=host.hostname,
@@ -72,7 +72,7 @@ def connect(host: Host, options: MessagingOptions, timeout: float) -> KombuConne
         password=host.password,
         virtual_host=host.virtual_host,
         transport=Transport,
-        connect_timeout=limit,
+        connect_timeout=max(0.0, open_by - now),
         heartbeat=options.heartbeat_interval,
         transport_options={
             KOMBU_OPTION: dataclasses.asdict(options.heartbeat_options()),

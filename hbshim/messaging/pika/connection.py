@@ -46,18 +46,18 @@ _monotonic = time.monotonic
 _Ask = Callable[[Any, Callable[[Any], None]], object]
 
 
-def connect(host: Host, options: MessagingOptions, timeout: float) -> PikaConnection:
+def connect(host: Host, options: MessagingOptions, deadline: float) -> PikaConnection:
     """Open a connection to one host.
 
     Parameters:
-        timeout: seconds for all of it.
+        deadline: of ``time.monotonic()``, for all of it.
 
     Raises:
         ConnectError: it did not let us in; `final` for credentials and virtual hosts.
         OptionError: a file that the options name for TLS cannot be used.
         WorkerError: the heartbeat worker asked for cannot run in this process.
     """
-    deadline = _monotonic() + min(timeout, options.handshake_timeout)
+    deadline = min(deadline, _monotonic() + options.handshake_timeout)
     line = Line(host, options, deadline)
     try:
         return PikaConnection(line, deadline)

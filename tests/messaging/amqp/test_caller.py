@@ -1,0 +1,156 @@
+"""CALL without a broker: deadlines, and what one caller may do to another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from hbshim.errors import CallTimeoutError
+from hbshim.messaging.amqp import caller as module
+from hbshim.messaging.amqp.caller import Caller
+from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.target import Target
+from tests.messaging.amqp.fakes import Clock, FakeConnection, FakeConnector
+from tests.waiting import wait_until
+
+#: Seconds for what takes none; the machine may be busy.
+LIMIT = 30.0
+
+TARGET = Target("topic")
+
+
+def caller_over(connector: FakeConnector) -> Caller:
+    return Caller(connector, Topology(MessagingOptions()))  # type: ignore[arg-type]
+
+
+def call(caller: Caller, timeout: float = LIMIT, **named: Any) -> Reply:
+    settings = {"silence": None, "on_reply": None, "mandatory": False, "attempts": None, **named}
+    return caller.call(TARGET, Payload(b"null"), timeout, **settings)
+
+
+class Calling(threading.Thread):
+    """A call in a thread of its own."""
+
+    def __init__(self, caller: Caller, **named: Any) -> None:
+        super().__init__(daemon=True)
+        self.outcome: Any = None
+        self._call = lambda: call(caller, **named)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._call()
+        except Exception as error:
+            self.outcome = error
+
+
+def sent(connector: FakeConnector, count: int) -> FakeConnection:
+    """The connection, as soon as it has sent so many requests."""
+    wait_until(lambda: connector.opened and len(connector.opened[-1].published) >= count, LIMIT)
+    return connector.opened[-1]
+
+
+def test_the_rest_of_the_time_is_computed_after_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    connector = FakeConnector()
+    caller = caller_over(connector)
+
+    def lose_the_first(_timeout: float) -> None:
+        clock.now += 1
+        connector.opened[0].lose()
+
+    def slow_to_connect(deadline: float) -> None:
+        clock.now += 6 if connector.opened else 0
+        assert clock.now < deadline
+
+    def in_vain(timeout: float) -> None:
+        clock.now += timeout
+
+    opened = connector.connect
+    connector.before = slow_to_connect
+
+    def connect(deadline: float, attempts: int | None = None) -> FakeConnection:
+        connection = opened(deadline, attempts)
+        connection.on_drain = in_vain if len(connector.opened) > 1 else lose_the_first
+        return connection
+
+    monkeypatch.setattr(connector, "connect", connect)
+    began = clock.now
+    with pytest.raises(CallTimeoutError):
+        call(caller, timeout=10)
+    assert len(connector.opened) == 2
+    assert clock.now - began == pytest.approx(10)
+
+
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+def test_a_callback_does_not_keep_the_replies_of_others(ends: str) -> None:
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    inside, release = threading.Event(), threading.Event()
+
+    def on_reply(_reply: Reply) -> None:
+        inside.set()
+        assert release.wait(LIMIT)
+        if ends == "raises":
+            raise ValueError("the application's own")
+
+    first = Calling(caller, on_reply=on_reply)
+    connection = sent(connector, 1)
+    others = [Calling(caller) for _ in range(3)]
+    sent(connector, 4)
+    request, *rest = connection.published
+    connection.deliver(request, kind="progress")
+    assert inside.wait(LIMIT)
+    try:
+        for each in rest:
+            connection.deliver(each)
+        for other in others:
+            other.join(LIMIT)
+        assert [other.outcome and other.outcome.kind for other in others] == ["result"] * 3
+        assert first.is_alive()
+    finally:
+        release.set()
+        connection.deliver(request)
+    first.join(LIMIT)
+    if ends == "raises":
+        assert isinstance(first.outcome, ValueError)
+    else:
+        assert first.outcome.kind == "result"
+    assert not caller._waiting
+
+
+def test_a_callback_may_call() -> None:
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    inner: list[Reply] = []
+    first = Calling(caller, on_reply=lambda _reply: inner.append(call(caller)))
+    connection = sent(connector, 1)
+    connection.deliver(connection.published[0], kind="progress")
+    sent(connector, 2)
+    connection.deliver(connection.published[1])
+    wait_until(lambda: inner, LIMIT)
+    connection.deliver(connection.published[0])
+    first.join(LIMIT)
+    assert first.outcome.kind == "result"
+
+
+def test_a_request_says_how_much_time_is_left_when_it_is_sent() -> None:
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    calling = Calling(caller)
+    connection = sent(connector, 1)
+    message = connection.published[0]
+    first = int(message.expiration_text() or "0")
+    assert 0 < first <= LIMIT * 1000
+    wait_until(lambda: int(message.expiration_text() or "0") < first, LIMIT)
+    message.deadline = time.monotonic() - 1
+    assert message.expiration_text() == "0"
+    connection.deliver(message)
+    calling.join(LIMIT)
+    assert calling.outcome.kind == "result"

@@ -6,7 +6,10 @@ collects, is the application's business. Nothing is computed until it collects.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from hbshim.errors import MissingExtraError
 from hbshim.observe.measures import COUNTERS, GAUGES, LATENESS, Measure
@@ -26,6 +29,10 @@ except ImportError:
 PREFIX = "hbshim."
 _SECONDS = "_seconds"
 
+#: Seconds after which a snapshot is no longer shared. A collection that ended early, with
+#: an error of another callback, leaves one behind.
+SHARED_FOR = 5.0
+
 
 def register(provider: MeterProvider | None = None) -> Meter:
     """Export this process's heartbeat metrics. Call it once; a forked child inherits it.
@@ -40,33 +47,79 @@ def register(provider: MeterProvider | None = None) -> Meter:
         MissingExtraError: on import of this module, when opentelemetry-api is missing.
     """
     meter = get_meter("hbshim", meter_provider=provider)
+    shared = _SharedSnapshot()
     for measure in COUNTERS:
         meter.create_observable_counter(
-            PREFIX + measure.name, [_observer(measure)], description=measure.help
+            PREFIX + measure.name, [_observer(measure, shared)], description=measure.help
         )
     for measure in GAUGES:
         meter.create_observable_gauge(
             PREFIX + measure.name.removesuffix(_SECONDS),
-            [_observer(measure)],
+            [_observer(measure, shared)],
             unit="s" if measure.name.endswith(_SECONDS) else "",
             description=measure.help,
         )
     meter.create_observable_counter(
-        f"{PREFIX}lateness.looks", [_observe_lateness], description=LATENESS.help
+        f"{PREFIX}lateness.looks", [_lateness_observer(shared)], description=LATENESS.help
     )
     return meter
 
 
-def _observer(measure: Measure[float]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+class _Round(NamedTuple):
+    """One collection: its snapshot, and the callbacks that have read it."""
+
+    snapshot: dict[str, Any]
+    readers: set[str]
+    taken_at: float
+    pid: int
+
+
+class _SharedSnapshot:
+    """Gives the callbacks of one collection the same snapshot.
+
+    OpenTelemetry calls each instrument's callback on its own and does not say to which
+    collection the call belongs. A callback that asks a second time opens a new one.
+    Safe from several threads: the worst outcome is one more snapshot.
+    """
+
+    def __init__(self) -> None:
+        self._round: _Round | None = None
+
+    def read(self, reader: str) -> dict[str, Any]:
+        """Return :func:`hbshim.status`, taken once for each collection.
+
+        Parameters:
+            reader: name of the instrument whose callback asks.
+        """
+        current, now = self._round, time.monotonic()
+        if (
+            current is None
+            or reader in current.readers
+            or now - current.taken_at > SHARED_FOR
+            or current.pid != os.getpid()
+        ):
+            current = self._round = _Round(status(), set(), now, os.getpid())
+        current.readers.add(reader)
+        return current.snapshot
+
+
+def _observer(
+    measure: Measure[float], shared: _SharedSnapshot
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        for values, value in measure.read(status()):
+        for values, value in measure.read(shared.read(measure.name)):
             yield Observation(value, dict(zip(measure.labels, values, strict=True)))
 
     return observe
 
 
-def _observe_lateness(_options: CallbackOptions) -> Iterable[Observation]:
-    for values, buckets in LATENESS.read(status()):
-        labels = dict(zip(LATENESS.labels, values, strict=True))
-        for bound, count in buckets.counts:
-            yield Observation(count, {**labels, "le": f"{bound:g}"})
+def _lateness_observer(
+    shared: _SharedSnapshot,
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        for values, buckets in LATENESS.read(shared.read(LATENESS.name)):
+            labels = dict(zip(LATENESS.labels, values, strict=True))
+            for bound, count in buckets.counts:
+                yield Observation(count, {**labels, "le": f"{bound:g}"})
+
+    return observe

@@ -74,9 +74,14 @@ def examine(
         )
     target = None if url is None else broker_target(url)
     loaded = Options.load(url=None if target is None else target.options, **options)
-    running = service.current()
-    runtime = detect(loaded.heartbeat_in_pthread, loaded.forced_worker, running.ticks_late())
-    links = running.links()
+    # An examination must not make the service: see service.existing().
+    running = service.existing()
+    runtime = detect(
+        loaded.heartbeat_in_pthread,
+        loaded.forced_worker,
+        running is not None and running.ticks_late(),
+    )
+    links = [] if running is None else running.links()
     ranges = _supported()
     visit: Visit | None = None
     refusal: tuple[str, str] | None = None

@@ -15,6 +15,7 @@ from hbshim.errors import MissingExtraError
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import current
 from hbshim.heartbeat.wire import Wire
+from hbshim.observe import snapshot
 from tests.waiting import wait_until
 
 
@@ -160,6 +161,54 @@ def test_what_never_happened_is_exported_as_zero(scrape, collect):
         "hbshim_oldest_application_write_seconds",
     } <= names
     assert collect("worker_changes") == scrape("worker_changes_total")
+
+
+@pytest.fixture
+def snapshots(monkeypatch):
+    """A list that grows with each snapshot that an exporter, or the watch socket, takes."""
+    from hbshim.observe import listening
+
+    taken = []
+
+    def counted():
+        taken.append(snapshot.status())
+        return taken[-1]
+
+    for consumer in (hbshim.otel, hbshim.prometheus, listening):
+        monkeypatch.setattr(consumer, "status", counted)
+    return taken
+
+
+def test_each_collection_takes_one_snapshot(connect, snapshots):
+    from hbshim.observe import listening
+
+    connect(60)
+    readers = [InMemoryMetricReader(), InMemoryMetricReader()]
+    provider = MeterProvider(readers, shutdown_on_exit=False)
+    hbshim.otel.register(provider)
+    registry = CollectorRegistry()
+    hbshim.prometheus.register(registry)
+    snapshots.clear()
+    for reader in (*readers, readers[0], readers[0]):
+        reader.get_metrics_data()
+    assert len(snapshots) == 4
+    list(registry.collect())
+    assert len(snapshots) == 5
+    listening.answer()
+    assert len(snapshots) == 6
+    provider.shutdown()
+
+
+def test_a_snapshot_is_not_shared_with_a_later_collection(connect, snapshots, monkeypatch):
+    shared = hbshim.otel._SharedSnapshot()
+    first = shared.read("one")
+    assert shared.read("two") is first
+    assert shared.read("one") is not first
+    # The collection above ended before it had asked for the third: another begins with it.
+    monkeypatch.setattr(hbshim.otel, "SHARED_FOR", -1.0)
+    count = len(snapshots)
+    shared.read("three")
+    assert len(snapshots) == count + 1
 
 
 @pytest.mark.parametrize(

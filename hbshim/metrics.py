@@ -57,6 +57,11 @@ class Metrics:
         # Last, so that whoever sees it counted can take it out.
         self.count(f"event:{kind}")
 
+    def record_once(self, kind: str, link: str = "", detail: str = "") -> None:
+        """Keep an event unless one of its kind was recorded in this process before."""
+        if not self._counters[f"event:{kind}"]:
+            self.record(kind, link, detail)
+
     def take_events(self) -> list[Event]:
         """Remove and return the events recorded so far, oldest first."""
         taken = []

@@ -183,6 +183,7 @@ class TlsWire(Wire):
         if not self._ssl.engine_enters():
             return False
         try:
+            self.require_own_socket()
             sent = self._ssl.write(HEARTBEAT_FRAME)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
@@ -198,6 +199,7 @@ class TlsWire(Wire):
         """
         if not self._prefixes or (self._padded and not self._has_waited()):
             return 0
+        self.require_own_socket()
         longest = max(map(_record_size, self._prefixes))
         waiting = self._receive(longest * DRAIN_AT_MOST, socket.MSG_PEEK)
         prefix = next(filter(waiting.startswith, self._prefixes), None)

@@ -20,12 +20,15 @@ from hbshim.heartbeat.state import (
     next_look,
     recheck_after,
 )
-from hbshim.heartbeat.wire import Wire
+from hbshim.heartbeat.wire import DescriptorReusedError, Wire
 from hbshim.metrics import Metrics
 
 #: Looks between two drains of a healthy link. The broker beats every T/2, as
 #: often as we look: a drain then takes about this many frames, 8 bytes each.
 LOOKS_BETWEEN_DRAINS = 16
+
+#: Seconds without traffic after which not all ages of ``TCP_INFO`` can be 0.
+AGES_GROW_WITHIN = 1.0
 
 
 def _nobody() -> bool:
@@ -115,6 +118,8 @@ class Link:
         self._last_unread = time.monotonic()
         # Only for platforms without TCP_INFO, where the guard counts.
         self._last_beat = self._last_drain = self._last_unread
+        if wire.tcp_info_unusable:
+            self._report_counting()
 
     # -- the engine's side ---------------------------------------------------
 
@@ -196,10 +201,17 @@ class Link:
         forked = os.getpid() != self._pid
         if forked or self.guard.closed or self.wire.closed:
             return self._closed_sample(forked)
+        if self.wire.reused:
+            self._report_reused()
+            return self._closed_sample(forked)
         try:
             if not self.wire.has_tcp_info:
                 return self._counted_sample(now, writing)
             view = self.wire.kernel_view()
+            if not (view.sent_ago or view.received_ago or view.acked_ago) and self._idle(now):
+                self.wire.distrust_tcp_info()
+                self._report_counting()
+                return self._counted_sample(now, writing)
             # One more system call, so only when the answer could matter.
             waited = view.received_ago > self.timeout
             unread = self.wire.unread_in_the_way() if waited else 0
@@ -234,6 +246,10 @@ class Link:
             peer_closed=not self.guard.readers.occupied and self.wire.peer_closed(),
             ticked_ago=self._ticked_ago(now),
         )
+
+    def _idle(self, now: float) -> bool:
+        latest = max(self.guard.last_write, self.guard.last_read, self._last_beat)
+        return now - latest > AGES_GROW_WITHIN
 
     def _closed_sample(self, forked: bool) -> Sample:
         return Sample(0, 0, None, 0, 0, 0, 0, False, False, closed=True, forked=forked)
@@ -293,6 +309,9 @@ class Link:
     def _beat(self) -> bool:
         try:
             beaten = self.wire.beat()
+        except DescriptorReusedError:
+            self._report_reused()
+            return False
         except OSError:
             return False  # reset under our hands; the next look sees it closed
         if beaten:
@@ -300,6 +319,25 @@ class Link:
             self._last_beat = time.monotonic()
             self._metrics.count("beats_sent")
         return beaten
+
+    def _report_reused(self) -> None:
+        # The rest of the program goes on with whatever has the number now.
+        self.guard.closed = True
+        self.state = State.CLOSED
+        self._metrics.record(
+            "descriptor-reused",
+            self.name,
+            "another part of the program closed this connection's descriptor; no heartbeat is "
+            "sent any more, so that none goes to another connection with the same number",
+        )
+
+    def _report_counting(self) -> None:
+        self._metrics.record_once(
+            "tcp-info-unusable",
+            "",
+            "this kernel does not fill in TCP_INFO; hbshim counts the bytes that the client "
+            "sends and receives instead, as on platforms without it",
+        )
 
     def _tell_liveness(self, before: State, sample: Sample) -> None:
         if self.state is State.HUNG:

@@ -6,7 +6,9 @@ whatever green socket the client holds, so that a native thread may call it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import socket
 import struct
 import sys
@@ -15,6 +17,7 @@ import termios
 # `socket.socket` may be eventlet's or gevent's; the C type beneath is never
 # patched, and its methods work on every subclass without entering a hub.
 from _socket import socket as NativeSocket  # noqa: N812
+from collections.abc import Callable
 from typing import NamedTuple
 
 from hbshim.heartbeat.syscalls import SEND_FLAGS, gil_keeping_calls
@@ -28,20 +31,27 @@ DRAIN_AT_MOST = 512
 # <linux/tcp.h> struct tcp_info: state, unacked segments, ms since last data
 # sent / ack sent / data received / ack received, and bytes not sent yet (4.6+).
 _TCP_INFO = struct.Struct("=B23xI16xIIII84xI")
+# The same: segment size for sending, path MTU, advertised segment size. None is 0 on a
+# connection of Linux; other kernels that answer in its format leave out what they lack.
+_NEVER_ZERO = struct.Struct("=16xI40xI20xI60x")
 _TCP_INFO_OPTION = 11
 _ESTABLISHED = 1
 _PEER_GONE = frozenset({7, 8, 9, 11})  # CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
-_NEVER = 0xFFFFFFFF
 
-_SIOCOUTQ = 0x5411 if sys.platform == "linux" else None
+# Linux: SIOCOUTQ by its other name, whose number `termios` knows for each architecture.
+_SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
 _SO_NWRITE = 0x1024  # macOS: bytes in the send buffer
 # <linux/sock_diag.h>: memory in use for receiving, and the most that may be (4.12+).
 _SO_MEMINFO = 55 if sys.platform == "linux" else None
 _MEMINFO = struct.Struct("=II28x")
+# <asm-generic/socket.h>: a number that no other socket of this machine has or gets (4.12+).
+_SO_COOKIE = 57 if sys.platform == "linux" else None
 #: Below this size of the receive buffer (bytes) the kernel need not scale its window, and may
 #: tell it in whole segments, down to none, however little waits.
 _SCALED_BUFFER = 128 * 1024
 _INT = struct.Struct("=i")
+#: How a kernel refuses a question that it does not know.
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTTY, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 
 
 _fileno = NativeSocket.fileno
@@ -63,13 +73,33 @@ class KernelView(NamedTuple):
     acked_ago: float
 
 
+class DescriptorReusedError(OSError):
+    """The descriptor's number is not that of the connection's socket any more."""
+
+
+def _cookie(native: socket.socket) -> bytes:
+    # Keeps the GIL, which `os.fstat` does not.
+    assert _SO_COOKIE is not None
+    return _getsockopt(native, socket.SOL_SOCKET, _SO_COOKIE, 8)
+
+
+def _inode(native: socket.socket) -> tuple[int, int]:
+    found = os.fstat(_fileno(native))
+    return found.st_dev, found.st_ino
+
+
 class Wire:
     """One connected TCP socket, seen from beneath the client library.
 
     Parameters:
-        native: the operating-system socket. Held, so that its descriptor cannot
-            be reused for another connection while this object still writes.
+        native: the operating-system socket. Held, so that its own ``close()`` cannot free
+            the descriptor's number while this object still writes. A program that closes
+            the number behind it, by ``os.close()``, is noticed before each use.
         tcp_info: False to do without ``TCP_INFO``, as on other platforms.
+
+    Attributes:
+        has_tcp_info: ages come from the kernel; otherwise the guard counts.
+        tcp_info_unusable: this kernel has ``TCP_INFO`` and does not fill it in.
     """
 
     #: How a heartbeat reaches the wire, for reports.
@@ -77,18 +107,61 @@ class Wire:
 
     def __init__(self, native: socket.socket, *, tcp_info: bool = True) -> None:
         self.native = native
-        self.has_tcp_info = tcp_info and self._kernel_tells()
+        self.tcp_info_unusable = False
+        self.has_tcp_info = tcp_info and self._try_tcp_info()
+        self._identity_of, self._identity = self._identify()
 
-    def _kernel_tells(self) -> bool:
+    def _try_tcp_info(self) -> bool:
         if sys.platform != "linux":
             return False
         try:
             answer = NativeSocket.getsockopt(
                 self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size
             )
-        except OSError:
+        except OSError as error:
+            self.tcp_info_unusable = error.errno != errno.EBADF
             return False
-        return len(answer) == _TCP_INFO.size
+        filled_in = len(answer) == _TCP_INFO.size and all(_NEVER_ZERO.unpack(answer))
+        self.tcp_info_unusable = not filled_in
+        return filled_in
+
+    def distrust_tcp_info(self) -> None:
+        """Do without ``TCP_INFO`` from now on: its ages do not grow."""
+        self.has_tcp_info = False
+        self.tcp_info_unusable = True
+
+    def _identify(self) -> tuple[Callable[[socket.socket], object], object]:
+        try:
+            if any(cookie := _cookie(self.native)):
+                return _cookie, cookie
+        except (OSError, AssertionError):
+            pass  # another kernel
+        try:
+            return _inode, _inode(self.native)
+        except OSError:
+            return _inode, None  # closed already
+
+    @property
+    def reused(self) -> bool:
+        """Whether the descriptor was closed behind the socket object's back.
+
+        Its number may belong to another connection of the program by now. One system call.
+        """
+        try:
+            return self._identity_of(self.native) != self._identity
+        except OSError:
+            return not self.closed
+
+    def require_own_socket(self) -> None:
+        """Check that the descriptor still is that of this connection.
+
+        Raises:
+            DescriptorReusedError: it is not.
+        """
+        if self.reused:
+            raise DescriptorReusedError(
+                errno.EBADF, "the descriptor was closed behind the connection's back"
+            )
 
     def name(self) -> str:
         """Both addresses, as RabbitMQ's management names the connection.
@@ -143,14 +216,30 @@ class Wire:
         )
 
     def queued(self) -> int:
-        """Bytes of ours that are not acknowledged yet (``SIOCOUTQ``; macOS: unsent ones)."""
-        if _SIOCOUTQ is not None:
-            return self._ioctl(_SIOCOUTQ)
-        return int(NativeSocket.getsockopt(self.native, socket.SOL_SOCKET, _SO_NWRITE))
+        """Bytes of ours that are not acknowledged yet (``SIOCOUTQ``; macOS: unsent ones).
+
+        0 where the platform does not tell: a heartbeat is tried then, and may be put off.
+        """
+        try:
+            if _SIOCOUTQ is not None:
+                return self._ioctl(_SIOCOUTQ)
+            return int(NativeSocket.getsockopt(self.native, socket.SOL_SOCKET, _SO_NWRITE))
+        except OSError as error:
+            if error.errno in _NOT_SUPPORTED:
+                return 0
+            raise
 
     def unread(self) -> int:
-        """Bytes that arrived and wait for the client (``FIONREAD``)."""
-        return self._ioctl(termios.FIONREAD)
+        """Bytes that arrived and wait for the client (``FIONREAD``).
+
+        1 where the platform does not tell: what may wait unread excuses the peer's silence.
+        """
+        try:
+            return self._ioctl(termios.FIONREAD)
+        except OSError as error:
+            if error.errno in _NOT_SUPPORTED:
+                return 1
+            raise
 
     def unread_in_the_way(self) -> int:
         """Bytes that wait for the client and may have closed our receive window; 0 for none.
@@ -171,7 +260,8 @@ class Wire:
             used, most = _MEMINFO.unpack(answer)
         except (OSError, struct.error):
             return True
-        return bool(most < _SCALED_BUFFER or 2 * used >= most)
+        # Called while bytes wait, which use memory: 0 is no answer.
+        return bool(used == 0 or most < _SCALED_BUFFER or 2 * used >= most)
 
     def _ioctl(self, request: int) -> int:
         answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")
@@ -183,8 +273,9 @@ class Wire:
         With an empty queue eight bytes always go out whole. False: not now.
 
         Raises:
-            OSError: the connection is gone.
+            OSError: the connection is gone, or its descriptor is another's.
         """
+        self.require_own_socket()
         try:
             if (calls := gil_keeping_calls()) is not None:
                 sent = calls.send(_fileno(self.native), HEARTBEAT_FRAME)
@@ -205,8 +296,9 @@ class Wire:
             How many frames were taken.
 
         Raises:
-            OSError: the connection is gone.
+            OSError: the connection is gone, or its descriptor is another's.
         """
+        self.require_own_socket()
         size = len(HEARTBEAT_FRAME)
         waiting = self._receive(size * DRAIN_AT_MOST, socket.MSG_PEEK)
         count = 0
@@ -254,6 +346,7 @@ class Wire:
 
     def _shutdown(self, how: int) -> None:
         try:
+            self.require_own_socket()
             NativeSocket.shutdown(self.native, how)
         except OSError:
             # Already closed or reset: the client's next call fails by itself.
@@ -262,6 +355,10 @@ class Wire:
     def drop(self) -> None:
         """Close this process's copy of the descriptor: no FIN, no TLS close, no AMQP Close.
 
-        For a forked child; the parent's connection stays as it is.
+        For a forked child; the parent's connection stays as it is. A number that is another
+        connection's by now stays open.
         """
-        NativeSocket.close(self.native)
+        if self.reused:
+            NativeSocket.detach(self.native)
+        else:
+            NativeSocket.close(self.native)

@@ -19,6 +19,7 @@ LEVELS = {
     "application-hung": logging.ERROR,
     "concurrent-writers": logging.ERROR,
     "dead-in-pool": logging.INFO,
+    "descriptor-reused": logging.ERROR,
     "left-alone": logging.INFO,
     "look-failed": logging.ERROR,
     "not-negotiated": logging.INFO,

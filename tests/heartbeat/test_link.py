@@ -3,7 +3,9 @@
 import itertools
 import os
 import signal
+import socket
 import threading
+import time
 
 import pytest
 
@@ -131,3 +133,70 @@ def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
         looking.join()
     assert link.state is State.ALIVE
     link.before_idle_write()
+
+
+def test_a_descriptor_closed_behind_the_connections_back_ends_the_heartbeats(connected):
+    client, _ = connected
+    metrics = Metrics()
+    copy = socket.socket(fileno=os.dup(client.fileno()))
+    link = Link(Wire(native_socket(copy)), 2 * EARLY, "test", metrics)
+    ours, other = socket.socketpair()
+    with ours, other:
+        os.dup2(ours.fileno(), copy.fileno())
+        for _ in range(3):
+            link.turn(time.monotonic())
+        assert link.turn(time.monotonic()) is None
+        copy.close()
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
+    assert link.state is State.CLOSED
+    assert [event.kind for event in metrics.take_events()] == ["descriptor-reused"]
+
+
+def test_a_heartbeat_that_is_due_does_not_go_to_another_connection(connected):
+    """The short cut of nearly every heartbeat, which takes no sample."""
+    client, _ = connected
+    metrics = Metrics()
+    copy = socket.socket(fileno=os.dup(client.fileno()))
+    link = Link(Wire(native_socket(copy)), 2 * EARLY, "test", metrics)
+    link.wire.plainly_idle = lambda *_: True
+    link._looks = 0
+    ours, other = socket.socketpair()
+    with ours, other:
+        os.dup2(ours.fileno(), copy.fileno())
+        link.turn(time.monotonic())
+        assert link.turn(time.monotonic()) is None
+        copy.close()
+    assert link.beats == 0
+    assert [event.kind for event in metrics.take_events()] == ["descriptor-reused"]
+
+
+def test_ages_that_do_not_grow_are_not_believed(connected):
+    """As a kernel answers that fills in all of TCP_INFO but the ages."""
+    client, peer = connected
+    metrics = Metrics()
+    link = Link(Wire(native_socket(client)), 30, "test", metrics)
+    if not link.wire.has_tcp_info:
+        pytest.skip("TCP_INFO is Linux's")
+    view = link.wire.kernel_view()._replace(sent_ago=0.0, received_ago=0.0, acked_ago=0.0)
+    link.wire.kernel_view = lambda: view
+    link.wire.plainly_idle = lambda *_: False
+    now = time.monotonic()
+    link.turn(now)  # there may have been traffic just now
+    assert link.wire.has_tcp_info
+    link.turn(now + 16)
+    assert not link.wire.has_tcp_info
+    assert link.beats == 1
+    assert peer.recv(100) == HEARTBEAT_FRAME
+    assert [event.kind for event in metrics.take_events()] == ["tcp-info-unusable"]
+
+
+def test_an_unusable_tcp_info_is_reported_once_in_a_process(connected):
+    client, _ = connected
+    metrics = Metrics()
+    for _ in range(3):
+        wire = Wire(native_socket(client))
+        wire.distrust_tcp_info()
+        Link(wire, 30, "test", metrics)
+    assert [event.kind for event in metrics.take_events()] == ["tcp-info-unusable"]

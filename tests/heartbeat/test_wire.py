@@ -1,5 +1,6 @@
 """The kernel's view, on real sockets."""
 
+import errno
 import os
 import socket
 import sys
@@ -7,8 +8,9 @@ import sys
 import pytest
 
 from hbshim.adapters.sockets import native_socket
+from hbshim.heartbeat import wire as wire_module
 from hbshim.heartbeat.syscalls import gil_keeping_calls
-from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
+from hbshim.heartbeat.wire import HEARTBEAT_FRAME, DescriptorReusedError, Wire
 from tests.waiting import wait_until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
@@ -187,3 +189,107 @@ def test_without_tcp_info_a_closed_peer_is_still_seen(pair):
     assert not wire.peer_closed()
     peer.close()
     wait_until(wire.peer_closed)
+
+
+@pytest.fixture(params=[True, False], ids=["cookie", "inode"])
+def reused(request, pair, monkeypatch):
+    """A wire whose descriptor's number was given to another connection, and that one's peer."""
+    if not request.param:
+        monkeypatch.setattr(wire_module, "_SO_COOKIE", None)
+    client, _ = pair
+    copy = socket.socket(fileno=os.dup(client.fileno()))
+    wire = Wire(native_socket(copy))
+    assert not wire.reused
+    ours, peer = socket.socketpair()
+    os.dup2(ours.fileno(), copy.fileno())  # closes the number, and gives it away
+    ours.close()
+    peer.setblocking(False)
+    yield wire, peer
+    copy.close()
+    peer.close()
+
+
+def test_nothing_is_written_to_read_from_or_done_to_what_has_the_number_now(reused):
+    wire, peer = reused
+    assert wire.reused
+    with pytest.raises(DescriptorReusedError):
+        wire.beat()
+    peer.send(HEARTBEAT_FRAME)
+    with pytest.raises(DescriptorReusedError):
+        wire.take_heartbeats()
+    wire.shut_write()
+    wire.shut_both()
+    number = wire.native.fileno()
+    wire.drop()
+    assert wire.closed
+    with pytest.raises(BlockingIOError):
+        peer.recv(1)
+    with socket.socket(fileno=number) as other:
+        assert other.recv(100) == HEARTBEAT_FRAME
+        other.sendall(b"still whole")
+    assert peer.recv(100) == b"still whole"
+
+
+def test_a_number_that_was_only_closed_is_not_used_either(pair):
+    client, _ = pair
+    copy = socket.socket(fileno=os.dup(client.fileno()))
+    wire = Wire(native_socket(copy))
+    os.close(copy.fileno())
+    assert wire.reused
+    wire.drop()
+    assert wire.closed
+    assert not wire.reused
+
+
+@linux
+def test_tcp_info_that_is_not_filled_in_is_not_believed(pair, monkeypatch):
+    client, _ = pair
+    assert not Wire(native_socket(client)).tcp_info_unusable
+
+    def without_segment_sizes(sock, level, option, size):
+        answer = bytearray(sock.getsockopt(level, option, size))
+        answer[16:20] = answer[60:64] = answer[84:88] = bytes(4)
+        return bytes(answer)
+
+    class Answering:
+        getsockopt = staticmethod(without_segment_sizes)
+
+    monkeypatch.setattr(wire_module, "NativeSocket", Answering)
+    wire = Wire(native_socket(client))
+    assert not wire.has_tcp_info
+    assert wire.tcp_info_unusable
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTTY, errno.EBADF])
+def test_a_kernel_that_does_not_know_a_question_is_no_closed_connection(pair, code, monkeypatch):
+    client, _ = pair
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    wire = Wire(native_socket(client))
+    if code == errno.EBADF:
+        with pytest.raises(OSError, match="descriptor"):
+            wire.queued()
+        return
+    assert (wire.queued(), wire.unread()) == (0, 1)
+
+
+@linux
+def test_memory_in_use_of_nothing_is_no_answer_while_bytes_wait(pair, monkeypatch):
+    client, peer = pair
+    wire = Wire(native_socket(client))
+    peer.sendall(b"unread")
+    wait_until(lambda: wire.unread() == 6)
+    assert wire.unread_in_the_way() == 0
+
+    class Unfilled:
+        size = 36
+
+        @staticmethod
+        def unpack(_answer):
+            return 0, 1 << 20
+
+    monkeypatch.setattr(wire_module, "_MEMINFO", Unfilled)
+    assert wire.unread_in_the_way() == 6

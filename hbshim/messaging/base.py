@@ -215,7 +215,13 @@ class Driver(Protocol):
         ...
 
     def cast(
-        self, target: Target, payload: Payload, timeout: float, *, attempts: int | None = None
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        attempts: int | None = None,
+        mandatory: bool = False,
     ) -> None:
         """CAST, or FANOUT where the target says so: send and forget.
 
@@ -224,8 +230,11 @@ class Driver(Protocol):
         Parameters:
             attempts: to send it; None: the option `connection_retry_attempts`;
                 :data:`UNLIMITED`: as many as `timeout` allows.
+            mandatory: return when the message is in a queue, and fail if there is none.
 
         Raises:
+            UnroutableError: with `mandatory`, no server has a queue for it.
+            RejectedError, ConfirmTimeoutError: with `mandatory`, the broker did not take it.
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
                 not sent.
         """

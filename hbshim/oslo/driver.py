@@ -7,7 +7,10 @@ together. Their exchanges and queues have other names, so that both may use one 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import oslo_messaging
@@ -18,12 +21,17 @@ from hbshim.adapters.oslo_base import (
     deserialize_remote_exception,
 )
 from hbshim.errors import (
+    BrokerBlockedError,
     CallTimeoutError,
+    ConnectError,
+    ConnectionLostError,
     HbshimError,
     MessagingError,
     PayloadError,
+    PoolTimeoutError,
     UnroutableError,
 )
+from hbshim.messaging.backoff import pauses
 from hbshim.messaging.base import UNLIMITED, Listener, Payload
 from hbshim.messaging.drivers import driver_over
 from hbshim.messaging.encoding import Encoding
@@ -33,11 +41,23 @@ from hbshim.messaging.target import Target
 from hbshim.oslo import settings
 from hbshim.oslo.incoming import CONTEXT, MESSAGE, SILENCE, OsloListener
 
+LOG = logging.getLogger(__name__)
+
 #: Targets that are not made, and looked at, anew for each message.
 _target = functools.lru_cache(256)(Target)
 
 #: Seconds that a service which starts waits for the broker; it starts without it, too.
 OPEN_LIMIT = 10.0
+
+#: Seconds for one notification with unlimited retries; then it is sent anew. Long, because a
+#: broker may take its time to confirm, and a second copy is sent only when it did not.
+UNLIMITED_LIMIT = 86400.0
+
+#: Seconds between two rounds of tries at most.
+LONGEST_PAUSE = 5.0
+
+#: After these a message is not at the broker, and a later try may succeed.
+NOT_SENT = (ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError)
 
 
 class MessagingDriver(BaseDriver):  # type: ignore[misc]
@@ -58,7 +78,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         conf: Any,
         url: Any,
         default_exchange: str | None = None,
-        allowed_remote_exmods: Sequence[str] | None = None,
+        allowed_remote_exmods: Iterable[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods)
         settings.register(conf)
@@ -83,24 +103,36 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         transport_options: Any = None,
     ) -> Any:
         limit = self._options.rpc_timeout if timeout is None else timeout
+        at_least_once = bool(transport_options and transport_options.at_least_once)
         try:
             ours = self._rpc_target(target)
             payload = self._payload(ctxt, message, call_monitor_timeout)
             if not wait_for_reply:
-                self._driver.cast(ours, payload, limit, attempts=_attempts(retry))
+                cast = functools.partial(
+                    self._driver.cast,
+                    ours,
+                    payload,
+                    limit,
+                    # As with rabbit://: a fanout may have no server at all.
+                    mandatory=at_least_once and not ours.fanout,
+                )
+                if timeout is None and _unlimited(retry):
+                    self._until_sent(cast)
+                else:
+                    cast(attempts=_attempts(retry))
                 return None
             reply = self._driver.call(
                 ours,
                 payload,
                 limit,
                 silence=call_monitor_timeout or None,
-                mandatory=bool(transport_options and transport_options.at_least_once),
+                mandatory=at_least_once,
                 attempts=_attempts(retry) or None,
             )
             if reply.kind != "error":
                 return self._encoding.decode(reply.payload.body, reply.payload.content_type)
         except HbshimError as error:
-            raise _theirs(error, target) from error
+            raise _theirs(error, target, message) from error
         raise deserialize_remote_exception(reply.payload.body.decode(), self._allowed_remote_exmods)
 
     def send_notification(
@@ -110,11 +142,13 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         try:
             ours = _target(topic, exchange=self._notification_exchange(target))
             payload = self._payload(ctxt, message, None)
-            self._driver.notify(
-                ours, payload, priority, self._options.rpc_timeout, attempts=_attempts(retry)
-            )
+            notify = functools.partial(self._driver.notify, ours, payload, priority)
+            if _unlimited(retry):
+                self._until_sent(functools.partial(notify, UNLIMITED_LIMIT))
+            else:
+                notify(self._options.rpc_timeout, attempts=_attempts(retry))
         except HbshimError as error:
-            raise _theirs(error, target) from error
+            raise _theirs(error, target, message) from error
 
     def listen(self, target: Any, batch_size: int, batch_timeout: float | None) -> Any:
         try:
@@ -125,7 +159,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
 
     def listen_for_notifications(
         self,
-        targets_and_priorities: Sequence[tuple[Any, str]],
+        targets_and_priorities: AbstractSet[tuple[Any, str]],
         pool: str | None,
         batch_size: int,
         batch_timeout: float | None,
@@ -138,7 +172,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             listener = self._driver.listen_for_notifications(ours, pool)
             return self._polled(listener, batch_size, batch_timeout)
         except HbshimError as error:
-            first = targets_and_priorities[0][0] if targets_and_priorities else None
+            first = next((target for target, _ in targets_and_priorities), None)
             raise _theirs(error, first) from error
 
     def cleanup(self) -> None:
@@ -155,6 +189,37 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         if silence:
             value[SILENCE] = silence
         return Payload(self._encoding.encode(value), self._encoding.content_type)
+
+    def _until_sent(self, send: Callable[..., None]) -> None:
+        """Send, and start again when the driver gives up: None and -1 are unlimited retries.
+
+        Parameters:
+            send: takes the parameter `attempts`.
+
+        Raises:
+            ConnectError: it is final: another try cannot succeed.
+            HbshimError: any other than those of :data:`NOT_SENT`.
+        """
+        began = time.monotonic()
+        # At first only once, to log at once that an outage has begun.
+        attempts = 1
+        for pause in pauses(self._options.connection_retry_delay, LONGEST_PAUSE):
+            try:
+                send(attempts=attempts)
+            except NOT_SENT as error:
+                if isinstance(error, ConnectError) and error.final:
+                    raise
+                LOG.warning(
+                    "A message is not sent yet, %.1f s after the first attempt; retrying: %s",
+                    time.monotonic() - began,
+                    error,
+                )
+            else:
+                if attempts != 1:
+                    LOG.info("The message was sent after %.1f s.", time.monotonic() - began)
+                return
+            attempts = UNLIMITED
+            time.sleep(pause)
 
     def _rpc_target(self, target: Any) -> Target:
         return _target(
@@ -180,8 +245,11 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         return f"{exchange}_{use}" if exchange else None
 
 
+def _unlimited(retry: int | None) -> bool:
+    return retry is None or retry < 0
+
+
 def _attempts(retry: int | None) -> int:
-    # None and -1: for ever; here, until the timeout.
     return UNLIMITED if retry is None or retry < 0 else retry + 1
 
 
@@ -197,13 +265,13 @@ def _hosts(url: Any, options: MessagingOptions) -> Iterator[Host]:
         )
 
 
-def _theirs(error: HbshimError, target: Any) -> Any:
+def _theirs(error: HbshimError, target: Any, message: Any = None) -> Any:
     """An error of hbshim's as oslo.messaging's own."""
     if isinstance(error, CallTimeoutError):
         return oslo_messaging.MessagingTimeout(str(error))
     if isinstance(error, UnroutableError):
         exchange, topic = (target.exchange, target.topic) if target else (None, None)
-        return oslo_messaging.MessageUndeliverable(error, exchange, topic, None)
+        return oslo_messaging.MessageUndeliverable(error, exchange, topic, message)
     if isinstance(error, PayloadError):
         return PayloadFailure(str(error))
     if isinstance(error, MessagingError):

@@ -35,6 +35,15 @@ def client(url, timeout=10, **options):
     )
 
 
+def listen(url):
+    transport = oslo_messaging.get_notification_transport(configured(), url)
+    target = oslo_messaging.Target(topic=TOPIC)
+    listener = oslo_messaging.get_notification_listener(
+        transport, [target], [Endpoint()], executor="threading"
+    )
+    listener.start()
+
+
 def two_ports_where_nobody_listens():
     with socket.socket() as one, socket.socket() as two:
         for each in (one, two):
@@ -43,6 +52,9 @@ def two_ports_where_nobody_listens():
 
 
 class Endpoint:
+    def info(self, *_arguments):
+        raise AssertionError("nothing is notified here")
+
     def fail(self, _context):
         raise KeyError("missing")
 
@@ -76,6 +88,15 @@ def cases():
         "nobody serves, at least once",
         lambda: client(URL, transport_options=at_least_once).call({}, "x"),
     )
+    yield (
+        "nobody serves, cast at least once",
+        lambda: client(URL, transport_options=at_least_once).cast({}, "x"),
+    )
+    yield (
+        "nobody serves, fanout at least once",
+        lambda: client(URL, transport_options=at_least_once).prepare(fanout=True).cast({}, "x"),
+    )
+    yield "refused credentials, listener", lambda: listen(wrong)
     driver = connect(URL)
     with driver._sender.pool.lend() as lent:
         lent.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
@@ -117,7 +138,7 @@ def main():
             kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
             text = str(error)
         else:
-            kinds, text = [], ""
+            kinds, text = ["no error"], ""
         seconds = time.monotonic() - began
         line = {"case": name, "kinds": kinds, "text": text, "seconds": seconds}
         sys.stdout.write(json.dumps(line) + "\n")

@@ -110,6 +110,7 @@ class Program:
         news: str | None = None,
         timeout: float = 20.0,
         retry: int | None = None,
+        news_retry: int = 3,
     ) -> None:
         """Make a client of `topic`, and a notifier, whose URL is `news` if it is another one."""
         transport = self._transport(url)
@@ -119,7 +120,11 @@ class Program:
         )
         notifications = self._notifications(news or url)
         self._notifier = oslo_messaging.Notifier(
-            notifications, "hbshim", driver="messagingv2", topics=[f"{topic}-news"], retry=3
+            notifications,
+            "hbshim",
+            driver="messagingv2",
+            topics=[f"{topic}-news"],
+            retry=news_retry,
         )
 
     def serve(self, url: str, topic: str, *, news: str | None = None) -> None:

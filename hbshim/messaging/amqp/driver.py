@@ -77,7 +77,13 @@ class AmqpDriver:
         return caller
 
     def cast(
-        self, target: Target, payload: Payload, timeout: float, *, attempts: int | None = None
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        attempts: int | None = None,
+        mandatory: bool = False,
     ) -> None:
         if target.fanout:
             exchange, key = self._topology.fanout_exchange(target), target.topic
@@ -92,7 +98,10 @@ class AmqpDriver:
             message_id=uuid.uuid4().hex,
             deadline=deadline,
         )
-        self._sender.send(message, deadline, self._attempts(attempts))
+        if mandatory:
+            self._sender.send_confirmed(message, None, deadline, self._attempts(attempts))
+        else:
+            self._sender.send(message, deadline, self._attempts(attempts))
 
     def submit(
         self, target: Target, payload: Payload, timeout: float, *, listening: bool = True

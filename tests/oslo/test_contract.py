@@ -1,0 +1,37 @@
+"""oslo.messaging's contract for drivers, held to by hbshim's and, as a control, by its own."""
+
+import pytest
+
+from tests.waiting import wait_until
+from wsgi_harness.oslo.schemes import STOCK, ours
+from wsgi_harness.wire.relay import Relay
+
+#: What a client logs once a driver that counted its own limits would have given up.
+STILL_TRYING = {STOCK: "is unreachable", "hbrabbit": "is unreachable"}
+LIMIT = 60
+
+
+@pytest.mark.parametrize("scheme", [STOCK, *ours()])
+def test_unlimited_retries_outlast_the_outage(service, url, broker, request, scheme):
+    """`retry=-1` and None: a notification and a cast wait for the broker, and arrive."""
+    topic = request.node.name
+    server, client = service("native"), service("native")
+    own = {} if scheme in STILL_TRYING else {"rpc_timeout": 2, "socket_timeout": 5}
+    trying = STILL_TRYING.get(scheme, "not sent yet")
+    with Relay(broker.host, broker.amqp_port) as relay:
+        server.send("serve", url=url(scheme), topic=topic)
+        client.send("open", url=url(scheme, relay.port, **own), topic=topic, news_retry=-1)
+        for each in (server, client):
+            each.answer()
+            each.answer()
+        commands = ("notify", "cast")
+        for command in commands:
+            client.do(command, value=f"{command} before")
+            logged = client.log().count(trying)
+            relay.stop()
+            client.send(command, value=f"{command} during")
+            wait_until(lambda logged=logged: client.log().count(trying) > logged, LIMIT)
+            relay.accept()
+            client.answer(LIMIT)
+        expected = [f"{command} {when}" for command in commands for when in ("before", "during")]
+        wait_until(lambda: sorted(server.do("heard")) == sorted(expected), LIMIT)

@@ -17,6 +17,7 @@ from kombu.connection import ConnectionPool
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
 from hbshim.adapters import amqp as amqp_adapter
+from hbshim.adapters import other_transports
 from hbshim.adapters.amqp import KOMBU_OPTION
 from hbshim.adapters.attach import OptionsFor
 from hbshim.adapters.versions import require_attributes, require_version
@@ -167,8 +168,9 @@ def _usable(link: Link) -> bool:
     return link.state in WATCHED and not link.guard.torn
 
 
-def prepare(_options_for: OptionsFor) -> None:
-    """Nothing more than importing this module did: py-amqp's adapter attaches."""
+def prepare(options_for: OptionsFor) -> None:
+    """Report what kombu connects through other transports; py-amqp's adapter attaches."""
+    other_transports.prepare(options_for)
 
 
 def register() -> None:

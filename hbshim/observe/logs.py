@@ -22,6 +22,7 @@ LEVELS = {
     "descriptor-reused": logging.ERROR,
     "left-alone": logging.INFO,
     "look-failed": logging.ERROR,
+    "no-amqp": logging.INFO,
     "not-negotiated": logging.INFO,
     "watch-failed": logging.ERROR,
     "worker-moved": logging.INFO,

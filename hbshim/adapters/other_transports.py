@@ -1,0 +1,68 @@
+"""Reports what kombu connects through other transports than py-amqp's.
+
+For ``amqp://`` kombu prefers librabbitmq where it is installed; ``qpid://`` and transports
+of the program's own are other clients again. hbshim keeps none of them alive. Each
+transport is reported once in a process, when kombu has connected through it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import amqp
+import kombu
+from kombu.transport import virtual
+
+from hbshim.adapters.attach import OptionsFor
+from hbshim.errors import HbshimError
+from hbshim.heartbeat import service
+from hbshim.runtime.fork import ProcessLocal
+
+#: Transports reported in this process, by module and class.
+_reported: ProcessLocal[set[str]] = ProcessLocal(set, lambda inherited: None)
+
+
+def prepare(options_for: OptionsFor) -> None:
+    """Report, while hbshim is installed, what kombu connects through other transports."""
+    establish = kombu.Connection._establish_connection
+
+    @functools.wraps(establish)
+    def establish_and_report(self: Any) -> Any:
+        connection = establish(self)
+        if not isinstance(connection, amqp.Connection) and _installed(options_for):
+            report(self.transport)
+        return connection
+
+    kombu.Connection._establish_connection = establish_and_report
+
+
+def _installed(options_for: OptionsFor) -> bool:
+    try:
+        return options_for({}) is not None
+    except HbshimError:
+        return True  # options that cannot be used belong to an installed hbshim
+
+
+def report(transport: Any) -> None:
+    """Record an event for `transport`, unless this process has one already.
+
+    Parameters:
+        transport: kombu's, of any kind; the event holds nothing of its URL.
+    """
+    kind = type(transport)
+    place = f"{kind.__module__}.{kind.__qualname__}"
+    reported = _reported.get()
+    if place in reported:
+        return
+    reported.add(place)
+    library = getattr(transport, "driver_name", None) or place
+    name, metrics = f"kombu {library}", service.current().metrics
+    sentence = f"kombu connects through {library} ({place}), which"
+    if isinstance(transport, virtual.Transport):
+        metrics.record("no-amqp", name, f"{sentence} has no AMQP heartbeats")
+    else:
+        remedy = "use a pyamqp:// URL"
+        if library == "librabbitmq":
+            remedy += ", or uninstall librabbitmq: kombu prefers it for amqp://"
+        metrics.record("not-kept-alive", name, f"{sentence} hbshim does not keep alive; {remedy}")

@@ -1,34 +1,42 @@
 """Heartbeats inside a TLS session.
 
-Bytes written on the raw descriptor would corrupt the session, so a beat goes
-through the session's own SSL object. OpenSSL does not allow two threads in one
-SSL object at once: a lock is put around each of its calls, and the client's
-wait for data is moved in front of that lock, so that a reader that sits in a
-blocking read does not keep the beats out.
+Bytes written on the raw descriptor would corrupt the session, so a heartbeat goes
+through the session's own SSL object. OpenSSL does not allow two threads in one SSL
+object at once, so a lock is put around each of its calls.
 
-Taking heartbeats off the session is the delicate part. Python's SSL object can
-only read, not peek, and on a blocking socket a read of half a record would block
-the heartbeat thread. But the records lie in the clear enough: with an
-authenticated cipher the length of a record tells the length of what is in it. So
-the raw stream is peeked at, and a record is read only when it is there whole and
-exactly eight octets long inside.
+A read never waits for the network with that lock held: a record may arrive slowly, and
+no heartbeat could be sent meanwhile. So OpenSSL reads from a socket that does not block
+for the moment, keeps the part of a record that has arrived, and the client waits for the
+rest outside the lock. This covers records without data (session tickets, key updates,
+alerts) and receive buffers smaller than a record as well. A write does wait with the lock
+held: the send queue is full then, traffic is under way, and no heartbeat is due.
 
-The CBC modes of TLS 1.2 pad, so that a heartbeat looks like any frame of up to 15
-octets. What was read and is none is kept for the client's next read; but a client
-that waits for its descriptor to become readable would not learn of it before the
-broker's next octet, half of T later. So there a record is read only after it has
-waited for a while: had the client been waiting, it would be gone.
+Taking heartbeats off the session is the delicate part. Python's SSL object can only
+read, not peek. But the records are visible: with an authenticated cipher the length of a
+record gives the length of its content. So the raw stream is peeked at, and a record is
+read only when it is there whole and exactly eight bytes long inside.
+
+The CBC modes of TLS 1.2 pad, so that a heartbeat looks like any frame of up to 15 bytes.
+What was read and is no heartbeat is kept for the client's next read. A client that waits
+for its descriptor to become readable must learn of it: so the last record that looks like
+a heartbeat is always left, and keeps the descriptor readable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import time
 from _socket import socket as NativeSocket  # noqa: N812
+from collections.abc import Callable
 from typing import Any
 
 from hbshim.heartbeat.wire import DRAIN_AT_MOST, HEARTBEAT_FRAME, Wire
-from hbshim.runtime.unpatched import NativeLock, allocate_reentrant_lock
+from hbshim.runtime.unpatched import NativeLock, allocate_reentrant_lock, original_module
+
+#: Of <poll.h>, in place of names that :mod:`hbshim.runtime.polling` may have removed.
+_POLLIN, _POLLOUT = 1, 4
 
 #: Octets of the authentication tag of AES-GCM and ChaCha20-Poly1305.
 _TAG = 16
@@ -46,9 +54,6 @@ _LONGEST = _BLOCK
 #: the data there, a call takes microseconds.
 _MOMENT = 0.01
 
-#: Seconds that a record has waited for when nobody is waiting for it.
-_WAITED = 0.1
-
 
 class SerializedSslObject:
     """Stands in for an SSL socket's inner SSL object, one thread at a time.
@@ -58,13 +63,23 @@ class SerializedSslObject:
     """
 
     # Out of an eventlet's sight that patches later; see `allocate_reentrant_lock`.
-    __slots__ = ("_ahead", "_barrier", "_engine_waits", "_inner", "_native", "lock")
+    __slots__ = (
+        "_ahead",
+        "_barrier",
+        "_engine_waits",
+        "_heartbeat_begun",
+        "_inner",
+        "_native",
+        "lock",
+    )
 
     def __init__(self, inner: Any, native: Any) -> None:
         self._inner = inner
         self._native = native
-        # Read already, and not a heartbeat after all: the client's next octets.
+        # Read already, and not a heartbeat after all: the client's next bytes.
         self._ahead = b""
+        # OpenSSL holds the rest of a heartbeat's record, which must go out before all else.
+        self._heartbeat_begun = False
         self.lock = allocate_reentrant_lock()
         # A client that reads all the time takes the lock again before another thread
         # has woken up; so the engine bars its way while it waits.
@@ -73,17 +88,19 @@ class SerializedSslObject:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        if not callable(found):
-            return found
+        return self.alone(found) if callable(found) else found
 
-        def alone(*args: Any, **kwargs: Any) -> Any:
+    def alone(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `function` so that it runs with the lock held."""
+
+        def run_alone(*args: Any, **kwargs: Any) -> Any:
             with self._my_turn():
-                return found(*args, **kwargs)
+                return function(*args, **kwargs)
 
-        return alone
+        return run_alone
 
     def _my_turn(self) -> NativeLock:
-        """The lock; not before an engine that waits for it has had it."""
+        """Return the lock; not before an engine that waits for it has had it."""
         if self._engine_waits:
             with self._barrier:
                 pass
@@ -92,7 +109,7 @@ class SerializedSslObject:
     def engine_enters(self) -> bool:
         """Take the lock for the engine; False when a client stays inside for long.
 
-        It would, for instance, while it waits for the rest of a record.
+        It does, for instance, while its write waits for room in the send queue.
         """
         with self._barrier:
             self._engine_waits = True
@@ -102,18 +119,43 @@ class SerializedSslObject:
                 self._engine_waits = False
 
     def read(self, length: int = 1024, buffer: Any = None) -> Any:
+        """Read as the inner object does, but wait for the network without the lock.
+
+        Raises:
+            TimeoutError: the socket's timeout passed.
+            ssl.SSLWantReadError: the socket does not block, or its ``SO_RCVTIMEO`` passed.
+        """
+        arguments = (length,) if buffer is None else (length, buffer)
         with self._my_turn():
             if self._ahead:
                 return self._read_ahead(length, buffer)
-            buffered = self._inner.pending()
-        # Zero is a non-blocking socket, as green libraries and pika use it:
-        # its reads return at once.
-        if not buffered and NativeSocket.gettimeout(self._native) != 0:
-            self._wait_for_data()
-        with self._my_turn():
-            if buffer is None:
-                return self._inner.read(length)
-            return self._inner.read(length, buffer)
+            # Zero is a non-blocking socket, as green libraries and pika use it:
+            # its reads return at once.
+            timeout = NativeSocket.gettimeout(self._native)
+            if timeout == 0 or self._inner.pending():
+                return self._inner.read(*arguments)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._wait_for_data()
+        while True:
+            try:
+                with self._my_turn():
+                    return self._read_without_waiting(arguments)
+            except ssl.SSLWantReadError:
+                for_reading = True
+            except ssl.SSLWantWriteError:  # a handshake message has to go out first
+                for_reading = False
+            self._wait(for_reading, deadline)
+
+    def _read_without_waiting(self, arguments: tuple[Any, ...]) -> Any:
+        # Only here, where the client itself is inside, and never for a heartbeat: the client
+        # may be about to wait in its socket, and must not find that it does not block.
+        timeout = NativeSocket.gettimeout(self._native)
+        try:
+            NativeSocket.settimeout(self._native, 0)
+            return self._inner.read(*arguments)
+        finally:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                NativeSocket.settimeout(self._native, timeout)
 
     def _read_ahead(self, length: int, buffer: Any) -> Any:
         data, self._ahead = self._ahead[:length], self._ahead[length:]
@@ -121,6 +163,22 @@ class SerializedSslObject:
             return data
         buffer[: len(data)] = data
         return len(data)
+
+    def _wait(self, for_reading: bool, deadline: float | None) -> None:
+        poll = getattr(original_module("select"), "poll", None)
+        if for_reading and (deadline is None or poll is None):
+            self._wait_for_data()
+            return
+        if poll is None:
+            time.sleep(_MOMENT)
+            return
+        if (descriptor := NativeSocket.fileno(self._native)) < 0:
+            return  # closed meanwhile: the next call says so
+        poller = poll()
+        poller.register(descriptor, _POLLIN if for_reading else _POLLOUT)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not poller.poll(left):
+            raise TimeoutError("The read operation timed out")
 
     def _wait_for_data(self) -> None:
         # A peek waits exactly as the read would, with the socket object's
@@ -134,7 +192,27 @@ class SerializedSslObject:
 
     def write(self, *args: Any) -> Any:
         with self._my_turn():
+            if self._heartbeat_begun:
+                self.write_heartbeat()
             return self._inner.write(*args)
+
+    def write_heartbeat(self) -> bool:
+        """Send a heartbeat, or the rest of one; the caller holds the lock.
+
+        Returns:
+            Whether it is out.
+
+        Raises:
+            ssl.SSLWantReadError, ssl.SSLWantWriteError: not now. What OpenSSL keeps of it
+                goes out before anything else is written.
+        """
+        try:
+            sent = self._inner.write(HEARTBEAT_FRAME)
+        except ssl.SSLWantWriteError:
+            self._heartbeat_begun = True
+            raise
+        self._heartbeat_begun = False
+        return bool(sent == len(HEARTBEAT_FRAME))
 
     def pending(self) -> int:
         with self._my_turn():
@@ -175,6 +253,10 @@ class TlsWire(Wire):
         super().__init__(native)
         if not isinstance(sock._sslobj, SerializedSslObject):
             sock._sslobj = SerializedSslObject(sock._sslobj, native)
+            if sock is native:
+                # Another thread must not take the 0 of a read for the client's timeout.
+                for name in ("gettimeout", "settimeout", "setblocking"):
+                    setattr(sock, name, sock._sslobj.alone(getattr(sock, name)))
         self._ssl: SerializedSslObject = sock._sslobj
         # Once: it stays as the handshake has made it, and a look must not ask the session.
         self._prefixes, self._padded = self._record_prefixes()
@@ -184,12 +266,11 @@ class TlsWire(Wire):
             return False
         try:
             self.require_own_socket()
-            sent = self._ssl.write(HEARTBEAT_FRAME)
+            return self._ssl.write_heartbeat()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         finally:
             self._ssl.lock.release()
-        return bool(sent == len(HEARTBEAT_FRAME))
 
     def take_heartbeats(self) -> int:
         """Take whole records with nothing but a heartbeat off the receive queue.
@@ -197,7 +278,7 @@ class TlsWire(Wire):
         Takes nothing with a cipher that hbshim does not know. What waits unread
         excuses the peer's silence then.
         """
-        if not self._prefixes or (self._padded and not self._has_waited()):
+        if not self._prefixes:
             return 0
         self.require_own_socket()
         longest = max(map(_record_size, self._prefixes))
@@ -209,14 +290,13 @@ class TlsWire(Wire):
         count = 0
         while waiting.startswith(prefix, count * size) and (count + 1) * size <= len(waiting):
             count += 1
+        if self._padded and len(waiting) == count * size:
+            count -= 1
         return self._ssl.take_heartbeats(count) if count else 0
 
     def nothing_waits(self) -> bool:
         """Never certain: octets may wait in the session."""
         return False
-
-    def _has_waited(self) -> bool:
-        return self.has_tcp_info and self.kernel_view().received_ago > _WAITED
 
     def _record_prefixes(self) -> tuple[tuple[bytes, ...], bool]:
         """Type, version and length of a record with a heartbeat; whether others look like it."""

@@ -30,6 +30,9 @@ LOOKS_BETWEEN_DRAINS = 16
 #: Seconds without traffic after which not all ages of ``TCP_INFO`` can be 0.
 AGES_GROW_WITHIN = 1.0
 
+#: A heartbeat that could not be sent for this share of T is worth an event.
+NOTABLE_DELAY = 1 / 8
+
 
 def _nobody() -> bool:
     return False
@@ -63,6 +66,7 @@ class Link:
     # With links by the thousand each look begins with a cold cache.
     __slots__ = (
         "__weakref__",
+        "_delayed_since",
         "_forked_error",
         "_half_read",
         "_half_written",
@@ -115,6 +119,9 @@ class Link:
         self._looks = id(self) // 64 % LOOKS_BETWEEN_DRAINS
         self._overlaps_told = 0
         self._torn_told = False
+        # When a heartbeat that was due could not be sent: None while there is none, infinity
+        # once it has been reported.
+        self._delayed_since: float | None = None
         self._last_unread = time.monotonic()
         # Only for platforms without TCP_INFO, where the guard counts.
         self._last_beat = self._last_drain = self._last_unread
@@ -291,6 +298,7 @@ class Link:
             self._tell_liveness(before, sample)
         if action is Action.BEAT:
             return self._beat()
+        self._delayed_since = None
         if action is Action.SHUT_BOTH:
             self.wire.shut_both()
             self._metrics.record(
@@ -318,7 +326,23 @@ class Link:
             self.beats += 1
             self._last_beat = time.monotonic()
             self._metrics.count("beats_sent")
+            self._delayed_since = None
+        else:
+            self._note_delay(time.monotonic())
         return beaten
+
+    def _note_delay(self, now: float) -> None:
+        if self._delayed_since is None:
+            self._delayed_since = now
+        delay = now - self._delayed_since
+        if delay > self.timeout * NOTABLE_DELAY:
+            self._delayed_since = float("inf")
+            self._metrics.record(
+                "heartbeat-delayed",
+                self.name,
+                f"a heartbeat has been due for {delay:.1f} s, T = {self.timeout:g} s; another "
+                "thread is inside the connection's TLS session, or the kernel takes no bytes",
+            )
 
     def _report_reused(self) -> None:
         # The rest of the program goes on with whatever has the number now.

@@ -200,3 +200,38 @@ def test_an_unusable_tcp_info_is_reported_once_in_a_process(connected):
         wire.distrust_tcp_info()
         Link(wire, 30, "test", metrics)
     assert [event.kind for event in metrics.take_events()] == ["tcp-info-unusable"]
+
+
+def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
+    client, _ = connected
+    metrics = Metrics()
+    link = Link(Wire(native_socket(client)), 8, "test", metrics)
+    clock = itertools.count(1000.0, 0.4)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(Wire, "beat", lambda _: False)
+    for _ in range(3):
+        link._beat()
+    assert metrics.take_events() == []  # not yet T/8
+    for _ in range(5):
+        link._beat()
+    (event,) = metrics.take_events()
+    assert event.kind == "heartbeat-delayed"
+    monkeypatch.setattr(Wire, "beat", lambda _: True)
+    assert link._beat()
+    monkeypatch.setattr(Wire, "beat", lambda _: False)
+    link._beat()
+    link._beat()
+    assert metrics.take_events() == []
+
+
+def test_traffic_ends_the_delay_of_a_heartbeat(monkeypatch, connected):
+    client, _ = connected
+    metrics = Metrics()
+    link = Link(Wire(native_socket(client)), 8, "test", metrics)
+    monkeypatch.setattr(Wire, "beat", lambda _: False)
+    link._beat()
+    link.turn(time.monotonic())  # nothing is due: the connection is new
+    clock = itertools.count(time.monotonic() + 100, 0.1)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    link._beat()
+    assert metrics.take_events() == []

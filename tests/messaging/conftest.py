@@ -20,7 +20,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_while_progressing
 from wsgi_harness.stack.broker import Broker
 
 #: The libraries under contract, each with the module that opens its connections.
@@ -149,8 +149,16 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.stop(LIMIT)
 
 
-def at_once(*works: Callable[[], object], limit: float = 2 * LIMIT) -> list[Any]:
-    """What each gives, or the error it raises; all at the same time."""
+def at_once(
+    *works: Callable[[], object],
+    limit: float = 2 * LIMIT,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Any]:
+    """Run all of `works` at the same time; return what each returns, or the error it raises.
+
+    Parameters:
+        limit: seconds without a change of `progress` after which they are taken to hang.
+    """
     outcomes: list[Any] = [None] * len(works)
 
     def run(number: int) -> None:
@@ -164,8 +172,7 @@ def at_once(*works: Callable[[], object], limit: float = 2 * LIMIT) -> list[Any]
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + limit
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    assert not any(thread.is_alive() for thread in threads), "some hang"
+    wait_while_progressing(
+        lambda: not any(thread.is_alive() for thread in threads), progress, limit
+    )
     return outcomes

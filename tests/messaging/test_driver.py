@@ -28,7 +28,7 @@ from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from tests.messaging.conftest import LIMIT, at_once
 from tests.messaging.endpoints import Endpoint, OddError, Versioned
-from tests.waiting import wait_until
+from tests.waiting import holds_at_some_scale, wait_until
 
 #: Seconds by which a server may misjudge the age of a request.
 LATE = 0.5
@@ -238,7 +238,12 @@ def test_progress_that_nobody_asked_for(driver: AmqpDriver, target: Target, serv
 
 
 def test_a_server_that_works_is_not_silent(client: Client) -> None:
-    assert client.prepare(silence=0.6).call("last", seconds=2) == "at last"
+    """However long it works: its signs of life come three times in each `silence`."""
+
+    def check(silence: float) -> None:
+        assert client.prepare(silence=silence).call("last", seconds=3 * silence) == "at last"
+
+    holds_at_some_scale(check, 0.6, 2, 6)
 
 
 def test_a_server_that_is_gone_is_silent(driver: AmqpDriver, target: Target) -> None:

@@ -117,7 +117,8 @@ def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(conn
 def test_a_look_without_waiting_finds_the_end(connect):
     connection = hbshim.keep_alive(connect(heartbeat=60))
     connection.transport.sock.shutdown(socket.SHUT_RDWR)
-    with pytest.raises(OSError, match="closed"):
+    # "Closed", or "reset" where the broker was quicker; not that nothing is there yet.
+    with pytest.raises(OSError, match=r"closed|reset"):
         connection.drain_events(timeout=0)
     connection.collect()
 

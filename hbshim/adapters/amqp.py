@@ -38,6 +38,13 @@ _NOT_READY = {errno.EAGAIN, errno.EINTR, errno.ENOENT, errno.EWOULDBLOCK}
 KOMBU_OPTION = "hbshim"
 
 
+class StalledError(Exception):
+    """The peer takes no bytes, and nothing of the frame is on the wire.
+
+    No OSError: to py-amqp that would mean a lost connection.
+    """
+
+
 def attach(connection: Any, options: Options) -> Link | None:
     """Keep an open ``amqp.Connection`` alive.
 
@@ -181,35 +188,37 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         unwrap()
         close_transport()
 
-    def failed(error: BaseException) -> bool:
+    def tears(error: BaseException) -> bool:
         alive = transport_ref()
-        return alive is not None and _write_failed(alive, error)
+        if alive is not None:
+            _note_write_error(alive, error)
+        return not isinstance(error, StalledError)
+
+    def nothing_read(error: BaseException) -> bool:
+        alive = transport_ref()
+        return isinstance(error, TimeoutError) and not (alive and alive._read_buffer)
 
     # Beneath `transport.write`, whose place it takes: a wrapper around the frame
     # writer would be one more Python call for each publish, 3 to 5 % of it.
-    transport.write = guard.around_send(transport._write, link.before_idle_write, failed)
+    transport.write = guard.around_send(transport._write, link.before_idle_write, tears, link.tear)
     # The frame writer has closed over `transport.write` when the connection was made.
     guarded_writer = connection.frame_writer_cls(connection, transport)
     connection._frame_writer = guarded_writer
     connection.heartbeat_tick = heartbeat_tick
     connection.drain_events = drain_or_time_out
-    transport.read_frame = guard.around_read(transport.read_frame, link.before_idle_write)
+    transport.read_frame = guard.around_read(
+        transport.read_frame, link.before_idle_write, nothing_read
+    )
     transport.close = close
     transport.hbshim_link = link
     return unwrap
 
 
-def _write_failed(transport: Any, error: BaseException) -> bool:
-    """Do what py-amqp's ``write`` does on an error; whether the write may be broken off.
-
-    Socket errors, and whatever kills a thread (KeyboardInterrupt, a green library's
-    timeouts), may come in mid-frame.
-    """
+def _note_write_error(transport: Any, error: BaseException) -> None:
+    """Do what py-amqp's ``write`` does on an error."""
     if isinstance(error, OSError):
         passing = isinstance(error, TimeoutError) or error.errno in _NOT_READY
         transport.connected = transport.connected and passing
-        return True
-    return not isinstance(error, Exception)
 
 
 def prepare(options_for: OptionsFor) -> None:

@@ -21,6 +21,8 @@ from typing import Any, Protocol, TypeAlias
 from amqp import transport as amqp_transport
 from amqp.exceptions import UnexpectedFrame
 
+from hbshim.adapters.amqp import StalledError
+
 #: Octets taken from the socket at once.
 READ_AT_MOST = 65536
 
@@ -48,13 +50,6 @@ class Waiting(Protocol):
     def readable(self, timeout: float) -> bool: ...
     def writable(self, timeout: float) -> bool: ...
     def close(self, then: Callable[[], None]) -> None: ...
-
-
-class StalledError(Exception):
-    """The peer takes no octets, and nothing of the frame is on the wire.
-
-    No OSError: to the guard, and to py-amqp, that would mean a frame torn in two.
-    """
 
 
 class Transport(amqp_transport.TCPTransport):  # type: ignore[misc]

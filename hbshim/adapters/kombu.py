@@ -162,10 +162,10 @@ def _link_of(connection: Any) -> Link | None:
 
 def _usable(link: Link) -> bool:
     try:
-        link.before_idle_write()
+        link.check_peer()
     except RecoverableConnectionError:
         return False
-    return link.state in WATCHED and not link.guard.torn
+    return link.state in WATCHED
 
 
 def prepare(options_for: OptionsFor) -> None:

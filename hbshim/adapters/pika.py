@@ -7,6 +7,7 @@ running I/O loop, is replaced by one that leaves the work to hbshim.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import weakref
@@ -33,9 +34,16 @@ _CONNECTION_NAMES = (
     "_heartbeat_checker",
     "_create_heartbeat_checker",
     "_set_connection_state",
+    "_output_marshaled_frames",
     "CONNECTION_CLOSED",
 )
 _TRANSPORT_NAMES = ("_sock", "_tx_buffers", "_produce", "_consume", "_close_and_finalize", "write")
+
+#: Where pika's TLS transport stores its own bound methods, to call them later and to
+#: compare them.
+_STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
+
+_WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
 class KeptAliveChecker:
@@ -85,25 +93,42 @@ def attach(connection: Any, options: Options) -> Link | None:
         not_negotiated(_name(connection))
         return None
     link = _wrap(connection)
-    _watch(link, connection._transport, options)
+    _watch(link, connection, options)
     if checker is not None:
         checker.stop()
     connection._heartbeat_checker = KeptAliveChecker(link)
     return link
 
 
-def _watch(link: Link, transport: Any, options: Options) -> None:
+def _watch(link: Link, connection: Any, options: Options) -> None:
     try:
         watch(link, options)
     except BaseException:
         link.close()
-        _unwrap(transport)
+        _unwrap(connection, connection._transport)
         raise
 
 
-def _unwrap(transport: Any) -> None:
-    for attribute in ("write", "_produce", "_consume", "_close_and_finalize"):
+def _unwrap(connection: Any, transport: Any) -> None:
+    if connection is not None:
+        connection.__dict__.pop("_output_marshaled_frames", None)
+    for attribute in ("_produce", "_consume"):
+        _replace_method(transport, attribute, None)
+    transport.__dict__.pop("_close_and_finalize", None)
+
+
+def _replace_method(transport: Any, attribute: str, function: Any) -> None:
+    """Put `function` in the place of a method, also where pika has stored it; None puts
+    the class's method back.
+    """
+    before = getattr(transport, attribute)
+    if function is None:
         transport.__dict__.pop(attribute, None)
+    else:
+        setattr(transport, attribute, function)
+    for stored in _STORED_ACTIONS:
+        if getattr(transport, stored, None) == before:
+            setattr(transport, stored, getattr(transport, attribute))
 
 
 def prepare(options_for: OptionsFor) -> None:
@@ -125,7 +150,7 @@ def prepare(options_for: OptionsFor) -> None:
             # timers, so pika's own checker is the better choice there.
             service.current().metrics.record("left-alone", _name(self), str(unknown))
             return create(self)
-        _watch(link, self._transport, options)
+        _watch(link, self, options)
         return KeptAliveChecker(link)
 
     Connection._create_heartbeat_checker = create_checker
@@ -143,25 +168,15 @@ def _wrap(connection: Any) -> Link:
             "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
         )
     require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
-    transport_ref = weakref.ref(transport)
     connection_ref = weakref.ref(connection)
 
-    produce = transport._produce
-    begun = bool(transport._tx_buffers)
-
-    def produce_and_note() -> None:
-        nonlocal begun
-        try:
-            produce()
-        finally:
-            begun = bool(transport._tx_buffers)
+    buffers = transport._tx_buffers
 
     def half_written() -> bool:
         # What could not be sent whole waits at the head of this queue. But whole frames wait
         # there, too, from the publish until the first attempt to send them; and in between, a
         # green poller goes to the hub, which may be blocked for long.
-        alive = transport_ref()
-        return begun and alive is not None and bool(alive._tx_buffers)
+        return guard.unsent and bool(buffers)
 
     def half_read() -> bool:
         alive = connection_ref()
@@ -179,27 +194,46 @@ def _wrap(connection: Any) -> Link:
         forked_error=forked_error,
     )
     guard = link.guard
+    guard.unsent = bool(buffers)
     finalize = transport._close_and_finalize
-    write = transport.write
-    pid = os.getpid()
+    output = connection._output_marshaled_frames
+    before_idle_write, getpid, pid = link.before_idle_write, os.getpid, os.getpid()
 
-    def write_in_own_process(data: bytes) -> None:
+    def output_frames(frames: Any) -> None:
         # pika asks its poller for the socket before it writes, and a child shares that
-        # with its parent too. Below 1 % of a publish.
-        if os.getpid() != pid:
-            link.before_idle_write()
-        write(data)
+        # with its parent too. Once for a message, where a transport's `write` is called
+        # for each of its frames.
+        if getpid() != pid:
+            before_idle_write()
+        try:
+            output(frames)
+        except BaseException:
+            # Some of the frames may be buffered, with or without the poller's knowledge.
+            guard.torn = True
+            link.tear()
+            raise
 
     def close_and_finalize() -> None:
         link.close()
-        _unwrap(transport)
+        _unwrap(connection_ref(), transport)
         finalize()
 
-    transport.write = write_in_own_process
-    transport._produce = guard.around_flush(produce_and_note, link.before_idle_write)
-    transport._consume = guard.around_read(transport._consume, link.before_idle_write)
+    connection._output_marshaled_frames = output_frames
+    produce = guard.around_flush(transport._produce, before_idle_write, _tears, link.tear, buffers)
+    _replace_method(transport, "_produce", produce)
+    _replace_method(transport, "_consume", guard.around_read(transport._consume, before_idle_write))
     transport._close_and_finalize = close_and_finalize
     return link
+
+
+def _tears(error: BaseException) -> bool:
+    """Whether pika's buffers may not be what is still to be sent.
+
+    Only a socket that takes nothing more raises from the call that sends; any other
+    exception may come between that call and pika's own record of it, and then pika
+    would send some bytes twice.
+    """
+    return not (isinstance(error, BlockingIOError) and error.errno in _WOULD_BLOCK)
 
 
 def forked_error() -> Exception:

@@ -157,9 +157,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
     def alive(self) -> bool:
         """Whether it is open, and neither given up by its heartbeats nor broken off in a frame."""
         link = self.link
-        return bool(self.is_open) and (
-            link is None or (link.state in WATCHED and not link.guard.torn)
-        )
+        return bool(self.is_open) and (link is None or link.state in WATCHED)
 
     @property
     def buffered(self) -> bool:
@@ -348,7 +346,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
             not_negotiated(self._wire.name())
         self.link = link
         guard = link.guard
-        self.send = guard.around_send(self._send_now, link.before_idle_write, _torn)
+        self.send = guard.around_send(self._send_now, link.before_idle_write, _tears, link.tear)
         self._read = guard.around_read(self._read_now, link.before_idle_write)
         return KeptAliveChecker(link)
 
@@ -396,8 +394,8 @@ def _table_of(data: bytes) -> dict[str, Any]:
     return table
 
 
-def _torn(_error: BaseException) -> bool:
-    # Nobody sends the rest: the owner gives the connection up.
+def _tears(_error: BaseException) -> bool:
+    # The rest is never sent: the owner gives the connection up.
     return True
 
 

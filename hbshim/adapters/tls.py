@@ -32,6 +32,7 @@ from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
 from typing import Any
 
+from hbshim.heartbeat.guard import Permit
 from hbshim.heartbeat.wire import DRAIN_AT_MOST, HEARTBEAT_FRAME, Wire
 from hbshim.runtime.unpatched import NativeLock, allocate_reentrant_lock, original_module
 
@@ -218,8 +219,10 @@ class SerializedSslObject:
         with self._my_turn():
             return len(self._ahead) + int(self._inner.pending())
 
-    def take_heartbeats(self, at_most: int) -> int:
+    def take_heartbeats(self, at_most: int, permit: Permit) -> int:
         """Read up to `at_most` heartbeats, one from each record; the records must be there.
+
+        Stops when a client enters: its read then waits for the lock that is held here.
 
         Returns:
             How many there were. What is none goes to the client's next read.
@@ -230,6 +233,8 @@ class SerializedSslObject:
             if self._ahead or self._inner.pending():
                 return 0
             for taken in range(at_most):
+                if not permit.valid or permit.inside:
+                    return taken
                 data = self._inner.read(_LONGEST)
                 if data != HEARTBEAT_FRAME:
                     self._ahead = data
@@ -261,10 +266,13 @@ class TlsWire(Wire):
         # Once: it stays as the handshake has made it, and a look must not ask the session.
         self._prefixes, self._padded = self._record_prefixes()
 
-    def beat(self) -> bool:
+    def beat(self, permit: Permit) -> bool:
         if not self._ssl.engine_enters():
             return False
         try:
+            # A client that enters from here on waits for the lock before it writes.
+            if not permit.valid or permit.inside:
+                return False
             self.require_own_socket()
             return self._ssl.write_heartbeat()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -272,7 +280,7 @@ class TlsWire(Wire):
         finally:
             self._ssl.lock.release()
 
-    def take_heartbeats(self) -> int:
+    def take_heartbeats(self, permit: Permit) -> int:
         """Take whole records with nothing but a heartbeat off the receive queue.
 
         Takes nothing with a cipher that hbshim does not know. What waits unread
@@ -282,7 +290,7 @@ class TlsWire(Wire):
             return 0
         self.require_own_socket()
         longest = max(map(_record_size, self._prefixes))
-        waiting = self._receive(longest * DRAIN_AT_MOST, socket.MSG_PEEK)
+        waiting = self._peek(longest * DRAIN_AT_MOST)
         prefix = next(filter(waiting.startswith, self._prefixes), None)
         if prefix is None:
             return 0
@@ -292,7 +300,7 @@ class TlsWire(Wire):
             count += 1
         if self._padded and len(waiting) == count * size:
             count -= 1
-        return self._ssl.take_heartbeats(count) if count else 0
+        return self._ssl.take_heartbeats(count, permit) if count else 0
 
     def nothing_waits(self) -> bool:
         """Never certain: octets may wait in the session."""

@@ -158,10 +158,10 @@ def _watch(
 
 def _take_beat(link: Link) -> bool:
     """Take the broker's heartbeats off the wire, as the engine does for an idle client."""
-    if not link.guard.readers.engine_enters():
+    if not (permit := link.guard.readers.engine_enters()):
         return False
     try:
-        return link.wire.take_heartbeats() > 0
+        return link.wire.take_heartbeats(permit) > 0
     except OSError:
         return False
     finally:

@@ -1,189 +1,294 @@
-"""Says whether a connection's byte streams are at a frame boundary.
+"""Tracks whether a connection's byte streams are at a frame boundary.
 
-The client goes in through a gate before the first byte of a write and out after
-the last, whole frames at a time, and likewise for a read. The engine goes in
-only when nobody is there, and stays for microseconds: then it may put a
-heartbeat on the wire, or take one off it.
+Each client enters the gate of a stream before the first byte of a write or a read
+and leaves after the last, whole frames at a time. The engine enters only while no
+client is inside, and gets a permit: then it may put a heartbeat on the wire, or take
+one off it.
 
-Clients never wait for each other here. A greenlet may yield inside `sendall`,
-and a second greenlet that waited for it on a native lock would freeze the hub
-for good.
+A client never waits for another client, and not for the engine either: it revokes
+the permit as it enters, and the engine checks the permit in the same instant in
+which it acts (:mod:`hbshim.heartbeat.syscalls`). So a greenlet that yields inside
+`sendall` cannot block a hub, and an engine that is stuck in a finalizer of the
+application cannot block a writer.
+
+An exception may arrive between any two bytecodes: from a signal handler, or from a
+green library's timeout. So nothing here is taken that only a later line would give
+back. A client is inside while its token is in a set; adding and discarding are single
+calls of C, and discarding twice does no harm.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set, Sized
 from typing import Any
 
-from hbshim.runtime.unpatched import allocate_lock, allocate_reentrant_lock
+from hbshim.heartbeat.syscalls import gil_keeping_calls
+from hbshim.runtime.unpatched import NativeLock, allocate_lock, original
 
-#: A write after this many seconds without one looks at the peer first (the stale
-#: rule). Short enough to catch a close between two requests, long enough that a
-#: busy publisher never pays for the look.
+#: A write after this many seconds without one checks the peer first (the pre-write
+#: check). Short enough to catch a close between two requests, long enough that a
+#: busy publisher never pays for it.
 IDLE_BEFORE_LOOK = 0.1
+
+#: How often, and for how many seconds each time, a client waits for a system call of
+#: the engine that is under way; only where these calls release the GIL. Several short
+#: waits, so that a process that was suspended gives the engine time to finish.
+_WAITS, _WAIT = 100, 0.001
 
 _monotonic = time.monotonic
 
 
-class Gate:
-    """Lets any number of clients in, and the engine when it is empty.
+class Permit:
+    """Lets the engine act on one stream, until a client enters.
 
-    The first client in holds `_first`, taken without waiting: on the hot path of
-    every publish that is two calls and no counting. Whoever finds it taken counts
-    itself in under `_books`, which the engine holds for as long as it is inside,
-    so that waiting for it means waiting for the engine and for nobody else.
+    The engine acts only if `valid` is true and `inside` is empty, checked with no call
+    between the check and the action.
 
     Attributes:
-        overlaps: how often a client came in while another was in.
+        valid: no client has entered since the permit was given.
+        inside: the gate's clients.
+        acting: held by the engine during a system call that releases the GIL.
     """
 
-    __slots__ = ("_books", "_first", "_further", "overlaps")
+    __slots__ = ("acting", "inside", "valid")
 
-    def __init__(self, books: Any) -> None:
-        self._first = allocate_lock()
-        self._books = books
-        self._further = 0
+    def __init__(self, inside: Set[object], acting: NativeLock) -> None:
+        self.inside = inside
+        self.acting = acting
+        self.valid = True
+
+
+class Gate:
+    """Lets any number of clients in, and the engine while no client is inside.
+
+    Attributes:
+        inside: one token for each client that is inside.
+        permit: the engine's; None while it is outside.
+        overlaps: how often a client entered while another one was inside.
+    """
+
+    __slots__ = ("_acting", "inside", "overlaps", "permit")
+
+    def __init__(self) -> None:
+        self.inside: set[object] = set()
+        self.permit: Permit | None = None
         self.overlaps = 0
+        self._acting = allocate_lock()
 
     @property
     def occupied(self) -> bool:
-        """Whether a client is in; the engine asks while it is out."""
-        if self._further or not self._first.acquire(False):
-            return True
-        self._first.release()
-        return False
+        """Whether a client is inside."""
+        return bool(self.inside)
 
-    def engine_enters(self) -> bool:
-        """Take the gate for the engine, without waiting; False when a client is in."""
-        if not self._first.acquire(False):
-            return False
-        self._books.acquire()
-        if self._further:
-            self.engine_leaves()
-            return False
-        return True
+    def engine_enters(self) -> Permit | None:
+        """Return a permit for the engine, without waiting; None while a client is inside.
+
+        A permit that another engine had is revoked.
+        """
+        self._revoke()
+        # Before the check: a client adds its token before it looks for a permit.
+        self.permit = permit = Permit(self.inside, self._acting)
+        if self.inside:
+            self._revoke()
+            return None
+        return permit
 
     def engine_leaves(self) -> None:
-        """Give the gate back."""
-        self._books.release()
-        self._first.release()
+        """Give the permit back."""
+        self._revoke()
 
-    def among_others(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Call `function` for a client that found the gate taken."""
-        with self._books:
-            self._further += 1
-            # The engine is out now; if the gate is still taken, it is by a client.
-            if self._first.acquire(False):
-                self._first.release()
-            else:
-                self.overlaps += 1
-        try:
-            return function(*args)
-        finally:
-            with self._books:
-                self._further -= 1
+    def _revoke(self) -> Permit | None:
+        permit = self.permit
+        if permit is not None:
+            permit.valid = False
+            self.permit = None
+        return permit
+
+    def shut_engine_out(self) -> None:
+        """Revoke the engine's permit, and wait for its system call where that must be."""
+        if self._revoke() is None or gil_keeping_calls() is not None:
+            return
+        pause = original("time", "sleep")
+        for _ in range(_WAITS):
+            if not self._acting.locked():
+                return
+            pause(_WAIT)
+
+    def meet(self) -> None:
+        """Called by a client that entered and found the engine or another client inside."""
+        self.shut_engine_out()
+        if len(self.inside) > 1:
+            self.overlaps += 1
+
+    def renew(self) -> None:
+        """In a forked child: forget the parent's threads."""
+        self.inside.clear()
+        self.permit = None
+        self._acting._at_fork_reinit()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _always(_error: BaseException) -> bool:
+    return True
+
+
+def _never(_error: BaseException) -> bool:
+    return False
 
 
 class Guard:
     """The two gates of one connection, and when the application last used it.
 
     Attributes:
-        books: held by the engine while it is inside either gate, and for every
-            change of the link's state. Re-entrant: a signal handler, or a
-            finaliser that the garbage collector runs, may use the connection
-            while the same thread is inside.
         writers, readers: the gates.
         last_write, last_read: ``time.monotonic()`` of the last application
             traffic, in seconds. Heartbeats do not count, so that a hung
             application stays visible.
-        torn: a write was broken off, so the wire may stand in mid-frame; final.
+        torn: a write was interrupted, so a part of a frame may be on the wire; final.
+        misread: a read was interrupted, so the reader may be inside a frame; final.
+        unsent: a flush has left something buffered, perhaps the rest of a frame.
         closed: the application closed the connection; final.
     """
 
-    __slots__ = ("books", "closed", "last_read", "last_write", "readers", "torn", "writers")
+    __slots__ = (
+        "closed",
+        "last_read",
+        "last_write",
+        "misread",
+        "readers",
+        "torn",
+        "unsent",
+        "writers",
+    )
 
     def __init__(self) -> None:
-        self.books = allocate_reentrant_lock()
-        self.writers = Gate(self.books)
-        self.readers = Gate(self.books)
+        self.writers = Gate()
+        self.readers = Gate()
         self.torn = False
+        self.misread = False
+        self.unsent = False
         self.closed = False
         self.last_write = self.last_read = _monotonic()
 
     def close(self) -> None:
-        """The application is closing: from here on nobody but it touches the wire."""
-        with self.books:
-            self.closed = True
+        """The application is closing: from here on the engine does not touch the wire."""
+        self.closed = True
+        self.writers.shut_engine_out()
+        self.readers.shut_engine_out()
+
+    def renew_locks(self) -> None:
+        """In a forked child: no thread of the parent is inside here."""
+        self.writers.renew()
+        self.readers.renew()
 
     def around_send(
         self,
         send: Callable[[Any], Any],
         before_idle_write: Callable[[], None],
-        failed: Callable[[BaseException], bool],
+        tears: Callable[[BaseException], bool],
+        on_torn: Callable[[], None] = _nothing,
     ) -> Callable[[Any], None]:
         """Wrap a function that sends the whole frames it is given.
 
         Parameters:
             send: takes the bytes, and returns when all of them are out.
-            before_idle_write: called before a write that follows a silence, or in
-                a forked child; it may raise to refuse the write.
-            failed: told of an exception of `send`; whether half a frame may be on
-                the wire now, with nobody left to send the rest.
+            before_idle_write: called before a write that follows a silence, in a forked
+                child, or on a torn stream; it may raise to refuse the write.
+            tears: called with an exception of `send`; false only if it is known that
+                no byte was written.
+            on_torn: called when the stream is torn, before the exception goes on.
         """
         gate = self.writers
-        enter, leave = gate._first.acquire, gate._first.release
+        inside = gate.inside
+        enter, leave = inside.add, inside.discard
         # Each time: after a fork in C nothing else tells. 50 ns of a publish's 20 us.
         getpid, pid = os.getpid, os.getpid()
 
         def guarded_send(data: Any) -> None:
             now = _monotonic()
-            if now - self.last_write > IDLE_BEFORE_LOOK or getpid() != pid:
+            if now - self.last_write > IDLE_BEFORE_LOOK or self.torn or getpid() != pid:
                 before_idle_write()
             self.last_write = now
+            token = object()
             try:
-                if not enter(False):
-                    gate.among_others(send, (data,))
-                    return
+                enter(token)
+                if gate.permit is not None or len(inside) > 1:
+                    gate.meet()
                 try:
                     send(data)
-                finally:
-                    leave()
-            except BaseException as error:
-                self.torn = failed(error) or self.torn
-                raise
+                except BaseException as error:
+                    # Nothing is called before `torn` is set: a second exception finds it so.
+                    torn_before = self.torn
+                    self.torn = True
+                    if tears(error):
+                        on_torn()
+                    else:
+                        self.torn = torn_before
+                    raise
+            finally:
+                leave(token)
 
         return guarded_send
 
     def around_flush(
-        self, flush: Callable[[], Any], before_idle_write: Callable[[], None]
+        self,
+        flush: Callable[[], Any],
+        before_idle_write: Callable[[], None],
+        tears: Callable[[BaseException], bool] = _always,
+        on_torn: Callable[[], None] = _nothing,
+        buffers: Sized = (),
     ) -> Callable[[], Any]:
         """Wrap a function that sends what is buffered, and keeps buffered what it cannot send.
 
         Parameters:
             flush: the client's own function.
-            before_idle_write: as for :meth:`around_send`.
+            before_idle_write, on_torn: as for :meth:`around_send`.
+            tears: called with an exception of `flush`; false only if it is known that
+                what is buffered now is exactly what was not written.
+            buffers: what is not written yet.
         """
         gate = self.writers
-        enter, leave = gate._first.acquire, gate._first.release
+        inside = gate.inside
+        enter, leave = inside.add, inside.discard
+        getpid, pid = os.getpid, os.getpid()
 
         def guarded_flush() -> Any:
             now = _monotonic()
-            if now - self.last_write > IDLE_BEFORE_LOOK:
+            if now - self.last_write > IDLE_BEFORE_LOOK or self.torn or getpid() != pid:
                 before_idle_write()
             self.last_write = now
-            if not enter(False):
-                return gate.among_others(flush, ())
+            token = object()
             try:
-                return flush()
+                enter(token)
+                if gate.permit is not None or len(inside) > 1:
+                    gate.meet()
+                try:
+                    return flush()
+                except BaseException as error:
+                    torn_before = self.torn
+                    self.torn = True
+                    if tears(error):
+                        on_torn()
+                    else:
+                        self.torn = torn_before
+                    raise
+                finally:
+                    self.unsent = bool(buffers)
             finally:
-                leave()
+                leave(token)
 
         return guarded_flush
 
     def around_read(
-        self, read: Callable[[], Any], in_other_process: Callable[[], None]
+        self,
+        read: Callable[[], Any],
+        in_other_process: Callable[[], None],
+        nothing_read: Callable[[BaseException], bool] = _never,
     ) -> Callable[[], Any]:
         """Wrap the client's function that reads, from frame boundary to frame boundary.
 
@@ -191,21 +296,33 @@ class Guard:
             read: the client's own function.
             in_other_process: called before a read in a forked child, which would take
                 bytes from its parent; it may raise to refuse the read.
+            nothing_read: called with an OSError of `read`; whether no byte had arrived.
         """
         gate = self.readers
-        enter, leave = gate._first.acquire, gate._first.release
+        inside = gate.inside
+        enter, leave = inside.add, inside.discard
         getpid, pid = os.getpid, os.getpid()
 
         def guarded_read() -> Any:
             if getpid() != pid:
                 in_other_process()
-            if not enter(False):
-                result = gate.among_others(read, ())
-            else:
-                try:
-                    result = read()
-                finally:
-                    leave()
+            token = object()
+            try:
+                enter(token)
+                if gate.permit is not None:
+                    gate.shut_engine_out()
+                result = read()
+            except OSError as error:
+                # The libraries keep what they have read of a frame.
+                if not nothing_read(error):
+                    self.last_read = _monotonic()
+                raise
+            except BaseException:
+                self.misread = True
+                self.last_read = _monotonic()
+                raise
+            finally:
+                leave(token)
             self.last_read = _monotonic()
             return result
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 
-from hbshim.heartbeat.guard import Guard
+from hbshim.heartbeat.guard import Guard, Permit
 from hbshim.heartbeat.liveness import last_tick
 from hbshim.heartbeat.state import (
     TABLE,
@@ -20,7 +20,7 @@ from hbshim.heartbeat.state import (
     next_look,
     recheck_after,
 )
-from hbshim.heartbeat.wire import DescriptorReusedError, Wire
+from hbshim.heartbeat.wire import DescriptorReusedError, HeartbeatTornError, Wire
 from hbshim.metrics import Metrics
 
 #: Looks between two drains of a healthy link. The broker beats every T/2, as
@@ -135,18 +135,19 @@ class Link:
 
         Non-blocking; any thread may call it. `now` is ``time.monotonic()``.
         """
-        engine_is_in = self.guard.writers.engine_enters()
+        permit = self.guard.writers.engine_enters()
         try:
-            if engine_is_in and self._plainly_due():
-                beaten = self._beat()
+            if permit is not None and self._plainly_due():
+                beaten = self._beat(permit)
                 return now + (self.timeout / 2 if beaten else recheck_after(self.timeout))
-            with self.guard.books:
-                event, sample = self._look(now, writing=not engine_is_in)
-                if not self._step(event, sample):
-                    event = Event.MOVING  # inside the client's TLS session
+            event, sample = self._look(now, writing=permit is None)
+            if not self._step(event, sample, permit):
+                event = Event.MOVING  # a client has entered, or is inside its TLS session
         finally:
-            if engine_is_in:
+            if permit is not None:
                 self.guard.writers.engine_leaves()
+        if self.guard.torn and not self.guard.writers.inside:
+            self.tear()
         self._tell_misuse()
         pause = next_look(event, sample, self.timeout, self.liveness_timeout)
         if self.state not in WATCHED or pause is None:
@@ -188,6 +189,7 @@ class Link:
         # The next write must take the slow path, whatever its hurry.
         self.guard.last_write = float("-inf")
         self.wire.drop()
+        self.guard.renew_locks()
         self._on_orphaned()
 
     def _look(self, now: float, *, writing: bool) -> tuple[Event, Sample]:
@@ -278,26 +280,32 @@ class Link:
         return now - seen
 
     def _drain(self, now: float) -> bool:
-        if self.guard.closed or not self.guard.readers.engine_enters():
+        readers = self.guard.readers
+        if self.guard.closed or self.guard.misread or not (permit := readers.engine_enters()):
             return False
         try:
-            taken = 0 if self._half_read() else self.wire.take_heartbeats()
+            taken = 0 if self._half_read() else self.wire.take_heartbeats(permit)
         except OSError:
             return False
         finally:
-            self.guard.readers.engine_leaves()
+            readers.engine_leaves()
         if taken:
             self._last_drain = now
             self._metrics.count("heartbeats_drained", taken)
         return bool(taken)
 
-    def _step(self, event: Event, sample: Sample) -> bool:
+    def _step(self, event: Event, sample: Sample, permit: Permit | None = None) -> bool:
         """Act; False when a beat was due and could not be sent just now."""
-        before, (self.state, action) = self.state, TABLE[self.state, event]
+        before = self.state
+        after, action = TABLE[before, event]
+        # Without a lock: no other thread runs between this comparison and the assignment.
         if self.state is not before:
+            return True
+        self.state = after
+        if after is not before:
             self._tell_liveness(before, sample)
         if action is Action.BEAT:
-            return self._beat()
+            return permit is not None and self._beat(permit)
         self._delayed_since = None
         if action is Action.SHUT_BOTH:
             self.wire.shut_both()
@@ -312,16 +320,21 @@ class Link:
             self._metrics.record("peer-closed", self.name, "the broker closed the connection")
         elif action is Action.DROP:
             self.orphan()
+        if after not in WATCHED and after is not before:
+            self._tell_misuse()  # there may be no later occasion
         return True
 
-    def _beat(self) -> bool:
+    def _beat(self, permit: Permit) -> bool:
         try:
-            beaten = self.wire.beat()
+            beaten = self.wire.beat(permit)
         except DescriptorReusedError:
             self._report_reused()
             return False
         except OSError:
             return False  # reset under our hands; the next look sees it closed
+        except HeartbeatTornError:
+            self.tear()
+            return True
         if beaten:
             self.beats += 1
             self._last_beat = time.monotonic()
@@ -391,33 +404,52 @@ class Link:
             self._metrics.record(
                 "write-broken-off",
                 self.name,
-                "a write was broken off in mid-frame, so no beat is legal any more; "
-                "close the connection and open a new one",
+                "a write was interrupted, so a part of a frame may be on the wire; the "
+                "connection is shut down, and the next call on it fails: open a new one",
             )
 
     # -- the client's side ---------------------------------------------------
 
-    def before_idle_write(self) -> None:
-        """The stale rule: look at the peer before bytes are handed to the kernel.
+    def tear(self) -> None:
+        """End a stream on which a part of a frame may be: nothing may follow it.
 
-        A peer that has closed or gone silent gets the socket shut down first, so
-        that the client's own write fails, in its own way, instead of being
-        swallowed.
+        The socket is shut down at once, so that the client's next call fails in the
+        client's own way. Idempotent; from any thread.
+        """
+        self.guard.torn = True
+        self.wire.shut_both()
+        if self.state in WATCHED:
+            self.state = State.LOST
+        self._tell_misuse()
+
+    def check_peer(self) -> None:
+        """Check the peer, as before a write; the state tells what was found.
+
+        A peer that has closed or is silent gets the socket shut down, so that the
+        client's own write fails, in its own way, instead of being swallowed.
 
         Raises:
             Exception: the library's recoverable error, in a forked child.
         """
         if os.getpid() != self._pid:
-            # Without the books: the thread that held them at the fork is not here.
             self.orphan()
         if self.state is State.ORPHANED:
             raise self._forked_error()
-        if self.state in WATCHED:
-            with self.guard.books:
-                event, sample = self._look(time.monotonic(), writing=True)
-                if event in (Event.PEER_CLOSED, Event.SILENT):
-                    self._step(event, sample)
-        if self.state is State.LOST:
+        if self.guard.torn:
+            self.tear()
+        elif self.state in WATCHED:
+            event, sample = self._look(time.monotonic(), writing=True)
+            if event in (Event.PEER_CLOSED, Event.SILENT):
+                self._step(event, sample)
+
+    def before_idle_write(self) -> None:
+        """The pre-write check: :meth:`check_peer`, before bytes are handed to the kernel.
+
+        Raises:
+            Exception: the library's recoverable error, in a forked child.
+        """
+        self.check_peer()
+        if self.state is State.LOST and not self.guard.torn:
             self._metrics.count("stale_writes_prevented")
 
     def close(self) -> None:
@@ -425,6 +457,7 @@ class Link:
         self.guard.close()
         if self.state in WATCHED:
             self.state = State.CLOSED
+        self._tell_misuse()
         if self.on_closed is not None:
             self.on_closed(self)
 

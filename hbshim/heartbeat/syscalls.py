@@ -13,8 +13,12 @@ import errno
 import functools
 import os
 import socket
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from hbshim.heartbeat.guard import Permit
 
 SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -22,14 +26,20 @@ SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 class Calls(NamedTuple):
     """The C library's calls; each raises OSError as `socket` would.
 
+    What takes a permit returns None, and does nothing, once the permit is revoked. The
+    check and the call are one to every other thread: between them no bytecode lets
+    another thread run, and nothing is allocated that could start a garbage collection.
+
     Attributes:
-        send: (descriptor, bytes) -> bytes sent.
-        receive: (descriptor, at most, flags) -> the bytes.
+        send: (descriptor, bytes, permit) -> bytes sent.
+        peek: (descriptor, at most) -> the bytes, left where they are.
+        receive: (descriptor, at most, permit) -> the bytes.
         nothing_waits: (descriptor) -> whether a read would have to wait; raises nothing.
     """
 
-    send: Callable[[int, bytes], int]
-    receive: Callable[[int, int, int], bytes]
+    send: Callable[[int, bytes, Permit], int | None]
+    peek: Callable[[int, int], bytes]
+    receive: Callable[[int, int, Permit], bytes | None]
     nothing_waits: Callable[[int], bool]
 
 
@@ -38,7 +48,10 @@ def gil_keeping_calls() -> Calls | None:
     """The calls; None where ctypes cannot be had.
 
     (It is an optional module, and sub-interpreters with a GIL of their own refuse it.)
+    Also None where there is no GIL to keep.
     """
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
     try:
         import ctypes
 
@@ -50,26 +63,36 @@ def gil_keeping_calls() -> Calls | None:
     libc_recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     libc_send.restype = libc_recv.restype = ctypes.c_ssize_t
 
+    look = socket.MSG_PEEK | socket.MSG_DONTWAIT
+
     def checked(result: int) -> int:
         if result < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
         return result
 
-    def send(descriptor: int, data: bytes) -> int:
-        sent: int = libc_send(descriptor, data, len(data), SEND_FLAGS)
-        return sent if sent >= 0 else checked(sent)
+    def send(descriptor: int, data: bytes, permit: Permit) -> int | None:
+        arguments = (descriptor, data, len(data), SEND_FLAGS)
+        # One expression, and a tuple made before it: see the class.
+        sent = libc_send(*arguments) if permit.valid and not permit.inside else None
+        return sent if sent is None else checked(sent)
 
-    def receive(descriptor: int, most: int, flags: int) -> bytes:
+    def peek(descriptor: int, most: int) -> bytes:
         buffer: Any = ctypes.create_string_buffer(most)
-        size = checked(libc_recv(descriptor, buffer, most, flags | socket.MSG_DONTWAIT))
+        size = checked(libc_recv(descriptor, buffer, most, look))
         return bytes(memoryview(buffer)[:size])
 
+    def receive(descriptor: int, most: int, permit: Permit) -> bytes | None:
+        buffer: Any = ctypes.create_string_buffer(most)
+        arguments = (descriptor, buffer, most, socket.MSG_DONTWAIT)
+        size = libc_recv(*arguments) if permit.valid and not permit.inside else None
+        return size if size is None else bytes(memoryview(buffer)[: checked(size)])
+
     one_octet = ctypes.create_string_buffer(1)  # shared: what is in it interests nobody
-    look, get_errno = socket.MSG_PEEK | socket.MSG_DONTWAIT, ctypes.get_errno
+    get_errno = ctypes.get_errno
     would_wait = (errno.EAGAIN, errno.EWOULDBLOCK)
 
     def nothing_waits(descriptor: int) -> bool:
         return libc_recv(descriptor, one_octet, 1, look) < 0 and get_errno() in would_wait
 
-    return Calls(send, receive, nothing_waits)
+    return Calls(send, peek, receive, nothing_waits)

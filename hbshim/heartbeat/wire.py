@@ -18,8 +18,9 @@ import termios
 # patched, and its methods work on every subclass without entering a hub.
 from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from hbshim.heartbeat.guard import Permit
 from hbshim.heartbeat.syscalls import SEND_FLAGS, gil_keeping_calls
 
 #: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
@@ -86,6 +87,26 @@ def _cookie(native: socket.socket) -> bytes:
 def _inode(native: socket.socket) -> tuple[int, int]:
     found = os.fstat(_fileno(native))
     return found.st_dev, found.st_ino
+
+
+class HeartbeatTornError(Exception):
+    """A part of a heartbeat is on the wire, so that nothing else may follow."""
+
+
+def acting(permit: Permit, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that releases the GIL, for an engine with this permit.
+
+    A client that enters meanwhile waits for the call to end, within a limit.
+
+    Returns:
+        What `function` returns; None, without calling it, if the permit is revoked.
+    """
+    if not permit.acting.acquire(False):
+        return None  # another engine is stuck in there
+    try:
+        return function(*args) if permit.valid and not permit.inside else None
+    finally:
+        permit.acting.release()
 
 
 class Wire:
@@ -267,26 +288,28 @@ class Wire:
         answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")
         return int(_INT.unpack(answer)[0])
 
-    def beat(self) -> bool:
+    def beat(self, permit: Permit) -> bool:
         """Write one heartbeat frame; the caller has seen that the send queue is empty.
 
         With an empty queue eight bytes always go out whole. False: not now.
 
         Raises:
+            HeartbeatTornError: a part of it went out.
             OSError: the connection is gone, or its descriptor is another's.
         """
         self.require_own_socket()
         try:
             if (calls := gil_keeping_calls()) is not None:
-                sent = calls.send(_fileno(self.native), HEARTBEAT_FRAME)
+                sent = calls.send(_fileno(self.native), HEARTBEAT_FRAME, permit)
             else:
-                sent = NativeSocket.send(self.native, HEARTBEAT_FRAME, SEND_FLAGS)
+                sent = acting(permit, NativeSocket.send, self.native, HEARTBEAT_FRAME, SEND_FLAGS)
         except BlockingIOError:
             return False
-        assert sent == len(HEARTBEAT_FRAME), "a heartbeat was torn on an empty send queue"
-        return True
+        if sent is not None and sent != len(HEARTBEAT_FRAME):
+            raise HeartbeatTornError
+        return sent is not None
 
-    def take_heartbeats(self) -> int:
+    def take_heartbeats(self, permit: Permit) -> int:
         """Take whole heartbeat frames off the front of the receive queue.
 
         The caller has seen that the client's reader is outside and stands at a
@@ -300,26 +323,35 @@ class Wire:
         """
         self.require_own_socket()
         size = len(HEARTBEAT_FRAME)
-        waiting = self._receive(size * DRAIN_AT_MOST, socket.MSG_PEEK)
+        waiting = self._peek(size * DRAIN_AT_MOST)
         count = 0
         while waiting[count * size : (count + 1) * size] == HEARTBEAT_FRAME:
             count += 1
-        if count:
-            self._receive(count * size, 0)
-        return count
+        # Under the permit with which they were seen: no client has read since.
+        return count if count and self._receive(count * size, permit) else 0
 
-    def _receive(self, most: int, flags: int) -> bytes:
+    def _peek(self, most: int) -> bytes:
         try:
             if (calls := gil_keeping_calls()) is not None:
-                return calls.receive(NativeSocket.fileno(self.native), most, flags)
+                return calls.peek(_fileno(self.native), most)
             # A socket object with a timeout would wait for data in spite of
             # MSG_DONTWAIT; with data there it does not.
             if not self.unread():
                 return b""
-            received: bytes = NativeSocket.recv(self.native, most, flags | socket.MSG_DONTWAIT)
+            seen: bytes = NativeSocket.recv(
+                self.native, most, socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
         except BlockingIOError:
             return b""
-        return received
+        return seen
+
+    def _receive(self, most: int, permit: Permit) -> bytes | None:
+        if (calls := gil_keeping_calls()) is not None:
+            return calls.receive(_fileno(self.native), most, permit)
+        taken: bytes | None = acting(
+            permit, NativeSocket.recv, self.native, most, socket.MSG_DONTWAIT
+        )
+        return taken
 
     def nothing_waits(self) -> bool:
         """Whether a read would certainly have to wait: no byte is here, and no end or error."""

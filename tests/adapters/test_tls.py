@@ -16,6 +16,7 @@ from hbshim.adapters.sockets import wire_for
 from hbshim.heartbeat import service
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
+from tests.permits import always
 from tests.waiting import wait_until
 
 OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
@@ -164,7 +165,7 @@ def test_a_reader_inside_a_record_does_not_keep_heartbeats_out(piecewise, timeou
     server.raw.sendall(record[: start + length])
     reader = Reader(lambda: client.recv(1000))
     wait_until(lambda: not wire.unread())
-    assert [wire.beat() for _ in range(20)] == [True] * 20
+    assert [wire.beat(always()) for _ in range(20)] == [True] * 20
     # Readers of a session make no mistake about the client's timeout.
     assert client.gettimeout() == timeout
     server.raw.sendall(record[start + length :])
@@ -180,7 +181,7 @@ def test_a_record_without_data_does_not_keep_heartbeats_out(piecewise):
     server.raw.sendall(tickets)
     reader = Reader(lambda: client.recv(1000))
     wait_until(lambda: not wire.unread())
-    assert [wire.beat() for _ in range(20)] == [True] * 20
+    assert [wire.beat(always()) for _ in range(20)] == [True] * 20
     server.raw.sendall(server.encrypt(b"data"))
     assert reader.finish() == b"data"
 
@@ -237,7 +238,7 @@ def test_a_record_may_be_larger_than_the_receive_buffer(piecewise, timeout):
     received = client.recv(16_000)
     sender.join(10)
     assert received == b"x" * 16_000
-    assert wire.beat()
+    assert wire.beat(always())
 
 
 @pytest.mark.parametrize("timeout", [None, 10])
@@ -287,7 +288,7 @@ def test_the_rest_of_a_heartbeat_goes_out_before_anything_else(piecewise, monkey
             return len(data)
 
     monkeypatch.setattr(wire._ssl, "_inner", Inner())
-    assert not wire.beat()
+    assert not wire.beat(always())
     with pytest.raises(ssl.SSLWantWriteError):
         client.send(b"frame")
     assert written == [HEARTBEAT_FRAME, HEARTBEAT_FRAME]
@@ -329,17 +330,17 @@ def test_heartbeats_are_taken_and_the_rest_is_left(session, kind):
 
     def all_taken():
         nonlocal taken
-        taken += wire.take_heartbeats()
+        taken += wire.take_heartbeats(always())
         return taken == 3
 
     wait_until(all_taken)
-    assert wire.take_heartbeats() == 0
+    assert wire.take_heartbeats(always()) == 0
     assert client.recv(100) == b"a frame of the application"
     if kind in PADDED:
         # It might be something else, for which the client polls its descriptor.
         assert client.recv(100) == HEARTBEAT_FRAME
     else:
-        wait_until(lambda: wire.take_heartbeats() == 1)
+        wait_until(lambda: wire.take_heartbeats(always()) == 1)
     assert wire.unread() == 0
 
 
@@ -350,8 +351,8 @@ def test_eight_other_octets_reach_the_client(session, version, ciphers):
     server.sendall(HEARTBEAT_FRAME)
     server.sendall(OTHER)
     server.sendall(b"more")
-    wait_until(lambda: wire.take_heartbeats() == 1 or client.pending())
-    wait_until(lambda: wire.take_heartbeats() == 0 and client.pending() == len(OTHER))
+    wait_until(lambda: wire.take_heartbeats(always()) == 1 or client.pending())
+    wait_until(lambda: wire.take_heartbeats(always()) == 0 and client.pending() == len(OTHER))
     assert client.recv(3) == OTHER[:3]
     buffer = bytearray(100)
     assert client.recv_into(buffer) == 5
@@ -364,12 +365,12 @@ def test_a_record_that_is_not_there_whole_is_left(session):
     wire = wire_for(client)
     server.sendall(b"x" * 500)
     wait_until(wire.unread)
-    assert wire.take_heartbeats() == 0
+    assert wire.take_heartbeats(always()) == 0
     assert client.recv(1) == b"x"
     # The rest of that record is decrypted and waits: no boundary of a record.
     server.sendall(HEARTBEAT_FRAME)
     wait_until(wire.unread)
-    assert wire.take_heartbeats() == 0
+    assert wire.take_heartbeats(always()) == 0
 
 
 @pytest.mark.parametrize("frame", SHORT_FRAMES, ids=["unblocked", "cancel"])
@@ -380,8 +381,8 @@ def test_a_short_frame_that_looks_like_a_heartbeat_reaches_the_client(session, k
     server.sendall(HEARTBEAT_FRAME)
     server.sendall(frame)
     server.sendall(HEARTBEAT_FRAME)
-    wait_until(lambda: wire.take_heartbeats() == 1)
-    assert wire.take_heartbeats() == 0
+    wait_until(lambda: wire.take_heartbeats(always()) == 1)
+    assert wire.take_heartbeats(always()) == 0
     # Read already and kept, or, where SHA-1 makes its record longer than a heartbeat's, left.
     assert client.pending() in (0, len(frame))
     assert client.recv(100) == frame
@@ -396,8 +397,8 @@ def test_a_client_that_polls_learns_of_a_frame_that_was_read_already(session, ki
     size = len(wire._prefixes[0]) + int.from_bytes(wire._prefixes[0][-2:], "big")
     server.sendall(frame)
     server.sendall(HEARTBEAT_FRAME)
-    wait_until(lambda: wire.unread() >= 2 * size or wire.take_heartbeats())
-    assert wire.take_heartbeats() == 0
+    wait_until(lambda: wire.unread() >= 2 * size or wire.take_heartbeats(always()))
+    assert wire.take_heartbeats(always()) == 0
     readable, _, _ = original("select", "select")([client.fileno()], [], [], 0)
     assert readable
     assert client.recv(100) == frame
@@ -413,11 +414,11 @@ def test_the_last_record_that_may_be_a_heartbeat_is_left(session, kind):
 
     def two_taken():
         nonlocal taken
-        taken += wire.take_heartbeats()
+        taken += wire.take_heartbeats(always())
         return taken == 2
 
     wait_until(two_taken)
-    assert wire.take_heartbeats() == 0
+    assert wire.take_heartbeats(always()) == 0
     assert client.recv(100) == HEARTBEAT_FRAME
 
 
@@ -426,7 +427,7 @@ def test_a_cipher_that_hbshim_does_not_know_is_left_alone(session):
     wire = wire_for(client)
     server.sendall(HEARTBEAT_FRAME)
     wait_until(lambda: wire.kernel_view().received_ago > 0.2)
-    assert wire.take_heartbeats() == 0
+    assert wire.take_heartbeats(always()) == 0
     assert client.recv(8) == HEARTBEAT_FRAME
 
 
@@ -463,7 +464,7 @@ def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(session, monkeypa
     try:
         assert inside.wait(10)
         # Nearly always inside: whoever does not wait seldom finds the session free.
-        beaten = sum(wire.beat() for _ in range(50))
+        beaten = sum(wire.beat(always()) for _ in range(50))
     finally:
         ended.set()
         for thread in threads:
@@ -487,10 +488,10 @@ def test_a_client_that_stays_inside_is_not_waited_for(session):
 
     start_native_thread(stay, ended.release)
     assert inside.acquire(True, 10)
-    assert not wire.beat()
+    assert not wire.beat(always())
     ended.release()
     assert gone.acquire(True, 10)
-    assert wire.beat()
+    assert wire.beat(always())
 
 
 @pytest.mark.parametrize("ciphers", ["", "ECDHE-ECDSA-AES256-SHA384"], ids=["default", "CBC"])

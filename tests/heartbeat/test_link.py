@@ -22,8 +22,10 @@ from hbshim.heartbeat.state import (
     next_look,
     recheck_after,
 )
+from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
+from tests.permits import always
 from tests.worlds import WORLD
 
 
@@ -72,7 +74,7 @@ def test_a_writer_inside_keeps_the_short_cut_off_the_wire(connected):
     gate = link.guard.writers
     assert gate.engine_enters()
     gate.engine_leaves()
-    gate.among_others(lambda: link.turn(0.0), ())
+    link.guard.around_send(lambda _: link.turn(0.0), lambda: None, lambda _: False)(b"")
     assert link.beats == 0
     peer.sendall(HEARTBEAT_FRAME)
     link.turn(0.0)
@@ -95,7 +97,7 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatc
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     link._looks = LOOKS_BETWEEN_DRAINS - 1 if drains else 0
-    monkeypatch.setattr(link.wire, "beat", lambda: False)
+    monkeypatch.setattr(link.wire, "beat", lambda _: False)
     peer.sendall(HEARTBEAT_FRAME)
     assert link.turn(0.0) == recheck_after(link.timeout) < link.timeout / 2
     assert link.beats == 0
@@ -118,15 +120,17 @@ def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
     taken, let_go = threading.Event(), threading.Event()
 
     def look():
-        with link.guard.books:
-            taken.set()
-            let_go.wait(30)
+        assert link.guard.writers.engine_enters()
+        assert link.guard.writers._acting.acquire(False)
+        taken.set()
+        let_go.wait(30)
+        link.guard.writers._acting.release()
 
     looking = threading.Thread(target=look)
     looking.start()
     try:
         assert taken.wait(10)
-        # In the child no thread is left that would ever give the books back.
+        # In the child that thread is gone, and whatever it held stays held.
         assert outcome_in_child(write) == 42
     finally:
         let_go.set()
@@ -208,19 +212,19 @@ def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
     clock = itertools.count(1000.0, 0.4)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(Wire, "beat", lambda _: False)
+    monkeypatch.setattr(Wire, "beat", lambda *_: False)
     for _ in range(3):
-        link._beat()
+        link._beat(always())
     assert metrics.take_events() == []  # not yet T/8
     for _ in range(5):
-        link._beat()
+        link._beat(always())
     (event,) = metrics.take_events()
     assert event.kind == "heartbeat-delayed"
-    monkeypatch.setattr(Wire, "beat", lambda _: True)
-    assert link._beat()
-    monkeypatch.setattr(Wire, "beat", lambda _: False)
-    link._beat()
-    link._beat()
+    monkeypatch.setattr(Wire, "beat", lambda *_: True)
+    assert link._beat(always())
+    monkeypatch.setattr(Wire, "beat", lambda *_: False)
+    link._beat(always())
+    link._beat(always())
     assert metrics.take_events() == []
 
 
@@ -228,10 +232,79 @@ def test_traffic_ends_the_delay_of_a_heartbeat(monkeypatch, connected):
     client, _ = connected
     metrics = Metrics()
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
-    monkeypatch.setattr(Wire, "beat", lambda _: False)
-    link._beat()
+    monkeypatch.setattr(Wire, "beat", lambda *_: False)
+    link._beat(always())
     link.turn(time.monotonic())  # nothing is due: the connection is new
     clock = itertools.count(time.monotonic() + 100, 0.1)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    link._beat()
+    link._beat(always())
     assert metrics.take_events() == []
+
+
+def kinds_of(link):
+    return [event.kind for event in link._metrics.take_events()]
+
+
+def test_a_torn_stream_is_shut_down_and_reported_at_once(connected):
+    client, peer = connected
+    link = Link(Wire(native_socket(client)), 60, "test", Metrics())
+
+    def interrupted(data):
+        client.sendall(data[:3])
+        raise ValueError
+
+    write = link.guard.around_send(interrupted, link.before_idle_write, lambda _: True, link.tear)
+    with pytest.raises(ValueError):
+        write(b"a frame")
+    assert link.state is State.LOST
+    assert kinds_of(link) == ["write-broken-off"]
+    write_again = link.guard.around_send(
+        client.sendall, link.before_idle_write, lambda _: True, link.tear
+    )
+    with pytest.raises(BrokenPipeError):
+        write_again(b"another")
+    assert b"".join(iter(lambda: peer.recv(100), b"")) == b"a f"
+    assert client.recv(100) == b""
+    assert link.turn(0.0) is None
+    assert kinds_of(link) == []
+
+
+def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(connected):
+    """By the engine, or by the next write: whichever comes first."""
+    client, _ = connected
+    for notice in (lambda link: link.turn(0.0), lambda link: link.before_idle_write()):
+        link = Link(Wire(native_socket(client)), 60, "test", Metrics())
+        link.guard.torn = True
+        notice(link)
+        assert link.state is State.LOST
+        assert kinds_of(link) == ["write-broken-off"]
+        assert link.beats == 0
+
+
+def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypatch):
+    client, peer = connected
+    link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
+    calls = gil_keeping_calls()
+    short = calls._replace(send=lambda fd, data, permit: calls.send(fd, data[:5], permit))
+    monkeypatch.setattr(wire_module, "gil_keeping_calls", lambda: short)
+    peer.sendall(HEARTBEAT_FRAME)
+    link.turn(0.0)
+    assert link.state is State.LOST
+    assert kinds_of(link) == ["write-broken-off"]
+    assert b"".join(iter(lambda: peer.recv(100), b"")) == HEARTBEAT_FRAME[:5]
+
+
+def test_misuse_found_between_two_iterations_is_reported_when_the_link_closes(link):
+    write = link.guard.around_send(lambda nested: nested(), lambda: None, lambda _: True)
+    write(lambda: write(lambda: None))
+    assert kinds_of(link) == []
+    link.close()
+    assert kinds_of(link) == ["concurrent-writers"]
+
+
+def test_checking_the_peer_is_not_counted_as_a_prevented_write(link):
+    link.state = State.LOST
+    link.check_peer()
+    assert "stale_writes_prevented" not in link._metrics.snapshot()
+    link.before_idle_write()
+    assert link._metrics.snapshot()["stale_writes_prevented"] == 1

@@ -11,6 +11,7 @@ from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import wire as wire_module
 from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, DescriptorReusedError, Wire
+from tests.permits import always
 from tests.waiting import wait_until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
@@ -31,7 +32,7 @@ def pair():
 def test_a_beat_is_eight_bytes_of_amqp(pair, calls, monkeypatch):
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, peer = pair
-    assert Wire(native_socket(client)).beat()
+    assert Wire(native_socket(client)).beat(always())
     # frame type 8, channel 0, size 0, frame-end 0xCE: AMQP 0-9-1, 4.2.7
     assert peer.recv(100) == b"\x08\x00\x00\x00\x00\x00\x00\xce" == HEARTBEAT_FRAME
 
@@ -59,7 +60,7 @@ def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
     peer.sendall(b"unread")
     wait_until(lambda: wire.unread() == 6)
     assert wire.kernel_view().received_ago < wire.kernel_view().sent_ago
-    wire.beat()
+    wire.beat(always())
     assert wire.kernel_view().sent_ago < 0.05
 
 
@@ -112,8 +113,8 @@ def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair, calls, mon
     frame = b"\x01\x00\x01\x00\x00\x00\x00\xce"
     peer.sendall(HEARTBEAT_FRAME * 3 + frame + HEARTBEAT_FRAME)
     wait_until(lambda: wire.unread() == 40)
-    assert wire.take_heartbeats() == 3
-    assert wire.take_heartbeats() == 0
+    assert wire.take_heartbeats(always()) == 3
+    assert wire.take_heartbeats(always()) == 0
     assert client.recv(100) == frame + HEARTBEAT_FRAME
 
 
@@ -122,7 +123,7 @@ def test_half_a_heartbeat_is_left_where_it_is(pair):
     wire = Wire(native_socket(client))
     peer.sendall(HEARTBEAT_FRAME + HEARTBEAT_FRAME[:5])
     wait_until(lambda: wire.unread() == 13)
-    assert wire.take_heartbeats() == 1
+    assert wire.take_heartbeats(always()) == 1
     assert client.recv(100) == HEARTBEAT_FRAME[:5]
 
 
@@ -131,7 +132,7 @@ def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair, calls, monkey
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, _ = pair
     client.settimeout(30)
-    assert Wire(native_socket(client)).take_heartbeats() == 0
+    assert Wire(native_socket(client)).take_heartbeats(always()) == 0
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
@@ -143,10 +144,10 @@ def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, 
     with pytest.raises(BlockingIOError):
         while True:
             wire.native.send(b"x" * 65536)
-    assert wire.beat() is False
+    assert wire.beat(always()) is False
     wire.shut_both()
     with pytest.raises(OSError):
-        wire.beat()
+        wire.beat(always())
 
 
 @linux
@@ -213,10 +214,10 @@ def test_nothing_is_written_to_read_from_or_done_to_what_has_the_number_now(reus
     wire, peer = reused
     assert wire.reused
     with pytest.raises(DescriptorReusedError):
-        wire.beat()
+        wire.beat(always())
     peer.send(HEARTBEAT_FRAME)
     with pytest.raises(DescriptorReusedError):
-        wire.take_heartbeats()
+        wire.take_heartbeats(always())
     wire.shut_write()
     wire.shut_both()
     number = wire.native.fileno()

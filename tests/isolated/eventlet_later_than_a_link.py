@@ -9,6 +9,7 @@ from hbshim.heartbeat.service import current
 from hbshim.heartbeat.wire import Wire
 
 NATIVE = type(_thread.RLock())
+NATIVE_LOCK = type(_thread.allocate_lock())
 
 server = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(server.getsockname())
@@ -29,8 +30,7 @@ eventlet.monkey_patch()
 
 # What eventlet can reach it does replace, so the looks below could fail.
 assert type(reachable.lock) is not NATIVE
-assert type(link.guard.books) is NATIVE
-assert type(link.guard.writers._books) is NATIVE
+assert type(link.guard.writers._acting) is NATIVE_LOCK
 assert type(current().metrics._lock) is NATIVE
 
 print("pass")

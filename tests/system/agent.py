@@ -33,6 +33,7 @@ import weakref
 import hbshim
 from hbshim.heartbeat import engine as engine_module
 from hbshim.heartbeat import schedule, service
+from hbshim.heartbeat.guard import Permit
 from hbshim.runtime.unpatched import original
 from tests.system.forking import ACTS, Child, in_forkserver
 from tests.system.libraries import CLIENTS
@@ -181,7 +182,8 @@ class Agent:
                 {
                     "overlaps": 0,
                     "occupied": False,
-                    "engine_enters": lambda _: True,
+                    "engine_enters": lambda _, gate=gate: Permit(frozenset(), gate._acting),
+                    "inside": frozenset(),
                     "engine_leaves": lambda _: None,
                     "gate": gate,
                 },
@@ -197,7 +199,7 @@ class Agent:
 
     def stop_draining(self):
         for link in self._links():
-            link.wire.take_heartbeats = lambda: 0
+            link.wire.take_heartbeats = lambda _: 0
 
     def prepare(self, **opening):
         """Install hbshim, and do not connect yet."""

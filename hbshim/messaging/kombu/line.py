@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hbshim.adapters.amqp_stream import StalledError
+from hbshim.adapters.amqp import StalledError
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
 from hbshim.heartbeat.state import WATCHED
 from hbshim.messaging.amqp.readiness import Readiness

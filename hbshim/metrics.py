@@ -62,6 +62,14 @@ class Metrics:
         if not self._counters[f"event:{kind}"]:
             self.record(kind, link, detail)
 
+    def recorded(self) -> list[Event]:
+        """Return the events that were not taken yet, oldest first; they stay."""
+        while True:
+            try:
+                return list(self._events)
+            except RuntimeError:
+                continue  # one was recorded while the list was made
+
     def take_events(self) -> list[Event]:
         """Remove and return the events recorded so far, oldest first."""
         taken = []

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hbshim.errors import MissingExtraError
 from hbshim.observe.measures import COUNTERS, GAUGES, LATENESS, Measure
-from hbshim.observe.snapshot import status
+from hbshim.observe.snapshot import snapshot
 
 try:
     from opentelemetry.metrics import (
@@ -86,7 +86,7 @@ class _SharedSnapshot:
         self._round: _Round | None = None
 
     def read(self, reader: str) -> dict[str, Any]:
-        """Return :func:`hbshim.status`, taken once for each collection.
+        """Return the snapshot, taken once for each collection.
 
         Parameters:
             reader: name of the instrument whose callback asks.
@@ -98,7 +98,7 @@ class _SharedSnapshot:
             or now - current.taken_at > SHARED_FOR
             or current.pid != os.getpid()
         ):
-            current = self._round = _Round(status(), set(), now, os.getpid())
+            current = self._round = _Round(snapshot(), set(), now, os.getpid())
         current.readers.add(reader)
         return current.snapshot
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from hbshim.errors import MissingExtraError
 from hbshim.observe.measures import COUNTERS, GAUGES, LATENESS
-from hbshim.observe.snapshot import status
+from hbshim.observe.snapshot import snapshot
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry
@@ -28,11 +28,11 @@ PREFIX = "hbshim_"
 
 
 class HeartbeatCollector(Collector):
-    """Answers a scrape from :func:`hbshim.status`."""
+    """Answers a scrape with one snapshot."""
 
     def collect(self) -> Iterator[Metric]:
         """One family for each of :mod:`hbshim.observe.measures`."""
-        now = status()
+        now = snapshot()
         for kind, measures in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
             for measure in measures:
                 family = kind(PREFIX + measure.name, measure.help, labels=measure.labels)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.options import Options
@@ -37,10 +38,16 @@ def watch(link: Link, options: Options) -> None:
     link.liveness_timeout = options.liveness_timeout
     heartbeats.watch(link, choice.worker, forced=forced)
     heartbeats.metrics.count("links_watched")
+    log_problems(heartbeats.metrics)
 
 
 def not_negotiated(name: str) -> None:
     """Record that a connection has no heartbeat to keep: neither side asked for one."""
-    service.current().metrics.record(
-        "not-negotiated", name, "the connection negotiated no heartbeat, so none is sent"
+    metrics = service.current().metrics
+    metrics.record(
+        "not-negotiated",
+        name,
+        "the connection negotiated no heartbeat, so none is sent; ask for one with heartbeat=60, "
+        "or with the option heartbeat (HBSHIM_HEARTBEAT=60) for py-amqp and kombu",
     )
+    log_problems(metrics)

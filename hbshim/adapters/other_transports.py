@@ -16,6 +16,7 @@ from kombu.transport import virtual
 
 from hbshim.adapters.attach import OptionsFor
 from hbshim.errors import HbshimError
+from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.runtime.fork import ProcessLocal
 
@@ -66,3 +67,4 @@ def report(transport: Any) -> None:
         if library == "librabbitmq":
             remedy += ", or uninstall librabbitmq: kombu prefers it for amqp://"
         metrics.record("not-kept-alive", name, f"{sentence} hbshim does not keep alive; {remedy}")
+    log_problems(metrics)

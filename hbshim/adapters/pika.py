@@ -22,6 +22,7 @@ from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
+from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.options import URL_KEYS, Options, split_url
@@ -148,7 +149,9 @@ def prepare(options_for: OptionsFor) -> None:
         except AttachError as unknown:
             # A transport not pika's own, such as Twisted's. Its loop runs pika's
             # timers, so pika's own checker is the better choice there.
-            service.current().metrics.record("left-alone", _name(self), str(unknown))
+            metrics = service.current().metrics
+            metrics.record("left-alone", _name(self), str(unknown))
+            log_problems(metrics)
             return create(self)
         _watch(link, self, options)
         return KeptAliveChecker(link)

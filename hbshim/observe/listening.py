@@ -13,7 +13,7 @@ from hbshim.errors import HbshimError
 from hbshim.heartbeat import service
 from hbshim.observe.protocol import ANSWER_LIMIT, LINKS_AT_MOST, VERSION, resolve
 from hbshim.observe.server import WatchServer
-from hbshim.observe.snapshot import status
+from hbshim.observe.snapshot import snapshot
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.fork import ProcessLocal
 
@@ -112,7 +112,7 @@ def _failed(error: Exception) -> None:
 
 def answer() -> bytes:
     """The state of this process, as it goes through the socket."""
-    now = status()
+    now = snapshot()
     links = now.pop("links")
     head = {
         "protocol": VERSION,

@@ -10,28 +10,16 @@ import logging
 import time
 from collections.abc import Callable
 
-from hbshim.metrics import Event
+from hbshim.event_log import LOGGER, log_event, not_logged_yet
 from hbshim.observe.snapshot import take_events
-
-#: How bad each kind is; a kind that is not here is a warning.
-LEVELS = {
-    "application-back": logging.INFO,
-    "application-hung": logging.ERROR,
-    "concurrent-writers": logging.ERROR,
-    "dead-in-pool": logging.INFO,
-    "descriptor-reused": logging.ERROR,
-    "left-alone": logging.INFO,
-    "look-failed": logging.ERROR,
-    "no-amqp": logging.INFO,
-    "not-negotiated": logging.INFO,
-    "watch-failed": logging.ERROR,
-    "worker-moved": logging.INFO,
-    "write-broken-off": logging.ERROR,
-}
 
 
 def log_events(logger: logging.Logger | None = None) -> int:
     """Take the events recorded so far out of the queue and log them, oldest first.
+
+    hbshim logs warnings and errors by itself, when the program next connects or asks for
+    :func:`hbshim.status`. This logs them sooner, and the other events too; what was
+    logged already is not repeated, unless for a logger of the program's own.
 
     Call it from a thread or green thread of the application's: at each request, once a
     minute, or let :func:`keep_logging` do it. It does not wait for anything. Each event
@@ -46,10 +34,10 @@ def log_events(logger: logging.Logger | None = None) -> int:
     Returns:
         How many events there were.
     """
-    chosen = logging.getLogger("hbshim") if logger is None else logger
     events = take_events()
-    for event in events:
-        chosen.log(LEVELS.get(event.kind, logging.WARNING), *_message(event), extra=_fields(event))
+    chosen = logging.getLogger(LOGGER) if logger is None else logger
+    for event in not_logged_yet(events) if logger is None else events:
+        log_event(event, chosen)
     return len(events)
 
 
@@ -77,18 +65,3 @@ def keep_logging(
         if pause(interval):
             log_events(logger)  # of the last moments
             return
-
-
-def _message(event: Event) -> tuple[str, ...]:
-    if event.link:
-        return "%s: %s (%s)", event.kind, event.detail, event.link
-    return "%s: %s", event.kind, event.detail
-
-
-def _fields(event: Event) -> dict[str, object]:
-    return {
-        "hbshim_kind": event.kind,
-        "hbshim_link": event.link,
-        "hbshim_detail": event.detail,
-        "hbshim_at": event.at,
-    }

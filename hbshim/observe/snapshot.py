@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from hbshim.event_log import log_problems
 from hbshim.heartbeat.engine import LATENESS_BOUNDS, Engine
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import existing
@@ -17,7 +18,10 @@ RECENT_LOOKS = 100
 
 
 def status() -> dict[str, Any]:
-    """A snapshot of this process's heartbeats, as plain values. Times are in seconds.
+    """Return a snapshot of this process's heartbeats, as plain values. Times are in seconds.
+
+    Call it from a thread of the application: it also logs the warnings and errors among
+    the events that were recorded since the last call and that nothing has taken.
 
     Returns:
         ``links``: for each connection its name (as RabbitMQ's management shows it) and
@@ -30,6 +34,14 @@ def status() -> dict[str, Any]:
         came how late: one count for each upper bound, and one for what is beyond.
         ``counters``: see docs/observing.md.
     """
+    service = existing()
+    if service is not None:
+        log_problems(service.metrics)
+    return snapshot()
+
+
+def snapshot() -> dict[str, Any]:
+    """Return what :func:`status` returns, from any thread: it logs nothing."""
     service, now = existing(), time.monotonic()
     if service is None:
         return {"links": [], "engines": [], "counters": {}}
@@ -98,7 +110,8 @@ def take_events() -> list[Event]:
     """Remove and return the events recorded so far, oldest first.
 
     The heartbeat thread does not log, because the lock of `logging` is green under
-    eventlet; log these from a thread of your own. The latest 1000 are kept.
+    eventlet. Warnings and errors that stay here are logged when the program next
+    connects or calls :func:`status`. The latest 1000 are kept.
     """
     service = existing()
     return [] if service is None else service.metrics.take_events()

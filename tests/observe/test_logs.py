@@ -10,24 +10,46 @@ from pathlib import Path
 
 import pytest
 
+from hbshim.event_log import LEVELS, log_problems
 from hbshim.heartbeat.service import current
 from hbshim.observe import log_events
-from hbshim.observe.logs import LEVELS
 from tests.observe.conftest import CHECKOUT
 
 WORLD = Path(__file__).with_name("logging_world.py")
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_death_is_logged_by_the_programs_own_thread(world):
+def run(script, world):
     done = subprocess.run(
-        [sys.executable, "-W", "error", WORLD, world],
+        [sys.executable, "-W", "error", script, world],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1"},
     )
     assert (done.returncode, done.stdout) == (0, "pass\n"), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+def test_a_death_is_logged_by_the_programs_own_thread(world):
+    run(WORLD, world)
+
+
+@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+def test_a_problem_that_nothing_takes_is_logged_by_the_programs_own_thread(world):
+    said = run(WORLD.with_name("default_log_world.py"), world)
+    assert "peer-closed: " in said, "not visible without a configuration of logging"
+
+
+def test_what_was_logged_already_is_not_repeated(caplog):
+    log_events()
+    caplog.set_level(logging.INFO, "hbshim")
+    current().metrics.record("link-silent", "", "a problem")
+    current().metrics.record("worker-moved", "", "no problem")
+    log_problems(current().metrics)
+    caplog.clear()
+    assert log_events() == 2
+    assert [record.hbshim_kind for record in caplog.records] == ["worker-moved"]
 
 
 def test_each_event_is_logged_once_with_its_fields(caplog):

@@ -171,11 +171,11 @@ def snapshots(monkeypatch):
     taken = []
 
     def counted():
-        taken.append(snapshot.status())
+        taken.append(snapshot.snapshot())
         return taken[-1]
 
     for consumer in (hbshim.otel, hbshim.prometheus, listening):
-        monkeypatch.setattr(consumer, "status", counted)
+        monkeypatch.setattr(consumer, "snapshot", counted)
     return taken
 
 

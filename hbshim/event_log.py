@@ -1,0 +1,109 @@
+"""Events as records of `logging`, made by a thread of the application.
+
+Never by the heartbeat thread: under eventlet the locks inside `logging` are green,
+and a native thread that waits for one deadlocks. So events wait in a queue, and are
+logged when the application next connects or calls :func:`hbshim.status`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+from hbshim.metrics import EVENTS_KEPT, Event, Metrics
+from hbshim.runtime.fork import ProcessLocal
+from hbshim.runtime.unpatched import allocate_lock
+
+LOGGER = "hbshim"
+
+#: Level of each kind; a kind that is not here is a warning.
+LEVELS = {
+    "application-back": logging.INFO,
+    "application-hung": logging.ERROR,
+    "concurrent-writers": logging.ERROR,
+    "dead-in-pool": logging.INFO,
+    "look-failed": logging.ERROR,
+    "no-amqp": logging.INFO,
+    "watch-failed": logging.ERROR,
+    "worker-moved": logging.INFO,
+    "write-broken-off": logging.ERROR,
+}
+
+#: Kinds that a program repeats with each connection: :func:`log_problems` logs the first.
+ONCE = frozenset({"left-alone", "not-kept-alive", "not-negotiated"})
+
+
+class _Log:
+    """What has been logged in one process.
+
+    Attributes:
+        done: the events that need not be looked at again, oldest first.
+        kinds: of :data:`ONCE`, those logged.
+    """
+
+    def __init__(self) -> None:
+        self.lock = allocate_lock()
+        self.done: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.kinds: set[str] = set()
+
+
+_log: ProcessLocal[_Log] = ProcessLocal(_Log, lambda inherited: None)
+
+
+def level_of(event: Event) -> int:
+    """Return the level of the record that `event` becomes."""
+    return LEVELS.get(event.kind, logging.WARNING)
+
+
+def log_problems(metrics: Metrics) -> None:
+    """Log the warnings and errors that were neither taken out of the queue nor logged yet.
+
+    They stay in the queue, for :meth:`Metrics.take_events`. Call it from a thread of the
+    application that holds no lock of hbshim's. It waits for no other thread, and raises
+    nothing: an error of a log handler must not end a connection.
+    """
+    log = _log.get()
+    if not log.lock.acquire(False):
+        return  # another thread of the application is at it, or a handler has connected
+    try:
+        fresh = _fresh(log, metrics.recorded())
+        log.done.extend(fresh)
+    finally:
+        log.lock.release()
+    logger = logging.getLogger(LOGGER)
+    for event in fresh:
+        if level_of(event) < logging.WARNING or event.kind in log.kinds:
+            continue
+        if event.kind in ONCE:
+            log.kinds.add(event.kind)
+        with contextlib.suppress(Exception):
+            log_event(event, logger)
+
+
+def _fresh(log: _Log, recorded: list[Event]) -> list[Event]:
+    done = set(map(id, log.done))
+    return [event for event in recorded if id(event) not in done]
+
+
+def not_logged_yet(events: Iterable[Event]) -> list[Event]:
+    """Return those of `events` that :func:`log_problems` has not logged."""
+    log = _log.get()
+    done = set(map(id, log.done))
+    return [event for event in events if id(event) not in done or level_of(event) < logging.WARNING]
+
+
+def log_event(event: Event, logger: logging.Logger) -> None:
+    """Make one record, with the fields ``hbshim_kind``, ``_link``, ``_detail`` and ``_at``."""
+    fields = {
+        "hbshim_kind": event.kind,
+        "hbshim_link": event.link,
+        "hbshim_detail": event.detail,
+        "hbshim_at": event.at,
+    }
+    if event.link:
+        message: tuple[str, ...] = ("%s: %s (%s)", event.kind, event.detail, event.link)
+    else:
+        message = ("%s: %s", event.kind, event.detail)
+    logger.log(level_of(event), *message, extra=fields)

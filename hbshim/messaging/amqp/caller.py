@@ -7,13 +7,15 @@ outstanding.
 
 Replies come by RabbitMQ's direct reply-to, which ends with the connection. For those that
 take longer there is a queue of the client's own, which outlives it: a server that answers
-late answers there as well, and the client listens there again after a reconnection.
+late answers there as well, and the client listens there again after a reconnection. That
+queue is an optimization: where the broker refuses it, calls go on without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import threading
 import time
@@ -25,10 +27,13 @@ from hbshim.errors import (
     ConnectError,
     ConnectionLostError,
     MessagingError,
+    TopologyError,
     UnroutableError,
 )
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery, Message
 from hbshim.messaging.amqp.connector import Connector
+from hbshim.messaging.amqp.refusals import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.messaging.amqp.sender import Sending, asking
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import FINAL, OnReply, Payload, Reply
@@ -38,8 +43,21 @@ from hbshim.messaging.target import Target
 #: late replies.
 NUMBER_SIGN = "#"
 
+#: Seconds that the broker may take to declare the queue for late replies. A node of a cluster
+#: does not answer while it waits for another one that no longer responds.
+LATE_LIMIT = 4.0
+
+#: How often a name for that queue is tried on one connection, each time another one.
+LATE_NAMES = 3
+
+#: Refusals of a queue that do not concern one of another name.
+OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
+
 #: Seconds before the next try, where a connection was lost as soon as it was there.
 LOST_AGAIN = 0.05
+
+
+_log = logging.getLogger("hbshim.messaging")
 
 
 class _Waiting:
@@ -105,6 +123,12 @@ class Caller:
         self._waiting: dict[str, _Waiting] = {}
         self._line: Sending | None = None
         self._generation = 0
+        # The queue for late replies: its number, the connection that consumes from it, and
+        # whether the next connection does without it, because the last one was lost over it.
+        self._late_number = 0
+        self._late_on: Connection | None = None
+        self._late_skipped = False
+        self._late_cancelled = False
         self._reading = threading.Lock()
         # Requests that want an answer of the broker's own: who reads replies makes way.
         self._asking: set[Message] = set()
@@ -158,8 +182,9 @@ class Caller:
 
         Raises:
             CallTimeoutError, ConnectError: it is not.
+            TopologyError: the broker refuses it.
         """
-        self._connected(deadline, None)
+        self._require_late(deadline)
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         waiting = self._waiting[correlation] = _Waiting(None)
         return Expected(
@@ -234,6 +259,23 @@ class Caller:
             self._reading.release()
             self._hand_on()
 
+    def _require_late(self, deadline: float) -> None:
+        line = self._connected(deadline, None)
+        while self._late_on is not line.connection:
+            try:
+                self._take_reading(line, deadline)
+                try:
+                    with asking(line.connection, deadline):
+                        refused = self._listen_for_late(line.connection)
+                finally:
+                    self._reading.release()
+                    self._hand_on()
+                if refused is not None:
+                    raise refused
+            except ConnectionLostError:
+                self._lost(line)
+                line = self._connected(deadline, None)
+
     def _take_reading(self, line: Sending, deadline: float) -> None:
         while not self._reading.acquire(False):
             line.connection.wake()
@@ -287,6 +329,8 @@ class Caller:
             try:
                 if line is None:
                     line = self._connected(until, None)
+                if self._late_cancelled and until - time.monotonic() > LATE_LIMIT:
+                    self._listen_for_late(line.connection)
                 line.connection.drain(max(0.0, until - time.monotonic()))
             except ConnectionLostError:
                 if line is not None:
@@ -354,13 +398,70 @@ class Caller:
         self._generation += 1
         line = Sending(connection)
         connection.consume(DIRECT_REPLY, self._on_reply(connection, False), acknowledged=False)
-        late = self._topology.replies(self._client)
-        late.declare(connection)
-        # The broker may take the consumer of a lost connection for alive: the newest goes first.
-        connection.consume(
-            late.queue.name, self._on_reply(connection, True), priority=self._generation
-        )
+        skipped, self._late_skipped = self._late_skipped, False
+        if not skipped:
+            self._listen_for_late(connection)
         return line
+
+    def _listen_for_late(self, connection: Connection) -> TopologyError | None:
+        """Consume from the queue for late replies, under another name if one is refused.
+
+        Returns:
+            Why the broker refuses it; None where it does not. Calls go on in both cases.
+
+        Raises:
+            ConnectionLostError: also where the broker did not answer in time. Then the next
+                connection does not ask for the queue.
+        """
+        self._late_on, self._late_cancelled = None, False
+        began = time.monotonic()
+        try:
+            with asking(connection, began + LATE_LIMIT):
+                limit = connection.patience
+                refused = self._consume_late(connection)
+        except ConnectionLostError:
+            if time.monotonic() - began >= limit:
+                self._late_number += 1
+                self._late_skipped = True
+            raise
+        if refused is None:
+            self._late_on = connection
+        else:
+            detail = (
+                f"no queue for late replies: {refused}. Calls work, but a reply is lost if the "
+                "connection is lost while the call waits for it"
+            )
+            service.current().metrics.record("reply-queue-refused", connection.name, detail)
+            _log.warning("%s: %s", connection.name, detail)
+        return refused
+
+    def _consume_late(self, connection: Connection) -> TopologyError | None:
+        refused: TopologyError | None = None
+        for _ in range(LATE_NAMES):
+            late = self._topology.replies(self._client, self._late_number)
+            try:
+                late.declare(connection)
+                # The broker may take the consumer of a lost connection for alive: the newest
+                # goes first.
+                connection.consume(
+                    late.queue.name,
+                    self._on_reply(connection, True),
+                    priority=self._generation,
+                    on_cancelled=lambda: self._on_late_cancelled(connection),
+                )
+            except TopologyError as error:
+                refused = error
+                if error.code not in OF_THIS_NAME:
+                    break
+                self._late_number += 1
+            else:
+                return None
+        return refused
+
+    def _on_late_cancelled(self, connection: Connection) -> None:
+        # Deleted, or the node that holds it has died; the broker ends the consumer only.
+        if self._late_on is connection:
+            self._late_on, self._late_cancelled = None, True
 
     def _on_reply(self, connection: Connection, acknowledged: bool) -> Callable[[Delivery], None]:
         def on_reply(delivery: Delivery) -> None:

@@ -99,8 +99,22 @@ class Topology:
         name = _DOT.join(filter(None, (exchange, pool, key)))
         return Subscription(Queue(name, quorum=self._options.quorum_queues), exchange, key)
 
-    def replies(self, client: str) -> Subscription:
-        """Where a client finds the replies that did not come the direct way."""
-        exchange = self._options.rpc_reply_exchange
-        queue = Queue(_DOT.join((exchange, client)), expires=self._options.rpc_queue_expiration)
-        return Subscription(queue, exchange, client)
+    def replies(self, client: str, number: int = 0) -> Subscription:
+        """Return the queue for the replies that did not come by direct reply-to.
+
+        Parameters:
+            client: the routing key, which every one of the client's queues is bound with. So a
+                reply finds the queue that the client has now, whichever it had at its request.
+            number: counts the queues of the client: a queue can become unusable, for example
+                when the node dies that holds it, and another one needs another name.
+        """
+        options = self._options
+        parts = [options.rpc_reply_exchange, client]
+        if number:
+            parts.append(str(number))
+        queue = Queue(
+            _DOT.join(parts),
+            expires=options.rpc_queue_expiration,
+            quorum=options.quorum_queues,
+        )
+        return Subscription(queue, options.rpc_reply_exchange, client)

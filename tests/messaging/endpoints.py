@@ -29,6 +29,9 @@ class Endpoint:
         self.contexts.append(request.context)
         return value
 
+    def length(self, _request: Request, value: str) -> int:
+        return len(value)
+
     def who(self, _request: Request) -> str:
         self.asked.append("who")
         return self.name

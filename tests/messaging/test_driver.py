@@ -11,6 +11,7 @@ import pytest
 
 from hbshim.errors import (
     CallTimeoutError,
+    MessagingError,
     NoSuchMethodError,
     OptionError,
     PayloadError,
@@ -21,7 +22,7 @@ from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.base import Payload
 from hbshim.messaging.dispatch import Request
 from hbshim.messaging.drivers import connect
-from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.encoding import MIB, Encoding
 from hbshim.messaging.notify import Notifier
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
@@ -29,6 +30,7 @@ from hbshim.messaging.target import Target
 from tests.messaging.conftest import LIMIT, at_once
 from tests.messaging.endpoints import Endpoint, OddError, Versioned
 from tests.waiting import holds_at_some_scale, wait_until
+from wsgi_harness.stack.broker import Broker
 
 #: Seconds by which a server may misjudge the age of a request.
 LATE = 0.5
@@ -143,6 +145,39 @@ def test_a_request_that_is_none(client: Client) -> None:
 def test_large_payloads(client: Client) -> None:
     value = "x" * 2_000_000
     assert client.call("echo", value=value) == value
+
+
+def test_a_message_that_the_broker_refuses_harms_no_other_caller(
+    drivers: Drivers, target: Target, serve: Serve, endpoint: Endpoint, broker: Broker
+) -> None:
+    """RabbitMQ 4 closes the channel of a message above 16 MiB; RabbitMQ 3.10 takes it."""
+    driver = drivers(payload_limit=32 * MIB)
+    serve(driver, target, endpoint, workers=8)
+    client = Client(driver, target, timeout=LIMIT)
+    others: list[Callable[[], object]] = [
+        lambda number=number: client.call("hold", value=number)  # type: ignore[misc]
+        for number in range(4)
+    ]
+    value = "x" * (16 * MIB + 1)
+
+    def send() -> list[object]:
+        wait_until(lambda: len(endpoint.asked) >= 4, LIMIT)
+        outcomes: list[object] = []
+        for way in (client.call, client.cast, client.call):
+            try:
+                outcomes.append(way("length", value=value))
+            except MessagingError as error:
+                outcomes.append(error)
+        endpoint.release.set()
+        return outcomes
+
+    *calls, outcomes = at_once(*others, send)
+    assert calls == [0, 1, 2, 3]
+    if broker.management.overview()["rabbitmq_version"].startswith("3."):
+        assert outcomes == [len(value), None, len(value)]
+    else:
+        assert [type(each) for each in outcomes] == [PayloadError] * 3
+        assert all("max_message_size" in str(each) for each in outcomes)
 
 
 # -- time ----------------------------------------------------------------------

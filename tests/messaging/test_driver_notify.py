@@ -110,7 +110,7 @@ def test_each_priority_is_a_topic_of_its_own(
     exchange = driver.options.default_notification_exchange
     left = [
         driver._sender.manage(
-            lambda connection, priority=priority: connection.delete_queue(
+            lambda found, priority=priority: found.connection.delete_queue(
                 f"{exchange}.{topic}.{priority}"
             ),
             time.monotonic() + LIMIT,

@@ -162,7 +162,7 @@ def test_a_queue_that_goes_by_itself(asker: Client) -> None:
 def test_an_exchange_of_another_type(driver: AmqpDriver, target: Target, asker: Client) -> None:
     name = unique("exchange")
     driver._sender.manage(
-        lambda connection: connection.declare_exchange(name, "topic"), time.monotonic() + LIMIT
+        lambda found: found.connection.declare_exchange(name, "topic"), time.monotonic() + LIMIT
     )
     elsewhere = target.to(exchange=name)
     with pytest.raises(TopologyError, match=name):

@@ -14,11 +14,19 @@ import hbshim
 from hbshim.errors import ConnectionLostError, TopologyError
 from hbshim.messaging.amqp import caller as caller_module
 from hbshim.messaging.amqp.caller import Caller
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, Queue
+from hbshim.messaging.amqp.connection import (
+    DIRECT_REPLY,
+    Delivery,
+    Message,
+    Queue,
+    ignore_channel_closed,
+)
+from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
+from tests.messaging.amqp.fakes import FakeSender
 
 LIMIT = 20.0
 
@@ -30,19 +38,24 @@ class Connection:
 
     name = "broker:5672"
     blocked = False
-    patience = 10.0
+    on_channel_closed = staticmethod(ignore_channel_closed)
 
     def __init__(self, declare: Declare) -> None:
-        self.declare_queue = declare
+        self._declare = declare
         self.is_open = True
         self.consumers: dict[str, Any] = {}
         self.cancelled: dict[str, Callable[[], None]] = {}
         self.pending: deque[Callable[[], None]] = deque()
 
-    def declare_exchange(self, name: str, kind: str) -> None:
+    def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
+        self._declare(queue)
+
+    def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
         self.check()
 
-    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+    def bind(
+        self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
+    ) -> None:
         self.check()
 
     def consume(self, queue: str, on_delivery: Any, **how: Any) -> str:
@@ -79,6 +92,7 @@ class Cluster:
     refused = "no host has answered yet"
 
     def __init__(self) -> None:
+        self.limits = Limits()
         self.asked: list[Queue] = []
         self.opened: list[Connection] = []
         self.refuse: Callable[[str], None] = lambda name: None
@@ -103,7 +117,8 @@ def cluster() -> Cluster:
 
 
 def calls_over(cluster: Cluster, **options: Any) -> Caller:
-    return Caller(cluster, Topology(MessagingOptions(**options)))  # type: ignore[arg-type]
+    topology = Topology(MessagingOptions(**options))
+    return Caller(cluster, FakeSender(), topology)  # type: ignore[arg-type]
 
 
 def call(caller: Caller, timeout: float = LIMIT) -> str:
@@ -164,9 +179,9 @@ def test_without_any_queue_calls_are_answered(
     assert str(code) in caplog.text
     # What needs the queue asks for it again, and is told why it cannot be had.
     with pytest.raises(TopologyError, match=str(code)):
-        caller.expect(LIMIT)
+        caller.expect(time.monotonic() + LIMIT)
     cluster.refuse = lambda name: None
-    caller.expect(LIMIT).close()
+    caller.expect(time.monotonic() + LIMIT).close()
 
 
 def test_a_broker_that_does_not_answer_is_asked_once(

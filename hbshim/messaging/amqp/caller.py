@@ -1,14 +1,19 @@
 """CALL, from the client's side: many calls at once over one connection.
 
-The callers themselves read from it, one at a time: whoever waits and finds nobody reading
-reads, for itself and for the others, until its own reply is there; then it hands the reading
-on. So a single caller costs no change of threads, and a process may have any number of calls
-outstanding.
+The callers themselves read from it, one at a time: a caller that waits and finds no reader
+reads, for itself and for the others, until its own reply is there; then it hands over the
+reader role. So a single caller costs no change of threads, and a process may have any number
+of calls outstanding. The role is held while the socket is read, and never while code of the
+application runs.
 
-Replies come by RabbitMQ's direct reply-to, which ends with the connection. For those that
-take longer there is a queue of the client's own, which outlives it: a server that answers
-late answers there as well, and the client listens there again after a reconnection. That
-queue is an optimization: where the broker refuses it, calls go on without it.
+The connection is shared, so it is never closed because the time of one caller is over: what
+needs an answer of the broker's goes over a connection of the pool, and so does a message that
+might make the broker close the channel.
+
+Replies come by RabbitMQ's direct reply-to, which ends with the connection. For the others
+there is a queue of the client's own, which outlives it: a server whose reply may not have
+arrived the direct way sends it there, and the client consumes from it again after a
+reconnection. That queue is an optimization: where the broker refuses it, calls go on without it.
 """
 
 from __future__ import annotations
@@ -21,12 +26,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from typing import TypeVar
 
 from hbshim.errors import (
+    BrokerBlockedError,
     CallTimeoutError,
     ConnectError,
     ConnectionLostError,
+    DeliveryError,
     MessagingError,
+    PoolTimeoutError,
     TopologyError,
     UnroutableError,
 )
@@ -34,10 +43,12 @@ from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery, Message
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.refusals import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
-from hbshim.messaging.amqp.sender import Sending, asking
+from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import FINAL, OnReply, Payload, Reply
 from hbshim.messaging.target import Target
+
+T = TypeVar("T")
 
 #: Joins a client's identity and a call's number; what stands before it names the queue for
 #: late replies.
@@ -113,8 +124,9 @@ class Caller:
         late: replies that nobody waited for any more.
     """
 
-    def __init__(self, connector: Connector, topology: Topology) -> None:
+    def __init__(self, connector: Connector, sender: Sender, topology: Topology) -> None:
         self._connector = connector
+        self._sender = sender
         self._topology = topology
         self.late = 0
         self.pid = os.getpid()
@@ -129,9 +141,9 @@ class Caller:
         self._late_on: Connection | None = None
         self._late_skipped = False
         self._late_cancelled = False
+        # Requests that want an answer of the broker's own: the reader makes way.
+        self._asking = 0
         self._reading = threading.Lock()
-        # Requests that want an answer of the broker's own: who reads replies makes way.
-        self._asking: set[Message] = set()
         self._connecting = threading.Lock()
         self._closed = False
 
@@ -163,7 +175,9 @@ class Caller:
         waiting = _Waiting(on_reply)
         self._waiting[correlation] = waiting
         try:
-            self._send(message, deadline, attempts, target if mandatory else None)
+            if mandatory:
+                self._require_queue(target, deadline)
+            self._send(message, deadline, attempts)
             waiting.heard = time.monotonic()
             return self._wait(waiting, deadline, silence)
         except CallTimeoutError as error:
@@ -187,9 +201,7 @@ class Caller:
         self._require_late(deadline)
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         waiting = self._waiting[correlation] = _Waiting(None)
-        return Expected(
-            self, correlation, self._topology.replies(self._client).routing_key, waiting
-        )
+        return Expected(self, correlation, self._late_queue(), waiting)
 
     def receive(self, waiting: _Waiting, timeout: float) -> Reply:
         """The next reply of an expected request."""
@@ -217,16 +229,38 @@ class Caller:
         for waiting in list(self._waiting.values()):
             waiting.ring()
 
-    def _send(
-        self, message: Message, deadline: float, attempts: int | None, demanded: Target | None
-    ) -> None:
+    def _require_queue(self, target: Target, deadline: float) -> None:
+        name = self._topology.rpc(target).queue.name
+        if not self._managed(lambda found: found.connection.queue_exists(name, deadline), deadline):
+            raise UnroutableError(
+                f"no server has a queue for {_described(target)} yet; start it, or declare its "
+                "queue beforehand"
+            )
+
+    def _managed(self, work: Callable[[Sending], T], deadline: float) -> T:
+        """Have the broker answer something over a connection of the pool."""
+        try:
+            return self._sender.manage(work, deadline, None)
+        except (ConnectionLostError, PoolTimeoutError, BrokerBlockedError) as error:
+            raise CallTimeoutError(f"it was not sent: {error}") from None
+        except ConnectError as error:
+            if error.final:
+                raise
+            raise CallTimeoutError(f"no connection: {error}") from None
+
+    def _send(self, message: Message, deadline: float, attempts: int | None) -> None:
+        exchange, size = message.exchange, len(message.body)
+        limits = self._connector.limits
+        limits.check(size)
         while True:
-            line = self._connected(deadline, attempts)
+            line = self._connected(deadline, attempts, exchange)
+            if not limits.known(size, exchange) and self._late_on is line.connection:
+                self._send_confirmed(message, deadline)
+                return
+            if exchange not in line.declared:
+                self._managed(lambda found: found.prepare(exchange, deadline), deadline)
+                line.declared.add(exchange)
             try:
-                # A second thread that finds it undeclared declares it too: that does no harm,
-                # but only who reads may ask the broker anything.
-                if message.exchange not in line.declared or demanded is not None:
-                    self._ask(line, message, demanded, deadline)
                 line.connection.publish(message, max(0.0, deadline - time.monotonic()))
             except ConnectionLostError:
                 # Not sent whole, so not sent: no server has it, and it may go once more.
@@ -236,28 +270,16 @@ class Caller:
             else:
                 return
 
-    def _ask(
-        self, line: Sending, message: Message, demanded: Target | None, deadline: float
-    ) -> None:
-        self._asking.add(message)
+    def _send_confirmed(self, message: Message, deadline: float) -> None:
+        """Send what might make the broker close the channel where only this call notices it."""
+        message.reply_to = self._late_queue()
         try:
-            self._take_reading(line, deadline)
-        finally:
-            self._asking.discard(message)
-        try:
-            line.prepare(message.exchange, deadline)
-            if demanded is not None:
-                name = self._topology.rpc(demanded).queue.name
-                with asking(line.connection, deadline):
-                    exists = line.connection.queue_exists(name)
-                if not exists:
-                    raise UnroutableError(
-                        f"no server has a queue for {_described(demanded)} yet; start it, or "
-                        "declare its queue beforehand"
-                    )
-        finally:
-            self._reading.release()
-            self._hand_on()
+            self._sender.send(message, deadline, None)
+        except (ConnectionLostError, PoolTimeoutError, DeliveryError) as error:
+            raise CallTimeoutError(f"it was not confirmed: {error}") from None
+
+    def _late_queue(self) -> str:
+        return self._topology.replies(self._client, self._late_number).queue.name
 
     def _require_late(self, deadline: float) -> None:
         line = self._connected(deadline, None)
@@ -265,8 +287,7 @@ class Caller:
             try:
                 self._take_reading(line, deadline)
                 try:
-                    with asking(line.connection, deadline):
-                        refused = self._listen_for_late(line.connection)
+                    refused = self._listen_for_late(line.connection, deadline)
                 finally:
                     self._reading.release()
                     self._hand_on()
@@ -277,12 +298,16 @@ class Caller:
                 line = self._connected(deadline, None)
 
     def _take_reading(self, line: Sending, deadline: float) -> None:
-        while not self._reading.acquire(False):
-            line.connection.wake()
-            if self._reading.acquire(timeout=0.01):
-                return
-            if time.monotonic() >= deadline:
-                raise CallTimeoutError("another call kept the connection")
+        self._asking += 1
+        try:
+            while not self._reading.acquire(False):
+                line.connection.wake()
+                if self._reading.acquire(timeout=0.01):
+                    return
+                if time.monotonic() >= deadline:
+                    raise CallTimeoutError("another call kept the connection")
+        finally:
+            self._asking -= 1
 
     def _wait(self, waiting: _Waiting, deadline: float, silence: float | None) -> Reply:
         while True:
@@ -330,7 +355,7 @@ class Caller:
                 if line is None:
                     line = self._connected(until, None)
                 if self._late_cancelled and until - time.monotonic() > LATE_LIMIT:
-                    self._listen_for_late(line.connection)
+                    self._listen_for_late(line.connection, until)
                 line.connection.drain(max(0.0, until - time.monotonic()))
             except ConnectionLostError:
                 if line is not None:
@@ -352,26 +377,31 @@ class Caller:
                 continue  # another call came or went; a copy each time would cost more
             return
 
-    def _connected(self, deadline: float, attempts: int | None) -> Sending:
+    def _connected(self, deadline: float, attempts: int | None, exchange: str = "") -> Sending:
+        """The connection, opened where there is none.
+
+        Parameters:
+            exchange: declared along with it.
+        """
         line = self._line
         if line is not None and line.connection.is_open:
             return line
         left = deadline - time.monotonic()
         if left <= 0 or not self._connecting.acquire(timeout=left):
-            # Another call tries, and would be the one to tell.
+            # Another call tries, and would be the one to report why it fails.
             raise CallTimeoutError(f"no connection in time: {self._connector.refused}")
         try:
             line = self._line
             if line is None or not line.connection.is_open:
                 if line is not None:
                     self._lost(line)
-                line = self._connect(deadline, attempts)
+                line = self._connect(deadline, attempts, exchange)
                 self._line = line
             return line
         finally:
             self._connecting.release()
 
-    def _connect(self, deadline: float, attempts: int | None) -> Sending:
+    def _connect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
         while True:
             if self._closed:
                 raise ConnectionLostError("the driver is closed; make a new one")
@@ -382,10 +412,9 @@ class Caller:
                     raise
                 raise CallTimeoutError(f"no connection: {error}") from None
             try:
-                with asking(connection, deadline):
-                    return self._listen(connection)
+                return self._listen(connection, deadline, exchange)
             except ConnectionLostError:
-                # As a broker that restarts does: it lets us in and is gone.
+                # As a broker that restarts does: it accepts the login and is gone.
                 connection.close()
                 if time.monotonic() + LOST_AGAIN >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
@@ -394,16 +423,21 @@ class Caller:
                 connection.close()
                 raise
 
-    def _listen(self, connection: Connection) -> Sending:
+    def _listen(self, connection: Connection, deadline: float, exchange: str) -> Sending:
         self._generation += 1
-        line = Sending(connection)
-        connection.consume(DIRECT_REPLY, self._on_reply(connection, False), acknowledged=False)
+        line = Sending(connection, self._connector.limits)
+        on_reply = self._on_reply(connection, False)
+        connection.consume(DIRECT_REPLY, on_reply, acknowledged=False, deadline=deadline)
         skipped, self._late_skipped = self._late_skipped, False
         if not skipped:
-            self._listen_for_late(connection)
+            self._listen_for_late(connection, deadline)
+        # Here no other call can be harmed when the time is over; an exchange of another type
+        # is reported to the call that wants it.
+        with contextlib.suppress(TopologyError):
+            line.prepare(exchange, deadline)
         return line
 
-    def _listen_for_late(self, connection: Connection) -> TopologyError | None:
+    def _listen_for_late(self, connection: Connection, deadline: float) -> TopologyError | None:
         """Consume from the queue for late replies, under another name if one is refused.
 
         Returns:
@@ -414,13 +448,11 @@ class Caller:
                 connection does not ask for the queue.
         """
         self._late_on, self._late_cancelled = None, False
-        began = time.monotonic()
+        until = min(deadline, time.monotonic() + LATE_LIMIT)
         try:
-            with asking(connection, began + LATE_LIMIT):
-                limit = connection.patience
-                refused = self._consume_late(connection)
+            refused = self._consume_late(connection, until)
         except ConnectionLostError:
-            if time.monotonic() - began >= limit:
+            if time.monotonic() >= until:
                 self._late_number += 1
                 self._late_skipped = True
             raise
@@ -435,12 +467,12 @@ class Caller:
             _log.warning("%s: %s", connection.name, detail)
         return refused
 
-    def _consume_late(self, connection: Connection) -> TopologyError | None:
+    def _consume_late(self, connection: Connection, deadline: float) -> TopologyError | None:
         refused: TopologyError | None = None
         for _ in range(LATE_NAMES):
             late = self._topology.replies(self._client, self._late_number)
             try:
-                late.declare(connection)
+                late.declare(connection, deadline)
                 # The broker may take the consumer of a lost connection for alive: the newest
                 # goes first.
                 connection.consume(
@@ -448,6 +480,7 @@ class Caller:
                     self._on_reply(connection, True),
                     priority=self._generation,
                     on_cancelled=lambda: self._on_late_cancelled(connection),
+                    deadline=deadline,
                 )
             except TopologyError as error:
                 refused = error

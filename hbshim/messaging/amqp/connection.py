@@ -110,6 +110,21 @@ class Delivery:
 
 OnDelivery: TypeAlias = Callable[[Delivery], None]
 
+OnChannelClosed: TypeAlias = Callable[[int, str], None]
+
+#: Seconds that the broker may take to answer a synchronous method.
+METHOD_TIMEOUT = 10.0
+
+
+def answer_by(deadline: float | None) -> float:
+    """Until when the broker may answer a synchronous method: `deadline`, if that is sooner."""
+    limit = time.monotonic() + METHOD_TIMEOUT
+    return limit if deadline is None else min(limit, deadline)
+
+
+def ignore_channel_closed(_code: int, _text: str) -> None:
+    """The first value of :attr:`Connection.on_channel_closed`."""
+
 
 class Connection(Protocol):
     """One AMQP connection, kept alive by hbshim's heartbeats from the moment it is open.
@@ -120,12 +135,18 @@ class Connection(Protocol):
         name: of host and port, for people; without credentials.
         is_open: as far as this side knows without asking.
         blocked: the broker said that it accepts no messages for now (connection.blocked).
-        patience: seconds that the broker may take to answer what it is asked. After that the
-            connection is lost; :class:`hbshim.errors.BrokerBlockedError` is raised if it was
-            blocked, of which RabbitMQ reads nothing, not even questions.
+        on_channel_closed: called with code and text when the broker closes the channel of a
+            message that was sent without a confirm; the message was not delivered.
+            May be called from any thread that uses the connection, which must not wait for it.
+
+    Synchronous methods, to which the broker sends an answer, take a `deadline`: of
+    ``time.monotonic()``; None, or one further away: :data:`METHOD_TIMEOUT` from now. After that
+    the connection is lost, so one that several callers share gets no caller's own deadline;
+    :class:`hbshim.errors.BrokerBlockedError` is raised if it was blocked, of which RabbitMQ
+    reads nothing, not even methods.
     """
 
-    patience: float
+    on_channel_closed: OnChannelClosed
 
     @property
     def name(self) -> str: ...
@@ -158,7 +179,7 @@ class Connection(Protocol):
         """
         ...
 
-    def declare_exchange(self, name: str, kind: str) -> None:
+    def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
         """Declare a durable exchange.
 
         Raises:
@@ -166,7 +187,7 @@ class Connection(Protocol):
         """
         ...
 
-    def declare_queue(self, queue: Queue) -> None:
+    def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         """Declare `queue`.
 
         Raises:
@@ -175,11 +196,13 @@ class Connection(Protocol):
         """
         ...
 
-    def queue_exists(self, name: str) -> bool:
-        """Ask for a queue (queue.declare, passive)."""
+    def queue_exists(self, name: str, deadline: float | None = None) -> bool:
+        """Check for a queue (queue.declare, passive)."""
         ...
 
-    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+    def bind(
+        self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
+    ) -> None:
         """Have messages to `exchange` with `routing_key` put into `queue`.
 
         Raises:
@@ -187,7 +210,14 @@ class Connection(Protocol):
         """
         ...
 
-    def delete_queue(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(
+        self,
+        name: str,
+        *,
+        if_unused: bool = False,
+        if_empty: bool = False,
+        deadline: float | None = None,
+    ) -> int:
         """Delete a queue; deleting one that does not exist is no error.
 
         Returns:
@@ -198,7 +228,7 @@ class Connection(Protocol):
         """
         ...
 
-    def set_prefetch(self, count: int) -> None:
+    def set_prefetch(self, count: int, deadline: float | None = None) -> None:
         """Unacknowledged messages that each consumer started from now on may hold; 0: any."""
         ...
 
@@ -210,6 +240,7 @@ class Connection(Protocol):
         acknowledged: bool = True,
         priority: int = 0,
         on_cancelled: Callable[[], None] | None = None,
+        deadline: float | None = None,
     ) -> str:
         """Have `on_delivery` called, from within :meth:`drain`, with what arrives in `queue`.
 
@@ -227,7 +258,7 @@ class Connection(Protocol):
         """
         ...
 
-    def cancel(self, consumer_tag: str) -> None:
+    def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
         """Stop a consumer; what was delivered to it stays to be acknowledged."""
         ...
 

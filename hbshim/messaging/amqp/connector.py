@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from hbshim.errors import ConnectError, MessagingError
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import Connection
+from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.backoff import retrying
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+
+LOG = logging.getLogger("hbshim.messaging")
 
 #: Opens one connection to one host by a time of ``time.monotonic()``; the library's own part.
 Open: TypeAlias = Callable[[Host, MessagingOptions, float], Connection]
@@ -25,6 +31,7 @@ class Connector:
 
     Attributes:
         refused: why none of the hosts let us in the last time that none did.
+        limits: what the brokers accept.
     """
 
     def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
@@ -33,6 +40,7 @@ class Connector:
         self._open = open_one
         self._first = 0
         self.refused = "no host has answered yet"
+        self.limits = Limits()
 
     def connect(self, deadline: float, attempts: int | None = None) -> Connection:
         """Open a connection.
@@ -70,9 +78,15 @@ class Connector:
                 final = False
             else:
                 self._first = index
+                connection.on_channel_closed = functools.partial(_channel_closed, connection.name)
                 return connection
         self.refused = "; ".join(refused)
         raise ConnectError(self.refused, final=final)
+
+
+def _channel_closed(name: str, code: int, text: str) -> None:
+    service.current().metrics.record("channel-closed", name, f"{text} ({code})")
+    LOG.warning("%s: the broker closed a channel: %s (%s)", name, text, code)
 
 
 def may_connect_yet(error: BaseException) -> bool:

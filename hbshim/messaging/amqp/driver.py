@@ -38,7 +38,7 @@ class AmqpDriver:
         self._topology = Topology(options)
         self._connector = Connector(hosts, options, open_one)
         self._sender = Sender(self._connector, options)
-        self._caller = Caller(self._connector, self._topology)
+        self._caller = Caller(self._connector, self._sender, self._topology)
         # By process id: the first two threads of a child agree here on one.
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
@@ -72,7 +72,7 @@ class AmqpDriver:
         if caller.pid != pid:
             if self._closed:
                 raise _closed()
-            mine = Caller(self._connector, self._topology)
+            mine = Caller(self._connector, self._sender, self._topology)
             self._caller = caller = self._callers.setdefault(pid, mine)
         return caller
 
@@ -201,12 +201,21 @@ class AmqpDriver:
 
     def declare(self, target: Target, expires: float | None = NEVER) -> None:
         deadline = time.monotonic() + self.options.rpc_timeout
-        self._sender.manage(self._topology.rpc(target, expires).declare, deadline)
+        subscription = self._topology.rpc(target, expires)
+        self._sender.manage(
+            lambda sending: subscription.declare(sending.connection, deadline),
+            deadline,
+            self.options.connection_retry_attempts,
+        )
 
     def delete(self, target: Target) -> int:
         deadline = time.monotonic() + self.options.rpc_timeout
         name = self._topology.rpc(target).queue.name
-        return self._sender.manage(lambda connection: connection.delete_queue(name), deadline)
+        return self._sender.manage(
+            lambda sending: sending.connection.delete_queue(name, deadline=deadline),
+            deadline,
+            self.options.connection_retry_attempts,
+        )
 
     def statistics(self) -> PoolStatistics:
         """Of the connections that send."""

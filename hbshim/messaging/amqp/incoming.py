@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+import uuid
 
-from hbshim.errors import ConnectionLostError, MessagingError
+from hbshim.errors import ConnectionLostError, DeliveryError, MessagingError
 from hbshim.messaging.amqp.caller import NUMBER_SIGN
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message
+from hbshim.messaging.amqp.connection import DIRECT_REPLY, PERSISTENT, Delivery, Message
 from hbshim.messaging.amqp.sender import Sender
-from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import FINAL, Payload, ReplyKind
+from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.base import Payload, ReplyKind
 
 #: Seconds after which the client may have lost the connection that its reply goes to
-#: directly: from then on the reply goes to its own queue as well.
+#: directly, without the broker's knowing it: from then on replies go to its own queue.
 DIRECT_WITHIN = 0.5
 
 #: Seconds that sending a reply may take where its caller gave no timeout.
@@ -101,7 +102,8 @@ class AmqpIncoming:
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         delivery = self._delivery
-        if delivery.reply_to is None:
+        address = delivery.reply_to
+        if address is None:
             return
         passed = time.monotonic() - self._arrived
         limit = REPLY_LIMIT if delivery.expiration is None else delivery.expiration
@@ -109,17 +111,35 @@ class AmqpIncoming:
         message = Message(
             payload.body,
             "",
-            delivery.reply_to,
+            address,
             payload.content_type,
             correlation_id=delivery.correlation_id,
             type=kind,
         )
-        direct = delivery.reply_to.startswith(DIRECT_REPLY)
-        if direct:
+        if not address.startswith(DIRECT_REPLY):
+            # A queue that the client has declared: what it stores lasts as long as the request.
+            message.message_id = uuid.uuid4().hex
+            message.delivery_mode = PERSISTENT
+            self._sender.send_confirmed(message, None, deadline, None)
+            return
+        client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
+        own = self._topology.replies(client) if sign else None
+        if own is not None and passed > DIRECT_WITHIN:
+            if self._send_to_own_queue(message, own, deadline):
+                return
+            message.exchange, message.routing_key = "", address
+        self._sender.send(message, deadline, None)
+        if own is not None and kind != "alive":
+            self._sender.direct_replies.sent(message, own, deadline)
+
+    def _send_to_own_queue(self, message: Message, own: Subscription, deadline: float) -> bool:
+        """Whether the client's own queue has taken a reply."""
+        message.exchange, message.routing_key = own.exchange, own.routing_key
+        if message.type == "alive":
             self._sender.send(message, deadline, None)
-        if not direct or (passed > DIRECT_WITHIN and kind in FINAL):
-            client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
-            if sign:
-                late = self._topology.replies(client)
-                message.exchange, message.routing_key = late.exchange, late.routing_key
-                self._sender.send(message, deadline, None)
+            return True
+        try:
+            self._sender.send_confirmed(message, None, deadline, None)
+        except DeliveryError:
+            return False
+        return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
@@ -17,10 +17,13 @@ from hbshim.errors import (
     ConnectionLostError,
     MessagingError,
     RejectedError,
+    TopologyError,
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import Connection, Message
 from hbshim.messaging.amqp.connector import Connector, may_connect_yet
+from hbshim.messaging.amqp.limits import Limits
+from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
 from hbshim.messaging.backoff import retrying
 from hbshim.messaging.options import MessagingOptions
@@ -39,37 +42,33 @@ class _LeftOverError(ConnectionLostError):
 class Sending:
     """A connection that sends, and what it has declared already."""
 
-    __slots__ = ("connection", "declared", "used")
+    __slots__ = ("_limits", "_on_channel_closed", "connection", "declared", "used")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limits: Limits) -> None:
         self.connection = connection
         self.declared: set[str] = set()
         self.used = False
+        self._limits = limits
+        self._on_channel_closed = connection.on_channel_closed
+        connection.on_channel_closed = self._channel_closed
+
+    def _channel_closed(self, code: int, text: str) -> None:
+        declared, self.declared = self.declared, set()
+        # Something may have been deleted since it was declared, or may not be written to.
+        self._limits.refused(code, text, declared)
+        self._on_channel_closed(code, text)
 
     def prepare(self, exchange: str, deadline: float) -> None:
         """Have `exchange`: to publish to one that is missing would end the channel."""
         if exchange and exchange not in self.declared:
-            with asking(self.connection, deadline):
-                self.connection.declare_exchange(exchange, DIRECT)
+            self.connection.declare_exchange(exchange, DIRECT, deadline)
             self.declared.add(exchange)
 
     def prepare_queue(self, subscription: Subscription, deadline: float) -> None:
         """Have a queue, and whatever leads to it."""
         if subscription.queue.name not in self.declared:
-            with asking(self.connection, deadline):
-                subscription.declare(self.connection)
+            subscription.declare(self.connection, deadline)
             self.declared.add(subscription.queue.name)
-
-
-@contextlib.contextmanager
-def asking(connection: Connection, deadline: float) -> Iterator[None]:
-    """Wait for the answers to what is asked in the block no longer than the caller does."""
-    usual = connection.patience
-    connection.patience = max(0.0, min(usual, deadline - time.monotonic()))
-    try:
-        yield
-    finally:
-        connection.patience = usual
 
 
 class _Lent:
@@ -101,13 +100,22 @@ class _Lent:
 
 
 class Sender:
-    """Lends connections that send, and tries again where that helps."""
+    """Lends connections that send, and tries again where that helps.
+
+    Attributes:
+        pool: of the connections.
+        direct_replies: those that were sent, and may not have arrived.
+    """
 
     def __init__(self, connector: Connector, options: MessagingOptions) -> None:
         self._options = options
+        self._limits = connector.limits
+        self.direct_replies = DirectReplies(self)
         self.pool: Pool[Sending] = Pool(
             # The pool says how long its caller still waits.
-            create=lambda left: Sending(connector.connect(time.monotonic() + left, attempts=1)),
+            create=lambda left: Sending(
+                connector.connect(time.monotonic() + left, attempts=1), connector.limits
+            ),
             close=lambda sending: sending.connection.close(),
             is_dead=lambda sending: not sending.connection.is_open,
             max_size=options.pool_max_size,
@@ -120,7 +128,7 @@ class Sender:
         )
 
     def send(self, message: Message, deadline: float, attempts: int | None) -> None:
-        """Publish without asking what becomes of it.
+        """Publish without a confirm, unless the broker might close the channel over it.
 
         Parameters:
             deadline: of ``time.monotonic()``, for everything.
@@ -128,8 +136,17 @@ class Sender:
 
         Raises:
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError.
+            PayloadError: it is larger than the broker accepts.
+            TopologyError: the broker refused it for another reason.
         """
-        self._insist(functools.partial(self._publish, message, deadline), deadline, attempts)
+        size = len(message.body)
+        self._limits.check(size)
+        if self._limits.known(size, message.exchange):
+            self._insist(functools.partial(self._publish, message, deadline), deadline, attempts)
+            return
+        # A message without a queue is no error here.
+        with contextlib.suppress(UnroutableError):
+            self.send_confirmed(message, None, deadline, attempts)
 
     def _publish(self, message: Message, deadline: float) -> None:
         with self._lent(deadline) as sending:
@@ -152,7 +169,10 @@ class Sender:
         Raises:
             DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
             PoolTimeoutError.
+            PayloadError: it is larger than the broker accepts.
+            TopologyError: the broker refused it for another reason.
         """
+        self._limits.check(len(message.body))
         publish = functools.partial(self._publish_confirmed, message, subscription, deadline)
         refused = self._options.rejected_message_retry_attempts
         pause = self._options.rejected_message_retry_delay
@@ -175,22 +195,37 @@ class Sender:
                 sending.prepare(message.exchange, deadline)
             else:
                 sending.prepare_queue(subscription, deadline)
+            size = len(message.body)
             try:
                 sending.connection.publish_confirmed(message, deadline - time.monotonic())
             except UnroutableError:
                 if subscription is not None:
                     # Deleted since: the next try declares it again.
                     sending.declared.discard(subscription.queue.name)
+                self._limits.accepted(size, message.exchange)
                 raise
+            except TopologyError as error:
+                sending.declared.discard(message.exchange)
+                self._limits.refused(error.code, str(error), {message.exchange})
+                self._limits.check(size)
+                raise
+            self._limits.accepted(size, message.exchange)
 
-    def manage(self, work: Callable[[Connection], T], deadline: float) -> T:
-        """Do something else with a connection, such as declaring a queue."""
+    def manage(
+        self, work: Callable[[Sending], T], deadline: float, attempts: int | None = None
+    ) -> T:
+        """Do something else with a connection, such as declaring a queue.
+
+        Parameters:
+            work: given the connection; gives the broker's answers the same deadline.
+            attempts: how often to try; None: as often as the time allows.
+        """
 
         def once() -> T:
-            with self._lent(deadline) as sending, asking(sending.connection, deadline):
-                return work(sending.connection)
+            with self._lent(deadline) as sending:
+                return work(sending)
 
-        return self._insist(once, deadline, self._options.connection_retry_attempts)
+        return self._insist(once, deadline, attempts)
 
     def _lent(self, deadline: float) -> _Lent:
         left = deadline - time.monotonic()

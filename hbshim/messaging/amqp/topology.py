@@ -39,15 +39,18 @@ class Subscription:
     exchange: str
     routing_key: str
 
-    def declare(self, connection: Connection) -> None:
+    def declare(self, connection: Connection, deadline: float | None = None) -> None:
         """Have all of it.
+
+        Parameters:
+            deadline: see :class:`hbshim.messaging.amqp.connection.Connection`.
 
         Raises:
             TopologyError: something of these names is there, and of another kind.
         """
-        connection.declare_exchange(self.exchange, DIRECT)
-        connection.declare_queue(self.queue)
-        connection.bind(self.queue.name, self.exchange, self.routing_key)
+        connection.declare_exchange(self.exchange, DIRECT, deadline)
+        connection.declare_queue(self.queue, deadline)
+        connection.bind(self.queue.name, self.exchange, self.routing_key, deadline)
 
 
 class Topology:

@@ -27,7 +27,16 @@ from hbshim.errors import (
     TopologyError,
     UnroutableError,
 )
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Message, OnDelivery, Queue
+from hbshim.messaging.amqp.connection import (
+    DIRECT_REPLY,
+    METHOD_TIMEOUT,
+    Message,
+    OnChannelClosed,
+    OnDelivery,
+    Queue,
+    answer_by,
+    ignore_channel_closed,
+)
 from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import (
     NOT_FOUND,
@@ -36,7 +45,7 @@ from hbshim.messaging.amqp.refusals import (
 )
 from hbshim.messaging.amqp.translation import delivery_of, frames_of
 from hbshim.messaging.kombu.confirms import Confirms
-from hbshim.messaging.kombu.line import FOREVER, METHOD_TIMEOUT, Line
+from hbshim.messaging.kombu.line import FOREVER, Line
 
 _T = TypeVar("_T")
 
@@ -61,6 +70,7 @@ class KombuConnection(Line):
     def __init__(self, connection: Any, name: str, readiness: Readiness) -> None:
         super().__init__(connection, name, readiness)
         self._frame_max = connection.frame_max
+        self.on_channel_closed: OnChannelClosed = ignore_channel_closed
         self._consumers: dict[str, _Consumer] = {}
         self._prefetch: int | None = None
         self._generation = -1
@@ -80,10 +90,13 @@ class KombuConnection(Line):
                 channel.set_prefetch_without_waiting(self._prefetch)
 
     def _on_plain_closed(self) -> None:
+        closed_by = self._plain.closed_by
         consumers, self._consumers = self._consumers, {}
         self._open_plain()
         for consumer in consumers.values():
             self.arrived.append(consumer.on_cancelled or self._end_for_a_consumer)
+        if closed_by is not None:
+            self.on_channel_closed(*closed_by)
 
     def _end_for_a_consumer(self) -> None:
         """Nobody asked to be told that this consumer ended; it must not go unnoticed."""
@@ -101,7 +114,11 @@ class KombuConnection(Line):
         self._asking = self._confirms = None
 
     def _ask(
-        self, doing: str, question: Callable[[Channel], _T], channel: Channel | None = None
+        self,
+        doing: str,
+        question: Callable[[Channel], _T],
+        deadline: float | None,
+        channel: Channel | None = None,
     ) -> _T:
         """Ask the broker, and wait for the answer.
 
@@ -109,7 +126,7 @@ class KombuConnection(Line):
             TopologyError: it refused.
         """
         self.check()
-        until = _monotonic() + self.patience
+        until = answer_by(deadline)
         with self.reader(until):
             return self._ask_as_reader(doing, question, channel, until)
 
@@ -218,13 +235,14 @@ class KombuConnection(Line):
 
     # -- topology ------------------------------------------------------------
 
-    def declare_exchange(self, name: str, kind: str) -> None:
+    def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
         self._ask(
             f"declare exchange {name!r}",
             lambda channel: channel.exchange_declare(name, kind, durable=True, auto_delete=False),
+            deadline,
         )
 
-    def declare_queue(self, queue: Queue) -> None:
+    def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         self._ask(
             f"declare queue {queue.name!r}",
             lambda channel: channel.queue_declare(
@@ -234,17 +252,19 @@ class KombuConnection(Line):
                 auto_delete=False,
                 arguments=queue.declaration(),
             ),
+            deadline,
         )
 
-    def _look_up(self, queue: str) -> None:
+    def _look_up(self, queue: str, deadline: float | None) -> None:
         self._ask(
             f"look up queue {queue!r}",
             lambda channel: channel.queue_declare(queue, passive=True),
+            deadline,
         )
 
-    def queue_exists(self, name: str) -> bool:
+    def queue_exists(self, name: str, deadline: float | None = None) -> bool:
         try:
-            self._look_up(name)
+            self._look_up(name, deadline)
         except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return False
@@ -253,13 +273,23 @@ class KombuConnection(Line):
                 raise
         return True
 
-    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+    def bind(
+        self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
+    ) -> None:
         self._ask(
             f"bind queue {queue!r} to exchange {exchange!r}",
             lambda channel: channel.queue_bind(queue, exchange, routing_key),
+            deadline,
         )
 
-    def delete_queue(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(
+        self,
+        name: str,
+        *,
+        if_unused: bool = False,
+        if_empty: bool = False,
+        deadline: float | None = None,
+    ) -> int:
         try:
             return int(
                 self._ask(
@@ -267,6 +297,7 @@ class KombuConnection(Line):
                     lambda channel: channel.queue_delete(
                         name, if_unused=if_unused, if_empty=if_empty
                     ),
+                    deadline,
                 )
             )
         except TopologyError as refused:
@@ -276,10 +307,13 @@ class KombuConnection(Line):
 
     # -- consuming -----------------------------------------------------------
 
-    def set_prefetch(self, count: int) -> None:
+    def set_prefetch(self, count: int, deadline: float | None = None) -> None:
         self._prefetch = count
         self._ask(
-            "set the prefetch", lambda channel: channel.basic_qos(0, count, False), self._plain
+            "set the prefetch",
+            lambda channel: channel.basic_qos(0, count, False),
+            deadline,
+            self._plain,
         )
 
     def consume(
@@ -290,10 +324,11 @@ class KombuConnection(Line):
         acknowledged: bool = True,
         priority: int = 0,
         on_cancelled: Callable[[], None] | None = None,
+        deadline: float | None = None,
     ) -> str:
         if queue != DIRECT_REPLY:
             # Asked where nobody consumes: a refusal would end the consumers that are there.
-            self._look_up(queue)
+            self._look_up(queue, deadline)
         consumer = _Consumer(on_delivery, on_cancelled)
         tag = self._ask(
             f"consume from queue {queue!r}",
@@ -304,6 +339,7 @@ class KombuConnection(Line):
                 on_cancel=self._on_cancel,
                 arguments={"x-priority": priority} if priority else None,
             ),
+            deadline,
             self._plain,
         )
         self._consumers[tag] = consumer
@@ -324,12 +360,13 @@ class KombuConnection(Line):
         if consumer is not None and consumer.on_cancelled is not None:
             self.arrived.append(consumer.on_cancelled)
 
-    def cancel(self, consumer_tag: str) -> None:
+    def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
         self.check()
         if self._consumers.pop(consumer_tag, None) is not None:
             self._ask(
                 f"cancel consumer {consumer_tag!r}",
                 lambda channel: channel.basic_cancel(consumer_tag),
+                deadline,
                 self._plain,
             )
 

@@ -18,10 +18,9 @@ from typing import Any
 from hbshim.adapters.amqp import StalledError
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
 from hbshim.heartbeat.state import WATCHED
+from hbshim.messaging.amqp.connection import METHOD_TIMEOUT
 from hbshim.messaging.amqp.readiness import Readiness
 
-#: Seconds that the broker may take to answer a question.
-METHOD_TIMEOUT = 10.0
 #: Seconds that it may take to say good-bye.
 CLOSE_TIMEOUT = 1.0
 #: Seconds between two looks of a blocked publisher that somebody else reads for.
@@ -44,7 +43,6 @@ class Line:
     def __init__(self, connection: Any, name: str, readiness: Readiness) -> None:
         self.name = name
         self.blocked = False
-        self.patience = METHOD_TIMEOUT
         self.arrived: deque[Callable[[], None]] = deque()
         self._amqp = connection
         self._pid = os.getpid()

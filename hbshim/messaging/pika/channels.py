@@ -47,11 +47,17 @@ class Channel:
         """Why it is closed, for people."""
         return words(self._reason)
 
+    @property
+    def closed_by(self) -> tuple[int, str] | None:
+        """The broker's reason for closing it, code and text; None where it did not."""
+        reason = self._reason
+        if isinstance(reason, ChannelClosedByBroker):
+            return reason.reply_code, reason.reply_text
+        return None
+
     def refusal(self, doing: str) -> TopologyError | None:
         """What to raise where the broker closed it over what was asked; `doing` names that."""
-        if isinstance(self._reason, ChannelClosedByBroker):
-            return topology_refused(doing, self._reason.reply_code, self._reason.reply_text)
-        return None
+        return None if self.closed_by is None else topology_refused(doing, *self.closed_by)
 
 
 class Confirm:

@@ -26,17 +26,22 @@ from hbshim.errors import (
     TopologyError,
     UnroutableError,
 )
-from hbshim.heartbeat import service
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Delivery, Message, OnDelivery, Queue
+from hbshim.messaging.amqp.connection import (
+    DIRECT_REPLY,
+    Delivery,
+    Message,
+    OnChannelClosed,
+    OnDelivery,
+    Queue,
+    answer_by,
+    ignore_channel_closed,
+)
 from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED
 from hbshim.messaging.amqp.translation import delivery_of, frames_of
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.channels import Channel, Confirm, Confirms
 from hbshim.messaging.pika.line import Line
-
-#: Seconds that the broker may take to answer a method.
-METHOD_TIMEOUT = 10.0
 
 _NEVER = float("inf")
 
@@ -71,7 +76,7 @@ class PikaConnection:
 
     def __init__(self, line: Line, deadline: float) -> None:
         self.name = line.name
-        self.patience = METHOD_TIMEOUT
+        self.on_channel_closed: OnChannelClosed = ignore_channel_closed
         self._line = line
         self._frame_max: int = line.stream.params.frame_max
         # For the next `drain`: what to call, with what.
@@ -141,20 +146,23 @@ class PikaConnection:
         consumers, self._consumers = self._consumers, {}
         if self._line.stream.ended:
             return
-        service.current().metrics.record("channel-closed", self.name, channel.reason)
         for on_cancelled in consumers.values():
             if on_cancelled is None:
                 # Nobody would hear that nothing comes any more.
                 self._line.stream.doom(ConnectionLostError(f"a channel was {channel.reason}"))
             else:
                 self._arrived.append((_call, on_cancelled))
+        if channel.closed_by is not None:
+            self.on_channel_closed(*channel.closed_by)
 
     def _on_asking_closed(self, _channel: Channel) -> None:
         self._asking = self._confirms = None
 
-    def _ask(self, doing: str, ask: _Ask, channel: Channel | None = None) -> Any:
+    def _ask(
+        self, doing: str, ask: _Ask, deadline: float | None, channel: Channel | None = None
+    ) -> Any:
         """Ask the broker for something, and wait for the answer; `doing` is for errors."""
-        deadline = _monotonic() + self.patience
+        deadline = answer_by(deadline)
         channel = channel or self._asking_channel(deadline)
         answers: list[Any] = []
         with self._line.state():
@@ -244,13 +252,13 @@ class PikaConnection:
 
     # -- exchanges and queues ------------------------------------------------
 
-    def declare_exchange(self, name: str, kind: str) -> None:
+    def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
         def ask(channel: Any, answer: Callable[[Any], None]) -> None:
             channel.exchange_declare(name, kind, durable=True, callback=answer)
 
-        self._ask(f"declare the {kind} exchange {name!r}", ask)
+        self._ask(f"declare the {kind} exchange {name!r}", ask, deadline)
 
-    def declare_queue(self, queue: Queue) -> None:
+    def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         def ask(channel: Any, answer: Callable[[Any], None]) -> None:
             channel.queue_declare(
                 queue.name,
@@ -260,11 +268,11 @@ class PikaConnection:
                 callback=answer,
             )
 
-        self._ask(f"declare the queue {queue.name!r}", ask)
+        self._ask(f"declare the queue {queue.name!r}", ask, deadline)
 
-    def queue_exists(self, name: str) -> bool:
+    def queue_exists(self, name: str, deadline: float | None = None) -> bool:
         try:
-            self._ask(f"find the queue {name!r}", _asking_for(name))
+            self._ask(f"find the queue {name!r}", _asking_for(name), deadline)
         except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return False
@@ -273,18 +281,27 @@ class PikaConnection:
                 raise
         return True
 
-    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+    def bind(
+        self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
+    ) -> None:
         def ask(channel: Any, answer: Callable[[Any], None]) -> None:
             channel.queue_bind(queue, exchange, routing_key, callback=answer)
 
-        self._ask(f"bind the queue {queue!r} to the exchange {exchange!r}", ask)
+        self._ask(f"bind the queue {queue!r} to the exchange {exchange!r}", ask, deadline)
 
-    def delete_queue(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+    def delete_queue(
+        self,
+        name: str,
+        *,
+        if_unused: bool = False,
+        if_empty: bool = False,
+        deadline: float | None = None,
+    ) -> int:
         def ask(channel: Any, answer: Callable[[Any], None]) -> None:
             channel.queue_delete(name, if_unused, if_empty, callback=answer)
 
         try:
-            return int(self._ask(f"delete the queue {name!r}", ask).message_count)
+            return int(self._ask(f"delete the queue {name!r}", ask, deadline).message_count)
         except TopologyError as refused:
             if refused.code == NOT_FOUND:
                 return 0
@@ -292,12 +309,15 @@ class PikaConnection:
 
     # -- consuming -----------------------------------------------------------
 
-    def set_prefetch(self, count: int) -> None:
+    def set_prefetch(self, count: int, deadline: float | None = None) -> None:
         def ask(channel: Any, answer: Callable[[Any], None]) -> None:
             channel.basic_qos(prefetch_count=count, callback=answer)
 
         self._prefetch = count
-        self._ask(f"set the prefetch count to {count}", ask, self._plain_channel(_soon()))
+        deadline = answer_by(deadline)
+        self._ask(
+            f"set the prefetch count to {count}", ask, deadline, self._plain_channel(deadline)
+        )
 
     def consume(
         self,
@@ -307,11 +327,13 @@ class PikaConnection:
         acknowledged: bool = True,
         priority: int = 0,
         on_cancelled: Callable[[], None] | None = None,
+        deadline: float | None = None,
     ) -> str:
+        deadline = answer_by(deadline)
         doing = f"consume from the queue {queue!r}"
         if self._consumers and queue != DIRECT_REPLY:
             # A refusal would end the other consumers of the channel, too.
-            self._ask(doing, _asking_for(queue))
+            self._ask(doing, _asking_for(queue), deadline)
 
         def arrived(message: Arrived) -> None:
             self._arrived.append((on_delivery, self._delivery(message)))
@@ -329,13 +351,14 @@ class PikaConnection:
                 callback=functools.partial(answered, answer),
             )
 
-        return str(self._ask(doing, ask, self._plain_channel(_soon())).consumer_tag)
+        return str(self._ask(doing, ask, deadline, self._plain_channel(deadline)).consumer_tag)
 
     def _delivery(self, message: Arrived) -> Delivery:
         self._last_tag = tag = self._tag_base + message.tag
         return delivery_of(message, self, tag)
 
-    def cancel(self, consumer_tag: str) -> None:
+    def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
+        deadline = answer_by(deadline)
         with self._line.state():
             if self._consumers.pop(consumer_tag, _ignore) is _ignore:
                 return
@@ -343,7 +366,7 @@ class PikaConnection:
         def ask(channel: Any, answer: Callable[[Any], None]) -> None:
             channel.basic_cancel(consumer_tag, callback=answer)
 
-        self._ask("cancel a consumer", ask, self._plain_channel(_soon()))
+        self._ask("cancel a consumer", ask, deadline, self._plain_channel(deadline))
 
     def _on_cancel(self, frame: Any) -> None:
         on_cancelled = self._consumers.pop(frame.method.consumer_tag, None)
@@ -393,10 +416,6 @@ def _asking_for(queue: str) -> _Ask:
         channel.queue_declare(queue, passive=True, callback=answer)
 
     return ask
-
-
-def _soon() -> float:
-    return _monotonic() + METHOD_TIMEOUT
 
 
 def _call(function: Callable[[], None]) -> None:

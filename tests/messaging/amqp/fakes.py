@@ -9,6 +9,8 @@ from typing import Any
 
 from hbshim.errors import ConnectionLostError
 from hbshim.messaging.amqp.connection import Delivery, Message
+from hbshim.messaging.amqp.limits import Limits
+from hbshim.messaging.amqp.sender import Sending
 
 
 class Clock:
@@ -34,16 +36,16 @@ class FakeConnection:
     """
 
     name = "fake"
-    patience = 10.0
     blocked = False
 
     def __init__(self) -> None:
         self.is_open = True
+        self.on_channel_closed: Callable[[int, str], None] = lambda _code, _text: None
         self.published: list[Message] = []
         self.declared: list[str] = []
         self.drained: list[float] = []
         self.on_drain: Callable[[float], None] | None = None
-        self._consumers: dict[str, Callable[[Delivery], None]] = {}
+        self.consumers: dict[str, Callable[[Delivery], None]] = {}
         self._inbox: deque[tuple[str, Delivery]] = deque()
         self._news = threading.Condition()
         self._woken = False
@@ -57,7 +59,7 @@ class FakeConnection:
 
     def consume(self, queue: str, on_delivery: Callable[[Delivery], None], **_named: Any) -> str:
         self._check()
-        self._consumers[queue] = on_delivery
+        self.consumers[queue] = on_delivery
         return queue
 
     def deliver(self, message: Message, body: bytes = b"null", kind: str = "result") -> None:
@@ -86,7 +88,7 @@ class FakeConnection:
             self._woken = False
             arrived, self._inbox = self._inbox, deque()
         for queue, delivery in arrived:
-            self._consumers[queue](delivery)
+            self.consumers[queue](delivery)
         self._check()
 
     def wake(self) -> None:
@@ -117,6 +119,7 @@ class FakeConnector:
     refused = "no host has answered yet"
 
     def __init__(self, before: Callable[[float], None] = lambda _deadline: None) -> None:
+        self.limits = Limits()
         self.opened: list[FakeConnection] = []
         self.before = before
 
@@ -124,3 +127,22 @@ class FakeConnector:
         self.before(deadline)
         self.opened.append(FakeConnection())
         return self.opened[-1]
+
+
+class FakeSender:
+    """The pool of a caller.
+
+    Attributes:
+        connection: the only one.
+        confirmed: what was to be sent with a confirm, or as if it needed one.
+    """
+
+    def __init__(self) -> None:
+        self.connection = FakeConnection()
+        self.confirmed: list[Message] = []
+
+    def send(self, message: Message, _deadline: float, _attempts: Any) -> None:
+        self.confirmed.append(message)
+
+    def manage(self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None) -> Any:
+        return work(Sending(self.connection, Limits()))  # type: ignore[arg-type]

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import CallTimeoutError
+from hbshim.errors import CallTimeoutError, ConnectionLostError, PayloadError
 from hbshim.messaging.amqp import caller as module
 from hbshim.messaging.amqp.caller import Caller
+from hbshim.messaging.amqp.connection import DIRECT_REPLY
+from hbshim.messaging.amqp.limits import ACCEPTED
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload, Reply
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
-from tests.messaging.amqp.fakes import Clock, FakeConnection, FakeConnector
+from tests.messaging.amqp.fakes import Clock, FakeConnection, FakeConnector, FakeSender
 from tests.waiting import wait_until
 
 #: Seconds for what takes none; the machine may be busy.
@@ -25,7 +27,8 @@ TARGET = Target("topic")
 
 
 def caller_over(connector: FakeConnector) -> Caller:
-    return Caller(connector, Topology(MessagingOptions()))  # type: ignore[arg-type]
+    topology = Topology(MessagingOptions())
+    return Caller(connector, FakeSender(), topology)  # type: ignore[arg-type]
 
 
 def call(caller: Caller, timeout: float = LIMIT, **named: Any) -> Reply:
@@ -154,3 +157,75 @@ def test_a_request_says_how_much_time_is_left_when_it_is_sent() -> None:
     connection.deliver(message)
     calling.join(LIMIT)
     assert calling.outcome.kind == "result"
+
+
+def test_a_short_timeout_does_not_close_the_shared_connection() -> None:
+    """The pooled connection of the one whose time is over is closed; no other."""
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    first = Calling(caller)
+    connection = sent(connector, 1)
+
+    def not_answered(*_arguments: Any) -> bool:
+        raise ConnectionLostError("fake: the broker did not answer in time")
+
+    caller._sender.connection.queue_exists = not_answered  # type: ignore[attr-defined]
+    with pytest.raises(CallTimeoutError, match="did not answer"):
+        call(caller, timeout=0.2, mandatory=True)
+    assert connection.is_open
+    # Not asked over the connection that others wait on, nor is its reader disturbed.
+    assert connection.declared.count("queue_exists") == 0
+    connection.deliver(connection.published[0])
+    first.join(LIMIT)
+    assert first.outcome.kind == "result"
+    assert len(connector.opened) == 1
+
+
+def test_what_might_close_the_channel_is_sent_over_another_connection() -> None:
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    large = Payload(b"x" * (ACCEPTED + 1))
+    outcome: list[Reply] = []
+    thread = threading.Thread(
+        target=lambda: outcome.append(
+            caller.call(
+                TARGET,
+                large,
+                LIMIT,
+                silence=None,
+                on_reply=None,
+                mandatory=False,
+                attempts=None,
+            )
+        ),
+        daemon=True,
+    )
+    thread.start()
+    confirmed = caller._sender.confirmed  # type: ignore[attr-defined]
+    wait_until(lambda: confirmed, LIMIT)
+    (message,) = confirmed
+    assert not connector.opened[0].published
+    assert message.reply_to != DIRECT_REPLY
+    assert message.reply_to in connector.opened[0].consumers
+    connector.opened[0].deliver(message)
+    thread.join(LIMIT)
+    assert outcome[0].kind == "result"
+
+
+def test_the_brokers_limit_is_taken_from_its_refusal() -> None:
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    text = "PRECONDITION_FAILED - message size 101 is larger than configured max size 100"
+    connector.limits.refused(406, text, set())
+    with pytest.raises(PayloadError, match="max_message_size is 100"):
+        caller.call(
+            TARGET,
+            Payload(b"x" * 101),
+            LIMIT,
+            silence=None,
+            on_reply=None,
+            mandatory=False,
+            attempts=None,
+        )
+    assert not connector.opened
+    assert connector.limits.known(100, "any")

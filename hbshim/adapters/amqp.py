@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import socket
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import amqp
 from amqp.exceptions import ConnectionForced, RecoverableConnectionError
+from amqp.transport import DEFAULT_SOCKET_SETTINGS
 
 from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
 from hbshim.adapters.sockets import wire_for
@@ -28,6 +31,11 @@ from hbshim.heartbeat.wire import Wire
 from hbshim.options import Options
 
 SUPPORTED = ">=5.2,<6"
+
+#: AMQP 0-9-1 section 4.2.7: the type of a heartbeat's frame.
+FRAME_HEARTBEAT = 8
+
+_monotonic = time.monotonic
 
 #: Errors after which py-amqp takes the connection to be still there.
 _NOT_READY = {errno.EAGAIN, errno.EINTR, errno.ENOENT, errno.EWOULDBLOCK}
@@ -99,6 +107,8 @@ def _check_version(connection: Any) -> None:
             "_read_buffer",
             "_write",
             "close",
+            "having_timeout",
+            "socket_settings",
             "__dict__",
         )
         require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, of_transport)
@@ -161,6 +171,25 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         if link.state is State.LOST:
             raise ConnectionForced("Too many heartbeats missed")
 
+    # Not where a subclass has a way of its own.
+    stock_drain = getattr(drain_events, "__func__", None) is amqp.Connection.drain_events
+
+    def drain_until(timeout: float) -> None:
+        # py-amqp waits anew after each frame that is no event. A heartbeat, which hbshim
+        # may have asked for, must not have that effect.
+        deadline, left = _monotonic() + timeout, timeout
+        while True:
+            with transport.having_timeout(left):
+                frame = transport.read_frame()
+            if connection.on_inbound_frame(frame):
+                return
+            now = _monotonic()
+            if frame[0] != FRAME_HEARTBEAT:
+                deadline = now + timeout
+            left = deadline - now
+            if left <= 0:
+                raise TimeoutError("timed out")
+
     def drain_or_time_out(timeout: float | None = None) -> Any:
         if os.getpid() != pid:
             # Here, and not only at the read: in between py-amqp sets the socket's timeout,
@@ -171,10 +200,15 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         # time, and so pays for the guard.
         if timeout == 0 and nothing_waits():
             raise TimeoutError
+        if timeout and stock_drain:
+            return drain_until(timeout)
         return drain_events(timeout)
+
+    restore_user_timeout = _raise_user_timeout(transport, link)
 
     def unwrap() -> None:
         link.close()
+        restore_user_timeout()
         for attribute in ("read_frame", "write", "close", "hbshim_link"):
             transport.__dict__.pop(attribute, None)
         alive = connection_ref()
@@ -212,6 +246,31 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     transport.close = close
     transport.hbshim_link = link
     return unwrap
+
+
+def _raise_user_timeout(transport: Any, link: Link) -> Callable[[], None]:
+    """Let the kernel wait for acknowledgements for T where py-amqp has set its default of 1 s.
+
+    That limit does not apply to an idle socket, but to a heartbeat in flight: a shorter
+    hitch of the network than T would end the connection. What the application chose stays.
+
+    Returns what sets the limit back.
+    """
+    wire, default = link.wire, DEFAULT_SOCKET_SETTINGS.get("TCP_USER_TIMEOUT", 0) / 1000
+    chosen = getattr(socket, "TCP_USER_TIMEOUT", None) in (transport.socket_settings or {})
+    if chosen or not default or wire.user_timeout != default or link.timeout <= default:
+        return _nothing
+    wire.user_timeout = raised = link.timeout
+
+    def restore() -> None:
+        if wire.user_timeout == raised:
+            wire.user_timeout = default
+
+    return restore
+
+
+def _nothing() -> None:
+    return None
 
 
 def _note_write_error(transport: Any, error: BaseException) -> None:

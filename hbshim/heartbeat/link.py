@@ -316,8 +316,9 @@ class Link:
                 "shut down so that the next call fails and the application reconnects",
             )
         elif action is Action.SHUT_WRITE:
+            reason = self.wire.why_closed()
             self.wire.shut_write()
-            self._metrics.record("peer-closed", self.name, "the broker closed the connection")
+            self._metrics.record("peer-closed", self.name, reason)
         elif action is Action.DROP:
             self.orphan()
         if after not in WATCHED and after is not before:
@@ -417,10 +418,22 @@ class Link:
         client's own way. Idempotent; from any thread.
         """
         self.guard.torn = True
+        if self.state not in WATCHED or self.wire.closed:
+            # Ended before, and reported: that is why the write failed.
+            self._torn_told = True
+        elif self._peer_is_gone():
+            self._torn_told = True
+            self._step(Event.PEER_CLOSED, self._closed_sample(False))
         self.wire.shut_both()
         if self.state in WATCHED:
             self.state = State.LOST
         self._tell_misuse()
+
+    def _peer_is_gone(self) -> bool:
+        try:
+            return self.wire.has_tcp_info and self.wire.kernel_view().peer_closed
+        except OSError:
+            return True
 
     def check_peer(self) -> None:
         """Check the peer, as before a write; the state tells what was found.

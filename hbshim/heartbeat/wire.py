@@ -6,6 +6,7 @@ whatever green socket the client holds, so that a native thread may call it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -37,7 +38,10 @@ _TCP_INFO = struct.Struct("=B23xI16xIIII84xI")
 _NEVER_ZERO = struct.Struct("=16xI40xI20xI60x")
 _TCP_INFO_OPTION = 11
 _ESTABLISHED = 1
-_PEER_GONE = frozenset({7, 8, 9, 11})  # CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
+_CLOSE, _CLOSE_WAIT = 7, 8
+_PEER_GONE = frozenset({_CLOSE, _CLOSE_WAIT, 9, 11})  # LAST_ACK, CLOSING
+# In place of the name: builds of Python may lack it where the kernel has the option.
+_USER_TIMEOUT = 18 if sys.platform == "linux" else None
 
 # Linux: SIOCOUTQ by its other name, whose number `termios` knows for each architecture.
 _SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
@@ -357,6 +361,50 @@ class Wire:
         """Whether a read would certainly have to wait: no byte is here, and no end or error."""
         calls = gil_keeping_calls()
         return calls is not None and calls.nothing_waits(NativeSocket.fileno(self.native))
+
+    def why_closed(self) -> str:
+        """Return in one sentence what ended the connection, as the kernel knows it."""
+        try:
+            state = self._tcp_state() if self.has_tcp_info else _CLOSE_WAIT
+            if state != _CLOSE:
+                return "the broker closed the connection"
+            error = _getsockopt(self.native, socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as gone:
+            error = gone.errno or 0
+        if error == errno.ETIMEDOUT:
+            return (
+                "the network did not deliver what was sent, and this kernel gave the "
+                "connection up (ETIMEDOUT)"
+            )
+        if error == errno.ECONNRESET:
+            return "the connection was reset, by the broker or something on the way (ECONNRESET)"
+        if error:
+            return f"this kernel gave the connection up: {os.strerror(error)}"
+        return "the connection ended, and the client has had the kernel's reason for it"
+
+    def _tcp_state(self) -> int:
+        answer: bytes = _getsockopt(self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, 1)
+        return answer[0]
+
+    @property
+    def user_timeout(self) -> float | None:
+        """Seconds until the kernel gives up on unacknowledged bytes; None where it has no such
+        option, 0 for the kernel's own limit.
+        """
+        if _USER_TIMEOUT is None:
+            return None
+        try:
+            return _getsockopt(self.native, socket.IPPROTO_TCP, _USER_TIMEOUT) / 1000
+        except OSError:
+            return None
+
+    @user_timeout.setter
+    def user_timeout(self, seconds: float) -> None:
+        assert _USER_TIMEOUT is not None
+        with contextlib.suppress(OSError):  # closed, or not over TCP
+            NativeSocket.setsockopt(
+                self.native, socket.IPPROTO_TCP, _USER_TIMEOUT, round(seconds * 1000)
+            )
 
     def peer_closed(self) -> bool:
         """Whether the next byte is the end of the stream; for platforms without TCP_INFO."""

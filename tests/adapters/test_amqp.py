@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import socket
+import time
 import weakref
 
 import amqp
 import pytest
+from amqp import spec
 from amqp.exceptions import ConnectionForced
 
 import hbshim
@@ -121,6 +123,74 @@ def test_a_look_without_waiting_finds_the_end(connect):
     with pytest.raises(OSError, match=r"closed|reset"):
         connection.drain_events(timeout=0)
     connection.collect()
+
+
+def test_heartbeats_of_the_broker_do_not_extend_a_timeout(connect):
+    """py-amqp waits anew after each frame that is no event; two heartbeats come in the time."""
+    connection = hbshim.keep_alive(connect(heartbeat=1))
+    channel = connection.channel()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=1.2)
+    with pytest.raises(TimeoutError):
+        channel.wait(spec.Basic.Ack, timeout=1.2)
+    assert 2.4 <= time.monotonic() - began < 20
+    channel.queue_declare("", exclusive=True)
+
+
+def test_a_message_that_comes_in_parts_extends_a_timeout_as_without_heartbeats(connect):
+    connection = hbshim.keep_alive(connect(heartbeat=60))
+    frames = iter([(1, 1, b"method"), (2, 1, b"header"), (3, 1, b"body")])
+    handled = []
+
+    def read_frame():
+        time.sleep(0.15)
+        return next(frames)
+
+    connection.transport.read_frame = read_frame
+    connection.on_inbound_frame = lambda frame: (handled.append(frame[0]), frame[0] == 3)[1]
+    connection.drain_events(timeout=0.2)
+    assert handled == [1, 2, 3]
+    connection.collect()
+
+
+def test_a_drain_of_its_own_is_left_to_a_subclass(broker):
+    class Own(amqp.Connection):
+        def drain_events(self, timeout=None):
+            return ("own", timeout)
+
+    connection = Own(f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, heartbeat=1)
+    Own.drain_events = amqp.Connection.drain_events
+    connection.connect()
+    Own.drain_events = lambda _self, timeout=None: ("own", timeout)
+    hbshim.keep_alive(connection)
+    assert connection.drain_events(5) == ("own", 5)
+    connection.collect()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+def test_a_hitch_of_the_network_may_last_as_long_as_the_heartbeat_timeout(connect, monkeypatch):
+    def limit(connection):
+        return connection.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    connection = connect(heartbeat=3)
+    stock = limit(connection)
+    hbshim.keep_alive(connection)
+    assert (stock, limit(connection)) == (1000, 3000)
+    chosen = connect(heartbeat=3, socket_settings={socket.TCP_USER_TIMEOUT: 1000})
+    assert limit(hbshim.keep_alive(chosen)) == 1000
+    changed = connect(heartbeat=3)
+    changed.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2500)
+    assert limit(hbshim.keep_alive(changed)) == 2500
+
+    def refuse(*_):
+        raise WorkerError("none")
+
+    monkeypatch.setattr(adapter, "watch", refuse)
+    refused = connect(heartbeat=3)
+    with pytest.raises(WorkerError):
+        hbshim.keep_alive(refused)
+    assert limit(refused) == 1000
 
 
 def test_attaching_twice_is_attaching_once(connect):

@@ -1,12 +1,16 @@
 """pika on the real broker."""
 
 import gc
+import os
 import select
 import socket
+import time
 import weakref
 
 import pika
 import pytest
+from pika.adapters.utils.io_services_utils import _AsyncSSLTransport
+from pika.exceptions import AMQPConnectionError, AMQPError
 
 import hbshim
 from hbshim.adapters import pika as adapter
@@ -190,3 +194,77 @@ def test_a_frame_begun_holds_them_up(connect):
         except BlockingIOError:
             select.select([], [transport._sock], [], 10)
     assert not link._half_written()
+
+
+def test_heartbeats_of_the_broker_do_not_extend_a_timeout(connect):
+    connection = hbshim.keep_alive(connect())
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    began = time.monotonic()
+    connection.process_data_events(time_limit=1.2)
+    assert next(channel.consume(queue, inactivity_timeout=1.2)) == (None, None, None)
+    assert 2.4 <= time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_exception_between_the_send_and_its_record_sends_nothing_twice(connect, events, error):
+    """pika keeps a frame in its buffer until it has recorded that the frame is out."""
+    queue = f"test-torn-{os.getpid()}-{error.__name__}"
+    check = connect().channel()
+    check.queue_declare(queue, auto_delete=False)
+    connection = hbshim.keep_alive(connect())
+    channel = connection.channel()
+    transport = connection._impl._transport
+    link = link_of(connection)
+    stock = transport._sigint_safe_send
+
+    def interrupted(sock, data):
+        stock(sock, data)
+        raise error
+
+    transport._sigint_safe_send = interrupted
+    with pytest.raises((error, AMQPConnectionError)):
+        channel.basic_publish("", queue, b"body")
+    del transport._sigint_safe_send
+    assert link.state is State.LOST
+    assert "write-broken-off" in events()
+    with pytest.raises(AMQPError):
+        channel.basic_publish("", queue, b"body")
+    # The first frame of three went out, once: no message.
+    assert check.queue_delete(queue).method.message_count == 0
+
+
+def test_an_exception_between_the_frames_of_a_message_ends_the_connection(connect, events):
+    connection = hbshim.keep_alive(connect())
+    channel = connection.channel()
+    transport = connection._impl._transport
+    stock, written = transport.write, []
+
+    def interrupted(data):
+        if written:
+            raise KeyboardInterrupt
+        written.append(data)
+        stock(data)
+
+    transport.write = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        channel.basic_publish("", "nowhere", b"body")
+    del transport.write
+    assert "write-broken-off" in events()
+    with pytest.raises(AMQPError):
+        channel.basic_publish("", "nowhere", b"body")
+
+
+def test_actions_that_pika_has_stored_follow_the_methods_they_were_taken_from():
+    transport = object.__new__(_AsyncSSLTransport)
+    own = {name: getattr(transport, name) for name in ("_consume", "_produce")}
+    transport._ssl_readable_action = own["_produce"]  # as while it waits to be able to write
+    transport._ssl_writable_action = own["_produce"]
+    adapter._replace_method(transport, "_produce", len)
+    adapter._replace_method(transport, "_consume", max)
+    assert transport._ssl_readable_action is transport._ssl_writable_action is len
+    assert transport._produce is len
+    adapter._replace_method(transport, "_produce", None)
+    adapter._replace_method(transport, "_consume", None)
+    assert transport._ssl_readable_action == transport._ssl_writable_action == own["_produce"]
+    assert transport._consume == own["_consume"]

@@ -26,6 +26,7 @@ from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
 from tests.permits import always
+from tests.waiting import wait_until
 from tests.worlds import WORLD
 
 
@@ -308,3 +309,21 @@ def test_checking_the_peer_is_not_counted_as_a_prevented_write(link):
     assert "stale_writes_prevented" not in link._metrics.snapshot()
     link.before_idle_write()
     assert link._metrics.snapshot()["stale_writes_prevented"] == 1
+
+
+def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(connected):
+    client, peer = connected
+    link = Link(Wire(native_socket(client)), 60, "test", Metrics())
+    if not link.wire.has_tcp_info:
+        pytest.skip("TCP_INFO is Linux's")
+    peer.close()
+    wait_until(lambda: link.wire.kernel_view().peer_closed)
+
+    def fail(_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        link.guard.around_send(fail, link.before_idle_write, lambda _: True, link.tear)(b"")
+    (event,) = link._metrics.take_events()
+    assert (event.kind, event.detail) == ("peer-closed", "the broker closed the connection")
+    assert link.state is State.LOST

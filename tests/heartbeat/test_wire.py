@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import struct
 import sys
 
 import pytest
@@ -294,3 +295,41 @@ def test_memory_in_use_of_nothing_is_no_answer_while_bytes_wait(pair, monkeypatc
 
     monkeypatch.setattr(wire_module, "_MEMINFO", Unfilled)
     assert wire.unread_in_the_way() == 6
+
+
+@linux
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+def test_what_ended_the_connection_is_not_guessed(pair, reset):
+    client, peer = pair
+    wire = Wire(native_socket(client))
+    if reset:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    wait_until(lambda: wire.kernel_view().peer_closed)
+    assert wire.why_closed().startswith(
+        "the connection was reset, by the broker or" if reset else "the broker closed"
+    )
+
+
+@linux
+def test_a_network_that_does_not_deliver_is_not_taken_for_the_broker(pair, monkeypatch):
+    client, _ = pair
+    wire = Wire(native_socket(client))
+    answers = {wire_module._TCP_INFO_OPTION: bytes([7]), socket.SO_ERROR: errno.ETIMEDOUT}
+    monkeypatch.setattr(wire_module, "_getsockopt", lambda _, __, option, *___: answers[option])
+    assert "the network did not deliver" in wire.why_closed()
+    answers[socket.SO_ERROR] = 0  # as after a call of the client's that raised it
+    assert "broker" not in wire.why_closed()
+
+
+@linux
+def test_the_limit_for_acknowledgements_in_seconds(pair):
+    client, _ = pair
+    wire = Wire(native_socket(client))
+    assert wire.user_timeout == 0
+    wire.user_timeout = 2.5
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2500
+    assert wire.user_timeout == 2.5
+    client.close()
+    assert wire.user_timeout is None
+    wire.user_timeout = 1.0

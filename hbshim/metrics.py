@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hbshim.runtime.unpatched import allocate_reentrant_lock
+from hbshim.runtime.unpatched import original
 
-#: Events kept for a reader that comes late; older ones are dropped and counted.
+#: Events kept for a reader that comes late; older ones are dropped, and counted as
+#: ``events_dropped``.
 EVENTS_KEPT = 1000
 
 
@@ -35,31 +37,40 @@ class Event:
 
 
 class Metrics:
-    """Counters by name, and the latest events. Safe from any thread, never blocks."""
+    """Counters by name, and the latest events. Any thread may call it, and none waits.
 
-    # Also because eventlet, patching late, makes every re-entrant lock green that it
-    # reaches through a `__dict__`.
-    __slots__ = ("_counters", "_events", "_lock")
+    Without a lock: each thread counts for itself. So neither a thread that a finalizer
+    has stopped in here, nor one that does not exist in a forked child, keeps another one
+    waiting. (A finalizer that interrupts a count may cost that one count.)
+    """
+
+    __slots__ = ("_by_thread", "_events", "_thread")
 
     def __init__(self) -> None:
-        self._lock = allocate_reentrant_lock()
-        self._counters: Counter[str] = Counter()
+        # The native one, also if a green library patches later.
+        self._thread: Callable[[], int] = original("_thread", "get_ident")
+        self._by_thread: dict[int, dict[str, int]] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add `amount` to counter `name`."""
-        with self._lock:
-            self._counters[name] += amount
+        thread = self._thread()
+        counters = self._by_thread.get(thread)
+        if counters is None:
+            counters = self._by_thread.setdefault(thread, {})
+        counters[name] = counters.get(name, 0) + amount
 
     def record(self, kind: str, link: str = "", detail: str = "") -> None:
-        """Keep an event for whoever calls :meth:`take_events`."""
+        """Keep an event for the caller of :meth:`take_events`."""
+        if len(self._events) == EVENTS_KEPT:
+            self.count("events_dropped")
         self._events.append(Event(kind, link, detail))
-        # Last, so that whoever sees it counted can take it out.
+        # Last, so that an event that was counted can be taken out.
         self.count(f"event:{kind}")
 
     def record_once(self, kind: str, link: str = "", detail: str = "") -> None:
         """Keep an event unless one of its kind was recorded in this process before."""
-        if not self._counters[f"event:{kind}"]:
+        if not self.snapshot().get(f"event:{kind}"):
             self.record(kind, link, detail)
 
     def recorded(self) -> list[Event]:
@@ -81,5 +92,7 @@ class Metrics:
 
     def snapshot(self) -> dict[str, int]:
         """Counters as a plain dict."""
-        with self._lock:
-            return dict(self._counters)
+        total: Counter[str] = Counter()
+        for counters in list(self._by_thread.values()):
+            total.update(dict(counters))
+        return dict(total)

@@ -1,8 +1,11 @@
-"""One worker, many links: looks at each link when its time has come.
+"""One worker, many links: checks each link when its time has come.
 
 The application's threads never touch the schedule; they append a command and
-ring the bell. So neither a greenlet nor a finaliser that runs in the middle of a
-turn can meet a lock here.
+wake the worker. No thread waits for another one here.
+
+A worker may die, or be stuck: a finalizer of the application that waits may run in any
+thread that allocates. Then another worker starts with a schedule of its own, a *run*,
+and the old one, once it goes on, finds that its run is over and ends.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import time
 import weakref
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from hbshim.heartbeat.schedule import TICK, Schedule
@@ -35,18 +38,35 @@ class Watched(Protocol):
     def turn(self, now: float) -> float | None: ...
 
 
+class _Run:
+    """What one worker works with, from its start until another one takes its place."""
+
+    __slots__ = ("in_turn", "schedule")
+
+    def __init__(self) -> None:
+        self.schedule: Schedule[weakref.ref[Watched]] = Schedule()
+        # Never waited for.
+        self.in_turn = allocate_lock()
+
+
 class Engine:
     """Calls each watched item's turn on time, from one worker.
 
     Links are held weakly: a connection that the application lets go of is not
     kept alive by its heartbeat.
 
+    Parameters:
+        on_death: called with this engine and the reason when its worker ended without
+            being stopped; unless given, another worker starts.
+
     Attributes:
         wakeups: turns taken so far.
+        looks: checks of items so far.
         lateness: seconds between the time a look was due and the look, latest last.
         looks_by_lateness: how many looks fell into each of :data:`LATENESS_BOUNDS`, and
             how many beyond.
         late_for: all seconds of lateness together.
+        next_due: when the next turn is due; None when nothing is watched.
     """
 
     def __init__(
@@ -54,21 +74,32 @@ class Engine:
         worker: Worker,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        on_death: Callable[[Engine, str], None] | None = None,
     ) -> None:
         self.worker = worker
         self.wakeups = 0
+        self.looks = 0
         self.lateness: deque[float] = deque(maxlen=LATENESS_KEPT)
         self.looks_by_lateness = [0] * (len(LATENESS_BOUNDS) + 1)
         self.late_for = 0.0
         self.next_due: float | None = None
         self._clock = clock
         self._metrics = metrics
-        self._schedule: Schedule[weakref.ref[Watched]] = Schedule()
+        self._run = _Run()
         self._commands: deque[tuple[weakref.ref[Watched], bool]] = deque()
-        # Held during a turn, so that a watchdog which takes this engine's links
-        # over never meets a turn half done.
-        self._in_turn = allocate_lock()
         self._starting = allocate_lock()
+        myself = weakref.ref(self)
+
+        def died(reason: str) -> None:
+            engine = myself()
+            if engine is None:
+                return
+            if on_death is not None:
+                on_death(engine, reason)
+            else:
+                engine.restart(list(engine.items()))
+
+        worker.on_death = died
 
     def watch(self, item: Watched) -> None:
         """Look at `item` from now on; from any thread.
@@ -80,11 +111,35 @@ class Engine:
         if self.next_due is None:
             # A worker that never gets to its first turn is late, too.
             self.next_due = self._clock()
-        with self._starting:
-            if not self.worker.running:
-                self.worker.start(self.turn)
-                return
-        self.worker.wake()
+        if self.worker.running:
+            self.worker.wake()
+        # Not waited for: it may be held by this thread itself, above a finalizer. The
+        # command is in the queue already.
+        elif self._starting.acquire(False):
+            try:
+                self._start()
+            finally:
+                self._starting.release()
+
+    def _start(self) -> None:
+        run = self._run
+        self.worker.start(lambda: self._turn(run))
+
+    def restart(self, items: Iterable[Watched]) -> None:
+        """Go on with another worker; an old one that is stuck finds itself replaced.
+
+        Parameters:
+            items: everything that is to be watched. The old schedule may be in the middle
+                of a change.
+
+        Raises:
+            WorkerError: no other worker can start.
+        """
+        self._run = _Run()
+        self.next_due = self._clock()
+        for item in items:
+            self._commands.append((_key(item), True))
+        self._start()
 
     def forget(self, item: Watched) -> None:
         """Look at `item` no more; from any thread, never blocks."""
@@ -93,42 +148,50 @@ class Engine:
 
     def items(self) -> Iterator[Watched]:
         """What is being watched just now; for reports."""
-        for reference in self._schedule:
+        for reference in self._run.schedule:
             item = reference()
             if item is not None:
                 yield item
 
     def turn(self) -> float | None:
         """Do what is due; return when to be called again, or None for not until woken."""
-        if not self._in_turn.acquire(False):
-            return self.next_due
+        return self._turn(self._run)
+
+    def _turn(self, run: _Run) -> float | None:
+        if run is not self._run:
+            return None
+        if not run.in_turn.acquire(False):
+            return self._clock() + TICK
         try:
             self.wakeups += 1
-            self._take_commands()
-            for reference, deadline in self._schedule.pop_due(self._clock()):
-                self._look(reference, deadline)
-            self.next_due = self._schedule.next_deadline()
-            return self.next_due
+            self._take_commands(run)
+            for reference, deadline in run.schedule.pop_due(self._clock()):
+                self._look(run, reference, deadline)
+                if run is not self._run:
+                    return None
+            self.next_due = due = run.schedule.next_deadline()
+            return due
         finally:
-            self._in_turn.release()
+            run.in_turn.release()
 
-    def _take_commands(self) -> None:
-        while True:
+    def _take_commands(self, run: _Run) -> None:
+        while run is self._run:
             try:
                 reference, wanted = self._commands.popleft()
             except IndexError:
                 return
             if wanted:
-                self._schedule.put(reference, self._clock())
+                run.schedule.put(reference, self._clock())
             else:
-                self._schedule.discard(reference)
+                run.schedule.discard(reference)
 
-    def _look(self, reference: weakref.ref[Watched], deadline: float) -> None:
+    def _look(self, run: _Run, reference: weakref.ref[Watched], deadline: float) -> None:
         item = reference()
         if item is None:
             return
         now = self._clock()
         late = now - deadline
+        self.looks += 1
         self.lateness.append(late)
         # 0.1 microseconds, for a look that takes about 20.
         self.looks_by_lateness[bisect_left(LATENESS_BOUNDS, late)] += 1
@@ -136,27 +199,24 @@ class Engine:
             self.late_for += late
         try:
             again = item.turn(now)
-        except Exception as error:
-            # One broken link must not end the heartbeats of all the others.
+        except BaseException as error:
+            # One broken link must not end the heartbeats of all the others, nor a check
+            # that is interrupted those of its link.
+            run.schedule.put_new(reference, now + max(item.timeout / 2, TICK))
+            if not isinstance(error, Exception):
+                raise
             self._metrics.record("look-failed", type(item).__name__, repr(error))
-            again = now + item.timeout / 2
+            return
         if again is not None:
             # Never in the tick that is being emptied.
-            self._schedule.put_new(reference, max(again, now + TICK))
+            run.schedule.put_new(reference, max(again, now + TICK))
 
-    def release_all(self) -> list[Watched] | None:
-        """Hand over everything watched, to another engine; None while a turn is under way."""
-        if not self._in_turn.acquire(False):
-            return None
-        try:
-            self._take_commands()
-            released = list(self.items())
-            self._schedule = Schedule()
-            self.next_due = None
-            self.worker.stop()
-            return released
-        finally:
-            self._in_turn.release()
+    def retire(self) -> None:
+        """Watch nothing any more, and have the worker end; never waits for it."""
+        self._run = _Run()
+        self._commands.clear()
+        self.next_due = None
+        self.worker.stop()
 
 
 def _key(item: Watched) -> weakref.ref[Watched]:

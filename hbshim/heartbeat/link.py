@@ -48,6 +48,7 @@ class Link:
     Attributes:
         liveness_timeout: seconds without a sign of life of the application after
             which nobody beats for it any more; 0 (unless set) for never.
+        on_use: called by a client after an idle time, in the process of the link.
 
     Parameters:
         wire: the connection's socket.
@@ -84,6 +85,7 @@ class Link:
         "liveness_timeout",
         "name",
         "on_closed",
+        "on_use",
         "state",
         "timeout",
         "wire",
@@ -109,6 +111,7 @@ class Link:
         self.liveness_timeout = 0.0
         self.beats = 0
         self.on_closed: Callable[[Link], None] | None = None
+        self.on_use = _nothing
         self._metrics = metrics
         self._half_written = half_written
         self._half_read = half_read
@@ -448,6 +451,7 @@ class Link:
             self.orphan()
         if self.state is State.ORPHANED:
             raise self._forked_error()
+        self.on_use()
         if self.guard.torn:
             self.tear()
         elif self.state in WATCHED:

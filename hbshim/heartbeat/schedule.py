@@ -66,6 +66,12 @@ class Schedule(Generic[Item]):
         return self._heap[0] * TICK if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[tuple[Item, float]]:
-        """Take out everything due at `now`, with the deadline it was put in with."""
+        """Take out each item that is due at `now`, with the deadline it was put in with.
+
+        One at a time: an iteration that ends early leaves the rest in here, still due.
+        """
         while self._heap and self._heap[0] * TICK <= now:
-            yield from self._buckets.pop(heapq.heappop(self._heap)).items()
+            bucket = self._buckets[self._heap[0]]
+            while bucket:
+                yield bucket.popitem()
+            del self._buckets[heapq.heappop(self._heap)]

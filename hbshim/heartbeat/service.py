@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import weakref
 
-from hbshim.heartbeat.engine import Engine
+from hbshim.errors import WorkerError
+from hbshim.heartbeat.engine import Engine, Watched
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.supervisor import Supervisor
 from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
-from hbshim.heartbeat.workers import WORKERS
+from hbshim.heartbeat.workers import WORKERS, PthreadWorker
 from hbshim.metrics import Metrics
 from hbshim.options import WorkerName
 from hbshim.runtime.fork import ProcessLocal
@@ -35,6 +37,7 @@ class HeartbeatService:
         self._engines: dict[tuple[WorkerName, bool], Engine] = {}
         self._watchdogs: dict[Engine, Watchdog] = {}
         self._links: dict[int, tuple[weakref.ref[Link], Engine]] = {}
+        self._supervisor: Supervisor | None = None
 
     def engine(self, worker: WorkerName, forced: bool = False) -> Engine:
         """The engine of `worker`; links whose worker the user forced have one of their own,
@@ -42,8 +45,9 @@ class HeartbeatService:
         key = (worker, forced and worker != "pthread")
         engine = self._engines.get(key)
         if engine is None:
+            fresh = Engine(WORKERS[worker](), self.metrics, on_death=self._worker_died)
             # setdefault: two threads that meet here agree on one engine.
-            engine = self._engines.setdefault(key, Engine(WORKERS[worker](), self.metrics))
+            engine = self._engines.setdefault(key, fresh)
         return engine
 
     def engines(self) -> list[Engine]:
@@ -83,6 +87,7 @@ class HeartbeatService:
         engine = self.engine(worker, forced)
         self._place(link, engine)
         link.on_closed = self._forget
+        link.on_use = self.check_threads
         if worker != "pthread":
             self._set_watchdog(engine, link.timeout, forced)
 
@@ -91,47 +96,109 @@ class HeartbeatService:
         # dict.pop is atomic: safe wherever the garbage collector may run.
         gone = weakref.ref(link, lambda _: self._links.pop(key, None))
         self._links[key] = (gone, engine)
-        engine.watch(link)
+        self._watch(link, engine)
+
+    def _watch(self, item: Watched, engine: Engine) -> None:
+        engine.watch(item)
+        if engine.worker.name == "pthread":
+            self._supervise(engine, item.timeout)
 
     def _forget(self, link: Link) -> None:
         _, engine = self._links.pop(id(link), (None, None))
         if engine is not None:
             engine.forget(link)
+        self.check_threads()
+
+    # -- workers that die, are stuck or late ----------------------------------
+
+    def _supervise(self, engine: Engine, timeout: float) -> None:
+        supervisor = self._supervisor
+        if supervisor is None:
+            # Two threads that meet here have one supervisor too many, which sleeps.
+            self._supervisor = supervisor = Supervisor(engine, self._replace_thread)
+        supervisor.timeout = min(supervisor.timeout, timeout)
+        try:
+            supervisor.ensure()
+        except WorkerError as error:
+            self.metrics.record_once("unsupervised", "", str(error))
+
+    def check_threads(self) -> None:
+        """Have a native thread that has died replaced; cheap, for a client that uses its link."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        engine = self.engine("pthread")
+        if not engine.worker.running and engine.next_due is not None:
+            self._replace_thread(engine, "it ended")
+        if not supervisor.running:
+            self._supervise(engine, supervisor.timeout)
+
+    def _worker_died(self, engine: Engine, reason: str) -> None:
+        """In the worker's own thread, at its end."""
+        if engine.worker.name == "pthread":
+            self._replace_thread(engine, f"it ended by {reason}")
+        else:
+            self._move(engine, f"its green thread ended by {reason}")
+
+    def _replace_thread(self, engine: Engine, reason: str) -> None:
+        worker = engine.worker
+        where = worker.where() if isinstance(worker, PthreadWorker) else ""
+        links = [link for link, placed_on in self.placements() if placed_on is engine]
+        watchdogs = list(self._watchdogs.values())
+        try:
+            engine.restart([*links, *watchdogs])
+        except WorkerError as error:
+            self.metrics.record_once("unsupervised", "", f"{reason}, and {error}")
+            return
+        self.metrics.record(
+            "worker-replaced",
+            "",
+            f"another heartbeat thread took over {len(links)} connections: {reason}"
+            + (f", in {where}" if where else ""),
+        )
 
     def _set_watchdog(self, engine: Engine, timeout: float, forced: bool) -> None:
         watchdog = self._watchdogs.get(engine)
         if watchdog is None:
 
             def on_late(seconds: float) -> bool:
-                return False if forced else self._move(engine, seconds)
+                if forced and engine.worker.running:
+                    return False
+                return self._move(engine, f"its tick was {seconds:.2f} s late")
 
             watchdog = Watchdog(engine, timeout, self.metrics, on_late)
             watchdog = self._watchdogs.setdefault(engine, watchdog)
         watchdog.timeout = min(watchdog.timeout, timeout)
         # Anew for each link: its watch is over when the engine ran out of links.
-        self.engine("pthread").watch(watchdog)
+        self._watch(watchdog, self.engine("pthread"))
 
-    def _move(self, engine: Engine, seconds: float) -> bool:
-        released = engine.release_all()
-        if released is None:
-            return False
+    def _move(self, engine: Engine, reason: str) -> bool:
+        # First: a link that is placed on it meanwhile is among those that are moved.
+        engine.retire()
         self.moved = True
         native = self.engine("pthread")
-        for item in released:
-            if isinstance(item, Link):
-                self._place(item, native)
+        moved = [link for link, placed_on in self.placements() if placed_on is engine]
+        try:
+            for link in moved:
+                self._place(link, native)
+        except WorkerError as error:
+            self.metrics.record_once("unsupervised", "", f"{reason}, and {error}")
+            return False
         self.metrics.record(
             "worker-moved",
             "",
-            f"{len(released)} links moved from {engine.worker.name} to pthread: "
-            f"its tick was {seconds:.2f} s late",
+            f"{len(moved)} links moved from {engine.worker.name} to pthread: {reason}",
         )
         return True
 
     def orphan_links(self) -> None:
         """In a forked child: let go of everything the parent watched."""
         for link in self.links():
-            link.orphan()
+            try:
+                link.orphan()
+            except Exception as error:
+                # One link that cannot be let go of must not keep the others.
+                current().metrics.record("look-failed", link.name, repr(error))
 
 
 _SERVICE = ProcessLocal(HeartbeatService, HeartbeatService.orphan_links)

@@ -8,6 +8,7 @@ eventlet or gevent keeps: both stop when the hub stops.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,12 @@ from typing import Protocol
 
 from hbshim.errors import WorkerError
 from hbshim.options import WorkerName
-from hbshim.runtime.unpatched import allocate_lock, get_native_id, start_native_thread
+from hbshim.runtime.unpatched import (
+    allocate_lock,
+    get_ident,
+    get_native_id,
+    start_native_thread,
+)
 
 #: A turn does what is due and returns the time of the next one, or None.
 Turn = Callable[[], float | None]
@@ -26,10 +32,29 @@ Turn = Callable[[], float | None]
 GREEN_SLICE = 0.25
 
 
+#: Told why a worker ended without being stopped.
+OnDeath = Callable[[str], None]
+
+
+def _ignore(_reason: str) -> None:
+    return None
+
+
+#: Calls of a thread that is stuck that are shown.
+CALLS_SHOWN = 5
+
+
 class Worker(Protocol):
-    """Calls a turn when its time has come, from :meth:`start` until :meth:`stop`."""
+    """Calls a turn when its time has come, from :meth:`start` until :meth:`stop`.
+
+    Attributes:
+        running: it was started, and can still take turns.
+        on_death: called with the reason, by the worker's own thread, when it ends without
+            being stopped.
+    """
 
     name: WorkerName
+    on_death: OnDeath
 
     @property
     def running(self) -> bool: ...
@@ -38,54 +63,105 @@ class Worker(Protocol):
     def stop(self) -> None: ...
 
 
+class _NativeThread:
+    """One thread of the operating system. It sleeps on a native lock: no descriptor, no polling."""
+
+    def __init__(self, turn: Turn, on_death: OnDeath) -> None:
+        self._turn = turn
+        self._on_death = on_death
+        self._bell = allocate_lock()
+        self._bell.acquire()
+        self._stopped = False
+        self.ended = False
+        self.native_id: int | None = None
+        self.ident: int | None = None
+
+    def start(self) -> None:
+        start_native_thread(self._run, self.stop)
+
+    def _run(self) -> None:
+        reason = "no error"
+        try:
+            self.native_id, self.ident = get_native_id(), get_ident()
+            while not self._stopped:
+                deadline = self._turn()
+                if deadline is None:
+                    self._bell.acquire()
+                else:
+                    self._bell.acquire(True, max(0.0, deadline - time.monotonic()))
+        except BaseException as error:
+            reason = type(error).__name__
+        finally:
+            self.ended = True
+            if not self._stopped:
+                self._on_death(reason)
+
+    def wake(self) -> None:
+        try:
+            self._bell.release()
+        except RuntimeError:
+            return  # it is awake, or about to be
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.wake()
+
+
 class PthreadWorker:
-    """One native thread. It sleeps on a native lock: no descriptor, no polling."""
+    """A native thread; started again, it leaves the old thread to itself and uses a new one."""
 
     name: WorkerName = "pthread"
 
     def __init__(self) -> None:
-        self._bell = allocate_lock()
-        self._bell.acquire()
-        self._stopped = False
-        self.running = False
-        #: The operating system's id of the thread, for measuring it.
-        self.native_id: int | None = None
+        self._thread: _NativeThread | None = None
+        self.on_death: OnDeath = _ignore
+
+    @property
+    def running(self) -> bool:
+        thread = self._thread
+        return thread is not None and not thread.ended
+
+    @property
+    def native_id(self) -> int | None:
+        """The operating system's id of the thread, for measuring it."""
+        return None if self._thread is None else self._thread.native_id
 
     def start(self, turn: Turn) -> None:
-        """Start the thread.
+        """Start a thread; one that runs already is stopped, and ends when it notices.
 
         Raises:
             WorkerError: no thread can be started here.
         """
-        self._stopped = False
-        self.running = True
+        thread = _NativeThread(turn, self.on_death)
+        before, self._thread = self._thread, thread
+        if before is not None:
+            before.stop()
         try:
-            start_native_thread(lambda: self._run(turn), self.stop)
+            thread.start()
         except WorkerError:
-            self.running = False
+            thread.ended = True
             raise
-
-    def _run(self, turn: Turn) -> None:
-        self.native_id = get_native_id()
-        while not self._stopped:
-            deadline = turn()
-            if deadline is None:
-                self._bell.acquire()
-            else:
-                self._bell.acquire(True, max(0.0, deadline - time.monotonic()))
-        self.running = False
 
     def wake(self) -> None:
         """Have the turn called soon; from any thread, never blocks."""
-        try:
-            self._bell.release()
-        except RuntimeError:
-            return  # it rings already
+        if self._thread is not None:
+            self._thread.wake()
 
     def stop(self) -> None:
         """Have the thread end soon."""
-        self._stopped = True
-        self.wake()
+        if self._thread is not None:
+            self._thread.stop()
+
+    def where(self) -> str:
+        """The latest calls of the thread, the innermost first; empty when it does not run."""
+        thread = self._thread
+        frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
+        calls: list[str] = []
+        while frame is not None and len(calls) < CALLS_SHOWN:
+            code = frame.f_code
+            calls.append(f"{code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})")
+            frame = frame.f_back
+        return " from ".join(calls)
 
 
 class GreenthreadWorker:
@@ -94,8 +170,15 @@ class GreenthreadWorker:
     name: WorkerName = "greenthread"
 
     def __init__(self) -> None:
-        self.running = False
-        self._stopped = False
+        self.on_death: OnDeath = _ignore
+        # Of the green thread that is to go on; None when none is.
+        self._token: object = None
+        self._hub_thread: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """False also when the thread whose hub it was started in has ended."""
+        return self._token is not None and self._hub_thread in sys._current_frames()
 
     def start(self, turn: Turn) -> None:
         """Spawn the green thread in the calling thread's hub.
@@ -104,19 +187,28 @@ class GreenthreadWorker:
             WorkerError: neither eventlet nor gevent is loaded.
         """
         spawn, sleep = _green_primitives(self.name)
-        self._stopped = False
-        self.running = True
-        spawn(self._run, turn, sleep)
+        self._token = token = object()
+        self._hub_thread = get_ident()
+        spawn(self._run, turn, sleep, token)
 
-    def _run(self, turn: Turn, sleep: Callable[[float], object]) -> None:
+    def _run(self, turn: Turn, sleep: Callable[[float], object], token: object) -> None:
         try:
-            while not self._stopped:
+            while self._token is token:
                 deadline = self._call(turn)
                 if deadline is None:
-                    return
+                    self._token = None
+                    # Once more: a link that came meanwhile has found this one running.
+                    deadline = self._call(turn)
+                    if deadline is None or self._token is not None:
+                        return
+                    self._token = token
                 sleep(min(max(0.0, deadline - time.monotonic()), GREEN_SLICE))
-        finally:
-            self.running = False
+        except BaseException as error:
+            # It may be killed, or dropped together with its hub.
+            if self._token is token and not sys.is_finalizing():
+                self._token = None
+                self.on_death(type(error).__name__)
+            raise
 
     def _call(self, turn: Turn) -> float | None:
         return turn()
@@ -126,7 +218,7 @@ class GreenthreadWorker:
 
     def stop(self) -> None:
         """Have the green thread end at its next slice."""
-        self._stopped = True
+        self._token = None
 
 
 class TpoolWorker(GreenthreadWorker):

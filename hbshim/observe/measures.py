@@ -111,6 +111,11 @@ COUNTERS: tuple[Measure[float], ...] = (
         _counter(f"{_EVENT}worker-moved"),
     ),
     Measure("events", "Events recorded, by kind.", _events, ("kind",)),
+    Measure(
+        "events_dropped",
+        "Events that were dropped because they were not taken out in time.",
+        _counter("events_dropped"),
+    ),
 )
 
 GAUGES: tuple[Measure[float], ...] = (

@@ -10,50 +10,40 @@ import os
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from hbshim.runtime.unpatched import allocate_lock
-
 T = TypeVar("T")
 
 
 class ProcessLocal(Generic[T]):
     """Makes its value lazily, once in each process.
 
+    No call waits for another: two threads that ask at the same time for the first value
+    may both make one, and both get the same. So neither a finalizer that asks while its
+    thread makes the value, nor a child that was forked meanwhile, finds a lock taken.
+
     Parameters:
-        make: builds the value.
+        make: builds the value; has no effect outside of it.
         disown: called in a forked child with the value of its parent.
     """
 
     def __init__(self, make: Callable[[], T], disown: Callable[[T], None]) -> None:
         self._make = make
         self._disown = disown
-        self._value: T | None = None
-        self._pid = os.getpid()
-        self._lock = allocate_lock()
-        os.register_at_fork(after_in_child=self._after_fork)
+        self._values: dict[int, T] = {}
+        os.register_at_fork(after_in_child=self._drop_inherited)
 
     def get(self) -> T:
         """The value of this process."""
-        value = self._value
-        if value is None or self._pid != os.getpid():
-            return self._renew()
+        value = self._values.get(os.getpid())
+        if value is None:
+            self._drop_inherited()
+            value = self._values.setdefault(os.getpid(), self._make())
         return value
 
     def peek(self) -> T | None:
         """The value of this process if it has been made already."""
-        return self._value if self._pid == os.getpid() else None
+        return self._values.get(os.getpid())
 
-    def _renew(self) -> T:
-        if self._pid != os.getpid():
-            self._after_fork()
-        with self._lock:
-            if self._value is None:
-                self._value = self._make()
-            return self._value
-
-    def _after_fork(self) -> None:
-        inherited, self._value = self._value, None
-        self._pid = os.getpid()
-        # Another thread of the parent may have held it at the fork.
-        self._lock = allocate_lock()
-        if inherited is not None:
-            self._disown(inherited)
+    def _drop_inherited(self) -> None:
+        for pid in list(self._values):
+            if pid != os.getpid() and (inherited := self._values.pop(pid, None)) is not None:
+                self._disown(inherited)

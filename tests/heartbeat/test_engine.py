@@ -1,7 +1,10 @@
 """The engine looks at each item on time, forgets without a trace, and holds nothing alive."""
 
 import gc
+import threading
 import weakref
+
+import pytest
 
 from hbshim.heartbeat.engine import Engine
 from hbshim.heartbeat.schedule import TICK
@@ -9,6 +12,7 @@ from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
 from hbshim.heartbeat.workers import PthreadWorker
 from hbshim.metrics import Metrics
 from tests.waiting import wait_until
+from tests.worlds import needs_os_threads
 
 
 class Clock:
@@ -210,14 +214,122 @@ def test_a_watchdog_ends_with_its_engine():
     assert watchdog.turn(clock.now) is None
 
 
-def test_released_links_are_handed_over_whole():
+def test_a_retired_engine_watches_nothing_until_the_next_item():
     engine, clock, _ = make_engine()
-    looked_at, fresh = Item(), Item()
-    engine.watch(looked_at)
+    engine.watch(Item())
     clock.now += TICK
     engine.turn()
-    engine.watch(fresh)
-    released = engine.release_all()
-    assert released is not None
-    assert set(released) == {looked_at, fresh}
-    assert engine.next_due is None
+    engine.watch(Item())
+    engine.retire()
+    assert (engine.next_due, engine.worker.running) == (None, False)
+    clock.now += 10
+    assert engine.turn() is None
+    later = Item()
+    engine.watch(later)
+    assert engine.worker.running
+    clock.now += TICK
+    engine.turn()
+    assert len(later.looked_at) == 1
+
+
+class Interrupted(BaseException):
+    """As a green library's timeout, which may hit a check anywhere."""
+
+
+def test_an_interrupted_turn_loses_none_of_the_items_that_are_due():
+    engine, clock, _ = make_engine()
+
+    class Interrupts(Item):
+        def turn(self, now):
+            super().turn(now)
+            if len(self.looked_at) == 1:
+                raise Interrupted
+            return now + self.every
+
+    items = [Interrupts() for _ in range(5)]
+    for item in items:
+        engine.watch(item)
+    clock.now += TICK
+    for _ in items:
+        with pytest.raises(Interrupted):
+            engine.turn()
+    assert engine.turn() > clock.now
+    assert [len(item.looked_at) for item in items] == [1] * 5
+    clock.now += 4.0
+    engine.turn()
+    assert [len(item.looked_at) for item in items] == [2] * 5
+
+
+@needs_os_threads
+def test_a_worker_that_dies_has_a_successor_that_watches_what_it_watched():
+    engine = Engine(PthreadWorker(), Metrics())
+
+    class Deadly(Item):
+        def turn(self, now):
+            super().turn(now)
+            if len(self.looked_at) == 1:
+                raise SystemExit
+            return now + self.every
+
+    deadly, other = Deadly(every=0.02), Item(every=0.02)
+    engine.watch(other)
+    engine.watch(deadly)
+    wait_until(lambda: len(deadly.looked_at) > 3)
+    seen = len(other.looked_at)
+    wait_until(lambda: len(other.looked_at) > seen + 3)
+    assert engine.worker.running
+    engine.retire()
+    wait_until(lambda: not engine.worker.running)
+
+
+@needs_os_threads
+def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
+    engine = Engine(PthreadWorker(), Metrics())
+    stuck, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    threads = set()
+
+    class Blocking(Item):
+        def turn(self, now):
+            threads.add(threading.get_ident())
+            if not stuck.is_set():
+                stuck.set()
+                assert go_on.wait(20)
+                ended.set()
+            return super().turn(now)
+
+    blocking, other = Blocking(every=0.02), Item(every=0.02)
+    engine.watch(blocking)
+    assert stuck.wait(10)
+    engine.watch(other)
+    assert "wait" in engine.worker.where()
+    old = engine.worker._thread
+    engine.restart([blocking, other])
+    wait_until(lambda: len(other.looked_at) > 3 and len(blocking.looked_at) > 3)
+    assert not old.ended
+    go_on.set()
+    assert ended.wait(10)
+    wait_until(lambda: old.ended)
+    assert len(threads) == 2
+    seen = len(other.looked_at)
+    wait_until(lambda: len(other.looked_at) > seen + 3)
+    engine.retire()
+    wait_until(lambda: not engine.worker.running)
+
+
+def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wait():
+    """It runs wherever its thread allocates, and may open a connection."""
+
+    class Finalizing(IdleWorker):
+        def start(self, turn):
+            if not watched:
+                watched.append(Item())
+                engine.watch(watched[0])
+            super().start(turn)
+
+    watched = []
+    engine, clock, _ = make_engine(Finalizing())
+    item = Item()
+    engine.watch(item)
+    clock.now += TICK
+    engine.turn()
+    assert [len(each.looked_at) for each in (item, *watched)] == [1, 1]

@@ -52,3 +52,14 @@ def test_many_items_come_out_in_the_order_of_their_ticks():
         assert all(0 <= deadline - now <= TICK for _, deadline in due)
         seen += [item for item, _ in due]
     assert sorted(seen) == sorted(deadlines)
+
+
+def test_what_was_not_taken_out_is_still_due():
+    schedule = Schedule()
+    for item in "abc":
+        schedule.put(item, 5.0)
+    first, _ = next(schedule.pop_due(6.0))
+    assert schedule.next_deadline() is not None
+    rest = [item for item, _ in schedule.pop_due(6.0)]
+    assert sorted([first, *rest]) == ["a", "b", "c"]
+    assert schedule.next_deadline() is None

@@ -1,0 +1,42 @@
+"""One value per process."""
+
+import threading
+
+from hbshim.runtime.fork import ProcessLocal
+
+
+def test_a_value_is_made_once_and_a_look_makes_none():
+    made = []
+    local = ProcessLocal(lambda: made.append(1) or object(), lambda _: None)
+    assert local.peek() is None
+    assert local.get() is local.get() is local.peek()
+    assert made == [1]
+
+
+def test_a_finalizer_that_asks_while_the_value_is_made_does_not_wait():
+    values = []
+
+    def make():
+        if not values:
+            values.append(None)
+            values.append(local.get())
+        return object()
+
+    local = ProcessLocal(make, lambda _: None)
+    assert local.get() is values[1] is local.peek()
+
+
+def test_threads_that_ask_at_the_same_time_get_the_same():
+    barrier = threading.Barrier(8, timeout=20)
+
+    def make():
+        barrier.wait()
+        return object()
+
+    local, values = ProcessLocal(make, lambda _: None), []
+    threads = [threading.Thread(target=lambda: values.append(local.get())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, values))) == 1

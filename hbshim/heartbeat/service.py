@@ -142,7 +142,7 @@ class HeartbeatService:
 
     def _replace_thread(self, engine: Engine, reason: str) -> None:
         worker = engine.worker
-        where = worker.where() if isinstance(worker, PthreadWorker) else ""
+        where = worker.where() if isinstance(worker, PthreadWorker) and worker.running else ""
         links = [link for link, placed_on in self.placements() if placed_on is engine]
         watchdogs = list(self._watchdogs.values())
         try:

@@ -21,6 +21,9 @@ NEVER = float("inf")
 #: As a number of attempts: as many as the timeout allows.
 UNLIMITED = 0
 
+#: Priorities of notifications, each with queues of its own; the names that oslo.messaging has.
+PRIORITIES = ("debug", "info", "audit", "warn", "error", "critical", "sample")
+
 FINAL: frozenset[str] = frozenset(("result", "error"))
 
 

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hbshim.errors import MessagingError, PayloadError
-from hbshim.messaging.base import Driver, Incoming, Payload
+from hbshim.messaging.base import PRIORITIES, Driver, Incoming, Payload
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
-
-#: Priorities, each a topic of its own; the names that oslo.messaging has.
-PRIORITIES = ("debug", "info", "audit", "warn", "error", "critical", "sample")
 
 #: What an endpoint returns to have a notification come again.
 REQUEUE: Final = "requeue"

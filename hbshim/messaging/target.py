@@ -7,9 +7,6 @@ from typing import Any
 
 from hbshim.errors import OptionError
 
-#: AMQP 0-9-1: names of exchanges and queues, and routing keys, are short strings.
-_SHORT_STRING = 255
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -26,7 +23,7 @@ class Target:
         fanout: to every server of the topic.
 
     Raises:
-        OptionError: a name that AMQP cannot carry, or a version that is none.
+        OptionError: there is no topic, or the version is none.
     """
 
     topic: str
@@ -39,13 +36,6 @@ class Target:
     def __post_init__(self) -> None:
         if not self.topic:
             raise OptionError("a target needs a topic; give it one, such as Target('compute')")
-        for name in ("topic", "server", "exchange"):
-            value = getattr(self, name)
-            if value is not None and len(value.encode()) > _SHORT_STRING // 3:
-                raise OptionError(
-                    f"the target's {name} is longer than {_SHORT_STRING // 3} octets; "
-                    "shorten it: the names of queues are made of it"
-                )
         if self.version is not None:
             version_of(self.version)
         if self.fanout and self.server is not None:

@@ -104,8 +104,9 @@ def cases():
     yield "exchange of another type", lambda: client(URL, exchange=TOPIC).cast({}, "x")
     yield (
         "target that no queue can be named after",
-        lambda: client(URL, exchange="x" * 200).cast({}, "x"),
+        lambda: client(URL, exchange="\ud800").cast({}, "x"),
     )
+    yield "server of a long name", lambda: client(URL).prepare(server="s" * 300).cast({}, "x")
     endless = []
     endless.append(endless)
     yield "payload that cannot be serialised", lambda: client(URL).cast({}, "x", value=endless)

@@ -86,7 +86,10 @@ class AmqpDriver:
         mandatory: bool = False,
     ) -> None:
         if target.fanout:
-            exchange, key = self._topology.fanout_exchange(target), target.topic
+            exchange, key = (
+                self._topology.fanout_exchange(target),
+                self._topology.fanout_key(target),
+            )
         else:
             exchange, key = self._topology.rpc_exchange(target), self._topology.rpc_key(target)
         deadline = time.monotonic() + timeout

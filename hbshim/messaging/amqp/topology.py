@@ -1,4 +1,8 @@
-"""Which exchanges and queues the patterns use, by what names.
+"""Which exchanges and queues the patterns use, and their names.
+
+A name is made of exchange, topic, server, pool and priority by
+:mod:`hbshim.messaging.amqp.names`, so that different ones never share a queue or a routing key,
+and none is too long.
 
 - CALL and CAST: a direct exchange; one queue for a topic, which its servers share, and one
   for each server.
@@ -15,17 +19,20 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from hbshim.messaging.amqp import names
 from hbshim.messaging.amqp.connection import Connection, Queue
-from hbshim.messaging.base import NEVER
+from hbshim.messaging.amqp.names import joined, part
+from hbshim.messaging.base import NEVER, PRIORITIES
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 
 DIRECT = "direct"
 
-#: Joins the parts of a name; between exchange and topic, so that equal topics in different
-#: exchanges do not share a queue.
-_DOT = "."
+#: What stands before a priority that is none of :data:`PRIORITIES`, which no server's name is.
+_OTHER_PRIORITY = "*"
 
+#: What follows the identity of a client in the name of its queue for replies.
+_REPLIES = "*"
 
 #: Subscriptions that are not made anew each time.
 _REMEMBERED = 256
@@ -62,13 +69,19 @@ class Topology:
         self.notifications = functools.lru_cache(_REMEMBERED)(self._notifications)
 
     def rpc_exchange(self, target: Target) -> str:
-        return target.exchange or self._options.default_rpc_exchange
+        return names.exchange(self._named(target))
 
     def fanout_exchange(self, target: Target) -> str:
-        return f"{self.rpc_exchange(target)}_fanout"
+        return names.fanout_exchange(self._named(target))
+
+    def _named(self, target: Target) -> str:
+        return target.exchange or self._options.default_rpc_exchange
+
+    def fanout_key(self, target: Target) -> str:
+        return joined(part(target.topic))
 
     def rpc_key(self, target: Target) -> str:
-        return target.topic if target.server is None else _DOT.join((target.topic, target.server))
+        return joined(*_rpc_parts(target))
 
     def rpc(self, target: Target, expires: float | None = None) -> Subscription:
         """The queue of a topic, or of one server.
@@ -79,28 +92,27 @@ class Topology:
         """
         if expires is None:
             expires = self._options.rpc_queue_expiration
-        exchange, key = self.rpc_exchange(target), self.rpc_key(target)
+        exchange = self.rpc_exchange(target)
         quorum = self._options.quorum_queues
         lifetime = None if expires == NEVER else expires
-        queue = Queue(_DOT.join((exchange, key)), expires=lifetime, quorum=quorum)
-        return Subscription(queue, exchange, key)
+        name = joined(part(exchange), *_rpc_parts(target))
+        queue = Queue(name, expires=lifetime, quorum=quorum)
+        return Subscription(queue, exchange, self.rpc_key(target))
 
     def fanout(self, target: Target, unique: str) -> Subscription:
         """A server's own queue for what goes to all."""
         exchange = self.fanout_exchange(target)
-        queue = Queue(_DOT.join((exchange, target.topic, unique)), exclusive=True)
-        return Subscription(queue, exchange, target.topic)
-
-    def notification_exchange(self, target: Target) -> str:
-        return target.exchange or self._options.default_notification_exchange
-
-    def notification_key(self, target: Target, priority: str) -> str:
-        return _DOT.join((target.topic, priority))
+        name = joined(part(exchange), part(target.topic), part(unique))
+        return Subscription(Queue(name, exclusive=True), exchange, self.fanout_key(target))
 
     def _notifications(self, target: Target, priority: str, pool: str | None) -> Subscription:
-        exchange, key = self.notification_exchange(target), self.notification_key(target, priority)
-        name = _DOT.join(filter(None, (exchange, pool, key)))
-        return Subscription(Queue(name, quorum=self._options.quorum_queues), exchange, key)
+        exchange = names.exchange(target.exchange or self._options.default_notification_exchange)
+        key = [part(target.topic), priority]
+        if priority not in PRIORITIES:
+            key[1:] = [_OTHER_PRIORITY, part(priority)]
+        name = joined(part(exchange), *([part(pool)] if pool else []), *key)
+        queue = Queue(name, quorum=self._options.quorum_queues)
+        return Subscription(queue, exchange, joined(*key))
 
     def replies(self, client: str, number: int = 0) -> Subscription:
         """Return the queue for the replies that did not come by direct reply-to.
@@ -112,12 +124,13 @@ class Topology:
                 when the node dies that holds it, and another one needs another name.
         """
         options = self._options
-        parts = [options.rpc_reply_exchange, client]
-        if number:
-            parts.append(str(number))
-        queue = Queue(
-            _DOT.join(parts),
-            expires=options.rpc_queue_expiration,
-            quorum=options.quorum_queues,
-        )
-        return Subscription(queue, options.rpc_reply_exchange, client)
+        exchange = names.exchange(options.rpc_reply_exchange)
+        name = joined(part(exchange), part(client), f"{_REPLIES}{number or ''}")
+        queue = Queue(name, expires=options.rpc_queue_expiration, quorum=options.quorum_queues)
+        return Subscription(queue, exchange, joined(part(client), _REPLIES))
+
+
+def _rpc_parts(target: Target) -> tuple[str, ...]:
+    topic = part(target.topic)
+    # Where RPC and notifications share an exchange, a server's key is no priority's.
+    return (topic,) if target.server is None else (topic, part(target.server, PRIORITIES))

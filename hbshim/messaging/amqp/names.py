@@ -1,0 +1,97 @@
+"""Names of exchanges and queues, and routing keys: made of parts, so that no two are equal.
+
+Parts are joined by dots. What a part has of the characters that have a meaning here is
+percent-encoded in it; ordinary names have none of them and stay as they are.
+
+- ``.`` joins parts.
+- ``*`` begins a part that is no name but says what the name is of.
+- ``~`` is followed by the hash of a name that is too long for AMQP.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+
+from hbshim.errors import OptionError
+
+#: AMQP 0-9-1: names and routing keys are short strings, with a length in one byte.
+LONGEST = 255
+
+#: At the end of the name of the exchange for what goes to all servers of a topic.
+FANOUT = "_fanout"
+
+_MEANINGFUL = re.compile(r"[%.*~\0]")
+_HASH_DIGITS = 32
+_HASHED = re.compile(rf"~[0-9a-f]{{{_HASH_DIGITS}}}\Z")
+
+
+@functools.lru_cache(1024)
+def part(text: str, reserved: tuple[str, ...] = ()) -> str:
+    """Return `text` as a part of a name.
+
+    Parameters:
+        reserved: parts that mean something else in this place.
+    """
+    if text in reserved:
+        return _encoded(text[:1]) + text[1:]
+    return _MEANINGFUL.sub(lambda found: _encoded(found[0]), text)
+
+
+def joined(*parts: str) -> str:
+    """Return the name that consists of `parts`; with a hash where it is too long.
+
+    Raises:
+        OptionError: UTF-8 has no form for it.
+    """
+    return _short(".".join(parts))
+
+
+def exchange(name: str) -> str:
+    """Return the name of an exchange that a user has named, which is the same if it can be.
+
+    It never ends like that of an exchange for what goes to all servers of a topic.
+
+    Raises:
+        OptionError: UTF-8 has no form for it.
+    """
+    if name.endswith(FANOUT[1:]):
+        # Also those that this makes of others.
+        name = name.replace("%", "%25")
+        if name.endswith(FANOUT):
+            name = name[: -len(FANOUT)] + _encoded(FANOUT[0]) + FANOUT[1:]
+    return _hashed(name) if _HASHED.search(name) else _short(name)
+
+
+def fanout_exchange(name: str) -> str:
+    """Return the name of the exchange beside that of `name` for what goes to all servers.
+
+    Raises:
+        OptionError: UTF-8 has no form for it.
+    """
+    return _short(exchange(name) + FANOUT)
+
+
+def _encoded(character: str) -> str:
+    return f"%{ord(character):02X}"
+
+
+def _short(name: str) -> str:
+    return name if len(_bytes(name)) <= LONGEST else _hashed(name)
+
+
+def _hashed(name: str) -> str:
+    data = _bytes(name)
+    kept = data[: LONGEST - 1 - _HASH_DIGITS].decode(errors="ignore")
+    return f"{kept}~{hashlib.sha256(data).hexdigest()[:_HASH_DIGITS]}"
+
+
+def _bytes(name: str) -> bytes:
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"{name[:80]!r} cannot be the name of an exchange or a queue ({error.reason}); use "
+            "another one"
+        ) from None

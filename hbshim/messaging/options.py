@@ -132,10 +132,11 @@ class MessagingOptions(OptionSet):
     )
     socket_timeout: float = _messaging(
         "socket_timeout",
-        0.25,
+        10.0,
         _positive,
         "seconds, more than 0",
-        "Longest wait for one address of a host to accept a connection (TCP).",
+        "Longest wait for one address of a host to accept a connection (TCP), within the "
+        "caller's timeout and handshake_timeout.",
     )
     handshake_timeout: float = _messaging(
         "handshake_timeout",

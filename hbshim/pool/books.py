@@ -115,6 +115,8 @@ class State(Generic[T]):
         self.created = self.closed = self.timeouts = 0
         self.reasons: dict[Reason, int] = {"recycled": 0, "stale": 0, "dead": 0}
         self.longest_wait = 0.0
+        # The error of the last `create`, and when; None where it succeeded.
+        self.refused: tuple[Exception, float] | None = None
         # What was lent in the parent, and by process id what is held in children: the
         # first two threads of a child agree here on one state.
         self.inherited: dict[int, Entry[T]] = {}

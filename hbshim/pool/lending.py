@@ -13,6 +13,9 @@ from typing import Generic
 from hbshim.errors import PoolTimeoutError
 from hbshim.pool.books import Entry, PoolStatistics, Reason, State, T, Waiter, closed, not_lent
 
+#: Seconds after which the error of a `create` no longer explains why there is nothing to lend.
+REFUSED_LATELY = 60.0
+
 
 class Pool(Generic[T]):
     """Keeps up to `max_size` things for the next callers, and lends the one used last first.
@@ -106,7 +109,13 @@ class Pool(Generic[T]):
             left = deadline - self._clock()
             if left <= 0:
                 raise self._too_late(state)
-            taken = Entry(self._create(left), self._clock())
+            try:
+                item = self._create(left)
+            except Exception as error:
+                state.refused = (error, self._clock())
+                raise
+            state.refused = None
+            taken = Entry(item, self._clock())
             with state.lock:
                 state.enlist(taken)
             self._tidy(state)
@@ -230,6 +239,12 @@ class Pool(Generic[T]):
             state.timeouts += 1
             seen = state.statistics()
         self._tidy(state)
+        refused = state.refused
+        if refused is not None and not seen.lent and self._clock() - refused[1] < REFUSED_LATELY:
+            # More connections would not help.
+            timeout = PoolTimeoutError(f"no connection could be opened in time: {refused[0]}")
+            timeout.__cause__ = refused[0]
+            return timeout
         return PoolTimeoutError(
             f"no connection became free in time: of at most {state.capacity}, {seen.lent} are "
             f"lent, {seen.idle} idle and {seen.size - seen.lent - seen.idle} being opened or "

@@ -298,3 +298,21 @@ def test_statistics_say_what_happened(shop):
     seen = pool.statistics()
     assert (seen.size, seen.idle, seen.lent, seen.waiting) == (3, 0, 3, 0)
     assert (seen.created, seen.closed, seen.timeouts) == (3, 0, 1)
+
+
+def test_the_reason_why_none_can_be_made_is_kept(shop):
+    """A caller for which no time is left is told it, not to raise the pool's size."""
+    pool = shop.pool(max_size=1, max_overflow=0)
+    shop.shut = True
+    with pytest.raises(ConnectError):
+        pool.acquire()
+    with pytest.raises(PoolTimeoutError, match="nobody there") as late:
+        pool.acquire(timeout=0)
+    assert isinstance(late.value.__cause__, ConnectError)
+    assert "pool_max_size" not in str(late.value)
+    # Once one was made, a pool that is too small is one again.
+    shop.shut = False
+    thing = pool.acquire()
+    with pytest.raises(PoolTimeoutError, match="pool_max_size"):
+        pool.acquire(timeout=0)
+    pool.release(thing)

@@ -22,6 +22,10 @@ LOG = logging.getLogger("hbshim.messaging")
 Open: TypeAlias = Callable[[Host, MessagingOptions, float], Connection]
 
 
+#: Seconds for one of several hosts in the first round; twice that in each further one.
+FIRST_LIMIT = 3.0
+
+
 class Connector:
     """Knows the hosts, and where it got in last.
 
@@ -39,6 +43,7 @@ class Connector:
         self._options = options
         self._open = open_one
         self._first = 0
+        self._failures = 0
         self.refused = "no host has answered yet"
         self.limits = Limits()
 
@@ -66,8 +71,10 @@ class Connector:
             index = (self._first + offset) % count
             host = self._hosts[index]
             now = time.monotonic()
-            # Each host gets an equal share of what is left, so that none uses up all of it.
-            until = now + max(0.0, deadline - now) / (count - offset)
+            # Each host gets an equal share of what is left, so that none uses up all of it; and
+            # at first no more than it takes to reach a distant one that is there.
+            share = max(0.0, deadline - now) / (count - offset)
+            until = now + (share if count == 1 else min(share, FIRST_LIMIT * 2**self._failures))
             try:
                 connection = self._open(host, self._options, until)
             except ConnectError as error:
@@ -78,8 +85,10 @@ class Connector:
                 final = False
             else:
                 self._first = index
+                self._failures = 0
                 connection.on_channel_closed = functools.partial(_channel_closed, connection.name)
                 return connection
+        self._failures = min(self._failures + 1, 10)
         self.refused = "; ".join(refused)
         raise ConnectError(self.refused, final=final)
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
-from typing import Any
+import weakref
+from typing import TYPE_CHECKING, Any
 
-from hbshim.errors import ConnectError
+from hbshim.errors import ConnectError, OptionError
+from hbshim.heartbeat import service
+from hbshim.messaging.amqp.resolving import resolve
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+
+if TYPE_CHECKING:
+    import ssl
+
+LOG = logging.getLogger("hbshim.messaging")
 
 
 def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
@@ -24,14 +33,15 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
         ConnectError: no address answers, or not in time; or TLS was refused.
         OptionError: a file that the options name for TLS cannot be used.
     """
-    context = options.ssl_context()
-    try:
-        found = socket.getaddrinfo(host.hostname, host.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConnectError(f"{host.name}: the name cannot be resolved ({error})") from None
+    context = _context(host, options)
+    found = resolve(host, deadline)
+    began = time.monotonic()
     refused: OSError = TimeoutError("timed out")
-    for family, kind, protocol, _, address in found:
-        left = min(options.socket_timeout, deadline - time.monotonic())
+    for position, (family, kind, protocol, _, address) in enumerate(found):
+        now = time.monotonic()
+        # Each address gets an equal share, so that a dead one does not use up all of the time.
+        until = now + (deadline - now) / (len(found) - position)
+        left = min(options.socket_timeout, until - now)
         if left <= 0:
             break
         sock: Any = socket.socket(family, kind, protocol)
@@ -46,7 +56,7 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
                 sock = context.wrap_socket(
                     sock, server_hostname=named, do_handshake_on_connect=False
                 )
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                sock.settimeout(max(0.001, until - time.monotonic()))
                 sock.do_handshake()
             sock.setblocking(False)
         except OSError as error:
@@ -57,12 +67,39 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
             raise
         else:
             return sock
-    raise ConnectError(f"{host.name}: {_reason(refused)}") from refused
+    raise ConnectError(f"{host.name}: {_reason(refused, options, began)}") from refused
 
 
-def _reason(error: OSError) -> str:
+#: The last good one for each set of options.
+_contexts: weakref.WeakKeyDictionary[MessagingOptions, ssl.SSLContext] = weakref.WeakKeyDictionary()
+
+
+def _context(host: Host, options: MessagingOptions) -> ssl.SSLContext | None:
+    """What to speak TLS with; made anew, because certificates are renewed.
+
+    Where a file cannot be read now, as while it is being replaced, the last good one is used.
+    """
+    try:
+        context = options.ssl_context()
+    except OptionError as error:
+        last = _contexts.get(options)
+        if last is None:
+            raise
+        service.current().metrics.record("tls-files-unreadable", host.name, str(error))
+        LOG.warning("%s: %s; the certificates read before are used", host.name, error)
+        return last
+    if context is not None:
+        _contexts[options] = context
+    return context
+
+
+def _reason(error: OSError, options: MessagingOptions, began: float) -> str:
     if isinstance(error, TimeoutError):
-        return "no answer in time; is it the right host, and does a firewall let us through?"
+        return (
+            f"no answer in time ({time.monotonic() - began:.1f} s; socket_timeout is "
+            f"{options.socket_timeout:g} s, handshake_timeout {options.handshake_timeout:g} s); is "
+            "it the right host, and does a firewall let us through?"
+        )
     if isinstance(error, ConnectionRefusedError):
         return "connection refused; is the broker running, and is it the right port?"
     if type(error).__module__ == "ssl":

@@ -25,7 +25,7 @@ from hbshim.messaging.amqp.connector import Connector, may_connect_yet
 from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
-from hbshim.messaging.backoff import retrying
+from hbshim.messaging.backoff import TOO_LITTLE, retrying
 from hbshim.messaging.options import MessagingOptions
 from hbshim.pool import Pool
 
@@ -239,12 +239,17 @@ class Sender:
             except _LeftOverError:
                 continue
             except MessagingError as error:
-                if attempts == 1 or not _not_sent(error):
+                if attempts == 1 or not _not_sent(error) or _over(deadline):
                     raise
                 break
         left = None if attempts is None else attempts - 1
         delay = self._options.connection_retry_delay
         return retrying(left, delay, deadline, retry_on=_not_sent)(work)
+
+
+def _over(deadline: float) -> bool:
+    """Whether the time is over: another attempt could only hide why the last one failed."""
+    return deadline - time.monotonic() <= TOO_LITTLE
 
 
 def _not_sent(error: BaseException) -> bool:

@@ -90,7 +90,11 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConn
         return KombuConnection(connection, host.name, waiting.readiness)
     except NoAnswerError:
         waiting.abandon()
-        raise ConnectError(f"{host.name}: the broker does not answer the handshake") from None
+        raise ConnectError(
+            f"{host.name}: the broker does not answer the handshake (within "
+            f"{time.monotonic() - now:.1f} s; handshake_timeout is "
+            f"{options.handshake_timeout:g} s)"
+        ) from None
     except (AMQPError, OSError) as error:
         waiting.abandon()
         if transport.closed_by is not None:

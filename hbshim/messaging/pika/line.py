@@ -82,7 +82,7 @@ class Line:
         self.stream.add_on_connection_unblocked_callback(self._on_unblocked)
         try:
             with self.lock:
-                shake_hands(self.stream, self._readiness, host, deadline)
+                shake_hands(self.stream, self._readiness, host, deadline, options.handshake_timeout)
         except BaseException:
             self.drop()
             raise

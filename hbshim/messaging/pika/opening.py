@@ -41,11 +41,13 @@ def shake_hands(
     readiness: Readiness,
     host: Host,
     deadline: float,
+    handshake_timeout: float,
 ) -> None:
     """Have `stream` opened; nobody else may touch it meanwhile.
 
     Parameters:
         deadline: of ``time.monotonic()``.
+        handshake_timeout: the option, for the error.
 
     Raises:
         ConnectError: the broker did not let us in.
@@ -57,8 +59,9 @@ def shake_hands(
             left = deadline - time.monotonic()
             if left <= 0 or not (stream.buffered or readiness.wait(left)):
                 raise ConnectError(
-                    f"{host.name}: the broker does not answer in time; is it overloaded, or does "
-                    "something else listen there?"
+                    f"{host.name}: the broker does not answer in time (handshake_timeout is "
+                    f"{handshake_timeout:g} s); is it overloaded, or does something else listen "
+                    "there?"
                 )
             stream.receive()
     except HbshimError:

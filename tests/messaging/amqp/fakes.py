@@ -123,7 +123,7 @@ class FakeConnector:
         self.opened: list[FakeConnection] = []
         self.before = before
 
-    def connect(self, deadline: float, _attempts: int | None = None) -> FakeConnection:
+    def connect(self, deadline: float, attempts: int | None = None) -> FakeConnection:
         self.before(deadline)
         self.opened.append(FakeConnection())
         return self.opened[-1]

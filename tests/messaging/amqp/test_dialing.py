@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from hbshim.errors import ConnectError
+from hbshim.errors import ConnectError, OptionError
 from hbshim.messaging.amqp.dialing import dial
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
@@ -81,3 +83,54 @@ def test_an_address_that_does_not_answer(listener: socket.socket) -> None:
         for sock in waiting:
             sock.close()
     assert time.monotonic() - began < LIMIT
+
+
+def test_the_error_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(_sock: socket.socket, _address: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket.socket, "connect", too_slow)
+    with pytest.raises(ConnectError, match="socket_timeout is 20 s, handshake_timeout 10 s"):
+        dial(Host("127.0.0.1", 1), OPTIONS, time.monotonic() + LIMIT)
+
+
+def test_a_dead_address_leaves_time_for_the_next(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, port = listener.getsockname()[:2]
+    found = [(listener.family, socket.SOCK_STREAM, 0, "", (address, each)) for each in (1, port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)
+    limits: list[float] = []
+    connect = socket.socket.connect
+
+    def dead_or_not(sock: socket.socket, to: tuple[str, int]) -> None:
+        if to[1] == 1:
+            limits.append(sock.gettimeout() or 0.0)
+            raise TimeoutError("timed out")
+        connect(sock, to)
+
+    monkeypatch.setattr(socket.socket, "connect", dead_or_not)
+    with dial(Host("a-name", port), OPTIONS, time.monotonic() + 10) as sock:
+        assert sock.getpeername()[1] == port
+    assert 0 < limits[0] <= 5
+
+
+def test_certificates_that_are_replaced_meanwhile(
+    listener: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was read before is used; where nothing was, the option is wrong."""
+    cafile = tmp_path / "ca.pem"
+    bundle = ssl.get_default_verify_paths().cafile
+    options = MessagingOptions(ssl=True, ssl_options={"cafile": str(cafile)}, socket_timeout=LIMIT)
+    address, port = listener.getsockname()[:2]
+    host = Host(address, port)
+    with pytest.raises(OptionError, match="cafile"):
+        dial(host, options, time.monotonic() + LIMIT)
+    if bundle is None:
+        pytest.skip("no CA file here")
+    cafile.write_bytes(Path(bundle).read_bytes())
+    for _ in range(2):
+        with pytest.raises(ConnectError):
+            dial(host, options, time.monotonic() + 0.2)
+        cafile.unlink(missing_ok=True)
+    assert "the certificates read before are used" in caplog.text

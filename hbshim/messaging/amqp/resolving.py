@@ -1,0 +1,170 @@
+"""Resolves host names within a time, which ``getaddrinfo`` does not know.
+
+Each lookup runs in a thread of its own, of the program's kind, with the program's own
+``socket.getaddrinfo``: green where eventlet or gevent have made it so. Where threads are green
+and the function is not (eventlet without dnspython), the thread is a native one, so that not
+all green threads wait for the resolver. At most one lookup per name is under way; callers that
+want the same name wait for the same one. Where the resolver does not answer, the last good
+result is used.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import socket
+import threading
+import time
+import types
+from typing import Any, TypeAlias
+
+from hbshim.errors import ConnectError, WorkerError
+from hbshim.messaging.hosts import Host
+from hbshim.runtime import unpatched
+
+#: Seconds that the resolver may take where an earlier result is known.
+PATIENCE = 1.0
+
+#: Seconds between two checks of a native thread's result.
+_CHECK_EVERY = 0.02
+
+#: Names whose last result is kept.
+_REMEMBERED = 256
+
+Addresses: TypeAlias = list[tuple[Any, ...]]
+
+_Key: TypeAlias = tuple[int, str, int]
+
+
+class _Lookup:
+    """One lookup that is under way, or over."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.found: Addresses | None = None
+        self.error: Exception | None = None
+        self.is_over = False
+        # None where a native thread does the work and green ones wait for it.
+        self.event: threading.Event | None = threading.Event()
+
+    def wait(self, until: float) -> bool:
+        """Whether it is over by `until`."""
+        event = self.event
+        if event is not None:
+            return event.wait(max(0.0, until - time.monotonic()))
+        while not self.is_over and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _CHECK_EVERY))
+        return self.is_over
+
+
+_under_way: dict[_Key, _Lookup] = {}
+_last: dict[tuple[str, int], Addresses] = {}
+
+
+def resolve(host: Host, deadline: float) -> Addresses:
+    """The addresses of `host`, as ``socket.getaddrinfo`` returns them.
+
+    Parameters:
+        deadline: of ``time.monotonic()``.
+
+    Raises:
+        ConnectError: the name cannot be resolved, or not in time.
+    """
+    if _is_address(host.hostname):
+        return socket.getaddrinfo(host.hostname, host.port, type=socket.SOCK_STREAM)
+    name = (host.hostname, host.port)
+    lookup = _lookup(name)
+    known = _last.get(name)
+    now = time.monotonic()
+    until = deadline if known is None else min(deadline, max(now, lookup.began + PATIENCE))
+    if not lookup.wait(until):
+        if known is not None:
+            return known
+        raise ConnectError(
+            f"{host.name}: the name cannot be resolved: no answer of the resolver within "
+            f"{time.monotonic() - lookup.began:.1f} s; check this machine's name servers, or "
+            "give an address"
+        )
+    if lookup.found is not None:
+        return lookup.found
+    error = lookup.error
+    if known is not None and isinstance(error, socket.gaierror) and error.errno == TEMPORARY:
+        return known
+    raise ConnectError(f"{host.name}: the name cannot be resolved ({error})") from error
+
+
+#: The resolver has no answer now (RFC 3493, getaddrinfo).
+TEMPORARY = socket.EAI_AGAIN
+
+
+def _is_address(name: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, name.partition("%")[0])
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
+def _lookup(name: tuple[str, int]) -> _Lookup:
+    """The lookup of `name` that is under way, or a new one."""
+    # A thread of the parent's does not run in a forked child.
+    key = (os.getpid(), *name)
+    lookup = _under_way.get(key)
+    if lookup is not None:
+        return lookup
+    mine = _Lookup()
+    lookup = _under_way.setdefault(key, mine)
+    if lookup is mine:
+        _start(key, mine)
+    return lookup
+
+
+def _start(key: _Key, lookup: _Lookup) -> None:
+    function = socket.getaddrinfo
+    if _threads_are_green() and _blocks(function):
+        lookup.event = None
+        try:
+            unpatched.start_native_thread(lambda: _run(key, lookup, function), _nothing)
+        except WorkerError:
+            _run(key, lookup, function)
+        return
+    thread = threading.Thread(
+        target=_run, args=(key, lookup, function), name="hbshim-resolver", daemon=True
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        # No thread can be had: as it would be without this module.
+        _run(key, lookup, function)
+
+
+def _run(key: _Key, lookup: _Lookup, function: Any) -> None:
+    _, name, port = key
+    try:
+        lookup.found = function(name, port, type=socket.SOCK_STREAM)
+        if len(_last) >= _REMEMBERED:
+            _last.clear()
+        _last[name, port] = lookup.found
+    except Exception as error:
+        lookup.error = error
+    finally:
+        _under_way.pop(key, None)
+        lookup.is_over = True
+        if lookup.event is not None:
+            lookup.event.set()
+
+
+def _threads_are_green() -> bool:
+    return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
+
+
+def _blocks(function: Any) -> bool:
+    """Whether it is the standard library's own."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename == socket.__file__
+
+
+def _nothing() -> None:
+    return None

@@ -99,6 +99,11 @@ def uninstall() -> None:
     _installed = None
 
 
+def installed_options() -> Mapping[str, Any] | None:
+    """Return the keywords of the install() in force; None while not installed."""
+    return _installed
+
+
 def connection_options(url: Mapping[str, object]) -> Options | None:
     """The options for a connection being opened now; None while not installed.
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hbshim.adapters.celery_apps import AppFacts
+from hbshim.doctor.activity import Activity
+from hbshim.doctor.proposals import Proposal
 from hbshim.runtime.detect import RuntimeReport
 
 
@@ -71,6 +74,21 @@ class Queues:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """T of some connections of the program.
+
+    Attributes:
+        timeout: T, in seconds; 0 for none.
+        whose: the connections, for reports.
+        why: what decided T; "" where nothing asked for a heartbeat.
+    """
+
+    timeout: float
+    whose: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Case:
     """One process, and what it was asked to be examined for.
 
@@ -80,8 +98,13 @@ class Case:
         ranges: the versions hbshim supports, by name; empty where nobody tells.
         pythons: the Python versions hbshim is tested with, as "3.12"; likewise.
         tls: TLS is in use, in a live connection or in the URL.
-        asked: T that the application's URL or hbshim's option asks for; None where
-            neither says.
+        activity: what hbshim does and did in this process.
+        clients: "amqp" and "pika", those that the program uses.
+        proposals: what each client of the program asks for.
+        apps: the program's Celery apps, as far as they are known.
+        kombu_transport: module and class that kombu takes for the program's URL, where
+            that is not py-amqp's; "" where it is, or where kombu is not in use.
+        other_clients: AMQP clients that are loaded and that hbshim does not know.
         live: T of the connections kept alive in this process now.
         idle_limit: seconds after which something in between cuts a silent connection.
         visit: the connection to the broker, if one was asked for and came about.
@@ -94,7 +117,12 @@ class Case:
     ranges: dict[str, str] = field(default_factory=dict)
     pythons: tuple[str, ...] = ()
     tls: bool = False
-    asked: int | None = None
+    activity: Activity = field(default_factory=Activity)
+    clients: tuple[str, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    apps: tuple[AppFacts, ...] = ()
+    kombu_transport: str = ""
+    other_clients: tuple[str, ...] = ()
     live: tuple[float, ...] = ()
     idle_limit: float | None = None
     visit: Visit | None = None
@@ -102,12 +130,17 @@ class Case:
     queues: Queues | tuple[str, str] | None = None
 
     @property
-    def heartbeat(self) -> float | None:
-        """T as the application's connections have it, as far as can be told; 0 for none."""
-        if self.live:
-            return max(self.live)
+    def expected(self) -> tuple[Expected, ...]:
+        """T of the program's connections: of those that it opened, else of those it will open."""
+        opened = [Expected(t, "a connection of this process", "negotiated") for t in self.live]
+        if without := self.activity.without_heartbeat:
+            opened.append(Expected(0, f"connections opened in this process ({without})", ""))
+        if opened:
+            return tuple(opened)
         suggested = None if self.visit is None else self.visit.negotiated.suggested
-        if self.asked is None or not suggested or not self.asked:
-            return suggested if self.asked is None else self.asked
-        # Both sides propose, the smaller one wins (RabbitMQ's heartbeat guide).
-        return min(self.asked, suggested)
+        found = [(each, each.negotiated(suggested)) for each in self.proposals]
+        return tuple(
+            Expected(timeout, each.client, each.source)
+            for each, timeout in found
+            if timeout is not None
+        )

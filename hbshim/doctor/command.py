@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import os
 import sys
 import warnings
+from typing import Any
 
 import click
 
 from hbshim.doctor.examination import HEARTBEAT, TIMEOUT, examine
-from hbshim.errors import HbshimError
+from hbshim.errors import HbshimError, OptionError
 
 URL_VARIABLE = "HBSHIM_BROKER_URL"
 
@@ -32,7 +35,16 @@ URL_VARIABLE = "HBSHIM_BROKER_URL"
     metavar="SECONDS",
     help="After so long a silence a load balancer or firewall cuts a connection.",
 )
-@click.option("--client", type=click.Choice(["amqp", "pika"]), help="Connect with this library.")
+@click.option(
+    "--client",
+    type=click.Choice(["amqp", "pika"]),
+    help="The library that the program uses (kombu and Celery: amqp); connect with it.",
+)
+@click.option(
+    "--app",
+    metavar="MODULE:NAME",
+    help="The program's Celery app; its module is imported.",
+)
 @click.option(
     "--heartbeat",
     type=click.IntRange(1, 65535),
@@ -60,6 +72,7 @@ def doctor(
     management: str | None,
     idle_limit: float | None,
     client: str | None,
+    app: str | None,
     heartbeat: int,
     timeout: float,
     heartbeat_in_pthread: str | None,
@@ -88,6 +101,7 @@ def doctor(
             ca=ca,
             management=management,
             client=client,
+            app=None if app is None else _imported(app),
             heartbeat=heartbeat,
             timeout=timeout,
             progress=_say if sys.stderr.isatty() else lambda sentence: None,
@@ -110,6 +124,15 @@ def doctor(
             if finding.verdict == "problem":
                 click.echo(f"hbshim: {finding.sentence} {finding.remedy}", err=True)
     sys.exit(report.exit_status)
+
+
+def _imported(app: str) -> Any:
+    module, _, name = app.partition(":")
+    sys.path.insert(0, os.getcwd())  # where `celery -A` looks, too
+    try:
+        return getattr(importlib.import_module(module), name or "app")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise OptionError(f"--app {app} cannot be imported ({error}); write MODULE:NAME") from None
 
 
 def _say(sentence: str) -> None:

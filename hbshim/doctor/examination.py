@@ -8,10 +8,21 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from hbshim.doctor import look_broker, look_runtime, look_versions
+from hbshim.adapters.celery_apps import apps_in_use, facts_of
+from hbshim.api import installed_options
+from hbshim.doctor import (
+    checks_heartbeat,
+    checks_kept_alive,
+    look_broker,
+    look_runtime,
+    look_versions,
+)
+from hbshim.doctor.activity import activity_of
 from hbshim.doctor.case import Case, Queues, Visit
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.findings import Report, finding_of
+from hbshim.doctor.other_clients import loaded_unknown_clients, transport_of_kombu
+from hbshim.doctor.proposals import clients_in_use, loaded_clients, proposals
 from hbshim.doctor.target import broker_target, management_target
 from hbshim.errors import BrokerError, OptionError
 from hbshim.heartbeat import service
@@ -20,7 +31,13 @@ from hbshim.runtime.detect import detect
 from hbshim.runtime.loaded import peek
 
 #: Every check, in the order of the report and of docs/doctor.md.
-CHECKS = (*look_runtime.CHECKS, *look_versions.CHECKS, *look_broker.CHECKS)
+CHECKS = (
+    *look_runtime.CHECKS,
+    *look_versions.CHECKS,
+    *checks_kept_alive.CHECKS,
+    *checks_heartbeat.CHECKS,
+    *look_broker.CHECKS,
+)
 
 #: Seconds within which the doctor has done with the broker.
 TIMEOUT = 15.0
@@ -39,6 +56,7 @@ def examine(
     ca: str | None = None,
     management: str | None = None,
     client: str | None = None,
+    app: Any = None,
     heartbeat: int = HEARTBEAT,
     timeout: float = TIMEOUT,
     progress: Callable[[str], None] = lambda sentence: None,
@@ -55,13 +73,18 @@ def examine(
         idle_limit: seconds after which a load balancer or firewall cuts a silent connection.
         ca: PEM file of the authority to trust, for ``amqps://``.
         management: URL of RabbitMQ's management API; the broker's login unless it has one.
-        client: "amqp" or "pika"; whichever is there unless given.
+        client: the library that the program uses, "amqp" (kombu, Celery) or "pika"; unless
+            given, those that are loaded, else those that are installed.
+        app: the program's Celery app; unless given, those of this process that have read
+            their configuration.
         heartbeat: T to ask for on the doctor's connection, in seconds.
         timeout: seconds that everything with the broker may take.
         progress: called with a sentence before what takes seconds.
-        options: see :class:`hbshim.Options`.
+        options: see :class:`hbshim.Options`; they win over those that hbshim was
+            installed with in this process.
 
     Raises:
+        AttachError: `app` is no Celery app, or its broker's URL cannot be used.
         OptionError: an option, a URL or the file `ca` is not acceptable.
         MissingExtraError: a URL was given and no client library is installed.
     """
@@ -73,9 +96,18 @@ def examine(
             f"of {timeout:g} s; give a longer --timeout or a shorter --heartbeat"
         )
     target = None if url is None else broker_target(url)
-    loaded = Options.load(url=None if target is None else target.options, **options)
+    installed = installed_options()
+    # A messaging driver takes its options from its URL, the environment and the file alone.
+    base = {} if installed is None or (target is not None and target.driver) else dict(installed)
+    base.update((name, value) for name, value in options.items() if value is not None)
+    loaded = Options.load(url=None if target is None else target.options, **base)
+    client = client or (None if target is None else target.client)
+    # Before the visit below, which loads a client and records events of its own.
+    running, clients = service.existing(), clients_in_use(client)
+    activity = activity_of(running, installed=installed is not None, loaded=loaded_clients())
+    unknown_clients = loaded_unknown_clients()
+    apps = tuple(apps_in_use() if app is None else [facts_of(app)])
     # An examination must not make the service: see service.existing().
-    running = service.existing()
     runtime = detect(
         loaded.heartbeat_in_pthread,
         loaded.forced_worker,
@@ -114,14 +146,23 @@ def examine(
                 queues = list_queues(api, tls if api.tls else None, deadline)
             except BrokerError as error:
                 queues = _sentences(error)
-    asked = None if target is None else target.heartbeat
     case = Case(
         runtime=runtime,
         installed=_versions(ranges),
         ranges=ranges,
         pythons=_pythons(),
         tls=(target is not None and target.tls) or any(it.wire.route == "tls" for it in links),
-        asked=loaded.heartbeat or None if asked is None else asked,
+        activity=activity,
+        clients=clients,
+        proposals=proposals(
+            target,
+            loaded,
+            clients,
+            [(each, Options.load(url=each.options, **base)) for each in apps],
+        ),
+        apps=apps,
+        kombu_transport=transport_of_kombu(target, apps, patched=runtime.green.library != "none"),
+        other_clients=unknown_clients,
         live=tuple(link.timeout for link in links),
         idle_limit=idle_limit,
         visit=visit,

@@ -1,4 +1,4 @@
-"""Checks of the heartbeat timeout, and of the broker where one was named."""
+"""Checks of the broker, where one was named."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ from packaging.version import InvalidVersion, Version
 
 from hbshim.doctor.case import Case, Queues, Visit
 from hbshim.doctor.findings import Answer, Check
-
-#: RabbitMQ's heartbeat guide: below this many seconds false positives are likely.
-SHORTEST_SOUND = 5
-
-#: A beat is due at T/2 and at most T/8 late.
-LATEST_BEAT = 1 / 2 + 1 / 8
 
 #: RabbitMQ 4.3.0's release notes: transient_nonexcl_queues is denied by default.
 REFUSES_TRANSIENT = Version("4.3")
@@ -69,62 +63,6 @@ def _not_seen(visit: Visit, what: str, due: float) -> Answer:
             "Give more --timeout.",
         )
     return Answer("problem", f"{what} in {visit.watched:.1f} s, though one was due at {due:g} s.")
-
-
-def _heartbeat(case: Case) -> Answer:
-    timeout = case.heartbeat
-    proposal = (
-        "" if case.visit is None else f" The broker suggests {case.visit.negotiated.suggested} s."
-    )
-    if timeout is None:
-        return Answer(
-            "not-applicable", "No connection is open and no URL names a heartbeat timeout."
-        )
-    if not timeout:
-        return Answer(
-            "warning",
-            "Heartbeats are off (T = 0): a peer that vanished is not noticed, and a firewall may "
-            f"cut the idle connection in silence.{proposal}",
-        )
-    if timeout < SHORTEST_SOUND:
-        return Answer(
-            "warning",
-            f"T = {timeout:g} s is so short that a busy moment looks like a dead peer.{proposal}",
-        )
-    asked = "" if case.live or case.asked is not None else " (the broker's; kombu asks for none)"
-    return Answer("ok", f"T = {timeout:g} s{asked}: a beat after {timeout / 2:g} s of silence.")
-
-
-def _idle_limit(case: Case) -> Answer:
-    limit, timeout = case.idle_limit, case.heartbeat
-    if limit is None:
-        return Answer("not-applicable", "No --idle-limit was given.")
-    if timeout is None:
-        return Answer(
-            "unknown",
-            "The heartbeat timeout is not known here.",
-            "Give the application's --url, with its heartbeat=... in the query.",
-        )
-    remedy = f"Ask for heartbeat={max(1, int(limit))} or less, or raise the idle limit."
-    if not timeout:
-        return Answer("problem", f"No beats, so silence outlasts the limit of {limit:g} s.", remedy)
-    if timeout / 2 >= limit:
-        return Answer(
-            "problem",
-            f"Beats come every {timeout / 2:g} s (T = {timeout:g} s), after the idle limit of "
-            f"{limit:g} s has cut the connection.",
-            remedy,
-        )
-    if timeout * LATEST_BEAT >= limit:
-        return Answer(
-            "warning",
-            f"Beats come every {timeout / 2:g} s; one that is late by T/8 misses the idle limit "
-            f"of {limit:g} s.",
-            remedy,
-        )
-    return Answer(
-        "ok", f"Beats every {timeout / 2:g} s (T = {timeout:g} s) stay below {limit:g} s."
-    )
 
 
 def _queue_kinds(case: Case) -> Answer:
@@ -188,23 +126,6 @@ def _at_least(version: str, least: Version) -> bool:
 
 
 CHECKS = (
-    Check(
-        "heartbeat",
-        "T, the heartbeat timeout: of the connections open in this process; else as the URL asks "
-        "(`heartbeat=`), the option `heartbeat` says, or the broker suggests.",
-        "Without heartbeats a vanished peer is not noticed. Below 5 s a short delay passes for "
-        "death ([RabbitMQ's guide](https://www.rabbitmq.com/docs/heartbeats)).",
-        "Ask for heartbeat=60, or 5 to 20 behind a load balancer.",
-        _heartbeat,
-    ),
-    Check(
-        "idle-limit",
-        "T against the idle limit of a load balancer, firewall or NAT (`--idle-limit`).",
-        "Such a device forgets a connection that is silent for too long, often without telling "
-        "either side. Beats come every T/2, up to T/8 late.",
-        "Ask for a heartbeat timeout no longer than the idle limit.",
-        _idle_limit,
-    ),
     Check(
         "connection",
         "A connection of its own to `--url`: what was negotiated, and with whom.",

@@ -50,6 +50,8 @@ def _amqp_lock(case: Case) -> Answer:
     version = case.installed.get("amqp")
     if version is None:
         return Answer("not-applicable", "py-amqp is not installed.")
+    if "amqp" not in case.clients and case.clients:
+        return Answer("not-applicable", "The program does not use py-amqp.")
     if Version(version) >= AMQP_WITH_WRITE_LOCK:
         return Answer("ok", f"py-amqp {version} locks its frame buffer.")
     return Answer(

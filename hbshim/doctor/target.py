@@ -15,6 +15,12 @@ from hbshim.options import split_url
 
 #: Ports as IANA registered them, by URL scheme; kombu's names for py-amqp, and hbshim's.
 PORTS = {"amqp": 5672, "pyamqp": 5672, "hbshim": 5672, "amqps": 5671}
+#: Of these the scheme alone decides that kombu connects.
+KOMBU_SCHEMES = ("pyamqp", "hbshim")
+#: oslo.messaging's own driver, with hbshim's heartbeats and without.
+OSLO_SCHEMES = ("rabbit", "hbrabbit")
+#: Schemes of messaging drivers, whose URLs may name several hosts.
+DRIVER_SCHEMES = ("hbkombu", "hbpika", *OSLO_SCHEMES)
 MANAGEMENT_PORTS = {"http": 15672, "https": 15671}
 LONGEST_TEXT = 160
 
@@ -29,6 +35,7 @@ class Target:
         vhost: the virtual host, unescaped.
         heartbeat: what the URL's query asks for, in seconds; None where it does not.
         options: hbshim's options in the query, unparsed.
+        scheme: the URL's.
     """
 
     host: str
@@ -39,6 +46,19 @@ class Target:
     vhost: str = "/"
     heartbeat: int | None = None
     options: dict[str, object] = field(default_factory=dict)
+    scheme: str = "amqp"
+
+    @property
+    def driver(self) -> str:
+        """The scheme of the messaging driver that the URL is for; "" for a client's URL."""
+        return self.scheme if self.scheme in DRIVER_SCHEMES else ""
+
+    @property
+    def client(self) -> str | None:
+        """The client library, "amqp" or "pika", that the scheme asks for; None for either."""
+        if self.scheme == "hbpika":
+            return "pika"
+        return "amqp" if self.driver or self.scheme in KOMBU_SCHEMES else None
 
     @property
     def name(self) -> str:
@@ -61,6 +81,8 @@ def broker_target(url: str) -> Target:
     Raises:
         OptionError: it cannot be; the message does not repeat it.
     """
+    if url.partition("://")[0] in DRIVER_SCHEMES:
+        return _driver_target(url)
     form = "amqp://user:password@host:5672/vhost, or amqps:// for TLS"
     parts, port = _split(url, PORTS, form)
     query = parse_qs(parts.query, keep_blank_values=True)
@@ -73,6 +95,36 @@ def broker_target(url: str) -> Target:
         vhost=unquote(parts.path[1:]) or "/",
         heartbeat=_seconds(query.get("heartbeat")),
         options=split_url(url)[1],
+        scheme=parts.scheme,
+    )
+
+
+def _driver_target(url: str) -> Target:
+    """Take the URL of a messaging driver apart; of several hosts, the first is taken."""
+    from hbshim.messaging.hosts import read_hosts
+    from hbshim.messaging.options import MessagingOptions
+
+    scheme, _, rest = url.partition("://")
+    heartbeat, tls, options = None, False, {}
+    if scheme in OSLO_SCHEMES:
+        host = read_hosts(f"hbkombu://{rest}")[0]
+        options = split_url(f"{scheme}://?{rest.partition('?')[2]}")[1]
+    else:
+        loaded = MessagingOptions.load(url=url)
+        host = read_hosts(url, tls=loaded.ssl)[0]
+        heartbeat, tls = loaded.heartbeat_interval, loaded.ssl
+        if loaded.heartbeat_in_pthread != "auto":
+            options["heartbeat_in_pthread"] = loaded.heartbeat_in_pthread
+    return Target(
+        host=host.hostname,
+        port=host.port,
+        tls=tls,
+        user=host.username,
+        password=host.password,
+        vhost=host.virtual_host,
+        heartbeat=heartbeat,
+        options=options,
+        scheme=scheme,
     )
 
 

@@ -1,13 +1,16 @@
 """Each check's verdict, for cases that differ from a real process in one thing."""
 
 import dataclasses
+import logging
 
 import pytest
 
 import hbshim
+from hbshim.doctor.activity import Activity, Recorded
 from hbshim.doctor.case import Case, Negotiated, Queues, Visit
 from hbshim.doctor.examination import CHECKS, examine
 from hbshim.doctor.findings import Report, finding_of
+from hbshim.doctor.proposals import Proposal
 
 HERE = hbshim.detect()
 AGREED = Negotiated(4, 4, 60, 131072, 2047, "RabbitMQ", "4.0.5")
@@ -31,6 +34,10 @@ def broker(version):
     return dataclasses.replace(VISIT, negotiated=dataclasses.replace(AGREED, version=version))
 
 
+def asks(seconds, *, client="py-amqp", source="the URL", smaller_wins=True):
+    return (Proposal(client, seconds, source, smaller_wins),)
+
+
 @pytest.mark.parametrize(
     ("limit", "timeout", "expected"),
     [
@@ -45,23 +52,22 @@ def broker(version):
         (None, 60, "not-applicable"),
     ],
 )
-def test_beats_must_come_before_the_idle_limit(limit, timeout, expected):
-    assert verdict("idle-limit", idle_limit=limit, asked=timeout) == expected
+def test_heartbeats_must_come_before_the_idle_limit(limit, timeout, expected):
+    assert verdict("idle-limit", idle_limit=limit, proposals=asks(timeout)) == expected
 
 
-def test_the_timeout_is_that_of_live_connections_first():
-    case = Case(HERE, asked=10, live=(60.0, 20.0), visit=VISIT)
-    assert case.heartbeat == 60
+def test_connections_that_are_open_are_judged_before_those_to_come():
+    case = Case(HERE, proposals=asks(10), live=(60.0, 20.0), visit=VISIT)
+    assert [each.timeout for each in case.expected] == [60, 20]
 
 
 @pytest.mark.parametrize(
-    ("asked", "suggested", "expected"),
-    [(600, 60, 60), (30, 60, 30), (0, 60, 0), (None, 60, 60), (30, 0, 30), (None, 0, 0)],
+    ("live", "limit", "expected"),
+    [((60.0, 20.0), 30, "problem"), ((4.0, 60.0), None, "warning"), ((5.0, 60.0), 60, "ok")],
 )
-def test_the_smaller_timeout_wins(asked, suggested, expected):
-    agreed = dataclasses.replace(AGREED, suggested=suggested)
-    visit = dataclasses.replace(VISIT, negotiated=agreed)
-    assert Case(HERE, asked=asked, visit=visit).heartbeat == expected
+def test_the_worst_of_several_connections_counts(live, limit, expected):
+    name = "heartbeat" if limit is None else "idle-limit"
+    assert verdict(name, live=live, idle_limit=limit) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,7 +75,83 @@ def test_the_smaller_timeout_wins(asked, suggested, expected):
     [(None, "not-applicable"), (0, "warning"), (4, "warning"), (5, "ok"), (60, "ok")],
 )
 def test_a_timeout_is_neither_off_nor_too_short(timeout, expected):
-    assert verdict("heartbeat", asked=timeout) == expected
+    assert verdict("heartbeat", proposals=asks(timeout)) == expected
+
+
+def test_a_client_that_nothing_asks_a_heartbeat_of_is_a_problem():
+    both = (*asks(0, source=""), *asks(None, client="pika", source="the broker"))
+    answer = found("heartbeat", proposals=both, visit=VISIT)
+    assert answer.verdict == "problem"
+    assert "py-amqp: T = 0" in answer.sentence
+    assert "pika: T = 60 s (the broker)" in answer.sentence
+    assert "HBSHIM_HEARTBEAT=60" in answer.remedy
+    assert verdict("idle-limit", proposals=both, visit=VISIT, idle_limit=40) == "problem"
+    assert verdict("heartbeat", proposals=both[1:], visit=VISIT) == "ok"
+
+
+def did(**events):
+    """The activity of a process that recorded these events, each with its level."""
+    recorded = {
+        kind.replace("_", "-"): Recorded(kind.replace("_", "-"), 2, level, "some detail")
+        for kind, level in events.items()
+    }
+    return Activity(events=recorded)
+
+
+def test_connections_that_negotiated_none_count_beside_those_kept_alive():
+    activity = did(not_negotiated=logging.WARNING)
+    assert verdict("heartbeat", live=(60.0,), activity=activity) == "problem"
+    assert verdict("idle-limit", live=(10.0,), activity=activity, idle_limit=60) == "problem"
+
+
+@pytest.mark.parametrize(
+    ("activity", "expected"),
+    [
+        (Activity(), "not-applicable"),
+        (did(worker_moved=logging.INFO), "ok"),
+        (did(link_silent=logging.WARNING), "warning"),
+        (did(not_kept_alive=logging.WARNING, link_silent=logging.WARNING), "problem"),
+    ],
+)
+def test_what_hbshim_recorded_is_told(activity, expected):
+    answer = found("events", activity=activity)
+    assert answer.verdict == expected
+    if expected in ("warning", "problem"):
+        assert "link-silent (2): some detail" in answer.sentence
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"installed": True, "run": True}, "ok"),
+        ({"run": True, "sitecustomize": "/other/sitecustomize.py"}, "problem"),
+        ({"loaded": ("amqp",), "links": 2}, "ok"),
+        ({"loaded": ("amqp",)}, "warning"),
+        ({}, "not-applicable"),
+    ],
+)
+def test_a_program_without_hbshim_is_told(facts, expected):
+    answer = found("installed", activity=Activity(**facts))
+    assert answer.verdict == expected
+    assert ("/other/sitecustomize.py" in answer.sentence) == (expected == "problem")
+
+
+def test_a_client_that_hbshim_does_not_know_is_told():
+    other = "kombu.transport.librabbitmq:Transport"
+    answer = found("clients", clients=("amqp",), kombu_transport=other)
+    assert answer.verdict == "problem"
+    assert other in answer.sentence
+    assert "pyamqp://" in answer.remedy
+    assert verdict("clients", clients=("pika",), kombu_transport=other) == "ok"
+    assert verdict("clients", clients=("amqp",), other_clients=("aio_pika",)) == "warning"
+    assert verdict("clients", clients=("amqp", "pika")) == "ok"
+    assert verdict("clients") == "not-applicable"
+
+
+def test_the_lock_of_py_amqp_is_no_matter_of_pikas():
+    assert verdict("py-amqp-lock", installed={"amqp": "5.3.1"}, clients=("pika",)) == (
+        "not-applicable"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""What the connections of a Celery app ask for, read from the app; nothing is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hbshim.errors import AttachError
+from hbshim.runtime.loaded import peek
+
+
+@dataclass(frozen=True)
+class AppFacts:
+    """One Celery app.
+
+    Attributes:
+        name: the app's own.
+        prepared: it was given to :func:`hbshim.install`.
+        heartbeat: seconds that its broker's URL asks for; 0 for none.
+        options: hbshim's options of its connections, unparsed.
+        transport: module and class of kombu's transport for its broker.
+        amqp: that transport is py-amqp's.
+        other_client: it is another AMQP client's, or unknown; not one without heartbeats,
+            such as Redis.
+    """
+
+    name: str
+    prepared: bool
+    heartbeat: int
+    options: Mapping[str, object]
+    transport: str
+    amqp: bool
+    other_client: bool
+
+
+def apps_in_use() -> list[AppFacts]:
+    """Return the apps of this process that have read their configuration.
+
+    Imports nothing and configures no app: both would change the program. An app whose
+    broker's URL cannot be used is left out.
+    """
+    default = peek("celery._state", "default_app")
+    apps = [app for app in list(peek("celery._state", "_apps", ())) if app.configured]
+    # Celery makes the default app by itself, for code that names none.
+    wanted = [app for app in apps if app is not default or len(apps) == 1]
+    found = []
+    for app in wanted:
+        with contextlib.suppress(AttachError):
+            found.append(facts_of(app))
+    return found
+
+
+def facts_of(app: Any) -> AppFacts:
+    """Return what the connections of `app` ask for; it reads its configuration if it has not.
+
+    Raises:
+        AttachError: it is no Celery app, or its broker's URL cannot be used.
+    """
+    celery = sys.modules.get("celery")
+    if celery is None or not isinstance(app, celery.Celery):
+        raise AttachError(
+            f"the doctor takes a Celery app, not {type(app).__module__}.{type(app).__qualname__}"
+        )
+    from kombu.transport import pyamqp, virtual
+
+    from hbshim.adapters.kombu import connection_options
+
+    try:
+        connection = app.connection_for_write()
+        transport = connection.get_transport_cls()
+    except Exception as error:
+        raise AttachError(
+            f"the broker's URL of Celery app {app.main!r} cannot be used "
+            f"({type(error).__name__}); correct broker_url"
+        ) from None
+    amqp = issubclass(transport, pyamqp.Transport)
+    return AppFacts(
+        name=str(app.main),
+        prepared="_connection" in vars(app),
+        heartbeat=int(connection.heartbeat or 0),
+        options=connection_options(connection),
+        transport=f"{transport.__module__}.{transport.__qualname__}",
+        amqp=amqp,
+        other_client=not amqp and not issubclass(transport, virtual.Transport),
+    )

@@ -1,0 +1,85 @@
+"""What hbshim does and did in this process, seen without changing it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hbshim.event_log import level_of
+from hbshim.heartbeat.service import HeartbeatService
+from hbshim.metrics import Event
+from hbshim.runtime.loaded import peek
+
+#: Set by ``hbshim run`` for the program that it starts.
+RUN_VARIABLE = "HBSHIM_RUN"
+
+_EVENT = "event:"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The events of one kind.
+
+    Attributes:
+        count: since the process began.
+        level: of :mod:`logging`.
+        detail: of the latest that is still in the queue; "" if all were taken out.
+    """
+
+    kind: str
+    count: int
+    level: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What hbshim does in one process.
+
+    Attributes:
+        installed: :func:`hbshim.install` is in force.
+        run: the process was started by ``hbshim run``.
+        sitecustomize: the file that Python took for the module of that name; "" for none.
+        loaded: client libraries, "amqp" and "pika", that are loaded.
+        links: connections that are kept alive now.
+        events: what was recorded, by kind.
+    """
+
+    installed: bool = False
+    run: bool = False
+    sitecustomize: str = ""
+    loaded: tuple[str, ...] = ()
+    links: int = 0
+    events: Mapping[str, Recorded] = field(default_factory=dict)
+
+    @property
+    def without_heartbeat(self) -> int:
+        """How many connections of this process negotiated no heartbeat."""
+        found = self.events.get("not-negotiated")
+        return 0 if found is None else found.count
+
+
+def activity_of(
+    service: HeartbeatService | None, *, installed: bool, loaded: tuple[str, ...]
+) -> Activity:
+    """Return what `service`, the one of this process, has done so far."""
+    return Activity(
+        installed=installed,
+        run=bool(os.environ.get(RUN_VARIABLE)),
+        sitecustomize=str(peek("sitecustomize", "__file__") or ""),
+        loaded=loaded,
+        links=0 if service is None else len(service.links()),
+        events={} if service is None else _recorded(service),
+    )
+
+
+def _recorded(service: HeartbeatService) -> dict[str, Recorded]:
+    latest = {event.kind: event for event in service.metrics.recorded()}
+    found = {}
+    for name, count in service.metrics.snapshot().items():
+        if name.startswith(_EVENT):
+            kind = name.removeprefix(_EVENT)
+            event = latest.get(kind, Event(kind))
+            found[kind] = Recorded(kind, count, level_of(event), event.detail)
+    return found

@@ -1,0 +1,113 @@
+"""Checks of whether hbshim is in this program, and keeps its connections alive."""
+
+from __future__ import annotations
+
+import logging
+
+from hbshim.doctor.case import Case
+from hbshim.doctor.findings import Answer, Check
+
+#: Events that say that a connection is not kept alive.
+NOT_KEPT = ("not-negotiated", "not-kept-alive", "left-alone")
+DETAIL_AT_MOST = 200
+
+
+def _installed(case: Case) -> Answer:
+    here = case.activity
+    if here.installed:
+        return Answer("ok", "hbshim is installed in this process.")
+    if here.run:
+        by = f" ({here.sitecustomize})" if here.sitecustomize else ""
+        return Answer(
+            "problem",
+            "This process was started by `hbshim run`, and hbshim is not installed in it: another "
+            f"launcher's sitecustomize{by} was imported in place of hbshim's, or Python was "
+            "started with -S.",
+        )
+    if here.links:
+        return Answer(
+            "ok",
+            f"hbshim is not installed here; {here.links} connections are kept alive, as their "
+            "own code asks for it.",
+        )
+    if here.loaded:
+        return Answer(
+            "warning",
+            f"{' and '.join(here.loaded)}: loaded in this process, and hbshim is not installed. "
+            "Only a connection that asks for it by itself is kept alive (hbshim.keep_alive(), a "
+            "transport or a messaging driver of hbshim's).",
+        )
+    return Answer("not-applicable", "No client library is loaded in this process.")
+
+
+def _clients(case: Case) -> Answer:
+    found = []
+    verdict = "ok"
+    if case.kombu_transport and "amqp" in case.clients:
+        verdict = "problem"
+        found.append(
+            f"kombu takes {case.kombu_transport} for the program's URL, and hbshim does not keep "
+            "that alive."
+        )
+    if case.other_clients:
+        verdict = verdict if verdict == "problem" else "warning"
+        found.append(f"Loaded here, and not kept alive by hbshim: {', '.join(case.other_clients)}.")
+    if verdict == "problem":
+        return Answer("problem", " ".join(found))
+    if verdict == "warning":
+        return Answer(
+            "warning", " ".join(found), "See to the heartbeats of that client by its own means."
+        )
+    if not case.clients:
+        return Answer("not-applicable", "No client library is loaded or installed.")
+    names = {"amqp": "py-amqp", "pika": "pika"}
+    return Answer(
+        "ok", f"The program connects through {' or '.join(names[it] for it in case.clients)}."
+    )
+
+
+def _events(case: Case) -> Answer:
+    events = case.activity.events.values()
+    bad = [each for each in events if each.level >= logging.WARNING]
+    if not events:
+        return Answer("not-applicable", "hbshim has recorded nothing in this process.")
+    if not bad:
+        return Answer("ok", "hbshim has recorded no warning and no error in this process.")
+    told = []
+    for each in sorted(bad, key=lambda one: one.kind):
+        detail = f": {each.detail[:DETAIL_AT_MOST]}" if each.detail else ""
+        told.append(f"{each.kind} ({each.count}){detail}")
+    kept = not any(each.kind in NOT_KEPT for each in bad)
+    return Answer("warning" if kept else "problem", f"Recorded in this process: {'; '.join(told)}.")
+
+
+CHECKS = (
+    Check(
+        "installed",
+        "Whether hbshim is installed in this process.",
+        "A program that `hbshim run` starts is without it if another launcher's sitecustomize "
+        "hides hbshim's, if Python is started with -S, or if a process manager cleans the "
+        "environment. Connections that were opened before hbshim.install() are not kept alive.",
+        "Call hbshim.install() in the program's first lines; or put `hbshim run` behind the other "
+        "launcher: launcher hbshim run -- program.",
+        _installed,
+    ),
+    Check(
+        "clients",
+        "Which client library connects: what kombu takes for the program's URL, and AMQP clients "
+        "that are loaded and that hbshim does not know.",
+        "For amqp:// kombu prefers librabbitmq where it is installed. hbshim keeps py-amqp and "
+        "pika alive, and no other client.",
+        "Use a pyamqp:// URL, or uninstall librabbitmq.",
+        _clients,
+    ),
+    Check(
+        "events",
+        "The warnings and errors that hbshim has recorded in this process, of connections that "
+        "are not kept alive above all.",
+        "Where hbshim cannot help, the connection works as without it, and an event says so; see "
+        "observing.md.",
+        "Each kind is explained in observing.md, with what to do.",
+        _events,
+    ),
+)

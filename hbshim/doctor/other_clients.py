@@ -1,0 +1,68 @@
+"""AMQP clients that the program uses in place of those that hbshim keeps alive."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+from hbshim.adapters.celery_apps import AppFacts
+from hbshim.doctor.target import Target
+from hbshim.runtime.loaded import is_loaded, peek
+
+#: Modules of AMQP clients that hbshim does not know.
+UNKNOWN_CLIENTS = (
+    "aio_pika",
+    "aioamqp",
+    "aiormq",
+    "amqpstorm",
+    "haigha",
+    "librabbitmq",
+    "proton",
+    "puka",
+    "qpid",
+    "rabbitpy",
+)
+
+LIBRABBITMQ = "kombu.transport.librabbitmq:Transport"
+
+#: Where kombu's transports over py-amqp are, hbshim's among them.
+_OVER_PY_AMQP = ("kombu.transport.pyamqp", "hbshim.adapters.")
+
+
+def loaded_unknown_clients() -> tuple[str, ...]:
+    """Return the modules of :data:`UNKNOWN_CLIENTS` that are loaded."""
+    return tuple(name for name in UNKNOWN_CLIENTS if is_loaded(name))
+
+
+def transport_of_kombu(target: Target | None, apps: Iterable[AppFacts], *, patched: bool) -> str:
+    """Return the transport that kombu takes for the program's broker, if not py-amqp's.
+
+    Parameters:
+        target: the broker; None takes kombu's usual scheme, ``amqp``.
+        apps: the program's Celery apps, which say it themselves.
+        patched: eventlet or gevent has patched the sockets; kombu then never takes
+            librabbitmq.
+
+    Returns:
+        Module and class; "" for a transport over py-amqp.
+    """
+    for app in apps:
+        if app.other_client:
+            return app.transport
+    scheme = "amqp" if target is None else target.scheme
+    if target is not None and target.driver not in ("", "rabbit"):
+        return ""
+    # oslo.messaging's own driver hands an amqp:// URL to kombu.
+    scheme = "amqp" if scheme == "rabbit" else scheme
+    if scheme == "amqp" and not patched and _installed("kombu") and _installed("librabbitmq"):
+        return LIBRABBITMQ
+    known = peek("kombu.transport", "TRANSPORT_ALIASES", {}).get(scheme, "")
+    named = known if isinstance(known, str) else "a transport of the program's own"
+    return "" if not named or named.startswith(_OVER_PY_AMQP) else named
+
+
+def _installed(name: str) -> bool:
+    try:
+        return is_loaded(name) or importlib.util.find_spec(name) is not None
+    except ValueError:  # a stand-in in sys.modules without a specification
+        return True

@@ -20,7 +20,14 @@ import amqp
 from amqp.exceptions import ConnectionForced, RecoverableConnectionError
 from amqp.transport import DEFAULT_SOCKET_SETTINGS
 
-from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
+from hbshim.adapters.attach import (
+    OptionsFor,
+    attach_or_leave,
+    not_negotiated,
+    options_for_connect,
+    ready,
+    watch,
+)
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
@@ -286,20 +293,41 @@ def prepare(options_for: OptionsFor) -> None:
 
     @functools.wraps(connect)
     def connect_and_attach(self: Any, *args: Any, **kwargs: Any) -> Any:
-        options = None if self.connected else options_for(_kombu_options(self))
+        if self.connected:
+            return connect(self, *args, **kwargs)
+        name = f"py-amqp {self.host}"
+        options = options_for_connect(options_for, lambda: _kombu_options(self), name)
         if options is None:
             return connect(self, *args, **kwargs)
-        # Safe to ask for a heartbeat here: hbshim is about to beat for it.
-        self.client_heartbeat = self.client_heartbeat or options.heartbeat
-        result = connect(self, *args, **kwargs)
+        asked, before = self.client_heartbeat, dict(vars(self))
+        asking = bool(not asked and options.heartbeat and ready(options, name))
         try:
-            attach(self, options)
+            self.client_heartbeat = options.heartbeat if asking else asked
+            result = connect(self, *args, **kwargs)
+        finally:
+            self.client_heartbeat = asked
+        try:
+            kept = attach_or_leave(attach, self, options, name)
         except BaseException:
             self.collect()
             raise
+        if asking and not kept:
+            # The broker would close a connection that promised heartbeats.
+            _undo_connect(self, before)
+            result = connect(self, *args, **kwargs)
         return result
 
     amqp.Connection.connect = connect_and_attach
+
+
+def _undo_connect(connection: Any, before: dict[str, Any]) -> None:
+    """Close the transport and put back what `connect` has changed.
+
+    py-amqp's own ``collect`` makes a connection of which ``connect`` does no handshake.
+    """
+    connection._transport.close()
+    vars(connection).clear()
+    vars(connection).update(before)
 
 
 def _kombu_options(connection: Any) -> dict[str, object]:

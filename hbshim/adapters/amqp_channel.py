@@ -83,6 +83,7 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
     Parameters:
         waiting: opens the socket, and waits for it.
         open_by: ``time.monotonic()`` by which the connection is to be open.
+        heartbeats: whether to have heartbeats, which hbshim sends.
 
     Attributes:
         write_lock: held while octets are written; re-entrant.
@@ -95,7 +96,10 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
     #: Channel 0 is the connection itself, and nothing is consumed there.
     intake: Intake | None = None
 
-    def __init__(self, *args: Any, waiting: Waiting, open_by: float, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, waiting: Waiting, open_by: float, heartbeats: bool, **kwargs: Any
+    ) -> None:
+        self._heartbeats = heartbeats
         self.write_lock = threading.RLock()
         self.waiting = waiting
         self.answer_by = open_by
@@ -111,7 +115,8 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
     ) -> None:
         # py-amqp takes what the broker proposes, whatever it was asked for itself; and no
         # heartbeat where nobody asked, which hbshim is going to make.
-        self.client_heartbeat = self.client_heartbeat or server_heartbeat
+        asked = self.client_heartbeat or server_heartbeat
+        self.client_heartbeat = asked if self._heartbeats else 0
         super()._on_tune(
             _smaller(channel_max, self.channel_max),
             _smaller(frame_max, self.frame_max),

@@ -1,15 +1,22 @@
-"""What every adapter does to put a connection under watch."""
+"""What every adapter does to put a connection under watch.
+
+An error of hbshim never becomes the application's in a wrapped ``connect()``: the
+connection is then left as it would be without hbshim, with an event and a log record.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.workers import require_library
 from hbshim.options import Options
+from hbshim.runtime.choice import Choice
 from hbshim.runtime.detect import detect
 
 #: Answers the options of a connection being opened, given those in its URL; None
@@ -21,33 +28,133 @@ class HeartbeatWarning(UserWarning):
     """The worker that the user chose is known to fail in this process."""
 
 
+def options_for_connect(
+    load: OptionsFor, url: Callable[[], Mapping[str, object]], name: str
+) -> Options | None:
+    """Return the options of a connection that is being opened.
+
+    Parameters:
+        load: reads all sources of options.
+        url: returns the options in the URL of this connection.
+        name: of the connection, for the event; without credentials.
+
+    Returns:
+        None where the connection is to be left alone: hbshim is not installed, or its
+        options cannot be read any more.
+
+    Raises:
+        OptionError: what the URL itself says is not acceptable.
+    """
+    given: Mapping[str, object] = {}
+    try:
+        given = url()
+        return load(given)
+    except Exception as error:
+        if given and _is_loadable(load):
+            raise
+        leave_alone(name, error)
+        return None
+
+
+def _is_loadable(load: OptionsFor) -> bool:
+    try:
+        load({})
+    except Exception:
+        return False
+    return True
+
+
+def ready(options: Options, name: str) -> bool:
+    """Whether a connection can be kept alive; starts the worker that will do it.
+
+    Asked before hbshim has a heartbeat negotiated that the application did not ask for:
+    one that is not sent ends the connection. Raises nothing; records why not.
+
+    Parameters:
+        name: of the connection, for the event; without credentials.
+    """
+    try:
+        heartbeats, choice, forced = _choose(options)
+        heartbeats.engine(choice.worker, forced).start()
+    except Exception as error:
+        leave_alone(name, error)
+        return False
+    return True
+
+
+def check_worker(options: Options) -> None:
+    """Check what can be known of the heartbeat worker before a connection is opened.
+
+    Raises:
+        WorkerError: it needs a library that this program has not loaded.
+    """
+    try:
+        worker = _choose(options)[1].worker
+    except Exception:
+        return  # recorded when the connection is left alone
+    require_library(worker)
+
+
+def attach_or_leave(
+    attach: Callable[[Any, Options], Link | None], connection: Any, options: Options, name: str
+) -> bool:
+    """Call an adapter's `attach` for a connection that was just opened.
+
+    Returns:
+        False when it failed: the connection is as it would be without hbshim.
+    """
+    try:
+        attach(connection, options)
+    except Exception as error:
+        leave_alone(name, error)
+        return False
+    return True
+
+
+def leave_alone(name: str, error: Exception, kind: str = "not-kept-alive") -> None:
+    """Record that a connection is not kept alive because of `error`; raises nothing.
+
+    Parameters:
+        name: of the connection; without credentials.
+        kind: of the event.
+    """
+    with contextlib.suppress(Exception):
+        metrics = service.current().metrics
+        reason = str(error) or type(error).__name__
+        metrics.record(kind, name, f"{reason}; left as it is without hbshim")
+        log_problems(metrics)
+
+
 def watch(link: Link, options: Options) -> None:
     """Choose the worker for `link` and start its heartbeats.
 
     Raises:
         WorkerError: the worker cannot run in this process.
     """
-    heartbeats = service.current()
-    forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
-    # The user's choice wins; hbshim's own gives way to what was measured here.
-    in_pthread = True if heartbeats.moved and not forced else options.heartbeat_in_pthread
-    choice = detect(in_pthread, options.forced_worker, heartbeats.ticks_late()).choice
+    heartbeats, choice, forced = _choose(options)
     if choice.warning:
         heartbeats.metrics.record("choice-warning", link.name, choice.warning)
-        warnings.warn(choice.warning, HeartbeatWarning, stacklevel=2)
+        # With the program's filters a warning may be an error. The event is logged, too.
+        with contextlib.suppress(HeartbeatWarning):
+            warnings.warn(choice.warning, HeartbeatWarning, stacklevel=2)
     link.liveness_timeout = options.liveness_timeout
     heartbeats.watch(link, choice.worker, forced=forced)
     heartbeats.metrics.count("links_watched")
     log_problems(heartbeats.metrics)
 
 
+def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
+    """Return the service, the choice of the worker, and whether the user forced it."""
+    heartbeats = service.current()
+    forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
+    # The user's choice wins; hbshim's own gives way to what was measured here.
+    in_pthread = True if heartbeats.moved and not forced else options.heartbeat_in_pthread
+    choice = detect(in_pthread, options.forced_worker, heartbeats.ticks_late()).choice
+    return heartbeats, choice, forced
+
+
 def not_negotiated(name: str) -> None:
     """Record that a connection has no heartbeat to keep: neither side asked for one."""
-    metrics = service.current().metrics
-    metrics.record(
-        "not-negotiated",
-        name,
-        "the connection negotiated no heartbeat, so none is sent; ask for one with heartbeat=60, "
-        "or with the option heartbeat (HBSHIM_HEARTBEAT=60) for py-amqp and kombu",
+    service.current().metrics.record(
+        "not-negotiated", name, "the connection negotiated no heartbeat, so none is sent"
     )
-    log_problems(metrics)

@@ -17,7 +17,7 @@ from celery.local import Proxy
 from kombu.transport import pyamqp
 
 from hbshim.adapters.amqp import KOMBU_OPTION
-from hbshim.adapters.attach import OptionsFor
+from hbshim.adapters.attach import OptionsFor, options_for_connect
 from hbshim.adapters.kombu import connection_options
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
@@ -73,7 +73,7 @@ def _ask(connection: Any, app: Any, options_for: OptionsFor) -> None:
     that somebody else filled with connections to the same broker is not ours then.
     """
     given = connection_options(connection)
-    options = options_for(given)
+    options = options_for_connect(options_for, lambda: given, f"celery {app.main}")
     if options is not None:
         heartbeat = options.heartbeat or math.ceil(app.conf.broker_heartbeat or 0)
         asking = {**given, "heartbeat": heartbeat}

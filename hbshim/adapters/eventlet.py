@@ -6,7 +6,7 @@ import functools
 import sys
 from typing import Any
 
-from hbshim.adapters.attach import OptionsFor
+from hbshim.adapters.attach import OptionsFor, leave_alone
 from hbshim.runtime.polling import strip_polling
 
 
@@ -22,9 +22,12 @@ def prepare(options_for: OptionsFor) -> None:
     @functools.wraps(monkey_patch)
     def monkey_patch_and_strip(*args: Any, **kwargs: Any) -> Any:
         result = monkey_patch(*args, **kwargs)
-        options = options_for({})
-        if options is not None and options.strip_polling:
-            strip_polling()
+        try:
+            options = options_for({})
+            if options is not None and options.strip_polling:
+                strip_polling()
+        except Exception as error:
+            leave_alone("eventlet", error, "polling-left-alone")
         return result
 
     patcher.monkey_patch = monkey_patch_and_strip

@@ -8,6 +8,7 @@ is kept alive without :func:`hbshim.install`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import amqp
@@ -19,7 +20,7 @@ from kombu.transport import TRANSPORT_ALIASES, pyamqp
 from hbshim.adapters import amqp as amqp_adapter
 from hbshim.adapters import other_transports
 from hbshim.adapters.amqp import KOMBU_OPTION
-from hbshim.adapters.attach import OptionsFor
+from hbshim.adapters.attach import OptionsFor, attach_or_leave, options_for_connect, ready
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
@@ -41,21 +42,45 @@ class Transport(pyamqp.Transport):  # type: ignore[misc]
     driver_name = "py-amqp+hbshim"
 
     def establish_connection(self) -> Any:
-        options = Options.load(url=connection_options(self.client))
-        # Safe to ask for a heartbeat here: hbshim is about to beat for it.
-        self.client.heartbeat = self.client.heartbeat or options.heartbeat
-        connection = super().establish_connection()
+        client, name = self.client, _name(self.client)
+        options = options_for_connect(_load, lambda: connection_options(client), name)
+        if options is None:
+            return super().establish_connection()
+        asked = client.heartbeat
+        asking = bool(not asked and options.heartbeat and ready(options, name))
         try:
-            amqp_adapter.attach(connection, options)
-        except BaseException:
+            client.heartbeat = options.heartbeat if asking else asked
+            connection = super().establish_connection()
+        finally:
+            client.heartbeat = asked
+        if not _attach_or_leave(connection, options, name) and asking:
+            # The broker would close a connection that promised heartbeats.
             connection.collect()
-            raise
+            connection = super().establish_connection()
         return connection
+
+
+def _name(conninfo: Any) -> str:
+    return f"kombu {conninfo.hostname}:{conninfo.port}"
+
+
+def _load(url: Mapping[str, object]) -> Options:
+    return Options.load(url=url)
+
+
+def _attach_or_leave(connection: Any, options: Options, name: str) -> bool:
+    """Attach an ``amqp.Connection``; False when it was left as without hbshim."""
+    try:
+        return attach_or_leave(amqp_adapter.attach, connection, options, name)
+    except BaseException:
+        connection.collect()
+        raise
 
 
 def take_url_options(init: Any) -> Any:
     """Wrap ``kombu.Connection.__init__``: kombu refuses query keys it does not know."""
 
+    @functools.wraps(init)
     def __init__(self: Any, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:  # noqa: N807
         hostname, options = _split_hosts(hostname)
         init(self, hostname, *args, **kwargs)
@@ -113,7 +138,7 @@ def attach(connection: Any, options: Options) -> Link | None:
 
         def establish_and_attach() -> Any:
             fresh = establish()
-            amqp_adapter.attach(fresh, options)
+            _attach_or_leave(fresh, options, _name(connection))
             return fresh
 
         connection._establish_connection = establish_and_attach

@@ -7,6 +7,7 @@ transport is reported once in a process, when kombu has connected through it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -15,7 +16,6 @@ import kombu
 from kombu.transport import virtual
 
 from hbshim.adapters.attach import OptionsFor
-from hbshim.errors import HbshimError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.runtime.fork import ProcessLocal
@@ -32,7 +32,9 @@ def prepare(options_for: OptionsFor) -> None:
     def establish_and_report(self: Any) -> Any:
         connection = establish(self)
         if not isinstance(connection, amqp.Connection) and _installed(options_for):
-            report(self.transport)
+            # A report that fails must not end the application's connection.
+            with contextlib.suppress(Exception):
+                report(self.transport)
         return connection
 
     kombu.Connection._establish_connection = establish_and_report
@@ -41,7 +43,7 @@ def prepare(options_for: OptionsFor) -> None:
 def _installed(options_for: OptionsFor) -> bool:
     try:
         return options_for({}) is not None
-    except HbshimError:
+    except Exception:
         return True  # options that cannot be used belong to an installed hbshim
 
 

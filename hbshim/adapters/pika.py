@@ -18,11 +18,17 @@ import pika
 from pika.connection import Connection
 from pika.exceptions import StreamLostError
 
-from hbshim.adapters.attach import OptionsFor, not_negotiated, watch
+from hbshim.adapters.attach import (
+    OptionsFor,
+    attach_or_leave,
+    check_worker,
+    leave_alone,
+    not_negotiated,
+    watch,
+)
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
-from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.options import URL_KEYS, Options, split_url
@@ -45,6 +51,10 @@ _TRANSPORT_NAMES = ("_sock", "_tx_buffers", "_produce", "_consume", "_close_and_
 _STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
 
 _WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK)
+
+
+class UnknownTransportError(AttachError):
+    """A connection of pika is on a transport that is not pika's own."""
 
 
 class KeptAliveChecker:
@@ -138,23 +148,24 @@ def prepare(options_for: OptionsFor) -> None:
 
     @functools.wraps(create)
     def create_checker(self: Any) -> Any:
-        options = options_for(url_options(self.params))
-        if options is None:
-            return create(self)
-        if not self.params.heartbeat:
-            not_negotiated(_name(self))
-            return None
         try:
+            options = options_for(url_options(self.params))
+            if options is None:
+                return create(self)
+            if not self.params.heartbeat:
+                not_negotiated(_name(self))
+                return None
             link = _wrap(self)
-        except AttachError as unknown:
-            # A transport not pika's own, such as Twisted's. Its loop runs pika's
-            # timers, so pika's own checker is the better choice there.
-            metrics = service.current().metrics
-            metrics.record("left-alone", _name(self), str(unknown))
-            log_problems(metrics)
-            return create(self)
-        _watch(link, self, options)
-        return KeptAliveChecker(link)
+            _watch(link, self, options)
+        except UnknownTransportError as error:
+            # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the
+            # better choice there.
+            leave_alone(_name(self), error, "left-alone")
+        except Exception as error:
+            leave_alone(_name(self), error)
+        else:
+            return KeptAliveChecker(link)
+        return create(self)
 
     Connection._create_heartbeat_checker = create_checker
 
@@ -166,7 +177,7 @@ def _name(connection: Any) -> str:
 def _wrap(connection: Any) -> Link:
     transport = connection._transport
     if not hasattr(transport, "_sock"):
-        raise AttachError(
+        raise UnknownTransportError(
             f"hbshim does not know pika's transport {type(transport).__qualname__}; use "
             "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
         )
@@ -309,6 +320,7 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
 
     Raises:
         OptionError: an option is not acceptable.
+        WorkerError: the worker needs a library that this program has not loaded.
         pika.exceptions.AMQPConnectionError: as pika raises it.
     """
 
@@ -316,5 +328,10 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
         if isinstance(parameters, str):
             parameters = pika.URLParameters(parameters)
         loaded = Options.load(url=url_options(parameters), **options)
+        check_worker(loaded)
         super().__init__(parameters)
-        attach(self, loaded)
+        try:
+            attach_or_leave(attach, self, loaded, _name(self._impl))
+        except BaseException:
+            self.close()
+            raise

@@ -31,7 +31,7 @@ from pika.frame import decode_frame
 from pika.spec import FRAME_METHOD, Basic
 from pika.spec import Channel as ChannelMethods
 
-from hbshim.adapters.attach import not_negotiated, watch
+from hbshim.adapters.attach import leave_alone, not_negotiated, watch
 from hbshim.adapters.intake import Intake
 from hbshim.adapters.pika import SUPPORTED, KeptAliveChecker, forked_error
 from hbshim.adapters.sockets import native_socket, wire_for
@@ -341,7 +341,10 @@ class StreamConnection(Connection):  # type: ignore[misc]
             forked_error=forked_error,
         )
         if timeout:
-            watch(link, self._options)
+            try:
+                watch(link, self._options)
+            except Exception as error:
+                leave_alone(self._wire.name(), error)
         else:
             not_negotiated(self._wire.name())
         self.link = link

@@ -25,6 +25,9 @@ from hbshim.runtime.unpatched import allocate_lock
 #: Lateness samples kept for reports.
 LATENESS_KEPT = 8192
 
+#: Seconds to wait for another thread that is starting the worker.
+STARTING_LIMIT = 0.1
+
 #: Upper bounds, in seconds, of the buckets in which every look is counted; 0 is for those
 #: that come early, as most do. T/8, where lateness begins to matter, lies among the others.
 LATENESS_BOUNDS = (0.0, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -113,11 +116,21 @@ class Engine:
             self.next_due = self._clock()
         if self.worker.running:
             self.worker.wake()
-        # Not waited for: it may be held by this thread itself, above a finalizer. The
-        # command is in the queue already.
-        elif self._starting.acquire(False):
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Start the worker unless it runs.
+
+        Raises:
+            WorkerError: the worker cannot run in this process.
+        """
+        # Waited for, because the start of another thread may fail; but not for long: this
+        # thread itself may hold it, above a finalizer. A command is in the queue already.
+        if self._starting.acquire(True, STARTING_LIMIT):
             try:
-                self._start()
+                if not self.worker.running:
+                    self._start()
             finally:
                 self._starting.release()
 

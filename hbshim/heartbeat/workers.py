@@ -250,6 +250,16 @@ def _eventlet_if_it_rules() -> ModuleType | None:
     return None
 
 
+def require_library(worker: WorkerName) -> None:
+    """Check that the library is loaded that `worker` needs.
+
+    Raises:
+        WorkerError: neither eventlet nor gevent is.
+    """
+    if worker != "pthread":
+        _green_primitives(worker)
+
+
 def _green_primitives(worker: str) -> tuple[Callable[..., object], Callable[[float], object]]:
     if (eventlet := _eventlet_if_it_rules()) is not None:
         return eventlet.spawn_n, eventlet.sleep

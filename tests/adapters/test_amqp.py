@@ -242,15 +242,13 @@ def test_a_missing_inner_structure_is_named(connect):
     assert connection.connected
 
 
-def test_a_failed_attach_closes_the_connection_it_opened(broker, monkeypatch):
+def test_an_unknown_version_is_left_alone_once_installed(connect, monkeypatch, events):
     monkeypatch.setattr(amqp, "__version__", "6.0")
     hbshim.install()
-    connection = amqp.Connection(
-        f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, heartbeat=1
-    )
-    with pytest.raises(UnsupportedVersionError):
-        connection.connect()
-    assert not connection.connected
+    connection = connect(heartbeat=1)
+    assert not hasattr(connection.transport, "hbshim_link")
+    assert "not-kept-alive" in events()
+    connection.channel().queue_declare("", exclusive=True)
 
 
 def test_no_password_in_names_or_events(connect, broker):

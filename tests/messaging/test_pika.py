@@ -104,8 +104,8 @@ def test_without_heartbeats_a_peer_that_is_gone_is_noticed_all_the_same(
 ) -> None:
     """As with a broker that is configured for none, and leaves the choice to it."""
 
-    def without_heartbeats(*arguments: Any) -> Any:
-        parameters = make_parameters(*arguments)
+    def without_heartbeats(*arguments: Any, **keywords: Any) -> Any:
+        parameters = make_parameters(*arguments, **keywords)
         parameters.heartbeat = 0
         return parameters
 

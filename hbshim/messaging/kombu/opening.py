@@ -12,6 +12,7 @@ from amqp.exceptions import AMQPError
 
 from hbshim.adapters.amqp import KOMBU_OPTION
 from hbshim.adapters.amqp_channel import NoAnswerError, Transport
+from hbshim.adapters.attach import options_for_connect, ready
 from hbshim.errors import ConnectError
 from hbshim.messaging.amqp.dialing import dial
 from hbshim.messaging.amqp.readiness import Readiness, wait_writable
@@ -60,11 +61,11 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConn
     Raises:
         ConnectError: it did not let us in; `final` for credentials and virtual hosts.
         OptionError: a file that the options name for TLS cannot be used.
-        WorkerError: the heartbeat worker asked for cannot run in this process.
     """
     now = time.monotonic()
     open_by = min(deadline, now + options.handshake_timeout)
     waiting = _Waiting(host, options, open_by)
+    heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
     client = kombu.Connection(
         hostname=host.hostname,
         port=host.port,
@@ -75,7 +76,8 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConn
         connect_timeout=max(0.0, open_by - now),
         heartbeat=options.heartbeat_interval,
         transport_options={
-            KOMBU_OPTION: dataclasses.asdict(options.heartbeat_options()),
+            KOMBU_OPTION: dataclasses.asdict(heartbeats) if heartbeats else {},
+            "heartbeats": heartbeats is not None and ready(heartbeats, host.name),
             "waiting": waiting,
             "open_by": open_by,
             "channel_max": options.channel_max,

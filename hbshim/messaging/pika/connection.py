@@ -60,7 +60,6 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> PikaConne
     Raises:
         ConnectError: it did not let us in; `final` for credentials and virtual hosts.
         OptionError: a file that the options name for TLS cannot be used.
-        WorkerError: the heartbeat worker asked for cannot run in this process.
     """
     deadline = min(deadline, _monotonic() + options.handshake_timeout)
     line = Line(host, options, deadline)

@@ -20,6 +20,7 @@ from pika.exceptions import (
     UnsupportedAMQPFieldException,
 )
 
+from hbshim.adapters.attach import options_for_connect, ready
 from hbshim.adapters.pika_stream import StreamConnection
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, PayloadError
 from hbshim.messaging.amqp.dialing import dial
@@ -27,6 +28,7 @@ from hbshim.messaging.amqp.readiness import Readiness, wait_writable
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.opening import LOST, parameters, shake_hands, words
+from hbshim.options import Options
 
 #: Seconds that the broker may take to answer connection.close.
 _CLOSE_TIMEOUT = 1.0
@@ -57,7 +59,7 @@ class Line:
         blocked: the broker said that it accepts no messages for now.
 
     Raises:
-        ConnectError, OptionError, WorkerError: see :func:`hbshim.messaging.pika.connect`.
+        ConnectError, OptionError: see :func:`hbshim.messaging.pika.connect`.
     """
 
     def __init__(self, host: Host, options: MessagingOptions, deadline: float) -> None:
@@ -68,12 +70,17 @@ class Line:
         self._listeners = 0
         self._reading = self._flushing = False
         self._pid = os.getpid()
-        heartbeats = options.heartbeat_options()
+        heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
+        kept_alive = heartbeats is not None and ready(heartbeats, host.name)
         self._sock = dial(host, options, deadline)
         self._readiness = Readiness(self._sock.fileno())
         try:
             self.stream = StreamConnection(
-                parameters(host, options), self._sock, heartbeats, self._on_end, self._abandon
+                parameters(host, options, heartbeats=kept_alive),
+                self._sock,
+                heartbeats or Options(),
+                self._on_end,
+                self._abandon,
             )
         except BaseException:
             self._readiness.close(self._sock.close)

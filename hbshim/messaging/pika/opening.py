@@ -20,8 +20,12 @@ from hbshim.messaging.options import MessagingOptions
 LOST = (AMQPError, OSError)
 
 
-def parameters(host: Host, options: MessagingOptions) -> Any:
-    """What pika is to ask the broker for."""
+def parameters(host: Host, options: MessagingOptions, *, heartbeats: bool) -> Any:
+    """Return what pika is to ask the broker for.
+
+    Parameters:
+        heartbeats: whether to have heartbeats, which hbshim sends.
+    """
     return pika.ConnectionParameters(
         host=host.hostname,
         port=host.port,
@@ -31,7 +35,7 @@ def parameters(host: Host, options: MessagingOptions) -> Any:
         channel_max=options.channel_max or pika.channel.MAX_CHANNELS,
         frame_max=min(options.frame_max, spec.FRAME_MAX_SIZE),
         # None takes the broker's.
-        heartbeat=options.heartbeat_interval or None,
+        heartbeat=(options.heartbeat_interval or None) if heartbeats else 0,
         client_properties={"connection_name": connection_name("pika")},
     )
 
@@ -51,7 +55,6 @@ def shake_hands(
 
     Raises:
         ConnectError: the broker did not let us in.
-        WorkerError: the heartbeat worker asked for cannot run in this process.
     """
     try:
         stream.begin()

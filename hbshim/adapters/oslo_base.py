@@ -13,7 +13,7 @@ SUPPORTED = ">=17.3,<19"
 # Before the private modules are imported, which another version may not have.
 require_version(LIBRARY, version(LIBRARY), SUPPORTED)
 
-from oslo_messaging._drivers import base, common, impl_rabbit  # noqa: E402
+from oslo_messaging._drivers import amqp, base, common, impl_rabbit  # noqa: E402
 
 require_attributes(
     LIBRARY,
@@ -30,6 +30,7 @@ require_attributes(
     ("deserialize_remote_exception", "serialize_remote_exception"),
 )
 require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, impl_rabbit, ("rabbit_opts",))
+require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, amqp, ("amqp_opts",))
 
 BaseDriver = base.BaseDriver
 PollStyleListener = base.PollStyleListener
@@ -38,7 +39,7 @@ RpcIncomingMessage = base.RpcIncomingMessage
 deserialize_remote_exception = common.deserialize_remote_exception
 serialize_remote_exception = common.serialize_remote_exception
 #: The options of the group ``oslo_messaging_rabbit``.
-RABBIT_OPTIONS = impl_rabbit.rabbit_opts
+RABBIT_OPTIONS = [*impl_rabbit.rabbit_opts, *amqp.amqp_opts]
 
 RABBIT_GROUP = "oslo_messaging_rabbit"
 IN_PTHREAD = "heartbeat_in_pthread"
@@ -59,3 +60,8 @@ def register_rabbit_option(conf: Any, option: Any) -> None:
     if registered is not None:
         vars(registered["opt"]).update(vars(option))
     conf.register_opt(option, group=RABBIT_GROUP)
+
+
+def rabbit_option(conf: Any, name: str) -> Any:
+    """Return the definition of a registered option of that group."""
+    return conf._get_opt_info(name, RABBIT_GROUP)["opt"]

@@ -105,14 +105,16 @@ def _driver_target(url: str) -> Target:
     from hbshim.messaging.options import MessagingOptions
 
     scheme, _, rest = url.partition("://")
-    heartbeat, tls, options = None, False, {}
+    heartbeat: int | None = None
+    tls, options = False, {}
     if scheme in OSLO_SCHEMES:
         host = read_hosts(f"hbkombu://{rest}")[0]
         options = split_url(f"{scheme}://?{rest.partition('?')[2]}")[1]
     else:
         loaded = MessagingOptions.load(url=url)
         host = read_hosts(url, tls=loaded.ssl)[0]
-        heartbeat, tls = loaded.heartbeat_interval, loaded.ssl
+        tls = loaded.ssl
+        heartbeat = 0 if loaded.heartbeat_interval == "off" else loaded.heartbeat_interval
         if loaded.heartbeat_in_pthread != "auto":
             options["heartbeat_in_pthread"] = loaded.heartbeat_in_pthread
     return Target(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import logging
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +13,8 @@ from hbshim.errors import MissingExtraError, OptionError
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host, read_hosts
 from hbshim.messaging.options import MessagingOptions
+
+LOG = logging.getLogger("hbshim.messaging")
 
 #: URL schemes, each with the client library that it names, which is the extra's name too.
 LIBRARIES = {"hbkombu": "kombu", "hbpika": "pika"}
@@ -40,7 +44,8 @@ def driver_over(library: str, hosts: Sequence[Host], options: MessagingOptions) 
     """A driver over one of :data:`LIBRARIES`.
 
     Parameters:
-        hosts: tried in this order, unless the options ask for a random one.
+        hosts: tried in a random order, unless the option `hosts_shuffle` is off. With more
+            than one, queues are replicated, or a warning is logged.
 
     Raises:
         MissingExtraError: the client library is not installed.
@@ -51,6 +56,22 @@ def driver_over(library: str, hosts: Sequence[Host], options: MessagingOptions) 
         if error.name not in LIBRARIES.values():
             raise
         raise MissingExtraError(library, library) from None
+    if len(hosts) > 1:
+        options = _replicated(options, len(hosts))
     if options.hosts_shuffle:
         hosts = random.sample(hosts, len(hosts))
     return AmqpDriver(hosts, options, open_one)
+
+
+def _replicated(options: MessagingOptions, hosts: int) -> MessagingOptions:
+    """Return the options for several hosts: with quorum queues, unless they are off."""
+    if options.quorum_queues is None:
+        return dataclasses.replace(options, quorum_queues=True)
+    if not options.quorum_queues:
+        LOG.warning(
+            "The URL names %d hosts, and quorum_queues is off: RabbitMQ does not replicate the "
+            "queues. When a node fails, its queues cannot be used until it is back; remove "
+            "quorum_queues=false, or name one host.",
+            hosts,
+        )
+    return options

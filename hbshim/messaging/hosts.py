@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from hbshim.errors import OptionError
 from hbshim.messaging.url import refusal, split, unescaped
 
-#: As IANA registered them: amqp and amqps.
+#: As IANA registered them, for AMQP and for AMQP over TLS.
 PORT, TLS_PORT = 5672, 5671
 
 #: AMQP 0-9-1, connection.open: `virtual-host` is a short string.
@@ -53,7 +53,7 @@ def read_hosts(url: str, *, tls: bool = False) -> tuple[Host, ...]:
     oslo.messaging: ``/name`` is "name"; none, ``/`` and ``//`` are "/".
 
     Parameters:
-        tls: TLS is asked for elsewhere than by the scheme; it decides the default port.
+        tls: the connections use TLS; it decides the default port.
 
     Raises:
         OptionError: it cannot be taken apart; the message does not repeat it.
@@ -68,7 +68,7 @@ def read_hosts(url: str, *, tls: bool = False) -> tuple[Host, ...]:
             "this URL gives a login for some of its hosts only; "
             "write user:password@ before each of them, or before none"
         )
-    port = TLS_PORT if tls or parts.tls else PORT
+    port = TLS_PORT if tls else PORT
     hosts = tuple(_host(text, port, virtual_host) for text in texts)
     if all(host.hostname for host in hosts):
         return hosts

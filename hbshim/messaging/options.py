@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +32,23 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 
-SSL_KEYS = ("cafile", "capath", "certfile", "keyfile", "verify", "server_hostname")
+SSL_KEYS = (
+    "cafile",
+    "capath",
+    "certfile",
+    "keyfile",
+    "verify",
+    "verify_hostname",
+    "server_hostname",
+    "version",
+)
+
+#: Names of TLS versions as OpenSSL and oslo.messaging write them; SSLv23 is any that both sides
+#: accept.
+TLS_VERSIONS = ("sslv23", "tlsv1", "tlsv1_1", "tlsv1_2", "tlsv1_3")
+
+#: As a lifetime of a queue: until it is deleted (:data:`hbshim.messaging.base.NEVER`).
+_NEVER = float("inf")
 
 
 def _optional(parse: Callable[[object], Any]) -> Callable[[object], Any]:
@@ -48,6 +65,24 @@ def _positive(value: object) -> float:
     if number == 0:
         raise ValueError
     return number
+
+
+def _lifetime(value: object) -> float:
+    text = str(value).strip().lower()
+    if text in ("never", "inf"):
+        return _NEVER
+    return seconds(value) or _NEVER
+
+
+def _heartbeat_interval(value: object) -> int | Literal["off"]:
+    return "off" if str(value).strip().lower() == "off" else interval(value)
+
+
+def _login_method(value: object) -> str:
+    text = str(value).strip().upper()
+    if text not in ("PLAIN", "AMQPLAIN", "EXTERNAL"):
+        raise ValueError
+    return text
 
 
 def _name(value: object) -> str:
@@ -70,9 +105,12 @@ def _ssl_options(value: object) -> dict[str, Any] | None:
     if not isinstance(value, Mapping) or not set(value) <= set(SSL_KEYS):
         raise ValueError
     parsed = {key: str(text) for key, text in value.items() if text is not None}
-    if "verify" in parsed:
-        return {**parsed, "verify": boolean(parsed["verify"])}
-    return parsed
+    truths = {key: boolean(parsed[key]) for key in ("verify", "verify_hostname") if key in parsed}
+    if "version" in parsed:
+        parsed["version"] = parsed["version"].lower()
+        if parsed["version"] not in TLS_VERSIONS:
+            raise ValueError
+    return {**parsed, **truths}
 
 
 def _messaging(
@@ -107,26 +145,34 @@ class MessagingOptions(OptionSet):
         "bytes, 8192 or more",
         "Size of a frame at most; RabbitMQ 4 refuses less than 8192.",
     )
-    heartbeat_interval: int = _messaging(
+    heartbeat_interval: int | Literal["off"] = _messaging(
         "heartbeat_interval",
         0,
-        interval,
-        "whole seconds, 0 to 65535",
+        _heartbeat_interval,
+        "whole seconds, 0 to 65535 | off",
         "Heartbeat timeout to ask the broker for; 0 takes the broker's own (60 s unless "
-        "configured). hbshim beats at half of what is negotiated.",
+        "configured). hbshim sends a heartbeat after half of what is negotiated. off: there are "
+        "no heartbeats on the connection.",
     )
-    ssl: bool = _messaging(
-        "ssl", False, boolean, "true | false", "Speak TLS; the scheme amqps:// does so, too."
+    login_method: Literal["PLAIN", "AMQPLAIN", "EXTERNAL"] = _messaging(
+        "login_method",
+        "PLAIN",
+        _login_method,
+        "PLAIN | AMQPLAIN | EXTERNAL",
+        "SASL mechanism of the login. EXTERNAL takes the user from the client's TLS certificate. "
+        "AMQPLAIN sends the same as PLAIN in another form; over pika it is PLAIN.",
     )
+    ssl: bool = _messaging("ssl", False, boolean, "true | false", "Use TLS.")
     ssl_options: Mapping[str, Any] | None = dataclasses.field(
         default=None,
         hash=False,
         metadata={
             "parse": _optional(_ssl_options),
             "accepts": f"key=value,...; or a mapping, or JSON; keys: {', '.join(SSL_KEYS)}",
-            "doc": "How TLS is spoken, if it is: the CA to trust (the system's, unless given), "
-            "our own certificate and key, whether the broker's is verified (true unless "
-            "given), and the name that it is to bear, where that is not the host's.",
+            "doc": "Parameters of TLS, with `ssl`: the CA to trust (the system's, unless given), "
+            "the client's certificate and key, whether the broker's certificate (verify) and the "
+            "name in it (verify_hostname) are verified (true unless given), that name, where it "
+            f"is not the host's, and the version ({', '.join(TLS_VERSIONS)}; sslv23: any).",
             "url_key": "ssl_options",
         },
     )
@@ -148,10 +194,11 @@ class MessagingOptions(OptionSet):
     )
     hosts_shuffle: bool = _messaging(
         "hosts_shuffle",
-        False,
+        True,
         boolean,
         "true | false",
-        "Try several hosts in random order; else in the order of the URL.",
+        "Try several hosts in a random order, chosen once for each driver, so that clients spread "
+        "over them; else in the order of the URL.",
     )
     pool_max_size: int = _messaging(
         "pool_max_size",
@@ -229,9 +276,9 @@ class MessagingOptions(OptionSet):
     rpc_queue_expiration: float = _messaging(
         "rpc_queue_expiration",
         60.0,
-        _positive,
-        "seconds, more than 0",
-        "Age at which the broker deletes an RPC queue that nobody consumes from.",
+        _lifetime,
+        "seconds | never",
+        "Time after which the broker deletes an RPC queue without a consumer; 0 is never.",
     )
     default_rpc_exchange: str = _messaging(
         "default_rpc_exchange",
@@ -252,7 +299,9 @@ class MessagingOptions(OptionSet):
         100,
         whole(0, 65535),
         "0 to 65535",
-        "Unacknowledged requests that a server holds at most; 0: any number.",
+        "Unacknowledged requests that each consumer of an oslo.messaging server may hold; it has "
+        "one for each of its queues (topic, server, fanout). hbshim.messaging.Server has a "
+        "parameter for it. 0: any number.",
     )
     notification_persistence: bool = _messaging(
         "notification_persistence",
@@ -273,15 +322,40 @@ class MessagingOptions(OptionSet):
         100,
         whole(0, 65535),
         "0 to 65535",
-        "Unacknowledged notifications that a listener holds at most; 0: any number.",
+        "Unacknowledged notifications that each consumer of a listener may hold; it has a consumer "
+        "for each topic and priority. 0: any number.",
     )
-    quorum_queues: bool = _messaging(
+    quorum_queues: bool | None = _messaging(
         "quorum_queues",
-        False,
-        boolean,
-        "true | false",
-        "Make shared queues quorum queues, which RabbitMQ replicates; a queue that is there "
-        "already keeps its kind and is to be deleted first.",
+        None,
+        _optional(boolean),
+        "true | false | none",
+        "Make shared queues quorum queues, which RabbitMQ replicates to several nodes. none: if "
+        "there is more than one host. The type of an existing queue cannot be changed: delete it "
+        "first.",
+    )
+    quorum_delivery_limit: int = _messaging(
+        "quorum_delivery_limit",
+        0,
+        whole(0, 2**31 - 1),
+        "0 or more",
+        "Redeliveries of a message after which a quorum queue drops it (x-delivery-limit); 0 takes "
+        "the broker's own: none before RabbitMQ 4, 20 since.",
+    )
+    quorum_max_memory_length: int = _messaging(
+        "quorum_max_memory_length",
+        0,
+        whole(0, 2**31 - 1),
+        "0 or more",
+        "Messages that a quorum queue keeps in memory (x-max-in-memory-length); 0: no limit.",
+    )
+    quorum_max_memory_bytes: int = _messaging(
+        "quorum_max_memory_bytes",
+        0,
+        whole(0, 2**31 - 1),
+        "bytes, 0 or more",
+        "Size of the messages that a quorum queue keeps in memory (x-max-in-memory-bytes); 0: no "
+        "limit.",
     )
     payload_limit: int = _messaging(
         "payload_limit",
@@ -304,6 +378,11 @@ class MessagingOptions(OptionSet):
         own = self.ssl_options or {}
         if "keyfile" in own and "certfile" not in own:
             raise OptionError("ssl_options has a keyfile without a certfile; give both")
+        if self.login_method == "EXTERNAL" and "certfile" not in own:
+            raise OptionError(
+                "login_method=EXTERNAL needs a client certificate; set ssl=true and give "
+                "ssl_options a certfile"
+            )
 
     def heartbeat_options(self) -> Options:
         """How the heartbeats of these connections are made.
@@ -312,7 +391,20 @@ class MessagingOptions(OptionSet):
             OptionError: what hbshim's own sources say contradicts it.
         """
         in_pthread = self.heartbeat_in_pthread
-        return Options.load(heartbeat_in_pthread=None if in_pthread == "auto" else in_pthread)
+        return Options.load(
+            heartbeat_in_pthread=None if in_pthread == "auto" else in_pthread,
+            # Else hbshim's own option `heartbeat` would ask for one.
+            heartbeat=0 if self.heartbeat_interval == "off" else None,
+        )
+
+    def quorum_arguments(self) -> dict[str, int]:
+        """Return the arguments of quorum queues, as RabbitMQ names them, that are set."""
+        limits = {
+            "x-delivery-limit": self.quorum_delivery_limit,
+            "x-max-in-memory-length": self.quorum_max_memory_length,
+            "x-max-in-memory-bytes": self.quorum_max_memory_bytes,
+        }
+        return {name: limit for name, limit in limits.items() if limit}
 
     def ssl_context(self) -> SSLContext | None:
         """What TLS is to be spoken with; None where it is not to be.
@@ -337,17 +429,35 @@ class MessagingOptions(OptionSet):
         if not own.get("verify", True):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        if not own.get("verify_hostname", True):
+            context.check_hostname = False
+        version = own.get("version", "sslv23")
+        if version != "sslv23":
+            exact = getattr(ssl.TLSVersion, version.replace("tls", "TLS"))
+            context.minimum_version = context.maximum_version = exact
         return context
 
     @classmethod
     def _from_url(cls, url: str) -> Mapping[str, object]:
+        return cls.from_query(dict(query_of(url)))
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> dict[str, object]:
+        """Return what the query of a URL sets, for :meth:`load`.
+
+        Raises:
+            OptionError: it has an option of hbshim's that is not a driver's.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
-        values: dict[str, object] = {"ssl": True} if url.startswith("amqps:") else {}
-        for key, value in query_of(url):
+        for key in query:
             if key in URL_KEYS and key not in names:
                 raise OptionError(
                     f"{key} is no option of a driver; set {ENVIRONMENT_PREFIX}"
                     f"{URL_KEYS[key].upper()} in the environment, for the whole process"
                 )
-            values[key] = value
-        return values
+        return dict(query)
+
+    @classmethod
+    def names_in_environment(cls) -> frozenset[str]:
+        """Return the names of the options that environment variables set."""
+        return frozenset(name for name, _ in cls._from_environment(os.environ))

@@ -12,8 +12,7 @@ from urllib.parse import parse_qsl, unquote
 
 from hbshim.errors import OptionError
 
-#: Schemes, each with whether it means TLS.
-SCHEMES = {"hbkombu": False, "hbpika": False, "amqp": False, "amqps": True}
+SCHEMES = ("hbkombu", "hbpika")
 
 _URL = re.compile(
     r"(?P<scheme>[a-z]+)://(?P<hosts>[^/?#]*)(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?"
@@ -25,14 +24,12 @@ class Parts(NamedTuple):
     """What a URL consists of.
 
     Attributes:
-        tls: the scheme means TLS.
         hosts: everything between ``//`` and the next ``/``.
         path: what follows that, unescaped.
         query: its options in their order, unescaped.
     """
 
     scheme: str
-    tls: bool
     hosts: str
     path: str
     query: list[tuple[str, str]]
@@ -52,7 +49,6 @@ def split(url: str) -> Parts:
         raise refusal()
     return Parts(
         scheme=found["scheme"],
-        tls=SCHEMES[found["scheme"]],
         hosts=found["hosts"],
         path=unescaped(path),
         query=parse_qsl(query, keep_blank_values=True),

@@ -53,6 +53,9 @@ OPEN_LIMIT = 10.0
 #: broker may take its time to confirm, and a second copy is sent only when it did not.
 UNLIMITED_LIMIT = 86400.0
 
+#: AMQP 0-9-1, basic.qos: `prefetch-count` is an unsigned short; 0 is any number.
+LARGEST_PREFETCH = 65535
+
 #: Seconds between two rounds of tries at most.
 LONGEST_PAUSE = 5.0
 
@@ -82,9 +85,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods)
         settings.register(conf)
-        options, self._chosen = settings.load(conf, url.query)
+        options, self._chosen = settings.load(conf, url.query, f"{url.transport}://")
         self._options = options
-        self.prefetch_size = options.rpc_prefetch_count
         self._encoding = Encoding(limit=options.payload_limit)
         self._driver = driver_over(library, tuple(_hosts(url, options)), options)
 
@@ -116,8 +118,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                     # As with rabbit://: a fanout may have no server at all.
                     mandatory=at_least_once and not ours.fanout,
                 )
-                if timeout is None and _unlimited(retry):
-                    self._until_sent(cast)
+                if timeout is None:
+                    self._persistently(cast, retry)
                 else:
                     cast(attempts=_attempts(retry))
                 return None
@@ -142,18 +144,17 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         try:
             ours = _target(topic, exchange=self._notification_exchange(target))
             payload = self._payload(ctxt, message, None)
-            notify = functools.partial(self._driver.notify, ours, payload, priority)
-            if _unlimited(retry):
-                self._until_sent(functools.partial(notify, UNLIMITED_LIMIT))
-            else:
-                notify(self._options.rpc_timeout, attempts=_attempts(retry))
+            limit = UNLIMITED_LIMIT if _unlimited(retry) else self._options.rpc_timeout
+            notify = functools.partial(self._driver.notify, ours, payload, priority, limit)
+            self._persistently(notify, retry)
         except HbshimError as error:
             raise _theirs(error, target, message) from error
 
     def listen(self, target: Any, batch_size: int, batch_timeout: float | None) -> Any:
         try:
-            listener = self._driver.listen(self._rpc_target(target).to(fanout=False))
-            return self._polled(listener, batch_size, batch_timeout)
+            prefetch = self._prefetch("rpc_prefetch_count", batch_size)
+            listener = self._driver.listen(self._rpc_target(target).to(fanout=False), prefetch)
+            return self._polled(listener, prefetch, batch_size, batch_timeout)
         except HbshimError as error:
             raise _theirs(error, target) from error
 
@@ -169,8 +170,9 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                 (_target(target.topic, exchange=self._notification_exchange(target)), priority)
                 for target, priority in targets_and_priorities
             ]
-            listener = self._driver.listen_for_notifications(ours, pool)
-            return self._polled(listener, batch_size, batch_timeout)
+            prefetch = self._prefetch("notification_prefetch_count", batch_size)
+            listener = self._driver.listen_for_notifications(ours, pool, prefetch)
+            return self._polled(listener, prefetch, batch_size, batch_timeout)
         except HbshimError as error:
             first = next((target for target, _ in targets_and_priorities), None)
             raise _theirs(error, first) from error
@@ -178,10 +180,23 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
     def cleanup(self) -> None:
         self._driver.close()
 
-    def _polled(self, listener: Listener, batch_size: int, batch_timeout: float | None) -> Any:
+    def _prefetch(self, option: str, batch_size: int) -> int:
+        """Return how many messages a consumer may hold.
+
+        A whole batch, unless the option is set: a consumer that holds all it may gets no more,
+        and a batch that is larger would never fill. oslo.messaging has smaller batches then.
+        """
+        count: int = getattr(self._options, option)
+        if option in self._chosen or count == 0:
+            return count
+        return 0 if batch_size > LARGEST_PREFETCH else max(count, batch_size)
+
+    def _polled(
+        self, listener: Listener, prefetch: int, batch_size: int, batch_timeout: float | None
+    ) -> Any:
         listener.open(OPEN_LIMIT)
         return PollStyleListenerAdapter(
-            OsloListener(listener, self._encoding, self.prefetch_size), batch_size, batch_timeout
+            OsloListener(listener, self._encoding, prefetch), batch_size, batch_timeout
         )
 
     def _payload(self, ctxt: Any, message: Any, silence: float | None) -> Payload:
@@ -190,24 +205,27 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             value[SILENCE] = silence
         return Payload(self._encoding.encode(value), self._encoding.content_type)
 
-    def _until_sent(self, send: Callable[..., None]) -> None:
-        """Send, and start again when the driver gives up: None and -1 are unlimited retries.
+    def _persistently(self, send: Callable[..., None], retry: int | None) -> None:
+        """Send, with as many retries as the caller wants, however long that takes.
 
         Parameters:
-            send: takes the parameter `attempts`.
+            send: takes the parameter `attempts`; has a time limit of its own.
+            retry: None and negative numbers are unlimited.
 
         Raises:
             ConnectError: it is final: another try cannot succeed.
-            HbshimError: any other than those of :data:`NOT_SENT`.
+            HbshimError: the last of :data:`NOT_SENT`, when there were enough; any other at once.
         """
         began = time.monotonic()
-        # At first only once, to log at once that an outage has begun.
+        # Once at first, to log at once that an outage has begun.
         attempts = 1
-        for pause in pauses(self._options.connection_retry_delay, LONGEST_PAUSE):
+        for number, pause in enumerate(pauses(self._options.connection_retry_delay)):
             try:
                 send(attempts=attempts)
             except NOT_SENT as error:
                 if isinstance(error, ConnectError) and error.final:
+                    raise
+                if retry is not None and 0 <= retry <= number:
                     raise
                 LOG.warning(
                     "A message is not sent yet, %.1f s after the first attempt; retrying: %s",
@@ -215,11 +233,12 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                     error,
                 )
             else:
-                if attempts != 1:
+                if number:
                     LOG.info("The message was sent after %.1f s.", time.monotonic() - began)
                 return
-            attempts = UNLIMITED
-            time.sleep(pause)
+            if _unlimited(retry):
+                attempts = UNLIMITED
+            time.sleep(min(pause, LONGEST_PAUSE))
 
     def _rpc_target(self, target: Any) -> Target:
         return _target(
@@ -260,9 +279,16 @@ def _hosts(url: Any, options: MessagingOptions) -> Iterator[Host]:
             host.hostname or "localhost",
             int(host.port or port),
             host.username or "guest",
-            "guest" if host.password is None else host.password,
+            _password(host),
             url.virtual_host or "/",
         )
+
+
+def _password(host: Any) -> str:
+    # Of a login without a password, as in `user@host`, it is empty.
+    if host.username:
+        return host.password or ""
+    return "guest" if host.password is None else str(host.password)
 
 
 def _theirs(error: HbshimError, target: Any, message: Any = None) -> Any:

@@ -2,45 +2,33 @@
 
 Those of the specification of oslo.messaging's pika driver are in the group
 ``[oslo_messaging_pika]``, by their names there. What is not set there is taken from
-``[oslo_messaging_rabbit]``, where oslo.messaging has an option for the same. A URL's query
-wins over both.
+``[oslo_messaging_rabbit]``, as :mod:`hbshim.oslo.rabbit_options` says. A URL's query wins over
+both; it may name options of both.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from oslo_config import cfg
 
-from hbshim.adapters.oslo_base import RABBIT_GROUP, RABBIT_OPTIONS
+from hbshim.adapters.oslo_base import RABBIT_GROUP, RABBIT_OPTIONS, rabbit_option
+from hbshim.errors import OptionError
 from hbshim.messaging.options import MessagingOptions
-from hbshim.oslo import options
+from hbshim.oslo import options, rabbit_options
 from hbshim.oslo.option_type import OptionType
+
+LOG = logging.getLogger(__name__)
 
 GROUP = "oslo_messaging_pika"
 
+#: hbshim's own options in the other group.
+_OF_HBSHIM = frozenset(each.dest for each in options.RABBIT_OPTIONS)
+
 _FIELDS = {field.name: field for field in dataclasses.fields(MessagingOptions)}
-
-#: Options of the rabbit driver, each with what it is called here.
-FROM_RABBIT = {
-    "ssl": "ssl",
-    "heartbeat_timeout_threshold": "heartbeat_interval",
-    "heartbeat_in_pthread": "heartbeat_in_pthread",
-    "rabbit_quorum_queue": "quorum_queues",
-    "rabbit_transient_queues_ttl": "rpc_queue_expiration",
-    "rabbit_qos_prefetch_count": "rpc_prefetch_count",
-}
-
-#: Files and the like of TLS, each with its key in `ssl_options`.
-TLS_FROM_RABBIT = {
-    "ssl_ca_file": "cafile",
-    "ssl_cert_file": "certfile",
-    "ssl_key_file": "keyfile",
-}
-
 
 #: Without defaults of oslo.config's own: what is not set leaves the word to the other group.
 OPTIONS = [
@@ -64,49 +52,98 @@ def register(conf: Any) -> None:
     conf.register_opts(RABBIT_OPTIONS, group=RABBIT_GROUP)
 
 
-def load(conf: Any, query: Mapping[str, str]) -> tuple[MessagingOptions, frozenset[str]]:
-    """The options of a transport, and the names of those that somebody set.
+def load(
+    conf: Any, query: Mapping[str, str], scheme: str = "this transport"
+) -> tuple[MessagingOptions, frozenset[str]]:
+    """Return the options of a transport, and the names of those that are set.
 
     Parameters:
         conf: with the options registered.
-        query: of the transport's URL.
+        query: of the transport's URL; names of either group.
+        scheme: of the URL, for warnings.
 
     Raises:
         OptionError: a value is not acceptable, or an option in the query is unknown.
     """
-    configured = {**dict(_from_rabbit(conf)), **dict(_configured(conf))}
-    options = MessagingOptions.load(config=configured, url="?" + urlencode(query))
-    return options, frozenset(configured) | frozenset(query)
+    own_query = {name: text for name, text in query.items() if not _is_rabbits(conf, name)}
+    rabbit = {name: _value(conf, RABBIT_GROUP, name) for name in _set_by_the_service(conf)}
+    from_query = {
+        name: _parsed(conf, name, text) for name, text in query.items() if name not in own_query
+    }
+    effective = {**rabbit, **from_query}
+    for text in rabbit_options.warnings(_unusual(conf, effective), scheme):
+        LOG.warning("%s.", text)
+    merged = _translated(effective)
+    # What the query set wins over the other group, and over the environment.
+    asked = {name: merged[name] for name in rabbit_options.translated(from_query)}
+    asked.update(MessagingOptions.from_query(own_query))
+    configured = {**merged, **dict(_configured(conf))}
+    options = MessagingOptions.load(config=configured, url=asked)
+    environment = MessagingOptions.names_in_environment()
+    return options, frozenset(configured) | frozenset(asked) | environment
 
 
 def _configured(conf: Any) -> Iterator[tuple[str, object]]:
     for name in _FIELDS:
-        value = conf[GROUP][name]
+        value = _value(conf, GROUP, name)
         if value is not None:
             yield name, value
 
 
-def _from_rabbit(conf: Any) -> Iterator[tuple[str, object]]:
-    for theirs, ours in FROM_RABBIT.items():
-        if _is_set(conf, theirs):
-            yield ours, conf[RABBIT_GROUP][theirs]
-    tls = {
-        key: conf[RABBIT_GROUP][name]
-        for name, key in TLS_FROM_RABBIT.items()
-        if _is_set(conf, name)
+def _value(conf: Any, group: str, name: str) -> Any:
+    try:
+        return conf[group][name]
+    except ValueError as error:
+        # oslo.config's own: it names the option and its file.
+        raise OptionError(str(error)) from error
+
+
+def _is_rabbits(conf: Any, name: str) -> bool:
+    """Whether an option belongs to the other group alone."""
+    return name not in _FIELDS and name not in _OF_HBSHIM and name in conf[RABBIT_GROUP]
+
+
+def _set_by_the_service(conf: Any) -> Iterator[str]:
+    """The options of the rabbit driver that are set; its defaults do not count."""
+    for name in conf[RABBIT_GROUP]:
+        try:
+            location = conf.get_location(name, RABBIT_GROUP)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+        if location is not None and location.location not in (
+            cfg.Locations.opt_default,
+            cfg.Locations.set_default,
+        ):
+            yield name
+
+
+def _parsed(conf: Any, name: str, text: str) -> Any:
+    option = rabbit_option(conf, name)
+    try:
+        return option.type(text)
+    except ValueError as error:
+        raise OptionError(f"{name}={text!r} in the URL is not acceptable: {error}") from None
+
+
+def _unusual(conf: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are not what they are by default, without hbshim's."""
+    return {
+        name: value for name, value in values.items() if value != rabbit_option(conf, name).default
     }
-    if tls:
-        yield "ssl_options", tls
-    if _is_set(conf, "kombu_failover_strategy"):
-        yield "hosts_shuffle", conf[RABBIT_GROUP].kombu_failover_strategy == "shuffle"
 
 
-def _is_set(conf: Any, name: str) -> bool:
-    """Whether a service set an option of the rabbit driver: its defaults are not ours."""
-    if name not in conf[RABBIT_GROUP]:
-        return False  # some were removed in 18.0
-    location = conf.get_location(name, RABBIT_GROUP)
-    return location is not None and location.location not in (
-        cfg.Locations.opt_default,
-        cfg.Locations.set_default,
-    )
+def _translated(values: Mapping[str, Any]) -> dict[str, object]:
+    """As :func:`rabbit_options.translated`; an error names the options that are set."""
+    own = rabbit_options.translated(values)
+    for name, value in own.items():
+        try:
+            _FIELDS[name].metadata["parse"](value)
+        except (ValueError, OverflowError):
+            sources = ", ".join(
+                f"{source}={values[source]!r}" for source in rabbit_options.sources(name, values)
+            )
+            raise OptionError(
+                f"{sources} of [{RABBIT_GROUP}] is not acceptable here; {name}, which it becomes, "
+                f"takes: {_FIELDS[name].metadata['accepts']}"
+            ) from None
+    return own

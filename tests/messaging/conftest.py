@@ -105,7 +105,12 @@ def drivers_over(host: Host) -> Iterator[Callable[..., AmqpDriver]]:
 
     def make(library: str, *hosts: Host, **options: Any) -> AmqpDriver:
         loaded = MessagingOptions(
-            **{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, "rpc_queue_expiration": 30}
+            **{
+                "socket_timeout": LIMIT,
+                "handshake_timeout": LIMIT,
+                "rpc_queue_expiration": 30,
+                "hosts_shuffle": False,
+            }
             | options
         )
         made.append(driver_over(library, hosts or (host,), loaded))

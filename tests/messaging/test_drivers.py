@@ -33,7 +33,7 @@ def test_a_url_of_no_driver_is_refused_and_not_repeated(url):
     assert "s3cret" not in str(caught.value)
 
 
-def tried(shuffle):
+def tried(**own):
     """The ports of eight hosts that refuse, in the order in which a driver tries them."""
     bound = []
     try:
@@ -43,9 +43,7 @@ def tried(shuffle):
             bound.append(sock)
             sock.bind(("127.0.0.1", 0))
         ports = [sock.getsockname()[1] for sock in bound]
-        options = MessagingOptions(
-            hosts_shuffle=shuffle, socket_timeout=10, connection_retry_attempts=1
-        )
+        options = MessagingOptions(socket_timeout=10, connection_retry_attempts=1, **own)
         driver = driver_over("pika", [Host("127.0.0.1", port) for port in ports], options)
         with pytest.raises(ConnectError) as caught:
             driver.delete(Target("nothing"))
@@ -57,12 +55,29 @@ def tried(shuffle):
     return sorted(range(8), key=lambda number: said.index(f":{ports[number]}"))
 
 
-def test_hosts_are_tried_in_their_order():
-    assert tried(shuffle=False) == list(range(8))
+def test_hosts_are_tried_in_their_order_where_that_is_asked_for():
+    assert tried(hosts_shuffle=False) == list(range(8))
 
 
-def test_hosts_are_tried_in_any_order_where_that_is_asked_for():
-    assert len({tuple(tried(shuffle=True)) for _ in range(4)}) > 1
+def test_hosts_are_tried_in_a_random_order():
+    """By chance the same order four times: once in 6e13."""
+    assert len({tuple(tried()) for _ in range(4)}) > 1
+
+
+def test_several_hosts_have_quorum_queues_or_a_warning(caplog):
+    def quorum(hosts, **options):
+        driver = connect(f"hbpika://{hosts}/", **options)
+        driver.close()
+        return driver.options.quorum_queues, len(caplog.records)
+
+    assert quorum("one") == (None, 0)
+    assert quorum("one", quorum_queues=True) == (True, 0)
+    assert quorum("one,two") == (True, 0)
+    assert quorum("one,two", quorum_queues=True) == (True, 0)
+    assert quorum("one,two", quorum_queues=False) == (False, 1)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("hbshim.messaging", "WARNING")
+    assert "RabbitMQ does not replicate" in record.message
 
 
 @pytest.mark.parametrize("pattern", ["call", "cast", "submit", "notify"])

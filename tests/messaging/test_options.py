@@ -90,6 +90,11 @@ def test_hbshims_own_environment_is_not_taken_for_ours():
         ("notification_persistence", "ON", True),
         ("heartbeat_in_pthread", "true", True),
         ("heartbeat_interval", "65535", 65535),
+        ("heartbeat_interval", "OFF", "off"),
+        ("login_method", "amqplain", "AMQPLAIN"),
+        ("rpc_queue_expiration", "never", float("inf")),
+        ("rpc_queue_expiration", 0, float("inf")),
+        ("quorum_queues", "none", None),
         ("pool_max_overflow", 0, 0),
         ("socket_timeout", "0.5", 0.5),
         ("ssl_options", "", None),
@@ -116,6 +121,7 @@ def test_values_are_read(name, text, value):
         {"frame_max": 2**32},
         {"heartbeat_interval": 65536},
         {"heartbeat_interval": 1.5},
+        {"heartbeat_interval": "on"},
         {"ssl": "perhaps"},
         {"ssl_options": "cafile"},
         {"ssl_options": "no_such_key=1"},
@@ -136,7 +142,11 @@ def test_values_are_read(name, text, value):
         {"connection_retry_delay": -0.1},
         {"rejected_message_retry_attempts": 0},
         {"rpc_timeout": 0},
-        {"rpc_queue_expiration": 0},
+        {"rpc_queue_expiration": -1},
+        {"rpc_queue_expiration": "nan"},
+        {"login_method": "RABBIT-CR-DEMO"},
+        {"ssl_options": "version=sslv2"},
+        {"quorum_delivery_limit": -1},
         {"default_rpc_exchange": ""},
         {"rpc_reply_exchange": "ä" * 128},
         {"default_notification_exchange": "a\0b"},
@@ -173,12 +183,6 @@ def test_a_bad_url_is_refused_and_not_repeated():
     with pytest.raises(OptionError) as caught:
         load(url="hbpika://u:s3cret/x@host?pool_max_size=3")
     assert "s3cret" not in str(caught.value)
-
-
-def test_the_scheme_asks_for_tls_and_an_option_may_take_it_back():
-    assert load(url="amqps://host/").ssl is True
-    assert load(url="amqps://host/?ssl=false").ssl is False
-    assert load(url="amqp://host/").ssl is False
 
 
 def test_options_are_immutable_and_comparable():
@@ -227,6 +231,15 @@ def test_tls_verifies_unless_told_otherwise(certificates):
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
 
 
+def test_tls_may_leave_the_name_and_fix_the_version(certificates):
+    own = "verify_hostname=false,version=TLSv1_2"
+    context = load(ssl=True, ssl_options=own).ssl_context()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
+    assert {context.minimum_version, context.maximum_version} == {ssl.TLSVersion.TLSv1_2}
+    either = load(ssl=True, ssl_options="version=SSLv23").ssl_context()
+    assert either.maximum_version != ssl.TLSVersion.TLSv1_2
+
+
 def test_tls_trusts_the_ca_that_is_named_alone(certificates):
     context = load(ssl=True, ssl_options={"cafile": certificates / "ca.pem"}).ssl_context()
     (trusted,) = context.get_ca_certs()
@@ -252,6 +265,32 @@ def test_files_that_cannot_be_used_are_named(certificates, files):
     paths = {key: certificates / name for key, name in files.items()}
     with pytest.raises(OptionError, match=r"ssl_options names cannot be used .* correct cafile"):
         load(ssl=True, ssl_options=paths).ssl_context()
+
+
+def test_a_login_by_certificate_needs_one():
+    with pytest.raises(OptionError, match="EXTERNAL needs a client certificate"):
+        load(login_method="EXTERNAL", ssl=True)
+    assert load(login_method="EXTERNAL", ssl_options="certfile=/x").login_method == "EXTERNAL"
+
+
+def test_without_heartbeats_hbshims_own_option_asks_for_none(no_environment):
+    no_environment.setenv("HBSHIM_HEARTBEAT", "30")
+    assert load(heartbeat_interval="off").heartbeat_options().heartbeat == 0
+    assert load(heartbeat_interval=9).heartbeat_options().heartbeat == 30
+
+
+def test_the_arguments_of_quorum_queues_are_those_that_are_set():
+    assert load().quorum_arguments() == {}
+    limits = {
+        "quorum_delivery_limit": 5,
+        "quorum_max_memory_length": 6,
+        "quorum_max_memory_bytes": 7,
+    }
+    assert load(**limits).quorum_arguments() == {
+        "x-delivery-limit": 5,
+        "x-max-in-memory-length": 6,
+        "x-max-in-memory-bytes": 7,
+    }
 
 
 def test_a_key_alone_is_refused():

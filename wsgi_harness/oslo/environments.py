@@ -17,6 +17,26 @@ _OF_TESTS = ("oslotest>=5,<7", "pifpaf>=3.2,<4", "setuptools", "testscenarios>=0
 _LIMIT = 900.0
 
 
+def package(version: str, progress: Progress) -> Path:
+    """Return a directory with this oslo.messaging alone, for the front of ``PYTHONPATH``.
+
+    Without what it requires: the interpreter that imports it has that. Made within seconds.
+
+    :param version: the first two numbers; the latest release of that line is taken.
+    :raises HarnessError: pip fails.
+    """
+    directory = build_dir() / "oslo" / f"{version}-package"
+    stamp = directory / ".installed"
+    with set_up_lock(progress):
+        if not stamp.exists():
+            progress(f"fetching oslo.messaging {version}")
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            target = ["--upgrade", "--target", str(directory), f"oslo.messaging~={version}.0"]
+            run([*pip, "--disable-pip-version-check", *target], timeout=_LIMIT)
+            stamp.touch()
+    return directory
+
+
 def prepare(version: str, progress: Progress) -> Path:
     """Return the interpreter of an environment with this oslo.messaging and this hbshim.
 

@@ -93,11 +93,16 @@ class Topology:
         if expires is None:
             expires = self._options.rpc_queue_expiration
         exchange = self.rpc_exchange(target)
-        quorum = self._options.quorum_queues
-        lifetime = None if expires == NEVER else expires
-        name = joined(part(exchange), *_rpc_parts(target))
-        queue = Queue(name, expires=lifetime, quorum=quorum)
+        queue = self._shared(joined(part(exchange), *_rpc_parts(target)), expires)
         return Subscription(queue, exchange, self.rpc_key(target))
+
+    def _shared(self, name: str, expires: float) -> Queue:
+        """Return a queue that several servers may share, or that waits for one."""
+        lifetime = None if expires == NEVER else expires
+        if not self._options.quorum_queues:
+            return Queue(name, expires=lifetime)
+        arguments = self._options.quorum_arguments()
+        return Queue(name, expires=lifetime, quorum=True, arguments=arguments)
 
     def fanout(self, target: Target, unique: str) -> Subscription:
         """A server's own queue for what goes to all."""
@@ -111,8 +116,7 @@ class Topology:
         if priority not in PRIORITIES:
             key[1:] = [_OTHER_PRIORITY, part(priority)]
         name = joined(part(exchange), *([part(pool)] if pool else []), *key)
-        queue = Queue(name, quorum=self._options.quorum_queues)
-        return Subscription(queue, exchange, joined(*key))
+        return Subscription(self._shared(name, NEVER), exchange, joined(*key))
 
     def replies(self, client: str, number: int = 0) -> Subscription:
         """Return the queue for the replies that did not come by direct reply-to.
@@ -126,7 +130,7 @@ class Topology:
         options = self._options
         exchange = names.exchange(options.rpc_reply_exchange)
         name = joined(part(exchange), part(client), f"{_REPLIES}{number or ''}")
-        queue = Queue(name, expires=options.rpc_queue_expiration, quorum=options.quorum_queues)
+        queue = self._shared(name, options.rpc_queue_expiration)
         return Subscription(queue, exchange, joined(part(client), _REPLIES))
 
 

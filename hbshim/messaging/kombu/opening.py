@@ -66,6 +66,7 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConn
     open_by = min(deadline, now + options.handshake_timeout)
     waiting = _Waiting(host, options, open_by)
     heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
+    off = options.heartbeat_interval == "off"
     client = kombu.Connection(
         hostname=host.hostname,
         port=host.port,
@@ -74,10 +75,11 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConn
         virtual_host=host.virtual_host,
         transport=Transport,
         connect_timeout=max(0.0, open_by - now),
-        heartbeat=options.heartbeat_interval,
+        login_method=options.login_method,
+        heartbeat=0 if off else options.heartbeat_interval,
         transport_options={
             KOMBU_OPTION: dataclasses.asdict(heartbeats) if heartbeats else {},
-            "heartbeats": heartbeats is not None and ready(heartbeats, host.name),
+            "heartbeats": not off and heartbeats is not None and ready(heartbeats, host.name),
             "waiting": waiting,
             "open_by": open_by,
             "channel_max": options.channel_max,

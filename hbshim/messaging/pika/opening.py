@@ -26,16 +26,21 @@ def parameters(host: Host, options: MessagingOptions, *, heartbeats: bool) -> An
     Parameters:
         heartbeats: whether to have heartbeats, which hbshim sends.
     """
+    if options.login_method == "EXTERNAL":
+        credentials = pika.credentials.ExternalCredentials()
+    else:
+        credentials = pika.PlainCredentials(host.username, host.password, erase_on_connect=True)
+    interval = options.heartbeat_interval
     return pika.ConnectionParameters(
         host=host.hostname,
         port=host.port,
         virtual_host=host.virtual_host,
-        credentials=pika.PlainCredentials(host.username, host.password, erase_on_connect=True),
+        credentials=credentials,
         # Zero means no limit of ours in AMQP; pika takes its own greatest for it.
         channel_max=options.channel_max or pika.channel.MAX_CHANNELS,
         frame_max=min(options.frame_max, spec.FRAME_MAX_SIZE),
         # None takes the broker's.
-        heartbeat=(options.heartbeat_interval or None) if heartbeats else 0,
+        heartbeat=(interval or None) if heartbeats and interval != "off" else 0,
         client_properties={"connection_name": connection_name("pika")},
     )
 

@@ -3,6 +3,8 @@
 #   RABBITMQ_DEFAULT_USER, RABBITMQ_DEFAULT_PASS  the only account (default hbshim / hbshim)
 #   HBSHIM_HEARTBEAT                              T the server suggests, in seconds (default 4)
 #   HBSHIM_TLS_NAMES                              further subjectAltName entries, "DNS:x,IP:y"
+#   HBSHIM_CLUSTER                                names of all nodes of its cluster, "rabbit@a rabbit@b"
+#   HBSHIM_ERLANG_COOKIE                          the secret that the nodes of a cluster share
 set -euo pipefail
 
 user="${RABBITMQ_DEFAULT_USER:-hbshim}"
@@ -13,10 +15,10 @@ if ! [[ "$heartbeat" =~ ^[0-9]+$ ]]; then
   exit 64
 fi
 
-# A cookie of this container's own. `docker restart` keeps it: the data directory belongs to it.
+# A cookie of this container's own, unless its cluster has one. `docker restart` keeps it: the data directory belongs to it.
 cookie=/var/lib/rabbitmq/.erlang.cookie
 if ! [ -s "$cookie" ]; then
-  (umask 077; openssl rand -hex 24 > "$cookie")
+  (umask 077; printf '%s' "${HBSHIM_ERLANG_COOKIE:-$(openssl rand -hex 24)}" > "$cookie")
   chown rabbitmq:rabbitmq "$cookie"
 fi
 
@@ -45,6 +47,19 @@ default_pass = $password
 CONF
 )
 chown rabbitmq:rabbitmq /etc/rabbitmq/conf.d/90-start.conf
+if [ -n "${HBSHIM_CLUSTER:-}" ]; then
+  # A node that does not answer is taken for dead after 8 s, not 60: tests wait for it.
+  {
+    echo "cluster_formation.peer_discovery_backend = classic_config"
+    number=0
+    for node in $HBSHIM_CLUSTER; do
+      number=$((number + 1))
+      echo "cluster_formation.classic_config.nodes.$number = $node"
+    done
+    echo "cluster_partition_handling = pause_minority"
+    echo "net_ticktime = 8"
+  } > /etc/rabbitmq/conf.d/91-cluster.conf
+fi
 chown -R rabbitmq:rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
 
 # Debian's wrapper in /usr/sbin sends the log into a file; the script behind it keeps stdout.

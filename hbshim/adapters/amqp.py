@@ -26,6 +26,7 @@ from hbshim.adapters.attach import (
     not_negotiated,
     options_for_connect,
     ready,
+    refuse_inherited,
     watch,
 )
 from hbshim.adapters.sockets import wire_for
@@ -80,6 +81,7 @@ def attach(connection: Any, options: Options) -> Link | None:
         raise AttachError("the py-amqp connection is not open; call its connect() first")
     attached: Link | None = getattr(transport, "hbshim_link", None)
     if attached is not None:
+        refuse_inherited(attached)
         return attached
     wire = wire_for(transport.sock)
     if not connection.heartbeat:
@@ -227,7 +229,11 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
 
     def close() -> None:
         unwrap()
-        close_transport()
+        if link.inherited:
+            # py-amqp's own would end the TLS session and shut the parent's stream down.
+            transport.sock, transport.connected = None, False
+        else:
+            close_transport()
 
     def tears(error: BaseException) -> bool:
         alive = transport_ref()

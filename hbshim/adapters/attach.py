@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from hbshim.errors import AttachError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
@@ -155,6 +156,25 @@ def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
 
 def not_negotiated(name: str) -> None:
     """Record that a connection has no heartbeat to keep: neither side asked for one."""
-    service.current().metrics.record(
-        "not-negotiated", name, "the connection negotiated no heartbeat, so none is sent"
+    metrics = service.current().metrics
+    metrics.record(
+        "not-negotiated",
+        name,
+        "the connection negotiated no heartbeat, so none is sent; ask for one with heartbeat=60, "
+        "or with the option heartbeat (HBSHIM_HEARTBEAT=60) for py-amqp and kombu",
     )
+    log_problems(metrics)
+
+
+def refuse_inherited(link: Link) -> None:
+    """Refuse to keep a connection alive in a forked child of the process that opened it.
+
+    Raises:
+        AttachError: it belongs to the parent.
+    """
+    if link.inherited:
+        link.orphan()
+        raise AttachError(
+            "this connection was opened before a fork and belongs to the parent process; "
+            "open a new one in the child"
+        )

@@ -24,6 +24,7 @@ from hbshim.adapters.attach import (
     check_worker,
     leave_alone,
     not_negotiated,
+    refuse_inherited,
     watch,
 )
 from hbshim.adapters.sockets import wire_for
@@ -44,7 +45,15 @@ _CONNECTION_NAMES = (
     "_output_marshaled_frames",
     "CONNECTION_CLOSED",
 )
-_TRANSPORT_NAMES = ("_sock", "_tx_buffers", "_produce", "_consume", "_close_and_finalize", "write")
+_TRANSPORT_NAMES = (
+    "_sock",
+    "_tx_buffers",
+    "_produce",
+    "_consume",
+    "_initiate_abort",
+    "_close_and_finalize",
+    "write",
+)
 
 #: Where pika's TLS transport stores its own bound methods, to call them later and to
 #: compare them.
@@ -99,6 +108,7 @@ def attach(connection: Any, options: Options) -> Link | None:
         raise AttachError("the pika connection is not open; attach it after it has opened")
     checker = connection._heartbeat_checker
     if isinstance(checker, KeptAliveChecker):
+        refuse_inherited(checker._link)
         return checker._link
     if not connection.params.heartbeat:
         not_negotiated(_name(connection))
@@ -125,7 +135,8 @@ def _unwrap(connection: Any, transport: Any) -> None:
         connection.__dict__.pop("_output_marshaled_frames", None)
     for attribute in ("_produce", "_consume"):
         _replace_method(transport, attribute, None)
-    transport.__dict__.pop("_close_and_finalize", None)
+    for attribute in ("_close_and_finalize", "_initiate_abort"):
+        transport.__dict__.pop(attribute, None)
 
 
 def _replace_method(transport: Any, attribute: str, function: Any) -> None:
@@ -209,7 +220,7 @@ def _wrap(connection: Any) -> Link:
     )
     guard = link.guard
     guard.unsent = bool(buffers)
-    finalize = transport._close_and_finalize
+    finalize, abort = transport._close_and_finalize, transport._initiate_abort
     output = connection._output_marshaled_frames
     before_idle_write, getpid, pid = link.before_idle_write, os.getpid, os.getpid()
 
@@ -230,14 +241,35 @@ def _wrap(connection: Any) -> Link:
     def close_and_finalize() -> None:
         link.close()
         _unwrap(connection_ref(), transport)
-        finalize()
+        if link.inherited:
+            _finalize_copy(transport)
+        else:
+            finalize()
+
+    def initiate_abort(error: BaseException | None) -> None:
+        # pika takes the descriptor out of its poller first, which a child shares.
+        if link.inherited:
+            close_and_finalize()
+        else:
+            abort(error)
 
     connection._output_marshaled_frames = output_frames
     produce = guard.around_flush(transport._produce, before_idle_write, _tears, link.tear, buffers)
     _replace_method(transport, "_produce", produce)
     _replace_method(transport, "_consume", guard.around_read(transport._consume, before_idle_write))
     transport._close_and_finalize = close_and_finalize
+    transport._initiate_abort = initiate_abort
     return link
+
+
+def _finalize_copy(transport: Any) -> None:
+    """What pika's ``_close_and_finalize`` leaves behind, without its ``shutdown``.
+
+    For a forked child, whose copy of the descriptor has been dropped.
+    """
+    if transport._state != transport._STATE_COMPLETED:
+        transport._sock = transport._protocol = transport._nbio = None
+        transport._state = transport._STATE_COMPLETED
 
 
 def _tears(error: BaseException) -> bool:

@@ -34,7 +34,12 @@ from typing import Any
 
 from hbshim.heartbeat.guard import Permit
 from hbshim.heartbeat.wire import DRAIN_AT_MOST, HEARTBEAT_FRAME, Wire
-from hbshim.runtime.unpatched import NativeLock, allocate_reentrant_lock, original_module
+from hbshim.runtime.unpatched import (
+    NativeLock,
+    allocate_reentrant_lock,
+    original,
+    original_module,
+)
 
 #: Of <poll.h>, in place of names that :mod:`hbshim.runtime.polling` may have removed.
 _POLLIN, _POLLOUT = 1, 4
@@ -55,6 +60,11 @@ _LONGEST = _BLOCK
 #: the data there, a call takes microseconds.
 _MOMENT = 0.01
 
+#: How often a client waits for the engine to leave, with pauses of so many seconds after the
+#: first few; and for its call to end. Counted, so that a process that was suspended meanwhile
+#: does not take the engine to be stuck.
+_SHORT_WAITS, _WAITS_FOR_ENGINE, _WAITS_FOR_CALL, _PAUSE = 10, 260, 1000, 0.001
+
 
 class SerializedSslObject:
     """Stands in for an SSL socket's inner SSL object, one thread at a time.
@@ -66,8 +76,9 @@ class SerializedSslObject:
     # Out of an eventlet's sight that patches later; see `allocate_reentrant_lock`.
     __slots__ = (
         "_ahead",
-        "_barrier",
-        "_engine_waits",
+        "_engine_calls",
+        "_engine_lock",
+        "_engine_waits_until",
         "_heartbeat_begun",
         "_inner",
         "_native",
@@ -82,10 +93,12 @@ class SerializedSslObject:
         # OpenSSL holds the rest of a heartbeat's record, which must go out before all else.
         self._heartbeat_begun = False
         self.lock = allocate_reentrant_lock()
+        # The lock that the engine holds, and whether it is in a call of the inner object.
+        self._engine_lock: NativeLock | None = None
+        self._engine_calls = False
         # A client that reads all the time takes the lock again before another thread
-        # has woken up; so the engine bars its way while it waits.
-        self._barrier = allocate_reentrant_lock()
-        self._engine_waits = False
+        # has woken up; so it pauses while the engine waits.
+        self._engine_waits_until = 0.0
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
@@ -101,23 +114,67 @@ class SerializedSslObject:
         return run_alone
 
     def _my_turn(self) -> NativeLock:
-        """Return the lock; not before an engine that waits for it has had it."""
-        if self._engine_waits:
-            with self._barrier:
-                pass
+        """Return the lock; not before an engine that waits for it has had it.
+
+        An engine that stays inside is stuck in a finalizer of the application, which may
+        run wherever its thread allocates. It is not waited for.
+        """
+        if self._engine_waits_until and time.monotonic() < self._engine_waits_until:
+            original("time", "sleep")(_PAUSE)
+        for wait in range(_WAITS_FOR_ENGINE):
+            lock = self.lock
+            if self._engine_lock is not lock:
+                return lock
+            # Without taking the lock: an exception might come before it is given back.
+            original("time", "sleep")(0 if wait < _SHORT_WAITS else _PAUSE)
+        self._shut_engine_out()
         return self.lock
 
-    def engine_enters(self) -> bool:
-        """Take the lock for the engine; False when a client stays inside for long.
+    def _shut_engine_out(self) -> bool:
+        """Take the session from an engine that holds the lock; False if it is in a call.
 
-        It does, for instance, while its write waits for room in the send queue.
+        Before its next call the engine finds the lock replaced. Its calls return at once; one
+        that does not is at its end already, making an exception.
         """
-        with self._barrier:
-            self._engine_waits = True
-            try:
-                return self.lock.acquire(True, _MOMENT)
-            finally:
-                self._engine_waits = False
+        self.lock = allocate_reentrant_lock()
+        for _ in range(_WAITS_FOR_CALL):
+            if not self._engine_calls:
+                return True
+            original("time", "sleep")(_PAUSE)
+        return False
+
+    def renew_locks(self) -> None:
+        """In a forked child: no thread of the parent is inside here."""
+        self.lock = allocate_reentrant_lock()
+        self._engine_lock, self._engine_calls, self._engine_waits_until = None, False, 0.0
+
+    def _engine_enters(self, wait: float) -> NativeLock | None:
+        """Take the lock for the engine, and return it; None if a client is inside for long.
+
+        It is, for instance, while its write waits for room in the send queue.
+
+        Parameters:
+            wait: seconds to wait for it at most.
+        """
+        lock = self.lock
+        self._engine_waits_until = time.monotonic() + wait
+        try:
+            if not lock.acquire(True, wait):
+                if self._engine_lock is not lock or not self._shut_engine_out():
+                    return None
+                # Another engine was inside, and has been replaced.
+                lock = self.lock
+                if not lock.acquire(False):
+                    return None
+        finally:
+            self._engine_waits_until = 0.0
+        self._engine_lock = lock
+        return lock
+
+    def _engine_leaves(self, lock: NativeLock) -> None:
+        if self._engine_lock is lock:
+            self._engine_lock = None
+        lock.release()
 
     def read(self, length: int = 1024, buffer: Any = None) -> Any:
         """Read as the inner object does, but wait for the network without the lock.
@@ -194,25 +251,37 @@ class SerializedSslObject:
     def write(self, *args: Any) -> Any:
         with self._my_turn():
             if self._heartbeat_begun:
-                self.write_heartbeat()
+                self._inner.write(HEARTBEAT_FRAME)
+                self._heartbeat_begun = False
             return self._inner.write(*args)
 
-    def write_heartbeat(self) -> bool:
-        """Send a heartbeat, or the rest of one; the caller holds the lock.
+    def write_heartbeat(self, permit: Permit) -> bool:
+        """Send a heartbeat, or the rest of one; whether it is out.
 
-        Returns:
-            Whether it is out.
-
-        Raises:
-            ssl.SSLWantReadError, ssl.SSLWantWriteError: not now. What OpenSSL keeps of it
-                goes out before anything else is written.
+        A client that enters meanwhile waits for the lock before it writes. What OpenSSL
+        keeps of the heartbeat's record goes out before anything else is written.
         """
+        lock = self._engine_enters(_MOMENT)
+        if lock is None:
+            return False
+        self._engine_calls = True
         try:
-            sent = self._inner.write(HEARTBEAT_FRAME)
+            # One expression: see `hbshim.heartbeat.syscalls.Calls`.
+            sent = (
+                self._inner.write(HEARTBEAT_FRAME)
+                if self.lock is lock and permit.valid and not permit.inside
+                else 0
+            )
         except ssl.SSLWantWriteError:
             self._heartbeat_begun = True
-            raise
-        self._heartbeat_begun = False
+            return False
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self._engine_calls = False
+            self._engine_leaves(lock)
+        if sent:
+            self._heartbeat_begun = False
         return bool(sent == len(HEARTBEAT_FRAME))
 
     def pending(self) -> int:
@@ -227,21 +296,28 @@ class SerializedSslObject:
         Returns:
             How many there were. What is none goes to the client's next read.
         """
-        if not self.lock.acquire(False):
+        lock = self._engine_enters(0)
+        if lock is None:
             return 0
+        self._engine_calls = True
         try:
             if self._ahead or self._inner.pending():
                 return 0
             for taken in range(at_most):
-                if not permit.valid or permit.inside:
+                data = (
+                    self._inner.read(_LONGEST)
+                    if self.lock is lock and permit.valid and not permit.inside
+                    else None
+                )
+                if data is None:
                     return taken
-                data = self._inner.read(_LONGEST)
                 if data != HEARTBEAT_FRAME:
                     self._ahead = data
                     return taken
             return at_most
         finally:
-            self.lock.release()
+            self._engine_calls = False
+            self._engine_leaves(lock)
 
 
 class TlsWire(Wire):
@@ -267,18 +343,12 @@ class TlsWire(Wire):
         self._prefixes, self._padded = self._record_prefixes()
 
     def beat(self, permit: Permit) -> bool:
-        if not self._ssl.engine_enters():
-            return False
-        try:
-            # A client that enters from here on waits for the lock before it writes.
-            if not permit.valid or permit.inside:
-                return False
-            self.require_own_socket()
-            return self._ssl.write_heartbeat()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        finally:
-            self._ssl.lock.release()
+        self.require_own_socket()
+        return self._ssl.write_heartbeat(permit)
+
+    def drop(self) -> None:
+        self._ssl.renew_locks()
+        super().drop()
 
     def take_heartbeats(self, permit: Permit) -> int:
         """Take whole records with nothing but a heartbeat off the receive queue.

@@ -183,16 +183,25 @@ class Link:
         self._looks += plain
         return plain
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a forked child of the one that opened the connection."""
+        return os.getpid() != self._pid
+
     def orphan(self) -> None:
-        """A forked child calls this: drop our copy, leave the parent's stream alone."""
-        if self.wire.closed:
+        """Drop this process's copy, and leave the parent's stream alone; for a forked child.
+
+        Every call of a client that finds the link inherited does this before all else: a
+        lock may be held by a thread that exists in the parent only. Idempotent.
+        """
+        if self.state is State.ORPHANED:
             return
-        self.state, _ = TABLE[self.state, Event.FORKED]
+        self.state = State.ORPHANED
+        self.guard.renew_locks()
         self.guard.closed = True
         # The next write must take the slow path, whatever its hurry.
         self.guard.last_write = float("-inf")
         self.wire.drop()
-        self.guard.renew_locks()
         self._on_orphaned()
 
     def _look(self, now: float, *, writing: bool) -> tuple[Event, Sample]:
@@ -447,7 +456,7 @@ class Link:
         Raises:
             Exception: the library's recoverable error, in a forked child.
         """
-        if os.getpid() != self._pid:
+        if self.inherited:
             self.orphan()
         if self.state is State.ORPHANED:
             raise self._forked_error()
@@ -470,7 +479,14 @@ class Link:
             self._metrics.count("stale_writes_prevented")
 
     def close(self) -> None:
-        """The application closes the connection: no look, no beat from here on."""
+        """The application closes the connection: no look, no beat from here on.
+
+        In a forked child only the child's copy is dropped. The caller then must not let its
+        library close the stream either.
+        """
+        if self.inherited:
+            self.orphan()
+            return
         self.guard.close()
         if self.state in WATCHED:
             self.state = State.CLOSED

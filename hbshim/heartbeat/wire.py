@@ -402,6 +402,7 @@ class Wire:
     def user_timeout(self, seconds: float) -> None:
         assert _USER_TIMEOUT is not None
         with contextlib.suppress(OSError):  # closed, or not over TCP
+            self.require_own_socket()
             NativeSocket.setsockopt(
                 self.native, socket.IPPROTO_TCP, _USER_TIMEOUT, round(seconds * 1000)
             )

@@ -7,6 +7,7 @@ is kept alive without :func:`hbshim.install`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.state import WATCHED
+from hbshim.heartbeat.state import WATCHED, State
 from hbshim.options import Options, split_url
 
 SUPPORTED = ">=5.3,<6"
@@ -148,17 +149,18 @@ def attach(connection: Any, options: Options) -> Link | None:
 def keep_dead_ones_back(prepare_resource: Any) -> Any:
     """Wrap ``ConnectionPool.prepare``, which a pool calls for each connection it lends.
 
-    kombu lends what it has. A connection whose peer closed or fell silent is emptied
-    first, and connects anew at its first use: so nothing is published on a dead link,
-    and no error reaches who borrowed it. The same holds for a connection that a forked
-    child inherited.
+    kombu hands out what it has. A connection whose peer closed or fell silent is replaced
+    first, so nothing is published on a dead link, and the borrower sees no error. The same
+    holds for a connection that a forked child inherited.
     """
 
     @functools.wraps(prepare_resource)
     def prepare(self: Any, resource: Any) -> Any:
         connection = prepare_resource(self, resource)
-        if is_dead(connection, "taken out of kombu's pool before it was used again"):
-            connection.collect()
+        # An error of hbshim must not keep the pool from its work.
+        with contextlib.suppress(Exception):
+            if is_dead(connection, "taken out of kombu's pool before it was used again"):
+                replace_dead(connection)
         return connection
 
     prepare.hbshim_original = prepare_resource  # type: ignore[attr-defined]
@@ -175,6 +177,40 @@ def is_dead(connection: Any, consequence: str) -> bool:
     if link is None or _usable(link):
         return False
     service.current().metrics.record("dead-in-pool", link.name, consequence)
+    return True
+
+
+def replace_dead(connection: Any) -> bool:
+    """Give a ``kombu.Connection`` that :func:`is_dead` a new connection beneath.
+
+    Makes one attempt, at the host that the failover strategy names next. If it fails, the
+    dead connection stays: its first use fails, and kombu's own path for a lost connection
+    takes over, with its failover, retry policy and errors. An emptied connection would
+    not get there: it connects within one limit for all hosts, and is not retried.
+
+    Returns:
+        Whether the connection can be used.
+    """
+    link = _link_of(connection)
+    if link is not None and link.state is State.ORPHANED:
+        connection.collect()
+        return True
+    url = next(connection.cycle) if connection.cycle else None
+    spare = kombu.Connection(**dict(connection._info(resolve=False)))
+    try:
+        if url is not None:
+            spare.switch(url)
+        fresh = spare._establish_connection()
+    except Exception:
+        return False
+    if url is not None:
+        connection.switch(url)
+    else:
+        connection.collect()
+    connection._closed = False
+    connection._default_channel = None
+    connection._connection = fresh
+    fresh.client = connection
     return True
 
 

@@ -75,10 +75,10 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
         return super().ensure(method, *args, **kwargs)
 
     def _replace(self) -> None:
-        self.connection.collect()
+        # One attempt: if it fails, the driver finds the connection lost, and retries.
+        if not kombu_adapter.replace_dead(self.connection):
+            return
         try:
-            # One try, in which nobody waits: if it fails, what follows retries as ever.
-            self.connection.ensure_connection(max_retries=0)
             channel = self.connection.channel()
         except (*self.connection.recoverable_connection_errors, OperationalError, HbshimError):
             return

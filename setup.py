@@ -1,14 +1,47 @@
 """Packaging of hbshim; tool settings live in pyproject.toml."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 HERE = Path(__file__).parent
 
 # What a build generates goes where everything generated is.
 BUILD = HERE / "build"
 BUILD.mkdir(exist_ok=True)
+
+# Read at each start of Python, where it lies in site-packages; see hbshim/activation.py.
+PTH = HERE / "hbshim" / "bootstrap" / "hbshim.pth"
+
+
+class BuildWithPth(build_py):
+    """Puts hbshim.pth at the top of the wheel, from where pip installs it into site-packages.
+
+    Not `data_files`: their place is relative to the prefix, and site-packages lies elsewhere
+    under each version of Python.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copy(PTH, self.build_lib)
+
+
+class EditableWithPth(editable_wheel):
+    """The same for an editable installation, whose wheel holds no package.
+
+    setuptools has no public way for it. Should this method go, hbshim.pth is missing there,
+    and `hbshim run` says so.
+    """
+
+    def _run_build_commands(self, dist_name: Any, unpacked_wheel: Any, *more: Any) -> Any:
+        shutil.copy(PTH, unpacked_wheel)
+        return super()._run_build_commands(dist_name, unpacked_wheel, *more)
+
 
 TENACITY = ["tenacity>=8.2,<10"]
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6", *TENACITY]
@@ -60,10 +93,11 @@ setup(
     ],
     package_dir={"wsgi_harness.containers": "containers"},
     package_data={
-        "hbshim": ["py.typed", "bootstrap/sitecustomize.py"],
+        "hbshim": ["py.typed", "bootstrap/sitecustomize.py", "bootstrap/hbshim.pth"],
         "wsgi_harness.containers": ["*", "*/*"],
     },
     include_package_data=False,
+    cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
     install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13", "wrapt>=1.16,<3"],
     options={"egg_info": {"egg_base": "build"}},
     extras_require={

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import site
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import click
 
 from hbshim import __version__
+from hbshim.activation import PTH, RUN_VARIABLE
 from hbshim.errors import HbshimError
 from hbshim.options import ENVIRONMENT_PREFIX, Options
 
@@ -71,10 +75,12 @@ def with_options(command: Any) -> Any:
 @with_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str, ...]) -> None:
-    """Run COMMAND, a Python program nobody edits, with hbshim installed.
+    """Run COMMAND, a Python program as it is, with hbshim installed in it.
 
-    Its exit status becomes ours. It does not reach interpreters started with -I or -E,
-    which ignore PYTHONPATH, nor those embedded in Apache: call hbshim.install() there.
+    The exit status is the command's. Not reached are interpreters started with -S, those of
+    another environment that has no hbshim, and those whose environment variables are cleared
+    in between, as Apache and some process managers do: call hbshim.install() there.
+    `hbshim doctor` inside the program tells.
     """
     given: dict[str, Any] = {"heartbeat_in_pthread": heartbeat_in_pthread, "worker": worker}
     Options.load(**given)
@@ -84,6 +90,10 @@ def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str
             environment[ENVIRONMENT_PREFIX + name.upper()] = value
     path = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(path)
+    environment[RUN_VARIABLE] = "1"
+    if shutil.which(command[0], path=environment.get("PATH")):
+        for caution in _cautions(command):
+            click.echo(f"hbshim: {caution}", err=True)
     # exec throws away what is still in Python's buffers.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -93,6 +103,51 @@ def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str
         raise click.ClickException(
             f"cannot run {command[0]}: {error.strerror}; name a program on PATH or a full path"
         ) from None
+
+
+def _cautions(command: Sequence[str]) -> list[str]:
+    """What is known to keep hbshim out of `command`, one line each."""
+    found, flags = [], _python_flags(command)
+    has_pth = any(os.path.isfile(os.path.join(each, PTH)) for each in _site_directories())
+    if "S" in flags:
+        found.append(
+            "Python is started with -S, so hbshim is not active in it; call hbshim.install() there"
+        )
+    elif not has_pth and flags & set("EI"):
+        found.append(
+            "Python is started with -E or -I and this environment has no hbshim.pth, so hbshim is "
+            "not active in it; call hbshim.install() there, or install hbshim with pip"
+        )
+    elif not has_pth:
+        found.append(
+            "this environment has no hbshim.pth, so another launcher's sitecustomize may keep "
+            "hbshim out of the program; install hbshim with pip, or put `hbshim run` behind it"
+        )
+    return found
+
+
+def _site_directories() -> list[str]:
+    user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    return [*site.getsitepackages(), *user]
+
+
+def _python_flags(command: Sequence[str]) -> set[str]:
+    """The flags without a value that an interpreter is given; empty for another program."""
+    flags: set[str] = set()
+    arguments = iter(command[1:])
+    if not os.path.basename(command[0]).startswith(("python", "pypy")):
+        return flags
+    for argument in arguments:
+        if not argument.startswith("-") or argument.startswith("--") or argument == "-":
+            break
+        # Letters up to the first that has a value, which may be the next argument.
+        plain = re.match(r"-([a-zA-Z]*?)([cmWX]|$)(.*)", argument)
+        flags.update(plain[1] if plain else "")
+        if plain is None or plain[2] in ("c", "m"):
+            break
+        if plain[2] and not plain[3]:
+            next(arguments, None)
+    return flags
 
 
 @main.command(short_help="Say what hbshim sees here, and what it would choose.")

@@ -13,13 +13,19 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    out, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+def source(tmp_path_factory):
     # A copy, so that nothing an earlier build left behind can slip in.
+    source = tmp_path_factory.mktemp("source")
     for folder in ("hbshim", "wsgi_harness", "containers"):
         shutil.copytree(ROOT / folder, source / folder)
     for file in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / file, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -51,6 +57,8 @@ def test_the_wheel_has_what_runs_and_not_what_tests(wheel):
     for wanted in (
         "hbshim/py.typed",
         "hbshim/bootstrap/sitecustomize.py",
+        # At the top: pip puts it into site-packages itself, where Python reads it.
+        "hbshim.pth",
         "wsgi_harness/cell/app.py",
         "wsgi_harness/containers/compose.yaml",
         "wsgi_harness/containers/rabbitmq/Dockerfile",
@@ -58,6 +66,16 @@ def test_the_wheel_has_what_runs_and_not_what_tests(wheel):
     ):
         assert wanted in names
     assert not [name for name in names if name.startswith("tests")]
+
+
+def test_an_editable_installation_has_the_pth_too(source, tmp_path):
+    code = f"from setuptools import build_meta; build_meta.build_editable({str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = tmp_path.glob("*.whl")
+    assert "hbshim.pth" in zipfile.ZipFile(built).namelist()
 
 
 def test_it_is_the_installed_copy_that_runs(installed, tmp_path):

@@ -2,16 +2,17 @@
 
 Python imports the module `sitecustomize` at start-up; ``hbshim run`` puts this
 one first on ``PYTHONPATH``, in this process and in the Python processes it
-starts. A sitecustomize of the program's own is run as it would have been.
+starts. A sitecustomize that this one hides is run as it would have been.
+See ``hbshim/activation.py``.
 """
 
 import os
 import sys
 
 
-def _run_the_one_we_hide() -> None:
+def _run_the_hidden_one() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
-    ours = sys.modules.pop("sitecustomize", None)
+    own = sys.modules.pop("sitecustomize", None)
     path, sys.path[:] = sys.path[:], [p for p in sys.path if os.path.abspath(p or ".") != here]
     try:
         __import__("sitecustomize")
@@ -20,20 +21,19 @@ def _run_the_one_we_hide() -> None:
             raise
     finally:
         sys.path[:] = path
-        if ours is not None:
-            sys.modules.setdefault("sitecustomize", ours)
+        if own is not None:
+            sys.modules.setdefault("sitecustomize", own)
 
 
-def _install() -> None:
+def _activate() -> None:
     try:
-        import hbshim
-
-        hbshim.install()
-    except Exception as error:
-        # The program must run all the same: perhaps it is another interpreter,
-        # which has no hbshim, started by the one that has.
+        from hbshim.activation import activate
+    except ImportError as error:
+        # Another interpreter, which has no hbshim, started by the one that has.
         sys.stderr.write(f"hbshim: not active in {sys.executable}: {error}\n")
+    else:
+        activate()
 
 
-_run_the_one_we_hide()
-_install()
+_run_the_hidden_one()
+_activate()

@@ -6,13 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hbshim.activation import RUN_VARIABLE
 from hbshim.event_log import level_of
 from hbshim.heartbeat.service import HeartbeatService
 from hbshim.metrics import Event
 from hbshim.runtime.loaded import peek
-
-#: Set by ``hbshim run`` for the program that it starts.
-RUN_VARIABLE = "HBSHIM_RUN"
 
 _EVENT = "event:"
 

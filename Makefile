@@ -2,7 +2,8 @@
 # make test                every check and test, containers included
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
-# Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make oslo, make bench, make venv,
+# Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
+# make oslo, make bench, make venv,
 # make images, make lint, make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test worlds bench chaos oslo soak venv images lint clean
+.PHONY: regression test worlds bench chaos cluster oslo soak venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -60,6 +61,10 @@ bench: venv
 chaos: venv
 	$(BIN)/python -m wsgi_harness.chaos $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# Nodes of a cluster of three brokers fail under load; one round is part of `make test`.
+cluster: images
+	HBSHIM_CLUSTER_ROUNDS=$(or $(ROUNDS),5) $(PYTEST) tests/cluster -s $(ARGS)
 
 oslo: venv
 	$(BIN)/python -m wsgi_harness.oslo $(ARGS)

@@ -1,0 +1,256 @@
+"""Nodes of a cluster die, stop, and are cut off under load; the service goes on.
+
+Every load runs at the same time, so that all of them meet the same faults, oslo.messaging's
+own driver among them as the control: its figures are printed beside the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from wsgi_harness.stack.cluster import NODES, Cluster
+
+pytestmark = [pytest.mark.alone, pytest.mark.slow]
+
+PROGRAM = Path(__file__).with_name("load.py")
+CHECKOUT = Path(__file__).parent.parent.parent
+
+#: Faults of each kind; `make cluster` sets more.
+ROUNDS = int(os.environ.get("HBSHIM_CLUSTER_ROUNDS", "1"))
+
+#: Seconds from a node's death until every call is answered again.
+RECOVERED_WITHIN = 10.0
+#: The same for a partition: the nodes notice it after 8 to 10 s (`net_ticktime`).
+NOTICED_WITHIN = 12.0
+#: Seconds for which calls are judged after that.
+JUDGED = 3.0
+READY_LIMIT = 90.0
+END_LIMIT = 120.0
+
+
+class Load(NamedTuple):
+    """One kind of service under load."""
+
+    api: str
+    scheme: str
+    quorum: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.api}-{self.scheme}-{'quorum' if self.quorum else 'classic'}"
+
+
+REPLICATED = [
+    Load("own", "hbpika"),
+    Load("own", "hbkombu"),
+    Load("oslo", "hbpika"),
+    Load("oslo", "hbkombu"),
+]
+CLASSIC = [Load("own", "hbpika", quorum=False), Load("own", "hbkombu", quorum=False)]
+CONTROL = Load("oslo", "rabbit")
+EVERY = [*REPLICATED, *CLASSIC, CONTROL]
+
+
+@dataclass
+class Fault:
+    """What was done to a node.
+
+    Attributes:
+        at: `time.time()` when it was done.
+        judged: from when to when every call must be answered.
+    """
+
+    name: str
+    at: float
+    judged: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass
+class Story:
+    """What was done, and what became of each load."""
+
+    faults: list[Fault] = field(default_factory=list)
+    outcomes: dict[Load, dict[str, Any]] = field(default_factory=dict)
+
+    def calls(self, load: Load, since: float, until: float) -> list[tuple[float, float, str]]:
+        """Return the calls that were begun in this time."""
+        return [call for call in self.outcomes[load]["calls"] if since <= call[0] < until]
+
+    def recovery(self, load: Load, fault: Fault) -> float | None:
+        """Return after how many seconds a call was answered that was begun after a fault."""
+        ends = [end for _, end, error in self.calls(load, fault.at, float("inf")) if not error]
+        return min(ends) - fault.at if ends else None
+
+    def report(self) -> str:
+        """Return the figures of every load, a line each."""
+        lines = []
+        for load, outcome in self.outcomes.items():
+            failed = sum(bool(error) for *_, error in outcome["calls"])
+            after = ", ".join(
+                f"{fault.name} {'never' if seconds is None else f'{seconds:.1f} s'}"
+                for fault in self.faults
+                for seconds in [self.recovery(load, fault)]
+            )
+            lines.append(
+                f"{load.name}: {len(outcome['calls'])} calls, {failed} failed; "
+                f"{outcome['confirmed']} notifications confirmed, {len(outcome['missing'])} lost, "
+                f"{outcome['twice']} twice, {len(outcome['failed'])} refused; "
+                f"first answer after: {after}"
+            )
+        return "\n".join(lines)
+
+
+class Service:
+    """A load that runs in a process of its own."""
+
+    def __init__(self, load: Load, cluster: Cluster, directory: Path) -> None:
+        self.load = load
+        self.topic = f"{load.name}-{os.getpid()}"
+        query: dict[str, object] = {}
+        if load.scheme != "rabbit":
+            query = {"hosts_shuffle": "false", "notification_persistence": "true"}
+            query["quorum_queues"] = str(load.quorum).lower()
+        # Clients and servers begin at different nodes.
+        urls = [cluster.url(load.scheme, first=node, **query) for node in NODES[:2]]
+        self._errors = directory / f"{load.name}.log"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", PROGRAM, *load[:2], self.topic, *urls],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            )
+
+    def await_ready(self) -> None:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line == "ready\n", f"{self.load.name}: {self._errors.read_text()[-3000:]}"
+
+    def end(self) -> dict[str, Any]:
+        out, _ = self._process.communicate(timeout=END_LIMIT)
+        outcome: dict[str, Any] = json.loads(out)
+        return outcome
+
+    def kill(self) -> None:
+        with self._process:
+            self._process.kill()
+
+
+def most_used(cluster: Cluster) -> str:
+    """Return the node that most connections are to."""
+    for node in NODES:
+        try:
+            found = cluster.node(node).management.connections()
+        except OSError:
+            continue
+        return Counter(each["node"] for each in found).most_common(1)[0][0].removeprefix("rabbit@")
+    raise AssertionError("no node answers")
+
+
+def judge(story: Story, name: str, do: Callable[[], object], within: float) -> None:
+    """Do something to the cluster, and give the loads time to show that they have recovered."""
+    do()
+    fault = Fault(name, time.time())
+    story.faults.append(fault)
+    fault.judged = (fault.at + within, fault.at + within + JUDGED)
+    time.sleep(within + JUDGED)
+
+
+def fail_nodes(cluster: Cluster, queue: str, story: Story) -> None:
+    """Make each kind of fault, and judge the recovery from it.
+
+    Parameters:
+        queue: whose leader is a victim.
+    """
+    for _ in range(ROUNDS):
+        victim = most_used(cluster) if story.faults else NODES[0]
+        kill = functools.partial(cluster.kill, victim)
+        judge(story, "client's node killed", kill, RECOVERED_WITHIN)
+        cluster.start(victim)
+
+        victim = cluster.home(queue)
+        kill = functools.partial(cluster.kill, victim)
+        judge(story, "leader's node killed", kill, RECOVERED_WITHIN)
+        cluster.start(victim)
+
+        victim = most_used(cluster)
+        stop = functools.partial(cluster.stop, victim)
+        judge(story, "node stopped", stop, RECOVERED_WITHIN)
+        cluster.start(victim)
+
+        victim = most_used(cluster)
+        cut_off = functools.partial(cluster.partition, victim)
+        judge(story, "node cut off", cut_off, NOTICED_WITHIN + RECOVERED_WITHIN)
+        cluster.heal(victim)
+
+        def restart_each() -> None:
+            for node in NODES:
+                cluster.restart(node)
+
+        judge(story, "each restarted", restart_each, RECOVERED_WITHIN)
+
+
+@pytest.fixture(scope="module")
+def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """All loads, through all faults."""
+    told = Story()
+    directory = tmp_path_factory.mktemp("loads")
+    services: dict[Load, Service] = {}
+    try:
+        for load in EVERY:
+            services[load] = Service(load, cluster, directory)
+        for service in services.values():
+            service.await_ready()
+        fail_nodes(cluster, f"openstack_rpc.{services[REPLICATED[0]].topic}", told)
+        told.outcomes = {load: service.end() for load, service in services.items()}
+    finally:
+        for service in services.values():
+            service.kill()
+    sys.stderr.write(f"\n{told.report()}\n")
+    return told
+
+
+@pytest.mark.parametrize("load", REPLICATED, ids=lambda load: load.name)
+def test_calls_are_answered_soon_after_every_fault(story: Story, load: Load) -> None:
+    for fault in story.faults:
+        judged = story.calls(load, *fault.judged)
+        assert judged, f"{fault.name}: no calls\n{story.report()}"
+        errors = Counter(error for *_, error in judged if error)
+        assert not errors, f"{fault.name}: {errors}\n{story.report()}"
+
+
+@pytest.mark.parametrize("load", CLASSIC, ids=lambda load: load.name)
+def test_without_replication_the_loss_of_a_clients_node_alone_is_survived(
+    story: Story, load: Load
+) -> None:
+    """The queues are on the server's node. While that one is dead, so are they."""
+    for fault in (story.faults[0], story.faults[-1]):
+        judged = story.calls(load, *fault.judged)
+        assert judged, f"{fault.name}: no calls\n{story.report()}"
+        errors = Counter(error for *_, error in judged if error)
+        assert not errors, f"{fault.name}: {errors}\n{story.report()}"
+
+
+@pytest.mark.parametrize("load", [*REPLICATED, *CLASSIC], ids=lambda load: load.name)
+def test_no_confirmed_notification_is_lost(story: Story, load: Load) -> None:
+    outcome = story.outcomes[load]
+    assert outcome["confirmed"] > 0
+    assert not outcome["missing"], story.report()
+
+
+def test_the_control_works(story: Story) -> None:
+    assert any(not error for *_, error in story.outcomes[CONTROL]["calls"]), story.report()

@@ -31,8 +31,12 @@ LEVELS = {
     "write-broken-off": logging.ERROR,
 }
 
-#: Kinds that a program repeats with each connection: :func:`log_problems` logs the first.
+#: Kinds that come with each connection: :func:`log_problems` logs each reason once.
 ONCE = frozenset({"left-alone", "not-kept-alive", "not-negotiated"})
+
+
+#: Reasons of these kinds that are remembered.
+REASONS_KEPT = 100
 
 
 class _Log:
@@ -40,13 +44,13 @@ class _Log:
 
     Attributes:
         done: the events that need not be looked at again, oldest first.
-        kinds: of :data:`ONCE`, those logged.
+        once: kind and detail of those of :data:`ONCE` that were logged.
     """
 
     def __init__(self) -> None:
         self.lock = allocate_lock()
         self.done: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self.kinds: set[str] = set()
+        self.once: deque[tuple[str, str]] = deque(maxlen=REASONS_KEPT)
 
 
 _log: ProcessLocal[_Log] = ProcessLocal(_Log, lambda inherited: None)
@@ -74,10 +78,11 @@ def log_problems(metrics: Metrics) -> None:
         log.lock.release()
     logger = logging.getLogger(LOGGER)
     for event in fresh:
-        if level_of(event) < logging.WARNING or event.kind in log.kinds:
+        reason = (event.kind, event.detail)
+        if level_of(event) < logging.WARNING or reason in log.once:
             continue
         if event.kind in ONCE:
-            log.kinds.add(event.kind)
+            log.once.append(reason)
         with contextlib.suppress(Exception):
             log_event(event, logger)
 

@@ -82,8 +82,14 @@ for _ in range(3):
     not_negotiated("a:1 -> b:2")
 assert logged == [("not-negotiated", mine)], logged
 
+del logged[:]
+for reason in ("no thread", "no thread", "unknown version"):
+    metrics.record("not-kept-alive", "a:1 -> b:2", reason)
+hbshim.status()
+assert [kind for kind, _ in logged] == ["not-kept-alive"] * 2, logged
+
 kinds = [event.kind for event in hbshim.take_events()]
-assert kinds == ["peer-closed"] * 2 + ["not-negotiated"] * 3, kinds
+assert kinds == ["peer-closed"] * 2 + ["not-negotiated"] * 3 + ["not-kept-alive"] * 3, kinds
 
 # What the program takes is its own business.
 metrics.record("link-silent", "", "taken")

@@ -1,0 +1,127 @@
+"""The way without Linux's TCP_INFO and SIOCOUTQ, with a double of macOS's socket options.
+
+The double stands for the C type beneath the sockets and answers ``SO_NWRITE``, the bytes in the
+send buffer, from Linux's own count; it refuses every other question, as macOS does.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
+import termios
+import time
+import types
+from _socket import socket as native_type
+
+import pytest
+
+from hbshim.adapters.sockets import native_socket
+from hbshim.heartbeat import wire as wire_module
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import State
+from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
+from hbshim.metrics import Metrics
+from tests.waiting import wait_until
+
+#: <sys/socket.h> of macOS.
+SO_NWRITE = 0x1024
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the double asks Linux")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The socket options that were asked for, on a process that takes itself for macOS."""
+    questions = []
+
+    class Double(native_type):
+        @staticmethod
+        def getsockopt(sock, level, option, *size):
+            questions.append((level, option))
+            if (level, option) != (socket.SOL_SOCKET, SO_NWRITE):
+                raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+            answer = fcntl.ioctl(native_type.fileno(sock), termios.TIOCOUTQ, struct.pack("i", 0))
+            return struct.unpack("i", answer)[0]
+
+    monkeypatch.setattr(wire_module, "NativeSocket", Double)
+    monkeypatch.setattr(wire_module, "_getsockopt", Double.getsockopt)
+    monkeypatch.setattr(wire_module, "sys", types.SimpleNamespace(platform="darwin"))
+    for name in ("_USER_TIMEOUT", "_SIOCOUTQ", "_SO_MEMINFO", "_SO_COOKIE"):
+        monkeypatch.setattr(wire_module, name, None)
+    return questions
+
+
+@pytest.fixture
+def link(asked, connected):
+    client, _ = connected
+    return Link(Wire(native_socket(client)), 8, "test", Metrics())
+
+
+def test_nothing_of_linux_is_asked_for(link, asked):
+    assert not link.wire.has_tcp_info
+    assert not link.wire.tcp_info_unusable, "reported as a broken Linux"
+    link.turn(time.monotonic() + 4)
+    assert set(asked) == {(socket.SOL_SOCKET, SO_NWRITE)}
+
+
+def test_a_heartbeat_goes_out_after_half_of_t_as_the_guard_counts_it(link, connected):
+    _, peer = connected
+    now = time.monotonic()
+    assert link.turn(now + 1) <= now + 4.5
+    assert link.beats == 0
+    link.turn(now + 4.5)
+    assert link.beats == 1
+    assert peer.recv(100) == HEARTBEAT_FRAME
+
+
+def test_no_heartbeat_joins_a_queue_that_is_not_empty(link, connected):
+    client, peer = connected
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            client.send(bytes(65536))
+    assert link.wire.queued() > 0
+    now = time.monotonic()
+    link.turn(now + 4.5)
+    assert link.beats == 0
+    peer.setblocking(False)
+
+    def drained():
+        try:
+            while peer.recv(1 << 20):
+                pass
+        except BlockingIOError:
+            return link.wire.queued() == 0
+
+    wait_until(drained)
+    link.turn(now + 5)
+    assert link.beats == 1
+    assert peer.recv(100) == HEARTBEAT_FRAME
+
+
+def test_a_peer_that_closed_is_seen(link, connected):
+    _, peer = connected
+    peer.close()
+    wait_until(link.wire.peer_closed)
+    link.turn(time.monotonic() + 1)
+    assert link.state is State.LOST
+
+
+def test_a_peer_that_is_silent_for_2_t_is_dead(link):
+    now = time.monotonic()
+    for seconds in (4.5, 9, 13.5):
+        link.turn(now + seconds)
+        assert link.state is State.ALIVE
+    link.turn(now + 16.5)
+    assert link.state is State.LOST
+
+
+def test_a_descriptor_that_another_socket_has_now_is_noticed(link, connected):
+    ours, other = socket.socketpair()
+    with ours, other:
+        os.dup2(ours.fileno(), connected[0].fileno())
+        assert link.wire.reused
+        link.turn(time.monotonic() + 4.5)
+        assert link.beats == 0

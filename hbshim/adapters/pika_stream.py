@@ -65,11 +65,8 @@ class _QuietChannel(Channel):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.intake = Intake(self._consumer, _table_of)
-
-    def _consumer(self, tag: str) -> Any:
-        # What comes after a cancel is rejected by pika.
-        return None if tag in self._cancelled else self._consumers.get(tag)
+        # What arrives between cancel and cancel-ok included: pika would reject it.
+        self.intake = Intake(self._consumers.get, _table_of)
 
     def _on_close_from_broker(self, method_frame: Any) -> None:
         self._send_method(ChannelMethods.CloseOk())

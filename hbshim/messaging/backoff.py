@@ -41,6 +41,56 @@ def _bounds(delay: float, maximum: float) -> Iterator[float]:
         bound = min(bound * 2, maximum)
 
 
+class Backoff:
+    """The pauses of one loop that never ends: they grow with each failure, up to a maximum.
+
+    Parameters:
+        delay: seconds, the bound of the first pause; it doubles with each failure in a row.
+        maximum: seconds that the bound does not exceed.
+        clock: the time, in seconds.
+        uniform: a random number between two.
+
+    Attributes:
+        failures: in a row.
+    """
+
+    def __init__(
+        self,
+        delay: float,
+        maximum: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._delay = delay
+        self._maximum = maximum
+        self._clock = clock
+        self._uniform = uniform
+        self._due = 0.0
+        self._bound = delay
+        self.failures = 0
+
+    @property
+    def grows(self) -> bool:
+        """Whether the next pause may be longer than the last one."""
+        return self._bound < self._maximum
+
+    def fail(self) -> None:
+        """Begin a pause, of at least half its bound."""
+        bound = min(self._bound, self._maximum)
+        self._due = self._clock() + self._uniform(bound / 2, bound)
+        self._bound = min(bound * 2, self._maximum)
+        self.failures += 1
+
+    def reset(self) -> None:
+        """Have no pause now, and a short one next."""
+        self._due, self._bound, self.failures = 0.0, self._delay, 0
+
+    def left(self) -> float:
+        """Seconds until the pause is over; 0 if it is."""
+        return max(0.0, self._due - self._clock())
+
+
 def retrying(
     attempts: int | None,
     delay: float,

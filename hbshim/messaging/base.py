@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from hbshim.messaging.reporting import OnError
 from hbshim.messaging.target import Target
 
 #: What a reply is: the end of a call ("result", "error"), or a sign that comes before it.
@@ -53,6 +54,9 @@ class Incoming(Protocol):
         message_id: the same when a message comes again.
         expects_reply: somebody waits for :meth:`reply`.
         priority: of a notification, as its sender named it; empty for calls and casts.
+        redelivered: it was delivered before, to this server or another one, which may or may
+            not have begun it.
+        attempts: how often a notification was handled before, without success.
     """
 
     @property
@@ -65,6 +69,8 @@ class Incoming(Protocol):
     def priority(self) -> str: ...
     @property
     def redelivered(self) -> bool: ...
+    @property
+    def attempts(self) -> int: ...
 
     def expired(self) -> bool:
         """Whether nobody waits any more, so that working on it would be in vain."""
@@ -75,7 +81,11 @@ class Incoming(Protocol):
         ...
 
     def requeue(self) -> None:
-        """Give it back, for another listener or a later try."""
+        """Have it handled later, by this listener or another one.
+
+        A notification is handled again after a pause that grows with each attempt; after
+        the last one it goes to a dead-letter queue.
+        """
         ...
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
@@ -88,7 +98,15 @@ class Incoming(Protocol):
 
 
 class Listener(Protocol):
-    """Takes messages in, for whoever calls :meth:`poll` again and again."""
+    """Receives messages, for the threads that call :meth:`poll` again and again.
+
+    Attributes:
+        on_error: called with the errors that the listener recovers from by itself: a lost
+            connection, a queue that it is refused, a channel that the broker closed. It must
+            not raise. They are logged unless it is set.
+    """
+
+    on_error: OnError
 
     def open(self, timeout: float) -> bool:
         """Be connected, with every queue declared; else :meth:`poll` goes on trying.
@@ -100,7 +118,8 @@ class Listener(Protocol):
             Whether it is.
 
         Raises:
-            ConnectError, TopologyError: as :meth:`poll` does.
+            ConnectError: as :meth:`poll` does.
+            TopologyError: an exchange or a queue is there, but of another type.
         """
         ...
 
@@ -118,9 +137,8 @@ class Listener(Protocol):
             None to `batch_size` messages.
 
         Raises:
-            ConnectError: nobody can log in with these credentials, or the virtual host does
-                not exist; every other reason is waited out.
-            TopologyError: an exchange or a queue is there, but of another kind.
+            ConnectError: the broker refuses these credentials, or the virtual host does not
+                exist; every other reason is waited out.
         """
         ...
 
@@ -132,12 +150,21 @@ class Listener(Protocol):
         """Take messages in again."""
         ...
 
-    def stop(self) -> None:
-        """Have :meth:`poll` give back to the queues what nobody has begun, and end."""
+    def stop(self, timeout: float | None = None) -> None:
+        """Return to the queues what was not begun, and have :meth:`poll` end.
+
+        Parameters:
+            timeout: seconds for it; None: a few. What cannot be returned by then is requeued
+                by the broker when the connection ends.
+        """
         ...
 
-    def close(self) -> None:
-        """Let go of the connection; what was neither acknowledged nor requeued comes again."""
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the connection; what was not acknowledged is redelivered.
+
+        Parameters:
+            timeout: seconds for it.
+        """
         ...
 
 
@@ -276,8 +303,10 @@ class Driver(Protocol):
             prefetch: unacknowledged messages it may hold; None: `rpc_prefetch_count`.
             acknowledge_first: acknowledge each message as it is handed out: it is worked
                 on once, or not at all. Else whoever works on it acknowledges it.
-            expires: seconds without a server until its queues go, or :data:`NEVER`; None:
-                the option `rpc_queue_expiration`. A queue that is there keeps its lifetime.
+            expires: seconds without a server until its queues expire, or :data:`NEVER`; None:
+                the option `rpc_queue_expiration`. With NEVER the queue of the topic stays, and
+                that of the server itself expires as the option says. A queue that is there
+                keeps its lifetime.
         """
         ...
 

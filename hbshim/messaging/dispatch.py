@@ -18,7 +18,10 @@ class Request:
 
     Attributes:
         context: what the client sent along.
-        message_id: the same where a request comes a second time.
+        message_id: the same if the request is delivered a second time.
+        redelivered: it was delivered before, to this server or another one, which may or may
+            not have begun it. A request that ends its process is redelivered with
+            ``acknowledge="after"``: refuse it here.
     """
 
     def __init__(self, incoming: Incoming, call: Call, encoding: Encoding) -> None:
@@ -26,6 +29,7 @@ class Request:
         self._encoding = encoding
         self.context: Mapping[str, Any] = call.context
         self.message_id = incoming.message_id
+        self.redelivered = incoming.redelivered
 
     def expired(self) -> bool:
         """Whether the caller has given up by now."""

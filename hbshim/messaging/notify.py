@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hbshim.errors import MessagingError, PayloadError
+from hbshim.errors import MessagingError, OptionError, PayloadError
 from hbshim.messaging.base import PRIORITIES, Driver, Incoming, Payload
 from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.reporting import OnError, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 
@@ -108,13 +109,22 @@ class NotificationServer(Serving):
     Parameters:
         topics: to listen to.
         endpoints: objects with methods named as priorities, each called with a
-            :class:`Notification`, or, with `batch_size`, with a list of them. What returns
-            :data:`REQUEUE`, or raises, has the notification come again.
+            :class:`Notification`, or, with `batch_size`, with a list of them. If it returns
+            :data:`REQUEUE`, or raises, the notification is handled again after a pause, each of
+            a batch alone; after `notification_retry_attempts` it goes to a dead-letter queue.
         pool: servers of one pool share the notifications; each pool gets all of them.
         workers: notifications, or batches, that are worked on at the same time.
         batch_size: None: one at a time, as it comes.
         batch_timeout: seconds to wait for a batch to fill.
-        failed: told of what an endpoint raised, and of what cannot be decoded.
+        prefetch: notifications that it may hold; None: those that are worked on, and as many
+            again.
+        failed: called with what an endpoint raised, with what cannot be decoded, with a lost
+            connection, and with a queue that the broker refuses. They are logged by
+            ``logging.getLogger("hbshim.messaging")`` unless it is given.
+
+    Raises:
+        OptionError: no topic, no endpoint with a method named as a priority, or another
+            parameter that is not acceptable.
     """
 
     def __init__(
@@ -130,20 +140,29 @@ class NotificationServer(Serving):
         batch_timeout: float | None = None,
         prefetch: int | None = None,
         encoding: Encoding | None = None,
-        failed: Callable[[BaseException], None] | None = None,
+        failed: OnError | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._batched = batch_size is not None
         self._encoding = encoding or Encoding(limit=driver.payload_limit)
-        self._failed = failed or (lambda _error: None)
+        self._failed = reporting_to(failed)
         wanted = [
             priority
             for priority in PRIORITIES
             if any(callable(getattr(endpoint, priority, None)) for endpoint in endpoints)
         ]
+        if not wanted:
+            raise OptionError(
+                "no endpoint has a method that is named as a priority; name one of its methods "
+                f"{', '.join(PRIORITIES)}"
+            )
+        if isinstance(topics, str) or not topics:
+            raise OptionError(f"topics must be a list with at least one topic, got {topics!r}")
         targets = [
             (Target(topic, exchange=exchange), priority) for topic in topics for priority in wanted
         ]
+        if prefetch is None:
+            prefetch = 2 * workers * (batch_size or 1)
         listener = driver.listen_for_notifications(targets, pool, prefetch)
         super().__init__(
             listener,
@@ -170,7 +189,7 @@ class NotificationServer(Serving):
                     incoming.acknowledge()
 
     def _handle(self, priority: str, notifications: list[Notification]) -> bool:
-        """Whether they are to come again."""
+        """Call the endpoints; return whether the notifications are to be handled again."""
         again = False
         for endpoint in self._endpoints:
             method = getattr(endpoint, priority, None)

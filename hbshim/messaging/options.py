@@ -85,6 +85,14 @@ def _login_method(value: object) -> str:
     return text
 
 
+def _channels(value: object) -> int:
+    number = whole(0, 65535)(value)
+    # One for what consumes, publishes and acknowledges, one for synchronous methods.
+    if number == 1:
+        raise ValueError
+    return number
+
+
 def _name(value: object) -> str:
     text = str(value)
     # AMQP 0-9-1, exchange.declare: a name is a short string of these.
@@ -133,9 +141,10 @@ class MessagingOptions(OptionSet):
     channel_max: int = _messaging(
         "channel_max",
         0,
-        whole(0, 65535),
-        "0 to 65535",
-        "Channels of one connection at most; 0 takes the broker's own limit.",
+        _channels,
+        "0, or 2 to 65535",
+        "Channels of one connection at most; 0 takes the broker's own limit. A connection uses "
+        "two.",
     )
     frame_max: int = _messaging(
         "frame_max",
@@ -324,6 +333,22 @@ class MessagingOptions(OptionSet):
         "0 to 65535",
         "Unacknowledged notifications that each consumer of a listener may hold; it has a consumer "
         "for each topic and priority. 0: any number.",
+    )
+    notification_retry_attempts: int = _messaging(
+        "notification_retry_attempts",
+        10,
+        whole(1, 2**31 - 1),
+        "1 or more",
+        "Attempts to handle a notification, the first one included; then it goes to the "
+        "dead-letter queue, whose name is that of its queue with .dead behind it.",
+    )
+    notification_retry_delay: float = _messaging(
+        "notification_retry_delay",
+        0.5,
+        _positive,
+        "seconds, more than 0",
+        "Pause before a notification that failed is handled again; it doubles with each "
+        "attempt, up to 60 s.",
     )
     quorum_queues: bool | None = _messaging(
         "quorum_queues",

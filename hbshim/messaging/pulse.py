@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from hbshim.errors import MessagingError
 from hbshim.messaging.base import Incoming, Payload
+from hbshim.messaging.reporting import OnError
 from hbshim.runtime.unpatched import signals_blocked
 
 #: A sign comes every third of what a caller bears: one may be lost, and one late.
@@ -25,10 +25,10 @@ class Pulse:
     """One thread, green where the program's are, started when the first caller wants it.
 
     Parameters:
-        failed: told of signs that could not be sent.
+        failed: called with errors of signs that could not be sent; must not raise.
     """
 
-    def __init__(self, failed: Callable[[MessagingError], None]) -> None:
+    def __init__(self, failed: OnError) -> None:
         self._failed = failed
         self._running: dict[Incoming, float] = {}
         self._starting = threading.Lock()
@@ -67,24 +67,33 @@ class Pulse:
     def _run(self) -> None:
         due: dict[Incoming, float] = {}
         while not self._ended:
-            # First: who comes while we look has us look again.
-            self._looks_at = _NEVER
-            self._changed.clear()
-            now = time.monotonic()
-            running = self._running.copy()
-            # Once more after the last has gone: another may have come by then.
-            looks_at = min(due.values(), default=_NEVER) if not running else _NEVER
-            due = {incoming: due.get(incoming, now + running[incoming]) for incoming in running}
-            for incoming, at in due.items():
-                if at <= now and incoming in self._running:
-                    self._give_sign(incoming)
-                    due[incoming] = now + running[incoming]
-            self._looks_at = min(due.values(), default=looks_at)
-            left = self._looks_at - time.monotonic()
-            self._changed.wait(None if left == _NEVER else max(0.0, left))
+            try:
+                due = self._run_once(due)
+            except Exception as error:
+                self._failed(error)
+                self._changed.wait(AT_LEAST)
+
+    def _run_once(self, due: dict[Incoming, float]) -> dict[Incoming, float]:
+        """Send the signs that are due, and wait for the next one."""
+        # First: a request that is added from here on has the loop run again.
+        self._looks_at = _NEVER
+        self._changed.clear()
+        now = time.monotonic()
+        running = self._running.copy()
+        # Once more after the last has gone: another may have been added by then.
+        looks_at = min(due.values(), default=_NEVER) if not running else _NEVER
+        due = {incoming: due.get(incoming, now + running[incoming]) for incoming in running}
+        for incoming, at in due.items():
+            if at <= now and incoming in self._running:
+                self._give_sign(incoming)
+                due[incoming] = now + running[incoming]
+        self._looks_at = min(due.values(), default=looks_at)
+        left = self._looks_at - time.monotonic()
+        self._changed.wait(None if left == _NEVER else max(0.0, left))
+        return due
 
     def _give_sign(self, incoming: Incoming) -> None:
         try:
             incoming.reply(_NOTHING, "alive")
-        except MessagingError as error:
+        except Exception as error:
             self._failed(error)

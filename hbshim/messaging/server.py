@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from hbshim.errors import OptionError, PayloadError
@@ -11,6 +11,7 @@ from hbshim.messaging.dispatch import Dispatcher, Request
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.pulse import Pulse
 from hbshim.messaging.remote import Call, error_as_value
+from hbshim.messaging.reporting import OnError, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 
@@ -23,17 +24,19 @@ class Server(Serving):
         endpoints: see :class:`hbshim.messaging.dispatch.Dispatcher`.
         workers: requests that are worked on at the same time.
         acknowledge: "before" the work: a request is worked on once, or, if the server dies or
-            its connection is lost on the way, not at all; one that was submitted, and has no
-            time limit, outlives a connection. "after" it: a request whose server died is worked
-            on once more. Servers of one topic agree on it.
+            its connection is lost on the way, not at all; docs/messaging.md names the limits.
+            "after" it: a request whose server died is worked on once more. Servers of one topic
+            agree on it.
         prefetch: requests that may wait here while other servers could take them; None:
             as many as there are workers.
         expires: seconds without a server until its queues go, with what is in them;
-            :data:`hbshim.messaging.NEVER`: they stay; None: the option `rpc_queue_expiration`.
-            Who declares them beforehand says the same.
+            :data:`hbshim.messaging.NEVER`: that of the topic stays, and that of the server
+            itself expires as the option says; None: the option `rpc_queue_expiration`. A queue
+            that was declared before keeps its lifetime.
         encoding: how arguments and results travel; JSON unless given.
-        failed: told of errors that nobody is there to get: a reply that cannot be sent, a
-            cast's method that raised, a connection that no retry will bring.
+        failed: called with errors that no caller waits for: a reply that cannot be sent, a
+            cast's method that raised, a lost connection, a queue that the broker refuses. They
+            are logged by ``logging.getLogger("hbshim.messaging")`` unless it is given.
 
     Raises:
         OptionError: a parameter is not acceptable.
@@ -50,14 +53,19 @@ class Server(Serving):
         prefetch: int | None = None,
         expires: float | None = None,
         encoding: Encoding | None = None,
-        failed: Callable[[BaseException], None] | None = None,
+        failed: OnError | None = None,
     ) -> None:
+        if target.namespace is not None or target.version is not None:
+            raise OptionError(
+                f"the target of a server has no namespace and no version, got {target}; give "
+                "them as the attributes `namespace` and `version` of its endpoints"
+            )
         if acknowledge not in ("before", "after"):
             raise OptionError(f"acknowledge={acknowledge!r} is not acceptable; use before or after")
         self._encoding = encoding or Encoding(limit=driver.payload_limit)
         self._dispatcher = Dispatcher(endpoints)
         self._after = acknowledge == "after"
-        self._failed = failed or (lambda _error: None)
+        self._failed = reporting_to(failed)
         self._pulse = Pulse(self._failed)
         listener = driver.listen(
             target,

@@ -9,25 +9,32 @@ from typing import TypeVar
 
 from hbshim.errors import MessagingError, OptionError
 from hbshim.messaging.base import Incoming, Listener
+from hbshim.messaging.reporting import OnError
 
 S = TypeVar("S", bound="Serving")
 
 #: Seconds that a server waits for the broker when it starts, unless it is told how many.
 START_LIMIT = 10.0
 
-#: Seconds after an error that another turn will not mend at once.
+#: Seconds that a worker waits after an error which ended its iteration.
 PAUSE_AFTER_ERROR = 1.0
 
 
 class Workers:
     """A bounded number of threads, green where the program's are, that share one listener.
 
-    Whoever takes a message in works on it himself while another takes the next one in: no
-    message waits for a change of threads, and none is taken in that nobody is free for.
+    The thread that receives a message works on it while another one receives the next: no
+    message waits for a change of threads, and none is received that no thread is free for.
+
+    A worker ends when the listener has stopped, and for no error: what is raised goes to
+    `on_error`.
 
     Parameters:
         work: called with each batch.
-        failed: told of what stops all work, such as credentials that are no longer valid.
+        on_error: called with each error; must not raise.
+
+    Raises:
+        OptionError: there are no workers.
     """
 
     def __init__(
@@ -35,39 +42,53 @@ class Workers:
         listener: Listener,
         work: Callable[[Sequence[Incoming]], None],
         count: int,
-        failed: Callable[[MessagingError], None],
+        on_error: OnError,
         batch_size: int = 1,
         batch_timeout: float | None = None,
     ) -> None:
         if count < 1:
-            raise OptionError(f"workers={count} do no work; use 1 or more")
+            raise OptionError(f"workers must be at least 1, got {count}")
+        if batch_size < 1:
+            raise OptionError(f"batch_size must be at least 1, got {batch_size}")
         self._listener = listener
         self._work = work
-        self._failed = failed
+        self._on_error = on_error
         self._batch = (batch_size, batch_timeout)
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"hbshim-server-{number}", daemon=True)
             for number in range(count)
         ]
+        listener.on_error = on_error
 
     def start(self, timeout: float) -> bool:
-        """Begin; whether the queues are there already."""
+        """Begin; return whether the queues are there already.
+
+        Raises:
+            MessagingError: it was started or stopped before.
+        """
+        if self._stopped.is_set():
+            raise MessagingError("this server was stopped, and cannot start again; make a new one")
+        if any(thread.ident is not None for thread in self._threads):
+            raise MessagingError("this server was started already")
         opened = self._listener.open(timeout)
         for thread in self._threads:
             thread.start()
         return opened
 
     def stop(self, timeout: float | None) -> bool:
-        """Take nothing more in, and wait for what was begun; whether all of it has ended."""
+        """Receive nothing more, and wait for what was begun; return whether all of it ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped.set()
-        self._listener.stop()
+        self._listener.stop(timeout)
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         ended = not any(thread.is_alive() for thread in self._threads)
-        self._listener.close()
+        if deadline is None:
+            self._listener.close()
+        else:
+            self._listener.close(max(0.0, deadline - time.monotonic()))
         return ended
 
     def _run(self) -> None:
@@ -75,14 +96,13 @@ class Workers:
         while True:
             try:
                 batch = self._listener.poll(None, size, timeout)
-            except MessagingError as error:
-                self._failed(error)
+                if not batch:
+                    return  # the listener has stopped, be it because its driver was closed
+                self._work(batch)
+            except Exception as error:
+                self._on_error(error)
                 if self._stopped.wait(PAUSE_AFTER_ERROR):
                     return
-                continue
-            if not batch:
-                return  # the listener has stopped, be it because its driver was closed
-            self._work(batch)
 
 
 class Serving:
@@ -103,8 +123,9 @@ class Serving:
             Whether messages reach it by now.
 
         Raises:
-            ConnectError: the broker does not let us in, and never will.
-            TopologyError: an exchange or a queue is there, and of another kind.
+            ConnectError: the broker refuses the credentials or the virtual host.
+            TopologyError: an exchange or a queue is there, and of another type.
+            MessagingError: the server was started or stopped before.
         """
         return self._workers.start(timeout)
 
@@ -120,10 +141,11 @@ class Serving:
         """Finish what was begun, give back what was not, and close.
 
         Parameters:
-            timeout: seconds to wait for methods that run; None: as long as they take.
+            timeout: seconds for all of it; what cannot be given back by then is requeued by the
+                broker. None: as long as the methods take that run.
 
         Returns:
-            Whether all of them have ended.
+            Whether all methods have ended.
         """
         return self._workers.stop(timeout)
 

@@ -17,9 +17,9 @@ class Target:
         server: one of them; None: any one.
         exchange: a namespace of topics; None: the option `default_rpc_exchange`, or
             `default_notification_exchange` for notifications.
-        namespace: of methods, within a server.
-        version: the version of the methods' interface that a client needs, or a server
-            offers ("1.3" serves clients of 1.0 to 1.3).
+        namespace: of the methods that a client calls. Servers name it in their endpoints.
+        version: of the methods' interface that a client needs. Servers name what they offer in
+            their endpoints ("1.3" serves clients of 1.0 to 1.3).
         fanout: to every server of the topic.
 
     Raises:

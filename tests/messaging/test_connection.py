@@ -316,8 +316,8 @@ def test_a_queue_deleted_under_its_consumer(
     name = unique("queue")
     connection.declare_queue(Queue(name, expires=60))
     cancelled: list[str] = []
-    connection.consume(name, print, on_cancelled=lambda: cancelled.append(name))
-    connection.consume(queue, print, on_cancelled=lambda: cancelled.append(queue))
+    connection.consume(name, print, on_cancelled=lambda _reason: cancelled.append(name))
+    connection.consume(queue, print, on_cancelled=lambda _reason: cancelled.append(queue))
     opened().delete_queue(name)
     drain_until(connection, lambda: cancelled)
     assert cancelled == [name]
@@ -325,7 +325,7 @@ def test_a_queue_deleted_under_its_consumer(
 
 def test_a_refusal_leaves_the_consumers_alone(connection: Connection, queue: str) -> None:
     arrived: list[Delivery] = []
-    connection.consume(queue, arrived.append, on_cancelled=lambda: pytest.fail("cancelled"))
+    connection.consume(queue, arrived.append, on_cancelled=lambda _reason: pytest.fail("cancelled"))
     for refused in (
         lambda: connection.consume("not-there", print),
         lambda: connection.declare_exchange("amq.direct", "fanout"),
@@ -345,7 +345,7 @@ def test_publishing_to_an_exchange_that_is_not_there_ends_the_consumers(
     """The broker closes the channel; the connection goes on, and old tags are known as such."""
     cancelled: list[bool] = []
     arrived: list[Delivery] = []
-    connection.consume(queue, arrived.append, on_cancelled=lambda: cancelled.append(True))
+    connection.consume(queue, arrived.append, on_cancelled=lambda _reason: cancelled.append(True))
     connection.publish(message(queue))
     drain_until(connection, lambda: arrived)
     connection.publish(Message(b"", "not-there", "key"))

@@ -487,18 +487,24 @@ def test_no_call_is_run_twice(
         assert [found for found in endpoint.runs.most_common(3) if found[1] > 1] == []
 
 
-def test_a_call_is_run_again_where_it_is_acknowledged_last(
+def test_what_runs_is_not_begun_again_when_its_connection_is_lost(
     drivers: Drivers, serve: Serve, client: Client, direct: Host, relay: Relay
 ) -> None:
-    """The control: its server lost the connection before it could say that it was done."""
+    """It is acknowledged last: the broker redelivers it while its server still works on it."""
     endpoint = Endpoint()
-    serve(drivers(), client.target, endpoint, acknowledge="after")
+    server = serve(drivers(), client.target, endpoint, acknowledge="after")
+    listener: Any = server._listener
     calling = Calling(Client(drivers(direct), client.target, timeout=LIMIT), "hold", value=1)
     wait_until(lambda: endpoint.asked == [1], LIMIT)
     relay.reset()
-    wait_until(lambda: endpoint.asked == [1, 1], LIMIT)
+    # The control: it did come again.
+    wait_until(lambda: any(listener._ledger._running.values()), LIMIT)
     endpoint.release.set()
     assert calling.end() == 1
+    assert client.call("echo", value=2) == 2
+    assert endpoint.asked == [1, 2]
+    assert server.stop(LIMIT)
+    assert client.driver.delete(client.target) == 0
 
 
 def test_a_stored_request_outlives_its_servers_connection(

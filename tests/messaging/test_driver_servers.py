@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from hbshim.errors import CallTimeoutError, TopologyError, UnroutableError
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.base import NEVER
+from hbshim.messaging.dispatch import Request
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
@@ -86,9 +88,18 @@ def test_a_cast_that_nobody_takes_is_gone_in_time(
     assert sorted(endpoints[0].asked) == ["last", "there"]
 
 
-def test_a_cast_to_nobody(asker: Client) -> None:
-    asker.cast("echo", value=1)
-    asker.prepare(fanout=True).cast("echo", value=1)
+def test_a_cast_without_a_server_is_lost_and_no_error(
+    asker: Client, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    """No queue keeps it for a server that starts later."""
+    asker.cast("echo", value="lost")
+    asker.prepare(fanout=True).cast("echo", value="lost")
+    serve(asker.driver, asker.target, endpoints[0])
+    assert asker.call("echo", value="call") == "call"
+    everywhere = asker.prepare(fanout=True)
+    everywhere.cast("echo", value="fanout")
+    wait_until(lambda: "fanout" in endpoints[0].asked, LIMIT)
+    assert endpoints[0].asked == ["call", "fanout"]
 
 
 # -- queues whose lifetime is the caller's -------------------------------------
@@ -234,6 +245,65 @@ def test_pausing(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None
     wait_until(lambda: len(endpoints[0].asked) == 2, LIMIT)
     assert asker.call("echo", value=2) == 2
     assert endpoints[0].asked == [1, "waits", 2]
+
+
+class Counting:
+    """Counts how often each request is run."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[int] = Counter()
+
+    def note(self, _request: Request, number: int) -> None:
+        self.runs[number] += 1
+
+
+class Load:
+    """Casts numbers as fast as it can until it is told to end."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._over = threading.Event()
+        self.sent = 0
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        while not self._over.is_set():
+            self._client.cast("note", number=self.sent)
+            self.sent += 1
+            time.sleep(0.0005)
+
+    def under_way(self, count: int) -> None:
+        before = self.sent
+        wait_until(lambda: self.sent >= before + count, LIMIT)
+
+    def end(self) -> int:
+        self._over.set()
+        self._thread.join(LIMIT)
+        return self.sent
+
+
+@pytest.mark.parametrize("quorum", [False, True], ids=["classic", "quorum"])
+def test_pausing_and_stopping_under_load(
+    quorum: bool, drivers: Drivers, serve: Serve, target: Target
+) -> None:
+    """Requests are on their way in every step of it: none is lost, and none runs twice."""
+    counting, serving = Counting(), drivers(quorum_queues=quorum)
+    paused = serve(serving, target, counting, workers=4, prefetch=32)
+    load = Load(Client(drivers(), target, timeout=2 * LIMIT))
+    for _ in range(20):
+        load.under_way(20)
+        stopped = serve(drivers(quorum_queues=quorum), target, counting, workers=2, prefetch=32)
+        load.under_way(20)
+        paused.pause()
+        load.under_way(10)
+        paused.resume()
+        load.under_way(10)
+        assert stopped.stop(LIMIT)
+    sent = load.end()
+    wait_until(lambda: len(counting.runs) == sent, LIMIT)
+    assert sent > 1000
+    assert [found for found in counting.runs.most_common(3) if found[1] > 1] == []
 
 
 def test_bounded_workers(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:

@@ -133,7 +133,7 @@ def test_a_consumer_whose_channel_is_closed_is_told_and_old_tags_are_forgotten(
     arrived: list[Delivery] = []
     told = threading.Event()
     connection.set_prefetch(1)
-    connection.consume(queue, arrived.append, on_cancelled=told.set)
+    connection.consume(queue, arrived.append, on_cancelled=lambda _reason: told.set())
     for _ in range(3):
         connection.publish(Message(b"once", "", queue))
     drain_until(connection, lambda: arrived)

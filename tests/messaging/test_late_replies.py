@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import deque
@@ -44,7 +45,7 @@ class Connection:
         self._declare = declare
         self.is_open = True
         self.consumers: dict[str, Any] = {}
-        self.cancelled: dict[str, Callable[[], None]] = {}
+        self.cancelled: dict[str, Callable[[str | None], None]] = {}
         self.pending: deque[Callable[[], None]] = deque()
 
     def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
@@ -212,7 +213,7 @@ def test_a_queue_whose_node_dies_is_replaced(cluster: Cluster) -> None:
     (name,) = cluster.names
     cluster.refuse = refusing(404, names=1)
     # The broker ends the consumer alone: the connection goes on.
-    cluster.opened[0].pending.append(cluster.opened[0].cancelled[name])
+    cluster.opened[0].pending.append(functools.partial(cluster.opened[0].cancelled[name], None))
     assert call(caller) == "result"
     assert call(caller) == "result"
     assert len(cluster.opened) == 1

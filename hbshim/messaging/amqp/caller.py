@@ -479,7 +479,7 @@ class Caller:
                     late.queue.name,
                     self._on_reply(connection, True),
                     priority=self._generation,
-                    on_cancelled=lambda: self._on_late_cancelled(connection),
+                    on_cancelled=lambda _reason: self._on_late_cancelled(connection),
                     deadline=deadline,
                 )
             except TopologyError as error:

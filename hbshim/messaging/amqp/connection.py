@@ -21,6 +21,8 @@ TRANSIENT, PERSISTENT = 1, 2
 
 #: Seconds; RabbitMQ closes the channel of a message whose `expiration` is above ten years.
 MAX_EXPIRATION = 10 * 365 * 24 * 3600.0
+#: Seconds that the broker may take to answer connection.close.
+CLOSE_TIMEOUT = 1.0
 
 #: RabbitMQ's direct reply-to: consume from it without acknowledgement, then publish on the
 #: same channel with it as `reply_to`.
@@ -109,6 +111,7 @@ class Delivery:
 
 
 OnDelivery: TypeAlias = Callable[[Delivery], None]
+OnCancelled: TypeAlias = Callable[[str | None], None]
 
 OnChannelClosed: TypeAlias = Callable[[int, str], None]
 
@@ -239,7 +242,7 @@ class Connection(Protocol):
         *,
         acknowledged: bool = True,
         priority: int = 0,
-        on_cancelled: Callable[[], None] | None = None,
+        on_cancelled: OnCancelled | None = None,
         deadline: float | None = None,
     ) -> str:
         """Have `on_delivery` called, from within :meth:`drain`, with what arrives in `queue`.
@@ -247,8 +250,10 @@ class Connection(Protocol):
         Parameters:
             acknowledged: each delivery is to be acknowledged; else it is as it is sent.
             priority: RabbitMQ's consumer priority (`x-priority`).
-            on_cancelled: called from :meth:`drain` when the broker ends the consumer, as it
-                does when the queue is deleted (RabbitMQ's consumer cancel notification).
+            on_cancelled: called from :meth:`drain` when the broker ends the consumer: with
+                None if it ends this one alone, as it does when the queue is deleted
+                (RabbitMQ's consumer cancel notification); with the broker's reason if it
+                closes the channel. Then all earlier deliveries are requeued.
 
         Returns:
             The consumer's tag, for :meth:`cancel`.
@@ -262,12 +267,16 @@ class Connection(Protocol):
         """Stop a consumer; what was delivered to it stays to be acknowledged."""
         ...
 
-    def acknowledge(self, tag: int) -> None:
-        """Tell the broker that a delivery is done with (basic.ack)."""
+    def acknowledge(self, tag: int) -> bool:
+        """Tell the broker that a delivery is done with (basic.ack).
+
+        Returns:
+            False if the broker has closed the delivery's channel, and so has requeued it.
+        """
         ...
 
-    def requeue(self, tag: int) -> None:
-        """Give a delivery back to its queue (basic.nack with requeue)."""
+    def requeue(self, tag: int) -> bool:
+        """Give a delivery back to its queue (basic.nack with requeue); returns as above."""
         ...
 
     def drain(self, timeout: float) -> None:
@@ -282,6 +291,11 @@ class Connection(Protocol):
         """Have the :meth:`drain` that runs, or else the next one, return at once."""
         ...
 
-    def close(self) -> None:
-        """Close; never raises, and does not wait for the broker for more than a moment."""
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close; never raises.
+
+        Parameters:
+            timeout: seconds to wait for the broker's answer; it shows that what was written
+                before has arrived.
+        """
         ...

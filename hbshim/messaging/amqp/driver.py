@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import uuid
@@ -13,8 +14,9 @@ from hbshim.messaging.amqp.caller import Caller, Expected
 from hbshim.messaging.amqp.connection import PERSISTENT, TRANSIENT, Message
 from hbshim.messaging.amqp.connector import Connector, Open
 from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
-from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
@@ -163,12 +165,17 @@ class AmqpDriver:
         acknowledge_first: bool = True,
         expires: float | None = None,
     ) -> AmqpListener:
+        topology = self._topology
+        shared = topology.rpc(target.to(server=None, fanout=False), expires)
         sources = [
-            Source(self._topology.rpc(target.to(server=None, fanout=False), expires)),
-            Source(self._topology.fanout(target, uuid.uuid4().hex), kept=False),
+            Source(lambda: shared),
+            # A new name for each connection: the broker may not know yet that the old one ended.
+            Source(lambda: topology.fanout(target, uuid.uuid4().hex), kept=False),
         ]
         if target.server is not None:
-            sources.append(Source(self._topology.rpc(target, expires)))
+            # It is of no use without its server: it expires, even if that of the topic does not.
+            own = topology.rpc(target, None if expires == NEVER else expires)
+            sources.insert(1, Source(lambda: own))
         count = self.options.rpc_prefetch_count if prefetch is None else prefetch
         return self._listener(sources, count, acknowledge_first=acknowledge_first)
 
@@ -178,9 +185,13 @@ class AmqpDriver:
         pool: str | None = None,
         prefetch: int | None = None,
     ) -> AmqpListener:
-        sources = [
-            Source(self._topology.notifications(target, priority, pool), priority=priority)
+        subscriptions = [
+            (self._topology.notifications(target, priority, pool), priority)
             for target, priority in targets
+        ]
+        sources = [
+            Source(functools.partial(_same, subscription), priority=priority, later=True)
+            for subscription, priority in subscriptions
         ]
         count = self.options.notification_prefetch_count if prefetch is None else prefetch
         return self._listener(sources, count, acknowledge_first=False)
@@ -198,6 +209,7 @@ class AmqpDriver:
             prefetch,
             acknowledge_first=acknowledge_first,
             retry_delay=self.options.connection_retry_delay,
+            retries=Retries(self._sender, self.options),
         )
         self._listeners.add(listener)
         return listener
@@ -231,6 +243,10 @@ class AmqpDriver:
         for listener in list(self._listeners):
             listener.close()
         self._sender.pool.close()
+
+
+def _same(subscription: Subscription) -> Subscription:
+    return subscription
 
 
 def _closed() -> ConnectionLostError:

@@ -1,16 +1,26 @@
-"""Messages that a listener took in."""
+"""Messages that a listener received: how they are settled, retried and answered."""
 
 from __future__ import annotations
 
 import time
 import uuid
+from typing import Literal
 
 from hbshim.errors import ConnectionLostError, DeliveryError, MessagingError
 from hbshim.messaging.amqp.caller import NUMBER_SIGN
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, PERSISTENT, Delivery, Message
+from hbshim.messaging.amqp.ledger import Key, Ledger
+from hbshim.messaging.amqp.retries import (
+    ATTEMPTS_HEADER,
+    DELIVERY_COUNT_HEADER,
+    Retries,
+    own_headers,
+    pause_before_requeue,
+)
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import Payload, ReplyKind
+from hbshim.messaging.reporting import LOG
 
 #: Seconds after which the client may have lost the connection that its reply goes to
 #: directly, without the broker's knowing it: from then on replies go to its own queue.
@@ -20,25 +30,74 @@ DIRECT_WITHIN = 0.5
 REPLY_LIMIT = 60.0
 
 
-class AmqpIncoming:
-    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`."""
+#: Requeues of a message in a quorum queue after which a new copy takes its place. RabbitMQ 4
+#: drops a message silently after 20, unless it is configured otherwise.
+RENEW_AFTER = 5
 
-    __slots__ = ("_arrived", "_delivery", "_done", "_sender", "_topology", "payload", "priority")
+
+class AmqpIncoming:
+    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`.
+
+    Parameters:
+        source: the queue that it came from.
+        retries: stores copies of it.
+        later: :meth:`requeue` stores it for a later attempt; else it returns to its queue.
+
+    Attributes:
+        attempts: how often it was tried before.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_delivery",
+        "_key",
+        "_later",
+        "_ledger",
+        "_retries",
+        "_sender",
+        "_settled",
+        "_topology",
+        "attempts",
+        "payload",
+        "priority",
+        "queue",
+    )
 
     def __init__(
-        self, delivery: Delivery, sender: Sender, topology: Topology, priority: str = ""
+        self,
+        delivery: Delivery,
+        sender: Sender,
+        topology: Topology,
+        priority: str = "",
+        *,
+        queue: str = "",
+        retries: Retries | None = None,
+        later: bool = False,
     ) -> None:
         self._delivery = delivery
         self._sender = sender
         self._topology = topology
+        self._retries = retries
+        self._later = later
         self._arrived = time.monotonic()
-        self._done = False
+        self._settled = False
+        self._ledger: Ledger | None = None
+        self._key: Key | None = None
+        self.queue = queue
         self.priority = priority
         self.payload = Payload(delivery.body, delivery.content_type or "application/json")
+        headers = delivery.headers
+        self.attempts = _count(headers.get(ATTEMPTS_HEADER)) if headers else 0
 
     @property
     def message_id(self) -> str:
         return self._delivery.message_id or ""
+
+    @property
+    def key(self) -> Key | None:
+        """Of the ledger; None for a message without an id."""
+        identity = self._delivery.message_id
+        return (self.queue, identity) if identity else None
 
     @property
     def expects_reply(self) -> bool:
@@ -50,7 +109,7 @@ class AmqpIncoming:
 
     @property
     def expires(self) -> bool:
-        """Whether somebody waits for it for some time only."""
+        """Whether its sender gave it a time limit."""
         return self._delivery.expiration is not None
 
     def expired(self) -> bool:
@@ -59,45 +118,110 @@ class AmqpIncoming:
         limit = self._delivery.expiration
         return limit is not None and time.monotonic() - self._arrived > limit
 
+    def enter(self, ledger: Ledger, key: Key) -> None:
+        """Have the ledger hear of the end of the work: it began, and is not acknowledged yet."""
+        self._ledger, self._key = ledger, key
+
     def acknowledge(self) -> bool:
-        if self._done:
+        if self._settled:
             return True
-        try:
-            self._delivery.connection.acknowledge(self._delivery.tag)
-        except MessagingError:
-            return False
-        self._done = True
-        return True
+        later = self._ledger.end(self._key) if self._ledger and self._key else []
+        # The broker has taken back all but the latest delivery.
+        if later:
+            self._settled = True
+            return later[-1].acknowledge()
+        self._settled = self._settle("acknowledge")
+        return self._settled
+
+    def give_back(self) -> None:
+        """Return it to its queue; work on it has not begun."""
+        if not self._settled:
+            self._settled = True
+            self._settle("requeue")
 
     def requeue(self) -> None:
-        if not self._done:
-            self._done = True
-            try:
-                self._delivery.connection.requeue(self._delivery.tag)
-            except ConnectionLostError:
-                return  # the broker has requeued it already
+        if self._settled:
+            return
+        self._settled = True
+        later = self._ledger.forget(self._key) if self._ledger and self._key else []
+        latest = later[-1] if later else self
+        latest._settled = True
+        latest._retry()
 
-    def again(self, queue: str) -> Message | None:
-        """The same message, for the rest of its time; None: that is over.
+    def _retry(self) -> None:
+        if self._retries is None or not self._later:
+            self._settle("requeue")
+            return
+        began = time.monotonic()
+        attempts = self.attempts + 1
+        try:
+            dead = self._retries.retry(self._copy(), self.queue, attempts)
+        except MessagingError as error:
+            LOG.warning(
+                "message %s cannot be stored for a later attempt (%s); it is requeued at once",
+                self.message_id,
+                error,
+            )
+            pause_before_requeue(began)
+            self._settle("requeue")
+            return
+        if dead:
+            LOG.error(
+                "message %s of queue %r was tried %d times; it is in the dead-letter queue %r now",
+                self.message_id,
+                self.queue,
+                attempts,
+                dead,
+            )
+        self._settle("acknowledge")
 
-        Parameters:
-            queue: where it is to go.
+    def renew(self) -> bool:
+        """Replace it by a new copy if the broker might soon drop it; return whether it was.
+
+        A quorum queue counts how often a message was requeued, and has a limit.
         """
+        count = _count(self._delivery.headers.get(DELIVERY_COUNT_HEADER))
+        if count < RENEW_AFTER or self._retries is None:
+            return False
+        try:
+            self._retries.renew(self._copy(), self.queue)
+        except MessagingError:
+            return False
+        self._settled = True
+        self._settle("acknowledge")
+        return True
+
+    def _settle(self, how: Literal["acknowledge", "requeue"]) -> bool:
+        """Write basic.ack or basic.nack; return whether the broker can still get it."""
         delivery = self._delivery
-        left = (delivery.expiration or 0.0) - (time.monotonic() - self._arrived)
-        if left <= 0:
-            return None
+        connection = delivery.connection
+        try:
+            settle = connection.acknowledge if how == "acknowledge" else connection.requeue
+            return settle(delivery.tag)
+        except ConnectionLostError:
+            return False
+        except MessagingError:
+            # The broker reads nothing. It requeues the message when the connection ends.
+            connection.close(0.0)
+            return False
+
+    def _copy(self) -> Message:
+        delivery = self._delivery
+        deadline = None
+        if delivery.expiration is not None:
+            deadline = self._arrived + delivery.expiration
         return Message(
             delivery.body,
             "",
-            queue,
+            self.queue,
             self.payload.content_type,
             message_id=delivery.message_id,
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
-            deadline=time.monotonic() + left,
+            deadline=deadline,
+            delivery_mode=PERSISTENT,
             type=delivery.type,
-            headers=delivery.headers,
+            headers=own_headers(delivery.headers),
         )
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
@@ -143,3 +267,7 @@ class AmqpIncoming:
         except DeliveryError:
             return False
         return True
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

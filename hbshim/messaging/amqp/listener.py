@@ -1,18 +1,18 @@
-"""Takes messages in over a connection that does nothing else.
+"""Receives messages over a connection that does nothing else.
 
-One thread polls. A lost connection is made anew by the poll that finds it lost, for as long
-as it takes; what the old one had delivered comes again, and what was acknowledged does not.
+One thread polls. The poll that finds the connection lost opens a new one. One loop per listener
+does so, with pauses that grow until messages arrive again or the connection has lasted.
 
-Whether an acknowledgement got there before its connection was lost, nobody can tell. So of
-requests that are to be worked on once or not at all, the broker's own mark decides: it hands
-each out once without "redelivered", and who gets it so is its only owner, for good. A copy
-that is marked belongs to somebody else. Requests without a time limit, which were stored for
-a server, are worked on even so.
+Each queue has its consumer. A queue that the broker refuses is tried again apart, and the
+consumers of the others go on meanwhile.
+
+A message is run once, or not at all, if it is acknowledged before the work begins. What the
+broker redelivers is run unless this process has begun it: see
+:mod:`hbshim.messaging.amqp.ledger`, and docs/messaging.md for the limits of this promise.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -20,29 +20,54 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hbshim.errors import ConnectError, ConnectionLostError, MessagingError, TopologyError
+from hbshim.errors import (
+    ConnectError,
+    ConnectionLostError,
+    MessagingError,
+    OptionError,
+    PayloadError,
+    TopologyError,
+)
 from hbshim.messaging.amqp.connection import Connection, Delivery
-from hbshim.messaging.amqp.connector import Connector, may_connect_yet
+from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.incoming import AmqpIncoming
+from hbshim.messaging.amqp.ledger import Begun, Key, ledger
+from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED
+from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
-from hbshim.messaging.backoff import retrying
+from hbshim.messaging.backoff import Backoff
+from hbshim.messaging.reporting import LOG, OnError, log_error
 from hbshim.runtime.unpatched import signals_blocked
 
 #: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
 WAIT_AT_MOST = 60.0
 
-#: Seconds for one attempt to connect; :meth:`AmqpListener.stop` waits for no longer.
+#: Seconds for one attempt to connect.
 CONNECT_LIMIT = 10.0
 
-#: Seconds between two looks at what has arrived while nobody polls.
+#: Seconds between two looks at what has arrived while no thread polls.
 LOOK_EVERY = 0.2
 
-#: Seconds that it may take to give a request back to its queue.
-GIVE_BACK_LIMIT = 5.0
+#: Seconds that stopping and closing may take, unless the caller says how many.
+CLOSE_LIMIT = 5.0
 
-#: Identities of messages that are remembered, to tell a message that comes twice.
-REMEMBERED = 1000
+#: Seconds for the broker to confirm the end of a connection when no more time is left.
+SHORTEST_CLOSE = 0.1
+
+#: Seconds of the first pause between two attempts to connect or to consume, at least, and of
+#: the longest: a broker that is back is found within these.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+
+#: Seconds after which a connection counts as healthy, though nothing was delivered over it.
+HEALTHY_AFTER = 10.0
+
+#: Messages of one connection that are remembered when it is lost: those begun last.
+SUSPECTS = 1000
+
+#: Codes with which the broker refuses a queue that may be there for us later: its node is down,
+#: or the connection that owns it has ended and the broker does not know yet.
+PASSING = (NOT_FOUND, RESOURCE_LOCKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +75,42 @@ class Source:
     """A queue to listen to.
 
     Attributes:
-        kept: the queue outlives the listener, so what is given back to it is not lost.
+        subscription: called for each connection; what it returns may have a new name each time.
+        kept: the queue outlives the listener, so what is given back to it is not lost. One
+            that is not kept does not prevent service: a listener works without it.
         priority: of the notifications in it.
+        later: what is requeued from it is stored for a later attempt.
     """
 
-    subscription: Subscription
+    subscription: Callable[[], Subscription]
     kept: bool = True
     priority: str = ""
+    later: bool = False
+
+
+class _Consumer:
+    """A source, and what the listener knows of it.
+
+    Attributes:
+        tag: of the consumer at the broker; None while there is none.
+        subscription: that it consumes from, or tries to.
+        refused: why the broker did not let it consume the last time.
+    """
+
+    def __init__(self, source: Source, backoff: Backoff) -> None:
+        self.source = source
+        self.backoff = backoff
+        self.tag: str | None = None
+        self.subscription: Subscription | None = None
+        self.refused: MessagingError | None = None
 
     @property
-    def name(self) -> str:
-        return self.subscription.queue.name
-
-
-class _NotNow(Exception):  # noqa: N818
-    """No connection before this wait ends; the next goes on trying."""
-
-
-class Seen:
-    """The latest identities; a message that comes again is known by its own."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._order: deque[str] = deque()
-
-    def before(self, identity: str) -> bool:
-        """Whether `identity` was here already; from now on it was."""
-        if not identity:
-            return False
-        if identity in self._known:
-            return True
-        self._known.add(identity)
-        self._order.append(identity)
-        if len(self._order) > REMEMBERED:
-            self._known.discard(self._order.popleft())
-        return False
+    def hopeless(self) -> bool:
+        """Whether it was refused for a reason that does not pass by itself."""
+        error = self.refused
+        return error is not None and not (
+            isinstance(error, TopologyError) and error.code in PASSING
+        )
 
 
 class AmqpListener:
@@ -93,9 +119,15 @@ class AmqpListener:
     Parameters:
         sources: what to listen to.
         prefetch: unacknowledged messages that each consumer may hold.
-        acknowledge_first: acknowledge each message as it is handed out, and so before
-            anybody works on it: it is worked on once, or not at all. Else whoever works on
-            it acknowledges it.
+        acknowledge_first: acknowledge each message as it is handed out, and so before the work
+            on it begins: it is run once, or not at all. Else it is acknowledged at its end.
+        retry_delay: seconds, the bound of the first pause before a new attempt to connect.
+
+    Attributes:
+        reconnects: connections opened after the first one.
+
+    Raises:
+        OptionError: there is no source.
     """
 
     def __init__(
@@ -108,126 +140,155 @@ class AmqpListener:
         *,
         acknowledge_first: bool,
         retry_delay: float,
+        retries: Retries,
     ) -> None:
+        if not sources:
+            raise OptionError("there is no queue to listen to; name at least one topic")
         self._connector = connector
         self._sender = sender
         self._topology = topology
-        self._sources = sources
         self._prefetch = prefetch
         self._acknowledge_first = acknowledge_first
-        self._retry_delay = retry_delay
+        self._retries = retries
         self._pid = os.getpid()
+        self._ledger = ledger()
+        self._latest: deque[Key] = deque(maxlen=SUSPECTS)
+        self.on_error: OnError = log_error
+        self.reconnects = -1
+        delay = max(retry_delay, SHORTEST_PAUSE)
+        self._backoff = Backoff(delay, LONGEST_PAUSE)
+        self._consumers = [_Consumer(each, Backoff(delay, LONGEST_PAUSE)) for each in sources]
         self._connection: Connection | None = None
-        self._consumers: list[str] = []
+        self._connected_at = 0.0
         self._inbox: deque[tuple[AmqpIncoming, Source]] = deque()
-        self._seen = Seen()
-        self._broken = False
+        self._errors: deque[Exception] = deque()
+        self._closed_channel: str | None = None
+        self._consuming = False
         self._paused = False
         self._stopped = False
+        self._stop_by = float("inf")
         self._changed = threading.Event()
         self._ended = threading.Event()
         self._polling = threading.Lock()
         self._keeper: threading.Thread | None = None
 
+    # -- what the owner calls ------------------------------------------------
+
     def open(self, timeout: float) -> bool:
-        with self._polling:
-            deadline = time.monotonic() + timeout
-            while not (self._consumers or self._paused or self._stopped):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._take_in(left, drain=False)
-            return True
+        deadline = time.monotonic() + timeout
+        try:
+            with self._polling:
+                return self._open(deadline)
+        finally:
+            self._after_polling()
+
+    def _open(self, deadline: float) -> bool:
+        while not (self._paused or self._stopped):
+            for consumer in self._consumers:
+                if consumer.hopeless and consumer.refused is not None:
+                    error, consumer.refused = consumer.refused, None
+                    consumer.backoff.reset()
+                    if error in self._errors:
+                        self._errors.remove(error)
+                    # The owner may never use this listener again.
+                    self._drop()
+                    raise error
+            if self._serves():
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._receive(left, drain=False)
+            if self._connection is not None and not self._serves():
+                # Without a connection the pause is waited for where it is opened.
+                self._changed.wait(min(left, self._next_attempt()))
+        return True
+
+    def _serves(self) -> bool:
+        """Whether every queue has its consumer; one that is not kept was tried at least."""
+        return self._connection is not None and all(
+            each.tag is not None or (each.refused is not None and not each.source.kept)
+            for each in self._consumers
+        )
 
     def poll(
         self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
     ) -> list[AmqpIncoming]:
-        with self._polling:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            batch: list[AmqpIncoming] = []
-            while len(batch) < batch_size:
-                if os.getpid() != self._pid:
-                    break  # a green thread that was forked with the rest: its parent listens
-                if self._consumers and (self._stopped or self._paused):
-                    self._withdraw()
-                if self._inbox:
-                    self._hand_out(batch)
-                    if len(batch) == 1 and batch_timeout is not None:
-                        until = time.monotonic() + batch_timeout
-                        deadline = until if deadline is None else min(deadline, until)
-                    continue
-                if batch and batch_timeout is None:
-                    break
-                if self._stopped:
-                    break
-                left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
-                if left <= 0 and deadline is not None:
-                    break
-                self._take_in(min(left, WAIT_AT_MOST))
-            return batch
+        try:
+            with self._polling:
+                return self._poll(timeout, batch_size, batch_timeout)
+        finally:
+            self._after_polling()
 
-    def _hand_out(self, batch: list[AmqpIncoming]) -> None:
-        incoming, _ = self._inbox.popleft()
-        if incoming.expires and self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
-            with signals_blocked():
-                self._keeper.start()
-        if incoming.expired():
-            incoming.acknowledge()
-            return
-        if self._acknowledge_first:
-            acknowledged = incoming.acknowledge()
-            if incoming.expires:
-                # Ours even if the acknowledgement is lost: see this module's description.
-                if incoming.redelivered:
-                    return
-            elif not acknowledged or self._seen.before(incoming.message_id):
-                return  # not acknowledged: it comes again, here or to another server
-        batch.append(incoming)
-
-    def _keep(self) -> None:
-        """Take in what arrives while all who poll are at work, so that its age is known."""
-        while not self._ended.wait(LOOK_EVERY):
-            if self._polling.acquire(False):
-                try:
-                    # What is lost is found, and made anew, by who polls.
-                    with contextlib.suppress(MessagingError):
-                        if self._connection is not None and self._consumers:
-                            self._connection.drain(0)
-                finally:
-                    self._polling.release()
+    def _poll(
+        self, timeout: float | None, batch_size: int, batch_timeout: float | None
+    ) -> list[AmqpIncoming]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        batch: list[AmqpIncoming] = []
+        while len(batch) < batch_size:
+            if os.getpid() != self._pid:
+                break  # a green thread that was forked with the rest: its parent listens
+            if self._consuming and (self._stopped or self._paused):
+                self._withdraw()
+            if self._inbox:
+                # One that failed before is alone, lest it harms the others of its batch again.
+                if batch and (self._inbox[0][0].attempts or batch[0].attempts):
+                    break
+                self._hand_out(batch)
+                if len(batch) == 1 and batch_timeout is not None:
+                    until = time.monotonic() + batch_timeout
+                    deadline = until if deadline is None else min(deadline, until)
+                continue
+            if batch and (batch_timeout is None or batch[0].attempts):
+                break
+            if self._stopped:
+                break
+            left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
+            if left <= 0 and deadline is not None:
+                break
+            self._receive(min(left, WAIT_AT_MOST))
+        return batch
 
     def pause(self) -> None:
         self._paused = True
         self._wake()
-        self._withdraw_if_nobody_polls()
+        self._after_polling()
 
     def resume(self) -> None:
         self._paused = False
         self._wake()
 
-    def stop(self) -> None:
+    def stop(self, timeout: float | None = None) -> None:
+        limit = CLOSE_LIMIT if timeout is None else timeout
+        self._stop_by = min(self._stop_by, time.monotonic() + limit)
         self._stopped = True
         self._wake()
-        self._withdraw_if_nobody_polls()
+        self._after_polling()
 
-    def close(self) -> None:
+    def close(self, timeout: float = CLOSE_LIMIT) -> None:
         if os.getpid() != self._pid:
-            return  # the parent listens; its locks tell nothing here
-        self.stop()
+            return  # the parent listens; its locks are of no use here
+        deadline = time.monotonic() + timeout
         self._ended.set()
+        self.stop(timeout)
         # A poll that is under way ends first: it is the one that uses the connection.
-        with self._polling:
-            self._withdraw()
-            self._drop()
-
-    def _withdraw_if_nobody_polls(self) -> None:
-        """Who waits for a request must not wait for what all the others here are busy with."""
-        if self._polling.acquire(False):
+        if self._polling.acquire(True, max(SHORTEST_CLOSE, timeout)):
             try:
-                self._withdraw()
+                self._end(deadline)
             finally:
                 self._polling.release()
+            return
+        # The poll waits for something that cannot be interrupted, such as name resolution. It
+        # closes what it opened when it returns. The broker requeues what is unacknowledged.
+        connection = self._connection
+        if connection is not None:
+            connection.close(SHORTEST_CLOSE)
+
+    def _end(self, deadline: float) -> None:
+        self._withdraw()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close(max(SHORTEST_CLOSE, deadline - time.monotonic()))
 
     def _wake(self) -> None:
         self._changed.set()
@@ -235,125 +296,279 @@ class AmqpListener:
         if connection is not None:
             connection.wake()
 
-    def _take_in(self, left: float, *, drain: bool = True) -> None:
+    def _after_polling(self) -> None:
+        """Do what became due while the lock was held; to be called without it."""
+        while self._due() and os.getpid() == self._pid and self._polling.acquire(False):
+            try:
+                self._withdraw()
+                if self._ended.is_set():
+                    self._end(0.0)
+            finally:
+                self._polling.release()
+        while self._errors:
+            self.on_error(self._errors.popleft())
+
+    def _due(self) -> bool:
+        """Whether consumers are to be withdrawn, or a connection is to be closed."""
+        if self._ended.is_set() and self._connection is not None:
+            return True
+        return self._consuming and (self._stopped or self._paused)
+
+    # -- handing out ---------------------------------------------------------
+
+    def _hand_out(self, batch: list[AmqpIncoming]) -> None:
+        incoming, source = self._inbox.popleft()
+        if incoming.expires and self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
+            with signals_blocked():
+                self._keeper.start()
+        if incoming.expired():
+            incoming.acknowledge()
+            return
+        redelivered = incoming.redelivered
+        if redelivered and source.kept and incoming.renew():
+            return
+        if self._acknowledge_first:
+            if self._begin_once(incoming, source):
+                batch.append(incoming)
+            return
+        key = incoming.key
+        if key is not None:
+            state = self._ledger.begin(key, incoming, check=redelivered)
+            if state is Begun.RUNNING:
+                return
+            if state is Begun.DONE:
+                incoming.acknowledge()
+                return
+            self._latest.append(key)
+            incoming.enter(self._ledger, key)
+        batch.append(incoming)
+
+    def _begin_once(self, incoming: AmqpIncoming, source: Source) -> bool:
+        """Acknowledge a message; return whether work on it is to begin."""
+        key = incoming.key
+        # One without a time limit was stored with a confirm, perhaps twice.
+        check = incoming.redelivered or not incoming.expires
+        if key is not None and not self._ledger.begin_once(key, check=check):
+            incoming.acknowledge()
+            return False
+        if not incoming.acknowledge() and source.kept:
+            # It is the broker's, and is redelivered, here or to another server.
+            if key is not None:
+                self._ledger.forget(key)
+            return False
+        if key is not None:
+            self._latest.append(key)
+        return True
+
+    def _keep(self) -> None:
+        """Receive what arrives while all that poll are at work, so that its age is known."""
+        while not self._ended.wait(LOOK_EVERY):
+            if self._polling.acquire(False):
+                try:
+                    if self._connection is not None and self._consuming:
+                        self._connection.drain(0)
+                except MessagingError:
+                    pass  # what is lost is found, and opened anew, by a thread that polls
+                except Exception:
+                    LOG.exception("the prefetch drain thread continues after an error")
+                finally:
+                    self._polling.release()
+                self._after_polling()
+
+    # -- connecting and consuming --------------------------------------------
+
+    def _receive(self, left: float, *, drain: bool = True) -> None:
         self._changed.clear()
+        deadline = time.monotonic() + left
         try:
-            if self._broken:
-                self._drop()
-            connection = self._connection or self._connect(time.monotonic() + left)
+            connection = self._connection or self._connect(left)
             if connection is None:
                 return
-            if not (self._consumers or self._paused or self._stopped):
+            if not (self._paused or self._stopped):
                 self._consume(connection)
             if drain and not (self._stopped or self._changed.is_set()):
-                connection.drain(left)
-        except ConnectionLostError:
-            self._drop()
-        except TopologyError:
-            # Some of the queues may have their consumers: the next turn begins afresh.
-            self._drop()
-            raise
+                left = deadline - time.monotonic()
+                connection.drain(max(0.0, min(left, self._next_attempt())))
+        except MessagingError as error:
+            if isinstance(error, ConnectError):
+                raise
+            self._lose(error)
+        if self._closed_channel is not None:
+            reason, self._closed_channel = self._closed_channel, None
+            self._errors.append(_channel_closed(reason))
 
-    def _connect(self, deadline: float) -> Connection | None:
-        # What ends the listener ends the pause between two attempts, too.
-        attempts = retrying(
-            None,
-            self._retry_delay,
-            deadline,
-            retry_on=may_connect_yet,
-            sleep=self._changed.wait,  # type: ignore[arg-type]
-        )
+    def _connect(self, left: float) -> Connection | None:
+        backoff = self._backoff
+        pause = backoff.left()
+        if pause > 0:
+            # What ends the listener ends the pause, too.
+            self._changed.wait(min(pause, left))
+            return None
+        if self._stopped:
+            return None
         try:
-            self._connection = attempts(self._connect_once, deadline)
-        except _NotNow:
-            pass
+            limit = time.monotonic() + min(left, CONNECT_LIMIT)
+            connection = self._connector.connect(limit, attempts=1)
         except ConnectError as error:
             if error.final:
+                backoff.fail()
                 raise
-        return self._connection
-
-    def _connect_once(self, deadline: float) -> Connection:
-        left = deadline - time.monotonic()
-        if self._stopped or left <= 0:
-            raise _NotNow
-        return self._connector.connect(time.monotonic() + min(left, CONNECT_LIMIT), attempts=1)
+            # Each of the first failures is reported, then none until it works again.
+            if backoff.grows:
+                self._errors.append(error)
+            backoff.fail()
+            return None
+        except BaseException:
+            backoff.fail()
+            raise
+        self._connected_at = time.monotonic()
+        self.reconnects += 1
+        if self.reconnects:
+            LOG.info("listening again, over a new connection to %s", connection.name)
+        self._connection = connection
+        connection.set_prefetch(self._prefetch)
+        return connection
 
     def _consume(self, connection: Connection) -> None:
-        connection.set_prefetch(self._prefetch)
-        for source in self._sources:
-            self._declare(connection, source)
-            tag = connection.consume(
-                source.name,
-                self._on_delivery(source),
-                on_cancelled=self._on_cancelled,
-            )
-            self._consumers.append(tag)
+        for consumer in self._consumers:
+            if consumer.tag is None and not consumer.backoff.left():
+                try:
+                    self._start(connection, consumer)
+                except (TopologyError, PayloadError) as error:
+                    consumer.subscription = None
+                    if consumer.backoff.grows:
+                        self._errors.append(error)
+                    consumer.refused = error
+                    consumer.backoff.fail()
+                else:
+                    consumer.refused = None
 
-    def _declare(self, connection: Connection, source: Source) -> None:
-        subscription = source.subscription
+    def _start(self, connection: Connection, consumer: _Consumer) -> None:
+        source = consumer.source
+        if consumer.subscription is None:
+            consumer.subscription = source.subscription()
+        subscription = consumer.subscription
+        self._declare(connection, subscription)
+        consumer.tag = connection.consume(
+            subscription.queue.name,
+            self._on_delivery(consumer, subscription.queue.name),
+            on_cancelled=self._on_cancelled(consumer),
+        )
+        self._consuming = True
+
+    def _declare(self, connection: Connection, subscription: Subscription) -> None:
+        queue = subscription.queue
         try:
             subscription.declare(connection)
-        except TopologyError:
-            # Somebody declared the queue with a lifetime of his choice: it stays as it is.
-            if subscription.queue.exclusive or not connection.queue_exists(subscription.queue.name):
+        except TopologyError as error:
+            # The queue was declared with another lifetime: it keeps that.
+            if queue.exclusive or not _of_lifetime(error):
                 raise
-            connection.bind(
-                subscription.queue.name, subscription.exchange, subscription.routing_key
-            )
+            connection.bind(queue.name, subscription.exchange, subscription.routing_key)
 
-    def _on_delivery(self, source: Source) -> Callable[[Delivery], None]:
+    def _next_attempt(self) -> float:
+        """Seconds until a queue that was refused is to be tried again."""
+        waits = [each.backoff.left() for each in self._consumers if each.tag is None]
+        return min(waits) if waits and not self._paused else WAIT_AT_MOST
+
+    def _on_delivery(self, consumer: _Consumer, queue: str) -> Callable[[Delivery], None]:
+        sender, topology, retries, source = (
+            self._sender,
+            self._topology,
+            self._retries,
+            consumer.source,
+        )
+        inbox, priority, later = self._inbox, source.priority, source.later
+
         def on_delivery(delivery: Delivery) -> None:
-            incoming = AmqpIncoming(delivery, self._sender, self._topology, source.priority)
-            self._inbox.append((incoming, source))
+            incoming = AmqpIncoming(
+                delivery, sender, topology, priority, queue=queue, retries=retries, later=later
+            )
+            inbox.append((incoming, source))
+            if self._backoff.failures or consumer.backoff.failures:
+                self._backoff.reset()
+                consumer.backoff.reset()
 
         return on_delivery
 
-    def _on_cancelled(self) -> None:
-        # The queue was deleted. With a new connection everything is declared afresh.
-        self._broken = True
+    def _on_cancelled(self, consumer: _Consumer) -> Callable[[str | None], None]:
+        def on_cancelled(reason: str | None) -> None:
+            consumer.tag = None
+            consumer.subscription = None
+            consumer.backoff.fail()
+            if reason is not None:
+                # With the channel, all that was delivered over it has returned to its queues.
+                self._closed_channel = reason
+                self._forget_deliveries()
+
+        return on_cancelled
+
+    # -- the end -------------------------------------------------------------
 
     def _withdraw(self) -> None:
-        """Stop the consumers, and give back what nobody has begun."""
-        consumers, self._consumers = self._consumers, []
+        """Stop the consumers, and give back what was not begun."""
         connection = self._connection
+        tags = [each.tag for each in self._consumers if each.tag is not None]
+        self._consuming = False
+        for consumer in self._consumers:
+            consumer.tag = None
         try:
-            if connection is not None and consumers:
-                for tag in consumers:
-                    connection.cancel(tag)
+            if connection is not None and tags:
+                deadline = min(time.monotonic() + CLOSE_LIMIT, self._stop_by)
+                for tag in tags:
+                    connection.cancel(tag, deadline)
                 # What had arrived before the broker agreed to it.
                 connection.drain(0)
-        except MessagingError:
-            self._drop()
-        entries, self._inbox = self._inbox, deque()
+        except MessagingError as error:
+            self._lose(error)
+        entries = list(self._inbox)
+        self._inbox.clear()
         for incoming, source in entries:
-            if not (source.kept and self._give_back(incoming, source)):
+            # The queue of a listener that stops is deleted with the connection.
+            if source.kept or not self._stopped:
+                incoming.give_back()
+            else:
                 self._inbox.append((incoming, source))
 
-    def _give_back(self, incoming: AmqpIncoming, source: Source) -> bool:
-        """Whether another listener gets it now; else it is ours to work on."""
-        if not (self._acknowledge_first and incoming.expires):
-            incoming.requeue()
-            return True
-        # Requeued, it would be marked as redelivered.
-        message = None if incoming.redelivered else incoming.again(source.name)
-        if message is not None:
-            try:
-                self._sender.send_confirmed(message, None, time.monotonic() + GIVE_BACK_LIMIT, 1)
-            except MessagingError:
-                return False
-        incoming.acknowledge()
-        return True
+    def _forget_deliveries(self) -> None:
+        """Drop what the broker redelivers; what was in a deleted queue is handed out."""
+        entries = [each for each in self._inbox if not each[1].kept]
+        self._inbox.clear()
+        self._inbox.extend(entries)
+
+    def _lose(self, error: Exception) -> None:
+        """Report a lost connection; the next poll opens a new one, after a pause."""
+        if self._connection is not None and not self._stopped:
+            if time.monotonic() - self._connected_at >= HEALTHY_AFTER:
+                self._backoff.reset()
+            if self._backoff.grows:
+                self._errors.append(error)
+            self._backoff.fail()
+        self._drop()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        self._broken = False
-        self._consumers.clear()
-        # What is not acknowledged comes again; what is ours whatever comes, stays.
-        self._inbox = deque(
-            entry
-            for entry in self._inbox
-            if self._acknowledge_first and entry[0].expires and not entry[0].redelivered
-        )
+        self._consuming = False
+        for consumer in self._consumers:
+            consumer.tag = consumer.subscription = None
+        self._forget_deliveries()
+        self._ledger.suspect(self._latest)
+        self._latest.clear()
         if connection is not None:
-            with contextlib.suppress(MessagingError):
-                connection.close()
+            connection.close(SHORTEST_CLOSE)
+
+
+def _of_lifetime(error: TopologyError) -> bool:
+    """Whether the broker refused a queue because of its `x-expires` alone."""
+    return "'x-expires'" in str(error)
+
+
+def _channel_closed(reason: str) -> ConnectionLostError:
+    remedy = ""
+    if "timed out" in reason or "timeout" in reason:
+        remedy = (
+            "; the work takes longer than RabbitMQ's consumer_timeout: raise that, or acknowledge "
+            "before the work. What is running is not begun again by this process"
+        )
+    return ConnectionLostError(f"the channel of the consumers was {reason}{remedy}")

@@ -8,6 +8,7 @@ has confirms.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from hbshim.messaging.amqp.connection import (
     DIRECT_REPLY,
     METHOD_TIMEOUT,
     Message,
+    OnCancelled,
     OnChannelClosed,
     OnDelivery,
     Queue,
@@ -60,7 +62,7 @@ _monotonic = time.monotonic
 @dataclasses.dataclass(slots=True)
 class _Consumer:
     on_delivery: OnDelivery
-    on_cancelled: Callable[[], None] | None
+    on_cancelled: OnCancelled | None
 
 
 class KombuConnection(Line):
@@ -91,14 +93,17 @@ class KombuConnection(Line):
 
     def _on_plain_closed(self) -> None:
         closed_by = self._plain.closed_by
+        code, text = closed_by or (0, "no reason given")
+        reason = f"closed by the broker: {text} ({code})"
         consumers, self._consumers = self._consumers, {}
         self._open_plain()
         for consumer in consumers.values():
-            self.arrived.append(consumer.on_cancelled or self._end_for_a_consumer)
+            on_cancelled = consumer.on_cancelled or self._end_for_a_consumer
+            self.arrived.append(functools.partial(on_cancelled, reason))
         if closed_by is not None:
             self.on_channel_closed(*closed_by)
 
-    def _end_for_a_consumer(self) -> None:
+    def _end_for_a_consumer(self, _reason: str | None) -> None:
         """Nobody asked to be told that this consumer ended; it must not go unnoticed."""
         raise self.lost(RuntimeError("the broker closed the channel of its consumers"))
 
@@ -221,17 +226,19 @@ class KombuConnection(Line):
 
     # -- settling ------------------------------------------------------------
 
-    def acknowledge(self, tag: int) -> None:
-        self._settle(acknowledgement, tag)
+    def acknowledge(self, tag: int) -> bool:
+        return self._settle(acknowledgement, tag)
 
-    def requeue(self, tag: int) -> None:
-        self._settle(rejection, tag)
+    def requeue(self, tag: int) -> bool:
+        return self._settle(rejection, tag)
 
-    def _settle(self, frame: Callable[[int, int], bytes], tag: int) -> None:
+    def _settle(self, frame: Callable[[int, int], bytes], tag: int) -> bool:
         self.check()
         # What came on a channel that is gone has been queued again by the broker.
-        if tag >> _GENERATION == self._generation:
-            self.send(frame(self._plain.channel_id, tag & _TAG), None)
+        if tag >> _GENERATION != self._generation:
+            return False
+        self.send(frame(self._plain.channel_id, tag & _TAG), None)
+        return True
 
     # -- topology ------------------------------------------------------------
 
@@ -323,7 +330,7 @@ class KombuConnection(Line):
         *,
         acknowledged: bool = True,
         priority: int = 0,
-        on_cancelled: Callable[[], None] | None = None,
+        on_cancelled: OnCancelled | None = None,
         deadline: float | None = None,
     ) -> str:
         if queue != DIRECT_REPLY:
@@ -358,7 +365,7 @@ class KombuConnection(Line):
     def _on_cancel(self, tag: str) -> None:
         consumer = self._consumers.pop(tag, None)
         if consumer is not None and consumer.on_cancelled is not None:
-            self.arrived.append(consumer.on_cancelled)
+            self.arrived.append(functools.partial(consumer.on_cancelled, None))
 
     def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
         self.check()

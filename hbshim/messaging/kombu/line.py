@@ -18,11 +18,9 @@ from typing import Any
 from hbshim.adapters.amqp import StalledError
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
 from hbshim.heartbeat.state import WATCHED
-from hbshim.messaging.amqp.connection import METHOD_TIMEOUT
+from hbshim.messaging.amqp.connection import CLOSE_TIMEOUT, METHOD_TIMEOUT
 from hbshim.messaging.amqp.readiness import Readiness
 
-#: Seconds that it may take to say good-bye.
-CLOSE_TIMEOUT = 1.0
 #: Seconds between two looks of a blocked publisher that somebody else reads for.
 _LOOK_EVERY = 0.05
 FOREVER = float("inf")
@@ -287,13 +285,13 @@ class Line:
 
     # -- the end -------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         if _getpid() != self._pid:
             self._drop_copy()
             return
         if self._closed:
             return
-        until = _monotonic() + CLOSE_TIMEOUT
+        until = _monotonic() + timeout
         with contextlib.suppress(Exception), self.reader(until):
             self._closed = True
             # What is still under way would be lost if the descriptor were closed on it; the

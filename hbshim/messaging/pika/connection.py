@@ -27,9 +27,11 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import (
+    CLOSE_TIMEOUT,
     DIRECT_REPLY,
     Delivery,
     Message,
+    OnCancelled,
     OnChannelClosed,
     OnDelivery,
     Queue,
@@ -80,7 +82,7 @@ class PikaConnection:
         self._frame_max: int = line.stream.params.frame_max
         # For the next `drain`: what to call, with what.
         self._arrived: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._consumers: dict[str, Callable[[], None] | None] = {}
+        self._consumers: dict[str, OnCancelled | None] = {}
         self._plain: Channel | None = None
         self._prefetch: int | None = None
         # The broker's tags begin anew with a new channel; ours go on from here, so that one
@@ -150,7 +152,7 @@ class PikaConnection:
                 # Nobody would hear that nothing comes any more.
                 self._line.stream.doom(ConnectionLostError(f"a channel was {channel.reason}"))
             else:
-                self._arrived.append((_call, on_cancelled))
+                self._arrived.append((on_cancelled, channel.reason))
         if channel.closed_by is not None:
             self.on_channel_closed(*channel.closed_by)
 
@@ -325,7 +327,7 @@ class PikaConnection:
         *,
         acknowledged: bool = True,
         priority: int = 0,
-        on_cancelled: Callable[[], None] | None = None,
+        on_cancelled: OnCancelled | None = None,
         deadline: float | None = None,
     ) -> str:
         deadline = answer_by(deadline)
@@ -370,21 +372,21 @@ class PikaConnection:
     def _on_cancel(self, frame: Any) -> None:
         on_cancelled = self._consumers.pop(frame.method.consumer_tag, None)
         if on_cancelled is not None:
-            self._arrived.append((_call, on_cancelled))
+            self._arrived.append((on_cancelled, None))
 
-    def acknowledge(self, tag: int) -> None:
-        self._settle(acknowledgement, tag)
+    def acknowledge(self, tag: int) -> bool:
+        return self._settle(acknowledgement, tag)
 
-    def requeue(self, tag: int) -> None:
-        self._settle(rejection, tag)
+    def requeue(self, tag: int) -> bool:
+        return self._settle(rejection, tag)
 
-    def _settle(self, frame: Callable[[int, int], bytes], tag: int) -> None:
+    def _settle(self, frame: Callable[[int, int], bytes], tag: int) -> bool:
         channel, base = self._plain, self._tag_base
         # What came on a channel that is gone has been queued again long since.
         if channel is None or tag <= base:
             self._line.check()
-            return
-        self._line.write_at_once(frame(channel.number, tag - base), channel)
+            return False
+        return self._line.write_at_once(frame(channel.number, tag - base), channel)
 
     def drain(self, timeout: float) -> None:
         arrived, line = self._arrived, self._line
@@ -406,8 +408,8 @@ class PikaConnection:
     def wake(self) -> None:
         self._line.wake()
 
-    def close(self) -> None:
-        self._line.close()
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        self._line.close(timeout)
 
 
 def _asking_for(queue: str) -> _Ask:
@@ -415,10 +417,6 @@ def _asking_for(queue: str) -> _Ask:
         channel.queue_declare(queue, passive=True, callback=answer)
 
     return ask
-
-
-def _call(function: Callable[[], None]) -> None:
-    function()
 
 
 def _ignore(*_arguments: Any) -> None:

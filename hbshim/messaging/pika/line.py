@@ -30,8 +30,6 @@ from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.opening import LOST, parameters, shake_hands, words
 from hbshim.options import Options
 
-#: Seconds that the broker may take to answer connection.close.
-_CLOSE_TIMEOUT = 1.0
 #: Seconds between two looks whether the socket takes what waits to be sent.
 _SLICE = 0.05
 #: Seconds of one wait at most, for those who wait for ever.
@@ -274,13 +272,14 @@ class Line:
             self._give_up(end, on_written)
         return True
 
-    def write_at_once(self, data: bytes, channel: Closable) -> None:
-        """Write whole frames without waiting; not if the channel is closed."""
+    def write_at_once(self, data: bytes, channel: Closable) -> bool:
+        """Write whole frames without waiting; not if the channel is closed: return False."""
         self.check()
         with self.lock:
             try:
                 if not channel.gone:
                     self.stream.send(data)
+                return not channel.gone
             except LOST as error:
                 raise self.failed(error) from error
 
@@ -337,12 +336,12 @@ class Line:
 
     # -- the end -------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close; never raises, and does not wait for the broker for more than a moment."""
+    def close(self, timeout: float) -> None:
+        """Close; never raises, and waits for the broker for at most `timeout` seconds."""
         if _getpid() != self._pid:
             self._abandon()
             return
-        deadline = _monotonic() + _CLOSE_TIMEOUT
+        deadline = _monotonic() + timeout
         with self.lock, suppress(ConnectionLostError):
             if self.stream.is_open and not self.stream.unsent:
                 try:

@@ -1,0 +1,110 @@
+"""Which messages this process has begun and finished, by their ids.
+
+RabbitMQ marks a message as redelivered whenever anything has requeued it: a consumer that was
+cancelled, a connection that was lost, an operator. The mark does not say whether work on it
+has begun. This ledger does, as far as this process is concerned. All listeners of the process
+share it, because a redelivered message may arrive at any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from hbshim.messaging.amqp.incoming import AmqpIncoming
+
+#: Queue and message id: a FANOUT has the same id in the queue of each server.
+Key: TypeAlias = tuple[str, str]
+
+#: Ids of begun messages that are remembered.
+REMEMBERED = 10_000
+
+
+class Begun(Enum):
+    """What the ledger knows of a message that arrives."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class Ledger:
+    """Remembers the latest :data:`REMEMBERED` messages, and all that are running."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[Key, list[AmqpIncoming]] = {}
+        self._done: dict[Key, None] = {}
+        self._suspect: dict[Key, None] = {}
+
+    def begin_once(self, key: Key, *, check: bool) -> bool:
+        """Record that work on a message begins which is acknowledged already.
+
+        Parameters:
+            check: look the message up; without, it is known to be new.
+
+        Returns:
+            False if this process has begun it before.
+        """
+        with self._lock:
+            if check and (key in self._done or key in self._suspect or key in self._running):
+                return False
+            _add(self._done, key)
+            return True
+
+    def begin(self, key: Key, incoming: AmqpIncoming, *, check: bool) -> Begun:
+        """Record that work on a message begins which is acknowledged at its end.
+
+        Parameters:
+            incoming: kept, if another delivery of the message is running, until that ends.
+            check: look the message up; without, it is known to be new.
+        """
+        with self._lock:
+            if check:
+                if key in self._running:
+                    self._running[key].append(incoming)
+                    return Begun.RUNNING
+                if key in self._done or key in self._suspect:
+                    return Begun.DONE
+            self._running.setdefault(key, [])
+            return Begun.NEW
+
+    def end(self, key: Key) -> list[AmqpIncoming]:
+        """Record that work has ended; return the deliveries that arrived meanwhile."""
+        with self._lock:
+            _add(self._done, key)
+            return self._running.pop(key, [])
+
+    def forget(self, key: Key) -> list[AmqpIncoming]:
+        """Let a message be begun again; return the deliveries that arrived meanwhile."""
+        with self._lock:
+            self._done.pop(key, None)
+            return self._running.pop(key, [])
+
+    def suspect(self, keys: Iterable[Key]) -> None:
+        """Remember messages whose acknowledgements may be lost, however many others follow.
+
+        A broker that does not notice the end of a connection redelivers them much later.
+        """
+        with self._lock:
+            for key in keys:
+                _add(self._suspect, key)
+
+
+def _add(known: dict[Key, None], key: Key) -> None:
+    known[key] = None
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]
+
+
+#: By process id: a lock that another thread holds at a fork stays locked in the child.
+_ledgers: dict[int, Ledger] = {}
+
+
+def ledger() -> Ledger:
+    """Return the ledger of this process."""
+    return _ledgers.setdefault(os.getpid(), Ledger())

@@ -1,0 +1,151 @@
+"""What becomes of messages that could not be handled: they wait, and in the end are put aside.
+
+A message that is to be handled later waits in a queue of its own beside its first one, from
+which the broker returns it after the pause (`x-message-ttl` with a dead-letter exchange).
+While it waits it neither occupies a server's prefetch nor counts against the delivery limit of
+a quorum queue, and any server of the queue gets it next. A message that was tried often enough
+goes to a dead-letter queue, where it stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from hbshim.messaging.amqp.connection import Message, Queue
+from hbshim.messaging.amqp.sender import Sender
+from hbshim.messaging.options import MessagingOptions
+
+#: Header with the number of times that a message was tried already.
+ATTEMPTS_HEADER = "x-hbshim-attempts"
+
+#: Header that RabbitMQ adds in quorum queues: how often the message was requeued.
+DELIVERY_COUNT_HEADER = "x-delivery-count"
+
+#: Headers of the broker's that a new copy of a message must not have.
+BROKER_HEADERS = (
+    DELIVERY_COUNT_HEADER,
+    "x-acquired-count",
+    "x-death",
+    "x-first-death-",
+    "x-last-death-",
+)
+
+#: Seconds that no pause exceeds.
+LONGEST_PAUSE = 60.0
+
+#: Seconds that storing a message for later may take.
+STORE_LIMIT = 5.0
+
+#: Seconds that a queue of waiting messages exists longer than any message in it.
+_SPARE = 60.0
+
+#: Bytes of a name in AMQP 0-9-1.
+_NAME_LIMIT = 255
+
+
+class Retries:
+    """Stores messages for later, on connections of a sender.
+
+    Parameters:
+        options: how often and after which first pause a notification is tried again.
+    """
+
+    def __init__(self, sender: Sender, options: MessagingOptions) -> None:
+        self._sender = sender
+        self.attempts = options.notification_retry_attempts
+        self._delay = options.notification_retry_delay
+        self._quorum = bool(options.quorum_queues)
+
+    def retry(self, message: Message, queue: str, attempts: int) -> str:
+        """Store `message` for a later attempt, or in the dead-letter queue.
+
+        Parameters:
+            queue: that it came from.
+            attempts: how often it was tried.
+
+        Returns:
+            The name of the dead-letter queue, if it went there; else an empty string.
+
+        Raises:
+            MessagingError: it was not stored.
+        """
+        headers = dict(message.headers or {})
+        headers[ATTEMPTS_HEADER] = attempts
+        message.headers = headers
+        if attempts >= self.attempts:
+            dead = Queue(dead_letter_name(queue), quorum=self._quorum)
+            self._store(message, dead)
+            return dead.name
+        self._store(message, self._waiting(queue, attempts))
+        return ""
+
+    def renew(self, message: Message, queue: str) -> None:
+        """Put a new copy of `message` into `queue`; the broker counts its deliveries anew.
+
+        Raises:
+            MessagingError: it was not stored.
+        """
+        deadline = time.monotonic() + STORE_LIMIT
+        self._sender.send_confirmed(_to(message, queue), None, deadline, None)
+
+    def _waiting(self, queue: str, attempts: int) -> Queue:
+        pause = min(self._delay * 2 ** (attempts - 1), max(LONGEST_PAUSE, self._delay))
+        milliseconds = max(1, int(pause * 1000))
+        arguments: dict[str, object] = {
+            "x-message-ttl": milliseconds,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": queue,
+        }
+        if self._quorum:
+            # The broker keeps a message until the queue that it returns to has stored it.
+            arguments["x-dead-letter-strategy"] = "at-least-once"
+            arguments["x-overflow"] = "reject-publish"
+        return Queue(
+            _suffixed(queue, f".retry.{milliseconds}"),
+            expires=pause + _SPARE,
+            quorum=self._quorum,
+            arguments=arguments,
+        )
+
+    def _store(self, message: Message, queue: Queue) -> None:
+        deadline = time.monotonic() + STORE_LIMIT
+        # Each time: only a declaration makes an unused queue exist for longer.
+        self._sender.manage(
+            lambda sending: sending.connection.declare_queue(queue, deadline), deadline
+        )
+        self._sender.send_confirmed(_to(message, queue.name), None, deadline, None)
+
+
+def _to(message: Message, queue: str) -> Message:
+    message.exchange, message.routing_key = "", queue
+    return message
+
+
+def dead_letter_name(queue: str) -> str:
+    """Return the name of the dead-letter queue of `queue`."""
+    return _suffixed(queue, ".dead")
+
+
+def _suffixed(queue: str, suffix: str) -> str:
+    data = queue.encode()
+    room = _NAME_LIMIT - len(suffix.encode())
+    if len(data) > room:
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        kept = data[: room - len(digest) - 1].decode(errors="ignore")
+        queue = f"{kept}-{digest}"
+    return queue + suffix
+
+
+def own_headers(headers: dict[str, object]) -> dict[str, object]:
+    """Return the headers without those that the broker added."""
+    return {name: value for name, value in headers.items() if not name.startswith(BROKER_HEADERS)}
+
+
+def pause_before_requeue(since: float) -> None:
+    """Wait before a message that could not be stored for later is requeued at once.
+
+    Parameters:
+        since: of ``time.monotonic()``, when storing it began.
+    """
+    time.sleep(max(0.0, 1.0 - (time.monotonic() - since)))

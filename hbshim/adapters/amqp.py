@@ -131,11 +131,13 @@ def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
         alive = transport_ref()
         return alive is not None and bool(alive._read_buffer)
 
-    def refuse_reads() -> None:
-        # Before py-amqp gives the closed socket a timeout, and says "Bad file descriptor".
-        alive = connection_ref()
-        if alive is not None:
+    def forget_socket() -> None:
+        # Before py-amqp gives the closed socket a timeout, or asks it for its name in a
+        # `repr`, and says "Bad file descriptor".
+        if (alive := connection_ref()) is not None:
             alive.drain_events = _refuse_read
+        if (transport := transport_ref()) is not None:
+            transport.sock = None
 
     return Link(
         wire,
@@ -143,7 +145,7 @@ def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
         wire.name(),
         service.current().metrics,
         half_read=half_read,
-        on_orphaned=refuse_reads,
+        on_orphaned=forget_socket,
         forked_error=_forked_error,
     )
 

@@ -42,6 +42,12 @@ def close(client: Any, _wait: Any) -> Any:
     return {"recoverable": True}
 
 
+def clean_up(client: Any, _wait: Any) -> Any:
+    """Have the library drop the connection, which shuts the socket down without hbshim."""
+    client.clean_up()
+    return {"sockets": sockets_to(client.opening["port"])}
+
+
 def collect(client: Any, _wait: Any) -> Any:
     """Let go of the parent's connection and collect the garbage."""
     client.connection = client.channel = client.kombu = None
@@ -82,7 +88,8 @@ def outlive(client: Any, wait: Callable[[], None]) -> Any:
 
 
 ACTS: dict[str, Act] = {
-    act.__name__: act for act in (write, close, collect, reconnect, connect_beside, idle, outlive)
+    act.__name__: act
+    for act in (write, close, clean_up, collect, reconnect, connect_beside, idle, outlive)
 }
 
 

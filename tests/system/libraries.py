@@ -130,6 +130,10 @@ class AmqpClient:
     def close(self) -> None:
         self.connection.close()
 
+    def clean_up(self) -> None:
+        """Let the library drop the connection, as pools and hooks do after a fork."""
+        self.connection.collect()
+
     def recoverable(self, error: BaseException) -> bool:
         """Whether existing code reconnects on this error."""
         return isinstance(error, self.connection.recoverable_connection_errors)
@@ -178,6 +182,9 @@ class KombuClient(AmqpClient):
 
     def close(self) -> None:
         self.kombu.release()
+
+    def clean_up(self) -> None:
+        self.kombu.collect()
 
     def recoverable(self, error: BaseException) -> bool:
         return isinstance(error, self.kombu.recoverable_connection_errors)
@@ -261,6 +268,9 @@ class PikaClient(AmqpClient):
 
     def close(self) -> None:
         self.connection.close()
+
+    def clean_up(self) -> None:
+        self.transport()._close_and_finalize()
 
     def recoverable(self, error: BaseException) -> bool:
         import pika.exceptions

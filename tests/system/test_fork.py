@@ -45,7 +45,7 @@ LIMIT = 30.0
 
 def acts_of(world: str, way: str) -> list[str]:
     """What the children do, in this order, each in a process of its own."""
-    acts = ["connect_beside", "write", "write at once", "close", "collect", "reconnect"]
+    acts = ["connect_beside", "write", "write at once", "close", "clean_up", "collect", "reconnect"]
     if way != "c":
         # Behind Python's back, the child's copy is dropped when hbshim is next asked.
         acts.append("idle")
@@ -202,6 +202,11 @@ def test_a_child_that_closes_first(answer: Any) -> None:
     assert answer["recoverable"]
 
 
+@in_rows("clean_up")
+def test_a_child_whose_library_drops_the_connection(answer: Any) -> None:
+    assert answer == {"sockets": 0}
+
+
 @in_rows("collect")
 def test_a_child_that_collects_garbage(answer: Any) -> None:
     assert answer == {"links": 0}
@@ -258,6 +263,16 @@ def test_without_hbshim_a_child_closes_its_parents_connection(control: Any, libr
     client.do("fork", act="close", way="os")
     client.do("child_answer")
     relay.wait_for("close", "client")
+    client.fails("publish", times=50, pause=0.05)
+
+
+@pytest.mark.parametrize("library", ["kombu", "pika"])
+def test_without_hbshim_a_childs_library_shuts_its_parents_stream_down(
+    control: Any, library: str
+) -> None:
+    client, _relay = control(library)
+    client.do("fork", act="clean_up", way="os")
+    client.do("child_answer")
     client.fails("publish", times=50, pause=0.05)
 
 

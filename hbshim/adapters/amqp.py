@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import socket
 import time
 import weakref
@@ -37,6 +36,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from hbshim.heartbeat.wire import Wire
 from hbshim.options import Options
+from hbshim.runtime.ownership import process_mark
 
 SUPPORTED = ">=5.2,<6"
 
@@ -176,7 +176,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     close_transport = transport.close
     connection_ref = weakref.ref(connection)
     transport_ref = weakref.ref(transport)
-    pid = os.getpid()
+    mine = process_mark()
 
     def heartbeat_tick(rate: int = 2) -> None:
         if link.state is State.LOST:
@@ -202,7 +202,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
                 raise TimeoutError("timed out")
 
     def drain_or_time_out(timeout: float | None = None) -> Any:
-        if os.getpid() != pid:
+        if not mine[0]:
             # Here, and not only at the read: in between py-amqp sets the socket's timeout,
             # and in undoing that on a dropped socket it would hide the error.
             link.before_idle_write()

@@ -72,6 +72,7 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "ratio": ".3f",
             "lower_quartile": ".3f",
             "upper_quartile": ".3f",
+            "cpu_ratio": ".3f",
             "bare_per_second": ",.0f",
         },
     ),

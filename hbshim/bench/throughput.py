@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from hbshim.bench.publisher import BROKER_VARIABLE, LIBRARIES
 
@@ -25,6 +25,13 @@ MESSAGES = 100
 ROUNDS = 20
 
 
+class Burst(NamedTuple):
+    """Seconds of one burst: of the clock, and of CPU time of the publishing thread."""
+
+    wall: float
+    cpu: float
+
+
 def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
     """Measure py-amqp, kombu and pika."""
     rounds = ROUNDS // 4 if quick else ROUNDS
@@ -32,19 +39,24 @@ def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def compare(library: str, url: str, rounds: int) -> dict[str, Any]:
-    """The ratio kept/bare over interleaved pairs of bursts, in `rounds` pairs of processes."""
+    """The ratios kept / bare over interleaved pairs of bursts, in `rounds` pairs of processes.
+
+    Of messages in a second, and of messages in a second of CPU time of the publishing thread.
+    """
     ratios: list[float] = []
+    cpu_ratios: list[float] = []
     rates: list[float] = []
     for _ in range(rounds):
         with _publisher(library, "bare", url) as bare, _publisher(library, "kept", url) as kept:
             for pair in range(PAIRS):
                 # Whoever goes second finds a busier broker: take turns.
                 if pair % 2:
-                    bare_time, kept_time = _burst(bare), _burst(kept)
+                    of_bare, of_kept = _burst(bare), _burst(kept)
                 else:
-                    kept_time, bare_time = _burst(kept), _burst(bare)
-                ratios.append(bare_time / kept_time)
-                rates.append(MESSAGES / bare_time)
+                    of_kept, of_bare = _burst(kept), _burst(bare)
+                ratios.append(of_bare.wall / of_kept.wall)
+                cpu_ratios.append(of_bare.cpu / of_kept.cpu)
+                rates.append(MESSAGES / of_bare.wall)
     lower, middle, upper = statistics.quantiles(ratios, n=4)
     return {
         "library": library,
@@ -52,6 +64,7 @@ def compare(library: str, url: str, rounds: int) -> dict[str, Any]:
         "ratio": middle,
         "lower_quartile": lower,
         "upper_quartile": upper,
+        "cpu_ratio": statistics.median(cpu_ratios),
         "bare_per_second": statistics.median(rates),
     }
 
@@ -72,9 +85,10 @@ def _publisher(library: str, kind: str, url: str) -> Iterator[subprocess.Popen[s
         yield process
 
 
-def _burst(process: subprocess.Popen[str]) -> float:
+def _burst(process: subprocess.Popen[str]) -> Burst:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{MESSAGES}\n")
     process.stdin.flush()
-    return float(process.stdout.readline())
+    wall, cpu = process.stdout.readline().split()
+    return Burst(float(wall), float(cpu))

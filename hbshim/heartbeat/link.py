@@ -430,6 +430,10 @@ class Link:
         client's own way. Idempotent; from any thread.
         """
         self.guard.torn = True
+        if self.inherited:
+            # A shutdown would reach the parent's connection.
+            self.orphan()
+            return
         if self.state not in WATCHED or self.wire.closed:
             # Ended before, and reported: that is why the write failed.
             self._torn_told = True

@@ -230,8 +230,9 @@ def test_an_exception_between_the_send_and_its_record_sends_nothing_twice(connec
     assert "write-broken-off" in events()
     with pytest.raises(AMQPError):
         channel.basic_publish("", queue, b"body")
-    # The first frame of three went out, once: no message.
-    assert check.queue_delete(queue).method.message_count == 0
+    # What went out is the whole message, once.
+    wait_until(lambda: check.queue_declare(queue, passive=True).method.message_count)
+    assert check.queue_delete(queue).method.message_count == 1
 
 
 def test_an_exception_between_the_frames_of_a_message_ends_the_connection(connect, events):
@@ -268,3 +269,25 @@ def test_actions_that_pika_has_stored_follow_the_methods_they_were_taken_from():
     adapter._replace_method(transport, "_consume", None)
     assert transport._ssl_readable_action == transport._ssl_writable_action == own["_produce"]
     assert transport._consume == own["_consume"]
+
+
+@pytest.mark.parametrize(("size", "sends"), [(1024, 1), (50_000, 3)])
+def test_the_frames_of_a_small_message_are_sent_together(connect, size, sends):
+    connection = hbshim.keep_alive(connect())
+    channel = connection.channel()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    transport = connection._impl._transport
+    stock, sent = transport._sigint_safe_send, []
+
+    def count(sock, data):
+        sent.append(len(data))
+        return stock(sock, data)
+
+    transport._sigint_safe_send = count
+    channel.basic_publish("", queue, b"x" * size)
+    del transport._sigint_safe_send
+    assert len(sent) == sends
+    assert transport._tx_buffered_byte_count == 0
+    body = []
+    wait_until(lambda: body.append(channel.basic_get(queue, auto_ack=True)[2]) or body[-1])
+    assert body[-1] == b"x" * size

@@ -67,6 +67,7 @@ def test_throughput_compares_bursts_on_the_real_broker(broker, monkeypatch):
     measured = throughput.compare("py-amqp", broker.amqp_url(), rounds=1)
     assert measured["pairs"] == 5
     assert measured["lower_quartile"] <= measured["ratio"] <= measured["upper_quartile"]
+    assert measured["cpu_ratio"] > 0
 
 
 def test_without_a_broker_the_throughput_is_said_to_be_left_out(capsys):

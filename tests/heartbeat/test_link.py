@@ -327,3 +327,17 @@ def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(connec
     (event,) = link._metrics.take_events()
     assert (event.kind, event.detail) == ("peer-closed", "the broker closed the connection")
     assert link.state is State.LOST
+
+
+@pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
+def test_a_torn_stream_in_a_forked_child_is_left_to_the_parent(connected):
+    client, peer = connected
+    link = Link(Wire(native_socket(client)), 60, "test", Metrics())
+
+    def tear():
+        link.tear()
+        return 42 if link.state is State.ORPHANED else 43
+
+    assert outcome_in_child(tear) == 42
+    client.sendall(b"still open")
+    assert peer.recv(100) == b"still open"

@@ -1,0 +1,36 @@
+"""A mark of the process, that a child does not have."""
+
+import os
+
+import pytest
+
+from hbshim.runtime import ownership
+from hbshim.runtime.ownership import process_mark
+from tests.native_fork import fork_in_c
+from tests.worlds import WORLD
+
+MARKS = {"page": process_mark, "pid": ownership._PidMark}
+
+
+@pytest.mark.skipif(WORLD != "native", reason="forks in C")
+@pytest.mark.parametrize("make", MARKS.values(), ids=MARKS)
+@pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["python", "c"])
+def test_a_child_does_not_have_its_parents_mark(make, fork):
+    mark = make()
+    assert mark[0]
+    child = fork()
+    if not child:
+        # It has one of its own.
+        own = make()
+        os._exit(42 if not mark[0] and own[0] and own is not mark else 43)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+    assert mark[0]
+
+
+def test_a_process_has_one_mark():
+    assert process_mark() is process_mark()
+
+
+def test_a_system_that_cannot_wipe_a_page_compares_pids(monkeypatch):
+    monkeypatch.setattr(ownership, "_MADV_WIPEONFORK", 9999)
+    assert isinstance(ownership._new_mark(), ownership._PidMark)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hbshim.errors import MissingExtraError, OptionError
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host, read_hosts
 from hbshim.messaging.options import MessagingOptions
@@ -68,10 +69,11 @@ def _replicated(options: MessagingOptions, hosts: int) -> MessagingOptions:
     if options.quorum_queues is None:
         return dataclasses.replace(options, quorum_queues=True)
     if not options.quorum_queues:
-        LOG.warning(
-            "The URL names %d hosts, and quorum_queues is off: RabbitMQ does not replicate the "
-            "queues. When a node fails, its queues cannot be used until it is back; remove "
-            "quorum_queues=false, or name one host.",
-            hosts,
+        detail = (
+            f"The URL names {hosts} hosts, and quorum_queues is off: RabbitMQ does not replicate "
+            "the queues. When a node fails, its queues cannot be used until it is back; remove "
+            "quorum_queues=false, or name one host."
         )
+        service.current().metrics.record("queue-not-replicated", "", detail)
+        LOG.warning("%s", detail)
     return options

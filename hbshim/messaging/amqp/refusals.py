@@ -20,6 +20,9 @@ _REMEDIES = {
     PRECONDITION_FAILED: "declare it as it is there, delete it first, or use another name",
 }
 
+#: What RabbitMQ writes about a queue that is on one node alone, while that one is down.
+_NODE_IS_DOWN = "down or inaccessible"
+
 
 def topology_refused(doing: str, code: int, text: str) -> TopologyError:
     """The broker closed a channel over what we asked for.
@@ -29,6 +32,11 @@ def topology_refused(doing: str, code: int, text: str) -> TopologyError:
         code, text: of its channel.close.
     """
     remedy = _REMEDIES.get(code, "see the broker's log")
+    if code == NOT_FOUND and _NODE_IS_DOWN in text:
+        remedy = (
+            "start that node; to survive its death the queue must be a quorum queue "
+            "(quorum_queues=true), and a classic one must be deleted first"
+        )
     return TopologyError(f"the broker refused to {doing}: {text} ({code}); {remedy}", code)
 
 

@@ -16,17 +16,29 @@ and go by `x-expires`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 from dataclasses import dataclass
 
+from hbshim.errors import TopologyError
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp import names
 from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.amqp.names import joined, part
+from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
 from hbshim.messaging.base import NEVER, PRIORITIES
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 
+_log = logging.getLogger("hbshim.messaging")
+
 DIRECT = "direct"
+
+#: Arguments that classic queues do not have.
+QUORUM_ARGUMENTS = frozenset(
+    ("x-delivery-limit", "x-max-in-memory-length", "x-max-in-memory-bytes")
+)
 
 #: What stands before a priority that is none of :data:`PRIORITIES`, which no server's name is.
 _OTHER_PRIORITY = "*"
@@ -47,17 +59,56 @@ class Subscription:
     routing_key: str
 
     def declare(self, connection: Connection, deadline: float | None = None) -> None:
-        """Have all of it.
+        """Have all of it; an existing queue keeps its type (classic or quorum).
 
         Parameters:
             deadline: see :class:`hbshim.messaging.amqp.connection.Connection`.
 
         Raises:
-            TopologyError: something of these names is there, and of another kind.
+            TopologyError: something of these names is there, with other properties.
         """
         connection.declare_exchange(self.exchange, DIRECT, deadline)
-        connection.declare_queue(self.queue, deadline)
+        try:
+            connection.declare_queue(self.queue, deadline)
+        except TopologyError as error:
+            other = self._of_the_other_type()
+            if error.code != PRECONDITION_FAILED or other is None:
+                raise
+            # The type cannot be changed, and a service must not stop because of it.
+            if not _declared(other, connection, deadline):
+                raise
+            if self.queue.quorum:
+                _report_classic(self.queue.name)
         connection.bind(self.queue.name, self.exchange, self.routing_key, deadline)
+
+    def _of_the_other_type(self) -> Queue | None:
+        queue = self.queue
+        if queue.exclusive:
+            return None
+        arguments = {
+            name: value for name, value in queue.arguments.items() if name not in QUORUM_ARGUMENTS
+        }
+        return dataclasses.replace(queue, quorum=not queue.quorum, arguments=arguments)
+
+
+def _declared(queue: Queue, connection: Connection, deadline: float | None) -> bool:
+    try:
+        connection.declare_queue(queue, deadline)
+    except TopologyError:
+        return False
+    return True
+
+
+@functools.lru_cache(1024)
+def _report_classic(name: str) -> None:
+    """Report, once for each queue, that it is not replicated although it should be."""
+    detail = (
+        f"queue {name!r} exists as a classic queue, so it is not replicated, and cannot be used "
+        "while its node is down. It is used as it is; to have a quorum queue, delete it, for "
+        f"example with: rabbitmqctl delete_queue {name}"
+    )
+    service.current().metrics.record("queue-not-replicated", "", detail)
+    _log.warning("%s", detail)
 
 
 class Topology:

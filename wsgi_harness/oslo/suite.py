@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,18 @@ def load() -> list[Any]:
     return sorted(tests_of(found), key=lambda test: str(test.id()))
 
 
+def is_chosen(name: str, texts: Sequence[str]) -> bool:
+    """Return whether a test's name ends with one of the texts, after a dot; or holds one.
+
+    A text that begins with a class is the end of a name: `CallTestCase.test_timeout` is not
+    `CallTestCase.test_timeout_with_concurrently_queues`.
+    """
+    return any(
+        name == text or name.endswith(f".{text}") or ("." not in text and text in name)
+        for text in texts
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("world", choices=("green", "native"))
@@ -130,9 +142,7 @@ def main() -> int:
     # First, or in the green world nothing is patched yet when this is imported.
     __import__("oslo_messaging.tests")
     open_guards()
-    chosen = [
-        test for test in load() if not given.only or any(text in test.id() for text in given.only)
-    ]
+    chosen = [test for test in load() if not given.only or is_chosen(test.id(), given.only)]
     index, parts = given.part
     results = Results(given.results)
     with given.results.open("a", encoding="utf-8") as file:

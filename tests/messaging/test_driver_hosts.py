@@ -18,7 +18,7 @@ import pytest
 from hbshim.errors import CallTimeoutError, ConnectError, ConnectionLostError, PoolError
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.notify import Notifier
+from hbshim.messaging.notify import Notification, NotificationServer, Notifier
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
@@ -27,6 +27,7 @@ from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from tests.worlds import WORLD
 from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
 
 Serve = Callable[..., Server]
 Drivers = Callable[..., AmqpDriver]
@@ -74,6 +75,38 @@ def test_the_next_host(
     assert client.call("echo", value=1) == 1
     client.cast("echo", value=2)
     Notifier(driver, unique("events"), "here", timeout=LIMIT).info("event", 3)
+
+
+def test_a_host_that_dies(
+    drivers: Drivers, broker: Broker, host: Host, target: Target, serve: Serve
+) -> None:
+    """What is connected to it goes on with the next one."""
+
+    class Audit:
+        def __init__(self) -> None:
+            self.got: list[object] = []
+
+        def info(self, notification: Notification) -> None:
+            self.got.append(notification.payload)
+
+    audit = Audit()
+    with Relay(broker.host, broker.amqp_port) as first:
+        driver = drivers(replace(host, hostname=first.host, port=first.port), host)
+        serve(driver, target, Endpoint())
+        topic = unique("events")
+        audits = NotificationServer(driver, [topic], [audit])
+        assert audits.start(LIMIT)
+        client = Client(driver, target, timeout=LIMIT)
+        notifier = Notifier(driver, topic, "here", timeout=LIMIT)
+        assert client.call("echo", value=1) == 1
+        notifier.info("event", 1)
+        assert len(first.seen("opened")) >= 4
+    try:
+        assert client.call("echo", value=2) == 2
+        notifier.info("event", 2)
+        wait_until(lambda: audit.got == [1, 2], LIMIT)
+    finally:
+        audits.stop(LIMIT)
 
 
 def test_no_host(drivers: Drivers, refusing: Callable[[], Host]) -> None:

@@ -269,7 +269,7 @@ class SerializedSslObject:
             # One expression: see `hbshim.heartbeat.syscalls.Calls`.
             sent = (
                 self._inner.write(HEARTBEAT_FRAME)
-                if self.lock is lock and permit.valid and not permit.inside
+                if permit.valid and not permit.inside and self.lock is lock
                 else 0
             )
         except ssl.SSLWantWriteError:
@@ -306,7 +306,7 @@ class SerializedSslObject:
             for taken in range(at_most):
                 data = (
                     self._inner.read(_LONGEST)
-                    if self.lock is lock and permit.valid and not permit.inside
+                    if permit.valid and not permit.inside and self.lock is lock
                     else None
                 )
                 if data is None:

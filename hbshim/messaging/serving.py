@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class Workers:
         self._work = work
         self._on_error = on_error
         self._batch = (batch_size, batch_timeout)
+        self._pid = os.getpid()
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"hbshim-server-{number}", daemon=True)
@@ -78,6 +80,8 @@ class Workers:
 
     def stop(self, timeout: float | None) -> bool:
         """Receive nothing more, and wait for what was begun; return whether all of it ended."""
+        if os.getpid() != self._pid:
+            return True  # a forked child: the threads, and what they began, are the parent's
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped.set()
         self._listener.stop(timeout)

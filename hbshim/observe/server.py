@@ -16,6 +16,7 @@ from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
 from typing import Any
 
+from hbshim.errors import WorkerError
 from hbshim.observe.protocol import REQUEST, peer_uid
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
@@ -52,6 +53,9 @@ class WatchServer:
         self._stopped = False
         self._bell = allocate_lock()
         self._bell.acquire()
+        self._start()
+
+    def _start(self) -> None:
         start_native_thread(self._run, self.stop)
 
     def stop(self) -> None:
@@ -66,9 +70,16 @@ class WatchServer:
             self.file.close()
 
     def _run(self) -> None:
-        while not self._stopped:
-            self._bell.acquire(True, self._serve_next())
-        self.file.close()
+        try:
+            while not self._stopped:
+                self._bell.acquire(True, self._serve_next())
+        finally:
+            if self._stopped:
+                self.file.close()
+            else:
+                # An exception was set from outside, by a debugger or a timeout library.
+                with contextlib.suppress(WorkerError):
+                    self._start()
 
     def _serve_next(self) -> float:
         native: Any = self.file.native

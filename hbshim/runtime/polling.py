@@ -24,7 +24,7 @@ from hbshim.runtime.captured import Captured, known_as, scan
 from hbshim.runtime.changes import ABSENT, Change
 from hbshim.runtime.green import look_for_green
 from hbshim.runtime.loaded import module_globals, peek
-from hbshim.runtime.unpatched import allocate_lock
+from hbshim.runtime.unpatched import NativeLock, allocate_lock
 
 #: What is removed, by the module it belongs to.
 POLLERS = {
@@ -63,15 +63,17 @@ class _State:
         self.blocks = 0
         # Whether eventlet had patched `select` when the changes were made.
         self.select_patched = False
-        self.renew_lock()
+        self._lock, self._pid = allocate_lock(), os.getpid()
 
-    def renew_lock(self) -> None:
-        """Another thread may have held the lock when this process was forked."""
-        self.lock = allocate_lock()
+    @property
+    def lock(self) -> NativeLock:
+        """The lock of this process: a thread of the parent may have held the parent's."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = allocate_lock(), os.getpid()
+        return self._lock
 
 
 _state = _State()
-os.register_at_fork(after_in_child=_state.renew_lock)
 
 
 def strip_polling(*, force: bool = False, green_select: bool = True) -> StripReport:

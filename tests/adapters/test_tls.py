@@ -1,6 +1,8 @@
 """Heartbeats through real TLS sessions: sent, taken off, and never anything else lost."""
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import struct
@@ -18,6 +20,7 @@ from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
 from tests.permits import always
 from tests.waiting import wait_until
+from tests.worlds import WORLD
 
 OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
 
@@ -492,6 +495,85 @@ def test_a_client_that_stays_inside_is_not_waited_for(session):
     ended.release()
     assert gone.acquire(True, 10)
     assert wire.beat(always())
+
+
+class Blocking:
+    """A permit in whose check the engine is stopped, as by a finalizer, in the session."""
+
+    inside = ()
+
+    def __init__(self):
+        self.stopped, self.go_on = allocate_lock(), allocate_lock()
+        self.stopped.acquire()
+        self.go_on.acquire()
+
+    @property
+    def valid(self):
+        self.stopped.release()
+        self.go_on.acquire(True, 30)
+        return True
+
+
+@pytest.mark.parametrize("act", ["beat", "take_heartbeats"])
+def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(session, act):
+    client, server = session(*KINDS[0])
+    wire, permit, done, outcomes = wire_for(client), Blocking(), allocate_lock(), []
+    done.acquire()
+    server.sendall(HEARTBEAT_FRAME)
+    wait_until(lambda: wire.unread() > 0)
+
+    def engine():
+        outcomes.append(getattr(wire, act)(permit))
+        done.release()
+
+    start_native_thread(engine, permit.go_on.release)
+    try:
+        assert permit.stopped.acquire(True, 10)
+        started = time.monotonic()
+        client.sendall(b"client")
+        assert client.recv(100) == HEARTBEAT_FRAME
+        assert wire.beat(always())
+        assert time.monotonic() - started < 10
+    finally:
+        permit.go_on.release()
+    assert done.acquire(True, 10)
+    # Its call would have been made beside another thread's.
+    assert not outcomes[0]
+    server.settimeout(10)
+    assert server.recv(100) == b"client"
+    assert server.recv(100) == HEARTBEAT_FRAME
+    assert wire.beat(always())
+
+
+@pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_dropped_copy_is_not_locked_by_a_thread_of_the_parent(session):
+    client, _ = session(*KINDS[0])
+    wire = wire_for(client)
+    inside, ended, gone = allocate_lock(), allocate_lock(), allocate_lock()
+    for lock in (inside, ended, gone):
+        lock.acquire()
+
+    def stay():
+        with wire._ssl.lock:
+            inside.release()
+            ended.acquire(True, 20)
+        gone.release()
+
+    start_native_thread(stay, ended.release)
+    assert inside.acquire(True, 10)
+    try:
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)
+            wire.drop()
+            client.version()  # any call into the session
+            os._exit(42 if wire.closed else 43)
+        _, status = os.waitpid(pid, 0)
+    finally:
+        ended.release()
+    assert gone.acquire(True, 10)
+    assert os.waitstatus_to_exitcode(status) == 42
 
 
 @pytest.mark.parametrize("ciphers", ["", "ECDHE-ECDSA-AES256-SHA384"], ids=["default", "CBC"])

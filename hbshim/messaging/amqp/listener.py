@@ -174,7 +174,14 @@ class AmqpListener:
 
     # -- what the owner calls ------------------------------------------------
 
+    @property
+    def _inherited(self) -> bool:
+        """Whether this is a forked child: its parent listens, and its locks are of no use here."""
+        return os.getpid() != self._pid
+
     def open(self, timeout: float) -> bool:
+        if self._inherited:
+            return False
         deadline = time.monotonic() + timeout
         try:
             with self._polling:
@@ -214,6 +221,8 @@ class AmqpListener:
     def poll(
         self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
     ) -> list[AmqpIncoming]:
+        if self._inherited:
+            return []
         try:
             with self._polling:
                 return self._poll(timeout, batch_size, batch_timeout)
@@ -226,7 +235,7 @@ class AmqpListener:
         deadline = None if timeout is None else time.monotonic() + timeout
         batch: list[AmqpIncoming] = []
         while len(batch) < batch_size:
-            if os.getpid() != self._pid:
+            if self._inherited:
                 break  # a green thread that was forked with the rest: its parent listens
             if self._consuming and (self._stopped or self._paused):
                 self._withdraw()
@@ -266,8 +275,8 @@ class AmqpListener:
         self._after_polling()
 
     def close(self, timeout: float = CLOSE_LIMIT) -> None:
-        if os.getpid() != self._pid:
-            return  # the parent listens; its locks are of no use here
+        if self._inherited:
+            return
         deadline = time.monotonic() + timeout
         self._ended.set()
         self.stop(timeout)
@@ -291,6 +300,8 @@ class AmqpListener:
             connection.close(max(SHORTEST_CLOSE, deadline - time.monotonic()))
 
     def _wake(self) -> None:
+        if self._inherited:
+            return
         self._changed.set()
         connection = self._connection
         if connection is not None:
@@ -298,7 +309,7 @@ class AmqpListener:
 
     def _after_polling(self) -> None:
         """Do what became due while the lock was held; to be called without it."""
-        while self._due() and os.getpid() == self._pid and self._polling.acquire(False):
+        while self._due() and not self._inherited and self._polling.acquire(False):
             try:
                 self._withdraw()
                 if self._ended.is_set():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.amqp.connection import Message
+from hbshim.runtime.unpatched import signals_blocked
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.sender import Sender
@@ -102,7 +103,8 @@ class DirectReplies:
                 self._thread = threading.Thread(
                     target=self._run, name="hbshim-replies", daemon=True
                 )
-                self._thread.start()
+                with signals_blocked():
+                    self._thread.start()
 
     def _run(self) -> None:
         while True:

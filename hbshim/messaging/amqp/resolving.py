@@ -134,7 +134,8 @@ def _start(key: _Key, lookup: _Lookup) -> None:
         target=_run, args=(key, lookup, function), name="hbshim-resolver", daemon=True
     )
     try:
-        thread.start()
+        with unpatched.signals_blocked():
+            thread.start()
     except RuntimeError:
         # No thread can be had: as it would be without this module.
         _run(key, lookup, function)

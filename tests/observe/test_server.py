@@ -1,0 +1,59 @@
+"""The thread of the watch socket has a successor when an exception ends it."""
+
+import ctypes
+import sys
+
+from hbshim.observe.protocol import REQUEST
+from hbshim.observe.server import WatchServer
+from hbshim.observe.socketfile import SocketFile
+from hbshim.runtime.unpatched import original_module
+from tests.waiting import wait_until
+from tests.worlds import needs_os_threads
+
+pytestmark = needs_os_threads
+
+
+def ask(path):
+    socket = original_module("socket")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(path)
+        try:
+            client.sendall(REQUEST)
+            return client.recv(100)
+        except OSError:
+            return b""
+
+
+def thread_of(server):
+    """Identity of the thread that runs a method of `server`; None for none."""
+    for ident, frame in sys._current_frames().items():
+        while frame is not None:
+            if frame.f_code is WatchServer._run.__code__ and frame.f_locals["self"] is server:
+                return ident
+            frame = frame.f_back
+    return None
+
+
+def test_an_exception_from_outside_does_not_end_the_watch(tmp_path):
+    path, errors, starts = str(tmp_path / "watch.sock"), [], []
+    start = WatchServer._start
+
+    class Counting(WatchServer):
+        def _start(self):
+            starts.append(None)
+            start(self)
+
+    server = Counting(SocketFile(path), lambda: b"answer", errors.append)
+    try:
+        wait_until(lambda: ask(path) == b"answer")
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread_of(server)), ctypes.py_object(SystemExit)
+        )
+        wait_until(lambda: ask(path) == b"answer" and len(starts) == 2)
+        assert ask(path) == b"answer"
+    finally:
+        server.stop()
+    wait_until(lambda: thread_of(server) is None)
+    assert len(starts) == 2
+    assert errors == []

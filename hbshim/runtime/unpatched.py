@@ -141,6 +141,10 @@ def _start_raw_thread(function: Callable[[], None], _on_exit: Callable[[], None]
 
 
 def _start_joined_thread(function: Callable[[], None], on_exit: Callable[[], None]) -> None:
+    gevent_monkey = sys.modules.get("gevent.monkey")
+    if gevent_monkey is not None and gevent_monkey.is_object_patched("_thread", "start_new_thread"):
+        # gevent keeps no unpatched copy of `threading`: this thread would be a green one.
+        raise RuntimeError("gevent has patched this sub-interpreter")
     # mod_wsgi runs applications in sub-interpreters. Ending one with a thread still
     # in it is a fatal error of the whole process, and one with a GIL of its own
     # refuses daemon threads, so the thread is stopped and joined first.

@@ -109,6 +109,20 @@ except TimeoutError as error:
     assert printed == "from a signal handler set()\n"
 
 
+def test_a_sub_interpreter_that_gevent_has_patched_gets_no_green_thread_for_a_native_one():
+    printed = run("""
+from gevent import monkey; monkey.patch_all()
+from hbshim.errors import WorkerError
+from hbshim.runtime import unpatched
+unpatched._start_raw_thread = unpatched._start_joined_thread
+try:
+    unpatched.start_native_thread(lambda: None, lambda: None)
+except WorkerError as error:
+    print(error)
+""")
+    assert "gevent has patched this sub-interpreter" in printed
+
+
 IN_A_SUB_INTERPRETER = """
 import sys
 name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"

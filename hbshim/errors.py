@@ -129,6 +129,10 @@ class CallTimeoutError(MessagingError):
     """No reply came within the timeout that the caller gave."""
 
 
+class ResultGoneError(MessagingError):
+    """The result of a submitted request is not kept: it was received, or its lifetime is over."""
+
+
 class RemoteError(MessagingError):
     """The called method raised an error that cannot be raised here as what it was.
 

@@ -21,7 +21,7 @@ def test_a_deployment_whose_processes_start_one_after_the_other(broker, scheme, 
     started = []
 
     def start(script, *arguments):
-        output = tmp_path / f"{script}.out"
+        output = tmp_path / f"{script}{len(started)}.out"
         with output.open("w") as file:
             process = subprocess.Popen(
                 [sys.executable, DEPLOYMENT / script, *arguments],
@@ -33,8 +33,14 @@ def test_a_deployment_whose_processes_start_one_after_the_other(broker, scheme, 
         return process, output.read_text
 
     try:
-        api, said_by_api = start("api.py", scheme)
-        wait_until(lambda: "submitted" in said_by_api(), 60)
+        first_api, said_by_first_api = start("api.py", scheme)
+        wait_until(lambda: said_by_first_api().endswith("\n"), 60)
+        said, task_id = said_by_first_api().rsplit(maxsplit=1)
+        assert said == "api: submitted"
+        # It is killed; another one takes its place, by the id of the task.
+        first_api.kill()
+        first_api.wait(60)
+        api, said_by_api = start("api.py", scheme, task_id)
         conductor, said_by_conductor = start("conductor.py")
         # The plan waits for an agent that does not run.
         wait_until(lambda: "waiting for the agent" in said_by_api(), 60)
@@ -48,7 +54,6 @@ def test_a_deployment_whose_processes_start_one_after_the_other(broker, scheme, 
             process.kill()
             process.wait(10)
     assert said_by_api().splitlines() == [
-        "api: submitted",
         f"api: progress: waiting for the agent of {scheme}",
         "api: progress: install: done",
         "api: progress: configure: done",

@@ -1,6 +1,7 @@
 """The API: hands a deployment to the conductor, whether it runs yet or not, and follows it.
 
 HBSHIM_BROKER_URL=hbpika://user:password@host/ python api.py staging
+HBSHIM_BROKER_URL=hbpika://user:password@host/ python api.py staging TASK
 """
 
 import os
@@ -11,12 +12,17 @@ from hbshim import messaging
 CONDUCTOR = messaging.Target("conductor")
 
 
-def main(environment: str) -> None:
+def main(environment: str, task_id: str | None = None) -> None:
+    """Follow a new deployment, or with its `task_id` one that another process has submitted."""
     driver = messaging.connect(os.environ["HBSHIM_BROKER_URL"])
-    # Nobody needs to listen: the request is stored, and stays until a conductor takes it.
-    driver.declare(CONDUCTOR)
-    task = messaging.Client(driver, CONDUCTOR).submit("deploy", environment=environment)
-    print("api: submitted", flush=True)
+    client = messaging.Client(driver, CONDUCTOR)
+    if task_id is None:
+        # No conductor needs to run: the request is stored, and stays until one takes it.
+        driver.declare(CONDUCTOR)
+        task = client.submit("deploy", environment=environment)
+        print("api: submitted", task.id, flush=True)
+    else:
+        task = client.attach(task_id)
     for report in task.progress(timeout=60):
         print("api: progress:", report, flush=True)
     print("api: result:", task.result(timeout=60), flush=True)
@@ -24,4 +30,4 @@ def main(environment: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

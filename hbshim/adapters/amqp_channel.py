@@ -68,6 +68,17 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
         """basic.qos for the consumers that are started from now on."""
         self.send_method(spec.Basic.Qos, "lBb", (0, count, False))
 
+    def cancel_without_waiting(self, consumer_tag: str) -> None:
+        """basic.cancel; what comes until the broker's answer still finds its callback."""
+        self.send_method(spec.Basic.Cancel, "sb", (consumer_tag, False))
+
+    def _setup_listeners(self) -> None:
+        super()._setup_listeners()
+        self._callbacks[spec.Basic.CancelOk] = self._on_cancel_ok
+
+    def _on_cancel_ok(self, consumer_tag: str) -> None:
+        self._remove_tag(consumer_tag)
+
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         # Nobody else may write on this number before it stands for a new channel.
         with self.connection.write_lock:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from hbshim.errors import OptionError
 from hbshim.messaging.reporting import OnError
 from hbshim.messaging.target import Target
 
@@ -25,7 +26,25 @@ UNLIMITED = 0
 #: Priorities of notifications, each with queues of its own; the names that oslo.messaging has.
 PRIORITIES = ("debug", "info", "audit", "warn", "error", "critical", "sample")
 
+#: Seconds, the longest timeout; a longer one, infinity included, is taken for this one.
+LONGEST_TIMEOUT = 365 * 24 * 3600.0
+
 FINAL: frozenset[str] = frozenset(("result", "error"))
+
+
+def timeout_of(seconds: float) -> float:
+    """A timeout that locks, pollers and the broker accept.
+
+    Raises:
+        OptionError: it is no number of seconds.
+    """
+    try:
+        # Not a number is not equal to itself.
+        if seconds != seconds:
+            raise ValueError
+        return min(max(0.0, float(seconds)), LONGEST_TIMEOUT)
+    except (TypeError, ValueError):
+        raise OptionError(f"a timeout must be a number of seconds, got {seconds!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,7 @@ class Incoming(Protocol):
 
     Attributes:
         message_id: the same when a message comes again.
+        expires: its sender gave it a time limit.
         expects_reply: somebody waits for :meth:`reply`.
         priority: of a notification, as its sender named it; empty for calls and casts.
         redelivered: it was delivered before, to this server or another one, which may or may
@@ -65,6 +85,8 @@ class Incoming(Protocol):
     def message_id(self) -> str: ...
     @property
     def expects_reply(self) -> bool: ...
+    @property
+    def expires(self) -> bool: ...
     @property
     def priority(self) -> str: ...
     @property
@@ -169,18 +191,26 @@ class Listener(Protocol):
 
 
 class Submitted(Protocol):
-    """A request that is stored, and the replies to it."""
+    """A request that is stored, and the replies to it.
+
+    Attributes:
+        id: for :meth:`Driver.attach`, in any process.
+    """
+
+    @property
+    def id(self) -> str: ...
 
     def receive(self, timeout: float) -> Reply:
         """The next reply, "progress" or the final one.
 
         Raises:
             CallTimeoutError: none within `timeout` seconds; it may come later.
+            ResultGoneError: the replies are not kept (any more).
         """
         ...
 
     def close(self) -> None:
-        """Wait for no more replies."""
+        """Wait for no more replies here; they are kept for :meth:`Driver.attach`."""
         ...
 
 
@@ -226,7 +256,13 @@ class Driver(Protocol):
         ...
 
     def submit(
-        self, target: Target, payload: Payload, timeout: float, *, listening: bool = True
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        ignore_result: bool = False,
+        result_lifetime: float | None = None,
     ) -> Submitted | None:
         """Store a request for a server that may not run yet; it is answered when it does.
 
@@ -234,13 +270,24 @@ class Driver(Protocol):
 
         Parameters:
             timeout: seconds until it is stored.
-            listening: keep the replies for :meth:`Submitted.receive`; False: nobody waits
-                for any, and None is returned.
+            ignore_result: no replies are sent, and None is returned. Else they are stored as
+                the request is, until they are received or their lifetime is over.
+            result_lifetime: seconds for which the replies are kept when no caller waits for
+                them, from now or from the last wait on, or :data:`NEVER`; None: the option
+                `result_expiration`. Longer than the work takes.
 
         Raises:
             UnroutableError: there is no queue for `target`.
             DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
             PoolTimeoutError: it was not stored.
+        """
+        ...
+
+    def attach(self, request: str) -> Submitted:
+        """The replies to a request that this or another process submitted.
+
+        Parameters:
+            request: :attr:`Submitted.id`.
         """
         ...
 

@@ -289,6 +289,14 @@ class MessagingOptions(OptionSet):
         "seconds | never",
         "Time after which the broker deletes an RPC queue without a consumer; 0 is never.",
     )
+    result_expiration: float = _messaging(
+        "result_expiration",
+        86400.0,
+        _positive,
+        "seconds, more than 0",
+        "Age at which the broker deletes the result of a submitted request that no caller waits "
+        "for, where the caller gives no lifetime; longer than the work takes.",
+    )
     default_rpc_exchange: str = _messaging(
         "default_rpc_exchange",
         "openstack_rpc",

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from hbshim.errors import CallTimeoutError
-from hbshim.messaging.base import Driver, Payload, Reply, Submitted
+from hbshim.errors import CallTimeoutError, OptionError
+from hbshim.messaging.base import Driver, Payload, Reply, Submitted, timeout_of
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.remote import Call, error_from_value
 from hbshim.messaging.target import Target
@@ -35,6 +35,10 @@ class Client:
             early; the server gives one every third of them. None: only `timeout` counts.
         on_progress: called with what the method reports before it ends.
         mandatory: a call fails at once where no server has declared its queue yet.
+        ignore_result: :meth:`submit` asks for no result.
+        result_lifetime: seconds for which the result of :meth:`submit` is kept when no caller
+            waits for it, longer than the work takes, or :data:`hbshim.messaging.NEVER`; None:
+            the option `result_expiration`.
     """
 
     driver: Driver
@@ -46,6 +50,8 @@ class Client:
     silence: float | None = None
     on_progress: Callable[[Any], None] | None = None
     mandatory: bool = False
+    ignore_result: bool = False
+    result_lifetime: float | None = None
 
     def prepare(self, **changes: Any) -> Client:
         """A client that differs in some parameters, or in some of its target's.
@@ -94,15 +100,31 @@ class Client:
     def submit(self, method: str, /, **arguments: Any) -> Task:
         """Store a request for a server that may start later; its queue must be declared.
 
+        The result is stored, too, in a queue of its own, and outlives this process:
+        :meth:`attach` receives it in any other.
+
         Raises:
             UnroutableError: there is no queue; see :meth:`hbshim.messaging.base.Driver.declare`.
             PayloadError: an argument cannot be sent.
             MessagingError: it was not stored.
         """
         payload = self._payload(method, arguments)
-        submitted = self.driver.submit(self.target, payload, self._timeout)
-        assert submitted is not None
+        submitted = self.driver.submit(
+            self.target,
+            payload,
+            self._timeout,
+            ignore_result=self.ignore_result,
+            result_lifetime=self.result_lifetime,
+        )
         return Task(submitted, self)
+
+    def attach(self, task_id: str) -> Task:
+        """A task that this or another process submitted.
+
+        Parameters:
+            task_id: its :attr:`Task.id`.
+        """
+        return Task(self.driver.attach(task_id), self)
 
     @functools.cached_property
     def _timeout(self) -> float:
@@ -135,10 +157,21 @@ class Client:
 class Task:
     """A request that was submitted: what its server reports, and the result."""
 
-    def __init__(self, submitted: Submitted, client: Client) -> None:
+    def __init__(self, submitted: Submitted | None, client: Client) -> None:
         self._submitted = submitted
         self._client = client
         self._reply: Reply | None = None
+
+    @property
+    def id(self) -> str:
+        """For :meth:`Client.attach`, in any process."""
+        return self._replies.id
+
+    @property
+    def _replies(self) -> Submitted:
+        if self._submitted is None:
+            raise OptionError("the request was submitted with ignore_result; it has no result")
+        return self._submitted
 
     def progress(self, timeout: float) -> Iterator[Any]:
         """Each report, as it comes; ends with the result, which :meth:`result` then has.
@@ -147,7 +180,7 @@ class Task:
             CallTimeoutError: nothing new within `timeout` seconds.
         """
         while self._reply is None:
-            reply = self._submitted.receive(timeout)
+            reply = self._replies.receive(timeout)
             if reply.kind == "progress":
                 yield self._client._value(reply)
             else:
@@ -159,17 +192,19 @@ class Task:
         Raises:
             Exception: what the method raised; see :meth:`Client.call`.
             CallTimeoutError: it has not come within `timeout` seconds, but may yet.
+            ResultGoneError: it is not kept; see `result_lifetime`.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout_of(timeout)
         while self._reply is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise CallTimeoutError(f"no result within {timeout:g} s; it may come later")
-            reply = self._submitted.receive(left)
+            reply = self._replies.receive(left)
             if reply.kind != "progress":
                 self._reply = reply
         return self._client._result(self._reply)
 
     def close(self) -> None:
-        """Wait for no more."""
-        self._submitted.close()
+        """Wait for no more here; the result is kept for :meth:`Client.attach`."""
+        if self._submitted is not None:
+            self._submitted.close()

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from hbshim.errors import OptionError, PayloadError
+from hbshim.errors import (
+    BrokerBlockedError,
+    ConnectError,
+    ConnectionLostError,
+    OptionError,
+    PayloadError,
+    PoolTimeoutError,
+)
 from hbshim.messaging.base import Driver, Incoming, Payload
 from hbshim.messaging.dispatch import Dispatcher, Request
 from hbshim.messaging.encoding import Encoding
@@ -14,6 +21,9 @@ from hbshim.messaging.remote import Call, error_as_value
 from hbshim.messaging.reporting import OnError, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
+
+#: The broker could not be reached with a reply.
+NOT_SENT = (ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError)
 
 
 class Server(Serving):
@@ -86,9 +96,17 @@ class Server(Serving):
                 self._answer(incoming)
             except Exception as error:
                 self._failed(error)
+                if self._after and self._lost(incoming, error):
+                    incoming.requeue()
             finally:
+                # Unless it was requeued.
                 if self._after:
                     incoming.acknowledge()
+
+    @staticmethod
+    def _lost(incoming: Incoming, error: Exception) -> bool:
+        """Whether a result without a time limit would be lost: then the work is done again."""
+        return incoming.expects_reply and not incoming.expires and isinstance(error, NOT_SENT)
 
     def _answer(self, incoming: Incoming) -> None:
         try:

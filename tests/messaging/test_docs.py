@@ -36,4 +36,4 @@ def test_the_page_does_what_it_says(broker, scheme, capsys):
 
 
 def test_the_page_has_all_its_snippets():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5

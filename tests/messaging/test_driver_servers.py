@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import CallTimeoutError, TopologyError, UnroutableError
+from hbshim.errors import (
+    CallTimeoutError,
+    OptionError,
+    ResultGoneError,
+    TopologyError,
+    UnroutableError,
+)
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.base import NEVER
 from hbshim.messaging.dispatch import Request
@@ -153,6 +159,99 @@ def test_nothing_is_stored_where_no_queue_was_declared(asker: Client) -> None:
     assert asker.driver.delete(asker.target) == 0
     with pytest.raises(UnroutableError):
         asker.submit("echo", value=1)
+
+
+def test_a_result_is_fetched_by_another_process(
+    drivers: Drivers, target: Target, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    """The one that submitted is gone before the server starts."""
+    first, second, serving = drivers(), drivers(), drivers()
+    serving.declare(target, 30)
+    task_id = Client(first, target, timeout=LIMIT).submit("count", to=3).id
+    first.close()
+    client = Client(second, target, timeout=LIMIT)
+    waiting = client.attach(task_id)
+    with pytest.raises(CallTimeoutError):
+        waiting.result(0.1)
+    serve(serving, target, endpoints[0], expires=30)
+    assert list(waiting.progress(LIMIT)) == [0, 1, 2]
+    assert waiting.result(LIMIT) == "counted"
+    # It is received once; what was received stays with the task.
+    assert waiting.result(0) == "counted"
+    with pytest.raises(ResultGoneError, match=task_id):
+        client.attach(task_id).result(LIMIT)
+
+
+def test_a_task_that_is_closed_leaves_its_replies_to_others(
+    drivers: Drivers, target: Target, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    driver, serving = drivers(), drivers()
+    client = Client(driver, target, timeout=LIMIT)
+    serve(serving, target, endpoints[0])
+    task = client.submit("count", to=3)
+    assert next(task.progress(LIMIT)) == 0
+    task.close()
+    again = Client(drivers(), target, timeout=LIMIT).attach(task.id)
+    assert list(again.progress(LIMIT)) == [1, 2]
+    assert again.result(LIMIT) == "counted"
+
+
+def test_without_a_result(drivers: Drivers, target: Target, serve: Serve) -> None:
+    endpoint = Endpoint()
+    driver = drivers()
+    serve(driver, target, endpoint)
+    task = Client(driver, target, timeout=LIMIT, ignore_result=True).submit("echo", value=1)
+    wait_until(lambda: endpoint.asked == [1], LIMIT)
+    for use in (lambda: task.id, lambda: task.result(LIMIT), lambda: next(task.progress(LIMIT))):
+        with pytest.raises(OptionError, match="ignore_result"):
+            use()
+    task.close()
+
+
+def test_a_result_has_its_own_lifetime(drivers: Drivers, target: Target) -> None:
+    driver = drivers()
+    driver.declare(target, 30)
+    client = Client(driver, target, timeout=LIMIT)
+    names = {
+        lifetime: driver._topology.results(
+            client.prepare(result_lifetime=lifetime).submit("echo", value=1).id
+        ).name
+        for lifetime in (0.2, 30, None, NEVER)
+    }
+
+    def exists(name: str) -> bool:
+        soon = time.monotonic() + LIMIT
+        return driver._sender.manage(lambda found: found.connection.queue_exists(name), soon)
+
+    def gone() -> bool:
+        # To ask for it, as a caller that waits does, begins its time anew.
+        time.sleep(0.5)
+        return not exists(names[0.2])
+
+    wait_until(gone, LIMIT)
+    assert [exists(names[each]) for each in (30, None, NEVER)] == [True] * 3
+
+
+def test_tasks_leave_nothing_behind(
+    drivers: Drivers, target: Target, serve: Serve, endpoints: list[Endpoint]
+) -> None:
+    driver = drivers()
+    serve(driver, target, endpoints[0])
+    client = Client(driver, target, timeout=LIMIT)
+    ids = []
+    for number in range(50):
+        task = client.submit("echo", value=number)
+        ids.append(task.id)
+        assert task.result(LIMIT) == number
+    caller = driver._caller
+    assert not caller._waiting
+    assert not caller._calls
+    for each in ids:
+        with pytest.raises(ResultGoneError):
+            client.attach(each).result(LIMIT)
+    connection = caller._line.connection
+    # The consumers of replies, and none of a task.
+    wait_until(lambda: len(connection._consumers) == 2, LIMIT)
 
 
 def test_a_queue_that_goes_by_itself(asker: Client) -> None:

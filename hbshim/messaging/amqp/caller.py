@@ -40,12 +40,13 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.heartbeat import service
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery, Message
+from hbshim.messaging.amqp.connection import DIRECT_REPLY, FORMAT, Connection, Delivery, Message
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.refusals import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import FINAL, OnReply, Payload, Reply
+from hbshim.messaging.amqp.waiting import Waiting
+from hbshim.messaging.base import FINAL, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
 
 T = TypeVar("T")
@@ -64,6 +65,15 @@ LATE_NAMES = 3
 #: Refusals of a queue that do not concern one of another name.
 OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
 
+#: Seconds that an acknowledgement may wait for other writers: the thread that reads writes it.
+ACKNOWLEDGE_WITHIN = 0.1
+
+#: Unacknowledged replies to stored requests that one consumer may hold.
+PREFETCH = 100
+
+#: Seconds for closing a connection that is of no use: a caller waits for it.
+CLOSE_WITHIN = 0.2
+
 #: Seconds before the next try, where a connection was lost as soon as it was there.
 LOST_AGAIN = 0.05
 
@@ -71,49 +81,21 @@ LOST_AGAIN = 0.05
 _log = logging.getLogger("hbshim.messaging")
 
 
-class _Waiting:
-    """A caller, and what came for it."""
+class _Call(Waiting):
+    """A call that waits for its reply, and what came for it."""
 
-    __slots__ = ("bell", "heard", "listens", "on_reply", "replies", "result")
+    __slots__ = ("heard", "on_reply", "replies", "result")
 
     def __init__(self, on_reply: OnReply | None) -> None:
+        super().__init__()
         self.on_reply = on_reply
         self.result: Reply | None = None
         self.replies: list[Reply] = []
         self.heard = time.monotonic()
-        self.listens = False
-        # A bare lock as a binary semaphore: a quarter of an Event's cost.
-        self.bell = threading.Lock()
-        self.bell.acquire()
-
-    def ring(self) -> None:
-        # Rung twice before it was heard.
-        with contextlib.suppress(RuntimeError):
-            self.bell.release()
 
     @property
     def called(self) -> bool:
         return self.result is not None or bool(self.replies)
-
-
-class Expected:
-    """Replies to come; see :class:`hbshim.messaging.base.Submitted`.
-
-    Attributes:
-        correlation, address: for the request that they are to answer.
-    """
-
-    def __init__(self, caller: Caller, correlation: str, address: str, waiting: _Waiting) -> None:
-        self.correlation = correlation
-        self.address = address
-        self._caller = caller
-        self._waiting = waiting
-
-    def receive(self, timeout: float) -> Reply:
-        return self._caller.receive(self._waiting, timeout)
-
-    def close(self) -> None:
-        self._caller.forget(self.correlation)
 
 
 class Caller:
@@ -132,7 +114,9 @@ class Caller:
         self.pid = os.getpid()
         self._client = uuid.uuid4().hex
         self._numbers = itertools.count(1)
-        self._waiting: dict[str, _Waiting] = {}
+        self._calls: dict[str, _Call] = {}
+        # Those that wait for another thread to read, in the order in which they came.
+        self._waiting: dict[Waiting, None] = {}
         self._line: Sending | None = None
         self._generation = 0
         # The queue for late replies: its number, the connection that consumes from it, and
@@ -141,8 +125,6 @@ class Caller:
         self._late_on: Connection | None = None
         self._late_skipped = False
         self._late_cancelled = False
-        # Requests that want an answer of the broker's own: the reader makes way.
-        self._asking = 0
         self._reading = threading.Lock()
         self._connecting = threading.Lock()
         self._closed = False
@@ -159,7 +141,7 @@ class Caller:
         attempts: int | None,
     ) -> Reply:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout_of(timeout)
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         message = Message(
             payload.body,
@@ -171,9 +153,9 @@ class Caller:
             reply_to=DIRECT_REPLY,
             # A server must not begin what no caller waits for any more.
             deadline=deadline,
+            type=FORMAT,
         )
-        waiting = _Waiting(on_reply)
-        self._waiting[correlation] = waiting
+        waiting = self._calls[correlation] = _Call(on_reply)
         try:
             if mandatory:
                 self._require_queue(target, deadline)
@@ -185,59 +167,26 @@ class Caller:
                 f"no reply from {_described(target)} within {timeout:g} s ({error})"
             ) from None
         finally:
-            del self._waiting[correlation]
-            self._hand_on()
-
-    def expect(self, deadline: float) -> Expected:
-        """Have replies kept for a request that is sent some other way.
-
-        Parameters:
-            deadline: of ``time.monotonic()``, until the queue for the replies is there.
-
-        Raises:
-            CallTimeoutError, ConnectError: it is not.
-            TopologyError: the broker refuses it.
-        """
-        self._require_late(deadline)
-        correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
-        waiting = self._waiting[correlation] = _Waiting(None)
-        return Expected(self, correlation, self._late_queue(), waiting)
-
-    def receive(self, waiting: _Waiting, timeout: float) -> Reply:
-        """The next reply of an expected request."""
-        deadline = time.monotonic() + timeout
-        try:
-            while not waiting.replies and waiting.result is None:
-                self._wait_once(waiting, deadline, "no reply yet; it may come later")
-        finally:
-            self._hand_on()
-        if waiting.replies:
-            return waiting.replies.pop(0)
-        assert waiting.result is not None
-        return waiting.result
-
-    def forget(self, correlation: str) -> None:
-        """Keep no more replies."""
-        self._waiting.pop(correlation, None)
+            del self._calls[correlation]
 
     def close(self) -> None:
         """Let go of the connection; calls that wait are told."""
         self._closed = True
         line, self._line = self._line, None
         if line is not None:
-            line.connection.close()
-        for waiting in list(self._waiting.values()):
+            line.connection.close(CLOSE_WITHIN)
+        for waiting in list(self._waiting):
             waiting.ring()
 
     def _require_queue(self, target: Target, deadline: float) -> None:
         name = self._topology.rpc(target).queue.name
-        if not self._managed(lambda found: found.connection.queue_exists(name, deadline), deadline):
+        if not self.managed(lambda found: found.connection.queue_exists(name, deadline), deadline):
             raise UnroutableError(
                 f"no server has a queue for {_described(target)} yet; start it, or declare its "
                 "queue beforehand"
             )
 
-    def _managed(self, work: Callable[[Sending], T], deadline: float) -> T:
+    def managed(self, work: Callable[[Sending], T], deadline: float) -> T:
         """Have the broker answer something over a connection of the pool."""
         try:
             return self._sender.manage(work, deadline, None)
@@ -253,18 +202,18 @@ class Caller:
         limits = self._connector.limits
         limits.check(size)
         while True:
-            line = self._connected(deadline, attempts, exchange)
+            line = self.connected(deadline, attempts, exchange)
             if not limits.known(size, exchange) and self._late_on is line.connection:
                 self._send_confirmed(message, deadline)
                 return
             if exchange not in line.declared:
-                self._managed(lambda found: found.prepare(exchange, deadline), deadline)
+                self.managed(lambda found: found.prepare(exchange, deadline), deadline)
                 line.declared.add(exchange)
             try:
                 line.connection.publish(message, max(0.0, deadline - time.monotonic()))
             except ConnectionLostError:
                 # Not sent whole, so not sent: no server has it, and it may go once more.
-                self._lost(line)
+                self.lost(line)
                 if time.monotonic() >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
             else:
@@ -281,35 +230,7 @@ class Caller:
     def _late_queue(self) -> str:
         return self._topology.replies(self._client, self._late_number).queue.name
 
-    def _require_late(self, deadline: float) -> None:
-        line = self._connected(deadline, None)
-        while self._late_on is not line.connection:
-            try:
-                self._take_reading(line, deadline)
-                try:
-                    refused = self._listen_for_late(line.connection, deadline)
-                finally:
-                    self._reading.release()
-                    self._hand_on()
-                if refused is not None:
-                    raise refused
-            except ConnectionLostError:
-                self._lost(line)
-                line = self._connected(deadline, None)
-
-    def _take_reading(self, line: Sending, deadline: float) -> None:
-        self._asking += 1
-        try:
-            while not self._reading.acquire(False):
-                line.connection.wake()
-                if self._reading.acquire(timeout=0.01):
-                    return
-                if time.monotonic() >= deadline:
-                    raise CallTimeoutError("another call kept the connection")
-        finally:
-            self._asking -= 1
-
-    def _wait(self, waiting: _Waiting, deadline: float, silence: float | None) -> Reply:
+    def _wait(self, waiting: _Call, deadline: float, silence: float | None) -> Reply:
         while True:
             # Also those that nobody asked for: with one left there, nobody would read on.
             replies, waiting.replies = waiting.replies, []
@@ -320,64 +241,70 @@ class Caller:
                 return waiting.result
             until = deadline if silence is None else min(deadline, waiting.heard + silence)
             silent = "the server is silent" if until < deadline else "it was sent, and not answered"
-            self._wait_once(waiting, until, silent)
+            self.wait_once(waiting, until, silent)
 
-    def _wait_once(self, waiting: _Waiting, until: float, otherwise: str) -> None:
+    def wait_once(self, waiting: Waiting, until: float, otherwise: str) -> None:
         """Read, or have somebody else read, until something may have changed."""
         if self._closed:
             raise ConnectionLostError("the driver was closed while a call waited for its reply")
         left = until - time.monotonic()
         if left <= 0:
             raise CallTimeoutError(otherwise)
-        # Before it is seen that somebody reads: who hands on rings for those who listen only,
-        # not for one who still sends, nor for a task that nobody asks after.
-        waiting.listens = True
+        # Before it is seen that another thread reads: that one may end its reading just now.
+        self._waiting[waiting] = None
         try:
-            if not self._asking and self._reading.acquire(False):
+            if self._reading.acquire(False):
+                del self._waiting[waiting]
                 try:
                     self._read_for(waiting, until)
                 finally:
                     self._reading.release()
                     # Before any code of the application runs, which may take its time.
-                    waiting.listens = False
-                    self._hand_on()
+                    self._hand_over()
             else:
                 waiting.bell.acquire(timeout=left)
         finally:
-            waiting.listens = False
+            self._waiting.pop(waiting, None)
+            if waiting.called:
+                # It may have been woken to read, too.
+                self._hand_over()
 
-    def _read_for(self, waiting: _Waiting, until: float) -> None:
-        while not (waiting.called or self._asking or self._closed):
+    def _read_for(self, waiting: Waiting, until: float) -> None:
+        while not (waiting.called or self._closed):
             if time.monotonic() >= until:
                 return
             line = self._line
             try:
                 if line is None:
-                    line = self._connected(until, None)
+                    self.connected(until, None)
+                    # Those that consume from a queue of their own must do so anew.
+                    for other in list(self._waiting):
+                        other.ring()
+                    return
                 if self._late_cancelled and until - time.monotonic() > LATE_LIMIT:
                     self._listen_for_late(line.connection, until)
                 line.connection.drain(max(0.0, until - time.monotonic()))
             except ConnectionLostError:
                 if line is not None:
-                    self._lost(line)
+                    self.lost(line)
             except ConnectError as error:
                 if error.final:
                     raise
                 raise CallTimeoutError(f"no connection: {error}") from None
 
-    def _hand_on(self) -> None:
-        """Have another caller read, if one waits and nobody does."""
-        while not self._reading.locked():
+    def _hand_over(self) -> None:
+        """Have another thread read, if one waits and none reads."""
+        while self._waiting and not self._reading.locked():
             try:
-                for other in self._waiting.values():
-                    if other.listens and not other.called:
+                for other in self._waiting:
+                    if not other.called:
                         other.ring()
                         return
             except RuntimeError:
-                continue  # another call came or went; a copy each time would cost more
+                continue  # one came or went; a copy each time would cost more
             return
 
-    def _connected(self, deadline: float, attempts: int | None, exchange: str = "") -> Sending:
+    def connected(self, deadline: float, attempts: int | None, exchange: str = "") -> Sending:
         """The connection, opened where there is none.
 
         Parameters:
@@ -394,7 +321,7 @@ class Caller:
             line = self._line
             if line is None or not line.connection.is_open:
                 if line is not None:
-                    self._lost(line)
+                    self.lost(line)
                 line = self._connect(deadline, attempts, exchange)
                 self._line = line
             return line
@@ -415,17 +342,18 @@ class Caller:
                 return self._listen(connection, deadline, exchange)
             except ConnectionLostError:
                 # As a broker that restarts does: it accepts the login and is gone.
-                connection.close()
+                connection.close(CLOSE_WITHIN)
                 if time.monotonic() + LOST_AGAIN >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
                 time.sleep(LOST_AGAIN)
             except BaseException:
-                connection.close()
+                connection.close(CLOSE_WITHIN)
                 raise
 
     def _listen(self, connection: Connection, deadline: float, exchange: str) -> Sending:
         self._generation += 1
         line = Sending(connection, self._connector.limits)
+        connection.set_prefetch(PREFETCH, deadline)
         on_reply = self._on_reply(connection, False)
         connection.consume(DIRECT_REPLY, on_reply, acknowledged=False, deadline=deadline)
         skipped, self._late_skipped = self._late_skipped, False
@@ -501,8 +429,8 @@ class Caller:
             if acknowledged:
                 # Lost with its connection, it comes again, and is dropped as a repeated one.
                 with contextlib.suppress(MessagingError):
-                    connection.acknowledge(delivery.tag)
-            waiting = self._waiting.get(delivery.correlation_id or "")
+                    connection.acknowledge(delivery.tag, time.monotonic() + ACKNOWLEDGE_WITHIN)
+            waiting = self._calls.get(delivery.correlation_id or "")
             if waiting is None or waiting.result is not None:
                 self.late += 1
                 return
@@ -518,10 +446,10 @@ class Caller:
 
         return on_reply
 
-    def _lost(self, line: Sending) -> None:
+    def lost(self, line: Sending) -> None:
         if self._line is line:
             self._line = None
-        line.connection.close()
+        line.connection.close(CLOSE_WITHIN)
 
 
 def _described(target: Target) -> str:

@@ -19,6 +19,9 @@ from typing import Any, Protocol, TypeAlias
 #: Delivery modes of AMQP 0-9-1, basic.properties: `delivery-mode`.
 TRANSIENT, PERSISTENT = 1, 2
 
+#: The property `type` of requests: the version of their format. That of a reply is its kind.
+FORMAT = "hbshim/1"
+
 #: Seconds; RabbitMQ closes the channel of a message whose `expiration` is above ten years.
 MAX_EXPIRATION = 10 * 365 * 24 * 3600.0
 #: Seconds that the broker may take to answer connection.close.
@@ -267,8 +270,36 @@ class Connection(Protocol):
         """Stop a consumer; what was delivered to it stays to be acknowledged."""
         ...
 
-    def acknowledge(self, tag: int) -> bool:
+    def start_consumer(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        on_cancelled: OnCancelled,
+        deadline: float,
+    ) -> str:
+        """Consume as :meth:`consume` does, from any thread and without the broker's answer.
+
+        Where the queue does not exist, the broker closes the channel: look it up before, over
+        another connection.
+
+        Parameters:
+            deadline: of ``time.monotonic()``, for writing it.
+
+        Raises:
+            BrokerBlockedError: nothing was written.
+        """
+        ...
+
+    def stop_consumer(self, consumer_tag: str, deadline: float) -> None:
+        """Cancel from any thread, without the broker's answer; what comes until then, comes."""
+        ...
+
+    def acknowledge(self, tag: int, deadline: float | None = None) -> bool:
         """Tell the broker that a delivery is done with (basic.ack).
+
+        Parameters:
+            deadline: of ``time.monotonic()``, for writing it; None: :data:`METHOD_TIMEOUT`.
 
         Returns:
             False if the broker has closed the delivery's channel, and so has requeued it.

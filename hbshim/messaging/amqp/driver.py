@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -9,19 +10,23 @@ import uuid
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConnectionLostError
-from hbshim.messaging.amqp.caller import Caller, Expected
-from hbshim.messaging.amqp.connection import PERSISTENT, TRANSIENT, Message
+from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError
+from hbshim.messaging.amqp.caller import Caller
+from hbshim.messaging.amqp.connection import FORMAT, PERSISTENT, TRANSIENT, Message
 from hbshim.messaging.amqp.connector import Connector, Open
 from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
-from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply
+from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 from hbshim.pool import PoolStatistics
+
+#: Seconds for deleting the queue of a request that was not stored; else it expires.
+DELETE_WITHIN = 0.3
 
 
 class AmqpDriver:
@@ -94,7 +99,7 @@ class AmqpDriver:
             )
         else:
             exchange, key = self._topology.rpc_exchange(target), self._topology.rpc_key(target)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout_of(timeout)
         message = Message(
             payload.body,
             exchange,
@@ -109,27 +114,54 @@ class AmqpDriver:
             self._sender.send(message, deadline, self._attempts(attempts))
 
     def submit(
-        self, target: Target, payload: Payload, timeout: float, *, listening: bool = True
-    ) -> Expected | None:
-        deadline = time.monotonic() + timeout
-        expected = self._caller_here().expect(deadline) if listening else None
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        ignore_result: bool = False,
+        result_lifetime: float | None = None,
+    ) -> StoredReplies | None:
+        deadline = time.monotonic() + timeout_of(timeout)
+        request = uuid.uuid4().hex
         message = Message(
             payload.body,
             self._topology.rpc_exchange(target),
             self._topology.rpc_key(target),
             payload.content_type,
-            message_id=uuid.uuid4().hex,
+            message_id=request,
             delivery_mode=PERSISTENT,
+            type=FORMAT,
         )
-        if expected is not None:
-            message.correlation_id, message.reply_to = expected.correlation, expected.address
+        if ignore_result:
+            self._sender.send_confirmed(message, None, deadline, self._attempts(None))
+            return None
+        queue = self._topology.results(request, result_lifetime)
+        message.correlation_id, message.reply_to = request, queue.name
+        self._sender.manage(
+            lambda found: found.connection.declare_queue(queue, deadline),
+            deadline,
+            self._attempts(None),
+        )
         try:
-            self._sender.send_confirmed(message, None, deadline, None)
-        except BaseException:
-            if expected is not None:
-                expected.close()
+            self._sender.send_confirmed(message, None, deadline, self._attempts(None))
+        except ConfirmTimeoutError:
+            # It may have been stored, and its result may come: the queue expires.
             raise
-        return expected
+        except BaseException:
+            self._delete_soon(queue.name)
+            raise
+        return self.attach(request)
+
+    def _delete_soon(self, name: str) -> None:
+        until = time.monotonic() + DELETE_WITHIN
+        with contextlib.suppress(MessagingError):
+            self._sender.manage(
+                lambda found: found.connection.delete_queue(name, deadline=until), until, 1
+            )
+
+    def attach(self, request: str) -> StoredReplies:
+        return StoredReplies(self._caller_here, request, self._topology.results(request).name)
 
     def notify(
         self,
@@ -140,7 +172,7 @@ class AmqpDriver:
         *,
         attempts: int | None = None,
     ) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout_of(timeout)
         subscription = self._topology.notifications(target, priority, None)
         message = Message(
             payload.body,

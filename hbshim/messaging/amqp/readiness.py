@@ -14,6 +14,9 @@ from _socket import socketpair
 from collections.abc import Callable
 from typing import Any
 
+#: Seconds of one wait at most: a poller counts milliseconds in 31 bits.
+LONGEST_WAIT = 86400.0
+
 
 def _nothing() -> None:
     return None
@@ -52,7 +55,7 @@ class Readiness:
         if not self._enter():
             return False
         try:
-            ready = self._ready(max(0.0, timeout))
+            ready = self._ready(min(max(0.0, timeout), LONGEST_WAIT))
             if len(ready) > (self._fd in ready):
                 # A green `select` may tell of what was said of a closed socket whose number
                 # this one has now.
@@ -139,7 +142,7 @@ class Readiness:
 
 def wait_writable(fd: int, timeout: float) -> bool:
     """Wait until `fd` takes octets again, for at most `timeout` seconds; whether it does."""
-    timeout = max(0.0, timeout)
+    timeout = min(max(0.0, timeout), LONGEST_WAIT)
     if not hasattr(select, "poll"):
         return bool(select.select([], [fd], [], timeout)[1])
     poller = select.poll()

@@ -46,6 +46,9 @@ _OTHER_PRIORITY = "*"
 #: What follows the identity of a client in the name of its queue for replies.
 _REPLIES = "*"
 
+#: The same for the id of a request and the queue of its results.
+_RESULTS = "*result"
+
 #: Subscriptions that are not made anew each time.
 _REMEMBERED = 256
 
@@ -168,6 +171,18 @@ class Topology:
             key[1:] = [_OTHER_PRIORITY, part(priority)]
         name = joined(part(exchange), *([part(pool)] if pool else []), *key)
         return Subscription(self._shared(name, NEVER), exchange, joined(*key))
+
+    def results(self, request: str, expires: float | None = None) -> Queue:
+        """The queue for the replies to a stored request; its name in the default exchange.
+
+        Parameters:
+            request: its id.
+            expires: seconds after which it goes when no caller has waited for the replies
+                meanwhile, or :data:`NEVER`; None: the option `result_expiration`.
+        """
+        exchange = names.exchange(self._options.rpc_reply_exchange)
+        name = joined(part(exchange), part(request), _RESULTS)
+        return self._shared(name, self._options.result_expiration if expires is None else expires)
 
     def replies(self, client: str, number: int = 0) -> Subscription:
         """Return the queue for the replies that did not come by direct reply-to.

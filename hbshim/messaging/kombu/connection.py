@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import struct
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -226,18 +227,18 @@ class KombuConnection(Line):
 
     # -- settling ------------------------------------------------------------
 
-    def acknowledge(self, tag: int) -> bool:
-        return self._settle(acknowledgement, tag)
+    def acknowledge(self, tag: int, deadline: float | None = None) -> bool:
+        return self._settle(acknowledgement, tag, deadline)
 
     def requeue(self, tag: int) -> bool:
-        return self._settle(rejection, tag)
+        return self._settle(rejection, tag, None)
 
-    def _settle(self, frame: Callable[[int, int], bytes], tag: int) -> bool:
+    def _settle(self, frame: Callable[[int, int], bytes], tag: int, deadline: float | None) -> bool:
         self.check()
         # What came on a channel that is gone has been queued again by the broker.
         if tag >> _GENERATION != self._generation:
             return False
-        self.send(frame(self._plain.channel_id, tag & _TAG), None)
+        self.send(frame(self._plain.channel_id, tag & _TAG), deadline)
         return True
 
     # -- topology ------------------------------------------------------------
@@ -351,6 +352,35 @@ class KombuConnection(Line):
         )
         self._consumers[tag] = consumer
         return str(tag)
+
+    def start_consumer(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        on_cancelled: OnCancelled,
+        deadline: float,
+    ) -> str:
+        tag = f"hbshim.{uuid.uuid4().hex}"
+        consumer = _Consumer(on_delivery, on_cancelled)
+
+        def start() -> None:
+            # Registered first: another thread may read what the broker sends at once.
+            channel = self._plain
+            self._consumers[tag] = consumer
+            channel.callbacks[tag] = on_message = self._on_message(consumer)
+            channel.basic_consume(
+                queue, tag, nowait=True, callback=on_message, on_cancel=self._on_cancel
+            )
+
+        self.write_by_library(start, deadline)
+        return tag
+
+    def stop_consumer(self, consumer_tag: str, deadline: float) -> None:
+        if self._consumers.pop(consumer_tag, None) is not None:
+            self.write_by_library(
+                lambda: self._plain.cancel_without_waiting(consumer_tag), deadline
+            )
 
     def _on_message(self, consumer: _Consumer) -> Callable[[Arrived], None]:
         generation = self._generation << _GENERATION

@@ -225,12 +225,17 @@ class Line:
             BrokerBlockedError: nothing was written.
             ConnectionLostError
         """
+        write = self._write
+        self.write_by_library(lambda: write(data), until)
+
+    def write_by_library(self, write: Callable[[], object], until: float | None) -> None:
+        """Have py-amqp write, as :meth:`send` does."""
         lock = self._lock
         if not lock.acquire(False) and not self._acquire(until):
             raise self.stalled()
         try:
             self._stream.write_by = until
-            self._write(data)
+            write()
         except StalledError:
             raise self.stalled() from None
         except Exception as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -374,7 +375,32 @@ class PikaConnection:
         if on_cancelled is not None:
             self._arrived.append((on_cancelled, None))
 
-    def acknowledge(self, tag: int) -> bool:
+    def start_consumer(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        on_cancelled: OnCancelled,
+        deadline: float,
+    ) -> str:
+        tag = f"hbshim.{uuid.uuid4().hex}"
+        channel = self._plain_channel(deadline)
+
+        def arrived(message: Arrived) -> None:
+            self._arrived.append((on_delivery, self._delivery(message)))
+
+        with self._line.state():
+            self._consumers[tag] = on_cancelled
+            channel.inner.basic_consume(queue, arrived, consumer_tag=tag)
+        return tag
+
+    def stop_consumer(self, consumer_tag: str, deadline: float) -> None:
+        channel = self._plain_channel(deadline)
+        with self._line.state():
+            if self._consumers.pop(consumer_tag, _ignore) is not _ignore:
+                channel.inner.basic_cancel(consumer_tag)
+
+    def acknowledge(self, tag: int, deadline: float | None = None) -> bool:
         return self._settle(acknowledgement, tag)
 
     def requeue(self, tag: int) -> bool:

@@ -100,7 +100,7 @@ class FakeConnection:
         self.is_open = False
         self.wake()
 
-    def close(self) -> None:
+    def close(self, timeout: float = 1.0) -> None:
         self.lose()
 
     def _check(self) -> None:

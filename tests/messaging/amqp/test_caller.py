@@ -126,6 +126,7 @@ def test_a_callback_does_not_keep_the_replies_of_others(ends: str) -> None:
     else:
         assert first.outcome.kind == "result"
     assert not caller._waiting
+    assert not caller._calls
 
 
 def test_a_callback_may_call() -> None:

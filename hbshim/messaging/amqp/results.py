@@ -1,0 +1,197 @@
+"""The replies to a stored request, from the queue of their own in which they are stored, too.
+
+The queue is declared with the request, and outlives the process: another one that knows the
+request's id receives from it as well. It is consumed from while a caller waits for replies, over
+the connection that all callers of the process share; a process keeps nothing of a request whose
+replies no caller waits for. A reply is acknowledged when it is handed out, so one that was not
+is delivered again, here after a reconnection or elsewhere. After the final one the queue is
+deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hbshim.errors import (
+    CallTimeoutError,
+    ConnectionLostError,
+    MessagingError,
+    ResultGoneError,
+)
+from hbshim.messaging.amqp.connection import Connection, Delivery
+from hbshim.messaging.amqp.waiting import Waiting
+from hbshim.messaging.base import FINAL, Payload, Reply, timeout_of
+
+if TYPE_CHECKING:
+    from hbshim.messaging.amqp.caller import Caller
+    from hbshim.messaging.amqp.sender import Sending
+
+#: Replies whose identities are remembered: an acknowledgement may be lost with its connection.
+_REMEMBERED = 100
+
+#: Seconds for deleting the queue once its final reply is here; else it expires.
+_DELETE_WITHIN = 0.3
+
+#: Seconds that an acknowledgement may wait for other writers.
+_ACKNOWLEDGE_WITHIN = 0.1
+
+
+class _Stored(Waiting):
+    """A caller that waits for the replies in a queue.
+
+    Attributes:
+        connection, tag: the consumer's; None: there is none.
+    """
+
+    __slots__ = ("__weakref__", "closed", "connection", "deliveries", "tag")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deliveries: deque[Delivery] = deque()
+        self.connection: Connection | None = None
+        self.tag = ""
+        self.closed = False
+
+    @property
+    def called(self) -> bool:
+        return bool(self.deliveries) or self.connection is None
+
+    def arrived(self, delivery: Delivery) -> None:
+        if self.closed:
+            # For another process that may attach to the request.
+            with contextlib.suppress(MessagingError):
+                delivery.connection.requeue(delivery.tag)
+        elif delivery.connection is self.connection:
+            self.deliveries.append(delivery)
+            self.ring()
+
+    def cancelled(self, _reason: str | None) -> None:
+        """The broker ended the consumer: the queue is gone, or the node that held it."""
+        self.connection = None
+        self.ring()
+
+    def end(self) -> None:
+        """Stop the consumer, and give back what was not handed out."""
+        self.closed = True
+        connection, self.connection = self.connection, None
+        if connection is not None and connection.is_open:
+            with contextlib.suppress(MessagingError):
+                connection.stop_consumer(self.tag, time.monotonic() + _ACKNOWLEDGE_WITHIN)
+                while self.deliveries:
+                    connection.requeue(self.deliveries.popleft().tag)
+
+
+class StoredReplies:
+    """See :class:`hbshim.messaging.base.Submitted`.
+
+    Parameters:
+        caller: this process's.
+        request: the id of the request.
+        queue: the name of its queue.
+    """
+
+    def __init__(self, caller: Callable[[], Caller], request: str, queue: str) -> None:
+        self._caller = caller
+        self._id = request
+        self._queue = queue
+        self._stored = _Stored()
+        self._known: deque[str] = deque(maxlen=_REMEMBERED)
+        self._final: Reply | None = None
+        # One thread at a time waits.
+        self._lock = threading.Lock()
+        # A request that is forgotten before its final reply leaves no consumer behind.
+        weakref.finalize(self, _forgotten, self._stored).atexit = False
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    def receive(self, timeout: float) -> Reply:
+        deadline = time.monotonic() + timeout_of(timeout)
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise CallTimeoutError("another thread waits for the replies to this request")
+        try:
+            return self._receive(deadline)
+        finally:
+            self._lock.release()
+
+    def _receive(self, deadline: float) -> Reply:
+        caller, stored = self._caller(), self._stored
+        while self._final is None:
+            line = caller.connected(deadline, None)
+            try:
+                if stored.connection is not line.connection:
+                    self._consume(caller, line, deadline)
+                while stored.deliveries:
+                    reply = self._hand_out(stored.deliveries.popleft(), caller, deadline)
+                    if reply is not None:
+                        return reply
+                caller.wait_once(stored, deadline, "no reply yet; it may come later")
+            except ConnectionLostError:
+                if line.connection.is_open:
+                    raise
+                caller.lost(line)
+        return self._final
+
+    def _consume(self, caller: Caller, line: Sending, deadline: float) -> None:
+        # Looked up over another connection: on this one, a queue that is gone would end the
+        # consumers of all callers.
+        if not caller.managed(
+            lambda found: found.connection.queue_exists(self._queue, deadline), deadline
+        ):
+            raise ResultGoneError(
+                f"the result of request {self._id} is not kept: it was received before, its "
+                "lifetime is over, or no such request was submitted"
+            )
+        stored, connection = self._stored, line.connection
+        # Those of an earlier connection are delivered again.
+        stored.deliveries.clear()
+        stored.closed = False
+        stored.connection = connection
+        try:
+            stored.tag = connection.start_consumer(
+                self._queue, stored.arrived, on_cancelled=stored.cancelled, deadline=deadline
+            )
+        except BaseException:
+            stored.connection = None
+            raise
+
+    def _hand_out(self, delivery: Delivery, caller: Caller, deadline: float) -> Reply | None:
+        with contextlib.suppress(MessagingError):
+            soon = min(deadline, time.monotonic() + _ACKNOWLEDGE_WITHIN)
+            delivery.connection.acknowledge(delivery.tag, soon)
+        identity = delivery.message_id
+        if identity and identity in self._known:
+            return None
+        self._known.append(identity or "")
+        kind = delivery.type or "result"
+        payload = Payload(delivery.body, delivery.content_type or "application/json")
+        reply = Reply(kind, payload)  # type: ignore[arg-type]
+        if kind in FINAL:
+            self._final = reply
+            self._stored.end()
+            self._delete(caller, deadline)
+        elif kind != "progress":
+            return None
+        return reply
+
+    def _delete(self, caller: Caller, deadline: float) -> None:
+        until = min(deadline, time.monotonic() + _DELETE_WITHIN)
+        with contextlib.suppress(MessagingError):
+            caller.managed(
+                lambda found: found.connection.delete_queue(self._queue, deadline=until), until
+            )
+
+    def close(self) -> None:
+        self._stored.end()
+
+
+def _forgotten(stored: _Stored) -> None:
+    # From the garbage collector: nothing is written here. What is delivered goes back.
+    stored.closed = True

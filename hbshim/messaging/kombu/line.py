@@ -231,9 +231,12 @@ class Line:
     def write_by_library(self, write: Callable[[], object], until: float | None) -> None:
         """Have py-amqp write, as :meth:`send` does."""
         lock = self._lock
-        if not lock.acquire(False) and not self._acquire(until):
-            raise self.stalled()
+        nested = lock._is_owned()
+        # An exception of a signal handler may come right behind the acquire, so that it
+        # stands inside the block, and what is released is decided by who owns the lock.
         try:
+            if not lock.acquire(False) and not self._acquire(until):
+                raise self.stalled()
             self._stream.write_by = until
             write()
         except StalledError:
@@ -246,8 +249,9 @@ class Line:
                 self.lost(error)
             raise
         finally:
-            self._stream.write_by = None
-            lock.release()
+            if nested or lock._is_owned():
+                self._stream.write_by = None
+                lock.release()
 
     def _acquire(self, until: float | None) -> bool:
         if until is None:

@@ -162,27 +162,29 @@ class Line:
 
     def _receive(self, timeout: float, enough: Callable[[], object]) -> None:
         stream = self.stream
-        with self.lock:
-            if enough():
-                return
-            if self._reading:
-                self._listen(timeout)
-                return
-            self._reading = True
-        readable = False
+        # Set inside the block: an exception of a signal handler may come right behind it.
+        reading = readable = False
         try:
+            with self.lock:
+                if enough():
+                    return
+                if self._reading:
+                    self._listen(timeout)
+                    return
+                reading = self._reading = True
             if stream.unsent:
                 timeout = min(timeout, _SLICE)
             readable = stream.buffered or self._readiness.wait(timeout)
         finally:
-            with self.lock:
-                self._reading = False
-                try:
-                    if readable or stream.unsent:
-                        self._take_in()
-                finally:
-                    if self._listeners:
-                        self._news.notify_all()
+            if reading:
+                with self.lock:
+                    self._reading = False
+                    try:
+                        if readable or stream.unsent:
+                            self._take_in()
+                    finally:
+                        if self._listeners:
+                            self._news.notify_all()
 
     def _take_in(self) -> None:
         if self.stream.ended:
@@ -297,28 +299,30 @@ class Line:
     def _flush(self, deadline: float, end: int) -> bool:
         """Wait until `end` octets are sent; one thread at a time waits for the socket."""
         while True:
-            with self.state() as stream:
-                stream.flush()
-                if stream.sent >= end:
-                    return True
-                if not self._reading:
-                    self._take_in()
-                left = min(_SLICE, deadline - _monotonic())
-                if left <= 0:
-                    return False
-                if self._flushing:
-                    self._listen(left)
-                    continue
-                self._flushing = True
+            flushing = False
             try:
+                with self.state() as stream:
+                    stream.flush()
+                    if stream.sent >= end:
+                        return True
+                    if not self._reading:
+                        self._take_in()
+                    left = min(_SLICE, deadline - _monotonic())
+                    if left <= 0:
+                        return False
+                    if self._flushing:
+                        self._listen(left)
+                        continue
+                    flushing = self._flushing = True
                 # A descriptor that was closed meanwhile: the next turn says so.
                 with suppress(OSError, ValueError):
                     wait_writable(self._sock.fileno(), left)
             finally:
-                with self.lock:
-                    self._flushing = False
-                    if self._listeners:
-                        self._news.notify_all()
+                if flushing:
+                    with self.lock:
+                        self._flushing = False
+                        if self._listeners:
+                            self._news.notify_all()
 
     def _give_up(self, end: int, on_written: Callable[[bool], None] | None) -> None:
         """The time is up for a message that was to end with octet `end` of all."""

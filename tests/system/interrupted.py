@@ -1,0 +1,256 @@
+"""Publishes, and interrupts its own publishes at random instants; started by test_interrupts.
+
+python -m tests.system.interrupted MODEL LIBRARY SECONDS SEED HOST:PORT USER PASSWORD QUEUE [blind]
+
+After each interruption it checks what hbshim promises: a torn stream is shut down and reported
+at once, and its next publish fails with the library's error; otherwise the connection is as good
+as before. No gate stays taken, and no link without heartbeats. The result is one line of JSON.
+With `blind` a torn stream is left open, so that the test can be seen to notice.
+"""
+# ruff: noqa: E402, T201 - patch first, import later; the result is printed.
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+MODEL, LIBRARY, SECONDS, SEED, ADDRESS, USER, PASSWORD, QUEUE = sys.argv[1:9]
+BLIND = "blind" in sys.argv[9:]
+warnings.simplefilter("ignore")  # eventlet's deprecation
+if MODEL == "eventlet":
+    import eventlet
+
+    eventlet.monkey_patch()
+    from eventlet import Timeout
+elif MODEL == "gevent":
+    from gevent import Timeout, monkey
+
+    monkey.patch_all()
+
+import collections
+import contextlib
+import json
+import logging
+import random
+import signal
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import amqp
+import pika
+from pika.exceptions import AMQPError
+
+import hbshim
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import WATCHED
+
+#: T in seconds: the smallest makes the most heartbeats.
+T = 1
+SEND_BUFFER = 8192
+#: Bytes of a body: one frame, several, and more than every buffer on the way holds.
+SIZES = (100, 20_000, 400_000)
+#: An interruption comes within so many seconds of the begin of a publish of each size.
+WITHIN = {100: 0.0005, 20_000: 0.02, 400_000: 0.2}
+#: Seconds after which a call that is not interrupted hangs.
+HANGS = 20.0
+#: A connection that was interrupted, and is as good as before, is left idle this often.
+IDLE_EVERY = 25
+
+
+class TimeLimitError(Exception):
+    """As Celery's SoftTimeLimitExceeded: an ordinary Exception, raised by a signal handler."""
+
+
+class HangError(BaseException):
+    """A call that should have returned did not."""
+
+
+KINDS = (TimeLimitError, KeyboardInterrupt, MemoryError)
+
+
+def make_body(number: int, size: int, choose: random.Random) -> bytes:
+    """A body that tells whether it is whole: its number, a checksum, and the rest."""
+    # Eight bytes as a heartbeat has them, over and over: what may pass for one is in here.
+    rest = (number.to_bytes(8, "big") + b"\x08\x00\x00\x00\x00\x00\x00\xce") * (size // 16)
+    rest = rest[choose.randrange(8) :]
+    return struct.pack(">QI", number, zlib.crc32(rest)) + rest
+
+
+class AmqpClient:
+    """py-amqp, as kombu uses it."""
+
+    errors = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OSError)
+
+    def __init__(self) -> None:
+        self.connection = amqp.Connection(ADDRESS, USER, PASSWORD, heartbeat=T)
+        self.connection.connect()
+        self.channel = self.connection.channel()
+        self.link = self.connection.transport.hbshim_link
+        self.socket = self.connection.transport.sock
+
+    def publish(self, body: bytes) -> None:
+        self.channel.basic_publish(amqp.Message(body), routing_key=QUEUE)
+
+    def close(self) -> None:
+        self.connection.collect()
+
+
+class PikaClient:
+    """pika's BlockingConnection."""
+
+    errors = (AMQPError, AssertionError, OSError)
+
+    def __init__(self) -> None:
+        host, _, port = ADDRESS.partition(":")
+        self.connection = pika.BlockingConnection(
+            pika.ConnectionParameters(
+                host, int(port), "/", pika.PlainCredentials(USER, PASSWORD), heartbeat=T
+            )
+        )
+        self.channel = self.connection.channel()
+        self.link = self.connection._impl._heartbeat_checker._link
+        self.socket = self.connection._impl._transport._sock
+
+    def publish(self, body: bytes) -> None:
+        self.channel.basic_publish("", QUEUE, body)
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.connection.close()
+
+
+CLIENTS: dict[str, Callable[[], Any]] = {"amqp": AmqpClient, "pika": PikaClient}
+
+
+@contextlib.contextmanager
+def limit(seconds: float, error: type[BaseException]) -> Iterator[None]:
+    """Raise `error` inside the block once the time has passed, in the model's own way."""
+    if MODEL != "native":
+        with Timeout(seconds, error):
+            yield
+        return
+
+    def on_alarm(*_: object) -> None:
+        raise error
+
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Run:
+    """One run; `faults` holds what should not have happened."""
+
+    def __init__(self) -> None:
+        self.choose = random.Random(int(SEED))
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.faults: list[str] = []
+        self.number = 0
+        self.client: Any = None
+
+    def open(self) -> Any:
+        with limit(HANGS, HangError):
+            client = CLIENTS[LIBRARY]()
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.counts["opened"] += 1
+        return client
+
+    def publish_once(self) -> None:
+        """One publish, most of them interrupted, and what must hold after it."""
+        client = self.client = self.client or self.open()
+        size = self.choose.choice(SIZES)
+        self.number += 1
+        body = make_body(self.number, size, self.choose)
+        kind = self.choose.choice(KINDS)
+        try:
+            with limit(self.choose.uniform(1e-5, WITHIN[size]), kind):
+                client.publish(body)
+        except kind:
+            self.counts["interrupted"] += 1
+            self.counts[kind.__name__] += 1
+        except client.errors as error:
+            # pika wraps an ordinary Exception; and a connection broken off between two frames
+            # of a message is closed by the broker.
+            self.counts["failed"] += 1
+            self.counts[type(error).__name__] += 1
+        self.check(client)
+
+    def check(self, client: Any) -> None:
+        guard, link = client.link.guard, client.link
+        if guard.writers.occupied or guard.readers.occupied:
+            self.faults.append(f"a gate stays taken after publish {self.number}")
+        if link.state in WATCHED and not guard.torn:
+            if self.choose.randrange(IDLE_EVERY) == 0:
+                self.leave_idle(client)
+            return
+        if guard.torn:
+            self.counts["torn"] += 1
+            ended = {"write-broken-off", "peer-closed", "link-silent"}
+            if not ended & {event.kind for event in hbshim.take_events()}:
+                self.faults.append(f"no event after publish {self.number}")
+        try:
+            with limit(HANGS, HangError):
+                client.publish(b"never")
+            self.faults.append(f"publish {self.number}: the next one does not fail")
+        except client.errors:
+            pass
+        self.drop(client)
+
+    def leave_idle(self, client: Any) -> None:
+        """An idle connection gets its heartbeats, whatever interrupted it before."""
+        try:
+            with limit(HANGS, HangError):
+                client.publish(make_body(0, 100, self.choose))  # sends what pika has buffered
+        except client.errors:
+            # The broker has closed it: a message without its rest.
+            self.drop(client)
+            return
+        link, before, end = client.link, client.link.beats, time.monotonic() + HANGS
+        while link.beats == before and link.state in WATCHED:
+            if time.monotonic() > end:
+                self.faults.append(f"no heartbeat after publish {self.number}")
+                return
+            time.sleep(0.05)
+        self.counts["idle"] += 1
+
+    def lacks_anything(self, end: float) -> bool:
+        green_pika = LIBRARY == "pika" and MODEL != "native"
+        return (
+            self.counts["interrupted"] < 5 or not (green_pika or self.counts["torn"])
+        ) and time.monotonic() < end + 60
+
+    def drop(self, client: Any) -> None:
+        with limit(HANGS, HangError):
+            client.close()
+        self.client = None
+
+    def __call__(self) -> dict[str, Any]:
+        end = time.monotonic() + float(SECONDS)
+        try:
+            # On a busy machine the time may be over before anything has happened.
+            while not self.faults and (time.monotonic() < end or self.lacks_anything(end)):
+                self.publish_once()
+            if self.client is not None:
+                self.drop(self.client)
+            with limit(HANGS, HangError):
+                last = self.open()
+                last.publish(make_body(0, 100, self.choose))
+                last.connection.close()
+        except HangError:
+            self.faults.append(f"a call hangs after publish {self.number}")
+        return {"faults": self.faults, "counts": dict(self.counts), "published": self.number}
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    hbshim.install()
+    if BLIND:
+        Link.tear = lambda _: None  # type: ignore[method-assign]
+    print(json.dumps(Run()()), flush=True)

@@ -7,13 +7,15 @@ import sys
 
 import pytest
 
+from tests.waiting import holds_at_some_scale
+
 
 def hbshim(*argv, **environment):
     return subprocess.run(
         [sys.executable, "-m", "hbshim.cli", *argv],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, **environment},
     )
 
@@ -93,21 +95,23 @@ def test_run_lets_a_sitecustomize_of_the_programs_own_run(tmp_path):
 
 
 def test_run_keeps_alive_the_connection_of_a_program_that_never_heard_of_hbshim(broker):
-    code = """
+    holds_at_some_scale(lambda t: check_run(broker, int(t)), 1, 4)
+
+
+def check_run(broker, t):
+    code = f"""
 import ctypes, os, pika
 connection = pika.BlockingConnection(pika.URLParameters(os.environ["URL"]))
 # 5 T in which nothing of this program runs: C code that holds no GIL.
-ctypes.CDLL(None).usleep(999_999); ctypes.CDLL(None).usleep(999_999)
-ctypes.CDLL(None).usleep(999_999); ctypes.CDLL(None).usleep(999_999)
-ctypes.CDLL(None).usleep(999_999)
+for _ in range(5 * {t}): ctypes.CDLL(None).usleep(999_999)
 connection.channel().queue_declare("", exclusive=True)
 print("alive")
 """
-    url = broker.amqp_url(heartbeat=1)
+    url = broker.amqp_url(heartbeat=t)
     kept = hbshim("run", "--", *python(code), URL=url)
     assert kept.stdout == "alive\n", kept.stderr
     lost = subprocess.run(
-        python(code), capture_output=True, text=True, env={**os.environ, "URL": url}, timeout=60
+        python(code), capture_output=True, text=True, env={**os.environ, "URL": url}, timeout=180
     )
     assert lost.stdout == ""
     assert "pika.exceptions" in lost.stderr

@@ -48,7 +48,7 @@ def run(installed, tmp_path, *argv):
         env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

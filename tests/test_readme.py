@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import holds_at_some_scale
+
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -15,7 +17,7 @@ SURVIVE = """
 import ctypes
 from hbshim.heartbeat.service import current
 if "connection" in globals():
-    for _ in range(5):
+    for _ in range(5 * T):
         ctypes.CDLL(None).usleep(999_999)
     (link,) = current().links()
     assert link.beats >= 6, link.beats
@@ -27,7 +29,7 @@ print("alive")
 def test_all_three_ways_are_shown():
     text = README.read_text(encoding="utf-8")
     for way in (
-        "hbshim.install()",
+        "hbshim.install(",
         "hbshim.keep_alive(",
         "adapters.pika",
         "hbshim run -- ",
@@ -41,7 +43,11 @@ def test_all_three_ways_are_shown():
 @pytest.mark.parametrize("world", ["native", "eventlet"])
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.sub(r"\W+", "-", s)[:40])
 def test_a_snippet_keeps_its_connection_alive(broker, snippet, world):
-    # T = 1 s here, and 5 T in which nothing of the program runs.
+    """For 5 T in which nothing of the program runs."""
+    holds_at_some_scale(lambda t: check(broker, snippet, world, int(t)), 1, 4)
+
+
+def check(broker, snippet, world, t):
     code = (
         snippet.replace("amqp://user:password@broker/", broker.amqp_url().removesuffix("%2F"))
         .replace(
@@ -52,14 +58,14 @@ def test_a_snippet_keeps_its_connection_alive(broker, snippet, world):
             "hbpika://user:password@broker/",
             broker.amqp_url().removesuffix("%2F").replace("amqp", "hbpika", 1),
         )
-        .replace("heartbeat=60", "heartbeat=1")
+        .replace("heartbeat=60", f"heartbeat={t}")
     )
     patch = "import eventlet; eventlet.monkey_patch()\n" if world == "eventlet" else ""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", patch + code + SURVIVE],
+        [sys.executable, "-W", "ignore", "-c", f"T = {t}\n" + patch + code + SURVIVE],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env=dict(os.environ),
     )
     assert done.stdout == "alive\n", done.stderr

@@ -4,8 +4,11 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Return as soon as `condition` is true; fail after `timeout` seconds."""
+def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
+    """Return as soon as `condition` is true; fail after `timeout` seconds.
+
+    The limit ends what hangs. It is no statement about the time that something takes.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"

@@ -26,9 +26,9 @@ def shortstr(text):
     return struct.pack(">B", len(text)) + text
 
 
-#: AMQP 0-9-1: connection.start, connection.tune (T = 2 s), connection.open-ok.
+#: AMQP 0-9-1: connection.start, connection.tune (T = 4 s), connection.open-ok.
 START = method(10, 10, b"\x00\x09" + longstr(b"") + longstr(b"PLAIN") + longstr(b"en_US"))
-TUNE = method(10, 30, struct.pack(">HIH", 10, 131072, 2))
+TUNE = method(10, 30, struct.pack(">HIH", 10, 131072, 4))
 OPEN = struct.pack(">HH", 10, 40)
 OPEN_OK = method(10, 41, shortstr(b""))
 CLOSE = method(10, 50, struct.pack(">H", 320) + shortstr(TEXT_WITH_PASSWORD) + b"\x00\x00\x00\x00")

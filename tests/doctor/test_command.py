@@ -60,7 +60,7 @@ def test_run_takes_it_into_a_program():
     code = "from hbshim import api; from hbshim.doctor import examine; examine()"
     code += "; print(api.connection_options({}) is not None)"
     command = [sys.executable, "-m", "hbshim.cli", "run", "--", sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.stdout == "True\n", done.stderr
 
 
@@ -70,7 +70,7 @@ def test_the_module_is_the_command():
         command,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "HBSHIM_BROKER_URL": ""},
     )
     assert (done.returncode, json.loads(done.stdout)["exit_status"]) == (0, 0), done.stderr

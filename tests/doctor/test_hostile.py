@@ -18,8 +18,11 @@ CLIENTS = ("amqp", "pika")
 TIMEOUT = 5.0
 #: A peer that beats is watched for 2 T, however long it may take.
 LONG_TIMEOUT = 60.0
-#: What a busy machine may need on top.
-SLACK = 40.0
+#: What proves that nothing hangs, with all that a busy machine may need on top.
+HANGS = 180.0
+
+#: These end by themselves, and are named whatever the machine does meanwhile.
+ENDING = {"http", "other-version", "tls", "closing", "truncated"}
 
 SAYS = {
     "silent": "no AMQP handshake was complete within 5 s",
@@ -30,6 +33,10 @@ SAYS = {
     "closing": "closed the connection with 320 (",
     "truncated": "it began an AMQP handshake and then broke it off",
 }
+
+
+def timeout_for(name):
+    return LONG_TIMEOUT if name in ENDING or name in HALF_BROKERS else TIMEOUT
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +50,15 @@ def visits():
             report = examine(
                 f"amqp://user:{PASSWORD}@127.0.0.1:{port}/",
                 client=client,
-                heartbeat=2,
+                heartbeat=4,
                 timeout=timeout,
             )
             return report, time.monotonic() - began
 
         pool = stack.enter_context(ThreadPoolExecutor(64))
         begun = {
-            (name, client): pool.submit(visit, behave, client, timeout)
-            for peers, timeout in ((STRANGERS, TIMEOUT), (HALF_BROKERS, LONG_TIMEOUT))
-            for name, behave in peers.items()
+            (name, client): pool.submit(visit, behave, client, timeout_for(name))
+            for name, behave in {**STRANGERS, **HALF_BROKERS}.items()
             for client in CLIENTS
         }
         return {key: each.result() for key, each in begun.items()}
@@ -70,14 +76,14 @@ def test_a_stranger_is_named(visits, name, client):
     assert found.sentence.isprintable()
     assert found.remedy
     assert PASSWORD not in str(report)
-    assert seconds < TIMEOUT + SLACK
+    assert seconds < HANGS
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", HALF_BROKERS)
 def test_half_a_broker_is_seen_through(visits, name, client):
     report, seconds = visits[name, client]
-    assert report.exit_status == 1  # T = 2 s is a warning
+    assert report.exit_status == 1  # T = 4 s is a warning
     assert report.finding("connection").verdict == "ok"
     expected = {
         "beats": ("ok", "ok"),
@@ -87,7 +93,7 @@ def test_half_a_broker_is_seen_through(visits, name, client):
     }
     seen = tuple(report.finding(check).verdict for check in ("beat-out", "beat-in"))
     assert seen == expected[name], report
-    assert seconds < LONG_TIMEOUT
+    assert seconds < HANGS
 
 
 @pytest.mark.parametrize("name", ["silent", "garbage", "closing"])

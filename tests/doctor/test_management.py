@@ -18,7 +18,7 @@ def answer(body, status=b"200 OK"):
     return b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def ask(behave, timeout=20.0):
+def ask(behave, timeout=60.0):
     with peer_that(behave) as port:
         broker = broker_target(f"amqp://user:{SECRET}@127.0.0.1/")
         target = management_target(f"http://127.0.0.1:{port}", broker)
@@ -41,7 +41,7 @@ def ask(behave, timeout=20.0):
 )
 def test_it_is_told_what_is_wrong(behave, says):
     with pytest.raises(BrokerError) as caught:
-        ask(behave, timeout=1.0 if "in time" in says else 20.0)
+        ask(behave, timeout=1.0 if "in time" in says else 60.0)
     assert says in str(caught.value)
     assert SECRET not in str(caught.value)
 

@@ -46,12 +46,13 @@ assert report.explain()[-1].startswith("Heartbeats come from: pthread.")
 
 
 def seconds_for_one():
-    start = time.perf_counter()
+    start = time.thread_time()
     hbshim.detect()
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
-# The best of many: what the machine does meanwhile is not what is measured.
-assert min(seconds_for_one() for _ in range(200)) < 0.001
+# CPU time, and the best of many: what the machine does meanwhile is not what is measured. An
+# import of eventlet would cost a hundred times as much.
+assert min(seconds_for_one() for _ in range(200)) < 0.005
 
 print("pass")

@@ -46,7 +46,7 @@ def watched(tmp_path):
         process.stdin.close()
         process.stdout.close()
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def hbshim():
             [sys.executable, "-m", "hbshim.cli", *argv],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             env={**os.environ, **environment},
         )
 

@@ -53,7 +53,7 @@ link = Link(wire, 0.5, wire.name(), service.current().metrics)
 service.current().watch(link, "pthread")
 peer.close()
 
-deadline = time.monotonic() + 20
+deadline = time.monotonic() + 60
 while not kept.records:
     assert time.monotonic() < deadline, "nothing was logged"
     time.sleep(0.01)
@@ -65,7 +65,7 @@ assert record.hbshim_kind == "peer-closed"
 assert record.hbshim_link == link.name
 assert link.name in record.getMessage()
 assert record.levelno == logging.WARNING
-assert 0 <= time.time() - record.hbshim_at < 20
+assert 0 <= time.time() - record.hbshim_at < 60
 assert thread != service.current().engine("pthread").worker.native_id
 if WORLD != "native":
     assert thread == get_native_id(), "not in the hub's thread"

@@ -60,7 +60,7 @@ def test_parent_and_child_each_have_their_own(tmp_path, world, way):
         [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -82,12 +82,12 @@ def test_a_child_does_not_keep_its_dead_parents_socket_open(watched):
     process.stdin.write("import os, time; os.fork() or time.sleep(60)\n")
     process.stdin.flush()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_until(children.read_text, 30)
+    wait_until(children.read_text)
     child = int(children.read_text())
     try:
         assert ask(path).pid == process.pid
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
         def is_gone():
             try:
@@ -98,7 +98,7 @@ def test_a_child_does_not_keep_its_dead_parents_socket_open(watched):
                 return False  # reset: the child let go of the socket this very moment
             return False
 
-        wait_until(is_gone, 30)
+        wait_until(is_gone)
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -136,7 +136,7 @@ def test_each_worker_of_a_prefork_server_can_be_watched(tmp_path, broker):
             return found.pop(gunicorn.pid, None), list(found.values())
 
         # A worker's socket is there a moment before its connection.
-        wait_until(lambda: links() == (0, [1, 1]), 60)
+        wait_until(lambda: links() == (0, [1, 1]), 120)
     finally:
         gunicorn.terminate()
         gunicorn.wait(30)

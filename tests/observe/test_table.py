@@ -152,7 +152,7 @@ class Terminal:
         self.output = ""
 
     def wait_for(self, pattern, times=1):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(re.findall(pattern, self.output)) < times:
             assert time.monotonic() < deadline, self.output
             if select.select([self._ours], [], [], 1)[0]:
@@ -160,12 +160,12 @@ class Terminal:
 
     def end(self):
         """Its exit status, and what it said."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if select.select([self._ours], [], [], 0.1)[0]:
                     self.output += os.read(self._ours, 65536).decode()
-        _, said = self.process.communicate(timeout=1)
+        _, said = self.process.communicate(timeout=60)
         os.close(self._ours)
         return self.process.returncode, said
 

@@ -20,7 +20,7 @@ import pytest
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).parent.parent.parent
-START_LIMIT = 60.0
+START_LIMIT = 180.0
 
 CURRENT_UWSGI = "2.0.31"
 #: The last version in which --enable-threads decides anything.
@@ -157,4 +157,4 @@ def hosted(
             # The whole group: masters do not always take their workers with them.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)

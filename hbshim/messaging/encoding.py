@@ -194,8 +194,14 @@ class Encoding:
             content_type: the message's; without one, it is taken for one of ours.
 
         Raises:
-            PayloadError: nobody here knows the content type, or the bytes are not of it.
+            PayloadError: nobody here knows the content type, the bytes are not of it, or there
+                are more than the limit.
         """
+        if len(data) > self.limit:
+            raise PayloadError(
+                f"a message of {len(data)} bytes was received, and payload_limit is {self.limit}; "
+                "send less, or raise payload_limit on this side, too"
+            )
         kind = content_type or self.content_type
         # RFC 9110, 8.3: in any case, and parameters may follow.
         decoder = self._decoders.get(kind) or self._decoders.get(_bare(kind))

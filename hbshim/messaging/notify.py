@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import functools
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hbshim.errors import MessagingError, OptionError, PayloadError
-from hbshim.messaging.base import PRIORITIES, Driver, Incoming, Payload
+from hbshim.errors import DeliveryError, MessagingError, OptionError, PayloadError
+from hbshim.messaging.base import PRIORITIES, Driver, Incoming, Payload, timeout_of
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.reporting import OnError, reporting_to
 from hbshim.messaging.serving import Serving, Workers
@@ -87,7 +88,8 @@ class Notifier:
         Raises:
             PayloadError: the payload cannot be sent.
             DeliveryError: the broker did not take it.
-            MessagingError: it did not get there.
+            MessagingError: it did not get there. With several topics, the text names those for
+                which it is stored.
         """
         if priority not in PRIORITIES:
             raise PayloadError(f"{priority!r} is no priority; use one of {', '.join(PRIORITIES)}")
@@ -99,8 +101,25 @@ class Notifier:
             "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(),
         }
         body = Payload(self._encoding.encode(value), self._encoding.content_type)
+        # One deadline for all topics.
+        deadline = time.monotonic() + timeout_of(self._timeout)
+        sent: list[str] = []
         for target in self._targets:
-            self._driver.notify(target, body, priority, self._timeout)
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                if sent and not left:
+                    raise DeliveryError(f"no time was left for topic {target.topic!r}")
+                self._driver.notify(target, body, priority, left)
+            except MessagingError as error:
+                if sent:
+                    _say_what_was_sent(error, sent)
+                raise
+            sent.append(target.topic)
+
+
+def _say_what_was_sent(error: MessagingError, sent: Sequence[str]) -> None:
+    text = f"{error}; it is stored for topics {', '.join(map(repr, sent))}, and for no others"
+    error.args = (text, *error.args[1:])
 
 
 class NotificationServer(Serving):

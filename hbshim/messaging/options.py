@@ -249,8 +249,9 @@ class MessagingOptions(OptionSet):
         3,
         whole(1, 2**31 - 1),
         "1 or more",
-        "Tries to connect, or to send again what a lost connection took with it; each goes "
-        "through all hosts.",
+        "Attempts, the first one included, to connect, or to send again what a lost connection "
+        "took with it; each goes through all hosts. For casts, notifications, submitted requests "
+        "and declared queues; a call and a server try until their time is over.",
     )
     connection_retry_delay: float = _messaging(
         "connection_retry_delay",
@@ -265,7 +266,8 @@ class MessagingOptions(OptionSet):
         3,
         whole(1, 2**31 - 1),
         "1 or more",
-        "Tries to send a notification that the broker rejects or cannot route.",
+        "Attempts, the first one included, to store a message that the broker rejects, or a "
+        "notification that it cannot route.",
     )
     rejected_message_retry_delay: float = _messaging(
         "rejected_message_retry_delay",

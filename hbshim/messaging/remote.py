@@ -14,6 +14,12 @@ from hbshim.errors import PayloadError, RemoteError
 TEXT_LIMIT, TRACE_LIMIT = 10_000, 50_000
 
 
+#: Of hbshim's own errors, those by which a server answers a request.
+OWN_MODULE, ANSWERS = "hbshim.errors", frozenset(("NoSuchMethodError", "PayloadError"))
+
+NEVER_REBUILT = frozenset((("builtins", "StopIteration"), ("builtins", "StopAsyncIteration")))
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """What is to be done.
@@ -65,14 +71,33 @@ def error_as_value(error: BaseException, *, brief: bool = False) -> dict[str, An
         brief: without its arguments and trace, which may be what cannot be sent.
     """
     kind = type(error)
-    value = {"module": kind.__module__, "kind": kind.__qualname__, "text": str(error)[:TEXT_LIMIT]}
+    value = {
+        "module": kind.__module__,
+        "kind": kind.__qualname__,
+        "text": _text(error)[:TEXT_LIMIT],
+    }
     if brief:
         return {**value, "text": value["text"][:100], "args": [value["text"][:100]]}
     return {
         **value,
-        "args": [each if _plain(each) else str(each) for each in error.args],
-        "trace": "".join(traceback.format_exception(error))[-TRACE_LIMIT:],
+        "args": [each if _plain(each) else _text(each) for each in error.args],
+        "trace": _trace(error)[-TRACE_LIMIT:],
     }
+
+
+def _text(value: object) -> str:
+    """``str(value)``, which is code of the application and may raise."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<no text: str() of {type(value).__qualname__} raised {type(error).__name__}>"
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return ""
 
 
 def error_from_value(value: Any, allowed: Collection[str]) -> BaseException:
@@ -81,11 +106,17 @@ def error_from_value(value: Any, allowed: Collection[str]) -> BaseException:
     Parameters:
         allowed: modules whose errors are raised as what they were; any other becomes a
             :class:`RemoteError`. A peer must not choose what is imported or called here.
+
+    hbshim's own errors become a RemoteError, too: the method had them in a call of its own, and
+    the caller must not take them for those of this call. So do errors that mean the end of a
+    loop to Python.
     """
     value = value if isinstance(value, dict) else {"text": str(value)}
     module, kind = str(value.get("module")), str(value.get("kind"))
     remote = RemoteError(f"{module}.{kind}", str(value.get("text")), str(value.get("trace")))
-    if module not in allowed:
+    if module not in allowed or (module, kind) in NEVER_REBUILT:
+        return remote
+    if module == OWN_MODULE and kind not in ANSWERS:
         return remote
     try:
         found: Any = importlib.import_module(module)

@@ -30,7 +30,8 @@ class Client:
         encoding: how arguments and results travel; JSON unless given.
         context: goes along with each request, and reaches the method as ``request.context``.
         allowed_errors: modules whose errors are raised here as what they were; others
-            become a :class:`hbshim.errors.RemoteError`.
+            become a :class:`hbshim.errors.RemoteError`. So do hbshim's own, but for
+            `NoSuchMethodError` and `PayloadError`: the method had them in a call of its own.
         silence: seconds without a sign of the server after which a call is given up
             early; the server gives one every third of them. None: only `timeout` counts.
         on_progress: called with what the method reports before it ends.
@@ -74,7 +75,9 @@ class Client:
             NoSuchMethodError: the server has no such method in this namespace and version.
             PayloadError: an argument cannot be sent.
             UnroutableError, ConnectError: see :meth:`hbshim.messaging.base.Driver.call`.
+            OptionError: the target is a fanout.
         """
+        self._refuse_fanout("call")
         # Only a caller that waits is told that its server is alive.
         payload = self._payload(method, arguments, self.silence)
         on_reply = None if self.on_progress is None else self._report(self.on_progress)
@@ -108,6 +111,7 @@ class Client:
             PayloadError: an argument cannot be sent.
             MessagingError: it was not stored.
         """
+        self._refuse_fanout("submit")
         payload = self._payload(method, arguments)
         submitted = self.driver.submit(
             self.target,
@@ -125,6 +129,13 @@ class Client:
             task_id: its :attr:`Task.id`.
         """
         return Task(self.driver.attach(task_id), self)
+
+    def _refuse_fanout(self, way: str) -> None:
+        if self.target.fanout:
+            raise OptionError(
+                f"{way}() goes to one server, and the target {self.target.topic!r} is a fanout; "
+                "use cast(), or a target without fanout"
+            )
 
     @functools.cached_property
     def _timeout(self) -> float:

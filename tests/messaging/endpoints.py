@@ -29,6 +29,9 @@ class Endpoint:
         self.contexts.append(request.context)
         return value
 
+    def repeat(self, _request: Request, times: int) -> str:
+        return "x" * times
+
     def length(self, _request: Request, value: str) -> int:
         return len(value)
 

@@ -119,7 +119,7 @@ def test_an_argument_that_cannot_be_sent(client: Client, endpoint: Endpoint) -> 
 def test_a_result_that_is_too_large(driver: AmqpDriver, target: Target, serve: Serve) -> None:
     serve(driver, target, Endpoint(), encoding=Encoding(limit=500))
     with pytest.raises(PayloadError, match="the method's result: the payload has 503 bytes"):
-        Client(driver, target, timeout=LIMIT).call("echo", value="x" * 501)
+        Client(driver, target, timeout=LIMIT).call("repeat", times=501)
 
 
 def test_the_drivers_own_limit(drivers: Drivers, target: Target, serve: Serve) -> None:
@@ -132,8 +132,17 @@ def test_the_drivers_own_limit(drivers: Drivers, target: Target, serve: Serve) -
             send("echo", value="x" * 500)
     with pytest.raises(PayloadError, match="payload_limit is 500"):
         Notifier(small, target.topic, "here").info("event", "x" * 500)
-    with pytest.raises(PayloadError, match="payload_limit is 500"):
-        Client(large, target, timeout=LIMIT).call("echo", value="x" * 500)
+    # What is received has the same limit as what is sent.
+    endpoint = Endpoint()
+    topic = target.to(topic=f"{target.topic}-more")
+    serve(small, topic, endpoint)
+    with pytest.raises(PayloadError, match="was received, and payload_limit is 500"):
+        Client(large, topic, timeout=LIMIT).call("echo", value="x" * 500)
+    assert endpoint.asked == []
+    elsewhere = target.to(topic=f"{target.topic}-large")
+    serve(large, elsewhere, Endpoint())
+    with pytest.raises(PayloadError, match="was received, and payload_limit is 500"):
+        Client(small, elsewhere, timeout=LIMIT).call("repeat", times=500)
 
 
 def test_a_request_that_is_none(client: Client) -> None:
@@ -188,6 +197,31 @@ def test_nobody_answers(driver: AmqpDriver, target: Target) -> None:
     with pytest.raises(CallTimeoutError, match=target.topic):
         Client(driver, target, timeout=0.5).call("echo", value=1)
     assert time.monotonic() - began >= 0.5
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 30 * 86400.0, 1e12])
+def test_very_long_timeouts(client: Client, endpoint: Endpoint, timeout: float) -> None:
+    patient = client.prepare(timeout=timeout)
+    assert patient.call("echo", value=1) == 1
+    patient.cast("echo", value=2)
+    task = patient.submit("echo", value=3)
+    assert task.result(timeout) == 3
+    wait_until(lambda: sorted(endpoint.asked) == [1, 2, 3], LIMIT)
+    # Nor do they harm what comes after them.
+    assert client.call("echo", value=4) == 4
+
+
+def test_a_timeout_that_is_none(client: Client) -> None:
+    for timeout in (float("nan"), "soon"):
+        with pytest.raises(OptionError, match="number of seconds"):
+            client.prepare(timeout=timeout).call("echo", value=1)
+
+
+def test_one_server_is_not_all_of_them(client: Client) -> None:
+    everywhere = client.prepare(fanout=True)
+    for way in (everywhere.call, everywhere.submit):
+        with pytest.raises(OptionError, match="is a fanout; use cast"):
+            way("echo", value=1)
 
 
 def test_mandatory(driver: AmqpDriver, target: Target, serve: Serve) -> None:

@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from hbshim import errors
 from hbshim.errors import NoSuchMethodError, OptionError, PayloadError, RemoteError
 from hbshim.messaging.dispatch import Dispatcher
 from hbshim.messaging.remote import Call, error_as_value, error_from_value
@@ -30,6 +31,44 @@ def test_an_error_of_another_module_is_not():
     assert isinstance(back, RemoteError)
     assert back.kind == "subprocess.SubprocessError"
     assert back.text == "failed"
+
+
+@pytest.mark.parametrize(
+    "error", [each for each in vars(errors).values() if isinstance(each, type)]
+)
+def test_an_error_of_a_call_of_the_methods_own_is_no_error_of_this_call(error):
+    value = {"module": "hbshim.errors", "kind": error.__name__, "args": ["10.0.0.9: lost"]}
+    back = error_from_value(value, ERRORS_ALLOWED)
+    answers = error in (NoSuchMethodError, PayloadError)
+    assert type(back) is (error if answers else RemoteError)
+    if not answers:
+        assert back.kind == f"hbshim.errors.{error.__name__}"
+
+
+@pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x")])
+def test_the_end_of_a_loop_is_none_here(error):
+    assert type(there_and_back(error)) is RemoteError
+
+
+class NoTextError(Exception):
+    def __str__(self):
+        return self.args[5]
+
+    __repr__ = __str__
+
+
+class NoText:
+    def __str__(self):
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", [NoTextError("x"), ValueError(NoText()), NoTextError(NoText())])
+def test_an_error_without_a_text_is_reported(error):
+    for brief in (False, True):
+        value = error_as_value(error, brief=brief)
+        assert type(error).__name__ in str(error_from_value(value, ()))
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,10 @@ class Sender:
             except NOT_TAKEN as error:
                 if subscription is None and isinstance(error, UnroutableError):
                     raise
-                retrying(refused, pause, deadline, retry_on=_not_taken)(publish)
+                if refused == 1:
+                    raise
+                # The first attempt was made above.
+                retrying(refused - 1, pause, deadline, retry_on=_not_taken)(publish)
 
         self._insist(insist, deadline, attempts)
 

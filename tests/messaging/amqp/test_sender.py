@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hbshim.errors import ConnectError
+from hbshim.errors import ConnectError, RejectedError
 from hbshim.messaging.amqp.connection import Message
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.options import MessagingOptions
@@ -23,3 +23,38 @@ def test_the_first_reason_is_not_hidden_by_a_later_one() -> None:
     sender = Sender(FakeConnector(in_vain), MessagingOptions())  # type: ignore[arg-type]
     with pytest.raises(ConnectError, match="cannot be resolved"):
         sender.send(Message(b"", "", "queue"), time.monotonic() + 0.1, None)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_attempts_count_the_first_one(attempts: int) -> None:
+    connector = FakeConnector()
+    options = MessagingOptions(
+        rejected_message_retry_attempts=attempts, rejected_message_retry_delay=0.0
+    )
+    sender = Sender(connector, options)  # type: ignore[arg-type]
+    published: list[Message] = []
+
+    def reject(message: Message, _timeout: float) -> None:
+        published.append(message)
+        raise RejectedError("full")
+
+    with sender.pool.lend() as sending:
+        sending.connection.publish_confirmed = reject  # type: ignore[method-assign]
+    with pytest.raises(RejectedError):
+        sender.send_confirmed(Message(b"", "", "queue"), None, time.monotonic() + 10, None)
+    assert len(published) == attempts
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_attempts_to_connect_are_counted_the_same_way(attempts: int) -> None:
+    opened: list[float] = []
+
+    def refuse(deadline: float) -> None:
+        opened.append(deadline)
+        raise ConnectError("refused")
+
+    options = MessagingOptions(connection_retry_delay=0.0)
+    sender = Sender(FakeConnector(refuse), options)  # type: ignore[arg-type]
+    with pytest.raises(ConnectError):
+        sender.send(Message(b"", "", "queue"), time.monotonic() + 10, attempts)
+    assert len(opened) == attempts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from typing import Any
 
 from hbshim.errors import AttachError
 from hbshim.runtime.loaded import peek
+
+#: Celery's default of ``broker_heartbeat``, in seconds.
+BROKER_HEARTBEAT = 120
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,39 @@ class AppFacts:
 
 
 def apps_in_use() -> list[AppFacts]:
-    """Return the apps of this process that have read their configuration.
+    """Return the apps of this process that have read their configuration, or were installed for.
 
     Imports nothing and configures no app: both would change the program. An app whose
     broker's URL cannot be used is left out.
     """
     default = peek("celery._state", "default_app")
-    apps = [app for app in list(peek("celery._state", "_apps", ())) if app.configured]
+    known = list(peek("celery._state", "_apps", ()))
+    apps = [app for app in known if app.configured or _is_prepared(app)]
     # Celery makes the default app by itself, for code that names none.
     wanted = [app for app in apps if app is not default or len(apps) == 1]
     found = []
     for app in wanted:
         with contextlib.suppress(AttachError):
-            found.append(facts_of(app))
+            found.append(facts_of(app) if app.configured else _before_configuration(app))
     return found
+
+
+def _is_prepared(app: Any) -> bool:
+    return "_connection" in vars(app)
+
+
+def _before_configuration(app: Any) -> AppFacts:
+    """What is known of an app that was given to install() and is not configured yet."""
+    heartbeat = vars(app).get("_preconf", {}).get("broker_heartbeat", BROKER_HEARTBEAT)
+    return AppFacts(
+        name=str(app.main),
+        prepared=True,
+        heartbeat=0,
+        options={"heartbeat": math.ceil(heartbeat or 0)},
+        transport="",
+        amqp=True,
+        other_client=False,
+    )
 
 
 def facts_of(app: Any) -> AppFacts:
@@ -79,7 +102,7 @@ def facts_of(app: Any) -> AppFacts:
     amqp = issubclass(transport, pyamqp.Transport)
     return AppFacts(
         name=str(app.main),
-        prepared="_connection" in vars(app),
+        prepared=_is_prepared(app),
         heartbeat=int(connection.heartbeat or 0),
         options=connection_options(connection),
         transport=f"{transport.__module__}.{transport.__qualname__}",

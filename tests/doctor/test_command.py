@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -12,6 +13,7 @@ from hbshim.doctor.findings import Finding, Report
 from hbshim.doctor.printing import print_report
 from tests.doctor.commands import doctor, doctors, in_turn
 
+CHECKOUT = Path(__file__).parents[2]
 SECRET = "s3cr3t"
 
 
@@ -42,6 +44,8 @@ BAD_INPUT = [
     ("--timeout", "0"),
     ("--heartbeat", "70000"),
     ("--client", "rabbitpy"),
+    ("--app", "no.such.module:app"),
+    ("--app", "json:loads"),
     ("--worker", "fiber"),
     ("--management", "http://host"),
     ("--ca", "ca.pem"),
@@ -54,6 +58,15 @@ def test_bad_input_is_exit_status_2_and_not_repeated():
         assert said.err.strip()
         assert "Traceback" not in said.err
         assert SECRET not in said.out + said.err
+
+
+def test_a_celery_app_is_judged(tmp_path):
+    (tmp_path / "service.py").write_text(
+        "import celery; app = celery.Celery('service', broker='amqp://host//?heartbeat=90')"
+    )
+    said = doctor("--app", "service:app", "--idle-limit", "30", PYTHONPATH=f"{CHECKOUT}:{tmp_path}")
+    assert said.status == 1
+    assert "Celery app 'service': a heartbeat every 45 s" in " ".join(said.out.split())
 
 
 def test_run_takes_it_into_a_program():

@@ -1,6 +1,7 @@
 """The doctor judges the connection that the program makes: T as each client negotiates it."""
 
 import types
+import weakref
 
 import celery
 import kombu
@@ -10,6 +11,7 @@ import pytest
 
 import hbshim
 from hbshim import messaging
+from hbshim.adapters.celery_apps import apps_in_use
 from hbshim.doctor import examine
 from hbshim.doctor.other_clients import LIBRABBITMQ, transport_of_kombu
 from hbshim.doctor.proposals import Proposal, clients_in_use, proposals
@@ -111,6 +113,22 @@ def test_the_options_of_the_process_count(fresh):
     assert "T = 40 s (the option heartbeat)" in report.finding("heartbeat").sentence
     assert "pthread" in report.finding("worker").sentence
     assert "greenthread" in examine(worker="greenthread").finding("worker").sentence
+
+
+@pytest.mark.parametrize("heartbeat", [None, 30])
+def test_an_app_is_judged_before_it_is_configured(monkeypatch, heartbeat):
+    monkeypatch.setattr("celery._state._apps", weakref.WeakSet())
+    app = celery.Celery("fresh", broker=BROKER, set_as_current=False)
+    if heartbeat is not None:
+        app.conf.broker_heartbeat = heartbeat
+    assert apps_in_use() == []
+    hbshim.install(app)
+    (facts,) = apps_in_use()
+    assert not app.configured, "the examination configured it"
+    assert facts.options == {"heartbeat": int(app.conf.broker_heartbeat)}
+    (proposal,) = proposals(None, Options(), ("amqp",), [(facts, Options(**facts.options))])
+    assert proposal.seconds == (heartbeat or 120)
+    app.close()
 
 
 def of(url, *clients, option=0):

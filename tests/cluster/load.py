@@ -2,10 +2,9 @@
 
     python load.py API SCHEME TOPIC CLIENT_URL SERVER_URL
 
-`API` is "own" or "oslo". The program prints "ready" when the first call is answered. It works
-until its standard input ends. Then it waits for notifications that are still to come and
-prints what happened, as JSON: for each call when it began and ended (`time.time()`) and its
-error, and the numbers of the notifications that were confirmed and that arrived.
+`API` is "own" or "oslo". The program works until its standard input ends. For each call it
+prints a line of JSON: when it began and ended (`time.time()`), and its error. In the end it
+waits for notifications that are still to come, and prints what became of them.
 """
 
 from __future__ import annotations
@@ -133,6 +132,12 @@ def oslo_api(
     return (lambda value: int(client.call({}, "echo", value=value)), notify)
 
 
+def say(value: object) -> None:
+    """Print a line; in one piece, as several threads do."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
 class Load:
     """Calls and notifies until it is stopped."""
 
@@ -141,7 +146,6 @@ class Load:
         self._notify = notify
         self._received = received
         self._stopped = threading.Event()
-        self.calls: list[tuple[float, float, str]] = []
         self.confirmed: list[int] = []
         self.failed: list[tuple[float, str]] = []
 
@@ -173,7 +177,7 @@ class Load:
                     error = "the reply to another call"
             except Exception as caught:
                 error = f"{type(caught).__name__}: {caught}"[:300]
-            self.calls.append((began, time.time(), error))
+            say([began, time.time(), error])
 
     def _notifies(self) -> None:
         number = 0
@@ -206,19 +210,15 @@ def main() -> None:
     made = {"own": own_api, "oslo": oslo_api}[api](topic, client_url, server_url, received)
     load = Load(*made, received)
     await_first(load._call)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
     load.work()
     numbers = received.numbers
     outcome = {
-        "calls": load.calls,
         "confirmed": len(load.confirmed),
         "missing": sorted(load.missing()),
         "twice": len(numbers) - len(set(numbers)),
         "failed": load.failed,
     }
-    sys.stdout.write(json.dumps(outcome) + "\n")
-    sys.stdout.flush()
+    say(outcome)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.waiting import wait_until
 from wsgi_harness.stack.cluster import NODES, Cluster
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow]
@@ -34,9 +36,12 @@ ROUNDS = int(os.environ.get("HBSHIM_CLUSTER_ROUNDS", "1"))
 RECOVERED_WITHIN = 10.0
 #: The same for a partition: the nodes notice it after 8 to 10 s (`net_ticktime`).
 NOTICED_WITHIN = 12.0
-#: Seconds for which calls are judged after that.
+#: Seconds for which every call must be answered, and how many there must be.
 JUDGED = 3.0
+ENOUGH = 5
 READY_LIMIT = 90.0
+#: The fault after which every node has been there again, and so every queue.
+EACH_RESTARTED = "each restarted"
 END_LIMIT = 120.0
 
 
@@ -63,6 +68,14 @@ CONTROL = Load("oslo", "rabbit")
 EVERY = [*REPLICATED, *CLASSIC, CONTROL]
 
 
+class Call(NamedTuple):
+    """When a call began and ended (`time.time()`), and its error."""
+
+    began: float
+    ended: float
+    error: str
+
+
 @dataclass
 class Fault:
     """What was done to a node.
@@ -74,7 +87,7 @@ class Fault:
 
     name: str
     at: float
-    judged: tuple[float, float] = (0.0, 0.0)
+    judged: tuple[float, float]
 
 
 @dataclass
@@ -82,29 +95,32 @@ class Story:
     """What was done, and what became of each load."""
 
     faults: list[Fault] = field(default_factory=list)
+    services: dict[Load, Service] = field(default_factory=dict)
     outcomes: dict[Load, dict[str, Any]] = field(default_factory=dict)
 
-    def calls(self, load: Load, since: float, until: float) -> list[tuple[float, float, str]]:
-        """Return the calls that were begun in this time."""
-        return [call for call in self.outcomes[load]["calls"] if since <= call[0] < until]
+    def calls(self, load: Load, since: float, until: float) -> list[Call]:
+        """Return the calls that began and ended in this time."""
+        calls = self.services[load].calls
+        return [call for call in calls if since <= call.began and call.ended <= until]
 
     def recovery(self, load: Load, fault: Fault) -> float | None:
         """Return after how many seconds a call was answered that was begun after a fault."""
-        ends = [end for _, end, error in self.calls(load, fault.at, float("inf")) if not error]
-        return min(ends) - fault.at if ends else None
+        calls = self.calls(load, fault.at, float("inf"))
+        return min((call.ended - fault.at for call in calls if not call.error), default=None)
 
     def report(self) -> str:
         """Return the figures of every load, a line each."""
         lines = []
         for load, outcome in self.outcomes.items():
-            failed = sum(bool(error) for *_, error in outcome["calls"])
+            calls = self.services[load].calls
+            failed = sum(bool(call.error) for call in calls)
             after = ", ".join(
                 f"{fault.name} {'never' if seconds is None else f'{seconds:.1f} s'}"
                 for fault in self.faults
                 for seconds in [self.recovery(load, fault)]
             )
             lines.append(
-                f"{load.name}: {len(outcome['calls'])} calls, {failed} failed; "
+                f"{load.name}: {len(calls)} calls, {failed} failed; "
                 f"{outcome['confirmed']} notifications confirmed, {len(outcome['missing'])} lost, "
                 f"{outcome['twice']} twice, {len(outcome['failed'])} refused; "
                 f"first answer after: {after}"
@@ -134,16 +150,37 @@ class Service:
                 text=True,
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             )
+        self.calls: list[Call] = []
+        self._outcome: dict[str, Any] = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if isinstance(said, list):
+                self.calls.append(Call(*said))
+            else:
+                self._outcome = said
 
     def await_ready(self) -> None:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line == "ready\n", f"{self.load.name}: {self._errors.read_text()[-3000:]}"
+        """Return when a call is answered."""
+        wait_until(lambda: self.calls or self._process.poll() is not None, READY_LIMIT)
+        assert self.calls, f"{self.load.name}: {self._errors.read_text()[-3000:]}"
+
+    def is_steady(self, since: float) -> bool:
+        """Return whether every call that ended since then was answered, and there were some."""
+        calls = [call for call in self.calls[-1000:] if call.ended >= since]
+        return len(calls) >= ENOUGH and not any(call.error for call in calls)
 
     def end(self) -> dict[str, Any]:
-        out, _ = self._process.communicate(timeout=END_LIMIT)
-        outcome: dict[str, Any] = json.loads(out)
-        return outcome
+        """Stop the load, and return what became of its notifications."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._reader.join(END_LIMIT)
+        assert self._outcome, f"{self.load.name}: {self._errors.read_text()[-3000:]}"
+        return self._outcome
 
     def kill(self) -> None:
         with self._process:
@@ -162,12 +199,17 @@ def most_used(cluster: Cluster) -> str:
 
 
 def judge(story: Story, name: str, do: Callable[[], object], within: float) -> None:
-    """Do something to the cluster, and give the loads time to show that they have recovered."""
+    """Do something to the cluster, and wait until every load has recovered, or time is up."""
     do()
-    fault = Fault(name, time.time())
-    story.faults.append(fault)
-    fault.judged = (fault.at + within, fault.at + within + JUDGED)
-    time.sleep(within + JUDGED)
+    at = time.time()
+    everyone = name == EACH_RESTARTED or not story.faults
+    loads = [*REPLICATED, *CLASSIC] if everyone else REPLICATED
+    while (now := time.time()) < at + within + JUDGED:
+        since = now - JUDGED
+        if since > at and all(story.services[load].is_steady(since) for load in loads):
+            break
+        time.sleep(0.1)
+    story.faults.append(Fault(name, at, (now - JUDGED, now)))
 
 
 def fail_nodes(cluster: Cluster, queue: str, story: Story) -> None:
@@ -201,7 +243,7 @@ def fail_nodes(cluster: Cluster, queue: str, story: Story) -> None:
             for node in NODES:
                 cluster.restart(node)
 
-        judge(story, "each restarted", restart_each, RECOVERED_WITHIN)
+        judge(story, EACH_RESTARTED, restart_each, RECOVERED_WITHIN)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +251,7 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """All loads, through all faults."""
     told = Story()
     directory = tmp_path_factory.mktemp("loads")
-    services: dict[Load, Service] = {}
+    services = told.services
     try:
         for load in EVERY:
             services[load] = Service(load, cluster, directory)
@@ -229,7 +271,7 @@ def test_calls_are_answered_soon_after_every_fault(story: Story, load: Load) -> 
     for fault in story.faults:
         judged = story.calls(load, *fault.judged)
         assert judged, f"{fault.name}: no calls\n{story.report()}"
-        errors = Counter(error for *_, error in judged if error)
+        errors = Counter(call.error for call in judged if call.error)
         assert not errors, f"{fault.name}: {errors}\n{story.report()}"
 
 
@@ -241,7 +283,7 @@ def test_without_replication_the_loss_of_a_clients_node_alone_is_survived(
     for fault in (story.faults[0], story.faults[-1]):
         judged = story.calls(load, *fault.judged)
         assert judged, f"{fault.name}: no calls\n{story.report()}"
-        errors = Counter(error for *_, error in judged if error)
+        errors = Counter(call.error for call in judged if call.error)
         assert not errors, f"{fault.name}: {errors}\n{story.report()}"
 
 
@@ -253,4 +295,4 @@ def test_no_confirmed_notification_is_lost(story: Story, load: Load) -> None:
 
 
 def test_the_control_works(story: Story) -> None:
-    assert any(not error for *_, error in story.outcomes[CONTROL]["calls"]), story.report()
+    assert any(not call.error for call in story.services[CONTROL].calls), story.report()

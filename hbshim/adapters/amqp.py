@@ -241,7 +241,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         alive = transport_ref()
         if alive is not None:
             _note_write_error(alive, error)
-        return not isinstance(error, StalledError)
+        return True
 
     def nothing_read(error: BaseException) -> bool:
         alive = transport_ref()
@@ -249,7 +249,9 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
 
     # Beneath `transport.write`, whose place it takes: a wrapper around the frame
     # writer would be one more Python call for each publish, 3 to 5 % of it.
-    transport.write = guard.around_send(transport._write, link.before_idle_write, tears, link.tear)
+    transport.write = guard.around_send(
+        transport._write, link.before_idle_write, tears, link.tear, StalledError
+    )
     # The frame writer has closed over `transport.write` when the connection was made.
     guarded_writer = connection.frame_writer_cls(connection, transport)
     connection._frame_writer = guarded_writer

@@ -7,7 +7,6 @@ running I/O loop, is replaced by one that leaves the work to hbshim.
 
 from __future__ import annotations
 
-import errno
 import functools
 import weakref
 from typing import Any
@@ -63,8 +62,6 @@ _STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
 #: Bytes of buffered frames that are sent together. pika copies what a send leaves of its
 #: buffer's head, so large ones stay apart.
 _JOIN_AT_MOST = 16384
-
-_WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
 class UnknownTransportError(AttachError):
@@ -274,7 +271,9 @@ def _wrap(connection: Any) -> Link:
             buffers.append(joined)
         stock_produce()
 
-    guarded = guard.around_flush(produce, before_idle_write, _tears, link.tear, buffers)
+    guarded = guard.around_flush(
+        produce, before_idle_write, _tears, link.tear, BlockingIOError, buffers
+    )
     _replace_method(transport, "_produce", guarded)
     _replace_method(transport, "_consume", guard.around_read(transport._consume, before_idle_write))
     transport._close_and_finalize = close_and_finalize
@@ -292,14 +291,14 @@ def _finalize_copy(transport: Any) -> None:
         transport._state = transport._STATE_COMPLETED
 
 
-def _tears(error: BaseException) -> bool:
+def _tears(_error: BaseException) -> bool:
     """Whether pika's buffers may not be what is still to be sent.
 
     Only a socket that takes nothing more raises from the call that sends; any other
     exception may come between that call and pika's own record of it, and then pika
     would send some bytes twice.
     """
-    return not (isinstance(error, BlockingIOError) and error.errno in _WOULD_BLOCK)
+    return True
 
 
 def forked_error() -> Exception:

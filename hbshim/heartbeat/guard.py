@@ -141,6 +141,15 @@ def _never(_error: BaseException) -> bool:
     return False
 
 
+def _insist(function: Callable[[], None]) -> None:
+    """Call `function`, and once more if another exception interrupts it."""
+    try:
+        function()
+    except BaseException:
+        function()
+        raise
+
+
 class Guard:
     """The two gates of one connection, and when the application last used it.
 
@@ -192,6 +201,7 @@ class Guard:
         before_idle_write: Callable[[], None],
         tears: Callable[[BaseException], bool],
         on_torn: Callable[[], None] = _nothing,
+        unless: type[BaseException] | tuple[()] = (),
     ) -> Callable[[Any], None]:
         """Wrap a function that sends the whole frames it is given.
 
@@ -201,7 +211,10 @@ class Guard:
                 child, or on a torn stream; it may raise to refuse the write.
             tears: called with an exception of `send`; false only if it is known that
                 no byte was written.
-            on_torn: called when the stream is torn, before the exception goes on.
+            on_torn: called when the stream is torn, before the exception goes on. It has no
+                effect when it is called again.
+            unless: a class of exceptions that `send` raises only where no byte was written;
+                `tears` is not called with them.
         """
         gate = self.writers
         inside = gate.inside
@@ -221,14 +234,18 @@ class Guard:
                     gate.meet()
                 try:
                     send(data)
+                except unless:
+                    raise
                 except BaseException as error:
                     # Nothing is called before `torn` is set: a second exception finds it so.
                     torn_before = self.torn
                     self.torn = True
-                    if tears(error):
-                        on_torn()
-                    else:
-                        self.torn = torn_before
+                    try:
+                        if not tears(error):
+                            self.torn = torn_before
+                    finally:
+                        if self.torn:
+                            _insist(on_torn)
                     raise
             finally:
                 leave(token)
@@ -241,13 +258,14 @@ class Guard:
         before_idle_write: Callable[[], None],
         tears: Callable[[BaseException], bool] = _always,
         on_torn: Callable[[], None] = _nothing,
+        unless: type[BaseException] | tuple[()] = (),
         buffers: Sized = (),
     ) -> Callable[[], Any]:
         """Wrap a function that sends what is buffered, and keeps buffered what it cannot send.
 
         Parameters:
             flush: the client's own function.
-            before_idle_write, on_torn: as for :meth:`around_send`.
+            before_idle_write, on_torn, unless: as for :meth:`around_send`.
             tears: called with an exception of `flush`; false only if it is known that
                 what is buffered now is exactly what was not written.
             buffers: what is not written yet.
@@ -269,13 +287,17 @@ class Guard:
                     gate.meet()
                 try:
                     return flush()
+                except unless:
+                    raise
                 except BaseException as error:
                     torn_before = self.torn
                     self.torn = True
-                    if tears(error):
-                        on_torn()
-                    else:
-                        self.torn = torn_before
+                    try:
+                        if not tears(error):
+                            self.torn = torn_before
+                    finally:
+                        if self.torn:
+                            _insist(on_torn)
                     raise
                 finally:
                     # No call: every publish comes by.

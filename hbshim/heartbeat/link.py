@@ -413,13 +413,14 @@ class Link:
                 "frames may interleave: give each thread a connection of its own",
             )
         if self.guard.torn and not self._torn_told:
-            self._torn_told = True
             self._metrics.record(
                 "write-broken-off",
                 self.name,
                 "a write was interrupted, so a part of a frame may be on the wire; the "
                 "connection is shut down, and the next call on it fails: open a new one",
             )
+            # Behind it: an exception that comes between the two must not cost the event.
+            self._torn_told = True
 
     # -- the client's side ---------------------------------------------------
 
@@ -441,9 +442,10 @@ class Link:
             self._torn_told = True
             self._step(Event.PEER_CLOSED, self._closed_sample(False))
         self.wire.shut_both()
+        # Before the state, by which a second call knows that this was done.
+        self._tell_misuse()
         if self.state in WATCHED:
             self.state = State.LOST
-        self._tell_misuse()
 
     def _peer_is_gone(self) -> bool:
         try:

@@ -1,5 +1,9 @@
 """kombu on the real broker: URL options, the stand-in transport, reconnection."""
 
+import signal
+import socket
+import time
+
 import kombu
 import pytest
 
@@ -7,6 +11,8 @@ import hbshim
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat.service import current
 from tests.waiting import wait_until
+from tests.worlds import needs_os_threads
+from wsgi_harness.wire.relay import Relay
 
 
 @pytest.fixture
@@ -122,3 +128,40 @@ def test_a_released_connection_is_no_longer_watched(connect):
     assert link in current().links()
     connection.release()
     assert link not in current().links()
+
+
+@needs_os_threads
+def test_a_time_limit_in_a_publish_does_not_hang_the_pool(broker):
+    """The limit is an ordinary Exception, and the broker is slow to read."""
+
+    class TimeLimitError(Exception):
+        pass
+
+    def on_alarm(*_):
+        raise TimeLimitError
+
+    hbshim.install()
+    with Relay(broker.host, broker.amqp_port, receive_buffer=8192) as relay:
+        url = f"amqp://{broker.user}:{broker.password}@127.0.0.1:{relay.port}//"
+        producers = kombu.Connection(url, heartbeat=60).Pool(1)
+        relay.slow(1 << 20)
+        before = signal.signal(signal.SIGALRM, on_alarm)
+        try:
+            began = time.monotonic()
+            with pytest.raises(TimeLimitError), producers.acquire() as connection:
+                channel = connection.default_channel
+                sock = connection.connection.transport.sock
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
+                kombu.Producer(channel).publish(b"x" * (64 << 20), routing_key="nowhere")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        relay.slow(None)
+        with producers.acquire() as connection:
+            queue = connection.default_channel.queue_declare("", exclusive=True).queue
+            kombu.Producer(connection).publish(b"x", routing_key=queue)
+            wait_until(lambda: connection.default_channel.basic_get(queue))
+        # T is 4 s here at most: without an end of the torn stream the pool waits for 3 T.
+        assert time.monotonic() - began < 10
+        producers.force_close_all()

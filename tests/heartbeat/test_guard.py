@@ -179,13 +179,22 @@ def test_a_second_exception_in_the_handling_of_the_first_leaves_the_stream_torn(
     def check():
         checked.append(1)
 
+    ended = []
+
+    def end():
+        ended.append(1)
+        if len(ended) == 1:
+            raise KeyboardInterrupt
+
     if wrap == "send":
-        write = writer(guard, fail, before=check, tears=interrupted)
+        write = writer(guard, fail, before=check, tears=interrupted, on_torn=end)
     else:
-        write = guard.around_flush(fail, check, interrupted)
+        write = guard.around_flush(fail, check, interrupted, end)
     with pytest.raises(KeyboardInterrupt):
         write()
     assert guard.torn
+    # Not even a third one keeps the stream open.
+    assert ended == [1, 1]
     assert not guard.writers.occupied
     # The next write does not go the fast way.
     with pytest.raises(KeyboardInterrupt):
@@ -245,9 +254,10 @@ def test_a_flush_notes_what_it_leaves_buffered():
         raise BlockingIOError
 
     with pytest.raises(BlockingIOError):
-        guard.around_flush(stall, nothing, never, nothing, buffers)()
+        guard.around_flush(stall, nothing, always, nothing, BlockingIOError, buffers)()
     assert guard.unsent
-    guard.around_flush(buffers.clear, nothing, never, nothing, buffers)()
+    assert not guard.torn
+    guard.around_flush(buffers.clear, nothing, always, nothing, BlockingIOError, buffers)()
     assert not guard.unsent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import subprocess
@@ -22,6 +23,7 @@ from hbshim.errors import (
     TopologyError,
     UnroutableError,
 )
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.base import NEVER
 from hbshim.messaging.dispatch import Request
@@ -31,6 +33,7 @@ from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from tests.messaging.conftest import LIMIT, at_once, unique
 from tests.messaging.endpoints import Endpoint
+from tests.messaging.half_open import HalfOpenRelay
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
@@ -291,6 +294,23 @@ def test_quorum_queues(broker: Broker, drivers: Drivers, target: Target, serve: 
     assert broker.management.get(f"queues/%2F/{name}")["type"] == "quorum"
 
 
+def reports() -> int:
+    """How many queues were reported that are not replicated."""
+    return service.current().metrics.snapshot().get("event:queue-not-replicated", 0)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["classic", "quorum"])
+def test_a_queue_of_another_type_and_lifetime(
+    there: bool, drivers: Drivers, target: Target, serve: Serve
+) -> None:
+    """It stays as it is, and is served; a classic one for a quorum queue is reported."""
+    drivers(quorum_queues=there).declare(target, NEVER)
+    before = reports()
+    serve(drivers(quorum_queues=not there), target, Endpoint())
+    assert reports() - before == (0 if there else 1)
+    assert drivers().delete(target) == 0
+
+
 # -- stopping, pausing, bounds -------------------------------------------------
 
 
@@ -421,6 +441,35 @@ def test_two_servers_share_the_work(asker: Client, serve: Serve, endpoints: list
         serve(asker.driver, asker.target, endpoint, workers=2)
     outcomes = at_once(*[lambda: [asker.call("who") for _ in range(10)]] * 6)
     assert {name for names in outcomes for name in names} == {"one", "two"}
+
+
+# -- a connection that only one side knows to be lost --------------------------
+
+
+def test_a_half_open_connection_is_replaced_at_once(
+    broker: Broker, host: Host, drivers: Drivers, asker: Client, serve: Serve
+) -> None:
+    """The broker knows of it after 3 T = 60 s; until then its exclusive queue is locked."""
+    with HalfOpenRelay(broker.host, broker.amqp_port) as relay:
+        way = Host("127.0.0.1", relay.port, host.username, host.password)
+        driver = drivers(way, heartbeat_interval=20)
+        server = serve(driver, asker.target, Endpoint(), failed=lambda _error: None)
+        assert asker.call("echo", value=1) == 1
+        before = relay.opened
+        relay.close_client_sides()
+        began = time.monotonic()
+
+        def served() -> bool:
+            # The broker still gives some to the consumer that is gone.
+            with contextlib.suppress(CallTimeoutError):
+                return bool(asker.prepare(timeout=1).call("echo", value=2) == 2)
+            return False
+
+        wait_until(served, 2 * LIMIT)
+        assert time.monotonic() - began < LIMIT
+        assert relay.opened - before < 20
+        assert server.stop(LIMIT)
+        driver.close()
 
 
 # -- acknowledgement -----------------------------------------------------------

@@ -14,11 +14,12 @@ broker redelivers is run unless this process has begun it: see
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hbshim.errors import (
     ConnectError,
@@ -68,6 +69,11 @@ SUSPECTS = 1000
 #: Codes with which the broker refuses a queue that may be there for us later: its node is down,
 #: or the connection that owns it has ended and the broker does not know yet.
 PASSING = (NOT_FOUND, RESOURCE_LOCKED)
+
+#: How the broker refuses a queue whose lifetime is another one.
+_LIFETIME = re.compile(
+    r"inequivalent arg 'x-expires' .* current is (none|the value '(?P<milliseconds>\d+)')"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,10 +479,15 @@ class AmqpListener:
         try:
             subscription.declare(connection)
         except TopologyError as error:
-            # The queue was declared with another lifetime: it keeps that.
-            if queue.exclusive or not _of_lifetime(error):
+            found = _LIFETIME.search(str(error))
+            if found is None:
                 raise
-            connection.bind(queue.name, subscription.exchange, subscription.routing_key)
+            # The queue was declared with another lifetime: it keeps that.
+            arguments = dict(queue.arguments)
+            if found["milliseconds"]:
+                arguments["x-expires"] = int(found["milliseconds"])
+            there = replace(queue, expires=None, arguments=arguments)
+            replace(subscription, queue=there).declare(connection)
 
     def _next_attempt(self) -> float:
         """Seconds until a queue that was refused is to be tried again."""
@@ -568,11 +579,6 @@ class AmqpListener:
         self._latest.clear()
         if connection is not None:
             connection.close(SHORTEST_CLOSE)
-
-
-def _of_lifetime(error: TopologyError) -> bool:
-    """Whether the broker refused a queue because of its `x-expires` alone."""
-    return "'x-expires'" in str(error)
 
 
 def _channel_closed(reason: str) -> ConnectionLostError:

@@ -29,7 +29,7 @@ class FakeConnection:
         self.cancelled: list[str] = []
         self.settled: list[tuple[str, int]] = []
         self.closed_after: float | None = None
-        self.refuse: Callable[[str], None] = lambda _queue: None
+        self.refuse: Callable[[Queue], None] = lambda _queue: None
         self.on_cancel: Callable[[str], None] = lambda _tag: None
         self.stale: set[int] = set()
         self._lost: Exception | None = None
@@ -81,7 +81,7 @@ class FakeConnection:
 
     def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         self._check()
-        self.refuse(queue.name)
+        self.refuse(queue)
         self.declared.append(queue.name)
 
     def bind(

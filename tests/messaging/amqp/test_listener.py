@@ -38,9 +38,9 @@ class Rig:
         self.connector = FakeConnector()
         self.retries = FakeRetries()
         self.errors: list[BaseException] = []
-        own = Subscription(Queue(self.topic), "exchange", self.topic)
+        self.lifetime: float | None = None
         sources = [
-            Source(lambda: own, later=later),
+            Source(self._own, later=later),
             Source(lambda: self._fanout(next(_numbers)), kept=False),
         ]
         self.listener = AmqpListener(
@@ -54,6 +54,9 @@ class Rig:
             retries=self.retries,  # type: ignore[arg-type]
         )
         self.listener.on_error = self.errors.append
+
+    def _own(self) -> Subscription:
+        return Subscription(Queue(self.topic, expires=self.lifetime), "exchange", self.topic)
 
     def _fanout(self, number: int) -> Subscription:
         queue = Queue(f"{self.topic}-fanout-{number}", exclusive=True)
@@ -294,8 +297,8 @@ def test_closing_does_not_wait_for_a_poll_that_hangs(rigs: Callable[..., Rig]) -
 # -- queues that are refused, connections that are lost ------------------------
 
 
-def locked(queue: str) -> None:
-    if "fanout" in queue:
+def locked(queue: Queue) -> None:
+    if "fanout" in queue.name:
         raise TopologyError("the broker refused: RESOURCE_LOCKED", 405)
 
 
@@ -306,8 +309,8 @@ def test_a_queue_for_fanout_that_is_refused_does_not_prevent_service(
     rig = rigs()
     tried: list[str] = []
 
-    def refuse(queue: str) -> None:
-        tried.append(queue)
+    def refuse(queue: Queue) -> None:
+        tried.append(queue.name)
         if len(tried) < 8:
             locked(queue)
 
@@ -326,8 +329,8 @@ def test_a_queue_for_fanout_that_is_refused_does_not_prevent_service(
 def test_a_queue_of_another_type_is_an_error_at_the_start(rigs: Callable[..., Rig]) -> None:
     rig = rigs()
 
-    def refuse(queue: str) -> None:
-        if queue == rig.topic:
+    def refuse(queue: Queue) -> None:
+        if queue.name == rig.topic:
             raise TopologyError("inequivalent arg 'x-queue-type' for queue", 406)
 
     rig.connector.prepare = lambda connection: setattr(connection, "refuse", refuse)
@@ -337,13 +340,22 @@ def test_a_queue_of_another_type_is_an_error_at_the_start(rigs: Callable[..., Ri
         assert rig.connection.closed_after is not None
 
 
-def test_a_queue_with_another_lifetime_keeps_it(rigs: Callable[..., Rig]) -> None:
+@pytest.mark.parametrize(
+    ("current", "expected"),
+    [("none", {}), ("the value '30001' of type 'signedint'", {"x-expires": 30001})],
+)
+def test_a_queue_with_another_lifetime_keeps_it(
+    rigs: Callable[..., Rig], current: str, expected: dict[str, object]
+) -> None:
+    """Only its lifetime may differ: the broker is asked again, with the one that it has."""
     rig = rigs()
+    error = f"inequivalent arg 'x-expires' for queue 'q' in vhost '/': but current is {current}"
 
-    def refuse(queue: str) -> None:
-        if queue == rig.topic:
-            raise TopologyError("inequivalent arg 'x-expires' for queue", 406)
+    def refuse(queue: Queue) -> None:
+        if queue.name == rig.topic and queue.declaration() != expected:
+            raise TopologyError(error, 406)
 
+    rig.lifetime = 60.0
     rig.connector.prepare = lambda connection: setattr(connection, "refuse", refuse)
     assert rig.topic in rig.open().consumers
 
@@ -365,7 +377,7 @@ def test_each_connection_has_its_own_name_for_the_exclusive_queue(
 def test_pauses_grow_where_the_broker_drops_each_connection(rigs: Callable[..., Rig]) -> None:
     rig = rigs()
 
-    def drop(queue: str) -> None:
+    def drop(_queue: Queue) -> None:
         rig.connection.lose()
         rig.connection._check()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from hbshim.errors import PayloadError
 from hbshim.messaging.amqp.driver import AmqpDriver
+from hbshim.messaging.amqp.retries import dead_letter_name
 from hbshim.messaging.base import Payload
 from hbshim.messaging.notify import (
     PRIORITIES,
@@ -149,6 +151,90 @@ def test_requeued(notifier: Notifier, listen: Listen) -> None:
     assert sorted(endpoint.payloads) == ["again", "again", "fails", "fails", "well"]
     assert len(set(endpoint.ids)) == 3
     assert [str(error) for error in errors] == ["once"]
+
+
+class Failing:
+    """Fails on "bad", each time."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def info(self, notification: Notification) -> None:
+        self.got.append(notification.payload)
+        if notification.payload == "bad":
+            raise ValueError("bad")
+
+
+@pytest.mark.parametrize("quorum", [False, True], ids=["classic", "quorum"])
+def test_one_that_always_fails_ends_in_the_dead_letter_queue(
+    quorum: bool,
+    drivers: Callable[..., AmqpDriver],
+    topic: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After so many attempts, not before; the queues in between go by themselves."""
+    driver = drivers(
+        quorum_queues=quorum, notification_retry_attempts=3, notification_retry_delay=0.05
+    )
+    endpoint, errors = Failing(), list[BaseException]()
+    name = f"{driver.options.default_notification_exchange}.{topic}.info"
+    with NotificationServer(driver, [topic], [endpoint], failed=errors.append):
+        notifier = Notifier(driver, topic, "service.host", timeout=LIMIT)
+        for payload in ("bad", "good"):
+            notifier.info("event", payload)
+        wait_until(lambda: "is in the dead-letter queue" in caplog.text, LIMIT)
+    assert sorted(endpoint.got) == ["bad", "bad", "bad", "good"]
+    assert [str(error) for error in errors] == ["bad"] * 3
+    assert deleted(driver, dead_letter_name(name)) == 1
+    assert deleted(driver, name) == 0
+
+
+def deleted(driver: AmqpDriver, name: str) -> int:
+    """How many messages go with a queue."""
+    return driver._sender.manage(
+        lambda sending: sending.connection.delete_queue(name), time.monotonic() + LIMIT
+    )
+
+
+class BatchesWithPoison:
+    """Fails on each batch with "bad" in it; counts what it gets."""
+
+    def __init__(self, outcome: object) -> None:
+        self.got: Counter[Any] = Counter()
+        self._outcome = outcome
+
+    def info(self, notifications: Sequence[Notification]) -> object:
+        payloads = [notification.payload for notification in notifications]
+        self.got.update(payloads)
+        if "bad" not in payloads:
+            return None
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
+@pytest.mark.parametrize("outcome", [REQUEUE, ValueError("bad")], ids=["requeue", "raise"])
+def test_one_that_fails_does_not_have_its_batch_repeated_again_and_again(
+    outcome: object, drivers: Callable[..., AmqpDriver], topic: str
+) -> None:
+    driver = drivers(notification_retry_attempts=5, notification_retry_delay=0.02)
+    endpoint = BatchesWithPoison(outcome)
+    notifier = Notifier(driver, topic, "service.host", timeout=LIMIT)
+    server = NotificationServer(
+        driver, [topic], [endpoint], batch_size=10, batch_timeout=0.5, failed=lambda _error: None
+    )
+    payloads = [0, 1, 2, "bad", 4, 5]
+    # They are there first, so that they come in one batch.
+    server.start(LIMIT)
+    server.pause()
+    for payload in payloads:
+        notifier.info("event", payload)
+    server.resume()
+    wait_until(lambda: endpoint.got["bad"] == 5, LIMIT)
+    assert server.stop(LIMIT)
+    assert {payload: endpoint.got[payload] for payload in payloads} == {
+        payload: 5 if payload == "bad" else 2 for payload in payloads
+    }
 
 
 def test_batches(notifier: Notifier, listen: Listen) -> None:

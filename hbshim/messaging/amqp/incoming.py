@@ -41,7 +41,8 @@ class AmqpIncoming:
     Parameters:
         source: the queue that it came from.
         retries: stores copies of it.
-        later: :meth:`requeue` stores it for a later attempt; else it returns to its queue.
+        later: :meth:`requeue` stores it for a later attempt, although it may have a time limit;
+            else it does so for messages without one, and the others return to their queue.
 
     Attributes:
         attempts: how often it was tried before.
@@ -149,10 +150,12 @@ class AmqpIncoming:
         latest._retry()
 
     def _retry(self) -> None:
-        if self._retries is None or not self._later:
+        began = time.monotonic()
+        if self._retries is None or not (self._later or not self.expires):
+            # Stored for later it would lose its time limit.
+            pause_before_requeue(began)
             self._settle("requeue")
             return
-        began = time.monotonic()
         attempts = self.attempts + 1
         try:
             dead = self._retries.retry(self._copy(), self.queue, attempts)

@@ -85,7 +85,7 @@ class Source:
         kept: the queue outlives the listener, so what is given back to it is not lost. One
             that is not kept does not prevent service: a listener works without it.
         priority: of the notifications in it.
-        later: what is requeued from it is stored for a later attempt.
+        later: what is requeued from it is stored for a later attempt, time limit or not.
     """
 
     subscription: Callable[[], Subscription]

@@ -1,0 +1,239 @@
+"""What servers of calls and of notifications have in common, without a broker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from hbshim.errors import ConnectionLostError, MessagingError, OptionError
+from hbshim.messaging.base import Incoming, Payload
+from hbshim.messaging.notify import NotificationServer
+from hbshim.messaging.pulse import Pulse
+from hbshim.messaging.reporting import log_error, reporting_to
+from hbshim.messaging.server import Server
+from hbshim.messaging.serving import Serving, Workers
+from hbshim.messaging.target import Target
+from tests.waiting import wait_until
+
+LIMIT = 30.0
+
+
+class FakeListener:
+    """Gives out what it is given; raises errors that stand in between."""
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = list(steps)
+        self.on_error: Callable[[BaseException], None] = log_error
+        self.timeouts: list[float | None] = []
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def open(self, _timeout: float) -> bool:
+        return True
+
+    def poll(
+        self, _timeout: float | None = None, _size: int = 1, _batch_timeout: float | None = None
+    ) -> Sequence[Any]:
+        with self._lock:
+            step = self.steps.pop(0) if self.steps else None
+        if step is None:
+            self._stopped.wait(LIMIT)
+            return []
+        if isinstance(step, BaseException):
+            raise step
+        return [step]
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def stop(self, timeout: float | None = None) -> None:
+        self.timeouts.append(timeout)
+        self._stopped.set()
+
+    def close(self, timeout: float = 5.0) -> None:
+        self.timeouts.append(timeout)
+
+
+class Driver:
+    """Listens as it is told."""
+
+    rpc_timeout, payload_limit = 60.0, 1024
+
+    def __init__(self, listener: FakeListener) -> None:
+        self.listener = listener
+        self.prefetch: int | None = None
+
+    def listen(self, _target: Target, prefetch: int, **_how: Any) -> FakeListener:
+        self.prefetch = prefetch
+        return self.listener
+
+    def listen_for_notifications(
+        self, _targets: Any, _pool: str | None, prefetch: int
+    ) -> FakeListener:
+        self.prefetch = prefetch
+        return self.listener
+
+
+def serving(
+    listener: FakeListener, work: Callable[[Any], None], on_error: Any, count: int = 1
+) -> Serving:
+    workers = Workers(listener, work, count, reporting_to(on_error))  # type: ignore[arg-type]
+    return Serving(listener, workers)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hbshim.messaging.serving.PAUSE_AFTER_ERROR", 0.01)
+
+
+def test_no_error_ends_a_worker() -> None:
+    """Of the listener's, of the work's, and of the callback that is called with them."""
+    worked: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work(batch: Sequence[Any]) -> None:
+        worked.extend(batch)
+        if batch == [1]:
+            raise KeyError("of the work")
+
+    def failed(error: BaseException) -> None:
+        errors.append(error)
+        raise RuntimeError("of the callback")
+
+    steps = (ConnectionLostError("lost"), OptionError("no file"), OSError("disk"), 1, 2)
+    server = serving(FakeListener(*steps), work, failed)
+    server.start()
+    wait_until(lambda: worked == [1, 2], LIMIT)
+    assert server.stop(LIMIT)
+    kinds = [type(error) for error in errors]
+    assert kinds == [ConnectionLostError, OptionError, OSError, KeyError]
+
+
+def test_errors_are_logged_unless_a_callback_takes_them(caplog: pytest.LogCaptureFixture) -> None:
+    """With their traceback, unless they are hbshim's own, which say what to do."""
+
+    def work(_batch: Sequence[Any]) -> None:
+        raise ValueError("of the method")
+
+    with caplog.at_level(logging.ERROR, logger="hbshim.messaging"):
+        server = serving(FakeListener(1, ConnectionLostError("lost; open a new one")), work, None)
+        server.start()
+        wait_until(lambda: len(caplog.records) == 2, LIMIT)
+        assert server.stop(LIMIT)
+    first, second = caplog.records
+    assert (first.name, first.levelname) == ("hbshim.messaging", "ERROR")
+    assert "ValueError: of the method" in first.getMessage()
+    assert first.exc_info is not None
+    assert "lost; open a new one" in second.getMessage()
+    assert not second.exc_info
+
+
+def test_the_listeners_own_reports_go_where_errors_go() -> None:
+    listener, errors = FakeListener(), list[BaseException]()
+    server = serving(listener, lambda _batch: None, errors.append)
+    listener.on_error(ConnectionLostError("reported"))
+    assert [str(error) for error in errors] == ["reported"]
+    assert server.stop(0.1)
+
+
+def test_a_server_starts_once() -> None:
+    server = serving(FakeListener(), lambda _batch: None, None)
+    server.start()
+    with pytest.raises(MessagingError, match="started already"):
+        server.start()
+    assert server.stop(LIMIT)
+    with pytest.raises(MessagingError, match="make a new one"):
+        server.start()
+    assert server.stop(LIMIT)
+
+
+def test_the_timeout_of_stop_is_for_all_of_it() -> None:
+    listener = FakeListener(1)
+    held = threading.Event()
+    server = serving(listener, lambda _batch: assert_waited(held), None)
+    server.start()
+    assert server.stop(0.2) is False
+    held.set()
+    assert listener.timeouts == [0.2, 0.0]
+
+
+def assert_waited(event: threading.Event) -> None:
+    assert event.wait(LIMIT)
+
+
+class Endpoint:
+    def warning(self, _notification: Any) -> None: ...
+
+    def info(self, _notification: Any) -> None: ...
+
+
+class Nothing:
+    def warning(self, _notification: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("topics", "endpoints", "words"),
+    [
+        (["events"], [Nothing()], "named as a priority"),
+        (["events"], [], "named as a priority"),
+        ([], [Endpoint()], "at least one topic"),
+        ("events", [Endpoint()], "must be a list"),
+    ],
+)
+def test_a_server_that_could_never_receive_anything_is_an_error(
+    topics: Any, endpoints: Any, words: str
+) -> None:
+    driver: Any = Driver(FakeListener())
+    with pytest.raises(OptionError, match=words):
+        NotificationServer(driver, topics, endpoints)
+
+
+@pytest.mark.parametrize("changes", [{"version": "2.3"}, {"namespace": "admin"}])
+def test_a_servers_target_has_no_version_and_no_namespace(changes: dict[str, str]) -> None:
+    """Its endpoints have: the target's would be ignored."""
+    driver: Any = Driver(FakeListener())
+    with pytest.raises(OptionError, match="attributes `namespace` and `version`"):
+        Server(driver, Target("topic", **changes), [Endpoint()])
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, 2),
+        ({"workers": 4}, 8),
+        ({"workers": 2, "batch_size": 50}, 200),
+        ({"prefetch": 7}, 7),
+    ],
+)
+def test_notifications_that_a_server_holds(how: dict[str, int], expected: int) -> None:
+    """As many wait as are worked on: others are left for idle servers."""
+    driver: Any = Driver(FakeListener())
+    server = NotificationServer(driver, ["events"], [Endpoint()], **how)  # type: ignore[arg-type]
+    assert driver.prefetch == expected
+    assert server.stop(0.1)
+
+
+class Silent:
+    """Cannot be answered, for a reason that nobody thought of."""
+
+    def __init__(self) -> None:
+        self.signs = 0
+
+    def reply(self, _payload: Payload, _kind: str) -> None:
+        self.signs += 1
+        raise KeyError("not thought of")
+
+
+def test_signs_of_life_go_on_after_an_error() -> None:
+    errors: list[BaseException] = []
+    pulse, silent = Pulse(reporting_to(errors.append)), Silent()
+    incoming: Incoming = silent  # type: ignore[assignment]
+    with pulse.during(incoming, 0.15):
+        wait_until(lambda: silent.signs >= 3, LIMIT)
+    pulse.end()
+    assert {type(error) for error in errors} == {KeyError}

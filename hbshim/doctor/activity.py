@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hbshim.activation import RUN_VARIABLE
+from hbshim.adapters.open_connections import Unkept, unkept_connections
 from hbshim.event_log import level_of
 from hbshim.heartbeat.service import HeartbeatService
 from hbshim.metrics import Event
@@ -41,6 +42,7 @@ class Activity:
         sitecustomize: the file that Python took for the module of that name; "" for none.
         loaded: client libraries, "amqp" and "pika", that are loaded.
         links: connections that are kept alive now.
+        unkept: those that are open and are not.
         events: what was recorded, by kind.
     """
 
@@ -49,6 +51,7 @@ class Activity:
     sitecustomize: str = ""
     loaded: tuple[str, ...] = ()
     links: int = 0
+    unkept: tuple[Unkept, ...] = ()
     events: Mapping[str, Recorded] = field(default_factory=dict)
 
     @property
@@ -59,15 +62,16 @@ class Activity:
 
 
 def activity_of(
-    service: HeartbeatService | None, *, installed: bool, loaded: tuple[str, ...]
+    service: HeartbeatService | None, links: int, *, installed: bool, loaded: tuple[str, ...]
 ) -> Activity:
-    """Return what `service`, the one of this process, has done so far."""
+    """Return what `service`, the one of this process with so many links, has done so far."""
     return Activity(
         installed=installed,
         run=bool(os.environ.get(RUN_VARIABLE)),
         sitecustomize=str(peek("sitecustomize", "__file__") or ""),
         loaded=loaded,
-        links=0 if service is None else len(service.links()),
+        links=links,
+        unkept=tuple(unkept_connections()),
         events={} if service is None else _recorded(service),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from hbshim.doctor.case import Case
 from hbshim.doctor.findings import Answer, Check
@@ -38,6 +39,20 @@ def _installed(case: Case) -> Answer:
             "transport or a messaging driver of hbshim's).",
         )
     return Answer("not-applicable", "No client library is loaded in this process.")
+
+
+def _unkept(case: Case) -> Answer:
+    here = case.activity
+    if not here.unkept and not here.links:
+        return Answer("not-applicable", "No connection is open in this process.")
+    if not here.unkept:
+        return Answer("ok", f"Open connections, all kept alive: {here.links}.")
+    counts = Counter(f"{each.library}, T = {each.timeout:g} s" for each in here.unkept)
+    listed = "; ".join(f"{count} of {kind}" for kind, count in sorted(counts.items()))
+    return Answer(
+        "problem" if here.installed else "warning",
+        f"Open in this process and not kept alive by hbshim: {listed}.",
+    )
 
 
 def _clients(case: Case) -> Answer:
@@ -91,6 +106,16 @@ CHECKS = (
         "Call hbshim.install() in the program's first lines; or put `hbshim run` behind the other "
         "launcher: launcher hbshim run -- program.",
         _installed,
+    ),
+    Check(
+        "open-connections",
+        "The connections of py-amqp and pika that are open in this process, and whether hbshim "
+        "keeps them alive.",
+        "hbshim.install() keeps connections alive that are opened after it. One with T = 0 has no "
+        "heartbeats; one that hbshim had to leave alone is among the events.",
+        "Call hbshim.install() before the first connection, or hbshim.keep_alive(connection) for "
+        "one that is open; ask for heartbeat=60 where T is 0.",
+        _unkept,
     ),
     Check(
         "clients",

@@ -104,7 +104,10 @@ def examine(
     client = client or (None if target is None else target.client)
     # Before the visit below, which loads a client and records events of its own.
     running, clients = service.existing(), clients_in_use(client)
-    activity = activity_of(running, installed=installed is not None, loaded=loaded_clients())
+    links = [] if running is None else running.links()
+    activity = activity_of(
+        running, len(links), installed=installed is not None, loaded=loaded_clients()
+    )
     unknown_clients = loaded_unknown_clients()
     apps = tuple(apps_in_use() if app is None else [facts_of(app)])
     # An examination must not make the service: see service.existing().
@@ -113,7 +116,6 @@ def examine(
         loaded.forced_worker,
         running is not None and running.ticks_late(),
     )
-    links = [] if running is None else running.links()
     ranges = _supported()
     visit: Visit | None = None
     refusal: tuple[str, str] | None = None

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 import hbshim
+from hbshim.adapters.open_connections import Unkept
 from hbshim.doctor.activity import Activity, Recorded
 from hbshim.doctor.case import Case, Negotiated, Queues, Visit
 from hbshim.doctor.examination import CHECKS, examine
@@ -134,6 +135,21 @@ def test_a_program_without_hbshim_is_told(facts, expected):
     answer = found("installed", activity=Activity(**facts))
     assert answer.verdict == expected
     assert ("/other/sitecustomize.py" in answer.sentence) == (expected == "problem")
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "not-applicable"),
+        ({"links": 2}, "ok"),
+        ({"links": 2, "unkept": (Unkept("pika", 60.0),)}, "warning"),
+        ({"installed": True, "unkept": (Unkept("py-amqp", 0.0),) * 2}, "problem"),
+    ],
+)
+def test_open_connections_that_are_not_kept_alive_are_told(facts, expected):
+    answer = found("open-connections", activity=Activity(**facts))
+    assert answer.verdict == expected
+    assert ("2 of py-amqp, T = 0 s" in answer.sentence) == (expected == "problem")
 
 
 def test_a_client_that_hbshim_does_not_know_is_told():

@@ -107,6 +107,30 @@ def test_a_process_is_told_of_the_connections_it_opened_without(broker):
     assert report.finding("installed").verdict == "ok"
 
 
+@pytest.mark.parametrize("client", ["amqp", "pika"])
+def test_a_connection_opened_before_install_is_found(broker, client):
+    url = broker.amqp_url(heartbeat=30)
+
+    def connect():
+        if client == "amqp":
+            connection = kombu.Connection(url)
+            connection.connect()
+            return connection
+        return pika.BlockingConnection(pika.URLParameters(url))
+
+    early = connect()
+    hbshim.install()
+    late = connect()
+    found = examine().finding("open-connections")
+    assert found.verdict == "problem"
+    timeout = {"amqp": f"1 of py-amqp, T = {HEARTBEAT} s", "pika": "1 of pika, T = 30 s"}[client]
+    assert timeout in found.sentence
+    hbshim.keep_alive(early)
+    assert examine().finding("open-connections").verdict == "ok"
+    early.close()
+    late.close()
+
+
 def test_the_options_of_the_process_count(fresh):
     hbshim.install(heartbeat=40, worker="pthread")
     report = examine()

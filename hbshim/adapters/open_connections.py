@@ -1,0 +1,60 @@
+"""Finds the open connections of this process that hbshim does not keep alive."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+from hbshim.runtime.loaded import peek
+
+
+@dataclass(frozen=True)
+class Unkept:
+    """An open connection that hbshim does not keep alive.
+
+    Attributes:
+        library: "py-amqp" or "pika".
+        timeout: T, in seconds; 0 for none.
+    """
+
+    library: str
+    timeout: float
+
+
+def unkept_connections() -> list[Unkept]:
+    """Return the open connections of py-amqp and pika that hbshim does not keep alive.
+
+    Those opened before :func:`hbshim.install`, and those that were left alone. Imports
+    nothing. Asks the garbage collector for all objects, which takes some milliseconds.
+    """
+    examine = {
+        kind: function
+        for kind, function in (
+            (peek("amqp.connection", "Connection"), _of_py_amqp),
+            (peek("pika.connection", "Connection"), _of_pika),
+        )
+        if kind is not None
+    }
+    found = []
+    for thing in gc.get_objects() if examine else ():
+        # Not isinstance(), which asks the object itself: a proxy would answer.
+        for kind, function in examine.items():
+            if issubclass(type(thing), kind):
+                found.append(function(thing))
+    return [each for each in found if each is not None]
+
+
+def _of_py_amqp(connection: Any) -> Unkept | None:
+    transport = getattr(connection, "_transport", None)
+    if transport is None or not transport.connected or hasattr(transport, "hbshim_link"):
+        return None
+    return Unkept("py-amqp", float(connection.heartbeat or 0))
+
+
+def _of_pika(connection: Any) -> Unkept | None:
+    checker = getattr(connection, "_heartbeat_checker", None)
+    if not connection.is_open or type(checker).__module__.startswith("hbshim."):
+        return None
+    timeout = connection.params.heartbeat
+    return Unkept("pika", float(timeout) if isinstance(timeout, (int, float)) else 0.0)

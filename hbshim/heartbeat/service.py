@@ -115,7 +115,10 @@ class HeartbeatService:
         supervisor = self._supervisor
         if supervisor is None:
             # Two threads that meet here have one supervisor too many, which sleeps.
-            self._supervisor = supervisor = Supervisor(engine, self._replace_thread)
+            worker = engine.worker
+            assert isinstance(worker, PthreadWorker)
+            supervisor = Supervisor(engine, self._replace_thread, worker.elsewhere)
+            self._supervisor = supervisor
         supervisor.timeout = min(supervisor.timeout, timeout)
         try:
             supervisor.ensure()

@@ -34,6 +34,9 @@ class Supervisor:
     Parameters:
         engine: that of the native worker.
         on_broken: replaces the thread; raises nothing.
+        elsewhere: whether the thread executes code that is not hbshim's, such as a finalizer.
+            One that does not is more likely to wait for its share of the machine, and gets
+            T to go on.
         clock: in seconds.
 
     Attributes:
@@ -46,6 +49,7 @@ class Supervisor:
         self,
         engine: Engine,
         on_broken: OnBroken,
+        elsewhere: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.timeout = float("inf")
@@ -53,6 +57,7 @@ class Supervisor:
         self.started = 0
         self._engine = engine
         self._on_broken = on_broken
+        self._elsewhere = elsewhere
         self._clock = clock
         self._bell = allocate_lock()
         self._bell.acquire()
@@ -128,7 +133,12 @@ class Supervisor:
         on_time = now < self._check_due + grace / 2
         if not engine.worker.running:
             self._on_broken(engine, "it ended")
-        elif now >= due + grace and on_time and progress == self._progress:
+        elif (
+            now >= due + grace
+            and on_time
+            and progress == self._progress
+            and (now >= due + self.timeout or self._elsewhere())
+        ):
             self._on_broken(engine, f"it was stuck for {now - due:.1f} s")
         self._progress = progress
         pause = max(due + grace - now, grace)

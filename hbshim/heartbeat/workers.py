@@ -40,6 +40,8 @@ def _ignore(_reason: str) -> None:
     return None
 
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
 #: Calls of a thread that is stuck that are shown.
 CALLS_SHOWN = 5
 
@@ -151,6 +153,12 @@ class PthreadWorker:
         """Have the thread end soon."""
         if self._thread is not None:
             self._thread.stop()
+
+    def elsewhere(self) -> bool:
+        """Whether the thread executes code that is not hbshim's."""
+        thread = self._thread
+        frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
+        return frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE)
 
     def where(self) -> str:
         """The latest calls of the thread, the innermost first; empty when it does not run."""

@@ -26,7 +26,7 @@ def supervised():
     """An engine whose turns the test takes itself, its supervisor, and what that one reported."""
     clock, broken = Clock(), []
     engine = Engine(IdleWorker(), Metrics(), clock)
-    supervisor = Supervisor(engine, lambda _, reason: broken.append(reason), clock)
+    supervisor = Supervisor(engine, lambda _, reason: broken.append(reason), clock=clock)
     supervisor.timeout = 2.0
     engine.watch(item := Item())
     clock.now += 0.125
@@ -55,6 +55,16 @@ def test_a_thread_that_makes_no_progress_is_reported(supervised):
         pass_time(supervisor, clock, 1)
     assert broken[0].startswith("it was stuck for")
     assert clock.now > due + GRACE_AT_LEAST
+
+
+def test_a_thread_that_waits_for_its_share_of_the_machine_gets_more_time(supervised):
+    engine, supervisor, clock, broken, _ = supervised
+    supervisor._elsewhere = lambda: False
+    due = engine.next_due
+    while not broken:
+        assert clock.now < due + 2 * supervisor.timeout
+        pass_time(supervisor, clock, 1)
+    assert clock.now >= due + supervisor.timeout
 
 
 def test_a_thread_in_the_middle_of_many_checks_is_left_alone(supervised):

@@ -119,3 +119,30 @@ def test_services_go_on_with_the_queues_that_exist(
             server.stop(LIMIT)
     name = f"openstack_notification.{topic}.info"
     assert broker.management.get(f"queues/%2F/{name}")["type"] == "classic"
+
+
+def refusing(connection: Any, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have every question of `connection` refused with 404."""
+
+    def refuse(doing: str, *_arguments: Any, **_named: Any) -> None:
+        raise topology_refused(doing, 404, f"NOT_FOUND - {text}")
+
+    monkeypatch.setattr(connection, "_ask", refuse)
+
+
+def test_a_queue_whose_node_is_down_is_not_taken_for_a_missing_one(
+    connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there again with its node, and so are the results that are in it."""
+    refusing(connection, monkeypatch, "no queue 'q' in vhost '/'")
+    assert connection.queue_exists("q") is False
+    assert connection.delete_queue("q") == 0
+    refusing(
+        connection,
+        monkeypatch,
+        "home node 'rabbit@n1' of durable queue 'q' is down or inaccessible",
+    )
+    with pytest.raises(TopologyError, match="start that node"):
+        connection.queue_exists("q")
+    with pytest.raises(TopologyError, match="start that node"):
+        connection.delete_queue("q")

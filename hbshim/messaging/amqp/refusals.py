@@ -40,6 +40,11 @@ def topology_refused(doing: str, code: int, text: str) -> TopologyError:
     return TopologyError(f"the broker refused to {doing}: {text} ({code}); {remedy}", code)
 
 
+def is_missing(error: TopologyError) -> bool:
+    """Return whether there is no such queue; one whose node is down is there, with its messages."""
+    return error.code == NOT_FOUND and _NODE_IS_DOWN not in str(error)
+
+
 def login_refused(name: str, user: str, virtual_host: str, code: int, text: str) -> ConnectError:
     """The broker closed a connection that was being opened.
 

@@ -42,8 +42,8 @@ from hbshim.messaging.amqp.connection import (
 )
 from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import (
-    NOT_FOUND,
     RESOURCE_LOCKED,
+    is_missing,
     topology_refused,
 )
 from hbshim.messaging.amqp.translation import delivery_of, frames_of
@@ -274,7 +274,7 @@ class KombuConnection(Line):
         try:
             self._look_up(name, deadline)
         except TopologyError as refused:
-            if refused.code == NOT_FOUND:
+            if is_missing(refused):
                 return False
             # One that is another connection's own is there.
             if refused.code != RESOURCE_LOCKED:
@@ -309,7 +309,7 @@ class KombuConnection(Line):
                 )
             )
         except TopologyError as refused:
-            if refused.code == NOT_FOUND:
+            if is_missing(refused):
                 return 0
             raise
 

@@ -39,7 +39,7 @@ from hbshim.messaging.amqp.connection import (
     answer_by,
     ignore_channel_closed,
 )
-from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED
+from hbshim.messaging.amqp.refusals import RESOURCE_LOCKED, is_missing
 from hbshim.messaging.amqp.translation import delivery_of, frames_of
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
@@ -276,7 +276,7 @@ class PikaConnection:
         try:
             self._ask(f"find the queue {name!r}", _asking_for(name), deadline)
         except TopologyError as refused:
-            if refused.code == NOT_FOUND:
+            if is_missing(refused):
                 return False
             # Another connection's own queue is there, too.
             if refused.code != RESOURCE_LOCKED:
@@ -305,7 +305,7 @@ class PikaConnection:
         try:
             return int(self._ask(f"delete the queue {name!r}", ask, deadline).message_count)
         except TopologyError as refused:
-            if refused.code == NOT_FOUND:
+            if is_missing(refused):
                 return 0
             raise
 

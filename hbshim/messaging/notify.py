@@ -13,7 +13,7 @@ from typing import Any, Final
 from hbshim.errors import DeliveryError, MessagingError, OptionError, PayloadError
 from hbshim.messaging.base import PRIORITIES, Driver, Incoming, Payload, timeout_of
 from hbshim.messaging.encoding import Encoding
-from hbshim.messaging.reporting import OnError, reporting_to
+from hbshim.messaging.reporting import OnError, ends_thread, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 
@@ -216,10 +216,12 @@ class NotificationServer(Serving):
                 continue
             try:
                 outcome = method(notifications if self._batched else notifications[0])
-            except Exception as error:
+                again = bool(outcome == REQUEUE) or again
+            except BaseException as error:
+                if ends_thread(error):
+                    raise
                 self._failed(error)
-                outcome = REQUEUE
-            again = again or outcome == REQUEUE
+                again = True
         return again
 
     def _decoded(self, incoming: Incoming) -> Notification:

@@ -34,3 +34,14 @@ def reporting_to(on_error: OnError | None) -> OnError:
             LOG.exception("the callback for errors raised an error; it was called with %r", error)
 
     return report_safely
+
+
+def ends_thread(error: BaseException) -> bool:
+    """Whether `error` is meant for the thread that it is raised in, and has to end it.
+
+    What a handler raises is otherwise its own, and ends nothing: neither a ``sys.exit()`` in
+    it, nor the timeout of a green library, which is no Exception.
+    """
+    return isinstance(error, KeyboardInterrupt | GeneratorExit) or any(
+        kind.__name__ == "GreenletExit" for kind in type(error).__mro__
+    )

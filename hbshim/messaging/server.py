@@ -18,7 +18,7 @@ from hbshim.messaging.dispatch import Dispatcher, Request
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.pulse import Pulse
 from hbshim.messaging.remote import Call, error_as_value
-from hbshim.messaging.reporting import OnError, reporting_to
+from hbshim.messaging.reporting import OnError, ends_thread, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 
@@ -94,7 +94,9 @@ class Server(Serving):
         for incoming in batch:
             try:
                 self._answer(incoming)
-            except Exception as error:
+            except BaseException as error:
+                if ends_thread(error):
+                    raise
                 self._failed(error)
                 if self._after and self._lost(incoming, error):
                     incoming.requeue()
@@ -104,7 +106,7 @@ class Server(Serving):
                     incoming.acknowledge()
 
     @staticmethod
-    def _lost(incoming: Incoming, error: Exception) -> bool:
+    def _lost(incoming: Incoming, error: BaseException) -> bool:
         """Whether a result without a time limit would be lost: then the work is done again."""
         return incoming.expects_reply and not incoming.expires and isinstance(error, NOT_SENT)
 
@@ -122,14 +124,14 @@ class Server(Serving):
             if not incoming.expects_reply:
                 return
             reply = self._encoded(value)
-        except Exception as error:
-            if not incoming.expects_reply:
+        except BaseException as error:
+            if ends_thread(error) or not incoming.expects_reply:
                 raise
             incoming.reply(self._failure(error), "error")
         else:
             incoming.reply(reply)
 
-    def _failure(self, error: Exception) -> Payload:
+    def _failure(self, error: BaseException) -> Payload:
         try:
             body = self._encoding.encode(error_as_value(error))
         except PayloadError:

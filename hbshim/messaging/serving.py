@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from hbshim.errors import MessagingError, OptionError
 from hbshim.messaging.base import Incoming, Listener
-from hbshim.messaging.reporting import OnError
+from hbshim.messaging.reporting import OnError, ends_thread
 
 S = TypeVar("S", bound="Serving")
 
@@ -103,7 +103,9 @@ class Workers:
                 if not batch:
                     return  # the listener has stopped, be it because its driver was closed
                 self._work(batch)
-            except Exception as error:
+            except BaseException as error:
+                if ends_thread(error):
+                    raise
                 self._on_error(error)
                 if self._stopped.wait(PAUSE_AFTER_ERROR):
                     return

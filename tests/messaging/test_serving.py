@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from hbshim.errors import ConnectionLostError, MessagingError, OptionError
 from hbshim.messaging.base import Incoming, Payload
-from hbshim.messaging.notify import NotificationServer
+from hbshim.messaging.notify import REQUEUE, NotificationServer
 from hbshim.messaging.pulse import Pulse
 from hbshim.messaging.reporting import log_error, reporting_to
 from hbshim.messaging.server import Server
@@ -100,18 +102,20 @@ def test_no_error_ends_a_worker() -> None:
         worked.extend(batch)
         if batch == [1]:
             raise KeyError("of the work")
+        if batch == [2]:
+            sys.exit("of the work")
 
     def failed(error: BaseException) -> None:
         errors.append(error)
         raise RuntimeError("of the callback")
 
-    steps = (ConnectionLostError("lost"), OptionError("no file"), OSError("disk"), 1, 2)
+    steps = (ConnectionLostError("lost"), OptionError("no file"), OSError("disk"), 1, 2, 3)
     server = serving(FakeListener(*steps), work, failed)
     server.start()
-    wait_until(lambda: worked == [1, 2], LIMIT)
+    wait_until(lambda: worked == [1, 2, 3], LIMIT)
     assert server.stop(LIMIT)
     kinds = [type(error) for error in errors]
-    assert kinds == [ConnectionLostError, OptionError, OSError, KeyError]
+    assert kinds == [ConnectionLostError, OptionError, OSError, KeyError, SystemExit]
 
 
 def test_errors_are_logged_unless_a_callback_takes_them(caplog: pytest.LogCaptureFixture) -> None:
@@ -216,6 +220,50 @@ def test_notifications_that_a_server_holds(how: dict[str, int], expected: int) -
     server = NotificationServer(driver, ["events"], [Endpoint()], **how)  # type: ignore[arg-type]
     assert driver.prefetch == expected
     assert server.stop(0.1)
+
+
+class Odd:
+    """An outcome that cannot be compared."""
+
+    def __eq__(self, _other: object) -> bool:
+        raise ValueError("no truth value")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Message:
+    """A notification that arrived."""
+
+    priority = "info"
+
+    def __init__(self) -> None:
+        value = dict.fromkeys(("event_type", "payload", "publisher_id", "message_id", "timestamp"))
+        self.payload = Payload(json.dumps(value).encode())
+        self.settled = ""
+
+    def acknowledge(self) -> bool:
+        self.settled += "ack"
+        return True
+
+    def requeue(self) -> None:
+        self.settled += "requeue"
+
+
+@pytest.mark.parametrize("outcome", [Odd(), SystemExit(1), REQUEUE], ids=["odd", "exit", "requeue"])
+def test_each_notification_is_settled_whatever_an_endpoint_does(outcome: Any) -> None:
+    class Returning:
+        def info(self, _notification: Any) -> Any:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+    message = Message()
+    driver: Any = Driver(FakeListener(message))
+    errors: list[BaseException] = []
+    with NotificationServer(driver, ["events"], [Returning()], failed=errors.append):
+        wait_until(lambda: message.settled, LIMIT)
+    assert message.settled == "requeue"
+    assert len(errors) == (0 if outcome is REQUEUE else 1)
 
 
 class Silent:

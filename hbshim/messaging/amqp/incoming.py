@@ -159,7 +159,7 @@ class AmqpIncoming:
         attempts = self.attempts + 1
         try:
             dead = self._retries.retry(self._copy(), self.queue, attempts)
-        except MessagingError as error:
+        except Exception as error:
             LOG.warning(
                 "message %s cannot be stored for a later attempt (%s); it is requeued at once",
                 self.message_id,

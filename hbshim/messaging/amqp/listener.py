@@ -169,7 +169,8 @@ class AmqpListener:
         self._inbox: deque[tuple[AmqpIncoming, Source]] = deque()
         self._errors: deque[Exception] = deque()
         self._closed_channel: str | None = None
-        self._consuming = False
+        # Some of the queues have their consumers; all of them have.
+        self._consuming = self._complete = False
         self._paused = False
         self._stopped = False
         self._stop_by = float("inf")
@@ -402,11 +403,13 @@ class AmqpListener:
             connection = self._connection or self._connect(left)
             if connection is None:
                 return
-            if not (self._paused or self._stopped):
+            if not (self._complete or self._paused or self._stopped):
                 self._consume(connection)
             if drain and not (self._stopped or self._changed.is_set()):
                 left = deadline - time.monotonic()
-                connection.drain(max(0.0, min(left, self._next_attempt())))
+                if not self._complete:
+                    left = min(left, self._next_attempt())
+                connection.drain(max(0.0, left))
         except MessagingError as error:
             if isinstance(error, ConnectError):
                 raise
@@ -460,6 +463,7 @@ class AmqpListener:
                     consumer.backoff.fail()
                 else:
                     consumer.refused = None
+        self._complete = all(each.tag is not None for each in self._consumers)
 
     def _start(self, connection: Connection, consumer: _Consumer) -> None:
         source = consumer.source
@@ -502,15 +506,16 @@ class AmqpListener:
             consumer.source,
         )
         inbox, priority, later = self._inbox, source.priority, source.later
+        connecting, consuming = self._backoff, consumer.backoff
 
         def on_delivery(delivery: Delivery) -> None:
             incoming = AmqpIncoming(
                 delivery, sender, topology, priority, queue=queue, retries=retries, later=later
             )
             inbox.append((incoming, source))
-            if self._backoff.failures or consumer.backoff.failures:
-                self._backoff.reset()
-                consumer.backoff.reset()
+            if connecting.failures or consuming.failures:
+                connecting.reset()
+                consuming.reset()
 
         return on_delivery
 
@@ -518,6 +523,7 @@ class AmqpListener:
         def on_cancelled(reason: str | None) -> None:
             consumer.tag = None
             consumer.subscription = None
+            self._complete = False
             consumer.backoff.fail()
             if reason is not None:
                 # With the channel, all that was delivered over it has returned to its queues.
@@ -532,7 +538,7 @@ class AmqpListener:
         """Stop the consumers, and give back what was not begun."""
         connection = self._connection
         tags = [each.tag for each in self._consumers if each.tag is not None]
-        self._consuming = False
+        self._consuming = self._complete = False
         for consumer in self._consumers:
             consumer.tag = None
         try:
@@ -571,7 +577,7 @@ class AmqpListener:
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        self._consuming = False
+        self._consuming = self._complete = False
         for consumer in self._consumers:
             consumer.tag = consumer.subscription = None
         self._forget_deliveries()

@@ -72,7 +72,7 @@ PASSING = (NOT_FOUND, RESOURCE_LOCKED)
 
 #: How the broker refuses a queue whose lifetime is another one.
 _LIFETIME = re.compile(
-    r"inequivalent arg 'x-expires' .* current is (none|the value '(?P<milliseconds>\d+)')"
+    r"inequivalent arg 'x-expires' .* current is (none|(the value )?'(?P<milliseconds>\d+)')"
 )
 
 

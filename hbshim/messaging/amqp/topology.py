@@ -35,6 +35,9 @@ _log = logging.getLogger("hbshim.messaging")
 
 DIRECT = "direct"
 
+#: The argument with the lifetime of an unused queue, which refusals name.
+LIFETIME = "x-expires"
+
 #: Arguments that classic queues do not have.
 QUORUM_ARGUMENTS = frozenset(
     ("x-delivery-limit", "x-max-in-memory-length", "x-max-in-memory-bytes")
@@ -78,8 +81,13 @@ class Subscription:
             if error.code != PRECONDITION_FAILED or other is None:
                 raise
             # The type cannot be changed, and a service must not stop because of it.
-            if not _declared(other, connection, deadline):
-                raise
+            try:
+                connection.declare_queue(other, deadline)
+            except TopologyError as refused:
+                # The broker names one difference of several: a listener can follow this one.
+                if LIFETIME in str(refused):
+                    raise
+                raise error from None
             if self.queue.quorum:
                 _report_classic(self.queue.name)
         connection.bind(self.queue.name, self.exchange, self.routing_key, deadline)
@@ -92,14 +100,6 @@ class Subscription:
             name: value for name, value in queue.arguments.items() if name not in QUORUM_ARGUMENTS
         }
         return dataclasses.replace(queue, quorum=not queue.quorum, arguments=arguments)
-
-
-def _declared(queue: Queue, connection: Connection, deadline: float | None) -> bool:
-    try:
-        connection.declare_queue(queue, deadline)
-    except TopologyError:
-        return False
-    return True
 
 
 @functools.lru_cache(1024)

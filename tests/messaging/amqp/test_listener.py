@@ -342,7 +342,11 @@ def test_a_queue_of_another_type_is_an_error_at_the_start(rigs: Callable[..., Ri
 
 @pytest.mark.parametrize(
     ("current", "expected"),
-    [("none", {}), ("the value '30001' of type 'signedint'", {"x-expires": 30001})],
+    [
+        ("none", {}),
+        ("'30001'", {"x-expires": 30001}),
+        ("the value '30001' of type 'signedint'", {"x-expires": 30001}),
+    ],
 )
 def test_a_queue_with_another_lifetime_keeps_it(
     rigs: Callable[..., Rig], current: str, expected: dict[str, object]

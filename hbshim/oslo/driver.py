@@ -121,7 +121,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                 if timeout is None:
                     self._persistently(cast, retry)
                 else:
-                    cast(attempts=_attempts(retry))
+                    self._in_time(cast, retry)
                 return None
             reply = self._driver.call(
                 ours,
@@ -239,6 +239,22 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             if _unlimited(retry):
                 attempts = UNLIMITED
             time.sleep(min(pause, LONGEST_PAUSE))
+
+    def _in_time(self, send: Callable[..., None], retry: int | None) -> None:
+        """Send within the time that the caller gave.
+
+        Parameters:
+            send, retry: as of :meth:`_persistently`.
+
+        Raises:
+            MessagingTimeout: of oslo.messaging: with unlimited retries, the time is over.
+        """
+        try:
+            send(attempts=_attempts(retry))
+        except NOT_SENT as error:
+            if _unlimited(retry) and not (isinstance(error, ConnectError) and error.final):
+                raise oslo_messaging.MessagingTimeout(str(error)) from error
+            raise
 
     def _rpc_target(self, target: Any) -> Target:
         return _target(

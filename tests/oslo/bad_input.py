@@ -76,6 +76,12 @@ def cases():
     nowhere = f"{SCHEME}://u:{SECRET}@127.0.0.1:{ports[0]},u:{SECRET}@127.0.0.1:{ports[1]}/"
     yield "all hosts unreachable, call", lambda: client(nowhere, timeout=2).call({}, "x")
     yield "all hosts unreachable, cast", lambda: client(nowhere).cast({}, "x")
+    transport = oslo_messaging.get_rpc_transport(configured(), nowhere)
+    target = oslo_messaging.Target(topic=TOPIC)
+    yield (
+        "all hosts unreachable, cast with a timeout",
+        lambda: transport._driver.send(target, {}, {"method": "x"}, timeout=1, retry=-1),
+    )
     user = URL.partition("://")[2].partition(":")[0]
     rest = URL.rpartition("@")[2]
     wrong = f"{SCHEME}://{user}:{SECRET}@{rest}"

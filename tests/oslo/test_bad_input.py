@@ -19,6 +19,7 @@ PROGRAM = Path(__file__).with_name("bad_input.py")
 EXPECTED = {
     "all hosts unreachable, call": ("MessagingTimeout|MessageDeliveryFailure", "127.0.0.1", 20),
     "all hosts unreachable, cast": ("MessageDeliveryFailure", "127.0.0.1", 20),
+    "all hosts unreachable, cast with a timeout": ("MessagingTimeout", "127.0.0.1", 20),
     "refused credentials": ("MessageDeliveryFailure", "credentials", 20),
     "missing virtual host": ("MessageDeliveryFailure", "no-such-virtual-host", 20),
     "nobody serves": ("MessagingTimeout", "not answered", 20),

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.waiting import wait_until
+from wsgi_harness.oslo.processes import ProgramError
 from wsgi_harness.oslo.schemes import STOCK, ours
 from wsgi_harness.wire.relay import Relay
 
@@ -35,3 +36,34 @@ def test_unlimited_retries_outlast_the_outage(service, url, broker, request, sch
             client.answer(LIMIT)
         expected = [f"{command} {when}" for command in commands for when in ("before", "during")]
         wait_until(lambda: sorted(server.do("heard")) == sorted(expected), LIMIT)
+
+
+@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
+def test_n_retries_are_n(service, url, broker, request, scheme):
+    """However long they take; each is logged, and the error is oslo.messaging's."""
+    client = service("native")
+    client.answer()
+    with Relay(broker.host, broker.amqp_port) as relay:
+        there = url(scheme, relay.port, rpc_timeout=2, socket_timeout=5)
+        client.do("open", url=there, topic=request.node.name, retry=2, news_retry=2)
+        relay.stop()
+        with pytest.raises(ProgramError) as raised:
+            client.do("cast", value="lost")
+        assert raised.value.kind == "oslo_messaging.exceptions.MessageDeliveryFailure"
+        assert client.log().count("not sent yet") == 2
+        # The notifier logs what it cannot send, and goes on.
+        client.do("notify", value="lost")
+        assert client.log().count("not sent yet") == 4
+
+
+@pytest.mark.parametrize("scheme", [STOCK, *ours()])
+def test_a_batch_is_as_large_as_it_is_asked_for(service, url, request, scheme):
+    """More than hbshim's prefetch count; that many are waiting, and none is missing."""
+    topic, size = request.node.name, 150
+    one = service("native")
+    one.answer()
+    one.do("open", url=url(scheme), topic=topic)
+    for number in range(size):
+        one.do("notify", value=number)
+    one.do("serve_batches", url=url(scheme), topic=topic, size=size)
+    wait_until(lambda: one.do("heard") == [size], LIMIT)

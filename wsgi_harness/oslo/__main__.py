@@ -45,9 +45,10 @@ _BLOCKED = "hub blocked for 4 T"
 @click.option(
     "--part",
     "parts",
-    type=click.Choice(["suite", "failures"]),
+    type=click.Choice(["suite", "failover", "failures"]),
     multiple=True,
-    help="The functional suite, or the two failures with their controls.  [default: both]",
+    help="The functional suite, its two tests that need three brokers, or the two failures with "
+    "their controls.  [default: all]",
 )
 @click.option(
     "--trials",
@@ -94,11 +95,13 @@ def _run(
     directory: Path | None,
 ) -> bool:
     # Costly, and most of them need the extra `harness`.
-    from wsgi_harness.oslo import environments, failures, report
-    from wsgi_harness.oslo.run import SUBSET, WORLDS, Cell, Outcome, repeat, run
+    from wsgi_harness.engine.images import prepare
+    from wsgi_harness.oslo import environments, failover, failures, report
+    from wsgi_harness.oslo.run import SUBSET, WORLDS, Cell, Outcome, merged, repeat, run
     from wsgi_harness.oslo.schemes import STOCK, ours
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
+    from wsgi_harness.stack.cluster import Cluster
     from wsgi_harness.stack.stack import BROKER, Stack, project_name
 
     known = ours()
@@ -116,7 +119,25 @@ def _run(
             version: environments.prepare(version, display.say)
             for version in versions or environments.VERSIONS
         }
-        with Stack(project_name("oslo"), heartbeat=60, progress=display.say) as stack:
+        prepared = engine, images = prepare(progress=display.say)
+        if not parts or "failover" in parts:
+            project = project_name("oslo-cluster")
+            with Cluster(project, engine, images.rabbitmq, progress=display.say) as cluster:
+                needed = [
+                    (version, world, scheme)
+                    for version in pythons
+                    for world in worlds or WORLDS
+                    for scheme in failover.SCHEMES
+                    if scheme in (STOCK, *chosen)
+                ]
+                with display.stage("the suite on a cluster", total=len(needed)) as advance:
+                    for number, (version, world, scheme) in enumerate(needed, 1):
+                        one = Cell(scheme, version, world, pythons[version], cluster.url())
+                        outcomes += failover.run(cluster, one, directory / "failover")
+                        advance(number)
+        with Stack(
+            project_name("oslo"), heartbeat=60, progress=display.say, prepared=prepared
+        ) as stack:
             # The cookie that lets the tool in lies in this directory.
             inside = ["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl"]
 
@@ -139,13 +160,14 @@ def _run(
                 ]
                 with display.stage("the functional suite", total=3 * len(cells)) as advance:
                     ended = iter(range(1, 3 * len(cells) + 1))
-                    outcomes = run(
+                    found = run(
                         cells,
                         directory / "suite",
                         only=[*(SUBSET if subset else ()), *only],
                         done=lambda: advance(next(ended)),
                     )
-                outcomes = [repeat(each, directory / "suite") for each in outcomes]
+                found = [repeat(each, directory / "suite") for each in found]
+                outcomes = merged([*found, *outcomes])
             if not parts or "failures" in parts:
                 restarted = functools.partial(
                     failures.restart,

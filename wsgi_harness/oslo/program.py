@@ -56,6 +56,16 @@ class Endpoint:
         self.heard.append(payload)
 
 
+class Batches:
+    """Hears how large each batch is."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def info(self, messages: list[Any]) -> None:
+        self._endpoint.heard.append(len(messages))
+
+
 class Callers:
     """Threads, green in a green world, that call on and on."""
 
@@ -141,6 +151,19 @@ class Program:
         for server in (rpc, listener):
             server.start()
             self._servers.append(server)
+
+    def serve_batches(self, url: str, topic: str, size: int) -> None:
+        """Listen to what is notified to `topic`, in batches."""
+        listener = oslo_messaging.get_batch_notification_listener(
+            self._notifications(url),
+            [oslo_messaging.Target(topic=f"{topic}-news")],
+            [Batches(self._endpoint)],
+            executor=EXECUTOR,
+            batch_size=size,
+            batch_timeout=60,
+        )
+        listener.start()
+        self._servers.append(listener)
 
     def call(self, value: Any, method: str = "echo") -> Any:
         return self._client.call({}, method, value=value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from wsgi_harness.oslo import machine
 from wsgi_harness.oslo.processes import clean_environment
 from wsgi_harness.oslo.schemes import STOCK, url
+from wsgi_harness.oslo.suite import CLUSTER
 
 WORLDS = ("green", "native")
 
@@ -49,6 +50,8 @@ class Cell:
     :ivar version: of oslo.messaging, for the table.
     :ivar python: an interpreter that has it.
     :ivar amqp_url: a virtual host that no other cell uses at the same time.
+    :ivar cluster: see :meth:`wsgi_harness.oslo.failover.Control.described`; without it, the tests
+        of failovers are skipped.
     """
 
     scheme: str
@@ -56,6 +59,7 @@ class Cell:
     world: str
     python: Path
     amqp_url: str = field(repr=False)
+    cluster: str = field(default="", repr=False)
 
     @property
     def name(self) -> str:
@@ -124,6 +128,28 @@ def run(
     return [_outcome(cell, [found[cell, index] for index in range(parts)]) for cell in cells]
 
 
+def merged(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return one outcome for each cell; of a test that was skipped once and run once, the run."""
+    found: dict[str, Outcome] = {}
+    for each in outcomes:
+        first = found.setdefault(each.cell.name, each)
+        if first is each:
+            continue
+        names = [name for name, outcome in each.tests.items() if outcome != "skipped"]
+        found[each.cell.name] = replace(
+            first,
+            tests={**each.tests, **first.tests, **{name: each.tests[name] for name in names}},
+            texts={
+                **each.texts,
+                **first.texts,
+                **{name: each.texts.get(name, "") for name in names},
+            },
+            seconds=first.seconds + each.seconds,
+            repeated=(*first.repeated, *each.repeated),
+        )
+    return list(found.values())
+
+
 def repeat(
     outcome: Outcome,
     directory: Path,
@@ -165,6 +191,7 @@ def _run_part(
         "RPC_TRANSPORT_URL": url(cell.amqp_url, cell.scheme),
         "NOTIFY_TRANSPORT_URL": url(cell.amqp_url, cell.scheme),
         "OS_TEST_TIMEOUT": str(_TEST_LIMIT),
+        **({CLUSTER: cell.cluster} if cell.cluster else {}),
         # The suite's own wish: what it starts must be found.
         "PATH": f"{cell.python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }

@@ -29,6 +29,9 @@ from typing import Any
 
 PACKAGE = "oslo_messaging.tests.functional"
 RABBIT = "rabbit://"
+#: Names the variable that describes a cluster.
+CLUSTER = "HBSHIM_OSLO_CLUSTER"
+_NODE_LIMIT = 150
 
 
 class GuardedUrl(str):
@@ -68,6 +71,56 @@ def open_guards() -> None:
         self.notify_url = GuardedUrl(self.notify_url)
 
     utils.SkipIfNoTransportURL.setUp = setUp
+
+
+def use_cluster(described: str) -> None:
+    """Have the tests of failovers use a cluster that runs, in place of one of their own.
+
+    :param described: see :meth:`wsgi_harness.oslo.failover.Control.described`.
+    """
+    import urllib.request
+
+    import fixtures
+    from oslo_messaging._drivers import impl_rabbit
+    from pifpaf.drivers import rabbitmq  # type: ignore[import-untyped]
+
+    cluster = json.loads(described)
+
+    class Nodes(fixtures.Fixture):
+        """What the tests need of pifpaf's driver."""
+
+        def __init__(self, **_arguments: Any) -> None:
+            super().__init__()
+            self.port = cluster["ports"]["n1"]
+            names = {f"PIFPAF_RABBITMQ_NODENAME{number}": f"n{number}" for number in (1, 2, 3)}
+            self.env = {"PIFPAF_URL": cluster["url"], **names}
+
+        def get_port(self, name: str) -> int:
+            port: int = cluster["ports"][name]
+            return port
+
+        def start_node(self, name: str) -> None:
+            self._do("start", name)
+
+        def stop_node(self, name: str) -> None:
+            self._do("stop", name)
+
+        def kill_node(self, name: str, **_arguments: Any) -> None:
+            self._do("kill", name)
+
+        def _do(self, what: str, name: str) -> None:
+            request = urllib.request.Request(f"{cluster['control']}/{what}/{name}", method="POST")
+            with urllib.request.urlopen(request, timeout=_NODE_LIMIT):
+                pass
+
+    rabbitmq.RabbitMQDriver = Nodes
+    # Upstream does not run these tests any more: they set values that the options have refused
+    # since they got minimums.
+    options = {each.name: each for each in impl_rabbit.rabbit_opts}
+    options["rabbit_retry_interval"].type.min = 0
+    options["conn_pool_min_size"].default = 1
+    # What the tests look for before they start anything.
+    os.environ["TRANSPORT_DRIVER"] = "rabbit"
 
 
 class Results(unittest.TestResult):
@@ -142,6 +195,8 @@ def main() -> int:
     # First, or in the green world nothing is patched yet when this is imported.
     __import__("oslo_messaging.tests")
     open_guards()
+    if described := os.environ.pop(CLUSTER, ""):
+        use_cluster(described)
     chosen = [test for test in load() if not given.only or is_chosen(test.id(), given.only)]
     index, parts = given.part
     results = Results(given.results)

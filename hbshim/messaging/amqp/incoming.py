@@ -250,14 +250,13 @@ class AmqpIncoming:
             self._sender.send_confirmed(message, None, deadline, None)
             return
         client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
-        own = self._topology.replies(client) if sign else None
-        if own is not None and passed > DIRECT_WITHIN:
-            if self._send_to_own_queue(message, own, deadline):
+        if sign and passed > DIRECT_WITHIN:
+            if self._send_to_own_queue(message, self._topology.replies(client), deadline):
                 return
             message.exchange, message.routing_key = "", address
         self._sender.send(message, deadline, None)
-        if own is not None and kind != "alive":
-            self._sender.direct_replies.sent(message, own, deadline)
+        if sign and kind != "alive":
+            self._sender.direct_replies.sent(message, client, self._topology, deadline)
 
     def _send_to_own_queue(self, message: Message, own: Subscription, deadline: float) -> bool:
         """Whether the client's own queue has taken a reply."""

@@ -11,13 +11,12 @@ ignores a reply that it has already.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.amqp.connection import Message
@@ -25,7 +24,7 @@ from hbshim.runtime.unpatched import signals_blocked
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.sender import Sender
-    from hbshim.messaging.amqp.topology import Subscription
+    from hbshim.messaging.amqp.topology import Topology
 
 #: Seconds between two checks of one address.
 CHECK_EVERY = 0.5
@@ -44,19 +43,23 @@ IDLE = 5.0
 KEPT = 16 * 1024 * 1024
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Sent:
-    message: Message
-    own: Subscription
+class _Sent(NamedTuple):
+    # Of plain values only, which the garbage collector does not track.
     at: float
     deadline: float
+    client: str
+    body: bytes
+    content_type: str
+    correlation_id: str | None
+    type: str | None
 
 
 class _Address:
-    __slots__ = ("due", "sent", "size")
+    __slots__ = ("due", "sent", "size", "topology")
 
-    def __init__(self, due: float) -> None:
+    def __init__(self, due: float, topology: Topology) -> None:
         self.due = due
+        self.topology = topology
         self.sent: deque[_Sent] = deque()
         self.size = 0
 
@@ -79,11 +82,11 @@ class DirectReplies:
         self._thread: threading.Thread | None = None
         self._addresses: dict[str, _Address] = {}
 
-    def sent(self, message: Message, own: Subscription, deadline: float) -> None:
+    def sent(self, message: Message, client: str, topology: Topology, deadline: float) -> None:
         """A reply was sent; returns at once.
 
         Parameters:
-            own: the client's own queue.
+            client, topology: name the client's own queue.
             deadline: of ``time.monotonic()``, after which the client does not wait any more.
         """
         if self._pid != os.getpid():
@@ -92,10 +95,21 @@ class DirectReplies:
         with self._lock:
             address = self._addresses.get(message.routing_key)
             if address is None:
-                address = self._addresses[message.routing_key] = _Address(now)
+                address = self._addresses[message.routing_key] = _Address(now, topology)
                 self._changed.set()
-            address.sent.append(_Sent(message, own, now, deadline))
-            address.size += len(message.body)
+            body = message.body
+            address.sent.append(
+                _Sent(
+                    now,
+                    deadline,
+                    client,
+                    body,
+                    message.content_type,
+                    message.correlation_id,
+                    message.type,
+                )
+            )
+            address.size += len(body)
             if address.size > KEPT and address.due > now:
                 address.due = now
                 self._changed.set()
@@ -140,8 +154,9 @@ class DirectReplies:
         if there:
             self._drop(name, lambda sent: sent.at <= began - UNDER_WAY)
             return
+        topology = self._addresses[name].topology
         for sent in self._drop(name, lambda _sent: True):
-            self._send_again(sent)
+            self._send_again(sent, topology)
 
     def _drop(self, name: str, which: Callable[[_Sent], bool]) -> list[_Sent]:
         """Keep the replies no longer that are settled."""
@@ -149,16 +164,22 @@ class DirectReplies:
             address = self._addresses[name]
             dropped = [sent for sent in address.sent if which(sent)]
             address.sent = deque(sent for sent in address.sent if not which(sent))
-            address.size = sum(len(sent.message.body) for sent in address.sent)
+            address.size = sum(len(sent.body) for sent in address.sent)
             if not address.sent:
                 del self._addresses[name]
         return dropped
 
-    def _send_again(self, sent: _Sent) -> None:
+    def _send_again(self, sent: _Sent, topology: Topology) -> None:
         if sent.deadline <= time.monotonic():
             return
-        message = dataclasses.replace(
-            sent.message, exchange=sent.own.exchange, routing_key=sent.own.routing_key
+        own = topology.replies(sent.client)
+        message = Message(
+            sent.body,
+            own.exchange,
+            own.routing_key,
+            sent.content_type,
+            correlation_id=sent.correlation_id,
+            type=sent.type,
         )
         with contextlib.suppress(MessagingError):
             self._sender.send(message, min(sent.deadline, time.monotonic() + LIMIT), None)

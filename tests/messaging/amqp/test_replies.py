@@ -19,7 +19,8 @@ from tests.waiting import wait_until
 
 LIMIT = 30.0
 
-OWN = Topology(MessagingOptions()).replies("client")
+TOPOLOGY = Topology(MessagingOptions())
+OWN = TOPOLOGY.replies("client")
 
 
 class Sender:
@@ -65,7 +66,7 @@ def test_an_address_that_is_gone() -> None:
     replies = DirectReplies(sender)  # type: ignore[arg-type]
     for name in ("alive", "gone"):
         for body in (b"1", b"2"):
-            replies.sent(reply(name, body), OWN, time.monotonic() + LIMIT)
+            replies.sent(reply(name, body), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: settled(replies), LIMIT)
     assert [(each.exchange, each.routing_key) for each in sender.sent] == [
         (OWN.exchange, OWN.routing_key)
@@ -78,7 +79,7 @@ def test_one_that_goes_while_the_reply_is_under_way(monkeypatch: pytest.MonkeyPa
     answers = iter([True, False])
     sender = Sender(lambda _name: next(answers))
     replies = DirectReplies(sender)  # type: ignore[arg-type]
-    replies.sent(reply("goes"), OWN, time.monotonic() + LIMIT)
+    replies.sent(reply("goes"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: settled(replies), LIMIT)
     assert len(sender.checked) == 2
     assert len(sender.sent) == 1
@@ -88,10 +89,10 @@ def test_many_replies_cost_few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_EVERY", LIMIT)
     sender = Sender(lambda _name: True)
     replies = DirectReplies(sender)  # type: ignore[arg-type]
-    replies.sent(reply("alive"), OWN, time.monotonic() + LIMIT)
+    replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: sender.checked, LIMIT)
     for _ in range(1000):
-        replies.sent(reply("alive"), OWN, time.monotonic() + LIMIT)
+        replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     assert len(sender.checked) == 1
 
 
@@ -101,10 +102,10 @@ def test_many_bytes_are_not_kept_without_a_check(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "UNDER_WAY", 0.0)
     sender = Sender(lambda _name: True)
     replies = DirectReplies(sender)  # type: ignore[arg-type]
-    replies.sent(reply("alive"), OWN, time.monotonic() + LIMIT)
+    replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: sender.checked, LIMIT)
-    replies.sent(reply("alive", b"12345678901"), OWN, time.monotonic() + LIMIT)
-    replies.sent(reply("alive", b"12345678901"), OWN, time.monotonic() + LIMIT)
+    replies.sent(reply("alive", b"12345678901"), "client", TOPOLOGY, time.monotonic() + LIMIT)
+    replies.sent(reply("alive", b"12345678901"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: settled(replies), LIMIT)
 
 
@@ -119,8 +120,8 @@ def test_a_check_that_fails_is_repeated_while_the_client_waits() -> None:
 
     sender = Sender(there)
     replies = DirectReplies(sender)  # type: ignore[arg-type]
-    replies.sent(reply("a"), OWN, time.monotonic() + LIMIT)
-    replies.sent(reply("b"), OWN, time.monotonic())
+    replies.sent(reply("a"), "client", TOPOLOGY, time.monotonic() + LIMIT)
+    replies.sent(reply("b"), "client", TOPOLOGY, time.monotonic())
     wait_until(lambda: len(sender.checked) >= 4, LIMIT)
     failing.clear()
     wait_until(lambda: settled(replies), LIMIT)
@@ -130,6 +131,6 @@ def test_a_check_that_fails_is_repeated_while_the_client_waits() -> None:
 def test_the_thread_ends_when_idle_and_starts_again() -> None:
     replies = DirectReplies(Sender(lambda _name: True))  # type: ignore[arg-type]
     for _ in range(2):
-        replies.sent(reply("alive"), OWN, time.monotonic() + LIMIT)
+        replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
         wait_until(lambda: settled(replies), LIMIT)
         wait_until(lambda: replies._thread is None, LIMIT)

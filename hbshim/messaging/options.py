@@ -366,8 +366,8 @@ class MessagingOptions(OptionSet):
         _optional(boolean),
         "true | false | none",
         "Make shared queues quorum queues, which RabbitMQ replicates to several nodes. none: if "
-        "there is more than one host. The type of an existing queue cannot be changed: delete it "
-        "first.",
+        "there is more than one host. An existing queue of the other type is used as it is, with a "
+        "warning: delete it to have it replicated.",
     )
     quorum_delivery_limit: int = _messaging(
         "quorum_delivery_limit",

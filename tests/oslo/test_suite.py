@@ -165,6 +165,16 @@ def test_only_what_stock_does_not_pass_either_may_be_skipped():
         assert complaints([stock, Outcome(cell("hbrabbit"), worse, {}, 1.0)]), worse
 
 
+def test_a_test_of_the_stock_driver_may_be_skipped_by_others():
+    name = "suite.RabbitMQFailoverTests.test_one"
+    stock = Outcome(cell(STOCK), {"a": "passed", name: "passed"}, {}, 1.0)
+    skipped = {"a": "passed", name: "skipped"}
+    assert complaints([stock, Outcome(cell("hbpika"), skipped, {}, 1.0)]) == []
+    assert complaints([stock, Outcome(cell("hbrabbit"), skipped, {}, 1.0)])
+    failed = {"a": "passed", name: "failed"}
+    assert complaints([stock, Outcome(cell("hbpika"), failed, {}, 1.0)])
+
+
 def test_guards_see_rabbit_and_everything_else_sees_the_scheme():
     url = GuardedUrl("hbrabbit://host/")
     assert url.startswith("rabbit://")

@@ -97,7 +97,16 @@ def _run(
     # Costly, and most of them need the extra `harness`.
     from wsgi_harness.engine.images import prepare
     from wsgi_harness.oslo import environments, failover, failures, report
-    from wsgi_harness.oslo.run import SUBSET, WORLDS, Cell, Outcome, merged, repeat, run
+    from wsgi_harness.oslo.run import (
+        STOCK_DRIVERS,
+        SUBSET,
+        WORLDS,
+        Cell,
+        Outcome,
+        merged,
+        repeat,
+        run,
+    )
     from wsgi_harness.oslo.schemes import STOCK, ours
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
@@ -127,7 +136,7 @@ def _run(
                     (version, world, scheme)
                     for version in pythons
                     for world in worlds or WORLDS
-                    for scheme in failover.SCHEMES
+                    for scheme in STOCK_DRIVERS
                     if scheme in (STOCK, *chosen)
                 ]
                 with display.stage("the suite on a cluster", total=len(needed)) as advance:
@@ -135,6 +144,7 @@ def _run(
                         one = Cell(scheme, version, world, pythons[version], cluster.url())
                         outcomes += failover.run(cluster, one, directory / "failover")
                         advance(number)
+            outcomes = merged(outcomes)
         with Stack(
             project_name("oslo"), heartbeat=60, progress=display.say, prepared=prepared
         ) as stack:

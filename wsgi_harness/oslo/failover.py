@@ -22,15 +22,13 @@ from typing import Any
 
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.oslo import run as suite
-from wsgi_harness.oslo.run import Cell, Outcome
+from wsgi_harness.oslo.run import STOCK_TESTS, Cell, Outcome
 from wsgi_harness.stack.cluster import NODES, Cluster
 
 TESTS = (
-    "RabbitMQFailoverTests.test_failover_scenario",
-    "RabbitMQFailoverTests.test_failover_scenario_enable_cancel_on_failover",
+    f"{STOCK_TESTS}test_failover_scenario",
+    f"{STOCK_TESTS}test_failover_scenario_enable_cancel_on_failover",
 )
-#: The schemes whose driver is oslo.messaging's.
-SCHEMES = ("rabbit", "hbrabbit")
 
 # The tests leave one node of three. A node in a minority stops by itself, unless it is told not to.
 _HANDLE = "application:set_env(rabbit, cluster_partition_handling, {})."
@@ -132,7 +130,8 @@ def run(
 ) -> list[Outcome]:
     """Run the tests, each on a cluster of three nodes; leave one of three.
 
-    :param cell: its scheme is one of :data:`SCHEMES`; the broker in it is not used.
+    :param cell: its scheme is one of :data:`wsgi_harness.oslo.run.STOCK_DRIVERS`; the broker in
+        it is not used.
     """
     outcomes = []
     with Control(cluster) as control:

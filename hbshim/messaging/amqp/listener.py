@@ -168,7 +168,7 @@ class AmqpListener:
         self._connected_at = 0.0
         self._inbox: deque[tuple[AmqpIncoming, Source]] = deque()
         self._errors: deque[Exception] = deque()
-        self._closed_channel: str | None = None
+        self._channel_closed = False
         # Some of the queues have their consumers; all of them have.
         self._consuming = self._complete = False
         self._paused = False
@@ -230,17 +230,25 @@ class AmqpListener:
     ) -> list[AmqpIncoming]:
         if self._inherited:
             return []
-        try:
-            with self._polling:
-                return self._poll(timeout, batch_size, batch_timeout)
-        finally:
-            self._after_polling()
-
-    def _poll(
-        self, timeout: float | None, batch_size: int, batch_timeout: float | None
-    ) -> list[AmqpIncoming]:
         deadline = None if timeout is None else time.monotonic() + timeout
         batch: list[AmqpIncoming] = []
+        over = False
+        while not over:
+            try:
+                with self._polling:
+                    over = self._poll(batch, deadline, batch_size, batch_timeout)
+            finally:
+                self._after_polling()
+        return batch
+
+    def _poll(
+        self,
+        batch: list[AmqpIncoming],
+        deadline: float | None,
+        batch_size: int,
+        batch_timeout: float | None,
+    ) -> bool:
+        """Fill `batch`; return False if only errors are to be reported, without the lock."""
         while len(batch) < batch_size:
             if self._inherited:
                 break  # a green thread that was forked with the rest: its parent listens
@@ -259,11 +267,13 @@ class AmqpListener:
                 break
             if self._stopped:
                 break
+            if self._errors:
+                return bool(batch)
             left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
             if left <= 0 and deadline is not None:
                 break
             self._receive(min(left, WAIT_AT_MOST))
-        return batch
+        return True
 
     def pause(self) -> None:
         self._paused = True
@@ -414,9 +424,6 @@ class AmqpListener:
             if isinstance(error, ConnectError):
                 raise
             self._lose(error)
-        if self._closed_channel is not None:
-            reason, self._closed_channel = self._closed_channel, None
-            self._errors.append(_channel_closed(reason))
 
     def _connect(self, left: float) -> Connection | None:
         backoff = self._backoff
@@ -477,6 +484,7 @@ class AmqpListener:
             on_cancelled=self._on_cancelled(consumer),
         )
         self._consuming = True
+        self._channel_closed = False
 
     def _declare(self, connection: Connection, subscription: Subscription) -> None:
         queue = subscription.queue
@@ -527,8 +535,11 @@ class AmqpListener:
             consumer.backoff.fail()
             if reason is not None:
                 # With the channel, all that was delivered over it has returned to its queues.
-                self._closed_channel = reason
                 self._forget_deliveries()
+                if not self._channel_closed:
+                    # Once for all of its consumers.
+                    self._channel_closed = True
+                    self._errors.append(_channel_closed(reason))
 
         return on_cancelled
 

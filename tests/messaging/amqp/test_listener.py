@@ -461,6 +461,28 @@ def test_what_is_running_is_not_begun_again_when_the_broker_takes_it_back(
     assert connection.settled == [("ack", 3)]
 
 
+def test_a_closed_channel_is_reported_while_the_poll_goes_on(rigs: Callable[..., Rig]) -> None:
+    """Once for all of its consumers, and without the lock, for a callback may take its time."""
+    rig = rigs(first=False)
+    connection = rig.open()
+    free: list[bool] = []
+
+    def on_error(_error: BaseException) -> None:
+        free.append(rig.listener._polling.acquire(False))
+        rig.listener._polling.release()
+
+    rig.listener.on_error = on_error
+    polling = threading.Thread(target=rig.listener.poll)
+    polling.start()
+    connection.close_channel("closed by the broker: delivery acknowledgement timed out (406)")
+    wait_until(lambda: free, LIMIT)
+    wait_until(lambda: len(connection.consumers) == 2, LIMIT)
+    assert polling.is_alive()
+    rig.listener.stop()
+    polling.join(LIMIT)
+    assert free == [True]
+
+
 def test_what_is_finished_is_acknowledged_when_it_is_redelivered(
     rigs: Callable[..., Rig],
 ) -> None:

@@ -13,6 +13,9 @@ from typing import Generic
 from hbshim.errors import PoolTimeoutError
 from hbshim.pool.books import Entry, PoolStatistics, Reason, State, T, Waiter, closed, not_lent
 
+#: Seconds that one caller spends on closing what others left; the last one may take longer.
+CLOSING_WITHIN = 0.1
+
 #: Seconds after which the error of a `create` no longer explains why there is nothing to lend.
 REFUSED_LATELY = 60.0
 
@@ -118,7 +121,8 @@ class Pool(Generic[T]):
             taken = Entry(item, self._clock())
             with state.lock:
                 state.enlist(taken)
-            self._tidy(state)
+            # What is to be closed is left to its release: there is little time now.
+            self._tidy(state, closing=False)
             if state.is_closed:
                 raise closed()
         except BaseException:
@@ -154,7 +158,7 @@ class Pool(Generic[T]):
         state = self._here()
         with state.lock:
             state.refuse_all()
-        self._tidy(state)
+        self._tidy(state, all_of_them=True)
 
     def statistics(self) -> PoolStatistics:
         """What the pool holds now, and what it has done in this process."""
@@ -212,14 +216,23 @@ class Pool(Generic[T]):
         state.returned.append((entry, dead))
         self._tidy(state)
 
-    def _tidy(self, state: State[T]) -> None:
-        """Do what others could not do while we held the lock, or left to do without it."""
+    def _tidy(self, state: State[T], *, closing: bool = True, all_of_them: bool = False) -> None:
+        """Do what others could not do while we held the lock, or left to do without it.
+
+        Parameters:
+            closing: close what leaves.
+            all_of_them: close all that leave, however long it takes; else what takes the caller
+                too long is left to the next one.
+        """
         while state.returned and state.lock.acquire(False):
             try:
                 state.sort_returned()
             finally:
                 state.lock.release()
-        while state.leaving:
+        if not (closing and state.leaving):
+            return
+        until = self._clock() + CLOSING_WITHIN
+        while state.leaving and (all_of_them or self._clock() < until):
             with contextlib.suppress(Exception):
                 self._close(state.leaving.popleft().item)
 

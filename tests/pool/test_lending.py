@@ -316,3 +316,26 @@ def test_the_reason_why_none_can_be_made_is_kept(shop):
     with pytest.raises(PoolTimeoutError, match="pool_max_size"):
         pool.acquire(timeout=0)
     pool.release(thing)
+
+
+def test_a_caller_does_not_wait_for_all_that_are_closed(shop):
+    """As behind a network that does not answer: each takes its time to be closed."""
+    pool = shop.pool(max_size=10, max_overflow=0, stale=5)
+    give(pool, take(pool, 10))
+    close, shop.close = shop.close, None
+
+    def slowly(thing):
+        shop.now += 0.4
+        close(thing)
+
+    pool._close = slowly
+    shop.now += 10
+    began = shop.now
+    pool.release(pool.acquire())
+    assert shop.now - began <= 1.0
+    for _ in range(10):
+        pool.release(pool.acquire())
+    assert all(thing.closed for thing in shop.made[:10])
+    give(pool, take(pool, 3))
+    pool.close()
+    assert not shop.open

@@ -31,6 +31,9 @@ from hbshim.pool import Pool
 
 T = TypeVar("T")
 
+#: Seconds for closing a connection of the pool, which some caller waits for.
+CLOSE_WITHIN = 0.4
+
 #: After these, the broker has it not, and may take it if it is asked once more.
 NOT_TAKEN = (RejectedError, UnroutableError)
 
@@ -116,7 +119,7 @@ class Sender:
             create=lambda left: Sending(
                 connector.connect(time.monotonic() + left, attempts=1), connector.limits
             ),
-            close=lambda sending: sending.connection.close(),
+            close=lambda sending: sending.connection.close(CLOSE_WITHIN),
             is_dead=lambda sending: not sending.connection.is_open,
             max_size=options.pool_max_size,
             max_overflow=options.pool_max_overflow,

@@ -14,8 +14,11 @@ from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.base import Payload
 from hbshim.messaging.hosts import Host
+from hbshim.messaging.rpc import Client
+from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 
@@ -124,12 +127,14 @@ def test_several_hosts_have_quorum_queues(broker: Broker, drivers: Drivers, host
     assert "x-queue-type" not in arguments(broker, classic, topic)
 
 
-def test_the_exchange_of_replies(broker: Broker, drivers: Drivers) -> None:
+def test_the_exchange_of_replies(
+    broker: Broker, drivers: Drivers, serve: Callable[..., Server]
+) -> None:
     """Declared for a client that waits for replies, with a queue of its own for late ones."""
-    name, topic = unique("replies"), unique("topic")
+    name, target = unique("replies"), Target(unique("topic"), server="one")
     driver = drivers(rpc_reply_exchange=name)
-    driver.declare(Target(topic), None)
-    driver.submit(Target(topic), NOTHING, LIMIT)
+    serve(driver, target, Endpoint())
+    assert Client(driver, target, timeout=LIMIT).call("echo", value=1) == 1
     assert broker.management.get(f"exchanges/%2F/{name}")["type"] == "direct"
     bindings = broker.management.get(f"exchanges/%2F/{name}/bindings/source")
     assert [each["destination"].startswith(f"{name}.") for each in bindings] == [True]

@@ -32,7 +32,7 @@ from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
 from typing import Any
 
-from hbshim.heartbeat.guard import Permit
+from hbshim.heartbeat.guard import Guard, Permit
 from hbshim.heartbeat.wire import DRAIN_AT_MOST, HEARTBEAT_FRAME, Wire
 from hbshim.runtime.unpatched import (
     NativeLock,
@@ -345,6 +345,10 @@ class TlsWire(Wire):
     def beat(self, permit: Permit) -> bool:
         self.require_own_socket()
         return self._ssl.write_heartbeat(permit)
+
+    def beat_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
+        """Never: a session is locked first."""
+        return False
 
     def drop(self) -> None:
         self._ssl.renew_locks()

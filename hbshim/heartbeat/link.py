@@ -18,7 +18,6 @@ from hbshim.heartbeat.state import (
     classify,
     due_after,
     next_look,
-    recheck_after,
 )
 from hbshim.heartbeat.wire import DescriptorReusedError, HeartbeatTornError, Wire
 from hbshim.metrics import Metrics
@@ -138,11 +137,10 @@ class Link:
 
         Non-blocking; any thread may call it. `now` is ``time.monotonic()``.
         """
+        if self._beat_quickly(now):
+            return now + self.timeout / 2
         permit = self.guard.writers.engine_enters()
         try:
-            if permit is not None and self._plainly_due():
-                beaten = self._beat(permit)
-                return now + (self.timeout / 2 if beaten else recheck_after(self.timeout))
             event, sample = self._look(now, writing=permit is None)
             if not self._step(event, sample, permit):
                 event = Event.MOVING  # a client has entered, or is inside its TLS session
@@ -157,19 +155,20 @@ class Link:
             return None
         return now + pause
 
-    def _plainly_due(self) -> bool:
-        """Nearly every look at nearly every link, in half the time: all is well, a beat is due.
+    def _beat_quickly(self, now: float) -> bool:
+        """Nearly every check of nearly every link: all is well, and a heartbeat is due and sent.
 
-        No rule of its own: it says yes only where :func:`classify` would say DUE, and
-        leaves every other case, and now and then a look with its drain, to the table.
+        No rule of its own: it sends only where :func:`classify` would say DUE, and leaves
+        every other case, and now and then a check with its drain, to the table.
         """
-        guard = self.guard
+        guard, looks = self.guard, self._looks + 1
         if (
-            (self._looks + 1) % LOOKS_BETWEEN_DRAINS == 0
+            looks % LOOKS_BETWEEN_DRAINS == 0
             or self.state is not State.ALIVE
-            or self.liveness_timeout
+            or guard.writers.inside
             or guard.torn
             or guard.closed
+            or self.liveness_timeout
             or guard.writers.overlaps > self._overlaps_told
             or not self.wire.has_tcp_info
             or os.getpid() != self._pid
@@ -177,11 +176,16 @@ class Link:
         ):
             return False
         try:
-            plain = self.wire.plainly_idle(due_after(self.timeout), self.timeout)
+            if not self.wire.beat_if_idle(due_after(self.timeout), self.timeout, guard):
+                return False
         except OSError:
+            return False  # the table finds out what it is
+        except HeartbeatTornError:
+            self.tear()
             return False
-        self._looks += plain
-        return plain
+        self._looks = looks
+        self._note_beat(now)
+        return True
 
     @property
     def inherited(self) -> bool:
@@ -349,13 +353,16 @@ class Link:
             self.tear()
             return True
         if beaten:
-            self.beats += 1
-            self._last_beat = time.monotonic()
-            self._metrics.count("beats_sent")
-            self._delayed_since = None
+            self._note_beat(time.monotonic())
         else:
             self._note_delay(time.monotonic())
         return beaten
+
+    def _note_beat(self, now: float) -> None:
+        self.beats += 1
+        self._last_beat = now
+        self._metrics.count("beats_sent")
+        self._delayed_since = None
 
     def _note_delay(self, now: float) -> None:
         if self._delayed_since is None:

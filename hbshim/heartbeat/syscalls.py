@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from hbshim.heartbeat.guard import Permit
+    from hbshim.heartbeat.guard import Guard, Permit
 
-SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+SEND_FLAGS = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
 
 
 class Calls(NamedTuple):
@@ -32,12 +32,17 @@ class Calls(NamedTuple):
 
     Attributes:
         send: (descriptor, bytes, permit) -> bytes sent.
+        send_after: (last write, guard, descriptor, bytes) -> bytes sent; 0, without sending,
+            unless no client is inside or has begun another write; -1 for an error. The same
+            without a permit: whatever a client does to the stream begins with a new
+            `last_write`.
         peek: (descriptor, at most) -> the bytes, left where they are.
         receive: (descriptor, at most, permit) -> the bytes.
         nothing_waits: (descriptor) -> whether a read would have to wait; raises nothing.
     """
 
     send: Callable[[int, bytes, Permit], int | None]
+    send_after: Callable[[float, Guard, int, bytes], int]
     peek: Callable[[int, int], bytes]
     receive: Callable[[int, int, Permit], bytes | None]
     nothing_waits: Callable[[int], bool]
@@ -77,6 +82,15 @@ def gil_keeping_calls() -> Calls | None:
         sent = libc_send(*arguments) if permit.valid and not permit.inside else None
         return sent if sent is None else checked(sent)
 
+    def send_after(last_write: float, guard: Guard, descriptor: int, data: bytes) -> int:
+        size, inside = len(data), guard.writers.inside
+        sent: int = (
+            libc_send(descriptor, data, size, SEND_FLAGS)
+            if not inside and not guard.closed and guard.last_write is last_write
+            else 0
+        )
+        return sent
+
     def peek(descriptor: int, most: int) -> bytes:
         buffer: Any = ctypes.create_string_buffer(most)
         size = checked(libc_recv(descriptor, buffer, most, look))
@@ -95,4 +109,4 @@ def gil_keeping_calls() -> Calls | None:
     def nothing_waits(descriptor: int) -> bool:
         return libc_recv(descriptor, one_octet, 1, look) < 0 and get_errno() in would_wait
 
-    return Calls(send, peek, receive, nothing_waits)
+    return Calls(send, send_after, peek, receive, nothing_waits)

@@ -21,7 +21,7 @@ from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hbshim.heartbeat.guard import Permit
+from hbshim.heartbeat.guard import Guard, Permit
 from hbshim.heartbeat.syscalls import SEND_FLAGS, gil_keeping_calls
 
 #: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
@@ -33,11 +33,15 @@ DRAIN_AT_MOST = 512
 # <linux/tcp.h> struct tcp_info: state, unacked segments, ms since last data
 # sent / ack sent / data received / ack received, and bytes not sent yet (4.6+).
 _TCP_INFO = struct.Struct("=B23xI16xIIII84xI")
+# The same without the acknowledgements' ages.
+_IDLENESS = struct.Struct("=B23xI16xI4xI88xI")
 # The same: segment size for sending, path MTU, advertised segment size. None is 0 on a
 # connection of Linux; other kernels that answer in its format leave out what they lack.
 _NEVER_ZERO = struct.Struct("=16xI40xI20xI60x")
 _TCP_INFO_OPTION = 11
 _ESTABLISHED = 1
+# As plain numbers: `socket` has enumerations, which cost more to pass on.
+_IPPROTO_TCP, _SOL_SOCKET = int(socket.IPPROTO_TCP), int(socket.SOL_SOCKET)
 _CLOSE, _CLOSE_WAIT = 7, 8
 _PEER_GONE = frozenset({_CLOSE, _CLOSE_WAIT, 9, 11})  # LAST_ACK, CLOSING
 # In place of the name: builds of Python may lack it where the kernel has the option.
@@ -85,7 +89,7 @@ class DescriptorReusedError(OSError):
 def _cookie(native: socket.socket) -> bytes:
     # Keeps the GIL, which `os.fstat` does not.
     assert _SO_COOKIE is not None
-    return _getsockopt(native, socket.SOL_SOCKET, _SO_COOKIE, 8)
+    return _getsockopt(native, _SOL_SOCKET, _SO_COOKIE, 8)
 
 
 def _inode(native: socket.socket) -> tuple[int, int]:
@@ -229,8 +233,8 @@ class Wire:
         Raises:
             OSError: the socket is closed.
         """
-        state, unacked, sent, _, received, _, unsent = _TCP_INFO.unpack(
-            _getsockopt(self.native, socket.IPPROTO_TCP, _TCP_INFO_OPTION, _TCP_INFO.size)
+        state, unacked, sent, received, unsent = _IDLENESS.unpack(
+            _getsockopt(self.native, _IPPROTO_TCP, _TCP_INFO_OPTION, _IDLENESS.size)
         )
         return (
             state == _ESTABLISHED
@@ -291,6 +295,32 @@ class Wire:
     def _ioctl(self, request: int) -> int:
         answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")
         return int(_INT.unpack(answer)[0])
+
+    def beat_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
+        """Write one heartbeat frame if all is well and quiet, in the shortest way.
+
+        Without a permit: no client is inside, and none has written since the answer of the
+        kernel, in the moment of the system call.
+
+        Parameters:
+            sent_ago, received_ago: as for :meth:`plainly_idle`.
+
+        Returns:
+            False if it was not, or the platform does not allow it.
+
+        Raises:
+            HeartbeatTornError: a part of it went out.
+            OSError: the connection is gone.
+        """
+        calls, last_write = gil_keeping_calls(), guard.last_write
+        if calls is None or self._identity_of is not _cookie:
+            return False
+        if not self.plainly_idle(sent_ago, received_ago) or _cookie(self.native) != self._identity:
+            return False
+        sent = calls.send_after(last_write, guard, _fileno(self.native), HEARTBEAT_FRAME)
+        if 0 < sent < len(HEARTBEAT_FRAME):
+            raise HeartbeatTornError
+        return sent > 0
 
     def beat(self, permit: Permit) -> bool:
         """Write one heartbeat frame; the caller has seen that the send queue is empty.

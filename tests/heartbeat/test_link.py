@@ -11,6 +11,7 @@ import pytest
 
 from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import wire as wire_module
+from hbshim.heartbeat.guard import Guard
 from hbshim.heartbeat.link import LOOKS_BETWEEN_DRAINS, Link
 from hbshim.heartbeat.state import (
     EARLY,
@@ -83,6 +84,37 @@ def test_a_writer_inside_keeps_the_short_cut_off_the_wire(connected):
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
+def enter(guard):
+    guard.writers.inside.add("a client")
+
+
+def write(guard):
+    guard.around_send(lambda _: None, lambda: None, lambda _: True)(b"")
+
+
+@pytest.mark.parametrize("act", [enter, write, Guard.close])
+def test_the_short_cut_sends_nothing_once_a_client_has_acted(connected, monkeypatch, act):
+    """Between the answer of the kernel and the call that sends."""
+    client, peer = connected
+    link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
+    peer.sendall(HEARTBEAT_FRAME)
+    link._looks = 0
+    idle = link.wire.plainly_idle
+
+    def idle_and_then(*arguments):
+        answer = idle(*arguments)
+        act(link.guard)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link.wire, "plainly_idle", idle_and_then)
+        guard = link.guard
+        assert not link.wire.beat_if_idle(due_after(link.timeout), link.timeout, guard)
+    peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        peer.recv(1)
+
+
 def outcome_in_child(action):
     """The exit status of a forked child that does this; a child that hangs is ended."""
     pid = os.fork()
@@ -99,6 +131,7 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatc
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     link._looks = LOOKS_BETWEEN_DRAINS - 1 if drains else 0
     monkeypatch.setattr(link.wire, "beat", lambda _: False)
+    monkeypatch.setattr(link.wire, "beat_if_idle", lambda *_: False)
     peer.sendall(HEARTBEAT_FRAME)
     assert link.turn(0.0) == recheck_after(link.timeout) < link.timeout / 2
     assert link.beats == 0
@@ -282,11 +315,16 @@ def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(connected):
         assert link.beats == 0
 
 
-def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypatch):
+@pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
+def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypatch, drains):
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
+    link._looks = LOOKS_BETWEEN_DRAINS - 1 if drains else 0
     calls = gil_keeping_calls()
-    short = calls._replace(send=lambda fd, data, permit: calls.send(fd, data[:5], permit))
+    short = calls._replace(
+        send=lambda fd, data, permit: calls.send(fd, data[:5], permit),
+        send_after=lambda seen, guard, fd, data: calls.send_after(seen, guard, fd, data[:5]),
+    )
     monkeypatch.setattr(wire_module, "gil_keeping_calls", lambda: short)
     peer.sendall(HEARTBEAT_FRAME)
     link.turn(0.0)

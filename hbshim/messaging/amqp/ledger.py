@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
@@ -32,14 +33,28 @@ class Begun(Enum):
     DONE = "done"
 
 
+class _Latest(set[Key]):
+    """The latest keys that were added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._order: deque[Key] = deque()
+
+    def add(self, key: Key) -> None:
+        super().add(key)
+        self._order.append(key)
+        if len(self._order) > REMEMBERED:
+            self.discard(self._order.popleft())
+
+
 class Ledger:
     """Remembers the latest :data:`REMEMBERED` messages, and all that are running."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[Key, list[AmqpIncoming]] = {}
-        self._done: dict[Key, None] = {}
-        self._suspect: dict[Key, None] = {}
+        self._done = _Latest()
+        self._suspect = _Latest()
 
     def begin_once(self, key: Key, *, check: bool) -> bool:
         """Record that work on a message begins which is acknowledged already.
@@ -53,7 +68,7 @@ class Ledger:
         with self._lock:
             if check and (key in self._done or key in self._suspect or key in self._running):
                 return False
-            _add(self._done, key)
+            self._done.add(key)
             return True
 
     def begin(self, key: Key, incoming: AmqpIncoming, *, check: bool) -> Begun:
@@ -76,13 +91,13 @@ class Ledger:
     def end(self, key: Key) -> list[AmqpIncoming]:
         """Record that work has ended; return the deliveries that arrived meanwhile."""
         with self._lock:
-            _add(self._done, key)
+            self._done.add(key)
             return self._running.pop(key, [])
 
     def forget(self, key: Key) -> list[AmqpIncoming]:
         """Let a message be begun again; return the deliveries that arrived meanwhile."""
         with self._lock:
-            self._done.pop(key, None)
+            self._done.discard(key)
             return self._running.pop(key, [])
 
     def suspect(self, keys: Iterable[Key]) -> None:
@@ -92,13 +107,7 @@ class Ledger:
         """
         with self._lock:
             for key in keys:
-                _add(self._suspect, key)
-
-
-def _add(known: dict[Key, None], key: Key) -> None:
-    known[key] = None
-    if len(known) > REMEMBERED:
-        del known[next(iter(known))]
+                self._suspect.add(key)
 
 
 #: By process id: a lock that another thread holds at a fork stays locked in the child.

@@ -250,8 +250,6 @@ class AmqpListener:
     ) -> bool:
         """Fill `batch`; return False if only errors are to be reported, without the lock."""
         while len(batch) < batch_size:
-            if self._inherited:
-                break  # a green thread that was forked with the rest: its parent listens
             if self._consuming and (self._stopped or self._paused):
                 self._withdraw()
             if self._inbox:
@@ -273,6 +271,8 @@ class AmqpListener:
             if left <= 0 and deadline is not None:
                 break
             self._receive(min(left, WAIT_AT_MOST))
+            if self._inherited:
+                break  # a green thread that was forked with the rest: its parent listens
         return True
 
     def pause(self) -> None:

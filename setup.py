@@ -98,7 +98,7 @@ setup(
     },
     include_package_data=False,
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
-    install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13", "wrapt>=1.16,<3"],
+    install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13"],
     options={"egg_info": {"egg_base": "build"}},
     extras_require={
         "kombu": KOMBU,

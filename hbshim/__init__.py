@@ -7,9 +7,11 @@ is loaded when it is first used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hbshim.api import install, keep_alive, uninstall
     from hbshim.heartbeat.liveness import tick
     from hbshim.observe.snapshot import status, take_events

@@ -1,20 +1,32 @@
-"""What an application calls: install, uninstall, keep_alive."""
+"""What an application calls: install, uninstall, keep_alive.
+
+Importing this and calling ``install()`` costs a program next to nothing before it imports
+a client library: what is needed then is imported then.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
 
-from hbshim.errors import AttachError
-from hbshim.options import Options
+from hbshim.runtime.import_hooks import when_imported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from hbshim.options import Options
 
 #: Keywords of the last install(); None while not installed. Connections are
 #: opened by code that knows nothing of hbshim, so this has to be module state.
 _installed: dict[str, Any] | None = None
 _hooked = False
+
+#: Options that say nothing about a connection which is open already.
+_BEFORE_CONNECT = ("heartbeat", "strip_polling")
 
 
 def install(
@@ -40,27 +52,56 @@ def install(
         UnsupportedVersionError: Celery is of a version hbshim does not know.
     """
     global _installed, _hooked
-    loaded = Options.load(config=config, **options)
-    if app is not None:
-        _prepare_app(app)
-    _installed = {"config": config, **options}
-    if loaded.strip_polling:
-        from hbshim.runtime.polling import strip_polling
-
-        strip_polling()
-    let_watch(loaded)
+    if app is None and config is None and not options and _has_only_defaults():
+        keywords: dict[str, Any] = {"config": {}}
+    else:
+        keywords = _load(app, config, options)
+    _installed = keywords
     if not _hooked:
         _hooked = True
         for module in _PREPARED_BY:
             _prepare_when_imported(module)
 
 
+def _has_only_defaults() -> bool:
+    """Whether no source has an option, and nothing is to be done before the first import."""
+    return (
+        _installed is None
+        and "eventlet.patcher" not in sys.modules
+        and not any(name.startswith("HBSHIM_") for name in os.environ)
+    )
+
+
+def _load(app: Any, config: Mapping[str, object] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Check the options and do what they ask for at once; return install()'s keywords."""
+    from hbshim.options import Options
+    from hbshim.runtime import polling
+
+    # The configuration file is read here only. Later the process may have dropped its
+    # privileges, and no connect() fails for want of the file.
+    config = Options.read_config() if config is None else config
+    loaded = Options.load(config=config, **options)
+    if app is not None:
+        _prepare_app(app)
+    if loaded.strip_polling:
+        polling.strip_polling(on_install=True)
+    else:
+        polling.restore_polling(on_install=True)
+    if loaded.watch_socket != "off":
+        from hbshim.observe.listening import offer
+
+        offer(loaded.watch_socket)
+    return {"config": config, **options}
+
+
 def _prepare_app(app: Any) -> None:
     # Only a library that is loaded can have made this app.
     if "celery" not in _libraries_of(app) or "celery" not in sys.modules:
+        from hbshim.errors import AttachError
+
         raise AttachError(
-            f"hbshim.install() takes a Celery app before its keywords, not {type(app).__module__}."
-            f"{type(app).__qualname__}; give it options by keyword or as config=, and a "
+            f"hbshim.install() takes a Celery app before its keywords, not "
+            f"{_name_of(type(app))}; give it options by keyword or as config=, and a "
             "connection to hbshim.keep_alive()"
         )
     importlib.import_module("hbshim.adapters.celery").prepare_app(app, connection_options)
@@ -76,27 +117,41 @@ _PREPARED_BY = {
 
 
 def _prepare_when_imported(module: str) -> None:
-    import wrapt
-
-    wrapt.register_post_import_hook(functools.partial(_prepare, module), module)
+    when_imported(module, functools.partial(_prepare, module))
 
 
-def _prepare(module: str, _imported: object) -> None:
-    adapter = f"hbshim.adapters.{_PREPARED_BY[module]}"
+def _prepare(module: str) -> None:
     try:
-        importlib.import_module(adapter).prepare(connection_options)
-    except BaseException:
-        # The program's import fails with this error. The hook is gone by now; without
-        # another, a second try would import the library unprotected and in silence.
-        sys.modules.pop(module, None)
-        _prepare_when_imported(module)
-        raise
+        adapter = importlib.import_module(f"hbshim.adapters.{_PREPARED_BY[module]}")
+        adapter.prepare(connection_options)
+    except Exception as error:
+        _report_unprepared(module, error)
+
+
+def _report_unprepared(module: str, error: Exception) -> None:
+    """Let the program have its library, and say that its connections are not kept alive."""
+    from hbshim.event_log import log_problems
+    from hbshim.heartbeat import service
+
+    metrics = service.current().metrics
+    detail = (
+        f"{module} is not prepared ({type(error).__name__}: {error}); it works as without hbshim"
+    )
+    metrics.record("not-kept-alive", module.partition(".")[0], detail)
+    log_problems(metrics)
 
 
 def uninstall() -> None:
-    """Leave connections opened from now on alone; those kept alive already stay so."""
+    """Leave connections opened from now on alone; those kept alive already stay so.
+
+    The native pollers that install() has removed come back.
+    """
     global _installed
     _installed = None
+    if "hbshim.runtime.polling" in sys.modules:
+        from hbshim.runtime.polling import restore_polling
+
+        restore_polling(on_install=True)
 
 
 def installed_options() -> Mapping[str, Any] | None:
@@ -112,18 +167,9 @@ def connection_options(url: Mapping[str, object]) -> Options | None:
     """
     if _installed is None:
         return None
-    loaded = Options.load(url=url, **_installed)
-    let_watch(loaded)
-    return loaded
+    from hbshim.options import Options
 
-
-def let_watch(options: Options) -> None:
-    """Open the watch socket that the options ask for, unless it is open already."""
-    # At each connection: a forked worker's first may be the first we hear of it.
-    if options.watch_socket != "off":
-        from hbshim.observe.listening import offer
-
-        offer(options.watch_socket)
+    return Options.load(url=url, **_installed)
 
 
 def keep_alive(connection: Any, **options: Any) -> Any:
@@ -133,7 +179,8 @@ def keep_alive(connection: Any, **options: Any) -> Any:
         connection: an ``amqp.Connection``, a ``kombu.Connection`` (which stays
             kept alive when it reconnects), a ``pika.BlockingConnection`` or any
             ``pika.connection.Connection`` on pika's own transport.
-        options: see :class:`hbshim.Options`.
+        options: see :class:`hbshim.Options`. A connection that is kept alive already
+            takes them over; `heartbeat` and `strip_polling` come too late here.
 
     Returns:
         `connection`.
@@ -144,8 +191,16 @@ def keep_alive(connection: Any, **options: Any) -> Any:
         UnsupportedVersionError: its library is of a version hbshim does not know.
         WorkerError: the worker cannot run in this process.
     """
+    from hbshim.errors import AttachError, OptionError
+    from hbshim.options import Options
+
+    late = [name for name in _BEFORE_CONNECT if options.get(name) is not None]
+    if late:
+        raise OptionError(
+            f"{' and '.join(late)} cannot be given for a connection that is open already; "
+            "give it to hbshim.install(), or ask the client library for a heartbeat"
+        )
     loaded = Options.load(**options)
-    let_watch(loaded)
     attach = _adapter_of(connection)
     if attach(connection, loaded) is None:
         raise AttachError(
@@ -163,12 +218,22 @@ def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
             adapter = importlib.import_module(f"hbshim.adapters.{library}")
             attach: Callable[[Any, Options], Any] = adapter.attach
             return attach
+    from hbshim.errors import AttachError
+
     raise AttachError(
-        f"hbshim does not know connections of type {type(connection).__module__}."
-        f"{type(connection).__qualname__}; it keeps amqp.Connection, kombu.Connection and "
+        f"hbshim does not know connections of type "
+        f"{_name_of(type(connection))}; it keeps amqp.Connection, kombu.Connection and "
         "pika connections alive"
     )
 
 
+def _name_of(kind: type) -> str:
+    from hbshim.runtime.loaded import module_of
+
+    return f"{module_of(kind)}.{kind.__qualname__}"
+
+
 def _libraries_of(thing: Any) -> set[str]:
-    return {base.__module__.partition(".")[0] for base in type(thing).__mro__}
+    from hbshim.runtime.loaded import module_of
+
+    return {module_of(base).partition(".")[0] for base in type(thing).__mro__}

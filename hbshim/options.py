@@ -5,12 +5,11 @@ Precedence, lowest first: defaults, configuration, environment, URL, keyword.
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote_plus
 
 from hbshim.errors import OptionError
 
@@ -86,7 +85,7 @@ def _socket_path(value: object) -> str:
 
 
 def option(
-    default: Any, parse: Callable[[object], Any], accepts: str, doc: str, url_key: str
+    default: Any, parse: Callable[[object], Any], accepts: str, doc: str, url_key: str | None
 ) -> Any:
     """A field of an :class:`OptionSet`.
 
@@ -94,7 +93,7 @@ def option(
         parse: makes the value of what a source gave, or of what it made before;
             raises ValueError for what is not acceptable.
         accepts: what is, in words.
-        url_key: its name in a URL's query.
+        url_key: its name in a URL's query; None where no URL may hold it.
     """
     metadata = {"parse": parse, "accepts": accepts, "doc": doc, "url_key": url_key}
     return dataclasses.field(default=default, metadata=metadata)
@@ -106,6 +105,8 @@ class OptionSet:
 
     environment_prefix: ClassVar[str]
     config_section: ClassVar[str]
+    #: Options that the URL or a keyword has set; see :meth:`load`.
+    given: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -150,15 +151,54 @@ class OptionSet:
         values: dict[str, object] = {}
         values.update(_from_file(environment, cls.config_section) if config is None else config)
         values.update(cls._from_environment(environment))
+        from_url: Mapping[str, object] = {}
         if url is not None:
-            values.update(cls._from_url(url) if isinstance(url, str) else url)
+            from_url = cls._from_url(url) if isinstance(url, str) else url
+        for field in dataclasses.fields(cls):
+            if field.metadata["url_key"] is None and field.name in from_url:
+                raise OptionError(
+                    f"{field.name} is for the whole process, not for one connection; "
+                    f"set {cls.environment_prefix}{field.name.upper()}"
+                )
+        values.update(from_url)
         values.update({name: value for name, value in keywords.items() if value is not None})
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
             raise OptionError(
                 f"unknown option {', '.join(unknown)}; known options: {', '.join(sorted(names))}"
             )
-        return cls(**values)
+        loaded = cls(**values)
+        given = {*from_url, *(name for name, value in keywords.items() if value is not None)}
+        object.__setattr__(loaded, "given", frozenset(given))
+        return loaded
+
+    @classmethod
+    def read_config(cls, environ: Mapping[str, str] | None = None) -> dict[str, object]:
+        """Return this set's section of the file that ``HBSHIM_CONFIG`` names, if any.
+
+        Raises:
+            OptionError: the file cannot be read.
+        """
+        return _from_file(os.environ if environ is None else environ, cls.config_section)
+
+    def over(self: Self, earlier: Self) -> Self:
+        """Return `earlier` with what is given here in place of what it has.
+
+        Raises:
+            OptionError: together they contradict each other.
+        """
+        changes = {name: getattr(self, name) for name in self.given}
+        merged = dataclasses.replace(earlier, **changes)
+        object.__setattr__(merged, "given", earlier.given | self.given)
+        return merged
+
+    def for_connection(self) -> dict[str, Any]:
+        """Return what one connection can have, by name, as :meth:`load` takes it for `url`."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["url_key"] is not None
+        }
 
     @classmethod
     def _from_environment(cls, environment: Mapping[str, str]) -> Iterator[tuple[str, object]]:
@@ -180,7 +220,7 @@ class OptionSet:
                 "accepts": field.metadata["accepts"],
                 "default": str(field.default),
                 "environment": cls.environment_prefix + field.name.upper(),
-                "url": field.metadata["url_key"],
+                "url": field.metadata["url_key"] or "",
                 "meaning": field.metadata["doc"],
             }
             for field in dataclasses.fields(cls)
@@ -225,8 +265,9 @@ class Options(OptionSet):
         True,
         boolean,
         "true | false",
-        "Under eventlet, remove epoll, poll and their kin from `select` when hbshim is installed.",
-        "hbshim_strip_polling",
+        "Under eventlet, remove epoll, poll and the like from `select` when hbshim is installed; "
+        "for the whole process, so not in a URL.",
+        None,
     )
     liveness_timeout: float = option(
         0.0,
@@ -269,13 +310,22 @@ class Options(OptionSet):
 
 
 #: Query keys that are hbshim's, each with the option it sets.
-URL_KEYS = {field.metadata["url_key"]: field.name for field in dataclasses.fields(Options)}
+URL_KEYS: dict[str, str] = {
+    field.metadata["url_key"]: field.name
+    for field in dataclasses.fields(Options)
+    if field.metadata["url_key"]
+}
+
+#: Begins the names of options that belong to hbshim alone.
+_URL_PREFIX = "hbshim_"
 
 
 def _from_file(environment: Mapping[str, str], section: str) -> dict[str, object]:
     path = environment.get(CONFIG_FILE_VARIABLE)
     if not path:
         return {}
+    import configparser  # costly, and few programs have a file
+
     parser = configparser.ConfigParser(interpolation=None)
     try:
         with open(path, encoding="utf-8") as file:
@@ -291,19 +341,44 @@ def _from_file(environment: Mapping[str, str], section: str) -> dict[str, object
 def split_url(url: str) -> tuple[str, dict[str, object]]:
     """Take hbshim's options out of a broker URL.
 
-    Client libraries reject query options they do not know, so they are handed
-    the URL without ours.
+    Client libraries reject query options they do not know, so they get the URL without
+    those of hbshim, and otherwise unchanged, to the byte.
 
     Parameters:
         url: for instance ``amqp://user:pw@host/vhost?heartbeat_in_pthread=true``.
 
     Returns:
         The URL without hbshim's options, and those options by name, unparsed.
+
+    Raises:
+        OptionError: an option of hbshim that no URL may hold.
     """
-    parts = urlsplit(url)
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    ours: dict[str, object] = {URL_KEYS[key]: value for key, value in pairs if key in URL_KEYS}
+    address, hash_sign, fragment = url.partition("#")
+    address, _, query = address.partition("?")
+    kept: list[str] = []
+    ours: dict[str, object] = {}
+    for part in query.split("&"):
+        key, _, value = part.partition("=")
+        key = unquote_plus(key)
+        if key in URL_KEYS:
+            ours[URL_KEYS[key]] = unquote_plus(value)
+        else:
+            check_url_key(key)
+            kept.append(part)
     if not ours:
         return url, {}
-    rest = urlencode([(key, value) for key, value in pairs if key not in URL_KEYS])
-    return urlunsplit(parts._replace(query=rest)), ours
+    rest = "&".join(kept)
+    return address + (f"?{rest}" if rest else "") + hash_sign + fragment, ours
+
+
+def check_url_key(key: str) -> None:
+    """Check that a key in a URL's query is not an option that has no effect there.
+
+    Raises:
+        OptionError: it is; the message says where it can be set.
+    """
+    if key.startswith(_URL_PREFIX) and key not in URL_KEYS:
+        raise OptionError(
+            f"{key} is no option in a URL; known there: {', '.join(sorted(URL_KEYS))}; "
+            f"set others as {ENVIRONMENT_PREFIX}..., or as keywords of hbshim.install()"
+        )

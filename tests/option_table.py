@@ -13,9 +13,10 @@ def table(rows):
     ]
     for row in rows:
         accepts = row["accepts"].replace("|", "\\|")
+        url = f"`{row['url']}`" if row["url"] else "none"
         lines.append(
             f"| `{row['option']}` | {accepts} | {row['default']} | `{row['environment']}` "
-            f"| `{row['url']}` | {row['meaning']} |"
+            f"| {url} | {row['meaning']} |"
         )
     return "\n".join(lines)
 

@@ -1,13 +1,26 @@
 """`import hbshim` imports nothing heavy; its names are loaded when used."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+import hbshim
 
 HEAVY = {"kombu", "amqp", "pika", "eventlet", "gevent", "wrapt", "click", "rich", "ssl"}
 
 
-def fresh(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+def fresh(code, isolated=False):
+    """Run `code` in a process of its own; isolated, without what ``site`` imports."""
+    command, environment = [sys.executable, "-c", code], dict(os.environ)
+    if isolated:
+        command[1:1] = ["-S"]
+        environment["PYTHONPATH"] = str(Path(hbshim.__file__).parents[1])
+        for name in [name for name in environment if name.startswith("HBSHIM_")]:
+            del environment[name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -43,23 +56,133 @@ def test_an_unknown_name_is_an_attribute_error():
     assert fresh("import hbshim; print(hasattr(hbshim, 'no_such_name'))") == "False"
 
 
-def test_a_library_that_cannot_be_prepared_is_never_imported_unprotected():
+def test_a_library_that_cannot_be_prepared_works_as_without_hbshim_and_says_so():
     printed = fresh(
         """
 import sys, hbshim
 sys.modules["packaging.specifiers"] = None  # what the adapter needs is missing
 hbshim.install()
-for _ in range(3):
-    try:
-        import pika
-        print("unprotected")
-    except ImportError as error:
-        print(error.name)
-del sys.modules["packaging.specifiers"]
 import pika
 from pika.connection import Connection
-print("prepared" if hasattr(Connection._create_heartbeat_checker, "__wrapped__")
-      else "unprotected")
+print(hasattr(Connection._create_heartbeat_checker, "__wrapped__"))
+print(*(event.kind for event in hbshim.take_events()))
 """
     )
-    assert printed.split() == ["packaging.specifiers"] * 3 + ["prepared"]
+    assert printed.split() == ["False", "not-kept-alive"]
+
+
+@pytest.mark.parametrize("order", ["install first", "install last"])
+def test_install_and_any_module_of_hbshim_may_come_in_any_order(order):
+    command = [sys.executable, "-m", "tests.import_orders", order]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *failures, last = done.stdout.splitlines()
+    assert not failures, "\n".join(failures)
+    assert int(last.removeprefix("done ")) > 20
+
+
+#: Costly to import, and not needed before a client library is.
+NOT_FOR_INSTALL = HEAVY | {"asyncio", "dataclasses", "inspect", "typing", "urllib", "logging"}
+
+
+def test_install_costs_nothing_before_a_client_library_is_imported():
+    code = "import sys; before = set(sys.modules); import hbshim; hbshim.install(); "
+    loaded = fresh(code + "print(*sys.modules.keys() - before)", isolated=True).split()
+    assert not NOT_FOR_INSTALL & {name.partition(".")[0] for name in loaded}
+    assert sum(name.startswith("hbshim") for name in loaded) <= 4, loaded
+
+
+def test_install_with_options_imports_neither_asyncio_nor_a_client_library():
+    code = "import hbshim, sys; hbshim.install(worker='pthread', heartbeat=30); print(*sys.modules)"
+    loaded = fresh(code, isolated=True).split()
+    costly = HEAVY | {"asyncio", "concurrent", "configparser", "socket", "logging"}
+    assert not costly & {name.partition(".")[0] for name in loaded}
+
+
+def test_an_import_hook_leaves_the_module_as_it_was():
+    assert (
+        fresh(
+            """
+import importlib.util, sys, hbshim
+hbshim.install()
+assert importlib.util.find_spec("pika").loader.is_package("pika")
+import pika
+assert type(pika.__loader__).__name__ == "SourceFileLoader", pika.__loader__
+assert pika.__spec__.loader is pika.__loader__
+from importlib import resources
+print(resources.files("pika").joinpath("__init__.py").is_file())
+"""
+        )
+        == "True"
+    )
+
+
+def test_a_library_whose_import_fails_is_prepared_when_it_succeeds():
+    assert fresh(
+        """
+import sys, hbshim
+hbshim.install()
+sys.modules["pika.connection"] = None
+try:
+    import pika
+except ImportError:
+    print("failed")
+for name in [name for name in sys.modules if name.partition(".")[0] == "pika"]:
+    del sys.modules[name]
+import pika
+print(hasattr(pika.connection.Connection._create_heartbeat_checker, "__wrapped__"))
+"""
+    ).split() == ["failed", "True"]
+
+
+def test_another_tools_import_hook_may_stand_before_or_behind():
+    """As tracing agents have them: a finder that asks importlib and wraps the loader."""
+    hook = """
+import importlib.util, sys
+class Chained:
+    def __init__(self, loader): self.loader = loader
+    def __getattr__(self, name): return getattr(self.loader, name)
+    def create_module(self, spec): return self.loader.create_module(spec)
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        print("traced", module.__name__)
+class Finder:
+    busy = False
+    def find_spec(self, name, path, target=None):
+        if name != "pika" or self.busy: return None
+        self.busy = True
+        try: spec = importlib.util.find_spec(name)
+        finally: self.busy = False
+        spec.loader = Chained(spec.loader)
+        return spec
+"""
+    check = """
+import pika
+print(hasattr(pika.connection.Connection._create_heartbeat_checker, "__wrapped__"))
+"""
+    first = "sys.meta_path.insert(0, Finder())\n"
+    install = "import hbshim\nhbshim.install()\n"
+    for order in (first + install, install + first):
+        assert fresh(hook + order + check).split() == ["traced", "pika", "True"], order
+
+
+def test_an_interrupt_during_the_preparation_leaves_nothing_unprotected():
+    assert fresh(
+        """
+import hbshim, hbshim.api, sys
+hbshim.install()
+import importlib
+real = importlib.import_module
+def interrupted(name):
+    raise KeyboardInterrupt
+importlib.import_module = interrupted
+try:
+    import pika
+except KeyboardInterrupt:
+    print("interrupted")
+importlib.import_module = real
+import pika
+from pika.connection import Connection
+print(hasattr(Connection._create_heartbeat_checker, "__wrapped__"))
+"""
+    ).split() == ["interrupted", "True"]

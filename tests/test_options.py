@@ -106,6 +106,50 @@ def test_a_url_without_our_options_is_left_to_the_letter():
     assert split_url(url) == (url, {})
 
 
+URLS = (
+    "amqp://",
+    "amqp:///",
+    "amqp:///%2F",
+    "amqp:////",
+    "memory://",
+    "amqp://host//",
+    "AMQPS://u:p%40:w@[::1]:5671/%2f",
+    "amqp://h1/v,amqp://h2/v",
+    "sqs://key%2Fid:a+b@",
+)
+QUERIES = ("", "a=%2f&b=", "ssl_ca=/a/b;c&x", "&&k=a+b&k=%20", "heartbeat=10")
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("fragment", ["", "#part?hbshim_worker=tpool"])
+def test_the_rest_of_a_url_stays_to_the_byte(url, query, fragment):
+    pairs = query.split("&") if query else []
+    expected = url + (f"?{query}" if query else "") + fragment
+    for place in range(len(pairs) + 1):
+        with_option = "&".join([*pairs[:place], "hbshim%5Fworker=pth%72ead", *pairs[place:]])
+        assert split_url(f"{url}?{with_option}{fragment}") == (expected, {"worker": "pthread"})
+
+
+@pytest.mark.parametrize("key", ["hbshim_strip_polling", "hbshim_livenes_timeout", "hbshim_"])
+def test_a_url_key_that_would_have_no_effect_is_refused(key):
+    with pytest.raises(OptionError, match=f"{key} is no option in a URL; known there: "):
+        split_url(f"amqp://host//?{key}=1")
+
+
+def test_an_option_of_the_process_is_no_option_of_one_connection():
+    with pytest.raises(OptionError, match="set HBSHIM_STRIP_POLLING"):
+        load(url={"strip_polling": False})
+
+
+def test_what_url_and_keywords_give_is_known_and_goes_over_what_was_before():
+    earlier = load(config={"heartbeat": 9}, url={"liveness_timeout": 7}, worker="pthread")
+    assert earlier.given == {"liveness_timeout", "worker"}
+    merged = load(config={}, liveness_timeout=8).over(earlier)
+    assert (merged.liveness_timeout, merged.worker, merged.heartbeat) == (8, "pthread", 9)
+    assert merged.given == {"liveness_timeout", "worker"}
+
+
 def test_options_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Options().worker = "tpool"

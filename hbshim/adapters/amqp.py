@@ -22,6 +22,7 @@ from amqp.transport import DEFAULT_SOCKET_SETTINGS
 from hbshim.adapters.attach import (
     OptionsFor,
     attach_or_leave,
+    change,
     not_negotiated,
     options_for_connect,
     ready,
@@ -82,10 +83,11 @@ def attach(connection: Any, options: Options) -> Link | None:
     attached: Link | None = getattr(transport, "hbshim_link", None)
     if attached is not None:
         refuse_inherited(attached)
+        change(attached, options)
         return attached
     wire = wire_for(transport.sock)
     if not connection.heartbeat:
-        not_negotiated(wire.name())
+        not_negotiated(wire.name(), options)
         return None
     link = _make_link(connection, transport, wire)
     unwrap = _wrap(connection, transport, link)

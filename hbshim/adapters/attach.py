@@ -25,6 +25,11 @@ from hbshim.runtime.detect import detect
 OptionsFor: TypeAlias = Callable[[Mapping[str, object]], Options | None]
 
 
+_OF_WORKER = frozenset({"heartbeat_in_pthread", "worker"})
+#: Options that can be applied to a connection that is open.
+_OF_LINK = _OF_WORKER | {"liveness_timeout", "watch_socket"}
+
+
 class HeartbeatWarning(UserWarning):
     """The worker that the user chose is known to fail in this process."""
 
@@ -141,7 +146,36 @@ def watch(link: Link, options: Options) -> None:
     link.liveness_timeout = options.liveness_timeout
     heartbeats.watch(link, choice.worker, forced=forced)
     heartbeats.metrics.count("links_watched")
+    _open_watch_socket(options)
     log_problems(heartbeats.metrics)
+
+
+def change(link: Link, options: Options) -> None:
+    """Apply the options that were given, by URL or keyword, to a link that is watched already.
+
+    Raises:
+        WorkerError: the worker that they name cannot run in this process.
+    """
+    if not options.given & _OF_LINK:
+        return
+    heartbeats = service.current()
+    if "liveness_timeout" in options.given:
+        link.liveness_timeout = options.liveness_timeout
+    if options.given & _OF_WORKER:
+        _, choice, forced = _choose(options)
+        heartbeats.watch(link, choice.worker, forced=forced)
+    else:
+        heartbeats.recheck(link)
+    if "watch_socket" in options.given:
+        _open_watch_socket(options)
+
+
+def _open_watch_socket(options: Options) -> None:
+    # At each connection: the first of a forked worker may be the first call in its process.
+    if options.watch_socket != "off":
+        from hbshim.observe.listening import offer
+
+        offer(options.watch_socket)
 
 
 def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
@@ -154,8 +188,9 @@ def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
     return heartbeats, choice, forced
 
 
-def not_negotiated(name: str) -> None:
+def not_negotiated(name: str, options: Options) -> None:
     """Record that a connection has no heartbeat to keep: neither side asked for one."""
+    _open_watch_socket(options)
     metrics = service.current().metrics
     metrics.record(
         "not-negotiated",

@@ -25,7 +25,7 @@ def prepare(options_for: OptionsFor) -> None:
         try:
             options = options_for({})
             if options is not None and options.strip_polling:
-                strip_polling()
+                strip_polling(on_install=True)
         except Exception as error:
             leave_alone("eventlet", error, "polling-left-alone")
         return result

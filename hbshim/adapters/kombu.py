@@ -54,6 +54,8 @@ class Transport(pyamqp.Transport):  # type: ignore[misc]
             connection = super().establish_connection()
         finally:
             client.heartbeat = asked
+        if getattr(connection._transport, "hbshim_link", None) is not None:
+            return connection  # install() has attached it, by the same options
         if not _attach_or_leave(connection, options, name) and asking:
             # The broker would close a connection that promised heartbeats.
             connection.collect()
@@ -134,16 +136,24 @@ def attach(connection: Any, options: Options) -> Link | None:
             "use an amqp:// URL"
         )
     link = amqp_adapter.attach(current, options)
-    if "_establish_connection" not in vars(connection):
+    before = vars(connection).get("hbshim_options")
+    connection.hbshim_options = options if before is None else options.over(before)
+    if before is None:
         establish = connection._establish_connection
 
         def establish_and_attach() -> Any:
-            fresh = establish()
-            _attach_or_leave(fresh, options, _name(connection))
-            return fresh
+            return _attach_again(connection, establish())
 
         connection._establish_connection = establish_and_attach
     return link
+
+
+def _attach_again(connection: Any, fresh: Any) -> Any:
+    """Keep alive what a ``kombu.Connection`` has opened anew, if the one before was."""
+    options = vars(connection).get("hbshim_options")
+    if options is not None:
+        _attach_or_leave(fresh, options, _name(connection))
+    return fresh
 
 
 def keep_dead_ones_back(prepare_resource: Any) -> Any:
@@ -209,7 +219,7 @@ def replace_dead(connection: Any) -> bool:
         connection.collect()
     connection._closed = False
     connection._default_channel = None
-    connection._connection = fresh
+    connection._connection = _attach_again(connection, fresh)
     fresh.client = connection
     return True
 

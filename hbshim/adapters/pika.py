@@ -7,10 +7,10 @@ running I/O loop, is replaced by one that leaves the work to hbshim.
 
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from typing import Any
-from urllib.parse import urlencode
 
 import pika
 from pika.connection import Connection
@@ -19,18 +19,20 @@ from pika.exceptions import StreamLostError
 from hbshim.adapters.attach import (
     OptionsFor,
     attach_or_leave,
+    change,
     check_worker,
     leave_alone,
     not_negotiated,
+    ready,
     refuse_inherited,
     watch,
 )
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
-from hbshim.errors import AttachError
+from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
-from hbshim.options import URL_KEYS, Options, split_url
+from hbshim.options import URL_KEYS, Options, check_url_key
 from hbshim.runtime.ownership import process_mark
 
 SUPPORTED = ">=1.3,<2"
@@ -62,6 +64,10 @@ _STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
 #: Bytes of buffered frames that are sent together. pika copies what a send leaves of its
 #: buffer's head, so large ones stay apart.
 _JOIN_AT_MOST = 16384
+
+
+#: An option of which a user may think that a URL can hold it.
+_NOT_IN_URL = "hbshim_strip_polling"
 
 
 class UnknownTransportError(AttachError):
@@ -111,9 +117,10 @@ def attach(connection: Any, options: Options) -> Link | None:
     checker = connection._heartbeat_checker
     if isinstance(checker, KeptAliveChecker):
         refuse_inherited(checker._link)
+        change(checker._link, options)
         return checker._link
     if not connection.params.heartbeat:
-        not_negotiated(_name(connection))
+        not_negotiated(_name(connection), options)
         return None
     link = _wrap(connection)
     _watch(link, connection, options)
@@ -161,12 +168,15 @@ def prepare(options_for: OptionsFor) -> None:
 
     @functools.wraps(create)
     def create_checker(self: Any) -> Any:
+        asked = self.params.heartbeat
         try:
             options = options_for(url_options(self.params))
             if options is None:
                 return create(self)
+            # What is negotiated is said to the broker after this.
+            self.params.heartbeat = asked or options.heartbeat
             if not self.params.heartbeat:
-                not_negotiated(_name(self))
+                not_negotiated(_name(self), options)
                 return None
             link = _wrap(self)
             _watch(link, self, options)
@@ -178,6 +188,7 @@ def prepare(options_for: OptionsFor) -> None:
             leave_alone(_name(self), error)
         else:
             return KeptAliveChecker(link)
+        self.params.heartbeat = asked
         return create(self)
 
     Connection._create_heartbeat_checker = create_checker
@@ -341,11 +352,17 @@ def _accept_url_options() -> None:
     :func:`url_options` finds them.
     """
     for key in URL_KEYS:
-        setattr(pika.URLParameters, f"_set_url_{key}", _leave_in_record)
+        setattr(pika.URLParameters, f"_set_url_{key}", functools.partialmethod(_check, key))
+    setattr(pika.URLParameters, f"_set_url_{_NOT_IN_URL}", _refuse_in_url)
 
 
-def _leave_in_record(_parameters: Any, _value: str) -> None:
-    return None
+def _check(_parameters: Any, key: str, value: str) -> None:
+    """Check one option as pika checks its own: when it reads the URL."""
+    Options.load(url={URL_KEYS[key]: value}, config={}, environ={})
+
+
+def _refuse_in_url(_parameters: Any, _value: str) -> None:
+    check_url_key(_NOT_IN_URL)
 
 
 _accept_url_options()
@@ -357,7 +374,19 @@ def url_options(parameters: Any) -> dict[str, object]:
     ``pika.URLParameters`` keep that query; other parameters have none.
     """
     query = getattr(parameters, "_all_url_query_values", None) or {}
-    return split_url("amqp://?" + urlencode(query, doseq=True))[1]
+    return {URL_KEYS[key]: values[-1] for key, values in query.items() if key in URL_KEYS}
+
+
+def _asking(parameters: Any, options: Options) -> Any:
+    """Return `parameters`; those that ask for no heartbeat ask for the option `heartbeat`."""
+    if isinstance(parameters, (list, tuple)):
+        return [_asking(one, options) for one in parameters]
+    if getattr(parameters, "heartbeat", None) != 0 or not options.heartbeat:
+        return parameters
+    asking = copy.copy(parameters)
+    if ready(options, f"pika {parameters.host}:{parameters.port}"):
+        asking.heartbeat = options.heartbeat
+    return asking
 
 
 class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
@@ -376,11 +405,13 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
     """
 
     def __init__(self, parameters: Any = None, **options: Any) -> None:
+        if options.get("strip_polling") is not None:
+            raise OptionError("strip_polling is for the whole process; give it to hbshim.install()")
         if isinstance(parameters, str):
             parameters = pika.URLParameters(parameters)
         loaded = Options.load(url=url_options(parameters), **options)
         check_worker(loaded)
-        super().__init__(parameters)
+        super().__init__(_asking(parameters, loaded))
         try:
             attach_or_leave(attach, self, loaded, _name(self._impl))
         except BaseException:

@@ -343,7 +343,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
             except Exception as error:
                 leave_alone(self._wire.name(), error)
         else:
-            not_negotiated(self._wire.name())
+            not_negotiated(self._wire.name(), self._options)
         self.link = link
         guard = link.guard
         self.send = guard.around_send(self._send_now, link.before_idle_write, _tears, link.tear)

@@ -85,11 +85,21 @@ class HeartbeatService:
             WorkerError: the worker cannot run in this process.
         """
         engine = self.engine(worker, forced)
+        engine.start()
+        _, former = self._links.get(id(link), (None, None))
         self._place(link, engine)
+        if former is not None and former is not engine:
+            former.forget(link)
         link.on_closed = self._forget
         link.on_use = self.check_threads
         if worker != "pthread":
             self._set_watchdog(engine, link.timeout, forced)
+
+    def recheck(self, link: Link) -> None:
+        """Have `link` checked now; its options have changed."""
+        _, engine = self._links.get(id(link), (None, None))
+        if engine is not None:
+            engine.watch(link)
 
     def _place(self, link: Link, engine: Engine) -> None:
         key = id(link)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import sys
 import time
 import warnings
 
-from hbshim.errors import HbshimError
 from hbshim.heartbeat import service
 from hbshim.observe.protocol import ANSWER_LIMIT, LINKS_AT_MOST, VERSION, resolve
 from hbshim.observe.server import WatchServer
 from hbshim.observe.snapshot import snapshot
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.fork import ProcessLocal
+from hbshim.runtime.unpatched import allocate_reentrant_lock
 
 
 class WatchWarning(UserWarning):
@@ -23,9 +24,19 @@ class WatchWarning(UserWarning):
 
 
 class _Listening:
-    """The watch socket of one process."""
+    """The watch socket of one process.
+
+    Attributes:
+        lock: held while it is opened or closed. In a slot, so that an eventlet which patches
+            later does not make it green.
+        deciding: whether the thread that holds the lock is in :func:`offer`.
+    """
+
+    __slots__ = ("__weakref__", "deciding", "lock", "refused", "server", "untold")
 
     def __init__(self) -> None:
+        self.lock = allocate_reentrant_lock()
+        self.deciding = False
         self.server: WatchServer | None = None
         self.refused: str | None = None
         self.untold: str | None = None
@@ -58,45 +69,73 @@ def listen(path: str = "auto") -> str:
         WorkerError: no native thread can be started here.
     """
     here, path = _LISTENING.get(), resolve(path)
-    if here.server is not None and here.server.file.path == path:
+    with here.lock:
+        if here.server is not None and here.server.file.path == path:
+            return path
+        stop_listening()
+        file = SocketFile(path)
+        try:
+            here.server = WatchServer(file, answer, _failed)
+        except BaseException:
+            file.remove()
+            file.close()
+            raise
+        atexit.register(here.stop)
         return path
-    stop_listening()
-    file = SocketFile(path)
-    try:
-        here.server = WatchServer(file, answer, _failed)
-    except BaseException:
-        file.remove()
-        file.close()
-        raise
-    atexit.register(here.stop)
-    return path
 
 
 def stop_listening() -> None:
     """Close the watch socket of this process, if it has one, and remove its file."""
     here = _LISTENING.get()
-    atexit.unregister(here.stop)
-    here.stop()
+    with here.lock:
+        atexit.unregister(here.stop)
+        here.stop()
 
 
 def offer(setting: str) -> None:
     """Listen where the option ``watch_socket`` says, if it says so.
 
     Called again and again: each process of a prefork server opens its own socket. A
-    socket that cannot be opened is told of once and costs the program nothing else.
+    socket that cannot be opened is reported once; that raises nothing. Where another
+    thread is opening the socket, this one does not wait for it.
     """
     if setting == "off":
         return
-    here, path = _LISTENING.get(), resolve(setting)
-    _tell_refusal(here)
-    if path == here.refused or (here.server is not None and here.server.file.path == path):
+    here = _LISTENING.get()
+    if not here.lock.acquire(False):
         return
+    refusal = None
+    try:
+        # The lock is re-entrant: a green thread or a signal handler of this thread may come
+        # in while the socket is being opened.
+        if not here.deciding:
+            here.deciding = True
+            try:
+                refusal = _offer(here, setting)
+            finally:
+                here.deciding = False
+    finally:
+        here.lock.release()
+    if refusal is not None:
+        # With the program's filters a warning may be an error. The event is there, too.
+        with contextlib.suppress(WatchWarning):
+            warnings.warn(refusal, WatchWarning, stacklevel=3)
+
+
+def _offer(here: _Listening, setting: str) -> str | None:
+    """Open the socket unless it is open, or was refused before; return why it is refused now."""
+    _tell_refusal(here)
+    path = resolve(setting)
+    if path == here.refused or (here.server is not None and here.server.file.path == path):
+        return None
     try:
         listen(path)
-    except HbshimError as error:
-        here.refused, here.untold = path, str(error)
+    except Exception as error:
+        refusal = str(error) or type(error).__name__
+        here.refused, here.untold = path, refusal
         _tell_refusal(here)
-        warnings.warn(str(error), WatchWarning, stacklevel=3)
+        return refusal
+    return None
 
 
 def _tell_refusal(here: _Listening) -> None:

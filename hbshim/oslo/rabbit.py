@@ -7,12 +7,10 @@ exchanges, same messages, same options; ``rabbit://`` on the other side does not
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from hbshim.adapters import oslo as adapter
-from hbshim.api import let_watch
 from hbshim.oslo import options
 
 #: What kombu's transport is derived from, in a driver that does not know our scheme.
@@ -40,9 +38,7 @@ class RabbitDriver(adapter.RabbitDriver):
         options.load(conf, url.query)
 
         def options_for() -> Mapping[str, object]:
-            loaded = options.load(conf, url.query)
-            let_watch(loaded)
-            return dataclasses.asdict(loaded)
+            return options.load(conf, url.query).for_connection()
 
         stock = copy.copy(url)
         stock.transport = _STOCK_SCHEME

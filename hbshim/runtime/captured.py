@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hbshim.runtime.loaded import module_globals
+from hbshim.runtime.loaded import module_globals, module_of
 
 # eventlet and gevent keep the originals for their own hubs, on purpose.
 _KEEPERS = {"eventlet", "gevent"}
@@ -70,6 +70,7 @@ def scan(targets: Mapping[str, tuple[str, ...]]) -> tuple[Captured, ...]:
 
 def _globals_of_loaded_modules() -> Iterator[tuple[str, str, Any]]:
     for module_name, module in list(sys.modules.items()):
+        module_name = str(module_name)  # a program may put anything there
         if module_name.partition(".")[0] in _KEEPERS or module_name.startswith(_KEPT):
             continue
         for name, value in list(module_globals(module).items()):
@@ -84,6 +85,5 @@ def _birthplace(value: Any) -> tuple[str, str] | None:
     if kind is types.BuiltinFunctionType:
         return str(value.__module__), str(value.__name__)
     if issubclass(kind, type):
-        home = type.__getattribute__(value, "__module__")
-        return str(home), str(type.__getattribute__(value, "__name__"))
+        return module_of(value), str(type.__getattribute__(value, "__name__"))
     return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hbshim.runtime.loaded import is_loaded, peek
+from hbshim.runtime.loaded import is_loaded, module_of, peek
 
 HostKind = Literal["mod_wsgi", "uwsgi", "gunicorn", "celery", "plain"]
 HubOwner = Literal["eventlet", "gevent", "program", "nobody", "unknown"]
@@ -138,7 +138,7 @@ def _gunicorn() -> HostFacts | None:
     # A worker installs its bound methods as signal handlers before it loads the
     # application (gunicorn/workers/base.py, init_signals), so one leads to it.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    bases = [base.__module__ for base in type(worker).__mro__]
+    bases = [module_of(base) for base in type(worker).__mro__]
     config = getattr(worker, "cfg", None) if "gunicorn.workers.base" in bases else None
     # No worker yet (--preload), or the application replaced the handler: gunicorn
     # imports the one worker module it was told to use, and no other.

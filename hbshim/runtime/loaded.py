@@ -30,6 +30,18 @@ def peek(module_name: str, attribute: str, default: Any = None) -> Any:
     return module_globals(sys.modules.get(module_name)).get(attribute, default)
 
 
+def module_of(kind: type) -> str:
+    """The module that the class `kind` is from; "" where it does not say.
+
+    Classes made without a module's globals, some of C extensions among them, have no
+    ``__module__``.
+    """
+    try:
+        return str(type.__getattribute__(kind, "__module__"))
+    except Exception:
+        return ""
+
+
 def is_loaded(module_name: str) -> bool:
     """Whether the module is there; None in ``sys.modules`` means "import refused"."""
     return sys.modules.get(module_name) is not None

@@ -60,6 +60,7 @@ class _State:
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.called = False
+        self.installed = False
         self.blocks = 0
         # Whether eventlet had patched `select` when the changes were made.
         self.select_patched = False
@@ -76,7 +77,9 @@ class _State:
 _state = _State()
 
 
-def strip_polling(*, force: bool = False, green_select: bool = True) -> StripReport:
+def strip_polling(
+    *, force: bool = False, green_select: bool = True, on_install: bool = False
+) -> StripReport:
     """Remove the native pollers until :func:`restore_polling`; calling again is harmless.
 
     ``selectors.DefaultSelector`` becomes ``SelectSelector``.
@@ -87,23 +90,33 @@ def strip_polling(*, force: bool = False, green_select: bool = True) -> StripRep
             eventlet's green ``select`` in place. Without it the pollers' users move to
             the native ``select.select``, which stops the hub just as well and refuses
             file descriptors above 1023.
+        on_install: for :func:`hbshim.install`, whose :func:`hbshim.uninstall` takes back
+            no stripping but its own.
     """
     if not (force or _eventlet_rules()):
         return _nothing_to_do()
     with _state.lock:
-        _state.called = True
+        if on_install:
+            _state.installed = True
+        else:
+            _state.called = True
     return _strip(green_select)
 
 
-def restore_polling() -> tuple[str, ...]:
+def restore_polling(*, on_install: bool = False) -> tuple[str, ...]:
     """Put back what was removed; returns the names, empty when there is nothing to do.
 
     Names that somebody else has changed since stay as they are, and all of them
     stay once eventlet itself has patched `select`. Inside a :func:`stripped_polling`
     block nothing comes back before the block ends.
+
+    Parameters:
+        on_install: see :func:`strip_polling`.
     """
     with _state.lock:
-        _state.called = False
+        _state.installed = False
+        if not on_install:
+            _state.called = False
         return _restore_if_unwanted()
 
 
@@ -192,7 +205,7 @@ def _changes_of(name: str, module: types.ModuleType, green: dict[str, Any]) -> l
 
 
 def _restore_if_unwanted() -> tuple[str, ...]:
-    if _state.called or _state.blocks:
+    if _state.called or _state.installed or _state.blocks:
         return ()
     changes, _state.changes = _state.changes, []
     if _eventlet_rules("select") and not _state.select_patched:

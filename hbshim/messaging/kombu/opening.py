@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -78,7 +77,7 @@ def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConn
         login_method=options.login_method,
         heartbeat=0 if off else options.heartbeat_interval,
         transport_options={
-            KOMBU_OPTION: dataclasses.asdict(heartbeats) if heartbeats else {},
+            KOMBU_OPTION: heartbeats.for_connection() if heartbeats else {},
             "heartbeats": not off and heartbeats is not None and ready(heartbeats, host.name),
             "waiting": waiting,
             "open_by": open_by,

@@ -1,0 +1,146 @@
+"""Calls a function when a module has been imported; imports nothing itself.
+
+A client library may be imported by a module of hbshim, which needs that library and is
+itself being imported. What is called then would find a part of hbshim: so it waits until
+hbshim's own imports of this thread are complete. For that, the finder below also stands
+before hbshim's modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_OWN = "hbshim."
+#: Needed in here, and without a client library.
+_BENEATH = ("hbshim.runtime.", "hbshim.errors")
+
+_waiting: dict[str, list[Callable[[], None]]] = {}
+
+
+class _Own:
+    """The imports of hbshim's own modules that one thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.deferred: list[tuple[str, Callable[[], None]]] = []
+
+
+#: By thread, while there are any.
+_own: dict[int, _Own] = {}
+
+
+def when_imported(name: str, callback: Callable[[], None]) -> None:
+    """Call `callback` once the module `name` has been imported; at once if it has been.
+
+    An exception of `callback` becomes that of the import, and the next import calls it again.
+    """
+    module = sys.modules.get(name)
+    if module is None:
+        _waiting.setdefault(name, []).append(callback)
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(0, _finder)
+        return
+    if getattr(getattr(module, "__spec__", None), "_initializing", False):
+        importlib.import_module(name)  # waits for the thread that imports it
+    callback()
+
+
+class _Finder:
+    """Finds what the other finders find, with a loader that notices the end of the import."""
+
+    def __init__(self) -> None:
+        self._finding: set[tuple[int, str]] = set()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in _waiting and not _is_own(name):
+            return None
+        key = _thread(), name
+        if key in self._finding:
+            return None  # another hook of this kind asks for the spec
+        self._finding.add(key)
+        try:
+            spec = self._ask_the_others(name, path, target)
+        finally:
+            self._finding.discard(key)
+        if hasattr(getattr(spec, "loader", None), "exec_module"):
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+    def _ask_the_others(self, name: str, path: Any, target: Any) -> Any:
+        for finder in list(sys.meta_path):
+            find: Any = getattr(finder, "find_spec", None)
+            if finder is not self and find is not None:
+                spec = find(name, path, target)
+                if spec is not None:
+                    return spec
+        return None
+
+
+_finder: Any = _Finder()
+
+
+class _Loader:
+    """Stands before another loader until the module is executed."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def create_module(self, spec: Any) -> Any:
+        create = getattr(self._inner, "create_module", None)
+        return None if create is None else create(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._inner
+        name: str = module.__spec__.name
+        if _is_own(name):
+            _execute_own(self._inner, module)
+            return
+        self._inner.exec_module(module)
+        own = _own.get(_thread())
+        for callback in _waiting.pop(name, []):
+            if own is None:
+                _call(name, callback)
+            else:
+                own.deferred.append((name, callback))
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(_OWN) and not name.startswith(_BENEATH)
+
+
+def _execute_own(loader: Any, module: Any) -> None:
+    thread = _thread()
+    own = _own.setdefault(thread, _Own())
+    own.depth += 1
+    try:
+        loader.exec_module(module)
+    finally:
+        own.depth -= 1
+        if own.depth == 0:
+            del _own[thread]
+            for name, callback in own.deferred:
+                _call(name, callback)
+
+
+def _call(name: str, callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except BaseException:
+        sys.modules.pop(name, None)
+        when_imported(name, callback)
+        raise
+
+
+def _thread() -> int:
+    from hbshim.runtime.unpatched import get_ident
+
+    return get_ident()

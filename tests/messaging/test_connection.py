@@ -170,6 +170,36 @@ def test_rejected(connection: Connection) -> None:
     assert connection.delete_queue(name) == 1
 
 
+class InterruptError(BaseException):
+    """As a signal handler raises it."""
+
+
+def test_a_confirm_is_never_taken_for_that_of_another_message(
+    connection: Connection, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker counts a message that is out, whatever kept this side from counting it."""
+    name = unique("queue")
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    connection.declare_queue(Queue(name, exclusive=True, arguments=full))
+    with pytest.raises(UnroutableError):
+        connection.publish_confirmed(message("nowhere"), LIMIT)
+
+    def interrupted(*_: object) -> None:
+        raise InterruptError
+
+    counting = {
+        "kombu": "hbshim.messaging.kombu.confirms.Confirms.begin",
+        "pika": "hbshim.messaging.pika.channels.Confirms.published",
+    }
+    monkeypatch.setattr(counting[library], interrupted)
+    with pytest.raises(InterruptError):
+        connection.publish_confirmed(message(name), LIMIT)
+    monkeypatch.undo()
+    # The next one is refused, as the queue is full by now.
+    with pytest.raises((ConnectionLostError, RejectedError)):
+        connection.publish_confirmed(message(name), LIMIT)
+
+
 def test_confirmed_to_an_exchange_that_is_not_there(connection: Connection, queue: str) -> None:
     with pytest.raises(TopologyError, match="no exchange"):
         connection.publish_confirmed(Message(b"", "not-there", "key"), LIMIT)

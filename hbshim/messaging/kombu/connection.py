@@ -22,6 +22,7 @@ from hbshim.adapters.amqp_frames import field_table
 from hbshim.adapters.frames import acknowledgement, rejection
 from hbshim.adapters.intake import Arrived
 from hbshim.errors import (
+    BrokerBlockedError,
     ConfirmTimeoutError,
     ConnectionLostError,
     PayloadError,
@@ -133,8 +134,7 @@ class KombuConnection(Line):
         """
         self.check()
         until = answer_by(deadline)
-        with self.reader(until):
-            return self._ask_as_reader(doing, question, channel, until)
+        return self.as_reader(until, lambda: self._ask_as_reader(doing, question, channel, until))
 
     def _ask_as_reader(
         self, doing: str, question: Callable[[Channel], _T], channel: Channel | None, until: float
@@ -187,23 +187,30 @@ class KombuConnection(Line):
         self.look()
         if self.blocked:
             self.await_unblocked(until)
-        with self.reader(until):
-            confirms = self._confirms or self._ask_as_reader(
-                "confirm", self._select, None, max(until, _monotonic() + 0.1)
-            )
-            self._confirm(message, confirms, until)
+        self.as_reader(until, lambda: self._confirm(message, until))
 
     def _select(self, channel: Channel) -> Confirms:
         channel.confirm_select()
         self._confirms = confirms = Confirms(channel)
         return confirms
 
-    def _confirm(self, message: Message, confirms: Confirms, until: float) -> None:
+    def _confirm(self, message: Message, until: float) -> None:
+        confirms = self._confirms or self._ask_as_reader(
+            "confirm", self._select, None, max(until, _monotonic() + 0.1)
+        )
         channel = self._asking
         assert channel is not None, "confirms go with their channel"
         data = self._frames(channel.channel_id, message, mandatory=True)
-        self.send(data, until)
-        confirms.begin()
+        try:
+            self.send(data, until)
+            confirms.begin()
+        except BrokerBlockedError:
+            raise  # nothing was written
+        except BaseException as error:
+            # The broker counts the messages, and may have counted one more than we have: the
+            # confirm of this one would be taken for that of the next.
+            self.lost(error)
+            raise
         while not confirms.settled:
             if not self.await_news(until):
                 raise ConfirmTimeoutError(
@@ -412,9 +419,11 @@ class KombuConnection(Line):
         until = _monotonic() + timeout
         self._drainers += 1
         try:
-            with self.reader(until + METHOD_TIMEOUT, hurry=False):
-                if not self.arrived:
-                    self.await_arrival(until)
+            self.as_reader(
+                until + METHOD_TIMEOUT,
+                lambda: None if self.arrived else self.await_arrival(until),
+                hurry=False,
+            )
         finally:
             self._drainers -= 1
         arrived = self.arrived

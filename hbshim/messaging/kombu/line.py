@@ -3,6 +3,11 @@
 Who reads is whoever drains or waits for an answer; and a publisher for as long as it takes to
 look whether the broker said something, when nobody else reads. Everything that is read is put
 aside in `arrived`, and handed out elsewhere, outside every lock.
+
+An exception of a signal handler may arrive right behind any call. So each lock is acquired
+inside the ``try`` whose ``finally`` releases it. All are re-entrant, because these refuse to be
+released by a thread that does not have them: one call releases what was acquired, if it was.
+(`contextlib.suppress` would be a call before that one.)
 """
 
 from __future__ import annotations
@@ -12,8 +17,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hbshim.adapters.amqp import StalledError
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
@@ -24,6 +29,8 @@ from hbshim.messaging.amqp.readiness import Readiness
 #: Seconds between two looks of a blocked publisher that somebody else reads for.
 _LOOK_EVERY = 0.05
 FOREVER = float("inf")
+
+_T = TypeVar("_T")
 
 _monotonic = time.monotonic
 _getpid = os.getpid
@@ -50,8 +57,9 @@ class Line:
         self._readiness = readiness
         self._link = link = connection.link
         self._nothing_waits = _never if link is None else link.wire.nothing_waits
-        self._reading = threading.Lock()
-        self._turnstile = threading.Lock()
+        # Had by the thread that reads, and never taken twice: see `as_reader`.
+        self._reading: Any = threading.RLock()
+        self._turnstile: Any = threading.RLock()
         self._hurried = 0
         self._drainers = 0
         self._unblocked = threading.Condition(self._lock)
@@ -125,31 +133,47 @@ class Line:
 
     # -- reading -------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def reader(self, until: float, *, hurry: bool = True) -> Iterator[None]:
-        """Be the one who reads; until then at the latest.
+    def as_reader(self, until: float, function: Callable[[], _T], *, hurry: bool = True) -> _T:
+        """Call `function` as the one who reads; until then at the latest.
 
         Parameters:
             hurry: have whoever drains return from it, and go before the next drain.
+
+        Raises:
+            MessagingError: another thread reads, or this one does so already.
         """
-        if not (self._enter_hurried(until) if hurry else self._enter(until)):
-            raise MessagingError(
-                f"{self.name}: another thread reads from this connection; one at a time may "
-                "drain it, or ask the broker for an answer"
-            )
+        reading = self._reading
+        if reading._is_owned():
+            raise self._busy()
         try:
+            if not (self._enter_hurried(until) if hurry else self._enter(until)):
+                raise self._busy()
             self.check()
-            yield
+            return function()
         finally:
-            self._reading.release()
+            try:  # noqa: SIM105
+                reading.release()
+            except RuntimeError:
+                pass
+
+    def _busy(self) -> MessagingError:
+        return MessagingError(
+            f"{self.name}: another thread reads from this connection; one at a time may "
+            "drain it, or ask the broker for an answer"
+        )
 
     def _enter(self, until: float) -> bool:
         # Whoever drains again and again would have the lock back before another woke up.
-        if self._hurried and self._turnstile.acquire(True, max(0.0, until - _monotonic())):
-            self._turnstile.release()
-        return self._reading.acquire(False) or self._reading.acquire(
-            True, max(0.0, until - _monotonic())
-        )
+        if self._hurried:
+            try:
+                self._turnstile.acquire(True, max(0.0, until - _monotonic()))
+            finally:
+                try:  # noqa: SIM105
+                    self._turnstile.release()
+                except RuntimeError:
+                    pass
+        reading = self._reading
+        return bool(reading.acquire(False) or reading.acquire(True, max(0.0, until - _monotonic())))
 
     def _enter_hurried(self, until: float) -> bool:
         if self._reading.acquire(False):
@@ -158,13 +182,15 @@ class Line:
         try:
             if not self._turnstile.acquire(True, max(0.0, until - _monotonic())):
                 return False
-            try:
-                self._readiness.wake()
-                return self._reading.acquire(True, max(0.0, until - _monotonic()))
-            finally:
-                self._turnstile.release()
+            self._readiness.wake()
+            return bool(self._reading.acquire(True, max(0.0, until - _monotonic())))
         finally:
-            self._hurried -= 1
+            try:
+                self._turnstile.release()
+            except RuntimeError:
+                pass
+            finally:
+                self._hurried -= 1
 
     def read(self, *, look: bool = True) -> bool:
         """Take in what is there; whether there was anything. The reader's to call.
@@ -176,6 +202,10 @@ class Line:
             return bool(self._amqp.take_all(look=look))
         except Exception as error:
             raise self.lost(error) from error
+        except BaseException as error:
+            # What was read, and not put aside yet, is gone.
+            self.lost(error)
+            raise
 
     def await_arrival(self, until: float) -> None:
         """Read until something arrives, or somebody wakes the reader."""
@@ -205,12 +235,16 @@ class Line:
     def look(self) -> None:
         """Hear that the broker blocks us or closes, where nobody else reads."""
         reading = self._reading
-        if reading.acquire(False):
-            try:
-                if not self._nothing_waits():
-                    self.read()
-            finally:
+        if reading._is_owned():
+            return
+        try:
+            if reading.acquire(False) and not self._nothing_waits():
+                self.read()
+        finally:
+            try:  # noqa: SIM105
                 reading.release()
+            except RuntimeError:
+                pass
 
     def wake(self) -> None:
         if not self._closed and _getpid() == self._pid:
@@ -231,14 +265,14 @@ class Line:
     def write_by_library(self, write: Callable[[], object], until: float | None) -> None:
         """Have py-amqp write, as :meth:`send` does."""
         lock = self._lock
-        nested = lock._is_owned()
-        # An exception of a signal handler may come right behind the acquire, so that it
-        # stands inside the block, and what is released is decided by who owns the lock.
         try:
             if not lock.acquire(False) and not self._acquire(until):
-                raise self.stalled()
-            self._stream.write_by = until
-            write()
+                raise StalledError
+            try:
+                self._stream.write_by = until
+                write()
+            finally:
+                self._stream.write_by = None
         except StalledError:
             raise self.stalled() from None
         except Exception as error:
@@ -249,9 +283,10 @@ class Line:
                 self.lost(error)
             raise
         finally:
-            if nested or lock._is_owned():
-                self._stream.write_by = None
+            try:  # noqa: SIM105
                 lock.release()
+            except RuntimeError:
+                pass
 
     def _acquire(self, until: float | None) -> bool:
         if until is None:
@@ -280,17 +315,28 @@ class Line:
                     "a memory or disk alarm); try again later"
                 )
             pause = min(left, _LOOK_EVERY)
-            if not self._drainers and self._reading.acquire(False):
-                try:
-                    self._readiness.wait(pause)
-                    self.read()
-                finally:
-                    self._reading.release()
-            else:
+            if not self._read_for(pause):
                 with self._unblocked:
                     if self.blocked:
                         self._unblocked.wait(pause)
             self.check()
+
+    def _read_for(self, seconds: float) -> bool:
+        """Wait for the broker for so long at most, and read; False where another one reads."""
+        reading = self._reading
+        if self._drainers or reading._is_owned():
+            return False
+        try:
+            if not reading.acquire(False):
+                return False
+            self._readiness.wait(seconds)
+            self.read()
+            return True
+        finally:
+            try:  # noqa: SIM105
+                reading.release()
+            except RuntimeError:
+                pass
 
     # -- the end -------------------------------------------------------------
 
@@ -301,24 +347,28 @@ class Line:
         if self._closed:
             return
         until = _monotonic() + timeout
-        with contextlib.suppress(Exception), self.reader(until):
-            self._closed = True
-            # What is still under way would be lost if the descriptor were closed on it; the
-            # broker's answer means that it got there.
-            self._amqp.answer_by = until
-            self._say_good_bye(until)
-            self._amqp.await_close()
+        with contextlib.suppress(Exception):
+            self.as_reader(until, lambda: self._say_good_bye(until))
         self._closed = True
         self._collect()
 
     def _say_good_bye(self, until: float) -> None:
-        if self._acquire(until):
-            try:
+        self._closed = True
+        # What is still under way would be lost if the descriptor were closed on it; the
+        # broker's answer means that it got there.
+        self._amqp.answer_by = until
+        lock = self._lock
+        try:
+            if self._acquire(until):
                 self._stream.write_by = until
                 self._amqp.close_without_waiting()
-            finally:
                 self._stream.write_by = None
-                self._lock.release()
+        finally:
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:
+                pass
+        self._amqp.await_close()
 
 
 def _never() -> bool:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from pika.exceptions import (
     ConnectionClosedByClient,
     ShortStringTooLong,
+    StreamLostError,
     UnsupportedAMQPFieldException,
 )
 
@@ -66,7 +67,9 @@ class Line:
         self.lock = threading.RLock()
         self._news = threading.Condition(self.lock)
         self._listeners = 0
-        self._reading = self._flushing = False
+        # What the thread that reads, or waits to write, has put there as its own.
+        self._reading: object | None = None
+        self._flushing: object | None = None
         self._pid = os.getpid()
         heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
         kept_alive = heartbeats is not None and ready(heartbeats, host.name)
@@ -163,7 +166,7 @@ class Line:
     def _receive(self, timeout: float, enough: Callable[[], object]) -> None:
         stream = self.stream
         # Set inside the block: an exception of a signal handler may come right behind it.
-        reading = readable = False
+        mine, readable = object(), False
         try:
             with self.lock:
                 if enough():
@@ -171,20 +174,32 @@ class Line:
                 if self._reading:
                     self._listen(timeout)
                     return
-                reading = self._reading = True
+                self._reading = mine
             if stream.unsent:
                 timeout = min(timeout, _SLICE)
             readable = stream.buffered or self._readiness.wait(timeout)
         finally:
-            if reading:
-                with self.lock:
-                    self._reading = False
-                    try:
-                        if readable or stream.unsent:
-                            self._take_in()
-                    finally:
-                        if self._listeners:
-                            self._news.notify_all()
+            if self._reading is mine:
+                try:
+                    self._end_reading(readable)
+                finally:
+                    if self._reading is mine:  # interrupted before it began
+                        self._reading = None
+                        self._tell_listeners()
+
+    def _end_reading(self, readable: bool) -> None:
+        with self.lock:
+            self._reading = None
+            try:
+                if readable or self.stream.unsent:
+                    self._take_in()
+            finally:
+                self._tell_listeners()
+
+    def _tell_listeners(self) -> None:
+        with self.lock:
+            if self._listeners:
+                self._news.notify_all()
 
     def _take_in(self) -> None:
         if self.stream.ended:
@@ -195,6 +210,14 @@ class Line:
         except Exception as error:
             # Whatever octets of the peer's make pika stumble: its state is of no use any more.
             raise self.failed(error) from error
+        except BaseException:
+            # What was read, and not put aside yet, is gone.
+            self._interrupted()
+            raise
+
+    def _interrupted(self) -> None:
+        """End a connection of which this side may not know what was said on it."""
+        self.stream.fail(StreamLostError("a call on it was interrupted"))
 
     def _listen(self, timeout: float) -> None:
         self._listeners += 1
@@ -269,6 +292,11 @@ class Line:
                         break
                 except LOST as error:
                     raise self.failed(error) from error
+                except BaseException:
+                    # A message that the broker counts, and this side does not, would have its
+                    # confirm taken for that of the next.
+                    self._interrupted()
+                    raise
             self._wait_until_clear(deadline)
         if not self._flush(deadline, end):
             self._give_up(end, on_written)
@@ -299,7 +327,7 @@ class Line:
     def _flush(self, deadline: float, end: int) -> bool:
         """Wait until `end` octets are sent; one thread at a time waits for the socket."""
         while True:
-            flushing = False
+            mine = object()
             try:
                 with self.state() as stream:
                     stream.flush()
@@ -313,25 +341,28 @@ class Line:
                     if self._flushing:
                         self._listen(left)
                         continue
-                    flushing = self._flushing = True
+                    self._flushing = mine
                 # A descriptor that was closed meanwhile: the next turn says so.
                 with suppress(OSError, ValueError):
                     wait_writable(self._sock.fileno(), left)
             finally:
-                if flushing:
-                    with self.lock:
-                        self._flushing = False
-                        if self._listeners:
-                            self._news.notify_all()
+                if self._flushing is mine:
+                    self._flushing = None
+                    self._tell_listeners()
 
     def _give_up(self, end: int, on_written: Callable[[bool], None] | None) -> None:
         """The time is up for a message that was to end with octet `end` of all."""
         with self.state() as stream:
             if stream.sent >= end:
                 return
-            if stream.withdraw(end):
-                if on_written is not None:
+            try:
+                withdrawn = stream.withdraw(end)
+                if withdrawn and on_written is not None:
                     on_written(False)
+            except BaseException:
+                self._interrupted()
+                raise
+            if withdrawn:
                 raise BrokerBlockedError(
                     f"{self.name}: the broker reads nothing for now, and did not in time; try "
                     "again later, and see its log"

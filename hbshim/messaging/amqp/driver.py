@@ -107,6 +107,7 @@ class AmqpDriver:
             payload.content_type,
             message_id=uuid.uuid4().hex,
             deadline=deadline,
+            type=FORMAT,
         )
         if mandatory:
             self._sender.send_confirmed(message, None, deadline, self._attempts(attempts))

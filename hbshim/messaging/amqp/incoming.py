@@ -8,7 +8,13 @@ from typing import Literal
 
 from hbshim.errors import ConnectionLostError, DeliveryError, MessagingError
 from hbshim.messaging.amqp.caller import NUMBER_SIGN
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, PERSISTENT, Delivery, Message
+from hbshim.messaging.amqp.connection import (
+    DIRECT_REPLY,
+    FORMAT,
+    PERSISTENT,
+    Delivery,
+    Message,
+)
 from hbshim.messaging.amqp.ledger import Key, Ledger
 from hbshim.messaging.amqp.retries import (
     ATTEMPTS_HEADER,
@@ -98,7 +104,7 @@ class AmqpIncoming:
     def key(self) -> Key | None:
         """Of the ledger; None for a message without an id."""
         identity = self._delivery.message_id
-        return (self.queue, identity) if identity else None
+        return (self.queue, identity, hash(self._delivery.body)) if identity else None
 
     @property
     def expects_reply(self) -> bool:
@@ -107,6 +113,11 @@ class AmqpIncoming:
     @property
     def redelivered(self) -> bool:
         return self._delivery.redelivered
+
+    @property
+    def stored_with_confirm(self) -> bool:
+        """Whether hbshim stored it as a request, perhaps twice because the confirm was lost."""
+        return self._delivery.expiration is None and self._delivery.type == FORMAT
 
     @property
     def expires(self) -> bool:
@@ -127,11 +138,10 @@ class AmqpIncoming:
         if self._settled:
             return True
         later = self._ledger.end(self._key) if self._ledger and self._key else []
-        # The broker has taken back all but the latest delivery.
-        if later:
-            self._settled = True
-            return later[-1].acknowledge()
         self._settled = self._settle("acknowledge")
+        # The broker has taken back all but the latest delivery, unless there are copies.
+        for each in later:
+            self._settled = each.acknowledge() or self._settled
         return self._settled
 
     def give_back(self) -> None:
@@ -143,9 +153,13 @@ class AmqpIncoming:
     def requeue(self) -> None:
         if self._settled:
             return
-        self._settled = True
         later = self._ledger.forget(self._key) if self._ledger and self._key else []
-        latest = later[-1] if later else self
+        *others, latest = self, *later
+        self._settled = True
+        for each in others:
+            # Of no effect, unless it is another copy.
+            each._settled = True
+            each._settle("requeue")
         latest._settled = True
         latest._retry()
 

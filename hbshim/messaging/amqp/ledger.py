@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.incoming import AmqpIncoming
 
-#: Queue and message id: a FANOUT has the same id in the queue of each server.
-Key: TypeAlias = tuple[str, str]
+#: Queue, message id, and hash of the body: a FANOUT has the same id in the queue of each server,
+#: and a plain AMQP client may give all its messages the same id.
+Key: TypeAlias = tuple[str, str, int]
 
 #: Ids of begun messages that are remembered.
 REMEMBERED = 10_000
@@ -55,6 +56,8 @@ class Ledger:
         self._running: dict[Key, list[AmqpIncoming]] = {}
         self._done = _Latest()
         self._suspect = _Latest()
+        # Begun, and to be begun again: a connection lost later says nothing about them.
+        self._forgotten = _Latest()
 
     def begin_once(self, key: Key, *, check: bool) -> bool:
         """Record that work on a message begins which is acknowledged already.
@@ -68,6 +71,7 @@ class Ledger:
         with self._lock:
             if check and (key in self._done or key in self._suspect or key in self._running):
                 return False
+            self._forgotten.discard(key)
             self._done.add(key)
             return True
 
@@ -85,6 +89,7 @@ class Ledger:
                     return Begun.RUNNING
                 if key in self._done or key in self._suspect:
                     return Begun.DONE
+            self._forgotten.discard(key)
             self._running.setdefault(key, [])
             return Begun.NEW
 
@@ -98,6 +103,8 @@ class Ledger:
         """Let a message be begun again; return the deliveries that arrived meanwhile."""
         with self._lock:
             self._done.discard(key)
+            self._suspect.discard(key)
+            self._forgotten.add(key)
             return self._running.pop(key, [])
 
     def suspect(self, keys: Iterable[Key]) -> None:
@@ -107,7 +114,8 @@ class Ledger:
         """
         with self._lock:
             for key in keys:
-                self._suspect.add(key)
+                if key not in self._forgotten:
+                    self._suspect.add(key)
 
 
 #: By process id: a lock that another thread holds at a fork stays locked in the child.

@@ -375,8 +375,7 @@ class AmqpListener:
     def _begin_once(self, incoming: AmqpIncoming, source: Source) -> bool:
         """Acknowledge a message; return whether work on it is to begin."""
         key = incoming.key
-        # One without a time limit was stored with a confirm, perhaps twice.
-        check = incoming.redelivered or not incoming.expires
+        check = incoming.redelivered or incoming.stored_with_confirm
         if key is not None and not self._ledger.begin_once(key, check=check):
             incoming.acknowledge()
             return False

@@ -39,10 +39,12 @@ class FakeConnection:
 
     # -- what a test does ----------------------------------------------------
 
-    def deliver(self, queue: str, identity: str, **properties: Any) -> Delivery:
+    def deliver(
+        self, queue: str, identity: str, body: bytes = b"{}", **properties: Any
+    ) -> Delivery:
         """Have a message arrive at the consumer of `queue`."""
         self._tags += 1
-        delivery = Delivery(self, self._tags, b"{}", queue, message_id=identity, **properties)
+        delivery = Delivery(self, self._tags, body, queue, message_id=identity, **properties)
         on_delivery, _ = self.consumers[queue]
         self._arrived.append(lambda: on_delivery(delivery))
         self._news.set()

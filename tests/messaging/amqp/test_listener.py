@@ -18,7 +18,7 @@ from hbshim.errors import (
     OptionError,
     TopologyError,
 )
-from hbshim.messaging.amqp.connection import Queue
+from hbshim.messaging.amqp.connection import FORMAT, Queue
 from hbshim.messaging.amqp.incoming import AmqpIncoming
 from hbshim.messaging.amqp.listener import AmqpListener, Source
 from hbshim.messaging.amqp.topology import Subscription
@@ -81,6 +81,9 @@ class Rig:
 
     def ids(self, timeout: float = 0.05, **how: Any) -> list[str]:
         return [incoming.message_id for incoming in self.poll(timeout, **how)]
+
+    def bodies(self) -> list[bytes]:
+        return [incoming.payload.body for incoming in self.poll(batch_size=9, batch_timeout=0.05)]
 
     def again(self) -> FakeConnection:
         """Lose the connection, and wait for the next."""
@@ -170,9 +173,36 @@ def test_begun_requests_of_a_lost_connection_outlive_many_others(rigs: Callable[
     assert rig.ids() == [one]
     rig.again()
     for number in range(10_001):
-        rig.listener._ledger.begin_once((rig.topic, str(number)), check=False)
+        rig.listener._ledger.begin_once((rig.topic, str(number), 0), check=False)
     rig.connection.deliver(rig.topic, one, redelivered=True, expiration=60.0)
     assert rig.ids() == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_equal_ids_of_a_plain_client_are_no_reason_to_drop_a_message(
+    rigs: Callable[..., Rig], first: bool
+) -> None:
+    """It may give all its messages the id "1", and no time limit."""
+    rig = rigs(first=first)
+    connection = rig.open()
+    for body in (b"one", b"two", b"two"):
+        connection.deliver(rig.topic, "1", body)
+    assert rig.bodies() == [b"one", b"two", b"two"]
+    # Redelivered, it is another one than those that were begun.
+    connection.deliver(rig.topic, "1", b"three", redelivered=True)
+    assert rig.bodies() == [b"three"]
+    connection.deliver(rig.topic, "1", b"three", redelivered=True)
+    assert rig.bodies() == []
+
+
+def test_a_request_that_was_stored_twice_is_run_once(rigs: Callable[..., Rig]) -> None:
+    rig, one = rigs(), identity()
+    connection = rig.open()
+    connection.deliver(rig.topic, one, type=FORMAT)
+    connection.deliver(rig.topic, one, type=FORMAT)
+    assert rig.ids() == [one]
+    assert rig.ids() == []
+    assert connection.settled == [("ack", 1), ("ack", 2)]
 
 
 # -- pausing and stopping ------------------------------------------------------
@@ -498,6 +528,20 @@ def test_what_is_finished_is_acknowledged_when_it_is_redelivered(
     assert connection.settled == [("ack", 2)]
 
 
+@pytest.mark.parametrize("how", ["acknowledge", "requeue"])
+def test_each_copy_of_a_running_message_is_settled(rigs: Callable[..., Rig], how: str) -> None:
+    """Else it would occupy the prefetch until the connection ends."""
+    rig, one = rigs(first=False), identity()
+    connection = rig.open()
+    connection.deliver(rig.topic, one)
+    (running,) = rig.poll()
+    for _ in range(2):
+        connection.deliver(rig.topic, one, redelivered=True)
+    assert rig.ids() == []
+    getattr(running, how)()
+    assert sorted(tag for _, tag in connection.settled) == [1, 2, 3]
+
+
 # -- handled later -------------------------------------------------------------
 
 
@@ -515,6 +559,29 @@ def test_what_is_requeued_is_stored_for_later(rigs: Callable[..., Rig]) -> None:
     # It is handled again, here or elsewhere.
     connection.deliver(rig.topic, one, redelivered=True)
     assert rig.ids() == [one]
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+def test_what_is_to_be_handled_again_is_not_taken_for_done(
+    rigs: Callable[..., Rig], lost: str
+) -> None:
+    """Its new copy waits here, not begun, when a connection is lost, and is redelivered."""
+    rig, one = rigs(first=False, later=True), identity()
+    rig.open().deliver(rig.topic, one)
+    (incoming,) = rig.poll()
+    if lost == "before":
+        rig.again()
+        incoming.requeue()
+    else:
+        incoming.requeue()
+        rig.again()
+    assert len(rig.retries.stored) == 1
+    rig.connection.deliver(rig.topic, one, redelivered=True, headers={"x-hbshim-attempts": 1})
+    (again,) = rig.poll()
+    assert again.acknowledge()
+    # From now on it is done.
+    rig.again().deliver(rig.topic, one, redelivered=True)
+    assert rig.ids() == []
 
 
 def test_what_cannot_be_stored_for_later_returns_to_its_queue_after_a_pause(

@@ -9,6 +9,7 @@ launcher that puts a sitecustomize of its own in front may hide it.
 
 from __future__ import annotations
 
+import os
 import sys
 
 #: Set by ``hbshim run`` for the program that it starts, and inherited by what that starts.
@@ -36,7 +37,19 @@ def activate() -> None:
         if api.installed_options() is None:
             api.install()
     except Exception as error:
-        sys.stderr.write(f"hbshim: not active in {sys.executable}: {error}\n")
+        report(f"hbshim: not active in {sys.executable}: {error}\n")
+
+
+def report(line: str) -> None:
+    """Write to stderr; raises nothing, because an exception here would end the start of Python.
+
+    Not through the buffer of `sys.stderr`: what cannot be written would stay in it, and
+    change the exit status of the program. A program may have no stderr.
+    """
+    try:
+        os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
+    except Exception:
+        return
 
 
 def activate_after_sitecustomize() -> None:

@@ -22,6 +22,10 @@ SEEN = (
     "print(api.installed_options() is not None, hasattr(builtins, 'launcher_active'))"
 )
 BOTH = "True True\n"
+SAYS_WHETHER_ACTIVE = (
+    "import sys; api = sys.modules.get('hbshim.api'); "
+    "print('active' if api and api.installed_options() is not None else 'not active')"
+)
 
 
 def environment_at(path, *, pth):
@@ -113,6 +117,23 @@ def test_options_that_cannot_be_used_are_one_line_and_the_program_runs(python):
     assert done.stdout == "False False\n"
     (line,) = done.stderr.splitlines()
     assert line.startswith("hbshim: not active in ")
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("way", ["pth", "sitecustomize", "sitecustomize without hbshim"])
+def test_a_program_without_a_stderr_runs_when_hbshim_cannot_say_why_it_is_not_active(
+    python, python_without_pth, tmp_path, way, stderr
+):
+    venv.create(tmp_path, symlinks=True)
+    bootstrap = f"PYTHONPATH={CHECKOUT / 'hbshim' / 'bootstrap'}"
+    command = {
+        "pth": ("HBSHIM_RUN=1", python),
+        "sitecustomize": (bootstrap, python_without_pth),
+        "sitecustomize without hbshim": (bootstrap, f"{tmp_path}/bin/python"),
+    }[way]
+    script = shlex.join(("env", "HBSHIM_WORKER=fiber", *command, "-c", SAYS_WHETHER_ACTIVE))
+    done = call("sh", "-c", f"{script} {stderr}")
+    assert (done.returncode, done.stdout) == (0, "not active\n")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,12 @@ def _activate() -> None:
         from hbshim.activation import activate
     except ImportError as error:
         # Another interpreter, which has no hbshim, started by the one that has.
-        sys.stderr.write(f"hbshim: not active in {sys.executable}: {error}\n")
+        # As hbshim.activation.report() does, which is not to be had here.
+        try:
+            message = f"hbshim: not active in {sys.executable}: {error}\n"
+            os.write(sys.stderr.fileno(), message.encode(errors="backslashreplace"))
+        except Exception:
+            return
     else:
         activate()
 

@@ -58,7 +58,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
         self.auto_decode = False
         self.closed_by: tuple[int, str] | None = None
         self._on_closed_by_broker = on_closed
-        self.intake = Intake(self.callbacks.get, _field_table)
+        self.intake = Intake(self.callbacks.get, table_of)
 
     def open_without_waiting(self) -> None:
         """Ask the broker to open the channel, and use it at once: it takes things in turn."""
@@ -221,7 +221,8 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
             frames.extend(stream.read_frame())
 
 
-def _field_table(data: bytes) -> dict[str, Any]:
+def table_of(data: bytes) -> dict[str, Any]:
+    """Decode a table, length and all."""
     values, _ = loads("F", data, 0)
     table: dict[str, Any] = values[0]
     return table

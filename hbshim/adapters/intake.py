@@ -142,7 +142,9 @@ class Intake:
             at += 1 + payload[at]
         if flags & 0x2000:
             end = at + 4 + int.from_bytes(payload[at : at + 4], "big")
-            arriving.headers = self._table(payload[at:end])
+            if end > len(payload):
+                raise ValueError("a table is longer than its frame")
+            arriving.headers = self._headers(payload[at:end])
             at = end
         at += bool(flags & 0x1000) + bool(flags & 0x0800)
         if flags & 0x0400:
@@ -162,6 +164,14 @@ class Intake:
         self._missing = size
         if not size:
             self._hand_over(arriving)
+
+    def _headers(self, data: bytes) -> dict[str, Any]:
+        # A sender may write what the library has no form for, such as the year 50,000. To end
+        # the connection would have the message redelivered, and end the next one.
+        try:
+            return self._table(data)
+        except Exception:
+            return {}
 
     def _add(self, arriving: Arrived, payload: bytes) -> None:
         self._missing -= len(payload)

@@ -66,7 +66,7 @@ class _QuietChannel(Channel):  # type: ignore[misc]
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         # What arrives between cancel and cancel-ok included: pika would reject it.
-        self.intake = Intake(self._consumers.get, _table_of)
+        self.intake = Intake(self._consumers.get, table_of)
 
     def _on_close_from_broker(self, method_frame: Any) -> None:
         self._send_method(ChannelMethods.CloseOk())
@@ -389,7 +389,8 @@ def field_table(values: Mapping[str, Any]) -> bytes:
     return b"".join(pieces)
 
 
-def _table_of(data: bytes) -> dict[str, Any]:
+def table_of(data: bytes) -> dict[str, Any]:
+    """Decode a table, length and all."""
     table: dict[str, Any] = decode_table(data, 0)[0]
     return table
 

@@ -1,6 +1,7 @@
 """What arrives, taken in from octets that pika wrote."""
 
 import errno
+import importlib
 
 import pytest
 from hypothesis import given
@@ -106,6 +107,31 @@ def test_a_name_that_is_no_utf8_ends_nothing(intake, got):
     assert intake.take(*delivery(spec.BasicProperties(), 0)[0])
     assert intake.take(kind, header.replace(b"XY", b"\xff\xfe"))
     assert got[0].message_id == "\ufffd\ufffd"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"\x01kT" + b"\xff" * 8,  # a time that Python has no form for
+        b"\x01k?",  # a type that no library knows
+    ],
+    ids=["time", "type"],
+)
+@pytest.mark.parametrize("library", ["pika", "kombu"])
+def test_headers_that_cannot_be_decoded_end_nothing(got, table, library):
+    """The message would be redelivered, and end the next connection, too."""
+    decode = importlib.import_module(
+        {
+            "pika": "hbshim.adapters.pika_stream",
+            "kombu": "hbshim.adapters.amqp_channel",
+        }[library]
+    )
+    intake = Intake({"c": got.append}.get, decode.table_of)
+    method_frame, (kind, header) = delivery(spec.BasicProperties(headers={}, message_id="id"), 0)
+    assert intake.take(*method_frame)
+    encoded = len(table).to_bytes(4, "big") + table
+    assert intake.take(kind, header.replace(b"\x00\x00\x00\x00\x02id", encoded + b"\x02id"))
+    assert (got[0].headers, got[0].message_id) == ({}, "id")
 
 
 def test_what_is_for_nobody_here_is_left_to_the_library(intake, got):

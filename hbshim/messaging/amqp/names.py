@@ -22,6 +22,9 @@ LONGEST = 255
 #: At the end of the name of the exchange for what goes to all servers of a topic.
 FANOUT = "_fanout"
 
+#: At the end of the name of a dead-letter queue.
+DEAD = ".dead"
+
 _MEANINGFUL = re.compile(r"[%.*~\0]")
 _HASH_DIGITS = 32
 _HASHED = re.compile(rf"~[0-9a-f]{{{_HASH_DIGITS}}}\Z")

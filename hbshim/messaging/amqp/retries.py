@@ -12,8 +12,11 @@ from __future__ import annotations
 import hashlib
 import time
 
+from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Message, Queue
-from hbshim.messaging.amqp.sender import Sender
+from hbshim.messaging.amqp.names import DEAD
+from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
+from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.options import MessagingOptions
 
 #: Header with the number of times that a message was tried already.
@@ -33,6 +36,9 @@ BROKER_HEADERS = (
 
 #: Seconds that no pause exceeds.
 LONGEST_PAUSE = 60.0
+
+#: Times that a pause is doubled at most: no float is large enough for what follows.
+_DOUBLED_AT_MOST = 60
 
 #: Seconds that storing a message for later may take.
 STORE_LIMIT = 5.0
@@ -75,9 +81,11 @@ class Retries:
         message.headers = headers
         if attempts >= self.attempts:
             dead = Queue(dead_letter_name(queue), quorum=self._quorum)
-            self._store(message, dead)
+            # Whatever its type and arguments, a queue of this name keeps the message.
+            self._store(message, dead, None)
             return dead.name
-        self._store(message, self._waiting(queue, attempts))
+        waiting = self._waiting(queue, attempts, quorum=self._quorum)
+        self._store(message, waiting, self._waiting(queue, attempts, quorum=not self._quorum))
         return ""
 
     def renew(self, message: Message, queue: str) -> None:
@@ -89,31 +97,45 @@ class Retries:
         deadline = time.monotonic() + STORE_LIMIT
         self._sender.send_confirmed(_to(message, queue), None, deadline, None)
 
-    def _waiting(self, queue: str, attempts: int) -> Queue:
-        pause = min(self._delay * 2 ** (attempts - 1), max(LONGEST_PAUSE, self._delay))
+    def _waiting(self, queue: str, attempts: int, *, quorum: bool) -> Queue:
+        doubled = min(attempts - 1, _DOUBLED_AT_MOST)
+        pause = min(self._delay * 2**doubled, max(LONGEST_PAUSE, self._delay))
         milliseconds = max(1, int(pause * 1000))
         arguments: dict[str, object] = {
             "x-message-ttl": milliseconds,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": queue,
         }
-        if self._quorum:
+        if quorum:
             # The broker keeps a message until the queue that it returns to has stored it.
             arguments["x-dead-letter-strategy"] = "at-least-once"
             arguments["x-overflow"] = "reject-publish"
         return Queue(
             _suffixed(queue, f".retry.{milliseconds}"),
             expires=pause + _SPARE,
-            quorum=self._quorum,
+            quorum=quorum,
             arguments=arguments,
         )
 
-    def _store(self, message: Message, queue: Queue) -> None:
+    def _store(self, message: Message, queue: Queue, other: Queue | None) -> None:
+        """Store `message` in `queue`.
+
+        Parameters:
+            other: the queue that may be there instead, of the same name; None: any one.
+        """
         deadline = time.monotonic() + STORE_LIMIT
+
+        def declare(sending: Sending) -> None:
+            try:
+                sending.connection.declare_queue(queue, deadline)
+            except TopologyError as error:
+                if error.code != PRECONDITION_FAILED:
+                    raise
+                if other is not None:
+                    sending.connection.declare_queue(other, deadline)
+
         # Each time: only a declaration makes an unused queue exist for longer.
-        self._sender.manage(
-            lambda sending: sending.connection.declare_queue(queue, deadline), deadline
-        )
+        self._sender.manage(declare, deadline)
         self._sender.send_confirmed(_to(message, queue.name), None, deadline, None)
 
 
@@ -124,7 +146,7 @@ def _to(message: Message, queue: str) -> Message:
 
 def dead_letter_name(queue: str) -> str:
     """Return the name of the dead-letter queue of `queue`."""
-    return _suffixed(queue, ".dead")
+    return _suffixed(queue, DEAD)
 
 
 def _suffixed(queue: str, suffix: str) -> str:
@@ -139,7 +161,12 @@ def _suffixed(queue: str, suffix: str) -> str:
 
 def own_headers(headers: dict[str, object]) -> dict[str, object]:
     """Return the headers without those that the broker added."""
-    return {name: value for name, value in headers.items() if not name.startswith(BROKER_HEADERS)}
+    # A name that is not UTF-8 is bytes.
+    return {
+        name: value
+        for name, value in headers.items()
+        if isinstance(name, str) and not name.startswith(BROKER_HEADERS)
+    }
 
 
 def pause_before_requeue(since: float) -> None:

@@ -25,7 +25,7 @@ from hbshim.errors import TopologyError
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp import names
 from hbshim.messaging.amqp.connection import Connection, Queue
-from hbshim.messaging.amqp.names import joined, part
+from hbshim.messaging.amqp.names import DEAD, joined, part
 from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
 from hbshim.messaging.base import NEVER, PRIORITIES
 from hbshim.messaging.options import MessagingOptions
@@ -51,6 +51,9 @@ _REPLIES = "*"
 
 #: The same for the id of a request and the queue of its results.
 _RESULTS = "*result"
+
+#: Names of servers that are encoded.
+_RESERVED = (*PRIORITIES, DEAD[1:])
 
 #: Subscriptions that are not made anew each time.
 _REMEMBERED = 256
@@ -202,5 +205,6 @@ class Topology:
 
 def _rpc_parts(target: Target) -> tuple[str, ...]:
     topic = part(target.topic)
-    # Where RPC and notifications share an exchange, a server's key is no priority's.
-    return (topic,) if target.server is None else (topic, part(target.server, PRIORITIES))
+    # Where RPC and notifications share an exchange, a server's key is no priority's; and its
+    # queue is no dead-letter queue.
+    return (topic,) if target.server is None else (topic, part(target.server, _RESERVED))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp import names
+from hbshim.messaging.amqp.retries import dead_letter_name
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import PRIORITIES
 from hbshim.messaging.options import MessagingOptions
@@ -136,6 +137,15 @@ def test_ordinary_names_are_easy_to_read() -> None:
     assert info.queue.name == "openstack_notification.pool.events.info"
     assert (info.exchange, info.routing_key) == ("openstack_notification", "events.info")
     assert topology.rpc(Target("a.b", server="c.d")).routing_key == "a%2Eb.c%2Ed"
+
+
+def test_no_servers_queue_is_a_dead_letter_queue() -> None:
+    for target in (Target("t"), Target("t", server="a"), Target("t", server="dead")):
+        dead = dead_letter_name(TOPOLOGY.rpc(target).queue.name)
+        assert dead != TOPOLOGY.rpc(Target("t", server="dead")).queue.name
+        assert TOPOLOGY.rpc(Target("t", server="%64ead")).queue.name != (
+            TOPOLOGY.rpc(Target("t", server="dead")).queue.name
+        )
 
 
 def test_a_long_name_keeps_its_beginning() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable
+from contextvars import ContextVar
 
 from hbshim.metrics import EVENTS_KEPT, Event, Metrics
 from hbshim.runtime.fork import ProcessLocal
@@ -32,7 +33,7 @@ LEVELS = {
 }
 
 #: Kinds that come with each connection: :func:`log_problems` logs each reason once.
-ONCE = frozenset({"left-alone", "not-kept-alive", "not-negotiated"})
+ONCE = frozenset({"choice-warning", "left-alone", "not-kept-alive", "not-negotiated"})
 
 
 #: Reasons of these kinds that are remembered.
@@ -53,6 +54,15 @@ class _Log:
         self.once: deque[tuple[str, str]] = deque(maxlen=REASONS_KEPT)
 
 
+class _Logging:
+    """One call of :func:`log_problems`. A thread or task that a handler starts may inherit it."""
+
+    under_way = True
+
+
+#: Of this thread, green thread or task.
+_logging: ContextVar[_Logging | None] = ContextVar("hbshim_logging", default=None)
+
 _log: ProcessLocal[_Log] = ProcessLocal(_Log, lambda inherited: None)
 
 
@@ -67,10 +77,25 @@ def log_problems(metrics: Metrics) -> None:
     They stay in the queue, for :meth:`Metrics.take_events`. Call it from a thread of the
     application that holds no lock of hbshim's. It waits for no other thread, and raises
     nothing: an error of a log handler must not end a connection.
+
+    A log handler may open a connection, which leads here again, with another event. Then
+    nothing is logged until the next call: there would be no end to it.
     """
-    log = _log.get()
+    outer = _logging.get()
+    if outer is not None and outer.under_way:
+        return
+    this = _Logging()
+    before = _logging.set(this)
+    try:
+        _log_fresh(_log.get(), metrics)
+    finally:
+        this.under_way = False
+        _logging.reset(before)
+
+
+def _log_fresh(log: _Log, metrics: Metrics) -> None:
     if not log.lock.acquire(False):
-        return  # another thread of the application is at it, or a handler has connected
+        return  # another thread of the application is at it
     try:
         fresh = _fresh(log, metrics.recorded())
         log.done.extend(fresh)

@@ -79,7 +79,7 @@ assert logged == [("peer-closed", mine)], logged
 
 del logged[:]
 for _ in range(3):
-    not_negotiated("a:1 -> b:2")
+    not_negotiated("a:1 -> b:2", hbshim.Options())
 assert logged == [("not-negotiated", mine)], logged
 
 del logged[:]

@@ -52,6 +52,47 @@ def test_what_was_logged_already_is_not_repeated(caplog):
     assert [record.hbshim_kind for record in caplog.records] == ["worker-moved"]
 
 
+class Connecting(logging.Handler):
+    """Sends each record over a new connection, and each connection has a problem of its own."""
+
+    def __init__(self, kind="watch-failed"):
+        super().__init__()
+        self.kind = kind
+        self.connections = 0
+
+    def emit(self, record):
+        self.connections += 1
+        assert self.connections < 20, "there is no end to it"
+        current().metrics.record(self.kind, f"connection {self.connections}", "a problem")
+        log_problems(current().metrics)
+
+
+@pytest.fixture
+def connecting():
+    log_problems(current().metrics)
+    handler, logger = Connecting(), logging.getLogger("hbshim")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    log_events(logging.getLogger("tests.unheard"))
+
+
+def test_a_log_handler_that_connects_is_not_called_by_its_own_connections(connecting):
+    current().metrics.record("watch-failed", "", "a problem")
+    log_problems(current().metrics)
+    assert connecting.connections == 1
+    log_problems(current().metrics)
+    assert connecting.connections == 2
+
+
+def test_a_thread_that_sends_records_over_new_connections_gets_each_reason_once(connecting):
+    connecting.kind = "choice-warning"
+    current().metrics.record("choice-warning", "connection 0", "a problem")
+    for _ in range(5):  # each call takes up what the latest record's connection has recorded
+        log_problems(current().metrics)
+    assert connecting.connections == 1
+
+
 def test_each_event_is_logged_once_with_its_fields(caplog):
     log_events()
     before = time.time()

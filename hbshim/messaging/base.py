@@ -110,6 +110,10 @@ class Incoming(Protocol):
         """
         ...
 
+    def give_back(self) -> None:
+        """Return it to its queue at once; what was begun of it did not end."""
+        ...
+
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         """Send a reply to who waits for it, if somebody does.
 

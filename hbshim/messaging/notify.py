@@ -189,6 +189,15 @@ class NotificationServer(Serving):
         )
 
     def _work(self, batch: Sequence[Incoming]) -> None:
+        try:
+            self._work_on(batch)
+        except BaseException as error:
+            if ends_thread(error):
+                for incoming in batch:
+                    incoming.give_back()
+            raise
+
+    def _work_on(self, batch: Sequence[Incoming]) -> None:
         by_priority: dict[str, list[tuple[Incoming, Notification]]] = {}
         for incoming in batch:
             try:
@@ -236,5 +245,6 @@ class NotificationServer(Serving):
                 message_id=value["message_id"],
                 timestamp=value["timestamp"],
             )
-        except (KeyError, TypeError) as error:
+        except Exception as error:
+            # A serializer of the application's may make anything of it.
             raise PayloadError(f"a notification lacks {error}; look at its sender") from None

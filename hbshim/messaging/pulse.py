@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Pulse:
 
     def __init__(self, failed: OnError) -> None:
         self._failed = failed
+        self._pid = os.getpid()
         self._running: dict[Incoming, float] = {}
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -46,27 +48,41 @@ class Pulse:
         """
         every = max(AT_LEAST, silence / SHARE)
         self._running[incoming] = every
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="hbshim-pulse", daemon=True)
-                with signals_blocked():
-                    self._thread.start()
-        # A request that is over before the next look costs no change of threads.
-        if time.monotonic() + every < self._looks_at:
-            self._changed.set()
         try:
+            self._start()
+            # A request that is over before the next look costs no change of threads.
+            if time.monotonic() + every < self._looks_at:
+                self._changed.set()
             yield
         finally:
             del self._running[incoming]
+            if self._ended:
+                self._changed.set()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="hbshim-pulse", daemon=True)
+            try:
+                with signals_blocked():
+                    thread.start()
+            except RuntimeError as error:
+                # No thread can be started for now: the request is worked on without signs.
+                self._failed(error)
+                return
+            self._thread = thread
 
     def end(self) -> None:
-        """Give no more signs."""
-        self._ended = True
-        self._changed.set()
+        """End when no request runs any more."""
+        # A thread of the parent's may hold the event's lock for ever in a forked child.
+        if os.getpid() == self._pid:
+            self._ended = True
+            self._changed.set()
 
     def _run(self) -> None:
         due: dict[Incoming, float] = {}
-        while not self._ended:
+        while self._running or not self._ended:
             try:
                 due = self._run_once(due)
             except Exception as error:

@@ -21,16 +21,20 @@ def log_error(error: BaseException) -> None:
 
 
 def reporting_to(on_error: OnError | None) -> OnError:
-    """Return a function that reports to `on_error`, or to the log, and never raises.
+    """Return a function that reports to `on_error`, or to the log.
 
-    The threads that report have to go on, whatever the application's callback does.
+    It raises only what has to end the thread, see :func:`ends_thread`.
+
+    The threads that report go on, whatever else the application's callback raises.
     """
     report = log_error if on_error is None else on_error
 
     def report_safely(error: BaseException) -> None:
         try:
             report(error)
-        except Exception:
+        except BaseException as raised:
+            if ends_thread(raised):
+                raise
             LOG.exception("the callback for errors raised an error; it was called with %r", error)
 
     return report_safely

@@ -96,14 +96,15 @@ class Server(Serving):
                 self._answer(incoming)
             except BaseException as error:
                 if ends_thread(error):
+                    if self._after:
+                        incoming.give_back()
                     raise
                 self._failed(error)
                 if self._after and self._lost(incoming, error):
                     incoming.requeue()
-            finally:
-                # Unless it was requeued.
-                if self._after:
-                    incoming.acknowledge()
+            # Unless it was requeued.
+            if self._after:
+                incoming.acknowledge()
 
     @staticmethod
     def _lost(incoming: Incoming, error: BaseException) -> bool:

@@ -12,6 +12,9 @@ from hbshim.errors import MessagingError, OptionError
 from hbshim.messaging.base import Incoming, Listener
 from hbshim.messaging.reporting import OnError, ends_thread
 
+#: Seconds between two checks whether a worker that is waited for stops the server itself.
+JOIN_SLICE = 0.1
+
 S = TypeVar("S", bound="Serving")
 
 #: Seconds that a server waits for the broker when it starts, unless it is told how many.
@@ -61,6 +64,8 @@ class Workers:
             threading.Thread(target=self._run, name=f"hbshim-server-{number}", daemon=True)
             for number in range(count)
         ]
+        # Workers whose method stops the server: two of them must not wait for each other.
+        self._stopping: set[threading.Thread] = set()
         listener.on_error = on_error
 
     def start(self, timeout: float) -> bool:
@@ -85,15 +90,23 @@ class Workers:
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped.set()
         self._listener.stop(timeout)
+        if threading.current_thread() in self._threads:
+            self._stopping.add(threading.current_thread())
         for thread in self._threads:
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            self._join(thread, deadline)
         ended = not any(thread.is_alive() for thread in self._threads)
         if deadline is None:
             self._listener.close()
         else:
             self._listener.close(max(0.0, deadline - time.monotonic()))
         return ended
+
+    def _join(self, thread: threading.Thread, deadline: float | None) -> None:
+        while thread.is_alive() and thread not in self._stopping:
+            left = JOIN_SLICE if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            thread.join(min(left, JOIN_SLICE))
 
     def _run(self) -> None:
         size, timeout = self._batch

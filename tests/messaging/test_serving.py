@@ -118,6 +118,34 @@ def test_no_error_ends_a_worker() -> None:
     assert kinds == [ConnectionLostError, OptionError, OSError, KeyError, SystemExit]
 
 
+@pytest.mark.parametrize("raised", [SystemExit(1), BaseException("a green timeout")])
+def test_no_callback_ends_a_worker(raised: BaseException) -> None:
+    worked: list[Any] = []
+
+    def failed(_error: BaseException) -> None:
+        raise raised
+
+    server = serving(FakeListener(OSError("disk"), 1), worked.extend, failed)
+    server.start()
+    wait_until(lambda: worked == [1], LIMIT)
+    assert server.stop(LIMIT)
+
+
+def test_workers_that_stop_their_server_do_not_wait_for_each_other() -> None:
+    stopped: list[Any] = []
+    both = threading.Barrier(2)
+
+    def work(batch: Sequence[Any]) -> None:
+        both.wait(LIMIT)
+        server.stop()
+        stopped.extend(batch)
+
+    server = serving(FakeListener(1, 2), work, None, count=2)
+    server.start()
+    wait_until(lambda: sorted(stopped) == [1, 2], LIMIT)
+    assert server.stop(LIMIT)
+
+
 def test_errors_are_logged_unless_a_callback_takes_them(caplog: pytest.LogCaptureFixture) -> None:
     """With their traceback, unless they are hbshim's own, which say what to do."""
 
@@ -248,6 +276,10 @@ class Message:
     def requeue(self) -> None:
         self.settled += "requeue"
 
+    def give_back(self) -> None:
+        if not self.settled:
+            self.settled += "back"
+
 
 @pytest.mark.parametrize("outcome", [Odd(), SystemExit(1), REQUEUE], ids=["odd", "exit", "requeue"])
 def test_each_notification_is_settled_whatever_an_endpoint_does(outcome: Any) -> None:
@@ -264,6 +296,47 @@ def test_each_notification_is_settled_whatever_an_endpoint_does(outcome: Any) ->
         wait_until(lambda: message.settled, LIMIT)
     assert message.settled == "requeue"
     assert len(errors) == (0 if outcome is REQUEUE else 1)
+
+
+class GreenletExit(BaseException):
+    """As gevent and eventlet raise it in a green thread that is killed."""
+
+
+class Killed:
+    def info(self, _notification: Any) -> Any:
+        raise GreenletExit
+
+    def run(self, _request: Any) -> None:
+        raise GreenletExit
+
+
+def test_a_notification_whose_thread_is_killed_is_given_back() -> None:
+    message = Message()
+    driver: Any = Driver(FakeListener())
+    server = NotificationServer(driver, ["events"], [Killed()])
+    with pytest.raises(GreenletExit):
+        server._work([message])  # type: ignore[list-item]
+    assert message.settled == "back"
+    assert server.stop(0.1)
+
+
+def test_a_request_whose_thread_is_killed_is_given_back() -> None:
+    """It has not ended, so that it must not be acknowledged at its end."""
+
+    class Request(Message):
+        expects_reply, message_id, redelivered = False, "1", False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.payload = Payload(json.dumps({"method": "run", "args": {}}).encode())
+
+    request = Request()
+    driver: Any = Driver(FakeListener())
+    server = Server(driver, Target("topic", server="one"), [Killed()], acknowledge="after")
+    with pytest.raises(GreenletExit):
+        server._work([request])  # type: ignore[list-item]
+    assert request.settled == "back"
+    assert server.stop(0.1)
 
 
 class Silent:
@@ -285,3 +358,45 @@ def test_signs_of_life_go_on_after_an_error() -> None:
         wait_until(lambda: silent.signs >= 3, LIMIT)
     pulse.end()
     assert {type(error) for error in errors} == {KeyError}
+
+
+class Noting:
+    """Notes the signs of life that it gives."""
+
+    def __init__(self) -> None:
+        self.signs = 0
+
+    def reply(self, _payload: Payload, _kind: str) -> None:
+        self.signs += 1
+
+
+def test_signs_of_life_go_on_while_a_request_runs_that_outlasts_its_server() -> None:
+    """``server.stop(timeout)`` leaves it running, and its caller waits."""
+    pulse, noting = Pulse(log_error), Noting()
+    incoming: Incoming = noting  # type: ignore[assignment]
+    with pulse.during(incoming, 0.15):
+        pulse.end()
+        wait_until(lambda: noting.signs >= 3, LIMIT)
+    thread = pulse._thread
+    assert thread is not None
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+def test_a_request_is_worked_on_where_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    errors: list[BaseException] = []
+    pulse, noting = Pulse(errors.append), Noting()
+    incoming: Incoming = noting  # type: ignore[assignment]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pulse.during(incoming, 0.15):
+            pass
+    assert [str(error) for error in errors] == ["can't start new thread"]
+    with pulse.during(incoming, 0.15):
+        wait_until(lambda: noting.signs, LIMIT)
+    pulse.end()

@@ -145,10 +145,12 @@ class AmqpIncoming:
         return self._settled
 
     def give_back(self) -> None:
-        """Return it to its queue; work on it has not begun."""
-        if not self._settled:
-            self._settled = True
-            self._settle("requeue")
+        if self._settled:
+            return
+        later = self._ledger.forget(self._key) if self._ledger and self._key else []
+        for each in (self, *later):
+            each._settled = True
+            each._settle("requeue")
 
     def requeue(self) -> None:
         if self._settled:

@@ -345,11 +345,9 @@ class AmqpListener:
     # -- handing out ---------------------------------------------------------
 
     def _hand_out(self, batch: list[AmqpIncoming]) -> None:
+        if self._keeper is None and self._inbox[0][0].expires:
+            self._start_keeper()
         incoming, source = self._inbox.popleft()
-        if incoming.expires and self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
-            with signals_blocked():
-                self._keeper.start()
         if incoming.expired():
             incoming.acknowledge()
             return
@@ -387,6 +385,17 @@ class AmqpListener:
         if key is not None:
             self._latest.append(key)
         return True
+
+    def _start_keeper(self) -> None:
+        keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
+        try:
+            with signals_blocked():
+                keeper.start()
+        except RuntimeError as error:
+            # No thread can be started for now; the next message tries again.
+            self._errors.append(error)
+            return
+        self._keeper = keeper
 
     def _keep(self) -> None:
         """Receive what arrives while all that poll are at work, so that its age is known."""

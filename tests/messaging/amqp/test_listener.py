@@ -542,6 +542,36 @@ def test_each_copy_of_a_running_message_is_settled(rigs: Callable[..., Rig], how
     assert sorted(tag for _, tag in connection.settled) == [1, 2, 3]
 
 
+def test_what_is_given_back_may_be_begun_again(rigs: Callable[..., Rig]) -> None:
+    """The thread that worked on it was killed."""
+    rig, one = rigs(first=False), identity()
+    connection = rig.open()
+    connection.deliver(rig.topic, one)
+    (running,) = rig.poll()
+    running.give_back()
+    connection.deliver(rig.topic, one, redelivered=True)
+    (again,) = rig.poll()
+    assert again.acknowledge()
+    assert connection.settled == [("nack", 1), ("ack", 2)]
+
+
+def test_a_request_is_handed_out_where_no_thread_can_be_started(
+    rigs: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is acknowledged then, or would be in no one's hands."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    rig, one = rigs(), identity()
+    connection = rig.open()
+    connection.deliver(rig.topic, one, expiration=60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert rig.ids() == [one]
+    assert [str(error) for error in rig.errors] == ["can't start new thread"]
+
+
 # -- handled later -------------------------------------------------------------
 
 

@@ -58,6 +58,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
         self.auto_decode = False
         self.closed_by: tuple[int, str] | None = None
         self._on_closed_by_broker = on_closed
+        self._on_cancel_oks: dict[str, Callable[[], None]] = {}
         self.intake = Intake(self.callbacks.get, table_of)
 
     def open_without_waiting(self) -> None:
@@ -68,8 +69,9 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
         """basic.qos for the consumers that are started from now on."""
         self.send_method(spec.Basic.Qos, "lBb", (0, count, False))
 
-    def cancel_without_waiting(self, consumer_tag: str) -> None:
+    def cancel_without_waiting(self, consumer_tag: str, on_cancel_ok: Callable[[], None]) -> None:
         """basic.cancel; what comes until the broker's answer still finds its callback."""
+        self._on_cancel_oks[consumer_tag] = on_cancel_ok
         self.send_method(spec.Basic.Cancel, "sb", (consumer_tag, False))
 
     def _setup_listeners(self) -> None:
@@ -78,6 +80,9 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
 
     def _on_cancel_ok(self, consumer_tag: str) -> None:
         self._remove_tag(consumer_tag)
+        on_cancel_ok = self._on_cancel_oks.pop(consumer_tag, None)
+        if on_cancel_ok is not None:
+            on_cancel_ok()
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         # Nobody else may write on this number before it stands for a new channel.

@@ -340,6 +340,30 @@ def test_a_cancelled_consumer_gets_nothing_more(connection: Connection, queue: s
     assert connection.delete_queue(queue) == 1
 
 
+def test_a_consumer_that_is_stopped_reports_when_nothing_comes_any_more(
+    connection: Connection, opened: Opened, queue: str
+) -> None:
+    """What the broker delivered until then can be given back."""
+    seen: list[str] = []
+    until = time.monotonic() + LIMIT
+
+    def on_delivery(delivery: Delivery) -> None:
+        seen.append("delivery")
+        connection.requeue(delivery.tag)
+
+    for number in range(3):
+        connection.publish_confirmed(message(queue), LIMIT)
+        tag = connection.start_consumer(
+            queue, on_delivery, on_cancelled=lambda _reason: None, deadline=until
+        )
+        connection.stop_consumer(tag, until, lambda: seen.append("stopped"))
+        drain_until(connection, lambda number=number: seen.count("stopped") == number + 1)
+        assert seen[-1] == "stopped"
+    assert seen.count("delivery") > 0
+    connection.stop_consumer(tag, until)
+    assert connection.delete_queue(queue) == 3
+
+
 def test_a_queue_deleted_under_its_consumer(
     connection: Connection, opened: Opened, queue: str
 ) -> None:

@@ -267,9 +267,14 @@ def test_what_was_not_begun_may_be_sent_later(relay, opened) -> None:
     relay.pass_on()
     wait_until(lambda: wait_writable(sock.fileno(), 0.1), LIMIT)
     sock.send(rest)
-    connection.publish(Message(b"", "", name), LIMIT)
-    connection.publish_confirmed(Message(b"", "", name), LIMIT)
-    assert connection.delete_queue(name) == 2
+    connection.publish(Message(b"one", "", name), LIMIT)
+    connection.publish_confirmed(Message(b"two", "", name), LIMIT)
+    # Over two channels, between which there is no order.
+    got: list[bytes] = []
+    connection.consume(name, lambda delivery: got.append(delivery.body), acknowledged=False)
+    wait_until(lambda: connection.drain(0.1) or len(got) >= 2, LIMIT)
+    assert sorted(got) == [b"one", b"two"]
+    assert connection.delete_queue(name) == 0
 
 
 def test_a_frame_that_was_torn_ends_the_connection(relay, opened) -> None:

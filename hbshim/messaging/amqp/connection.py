@@ -291,8 +291,17 @@ class Connection(Protocol):
         """
         ...
 
-    def stop_consumer(self, consumer_tag: str, deadline: float) -> None:
-        """Cancel from any thread, without the broker's answer; what comes until then, comes."""
+    def stop_consumer(
+        self,
+        consumer_tag: str,
+        deadline: float,
+        on_stopped: Callable[[], None] | None = None,
+    ) -> None:
+        """Cancel from any thread, without the broker's answer; what comes until then, comes.
+
+        Parameters:
+            on_stopped: called from :meth:`drain` when nothing comes any more.
+        """
         ...
 
     def acknowledge(self, tag: int, deadline: float | None = None) -> bool:

@@ -38,6 +38,9 @@ _REMEMBERED = 100
 #: Seconds for deleting the queue once its final reply is here; else it expires.
 _DELETE_WITHIN = 0.3
 
+#: Seconds that closing waits for the broker to stop delivering.
+_STOP_WITHIN = 1.0
+
 #: Seconds that an acknowledgement may wait for other writers.
 _ACKNOWLEDGE_WITHIN = 0.1
 
@@ -76,15 +79,43 @@ class _Stored(Waiting):
         self.connection = None
         self.ring()
 
-    def end(self) -> None:
-        """Stop the consumer, and give back what was not handed out."""
+    def end(self) -> _Stopping | None:
+        """Stop the consumer, and give back what was not handed out.
+
+        Returns:
+            What rings when nothing is delivered any more; None: nothing is now.
+        """
         self.closed = True
         connection, self.connection = self.connection, None
-        if connection is not None and connection.is_open:
-            with contextlib.suppress(MessagingError):
-                connection.stop_consumer(self.tag, time.monotonic() + _ACKNOWLEDGE_WITHIN)
-                while self.deliveries:
-                    connection.requeue(self.deliveries.popleft().tag)
+        if connection is None or not connection.is_open:
+            return None
+        stopping = _Stopping(connection)
+        with contextlib.suppress(MessagingError):
+            until = time.monotonic() + _ACKNOWLEDGE_WITHIN
+            connection.stop_consumer(self.tag, until, stopping.stopped)
+            while self.deliveries:
+                connection.requeue(self.deliveries.popleft().tag)
+            return stopping
+        return None
+
+
+class _Stopping(Waiting):
+    """A caller that waits until its consumer has stopped."""
+
+    __slots__ = ("_connection", "_stopped")
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+        self._stopped = False
+
+    @property
+    def called(self) -> bool:
+        return self._stopped or not self._connection.is_open
+
+    def stopped(self) -> None:
+        self._stopped = True
+        self.ring()
 
 
 class StoredReplies:
@@ -189,7 +220,14 @@ class StoredReplies:
             )
 
     def close(self) -> None:
-        self._stored.end()
+        stopping = self._stored.end()
+        if stopping is None:
+            return
+        # What is still delivered is given back when it is read: another process may wait for it.
+        caller, until = self._caller(), time.monotonic() + _STOP_WITHIN
+        with contextlib.suppress(MessagingError):
+            while not stopping.called:
+                caller.wait_once(stopping, until, "the consumer has not stopped yet")
 
 
 def _forgotten(stored: _Stored) -> None:

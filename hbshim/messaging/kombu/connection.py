@@ -383,11 +383,24 @@ class KombuConnection(Line):
         self.write_by_library(start, deadline)
         return tag
 
-    def stop_consumer(self, consumer_tag: str, deadline: float) -> None:
-        if self._consumers.pop(consumer_tag, None) is not None:
-            self.write_by_library(
-                lambda: self._plain.cancel_without_waiting(consumer_tag), deadline
-            )
+    def stop_consumer(
+        self,
+        consumer_tag: str,
+        deadline: float,
+        on_stopped: Callable[[], None] | None = None,
+    ) -> None:
+        if self._consumers.pop(consumer_tag, None) is None:
+            return
+        arrived = self.arrived
+
+        def on_cancel_ok() -> None:
+            if on_stopped is not None:
+                # Behind what was delivered before.
+                arrived.append(on_stopped)
+
+        self.write_by_library(
+            lambda: self._plain.cancel_without_waiting(consumer_tag, on_cancel_ok), deadline
+        )
 
     def _on_message(self, consumer: _Consumer) -> Callable[[Arrived], None]:
         generation = self._generation << _GENERATION

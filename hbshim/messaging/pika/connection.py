@@ -394,11 +394,23 @@ class PikaConnection:
             channel.inner.basic_consume(queue, arrived, consumer_tag=tag)
         return tag
 
-    def stop_consumer(self, consumer_tag: str, deadline: float) -> None:
+    def stop_consumer(
+        self,
+        consumer_tag: str,
+        deadline: float,
+        on_stopped: Callable[[], None] | None = None,
+    ) -> None:
         channel = self._plain_channel(deadline)
+
+        def answered(_frame: Any) -> None:
+            if on_stopped is not None:
+                # Behind what was delivered before.
+                self._arrived.append((lambda _: on_stopped(), None))
+
         with self._line.state():
             if self._consumers.pop(consumer_tag, _ignore) is not _ignore:
-                channel.inner.basic_cancel(consumer_tag)
+                # With a function: else pika keeps the tag for as long as the channel lasts.
+                channel.inner.basic_cancel(consumer_tag, callback=answered)
 
     def acknowledge(self, tag: int, deadline: float | None = None) -> bool:
         return self._settle(acknowledgement, tag)

@@ -360,4 +360,4 @@ def _driver(scenario: Scenario) -> dict[str, Any]:
 
 def queue_of(scenario: Scenario) -> str:
     """Name of the queue that receives the cell's messages; of the topic, with oslo.messaging."""
-    return f"cell.{scenario.name}"
+    return f"cell-{scenario.name}"

@@ -100,7 +100,8 @@ class Engine:
             if on_death is not None:
                 on_death(engine, reason)
             else:
-                engine.restart(list(engine.items()))
+                left = list(engine.items())
+                engine.restart(lambda: left)
 
         worker.on_death = died
 
@@ -135,22 +136,32 @@ class Engine:
                 self._starting.release()
 
     def _start(self) -> None:
-        run = self._run
-        self.worker.start(lambda: self._turn(run))
+        run: _Run | None = None
 
-    def restart(self, items: Iterable[Watched]) -> None:
+        def turn() -> float | None:
+            nonlocal run
+            # Not before the worker's first turn: another thread may have replaced the run of
+            # the moment in which this worker was asked for.
+            if run is None:
+                run = self._run
+            return self._turn(run)
+
+        self.worker.start(turn)
+
+    def restart(self, items: Callable[[], Iterable[Watched]]) -> None:
         """Go on with another worker; an old one that is stuck finds itself replaced.
 
         Parameters:
-            items: everything that is to be watched. The old schedule may be in the middle
-                of a change.
+            items: returns everything that is to be watched: the old schedule may be in the
+                middle of a change. Called when the old worker takes no command any more, so
+                that none is lost with it.
 
         Raises:
             WorkerError: no other worker can start.
         """
         self._run = _Run()
         self.next_due = self._clock()
-        for item in items:
+        for item in items():
             self._commands.append((_key(item), True))
         self._start()
 
@@ -190,9 +201,14 @@ class Engine:
     def _take_commands(self, run: _Run) -> None:
         while run is self._run:
             try:
-                reference, wanted = self._commands.popleft()
+                command = self._commands.popleft()
             except IndexError:
                 return
+            if run is not self._run:  # replaced in this moment
+                self._commands.appendleft(command)
+                self.worker.wake()
+                return
+            reference, wanted = command
             if wanted:
                 run.schedule.put(reference, self._clock())
             else:

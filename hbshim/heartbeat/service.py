@@ -5,6 +5,7 @@ Started lazily, by the first link; afresh in a forked child.
 
 from __future__ import annotations
 
+import time
 import weakref
 
 from hbshim.errors import WorkerError
@@ -22,6 +23,10 @@ from hbshim.runtime.fork import ProcessLocal
 NOTABLY_LATE = LATE_SHARE / 2
 LATEST_TICKS = 16
 
+#: Seconds after which another thread no longer waits for the one that replaces the worker: that
+#: one may have been stopped in the middle of it by a finalizer.
+REPLACING_LIMIT = 1.0
+
 
 class HeartbeatService:
     """Watches links, each from the worker that was chosen for it.
@@ -38,6 +43,7 @@ class HeartbeatService:
         self._watchdogs: dict[Engine, Watchdog] = {}
         self._links: dict[int, tuple[weakref.ref[Link], Engine]] = {}
         self._supervisor: Supervisor | None = None
+        self._replacing_until = 0.0
 
     def engine(self, worker: WorkerName, forced: bool = False) -> Engine:
         """The engine of `worker`; links whose worker the user forced have one of their own,
@@ -85,6 +91,7 @@ class HeartbeatService:
             WorkerError: the worker cannot run in this process.
         """
         engine = self.engine(worker, forced)
+        self.check_threads()
         engine.start()
         _, former = self._links.get(id(link), (None, None))
         self._place(link, engine)
@@ -154,12 +161,27 @@ class HeartbeatService:
             self._move(engine, f"its green thread ended by {reason}")
 
     def _replace_thread(self, engine: Engine, reason: str) -> None:
+        now = time.monotonic()
+        # What has ended is noticed in several places. No call between these two lines.
+        if now < self._replacing_until:
+            return
+        self._replacing_until = now + REPLACING_LIMIT
+        try:
+            self._replace(engine, reason)
+        finally:
+            self._replacing_until = 0.0
+
+    def _replace(self, engine: Engine, reason: str) -> None:
         worker = engine.worker
         where = worker.where() if isinstance(worker, PthreadWorker) and worker.running else ""
-        links = [link for link, placed_on in self.placements() if placed_on is engine]
-        watchdogs = list(self._watchdogs.values())
+        links: list[Link] = []
+
+        def watched() -> list[Watched]:
+            links.extend(link for link, placed_on in self.placements() if placed_on is engine)
+            return [*links, *self._watchdogs.values()]
+
         try:
-            engine.restart([*links, *watchdogs])
+            engine.restart(watched)
         except WorkerError as error:
             self.metrics.record_once("unsupervised", "", f"{reason}, and {error}")
             return

@@ -34,6 +34,8 @@ class Watchdog:
         self._metrics = metrics
         self._on_late = on_late
         self._told_of: float | None = None
+        # When this look should come, unless the one before it was late itself.
+        self._planned: float | None = None
 
     @property
     def engine(self) -> Engine | None:
@@ -51,8 +53,13 @@ class Watchdog:
         if engine is None or due is None:
             return None
         grace = self.timeout * LATE_SHARE
+        planned, self._planned = self._planned, None
+        if planned is not None and now > planned + grace / 2:
+            # Late itself, as after a stop of the whole process: the hub gets time to catch up.
+            return now + grace
         if now < due + grace:
-            return due + grace
+            self._planned = due + grace
+            return self._planned
         if due != self._told_of:
             self._told_of = due
             self._metrics.record(
@@ -62,4 +69,5 @@ class Watchdog:
             )
         if self._on_late(now - due):
             return None
-        return now + grace
+        self._planned = now + grace
+        return self._planned

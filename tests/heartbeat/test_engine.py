@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from collections import deque
 
 import pytest
 
@@ -206,6 +207,27 @@ def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness():
     assert [event.kind for event in metrics.take_events()] == ["ticks-late"]
 
 
+def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once():
+    """The whole process was stopped: both are late, and either may go on first."""
+    engine, clock, metrics = make_engine()
+    item, told = Item(), []
+    engine.watch(item)
+    watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
+    grace = item.timeout * LATE_SHARE
+    engine.turn()
+    clock.now = watchdog.turn(clock.now) + 60
+    again = watchdog.turn(clock.now)
+    assert again == clock.now + grace
+    engine.turn()
+    planned = watchdog.turn(again)
+    assert planned > again
+    clock.now = planned + 60
+    clock.now = watchdog.turn(clock.now)
+    assert told == []
+    assert watchdog.turn(clock.now) is None
+    assert len(told) == 1
+
+
 def test_a_watchdog_ends_with_its_engine():
     engine, clock, metrics = make_engine()
     watchdog = Watchdog(engine, 8.0, metrics, lambda _: True)
@@ -303,7 +325,7 @@ def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
     engine.watch(other)
     assert "wait" in engine.worker.where()
     old = engine.worker._thread
-    engine.restart([blocking, other])
+    engine.restart(lambda: [blocking, other])
     wait_until(lambda: len(other.looked_at) > 3 and len(blocking.looked_at) > 3)
     assert not old.ended
     go_on.set()
@@ -314,6 +336,48 @@ def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
     wait_until(lambda: len(other.looked_at) > seen + 3)
     engine.retire()
     wait_until(lambda: not engine.worker.running)
+
+
+def test_a_worker_that_is_replaced_while_it_starts_watches_what_its_successor_would():
+    """Two threads find at the same time that there is no worker."""
+
+    class Overtaken(IdleWorker):
+        def start(self, turn):
+            if not overtaken:
+                overtaken.append(True)
+                engine.restart(lambda: [item])
+            self.turn = turn
+            super().start(turn)
+
+    overtaken = []
+    engine, clock, _ = make_engine(Overtaken())
+    item = Item()
+    engine.watch(item)
+    clock.now += TICK
+    engine.worker.turn()
+    assert len(item.looked_at) == 1
+
+
+def test_a_worker_that_is_replaced_hands_on_what_it_has_just_taken():
+    class Commands(deque):
+        def popleft(self):
+            command = super().popleft()
+            if not replaced:
+                replaced.append(True)
+                engine.restart(list)
+            return command
+
+    replaced = []
+    engine, clock, _ = make_engine()
+    engine._commands = Commands()
+    item = Item()
+    engine.watch(item)
+    woken = engine.worker.woken
+    assert engine.turn() is None
+    assert engine.worker.woken > woken
+    clock.now += TICK
+    engine.turn()
+    assert len(item.looked_at) == 1
 
 
 def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wait():

@@ -10,7 +10,7 @@ import pytest
 from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat.engine import Engine
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.service import HeartbeatService
+from hbshim.heartbeat.service import REPLACING_LIMIT, HeartbeatService
 from hbshim.heartbeat.supervisor import GRACE_AT_LEAST, Supervisor
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
@@ -215,3 +215,54 @@ def test_a_client_that_uses_its_link_has_dead_threads_replaced(connected, servic
     sent = link.beats
     wait_until_with(peer, lambda: link.beats > sent)
     assert supervisor.running
+
+
+def test_a_link_that_comes_while_the_thread_is_replaced_is_not_lost(connected, service):
+    """The old thread goes on in that moment, and takes what is meant for its successor."""
+    client, peer = connected
+    first = watched(service, client, timeout=30)
+    engine = service.engine("pthread")
+    old_turn = engine.worker._thread._turn
+    placements, late = service.placements, []
+
+    def placements_with_a_late_link():
+        found = placements()
+        if not late:
+            late.append(Link(Wire(native_socket(peer)), 30, "late", service.metrics))
+            service.watch(late[0], "pthread")
+            old_turn()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "placements", placements_with_a_late_link)
+        service._replace_thread(engine, "it was stuck")
+    wait_until(lambda: {first, *late} <= set(engine.items()))
+
+
+def test_a_thread_that_is_being_replaced_is_not_replaced_again(connected, service):
+    client, _ = connected
+    watched(service, client, timeout=30)
+    engine = service.engine("pthread")
+    placements = service.placements
+
+    def placements_of_one_of_two():
+        patch.setattr(service, "placements", placements)
+        service._replace_thread(engine, "it ended")  # another thread has noticed it, too
+        return placements()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "placements", placements_of_one_of_two)
+        service._replace_thread(engine, "it ended")
+    assert [event.kind for event in service.metrics.take_events()] == ["worker-replaced"]
+    service._replace_thread(engine, "it ended")
+    assert [event.kind for event in service.metrics.take_events()] == ["worker-replaced"]
+
+
+def test_a_thread_that_was_stopped_while_it_replaced_the_worker_is_not_waited_for(
+    connected, service, monkeypatch
+):
+    client, _ = connected
+    watched(service, client, timeout=30)
+    service._replacing_until = time.monotonic() + REPLACING_LIMIT
+    engine = service.engine("pthread")
+    wait_until(lambda: service._replace_thread(engine, "it ended") or service.metrics.recorded())

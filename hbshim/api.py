@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 _installed: dict[str, Any] | None = None
 _hooked = False
 
+#: The environment variables that :class:`Options` reads; repeated here, because importing it
+#: is what this module spares a program.
+_VARIABLES = (
+    "HBSHIM_CONFIG",
+    "HBSHIM_HEARTBEAT",
+    "HBSHIM_HEARTBEAT_IN_PTHREAD",
+    "HBSHIM_LIVENESS_TIMEOUT",
+    "HBSHIM_STRIP_POLLING",
+    "HBSHIM_WATCH_SOCKET",
+    "HBSHIM_WORKER",
+)
+
 #: Options that say nothing about a connection which is open already.
 _BEFORE_CONNECT = ("heartbeat", "strip_polling")
 
@@ -68,7 +80,7 @@ def _has_only_defaults() -> bool:
     return (
         _installed is None
         and "eventlet.patcher" not in sys.modules
-        and not any(name.startswith("HBSHIM_") for name in os.environ)
+        and not any(map(os.environ.get, _VARIABLES))
     )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import hbshim
+from hbshim.api import _VARIABLES
+from hbshim.options import Options
 
 HEAVY = {"kombu", "amqp", "pika", "eventlet", "gevent", "wrapt", "click", "rich", "ssl"}
 
@@ -18,8 +20,8 @@ def fresh(code, isolated=False):
     if isolated:
         command[1:1] = ["-S"]
         environment["PYTHONPATH"] = str(Path(hbshim.__file__).parents[1])
-        for name in [name for name in environment if name.startswith("HBSHIM_")]:
-            del environment[name]
+        for name in _VARIABLES:
+            environment.pop(name, None)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -90,6 +92,18 @@ def test_install_costs_nothing_before_a_client_library_is_imported():
     loaded = fresh(code + "print(*sys.modules.keys() - before)", isolated=True).split()
     assert not NOT_FOR_INSTALL & {name.partition(".")[0] for name in loaded}
     assert sum(name.startswith("hbshim") for name in loaded) <= 4, loaded
+
+
+def test_install_knows_every_variable_that_may_hold_an_option():
+    named = {row["environment"] for row in Options.describe()} | {"HBSHIM_CONFIG"}
+    assert set(_VARIABLES) == named
+
+
+@pytest.mark.parametrize("variable", sorted({*_VARIABLES} - {"HBSHIM_WATCH_SOCKET"}))
+def test_an_option_in_the_environment_is_checked_by_install(variable):
+    code = f"import os, hbshim; os.environ[{variable!r}] = 'none/such'; hbshim.install()"
+    with pytest.raises(AssertionError, match="OptionError"):
+        fresh(code)
 
 
 def test_install_with_options_imports_neither_asyncio_nor_a_client_library():

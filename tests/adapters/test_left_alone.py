@@ -102,6 +102,8 @@ def threads_are_refused(monkeypatch):
         raise WorkerError("no native thread can be started here")
 
     monkeypatch.setattr("hbshim.heartbeat.workers.start_native_thread", refuse)
+    # In a green program, too, where a green thread would be the choice.
+    monkeypatch.setenv("HBSHIM_WORKER", "pthread")
 
 
 def metrics_fail(monkeypatch):

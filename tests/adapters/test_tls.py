@@ -22,6 +22,10 @@ from tests.permits import always
 from tests.waiting import wait_until
 from tests.worlds import WORLD
 
+blocking_socket = pytest.mark.skipif(
+    WORLD != "native", reason="green sockets wait in their hub, by its own rules"
+)
+
 OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
 
 
@@ -202,6 +206,7 @@ def test_a_timeout_inside_a_record_is_kept_and_loses_nothing(piecewise):
     assert client.recv(1000) == b"x" * 1000
 
 
+@blocking_socket
 def test_bytes_that_trickle_in_do_not_extend_the_timeout(piecewise):
     client, server = piecewise()
     client.settimeout(0.5)
@@ -217,6 +222,7 @@ def test_bytes_that_trickle_in_do_not_extend_the_timeout(piecewise):
     assert isinstance(reader.finish(), TimeoutError)
 
 
+@blocking_socket
 def test_the_receive_timeout_of_the_socket_holds_inside_a_record(piecewise):
     client, server = piecewise()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 300_000))
@@ -278,6 +284,7 @@ def test_another_thread_does_not_see_the_timeout_of_a_read_under_way(piecewise, 
     assert seen == [None]
 
 
+@blocking_socket
 def test_the_rest_of_a_heartbeat_goes_out_before_anything_else(piecewise, monkeypatch):
     client, _ = piecewise()
     wire = wire_for(client)

@@ -19,6 +19,7 @@ from hbshim.messaging.amqp.ledger import Key, Ledger
 from hbshim.messaging.amqp.retries import (
     ATTEMPTS_HEADER,
     DELIVERY_COUNT_HEADER,
+    RENEWED_HEADER,
     Retries,
     own_headers,
     pause_before_requeue,
@@ -115,9 +116,18 @@ class AmqpIncoming:
         return self._delivery.redelivered
 
     @property
-    def stored_with_confirm(self) -> bool:
-        """Whether hbshim stored it as a request, perhaps twice because the confirm was lost."""
-        return self._delivery.expiration is None and self._delivery.type == FORMAT
+    def may_be_copy(self) -> bool:
+        """Whether it may have been begun before, as this delivery or as another one.
+
+        A request that is stored with a confirm is stored twice if the confirm is lost; so is
+        one that was renewed if the acknowledgement of the earlier copy is lost.
+        """
+        delivery = self._delivery
+        return (
+            delivery.redelivered
+            or (delivery.expiration is None and delivery.type == FORMAT)
+            or RENEWED_HEADER in delivery.headers
+        )
 
     @property
     def expires(self) -> bool:

@@ -351,8 +351,7 @@ class AmqpListener:
         if incoming.expired():
             incoming.acknowledge()
             return
-        redelivered = incoming.redelivered
-        if redelivered and source.kept and incoming.renew():
+        if incoming.redelivered and source.kept and incoming.renew():
             return
         if self._acknowledge_first:
             if self._begin_once(incoming, source):
@@ -360,7 +359,7 @@ class AmqpListener:
             return
         key = incoming.key
         if key is not None:
-            state = self._ledger.begin(key, incoming, check=redelivered)
+            state = self._ledger.begin(key, incoming, check=incoming.may_be_copy)
             if state is Begun.RUNNING:
                 return
             if state is Begun.DONE:
@@ -373,8 +372,7 @@ class AmqpListener:
     def _begin_once(self, incoming: AmqpIncoming, source: Source) -> bool:
         """Acknowledge a message; return whether work on it is to begin."""
         key = incoming.key
-        check = incoming.redelivered or incoming.stored_with_confirm
-        if key is not None and not self._ledger.begin_once(key, check=check):
+        if key is not None and not self._ledger.begin_once(key, check=incoming.may_be_copy):
             incoming.acknowledge()
             return False
         if not incoming.acknowledge() and source.kept:

@@ -22,6 +22,9 @@ from hbshim.messaging.options import MessagingOptions
 #: Header with the number of times that a message was tried already.
 ATTEMPTS_HEADER = "x-hbshim-attempts"
 
+#: Header of a new copy of a message whose deliveries the broker is to count anew.
+RENEWED_HEADER = "x-hbshim-renewed"
+
 #: Header that RabbitMQ adds in quorum queues: how often the message was requeued.
 DELIVERY_COUNT_HEADER = "x-delivery-count"
 
@@ -94,6 +97,7 @@ class Retries:
         Raises:
             MessagingError: it was not stored.
         """
+        message.headers = {**(message.headers or {}), RENEWED_HEADER: True}
         deadline = time.monotonic() + STORE_LIMIT
         self._sender.send_confirmed(_to(message, queue), None, deadline, None)
 

@@ -195,13 +195,23 @@ def test_equal_ids_of_a_plain_client_are_no_reason_to_drop_a_message(
     assert rig.bodies() == []
 
 
-def test_a_request_that_was_stored_twice_is_run_once(rigs: Callable[..., Rig]) -> None:
-    rig, one = rigs(), identity()
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    "properties",
+    [{"type": FORMAT}, {"expiration": 60.0, "headers": {"x-hbshim-renewed": True}}],
+    ids=["confirm", "renewed"],
+)
+def test_a_request_that_was_stored_twice_is_run_once(
+    rigs: Callable[..., Rig], first: bool, properties: dict[str, Any]
+) -> None:
+    """The confirm was lost, or the acknowledgement of the copy that was renewed."""
+    rig, one = rigs(first=first), identity()
     connection = rig.open()
-    connection.deliver(rig.topic, one, type=FORMAT)
-    connection.deliver(rig.topic, one, type=FORMAT)
-    assert rig.ids() == [one]
+    connection.deliver(rig.topic, one, **properties)
+    connection.deliver(rig.topic, one, **properties)
+    (running,) = rig.poll()
     assert rig.ids() == []
+    running.acknowledge()
     assert connection.settled == [("ack", 1), ("ack", 2)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from hbshim.messaging.base import Incoming, Payload
 from hbshim.messaging.reporting import OnError
-from hbshim.runtime.unpatched import signals_blocked
+from hbshim.runtime.unpatched import start_without_signals
 
 #: A sign comes every third of what a caller bears: one may be lost, and one late.
 SHARE = 3
@@ -65,8 +65,7 @@ class Pulse:
                 return
             thread = threading.Thread(target=self._run, name="hbshim-pulse", daemon=True)
             try:
-                with signals_blocked():
-                    thread.start()
+                start_without_signals(thread.start)
             except RuntimeError as error:
                 # No thread can be started for now: the request is worked on without signs.
                 self._failed(error)

@@ -136,6 +136,31 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def threads_are_green() -> bool:
+    """Whether a thread of ``threading`` is a green one, in the thread that starts it."""
+    return not isinstance(sys.modules["_thread"].start_new_thread, types.BuiltinFunctionType)
+
+
+def start_without_signals(start: Callable[[], None]) -> None:
+    """Start a thread of the program's own kind, which receives no signals if it is a native one.
+
+    A green thread runs in the thread that starts it, which must go on receiving signals. Its
+    start may switch to other green threads: one that blocked signals meanwhile, as another one
+    does, would leave them blocked for the whole program.
+
+    Parameters:
+        start: ``Thread.start``.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    if threads_are_green():
+        start()
+        return
+    with signals_blocked():
+        start()
+
+
 def _start_raw_thread(function: Callable[[], None], _on_exit: Callable[[], None]) -> None:
     original("_thread", "start_new_thread")(function, ())
 

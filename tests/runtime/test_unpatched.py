@@ -154,3 +154,34 @@ CONFIGURATIONS = {(3, 12): ["isolated=False", "isolated=True"]}.get(
 @pytest.mark.parametrize("config", CONFIGURATIONS)
 def test_a_sub_interpreter_ends_with_the_heartbeat_thread_in_it(config):
     assert run(IN_A_SUB_INTERPRETER.replace("CONFIG", config)) == "ended\n"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "from gevent import monkey; monkey.patch_all()",
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import eventlet; eventlet.monkey_patch()",
+        "",
+    ],
+    ids=["gevent", "eventlet", "native"],
+)
+def test_threads_that_are_started_at_once_leave_the_signal_mask_as_it_was(patch):
+    """Green ones switch while they are started; a mask set then would be restored too early."""
+    printed = run(f"""
+{patch}
+import signal, threading
+from hbshim.runtime.unpatched import start_without_signals
+def begin(depth):
+    inner = threading.Thread(target=begin, args=(depth - 1,)) if depth else None
+    if inner:
+        start_without_signals(inner.start)
+        inner.join()
+outer = [threading.Thread(target=begin, args=(3,)) for _ in range(5)]
+for each in outer:
+    start_without_signals(each.start)
+for each in outer:
+    each.join()
+print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+""")
+    assert printed == "set()\n"

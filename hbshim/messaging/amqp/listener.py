@@ -39,7 +39,7 @@ from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.backoff import Backoff
 from hbshim.messaging.reporting import LOG, OnError, log_error
-from hbshim.runtime.unpatched import signals_blocked
+from hbshim.runtime.unpatched import start_without_signals
 
 #: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
 WAIT_AT_MOST = 60.0
@@ -387,8 +387,7 @@ class AmqpListener:
     def _start_keeper(self) -> None:
         keeper = threading.Thread(target=self._keep, name="hbshim-keeper", daemon=True)
         try:
-            with signals_blocked():
-                keeper.start()
+            start_without_signals(keeper.start)
         except RuntimeError as error:
             # No thread can be started for now; the next message tries again.
             self._errors.append(error)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.amqp.connection import Message
-from hbshim.runtime.unpatched import signals_blocked
+from hbshim.runtime.unpatched import start_without_signals
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.sender import Sender
@@ -117,8 +117,12 @@ class DirectReplies:
                 self._thread = threading.Thread(
                     target=self._run, name="hbshim-replies", daemon=True
                 )
-                with signals_blocked():
-                    self._thread.start()
+                try:
+                    start_without_signals(self._thread.start)
+                except RuntimeError:
+                    # No thread can be had: direct replies are not checked, as without hbshim.
+                    self._thread = None
+                    self._addresses.clear()
 
     def _run(self) -> None:
         while True:

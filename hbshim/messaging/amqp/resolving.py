@@ -10,12 +10,10 @@ result is used.
 
 from __future__ import annotations
 
-import _thread
 import os
 import socket
 import threading
 import time
-import types
 from typing import Any, TypeAlias
 
 from hbshim.errors import ConnectError, WorkerError
@@ -123,7 +121,7 @@ def _lookup(name: tuple[str, int]) -> _Lookup:
 
 def _start(key: _Key, lookup: _Lookup) -> None:
     function = socket.getaddrinfo
-    if _threads_are_green() and _blocks(function):
+    if unpatched.threads_are_green() and _blocks(function):
         lookup.event = None
         try:
             unpatched.start_native_thread(lambda: _run(key, lookup, function), _nothing)
@@ -134,8 +132,7 @@ def _start(key: _Key, lookup: _Lookup) -> None:
         target=_run, args=(key, lookup, function), name="hbshim-resolver", daemon=True
     )
     try:
-        with unpatched.signals_blocked():
-            thread.start()
+        unpatched.start_without_signals(thread.start)
     except RuntimeError:
         # No thread can be had: as it would be without this module.
         _run(key, lookup, function)
@@ -155,10 +152,6 @@ def _run(key: _Key, lookup: _Lookup, function: Any) -> None:
         lookup.is_over = True
         if lookup.event is not None:
             lookup.event.set()
-
-
-def _threads_are_green() -> bool:
-    return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
 
 
 def _blocks(function: Any) -> bool:

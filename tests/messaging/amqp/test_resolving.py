@@ -140,7 +140,7 @@ def test_a_blocking_resolver_under_green_threads(
         start(function, on_exit)
 
     monkeypatch.setattr(resolving.unpatched, "start_native_thread", native)
-    monkeypatch.setattr(resolving, "_threads_are_green", lambda: True)
+    monkeypatch.setattr(resolving.unpatched, "threads_are_green", lambda: True)
     monkeypatch.setattr(resolving, "_blocks", lambda _function: True)
     assert resolve(Host("localhost", 5672), time.monotonic() + LIMIT)
     assert started

@@ -182,18 +182,25 @@ class AmqpIncoming:
             pause_before_requeue(began)
             self._settle("requeue")
             return
-        attempts = self.attempts + 1
         try:
-            dead = self._retries.retry(self._copy(), self.queue, attempts)
+            self._store_for_later(self._retries)
         except Exception as error:
+            held = self._requeued_often()
             LOG.warning(
-                "message %s cannot be stored for a later attempt (%s); it is requeued at once",
+                "message %s cannot be stored for a later attempt (%s); it is %s",
                 self.message_id,
                 error,
+                "held here until it can be" if held else "requeued at once",
             )
+            if held:
+                self._retries.held.add(self._store_held)
+                return
             pause_before_requeue(began)
             self._settle("requeue")
-            return
+
+    def _store_for_later(self, retries: Retries) -> None:
+        attempts = self.attempts + 1
+        dead = retries.retry(self._copy(), self.queue, attempts)
         if dead:
             LOG.error(
                 "message %s of queue %r was tried %d times; it is in the dead-letter queue %r now",
@@ -204,13 +211,25 @@ class AmqpIncoming:
             )
         self._settle("acknowledge")
 
+    def _store_held(self) -> bool:
+        """Try again to store it for later; return whether it need not be held any more."""
+        if self._retries is None or not self._delivery.connection.is_open:
+            return True  # the broker redelivers it
+        try:
+            self._store_for_later(self._retries)
+        except Exception:
+            return False
+        return True
+
+    def _requeued_often(self) -> bool:
+        return _count(self._delivery.headers.get(DELIVERY_COUNT_HEADER)) >= RENEW_AFTER
+
     def renew(self) -> bool:
         """Replace it by a new copy if the broker might soon drop it; return whether it was.
 
         A quorum queue counts how often a message was requeued, and has a limit.
         """
-        count = _count(self._delivery.headers.get(DELIVERY_COUNT_HEADER))
-        if count < RENEW_AFTER or self._retries is None:
+        if self._retries is None or not self._requeued_often():
             return False
         try:
             self._retries.renew(self._copy(), self.queue)

@@ -239,6 +239,8 @@ class AmqpListener:
                     over = self._poll(batch, deadline, batch_size, batch_timeout)
             finally:
                 self._after_polling()
+            if not over:
+                self._retries.held.retry()
         return batch
 
     def _poll(
@@ -248,7 +250,7 @@ class AmqpListener:
         batch_size: int,
         batch_timeout: float | None,
     ) -> bool:
-        """Fill `batch`; return False if only errors are to be reported, without the lock."""
+        """Fill `batch`; return False if something is to be done without the lock first."""
         while len(batch) < batch_size:
             if self._consuming and (self._stopped or self._paused):
                 self._withdraw()
@@ -265,12 +267,13 @@ class AmqpListener:
                 break
             if self._stopped:
                 break
-            if self._errors:
+            hold = self._retries.held.left()
+            if self._errors or hold <= 0:
                 return bool(batch)
             left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
             if left <= 0 and deadline is not None:
                 break
-            self._receive(min(left, WAIT_AT_MOST))
+            self._receive(min(left, hold, WAIT_AT_MOST))
             if self._inherited:
                 break  # a green thread that was forked with the rest: its parent listens
         return True

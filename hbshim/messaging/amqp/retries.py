@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
+from collections.abc import Callable
 
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Message, Queue
 from hbshim.messaging.amqp.names import DEAD
 from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
 from hbshim.messaging.amqp.sender import Sender, Sending
+from hbshim.messaging.backoff import Backoff
 from hbshim.messaging.options import MessagingOptions
 
 #: Header with the number of times that a message was tried already.
@@ -43,6 +46,9 @@ LONGEST_PAUSE = 60.0
 #: Times that a pause is doubled at most: no float is large enough for what follows.
 _DOUBLED_AT_MOST = 60
 
+#: Seconds of the first pause after which storing a message is tried again.
+SHORTEST_HOLD = 1.0
+
 #: Seconds that storing a message for later may take.
 STORE_LIMIT = 5.0
 
@@ -58,11 +64,15 @@ class Retries:
 
     Parameters:
         options: how often and after which first pause a notification is tried again.
+
+    Attributes:
+        held: what could not be stored.
     """
 
     def __init__(self, sender: Sender, options: MessagingOptions) -> None:
         self._sender = sender
         self.attempts = options.notification_retry_attempts
+        self.held = Held()
         self._delay = options.notification_retry_delay
         self._quorum = bool(options.quorum_queues)
 
@@ -141,6 +151,48 @@ class Retries:
         # Each time: only a declaration makes an unused queue exist for longer.
         self._sender.manage(declare, deadline)
         self._sender.send_confirmed(_to(message, queue.name), None, deadline, None)
+
+
+class Held:
+    """Deliveries that cannot be stored for now, and that the broker would drop if requeued again.
+
+    They stay unacknowledged, and storing them is tried again after growing pauses.
+    """
+
+    def __init__(self) -> None:
+        self._backoff = Backoff(SHORTEST_HOLD, LONGEST_PAUSE)
+        self._entries: deque[Callable[[], bool]] = deque()
+
+    def add(self, store: Callable[[], bool]) -> None:
+        """Hold a delivery.
+
+        Parameters:
+            store: tries to store it, and returns whether it need not be held any more.
+        """
+        if not self._entries:
+            self._backoff.reset()
+            self._backoff.fail()
+        self._entries.append(store)
+
+    def left(self) -> float:
+        """Return the seconds until :meth:`retry` is due; infinite if nothing is held."""
+        return self._backoff.left() if self._entries else float("inf")
+
+    def retry(self) -> None:
+        """If it is due, try to store what is held, until that fails."""
+        if self.left() > 0:
+            return
+        # First: another thread is not to do the same.
+        self._backoff.fail()
+        for _ in range(len(self._entries)):
+            try:
+                store = self._entries.popleft()
+            except IndexError:
+                return
+            if not store():
+                self._entries.append(store)
+                return
+        self._backoff.reset()
 
 
 def _to(message: Message, queue: str) -> Message:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hbshim.errors import ConnectionLostError
 from hbshim.messaging.amqp.connection import Delivery, Message, OnCancelled, OnDelivery, Queue
+from hbshim.messaging.amqp.retries import Held
 
 
 class FakeConnection:
@@ -166,6 +167,7 @@ class FakeRetries:
         self.stored: list[tuple[Message, str, int]] = []
         self.renewed: list[str] = []
         self.error: Exception | None = None
+        self.held = Held()
 
     def retry(self, message: Message, queue: str, attempts: int) -> str:
         if self.error is not None:
@@ -174,5 +176,7 @@ class FakeRetries:
         return ""
 
     def renew(self, message: Message, _queue: str) -> None:
+        if self.error is not None:
+            raise self.error
         assert message.message_id is not None
         self.renewed.append(message.message_id)

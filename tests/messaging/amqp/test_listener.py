@@ -638,6 +638,47 @@ def test_what_cannot_be_stored_for_later_returns_to_its_queue_after_a_pause(
     assert connection.settled == [("nack", 1)]
 
 
+def test_what_a_quorum_queue_would_drop_is_held_until_it_can_be_stored(
+    rigs: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ 4 drops a message without a word when it is requeued after 20 deliveries."""
+    monkeypatch.setattr("hbshim.messaging.amqp.retries.SHORTEST_HOLD", 0.02)
+    rig, one = rigs(first=False, later=True), identity()
+    rig.retries.error = TopologyError("no permission", 403)
+    connection = rig.open()
+    connection.deliver(rig.topic, one, redelivered=True, headers={"x-delivery-count": 5})
+    (incoming,) = rig.poll()
+    incoming.requeue()
+    # Others are handled meanwhile.
+    other = identity()
+    connection.deliver(rig.topic, other)
+    wait_until(lambda: rig.ids() == [other], LIMIT)
+    assert rig.ids(0.1) == []
+    assert connection.settled == []
+    rig.retries.error = None
+    wait_until(lambda: rig.poll() == [] and connection.settled, LIMIT)
+    assert connection.settled == [("ack", 1)]
+    ((message, _queue, attempts),) = rig.retries.stored
+    assert (message.message_id, attempts) == (one, 1)
+    assert rig.retries.held.left() == float("inf")
+
+
+def test_what_is_held_is_the_brokers_once_its_connection_is_lost(
+    rigs: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hbshim.messaging.amqp.retries.SHORTEST_HOLD", 0.02)
+    rig = rigs(first=False, later=True)
+    rig.retries.error = TopologyError("no permission", 403)
+    headers = {"x-delivery-count": 5}
+    rig.open().deliver(rig.topic, identity(), redelivered=True, headers=headers)
+    (incoming,) = rig.poll()
+    incoming.requeue()
+    rig.again()
+    rig.retries.error = None
+    wait_until(lambda: rig.poll() == [] and rig.retries.held.left() == float("inf"), LIMIT)
+    assert rig.retries.stored == []
+
+
 def test_one_that_failed_before_is_alone_in_its_batch(rigs: Callable[..., Rig]) -> None:
     rig = rigs(first=False, later=True)
     connection = rig.open()

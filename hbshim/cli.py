@@ -254,7 +254,9 @@ def options() -> None:
             click.secho(row["option"], bold=True, nl=False)
             click.echo(f"  {row['accepts']}  (default: {row['default']})")
             click.echo(click.wrap_text(row["meaning"], width, INDENT, INDENT))
-            click.echo(f"{INDENT}environment {row['environment']}, URL key {row['url']}\n")
+            click.echo(
+                f"{INDENT}environment {row['environment']}, URL key {row['url'] or 'none'}\n"
+            )
 
 
 if __name__ == "__main__":

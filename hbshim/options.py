@@ -351,7 +351,8 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
         The URL without hbshim's options, and those options by name, unparsed.
 
     Raises:
-        OptionError: an option of hbshim that no URL may hold.
+        OptionError: an option of hbshim that no URL may hold, or that a part of the login is
+            taken for.
     """
     address, hash_sign, fragment = url.partition("#")
     address, _, query = address.partition("?")
@@ -360,6 +361,12 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
     for part in query.split("&"):
         key, _, value = part.partition("=")
         key = unquote_plus(key)
+        if "@" in part and "@" not in address and key.startswith((_URL_PREFIX, *URL_KEYS)):
+            # A password with an unescaped "?": what follows that is a piece of it.
+            raise OptionError(
+                "this URL cannot be taken apart (it is not repeated here); percent-encode what "
+                "is special in user, password and options: / is %2F, ? is %3F, @ is %40"
+            )
         if key in URL_KEYS:
             ours[URL_KEYS[key]] = unquote_plus(value)
         else:

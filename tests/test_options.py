@@ -137,6 +137,20 @@ def test_a_url_key_that_would_have_no_effect_is_refused(key):
         split_url(f"amqp://host//?{key}=1")
 
 
+@pytest.mark.parametrize("piece", ["hbshim_secret", "heartbeat_in_pthread=secret"])
+def test_a_piece_of_a_password_is_not_repeated(piece):
+    """A "?" that is not percent-encoded ends the address, and begins the query."""
+    with pytest.raises(OptionError) as raised:
+        split_url(f"amqp://user:pass?{piece}@host//")
+    assert "secret" not in str(raised.value)
+    assert "percent-encode" in str(raised.value)
+
+
+def test_an_at_sign_in_an_option_is_accepted():
+    _, found = split_url("amqp://user:password@host//?hbshim_watch_socket=/run/a@b")
+    assert found == {"watch_socket": "/run/a@b"}
+
+
 def test_an_option_of_the_process_is_no_option_of_one_connection():
     with pytest.raises(OptionError, match="set HBSHIM_STRIP_POLLING"):
         load(url={"strip_polling": False})

@@ -177,6 +177,11 @@ def keep_dead_ones_back(prepare_resource: Any) -> Any:
     return prepare
 
 
+def is_kept_alive(connection: Any) -> bool:
+    """Whether hbshim keeps what a ``kombu.Connection`` holds now alive; it does not connect."""
+    return _link_of(connection) is not None
+
+
 def is_dead(connection: Any, consequence: str) -> bool:
     """Whether a ``kombu.Connection`` that is kept alive has lost its peer, or is its parent's.
 

@@ -42,7 +42,10 @@ OptionsFor: TypeAlias = Callable[[], Mapping[str, object]]
 
 
 class Connection(impl_rabbit.Connection):  # type: ignore[misc]
-    """The driver's connection; what it opens is kept alive by hbshim, and by nobody else."""
+    """The driver's connection; what it opens is kept alive by hbshim.
+
+    The driver's own heartbeat thread runs only where hbshim had to leave a connection alone.
+    """
 
     def __init__(
         self, options_for: OptionsFor, conf: Any, url: Any, purpose: str, retry: int | None = None
@@ -90,8 +93,25 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
         scheme, _, rest = url.partition("://")
         return f"{scheme.replace('amqp', 'hbshim')}://{rest}"
 
+    def _set_current_channel(self, new_channel: Any) -> None:
+        super()._set_current_channel(new_channel)
+        # After a reconnection. In the constructor the attribute is not there yet.
+        if (
+            new_channel is not None
+            and self.purpose == common.PURPOSE_SEND
+            and vars(self).get("_heartbeat_thread", self) is None
+        ):
+            self._heartbeat_start()
+
     def _heartbeat_start(self) -> None:
         self._heartbeat_thread = None
+        if kombu_adapter.is_kept_alive(self.connection):
+            return
+        try:
+            super()._heartbeat_start()
+        except RuntimeError:
+            # No thread can be started: the event `not-kept-alive` has said so.
+            self._heartbeat_thread = None
 
 
 class _OptionOff:

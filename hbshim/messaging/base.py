@@ -42,8 +42,8 @@ def timeout_of(seconds: float) -> float:
         # Not a number is not equal to itself.
         if seconds != seconds:
             raise ValueError
-        return min(max(0.0, float(seconds)), LONGEST_TIMEOUT)
-    except (TypeError, ValueError):
+        return float(min(max(0.0, seconds), LONGEST_TIMEOUT))
+    except (TypeError, ValueError, ArithmeticError):
         raise OptionError(f"a timeout must be a number of seconds, got {seconds!r}") from None
 
 

@@ -174,10 +174,12 @@ class Encoding:
         """
         try:
             data = self._encode(value)
+            if type(data) is not bytes:
+                data = _bytes_of(data)
         except Exception as error:
             raise PayloadError(
                 f"the payload cannot be encoded as {self.content_type} "
-                f"({type(error).__name__}: {error}); send plain values, without cycles, or "
+                f"({_words(error)}); send plain values, without cycles, or "
                 "give a serializer that knows these types"
             ) from error
         if len(data) > self.limit:
@@ -215,8 +217,22 @@ class Encoding:
         except Exception as error:
             raise PayloadError(
                 f"a message of {len(data)} bytes is not the {kind} that it says it is "
-                f"({type(error).__name__}: {error}); look at its sender"
+                f"({_words(error)}); look at its sender"
             ) from error
+
+
+def _bytes_of(encoded: object) -> bytes:
+    if isinstance(encoded, (bytes, bytearray, memoryview)):
+        return bytes(encoded)
+    raise TypeError(f"the serializer returned {type(encoded).__name__}, not bytes")
+
+
+def _words(error: Exception) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:
+        return name  # its text is code of the application
 
 
 def _bare(content_type: str) -> str:

@@ -72,7 +72,7 @@ def error_as_value(error: BaseException, *, brief: bool = False) -> dict[str, An
     """
     kind = type(error)
     value = {
-        "module": kind.__module__,
+        "module": str(kind.__module__),
         "kind": kind.__qualname__,
         "text": _text(error)[:TEXT_LIMIT],
     }
@@ -80,7 +80,7 @@ def error_as_value(error: BaseException, *, brief: bool = False) -> dict[str, An
         return {**value, "text": value["text"][:100], "args": [value["text"][:100]]}
     return {
         **value,
-        "args": [each if _plain(each) else _text(each) for each in error.args],
+        "args": _arguments(error),
         "trace": _trace(error)[-TRACE_LIMIT:],
     }
 
@@ -91,6 +91,14 @@ def _text(value: object) -> str:
         return str(value)
     except Exception as error:
         return f"<no text: str() of {type(value).__qualname__} raised {type(error).__name__}>"
+
+
+def _arguments(error: BaseException) -> list[Any]:
+    try:
+        return [each if _plain(each) else _text(each) for each in error.args]
+    except Exception:
+        # A class may have made something else of `args`.
+        return [_text(error)]
 
 
 def _trace(error: BaseException) -> str:
@@ -124,7 +132,11 @@ def error_from_value(value: Any, allowed: Collection[str]) -> BaseException:
             found = getattr(found, name)
         if not (isinstance(found, type) and issubclass(found, Exception)):
             return remote
-        error: Exception = found(*(value.get("args") or ()))
+        if found.__module__ == OWN_MODULE and found.__qualname__ not in ANSWERS:
+            return remote
+        error: Any = found(*(value.get("args") or ()))
+        if not isinstance(error, Exception):
+            return remote
     except Exception:
         return remote
     error.__cause__ = remote

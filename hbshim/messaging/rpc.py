@@ -205,7 +205,8 @@ class Task:
             CallTimeoutError: it has not come within `timeout` seconds, but may yet.
             ResultGoneError: it is not kept; see `result_lifetime`.
         """
-        deadline = time.monotonic() + timeout_of(timeout)
+        timeout = timeout_of(timeout)
+        deadline = time.monotonic() + timeout
         while self._reply is None:
             left = deadline - time.monotonic()
             if left <= 0:

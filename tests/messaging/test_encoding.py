@@ -254,3 +254,40 @@ def test_any_bytes_are_a_value_or_a_payload_error(data):
     except PayloadError:
         return
     assert json.dumps(value) == json.dumps(json.loads(data))
+
+
+class UnspeakableError(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+class Odd:
+    """A serializer that returns `encoded`, and decodes nothing."""
+
+    content_type = "application/x-odd"
+
+    def __init__(self, encoded=b""):
+        self.encoded = encoded
+
+    def encode(self, _value):
+        if isinstance(self.encoded, Exception):
+            raise self.encoded
+        return self.encoded
+
+    def decode(self, _data):
+        raise UnspeakableError
+
+
+@pytest.mark.parametrize("encoded", [None, "text", 5, UnspeakableError()])
+def test_what_a_serializer_does_wrong_is_one_error(encoded):
+    with pytest.raises(PayloadError, match="cannot be encoded"):
+        Encoding(Odd(encoded)).encode(1)
+
+
+def test_a_serializer_may_return_other_bytes():
+    assert Encoding(Odd(bytearray(b"a"))).encode(1) == b"a"
+
+
+def test_an_error_without_text_is_one_error_when_decoding():
+    with pytest.raises(PayloadError, match="UnspeakableError"):
+        Encoding(Odd()).decode(b"a")

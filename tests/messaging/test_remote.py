@@ -139,3 +139,29 @@ def test_an_endpoint_of_no_version_is_refused_at_the_start():
 
     with pytest.raises(OptionError, match="latest"):
         Dispatcher([Wrong()])
+
+
+class OddArgumentsError(Exception):
+    args = None
+
+
+class OddModuleError(Exception):
+    pass
+
+
+OddModuleError.__module__ = 5
+
+
+@pytest.mark.parametrize(
+    "error", [OddArgumentsError(), OddModuleError("text"), ValueError(10**5000)]
+)
+def test_an_odd_error_still_becomes_a_value(error):
+    value = error_as_value(error)
+    assert isinstance(value["module"], str)
+    assert isinstance(value["args"], list)
+
+
+def test_hbshims_own_error_is_not_raised_for_a_module_that_imports_it(monkeypatch):
+    monkeypatch.setattr(subprocess, "CallTimeoutError", errors.CallTimeoutError, raising=False)
+    value = {"module": "subprocess", "kind": "CallTimeoutError", "args": ["text"]}
+    assert isinstance(error_from_value(value, ["subprocess"]), RemoteError)

@@ -141,7 +141,8 @@ class Caller:
         attempts: int | None,
     ) -> Reply:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        deadline = time.monotonic() + timeout_of(timeout)
+        timeout = timeout_of(timeout)
+        deadline = time.monotonic() + timeout
         correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
         message = Message(
             payload.body,
@@ -237,6 +238,8 @@ class Caller:
             if waiting.on_reply is not None:
                 for reply in replies:
                     waiting.on_reply(reply)
+                    if time.monotonic() >= deadline:
+                        break
             if waiting.result is not None:
                 return waiting.result
             until = deadline if silence is None else min(deadline, waiting.heard + silence)
@@ -249,6 +252,8 @@ class Caller:
             raise ConnectionLostError("the driver was closed while a call waited for its reply")
         left = until - time.monotonic()
         if left <= 0:
+            # It may have been woken to read.
+            self._hand_over()
             raise CallTimeoutError(otherwise)
         # Before it is seen that another thread reads: that one may end its reading just now.
         self._waiting[waiting] = None
@@ -263,11 +268,15 @@ class Caller:
                     self._hand_over()
             else:
                 waiting.bell.acquire(timeout=left)
-        finally:
+        except BaseException:
+            # An interrupted one may have been woken to read, too.
             self._waiting.pop(waiting, None)
-            if waiting.called:
-                # It may have been woken to read, too.
-                self._hand_over()
+            self._hand_over()
+            raise
+        self._waiting.pop(waiting, None)
+        if waiting.called:
+            # It may have been woken to read, too.
+            self._hand_over()
 
     def _read_for(self, waiting: Waiting, until: float) -> None:
         while not (waiting.called or self._closed):
@@ -324,6 +333,10 @@ class Caller:
                     self.lost(line)
                 line = self._connect(deadline, attempts, exchange)
                 self._line = line
+                if self._closed:
+                    # Meanwhile; its connection would stay.
+                    self.lost(line)
+                    raise ConnectionLostError("the driver is closed; make a new one")
             return line
         finally:
             self._connecting.release()

@@ -11,6 +11,7 @@ ignores a reply that it has already.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from hbshim.errors import MessagingError
+from hbshim.errors import MessagingError, PoolError
 from hbshim.messaging.amqp.connection import Message
 from hbshim.runtime.unpatched import start_without_signals
 
@@ -41,6 +42,8 @@ IDLE = 5.0
 
 #: Bytes of replies to one address that are kept without a check.
 KEPT = 16 * 1024 * 1024
+
+_log = logging.getLogger("hbshim.messaging")
 
 
 class _Sent(NamedTuple):
@@ -132,8 +135,16 @@ class DirectReplies:
             now = time.monotonic()
             for name in (name for name, at in due.items() if at <= now):
                 # One that cannot be checked now is checked again; the others must not wait.
-                with contextlib.suppress(MessagingError):
+                try:
                     self._check(name)
+                except PoolError:
+                    # The driver is closed.
+                    with self._lock:
+                        self._addresses.clear()
+                    break
+                except Exception as error:
+                    if not isinstance(error, MessagingError):
+                        _log.warning("a direct reply was not checked: %s", error)
             with self._lock:
                 nearest = min((each.due for each in self._addresses.values()), default=None)
             left = IDLE if nearest is None else nearest - time.monotonic()
@@ -152,7 +163,7 @@ class DirectReplies:
             there = self._sender.manage(
                 lambda sending: sending.connection.queue_exists(name, until), until, 1
             )
-        except MessagingError:
+        except Exception:
             self._drop(name, lambda sent: sent.deadline <= began)
             raise
         if there:

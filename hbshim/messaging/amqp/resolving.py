@@ -45,6 +45,13 @@ class _Lookup:
         # None where a native thread does the work and green ones wait for it.
         self.event: threading.Event | None = threading.Event()
 
+    def end(self, error: Exception | None = None) -> None:
+        """Tell those that wait."""
+        self.error = self.error or error
+        self.is_over = True
+        if self.event is not None:
+            self.event.set()
+
     def wait(self, until: float) -> bool:
         """Whether it is over by `until`."""
         event = self.event
@@ -115,7 +122,13 @@ def _lookup(name: tuple[str, int]) -> _Lookup:
     mine = _Lookup()
     lookup = _under_way.setdefault(key, mine)
     if lookup is mine:
-        _start(key, mine)
+        try:
+            _start(key, mine)
+        except BaseException as error:
+            # It may not run: a later caller must not wait for it.
+            _under_way.pop(key, None)
+            mine.end(ConnectError(f"the lookup was interrupted ({type(error).__name__})"))
+            raise
     return lookup
 
 
@@ -149,9 +162,7 @@ def _run(key: _Key, lookup: _Lookup, function: Any) -> None:
         lookup.error = error
     finally:
         _under_way.pop(key, None)
-        lookup.is_over = True
-        if lookup.event is not None:
-            lookup.event.set()
+        lookup.end()
 
 
 def _blocks(function: Any) -> bool:

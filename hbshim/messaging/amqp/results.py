@@ -41,6 +41,9 @@ _DELETE_WITHIN = 0.3
 #: Seconds that closing waits for the broker to stop delivering.
 _STOP_WITHIN = 1.0
 
+#: Seconds for the same when the caller's time is over already.
+_STOP_LATE = 0.2
+
 #: Seconds that an acknowledgement may wait for other writers.
 _ACKNOWLEDGE_WITHIN = 0.1
 
@@ -67,7 +70,9 @@ class _Stored(Waiting):
 
     def arrived(self, delivery: Delivery) -> None:
         if self.closed:
-            # For another process that may attach to the request.
+            # For another process that may attach to the request; not for this consumer again,
+            # which a request that was forgotten leaves behind.
+            self.end()
             with contextlib.suppress(MessagingError):
                 delivery.connection.requeue(delivery.tag)
         elif delivery.connection is self.connection:
@@ -149,6 +154,10 @@ class StoredReplies:
             raise CallTimeoutError("another thread waits for the replies to this request")
         try:
             return self._receive(deadline)
+        except BaseException as error:
+            # Between two waits another process may get it.
+            self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
+            raise
         finally:
             self._lock.release()
 
@@ -220,16 +229,20 @@ class StoredReplies:
             )
 
     def close(self) -> None:
+        self._stop(_STOP_WITHIN)
+
+    def _stop(self, timeout: float) -> None:
         stopping = self._stored.end()
         if stopping is None:
             return
         # What is still delivered is given back when it is read: another process may wait for it.
-        caller, until = self._caller(), time.monotonic() + _STOP_WITHIN
+        caller, until = self._caller(), time.monotonic() + timeout
         with contextlib.suppress(MessagingError):
             while not stopping.called:
                 caller.wait_once(stopping, until, "the consumer has not stopped yet")
 
 
 def _forgotten(stored: _Stored) -> None:
-    # From the garbage collector: nothing is written here. What is delivered goes back.
+    # From the garbage collector: nothing is written here. With the next delivery the consumer
+    # is stopped, and what was delivered goes back.
     stored.closed = True

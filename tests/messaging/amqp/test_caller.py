@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import CallTimeoutError, ConnectionLostError, PayloadError
+from hbshim.errors import CallTimeoutError, ConnectionLostError, OptionError, PayloadError
 from hbshim.messaging.amqp import caller as module
-from hbshim.messaging.amqp.caller import Caller
+from hbshim.messaging.amqp.caller import Caller, _Call
 from hbshim.messaging.amqp.connection import DIRECT_REPLY
 from hbshim.messaging.amqp.limits import ACCEPTED
 from hbshim.messaging.amqp.topology import Topology
@@ -230,3 +230,66 @@ def test_the_brokers_limit_is_taken_from_its_refusal() -> None:
         )
     assert not connector.opened
     assert connector.limits.known(100, "any")
+
+
+def test_a_caller_whose_time_is_over_passes_on_that_it_was_woken_to_read() -> None:
+    caller, other = caller_over(FakeConnector()), _Call(None)
+    caller._waiting[other] = None
+    with pytest.raises(CallTimeoutError):
+        caller.wait_once(_Call(None), time.monotonic() - 1, "not answered")
+    assert other.bell.acquire(False)
+
+
+def test_an_interrupted_caller_passes_on_that_it_was_woken_to_read() -> None:
+    caller, other = caller_over(FakeConnector()), _Call(None)
+
+    class Bell:
+        def acquire(self, timeout: float) -> bool:
+            caller._reading.release()  # and the reader has rung this bell
+            raise KeyboardInterrupt
+
+    waiting = _Call(None)
+    waiting.bell = Bell()  # type: ignore[assignment]
+    caller._waiting[other] = None
+    caller._reading.acquire()
+    with pytest.raises(KeyboardInterrupt):
+        caller.wait_once(waiting, time.monotonic() + LIMIT, "not answered")
+    assert other.bell.acquire(False)
+    assert list(caller._waiting) == [other]
+
+
+def test_reports_that_came_too_late_are_not_handed_out() -> None:
+    reports: list[Reply] = []
+    waiting = _Call(reports.append)
+    waiting.replies = [Reply("progress", Payload(b"1"))] * 3
+    with pytest.raises(CallTimeoutError):
+        caller_over(FakeConnector())._wait(waiting, time.monotonic() - 1, None)
+    assert len(reports) == 1
+
+
+def test_a_driver_that_is_closed_while_it_connects_keeps_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    connect = connector.connect
+
+    def closed_meanwhile(*given: Any, **named: Any) -> Any:
+        caller.close()
+        return connect(*given, **named)
+
+    monkeypatch.setattr(connector, "connect", closed_meanwhile)
+    with pytest.raises(ConnectionLostError, match="closed"):
+        call(caller)
+    assert not connector.opened[-1].is_open
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "5", None, 1j])
+def test_a_timeout_that_is_none(timeout: Any) -> None:
+    with pytest.raises(OptionError, match="number of seconds"):
+        call(caller_over(FakeConnector()), timeout)
+
+
+def test_a_timeout_far_below_zero() -> None:
+    with pytest.raises(CallTimeoutError, match="within 0 s"):
+        call(caller_over(FakeConnector()), -(10**400))

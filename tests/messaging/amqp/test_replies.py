@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import ConnectionLostError
+from hbshim.errors import ConnectionLostError, OptionError, PoolError
 from hbshim.messaging.amqp import replies as module
 from hbshim.messaging.amqp.connection import DIRECT_REPLY, Message
 from hbshim.messaging.amqp.replies import DirectReplies
@@ -134,3 +134,27 @@ def test_the_thread_ends_when_idle_and_starts_again() -> None:
         replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
         wait_until(lambda: settled(replies), LIMIT)
         wait_until(lambda: replies._thread is None, LIMIT)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_check_that_fails_otherwise_does_not_end_the_others() -> None:
+    errors = [OptionError("a certificate cannot be read")]
+
+    def there(_name: str) -> bool:
+        if errors:
+            raise errors.pop()
+        return True
+
+    replies = DirectReplies(Sender(there))  # type: ignore[arg-type]
+    replies.sent(reply("a"), "client", TOPOLOGY, time.monotonic() + LIMIT)
+    wait_until(lambda: settled(replies), LIMIT)
+    assert not errors
+
+
+def test_of_a_closed_driver_nothing_is_kept() -> None:
+    def there(_name: str) -> bool:
+        raise PoolError("closed")
+
+    replies = DirectReplies(Sender(there))  # type: ignore[arg-type]
+    replies.sent(reply("a"), "client", TOPOLOGY, time.monotonic() + 100 * LIMIT)
+    wait_until(lambda: settled(replies), LIMIT)

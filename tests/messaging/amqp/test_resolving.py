@@ -144,3 +144,17 @@ def test_a_blocking_resolver_under_green_threads(
     monkeypatch.setattr(resolving, "_blocks", lambda _function: True)
     assert resolve(Host("localhost", 5672), time.monotonic() + LIMIT)
     assert started
+
+
+def test_a_lookup_that_was_interrupted_is_not_waited_for(
+    resolver: Resolver, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    resolver.answer = lambda: FOUND
+    with monkeypatch.context() as patched:
+        patched.setattr(resolving, "_start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            resolve(host, soon())
+    assert resolve(host, time.monotonic() + LIMIT) == FOUND

@@ -1,0 +1,68 @@
+"""A process consumes from the queue of a request while a caller waits, and not longer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hbshim.errors import CallTimeoutError
+from hbshim.messaging.amqp.connection import Delivery
+from hbshim.messaging.amqp.results import StoredReplies, _forgotten, _Stored
+
+
+class Connection:
+    """Records what it is told."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def start_consumer(self, queue: str, _on_delivery: Any, **_: Any) -> str:
+        self.told.append(f"consume {queue}")
+        return "tag"
+
+    def stop_consumer(self, tag: str, _deadline: float, on_stopped: Any) -> None:
+        self.told.append(f"stop {tag}")
+        on_stopped()
+
+    def requeue(self, tag: int) -> bool:
+        self.told.append(f"requeue {tag}")
+        return True
+
+
+class Caller:
+    """One that never gets a reply."""
+
+    def __init__(self) -> None:
+        self.connection = Connection()
+
+    def connected(self, *_: Any) -> Any:
+        return self
+
+    def managed(self, *_: Any) -> bool:
+        return True
+
+    def wait_once(self, _waiting: Any, _until: float, otherwise: str) -> None:
+        raise CallTimeoutError(otherwise)
+
+
+def test_after_a_wait_in_vain_another_process_can_get_the_result() -> None:
+    caller = Caller()
+    replies = StoredReplies(lambda: caller, "request", "queue")  # type: ignore[arg-type, return-value]
+    for _ in range(2):
+        with pytest.raises(CallTimeoutError):
+            replies.receive(0.1)
+    assert caller.connection.told == ["consume queue", "stop tag"] * 2
+
+
+def test_a_forgotten_consumer_is_stopped_before_a_delivery_goes_back() -> None:
+    connection, stored = Connection(), _Stored()
+    stored.connection, stored.tag = connection, "tag"  # type: ignore[assignment]
+    _forgotten(stored)
+    for tag in (1, 2):
+        stored.arrived(
+            Delivery(connection, tag, b"1", "queue", False, None, None, None, None, None, None, {})
+        )  # type: ignore[arg-type]
+    assert connection.told == ["stop tag", "requeue 1", "requeue 2"]

@@ -277,9 +277,12 @@ def _wrap(connection: Any) -> Link:
             and transport._tx_buffered_byte_count <= _JOIN_AT_MOST
             and not guard.unsent
         ):
-            joined = b"".join(buffers)
-            buffers.clear()
-            buffers.append(joined)
+            whole = list(buffers)
+            # Only what was seen, and in its place: a program may publish in another thread
+            # than pika's loop runs in, against pika's rules, and pika copes with that.
+            for _ in whole:
+                buffers.popleft()
+            buffers.appendleft(b"".join(whole))
         stock_produce()
 
     guarded = guard.around_flush(

@@ -1,5 +1,6 @@
 """pika on the real broker."""
 
+import collections
 import gc
 import os
 import select
@@ -291,3 +292,46 @@ def test_the_frames_of_a_small_message_are_sent_together(connect, size, sends):
     body = []
     wait_until(lambda: body.append(channel.basic_get(queue, auto_ack=True)[2]) or body[-1])
     assert body[-1] == b"x" * size
+
+
+class Buffers(collections.deque):
+    """Of which another thread appends a frame behind any call that changes it."""
+
+    late = (b"4", b"5", b"6", b"7", b"8", b"9")
+
+    def _changed(self):
+        if self.late:
+            super().append(self.late[0])
+            self.late = self.late[1:]
+
+    def popleft(self):
+        first = super().popleft()
+        self._changed()
+        return first
+
+    def clear(self):
+        super().clear()
+        self._changed()
+
+
+def test_a_frame_that_another_thread_buffers_meanwhile_keeps_its_place(connect):
+    """As pika itself sends it, against its own rules."""
+    connection = connect()
+    transport = connection._impl._transport
+    transport._tx_buffers = Buffers([b"1", b"2", b"3"])
+    transport._tx_buffered_byte_count = 9
+    hbshim.keep_alive(connection)
+    link_of(connection).guard.unsent = False
+    sent = []
+
+    def send(_sock, data):
+        sent.append(data)
+        return len(data)
+
+    transport._sigint_safe_send = send
+    transport._produce()
+    del transport._sigint_safe_send
+    assert b"".join(sent) == b"123456789"
+    assert sent[0] == b"123"
+    transport._tx_buffers = collections.deque()
+    connection.close()

@@ -20,11 +20,12 @@ The CBC modes of TLS 1.2 pad, so that a heartbeat looks like any frame of up to 
 What was read and is no heartbeat is kept for the client's next read. A client that waits
 for its descriptor to become readable must learn of it: so the last record that looks like
 a heartbeat is always left, and keeps the descriptor readable.
+
+Longer than others: both ends of one lock should be read together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import time
@@ -108,13 +109,24 @@ class SerializedSslObject:
         """Wrap `function` so that it runs with the lock held."""
 
         def run_alone(*args: Any, **kwargs: Any) -> Any:
-            with self._my_turn():
+            lock = self._my_turn()
+            try:
+                lock.acquire()
                 return function(*args, **kwargs)
+            finally:
+                try:  # noqa: SIM105
+                    lock.release()
+                except RuntimeError:
+                    pass
 
         return run_alone
 
     def _my_turn(self) -> NativeLock:
         """Return the lock; not before an engine that waits for it has had it.
+
+        The caller acquires it inside the ``try`` whose ``finally`` releases it: Python 3.14
+        handles a signal behind the call with which a ``with`` begins. Releasing raises
+        RuntimeError where an exception has come before the lock was acquired.
 
         An engine that stays inside is stuck in a finalizer of the application, which may
         run wherever its thread allocates. It is not waited for.
@@ -184,24 +196,37 @@ class SerializedSslObject:
             ssl.SSLWantReadError: the socket does not block, or its ``SO_RCVTIMEO`` passed.
         """
         arguments = (length,) if buffer is None else (length, buffer)
-        with self._my_turn():
+        lock = self._my_turn()
+        try:
+            lock.acquire()
             if self._ahead:
                 return self._read_ahead(length, buffer)
             # Zero is a non-blocking socket, as green libraries and pika use it:
-            # its reads return at once.
+            # its reads return at once. And so does a read of no octets.
             timeout = NativeSocket.gettimeout(self._native)
-            if timeout == 0 or self._inner.pending():
+            if timeout == 0 or (length <= 0 and buffer is None) or self._inner.pending():
                 return self._inner.read(*arguments)
+        finally:
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:
+                pass
         deadline = None if timeout is None else time.monotonic() + timeout
         self._wait_for_data()
         while True:
+            lock = self._my_turn()
             try:
-                with self._my_turn():
-                    return self._read_without_waiting(arguments)
+                lock.acquire()
+                return self._read_without_waiting(arguments)
             except ssl.SSLWantReadError:
                 for_reading = True
             except ssl.SSLWantWriteError:  # a handshake message has to go out first
                 for_reading = False
+            finally:
+                try:  # noqa: SIM105
+                    lock.release()
+                except RuntimeError:
+                    pass
             self._wait(for_reading, deadline)
 
     def _read_without_waiting(self, arguments: tuple[Any, ...]) -> Any:
@@ -212,8 +237,12 @@ class SerializedSslObject:
             NativeSocket.settimeout(self._native, 0)
             return self._inner.read(*arguments)
         finally:
-            with contextlib.suppress(OSError):  # closed meanwhile
+            # No other call before this one: a signal handler's exception might come behind it,
+            # and leave a socket that does not block to a client that expects it to.
+            try:  # noqa: SIM105
                 NativeSocket.settimeout(self._native, timeout)
+            except OSError:
+                pass  # closed meanwhile
 
     def _read_ahead(self, length: int, buffer: Any) -> Any:
         data, self._ahead = self._ahead[:length], self._ahead[length:]
@@ -249,11 +278,18 @@ class SerializedSslObject:
             ) from None
 
     def write(self, *args: Any) -> Any:
-        with self._my_turn():
+        lock = self._my_turn()
+        try:
+            lock.acquire()
             if self._heartbeat_begun:
                 self._inner.write(HEARTBEAT_FRAME)
                 self._heartbeat_begun = False
             return self._inner.write(*args)
+        finally:
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:
+                pass
 
     def write_heartbeat(self, permit: Permit) -> bool:
         """Send a heartbeat, or the rest of one; whether it is out.
@@ -285,8 +321,10 @@ class SerializedSslObject:
         return bool(sent == len(HEARTBEAT_FRAME))
 
     def pending(self) -> int:
-        with self._my_turn():
-            return len(self._ahead) + int(self._inner.pending())
+        return int(self.alone(self._pending)())
+
+    def _pending(self) -> int:
+        return len(self._ahead) + int(self._inner.pending())
 
     def take_heartbeats(self, at_most: int, permit: Permit) -> int:
         """Read up to `at_most` heartbeats, one from each record; the records must be there.

@@ -15,6 +15,7 @@ import trustme
 
 import hbshim
 from hbshim.adapters.sockets import wire_for
+from hbshim.adapters.tls import SerializedSslObject
 from hbshim.heartbeat import service
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
@@ -159,6 +160,64 @@ class Reader:
         self.thread.join(10)
         assert not self.thread.is_alive()
         return self.result
+
+
+class InterruptError(BaseException):
+    """As a signal handler raises it."""
+
+
+class Session:
+    """An SSL object whose calls return at once."""
+
+    def pending(self):
+        return 0
+
+    def read(self, *_):
+        return b"x"
+
+    def write(self, data):
+        return len(data)
+
+    def version(self):
+        return "TLSv1.3"
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.parametrize("call", ["read", "write", "version", "pending"])
+def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken(call):
+    def on_alarm(*_):
+        raise InterruptError
+
+    ours, theirs = socket.socketpair()
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        theirs.send(b"x")  # stays there, and ends every wait
+        session = SerializedSslObject(Session(), ours)
+        go = getattr(session, call)
+        arguments = (b"x",) if call == "write" else ()
+        interrupted = 0
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                while True:
+                    go(*arguments)
+            except InterruptError:
+                interrupted += 1
+            assert not session.lock._is_owned()
+            assert ours.gettimeout() is None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        ours.close()
+        theirs.close()
+    assert interrupted > 50
+
+
+def test_a_read_of_no_octets_does_not_wait(session):
+    client, _server = session(ssl.TLSVersion.TLSv1_3, None)
+    wire_for(client)
+    assert client.recv(0) == b""
 
 
 @pytest.mark.parametrize("timeout", [None, 10])

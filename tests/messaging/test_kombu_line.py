@@ -106,18 +106,19 @@ def test_no_exception_at_any_instant_leaves_a_lock_taken(
 ) -> None:
     go, line = WAYS[way], new_line()
     interrupted, left_taken = 0, 0
-    end = time.monotonic() + 0.3
-    while time.monotonic() < end:
+    deadline = time.monotonic() + 60
+    while interrupted < 300 and time.monotonic() < deadline:
         try:
             interrupts()
-            while True:
+            # Bounded: the library's own clean-up may swallow what is raised in it.
+            for _ in range(100_000):
                 go(line)
         except TimeLimitError:
             interrupted += 1
         left_taken += locks_taken(line)
         if not line.is_open or locks_taken(line):
             line = new_line()
-    assert interrupted > 50
+    assert interrupted == 300
     assert left_taken == 0
 
 

@@ -96,7 +96,7 @@ def proposals(
         if client == "amqp" and not found and (target is not None or options.heartbeat):
             found.append(_of_amqp(target, options))
         if client == "pika" and target is not None and target.client in (None, "pika"):
-            found.append(_of_pika(target))
+            found.append(_of_pika(target, options))
     return tuple(found)
 
 
@@ -109,8 +109,10 @@ def _of_amqp(target: Target | None, options: Options) -> Proposal:
     return Proposal("py-amqp", 0, _URL if explicit else "")
 
 
-def _of_pika(target: Target) -> Proposal:
-    # pika knows nothing of the option; and a value of the program's own always wins there.
+def _of_pika(target: Target, options: Options) -> Proposal:
+    if target.heartbeat == 0 and options.heartbeat:
+        return Proposal("pika", options.heartbeat, _OPTION, smaller_wins=False)
+    # A value above 0 of the program's own always wins there.
     source = "the broker" if target.heartbeat is None else _URL
     return Proposal("pika", target.heartbeat, source, smaller_wins=False)
 

@@ -3,6 +3,8 @@
 pika buffers frames and writes them in its transport's ``_produce``, reads in
 ``_consume``; both are wrapped there. Its heartbeat checker, whose timers need a
 running I/O loop, is replaced by one that leaves the work to hbshim.
+
+Longer than others: what is wrapped and what undoes it stand side by side.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Here whoever has octets to send sends them, and whoever was told that there is s
 read calls :meth:`StreamConnection.receive`; both return at once, and neither waits.
 
 The caller sees to it that one thread at a time is in here.
+
+Longer than others: each method stands in for one of pika's, and states why.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One connection under watch: the wire, the guard and the state, put together."""
+"""One connection under watch: the wire, the guard and the state, put together.
+
+Longer than others: all changes of a link's state are in one place.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Everything here is non-blocking and works on the operating-system socket beneath
 whatever green socket the client holds, so that a native thread may call it.
+
+Longer than others: every question to the kernel, with what its answer is worth, is here.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Names and defaults are those of the specification of oslo.messaging's pika driver
 (blueprint rabbit-pika, "Configuration Impact"), with what brokers need today.
+
+Longer than others: it is a table, one field for each option.
 """
 
 from __future__ import annotations

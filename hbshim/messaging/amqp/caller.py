@@ -14,6 +14,8 @@ Replies come by RabbitMQ's direct reply-to, which ends with the connection. For 
 there is a queue of the client's own, which outlives it: a server whose reply may not have
 arrived the direct way sends it there, and the client consumes from it again after a
 reconnection. That queue is an optimization: where the broker refuses it, calls go on without it.
+
+Longer than others: sending, waiting and reading share the reader role.
 """
 
 from __future__ import annotations

@@ -9,6 +9,9 @@ consumers of the others go on meanwhile.
 A message is run once, or not at all, if it is acknowledged before the work begins. What the
 broker redelivers is run unless this process has begun it: see
 :mod:`hbshim.messaging.amqp.ledger`, and docs/messaging.md for the limits of this promise.
+
+Longer than others: connecting, consuming, handing out and giving back change the same
+state under one lock.
 """
 
 from __future__ import annotations

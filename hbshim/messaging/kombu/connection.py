@@ -3,6 +3,8 @@
 Two channels: what the broker refuses it answers by closing the channel, and the consumers on
 it are gone. So whatever asks for queues and exchanges goes over the one that has none, and
 has confirms.
+
+Longer than others: the protocol has as many methods.
 """
 
 from __future__ import annotations

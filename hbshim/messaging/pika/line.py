@@ -3,6 +3,8 @@
 Every touch of pika's state is made under one lock, which nobody holds while he waits. Who
 waits for the socket to become readable does so for all: others that want to hear something of
 the broker are told when he has read.
+
+Longer than others: everything that touches one lock is read together.
 """
 
 from __future__ import annotations

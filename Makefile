@@ -36,11 +36,14 @@ regression: venv
 	$(BIN)/hbshim-regression $(if $(T),--heartbeat $(T)) $(ARGS)
 
 # Most tests wait for heartbeats: side by side, a file to a process, each process with a broker
-# of its own. What measures, or starts a fleet, shares the machine with one other file, no more.
+# of its own. What measures, or starts a fleet, shares the machine with one other file, no more;
+# a cluster of three brokers has it for itself.
 # ARGS choose tests, in one process.
 test: lint images
 	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
-	$(if $(ARGS),,$(PYTEST) -m alone -n 2 --dist loadfile --no-loadscope-reorder)
+	$(if $(ARGS),,$(PYTEST) -m alone --ignore=tests/cluster -n 2 --dist loadfile \
+	  --no-loadscope-reorder)
+	$(if $(ARGS),,$(PYTEST) tests/cluster)
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;

@@ -8,6 +8,8 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 
+from hbshim.metrics import Event
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 #: Whose objects are counted one by one; the interpreter's own come and go.
 _WATCHED = ("hbshim", "amqp", "kombu", "pika", "socket", "eventlet.greenio", "gevent._socket")
@@ -37,7 +39,8 @@ def objects() -> dict[str, int]:
         kind = type(each)
         module = kind.__module__
         # A combination of flags is made once, when it is first used.
-        if isinstance(each, enum.Enum):
+        # Events are kept for the log, a bounded number of them.
+        if isinstance(each, (enum.Enum, Event)):
             continue
         if isinstance(module, str) and module.startswith(_WATCHED):
             found[f"{module}.{kind.__qualname__}"] += 1

@@ -43,7 +43,7 @@ test: lint images
 	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
 	$(if $(ARGS),,$(PYTEST) -m alone --ignore=tests/cluster -n 2 --dist loadfile \
 	  --no-loadscope-reorder)
-	$(if $(ARGS),,$(PYTEST) tests/cluster)
+	$(if $(ARGS),,$(PYTEST) tests/cluster/test_failover.py)
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;

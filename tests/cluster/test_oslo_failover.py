@@ -1,5 +1,6 @@
-"""One of the two tests of oslo.messaging's suite that need a cluster; `make oslo` runs both, over
-`rabbit://` too, and with two versions.
+"""One of the two tests of oslo.messaging's suite that need a cluster, for `make cluster`.
+
+`make oslo` runs both, over `rabbit://` too, and with two versions.
 """
 
 import sys

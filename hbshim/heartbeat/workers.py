@@ -172,6 +172,15 @@ class PthreadWorker:
         return " from ".join(calls)
 
 
+def _thread_exists(native_id: int | None) -> bool:
+    """Return whether a thread of this process is there; True where the platform does not tell.
+
+    Not by Python's own list: a host's thread, such as Apache's, is not in it between requests.
+    """
+    tasks = "/proc/self/task"
+    return os.path.exists(f"{tasks}/{native_id}") or not os.path.isdir(tasks)
+
+
 class GreenthreadWorker:
     """A green thread of the library that patched this program. Ends when nothing is due."""
 
@@ -186,7 +195,7 @@ class GreenthreadWorker:
     @property
     def running(self) -> bool:
         """False also when the thread whose hub it was started in has ended."""
-        return self._token is not None and self._hub_thread in sys._current_frames()
+        return self._token is not None and _thread_exists(self._hub_thread)
 
     def start(self, turn: Turn) -> None:
         """Spawn the green thread in the calling thread's hub.
@@ -196,7 +205,7 @@ class GreenthreadWorker:
         """
         spawn, sleep = _green_primitives(self.name)
         self._token = token = object()
-        self._hub_thread = get_ident()
+        self._hub_thread = get_native_id()
         spawn(self._run, turn, sleep, token)
 
     def _run(self, turn: Turn, sleep: Callable[[float], object], token: object) -> None:

@@ -11,7 +11,8 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import HeartbeatService
 from hbshim.heartbeat.state import State
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
-from hbshim.heartbeat.workers import WORKERS
+from hbshim.heartbeat.workers import WORKERS, GreenthreadWorker
+from hbshim.runtime.unpatched import get_native_id
 from tests.waiting import wait_until
 
 
@@ -256,3 +257,13 @@ def test_without_tcp_info_the_guard_counts(connected):
     peer.sendall(HEARTBEAT_FRAME)
     wait_until(lambda: service.metrics.snapshot().get("heartbeats_drained"))
     wait_until(lambda: link.state is State.LOST)  # the peer said nothing more
+
+
+def test_a_hosts_thread_without_a_python_frame_has_not_ended(monkeypatch):
+    """Apache's threads run no Python between two requests; a forced worker stays where it is."""
+    worker = GreenthreadWorker()
+    worker._token, worker._hub_thread = object(), get_native_id()
+    monkeypatch.setattr("sys._current_frames", dict)
+    assert worker.running
+    worker._hub_thread = -1
+    assert not worker.running

@@ -196,7 +196,7 @@ class Encoding:
             content_type: the message's; without one, it is taken for one of ours.
 
         Raises:
-            PayloadError: nobody here knows the content type, the bytes are not of it, or there
+            PayloadError: the content type is unknown, the bytes are not of it, or there
                 are more than the limit.
         """
         if len(data) > self.limit:

@@ -340,7 +340,7 @@ def test_a_request_whose_thread_is_killed_is_given_back() -> None:
 
 
 class Silent:
-    """Cannot be answered, for a reason that nobody thought of."""
+    """Cannot be answered, for an unforeseen reason."""
 
     def __init__(self) -> None:
         self.signs = 0

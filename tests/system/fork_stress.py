@@ -3,7 +3,7 @@
 python -m tests.system.fork_stress --forks 10000 amqp://user:password@host:port [TLS port]
 
 The parent computes while hbshim sends the heartbeats of its connections, so that a fork comes
-at any moment of theirs. Children fork by Python, in C, by multiprocessing and by billiard;
+at any moment. Children fork by Python, in C, by multiprocessing and by billiard;
 they use, close, drop or ignore what they inherited.
 """
 # ruff: noqa: T201 - the result is printed.

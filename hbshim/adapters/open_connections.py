@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from typing import Any
 
-from hbshim.runtime.loaded import peek
+from hbshim.runtime.loaded import instances_of, peek
 
 
 @dataclass(frozen=True)
@@ -26,22 +25,13 @@ def unkept_connections() -> list[Unkept]:
     """Return the open connections of py-amqp and pika that hbshim does not keep alive.
 
     Those opened before :func:`hbshim.install`, and those that were left alone. Imports
-    nothing. Asks the garbage collector for all objects, which takes some milliseconds.
+    nothing. Asks the garbage collector, which takes some milliseconds.
     """
-    examine = {
-        kind: function
-        for kind, function in (
-            (peek("amqp.connection", "Connection"), _of_py_amqp),
-            (peek("pika.connection", "Connection"), _of_pika),
-        )
-        if kind is not None
-    }
     found = []
-    for thing in gc.get_objects() if examine else ():
-        # Not isinstance(), which asks the object itself: a proxy would answer.
-        for kind, function in examine.items():
-            if issubclass(type(thing), kind):
-                found.append(function(thing))
+    for module, examine in (("amqp.connection", _of_py_amqp), ("pika.connection", _of_pika)):
+        kind = peek(module, "Connection")
+        if kind is not None:
+            found += [examine(connection) for connection in instances_of([kind])]
     return [each for each in found if each is not None]
 
 

@@ -8,8 +8,10 @@ package when an attribute is asked for.
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -45,3 +47,28 @@ def module_of(kind: type) -> str:
 def is_loaded(module_name: str) -> bool:
     """Whether the module is there; None in ``sys.modules`` means "import refused"."""
     return sys.modules.get(module_name) is not None
+
+
+def subclasses_of(kinds: Iterable[type]) -> set[type]:
+    """Return these classes and all that are derived from them."""
+    classes = set(kinds)
+    latest = set(classes)
+    while latest:
+        derived: set[type] = set()
+        derived.update(*(type.__subclasses__(kind) for kind in latest))
+        latest = derived - classes
+        classes |= latest
+    return classes
+
+
+def instances_of(kinds: Iterable[type]) -> list[object]:
+    """Return the live instances of these classes and their subclasses, proxies left out.
+
+    Asks the garbage collector who refers to the classes, as every instance of a class written
+    in Python does. Its list of all objects would do, but holds a reference to every tuple that
+    another thread is about to build, and the building of a tuple that is referred to elsewhere
+    fails with SystemError.
+    """
+    classes = subclasses_of(kinds)
+    # type() and not isinstance(), which asks the object itself: a proxy would answer.
+    return [each for each in gc.get_referrers(*classes) if type(each) in classes]

@@ -19,6 +19,7 @@ from hbshim.adapters.tls import SerializedSslObject
 from hbshim.heartbeat import service
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
+from tests.interrupts import interrupt
 from tests.permits import always
 from tests.waiting import wait_until
 from tests.worlds import WORLD
@@ -162,10 +163,6 @@ class Reader:
         return self.result
 
 
-class InterruptError(BaseException):
-    """As a signal handler raises it."""
-
-
 class Session:
     """An SSL object whose calls return at once."""
 
@@ -185,34 +182,18 @@ class Session:
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("call", ["read", "write", "version", "pending"])
 def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken(call):
-    def on_alarm(*_):
-        raise InterruptError
-
     ours, theirs = socket.socketpair()
-    before = signal.signal(signal.SIGALRM, on_alarm)
-    try:
+
+    def look():
+        assert not session.lock._is_owned()
+        assert ours.gettimeout() is None
+
+    with ours, theirs:
         theirs.send(b"x")  # stays there, and ends every wait
         session = SerializedSslObject(Session(), ours)
         go = getattr(session, call)
         arguments = (b"x",) if call == "write" else ()
-        interrupted = 0
-        deadline = time.monotonic() + 60
-        while interrupted < 300 and time.monotonic() < deadline:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
-                # Bounded: what a finalizer raises goes no further.
-                for _ in range(100_000):
-                    go(*arguments)
-            except InterruptError:
-                interrupted += 1
-            assert not session.lock._is_owned()
-            assert ours.gettimeout() is None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        ours.close()
-        theirs.close()
-    assert interrupted == 300
+        assert interrupt(lambda: go(*arguments), look) == 300
 
 
 def test_a_read_of_no_octets_does_not_wait(session):

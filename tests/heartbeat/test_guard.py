@@ -1,7 +1,6 @@
 """The engine acts only while no client is inside, and a client never waits for anything."""
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -10,6 +9,7 @@ import pytest
 
 from hbshim.heartbeat import guard as guard_module
 from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK, Guard
+from tests.interrupts import interrupt
 from tests.native_fork import fork_in_c
 from tests.waiting import wait_until
 from tests.worlds import WORLD, needs_os_threads
@@ -405,10 +405,6 @@ def test_an_engine_is_never_counted_as_a_second_writer():
     assert guard.writers.overlaps == 0
 
 
-class TimeLimitError(Exception):
-    """Raised by a signal handler, as Celery's soft time limit is."""
-
-
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("way", ["send", "flush", "read"])
 def test_no_exception_at_any_instant_leaves_a_gate_taken(way):
@@ -419,25 +415,11 @@ def test_no_exception_at_any_instant_leaves_a_gate_taken(way):
         "read": guard.around_read(nothing, nothing),
     }[way]
 
-    def on_alarm(*_):
-        raise TimeLimitError
+    left_taken = []
 
-    interrupted, left_taken = 0, 0
-    before = signal.signal(signal.SIGALRM, on_alarm)
-    try:
-        deadline = time.monotonic() + 60
-        while interrupted < 300 and time.monotonic() < deadline:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002)
-                # Bounded: what a finalizer raises goes no further.
-                for _ in range(100_000):
-                    go()
-            except TimeLimitError:
-                interrupted += 1
-            left_taken += guard.writers.occupied or guard.readers.occupied
-            guard.torn = False
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert interrupted == 300
-    assert left_taken == 0
+    def look():
+        left_taken.append(guard.writers.occupied or guard.readers.occupied)
+        guard.torn = False
+
+    assert interrupt(go, look) == 300
+    assert not any(left_taken)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +13,8 @@ import pytest
 from hbshim.adapters.amqp import StalledError
 from hbshim.errors import BrokerBlockedError, MessagingError
 from hbshim.messaging.kombu.line import Line
+from tests.interrupts import InterruptError, interrupt
 from tests.worlds import WORLD
-
-
-class TimeLimitError(BaseException):
-    """Raised by a signal handler."""
 
 
 class Stream:
@@ -64,19 +60,6 @@ def locks_taken(line: Any) -> int:
     return sum(lock._is_owned() for lock in (line._reading, line._turnstile, line._lock))
 
 
-@pytest.fixture
-def interrupts() -> Iterator[Callable[[], None]]:
-    """Call it to have a TimeLimitError raised at an instant soon."""
-
-    def on_alarm(*_: object) -> None:
-        raise TimeLimitError
-
-    before = signal.signal(signal.SIGALRM, on_alarm)
-    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.0002) and None
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 def await_unblocked(line: Any) -> None:
     line.blocked = True
     with suppress(BrokerBlockedError):
@@ -101,25 +84,16 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("way", WAYS)
-def test_no_exception_at_any_instant_leaves_a_lock_taken(
-    way: str, interrupts: Callable[[], None]
-) -> None:
-    go, line = WAYS[way], new_line()
-    interrupted, left_taken = 0, 0
-    deadline = time.monotonic() + 60
-    while interrupted < 300 and time.monotonic() < deadline:
-        try:
-            interrupts()
-            # Bounded: the library's own clean-up may swallow what is raised in it.
-            for _ in range(100_000):
-                go(line)
-        except TimeLimitError:
-            interrupted += 1
-        left_taken += locks_taken(line)
-        if not line.is_open or locks_taken(line):
-            line = new_line()
-    assert interrupted == 300
-    assert left_taken == 0
+def test_no_exception_at_any_instant_leaves_a_lock_taken(way: str) -> None:
+    go, lines, left_taken = WAYS[way], [new_line()], []
+
+    def look() -> None:
+        left_taken.append(locks_taken(lines[-1]))
+        if not lines[-1].is_open or left_taken[-1]:
+            lines.append(new_line())
+
+    assert interrupt(lambda: go(lines[-1]), look) == 300
+    assert not any(left_taken)
 
 
 def test_a_callback_of_the_reader_may_look_and_is_refused_to_read() -> None:
@@ -144,10 +118,10 @@ def test_a_read_that_is_interrupted_ends_the_connection() -> None:
     line = new_line()
 
     def interrupted(*, look: bool) -> bool:
-        raise TimeLimitError
+        raise InterruptError
 
     line._amqp.take_all = interrupted
-    with pytest.raises(TimeLimitError):
+    with pytest.raises(InterruptError):
         line.as_reader(0.0, line.read)
     assert not line.is_open
     assert not locks_taken(line)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from hbshim.metrics import Event
+from hbshim.runtime.loaded import instances_of, module_of, subclasses_of
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 #: Whose objects are counted one by one; the interpreter's own come and go.
@@ -35,15 +36,17 @@ def objects() -> dict[str, int]:
     """Live instances of hbshim's and the libraries' classes, by class, garbage collected first."""
     gc.collect()
     found: Counter[str] = Counter()
-    for each in gc.get_objects():
-        kind = type(each)
-        module = kind.__module__
+    watched = [
+        kind
+        for kind in subclasses_of([object])
+        if module_of(kind).startswith(_WATCHED)
         # A combination of flags is made once, when it is first used.
         # Events are kept for the log, a bounded number of them.
-        if isinstance(each, (enum.Enum, Event)):
-            continue
-        if isinstance(module, str) and module.startswith(_WATCHED):
-            found[f"{module}.{kind.__qualname__}"] += 1
+        and not issubclass(kind, (enum.Enum, Event))
+    ]
+    for each in instances_of(watched):
+        kind = type(each)
+        found[f"{module_of(kind)}.{kind.__qualname__}"] += 1
     return dict(found)
 
 

@@ -1,0 +1,74 @@
+"""Looking at what a process has loaded changes nothing in it."""
+
+import gc
+import threading
+import time
+
+import pytest
+
+from hbshim.runtime.loaded import instances_of
+from tests.waiting import wait_until
+
+
+class Connection:
+    """As a client library has it."""
+
+
+class Derived(Connection):
+    """As an application derives its own."""
+
+
+class Forged:
+    """A proxy: it says that it is a connection."""
+
+    @property
+    def __class__(self):
+        return Connection
+
+
+def all_objects():
+    return [each for each in gc.get_objects() if isinstance(each, Connection)]
+
+
+def test_instances_of_derived_classes_are_found_and_proxies_are_not():
+    mine = [Connection(), Derived(), Forged()]
+    assert isinstance(mine[-1], Connection)
+    found = instances_of([Connection])
+    assert {id(each) for each in found} == {id(each) for each in mine[:2]}
+
+
+def tuples_that_fail(look):
+    """Call `look` while threads build tuples; return what those raised."""
+    errors, built, end = [], [], threading.Event()
+
+    def build():
+        while not end.is_set():
+            try:
+                built.append(len(tuple(time.sleep(0) or each for each in range(30))))
+            except SystemError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(built) > 4)
+        deadline = time.monotonic() + 10
+        for _ in range(50):
+            look()
+            if errors or time.monotonic() > deadline:
+                break
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+    return errors
+
+
+@pytest.mark.parametrize(
+    ("look", "harmless"), [(lambda: instances_of([Connection]), True), (all_objects, False)]
+)
+def test_a_tuple_that_another_thread_builds_is_let_alone(look, harmless):
+    """The control is the collector's list of all objects."""
+    errors = tuples_that_fail(look)
+    assert (not errors) == harmless

@@ -93,6 +93,10 @@ class ConnectionLostError(MessagingError):
     """The connection ended; what was being published on it did not reach the broker whole."""
 
 
+class UnconfirmedError(ConnectionLostError):
+    """The connection ended before the broker confirmed a message, which it may have stored."""
+
+
 class BrokerBlockedError(MessagingError):
     """The broker accepts no messages for now (a memory or disk alarm), and did not in time."""
 

@@ -2,13 +2,19 @@
 
 import contextlib
 import os
+import threading
 import time
 
+import pika
 import pytest
 
 from hbshim import messaging
-from hbshim.errors import MessagingError
+from hbshim.errors import ConfirmTimeoutError, MessagingError
+from tests.messaging.conftest import LIMIT, unique
 from tests.waiting import wait_until
+from wsgi_harness.wire.relay import Relay
+
+SCHEMES = ("hbkombu", "hbpika")
 
 
 def broker_names(broker, ours):
@@ -20,7 +26,7 @@ def broker_names(broker, ours):
     ]
 
 
-@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_first_cast_after_all_connections_were_closed_is_sent(broker, scheme):
     url = broker.amqp_url().replace("amqp://", f"{scheme}://")
     driver = messaging.connect(url, connection_retry_attempts=1)
@@ -40,3 +46,74 @@ def test_the_first_cast_after_all_connections_were_closed_is_sent(broker, scheme
     finally:
         with contextlib.suppress(MessagingError):
             driver.close()
+
+
+class Endpoint:
+    def __init__(self):
+        self.done = []
+
+    def note(self, request, word):
+        self.done.append(word)
+        return word
+
+
+@contextlib.contextmanager
+def copied(broker, driver, target):
+    """Count what is sent to the queue of `target`."""
+    topology, name = driver._topology, unique("copies")
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(broker.amqp_url()))) as spy:
+        channel = spy.channel()
+        channel.queue_declare(name, exclusive=True)
+        channel.queue_bind(name, topology.rpc_exchange(target), topology.rpc_key(target))
+        yield lambda: channel.queue_declare(name, passive=True).method.message_count
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("way", ["call", "cast"])
+def test_what_a_lost_connection_has_not_confirmed_is_not_sent_again(broker, scheme, way):
+    """A server may have it: sent again, it would run twice where there are two servers.
+
+    A second queue gets a copy of whatever arrives, as a server drops what it has seen before.
+    """
+    url = broker.amqp_url().replace("amqp://", f"{scheme}://")
+    target = messaging.Target(unique("topic"))
+    endpoint, outcome = Endpoint(), []
+    serving = messaging.connect(url)
+    server = messaging.Server(serving, target, [endpoint])
+    assert server.start(LIMIT)
+    with Relay(broker.host, broker.amqp_port) as relay, copied(broker, serving, target) as copies:
+        driver = messaging.connect(url.replace(f":{broker.amqp_port}", f":{relay.port}"))
+        client = messaging.Client(driver, target, timeout=LIMIT)
+        # A broker has once refused this exchange: what goes there is confirmed.
+        refused = driver._connector.limits._refused
+
+        def send(word):
+            refused.add(exchange)
+            try:
+                outcome.append(getattr(client, way)("note", word=word))
+            except MessagingError as error:
+                outcome.append(error)
+
+        try:
+            exchange = driver._topology.rpc_exchange(target)
+            send("first")
+            wait_until(lambda: endpoint.done == ["first"])
+            relay.deaf(sides={"server"})
+            sending = threading.Thread(target=send, args=("second",))
+            sending.start()
+            wait_until(lambda: endpoint.done == ["first", "second"])
+            relay.reset()
+            relay.resume()
+            sending.join(LIMIT)
+            send("third")
+            wait_until(lambda: "third" in endpoint.done)
+            assert endpoint.done == ["first", "second", "third"]
+            assert copies() == 3
+            if way == "call":
+                assert outcome == ["first", "second", "third"]
+            else:
+                assert isinstance(outcome[1], ConfirmTimeoutError)
+        finally:
+            driver.close()
+            server.stop(10)
+            serving.close()

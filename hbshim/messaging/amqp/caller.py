@@ -33,6 +33,7 @@ from typing import TypeVar
 from hbshim.errors import (
     BrokerBlockedError,
     CallTimeoutError,
+    ConfirmTimeoutError,
     ConnectError,
     ConnectionLostError,
     DeliveryError,
@@ -226,7 +227,10 @@ class Caller:
         """Send what might make the broker close the channel where only this call notices it."""
         message.reply_to = self._late_queue()
         try:
-            self._sender.send(message, deadline, None)
+            self._sender.send(message, deadline, None, resend=False)
+        except ConfirmTimeoutError:
+            # A server may have it, and its reply comes to the queue for late replies.
+            return
         except (ConnectionLostError, PoolTimeoutError, DeliveryError) as error:
             raise CallTimeoutError(f"it was not confirmed: {error}") from None
 

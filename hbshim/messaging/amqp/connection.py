@@ -181,6 +181,7 @@ class Connection(Protocol):
             RejectedError: the broker said basic.nack.
             UnroutableError: no queue would get it (basic.return).
             BrokerBlockedError: as above.
+            UnconfirmedError: the connection ended before the confirm; it may have been stored.
             ConfirmTimeoutError: no confirm within `timeout`; it may have been stored.
         """
         ...

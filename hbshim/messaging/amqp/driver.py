@@ -112,7 +112,7 @@ class AmqpDriver:
         if mandatory:
             self._sender.send_confirmed(message, None, deadline, self._attempts(attempts))
         else:
-            self._sender.send(message, deadline, self._attempts(attempts))
+            self._sender.send(message, deadline, self._attempts(attempts), resend=False)
 
     def submit(
         self,

@@ -299,7 +299,7 @@ class AmqpIncoming:
             if self._send_to_own_queue(message, self._topology.replies(client), deadline):
                 return
             message.exchange, message.routing_key = "", address
-        self._sender.send(message, deadline, None)
+        self._sender.send(message, deadline, None, resend=True)
         if sign and kind != "alive":
             self._sender.direct_replies.sent(message, client, self._topology, deadline)
 
@@ -307,7 +307,7 @@ class AmqpIncoming:
         """Whether the client's own queue has taken a reply."""
         message.exchange, message.routing_key = own.exchange, own.routing_key
         if message.type == "alive":
-            self._sender.send(message, deadline, None)
+            self._sender.send(message, deadline, None, resend=True)
             return True
         try:
             self._sender.send_confirmed(message, None, deadline, None)

@@ -197,4 +197,5 @@ class DirectReplies:
             type=sent.type,
         )
         with contextlib.suppress(MessagingError):
-            self._sender.send(message, min(sent.deadline, time.monotonic() + LIMIT), None)
+            deadline = min(sent.deadline, time.monotonic() + LIMIT)
+            self._sender.send(message, deadline, None, resend=True)

@@ -14,10 +14,12 @@ from types import TracebackType
 from typing import TypeVar
 
 from hbshim.errors import (
+    ConfirmTimeoutError,
     ConnectionLostError,
     MessagingError,
     RejectedError,
     TopologyError,
+    UnconfirmedError,
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import Connection, Message
@@ -130,15 +132,20 @@ class Sender:
             disown=lambda sending: sending.connection.close(),
         )
 
-    def send(self, message: Message, deadline: float, attempts: int | None) -> None:
+    def send(
+        self, message: Message, deadline: float, attempts: int | None, *, resend: bool
+    ) -> None:
         """Publish without a confirm, unless the broker might close the channel over it.
 
         Parameters:
             deadline: of ``time.monotonic()``, for everything.
             attempts: how often to try; None: as often as the time allows.
+            resend: whether to send it again where the broker may have it already; False for a
+                request, which two servers would execute.
 
         Raises:
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError.
+            ConfirmTimeoutError: the broker may or may not have it.
             PayloadError: it is larger than the broker accepts.
             TopologyError: the broker refused it for another reason.
         """
@@ -149,7 +156,7 @@ class Sender:
             return
         # A message without a queue is no error here.
         with contextlib.suppress(UnroutableError):
-            self.send_confirmed(message, None, deadline, attempts)
+            self.send_confirmed(message, None, deadline, attempts, resend=resend)
 
     def _publish(self, message: Message, deadline: float) -> None:
         with self._lent(deadline) as sending:
@@ -162,12 +169,15 @@ class Sender:
         subscription: Subscription | None,
         deadline: float,
         attempts: int | None,
+        *,
+        resend: bool = True,
     ) -> None:
         """Publish, and return when the broker has stored the message in a queue.
 
         Parameters:
             subscription: the queue, which is declared where it is missing; None: it is
                 for somebody else to declare.
+            resend: whether to send it again where the connection ended before the confirm.
 
         Raises:
             DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
@@ -176,7 +186,9 @@ class Sender:
             TopologyError: the broker refused it for another reason.
         """
         self._limits.check(len(message.body))
-        publish = functools.partial(self._publish_confirmed, message, subscription, deadline)
+        publish = functools.partial(
+            self._publish_confirmed, message, subscription, deadline, resend
+        )
         refused = self._options.rejected_message_retry_attempts
         pause = self._options.rejected_message_retry_delay
 
@@ -194,7 +206,11 @@ class Sender:
         self._insist(insist, deadline, attempts)
 
     def _publish_confirmed(
-        self, message: Message, subscription: Subscription | None, deadline: float
+        self,
+        message: Message,
+        subscription: Subscription | None,
+        deadline: float,
+        resend: bool,
     ) -> None:
         with self._lent(deadline) as sending:
             if subscription is None:
@@ -204,6 +220,12 @@ class Sender:
             size = len(message.body)
             try:
                 sending.connection.publish_confirmed(message, deadline - time.monotonic())
+            except UnconfirmedError as error:
+                if resend:
+                    raise
+                raise ConfirmTimeoutError(
+                    f"{error}; the message may have been stored, so it was not sent again"
+                ) from error
             except UnroutableError:
                 if subscription is not None:
                     # Deleted since: the next try declares it again.

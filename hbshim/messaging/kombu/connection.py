@@ -30,6 +30,7 @@ from hbshim.errors import (
     PayloadError,
     RejectedError,
     TopologyError,
+    UnconfirmedError,
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import (
@@ -214,7 +215,11 @@ class KombuConnection(Line):
             self.lost(error)
             raise
         while not confirms.settled:
-            if not self.await_news(until):
+            try:
+                arrived = self.await_news(until)
+            except ConnectionLostError as error:
+                raise UnconfirmedError(str(error)) from error
+            if not arrived:
                 raise ConfirmTimeoutError(
                     f"{self.name}: the broker did not confirm a message in time; it may have "
                     "been stored, so send it again only where a second copy does no harm"

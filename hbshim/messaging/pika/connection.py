@@ -25,6 +25,7 @@ from hbshim.errors import (
     ConnectionLostError,
     RejectedError,
     TopologyError,
+    UnconfirmedError,
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import (
@@ -210,7 +211,13 @@ class PikaConnection:
             if self._line.write(frames, deadline, channel, written):
                 break
         there = f"exchange {message.exchange!r}, routing key {message.routing_key!r}"
-        if not self._line.wait_for(lambda: confirm.settled or channel.gone, deadline):
+        try:
+            settled = self._line.wait_for(lambda: confirm.settled or channel.gone, deadline)
+            if settled and not confirm.settled:
+                self._line.check()
+        except ConnectionLostError as error:
+            raise UnconfirmedError(str(error)) from error
+        if not settled:
             raise ConfirmTimeoutError(
                 f"{self.name}: the broker did not confirm a message to {there} within "
                 f"{timeout:g} s; it may or may not have been stored"
@@ -226,7 +233,6 @@ class PikaConnection:
                 "may be full: try again later"
             )
         if not confirm.settled:
-            self._line.check()
             raise channel.refusal(f"take a message to {there}") or ConfirmTimeoutError(
                 f"{self.name}: the channel ended before a message to {there} was confirmed; it "
                 "may or may not have been stored"

@@ -22,7 +22,7 @@ def test_the_first_reason_is_not_hidden_by_a_later_one() -> None:
 
     sender = Sender(FakeConnector(in_vain), MessagingOptions())  # type: ignore[arg-type]
     with pytest.raises(ConnectError, match="cannot be resolved"):
-        sender.send(Message(b"", "", "queue"), time.monotonic() + 0.1, None)
+        sender.send(Message(b"", "", "queue"), time.monotonic() + 0.1, None, resend=False)
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
@@ -56,5 +56,5 @@ def test_attempts_to_connect_are_counted_the_same_way(attempts: int) -> None:
     options = MessagingOptions(connection_retry_delay=0.0)
     sender = Sender(FakeConnector(refuse), options)  # type: ignore[arg-type]
     with pytest.raises(ConnectError):
-        sender.send(Message(b"", "", "queue"), time.monotonic() + 10, attempts)
+        sender.send(Message(b"", "", "queue"), time.monotonic() + 10, attempts, resend=False)
     assert len(opened) == attempts

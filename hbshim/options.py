@@ -149,7 +149,14 @@ class OptionSet:
         """
         environment = os.environ if environ is None else environ
         values: dict[str, object] = {}
-        values.update(_from_file(environment, cls.config_section) if config is None else config)
+        if config is None:
+            config = _from_file(environment, cls.config_section)
+        if not isinstance(config, Mapping):
+            raise OptionError(
+                f"config takes a mapping of options by name, got {type(config).__name__}; "
+                "a file goes into the variable HBSHIM_CONFIG"
+            )
+        values.update(config)
         values.update(cls._from_environment(environment))
         from_url: Mapping[str, object] = {}
         if url is not None:
@@ -163,7 +170,7 @@ class OptionSet:
         values.update(from_url)
         values.update({name: value for name, value in keywords.items() if value is not None})
         names = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - names):
+        if unknown := sorted(map(str, set(values) - names)):
             raise OptionError(
                 f"unknown option {', '.join(unknown)}; known options: {', '.join(sorted(names))}"
             )

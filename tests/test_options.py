@@ -177,3 +177,9 @@ def test_every_option_documents_itself():
 
 def test_the_documented_table_is_the_code():
     assert shown("options.md", "tests/test_options.py") == table(Options.describe())
+
+
+@pytest.mark.parametrize("config", ["hbshim.ini", 5, [("heartbeat", 5)], {5: "x"}])
+def test_a_configuration_that_is_no_mapping_of_names_is_refused(config):
+    with pytest.raises(OptionError, match="HBSHIM_CONFIG|unknown option 5"):
+        load(config=config)

@@ -116,15 +116,22 @@ def _prepare_app(app: Any) -> None:
             f"{_name_of(type(app))}; give it options by keyword or as config=, and a "
             "connection to hbshim.keep_alive()"
         )
-    importlib.import_module("hbshim.adapters.celery").prepare_app(app, connection_options)
+    importlib.import_module("hbshim.adapters.celery.heartbeat").prepare_app(app, connection_options)
 
 
 #: Which adapter prepares a library, once this module of it has been imported whole.
 _PREPARED_BY = {
-    "amqp": "amqp",
-    "kombu.connection": "kombu",
-    "pika": "pika",
+    "amqp": "pyamqp.heartbeat",
+    "kombu.connection": "kombu.heartbeat",
+    "pika": "pika.heartbeat",
     "eventlet.patcher": "eventlet",
+}
+
+#: Which adapter keeps a connection of a library alive; kombu's are also py-amqp's.
+_KEPT_ALIVE_BY = {
+    "kombu": "kombu.heartbeat",
+    "amqp": "pyamqp.heartbeat",
+    "pika": "pika.heartbeat",
 }
 
 
@@ -225,9 +232,9 @@ def keep_alive(connection: Any, **options: Any) -> Any:
 def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
     kinds = _libraries_of(connection)
     # Only a library that is loaded can have made this connection.
-    for library in ("kombu", "amqp", "pika"):
+    for library, name in _KEPT_ALIVE_BY.items():
         if library in kinds and library in sys.modules:
-            adapter = importlib.import_module(f"hbshim.adapters.{library}")
+            adapter = importlib.import_module(f"hbshim.adapters.{name}")
             attach: Callable[[Any, Options], Any] = adapter.attach
             return attach
     from hbshim.errors import AttachError

@@ -31,7 +31,7 @@ def test_all_three_ways_are_shown():
     for way in (
         "hbshim.install(",
         "hbshim.keep_alive(",
-        "adapters.pika",
+        "adapters.pika.heartbeat",
         "hbshim run -- ",
         "make regression",
         "hbshim-regression --scenario",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hbshim.adapters.celery_apps import AppFacts
+from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.activity import Activity
 from hbshim.doctor.proposals import Proposal
 from hbshim.runtime.detect import RuntimeReport

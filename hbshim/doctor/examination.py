@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from hbshim.adapters.celery_apps import apps_in_use, facts_of
+from hbshim.adapters.celery.apps import apps_in_use, facts_of
 from hbshim.api import installed_options
 from hbshim.doctor import (
     checks_heartbeat,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
-from hbshim.adapters.celery_apps import AppFacts
+from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.target import Target
 from hbshim.runtime.loaded import is_loaded, peek
 

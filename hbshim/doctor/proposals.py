@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hbshim.adapters.celery_apps import AppFacts
+from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.target import OSLO_SCHEMES, Target
 from hbshim.options import Options
 from hbshim.runtime.loaded import is_loaded

@@ -12,7 +12,7 @@ import ssl
 import time
 from _socket import getaddrinfo
 
-from hbshim.adapters.clients import Client, Login, client_of
+from hbshim.adapters.probe import Client, Login, client_of
 from hbshim.doctor.case import Negotiated, Visit
 from hbshim.doctor.deadline import Deadline, cutting_off, within
 from hbshim.doctor.failures import Failure, explain, unreachable

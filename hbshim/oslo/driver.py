@@ -15,7 +15,7 @@ from typing import Any
 
 import oslo_messaging
 
-from hbshim.adapters.oslo_base import (
+from hbshim.adapters.oslo.base import (
     BaseDriver,
     PollStyleListenerAdapter,
     deserialize_remote_exception,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hbshim.adapters.oslo_base import (
+from hbshim.adapters.oslo.base import (
     PollStyleListener,
     RpcIncomingMessage,
     serialize_remote_exception,

@@ -13,7 +13,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from hbshim.adapters.oslo_base import RABBIT_GROUP, register_rabbit_option
+from hbshim.adapters.oslo.base import RABBIT_GROUP, register_rabbit_option
 from hbshim.errors import OptionError
 from hbshim.options import Options
 from hbshim.oslo.option_type import OptionType

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from hbshim.adapters import oslo as adapter
+from hbshim.adapters.oslo import rabbit as adapter
 from hbshim.oslo import options
 
 #: What kombu's transport is derived from, in a driver that does not know our scheme.

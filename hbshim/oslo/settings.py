@@ -15,7 +15,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from hbshim.adapters.oslo_base import RABBIT_GROUP, RABBIT_OPTIONS, rabbit_option
+from hbshim.adapters.oslo.base import RABBIT_GROUP, RABBIT_OPTIONS, rabbit_option
 from hbshim.errors import OptionError
 from hbshim.messaging.options import MessagingOptions
 from hbshim.oslo import options, rabbit_options

@@ -12,7 +12,7 @@ from amqp import spec
 from amqp.exceptions import ConnectionForced
 
 import hbshim
-from hbshim.adapters import amqp as adapter
+from hbshim.adapters.pyamqp import heartbeat as adapter
 from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
 from hbshim.heartbeat.state import State
 from hbshim.options import Options

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from hbshim.adapters.amqp import StalledError
-from hbshim.adapters.amqp_stream import Transport
+from hbshim.adapters.pyamqp.heartbeat import StalledError
+from hbshim.adapters.pyamqp.transport import Transport
 
 
 class Waits:

@@ -122,8 +122,8 @@ def test_headers_that_cannot_be_decoded_end_nothing(got, table, library):
     """The message would be redelivered, and end the next connection, too."""
     decode = importlib.import_module(
         {
-            "pika": "hbshim.adapters.pika_stream",
-            "kombu": "hbshim.adapters.amqp_channel",
+            "pika": "hbshim.adapters.pika.session",
+            "kombu": "hbshim.adapters.pyamqp.session",
         }[library]
     )
     intake = Intake({"c": got.append}.get, decode.table_of)

@@ -60,7 +60,7 @@ def test_a_keyword_of_install_wins_over_the_url(connect):
 
 
 def test_the_stand_in_transport_needs_no_install(connect):
-    import hbshim.adapters.kombu  # noqa: F401 - registers the transport
+    import hbshim.adapters.kombu.heartbeat  # noqa: F401 - registers the transport
 
     connection = connect(scheme="hbshim", heartbeat_in_pthread="true")
     assert connection.transport.driver_name == "py-amqp+hbshim"
@@ -69,7 +69,7 @@ def test_the_stand_in_transport_needs_no_install(connect):
 
 
 def test_options_survive_the_clones_that_pools_make(connect):
-    import hbshim.adapters.kombu  # noqa: F401
+    import hbshim.adapters.kombu.heartbeat  # noqa: F401
 
     original = connect(scheme="hbshim", connect=False, heartbeat_in_pthread="perhaps")
     clone = original.clone()
@@ -78,7 +78,7 @@ def test_options_survive_the_clones_that_pools_make(connect):
 
 
 def test_several_hosts_keep_their_options(broker):
-    import hbshim.adapters.kombu as adapter
+    import hbshim.adapters.kombu.heartbeat as adapter
 
     good = broker.amqp_url(heartbeat_in_pthread="true")
     nobody = "amqp://guest:guest@127.0.0.1:1//"

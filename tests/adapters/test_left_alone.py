@@ -11,9 +11,9 @@ import pytest
 
 import hbshim
 from hbshim import messaging
-from hbshim.adapters import amqp as amqp_adapter
 from hbshim.adapters import attach, sockets
-from hbshim.adapters import pika as pika_adapter
+from hbshim.adapters.pika import heartbeat as pika_adapter
+from hbshim.adapters.pyamqp import heartbeat as amqp_adapter
 from hbshim.errors import WorkerError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.service import HeartbeatService

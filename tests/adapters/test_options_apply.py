@@ -16,7 +16,7 @@ import pytest
 
 import hbshim
 from hbshim import messaging, observe
-from hbshim.adapters import pika as pika_adapter
+from hbshim.adapters.pika import heartbeat as pika_adapter
 from hbshim.errors import AttachError, OptionError, WorkerError
 from hbshim.heartbeat import service
 from hbshim.observe.client import ask
@@ -54,7 +54,7 @@ def by_kombu(broker, scheme="amqp", **query):
 
 
 def by_transport(broker, **query):
-    importlib.import_module("hbshim.adapters.kombu")  # registers the transport
+    importlib.import_module("hbshim.adapters.kombu.heartbeat")  # registers the transport
 
     return by_kombu(broker, "hbshim", **query)
 
@@ -178,7 +178,7 @@ def test_a_url_of_pika_is_checked_as_it_is_read(key):
 
 def test_a_url_of_kombu_is_refused_that_would_have_no_effect():
     hbshim.install()
-    importlib.import_module("hbshim.adapters.kombu")  # takes options out of URLs
+    importlib.import_module("hbshim.adapters.kombu.heartbeat")  # takes options out of URLs
 
     with pytest.raises(OptionError, match="HBSHIM_"):
         kombu.Connection("amqp://host//?hbshim_strip_polling=false")

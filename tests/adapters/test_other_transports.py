@@ -8,7 +8,7 @@ import pytest
 from kombu.transport import TRANSPORT_ALIASES, base
 
 import hbshim
-from hbshim.adapters import other_transports
+from hbshim.adapters.kombu import other_transports
 from hbshim.heartbeat.service import current
 
 

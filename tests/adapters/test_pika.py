@@ -14,7 +14,7 @@ from pika.adapters.utils.io_services_utils import _AsyncSSLTransport
 from pika.exceptions import AMQPConnectionError, AMQPError
 
 import hbshim
-from hbshim.adapters import pika as adapter
+from hbshim.adapters.pika import heartbeat as adapter
 from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
 from hbshim.heartbeat.state import State
 from tests.waiting import wait_until

@@ -11,7 +11,7 @@ import pytest
 
 import hbshim
 from hbshim import messaging
-from hbshim.adapters.celery_apps import apps_in_use
+from hbshim.adapters.celery.apps import apps_in_use
 from hbshim.doctor import examine
 from hbshim.doctor.other_clients import LIBRABBITMQ, transport_of_kombu
 from hbshim.doctor.proposals import Proposal, clients_in_use, proposals

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hbshim.adapters.amqp import StalledError
+from hbshim.adapters.pyamqp.heartbeat import StalledError
 from hbshim.errors import BrokerBlockedError, MessagingError
 from hbshim.messaging.kombu.line import Line
 from tests.interrupts import InterruptError, interrupt

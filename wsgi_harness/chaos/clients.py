@@ -63,7 +63,7 @@ class KombuClient:
 
     def link(self) -> Link | None:
         """hbshim's link of the open connection."""
-        from hbshim.adapters import amqp
+        from hbshim.adapters.pyamqp import heartbeat as amqp
 
         return amqp.attach(self._connection.connection, Options.load())
 
@@ -122,7 +122,7 @@ class PikaClient:
 
     def link(self) -> Link | None:
         """hbshim's link of the open connection."""
-        from hbshim.adapters import pika
+        from hbshim.adapters.pika import heartbeat as pika
 
         return pika.attach(self._connection, Options.load())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hbshim.adapters.amqp_channel import Channel
+from hbshim.adapters.pyamqp.session import Channel
 from hbshim.messaging.amqp.connection import Message
 
 

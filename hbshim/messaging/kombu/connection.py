@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from amqp.exceptions import FrameSyntaxError
 
-from hbshim.adapters.amqp_channel import Channel, NoAnswerError
-from hbshim.adapters.amqp_frames import field_table
 from hbshim.adapters.frames import acknowledgement, rejection
 from hbshim.adapters.intake import Arrived
+from hbshim.adapters.pyamqp.field_tables import field_table
+from hbshim.adapters.pyamqp.session import Channel, NoAnswerError
 from hbshim.errors import (
     BrokerBlockedError,
     ConfirmTimeoutError,

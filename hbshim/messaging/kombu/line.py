@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hbshim.adapters.amqp import StalledError
+from hbshim.adapters.pyamqp.heartbeat import StalledError
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
 from hbshim.heartbeat.state import WATCHED
 from hbshim.messaging.amqp.connection import CLOSE_TIMEOUT, METHOD_TIMEOUT
@@ -40,7 +40,7 @@ class Line:
     """Reads and writes of one connection.
 
     Parameters:
-        connection: of :class:`hbshim.adapters.amqp_channel.Connection`, open.
+        connection: of :class:`hbshim.adapters.pyamqp.session.Connection`, open.
         name: of host and port.
         readiness: of its descriptor.
     """

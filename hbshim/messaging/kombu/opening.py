@@ -9,9 +9,9 @@ from typing import Any
 import kombu
 from amqp.exceptions import AMQPError
 
-from hbshim.adapters.amqp import KOMBU_OPTION
-from hbshim.adapters.amqp_channel import NoAnswerError, Transport
 from hbshim.adapters.attach import options_for_connect, ready
+from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
+from hbshim.adapters.pyamqp.session import NoAnswerError, Transport
 from hbshim.errors import ConnectError
 from hbshim.messaging.amqp.dialing import dial
 from hbshim.messaging.amqp.readiness import Readiness, wait_writable
@@ -22,7 +22,7 @@ from hbshim.messaging.options import MessagingOptions
 
 
 class _Waiting:
-    """See :class:`hbshim.adapters.amqp_stream.Waiting`."""
+    """See :class:`hbshim.adapters.pyamqp.transport.Waiting`."""
 
     def __init__(self, host: Host, options: MessagingOptions, open_by: float) -> None:
         self._host, self._options, self._open_by = host, options, open_by

@@ -18,7 +18,7 @@ from typing import Any
 
 from hbshim.adapters.frames import acknowledgement, rejection
 from hbshim.adapters.intake import Arrived
-from hbshim.adapters.pika_stream import field_table
+from hbshim.adapters.pika.session import field_table
 from hbshim.errors import (
     BrokerBlockedError,
     ConfirmTimeoutError,

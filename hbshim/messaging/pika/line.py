@@ -24,7 +24,7 @@ from pika.exceptions import (
 )
 
 from hbshim.adapters.attach import options_for_connect, ready
-from hbshim.adapters.pika_stream import StreamConnection
+from hbshim.adapters.pika.session import StreamConnection
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, PayloadError
 from hbshim.messaging.amqp.dialing import dial
 from hbshim.messaging.amqp.readiness import Readiness, wait_writable

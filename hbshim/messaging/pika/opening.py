@@ -9,7 +9,7 @@ import pika
 from pika import spec
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 
-from hbshim.adapters.pika_stream import StreamConnection
+from hbshim.adapters.pika.session import StreamConnection
 from hbshim.errors import ConnectError, HbshimError
 from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.amqp.refusals import connection_name, login_refused

@@ -89,7 +89,7 @@ def facts_of(app: Any) -> AppFacts:
         )
     from kombu.transport import pyamqp, virtual
 
-    from hbshim.adapters.kombu import connection_options
+    from hbshim.adapters.kombu.heartbeat import connection_options
 
     try:
         connection = app.connection_for_write()

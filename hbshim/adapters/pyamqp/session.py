@@ -18,10 +18,10 @@ from amqp.method_framing import frame_writer
 from amqp.serialization import loads
 from kombu.transport import pyamqp
 
-from hbshim.adapters import amqp_stream
-from hbshim.adapters import kombu as kombu_adapter
-from hbshim.adapters.amqp_stream import Frame, Waiting
 from hbshim.adapters.intake import Intake
+from hbshim.adapters.kombu import heartbeat as kombu_adapter
+from hbshim.adapters.pyamqp import transport as amqp_stream
+from hbshim.adapters.pyamqp.transport import Frame, Waiting
 from hbshim.heartbeat.link import Link
 
 

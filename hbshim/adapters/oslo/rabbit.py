@@ -14,15 +14,15 @@ from importlib.metadata import version
 from typing import Any, TypeAlias
 
 # First: it checks the version, before the private modules are imported here.
-from hbshim.adapters.oslo_base import IN_PTHREAD, LIBRARY, RABBIT_GROUP, SUPPORTED
+from hbshim.adapters.oslo.base import IN_PTHREAD, LIBRARY, RABBIT_GROUP, SUPPORTED
 
 # isort: split
 from kombu.exceptions import OperationalError
 from oslo_messaging._drivers import common, impl_rabbit
 from oslo_messaging.exceptions import MessageDeliveryFailure
 
-from hbshim.adapters import kombu as kombu_adapter
-from hbshim.adapters.amqp import KOMBU_OPTION
+from hbshim.adapters.kombu import heartbeat as kombu_adapter
+from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
 from hbshim.adapters.versions import require_attributes
 from hbshim.errors import HbshimError
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 from amqp import transport as amqp_transport
 from amqp.exceptions import UnexpectedFrame
 
-from hbshim.adapters.amqp import StalledError
+from hbshim.adapters.pyamqp.heartbeat import StalledError
 
 #: Octets taken from the socket at once.
 READ_AT_MOST = 65536

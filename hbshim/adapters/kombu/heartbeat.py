@@ -18,10 +18,10 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.connection import ConnectionPool
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
-from hbshim.adapters import amqp as amqp_adapter
-from hbshim.adapters import other_transports
-from hbshim.adapters.amqp import KOMBU_OPTION
 from hbshim.adapters.attach import OptionsFor, attach_or_leave, options_for_connect, ready
+from hbshim.adapters.kombu import other_transports
+from hbshim.adapters.pyamqp import heartbeat as amqp_adapter
+from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service

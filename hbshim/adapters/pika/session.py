@@ -35,7 +35,7 @@ from pika.spec import Channel as ChannelMethods
 
 from hbshim.adapters.attach import leave_alone, not_negotiated, watch
 from hbshim.adapters.intake import Intake
-from hbshim.adapters.pika import SUPPORTED, KeptAliveChecker, forked_error
+from hbshim.adapters.pika.heartbeat import SUPPORTED, KeptAliveChecker, forked_error
 from hbshim.adapters.sockets import native_socket, wire_for
 from hbshim.adapters.versions import require_version
 from hbshim.heartbeat import service

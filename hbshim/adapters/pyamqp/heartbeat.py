@@ -343,6 +343,6 @@ def _undo_connect(connection: Any, before: dict[str, Any]) -> None:
 
 
 def _kombu_options(connection: Any) -> dict[str, object]:
-    """kombu hands its ``Connection`` on as `client`; see :mod:`hbshim.adapters.kombu`."""
+    """kombu hands its ``Connection`` on as `client`; see :mod:`hbshim.adapters.kombu.heartbeat`."""
     client = getattr(connection, "client", None)
     return dict((getattr(client, "transport_options", None) or {}).get(KOMBU_OPTION) or {})

@@ -150,7 +150,7 @@ class PyAmqp:
             wire.shut_both()
 
     def attach(self, options: Options) -> Link | None:
-        from hbshim.adapters import amqp as adapter
+        from hbshim.adapters.pyamqp import heartbeat as adapter
 
         return adapter.attach(self._connection, options)
 
@@ -227,7 +227,7 @@ class Pika:
             Wire(native_socket(sock), tcp_info=False).shut_both()
 
     def attach(self, options: Options) -> Link | None:
-        from hbshim.adapters import pika as adapter
+        from hbshim.adapters.pika import heartbeat as adapter
 
         return adapter.attach(self._connection, options)
 

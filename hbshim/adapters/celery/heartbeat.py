@@ -16,9 +16,9 @@ import celery
 from celery.local import Proxy
 from kombu.transport import pyamqp
 
-from hbshim.adapters.amqp import KOMBU_OPTION
 from hbshim.adapters.attach import OptionsFor, options_for_connect
-from hbshim.adapters.kombu import connection_options
+from hbshim.adapters.kombu.heartbeat import connection_options
+from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 

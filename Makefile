@@ -53,7 +53,7 @@ worlds: venv
 
 world-%:
 	HBSHIM_TEST_WORLD=$* $(PYTEST) \
-	  tests/heartbeat tests/adapters tests/test_status.py tests/pool \
+	  tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool \
 	  tests/messaging/test_connection.py tests/messaging/test_driver.py \
 	  tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
 	  tests/messaging/test_driver_hosts.py

@@ -1,6 +1,6 @@
 """A pool made and used before eventlet patches serves green threads, and survives their end."""
 
-from hbshim.pool import Pool
+from hbshim.messaging.pool import Pool
 
 early = Pool(lambda timeout: object(), lambda thing: None, lambda thing: False, max_size=1)
 early.release(early.acquire())
@@ -9,7 +9,7 @@ import eventlet
 
 eventlet.monkey_patch()
 
-from tests.pool.green_ends import check
+from tests.messaging.pool.green_ends import check
 
 
 def kill_on_arrival(green, wake):

@@ -6,7 +6,7 @@ monkey.patch_all()
 
 import gevent
 
-from tests.pool.green_ends import check
+from tests.messaging.pool.green_ends import check
 
 
 def spawn(function, *arguments):

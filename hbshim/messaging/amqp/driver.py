@@ -22,8 +22,8 @@ from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.pool import PoolStatistics
 from hbshim.messaging.target import Target
-from hbshim.pool import PoolStatistics
 
 #: Seconds for deleting the queue of a request that was not stored; else it expires.
 DELETE_WITHIN = 0.3

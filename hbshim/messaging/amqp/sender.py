@@ -29,7 +29,7 @@ from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
 from hbshim.messaging.backoff import TOO_LITTLE, retrying
 from hbshim.messaging.options import MessagingOptions
-from hbshim.pool import Pool
+from hbshim.messaging.pool import Pool
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
-from hbshim.pool import Pool
-from tests.pool.things import Shop
+from hbshim.messaging.pool import Pool
+from tests.messaging.pool.things import Shop
 from tests.waiting import wait_until
 
 LONG = 60.0

@@ -11,7 +11,16 @@ from types import TracebackType
 from typing import Generic
 
 from hbshim.errors import PoolTimeoutError
-from hbshim.pool.books import Entry, PoolStatistics, Reason, State, T, Waiter, closed, not_lent
+from hbshim.messaging.pool.state import (
+    Entry,
+    PoolStatistics,
+    Reason,
+    State,
+    T,
+    Waiter,
+    closed,
+    not_lent,
+)
 
 #: Seconds that one caller spends on closing what others left; the last one may take longer.
 CLOSING_WITHIN = 0.1

@@ -10,7 +10,7 @@ Who waits is served in order, by whoever gives back, and the two agree on it by 
 only one of them can take: a waiter who gave up has not been handed anything.
 """
 
-from hbshim.pool.books import PoolStatistics
-from hbshim.pool.lending import Loan, Pool
+from hbshim.messaging.pool.pool import Loan, Pool
+from hbshim.messaging.pool.state import PoolStatistics
 
 __all__ = ["Loan", "Pool", "PoolStatistics"]

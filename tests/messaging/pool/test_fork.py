@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 WORLDS = {
     "native": "",
@@ -26,7 +26,7 @@ PROGRAM = """
 {patch}
 import json, os, socket, sys
 from hbshim.errors import PoolError, PoolTimeoutError
-from hbshim.pool import Pool
+from hbshim.messaging.pool import Pool
 
 class Line:
     "Says goodbye when it is closed, as AMQP does."
@@ -154,7 +154,7 @@ def test_a_child_of_a_closed_pools_process_has_a_closed_pool(tmp_path):
     program = """
 import os
 from hbshim.errors import PoolError
-from hbshim.pool import Pool
+from hbshim.messaging.pool import Pool
 pool = Pool(lambda timeout: 1, lambda _: None, lambda _: False)
 pool.close()
 child = os.fork()

@@ -5,8 +5,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
-from hbshim.pool.books import Entry, State, Waiter
-from tests.pool.things import Shop, Thing
+from hbshim.messaging.pool.state import Entry, State, Waiter
+from tests.messaging.pool.things import Shop, Thing
 
 MAX_SIZE, OVERFLOW, STALE, RECYCLE = 2, 2, 10.0, 25.0
 CAPACITY = MAX_SIZE + OVERFLOW

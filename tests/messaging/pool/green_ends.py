@@ -4,7 +4,7 @@ Run by the scripts of ``tests/isolated``, one for each green library.
 """
 
 from hbshim.errors import ConnectError, PoolTimeoutError
-from hbshim.pool import Pool
+from hbshim.messaging.pool import Pool
 
 
 class Thing:

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
-from hbshim.pool import PoolStatistics
-from tests.pool.things import Shop, Thing
+from hbshim.messaging.pool import PoolStatistics
+from tests.messaging.pool.things import Shop, Thing
 
 NOTHING = PoolStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 

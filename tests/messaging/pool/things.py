@@ -1,7 +1,7 @@
 """What the pools of these tests lend."""
 
 from hbshim.errors import ConnectError
-from hbshim.pool import Pool
+from hbshim.messaging.pool import Pool
 
 
 class Thing:

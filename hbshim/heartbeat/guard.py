@@ -24,7 +24,7 @@ from collections.abc import Callable, Set, Sized
 from typing import Any
 
 from hbshim.heartbeat.syscalls import gil_keeping_calls
-from hbshim.runtime.ownership import process_mark
+from hbshim.runtime.fork import process_mark
 from hbshim.runtime.unpatched import NativeLock, allocate_lock, original
 
 #: A write after this many seconds without one checks the peer first (the pre-write

@@ -1,16 +1,257 @@
-"""Which worker beats: what the user asks for, else the rule's answer."""
+"""The choice of the heartbeat worker: what the user asks for, else the answer of a table.
+
+:data:`RULE` has one row for each situation; the rows do not overlap and leave no gap, and a
+test walks every combination. :data:`CAUTIONS` says where a worker is known to fail, with the
+remedy; these sentences go with a worker that the user forces, and with the rule's own choice
+where no worker is without a flaw. ``docs/detection.md`` shows both tables.
+
+A native thread is the answer whenever in doubt: it needs nothing from the hub, and the engine
+never drains the client's sockets from it, which is what made earlier attempts at native
+heartbeats fail.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from hbshim.options import Options, WorkerName
-from hbshim.runtime.cautions import cautions_about
-from hbshim.runtime.facts import Facts
-from hbshim.runtime.rule import row_for
+from hbshim.runtime.green import GreenFacts, GreenLibrary
+from hbshim.runtime.host import HostFacts
+from hbshim.runtime.interpreter import InterpreterFacts
 
-__all__ = ["Choice", "WorkerName", "choose"]
+__all__ = ["CAUTIONS", "RULE", "Choice", "Facts", "HubState", "WorkerName", "choose"]
+
+HubState = Literal["none", "runs", "parked", "blocked", "unknown"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found in this process.
+
+    Attributes:
+        hub: "none" nothing is patched; "runs" between requests; "parked" by the
+            host until the next request; "blocked" by the program's own native
+            sockets at each wait; "unknown" nothing promises that it runs.
+        forked_since_import: this process is a child of the one that imported hbshim.
+    """
+
+    green: GreenFacts
+    host: HostFacts
+    hub: HubState
+    interpreter: InterpreterFacts
+    forked_since_import: bool
+
+    @property
+    def tpool_has_room(self) -> bool:
+        """A green library rules here and its native pool has a thread to spare."""
+        # A turn may come at any time: the pool must have another thread for the
+        # program, and a pool of eventlet's with 0 runs its jobs in the hub.
+        return self.green.library in ("eventlet", "gevent") and self.green.tpool_threads >= 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One situation; a column left None accepts every value.
+
+    Attributes:
+        patched_by: the libraries that have patched something.
+        hub: states of the hub between requests.
+        ticks_late: the running engine measured late green ticks.
+        tpool: the native thread pool of the green library has a thread to spare.
+    """
+
+    patched_by: frozenset[GreenLibrary]
+    hub: frozenset[HubState] | None = None
+    ticks_late: bool | None = None
+    tpool: bool | None = None
+    worker: WorkerName
+    reason: str
+
+    def fits(self, patched_by: GreenLibrary, hub: HubState, ticks_late: bool, tpool: bool) -> bool:
+        """Whether this row is about the given situation."""
+        return (
+            patched_by in self.patched_by
+            and (self.hub is None or hub in self.hub)
+            and (self.ticks_late is None or ticks_late == self.ticks_late)
+            and (self.tpool is None or tpool == self.tpool)
+        )
+
+
+_ONE: frozenset[GreenLibrary] = frozenset({"eventlet", "gevent"})
+_RUNS: frozenset[HubState] = frozenset({"runs"})
+
+RULE: tuple[Row, ...] = (
+    Row(
+        patched_by=frozenset({"none"}),
+        worker="pthread",
+        reason="Nothing is patched, so a native thread beats independently of the program.",
+    ),
+    Row(
+        patched_by=frozenset({"both"}),
+        worker="pthread",
+        reason="Both eventlet and gevent have patched this process, so neither hub can be "
+        "relied on and only a native thread is sure to run.",
+    ),
+    Row(
+        patched_by=_ONE,
+        hub=frozenset({"parked"}),
+        worker="pthread",
+        reason="The host leaves the hub parked between requests, so a green thread would not "
+        "run in time; a native one does.",
+    ),
+    Row(
+        patched_by=_ONE,
+        hub=frozenset({"blocked"}),
+        worker="pthread",
+        reason="The sockets are not patched, so every wait for the broker stops the hub; "
+        "a native thread runs meanwhile.",
+    ),
+    Row(
+        patched_by=_ONE,
+        # "none" cannot meet a patching library; it stands here so that no gap is left.
+        hub=frozenset({"unknown", "none"}),
+        worker="pthread",
+        reason="Nothing promises that the hub runs between requests here, and a native "
+        "thread does not need it.",
+    ),
+    Row(
+        patched_by=_ONE,
+        hub=_RUNS,
+        ticks_late=False,
+        worker="greenthread",
+        reason="The program is green and its hub runs between requests, so a green thread "
+        "beats in time.",
+    ),
+    Row(
+        patched_by=_ONE,
+        hub=_RUNS,
+        ticks_late=True,
+        tpool=True,
+        worker="tpool",
+        reason="The hub runs but its ticks were measured late, so the library's native thread "
+        "pool takes the heartbeat.",
+    ),
+    Row(
+        patched_by=_ONE,
+        hub=_RUNS,
+        ticks_late=True,
+        tpool=False,
+        worker="pthread",
+        reason="The hub runs but its ticks were measured late, and the library's thread pool "
+        "has no thread to spare, so a native thread beats.",
+    ),
+)
+
+
+def row_for(facts: Facts, ticks_late: bool) -> Row:
+    """The one row of :data:`RULE` about this process."""
+    situation = (facts.green.library, facts.hub, ticks_late, facts.tpool_has_room)
+    return next(row for row in RULE if row.fits(*situation))
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A worker that is known to fail somewhere, and the remedy.
+
+    Attributes:
+        workers: the workers it is about.
+        applies: whether this process is such a place; given the facts and ticks_late.
+        text: one sentence with the remedy.
+    """
+
+    workers: frozenset[WorkerName]
+    applies: Callable[[Facts, bool], bool]
+    text: str
+
+
+_NEEDS_HUB: frozenset[WorkerName] = frozenset({"greenthread", "tpool"})
+_NEEDS_THREAD: frozenset[WorkerName] = frozenset({"pthread", "tpool"})
+_ANY: frozenset[WorkerName] = _NEEDS_HUB | _NEEDS_THREAD
+
+CAUTIONS: tuple[Caution, ...] = (
+    Caution(
+        _NEEDS_THREAD,
+        lambda facts, late: not facts.host.threads_run,
+        "uWSGI runs without --enable-threads, so Python threads stand still between "
+        "requests and the broker will close idle connections: start uWSGI with "
+        "--enable-threads or --threads N, or use uWSGI 2.0.27 or later.",
+    ),
+    Caution(
+        _NEEDS_THREAD,
+        lambda facts, late: not facts.interpreter.daemon_threads,
+        "This sub-interpreter has its own GIL and forbids daemon threads, so the "
+        "heartbeat thread must be stopped and joined when the interpreter ends: set "
+        "'WSGIPerInterpreterGIL Off' or 'WSGIApplicationGroup %{GLOBAL}' in Apache if "
+        "shutdown hangs.",
+    ),
+    Caution(
+        _NEEDS_HUB,
+        lambda facts, late: facts.hub == "parked",
+        "The host parks the hub between requests; neither a green thread nor a tpool "
+        "job submitted from one runs then, and the broker will close idle connections: "
+        "set heartbeat_in_pthread to true or auto.",
+    ),
+    Caution(
+        _NEEDS_HUB,
+        lambda facts, late: facts.hub == "blocked",
+        "The sockets are not patched, so the hub stops whenever the program waits for "
+        "the broker: patch the sockets too, or set heartbeat_in_pthread to true or auto.",
+    ),
+    Caution(
+        _NEEDS_HUB,
+        lambda facts, late: facts.hub == "unknown",
+        "Nothing promises that the hub runs between requests here: set "
+        "heartbeat_in_pthread to true or auto unless beats are seen to arrive in time.",
+    ),
+    Caution(
+        frozenset({"greenthread"}),
+        lambda facts, late: late,
+        "The hub's ticks were measured late, so green beats will be late too: set "
+        "heartbeat_in_pthread to true or auto.",
+    ),
+    Caution(
+        _NEEDS_HUB,
+        lambda facts, late: facts.hub == "none",
+        "Nothing is patched, so no hub is known to run a green thread: call "
+        "monkey_patch() first, or set worker to pthread or auto.",
+    ),
+    Caution(
+        frozenset({"tpool"}),
+        lambda facts, late: not (facts.green.eventlet.loaded or facts.green.gevent.loaded),
+        "tpool is the native thread pool of eventlet or gevent and neither is loaded: set "
+        "worker to pthread or auto.",
+    ),
+    Caution(
+        frozenset({"tpool"}),
+        lambda facts, late: facts.green.library == "eventlet" and not facts.tpool_has_room,
+        "eventlet's thread pool has no thread to spare for the heartbeat: raise "
+        "EVENTLET_THREADPOOL_SIZE to 2 or more, or set worker to pthread or auto.",
+    ),
+    Caution(
+        frozenset({"tpool"}),
+        lambda facts, late: facts.green.library == "gevent" and not facts.tpool_has_room,
+        "gevent's thread pool has no thread to spare for the heartbeat: set "
+        "gevent.hub.Hub.threadpool_size to 2 or more before the hub starts, or set worker "
+        "to pthread or auto.",
+    ),
+    Caution(
+        _ANY,
+        lambda facts, late: facts.green.library == "both",
+        "eventlet and gevent have both patched this process and undo each other's "
+        "work: patch with one of them only.",
+    ),
+)
+
+
+def cautions_about(worker: WorkerName, facts: Facts, ticks_late: bool) -> list[str]:
+    """The sentences that apply to `worker` in this process."""
+    return [
+        caution.text
+        for caution in CAUTIONS
+        if worker in caution.workers and caution.applies(facts, ticks_late)
+    ]
 
 
 @dataclass(frozen=True)

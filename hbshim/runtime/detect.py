@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hbshim.options import WorkerName
-from hbshim.runtime.choice import Choice, choose
-from hbshim.runtime.facts import Facts, HubState
+from hbshim.runtime.choice import Choice, Facts, HubState, choose
 from hbshim.runtime.green import GreenFacts, Patches, look_for_green
 from hbshim.runtime.host import HostFacts, look_for_host
 from hbshim.runtime.interpreter import look_at_interpreter

@@ -8,13 +8,10 @@ import pytest
 
 from hbshim.errors import OptionError
 from hbshim.options import WorkerName
-from hbshim.runtime.cautions import CAUTIONS
-from hbshim.runtime.choice import choose
-from hbshim.runtime.facts import Facts, HubState
+from hbshim.runtime.choice import CAUTIONS, RULE, Facts, HubState, choose
 from hbshim.runtime.green import GreenFacts, GreenLibrary, Patches
 from hbshim.runtime.host import HostFacts
 from hbshim.runtime.interpreter import InterpreterFacts
-from hbshim.runtime.rule import RULE
 
 ABSENT = Patches(loaded=False, version=None, extent="none", patched=(), missing=())
 PATCHED = Patches(loaded=True, version="1", extent="full", patched=("socket",), missing=())

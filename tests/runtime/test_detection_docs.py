@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from hbshim.runtime.cautions import CAUTIONS
+from hbshim.runtime.choice import CAUTIONS, RULE
 from hbshim.runtime.host import CELERY_POOLS, GUNICORN_WORKERS
-from hbshim.runtime.rule import RULE
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "detection.md").read_text(encoding="utf-8")
 

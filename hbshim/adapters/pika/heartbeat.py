@@ -35,7 +35,7 @@ from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.options import URL_KEYS, Options, check_url_key
-from hbshim.runtime.ownership import process_mark
+from hbshim.runtime.fork import process_mark
 
 SUPPORTED = ">=1.3,<2"
 

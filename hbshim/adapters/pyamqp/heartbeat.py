@@ -37,7 +37,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from hbshim.heartbeat.wire import Wire
 from hbshim.options import Options
-from hbshim.runtime.ownership import process_mark
+from hbshim.runtime.fork import process_mark
 
 SUPPORTED = ">=5.2,<6"
 

@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from hbshim.runtime import ownership
-from hbshim.runtime.ownership import process_mark
+from hbshim.runtime import fork as process_marks
+from hbshim.runtime.fork import process_mark
 from tests.native_fork import fork_in_c
 from tests.worlds import WORLD
 
-MARKS = {"page": process_mark, "pid": ownership._PidMark}
+MARKS = {"page": process_mark, "pid": process_marks._PidMark}
 
 
 @pytest.mark.skipif(WORLD != "native", reason="forks in C")
@@ -32,5 +32,5 @@ def test_a_process_has_one_mark():
 
 
 def test_a_system_that_cannot_wipe_a_page_compares_pids(monkeypatch):
-    monkeypatch.setattr(ownership, "_MADV_WIPEONFORK", 9999)
-    assert isinstance(ownership._new_mark(), ownership._PidMark)
+    monkeypatch.setattr(process_marks, "_MADV_WIPEONFORK", 9999)
+    assert isinstance(process_marks._new_mark(), process_marks._PidMark)

@@ -181,5 +181,5 @@ def test_the_documented_table_is_the_code():
 
 @pytest.mark.parametrize("config", ["hbshim.ini", 5, [("heartbeat", 5)], {5: "x"}])
 def test_a_configuration_that_is_no_mapping_of_names_is_refused(config):
-    with pytest.raises(OptionError, match="HBSHIM_CONFIG|unknown option 5"):
+    with pytest.raises(OptionError, match=r"HBSHIM_CONFIG|unknown option 5"):
         load(config=config)

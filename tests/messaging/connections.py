@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from hbshim.messaging.amqp.connection import Connection, Message
+from hbshim.messaging.amqp.connection import Connection
+from hbshim.protocol.messages import Message
 from tests.messaging.conftest import LIMIT
 
 

@@ -17,14 +17,8 @@ from hbshim.errors import (
     TopologyError,
     UnroutableError,
 )
-from hbshim.messaging.amqp.connection import (
-    DIRECT_REPLY,
-    PERSISTENT,
-    Connection,
-    Delivery,
-    Message,
-    Queue,
-)
+from hbshim.messaging.amqp.connection import Connection, Queue
+from hbshim.protocol.messages import DIRECT_REPLY, PERSISTENT, Delivery, Message
 from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.messaging.connections import Drainer, message
 from tests.waiting import wait_until

@@ -22,8 +22,9 @@ from hbshim.adapters.sockets import wire_for
 from hbshim.errors import BrokerBlockedError, ConnectError, ConnectionLostError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK
-from hbshim.messaging.amqp.connection import Connection, Delivery, Queue
+from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.hosts import Host
+from hbshim.protocol.messages import Delivery
 from hbshim.runtime.unpatched import original
 from tests.conftest import HEARTBEAT
 from tests.messaging.conftest import LIBRARIES, LIMIT, connect, drain_until, unique

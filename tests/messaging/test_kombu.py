@@ -26,10 +26,11 @@ from hbshim.errors import (
 )
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.messaging import kombu
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Connection, Delivery, Message, Queue
+from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.amqp.readiness import wait_writable
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker

@@ -15,18 +15,13 @@ import hbshim
 from hbshim.errors import ConnectionLostError, TopologyError
 from hbshim.messaging.amqp import caller as caller_module
 from hbshim.messaging.amqp.caller import Caller
-from hbshim.messaging.amqp.connection import (
-    DIRECT_REPLY,
-    Delivery,
-    Message,
-    Queue,
-    ignore_channel_closed,
-)
+from hbshim.messaging.amqp.connection import Queue, ignore_channel_closed
 from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
+from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from tests.messaging.amqp.fakes import FakeSender
 
 LIMIT = 20.0

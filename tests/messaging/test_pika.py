@@ -14,9 +14,10 @@ import pytest
 
 from hbshim.errors import ConnectionLostError
 from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK
-from hbshim.messaging.amqp.connection import METHOD_TIMEOUT, Delivery, Queue
+from hbshim.messaging.amqp.connection import METHOD_TIMEOUT, Queue
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.pika import PikaConnection, line
+from hbshim.protocol.messages import Delivery
 from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.messaging.connections import Drainer, message
 from tests.waiting import wait_until

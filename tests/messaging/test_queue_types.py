@@ -13,12 +13,12 @@ from hbshim.errors import TopologyError
 from hbshim.messaging import connect
 from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.driver import AmqpDriver
-from hbshim.messaging.amqp.refusals import topology_refused
 from hbshim.messaging.amqp.topology import Subscription
 from hbshim.messaging.notify import Notification, NotificationServer, Notifier
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
+from hbshim.protocol.reply_codes import topology_refused
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until

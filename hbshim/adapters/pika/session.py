@@ -34,7 +34,6 @@ from pika.spec import FRAME_METHOD, Basic
 from pika.spec import Channel as ChannelMethods
 
 from hbshim.adapters.attach import leave_alone, not_negotiated, watch
-from hbshim.adapters.intake import Intake
 from hbshim.adapters.pika.heartbeat import SUPPORTED, KeptAliveChecker, forked_error
 from hbshim.adapters.sockets import native_socket, wire_for
 from hbshim.adapters.versions import require_version
@@ -42,6 +41,7 @@ from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import WATCHED
 from hbshim.options import Options
+from hbshim.protocol.decode import DeliveryDecoder
 
 #: Octets that one read takes at most, and reads before others get a turn.
 _READ = 65536
@@ -68,7 +68,7 @@ class _QuietChannel(Channel):  # type: ignore[misc]
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         # What arrives between cancel and cancel-ok included: pika would reject it.
-        self.intake = Intake(self._consumers.get, table_of)
+        self.intake = DeliveryDecoder(self._consumers.get, table_of)
 
     def _on_close_from_broker(self, method_frame: Any) -> None:
         self._send_method(ChannelMethods.CloseOk())
@@ -378,7 +378,7 @@ class StreamConnection(Connection):  # type: ignore[misc]
 
 
 def field_table(values: Mapping[str, Any]) -> bytes:
-    """A table of AMQP's, as :func:`hbshim.adapters.frames.publication` wants it.
+    """A table of AMQP's, as :func:`hbshim.protocol.encode.publication` wants it.
 
     Raises:
         ValueError: a value is of a type that AMQP does not have, or a key is too long.

@@ -18,11 +18,11 @@ from amqp.method_framing import frame_writer
 from amqp.serialization import loads
 from kombu.transport import pyamqp
 
-from hbshim.adapters.intake import Intake
 from hbshim.adapters.kombu import heartbeat as kombu_adapter
 from hbshim.adapters.pyamqp import transport as amqp_stream
 from hbshim.adapters.pyamqp.transport import Frame, Waiting
 from hbshim.heartbeat.link import Link
+from hbshim.protocol.decode import DeliveryDecoder
 
 
 class NoAnswerError(Exception):
@@ -49,7 +49,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
     Attributes:
         closed_by: the broker's reason: code and text.
         intake: what consumers get, who are called with it as
-            :class:`hbshim.adapters.intake.Arrived`; and confirms, where somebody wants them.
+            :class:`hbshim.protocol.messages.Delivery`; and confirms, where somebody wants them.
     """
 
     def __init__(self, connection: Connection, on_closed: Callable[[], None]) -> None:
@@ -59,7 +59,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
         self.closed_by: tuple[int, str] | None = None
         self._on_closed_by_broker = on_closed
         self._on_cancel_oks: dict[str, Callable[[], None]] = {}
-        self.intake = Intake(self.callbacks.get, table_of)
+        self.intake = DeliveryDecoder(self.callbacks.get, table_of)
 
     def open_without_waiting(self) -> None:
         """Ask the broker to open the channel, and use it at once: it takes things in turn."""
@@ -110,7 +110,7 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
     Channel = Channel
     client_heartbeat: int
     #: Channel 0 is the connection itself, and nothing is consumed there.
-    intake: Intake | None = None
+    intake: DeliveryDecoder | None = None
 
     def __init__(
         self, *args: Any, waiting: Waiting, open_by: float, heartbeats: bool, **kwargs: Any

@@ -43,14 +43,15 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.heartbeat import service
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, FORMAT, Connection, Delivery, Message
+from hbshim.messaging.amqp.connection import FORMAT, Connection
 from hbshim.messaging.amqp.connector import Connector
-from hbshim.messaging.amqp.refusals import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.amqp.waiting import Waiting
 from hbshim.messaging.base import FINAL, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
+from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
+from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ class Caller:
             payload.body,
             self._topology.rpc_exchange(target),
             self._topology.rpc_key(target),
-            payload.content_type,
+            content_type=payload.content_type,
             message_id=correlation,
             correlation_id=correlation,
             reply_to=DIRECT_REPLY,

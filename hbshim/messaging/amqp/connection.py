@@ -11,25 +11,20 @@ any other meanwhile. No method logs, and none raises an error of the library's: 
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-#: Delivery modes of AMQP 0-9-1, basic.properties: `delivery-mode`.
-TRANSIENT, PERSISTENT = 1, 2
+from hbshim.protocol.messages import Delivery, Message
 
 #: The property `type` of requests: the version of their format. That of a reply is its kind.
 FORMAT = "hbshim/1"
 
-#: Seconds; RabbitMQ closes the channel of a message whose `expiration` is above ten years.
-MAX_EXPIRATION = 10 * 365 * 24 * 3600.0
 #: Seconds that the broker may take to answer connection.close.
 CLOSE_TIMEOUT = 1.0
-
-#: RabbitMQ's direct reply-to: consume from it without acknowledgement, then publish on the
-#: same channel with it as `reply_to`.
-DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,60 +52,6 @@ class Queue:
         if self.quorum and not self.exclusive:
             arguments["x-queue-type"] = "quorum"
         return arguments
-
-
-@dataclass(slots=True, eq=False)
-class Message:
-    """A message to be published.
-
-    Attributes:
-        deadline: of ``time.monotonic()``, after which no server may begin it; None: never.
-    """
-
-    body: bytes
-    exchange: str
-    routing_key: str
-    content_type: str = "application/json"
-    message_id: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    deadline: float | None = None
-    delivery_mode: int = TRANSIENT
-    type: str | None = None
-    headers: dict[str, Any] | None = None
-
-    def expiration_text(self) -> str | None:
-        """Milliseconds from now, in the form of the property `expiration`: a short string.
-
-        Computed when the frames are made: the time that was waited for the broker is over.
-        """
-        if self.deadline is None:
-            return None
-        left = min(self.deadline - time.monotonic(), MAX_EXPIRATION)
-        return str(max(0, int(left * 1000)))
-
-
-@dataclass(slots=True)
-class Delivery:
-    """A message that arrived.
-
-    Attributes:
-        tag: for :meth:`Connection.acknowledge` and :meth:`Connection.requeue`.
-        expiration: seconds that it was given when it was published; None: unlimited.
-    """
-
-    connection: Connection
-    tag: int
-    body: bytes
-    routing_key: str
-    redelivered: bool = False
-    content_type: str | None = None
-    message_id: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    expiration: float | None = None
-    type: str | None = None
-    headers: dict[str, Any] = field(default_factory=dict)
 
 
 OnDelivery: TypeAlias = Callable[[Delivery], None]
@@ -340,3 +281,9 @@ class Connection(Protocol):
                 before has arrived.
         """
         ...
+
+
+def connection_name(library: str) -> str:
+    """Return what the broker shows for a connection (client property `connection_name`)."""
+    program = os.path.basename(sys.argv[0]) or "python"
+    return f"{program}:{os.getpid()}:hbshim-{library}"

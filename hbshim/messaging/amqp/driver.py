@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError
 from hbshim.messaging.amqp.caller import Caller
-from hbshim.messaging.amqp.connection import FORMAT, PERSISTENT, TRANSIENT, Message
+from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.connector import Connector, Open
 from hbshim.messaging.amqp.listener import AmqpListener, Source
 from hbshim.messaging.amqp.results import StoredReplies
@@ -24,6 +24,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pool import PoolStatistics
 from hbshim.messaging.target import Target
+from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
 
 #: Seconds for deleting the queue of a request that was not stored; else it expires.
 DELETE_WITHIN = 0.3
@@ -104,7 +105,7 @@ class AmqpDriver:
             payload.body,
             exchange,
             key,
-            payload.content_type,
+            content_type=payload.content_type,
             message_id=uuid.uuid4().hex,
             deadline=deadline,
             type=FORMAT,
@@ -129,7 +130,7 @@ class AmqpDriver:
             payload.body,
             self._topology.rpc_exchange(target),
             self._topology.rpc_key(target),
-            payload.content_type,
+            content_type=payload.content_type,
             message_id=request,
             delivery_mode=PERSISTENT,
             type=FORMAT,
@@ -179,7 +180,7 @@ class AmqpDriver:
             payload.body,
             subscription.exchange,
             subscription.routing_key,
-            payload.content_type,
+            content_type=payload.content_type,
             message_id=uuid.uuid4().hex,
             delivery_mode=PERSISTENT if self.options.notification_persistence else TRANSIENT,
         )

@@ -8,13 +8,7 @@ from typing import Literal
 
 from hbshim.errors import ConnectionLostError, DeliveryError, MessagingError
 from hbshim.messaging.amqp.caller import NUMBER_SIGN
-from hbshim.messaging.amqp.connection import (
-    DIRECT_REPLY,
-    FORMAT,
-    PERSISTENT,
-    Delivery,
-    Message,
-)
+from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.ledger import Key, Ledger
 from hbshim.messaging.amqp.retries import (
     ATTEMPTS_HEADER,
@@ -28,6 +22,7 @@ from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import Payload, ReplyKind
 from hbshim.messaging.reporting import LOG
+from hbshim.protocol.messages import DIRECT_REPLY, PERSISTENT, Delivery, Message
 
 #: Seconds after which the client may have lost the connection that its reply goes to
 #: directly, without the broker's knowing it: from then on replies go to its own queue.
@@ -245,7 +240,7 @@ class AmqpIncoming:
         connection = delivery.connection
         try:
             settle = connection.acknowledge if how == "acknowledge" else connection.requeue
-            return settle(delivery.tag)
+            return bool(settle(delivery.tag))
         except ConnectionLostError:
             return False
         except MessagingError:
@@ -262,7 +257,7 @@ class AmqpIncoming:
             delivery.body,
             "",
             self.queue,
-            self.payload.content_type,
+            content_type=self.payload.content_type,
             message_id=delivery.message_id,
             correlation_id=delivery.correlation_id,
             reply_to=delivery.reply_to,
@@ -284,7 +279,7 @@ class AmqpIncoming:
             payload.body,
             "",
             address,
-            payload.content_type,
+            content_type=payload.content_type,
             correlation_id=delivery.correlation_id,
             type=kind,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from hbshim.errors import PayloadError
-from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
+from hbshim.protocol.reply_codes import PRECONDITION_FAILED
 
 #: Bytes. The smallest default of `max_message_size` of all versions: that of RabbitMQ 4.
 ACCEPTED = 16 * 1024 * 1024

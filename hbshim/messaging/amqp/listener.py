@@ -32,16 +32,17 @@ from hbshim.errors import (
     PayloadError,
     TopologyError,
 )
-from hbshim.messaging.amqp.connection import Connection, Delivery
+from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.incoming import AmqpIncoming
 from hbshim.messaging.amqp.ledger import Begun, Key, ledger
-from hbshim.messaging.amqp.refusals import NOT_FOUND, RESOURCE_LOCKED
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.backoff import Backoff
 from hbshim.messaging.reporting import LOG, OnError, log_error
+from hbshim.protocol.messages import Delivery
+from hbshim.protocol.reply_codes import NOT_FOUND, RESOURCE_LOCKED
 from hbshim.runtime.unpatched import start_without_signals
 
 #: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.

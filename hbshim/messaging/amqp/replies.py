@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from hbshim.errors import MessagingError, PoolError
-from hbshim.messaging.amqp.connection import Message
+from hbshim.protocol.messages import Message
 from hbshim.runtime.unpatched import start_without_signals
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class DirectReplies:
             sent.body,
             own.exchange,
             own.routing_key,
-            sent.content_type,
+            content_type=sent.content_type,
             correlation_id=sent.correlation_id,
             type=sent.type,
         )

@@ -24,9 +24,10 @@ from hbshim.errors import (
     MessagingError,
     ResultGoneError,
 )
-from hbshim.messaging.amqp.connection import Connection, Delivery
+from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.waiting import Waiting
 from hbshim.messaging.base import FINAL, Payload, Reply, timeout_of
+from hbshim.protocol.messages import Delivery
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.caller import Caller

@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Callable
 
 from hbshim.errors import TopologyError
-from hbshim.messaging.amqp.connection import Message, Queue
+from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.names import DEAD
-from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.backoff import Backoff
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.messages import Message
+from hbshim.protocol.reply_codes import PRECONDITION_FAILED
 
 #: Header with the number of times that a message was tried already.
 ATTEMPTS_HEADER = "x-hbshim-attempts"

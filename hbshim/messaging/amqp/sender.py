@@ -22,7 +22,7 @@ from hbshim.errors import (
     UnconfirmedError,
     UnroutableError,
 )
-from hbshim.messaging.amqp.connection import Connection, Message
+from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.connector import Connector, may_connect_yet
 from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.replies import DirectReplies
@@ -30,6 +30,7 @@ from hbshim.messaging.amqp.topology import DIRECT, Subscription
 from hbshim.messaging.backoff import TOO_LITTLE, retrying
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pool import Pool
+from hbshim.protocol.messages import Message
 
 T = TypeVar("T")
 

@@ -26,10 +26,10 @@ from hbshim.heartbeat import service
 from hbshim.messaging.amqp import names
 from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.amqp.names import DEAD, joined, part
-from hbshim.messaging.amqp.refusals import PRECONDITION_FAILED
 from hbshim.messaging.base import NEVER, PRIORITIES
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
+from hbshim.protocol.reply_codes import PRECONDITION_FAILED
 
 _log = logging.getLogger("hbshim.messaging")
 

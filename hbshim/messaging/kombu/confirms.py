@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hbshim.adapters.pyamqp.session import Channel
-from hbshim.messaging.amqp.connection import Message
+from hbshim.protocol.messages import Message
 
 
 class Confirms:

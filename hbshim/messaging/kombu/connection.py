@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 
 from amqp.exceptions import FrameSyntaxError
 
-from hbshim.adapters.frames import acknowledgement, rejection
-from hbshim.adapters.intake import Arrived
 from hbshim.adapters.pyamqp.field_tables import field_table
 from hbshim.adapters.pyamqp.session import Channel, NoAnswerError
 from hbshim.errors import (
@@ -34,9 +32,7 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import (
-    DIRECT_REPLY,
     METHOD_TIMEOUT,
-    Message,
     OnCancelled,
     OnChannelClosed,
     OnDelivery,
@@ -45,14 +41,15 @@ from hbshim.messaging.amqp.connection import (
     ignore_channel_closed,
 )
 from hbshim.messaging.amqp.readiness import Readiness
-from hbshim.messaging.amqp.refusals import (
+from hbshim.messaging.kombu.confirms import Confirms
+from hbshim.messaging.kombu.line import FOREVER, Line
+from hbshim.protocol.encode import acknowledgement, publication, rejection
+from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
+from hbshim.protocol.reply_codes import (
     RESOURCE_LOCKED,
     is_missing,
     topology_refused,
 )
-from hbshim.messaging.amqp.translation import delivery_of, frames_of
-from hbshim.messaging.kombu.confirms import Confirms
-from hbshim.messaging.kombu.line import FOREVER, Line
 
 _T = TypeVar("_T")
 
@@ -182,7 +179,7 @@ class KombuConnection(Line):
         self.send(self._frames(self._plain.channel_id, message), until)
 
     def _frames(self, channel: int, message: Message, *, mandatory: bool = False) -> bytes:
-        return frames_of(message, channel, self._frame_max, field_table, mandatory=mandatory)
+        return publication(message, channel, self._frame_max, field_table, mandatory=mandatory)
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
         self.check()
@@ -409,13 +406,14 @@ class KombuConnection(Line):
             lambda: self._plain.cancel_without_waiting(consumer_tag, on_cancel_ok), deadline
         )
 
-    def _on_message(self, consumer: _Consumer) -> Callable[[Arrived], None]:
+    def _on_message(self, consumer: _Consumer) -> Callable[[Delivery], None]:
         generation = self._generation << _GENERATION
         arrived = self.arrived
 
-        def on_message(message: Arrived) -> None:
-            tag = message.tag + generation
-            arrived.append(lambda: consumer.on_delivery(delivery_of(message, self, tag)))
+        def on_message(message: Delivery) -> None:
+            message.connection = self
+            message.tag += generation
+            arrived.append(functools.partial(consumer.on_delivery, message))
 
         return on_message
 

@@ -13,12 +13,13 @@ from hbshim.adapters.attach import options_for_connect, ready
 from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
 from hbshim.adapters.pyamqp.session import NoAnswerError, Transport
 from hbshim.errors import ConnectError
+from hbshim.messaging.amqp.connection import connection_name
 from hbshim.messaging.amqp.dialing import dial
 from hbshim.messaging.amqp.readiness import Readiness, wait_writable
-from hbshim.messaging.amqp.refusals import connection_name, login_refused
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.kombu.connection import KombuConnection
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.reply_codes import login_refused
 
 
 class _Waiting:

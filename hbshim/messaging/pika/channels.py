@@ -8,9 +8,9 @@ from typing import Any
 from pika.exceptions import ChannelClosedByBroker
 
 from hbshim.errors import TopologyError
-from hbshim.messaging.amqp.connection import Message
-from hbshim.messaging.amqp.refusals import topology_refused
 from hbshim.messaging.pika.opening import words
+from hbshim.protocol.messages import Message
+from hbshim.protocol.reply_codes import topology_refused
 
 
 class Channel:

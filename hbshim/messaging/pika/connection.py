@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from hbshim.adapters.frames import acknowledgement, rejection
-from hbshim.adapters.intake import Arrived
 from hbshim.adapters.pika.session import field_table
 from hbshim.errors import (
     BrokerBlockedError,
@@ -30,9 +28,6 @@ from hbshim.errors import (
 )
 from hbshim.messaging.amqp.connection import (
     CLOSE_TIMEOUT,
-    DIRECT_REPLY,
-    Delivery,
-    Message,
     OnCancelled,
     OnChannelClosed,
     OnDelivery,
@@ -40,12 +35,13 @@ from hbshim.messaging.amqp.connection import (
     answer_by,
     ignore_channel_closed,
 )
-from hbshim.messaging.amqp.refusals import RESOURCE_LOCKED, is_missing
-from hbshim.messaging.amqp.translation import delivery_of, frames_of
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.channels import Channel, Confirm, Confirms
 from hbshim.messaging.pika.line import Line
+from hbshim.protocol.encode import acknowledgement, publication, rejection
+from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
+from hbshim.protocol.reply_codes import RESOURCE_LOCKED, is_missing
 
 _NEVER = float("inf")
 
@@ -199,7 +195,9 @@ class PikaConnection:
                 return
 
     def _frames(self, channel: Channel, message: Message, *, mandatory: bool = False) -> bytes:
-        return frames_of(message, channel.number, self._frame_max, field_table, mandatory=mandatory)
+        return publication(
+            message, channel.number, self._frame_max, field_table, mandatory=mandatory
+        )
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
         deadline = _monotonic() + timeout
@@ -343,7 +341,7 @@ class PikaConnection:
             # A refusal would end the other consumers of the channel, too.
             self._ask(doing, _asking_for(queue), deadline)
 
-        def arrived(message: Arrived) -> None:
+        def arrived(message: Delivery) -> None:
             self._arrived.append((on_delivery, self._delivery(message)))
 
         def answered(answer: Callable[[Any], None], frame: Any) -> None:
@@ -361,9 +359,10 @@ class PikaConnection:
 
         return str(self._ask(doing, ask, deadline, self._plain_channel(deadline)).consumer_tag)
 
-    def _delivery(self, message: Arrived) -> Delivery:
-        self._last_tag = tag = self._tag_base + message.tag
-        return delivery_of(message, self, tag)
+    def _delivery(self, message: Delivery) -> Delivery:
+        message.connection = self
+        self._last_tag = message.tag = self._tag_base + message.tag
+        return message
 
     def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
         deadline = answer_by(deadline)
@@ -392,7 +391,7 @@ class PikaConnection:
         tag = f"hbshim.{uuid.uuid4().hex}"
         channel = self._plain_channel(deadline)
 
-        def arrived(message: Arrived) -> None:
+        def arrived(message: Delivery) -> None:
             self._arrived.append((on_delivery, self._delivery(message)))
 
         with self._line.state():

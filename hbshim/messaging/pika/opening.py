@@ -11,10 +11,11 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedBy
 
 from hbshim.adapters.pika.session import StreamConnection
 from hbshim.errors import ConnectError, HbshimError
+from hbshim.messaging.amqp.connection import connection_name
 from hbshim.messaging.amqp.readiness import Readiness
-from hbshim.messaging.amqp.refusals import connection_name, login_refused
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.reply_codes import login_refused
 
 #: What pika raises when the connection, or its stream of frames, is of no use any more.
 LOST = (AMQPError, OSError)

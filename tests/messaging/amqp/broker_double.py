@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hbshim.errors import ConnectionLostError
-from hbshim.messaging.amqp.connection import Delivery, Message, OnCancelled, OnDelivery, Queue
+from hbshim.messaging.amqp.connection import OnCancelled, OnDelivery, Queue
 from hbshim.messaging.amqp.retries import Held
+from hbshim.protocol.messages import Delivery, Message
 
 
 class FakeConnection:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hbshim.errors import ConnectionLostError
-from hbshim.messaging.amqp.connection import Delivery, Message
 from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.sender import Sending
+from hbshim.protocol.messages import Delivery, Message
 
 
 class Clock:

@@ -11,12 +11,12 @@ import pytest
 from hbshim.errors import CallTimeoutError, ConnectionLostError, OptionError, PayloadError
 from hbshim.messaging.amqp import caller as module
 from hbshim.messaging.amqp.caller import Caller, _Call
-from hbshim.messaging.amqp.connection import DIRECT_REPLY
 from hbshim.messaging.amqp.limits import ACCEPTED
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload, Reply
 from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
+from hbshim.protocol.messages import DIRECT_REPLY
 from tests.messaging.amqp.fakes import Clock, FakeConnection, FakeConnector, FakeSender
 from tests.waiting import wait_until
 

@@ -11,10 +11,10 @@ import pytest
 
 from hbshim.errors import ConnectionLostError, OptionError, PoolError
 from hbshim.messaging.amqp import replies as module
-from hbshim.messaging.amqp.connection import DIRECT_REPLY, Message
 from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.messages import DIRECT_REPLY, Message
 from tests.waiting import wait_until
 
 LIMIT = 30.0

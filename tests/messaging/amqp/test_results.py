@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hbshim.errors import CallTimeoutError
-from hbshim.messaging.amqp.connection import Delivery
 from hbshim.messaging.amqp.results import StoredReplies, _forgotten, _Stored
+from hbshim.protocol.messages import Delivery
 
 
 class Connection:
@@ -62,7 +62,5 @@ def test_a_forgotten_consumer_is_stopped_before_a_delivery_goes_back() -> None:
     stored.connection, stored.tag = connection, "tag"  # type: ignore[assignment]
     _forgotten(stored)
     for tag in (1, 2):
-        stored.arrived(
-            Delivery(connection, tag, b"1", "queue", False, None, None, None, None, None, None, {})
-        )  # type: ignore[arg-type]
+        stored.arrived(Delivery(connection, tag, b"1", "queue"))  # type: ignore[arg-type]
     assert connection.told == ["stop tag", "requeue 1", "requeue 2"]

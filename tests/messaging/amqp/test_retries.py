@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from hbshim.errors import TopologyError
-from hbshim.messaging.amqp.connection import Message, Queue
+from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.retries import Retries, own_headers
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.messages import Message
 
 QUEUE = "openstack_notification.events.error"
 

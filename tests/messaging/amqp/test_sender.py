@@ -7,9 +7,9 @@ import time
 import pytest
 
 from hbshim.errors import ConnectError, RejectedError
-from hbshim.messaging.amqp.connection import Message
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.options import MessagingOptions
+from hbshim.protocol.messages import Message
 from tests.messaging.amqp.fakes import FakeConnector
 
 

@@ -7,13 +7,13 @@ goes to the library, as ever.
 
 from __future__ import annotations
 
-import errno
 import struct
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-# AMQP 0-9-1, 4.2.3: types of frames.
-_METHOD, _HEADER, _BODY = 1, 2, 3
+from hbshim.protocol.frames import BODY, HEADER, METHOD, not_amqp
+from hbshim.protocol.messages import Delivery
+
 _DELIVER, _ACK, _NACK = (struct.pack(">HH", 60, method) for method in (60, 80, 120))
 # Class, weight, size of the body, property flags; below, a tag and an octet of bits.
 _CONTENT = struct.Struct(">HHQH")
@@ -21,46 +21,10 @@ _TAG = struct.Struct(">QB")
 _MULTIPLE = 1
 
 
-class Arrived:
-    """A message that a consumer gets; attributes are those of AMQP, None where absent.
-
-    Attributes:
-        tag: the delivery tag.
-        kind: the property `type`.
-    """
-
-    __slots__ = (
-        "body",
-        "content_type",
-        "correlation_id",
-        "expiration",
-        "headers",
-        "kind",
-        "message_id",
-        "redelivered",
-        "reply_to",
-        "routing_key",
-        "tag",
-    )
-
-    def __init__(self, tag: int, redelivered: bool, routing_key: str) -> None:
-        self.tag = tag
-        self.redelivered = redelivered
-        self.routing_key = routing_key
-        self.body = b""
-        self.headers: dict[str, Any] | None = None
-        self.content_type: str | None = None
-        self.correlation_id: str | None = None
-        self.reply_to: str | None = None
-        self.expiration: str | None = None
-        self.message_id: str | None = None
-        self.kind: str | None = None
+OnDelivery: TypeAlias = Callable[[Delivery], object]
 
 
-OnArrived: TypeAlias = Callable[[Arrived], object]
-
-
-class Intake:
+class DeliveryDecoder:
     """Takes in what arrives on one channel.
 
     Parameters:
@@ -76,13 +40,13 @@ class Intake:
     __slots__ = ("_arriving", "_consumer", "_missing", "_parts", "_table", "_to", "on_confirm")
 
     def __init__(
-        self, consumer: Callable[[str], OnArrived | None], table: Callable[[bytes], dict[str, Any]]
+        self, consumer: Callable[[str], OnDelivery | None], table: Callable[[bytes], dict[str, Any]]
     ) -> None:
         self._consumer = consumer
         self._table = table
         self.on_confirm: Callable[[int, bool, bool], object] | None = None
-        self._to: OnArrived | None = None
-        self._arriving: Arrived | None = None
+        self._to: OnDelivery | None = None
+        self._arriving: Delivery | None = None
         # Octets of the body that are to come; -1 before its header did.
         self._missing = -1
         self._parts: list[bytes] = []
@@ -95,20 +59,20 @@ class Intake:
         """
         arriving = self._arriving
         try:
-            if kind == _METHOD:
+            if kind == METHOD:
                 if arriving is None:
                     return self._begin(payload)
             elif arriving is None:
                 return False
-            elif kind == _BODY and self._missing >= 0:
+            elif kind == BODY and self._missing >= 0:
                 self._add(arriving, payload)
                 return True
-            elif kind == _HEADER and self._missing < 0:
+            elif kind == HEADER and self._missing < 0:
                 self._read_header(arriving, payload)
                 return True
         except (struct.error, IndexError, ValueError) as error:
-            raise _nonsense(str(error)) from error
-        raise _nonsense(f"a frame of type {kind} in the middle of a message")
+            raise not_amqp(str(error)) from error
+        raise not_amqp(f"a frame of type {kind} in the middle of a message")
 
     def _begin(self, payload: bytes) -> bool:
         method = payload[:4]
@@ -124,7 +88,7 @@ class Intake:
             if end > len(payload):
                 raise ValueError("a routing key is longer than its frame")
             self._to, self._missing = to, -1
-            self._arriving = Arrived(tag, bool(redelivered), routing_key)
+            self._arriving = Delivery(None, tag, b"", routing_key, bool(redelivered))
             return True
         if self.on_confirm is not None and method in (_ACK, _NACK):
             tag, bits = _TAG.unpack_from(payload, 4)
@@ -132,7 +96,7 @@ class Intake:
             return True
         return False
 
-    def _read_header(self, arriving: Arrived, payload: bytes) -> None:
+    def _read_header(self, arriving: Delivery, payload: bytes) -> None:
         _, _, size, flags = _CONTENT.unpack_from(payload)
         at = _CONTENT.size
         # AMQP 0-9-1, class basic: the properties in this order, a bit for each that is there.
@@ -152,13 +116,14 @@ class Intake:
         if flags & 0x0200:
             arriving.reply_to, at = _short(payload, at)
         if flags & 0x0100:
-            arriving.expiration, at = _short(payload, at)
+            text, at = _short(payload, at)
+            arriving.expiration = _seconds(text)
         if flags & 0x0080:
             arriving.message_id, at = _short(payload, at)
         if flags & 0x0040:
             at += 8
         if flags & 0x0020:
-            arriving.kind, at = _short(payload, at)
+            arriving.type, at = _short(payload, at)
         if at > len(payload):
             raise ValueError("a property is longer than its frame")
         self._missing = size
@@ -173,7 +138,7 @@ class Intake:
         except Exception:
             return {}
 
-    def _add(self, arriving: Arrived, payload: bytes) -> None:
+    def _add(self, arriving: Delivery, payload: bytes) -> None:
         self._missing -= len(payload)
         if self._missing < 0:
             raise ValueError("a body is longer than its header says")
@@ -183,7 +148,7 @@ class Intake:
             arriving.body = payload if len(parts) == 1 else b"".join(parts)
             self._hand_over(arriving)
 
-    def _hand_over(self, arriving: Arrived) -> None:
+    def _hand_over(self, arriving: Delivery) -> None:
         to, self._to, self._arriving, self._missing = self._to, None, None, -1
         assert to is not None
         to(arriving)
@@ -197,5 +162,9 @@ def _short(payload: bytes, at: int) -> tuple[str, int]:
     return payload[begin:end].decode(errors="replace"), end
 
 
-def _nonsense(what: str) -> OSError:
-    return OSError(errno.EPROTO, f"what the broker sent is not AMQP 0-9-1: {what}")
+def _seconds(milliseconds: str) -> float | None:
+    # The sender's text: what is no number is no limit.
+    try:
+        return int(milliseconds) / 1000
+    except ValueError:
+        return None

@@ -5,9 +5,6 @@ Codes and their names: AMQP 0-9-1 specification, 1.2 "constants".
 
 from __future__ import annotations
 
-import os
-import sys
-
 from hbshim.errors import ConnectError, TopologyError
 
 ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED = 403, 404, 405, 406
@@ -65,9 +62,3 @@ def login_refused(name: str, user: str, virtual_host: str, code: int, text: str)
             final=True,
         )
     return ConnectError(f"{name}: the broker closed the connection: {text} ({code})")
-
-
-def connection_name(library: str) -> str:
-    """What the broker shows for a connection of ours (client property `connection_name`)."""
-    program = os.path.basename(sys.argv[0]) or "python"
-    return f"{program}:{os.getpid()}:hbshim-{library}"

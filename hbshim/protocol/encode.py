@@ -1,8 +1,8 @@
-"""What is sent most, as octets: basic.publish, basic.ack and basic.reject.
+"""What is sent most, as bytes: basic.publish, basic.ack and basic.reject.
 
 Client libraries make a message frame by frame, and py-amqp writes a large one in several
-goes; when the broker stops reading in between, half a message is on the wire. Here a message
-is one string of octets; and made so, it costs a third.
+calls; when the broker stops reading in between, half a message is on the wire. Here a message
+is one string of bytes, which costs a third.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hbshim.errors import PayloadError
+from hbshim.protocol.frames import FRAME_OVERHEAD
+from hbshim.protocol.messages import Message
 
 _END = b"\xce"
 # AMQP 0-9-1, 4.2.3: type, channel, size; then class and method.
@@ -20,35 +22,21 @@ _HEADER = struct.Struct(">BHIHHQH")
 _BODY = struct.Struct(">BHI")
 _SETTLE = struct.Struct(">BHIHHQBB")
 _BASIC, _PUBLISH, _ACK, _REJECT = 60, 40, 80, 90
-#: Octets of a frame around its payload.
-_AROUND = 8
 
 
 def publication(
+    message: Message,
     channel: int,
     frame_max: int,
-    exchange: str,
-    routing_key: str,
-    body: bytes,
-    *,
     table: Callable[[Mapping[str, Any]], bytes],
-    content_type: str | None = None,
-    headers: Mapping[str, Any] | None = None,
-    delivery_mode: int | None = None,
-    correlation_id: str | None = None,
-    reply_to: str | None = None,
-    expiration: str | None = None,
-    message_id: str | None = None,
-    kind: str | None = None,
+    *,
     mandatory: bool = False,
 ) -> bytes:
-    """The frames of one message: method, header, and as many bodies as `frame_max` asks for.
+    """Return the frames of a message: method, header, and as many bodies as `frame_max` asks for.
 
     Parameters:
-        table: the library's own encoder of a field table, length and all, for the headers; it
-            raises ValueError for what AMQP has no type for.
-        expiration: in milliseconds.
-        kind: the property `type`.
+        table: the client library's encoder of a field table, length included, for the headers;
+            it raises ValueError for what AMQP has no type for.
 
     Raises:
         PayloadError: a name or property is longer than AMQP allows, or a header is of a type
@@ -56,36 +44,37 @@ def publication(
     """
     flags, properties = 0, b""
     try:
-        to = _short(exchange) + _short(routing_key)
+        to = _short(message.exchange) + _short(message.routing_key)
         # AMQP 0-9-1, class basic: the properties in this order, a bit for each that is there.
-        if content_type:
-            flags, properties = 0x8000, _short(content_type)
-        if headers:
+        if message.content_type:
+            flags, properties = 0x8000, _short(message.content_type)
+        if message.headers:
             flags |= 0x2000
-            properties += table(headers)
-        if delivery_mode:
-            flags |= 0x1000
-            properties += delivery_mode.to_bytes(1, "big")
-        if correlation_id:
+            properties += table(message.headers)
+        flags |= 0x1000
+        properties += message.delivery_mode.to_bytes(1, "big")
+        if message.correlation_id:
             flags |= 0x0400
-            properties += _short(correlation_id)
-        if reply_to:
+            properties += _short(message.correlation_id)
+        if message.reply_to:
             flags |= 0x0200
-            properties += _short(reply_to)
+            properties += _short(message.reply_to)
+        expiration = message.expiration_text()
         if expiration:
             flags |= 0x0100
             properties += _short(expiration)
-        if message_id:
+        if message.message_id:
             flags |= 0x0080
-            properties += _short(message_id)
-        if kind:
+            properties += _short(message.message_id)
+        if message.type:
             flags |= 0x0020
-            properties += _short(kind)
+            properties += _short(message.type)
     except (OverflowError, ValueError, struct.error) as error:
         raise PayloadError(
-            f"the message cannot be sent ({error}); names and properties have 255 octets at "
+            f"the message cannot be sent ({error}); names and properties have 255 bytes at "
             "most, and headers hold what AMQP has types for"
         ) from None
+    body = message.body
     size = len(body)
     start = (
         _METHOD.pack(1, channel, 7 + len(to), _BASIC, _PUBLISH, 0)
@@ -94,7 +83,7 @@ def publication(
         + _HEADER.pack(2, channel, 14 + len(properties), _BASIC, 0, size, flags)
         + properties
     )
-    most = frame_max - _AROUND
+    most = frame_max - FRAME_OVERHEAD
     if size <= most:
         if not size:
             return start + _END
@@ -117,6 +106,6 @@ def rejection(channel: int, tag: int) -> bytes:
 
 
 def _short(text: str) -> bytes:
-    octets = text.encode()
+    data = text.encode()
     # Above 255: OverflowError.
-    return len(octets).to_bytes(1, "big") + octets
+    return len(data).to_bytes(1, "big") + data

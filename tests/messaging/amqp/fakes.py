@@ -141,7 +141,7 @@ class FakeSender:
         self.connection = FakeConnection()
         self.confirmed: list[Message] = []
 
-    def send(self, message: Message, _deadline: float, _attempts: Any) -> None:
+    def send(self, message: Message, _deadline: float, _attempts: Any, *, resend: bool) -> None:
         self.confirmed.append(message)
 
     def manage(self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None) -> Any:

@@ -42,7 +42,7 @@ class Sender:
     def manage(self, work: Callable[[Any], bool], _deadline: float, _attempts: int) -> bool:
         return work(self)
 
-    def send(self, message: Message, _deadline: float, _attempts: Any) -> None:
+    def send(self, message: Message, _deadline: float, _attempts: Any, *, resend: bool) -> None:
         self.sent.append(message)
 
 

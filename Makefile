@@ -47,12 +47,12 @@ test: lint images
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;
-# both at once, each with a broker of its own.
+# both at once, in two processes each, with a broker for each process.
 worlds: venv
 	$(MAKE) --no-print-directory -j2 --output-sync=target world-eventlet world-gevent
 
 world-%:
-	HBSHIM_TEST_WORLD=$* $(PYTEST) \
+	HBSHIM_TEST_WORLD=$* $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder \
 	  tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool \
 	  tests/messaging/test_connection.py tests/messaging/test_driver.py \
 	  tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \

@@ -1,6 +1,8 @@
 """The contract of the drivers when networks and brokers fail, on a broker of its own.
 
 Clients reach it by way of a relay; so do servers, where a test is about them.
+HBSHIM_POWER_CUT_MESSAGES is the number of notifications that each library sends through the
+power cut.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import random
 import threading
 import time
@@ -53,6 +56,9 @@ LATE = 0.6
 
 #: Another host is asked soon where one says nothing.
 QUICK = {"socket_timeout": 1, "handshake_timeout": 2}
+
+#: Notifications that each library sends while the power fails.
+POWER_CUT_MESSAGES = int(os.environ.get("HBSHIM_POWER_CUT_MESSAGES", "2000"))
 
 
 @pytest.fixture(scope="module")
@@ -379,9 +385,9 @@ class Ledger:
 def test_notifications_survive_a_power_cut(
     drivers_over: Drivers, stack: Stack, relay: Relay
 ) -> None:
-    """10 000 by each library, sent without an error: each arrives, at least once."""
+    """Sent by each library without an error: each arrives, at least once."""
     seed = random.randrange(2**32)
-    cut_at = random.Random(seed).randrange(1000, 15_000)
+    cut_at = random.Random(seed).randrange(POWER_CUT_MESSAGES // 10, 3 * POWER_CUT_MESSAGES // 2)
     print(f"seed {seed}: the power fails after {cut_at}")  # noqa: T201 - to repeat it
     ledgers = {library: Ledger() for library in LIBRARIES}
     sent: list[tuple[str, int]] = []
@@ -417,13 +423,13 @@ def test_notifications_survive_a_power_cut(
             relay.dial_to(stack.broker.host, stack.broker.amqp_port)
 
         assert at_once(cut, *senders, progress=lambda: len(sent)) == [None] * 5
-        assert sorted(sent) == sorted(itertools.product(LIBRARIES, range(10_000)))
+        assert sorted(sent) == sorted(itertools.product(LIBRARIES, range(POWER_CUT_MESSAGES)))
         for library, ledger in ledgers.items():
             wait_while_progressing(
-                lambda ledger=ledger: len(ledger.got) == 10_000,
+                lambda ledger=ledger: len(ledger.got) == POWER_CUT_MESSAGES,
                 lambda ledger=ledger: len(ledger.got),
             )
-            again = sum(ledger.got.values()) - 10_000
+            again = sum(ledger.got.values()) - POWER_CUT_MESSAGES
             print(f"{library}: {again} came more than once")  # noqa: T201 - the measurement
     finally:
         for listener in listeners:
@@ -431,11 +437,11 @@ def test_notifications_survive_a_power_cut(
 
 
 def sender(notifier: Notifier, library: str, sent: list[tuple[str, int]]) -> Callable[[], None]:
-    """Sends 10 000, by however many threads it is called in."""
+    """Sends :data:`POWER_CUT_MESSAGES`, by however many threads it is called in."""
     numbers = itertools.count()
 
     def send() -> None:
-        while (number := next(numbers)) < 10_000:
+        while (number := next(numbers)) < POWER_CUT_MESSAGES:
             notifier.info("event", number)
             sent.append((library, number))
 

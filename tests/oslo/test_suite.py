@@ -22,9 +22,12 @@ def cell(scheme, world="green", amqp_url=""):
 
 @pytest.mark.alone
 def test_one_test_of_each_kind_passes(broker, rabbitmqctl, tmp_path):
-    """Of every scheme, in green threads and in native ones, with the newest oslo.messaging."""
+    """Of every scheme, in green threads or in native ones, with the newest oslo.messaging.
+
+    `make oslo` runs every scheme in both.
+    """
     cells = []
-    for scheme, world in itertools.product(ours(), WORLDS):
+    for scheme, world in zip(ours(), itertools.cycle(WORLDS)):
         # Its own: the suite's topics have the same names in each run.
         vhost = f"{scheme}-{world}"
         rabbitmqctl("add_vhost", vhost)
@@ -119,7 +122,12 @@ def test_it_is_not_run_again_without_end(runs, tmp_path):
 def test_a_test_that_is_gone_has_failed(broker, tmp_path):
     names = ["oslo_messaging.tests.functional.test_functional.CallTestCase.test_exception", "gone"]
     here = cell("hbrabbit", amqp_url=broker.amqp_url())
-    outcome = repeat(Outcome(here, dict.fromkeys(names, "failed"), {}, 1.0), tmp_path)
+    first = Outcome(here, dict.fromkeys(names, "failed"), {}, 1.0)
+    # An idle machine: on a busy one, what is gone would be looked for again.
+    ticks = iter([Times(0, 0), Times(100, 100)])
+    outcome = repeat(
+        first, tmp_path, times=lambda: next(ticks), wait_until_calm=lambda _seconds: True
+    )
     assert outcome.repeated == (names[0],)
     assert outcome.failures() == ["gone"]
 

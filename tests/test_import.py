@@ -62,7 +62,7 @@ def test_a_library_that_cannot_be_prepared_works_as_without_hbshim_and_says_so()
     printed = fresh(
         """
 import sys, hbshim
-sys.modules["packaging.specifiers"] = None  # what the adapter needs is missing
+sys.modules["hbshim.adapters.versions"] = None  # what the adapter needs is missing
 hbshim.install()
 import pika
 from pika.connection import Connection

@@ -1,12 +1,59 @@
-"""Checks, at attach, that a library has the inner structure its adapter relies on."""
+"""Checks, at attach, that a library has the inner structure its adapter relies on.
+
+Versions are compared here, not by `packaging`: hbshim depends on no other library. The ranges
+are hbshim's own, so two signs are enough; tests/adapters/test_versions.py compares the results
+with those of `packaging`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from packaging.specifiers import SpecifierSet
-
 from hbshim.errors import UnsupportedVersionError
+
+_VERSION = re.compile(
+    r"v?(\d+(?:\.\d+)*)(?:[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)(?![a-z]))?", re.IGNORECASE
+)
+_CLAUSE = re.compile(r"\s*(>=|<)\s*(\d+(?:\.\d+)*)\s*")
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version without trailing zeros: (5, 2) for "5.2.0rc1".
+
+    A text that is no version has none: (), less than every other.
+    """
+    return _key(version)[0]
+
+
+def is_within(version: str, supported: str) -> bool:
+    """Return whether a range such as ``>=5.2,<6`` contains `version`.
+
+    As in PEP 440, a pre-release of the lower bound is too old, and one of the upper bound too new.
+
+    Raises:
+        ValueError: `supported` has something else than ``>=`` and ``<``.
+    """
+    release, final = _key(version)
+    for clause in filter(None, supported.split(",")):
+        read = _CLAUSE.fullmatch(clause)
+        if read is None:
+            raise ValueError(f"cannot read {clause!r} in the range {supported!r}; use >= and <")
+        bound = release_of(read[2])
+        if not ((release, final) >= (bound, True) if read[1] == ">=" else release < bound):
+            return False
+    return bool(release)
+
+
+def _key(version: str) -> tuple[tuple[int, ...], bool]:
+    """Return the numbers of `version`, and whether it is a final release of them."""
+    read = _VERSION.match(version)
+    if read is None:
+        return (), False
+    numbers = [int(number) for number in read[1].split(".")]
+    while len(numbers) > 1 and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers), read[2] is None
 
 
 def require_version(library: str, version: str, supported: str) -> None:
@@ -15,7 +62,7 @@ def require_version(library: str, version: str, supported: str) -> None:
     Raises:
         UnsupportedVersionError: it lies outside.
     """
-    if not SpecifierSet(supported).contains(version, prereleases=True):
+    if not is_within(version, supported):
         raise UnsupportedVersionError(library, version, "outside the known range", supported)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
-
-from packaging.requirements import Requirement
 
 from hbshim.adapters.celery.apps import apps_in_use, facts_of
 from hbshim.api import installed_options
@@ -44,8 +43,10 @@ TIMEOUT = 15.0
 #: T that its own connection asks for, in seconds, so that beats are seen soon.
 HEARTBEAT = 4
 
-#: Extras of hbshim's own development; what they ask for is no matter of the user's.
-_DEVELOPMENT = ("harness", "test")
+#: Extras that bring no library whose connections hbshim knows.
+_OTHER_EXTRAS = ("cli", "harness", "test")
+#: A line of hbshim's own metadata: a library, the range of its versions, and the extra.
+_REQUIREMENT = re.compile(r"([\w.-]+)\s*\(?([^;()]*)\)?\s*;.*\bextra\s*==\s*[\"']([\w.-]+)")
 _PYTHON_CLASSIFIER = "Programming Language :: Python :: "
 
 
@@ -187,12 +188,9 @@ def _supported() -> dict[str, str]:
         lines = metadata.requires("hbshim") or ()
     except metadata.PackageNotFoundError:
         return {}
-    found = {}
-    for requirement in map(Requirement, lines):
-        marker = str(requirement.marker or "")
-        if "extra" in marker and not any(f'"{name}"' in marker for name in _DEVELOPMENT):
-            found[requirement.name] = str(requirement.specifier)
-    return found
+    read = filter(None, map(_REQUIREMENT.match, lines))
+    return {name: range_ for name, range_, extra in (each.groups() for each in read)
+            if extra not in _OTHER_EXTRAS}
 
 
 def _pythons() -> tuple[str, ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from packaging.version import InvalidVersion, Version
-
+from hbshim.adapters.versions import release_of
 from hbshim.doctor.case import Case, Queues, Visit
 from hbshim.doctor.findings import Answer, Check
 
 #: RabbitMQ 4.3.0's release notes: transient_nonexcl_queues is denied by default.
-REFUSES_TRANSIENT = Version("4.3")
+REFUSES_TRANSIENT = (4, 3)
 #: The same notes: classic queues no longer have a consumer timeout.
-QUORUM_ALONE_TIMES_OUT = Version("4.3")
+QUORUM_ALONE_TIMES_OUT = (4, 3)
 
 NO_URL = "No --url was given."
 NAMED_AT_MOST = 3
@@ -117,12 +116,9 @@ def _ack_timeout(case: Case) -> Answer:
     )
 
 
-def _at_least(version: str, least: Version) -> bool:
-    try:
-        # 4.3.0-rc.1 has what 4.3.0 has.
-        return Version(Version(version).base_version) >= least
-    except InvalidVersion:
-        return False
+def _at_least(version: str, least: tuple[int, ...]) -> bool:
+    # 4.3.0-rc.1 has what 4.3.0 has.
+    return release_of(version) >= least
 
 
 CHECKS = (

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
-
+from hbshim.adapters.versions import is_within
 from hbshim.doctor.case import Case
 from hbshim.doctor.findings import Answer, Check
 
@@ -13,7 +11,7 @@ PYTHON_WITH_TLS_DEADLOCK = "3.13.6"
 
 #: The first py-amqp whose frame writer holds a lock around its one buffer
 #: (https://github.com/celery/py-amqp/issues/462; 5.3.1 and older have none).
-AMQP_WITH_WRITE_LOCK = Version("5.4.0")
+AMQP_WITH_WRITE_LOCK = ">=5.4"
 
 CLIENTS = ("amqp", "pika")
 
@@ -52,7 +50,7 @@ def _amqp_lock(case: Case) -> Answer:
         return Answer("not-applicable", "py-amqp is not installed.")
     if "amqp" not in case.clients and case.clients:
         return Answer("not-applicable", "The program does not use py-amqp.")
-    if Version(version) >= AMQP_WITH_WRITE_LOCK:
+    if is_within(version, AMQP_WITH_WRITE_LOCK):
         return Answer("ok", f"py-amqp {version} locks its frame buffer.")
     return Answer(
         "warning",
@@ -68,7 +66,7 @@ def _libraries(case: Case) -> Answer:
     outside = [
         f"{name} {version} (supported: {case.ranges[name]})"
         for name, version in known.items()
-        if not SpecifierSet(case.ranges[name]).contains(version, prereleases=True)
+        if not is_within(version, case.ranges[name])
     ]
     if outside:
         return Answer("problem", f"Outside the range that hbshim supports: {', '.join(outside)}.")

@@ -33,7 +33,7 @@ STAMP := $(VENV)/.installed-$(INPUTS)
 .DEFAULT_GOAL := test
 
 regression: venv
-	$(BIN)/hbshim-regression $(if $(T),--heartbeat $(T)) $(ARGS)
+	$(BIN)/python -m wsgi_harness $(if $(T),--heartbeat $(T)) $(ARGS)
 
 # Most tests wait for heartbeats: side by side, a file to a process, each process with a broker
 # of its own. What measures, or starts a fleet, shares the machine with one other file, no more;

@@ -19,10 +19,9 @@ class OptionError(HbshimError, ValueError):
 class MissingExtraError(HbshimError, ImportError):
     """A library that belongs to an optional extra is not installed."""
 
-    def __init__(self, library: str, extra: str) -> None:
-        super().__init__(
-            f"{library} is not installed; install it with: pip install 'hbshim[{extra}]'"
-        )
+    def __init__(self, library: str, *extras: str) -> None:
+        choice = " or ".join(f"'hbshim[{extra}]'" for extra in extras)
+        super().__init__(f"{library} is not installed; install it with: pip install {choice}")
 
 
 class UnsupportedVersionError(HbshimError):

@@ -12,7 +12,7 @@ from tests.waiting import holds_at_some_scale
 
 def hbshim(*argv, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "hbshim.cli", *argv],
+        [sys.executable, "-m", "hbshim", *argv],
         capture_output=True,
         text=True,
         timeout=180,

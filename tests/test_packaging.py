@@ -84,7 +84,7 @@ def test_it_is_the_installed_copy_that_runs(installed, tmp_path):
 
 
 def test_both_commands_run_outside_the_checkout(installed, tmp_path):
-    done = run(installed, tmp_path, "-m", "hbshim.cli", "detect")
+    done = run(installed, tmp_path, "-m", "hbshim", "detect")
     assert "Heartbeats come from: pthread." in done.stdout, done.stderr
     listed = run(installed, tmp_path, str(installed / "bin" / "hbshim-regression"), "--list")
     assert "hbshim-auto-kombu" in listed.stdout, listed.stderr
@@ -92,7 +92,7 @@ def test_both_commands_run_outside_the_checkout(installed, tmp_path):
 
 def test_hbshim_run_works_from_the_installed_copy(installed, tmp_path):
     code = "from hbshim import api; print(api.connection_options({}))"
-    done = run(installed, tmp_path, "-m", "hbshim.cli", "run", sys.executable, "-c", code)
+    done = run(installed, tmp_path, "-m", "hbshim", "run", sys.executable, "-c", code)
     assert done.stdout.startswith("Options("), done.stderr
 
 

@@ -34,7 +34,7 @@ def test_all_three_ways_are_shown():
         "adapters.pika.heartbeat",
         "hbshim run -- ",
         "make regression",
-        "hbshim-regression --scenario",
+        "python -m wsgi_harness --scenario",
     ):
         assert way in text
     assert len(SNIPPETS) == 7

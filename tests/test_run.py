@@ -59,7 +59,7 @@ def call(*command, **environment):
 
 
 def hbshim_run(python):
-    return (python, "-m", "hbshim.cli", "run", "--")
+    return (python, "-m", "hbshim", "run", "--")
 
 
 def launch(python, kind, how="exec"):

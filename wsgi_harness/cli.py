@@ -1,4 +1,4 @@
-"""The console script ``hbshim-regression``."""
+"""The command of ``python -m wsgi_harness``, which ``make regression`` runs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def main(
         chosen = select(patterns)
     except UnknownScenarioError as error:
         raise click.BadParameter(str(error), param_hint="--scenario") from None
-    with ending_well("hbshim-regression"):
+    with ending_well("wsgi_harness"):
         if listing:
             _list(chosen, as_json)
             return
@@ -101,7 +101,7 @@ def _run(
     as_json: bool,
     directory: Path,
 ) -> int:
-    # Costly, and most of them need the extra `harness`.
+    # Costly, and most of them need the extra `test`.
     from wsgi_harness.matrix.run import run
     from wsgi_harness.matrix.verdict import exit_code
     from wsgi_harness.report import record, report

@@ -12,21 +12,16 @@ from pathlib import Path
 HARNESS = Path(__file__).resolve().parent
 _CHECKOUT = HARNESS.parent
 
-# In a checkout `containers/` lies beside this package; a wheel carries it inside.
 CONTAINERS = _CHECKOUT / "containers"
-if not (CONTAINERS / "compose.yaml").is_file():
-    CONTAINERS = HARNESS / "containers"
 
 
 def build_dir() -> Path:
     """Return the directory for everything generated or downloaded, made when missing.
 
-    `HBSHIM_BUILD_DIR` names it; without, it is `build/` of the checkout, and of the current
-    directory when hbshim was installed from a wheel.
+    `HBSHIM_BUILD_DIR` names it; without, it is `build/` of the checkout.
     """
     named = os.environ.get("HBSHIM_BUILD_DIR")
-    root = _CHECKOUT if CONTAINERS.parent == _CHECKOUT else Path.cwd()
-    path = Path(named).resolve() if named else root / "build"
+    path = Path(named).resolve() if named else _CHECKOUT / "build"
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -1,5 +1,14 @@
 """``python -m hbshim.doctor``: the command, in an interpreter that others have prepared."""
 
-from hbshim.doctor.command import doctor
+import sys
 
-doctor(prog_name="python -m hbshim.doctor")
+from hbshim.errors import MissingExtraError
+from hbshim.extras import needs
+
+try:
+    with needs(("click", "rich"), "cli"):
+        from hbshim.doctor.command import doctor
+
+        doctor(prog_name="python -m hbshim.doctor")
+except MissingExtraError as error:
+    sys.exit(f"hbshim: {error}")

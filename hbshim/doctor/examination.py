@@ -189,8 +189,11 @@ def _supported() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         return {}
     read = filter(None, map(_REQUIREMENT.match, lines))
-    return {name: range_ for name, range_, extra in (each.groups() for each in read)
-            if extra not in _OTHER_EXTRAS}
+    return {
+        name: range_
+        for name, range_, extra in (each.groups() for each in read)
+        if extra not in _OTHER_EXTRAS
+    }
 
 
 def _pythons() -> tuple[str, ...]:

@@ -5,6 +5,9 @@ Example::
     driver = messaging.connect("hbpika://user:password@host/")
     client = messaging.Client(driver, messaging.Target("compute"))
     client.call("create", name="one")
+
+Most names below need one of the extras `kombu` and `pika`: without it, their first use raises
+MissingExtraError.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-import tenacity
+from hbshim.extras import needs
+
+with needs(("tenacity",), "kombu", "pika"):
+    import tenacity
 
 #: Seconds that no pause exceeds.
 MAXIMUM = 30.0

@@ -9,7 +9,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from hbshim.errors import MissingExtraError, OptionError
+from hbshim.errors import OptionError
+from hbshim.extras import needs
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host, read_hosts
@@ -51,12 +52,8 @@ def driver_over(library: str, hosts: Sequence[Host], options: MessagingOptions) 
     Raises:
         MissingExtraError: the client library is not installed.
     """
-    try:
+    with needs(("amqp", "kombu", "pika"), library):
         open_one = importlib.import_module(f"hbshim.messaging.{library}").connect
-    except ModuleNotFoundError as error:
-        if error.name not in LIBRARIES.values():
-            raise
-        raise MissingExtraError(library, library) from None
     if len(hosts) > 1:
         options = _replicated(options, len(hosts))
     if options.hosts_shuffle:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch thei
 
 def bench(*argv, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "hbshim.cli", "bench", *argv],
+        [sys.executable, "-m", "hbshim", "bench", *argv],
         capture_output=True,
         text=True,
         timeout=120,

@@ -90,7 +90,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
 
 def test_without_a_broker_it_is_said_to_be_left_out():
     done = subprocess.run(
-        [sys.executable, "-m", "hbshim.cli", "bench", "--quick", "rpc"],
+        [sys.executable, "-m", "hbshim", "bench", "--quick", "rpc"],
         capture_output=True,
         text=True,
         timeout=120,

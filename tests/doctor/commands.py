@@ -22,7 +22,7 @@ def doctor(*argv, **environment):
     """What ``hbshim doctor`` says, in a terminal of 80 columns."""
     inherited = {name: value for name, value in os.environ.items() if "HBSHIM" not in name}
     done = subprocess.run(
-        [sys.executable, "-m", "hbshim.cli", "doctor", *argv],
+        [sys.executable, "-m", "hbshim", "doctor", *argv],
         capture_output=True,
         text=True,
         timeout=120,

@@ -72,7 +72,7 @@ def test_a_celery_app_is_judged(tmp_path):
 def test_run_takes_it_into_a_program():
     code = "from hbshim import api; from hbshim.doctor import examine; examine()"
     code += "; print(api.connection_options({}) is not None)"
-    command = [sys.executable, "-m", "hbshim.cli", "run", "--", sys.executable, "-c", code]
+    command = [sys.executable, "-m", "hbshim", "run", "--", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.stdout == "True\n", done.stderr
 

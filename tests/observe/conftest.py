@@ -55,7 +55,7 @@ def hbshim():
 
     def run(*argv, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "hbshim.cli", *argv],
+            [sys.executable, "-m", "hbshim", *argv],
             capture_output=True,
             text=True,
             timeout=180,

@@ -55,7 +55,7 @@ def test_auto_is_found_by_process_id_and_without_a_name(tmp_path, hbshim):
 import hbshim, os, subprocess, sys
 hbshim.install(watch_socket="auto")
 for target in ([str(os.getpid())], []):
-    command = [sys.executable, "-m", "hbshim.cli", "watch", "--json", *target]
+    command = [sys.executable, "-m", "hbshim", "watch", "--json", *target]
     print(subprocess.run(command, capture_output=True, text=True).stdout, end="")
 print(os.getpid())
 """

@@ -141,7 +141,7 @@ class Terminal:
         dropped = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
         environment = {key: value for key, value in os.environ.items() if key not in dropped}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "hbshim.cli", "watch", *argv],
+            [sys.executable, "-m", "hbshim", "watch", *argv],
             stdin=theirs,
             stdout=theirs,
             stderr=subprocess.PIPE,

@@ -234,7 +234,7 @@ def test_a_worker_and_its_caller_that_nobody_edits(broker):
         connection.channel().queue_declare(
             variables["QUEUE"], durable=True, auto_delete=False, arguments={"x-expires": 300_000}
         )
-    run = [sys.executable, "-m", "hbshim.cli", "run", "--"]
+    run = [sys.executable, "-m", "hbshim", "run", "--"]
     with hosted(*run, *WORKER, "-P", "prefork", variables=variables) as worker:
         worker.wait_until_said("ready.")
         done = subprocess.run(

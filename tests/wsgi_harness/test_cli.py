@@ -70,7 +70,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_starts(
     [
         (EngineUnavailableError("no engine; install one"), 3, "no engine; install one"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ModuleNotFoundError("no", name="pika"), 3, "pip install 'hbshim[harness]'"),
+        (ModuleNotFoundError("no", name="pika"), 3, "pip install -e '.[test]'"),
     ],
 )
 def test_a_run_that_does_not_end_has_its_own_exit_code(

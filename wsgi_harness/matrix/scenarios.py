@@ -319,7 +319,7 @@ def select(patterns: Sequence[str]) -> tuple[Scenario, ...]:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise UnknownScenarioError(
-                f"no scenario matches {pattern!r}; `hbshim-regression --list` shows all of them"
+                f"no scenario matches {pattern!r}; `python -m wsgi_harness --list` shows them all"
             )
     return tuple(
         scenario

@@ -25,7 +25,7 @@ def ending_well(command: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        click.echo(f"{command}: {error.name} is missing; pip install 'hbshim[harness]'", err=True)
+        click.echo(f"{command}: {error.name} is missing; pip install -e '.[test]'", err=True)
         sys.exit(_NOT_RUN)
     except HarnessError as error:
         click.echo(f"{command}: {error}", err=True)

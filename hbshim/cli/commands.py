@@ -1,36 +1,27 @@
-"""The ``hbshim`` command."""
+"""The commands of ``hbshim`` that need click, and some of them rich."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import shutil
-import site
-import sys
-from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import click
 
 from hbshim import __version__
-from hbshim.activation import PTH, RUN_VARIABLE
-from hbshim.errors import HbshimError
-from hbshim.options import ENVIRONMENT_PREFIX, Options
+from hbshim.options import Options
 
-BOOTSTRAP = Path(__file__).parent / "bootstrap"
 INDENT = "    "
 
 
-#: Commands that live in rooms of their own, each loaded when it is called.
+#: Commands that are defined elsewhere, each loaded when it is called.
 ELSEWHERE = {"doctor": "hbshim.doctor.command"}
 
 
-class HbshimGroup(click.Group):
-    """Turns hbshim's own errors into one line and exit status 2."""
+class _Group(click.Group):
+    """Lists commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *ELSEWHERE])
@@ -41,17 +32,10 @@ class HbshimGroup(click.Group):
             return command
         return super().get_command(ctx, cmd_name)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except HbshimError as error:
-            click.echo(f"hbshim: {error}", err=True)
-            ctx.exit(2)
 
-
-@click.group(cls=HbshimGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hbshim")
-def main() -> None:
+def commands() -> None:
     """Keep AMQP connections alive, whatever the concurrency of the process."""
 
 
@@ -68,89 +52,11 @@ def with_options(command: Any) -> Any:
     return command
 
 
-@main.command(
-    short_help="Run a program with hbshim installed.",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-@with_options
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(heartbeat_in_pthread: str | None, worker: str | None, command: tuple[str, ...]) -> None:
-    """Run COMMAND, a Python program as it is, with hbshim installed in it.
-
-    The exit status is the command's. Not reached are interpreters started with -S, those of
-    another environment that has no hbshim, and those whose environment variables are cleared
-    in between, as Apache and some process managers do: call hbshim.install() there.
-    `hbshim doctor` inside the program tells.
-    """
-    given: dict[str, Any] = {"heartbeat_in_pthread": heartbeat_in_pthread, "worker": worker}
-    Options.load(**given)
-    environment = dict(os.environ)
-    for name, value in given.items():
-        if value is not None:
-            environment[ENVIRONMENT_PREFIX + name.upper()] = value
-    path = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(path)
-    environment[RUN_VARIABLE] = "1"
-    if shutil.which(command[0], path=environment.get("PATH")):
-        for caution in _cautions(command):
-            click.echo(f"hbshim: {caution}", err=True)
-    # exec throws away what is still in Python's buffers.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    try:
-        os.execvpe(command[0], list(command), environment)
-    except OSError as error:
-        raise click.ClickException(
-            f"cannot run {command[0]}: {error.strerror}; name a program on PATH or a full path"
-        ) from None
+# For `hbshim --help` alone: hbshim.cli.main runs it without click.
+commands.add_command(click.Command("run", short_help="Run a program with hbshim installed."))
 
 
-def _cautions(command: Sequence[str]) -> list[str]:
-    """What is known to keep hbshim out of `command`, one line each."""
-    found, flags = [], _python_flags(command)
-    has_pth = any(os.path.isfile(os.path.join(each, PTH)) for each in _site_directories())
-    if "S" in flags:
-        found.append(
-            "Python is started with -S, so hbshim is not active in it; call hbshim.install() there"
-        )
-    elif not has_pth and flags & set("EI"):
-        found.append(
-            "Python is started with -E or -I and this environment has no hbshim.pth, so hbshim is "
-            "not active in it; call hbshim.install() there, or install hbshim with pip"
-        )
-    elif not has_pth:
-        found.append(
-            "this environment has no hbshim.pth, so another launcher's sitecustomize may keep "
-            "hbshim out of the program; install hbshim with pip, or put `hbshim run` behind it"
-        )
-    return found
-
-
-def _site_directories() -> list[str]:
-    user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-    return [*site.getsitepackages(), *user]
-
-
-def _python_flags(command: Sequence[str]) -> set[str]:
-    """The flags without a value that an interpreter is given; empty for another program."""
-    flags: set[str] = set()
-    arguments = iter(command[1:])
-    if not os.path.basename(command[0]).startswith(("python", "pypy")):
-        return flags
-    for argument in arguments:
-        if not argument.startswith("-") or argument.startswith("--") or argument == "-":
-            break
-        # Letters up to the first that has a value, which may be the next argument.
-        plain = re.match(r"-([a-zA-Z]*?)([cmWX]|$)(.*)", argument)
-        flags.update(plain[1] if plain else "")
-        if plain is None or plain[2] in ("c", "m"):
-            break
-        if plain[2] and not plain[3]:
-            next(arguments, None)
-    return flags
-
-
-@main.command(short_help="Say what hbshim sees here, and what it would choose.")
+@commands.command(short_help="Say what hbshim sees here, and what it would choose.")
 @with_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) -> None:
@@ -169,7 +75,7 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
             click.echo(sentence)
 
 
-@main.command(short_help="Show the connections of a running process.")
+@commands.command(short_help="Show the connections of a running process.")
 @click.argument("target", metavar="[PATH|PID]", required=False)
 @click.option("--once", is_flag=True, help="Print one table and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document for each process.")
@@ -202,7 +108,7 @@ def watch(target: str | None, once: bool, as_json: bool, interval: float) -> Non
             live.watch(target, console, interval)
 
 
-@main.command(short_help="Measure hbshim on this machine.")
+@commands.command(short_help="Measure hbshim on this machine.")
 @click.argument("benchmarks", nargs=-1)
 @click.option(
     "--broker",
@@ -236,7 +142,7 @@ def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json:
         suite.print_tables(result)
 
 
-@main.command(short_help="Print every option.")
+@commands.command(short_help="Print every option.")
 def options() -> None:
     """Print every option: values, default, environment variable, URL key.
 
@@ -257,7 +163,3 @@ def options() -> None:
             click.echo(
                 f"{INDENT}environment {row['environment']}, URL key {row['url'] or 'none'}\n"
             )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

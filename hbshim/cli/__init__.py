@@ -1,0 +1,36 @@
+"""The ``hbshim`` command.
+
+``hbshim run`` needs Python's standard library alone. Every other command needs the extra
+`cli`; without it, the command says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hbshim.errors import HbshimError
+from hbshim.extras import needs
+
+_BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command, and end the process; an error of hbshim's own is one line and status 2.
+
+    Parameters:
+        arguments: those of the process unless given.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["run"]:
+            from hbshim.cli.run import run
+
+            run(given[1:])
+        with needs(("click", "rich"), "cli"):
+            from hbshim.cli.commands import commands
+
+            commands(given, prog_name="hbshim")
+    except HbshimError as error:
+        sys.stderr.write(f"hbshim: {error}\n")
+        sys.exit(_BAD_INPUT)

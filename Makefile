@@ -3,7 +3,7 @@
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
 # Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
-# make oslo, make bench, make venv,
+# make oslo, make bench, make docs, make venv,
 # make images, make lint, make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test worlds bench chaos cluster oslo soak venv images lint clean
+.PHONY: regression test worlds bench chaos cluster docs oslo soak venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -74,6 +74,12 @@ oslo: venv
 
 soak: venv
 	$(BIN)/python -m wsgi_harness.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+
+# The test suite builds the site too, and opens it in a browser.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(CURDIR) $(BIN)/python -m mkdocs build --strict --quiet \
+	  --config-file docs/site/mkdocs.yml --site-dir $(BUILD)/docs
+	@echo "hbshim: $(BUILD)/docs/index.html; with search: $(BIN)/python -m http.server -d $(BUILD)/docs"
 
 lint: venv
 	$(BIN)/ruff check .

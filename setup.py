@@ -52,8 +52,11 @@ GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
 OTEL = ["opentelemetry-api>=1.20,<2"]
 OSLO = [*KOMBU, *PIKA, "oslo.messaging>=17.3,<19"]
+# mkdocs-material is maintained until May 2027; its successor, Zensical, reads the same settings.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2"]
 HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", *TENACITY]
 TEST = [
+    *DOCS,
     *HARNESS,
     *CELERY,
     *EVENTLET,
@@ -109,6 +112,7 @@ setup(
         "prometheus": PROMETHEUS,
         "otel": OTEL,
         "oslo": OSLO,
+        "docs": DOCS,
         "harness": HARNESS,
         "test": TEST,
     },

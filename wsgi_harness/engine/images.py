@@ -92,6 +92,19 @@ def ensure_broker_image(engine: Engine, suite: str, *, progress: Progress = sile
     return _ensure_own(engine, ["rabbitmq"], suite, progress)["rabbitmq"]
 
 
+def ensure_browser_image(engine: Engine, *, progress: Progress = silent) -> str:
+    """Return the name of the image with a headless browser, built where it is missing.
+
+    :raises ImageError: it cannot be had.
+    """
+    return _ensure_own(engine, ["browser"], default_suite(), progress)["browser"]
+
+
+def has_browser_image(engine: Engine) -> bool:
+    """Return whether :func:`ensure_browser_image` would have nothing to build."""
+    return _is_built(engine, image_tag("browser", default_suite()))
+
+
 def has_broker_image(engine: Engine, suite: str) -> bool:
     """Return whether :func:`ensure_broker_image` would have nothing to build."""
     return _is_built(engine, image_tag("rabbitmq", suite))

@@ -1,0 +1,50 @@
+"""Pages of the site that are generated: the API reference, and the list of changes."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+
+#: Page of the reference: its title and its modules. A module whose names are imported when they
+#: are first used lists them in `__all__`; the public names of the others are what they define.
+REFERENCE = {
+    "hbshim": ("hbshim", ["hbshim"]),
+    "observe": ("hbshim.observe", ["hbshim.observe"]),
+    "doctor": ("hbshim.doctor", ["hbshim.doctor"]),
+    "messaging": ("hbshim.messaging", ["hbshim.messaging"]),
+    "errors": ("hbshim.errors", ["hbshim.errors"]),
+    "metrics": ("Metrics", ["hbshim.prometheus", "hbshim.otel"]),
+    "polling": ("Select stripping", ["hbshim.runtime.polling"]),
+}
+#: Modules that import an optional library, or define everything themselves.
+_WHOLE = {"hbshim.errors", "hbshim.prometheus", "hbshim.otel", "hbshim.runtime.polling"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {f"reference/{name}.md": reference(*page) for name, page in REFERENCE.items()}
+    pages["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def reference(title: str, modules: list[str]) -> str:
+    """Return a page of the reference, as Markdown for mkdocstrings."""
+    lines = [f"# {title}", ""]
+    for module in modules:
+        for name in _public(module):
+            lines += [f"::: {name}", ""]
+    return "\n".join(lines)
+
+
+def _public(module: str) -> list[str]:
+    if module in _WHOLE:
+        return [module]
+    names = importlib.import_module(module).__all__
+    return [f"{module}.{name}" for name in names if not name.startswith("_")]

@@ -121,6 +121,10 @@ setup(
             "hbshim = hbshim.cli:main",
             "hbshim-regression = wsgi_harness.cli:main",
         ],
+        "hbshim.drivers": [
+            "hbkombu = hbshim.messaging.amqp.factory:KOMBU",
+            "hbpika = hbshim.messaging.amqp.factory:PIKA",
+        ],
         "oslo.config.opts": ["hbshim.oslo = hbshim.oslo.options:list_opts"],
         "oslo.messaging.drivers": [
             "hbrabbit = hbshim.oslo.entry:hbrabbit",

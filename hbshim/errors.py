@@ -34,6 +34,16 @@ class UnsupportedVersionError(HbshimError):
         )
 
 
+class DriverLoadError(HbshimError):
+    """The messaging driver that an installed package offers for a URL scheme cannot be loaded."""
+
+    def __init__(self, scheme: str, entry_point: str, detail: str) -> None:
+        super().__init__(
+            f"the messaging driver for {scheme}:// cannot be loaded from {entry_point} ({detail}); "
+            "reinstall or upgrade the package that provides this entry point"
+        )
+
+
 class AttachError(HbshimError):
     """A connection cannot be kept alive: it is closed, or of a kind hbshim does not know."""
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from enum import Enum
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import unquote_plus
 
 from hbshim.errors import OptionError
@@ -19,6 +20,19 @@ ENVIRONMENT_PREFIX = "HBSHIM_"
 CONFIG_FILE_VARIABLE = "HBSHIM_CONFIG"
 
 Self = TypeVar("Self", bound="OptionSet")
+
+
+class Default(Enum):
+    """The type of :data:`DEFAULT`."""
+
+    OPTION = "the option's value"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+#: As an argument: take the value of the option. None means "not set" or "never".
+DEFAULT: Final = Default.OPTION
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}

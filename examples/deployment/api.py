@@ -18,7 +18,7 @@ def main(environment: str, task_id: str | None = None) -> None:
     client = messaging.Client(driver, CONDUCTOR)
     if task_id is None:
         # No conductor needs to run: the request is stored, and stays until one takes it.
-        driver.declare(CONDUCTOR)
+        messaging.require_store(driver).declare_queue(CONDUCTOR)
         task = client.submit("deploy", environment=environment)
         print("api: submitted", task.id, flush=True)
     else:

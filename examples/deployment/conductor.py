@@ -16,13 +16,13 @@ QUEUE_LIFETIME = 3600
 class Deployments:
     """What the API may ask for."""
 
-    def __init__(self, driver: messaging.Driver) -> None:
+    def __init__(self, driver: messaging.StoringDriver) -> None:
         self._driver = driver
 
     def deploy(self, request: messaging.Request, environment: str) -> dict[str, Any]:
         agent = messaging.Target("agent", server=environment)
         # The machine is still booting. Its plan waits for it, but not for ever.
-        self._driver.declare(agent, expires=QUEUE_LIFETIME)
+        self._driver.declare_queue(agent, expires=QUEUE_LIFETIME)
         request.progress(f"waiting for the agent of {environment}")
         commands = ["install", "configure", "start"]
         plan = messaging.Client(self._driver, agent).submit("run", commands=commands)
@@ -30,12 +30,12 @@ class Deployments:
             request.progress(report)
         done = plan.result(timeout=60)
         # The agent has ended, and its queue is of no more use.
-        self._driver.delete(agent)
+        self._driver.delete_queue(agent)
         return {"environment": environment, "done": done}
 
 
 def main() -> None:
-    driver = messaging.connect(os.environ["HBSHIM_BROKER_URL"])
+    driver = messaging.require_store(messaging.connect(os.environ["HBSHIM_BROKER_URL"]))
     name = f"conductor-{os.getpid()}"
     # A deployment whose conductor died is begun again by another one.
     server = messaging.Server(

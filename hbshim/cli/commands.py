@@ -148,12 +148,12 @@ def options() -> None:
 
     First hbshim's own, then those of the messaging drivers.
     """
-    from hbshim.messaging.options import MessagingOptions
+    from hbshim.messaging.amqp.options import AmqpOptions
 
     width = min(shutil.get_terminal_size().columns, 100)
     for title, rows in (
         ("hbshim", Options.describe()),
-        ("messaging drivers (hbkombu://, hbpika://)", MessagingOptions.describe()),
+        ("messaging drivers (hbkombu://, hbpika://)", AmqpOptions.describe()),
     ):
         click.secho(f"{title}\n", bold=True)
         for row in rows:

@@ -101,22 +101,24 @@ def broker_target(url: str) -> Target:
 
 def _driver_target(url: str) -> Target:
     """Take the URL of a messaging driver apart; of several hosts, the first is taken."""
+    from hbshim.messaging.amqp.names import PORT, TLS_PORT, check_virtual_host
+    from hbshim.messaging.amqp.options import AmqpOptions
     from hbshim.messaging.hosts import read_hosts
-    from hbshim.messaging.options import MessagingOptions
 
     scheme, _, rest = url.partition("://")
     heartbeat: int | None = None
     tls, options = False, {}
     if scheme in OSLO_SCHEMES:
-        host = read_hosts(f"hbkombu://{rest}")[0]
+        host = read_hosts(f"hbkombu://{rest}", PORT)[0]
         options = split_url(f"{scheme}://?{rest.partition('?')[2]}")[1]
     else:
-        loaded = MessagingOptions.load(url=url)
-        host = read_hosts(url, tls=loaded.ssl)[0]
+        loaded = AmqpOptions.load(url=url)
+        host = read_hosts(url, TLS_PORT if loaded.ssl else PORT)[0]
         tls = loaded.ssl
         heartbeat = 0 if loaded.heartbeat_interval == "off" else loaded.heartbeat_interval
         if loaded.heartbeat_in_pthread != "auto":
             options["heartbeat_in_pthread"] = loaded.heartbeat_in_pthread
+    check_virtual_host(host.virtual_host)
     return Target(
         host=host.hostname,
         port=host.port,

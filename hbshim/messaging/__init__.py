@@ -16,21 +16,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hbshim.messaging.amqp.options import AmqpOptions
     from hbshim.messaging.base import NEVER, Driver
+    from hbshim.messaging.capabilities import Capabilities
     from hbshim.messaging.dispatch import Request
     from hbshim.messaging.drivers import connect
     from hbshim.messaging.encoding import Encoding, JsonSerializer, Serializer
     from hbshim.messaging.notify import REQUEUE, Notification, NotificationServer, Notifier
     from hbshim.messaging.options import MessagingOptions
+    from hbshim.messaging.registry import DriverFactory
     from hbshim.messaging.rpc import Client, Task
     from hbshim.messaging.server import Server
+    from hbshim.messaging.storing import StoringDriver, require_store
     from hbshim.messaging.target import Target
+    from hbshim.options import DEFAULT
 
 __all__ = [
+    "DEFAULT",
     "NEVER",
     "REQUEUE",
+    "AmqpOptions",
+    "Capabilities",
     "Client",
     "Driver",
+    "DriverFactory",
     "Encoding",
     "JsonSerializer",
     "MessagingOptions",
@@ -40,16 +49,22 @@ __all__ = [
     "Request",
     "Serializer",
     "Server",
+    "StoringDriver",
     "Target",
     "Task",
     "connect",
+    "require_store",
 ]
 
 _HOMES = {
+    "DEFAULT": "base",
     "NEVER": "base",
     "REQUEUE": "notify",
+    "AmqpOptions": "amqp.options",
+    "Capabilities": "capabilities",
     "Client": "rpc",
     "Driver": "base",
+    "DriverFactory": "registry",
     "Encoding": "encoding",
     "JsonSerializer": "encoding",
     "MessagingOptions": "options",
@@ -59,9 +74,11 @@ _HOMES = {
     "Request": "dispatch",
     "Serializer": "encoding",
     "Server": "server",
+    "StoringDriver": "storing",
     "Target": "target",
     "Task": "rpc",
     "connect": "drivers",
+    "require_store": "storing",
 }
 
 

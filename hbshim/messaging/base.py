@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from hbshim.errors import OptionError
+from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.reporting import OnError
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
 
 #: What a reply is: the end of a call ("result", "error"), or a sign that comes before it.
 ReplyKind: TypeAlias = Literal["result", "error", "progress", "alive"]
@@ -20,14 +22,14 @@ ReplyKind: TypeAlias = Literal["result", "error", "progress", "alive"]
 #: As the lifetime of a queue: until it is deleted.
 NEVER = float("inf")
 
-#: As a number of attempts: as many as the timeout allows.
-UNLIMITED = 0
-
 #: Priorities of notifications, each with queues of its own; the names that oslo.messaging has.
 PRIORITIES = ("debug", "info", "audit", "warn", "error", "critical", "sample")
 
 #: Seconds, the longest timeout; a longer one, infinity included, is taken for this one.
 LONGEST_TIMEOUT = 365 * 24 * 3600.0
+
+#: Seconds that stopping and closing a listener may take, unless the caller says how many.
+CLOSE_LIMIT = 5.0
 
 FINAL: frozenset[str] = frozenset(("result", "error"))
 
@@ -176,16 +178,16 @@ class Listener(Protocol):
         """Take messages in again."""
         ...
 
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: float = CLOSE_LIMIT) -> None:
         """Return to the queues what was not begun, and have :meth:`poll` end.
 
         Parameters:
-            timeout: seconds for it; None: a few. What cannot be returned by then is requeued
+            timeout: seconds for it. What cannot be returned by then is requeued
                 by the broker when the connection ends.
         """
         ...
 
-    def close(self, timeout: float = 5.0) -> None:
+    def close(self, timeout: float = CLOSE_LIMIT) -> None:
         """Close the connection; what was not acknowledged is redelivered.
 
         Parameters:
@@ -194,42 +196,23 @@ class Listener(Protocol):
         ...
 
 
-class Submitted(Protocol):
-    """A request that is stored, and the replies to it.
-
-    Attributes:
-        id: for :meth:`Driver.attach`, in any process.
-    """
-
-    @property
-    def id(self) -> str: ...
-
-    def receive(self, timeout: float) -> Reply:
-        """The next reply, "progress" or the final one.
-
-        Raises:
-            CallTimeoutError: none within `timeout` seconds; it may come later.
-            ResultGoneError: the replies are not kept (any more).
-        """
-        ...
-
-    def close(self) -> None:
-        """Wait for no more replies here; they are kept for :meth:`Driver.attach`."""
-        ...
-
-
 class Driver(Protocol):
-    """Carries the four patterns. All methods may be called from any thread.
+    """Sends and receives messages. All methods may be called from any thread.
+
+    A driver that also stores them is a :class:`hbshim.messaging.storing.StoringDriver`.
 
     Attributes:
         rpc_timeout: seconds for a call or a cast that names no time.
         payload_limit: bytes that a payload may have.
+        capabilities: what it can do.
     """
 
     @property
     def rpc_timeout(self) -> float: ...
     @property
     def payload_limit(self) -> int: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def call(
         self,
@@ -259,49 +242,13 @@ class Driver(Protocol):
         """
         ...
 
-    def submit(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        ignore_result: bool = False,
-        result_lifetime: float | None = None,
-    ) -> Submitted | None:
-        """Store a request for a server that may not run yet; it is answered when it does.
-
-        Its queue must be there: see :meth:`declare`.
-
-        Parameters:
-            timeout: seconds until it is stored.
-            ignore_result: no replies are sent, and None is returned. Else they are stored as
-                the request is, until they are received or their lifetime is over.
-            result_lifetime: seconds for which the replies are kept when no caller waits for
-                them, from now or from the last wait on, or :data:`NEVER`; None: the option
-                `result_expiration`. Longer than the work takes.
-
-        Raises:
-            UnroutableError: there is no queue for `target`.
-            DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
-            PoolTimeoutError: it was not stored.
-        """
-        ...
-
-    def attach(self, request: str) -> Submitted:
-        """The replies to a request that this or another process submitted.
-
-        Parameters:
-            request: :attr:`Submitted.id`.
-        """
-        ...
-
     def cast(
         self,
         target: Target,
         payload: Payload,
         timeout: float,
         *,
-        attempts: int | None = None,
+        attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
         """CAST, or FANOUT where the target says so: send and forget.
@@ -309,8 +256,8 @@ class Driver(Protocol):
         A server that does not take it in within `timeout` seconds never gets it.
 
         Parameters:
-            attempts: to send it; None: the option `connection_retry_attempts`;
-                :data:`UNLIMITED`: as many as `timeout` allows.
+            attempts: to send it; None: as many as `timeout` allows; DEFAULT: the option
+                `connection_retry_attempts`.
             mandatory: return when the message is in a queue, and fail if there is none.
 
         Raises:
@@ -328,9 +275,12 @@ class Driver(Protocol):
         priority: str,
         timeout: float,
         *,
-        attempts: int | None = None,
+        attempts: int | Default | None = DEFAULT,
     ) -> None:
-        """NOTIFY: returns when the message is stored in a queue that waits for its consumer.
+        """NOTIFY: return when the message is stored in a queue that waits for its consumer.
+
+        Parameters:
+            attempts: as of :meth:`cast`.
 
         Raises:
             DeliveryError: the broker did not take it, however often it was asked.
@@ -342,22 +292,23 @@ class Driver(Protocol):
     def listen(
         self,
         target: Target,
-        prefetch: int | None = None,
+        prefetch: int | Default = DEFAULT,
         *,
         acknowledge_first: bool = True,
-        expires: float | None = None,
+        expires: float | Default = DEFAULT,
     ) -> Listener:
         """A listener for the calls, casts and fanouts to a server.
 
         Parameters:
             target: with topic and server.
-            prefetch: unacknowledged messages it may hold; None: `rpc_prefetch_count`.
+            prefetch: unacknowledged messages it may hold; DEFAULT: the option
+                `rpc_prefetch_count`.
             acknowledge_first: acknowledge each message as it is handed out: it is worked
                 on once, or not at all. Else whoever works on it acknowledges it.
-            expires: seconds without a server until its queues expire, or :data:`NEVER`; None:
-                the option `rpc_queue_expiration`. With NEVER the queue of the topic stays, and
-                that of the server itself expires as the option says. A queue that is there
-                keeps its lifetime.
+            expires: seconds without a server until its queues expire, or :data:`NEVER`;
+                DEFAULT: the option `rpc_queue_expiration`. With NEVER the queue of the topic
+                stays, and that of the server itself expires as the option says. A queue that is
+                there keeps its lifetime.
         """
         ...
 
@@ -365,30 +316,16 @@ class Driver(Protocol):
         self,
         targets: Sequence[tuple[Target, str]],
         pool: str | None = None,
-        prefetch: int | None = None,
+        prefetch: int | Default = DEFAULT,
     ) -> Listener:
         """A listener for notifications.
 
         Parameters:
             targets: each with a priority.
             pool: listeners of one pool share the messages; each pool gets all of them.
+            prefetch: unacknowledged messages it may hold; DEFAULT: the option
+                `notification_prefetch_count`.
         """
-        ...
-
-    def declare(self, target: Target, expires: float | None = NEVER) -> None:
-        """Have a queue for `target` from now on, whether or not its server runs.
-
-        Parameters:
-            expires: seconds without a server until it goes; :data:`NEVER`: it stays until
-                :meth:`delete`; None: the option `rpc_queue_expiration`.
-
-        Raises:
-            TopologyError: it is there, and its lifetime is another.
-        """
-        ...
-
-    def delete(self, target: Target) -> int:
-        """Delete the queue of `target`; answers how many messages went with it."""
         ...
 
     def close(self) -> None:

@@ -9,12 +9,6 @@ from dataclasses import dataclass, field, replace
 from hbshim.errors import OptionError
 from hbshim.messaging.url import refusal, split, unescaped
 
-#: As IANA registered them, for AMQP and for AMQP over TLS.
-PORT, TLS_PORT = 5672, 5671
-
-#: AMQP 0-9-1, connection.open: `virtual-host` is a short string.
-LONGEST_VIRTUAL_HOST = 255
-
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[\w.-]*))(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -44,32 +38,29 @@ class Host:
         return self.name
 
 
-def read_hosts(url: str, *, tls: bool = False) -> tuple[Host, ...]:
+def read_hosts(url: str, default_port: int) -> tuple[Host, ...]:
     """The brokers that a URL names, in its order.
 
     ``scheme://user:password@host:port,user:password@host:port/virtual-host?query``; what is
     special in user, password and virtual host is percent-encoded. The query is not looked
-    at: see :class:`hbshim.messaging.options.MessagingOptions`. The virtual host follows
+    at: see :meth:`hbshim.messaging.options.MessagingOptions.load`. The virtual host follows
     oslo.messaging: ``/name`` is "name"; none, ``/`` and ``//`` are "/".
 
     Parameters:
-        tls: the connections use TLS; it decides the default port.
+        default_port: of a host for which the URL names none.
 
     Raises:
         OptionError: it cannot be taken apart; the message does not repeat it.
     """
     parts = split(url)
     virtual_host = parts.path or "/"
-    if len(virtual_host.encode()) > LONGEST_VIRTUAL_HOST:
-        raise refusal()
     texts = parts.hosts.split(",")
     if len({"@" in text for text in texts}) > 1:
         raise OptionError(
             "this URL gives a login for some of its hosts only; "
             "write user:password@ before each of them, or before none"
         )
-    port = TLS_PORT if tls else PORT
-    hosts = tuple(_host(text, port, virtual_host) for text in texts)
+    hosts = tuple(_host(text, default_port, virtual_host) for text in texts)
     if all(host.hostname for host in hosts):
         return hosts
     if len(hosts) > 1:

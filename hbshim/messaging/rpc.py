@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from hbshim.errors import CallTimeoutError, OptionError
-from hbshim.messaging.base import Driver, Payload, Reply, Submitted, timeout_of
+from hbshim.messaging.base import Driver, Payload, Reply, timeout_of
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.remote import Call, error_from_value
+from hbshim.messaging.storing import PendingReply, require_store
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
 
 #: Modules whose errors are raised here as what they were over there.
 ERRORS_ALLOWED = ("builtins", "hbshim.errors")
@@ -26,7 +28,7 @@ class Client:
         driver: see :func:`hbshim.messaging.connect`.
         target: which server, or with `fanout`, all of them, for :meth:`cast`.
         timeout: seconds for a call with all it takes, and for which a cast may wait in
-            its queue; None: as long as the driver's option `rpc_timeout` says.
+            its queue; DEFAULT: the driver's option `rpc_timeout`.
         encoding: how arguments and results travel; JSON unless given.
         context: goes along with each request, and reaches the method as ``request.context``.
         allowed_errors: modules whose errors are raised here as what they were; others
@@ -38,13 +40,13 @@ class Client:
         mandatory: a call fails at once where no server has declared its queue yet.
         ignore_result: :meth:`submit` asks for no result.
         result_lifetime: seconds for which the result of :meth:`submit` is kept when no caller
-            waits for it, longer than the work takes, or :data:`hbshim.messaging.NEVER`; None:
-            the option `result_expiration`.
+            waits for it, longer than the work takes, or :data:`hbshim.messaging.NEVER`;
+            DEFAULT: the option `result_expiration`.
     """
 
     driver: Driver
     target: Target
-    timeout: float | None = None
+    timeout: float | Default = DEFAULT
     encoding: Encoding | None = None
     context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allowed_errors: Collection[str] = ERRORS_ALLOWED
@@ -52,7 +54,7 @@ class Client:
     on_progress: Callable[[Any], None] | None = None
     mandatory: bool = False
     ignore_result: bool = False
-    result_lifetime: float | None = None
+    result_lifetime: float | Default = DEFAULT
 
     def prepare(self, **changes: Any) -> Client:
         """A client that differs in some parameters, or in some of its target's.
@@ -107,20 +109,22 @@ class Client:
         :meth:`attach` receives it in any other.
 
         Raises:
-            UnroutableError: there is no queue; see :meth:`hbshim.messaging.base.Driver.declare`.
+            UnroutableError: there is no queue; see
+                :meth:`hbshim.messaging.storing.StoringDriver.declare_queue`.
+            OptionError: the driver does not store requests.
             PayloadError: an argument cannot be sent.
             MessagingError: it was not stored.
         """
         self._refuse_fanout("submit")
         payload = self._payload(method, arguments)
-        submitted = self.driver.submit(
+        pending = require_store(self.driver).submit(
             self.target,
             payload,
             self._timeout,
             ignore_result=self.ignore_result,
             result_lifetime=self.result_lifetime,
         )
-        return Task(submitted, self)
+        return Task(pending, self)
 
     def attach(self, task_id: str) -> Task:
         """A task that this or another process submitted.
@@ -128,7 +132,7 @@ class Client:
         Parameters:
             task_id: its :attr:`Task.id`.
         """
-        return Task(self.driver.attach(task_id), self)
+        return Task(require_store(self.driver).attach(task_id), self)
 
     def _refuse_fanout(self, way: str) -> None:
         if self.target.fanout:
@@ -139,7 +143,7 @@ class Client:
 
     @functools.cached_property
     def _timeout(self) -> float:
-        return self.driver.rpc_timeout if self.timeout is None else self.timeout
+        return self.driver.rpc_timeout if self.timeout is DEFAULT else self.timeout
 
     @functools.cached_property
     def _encoding(self) -> Encoding:
@@ -168,8 +172,8 @@ class Client:
 class Task:
     """A request that was submitted: what its server reports, and the result."""
 
-    def __init__(self, submitted: Submitted | None, client: Client) -> None:
-        self._submitted = submitted
+    def __init__(self, pending: PendingReply | None, client: Client) -> None:
+        self._pending = pending
         self._client = client
         self._reply: Reply | None = None
 
@@ -179,10 +183,10 @@ class Task:
         return self._replies.id
 
     @property
-    def _replies(self) -> Submitted:
-        if self._submitted is None:
+    def _replies(self) -> PendingReply:
+        if self._pending is None:
             raise OptionError("the request was submitted with ignore_result; it has no result")
-        return self._submitted
+        return self._pending
 
     def progress(self, timeout: float) -> Iterator[Any]:
         """Each report, as it comes; ends with the result, which :meth:`result` then has.
@@ -218,5 +222,5 @@ class Task:
 
     def close(self) -> None:
         """Wait for no more here; the result is kept for :meth:`Client.attach`."""
-        if self._submitted is not None:
-            self._submitted.close()
+        if self._pending is not None:
+            self._pending.close()

@@ -21,6 +21,7 @@ from hbshim.messaging.remote import Call, error_as_value
 from hbshim.messaging.reporting import OnError, ends_thread, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
 
 #: The broker could not be reached with a reply.
 NOT_SENT = (ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError)
@@ -41,7 +42,7 @@ class Server(Serving):
             as many as there are workers.
         expires: seconds without a server until its queues go, with what is in them;
             :data:`hbshim.messaging.NEVER`: that of the topic stays, and that of the server
-            itself expires as the option says; None: the option `rpc_queue_expiration`. A queue
+            itself expires as the option says; DEFAULT: the option `rpc_queue_expiration`. A queue
             that was declared before keeps its lifetime.
         encoding: how arguments and results travel; JSON unless given.
         failed: called with errors that no caller waits for: a reply that cannot be sent, a
@@ -61,7 +62,7 @@ class Server(Serving):
         workers: int = 8,
         acknowledge: Literal["before", "after"] = "before",
         prefetch: int | None = None,
-        expires: float | None = None,
+        expires: float | Default = DEFAULT,
         encoding: Encoding | None = None,
         failed: OnError | None = None,
     ) -> None:

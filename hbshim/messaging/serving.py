@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from hbshim.errors import MessagingError, OptionError
-from hbshim.messaging.base import Incoming, Listener
+from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Listener
 from hbshim.messaging.reporting import OnError, ends_thread
 
 #: Seconds between two checks whether a worker that is waited for stops the server itself.
@@ -89,7 +89,7 @@ class Workers:
             return True  # a forked child: the threads, and what they began, are the parent's
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped.set()
-        self._listener.stop(timeout)
+        self._listener.stop(CLOSE_LIMIT if timeout is None else timeout)
         if threading.current_thread() in self._threads:
             self._stopping.add(threading.current_thread())
         for thread in self._threads:

@@ -11,11 +11,10 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from hbshim.errors import OptionError
-
-SCHEMES = ("hbkombu", "hbpika")
+from hbshim.messaging.registry import has_driver, schemes
 
 _URL = re.compile(
-    r"(?P<scheme>[a-z]+)://(?P<hosts>[^/?#]*)(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?"
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<hosts>[^/?#]*)(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?"
 )
 _FORM = "hbpika://user:password@host:5672,user:password@host2:5672/vhost?option=value"
 
@@ -42,7 +41,7 @@ def split(url: str) -> Parts:
         OptionError: it is none; the message does not repeat it.
     """
     found = _URL.fullmatch(url)
-    if found is None or found["scheme"] not in SCHEMES or not url.isprintable():
+    if found is None or not has_driver(found["scheme"]) or not url.isprintable():
         raise refusal()
     path, query = found["path"] or "", found["query"] or ""
     if "@" in path + query:
@@ -80,6 +79,6 @@ def refusal() -> OptionError:
     """What is said of a URL that cannot be used."""
     return OptionError(
         f"this URL cannot be taken apart (it is not repeated here); write {_FORM}, with one of the "
-        f"schemes {', '.join(SCHEMES)}; percent-encode what is special in user, password and "
+        f"schemes {', '.join(schemes())}; percent-encode what is special in user, password and "
         "virtual host: / is %2F, @ is %40, a comma is %2C"
     )

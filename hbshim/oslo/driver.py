@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -32,11 +32,10 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.messaging.backoff import pauses
-from hbshim.messaging.base import UNLIMITED, Listener, Payload
-from hbshim.messaging.drivers import driver_over
+from hbshim.messaging.base import Listener, Payload
 from hbshim.messaging.encoding import Encoding
-from hbshim.messaging.hosts import PORT, TLS_PORT, Host
-from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.registry import factory
 from hbshim.messaging.target import Target
 from hbshim.oslo import settings
 from hbshim.oslo.incoming import CONTEXT, MESSAGE, SILENCE, OsloListener
@@ -67,7 +66,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
     """oslo.messaging's interface over :class:`hbshim.messaging.base.Driver`.
 
     Parameters:
-        library: "kombu" or "pika".
+        scheme: of a driver, see :mod:`hbshim.messaging.registry`.
         conf, url, default_exchange, allowed_remote_exmods: see oslo.messaging's class.
 
     Raises:
@@ -77,7 +76,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
 
     def __init__(
         self,
-        library: str,
+        scheme: str,
         conf: Any,
         url: Any,
         default_exchange: str | None = None,
@@ -88,10 +87,17 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         options, self._chosen = settings.load(conf, url.query, f"{url.transport}://")
         self._options = options
         self._encoding = Encoding(limit=options.payload_limit)
-        self._driver = driver_over(library, tuple(_hosts(url, options)), options)
+        drivers = factory(scheme)
+        self._driver = drivers.open(_hosts(url, drivers.default_port(options)), options)
 
     def require_features(self, requeue: bool = False) -> None:
-        """Everything is supported."""
+        """Check that the driver has what a server or listener needs.
+
+        Raises:
+            NotImplementedError: as oslo.messaging's own class does.
+        """
+        if requeue and not self._driver.capabilities.requeues:
+            raise NotImplementedError("this transport cannot requeue messages")
 
     def send(
         self,
@@ -129,7 +135,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                 limit,
                 silence=call_monitor_timeout or None,
                 mandatory=at_least_once,
-                attempts=_attempts(retry) or None,
+                attempts=_attempts(retry),
             )
             if reply.kind != "error":
                 return self._encoding.decode(reply.payload.body, reply.payload.content_type)
@@ -218,7 +224,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         """
         began = time.monotonic()
         # Once at first, to log at once that an outage has begun.
-        attempts = 1
+        attempts: int | None = 1
         for number, pause in enumerate(pauses(self._options.connection_retry_delay)):
             try:
                 send(attempts=attempts)
@@ -237,7 +243,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                     LOG.info("The message was sent after %.1f s.", time.monotonic() - began)
                 return
             if _unlimited(retry):
-                attempts = UNLIMITED
+                attempts = None
             time.sleep(min(pause, LONGEST_PAUSE))
 
     def _in_time(self, send: Callable[..., None], retry: int | None) -> None:
@@ -284,20 +290,21 @@ def _unlimited(retry: int | None) -> bool:
     return retry is None or retry < 0
 
 
-def _attempts(retry: int | None) -> int:
-    return UNLIMITED if retry is None or retry < 0 else retry + 1
+def _attempts(retry: int | None) -> int | None:
+    return None if retry is None or retry < 0 else retry + 1
 
 
-def _hosts(url: Any, options: MessagingOptions) -> Iterator[Host]:
-    port = TLS_PORT if options.ssl else PORT
-    for host in url.hosts or [oslo_messaging.TransportHost(hostname="localhost")]:
-        yield Host(
+def _hosts(url: Any, default_port: int) -> list[Host]:
+    return [
+        Host(
             host.hostname or "localhost",
-            int(host.port or port),
+            int(host.port or default_port),
             host.username or "guest",
             _password(host),
             url.virtual_host or "/",
         )
+        for host in url.hosts or [oslo_messaging.TransportHost(hostname="localhost")]
+    ]
 
 
 def _password(host: Any) -> str:

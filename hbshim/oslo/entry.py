@@ -34,7 +34,7 @@ def hbkombu(conf: Any, url: Any, **arguments: Any) -> Any:
     Raises:
         oslo_messaging.DriverLoadFailure: as above.
     """
-    return _messaging_driver("kombu", conf, url, arguments)
+    return _messaging_driver("hbkombu", conf, url, arguments)
 
 
 def hbpika(conf: Any, url: Any, **arguments: Any) -> Any:
@@ -43,13 +43,13 @@ def hbpika(conf: Any, url: Any, **arguments: Any) -> Any:
     Raises:
         oslo_messaging.DriverLoadFailure: as above.
     """
-    return _messaging_driver("pika", conf, url, arguments)
+    return _messaging_driver("hbpika", conf, url, arguments)
 
 
-def _messaging_driver(library: str, conf: Any, url: Any, arguments: dict[str, Any]) -> Any:
+def _messaging_driver(scheme: str, conf: Any, url: Any, arguments: dict[str, Any]) -> Any:
     try:
         from hbshim.oslo.driver import MessagingDriver
 
-        return MessagingDriver(library, conf, url, **arguments)
+        return MessagingDriver(scheme, conf, url, **arguments)
     except HbshimError as error:
-        raise DriverLoadFailure(f"hb{library}", error) from error
+        raise DriverLoadFailure(scheme, error) from error

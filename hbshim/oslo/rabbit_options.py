@@ -1,6 +1,6 @@
 """Every option of ``[oslo_messaging_rabbit]``, and what becomes of it in hbshim's drivers.
 
-Each is honoured, or translated to an option of :class:`MessagingOptions`, or named in a warning
+Each is honoured, or translated to an option of :class:`AmqpOptions`, or named in a warning
 when it is set: an option that a service relied on must not stop working without a word. The
 options are those of oslo.messaging 17.3 and 18.3; a test compares. Not for ``hbrabbit://``, which
 is oslo.messaging's own driver and honours them itself.
@@ -18,7 +18,7 @@ class Translated:
     """An option that is honoured.
 
     Attributes:
-        names: the options of :class:`MessagingOptions` that get its value.
+        names: the options of :class:`AmqpOptions` that get its value.
         meaning: how, for the documentation, where it is not the same value.
         translate: makes the value of each of them.
     """
@@ -149,7 +149,7 @@ _PAUSES = {"rabbit_retry_interval": 1, "kombu_reconnect_delay": 1.0, "kombu_reco
 
 
 def translated(values: Mapping[str, Any]) -> dict[str, object]:
-    """Return options of :class:`MessagingOptions`, by name.
+    """Return options of :class:`AmqpOptions`, by name.
 
     Parameters:
         values: the options of the group that are set, by name.
@@ -174,7 +174,7 @@ def translated(values: Mapping[str, Any]) -> dict[str, object]:
 
 
 def sources(name: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the options in `values` that an option of :class:`MessagingOptions` comes from."""
+    """Return the options in `values` that an option of :class:`AmqpOptions` comes from."""
     return [
         each
         for each in values

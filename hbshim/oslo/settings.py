@@ -17,7 +17,7 @@ from oslo_config import cfg
 
 from hbshim.adapters.oslo.base import RABBIT_GROUP, RABBIT_OPTIONS, rabbit_option
 from hbshim.errors import OptionError
-from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.oslo import options, rabbit_options
 from hbshim.oslo.option_type import OptionType
 
@@ -28,7 +28,7 @@ GROUP = "oslo_messaging_pika"
 #: hbshim's own options in the other group.
 _OF_HBSHIM = frozenset(each.dest for each in options.RABBIT_OPTIONS)
 
-_FIELDS = {field.name: field for field in dataclasses.fields(MessagingOptions)}
+_FIELDS = {field.name: field for field in dataclasses.fields(AmqpOptions)}
 
 #: Without defaults of oslo.config's own: what is not set leaves the word to the other group.
 OPTIONS = [
@@ -54,7 +54,7 @@ def register(conf: Any) -> None:
 
 def load(
     conf: Any, query: Mapping[str, str], scheme: str = "this transport"
-) -> tuple[MessagingOptions, frozenset[str]]:
+) -> tuple[AmqpOptions, frozenset[str]]:
     """Return the options of a transport, and the names of those that are set.
 
     Parameters:
@@ -76,10 +76,10 @@ def load(
     merged = _translated(effective)
     # What the query set wins over the other group, and over the environment.
     asked = {name: merged[name] for name in rabbit_options.translated(from_query)}
-    asked.update(MessagingOptions.from_query(own_query))
+    asked.update(AmqpOptions.from_query(own_query))
     configured = {**merged, **dict(_configured(conf))}
-    options = MessagingOptions.load(config=configured, url=asked)
-    environment = MessagingOptions.names_in_environment()
+    options = AmqpOptions.load(config=configured, url=asked)
+    environment = AmqpOptions.names_in_environment()
     return options, frozenset(configured) | frozenset(asked) | environment
 
 

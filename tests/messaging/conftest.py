@@ -15,9 +15,9 @@ import pytest
 
 from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.amqp.driver import AmqpDriver
-from hbshim.messaging.drivers import driver_over
+from hbshim.messaging.amqp.factory import AmqpFactory
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from tests.waiting import wait_until, wait_while_progressing
@@ -39,7 +39,7 @@ def unique(word: str) -> str:
 
 def connect(library: str, host: Host, **options: Any) -> Connection:
     """Open a connection over `library`."""
-    loaded = MessagingOptions(**{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, **options})
+    loaded = AmqpOptions(**{"socket_timeout": LIMIT, "handshake_timeout": LIMIT, **options})
     connection: Connection = importlib.import_module(LIBRARIES[library]).connect(
         host, loaded, time.monotonic() + LIMIT
     )
@@ -104,7 +104,7 @@ def drivers_over(host: Host) -> Iterator[Callable[..., AmqpDriver]]:
     made: list[AmqpDriver] = []
 
     def make(library: str, *hosts: Host, **options: Any) -> AmqpDriver:
-        loaded = MessagingOptions(
+        loaded = AmqpOptions(
             **{
                 "socket_timeout": LIMIT,
                 "handshake_timeout": LIMIT,
@@ -113,7 +113,7 @@ def drivers_over(host: Host) -> Iterator[Callable[..., AmqpDriver]]:
             }
             | options
         )
-        made.append(driver_over(library, hosts or (host,), loaded))
+        made.append(AmqpFactory(library).open(hosts or (host,), loaded))
         return made[-1]
 
     yield make

@@ -35,6 +35,7 @@ from hbshim.messaging.notify import Notification, NotificationServer, Notifier
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT
 from tests.messaging.conftest import LIBRARIES, LIMIT, at_once, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until, wait_while_progressing
@@ -185,13 +186,13 @@ def test_a_quick_reply_after_a_reconnection(
 ) -> None:
     """The request waited in its queue; the server has it for no time at all."""
     serving = drivers(direct)
-    serving.declare(client.target, None)
+    serving.declare_queue(client.target, DEFAULT)
     other = client.prepare(topic=unique("other"))
     serve(serving, other.target, endpoint)
     calls = [Calling(client, "echo", value=number) for number in range(5)]
     caller = client.driver._caller  # type: ignore[attr-defined]
     # One of them reads, and the others wait.
-    wait_until(lambda: len(caller._waiting) == 4 and caller._reading.locked(), LIMIT)
+    wait_until(lambda: len(caller._role._waiting) == 4 and caller._role._held.locked(), LIMIT)
     # What the broker answers to this, it has read after them.
     assert other.call("echo", value="after") == "after"
     before = caller._line
@@ -245,7 +246,7 @@ def test_a_queue_is_deleted_under_its_consumer(
     serve(client.driver, client.target.to(server="one"), endpoint)
     assert client.call("echo", value=1) == 1
     for target in (client.target, client.target.to(server="one")):
-        client.driver.delete(target)
+        client.driver.delete_queue(target)
         again = client.prepare(target=target, timeout=2, mandatory=True)
         wait_until(lambda again=again: answers(again), LIMIT)
 
@@ -303,7 +304,7 @@ def test_the_memory_alarm(
         endpoint.release.set()
         wait_until(lambda: endpoint.asked.count(None) == 10, LIMIT)
         assert server.stop(LIMIT)
-        assert serving.delete(target) == endpoint.asked.count("lost") == 0
+        assert serving.delete_queue(target) == endpoint.asked.count("lost") == 0
     finally:
         rabbitmqctl("set_vm_memory_high_watermark", "0.4")
     serve(drivers(direct), target, endpoint)
@@ -512,13 +513,13 @@ def test_what_runs_is_not_begun_again_when_its_connection_is_lost(
     wait_until(lambda: endpoint.asked == [1], LIMIT)
     relay.reset()
     # The control: it did come again.
-    wait_until(lambda: any(listener._ledger._running.values()), LIMIT)
+    wait_until(lambda: any(listener._inbox.duplicates._running.values()), LIMIT)
     endpoint.release.set()
     assert calling.end() == 1
     assert client.call("echo", value=2) == 2
     assert endpoint.asked == [1, 2]
     assert server.stop(LIMIT)
-    assert client.driver.delete(client.target) == 0
+    assert client.driver.delete_queue(client.target) == 0
 
 
 def test_a_stored_request_outlives_its_servers_connection(
@@ -527,7 +528,7 @@ def test_a_stored_request_outlives_its_servers_connection(
     """It has no time limit: one that was handed over and not begun is not lost."""
     endpoint = Endpoint()
     driver = drivers(direct)
-    driver.declare(target, None)
+    driver.declare_queue(target, DEFAULT)
     tasks = [Client(driver, target, timeout=LIMIT).submit("hold", value=each) for each in range(4)]
     serve(drivers(), target, endpoint, workers=1, prefetch=10)
     wait_until(lambda: endpoint.asked, LIMIT)

@@ -31,6 +31,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT
 from tests.messaging.conftest import LIMIT, at_once, unique
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.half_open import HalfOpenRelay
@@ -87,7 +88,7 @@ def test_fanout(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
 def test_a_cast_that_nobody_takes_is_gone_in_time(
     asker: Client, serve: Serve, endpoints: list[Endpoint]
 ) -> None:
-    asker.driver.declare(asker.target, None)
+    asker.driver.declare_queue(asker.target, DEFAULT)
     asker.prepare(timeout=0.2).cast("echo", value="gone")
     asker.cast("echo", value="there")
     time.sleep(0.3)
@@ -132,7 +133,7 @@ def test_a_request_stored_before_its_server_starts(
 ) -> None:
     """Progress and result arrive, too, though the connections of the asker were cut in between."""
     relay, cut = behind_relay
-    cut.declare(asker.target)
+    cut.declare_queue(asker.target)
     through_relay = Client(cut, asker.target, timeout=LIMIT)
     plain, cut_before, cut_during = (
         asker.submit("count", to=2),
@@ -150,16 +151,16 @@ def test_a_request_stored_before_its_server_starts(
     relay.reset()
     endpoints[0].release.set()
     assert cut_during.result(LIMIT) == "held"
-    assert asker.driver.delete(asker.target) == 0
+    assert asker.driver.delete_queue(asker.target) == 0
 
 
 def test_nothing_is_stored_where_no_queue_was_declared(asker: Client) -> None:
     with pytest.raises(UnroutableError, match=asker.target.topic):
         asker.submit("echo", value=1)
-    asker.driver.declare(asker.target)
+    asker.driver.declare_queue(asker.target)
     asker.submit("echo", value=1).close()
-    assert asker.driver.delete(asker.target) == 1
-    assert asker.driver.delete(asker.target) == 0
+    assert asker.driver.delete_queue(asker.target) == 1
+    assert asker.driver.delete_queue(asker.target) == 0
     with pytest.raises(UnroutableError):
         asker.submit("echo", value=1)
 
@@ -169,7 +170,7 @@ def test_a_result_is_fetched_by_another_process(
 ) -> None:
     """The one that submitted is gone before the server starts."""
     first, second, serving = drivers(), drivers(), drivers()
-    serving.declare(target, 30)
+    serving.declare_queue(target, 30)
     task_id = Client(first, target, timeout=LIMIT).submit("count", to=3).id
     first.close()
     client = Client(second, target, timeout=LIMIT)
@@ -213,13 +214,13 @@ def test_without_a_result(drivers: Drivers, target: Target, serve: Serve) -> Non
 
 def test_a_result_has_its_own_lifetime(drivers: Drivers, target: Target) -> None:
     driver = drivers()
-    driver.declare(target, 30)
+    driver.declare_queue(target, 30)
     client = Client(driver, target, timeout=LIMIT)
     names = {
         lifetime: driver._topology.results(
             client.prepare(result_lifetime=lifetime).submit("echo", value=1).id
         ).name
-        for lifetime in (0.2, 30, None, NEVER)
+        for lifetime in (0.2, 30, DEFAULT, NEVER)
     }
 
     def exists(name: str) -> bool:
@@ -232,7 +233,7 @@ def test_a_result_has_its_own_lifetime(drivers: Drivers, target: Target) -> None
         return not exists(names[0.2])
 
     wait_until(gone, LIMIT)
-    assert [exists(names[each]) for each in (30, None, NEVER)] == [True] * 3
+    assert [exists(names[each]) for each in (30, DEFAULT, NEVER)] == [True] * 3
 
 
 def test_tasks_leave_nothing_behind(
@@ -247,8 +248,8 @@ def test_tasks_leave_nothing_behind(
         ids.append(task.id)
         assert task.result(LIMIT) == number
     caller = driver._caller
-    assert not caller._waiting
-    assert not caller._calls
+    assert not caller._role._waiting
+    assert not caller._calls._calls
     for each in ids:
         with pytest.raises(ResultGoneError):
             client.attach(each).result(LIMIT)
@@ -258,7 +259,7 @@ def test_tasks_leave_nothing_behind(
 
 
 def test_a_queue_that_goes_by_itself(asker: Client) -> None:
-    asker.driver.declare(asker.target, 2)
+    asker.driver.declare_queue(asker.target, 2)
     asker.submit("echo", value=1).close()
 
     def gone() -> bool:
@@ -304,11 +305,11 @@ def test_a_queue_of_another_type_and_lifetime(
     there: bool, drivers: Drivers, target: Target, serve: Serve
 ) -> None:
     """It stays as it is, and is served; a classic one for a quorum queue is reported."""
-    drivers(quorum_queues=there).declare(target, NEVER)
+    drivers(quorum_queues=there).declare_queue(target, NEVER)
     before = reports()
     serve(drivers(quorum_queues=not there), target, Endpoint())
     assert reports() - before == (0 if there else 1)
-    assert drivers().delete(target) == 0
+    assert drivers().delete_queue(target) == 0
 
 
 # -- stopping, pausing, bounds -------------------------------------------------

@@ -8,15 +8,15 @@ import pytest
 
 from hbshim.errors import ConnectError, MessagingError, OptionError, PayloadError
 from hbshim.messaging import (
+    AmqpOptions,
     Client,
-    MessagingOptions,
     NotificationServer,
     Notifier,
     Server,
     Target,
     connect,
 )
-from hbshim.messaging.drivers import driver_over
+from hbshim.messaging.amqp.factory import PIKA
 from hbshim.messaging.hosts import Host
 
 
@@ -44,10 +44,10 @@ def tried(**own):
             bound.append(sock)
             sock.bind(("127.0.0.1", 0))
         ports = [sock.getsockname()[1] for sock in bound]
-        options = MessagingOptions(socket_timeout=10, connection_retry_attempts=1, **own)
-        driver = driver_over("pika", [Host("127.0.0.1", port) for port in ports], options)
+        options = AmqpOptions(socket_timeout=10, connection_retry_attempts=1, **own)
+        driver = PIKA.open([Host("127.0.0.1", port) for port in ports], options)
         with pytest.raises(ConnectError) as caught:
-            driver.delete(Target("nothing"))
+            driver.delete_queue(Target("nothing"))
         driver.close()
     finally:
         for sock in bound:

@@ -27,7 +27,7 @@ def test_a_child_connects_anew_and_keeps_nothing_of_its_parents(
     driver: AmqpDriver, target: Target
 ) -> None:
     others = sockets()
-    driver.declare(target)
+    driver.declare_queue(target)
     inherited = sockets() - others
     assert inherited
     child = os.fork()
@@ -35,11 +35,11 @@ def test_a_child_connects_anew_and_keeps_nothing_of_its_parents(
         # Nothing of pytest's may run in here, whatever happens.
         code = 1
         try:
-            driver.declare(target)
+            driver.declare_queue(target)
             code = 2 if inherited & sockets() else 0
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert inherited <= sockets()
-    assert driver.delete(target) == 0
+    assert driver.delete_queue(target) == 0
     assert inherited <= sockets(), "the parent's connection did not survive"

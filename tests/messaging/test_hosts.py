@@ -7,20 +7,26 @@ import sys
 import pytest
 
 from hbshim.errors import OptionError
+from hbshim.messaging import connect
+from hbshim.messaging.amqp.factory import PIKA
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host, read_hosts
-from hbshim.messaging.options import MessagingOptions
 
 SECRETS = ("pr1vate", "s3cret", "user-name", "intern", "5673")
 
 
 def only(url, **settings):
-    (host,) = read_hosts(url, **settings)
+    (host,) = hosts_of(url, **settings)
     return host
+
+
+def hosts_of(url, **settings):
+    return read_hosts(url, PIKA.default_port(AmqpOptions(**settings)))
 
 
 def test_everything_that_a_url_can_say():
     url = "hbpika://a:b@one:5673,c:d@[::1]:5674,e:f@10.0.0.1/vhost?pool_max_size=3"
-    assert list(read_hosts(url)) == [
+    assert list(hosts_of(url)) == [
         Host("one", 5673, "a", "b", "vhost"),
         Host("::1", 5674, "c", "d", "vhost"),
         Host("10.0.0.1", 5672, "e", "f", "vhost"),
@@ -33,19 +39,19 @@ def test_what_a_url_does_not_say_is_as_rabbitmq_has_it():
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
 def test_the_schemes_have_the_port_of_amqp(scheme):
-    assert [host.port for host in read_hosts(f"{scheme}://host,other:9/")] == [5672, 9]
+    assert [host.port for host in hosts_of(f"{scheme}://host,other:9/")] == [5672, 9]
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "amqps"])
 def test_a_scheme_without_a_library_is_refused(scheme):
     with pytest.raises(OptionError, match="schemes hbkombu, hbpika"):
-        read_hosts(f"{scheme}://host/")
+        hosts_of(f"{scheme}://host/")
     with pytest.raises(OptionError, match="schemes hbkombu, hbpika"):
-        MessagingOptions.load(url=f"{scheme}://host/", environ={})
+        AmqpOptions.load(url=f"{scheme}://host/", environ={})
 
 
 def test_tls_decides_the_port():
-    assert only("hbpika://host", tls=True).port == 5671
+    assert only("hbpika://host", ssl=True).port == 5671
 
 
 @pytest.mark.parametrize(
@@ -94,14 +100,14 @@ def test_oslo_reads_the_same_from_a_url():
         check=True,
     )
     ours = [
-        [[h.hostname, h.port, h.username, h.password, h.virtual_host] for h in read_hosts(url)]
+        [[h.hostname, h.port, h.username, h.password, h.virtual_host] for h in hosts_of(url)]
         for url in (f"hbpika://{address}" for address in addresses)
     ]
     assert ours == json.loads(done.stdout)
 
 
 def test_several_hosts_of_ipv6_without_a_login():
-    hosts = read_hosts("hbpika://one,[::1],[fe80::1%eth0]:7/")
+    hosts = hosts_of("hbpika://one,[::1],[fe80::1%eth0]:7/")
     assert [host.name for host in hosts] == ["one:5672", "[::1]:5672", "[fe80::1%eth0]:7"]
 
 
@@ -114,12 +120,12 @@ def test_a_user_without_a_password_has_an_empty_one():
 
 
 def test_a_name_is_for_people():
-    one, six = read_hosts("hbpika://u:pr1vate@one,u:pr1vate@[::1]:9")
+    one, six = hosts_of("hbpika://u:pr1vate@one,u:pr1vate@[::1]:9")
     assert (str(one), six.name) == ("one:5672", "[::1]:9")
 
 
 def test_no_password_is_shown():
-    hosts = read_hosts("hbpika://u:pr1vate@one,u:pr1vate@two")
+    hosts = hosts_of("hbpika://u:pr1vate@one,u:pr1vate@two")
     for shown in (repr(hosts), str(hosts), str(hosts[0])):
         assert "pr1vate" not in shown
         assert "one" in shown
@@ -159,12 +165,22 @@ def test_no_password_is_shown():
         "hbpika://one,,two/",
         "hbpika://one,",
         "hbpika://intern/\n",
-        "hbpika://user-name:pr1vate@intern/" + "v" * 256,
     ],
 )
 def test_a_bad_url_is_refused_and_not_repeated(url):
+    refused_and_not_repeated(lambda: hosts_of(url))
+
+
+@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
+def test_a_virtual_host_that_is_too_long_for_amqp_is_refused_and_not_repeated(scheme):
+    url = f"{scheme}://user-name:pr1vate@intern/"
+    connect(url + "v" * 255).close()
+    refused_and_not_repeated(lambda: connect(url + "v" * 256))
+
+
+def refused_and_not_repeated(use):
     with pytest.raises(OptionError) as caught:
-        read_hosts(url)
+        use()
     said = str(caught.value)
     assert not [secret for secret in SECRETS if secret in said]
     assert "write " in said

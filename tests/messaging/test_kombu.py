@@ -27,9 +27,9 @@ from hbshim.errors import (
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.messaging import kombu
 from hbshim.messaging.amqp.connection import Connection, Queue
-from hbshim.messaging.amqp.readiness import wait_writable
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.readiness import wait_writable
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.waiting import wait_until
@@ -326,7 +326,7 @@ def test_a_handshake_has_a_limit(said: bytes, told: str) -> None:
     with listener(said) as to:
         started = time.monotonic()
         with pytest.raises(ConnectError, match=told) as refused:
-            kombu.connect(to, MessagingOptions(handshake_timeout=0.5), time.monotonic() + 1.0)
+            kombu.connect(to, AmqpOptions(handshake_timeout=0.5), time.monotonic() + 1.0)
     assert time.monotonic() - started < LIMIT
     assert not refused.value.final
 

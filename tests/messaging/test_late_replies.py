@@ -17,9 +17,9 @@ from hbshim.messaging.amqp import caller as caller_module
 from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.connection import Queue, ignore_channel_closed
 from hbshim.messaging.amqp.limits import Limits
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from tests.messaging.amqp.fakes import FakeSender
@@ -116,7 +116,7 @@ def cluster() -> Cluster:
 
 
 def calls_over(cluster: Cluster, **options: Any) -> Caller:
-    topology = Topology(MessagingOptions(**options))
+    topology = Topology(AmqpOptions(**options))
     return Caller(cluster, FakeSender(), topology)  # type: ignore[arg-type]
 
 
@@ -156,7 +156,7 @@ def test_a_queue_that_cannot_be_had_gets_another_name(cluster: Cluster, code: in
 
 def test_another_name_has_the_same_address(cluster: Cluster) -> None:
     """What was sent to a client before finds the queue that it has now."""
-    topology = Topology(MessagingOptions())
+    topology = Topology(AmqpOptions())
     one, two = topology.replies("client"), topology.replies("client", 1)
     assert one.queue.name != two.queue.name
     assert (one.exchange, one.routing_key) == (two.exchange, two.routing_key)

@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from hbshim.errors import OptionError
-from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.amqp.options import AmqpOptions
 from tests.option_table import shown, table
 
 #: As the specification of oslo.messaging's pika driver has them.
@@ -37,7 +37,7 @@ SPECIFIED = {
 
 
 def load(**keywords):
-    return MessagingOptions.load(**{"environ": {}, **keywords})
+    return AmqpOptions.load(**{"environ": {}, **keywords})
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_a_key_alone_is_refused():
 
 
 def test_every_option_documents_itself():
-    rows = MessagingOptions.describe()
+    rows = AmqpOptions.describe()
     assert {row["option"] for row in rows} > set(SPECIFIED)
     for row in rows:
         assert row["meaning"].endswith(".")
@@ -309,5 +309,5 @@ def test_every_option_documents_itself():
 
 
 def test_the_documented_table_is_the_code():
-    rows = MessagingOptions.describe()
+    rows = AmqpOptions.describe()
     assert shown("messaging-options.md", "tests/messaging/test_options.py") == table(rows)

@@ -17,6 +17,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
@@ -92,10 +93,10 @@ def test_the_prefetch_counts(broker: Broker, drivers: Drivers) -> None:
 
 def arguments(broker: Broker, driver: AmqpDriver, topic: str) -> dict[str, Any]:
     """The arguments of the RPC queue of a topic."""
-    driver.declare(Target(topic), None)
+    driver.declare_queue(Target(topic), DEFAULT)
     name = f"{driver.options.default_rpc_exchange}.{topic}"
     found: dict[str, Any] = broker.management.get(f"queues/%2F/{name}")["arguments"]
-    driver.delete(Target(topic))
+    driver.delete_queue(Target(topic))
     return found
 
 
@@ -189,7 +190,7 @@ def test_the_pauses_between_attempts_to_connect(
         rpc_timeout=100_000,
     )
     with pytest.raises(ConnectError):
-        driver.delete(Target("nothing"))
+        driver.delete_queue(Target("nothing"))
     # The second attempt follows the first at once.
     check_pauses(slept, delay, 6)
 

@@ -107,7 +107,7 @@ def test_services_go_on_with_the_queues_that_exist(
             self.got.append(notification.payload)
 
     topic, audit = unique("events"), Audit()
-    drivers(quorum_queues=False).declare(target, expires=600)
+    drivers(quorum_queues=False).declare_queue(target, expires=600)
     for number, quorum in enumerate((False, True)):
         driver = drivers(quorum_queues=quorum)
         servers = [

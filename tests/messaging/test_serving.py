@@ -53,7 +53,7 @@ class FakeListener:
 
     def resume(self) -> None: ...
 
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: float = 5.0) -> None:
         self.timeouts.append(timeout)
         self._stopped.set()
 

@@ -1,10 +1,6 @@
 """CALL, from the client's side: many calls at once over one connection.
 
-The callers themselves read from it, one at a time: a caller that waits and finds no reader
-reads, for itself and for the others, until its own reply is there; then it hands over the
-reader role. So a single caller costs no change of threads, and a process may have any number
-of calls outstanding. The role is held while the socket is read, and never while code of the
-application runs.
+How the callers wait, and which one of them reads, is in :mod:`hbshim.messaging.waiting`.
 
 The connection is shared, so it is never closed because the time of one caller is over: what
 needs an answer of the broker's goes over a connection of the pool, and so does a message that
@@ -15,18 +11,15 @@ there is a queue of the client's own, which outlives it: a server whose reply ma
 arrived the direct way sends it there, and the client consumes from it again after a
 reconnection. That queue is an optimization: where the broker refuses it, calls go on without it.
 
-Longer than others: sending, waiting and reading share the reader role.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -47,17 +40,13 @@ from hbshim.messaging.amqp.connection import FORMAT, Connection
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.amqp.waiting import Waiting
-from hbshim.messaging.base import FINAL, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
+from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 
 T = TypeVar("T")
-
-#: Joins a client's identity and a call's number; what stands before it names the queue for
-#: late replies.
-NUMBER_SIGN = "#"
 
 #: Seconds that the broker may take to declare the queue for late replies. A node of a cluster
 #: does not answer while it waits for another one that no longer responds.
@@ -85,42 +74,18 @@ LOST_AGAIN = 0.05
 _log = logging.getLogger("hbshim.messaging")
 
 
-class _Call(Waiting):
-    """A call that waits for its reply, and what came for it."""
-
-    __slots__ = ("heard", "on_reply", "replies", "result")
-
-    def __init__(self, on_reply: OnReply | None) -> None:
-        super().__init__()
-        self.on_reply = on_reply
-        self.result: Reply | None = None
-        self.replies: list[Reply] = []
-        self.heard = time.monotonic()
-
-    @property
-    def called(self) -> bool:
-        return self.result is not None or bool(self.replies)
-
-
 class Caller:
     """The calls of one process through one driver; a forked child needs another.
 
     Attributes:
         pid: the process's.
-        late: replies that nobody waited for any more.
     """
 
     def __init__(self, connector: Connector, sender: Sender, topology: Topology) -> None:
         self._connector = connector
         self._sender = sender
         self._topology = topology
-        self.late = 0
         self.pid = os.getpid()
-        self._client = uuid.uuid4().hex
-        self._numbers = itertools.count(1)
-        self._calls: dict[str, _Call] = {}
-        # Those that wait for another thread to read, in the order in which they came.
-        self._waiting: dict[Waiting, None] = {}
         self._line: Sending | None = None
         self._generation = 0
         # The queue for late replies: its number, the connection that consumes from it, and
@@ -129,7 +94,8 @@ class Caller:
         self._late_on: Connection | None = None
         self._late_skipped = False
         self._late_cancelled = False
-        self._reading = threading.Lock()
+        self._role = ReaderRole(self._read)
+        self._calls = PendingCalls(self._role)
         self._connecting = threading.Lock()
         self._closed = False
 
@@ -147,7 +113,8 @@ class Caller:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
         timeout = timeout_of(timeout)
         deadline = time.monotonic() + timeout
-        correlation = f"{self._client}{NUMBER_SIGN}{next(self._numbers)}"
+        waiting = self._calls.begin(on_reply)
+        correlation = waiting.correlation_id
         message = Message(
             payload.body,
             self._topology.rpc_exchange(target),
@@ -160,28 +127,26 @@ class Caller:
             deadline=deadline,
             type=FORMAT,
         )
-        waiting = self._calls[correlation] = _Call(on_reply)
         try:
             if mandatory:
                 self._require_queue(target, deadline)
             self._send(message, deadline, attempts)
-            waiting.heard = time.monotonic()
-            return self._wait(waiting, deadline, silence)
+            waiting.last_heard = time.monotonic()
+            return self._calls.wait(waiting, deadline, silence)
         except CallTimeoutError as error:
             raise CallTimeoutError(
                 f"no reply from {_described(target)} within {timeout:g} s ({error})"
             ) from None
         finally:
-            del self._calls[correlation]
+            self._calls.end(waiting)
 
     def close(self) -> None:
-        """Let go of the connection; calls that wait are told."""
+        """Close the connection; calls that wait fail."""
         self._closed = True
         line, self._line = self._line, None
         if line is not None:
             line.connection.close(CLOSE_WITHIN)
-        for waiting in list(self._waiting):
-            waiting.ring()
+        self._role.close()
 
     def _require_queue(self, target: Target, deadline: float) -> None:
         name = self._topology.rpc(target).queue.name
@@ -236,89 +201,30 @@ class Caller:
             raise CallTimeoutError(f"it was not confirmed: {error}") from None
 
     def _late_queue(self) -> str:
-        return self._topology.replies(self._client, self._late_number).queue.name
+        return self._topology.replies(self._calls.client, self._late_number).queue.name
 
-    def _wait(self, waiting: _Call, deadline: float, silence: float | None) -> Reply:
-        while True:
-            # Also those that nobody asked for: with one left there, nobody would read on.
-            replies, waiting.replies = waiting.replies, []
-            if waiting.on_reply is not None:
-                for reply in replies:
-                    waiting.on_reply(reply)
-                    if time.monotonic() >= deadline:
-                        break
-            if waiting.result is not None:
-                return waiting.result
-            until = deadline if silence is None else min(deadline, waiting.heard + silence)
-            silent = "the server is silent" if until < deadline else "it was sent, and not answered"
-            self.wait_once(waiting, until, silent)
+    def wait_once(self, waiter: Waiter, until: float, otherwise: str) -> None:
+        """See :meth:`hbshim.messaging.waiting.ReaderRole.wait_once`."""
+        self._role.wait_once(waiter, until, otherwise)
 
-    def wait_once(self, waiting: Waiting, until: float, otherwise: str) -> None:
-        """Read, or have somebody else read, until something may have changed."""
-        if self._closed:
-            raise ConnectionLostError("the driver was closed while a call waited for its reply")
-        left = until - time.monotonic()
-        if left <= 0:
-            # It may have been woken to read.
-            self._hand_over()
-            raise CallTimeoutError(otherwise)
-        # Before it is seen that another thread reads: that one may end its reading just now.
-        self._waiting[waiting] = None
+    def _read(self, until: float) -> bool:
+        """Read from the connection; return False if another one had to be opened."""
+        line = self._line
         try:
-            if self._reading.acquire(False):
-                del self._waiting[waiting]
-                try:
-                    self._read_for(waiting, until)
-                finally:
-                    self._reading.release()
-                    # Before any code of the application runs, which may take its time.
-                    self._hand_over()
-            else:
-                waiting.bell.acquire(timeout=left)
-        except BaseException:
-            # An interrupted one may have been woken to read, too.
-            self._waiting.pop(waiting, None)
-            self._hand_over()
-            raise
-        self._waiting.pop(waiting, None)
-        if waiting.called:
-            # It may have been woken to read, too.
-            self._hand_over()
-
-    def _read_for(self, waiting: Waiting, until: float) -> None:
-        while not (waiting.called or self._closed):
-            if time.monotonic() >= until:
-                return
-            line = self._line
-            try:
-                if line is None:
-                    self.connected(until, None)
-                    # Those that consume from a queue of their own must do so anew.
-                    for other in list(self._waiting):
-                        other.ring()
-                    return
-                if self._late_cancelled and until - time.monotonic() > LATE_LIMIT:
-                    self._listen_for_late(line.connection, until)
-                line.connection.drain(max(0.0, until - time.monotonic()))
-            except ConnectionLostError:
-                if line is not None:
-                    self.lost(line)
-            except ConnectError as error:
-                if error.final:
-                    raise
-                raise CallTimeoutError(f"no connection: {error}") from None
-
-    def _hand_over(self) -> None:
-        """Have another thread read, if one waits and none reads."""
-        while self._waiting and not self._reading.locked():
-            try:
-                for other in self._waiting:
-                    if not other.called:
-                        other.ring()
-                        return
-            except RuntimeError:
-                continue  # one came or went; a copy each time would cost more
-            return
+            if line is None:
+                self.connected(until, None)
+                return False
+            if self._late_cancelled and until - time.monotonic() > LATE_LIMIT:
+                self._listen_for_late(line.connection, until)
+            line.connection.drain(max(0.0, until - time.monotonic()))
+        except ConnectionLostError:
+            if line is not None:
+                self.lost(line)
+        except ConnectError as error:
+            if error.final:
+                raise
+            raise CallTimeoutError(f"no connection: {error}") from None
+        return True
 
     def connected(self, deadline: float, attempts: int | None, exchange: str = "") -> Sending:
         """The connection, opened where there is none.
@@ -418,7 +324,7 @@ class Caller:
     def _consume_late(self, connection: Connection, deadline: float) -> TopologyError | None:
         refused: TopologyError | None = None
         for _ in range(LATE_NAMES):
-            late = self._topology.replies(self._client, self._late_number)
+            late = self._topology.replies(self._calls.client, self._late_number)
             try:
                 late.declare(connection, deadline)
                 # The broker may take the consumer of a lost connection for alive: the newest
@@ -445,24 +351,17 @@ class Caller:
             self._late_on, self._late_cancelled = None, True
 
     def _on_reply(self, connection: Connection, acknowledged: bool) -> Callable[[Delivery], None]:
+        calls = self._calls
+
         def on_reply(delivery: Delivery) -> None:
             if acknowledged:
                 # Lost with its connection, it comes again, and is dropped as a repeated one.
                 with contextlib.suppress(MessagingError):
                     connection.acknowledge(delivery.tag, time.monotonic() + ACKNOWLEDGE_WITHIN)
-            waiting = self._calls.get(delivery.correlation_id or "")
-            if waiting is None or waiting.result is not None:
-                self.late += 1
-                return
-            waiting.heard = time.monotonic()
             kind = delivery.type or "result"
             payload = Payload(delivery.body, delivery.content_type or "application/json")
             reply = Reply(kind, payload)  # type: ignore[arg-type]
-            if kind in FINAL:
-                waiting.result = reply
-            elif kind == "progress":
-                waiting.replies.append(reply)
-            waiting.ring()
+            calls.receive(delivery.correlation_id or "", reply)
 
         return on_reply
 

@@ -12,14 +12,14 @@ from hbshim.errors import ConnectError, MessagingError
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.limits import Limits
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.backoff import retrying
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
 
 LOG = logging.getLogger("hbshim.messaging")
 
 #: Opens one connection to one host by a time of ``time.monotonic()``; the library's own part.
-Open: TypeAlias = Callable[[Host, MessagingOptions, float], Connection]
+Open: TypeAlias = Callable[[Host, AmqpOptions, float], Connection]
 
 
 #: Seconds for one of several hosts in the first round; twice that in each further one.
@@ -38,7 +38,7 @@ class Connector:
         limits: what the brokers accept.
     """
 
-    def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
+    def __init__(self, hosts: Sequence[Host], options: AmqpOptions, open_one: Open) -> None:
         self._hosts = tuple(hosts)
         self._options = options
         self._open = open_one

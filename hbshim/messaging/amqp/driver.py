@@ -15,15 +15,17 @@ from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.connector import Connector, Open
 from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
-from hbshim.messaging.base import NEVER, UNLIMITED, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pool import PoolStatistics
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
 
 #: Seconds for deleting the queue of a request that was not stored; else it expires.
@@ -31,15 +33,19 @@ DELETE_WITHIN = 0.3
 
 
 class AmqpDriver:
-    """See :class:`hbshim.messaging.base.Driver`. Opens nothing before it is needed.
+    """See :class:`hbshim.messaging.storing.StoringDriver`. Opens nothing before it is needed.
 
     Parameters:
         hosts: in the order in which they are to be tried.
-        options: see :class:`MessagingOptions`.
+        options: see :class:`AmqpOptions`.
         open_one: opens one connection with the client library.
     """
 
-    def __init__(self, hosts: Sequence[Host], options: MessagingOptions, open_one: Open) -> None:
+    capabilities = Capabilities(
+        stores=True, requeues=True, pools=True, mandatory=True, survives_restart=True
+    )
+
+    def __init__(self, hosts: Sequence[Host], options: AmqpOptions, open_one: Open) -> None:
         self.options = options
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
@@ -90,7 +96,7 @@ class AmqpDriver:
         payload: Payload,
         timeout: float,
         *,
-        attempts: int | None = None,
+        attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
         if target.fanout:
@@ -122,7 +128,7 @@ class AmqpDriver:
         timeout: float,
         *,
         ignore_result: bool = False,
-        result_lifetime: float | None = None,
+        result_lifetime: float | Default = DEFAULT,
     ) -> StoredReplies | None:
         deadline = time.monotonic() + timeout_of(timeout)
         request = uuid.uuid4().hex
@@ -135,18 +141,19 @@ class AmqpDriver:
             delivery_mode=PERSISTENT,
             type=FORMAT,
         )
+        attempts = self.options.connection_retry_attempts
         if ignore_result:
-            self._sender.send_confirmed(message, None, deadline, self._attempts(None))
+            self._sender.send_confirmed(message, None, deadline, attempts)
             return None
         queue = self._topology.results(request, result_lifetime)
         message.correlation_id, message.reply_to = request, queue.name
         self._sender.manage(
             lambda found: found.connection.declare_queue(queue, deadline),
             deadline,
-            self._attempts(None),
+            attempts,
         )
         try:
-            self._sender.send_confirmed(message, None, deadline, self._attempts(None))
+            self._sender.send_confirmed(message, None, deadline, attempts)
         except ConfirmTimeoutError:
             # It may have been stored, and its result may come: the queue expires.
             raise
@@ -172,7 +179,7 @@ class AmqpDriver:
         priority: str,
         timeout: float,
         *,
-        attempts: int | None = None,
+        attempts: int | Default | None = DEFAULT,
     ) -> None:
         deadline = time.monotonic() + timeout_of(timeout)
         subscription = self._topology.notifications(target, priority, None)
@@ -186,18 +193,16 @@ class AmqpDriver:
         )
         self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
 
-    def _attempts(self, attempts: int | None) -> int | None:
-        if attempts == UNLIMITED:
-            return None
-        return self.options.connection_retry_attempts if attempts is None else attempts
+    def _attempts(self, attempts: int | Default | None) -> int | None:
+        return self.options.connection_retry_attempts if attempts is DEFAULT else attempts
 
     def listen(
         self,
         target: Target,
-        prefetch: int | None = None,
+        prefetch: int | Default = DEFAULT,
         *,
         acknowledge_first: bool = True,
-        expires: float | None = None,
+        expires: float | Default = DEFAULT,
     ) -> AmqpListener:
         topology = self._topology
         shared = topology.rpc(target.to(server=None, fanout=False), expires)
@@ -208,16 +213,16 @@ class AmqpDriver:
         ]
         if target.server is not None:
             # It is of no use without its server: it expires, even if that of the topic does not.
-            own = topology.rpc(target, None if expires == NEVER else expires)
+            own = topology.rpc(target, DEFAULT if expires == NEVER else expires)
             sources.insert(1, Source(lambda: own))
-        count = self.options.rpc_prefetch_count if prefetch is None else prefetch
+        count = self.options.rpc_prefetch_count if prefetch is DEFAULT else prefetch
         return self._listener(sources, count, acknowledge_first=acknowledge_first)
 
     def listen_for_notifications(
         self,
         targets: Sequence[tuple[Target, str]],
         pool: str | None = None,
-        prefetch: int | None = None,
+        prefetch: int | Default = DEFAULT,
     ) -> AmqpListener:
         subscriptions = [
             (self._topology.notifications(target, priority, pool), priority)
@@ -227,7 +232,7 @@ class AmqpDriver:
             Source(functools.partial(_same, subscription), priority=priority, later=True)
             for subscription, priority in subscriptions
         ]
-        count = self.options.notification_prefetch_count if prefetch is None else prefetch
+        count = self.options.notification_prefetch_count if prefetch is DEFAULT else prefetch
         return self._listener(sources, count, acknowledge_first=False)
 
     def _listener(
@@ -248,7 +253,7 @@ class AmqpDriver:
         self._listeners.add(listener)
         return listener
 
-    def declare(self, target: Target, expires: float | None = NEVER) -> None:
+    def declare_queue(self, target: Target, expires: float | Default = NEVER) -> None:
         deadline = time.monotonic() + self.options.rpc_timeout
         subscription = self._topology.rpc(target, expires)
         self._sender.manage(
@@ -257,7 +262,7 @@ class AmqpDriver:
             self.options.connection_retry_attempts,
         )
 
-    def delete(self, target: Target) -> int:
+    def delete_queue(self, target: Target) -> int:
         deadline = time.monotonic() + self.options.rpc_timeout
         name = self._topology.rpc(target).queue.name
         return self._sender.manage(

@@ -7,9 +7,7 @@ import uuid
 from typing import Literal
 
 from hbshim.errors import ConnectionLostError, DeliveryError, MessagingError
-from hbshim.messaging.amqp.caller import NUMBER_SIGN
 from hbshim.messaging.amqp.connection import FORMAT
-from hbshim.messaging.amqp.ledger import Key, Ledger
 from hbshim.messaging.amqp.retries import (
     ATTEMPTS_HEADER,
     DELIVERY_COUNT_HEADER,
@@ -21,7 +19,9 @@ from hbshim.messaging.amqp.retries import (
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import Payload, ReplyKind
+from hbshim.messaging.duplicates import DuplicateCache, Key
 from hbshim.messaging.reporting import LOG
+from hbshim.messaging.waiting import NUMBER_SIGN
 from hbshim.protocol.messages import DIRECT_REPLY, PERSISTENT, Delivery, Message
 
 #: Seconds after which the client may have lost the connection that its reply goes to
@@ -53,9 +53,9 @@ class AmqpIncoming:
     __slots__ = (
         "_arrived",
         "_delivery",
+        "_duplicates",
         "_key",
         "_later",
-        "_ledger",
         "_retries",
         "_sender",
         "_settled",
@@ -84,7 +84,7 @@ class AmqpIncoming:
         self._later = later
         self._arrived = time.monotonic()
         self._settled = False
-        self._ledger: Ledger | None = None
+        self._duplicates: DuplicateCache[AmqpIncoming] | None = None
         self._key: Key | None = None
         self.queue = queue
         self.priority = priority
@@ -98,7 +98,7 @@ class AmqpIncoming:
 
     @property
     def key(self) -> Key | None:
-        """Of the ledger; None for a message without an id."""
+        """Of the duplicate cache; None for a message without an id."""
         identity = self._delivery.message_id
         return (self.queue, identity, hash(self._delivery.body)) if identity else None
 
@@ -135,14 +135,14 @@ class AmqpIncoming:
         limit = self._delivery.expiration
         return limit is not None and time.monotonic() - self._arrived > limit
 
-    def enter(self, ledger: Ledger, key: Key) -> None:
-        """Have the ledger hear of the end of the work: it began, and is not acknowledged yet."""
-        self._ledger, self._key = ledger, key
+    def begin(self, duplicates: DuplicateCache[AmqpIncoming], key: Key) -> None:
+        """Have the end of the work recorded: it has begun, and is not acknowledged yet."""
+        self._duplicates, self._key = duplicates, key
 
     def acknowledge(self) -> bool:
         if self._settled:
             return True
-        later = self._ledger.end(self._key) if self._ledger and self._key else []
+        later = self._duplicates.end(self._key) if self._duplicates and self._key else []
         self._settled = self._settle("acknowledge")
         # The broker has taken back all but the latest delivery, unless there are copies.
         for each in later:
@@ -152,7 +152,7 @@ class AmqpIncoming:
     def give_back(self) -> None:
         if self._settled:
             return
-        later = self._ledger.forget(self._key) if self._ledger and self._key else []
+        later = self._duplicates.forget(self._key) if self._duplicates and self._key else []
         for each in (self, *later):
             each._settled = True
             each._settle("requeue")
@@ -160,7 +160,7 @@ class AmqpIncoming:
     def requeue(self) -> None:
         if self._settled:
             return
-        later = self._ledger.forget(self._key) if self._ledger and self._key else []
+        later = self._duplicates.forget(self._key) if self._duplicates and self._key else []
         *others, latest = self, *later
         self._settled = True
         for each in others:

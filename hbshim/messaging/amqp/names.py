@@ -15,8 +15,13 @@ import hashlib
 import re
 
 from hbshim.errors import OptionError
+from hbshim.messaging.url import refusal
 
-#: AMQP 0-9-1: names and routing keys are short strings, with a length in one byte.
+#: As IANA registered them, for AMQP and for AMQP over TLS.
+PORT, TLS_PORT = 5672, 5671
+
+#: Bytes. AMQP 0-9-1: names, routing keys and virtual hosts are short strings, with a length in one
+#: byte.
 LONGEST = 255
 
 #: At the end of the name of the exchange for what goes to all servers of a topic.
@@ -74,6 +79,16 @@ def fanout_exchange(name: str) -> str:
         OptionError: UTF-8 has no form for it.
     """
     return _short(exchange(name) + FANOUT)
+
+
+def check_virtual_host(name: str) -> None:
+    """Check that a connection can name a virtual host.
+
+    Raises:
+        OptionError: it is too long; the message does not repeat it, because it is part of a URL.
+    """
+    if len(name.encode()) > LONGEST:
+        raise refusal()
 
 
 def _encoded(character: str) -> str:

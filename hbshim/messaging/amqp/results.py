@@ -25,8 +25,8 @@ from hbshim.errors import (
     ResultGoneError,
 )
 from hbshim.messaging.amqp.connection import Connection
-from hbshim.messaging.amqp.waiting import Waiting
 from hbshim.messaging.base import FINAL, Payload, Reply, timeout_of
+from hbshim.messaging.waiting import Waiter
 from hbshim.protocol.messages import Delivery
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _STOP_LATE = 0.2
 _ACKNOWLEDGE_WITHIN = 0.1
 
 
-class _Stored(Waiting):
+class _Stored(Waiter):
     """A caller that waits for the replies in a queue.
 
     Attributes:
@@ -66,7 +66,7 @@ class _Stored(Waiting):
         self.closed = False
 
     @property
-    def called(self) -> bool:
+    def ready(self) -> bool:
         return bool(self.deliveries) or self.connection is None
 
     def arrived(self, delivery: Delivery) -> None:
@@ -78,18 +78,18 @@ class _Stored(Waiting):
                 delivery.connection.requeue(delivery.tag)
         elif delivery.connection is self.connection:
             self.deliveries.append(delivery)
-            self.ring()
+            self.notify()
 
     def cancelled(self, _reason: str | None) -> None:
         """The broker ended the consumer: the queue is gone, or the node that held it."""
         self.connection = None
-        self.ring()
+        self.notify()
 
     def end(self) -> _Stopping | None:
         """Stop the consumer, and give back what was not handed out.
 
         Returns:
-            What rings when nothing is delivered any more; None: nothing is now.
+            The waiter that is notified when nothing is delivered any more; None: nothing is now.
         """
         self.closed = True
         connection, self.connection = self.connection, None
@@ -105,7 +105,7 @@ class _Stored(Waiting):
         return None
 
 
-class _Stopping(Waiting):
+class _Stopping(Waiter):
     """A caller that waits until its consumer has stopped."""
 
     __slots__ = ("_connection", "_stopped")
@@ -116,16 +116,16 @@ class _Stopping(Waiting):
         self._stopped = False
 
     @property
-    def called(self) -> bool:
+    def ready(self) -> bool:
         return self._stopped or not self._connection.is_open
 
     def stopped(self) -> None:
         self._stopped = True
-        self.ring()
+        self.notify()
 
 
 class StoredReplies:
-    """See :class:`hbshim.messaging.base.Submitted`.
+    """See :class:`hbshim.messaging.storing.PendingReply`.
 
     Parameters:
         caller: this process's.
@@ -239,7 +239,7 @@ class StoredReplies:
         # What is still delivered is given back when it is read: another process may wait for it.
         caller, until = self._caller(), time.monotonic() + timeout
         with contextlib.suppress(MessagingError):
-            while not stopping.called:
+            while not stopping.ready:
                 caller.wait_once(stopping, until, "the consumer has not stopped yet")
 
 

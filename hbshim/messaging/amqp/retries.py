@@ -17,9 +17,9 @@ from collections.abc import Callable
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.names import DEAD
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.backoff import Backoff
-from hbshim.messaging.options import MessagingOptions
 from hbshim.protocol.messages import Message
 from hbshim.protocol.reply_codes import PRECONDITION_FAILED
 
@@ -70,7 +70,7 @@ class Retries:
         held: what could not be stored.
     """
 
-    def __init__(self, sender: Sender, options: MessagingOptions) -> None:
+    def __init__(self, sender: Sender, options: AmqpOptions) -> None:
         self._sender = sender
         self.attempts = options.notification_retry_attempts
         self.held = Held()

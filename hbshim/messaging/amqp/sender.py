@@ -25,10 +25,10 @@ from hbshim.errors import (
 from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.connector import Connector, may_connect_yet
 from hbshim.messaging.amqp.limits import Limits
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
 from hbshim.messaging.backoff import TOO_LITTLE, retrying
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pool import Pool
 from hbshim.protocol.messages import Message
 
@@ -113,7 +113,7 @@ class Sender:
         direct_replies: those that were sent, and may not have arrived.
     """
 
-    def __init__(self, connector: Connector, options: MessagingOptions) -> None:
+    def __init__(self, connector: Connector, options: AmqpOptions) -> None:
         self._options = options
         self._limits = connector.limits
         self.direct_replies = DirectReplies(self)

@@ -26,9 +26,10 @@ from hbshim.heartbeat import service
 from hbshim.messaging.amqp import names
 from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.amqp.names import DEAD, joined, part
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.base import NEVER, PRIORITIES
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
 from hbshim.protocol.reply_codes import PRECONDITION_FAILED
 
 _log = logging.getLogger("hbshim.messaging")
@@ -120,7 +121,7 @@ def _report_classic(name: str) -> None:
 class Topology:
     """Names and kinds, as the options have them."""
 
-    def __init__(self, options: MessagingOptions) -> None:
+    def __init__(self, options: AmqpOptions) -> None:
         self._options = options
         #: The queue for one priority of a topic; each pool has one. Asked for each notification.
         self.notifications = functools.lru_cache(_REMEMBERED)(self._notifications)
@@ -140,14 +141,14 @@ class Topology:
     def rpc_key(self, target: Target) -> str:
         return joined(*_rpc_parts(target))
 
-    def rpc(self, target: Target, expires: float | None = None) -> Subscription:
+    def rpc(self, target: Target, expires: float | Default = DEFAULT) -> Subscription:
         """The queue of a topic, or of one server.
 
         Parameters:
-            expires: seconds without a consumer until it goes, or :data:`NEVER`; None: the
+            expires: seconds without a consumer until it expires, or :data:`NEVER`; DEFAULT: the
                 option `rpc_queue_expiration`.
         """
-        if expires is None:
+        if expires is DEFAULT:
             expires = self._options.rpc_queue_expiration
         exchange = self.rpc_exchange(target)
         queue = self._shared(joined(part(exchange), *_rpc_parts(target)), expires)
@@ -175,17 +176,18 @@ class Topology:
         name = joined(part(exchange), *([part(pool)] if pool else []), *key)
         return Subscription(self._shared(name, NEVER), exchange, joined(*key))
 
-    def results(self, request: str, expires: float | None = None) -> Queue:
+    def results(self, request: str, expires: float | Default = DEFAULT) -> Queue:
         """The queue for the replies to a stored request; its name in the default exchange.
 
         Parameters:
             request: its id.
             expires: seconds after which it goes when no caller has waited for the replies
-                meanwhile, or :data:`NEVER`; None: the option `result_expiration`.
+                meanwhile, or :data:`NEVER`; DEFAULT: the option `result_expiration`.
         """
         exchange = names.exchange(self._options.rpc_reply_exchange)
         name = joined(part(exchange), part(request), _RESULTS)
-        return self._shared(name, self._options.result_expiration if expires is None else expires)
+        lifetime = self._options.result_expiration if expires is DEFAULT else expires
+        return self._shared(name, lifetime)
 
     def replies(self, client: str, number: int = 0) -> Subscription:
         """Return the queue for the replies that did not come by direct reply-to.

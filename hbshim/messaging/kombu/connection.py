@@ -40,9 +40,9 @@ from hbshim.messaging.amqp.connection import (
     answer_by,
     ignore_channel_closed,
 )
-from hbshim.messaging.amqp.readiness import Readiness
 from hbshim.messaging.kombu.confirms import Confirms
 from hbshim.messaging.kombu.line import FOREVER, Line
+from hbshim.messaging.readiness import Readiness
 from hbshim.protocol.encode import acknowledgement, publication, rejection
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.reply_codes import (

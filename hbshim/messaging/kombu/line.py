@@ -24,7 +24,7 @@ from hbshim.adapters.pyamqp.heartbeat import StalledError
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, MessagingError
 from hbshim.heartbeat.state import WATCHED
 from hbshim.messaging.amqp.connection import CLOSE_TIMEOUT, METHOD_TIMEOUT
-from hbshim.messaging.amqp.readiness import Readiness
+from hbshim.messaging.readiness import Readiness
 
 #: Seconds between two looks of a blocked publisher that somebody else reads for.
 _LOOK_EVERY = 0.05

@@ -14,18 +14,18 @@ from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
 from hbshim.adapters.pyamqp.session import NoAnswerError, Transport
 from hbshim.errors import ConnectError
 from hbshim.messaging.amqp.connection import connection_name
-from hbshim.messaging.amqp.dialing import dial
-from hbshim.messaging.amqp.readiness import Readiness, wait_writable
+from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.dialing import dial
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.kombu.connection import KombuConnection
-from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.readiness import Readiness, wait_writable
 from hbshim.protocol.reply_codes import login_refused
 
 
 class _Waiting:
     """See :class:`hbshim.adapters.pyamqp.transport.Waiting`."""
 
-    def __init__(self, host: Host, options: MessagingOptions, open_by: float) -> None:
+    def __init__(self, host: Host, options: AmqpOptions, open_by: float) -> None:
         self._host, self._options, self._open_by = host, options, open_by
         self.readiness: Readiness | None = None
 
@@ -52,7 +52,7 @@ class _Waiting:
         self.readiness.close(then)
 
 
-def connect(host: Host, options: MessagingOptions, deadline: float) -> KombuConnection:
+def connect(host: Host, options: AmqpOptions, deadline: float) -> KombuConnection:
     """Open a connection to one host.
 
     Parameters:

@@ -35,8 +35,8 @@ from hbshim.messaging.amqp.connection import (
     answer_by,
     ignore_channel_closed,
 )
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.channels import Channel, Confirm, Confirms
 from hbshim.messaging.pika.line import Line
 from hbshim.protocol.encode import acknowledgement, publication, rejection
@@ -51,7 +51,7 @@ _monotonic = time.monotonic
 _Ask = Callable[[Any, Callable[[Any], None]], object]
 
 
-def connect(host: Host, options: MessagingOptions, deadline: float) -> PikaConnection:
+def connect(host: Host, options: AmqpOptions, deadline: float) -> PikaConnection:
     """Open a connection to one host.
 
     Parameters:

@@ -26,11 +26,11 @@ from pika.exceptions import (
 from hbshim.adapters.attach import options_for_connect, ready
 from hbshim.adapters.pika.session import StreamConnection
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, PayloadError
-from hbshim.messaging.amqp.dialing import dial
-from hbshim.messaging.amqp.readiness import Readiness, wait_writable
+from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.dialing import dial
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.pika.opening import LOST, parameters, shake_hands, words
+from hbshim.messaging.readiness import Readiness, wait_writable
 from hbshim.options import Options
 
 #: Seconds between two looks whether the socket takes what waits to be sent.
@@ -63,7 +63,7 @@ class Line:
         ConnectError, OptionError: see :func:`hbshim.messaging.pika.connect`.
     """
 
-    def __init__(self, host: Host, options: MessagingOptions, deadline: float) -> None:
+    def __init__(self, host: Host, options: AmqpOptions, deadline: float) -> None:
         self.name = host.name
         self.blocked = False
         self.lock = threading.RLock()

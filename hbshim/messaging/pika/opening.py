@@ -12,16 +12,16 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedBy
 from hbshim.adapters.pika.session import StreamConnection
 from hbshim.errors import ConnectError, HbshimError
 from hbshim.messaging.amqp.connection import connection_name
-from hbshim.messaging.amqp.readiness import Readiness
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.readiness import Readiness
 from hbshim.protocol.reply_codes import login_refused
 
 #: What pika raises when the connection, or its stream of frames, is of no use any more.
 LOST = (AMQPError, OSError)
 
 
-def parameters(host: Host, options: MessagingOptions, *, heartbeats: bool) -> Any:
+def parameters(host: Host, options: AmqpOptions, *, heartbeats: bool) -> Any:
     """Return what pika is to ask the broker for.
 
     Parameters:

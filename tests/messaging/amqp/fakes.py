@@ -142,6 +142,7 @@ class FakeSender:
         self.confirmed: list[Message] = []
 
     def send(self, message: Message, _deadline: float, _attempts: Any, *, resend: bool) -> None:
+        assert not resend, "a request that two servers would execute"
         self.confirmed.append(message)
 
     def manage(self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None) -> Any:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from hbshim.errors import CallTimeoutError, ConnectionLostError, OptionError, PayloadError
+from hbshim.messaging import waiting
 from hbshim.messaging.amqp import caller as module
-from hbshim.messaging.amqp.caller import Caller, _Call
+from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.limits import ACCEPTED
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload, Reply
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 from hbshim.protocol.messages import DIRECT_REPLY
 from tests.messaging.amqp.fakes import Clock, FakeConnection, FakeConnector, FakeSender
@@ -27,7 +28,7 @@ TARGET = Target("topic")
 
 
 def caller_over(connector: FakeConnector) -> Caller:
-    topology = Topology(MessagingOptions())
+    topology = Topology(AmqpOptions())
     return Caller(connector, FakeSender(), topology)  # type: ignore[arg-type]
 
 
@@ -61,6 +62,7 @@ def sent(connector: FakeConnector, count: int) -> FakeConnection:
 def test_the_rest_of_the_time_is_computed_after_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
     connector = FakeConnector()
     caller = caller_over(connector)
 
@@ -125,8 +127,8 @@ def test_a_callback_does_not_keep_the_replies_of_others(ends: str) -> None:
         assert isinstance(first.outcome, ValueError)
     else:
         assert first.outcome.kind == "result"
-    assert not caller._waiting
-    assert not caller._calls
+    assert not caller._role._waiting
+    assert not caller._calls._calls
 
 
 def test_a_callback_may_call() -> None:
@@ -230,41 +232,6 @@ def test_the_brokers_limit_is_taken_from_its_refusal() -> None:
         )
     assert not connector.opened
     assert connector.limits.known(100, "any")
-
-
-def test_a_caller_whose_time_is_over_passes_on_that_it_was_woken_to_read() -> None:
-    caller, other = caller_over(FakeConnector()), _Call(None)
-    caller._waiting[other] = None
-    with pytest.raises(CallTimeoutError):
-        caller.wait_once(_Call(None), time.monotonic() - 1, "not answered")
-    assert other.bell.acquire(False)
-
-
-def test_an_interrupted_caller_passes_on_that_it_was_woken_to_read() -> None:
-    caller, other = caller_over(FakeConnector()), _Call(None)
-
-    class Bell:
-        def acquire(self, timeout: float) -> bool:
-            caller._reading.release()  # and the reader has rung this bell
-            raise KeyboardInterrupt
-
-    waiting = _Call(None)
-    waiting.bell = Bell()  # type: ignore[assignment]
-    caller._waiting[other] = None
-    caller._reading.acquire()
-    with pytest.raises(KeyboardInterrupt):
-        caller.wait_once(waiting, time.monotonic() + LIMIT, "not answered")
-    assert other.bell.acquire(False)
-    assert list(caller._waiting) == [other]
-
-
-def test_reports_that_came_too_late_are_not_handed_out() -> None:
-    reports: list[Reply] = []
-    waiting = _Call(reports.append)
-    waiting.replies = [Reply("progress", Payload(b"1"))] * 3
-    with pytest.raises(CallTimeoutError):
-        caller_over(FakeConnector())._wait(waiting, time.monotonic() - 1, None)
-    assert len(reports) == 1
 
 
 def test_a_driver_that_is_closed_while_it_connects_keeps_no_connection(

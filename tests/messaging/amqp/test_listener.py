@@ -173,7 +173,7 @@ def test_begun_requests_of_a_lost_connection_outlive_many_others(rigs: Callable[
     assert rig.ids() == [one]
     rig.again()
     for number in range(10_001):
-        rig.listener._ledger.begin_once((rig.topic, str(number), 0), check=False)
+        rig.listener._inbox.duplicates.begin_once((rig.topic, str(number), 0), check=False)
     rig.connection.deliver(rig.topic, one, redelivered=True, expiration=60.0)
     assert rig.ids() == []
 

@@ -11,15 +11,15 @@ import pytest
 
 from hbshim.errors import ConnectionLostError, OptionError, PoolError
 from hbshim.messaging.amqp import replies as module
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.options import MessagingOptions
 from hbshim.protocol.messages import DIRECT_REPLY, Message
 from tests.waiting import wait_until
 
 LIMIT = 30.0
 
-TOPOLOGY = Topology(MessagingOptions())
+TOPOLOGY = Topology(AmqpOptions())
 OWN = TOPOLOGY.replies("client")
 
 
@@ -43,6 +43,7 @@ class Sender:
         return work(self)
 
     def send(self, message: Message, _deadline: float, _attempts: Any, *, resend: bool) -> None:
+        assert resend
         self.sent.append(message)
 
 

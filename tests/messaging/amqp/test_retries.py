@@ -10,8 +10,8 @@ import pytest
 
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Queue
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.retries import Retries, own_headers
-from hbshim.messaging.options import MessagingOptions
 from hbshim.protocol.messages import Message
 
 QUEUE = "openstack_notification.events.error"
@@ -43,7 +43,7 @@ class Broker:
 
 
 def retries(broker: Broker, **options: Any) -> Retries:
-    return Retries(broker, MessagingOptions(**options))  # type: ignore[arg-type]
+    return Retries(broker, AmqpOptions(**options))  # type: ignore[arg-type]
 
 
 def message() -> Message:

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from hbshim.errors import ConnectError, RejectedError
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.sender import Sender
-from hbshim.messaging.options import MessagingOptions
 from hbshim.protocol.messages import Message
 from tests.messaging.amqp.fakes import FakeConnector
 
@@ -20,7 +20,7 @@ def test_the_first_reason_is_not_hidden_by_a_later_one() -> None:
         time.sleep(max(0.0, deadline - time.monotonic()))
         raise ConnectError("broker: the name cannot be resolved")
 
-    sender = Sender(FakeConnector(in_vain), MessagingOptions())  # type: ignore[arg-type]
+    sender = Sender(FakeConnector(in_vain), AmqpOptions())  # type: ignore[arg-type]
     with pytest.raises(ConnectError, match="cannot be resolved"):
         sender.send(Message(b"", "", "queue"), time.monotonic() + 0.1, None, resend=False)
 
@@ -28,7 +28,7 @@ def test_the_first_reason_is_not_hidden_by_a_later_one() -> None:
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_attempts_count_the_first_one(attempts: int) -> None:
     connector = FakeConnector()
-    options = MessagingOptions(
+    options = AmqpOptions(
         rejected_message_retry_attempts=attempts, rejected_message_retry_delay=0.0
     )
     sender = Sender(connector, options)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_attempts_to_connect_are_counted_the_same_way(attempts: int) -> None:
         opened.append(deadline)
         raise ConnectError("refused")
 
-    options = MessagingOptions(connection_retry_delay=0.0)
+    options = AmqpOptions(connection_retry_delay=0.0)
     sender = Sender(FakeConnector(refuse), options)  # type: ignore[arg-type]
     with pytest.raises(ConnectError):
         sender.send(Message(b"", "", "queue"), time.monotonic() + 10, attempts, resend=False)

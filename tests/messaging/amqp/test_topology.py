@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp import names
+from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.retries import dead_letter_name
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import PRIORITIES
-from hbshim.messaging.options import MessagingOptions
 from hbshim.messaging.target import Target
 
 LONGEST = 255
@@ -21,7 +21,7 @@ LONGEST = 255
 #: One exchange for everything, as a user may choose it: then only the rest of a name differs.
 SHARED = "x"
 TOPOLOGY = Topology(
-    MessagingOptions(
+    AmqpOptions(
         default_rpc_exchange=SHARED,
         default_notification_exchange=SHARED,
         rpc_reply_exchange=SHARED,
@@ -125,7 +125,7 @@ def test_a_client_sends_where_a_server_listens(use: Use) -> None:
 
 
 def test_ordinary_names_are_easy_to_read() -> None:
-    topology = Topology(MessagingOptions())
+    topology = Topology(AmqpOptions())
     target = Target("compute", server="host-1@lvm#pool_0")
     rpc = topology.rpc(target)
     assert rpc.queue.name == "openstack_rpc.compute.host-1@lvm#pool_0"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from hbshim.errors import ConnectError
-from hbshim.messaging.amqp import resolving
-from hbshim.messaging.amqp.resolving import resolve
+from hbshim.messaging import resolving
 from hbshim.messaging.hosts import Host
+from hbshim.messaging.resolving import resolve
 from tests.messaging.conftest import unique
 from tests.waiting import wait_until
 

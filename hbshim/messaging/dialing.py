@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from hbshim.errors import ConnectError, OptionError
 from hbshim.heartbeat import service
-from hbshim.messaging.amqp.resolving import resolve
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.resolving import resolve
 
 if TYPE_CHECKING:
     import ssl

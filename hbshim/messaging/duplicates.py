@@ -1,9 +1,9 @@
 """Which messages this process has begun and finished, by their ids.
 
-RabbitMQ marks a message as redelivered whenever anything has requeued it: a consumer that was
+A broker marks a message as redelivered whenever anything has requeued it: a consumer that was
 cancelled, a connection that was lost, an operator. The mark does not say whether work on it
-has begun. This ledger does, as far as this process is concerned. All listeners of the process
-share it, because a redelivered message may arrive at any of them.
+has begun. This duplicate cache does, as far as this process is concerned. All listeners of the
+process share it, because a redelivered message may arrive at any of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    from hbshim.messaging.amqp.incoming import AmqpIncoming
+#: What a listener receives.
+Incoming = TypeVar("Incoming")
 
 #: Queue, message id, and hash of the body: a FANOUT has the same id in the queue of each server,
-#: and a plain AMQP client may give all its messages the same id.
+#: and a client of another kind may give all its messages the same id.
 Key: TypeAlias = tuple[str, str, int]
 
 #: Ids of begun messages that are remembered.
@@ -27,7 +27,7 @@ REMEMBERED = 10_000
 
 
 class Begun(Enum):
-    """What the ledger knows of a message that arrives."""
+    """What is known of a message that arrives."""
 
     NEW = "new"
     RUNNING = "running"
@@ -48,12 +48,12 @@ class _Latest(set[Key]):
             self.discard(self._order.popleft())
 
 
-class Ledger:
+class DuplicateCache(Generic[Incoming]):
     """Remembers the latest :data:`REMEMBERED` messages, and all that are running."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[Key, list[AmqpIncoming]] = {}
+        self._running: dict[Key, list[Incoming]] = {}
         self._done = _Latest()
         self._suspect = _Latest()
         # Begun, and to be begun again: a connection lost later says nothing about them.
@@ -75,7 +75,7 @@ class Ledger:
             self._done.add(key)
             return True
 
-    def begin(self, key: Key, incoming: AmqpIncoming, *, check: bool) -> Begun:
+    def begin(self, key: Key, incoming: Incoming, *, check: bool) -> Begun:
         """Record that work on a message begins which is acknowledged at its end.
 
         Parameters:
@@ -93,13 +93,13 @@ class Ledger:
             self._running.setdefault(key, [])
             return Begun.NEW
 
-    def end(self, key: Key) -> list[AmqpIncoming]:
+    def end(self, key: Key) -> list[Incoming]:
         """Record that work has ended; return the deliveries that arrived meanwhile."""
         with self._lock:
             self._done.add(key)
             return self._running.pop(key, [])
 
-    def forget(self, key: Key) -> list[AmqpIncoming]:
+    def forget(self, key: Key) -> list[Incoming]:
         """Let a message be begun again; return the deliveries that arrived meanwhile."""
         with self._lock:
             self._done.discard(key)
@@ -119,9 +119,9 @@ class Ledger:
 
 
 #: By process id: a lock that another thread holds at a fork stays locked in the child.
-_ledgers: dict[int, Ledger] = {}
+_caches: dict[int, DuplicateCache[Any]] = {}
 
 
-def ledger() -> Ledger:
-    """Return the ledger of this process."""
-    return _ledgers.setdefault(os.getpid(), Ledger())
+def duplicate_cache() -> DuplicateCache[Any]:
+    """Return the duplicate cache of this process."""
+    return _caches.setdefault(os.getpid(), DuplicateCache())

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hbshim.messaging.amqp.readiness import Readiness, wait_writable
+from hbshim.messaging.readiness import Readiness, wait_writable
 from tests.waiting import wait_until
 
 LONG = 30.0

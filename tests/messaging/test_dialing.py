@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from hbshim.errors import ConnectError, OptionError
-from hbshim.messaging.amqp.dialing import dial
+from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.dialing import dial
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.options import MessagingOptions
 
 LIMIT = 20.0
-OPTIONS = MessagingOptions(socket_timeout=LIMIT)
+OPTIONS = AmqpOptions(socket_timeout=LIMIT)
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -71,7 +71,7 @@ def test_time_is_up(listener: socket.socket) -> None:
 def test_an_address_that_does_not_answer(listener: socket.socket) -> None:
     address, port = listener.getsockname()[:2]
     listener.listen(0)
-    options = MessagingOptions(socket_timeout=0.1)
+    options = AmqpOptions(socket_timeout=0.1)
     began = time.monotonic()
     # A full queue of connections that nobody accepts answers no further one.
     waiting = []
@@ -121,7 +121,7 @@ def test_certificates_that_are_replaced_meanwhile(
     """What was read before is used; where nothing was, the option is wrong."""
     cafile = tmp_path / "ca.pem"
     bundle = ssl.get_default_verify_paths().cafile
-    options = MessagingOptions(ssl=True, ssl_options={"cafile": str(cafile)}, socket_timeout=LIMIT)
+    options = AmqpOptions(ssl=True, ssl_options={"cafile": str(cafile)}, socket_timeout=LIMIT)
     address, port = listener.getsockname()[:2]
     host = Host(address, port)
     with pytest.raises(OptionError, match="cafile"):

@@ -1,0 +1,218 @@
+"""The options of the AMQP 0-9-1 drivers: those of all drivers, and AMQP's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from hbshim.errors import OptionError
+from hbshim.messaging.amqp.names import LONGEST
+from hbshim.messaging.base import NEVER
+from hbshim.messaging.options import MessagingOptions, driver_option, optional, positive_seconds
+from hbshim.options import boolean, seconds, whole
+
+
+def _lifetime(value: object) -> float:
+    text = str(value).strip().lower()
+    if text in ("never", "inf"):
+        return NEVER
+    return seconds(value) or NEVER
+
+
+def _login_method(value: object) -> str:
+    text = str(value).strip().upper()
+    if text not in ("PLAIN", "AMQPLAIN", "EXTERNAL"):
+        raise ValueError
+    return text
+
+
+def _channels(value: object) -> int:
+    number = whole(0, 65535)(value)
+    # One for what consumes, publishes and acknowledges, one for synchronous methods.
+    if number == 1:
+        raise ValueError
+    return number
+
+
+def _name(value: object) -> str:
+    text = str(value)
+    # AMQP 0-9-1, exchange.declare: a name is a short string of these.
+    if not 0 < len(text.encode()) <= LONGEST or "\0" in text:
+        raise ValueError
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class AmqpOptions(MessagingOptions):
+    """How the AMQP 0-9-1 drivers work. Immutable; build it with :meth:`load`.
+
+    Raises:
+        OptionError: a value is not acceptable, or two options contradict each other.
+    """
+
+    channel_max: int = driver_option(
+        "channel_max",
+        0,
+        _channels,
+        "0, or 2 to 65535",
+        "Channels of one connection at most; 0 takes the broker's own limit. A connection uses "
+        "two.",
+    )
+    frame_max: int = driver_option(
+        "frame_max",
+        131072,
+        # RabbitMQ 4.x closes a connection that asks for less than 8192 in connection.tune-ok.
+        whole(8192, 2**31 - 1),
+        "bytes, 8192 or more",
+        "Size of a frame at most; RabbitMQ 4 refuses less than 8192.",
+    )
+    login_method: Literal["PLAIN", "AMQPLAIN", "EXTERNAL"] = driver_option(
+        "login_method",
+        "PLAIN",
+        _login_method,
+        "PLAIN | AMQPLAIN | EXTERNAL",
+        "SASL mechanism of the login. EXTERNAL takes the user from the client's TLS certificate. "
+        "AMQPLAIN sends the same as PLAIN in another form; over pika it is PLAIN.",
+    )
+    pool_max_size: int = driver_option(
+        "pool_max_size",
+        10,
+        whole(1, 65535),
+        "1 to 65535",
+        "Connections to keep when nobody uses them.",
+    )
+    pool_max_overflow: int = driver_option(
+        "pool_max_overflow",
+        10,
+        whole(0, 65535),
+        "0 to 65535",
+        "Connections to open beyond these while all are in use.",
+    )
+    pool_timeout: float = driver_option(
+        "pool_timeout",
+        30.0,
+        seconds,
+        "seconds, 0 or more",
+        "Longest wait for a connection of the pool.",
+    )
+    pool_recycle: float | None = driver_option(
+        "pool_recycle",
+        None,
+        optional(positive_seconds),
+        "seconds, more than 0 | none",
+        "Lifetime of a connection since it was opened; an older one is closed instead of lent.",
+    )
+    pool_stale: float | None = driver_option(
+        "pool_stale",
+        None,
+        optional(positive_seconds),
+        "seconds, more than 0 | none",
+        "A connection that nobody used for so long is closed instead of lent.",
+    )
+    rejected_message_retry_attempts: int = driver_option(
+        "rejected_message_retry_attempts",
+        3,
+        whole(1, 2**31 - 1),
+        "1 or more",
+        "Attempts, the first one included, to store a message that the broker rejects, or a "
+        "notification that it cannot route.",
+    )
+    rejected_message_retry_delay: float = driver_option(
+        "rejected_message_retry_delay",
+        0.1,
+        seconds,
+        "seconds, 0 or more",
+        "Longest first pause between these tries; it grows likewise.",
+    )
+    rpc_queue_expiration: float = driver_option(
+        "rpc_queue_expiration",
+        60.0,
+        _lifetime,
+        "seconds | never",
+        "Time after which the broker deletes an RPC queue without a consumer; 0 is never.",
+    )
+    result_expiration: float = driver_option(
+        "result_expiration",
+        86400.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Age at which the broker deletes the result of a submitted request that no caller waits "
+        "for, where the caller gives no lifetime; longer than the work takes.",
+    )
+    default_rpc_exchange: str = driver_option(
+        "default_rpc_exchange",
+        "openstack_rpc",
+        _name,
+        "a name of 1 to 255 bytes",
+        "Exchange of RPC messages whose target names none.",
+    )
+    rpc_reply_exchange: str = driver_option(
+        "rpc_reply_exchange",
+        "openstack_rpc_reply",
+        _name,
+        "a name of 1 to 255 bytes",
+        "Exchange of replies, where RabbitMQ's direct reply-to does not serve.",
+    )
+    notification_persistence: bool = driver_option(
+        "notification_persistence",
+        False,
+        boolean,
+        "true | false",
+        "Have notifications written to disk, so that they survive a restart of the broker.",
+    )
+    default_notification_exchange: str = driver_option(
+        "default_notification_exchange",
+        "openstack_notification",
+        _name,
+        "a name of 1 to 255 bytes",
+        "Exchange of notifications whose target names none.",
+    )
+    quorum_queues: bool | None = driver_option(
+        "quorum_queues",
+        None,
+        optional(boolean),
+        "true | false | none",
+        "Make shared queues quorum queues, which RabbitMQ replicates to several nodes. none: if "
+        "there is more than one host. An existing queue of the other type is used as it is, with a "
+        "warning: delete it to have it replicated.",
+    )
+    quorum_delivery_limit: int = driver_option(
+        "quorum_delivery_limit",
+        0,
+        whole(0, 2**31 - 1),
+        "0 or more",
+        "Redeliveries of a message after which a quorum queue drops it (x-delivery-limit); 0 takes "
+        "the broker's own: none before RabbitMQ 4, 20 since.",
+    )
+    quorum_max_memory_length: int = driver_option(
+        "quorum_max_memory_length",
+        0,
+        whole(0, 2**31 - 1),
+        "0 or more",
+        "Messages that a quorum queue keeps in memory (x-max-in-memory-length); 0: no limit.",
+    )
+    quorum_max_memory_bytes: int = driver_option(
+        "quorum_max_memory_bytes",
+        0,
+        whole(0, 2**31 - 1),
+        "bytes, 0 or more",
+        "Size of the messages that a quorum queue keeps in memory (x-max-in-memory-bytes); 0: no "
+        "limit.",
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.login_method == "EXTERNAL" and "certfile" not in (self.ssl_options or {}):
+            raise OptionError(
+                "login_method=EXTERNAL needs a client certificate; set ssl=true and give "
+                "ssl_options a certfile"
+            )
+
+    def quorum_arguments(self) -> dict[str, int]:
+        """Return the arguments of quorum queues, as RabbitMQ names them, that are set."""
+        limits = {
+            "x-delivery-limit": self.quorum_delivery_limit,
+            "x-max-in-memory-length": self.quorum_max_memory_length,
+            "x-max-in-memory-bytes": self.quorum_max_memory_bytes,
+        }
+        return {name: limit for name, limit in limits.items() if limit}

@@ -1,0 +1,279 @@
+"""A listener, whatever it receives from: opening, polling, pausing, stopping and closing.
+
+One thread polls at a time. The poll that finds the connection lost opens a new one. What pauses,
+stops or closes the listener wakes the poll, and does its work itself where none is under way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Generic, Protocol, TypeVar
+
+from hbshim.errors import MessagingError
+from hbshim.messaging.base import CLOSE_LIMIT
+from hbshim.messaging.inbox import Inbox, Received
+from hbshim.messaging.reporting import LOG, OnError, log_error
+from hbshim.runtime.unpatched import start_without_signals
+
+#: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
+WAIT_AT_MOST = 60.0
+
+#: Seconds between two checks of what has arrived while no thread polls.
+CHECK_EVERY = 0.2
+
+#: Seconds for the broker to confirm the end of a connection when no more time is left.
+SHORTEST_CLOSE = 0.1
+
+
+class Pollable(Protocol):
+    """What polling needs of a connection."""
+
+    def drain(self, timeout: float) -> None: ...
+    def wake(self) -> None: ...
+    def close(self, timeout: float) -> None: ...
+
+
+M = TypeVar("M", bound=Received)
+C = TypeVar("C", bound=Pollable)
+
+
+class PollingListener(ABC, Generic[M, C]):
+    """See :class:`hbshim.messaging.base.Listener`.
+
+    Parameters:
+        acknowledge_first: acknowledge each message as it is handed out, and so before the work
+            on it begins: it is run once, or not at all. Else it is acknowledged at its end.
+    """
+
+    def __init__(self, *, acknowledge_first: bool) -> None:
+        self.on_error: OnError = log_error
+        self._pid = os.getpid()
+        self._inbox: Inbox[M] = Inbox(acknowledge_first=acknowledge_first)
+        self._connection: C | None = None
+        #: Some of what it listens to delivers to it.
+        self._consuming = False
+        self._errors: deque[Exception] = deque()
+        self._paused = False
+        self._stopped = False
+        self._stop_by = float("inf")
+        self._changed = threading.Event()
+        self._ended = threading.Event()
+        self._polling = threading.Lock()
+        self._drainer: threading.Thread | None = None
+
+    # -- what a driver's listener does ---------------------------------------
+
+    @abstractmethod
+    def _serves(self) -> bool:
+        """Return whether messages reach it from everything it listens to."""
+
+    @abstractmethod
+    def _check_refusals(self) -> None:
+        """Raise the error, if any, that no other attempt will avoid."""
+
+    @abstractmethod
+    def _receive(self, left: float, *, drain: bool = True) -> None:
+        """Connect and consume where that is to be done; then wait for messages.
+
+        Parameters:
+            left: seconds for it.
+            drain: False: do not wait for messages.
+        """
+
+    @abstractmethod
+    def _next_attempt(self) -> float:
+        """Return the seconds until something that was refused is to be tried again."""
+
+    @abstractmethod
+    def _stop_consuming(self) -> None:
+        """Have nothing more delivered, and give back what was not handed out."""
+
+    def _hold_left(self) -> float:
+        """Return the seconds until :meth:`_retry_held` is to be called."""
+        return WAIT_AT_MOST
+
+    def _retry_held(self) -> None:
+        """Do what was put off; called without the lock."""
+
+    # -- what the owner calls ------------------------------------------------
+
+    @property
+    def _inherited(self) -> bool:
+        """Whether this is a forked child: its parent listens, and its locks are of no use here."""
+        return os.getpid() != self._pid
+
+    def open(self, timeout: float) -> bool:
+        if self._inherited:
+            return False
+        deadline = time.monotonic() + timeout
+        try:
+            with self._polling:
+                return self._open(deadline)
+        finally:
+            self._after_polling()
+
+    def _open(self, deadline: float) -> bool:
+        while not (self._paused or self._stopped):
+            self._check_refusals()
+            if self._serves():
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._receive(left, drain=False)
+            if self._connection is not None and not self._serves():
+                # Without a connection the pause is waited for where it is opened.
+                self._changed.wait(min(left, self._next_attempt()))
+        return True
+
+    def poll(
+        self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
+    ) -> list[M]:
+        if self._inherited:
+            return []
+        deadline = None if timeout is None else time.monotonic() + timeout
+        batch: list[M] = []
+        over = False
+        while not over:
+            try:
+                with self._polling:
+                    over = self._poll(batch, deadline, batch_size, batch_timeout)
+            finally:
+                self._after_polling()
+            if not over:
+                self._retry_held()
+        return batch
+
+    def _poll(
+        self,
+        batch: list[M],
+        deadline: float | None,
+        batch_size: int,
+        batch_timeout: float | None,
+    ) -> bool:
+        """Fill `batch`; return False if something is to be done without the lock first."""
+        while len(batch) < batch_size:
+            if self._consuming and (self._stopped or self._paused):
+                self._stop_consuming()
+            if self._inbox:
+                # One that failed before is alone, lest it harms the others of its batch again.
+                if batch and (self._inbox.first.attempts or batch[0].attempts):
+                    break
+                if self._drainer is None and self._inbox.first.expires:
+                    self._start_drainer()
+                self._inbox.hand_out(batch)
+                if len(batch) == 1 and batch_timeout is not None:
+                    until = time.monotonic() + batch_timeout
+                    deadline = until if deadline is None else min(deadline, until)
+                continue
+            if batch and (batch_timeout is None or batch[0].attempts):
+                break
+            if self._stopped:
+                break
+            hold = self._hold_left()
+            if self._errors or hold <= 0:
+                return bool(batch)
+            left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
+            if left <= 0 and deadline is not None:
+                break
+            self._receive(min(left, hold, WAIT_AT_MOST))
+            if self._inherited:
+                break  # a green thread that was forked with the rest: its parent listens
+        return True
+
+    def pause(self) -> None:
+        self._paused = True
+        self._wake()
+        self._after_polling()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._wake()
+
+    def stop(self, timeout: float = CLOSE_LIMIT) -> None:
+        self._stop_by = min(self._stop_by, time.monotonic() + timeout)
+        self._stopped = True
+        self._wake()
+        self._after_polling()
+
+    def close(self, timeout: float = CLOSE_LIMIT) -> None:
+        if self._inherited:
+            return
+        deadline = time.monotonic() + timeout
+        self._ended.set()
+        self.stop(timeout)
+        # A poll that is under way ends first: it is the one that uses the connection.
+        if self._polling.acquire(True, max(SHORTEST_CLOSE, timeout)):
+            try:
+                self._end(deadline)
+            finally:
+                self._polling.release()
+            return
+        # The poll waits for something that cannot be interrupted, such as name resolution. It
+        # closes what it opened when it returns. The broker requeues what is unacknowledged.
+        connection = self._connection
+        if connection is not None:
+            connection.close(SHORTEST_CLOSE)
+
+    def _end(self, deadline: float) -> None:
+        self._stop_consuming()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close(max(SHORTEST_CLOSE, deadline - time.monotonic()))
+
+    def _wake(self) -> None:
+        if self._inherited:
+            return
+        self._changed.set()
+        connection = self._connection
+        if connection is not None:
+            connection.wake()
+
+    def _after_polling(self) -> None:
+        """Do what became due while the lock was held; to be called without it."""
+        while self._due() and not self._inherited and self._polling.acquire(False):
+            try:
+                self._stop_consuming()
+                if self._ended.is_set():
+                    self._end(0.0)
+            finally:
+                self._polling.release()
+        while self._errors:
+            self.on_error(self._errors.popleft())
+
+    def _due(self) -> bool:
+        """Whether consumers are to be stopped, or a connection is to be closed."""
+        if self._ended.is_set() and self._connection is not None:
+            return True
+        return self._consuming and (self._stopped or self._paused)
+
+    # -- while no thread polls -----------------------------------------------
+
+    def _start_drainer(self) -> None:
+        drainer = threading.Thread(target=self._drain_prefetch, name="hbshim-prefetch", daemon=True)
+        try:
+            start_without_signals(drainer.start)
+        except RuntimeError as error:
+            # No thread can be started for now; the next message tries again.
+            self._errors.append(error)
+            return
+        self._drainer = drainer
+
+    def _drain_prefetch(self) -> None:
+        """Receive what arrives while no thread polls, so that its age is known."""
+        while not self._ended.wait(CHECK_EVERY):
+            if self._polling.acquire(False):
+                try:
+                    if self._connection is not None and self._consuming:
+                        self._connection.drain(0)
+                except MessagingError:
+                    pass  # what is lost is found, and opened anew, by a thread that polls
+                except Exception:
+                    LOG.exception("the prefetch drain thread continues after an error")
+                finally:
+                    self._polling.release()
+                self._after_polling()

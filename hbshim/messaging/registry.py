@@ -1,0 +1,105 @@
+"""URL schemes, and the factory of drivers that each of them names.
+
+A package adds a driver by an entry point in the group :data:`GROUP`. Its name is the scheme, and
+its object is a :class:`DriverFactory`. hbshim's own schemes are in :data:`BUILT_IN` as well: they
+work from a checkout that is not installed, and cost no search through what is installed.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from hbshim.errors import DriverLoadError, MissingExtraError, OptionError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from hbshim.messaging.base import Driver
+    from hbshim.messaging.hosts import Host
+    from hbshim.messaging.options import MessagingOptions
+
+#: The group of entry points that name drivers.
+GROUP = "hbshim.drivers"
+
+#: hbshim's own drivers. setup.py declares the same ones in :data:`GROUP`.
+BUILT_IN = {
+    "hbkombu": "hbshim.messaging.amqp.factory:KOMBU",
+    "hbpika": "hbshim.messaging.amqp.factory:PIKA",
+}
+
+
+@runtime_checkable
+class DriverFactory(Protocol):
+    """Makes the drivers of one URL scheme."""
+
+    @property
+    def options_class(self) -> type[MessagingOptions]:
+        """The class of the options that :meth:`open` takes."""
+        ...
+
+    def default_port(self, options: Any) -> int:
+        """Return the port of a host whose URL names none.
+
+        Parameters:
+            options: of :attr:`options_class`.
+        """
+        ...
+
+    def open(self, hosts: Sequence[Host], options: Any) -> Driver:
+        """Return a driver for `hosts`; it connects when it is first used.
+
+        Parameters:
+            options: of :attr:`options_class`.
+
+        Raises:
+            OptionError: the driver cannot use these hosts or options.
+            MissingExtraError: a library that it needs is not installed.
+        """
+        ...
+
+
+def schemes() -> tuple[str, ...]:
+    """Return all schemes that have a driver."""
+    return (*BUILT_IN, *sorted(set(_installed()) - set(BUILT_IN)))
+
+
+def has_driver(scheme: str) -> bool:
+    """Return whether `scheme` has a driver; the driver is not loaded."""
+    return scheme in BUILT_IN or scheme in _installed()
+
+
+def factory(scheme: str) -> DriverFactory:
+    """Return the factory of the drivers that `scheme` names.
+
+    Raises:
+        OptionError: no driver has this scheme. The message does not repeat it, because it may be
+            part of a malformed URL with a password.
+        DriverLoadError: the entry point cannot be loaded, or is no factory.
+        MissingExtraError: a library that it needs is not installed.
+    """
+    if scheme in BUILT_IN:
+        found = pkgutil.resolve_name(BUILT_IN[scheme])
+        assert isinstance(found, DriverFactory)
+        return found
+    entry = _installed().get(scheme)
+    if entry is None:
+        known = " or ".join(f"{each}://" for each in schemes())
+        raise OptionError(f"the URL names no messaging driver; begin it with {known}")
+    try:
+        loaded = entry.load()
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        raise DriverLoadError(scheme, entry.value, f"{type(error).__name__}: {error}") from error
+    if isinstance(loaded, type) or not isinstance(loaded, DriverFactory):
+        raise DriverLoadError(scheme, entry.value, "it is no DriverFactory")
+    return loaded
+
+
+def _installed() -> dict[str, EntryPoint]:
+    # Not at import: it takes longer than the rest of this module.
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -1,0 +1,156 @@
+"""Callers that wait for replies: one of them reads for all, and none is forgotten."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from hbshim.errors import CallTimeoutError, ConnectionLostError
+from hbshim.messaging.base import Payload, Reply, ReplyKind
+from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+
+#: Seconds for what takes none; the machine may be busy.
+LIMIT = 30.0
+
+
+class Flag(Waiter):
+    """Is ready when it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_set = False
+
+    @property
+    def ready(self) -> bool:
+        return self.is_set
+
+
+def role_over(read: Callable[[float], bool] = lambda _until: True) -> ReaderRole:
+    return ReaderRole(read)
+
+
+def reply(kind: ReplyKind = "result", body: bytes = b"1") -> Reply:
+    return Reply(kind, Payload(body))
+
+
+def test_a_caller_whose_time_is_over_passes_on_that_it_was_woken_to_read() -> None:
+    role, other = role_over(), Flag()
+    role._waiting[other] = None
+    with pytest.raises(CallTimeoutError, match="not answered"):
+        role.wait_once(Flag(), time.monotonic() - 1, "not answered")
+    assert other.wakeup.acquire(False)
+
+
+def test_an_interrupted_caller_passes_on_that_it_was_woken_to_read() -> None:
+    role, other = role_over(), Flag()
+
+    class Wakeup:
+        def acquire(self, timeout: float) -> bool:
+            role._held.release()  # and the reader has notified this one
+            raise KeyboardInterrupt
+
+    waiter = Flag()
+    waiter.wakeup = Wakeup()  # type: ignore[assignment]
+    role._waiting[other] = None
+    role._held.acquire()
+    with pytest.raises(KeyboardInterrupt):
+        role.wait_once(waiter, time.monotonic() + LIMIT, "not answered")
+    assert other.wakeup.acquire(False)
+    assert list(role._waiting) == [other]
+
+
+def test_a_reader_that_fails_hands_over_the_role() -> None:
+    def fail(_until: float) -> bool:
+        raise ValueError("the library's own")
+
+    role, other = role_over(fail), Flag()
+    role._waiting[other] = None
+    with pytest.raises(ValueError, match="own"):
+        role.wait_once(Flag(), time.monotonic() + LIMIT, "not answered")
+    assert other.wakeup.acquire(False)
+    assert not role._held.locked()
+
+
+def test_all_are_notified_of_a_new_connection() -> None:
+    role, others = role_over(lambda _until: False), [Flag(), Flag()]
+    role._waiting.update(dict.fromkeys(others))
+    role.wait_once(Flag(), time.monotonic() + LIMIT, "not answered")
+    assert [other.wakeup.acquire(False) for other in others] == [True, True]
+
+
+def test_one_thread_reads_for_all_of_them_and_then_another_one() -> None:
+    """Each reader reads until it is ready itself, and what it reads is for the others."""
+    flags = [Flag() for _ in range(8)]
+    readers: list[int] = []
+    left = list(flags)
+
+    def read(_until: float) -> bool:
+        readers.append(threading.get_ident())
+        found = left.pop()
+        found.is_set = True
+        found.notify()
+        return True
+
+    role = role_over(read)
+
+    def wait(flag: Flag) -> None:
+        while not flag.ready:
+            role.wait_once(flag, time.monotonic() + LIMIT, "not answered")
+
+    threads = [threading.Thread(target=wait, args=(flag,), daemon=True) for flag in flags]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert all(flag.is_set for flag in flags)
+    assert len(readers) == 8
+    assert not role._waiting
+
+
+def test_closing_ends_every_wait() -> None:
+    role = role_over()
+    other = Flag()
+    role._waiting[other] = None
+    role.close()
+    assert other.wakeup.acquire(False)
+    with pytest.raises(ConnectionLostError, match="closed"):
+        role.wait_once(other, time.monotonic() + LIMIT, "not answered")
+
+
+def test_reports_that_came_too_late_are_not_handed_out() -> None:
+    reports: list[Reply] = []
+    calls = PendingCalls(role_over())
+    call = calls.begin(reports.append)
+    for _ in range(3):
+        calls.receive(call.correlation_id, reply("progress"))
+    with pytest.raises(CallTimeoutError):
+        calls.wait(call, time.monotonic() - 1, None)
+    assert len(reports) == 1
+
+
+def test_each_reply_reaches_its_call_once() -> None:
+    calls = PendingCalls(role_over())
+    first, second = calls.begin(None), calls.begin(None)
+    calls.receive(second.correlation_id, reply(body=b"2"))
+    calls.receive(second.correlation_id, reply(body=b"3"))
+    calls.receive(first.correlation_id, reply("alive"))
+    assert not first.ready
+    assert calls.wait(second, time.monotonic() + LIMIT, None).payload.body == b"2"
+    calls.end(first)
+    calls.receive(first.correlation_id, reply())
+    calls.receive("", reply())
+    assert calls.late == 3
+
+
+def test_a_server_is_silent_after_the_last_that_was_heard_of_it() -> None:
+    calls = PendingCalls(role_over())
+    call = calls.begin(None)
+    call.last_heard -= 10
+    with pytest.raises(CallTimeoutError, match="the server is silent"):
+        calls.wait(call, time.monotonic() + LIMIT, 5)
+    call.last_heard -= LIMIT
+    calls.receive(call.correlation_id, reply("alive"))
+    assert time.monotonic() - call.last_heard < LIMIT

@@ -1,5 +1,6 @@
 """kombu on the real broker: URL options, the stand-in transport, reconnection."""
 
+import inspect
 import signal
 import socket
 import time
@@ -45,6 +46,15 @@ def test_install_keeps_kombu_alive(connect):
     connection = connect()
     wait_until(lambda: link_of(connection).beats >= 3)
     use(connection)
+
+
+def test_install_leaves_kombus_signature_and_docstring():
+    hbshim.install()
+    init = kombu.Connection.__init__
+    assert init is not init.hbshim_original
+    assert init.__doc__ == init.hbshim_original.__doc__
+    assert inspect.signature(init) == inspect.signature(init.hbshim_original)
+    assert "login_method" in inspect.signature(kombu.Connection).parameters
 
 
 def test_an_option_in_the_url_reaches_the_link(connect):

@@ -267,3 +267,22 @@ def test_a_hosts_thread_without_a_python_frame_has_not_ended(monkeypatch):
     assert worker.running
     worker._hub_thread = -1
     assert not worker.running
+
+
+def test_a_child_drops_the_other_links_where_one_cannot_be_dropped(connected, monkeypatch):
+    service = HeartbeatService()
+    links = [link_on(connected[0], service, timeout=60) for _ in range(3)]
+    for link in links:
+        service.watch(link, "pthread")
+    refused = service.links()[0]
+
+    def orphan(link, drop=Link.orphan):
+        if link is refused:
+            raise OSError("cannot be dropped")
+        drop(link)
+
+    monkeypatch.setattr(Link, "orphan", orphan)
+    service.orphan_links()
+    states = [link.state is State.ORPHANED for link in links if link is not refused]
+    assert states == [True, True]
+    refused.close()

@@ -1,5 +1,6 @@
 """Packaging of hbshim; tool settings live in pyproject.toml."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,14 @@ from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
 HERE = Path(__file__).parent
+
+# The one place of the version. hbshim does not read it from its metadata instead: that import
+# takes longer than hbshim's own, and a copy that was not installed has none.
+INIT = (HERE / "hbshim" / "__init__.py").read_text(encoding="utf-8")
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', INIT, re.MULTILINE)
+
+#: The versions of Python that tox.ini, README.md and the classifiers below name.
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 # What a build generates goes where everything generated is.
 BUILD = HERE / "build"
@@ -43,6 +52,7 @@ class EditableWithPth(editable_wheel):
         return super()._run_build_commands(dist_name, unpacked_wheel, *more)
 
 
+CLI = ["click>=8.1,<9", "rich>=13"]
 TENACITY = ["tenacity>=8.2,<10"]
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6", *TENACITY]
 CELERY = [*KOMBU, "celery>=5.3,<6"]
@@ -54,7 +64,8 @@ OTEL = ["opentelemetry-api>=1.20,<2"]
 OSLO = [*KOMBU, *PIKA, "oslo.messaging>=17.3,<19"]
 # mkdocs-material is maintained until May 2027; its successor, Zensical, reads the same settings.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2"]
-HARNESS = [*KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3", *TENACITY]
+# Not an extra: wsgi_harness is no part of the wheel.
+HARNESS = [*CLI, *KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3"]
 TEST = [
     *DOCS,
     *HARNESS,
@@ -71,6 +82,7 @@ TEST = [
     "mypy>=1.11",
     "opentelemetry-sdk>=1.20,<2",
     "oslotest>=5,<7",
+    "packaging>=22",
     "pifpaf>=3.2,<4",
     "pytest>=8",
     "pytest-docker>=3.1,<4",
@@ -84,26 +96,23 @@ TEST = [
 
 setup(
     name="hbshim",
-    version="0.1.0",
+    version=VERSION,
     description="Heartbeat and concurrency compatibility shim for AMQP 0-9-1 clients",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[
-        *find_packages(include=["hbshim", "hbshim.*", "wsgi_harness", "wsgi_harness.*"]),
-        "wsgi_harness.containers",
-    ],
-    package_dir={"wsgi_harness.containers": "containers"},
+    packages=find_packages(include=["hbshim", "hbshim.*"]),
     package_data={
         "hbshim": ["py.typed", "bootstrap/sitecustomize.py", "bootstrap/hbshim.pth"],
-        "wsgi_harness.containers": ["*", "*/*"],
     },
     include_package_data=False,
     cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
-    install_requires=["click>=8.1,<9", "packaging>=22", "rich>=13"],
+    # Heartbeats need the client library alone, which the program has.
+    install_requires=[],
     options={"egg_info": {"egg_base": "build"}},
     extras_require={
+        "cli": CLI,
         "kombu": KOMBU,
         "celery": CELERY,
         "pika": PIKA,
@@ -113,13 +122,11 @@ setup(
         "otel": OTEL,
         "oslo": OSLO,
         "docs": DOCS,
-        "harness": HARNESS,
         "test": TEST,
     },
     entry_points={
         "console_scripts": [
             "hbshim = hbshim.cli:main",
-            "hbshim-regression = wsgi_harness.cli:main",
         ],
         "hbshim.drivers": [
             "hbkombu = hbshim.messaging.amqp.factory:KOMBU",
@@ -136,10 +143,8 @@ setup(
         "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Operating System :: MacOS",
-        "Programming Language :: Python :: 3.10",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
         "Typing :: Typed",
     ],
 )

@@ -42,11 +42,14 @@ READY_LIMIT = 90.0
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process is left with one in the end.
 
-    A file stays together: it is what `make test` hands to a process.
+    A file stays together: it is what `make test` hands to a process. Marks what needs a
+    container engine, so that `-m "not broker"` runs the rest on any machine.
     """
     ranks: dict[Path, int] = {}
     for item in items:
         waits = "engine" in getattr(item, "fixturenames", ())
+        if waits:
+            item.add_marker("broker")
         rank = 0 if item.get_closest_marker("slow") else 1 if waits else 2
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])

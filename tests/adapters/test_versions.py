@@ -17,7 +17,7 @@ suffixes = st.sampled_from(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, database=None)
 @given(releases, suffixes, releases, releases)
 def test_a_range_contains_what_packaging_says(release, suffix, lower, upper):
     supported = f">={lower}, <{upper}"
@@ -25,7 +25,7 @@ def test_a_range_contains_what_packaging_says(release, suffix, lower, upper):
     assert is_within(release + suffix, supported) == expected
 
 
-@settings(deadline=None)
+@settings(deadline=None, database=None)
 @given(releases, suffixes, releases)
 def test_a_range_with_one_bound(release, suffix, bound):
     for supported in (f">={bound}", f"<{bound}", ""):
@@ -33,7 +33,7 @@ def test_a_range_with_one_bound(release, suffix, bound):
         assert is_within(release + suffix, supported) == expected
 
 
-@settings(deadline=None)
+@settings(deadline=None, database=None)
 @given(releases, suffixes)
 def test_the_release_of_a_version_has_no_trailing_zeros(release, suffix):
     numbers = list(Version(release + suffix).release)

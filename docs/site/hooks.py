@@ -1,4 +1,4 @@
-"""Pages of the site that are generated: the API reference, and the list of changes."""
+"""What the site has beside the pages here: the API reference, and the list of changes."""
 
 from __future__ import annotations
 

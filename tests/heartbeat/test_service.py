@@ -13,6 +13,7 @@ from hbshim.heartbeat.state import State
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.heartbeat.workers import WORKERS, GreenthreadWorker
 from hbshim.runtime.unpatched import get_native_id
+from tests.full_queues import fill
 from tests.waiting import wait_until
 
 
@@ -124,21 +125,9 @@ def test_a_silent_peer_is_shut_down_and_told_of(connected):
     assert [event.kind for event in service.metrics.take_events()] == ["link-silent"]
 
 
-def fill(client, peer):
-    """Have the peer send until the client's window is closed."""
-    peer.setblocking(False)
-    full_since = None
-    while full_since is None or time.monotonic() < full_since + 0.3:
-        try:
-            peer.send(b"\x01" * 65536)  # no heartbeat: nobody but the client may take it
-            full_since = None
-        except BlockingIOError:
-            full_since = full_since or time.monotonic()
-
-
 def test_unread_bytes_that_close_the_window_keep_a_peer_from_being_called_dead(connected):
     client, peer = connected
-    fill(client, peer)
+    fill(peer)
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
     service.watch(link, "pthread")
@@ -183,7 +172,7 @@ def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(
 def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(looked_at):
     client, peer, link, look = looked_at
     now = time.monotonic() + 100
-    fill(client, peer)
+    fill(peer)
     assert look(now - 3.0, silence=1.5) is State.ALIVE
     client.settimeout(0.5)
     with pytest.raises(TimeoutError):

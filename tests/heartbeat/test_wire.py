@@ -13,6 +13,7 @@ from hbshim.heartbeat import wire as wire_module
 from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, DescriptorReusedError, Wire
 from hbshim.runtime.unpatched import original
+from tests.full_queues import fill
 from tests.permits import always
 from tests.waiting import wait_until
 
@@ -71,10 +72,7 @@ def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
     client, peer = pair
     wire = Wire(native_socket(client))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-    client.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            client.send(b"x" * 65536)
+    fill(client)
     assert wire.kernel_view().queued > 0
     assert wire.queued() > 0
     peer.settimeout(5)
@@ -91,10 +89,7 @@ def test_little_that_waits_unread_cannot_have_closed_the_window(pair):
     peer.sendall(b"unread")
     wait_until(lambda: wire.unread() == 6)
     assert wire.unread_in_the_way() == 0
-    peer.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            peer.send(b"x" * 65536)
+    fill(peer)
     wait_until(lambda: wire.unread_in_the_way() > 6)
 
 
@@ -142,10 +137,7 @@ def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, 
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, _ = pair
     wire = Wire(native_socket(client))
-    wire.native.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            wire.native.send(b"x" * 65536)
+    fill(wire.native)
     assert wire.beat(always()) is False
     wire.shut_both()
     with pytest.raises(OSError):

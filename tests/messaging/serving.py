@@ -6,6 +6,8 @@ import threading
 
 from hbshim import messaging
 
+ON_A_BUSY_MACHINE = {"socket_timeout": 30, "handshake_timeout": 30}
+
 
 class Endpoint:
     """Says what it does, in lines."""
@@ -16,7 +18,7 @@ class Endpoint:
 
 
 def main(topic: str, acknowledge: str) -> None:
-    driver = messaging.connect(os.environ["URL"], rpc_queue_expiration=30, socket_timeout=30)
+    driver = messaging.connect(os.environ["URL"], rpc_queue_expiration=30, **ON_A_BUSY_MACHINE)
     server = messaging.Server(
         driver, messaging.Target(topic), [Endpoint()], acknowledge=acknowledge
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from hbshim.messaging.readiness import Readiness, wait_writable
+from tests.full_queues import fill
 from tests.waiting import wait_until
 
 LONG = 30.0
@@ -135,10 +136,7 @@ def test_closing_leaves_no_descriptor(pair: tuple[socket.socket, socket.socket])
 def test_waiting_until_octets_can_be_sent(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     assert wait_writable(near.fileno(), LONG)
-    near.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            near.send(b"x" * 65536)
+    fill(near)
     assert not wait_writable(near.fileno(), 0.05)
     far.setblocking(False)
     with pytest.raises(BlockingIOError):

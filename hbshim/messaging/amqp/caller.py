@@ -272,6 +272,11 @@ class Caller:
                 if time.monotonic() + LOST_AGAIN >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
                 time.sleep(LOST_AGAIN)
+            except BrokerBlockedError as error:
+                # The broker has not answered in time. A call that waits for its reply may be
+                # the one that connects, so this does not mean that its request was not sent.
+                connection.close(CLOSE_WITHIN)
+                raise CallTimeoutError(f"no connection: {error}") from None
             except BaseException:
                 connection.close(CLOSE_WITHIN)
                 raise

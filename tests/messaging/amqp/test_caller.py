@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import CallTimeoutError, ConnectionLostError, OptionError, PayloadError
+from hbshim.errors import (
+    BrokerBlockedError,
+    CallTimeoutError,
+    ConnectionLostError,
+    OptionError,
+    PayloadError,
+)
 from hbshim.messaging import waiting
 from hbshim.messaging.amqp import caller as module
 from hbshim.messaging.amqp.caller import Caller
@@ -91,6 +97,21 @@ def test_the_rest_of_the_time_is_computed_after_connecting(monkeypatch: pytest.M
         call(caller, timeout=10)
     assert len(connector.opened) == 2
     assert clock.now - began == pytest.approx(10)
+
+
+def test_a_broker_that_does_not_answer_on_a_new_connection_in_time_is_a_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the call that connects, whether its request was sent already or not."""
+
+    def no_answer(*_arguments: Any, **_named: Any) -> None:
+        raise BrokerBlockedError("the broker did not open a channel in time")
+
+    monkeypatch.setattr(FakeConnection, "consume", no_answer)
+    connector = FakeConnector()
+    with pytest.raises(CallTimeoutError, match="did not open a channel"):
+        call(caller_over(connector))
+    assert [each.is_open for each in connector.opened] == [False]
 
 
 @pytest.mark.parametrize("ends", ["returns", "raises"])

@@ -88,6 +88,8 @@ def test_one_that_goes_while_the_reply_is_under_way(monkeypatch: pytest.MonkeyPa
 
 def test_many_replies_cost_few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_EVERY", LIMIT)
+    # A first check that comes late must not settle the first reply.
+    monkeypatch.setattr(module, "UNDER_WAY", LIMIT)
     sender = Sender(lambda _name: True)
     replies = DirectReplies(sender)  # type: ignore[arg-type]
     replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)

@@ -1,0 +1,20 @@
+"""Fills the queue of a socket whose peer does not read."""
+
+import socket
+import time
+
+#: Seconds for which the queue has stayed full. The kernel moves bytes to the peer's queue, and
+#: lets that one grow, after the last byte that fitted.
+SETTLED = 0.3
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until nothing more is taken; leaves `sock` non-blocking."""
+    sock.setblocking(False)
+    full_since: float | None = None
+    while full_since is None or time.monotonic() < full_since + SETTLED:
+        try:
+            sock.send(b"\x01" * 65536)  # no heartbeat: only the application may take it
+            full_since = None
+        except BlockingIOError:
+            full_since = full_since or time.monotonic()

@@ -62,8 +62,11 @@ def install(
         AttachError: `app` is no Celery app.
         OptionError: an option is not acceptable.
         UnsupportedVersionError: Celery is of a version hbshim does not know.
+        WorkerError: this Python runs without the GIL.
     """
     global _installed, _hooked
+    if not getattr(sys, "_is_gil_enabled", _yes)():
+        importlib.import_module("hbshim.runtime.interpreter").require_gil()
     if app is None and config is None and not options and _has_only_defaults():
         keywords: dict[str, Any] = {"config": {}}
     else:
@@ -73,6 +76,10 @@ def install(
         _hooked = True
         for module in _PREPARED_BY:
             _prepare_when_imported(module)
+
+
+def _yes() -> bool:
+    return True
 
 
 def _has_only_defaults() -> bool:

@@ -19,6 +19,7 @@ from hbshim.heartbeat.workers import require_library
 from hbshim.options import Options
 from hbshim.runtime.choice import Choice
 from hbshim.runtime.detect import detect
+from hbshim.runtime.interpreter import require_gil
 
 #: Answers the options of a connection being opened, given those in its URL; None
 #: while hbshim is not installed.
@@ -179,7 +180,12 @@ def _open_watch_socket(options: Options) -> None:
 
 
 def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
-    """Return the service, the choice of the worker, and whether the user forced it."""
+    """Return the service, the choice of the worker, and whether the user forced it.
+
+    Raises:
+        WorkerError: this Python runs without the GIL.
+    """
+    require_gil()
     heartbeats = service.current()
     forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
     # The user's choice wins; hbshim's own gives way to what was measured here.

@@ -152,7 +152,7 @@ def _free_threading(case: Case) -> Answer:
         return Answer("not-applicable", "This Python is not a free-threaded build.")
     if facts.gil_enabled:
         return Answer("ok", "This free-threaded build runs with the GIL on.")
-    return Answer("warning", "This Python runs without the GIL, where hbshim is not tested.")
+    return Answer("problem", "This Python runs without the GIL, which hbshim needs.")
 
 
 CHECKS = (
@@ -209,7 +209,7 @@ CHECKS = (
     Check(
         "free-threading",
         "Whether this Python runs without the GIL.",
-        "hbshim and the client libraries are tested with the GIL.",
+        "hbshim refuses to send heartbeats without the GIL, which keeps them out of other frames.",
         "Set PYTHON_GIL=1, or use the ordinary build of this Python.",
         _free_threading,
     ),

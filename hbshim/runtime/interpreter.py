@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from hbshim.errors import WorkerError
 from hbshim.runtime.loaded import peek
 
 
@@ -50,6 +51,23 @@ def look_at_interpreter() -> InterpreterFacts:
         free_threaded="t" in getattr(sys, "abiflags", ""),
         gil_enabled=is_gil_enabled is None or bool(is_gil_enabled()),
     )
+
+
+def require_gil() -> None:
+    """Refuse an interpreter that runs without the GIL.
+
+    The heartbeat thread checks that a stream is at a frame boundary and sends a heartbeat in one
+    step that no other thread can interrupt, because the step keeps the GIL. Without it there are
+    only locks that no test has run with, and a heartbeat inside a frame ends the connection.
+
+    Raises:
+        WorkerError: there is no GIL.
+    """
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise WorkerError(
+            "hbshim needs the GIL, and this free-threaded Python runs without it; start it with "
+            "PYTHON_GIL=1, or use the ordinary build of this Python"
+        )
 
 
 def _interpreters() -> Any:

@@ -231,7 +231,7 @@ def test_uwsgi_needs_its_threads(facts, expected):
         ({"main": False, "own_gil": True, "daemon_threads": False}, "interpreter", "warning"),
         ({}, "free-threading", "not-applicable"),
         ({"free_threaded": True}, "free-threading", "ok"),
-        ({"free_threaded": True, "gil_enabled": False}, "free-threading", "warning"),
+        ({"free_threaded": True, "gil_enabled": False}, "free-threading", "problem"),
     ],
 )
 def test_an_interpreters_limits_are_told(facts, check, expected):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.options import AmqpOptions
-    from hbshim.messaging.base import NEVER, Driver
+    from hbshim.messaging.base import NEVER, Driver, Payload
     from hbshim.messaging.capabilities import Capabilities
     from hbshim.messaging.dispatch import Request
     from hbshim.messaging.drivers import connect
@@ -46,6 +46,7 @@ __all__ = [
     "Notification",
     "NotificationServer",
     "Notifier",
+    "Payload",
     "Request",
     "Serializer",
     "Server",
@@ -71,6 +72,7 @@ _HOMES = {
     "Notification": "notify",
     "NotificationServer": "notify",
     "Notifier": "notify",
+    "Payload": "base",
     "Request": "dispatch",
     "Serializer": "encoding",
     "Server": "server",

@@ -1,0 +1,180 @@
+"""The contract of the drivers: what holds when connections break, and when they cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hbshim.errors import CallTimeoutError, MessagingError
+from hbshim.messaging import (
+    REQUEUE,
+    Client,
+    Driver,
+    Notification,
+    NotificationServer,
+    Notifier,
+    Server,
+    StoringDriver,
+    Target,
+)
+from tests.messaging.conftest import LIMIT, at_once
+from tests.messaging.contract.conftest import Transport
+from tests.messaging.endpoints import Endpoint
+from tests.waiting import wait_until
+
+Serve = Callable[..., Server]
+
+
+class Events:
+    """Notes each notification; gives one back that is told to."""
+
+    def __init__(self, *requeue: str) -> None:
+        self.got: list[str] = []
+        self._requeue = set(requeue)
+
+    def info(self, notification: Notification) -> object:
+        self.got.append(notification.payload)
+        if notification.payload in self._requeue:
+            self._requeue.remove(notification.payload)
+            return REQUEUE
+        return None
+
+
+def test_nothing_is_connected_before_it_is_used(transport: Transport, driver: Driver) -> None:
+    assert transport.count() == 0
+    with pytest.raises(CallTimeoutError):
+        Client(driver, Target("nothing"), timeout=0.5).call("echo", value=1)
+    assert transport.count() >= 1
+
+
+def test_calls_share_connections(transport: Transport, client: Client) -> None:
+    assert client.call("echo", value=0) == 0
+    before = transport.count()
+    outcomes = at_once(
+        *(lambda number=number: client.call("echo", value=number) for number in range(20))
+    )
+    assert outcomes == list(range(20))
+    # Those that the server replies over may grow in number; each call has none of its own.
+    assert transport.count() - before < 20
+
+
+def test_a_call_that_runs_is_answered_after_its_connection_was_cut(
+    transport: Transport, client: Client, endpoint: Endpoint
+) -> None:
+    def cut() -> None:
+        wait_until(lambda: endpoint.asked, LIMIT)
+        before = transport.count()
+        transport.cut()
+        wait_until(lambda: transport.count() > before, LIMIT)
+        endpoint.release.set()
+
+    answer, _ = at_once(lambda: client.call("hold", value="held"), cut)
+    assert answer == "held"
+    assert endpoint.asked == ["held"]
+
+
+def test_calls_and_casts_go_on_after_a_cut(
+    transport: Transport, client: Client, endpoint: Endpoint
+) -> None:
+    for number in range(5):
+        assert client.call("echo", value=number) == number
+        transport.cut()
+    assert client.call("echo", value="after") == "after"
+    client.cast("echo", value="cast")
+    wait_until(lambda: "cast" in endpoint.asked, LIMIT)
+
+
+def test_without_a_connection_every_way_fails_in_time_and_later_works(
+    transport: Transport, client: Client, endpoint: Endpoint
+) -> None:
+    assert client.call("echo", value=1) == 1
+    transport.stop()
+    brief = client.prepare(timeout=0.5)
+    for send in (brief.call, brief.cast):
+        with pytest.raises(MessagingError):
+            send("echo", value="lost")
+    with pytest.raises(MessagingError):
+        Notifier(client.driver, client.target.topic, "here", timeout=0.5).info("event", "lost")
+    transport.restart()
+    assert client.call("echo", value=2) == 2
+    assert "lost" not in endpoint.asked
+
+
+def test_a_server_that_starts_without_a_connection_serves_once_there_is_one(
+    transport: Transport, driver: Driver, target: Target, endpoint: Endpoint
+) -> None:
+    transport.stop()
+    server = Server(driver, target, [endpoint], failed=lambda _error: None)
+    assert not server.start(0.2)
+    transport.restart()
+    client = Client(driver, target, timeout=1)
+
+    def is_served() -> bool:
+        # A call before the server is there may be lost.
+        try:
+            return bool(client.call("echo", value=1) == 1)
+        except CallTimeoutError:
+            return False
+
+    wait_until(is_served, LIMIT)
+    assert server.stop(LIMIT)
+
+
+def test_notifications_are_handled_though_their_connections_are_cut(
+    transport: Transport, driver: Driver, target: Target
+) -> None:
+    events = Events()
+    notifier = Notifier(driver, target.topic, "here", timeout=LIMIT)
+    with NotificationServer(driver, [target.topic], [events], failed=lambda _error: None):
+        for number in range(6):
+            notifier.info("event", f"{number}")
+            if number % 2:
+                transport.cut()
+        wait_until(lambda: {*map(str, range(6))} <= set(events.got), LIMIT)
+
+
+def test_a_notification_that_is_requeued_is_handled_again(driver: Driver, target: Target) -> None:
+    if not driver.capabilities.requeues:
+        pytest.skip("this driver does not requeue")
+    events = Events("again")
+    with NotificationServer(driver, [target.topic], [events], failed=lambda _error: None):
+        Notifier(driver, target.topic, "here", timeout=LIMIT).info("event", "again")
+        wait_until(lambda: events.got == ["again", "again"], LIMIT)
+
+
+def test_pools_each_get_all_of_them(driver: Driver, target: Target) -> None:
+    if not driver.capabilities.pools:
+        pytest.skip("this driver has no pools")
+    one, two = Events(), Events()
+    servers = [
+        NotificationServer(driver, [target.topic], [events], pool=pool)
+        for events, pool in ((one, "a"), (two, "b"))
+    ]
+    for server in servers:
+        assert server.start(LIMIT)
+    for number in range(5):
+        Notifier(driver, target.topic, "here", timeout=LIMIT).info("event", f"{number}")
+    wait_until(lambda: len(one.got) == len(two.got) == 5, LIMIT)
+    assert one.got == two.got == [*map(str, range(5))]
+    for server in servers:
+        assert server.stop(LIMIT)
+
+
+def test_what_is_stored_outlasts_the_connection(
+    transport: Transport, storing: StoringDriver, target: Target, serve: Serve, endpoint: Endpoint
+) -> None:
+    storing.declare_queue(target, 30)
+    task = Client(storing, target, timeout=LIMIT).submit("count", to=3)
+    transport.cut()
+    serve(storing, target, endpoint)
+    assert list(task.progress(LIMIT)) == [0, 1, 2]
+    transport.cut()
+    assert task.result(LIMIT) == "counted"
+    assert storing.delete_queue(target) == 0
+
+
+def test_a_closed_driver_says_so(driver: Driver, target: Target) -> None:
+    driver.close()
+    with pytest.raises(MessagingError, match="closed"):
+        Client(driver, target, timeout=1).call("echo", value=1)

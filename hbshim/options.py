@@ -263,7 +263,7 @@ class Options(OptionSet):
         "auto",
         tristate,
         "true | false | auto",
-        "Beat from a native thread (true), from the program's own green threads (false), "
+        "Send heartbeats from a native thread (true), from the program's green threads (false), "
         "or let hbshim look and decide (auto).",
         "heartbeat_in_pthread",
     )

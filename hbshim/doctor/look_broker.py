@@ -37,10 +37,10 @@ def _beat_out(case: Case) -> Answer:
     if visit.beat_out is not None:
         return Answer(
             "ok",
-            f"A beat went out after {visit.beat_out:.1f} s, from {visit.worker}; it was due at "
-            f"T/2 = {visit.negotiated.heartbeat / 2:g} s.",
+            f"A heartbeat was sent after {visit.beat_out:.1f} s, from {visit.worker}; it was due "
+            f"at T/2 = {visit.negotiated.heartbeat / 2:g} s.",
         )
-    return _not_seen(visit, "No beat went out", visit.negotiated.heartbeat / 2)
+    return _not_seen(visit, "No heartbeat was sent", visit.negotiated.heartbeat / 2)
 
 
 def _beat_in(case: Case) -> Answer:
@@ -48,8 +48,8 @@ def _beat_in(case: Case) -> Answer:
     if visit is None:
         return Answer("not-applicable", "There is no connection to watch.")
     if visit.beat_in is not None:
-        return Answer("ok", f"The broker's beat came in after {visit.beat_in:.1f} s.")
-    return _not_seen(visit, "No beat came in", visit.negotiated.heartbeat)
+        return Answer("ok", f"A heartbeat of the broker arrived after {visit.beat_in:.1f} s.")
+    return _not_seen(visit, "No heartbeat arrived", visit.negotiated.heartbeat)
 
 
 def _not_seen(visit: Visit, what: str, due: float) -> Answer:
@@ -131,15 +131,15 @@ CHECKS = (
     ),
     Check(
         "beat-out",
-        "That connection, until hbshim's worker has put a beat on it.",
+        "That connection, until hbshim's worker has sent a heartbeat on it.",
         "If none goes out by T/2, the worker does not run in this process.",
         "Set heartbeat_in_pthread=true; if that does not help, report it with --json.",
         _beat_out,
     ),
     Check(
         "beat-in",
-        "That connection, until the broker's heartbeat has come in.",
-        "A broker beats every T/2 as well. If none arrives, something in between swallows them, "
+        "That connection, until a heartbeat of the broker has arrived.",
+        "A broker sends one every T/2, too. If none arrives, something in between drops them, "
         "and hbshim will call the peer dead after 2 T.",
         "Look for a proxy between here and the broker, and at the broker's log.",
         _beat_in,

@@ -159,7 +159,7 @@ CHECKS = (
     Check(
         "worker",
         "What `hbshim.detect()` sees, and the heartbeat worker that follows from it.",
-        "A worker that does not run between requests sends no beat in time; see detection.md.",
+        "A worker that does not run between requests sends no heartbeat in time; see detection.md.",
         "Leave heartbeat_in_pthread and worker at auto.",
         _worker,
     ),
@@ -175,7 +175,7 @@ CHECKS = (
     ),
     Check(
         "pollers",
-        "Whether `select` still offers epoll, poll or kqueue, and who took them earlier.",
+        "Whether `select` still offers epoll, poll or kqueue, and which modules took them earlier.",
         "pika and others prefer epoll where they find it. Under eventlet that wait is native and "
         "stops the hub.",
         "Call hbshim.install(), which removes them, or monkey_patch() without select=False.",

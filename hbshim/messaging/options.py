@@ -228,8 +228,8 @@ class MessagingOptions(OptionSet):
         "auto",
         tristate,
         "true | false | auto",
-        "Beat from a native thread (true), from the program's own green threads (false), or as "
-        "hbshim's option of this name says (auto).",
+        "Send heartbeats from a native thread (true), from the program's green threads (false), or "
+        "as hbshim's option of this name says (auto).",
     )
 
     def _check(self) -> None:

@@ -86,7 +86,7 @@ RULE: tuple[Row, ...] = (
     Row(
         patched_by=frozenset({"none"}),
         worker="pthread",
-        reason="Nothing is patched, so a native thread beats independently of the program.",
+        reason="Nothing is patched, so a native thread runs independently of the program.",
     ),
     Row(
         patched_by=frozenset({"both"}),
@@ -113,7 +113,7 @@ RULE: tuple[Row, ...] = (
         # "none" cannot meet a patching library; it stands here so that no gap is left.
         hub=frozenset({"unknown", "none"}),
         worker="pthread",
-        reason="Nothing promises that the hub runs between requests here, and a native "
+        reason="Nothing guarantees that the hub runs between requests here, and a native "
         "thread does not need it.",
     ),
     Row(
@@ -122,7 +122,7 @@ RULE: tuple[Row, ...] = (
         ticks_late=False,
         worker="greenthread",
         reason="The program is green and its hub runs between requests, so a green thread "
-        "beats in time.",
+        "sends heartbeats in time.",
     ),
     Row(
         patched_by=_ONE,
@@ -140,7 +140,7 @@ RULE: tuple[Row, ...] = (
         tpool=False,
         worker="pthread",
         reason="The hub runs but its ticks were measured late, and the library's thread pool "
-        "has no thread to spare, so a native thread beats.",
+        "has no thread to spare, so a native thread sends the heartbeats.",
     ),
 )
 
@@ -202,14 +202,14 @@ CAUTIONS: tuple[Caution, ...] = (
     Caution(
         _NEEDS_HUB,
         lambda facts, late: facts.hub == "unknown",
-        "Nothing promises that the hub runs between requests here: set "
-        "heartbeat_in_pthread to true or auto unless beats are seen to arrive in time.",
+        "Nothing guarantees that the hub runs between requests here: set heartbeat_in_pthread to "
+        "true or auto, unless heartbeats are seen to arrive in time.",
     ),
     Caution(
         frozenset({"greenthread"}),
         lambda facts, late: late,
-        "The hub's ticks were measured late, so green beats will be late too: set "
-        "heartbeat_in_pthread to true or auto.",
+        "The hub's ticks were measured late, so heartbeats from a green thread will be late too: "
+        "set heartbeat_in_pthread to true or auto.",
     ),
     Caution(
         _NEEDS_HUB,
@@ -296,7 +296,7 @@ def choose(
         warnings.insert(
             0,
             "heartbeat_in_pthread=false asks for a green thread, but nothing is patched, so "
-            "there is none and a native thread beats: leave the option at auto.",
+            "there is none and a native thread sends the heartbeats: leave the option at auto.",
         )
     return Choice(worker=chosen, reason=reason, warning=" ".join(warnings) or None)
 

@@ -108,7 +108,7 @@ _HUB_SENTENCES: dict[HubState, str] = {
     "runs": "The hub runs between requests.",
     "parked": "The hub stands still between requests.",
     "blocked": "The hub stands still whenever the program waits in a native socket.",
-    "unknown": "Nothing promises that the hub runs between requests.",
+    "unknown": "Nothing guarantees that the hub runs between requests.",
 }
 
 

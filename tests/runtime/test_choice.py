@@ -115,7 +115,7 @@ OWN_GIL = dataclasses.replace(INTERPRETER, main=False, daemon_threads=False, own
         (facts("eventlet", "parked"), "tpool", False, "neither a green thread nor a tpool job"),
         (facts("gevent", "parked"), "greenthread", False, "heartbeat_in_pthread to true"),
         (facts("eventlet", "blocked"), "greenthread", False, "patch the sockets too"),
-        (facts("eventlet", "unknown"), "greenthread", False, "Nothing promises"),
+        (facts("eventlet", "unknown"), "greenthread", False, "Nothing guarantees"),
         (facts("eventlet", "runs"), "greenthread", True, "measured late"),
         (facts("none"), "greenthread", False, "call monkey_patch() first"),
         (facts("none"), "tpool", False, "call monkey_patch() first"),

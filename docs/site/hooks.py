@@ -39,7 +39,10 @@ def reference(title: str, modules: list[str]) -> str:
     lines = [f"# {title}", ""]
     for module in modules:
         for name in _public(module):
-            lines += [f"::: {name}", ""]
+            lines += [f"::: {name}"]
+            if name == title:
+                lines += ["    options:", "      show_root_heading: false"]
+            lines += [""]
     return "\n".join(lines)
 
 

@@ -44,7 +44,7 @@ def main() -> None:
         [Deployments(driver)],
         acknowledge="after",
         expires=messaging.NEVER,
-        failed=lambda error: print("conductor:", error, flush=True),
+        on_error=lambda error: print("conductor:", error, flush=True),
     )
     server.start()
     print("conductor: ready", flush=True)

@@ -137,7 +137,7 @@ class NotificationServer(Serving):
         batch_timeout: seconds to wait for a batch to fill.
         prefetch: notifications that it may hold; None: those that are worked on, and as many
             again.
-        failed: called with what an endpoint raised, with what cannot be decoded, with a lost
+        on_error: called with what an endpoint raised, with what cannot be decoded, with a lost
             connection, and with a queue that the broker refuses. They are logged by
             ``logging.getLogger("hbshim.messaging")`` unless it is given.
 
@@ -159,12 +159,12 @@ class NotificationServer(Serving):
         batch_timeout: float | None = None,
         prefetch: int | None = None,
         encoding: Encoding | None = None,
-        failed: OnError | None = None,
+        on_error: OnError | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._batched = batch_size is not None
         self._encoding = encoding or Encoding(limit=driver.payload_limit)
-        self._failed = reporting_to(failed)
+        self._on_error = reporting_to(on_error)
         wanted = [
             priority
             for priority in PRIORITIES
@@ -185,7 +185,7 @@ class NotificationServer(Serving):
         listener = driver.listen_for_notifications(targets, pool, prefetch)
         super().__init__(
             listener,
-            Workers(listener, self._work, workers, self._failed, batch_size or 1, batch_timeout),
+            Workers(listener, self._work, workers, self._on_error, batch_size or 1, batch_timeout),
         )
 
     def _work(self, batch: Sequence[Incoming]) -> None:
@@ -205,7 +205,7 @@ class NotificationServer(Serving):
             except MessagingError as error:
                 # It will be no better the next time.
                 incoming.acknowledge()
-                self._failed(error)
+                self._on_error(error)
             else:
                 by_priority.setdefault(incoming.priority, []).append((incoming, notification))
         for priority, entries in by_priority.items():
@@ -229,7 +229,7 @@ class NotificationServer(Serving):
             except BaseException as error:
                 if ends_thread(error):
                     raise
-                self._failed(error)
+                self._on_error(error)
                 again = True
         return again
 

@@ -26,11 +26,11 @@ class Pulse:
     """One thread, green where the program's are, started when the first caller wants it.
 
     Parameters:
-        failed: called with errors of signs that could not be sent; must not raise.
+        on_error: called with errors of signs that could not be sent; must not raise.
     """
 
-    def __init__(self, failed: OnError) -> None:
-        self._failed = failed
+    def __init__(self, on_error: OnError) -> None:
+        self._on_error = on_error
         self._pid = os.getpid()
         self._running: dict[Incoming, float] = {}
         self._starting = threading.Lock()
@@ -68,7 +68,7 @@ class Pulse:
                 start_without_signals(thread.start)
             except RuntimeError as error:
                 # No thread can be started for now: the request is worked on without signs.
-                self._failed(error)
+                self._on_error(error)
                 return
             self._thread = thread
 
@@ -85,7 +85,7 @@ class Pulse:
             try:
                 due = self._run_once(due)
             except Exception as error:
-                self._failed(error)
+                self._on_error(error)
                 self._changed.wait(AT_LEAST)
 
     def _run_once(self, due: dict[Incoming, float]) -> dict[Incoming, float]:
@@ -111,4 +111,4 @@ class Pulse:
         try:
             incoming.reply(_NOTHING, "alive")
         except Exception as error:
-            self._failed(error)
+            self._on_error(error)

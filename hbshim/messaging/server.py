@@ -45,7 +45,7 @@ class Server(Serving):
             itself expires as the option says; DEFAULT: the option `rpc_queue_expiration`. A queue
             that was declared before keeps its lifetime.
         encoding: how arguments and results travel; JSON unless given.
-        failed: called with errors that no caller waits for: a reply that cannot be sent, a
+        on_error: called with errors that no caller waits for: a reply that cannot be sent, a
             cast's method that raised, a lost connection, a queue that the broker refuses. They
             are logged by ``logging.getLogger("hbshim.messaging")`` unless it is given.
 
@@ -64,7 +64,7 @@ class Server(Serving):
         prefetch: int | None = None,
         expires: float | Default = DEFAULT,
         encoding: Encoding | None = None,
-        failed: OnError | None = None,
+        on_error: OnError | None = None,
     ) -> None:
         if target.namespace is not None or target.version is not None:
             raise OptionError(
@@ -76,15 +76,15 @@ class Server(Serving):
         self._encoding = encoding or Encoding(limit=driver.payload_limit)
         self._dispatcher = Dispatcher(endpoints)
         self._after = acknowledge == "after"
-        self._failed = reporting_to(failed)
-        self._pulse = Pulse(self._failed)
+        self._on_error = reporting_to(on_error)
+        self._pulse = Pulse(self._on_error)
         listener = driver.listen(
             target,
             workers if prefetch is None else prefetch,
             acknowledge_first=not self._after,
             expires=expires,
         )
-        super().__init__(listener, Workers(listener, self._work, workers, self._failed))
+        super().__init__(listener, Workers(listener, self._work, workers, self._on_error))
 
     def stop(self, timeout: float | None = None) -> bool:
         ended = super().stop(timeout)
@@ -100,7 +100,7 @@ class Server(Serving):
                     if self._after:
                         incoming.give_back()
                     raise
-                self._failed(error)
+                self._on_error(error)
                 if self._after and self._lost(incoming, error):
                     incoming.requeue()
             # Unless it was requeued.

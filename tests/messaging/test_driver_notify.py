@@ -144,7 +144,7 @@ def test_requeued(notifier: Notifier, listen: Listen) -> None:
     errors: list[BaseException] = []
     endpoint = Endpoint()
     endpoint.once = {"again": REQUEUE, "fails": ValueError("once")}
-    listen(endpoint, failed=errors.append)
+    listen(endpoint, on_error=errors.append)
     for payload in ("again", "fails", "well"):
         notifier.info("event", payload)
     wait_until(lambda: len(endpoint.got) == 5, LIMIT)
@@ -178,7 +178,7 @@ def test_one_that_always_fails_ends_in_the_dead_letter_queue(
     )
     endpoint, errors = Failing(), list[BaseException]()
     name = f"{driver.options.default_notification_exchange}.{topic}.info"
-    with NotificationServer(driver, [topic], [endpoint], failed=errors.append):
+    with NotificationServer(driver, [topic], [endpoint], on_error=errors.append):
         notifier = Notifier(driver, topic, "service.host", timeout=LIMIT)
         for payload in ("bad", "good"):
             notifier.info("event", payload)
@@ -221,7 +221,7 @@ def test_one_that_fails_does_not_have_its_batch_repeated_again_and_again(
     endpoint = BatchesWithPoison(outcome)
     notifier = Notifier(driver, topic, "service.host", timeout=LIMIT)
     server = NotificationServer(
-        driver, [topic], [endpoint], batch_size=10, batch_timeout=0.5, failed=lambda _error: None
+        driver, [topic], [endpoint], batch_size=10, batch_timeout=0.5, on_error=lambda _error: None
     )
     payloads = [0, 1, 2, "bad", 4, 5]
     # They are there first, so that they come in one batch.
@@ -280,7 +280,7 @@ def test_what_is_no_notification_does_not_come_for_ever(
 ) -> None:
     errors: list[BaseException] = []
     endpoint = Endpoint()
-    listen(endpoint, failed=errors.append)
+    listen(endpoint, on_error=errors.append)
     for body in (b"no JSON", b"[]", b"{}"):
         driver.notify(Target(topic), Payload(body), "info", LIMIT)
     notifier.info("event", "last")

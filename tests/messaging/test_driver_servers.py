@@ -454,7 +454,7 @@ def test_a_half_open_connection_is_replaced_at_once(
     with HalfOpenRelay(broker.host, broker.amqp_port) as relay:
         way = Host("127.0.0.1", relay.port, host.username, host.password)
         driver = drivers(way, heartbeat_interval=20)
-        server = serve(driver, asker.target, Endpoint(), failed=lambda _error: None)
+        server = serve(driver, asker.target, Endpoint(), on_error=lambda _error: None)
         assert asker.call("echo", value=1) == 1
         before = relay.opened
         relay.close_client_sides()

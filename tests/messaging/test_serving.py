@@ -292,7 +292,7 @@ def test_each_notification_is_settled_whatever_an_endpoint_does(outcome: Any) ->
     message = Message()
     driver: Any = Driver(FakeListener(message))
     errors: list[BaseException] = []
-    with NotificationServer(driver, ["events"], [Returning()], failed=errors.append):
+    with NotificationServer(driver, ["events"], [Returning()], on_error=errors.append):
         wait_until(lambda: message.settled, LIMIT)
     assert message.settled == "requeue"
     assert len(errors) == (0 if outcome is REQUEUE else 1)

@@ -272,19 +272,6 @@ def test_a_driver_that_is_closed_while_it_connects_keeps_no_connection(
     assert not connector.opened[-1].is_open
 
 
-def test_a_broker_that_does_not_answer_a_new_connection_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def not_in_time(*_arguments: Any, **_named: Any) -> str:
-        raise BrokerBlockedError("fake: the broker did not open a channel in time")
-
-    monkeypatch.setattr(FakeConnection, "consume", not_in_time)
-    connector = FakeConnector()
-    with pytest.raises(CallTimeoutError, match="did not open a channel in time"):
-        call(caller_over(connector))
-    assert not connector.opened[-1].is_open
-
-
 @pytest.mark.parametrize("timeout", [float("nan"), "5", None, 1j])
 def test_a_timeout_that_is_none(timeout: Any) -> None:
     with pytest.raises(OptionError, match="number of seconds"):

@@ -105,7 +105,7 @@ def test_a_server_that_starts_without_a_connection_serves_once_there_is_one(
     transport: Transport, driver: Driver, target: Target, endpoint: Endpoint
 ) -> None:
     transport.stop()
-    server = Server(driver, target, [endpoint], failed=lambda _error: None)
+    server = Server(driver, target, [endpoint], on_error=lambda _error: None)
     assert not server.start(0.2)
     transport.restart()
     client = Client(driver, target, timeout=1)
@@ -126,7 +126,7 @@ def test_notifications_are_handled_though_their_connections_are_cut(
 ) -> None:
     events = Events()
     notifier = Notifier(driver, target.topic, "here", timeout=LIMIT)
-    with NotificationServer(driver, [target.topic], [events], failed=lambda _error: None):
+    with NotificationServer(driver, [target.topic], [events], on_error=lambda _error: None):
         for number in range(6):
             notifier.info("event", f"{number}")
             if number % 2:
@@ -138,7 +138,7 @@ def test_a_notification_that_is_requeued_is_handled_again(driver: Driver, target
     if not driver.capabilities.requeues:
         pytest.skip("this driver does not requeue")
     events = Events("again")
-    with NotificationServer(driver, [target.topic], [events], failed=lambda _error: None):
+    with NotificationServer(driver, [target.topic], [events], on_error=lambda _error: None):
         Notifier(driver, target.topic, "here", timeout=LIMIT).info("event", "again")
         wait_until(lambda: events.got == ["again", "again"], LIMIT)
 

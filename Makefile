@@ -3,7 +3,7 @@
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
 # Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
-# make oslo, make bench, make docs, make venv,
+# make oslo, make bench, make coverage, make docs, make venv,
 # make images, make lint, make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test worlds bench chaos cluster docs oslo soak venv images lint clean
+.PHONY: regression test worlds bench chaos cluster coverage docs oslo soak venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -57,6 +57,14 @@ world-%:
 	  tests/messaging/test_connection.py tests/messaging/contract tests/messaging/test_driver.py \
 	  tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
 	  tests/messaging/test_driver_hosts.py
+
+# Branches too, and in programs that tests start; ARGS choose tests. Pages: build/coverage.
+coverage: images
+	@$(BIN)/python -m pip install --quiet --editable '.[coverage]'
+	rm -rf $(BUILD)/coverage && mkdir -p $(BUILD)/coverage
+	COVERAGE_FILE=$(BUILD)/coverage/data $(PYTEST) --cov --cov-config=$(CURDIR)/pyproject.toml \
+	  --cov-report=term --cov-report=html:$(BUILD)/coverage/html \
+	  $(or $(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
 
 bench: venv
 	$(BIN)/python -m wsgi_harness.with_broker $(BIN)/hbshim bench $(ARGS)

@@ -66,6 +66,7 @@ OSLO = [*KOMBU, *PIKA, "oslo.messaging>=17.3,<19"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2"]
 # Not an extra: wsgi_harness is no part of the wheel.
 HARNESS = [*CLI, *KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3"]
+COVERAGE = ["coverage>=7.10", "pytest-cov>=6"]
 TEST = [
     *DOCS,
     *HARNESS,
@@ -121,6 +122,7 @@ setup(
         "prometheus": PROMETHEUS,
         "otel": OTEL,
         "oslo": OSLO,
+        "coverage": COVERAGE,
         "docs": DOCS,
         "test": TEST,
     },

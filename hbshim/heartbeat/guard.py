@@ -201,7 +201,6 @@ class Guard:
         before_idle_write: Callable[[], None],
         tears: Callable[[BaseException], bool],
         on_torn: Callable[[], None] = _nothing,
-        unless: type[BaseException] | tuple[()] = (),
     ) -> Callable[[Any], None]:
         """Wrap a function that sends the whole frames it is given.
 
@@ -213,8 +212,6 @@ class Guard:
                 no byte was written.
             on_torn: called when the stream is torn, before the exception goes on. It has no
                 effect when it is called again.
-            unless: a class of exceptions that `send` raises only where no byte was written;
-                `tears` is not called with them.
         """
         gate = self.writers
         inside = gate.inside
@@ -234,8 +231,6 @@ class Guard:
                     gate.meet()
                 try:
                     send(data)
-                except unless:
-                    raise
                 except BaseException as error:
                     # Nothing is called before `torn` is set: a second exception finds it so.
                     torn_before = self.torn
@@ -265,7 +260,9 @@ class Guard:
 
         Parameters:
             flush: the client's own function.
-            before_idle_write, on_torn, unless: as for :meth:`around_send`.
+            before_idle_write, on_torn: as for :meth:`around_send`.
+            unless: a class of exceptions that `flush` raises only where no byte was written;
+                `tears` is not called with them.
             tears: called with an exception of `flush`; false only if it is known that
                 what is buffered now is exactly what was not written.
             buffers: what is not written yet.

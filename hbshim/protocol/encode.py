@@ -14,6 +14,7 @@ from typing import Any
 from hbshim.errors import PayloadError
 from hbshim.protocol.frames import FRAME_OVERHEAD
 from hbshim.protocol.messages import Message
+from hbshim.protocol.methods import short_string
 
 _END = b"\xce"
 # AMQP 0-9-1, 4.2.3: type, channel, size; then class and method.
@@ -42,38 +43,32 @@ def publication(
         PayloadError: a name or property is longer than AMQP allows, or a header is of a type
             that AMQP does not have.
     """
+    to = short_string(message.exchange) + short_string(message.routing_key)
     flags, properties = 0, b""
-    try:
-        to = _short(message.exchange) + _short(message.routing_key)
-        # AMQP 0-9-1, class basic: the properties in this order, a bit for each that is there.
-        if message.content_type:
-            flags, properties = 0x8000, _short(message.content_type)
-        if message.headers:
-            flags |= 0x2000
-            properties += table(message.headers)
-        flags |= 0x1000
-        properties += message.delivery_mode.to_bytes(1, "big")
-        if message.correlation_id:
-            flags |= 0x0400
-            properties += _short(message.correlation_id)
-        if message.reply_to:
-            flags |= 0x0200
-            properties += _short(message.reply_to)
-        expiration = message.expiration_text()
-        if expiration:
-            flags |= 0x0100
-            properties += _short(expiration)
-        if message.message_id:
-            flags |= 0x0080
-            properties += _short(message.message_id)
-        if message.type:
-            flags |= 0x0020
-            properties += _short(message.type)
-    except (OverflowError, ValueError, struct.error) as error:
-        raise PayloadError(
-            f"the message cannot be sent ({error}); names and properties have 255 bytes at "
-            "most, and headers hold what AMQP has types for"
-        ) from None
+    # AMQP 0-9-1, class basic: the properties in this order, a bit for each that is there.
+    if message.content_type:
+        flags, properties = 0x8000, short_string(message.content_type)
+    if message.headers:
+        flags |= 0x2000
+        properties += _headers(message.headers, table)
+    flags |= 0x1000
+    properties += message.delivery_mode.to_bytes(1, "big")
+    if message.correlation_id:
+        flags |= 0x0400
+        properties += short_string(message.correlation_id)
+    if message.reply_to:
+        flags |= 0x0200
+        properties += short_string(message.reply_to)
+    expiration = message.expiration_text()
+    if expiration:
+        flags |= 0x0100
+        properties += short_string(expiration)
+    if message.message_id:
+        flags |= 0x0080
+        properties += short_string(message.message_id)
+    if message.type:
+        flags |= 0x0020
+        properties += short_string(message.type)
     body = message.body
     size = len(body)
     start = (
@@ -105,7 +100,11 @@ def rejection(channel: int, tag: int) -> bytes:
     return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 1, 0xCE)
 
 
-def _short(text: str) -> bytes:
-    data = text.encode()
-    # Above 255: OverflowError.
-    return len(data).to_bytes(1, "big") + data
+def _headers(headers: Mapping[str, Any], table: Callable[[Mapping[str, Any]], bytes]) -> bytes:
+    try:
+        return table(headers)
+    except ValueError as error:
+        raise PayloadError(
+            "the message cannot be sent: its headers must be of the types that AMQP has (text, "
+            "bytes, numbers, times, lists and mappings), under keys of 255 bytes at most"
+        ) from error

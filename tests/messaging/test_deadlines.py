@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from hbshim.errors import MessagingError
-from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.notify import Notifier
@@ -154,13 +153,8 @@ class Faults(threading.Thread):
         return [each.item for each in entries] + ([line] if line is not None else [])
 
 
-def _block(connection: Connection, blocked: bool) -> None:
-    found: Any = getattr(connection, "_line", connection)
-    kombu = found is connection
-    if blocked:
-        found._on_blocked("test") if kombu else found._on_blocked(None, None)
-    else:
-        found._on_unblocked() if kombu else found._on_unblocked(None, None)
+def _block(connection: Any, blocked: bool) -> None:
+    connection._stream.library.blocked = blocked
 
 
 @pytest.fixture

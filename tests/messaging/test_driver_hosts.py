@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from hbshim.errors import CallTimeoutError, ConnectError, ConnectionLostError, PoolError
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.notify import Notification, NotificationServer, Notifier
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
+from hbshim.protocol.messages import Message
 from tests.messaging.conftest import LIMIT, at_once, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
@@ -272,3 +274,25 @@ def test_a_fork(
     assert sorted(done.stdout.split()) == ["child", "parent"]
     said = ["before", *(f"{who}-{number}" for who in ("child", "parent") for number in range(5))]
     assert sorted(set(endpoint.asked)) == sorted(said)
+
+
+def test_a_channel_that_the_broker_closes_is_an_event(driver: AmqpDriver) -> None:
+    """Over each library."""
+    metrics = service.current().metrics
+    metrics.take_events()
+    connection = driver._connector.connect(time.monotonic() + LIMIT)
+    try:
+        connection.publish(Message(b"", "not-there", "key"))
+
+        def events() -> list[tuple[str, str]]:
+            connection.queue_exists("any")
+            recorded = metrics.recorded()
+            return [(each.link, each.detail) for each in recorded if each.kind == "channel-closed"]
+
+        wait_until(events, LIMIT)
+        ((link, detail),) = events()
+        assert link == connection.name
+        assert "not-there" in detail
+        assert "(404)" in detail
+    finally:
+        connection.close()

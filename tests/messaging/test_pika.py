@@ -14,9 +14,10 @@ import pytest
 
 from hbshim.errors import ConnectionLostError
 from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK
+from hbshim.messaging import pika
 from hbshim.messaging.amqp.connection import METHOD_TIMEOUT, Queue
+from hbshim.messaging.amqp.session import Session
 from hbshim.messaging.hosts import Host
-from hbshim.messaging.pika import PikaConnection, line
 from hbshim.protocol.messages import Delivery
 from tests.messaging.conftest import LIMIT, drain_until, unique
 from tests.messaging.connections import Drainer, message
@@ -30,7 +31,7 @@ def library() -> str:
     return "pika"
 
 
-def test_questions_while_another_thread_drains(connection: PikaConnection, queue: str) -> None:
+def test_questions_while_another_thread_drains(connection: Session, queue: str) -> None:
     """Whoever reads an answer that another waits for tells him, whenever he looked last."""
     stopped = threading.Event()
 
@@ -56,10 +57,10 @@ def test_questions_while_another_thread_drains(connection: PikaConnection, queue
 
 
 def test_whether_there_is_need_to_wait_is_asked_when_nobody_can_read(
-    connection: PikaConnection,
+    connection: Session,
 ) -> None:
     """Else another thread might read the answer in between, and wait on."""
-    below, asked = connection._line, []
+    below, asked = connection._stream, []
     drainer = Drainer(connection)
     wait_until(lambda: below._reading)
 
@@ -76,7 +77,7 @@ def test_whether_there_is_need_to_wait_is_asked_when_nobody_can_read(
 
 
 def test_what_is_asked_for_and_not_there_is_no_warning_in_the_log(
-    connection: PikaConnection, caplog: pytest.LogCaptureFixture
+    connection: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     """pika has one for each channel that the broker closes; here the caller has the answer."""
     with caplog.at_level(logging.WARNING):
@@ -85,7 +86,7 @@ def test_what_is_asked_for_and_not_there_is_no_warning_in_the_log(
 
 
 @pytest.mark.parametrize("frame_max", [8192, 131072, 1 << 20])
-def test_any_frame_size(opened: Callable[..., PikaConnection], host: Host, frame_max: int) -> None:
+def test_any_frame_size(opened: Callable[..., Session], host: Host, frame_max: int) -> None:
     """pika knows none above its own greatest, and RabbitMQ 4 none below 8192."""
     connection = opened(host, frame_max=frame_max)
     name, body = unique("queue"), os.urandom(300_001)
@@ -98,7 +99,7 @@ def test_any_frame_size(opened: Callable[..., PikaConnection], host: Host, frame
 
 
 def test_without_heartbeats_a_peer_that_is_gone_is_noticed_all_the_same(
-    opened: Callable[..., PikaConnection],
+    opened: Callable[..., Session],
     host: Host,
     broker: Broker,
     monkeypatch: pytest.MonkeyPatch,
@@ -110,11 +111,11 @@ def test_without_heartbeats_a_peer_that_is_gone_is_noticed_all_the_same(
         parameters.heartbeat = 0
         return parameters
 
-    make_parameters = line.parameters
-    monkeypatch.setattr(line, "parameters", without_heartbeats)
+    make_parameters = pika.parameters
+    monkeypatch.setattr(pika, "parameters", without_heartbeats)
     with Relay(broker.host, broker.amqp_port) as relay:
         connection = opened(replace(host, hostname="127.0.0.1", port=relay.port))
-        assert connection._line.stream.params.heartbeat == 0
+        assert connection._stream.library.heartbeat_timeout == 0
         assert not connection.queue_exists(unique("queue"))
         time.sleep(2 * IDLE_BEFORE_LOOK)
         relay.stop()

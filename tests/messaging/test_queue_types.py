@@ -131,7 +131,7 @@ def refusing(connection: Any, monkeypatch: pytest.MonkeyPatch, text: str) -> Non
     def refuse(doing: str, *_arguments: Any, **_named: Any) -> None:
         raise topology_refused(doing, 404, f"NOT_FOUND - {text}")
 
-    monkeypatch.setattr(connection, "_ask", refuse)
+    monkeypatch.setattr(connection, "_call", refuse)
 
 
 def test_a_queue_whose_node_is_down_is_not_taken_for_a_missing_one(

@@ -1,7 +1,6 @@
-"""What arrives, taken in from octets that pika wrote."""
+"""What arrives, decoded from bytes that pika wrote."""
 
 import errno
-import importlib
 
 import pytest
 from hypothesis import given
@@ -9,6 +8,8 @@ from hypothesis import strategies as st
 from pika import frame, spec
 from pika.data import decode_table
 
+from hbshim.adapters.pika.session import PikaSession
+from hbshim.adapters.pyamqp.session import KombuSession
 from hbshim.protocol.decode import DeliveryDecoder
 
 BODY_FRAME = 3
@@ -46,8 +47,8 @@ def delivery(props, size, tag=7, redelivered=False, consumer="c", key="a.key"):
     return method(deliver), payload(frame.Header(1, size, props).marshal())
 
 
-def taking(consumers):
-    return DeliveryDecoder(consumers.get, lambda data: decode_table(data, 0)[0])
+def decoder_for(consumers, table=lambda data: decode_table(data, 0)[0]):
+    return DeliveryDecoder(consumers, table, lambda *_: None, lambda *_: None)
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def got():
 
 
 @pytest.fixture
-def intake(got):
-    return taking({"c": got.append})
+def decoder(got):
+    return decoder_for({"c": got.append})
 
 
 @given(
@@ -69,12 +70,12 @@ def intake(got):
 )
 def test_a_message_is_taken_in_as_it_was_sent(props, body, tag, redelivered, part):
     got = []
-    intake = taking({"c": got.append})
+    decoder = decoder_for({"c": got.append})
     for each in delivery(props, len(body), tag, redelivered):
-        assert intake.take(*each)
+        assert decoder.receive(*each)
     for begin in range(0, len(body), part):
         assert got == []
-        assert intake.take(BODY_FRAME, body[begin : begin + part])
+        assert decoder.receive(BODY_FRAME, body[begin : begin + part])
     (message,) = got
     assert (message.tag, message.redelivered, message.routing_key) == (tag, redelivered, "a.key")
     assert message.body == body
@@ -89,11 +90,11 @@ def test_a_message_is_taken_in_as_it_was_sent(props, body, tag, redelivered, par
         assert getattr(message, ours) == getattr(props, theirs)
 
 
-def test_one_message_after_another(intake, got):
+def test_one_message_after_another(decoder, got):
     for number in range(3):
         for each in delivery(spec.BasicProperties(message_id=str(number)), 2, tag=number + 1):
-            assert intake.take(*each)
-        assert intake.take(BODY_FRAME, b"%02d" % number)
+            assert decoder.receive(*each)
+        assert decoder.receive(BODY_FRAME, b"%02d" % number)
     assert [(each.message_id, each.tag, each.body) for each in got] == [
         ("0", 1, b"00"),
         ("1", 2, b"01"),
@@ -101,10 +102,10 @@ def test_one_message_after_another(intake, got):
     ]
 
 
-def test_a_name_that_is_no_utf8_ends_nothing(intake, got):
+def test_a_name_that_is_no_utf8_ends_nothing(decoder, got):
     kind, header = delivery(spec.BasicProperties(message_id="XY"), 0)[1]
-    assert intake.take(*delivery(spec.BasicProperties(), 0)[0])
-    assert intake.take(kind, header.replace(b"XY", b"\xff\xfe"))
+    assert decoder.receive(*delivery(spec.BasicProperties(), 0)[0])
+    assert decoder.receive(kind, header.replace(b"XY", b"\xff\xfe"))
     assert got[0].message_id == "\ufffd\ufffd"
 
 
@@ -119,35 +120,45 @@ def test_a_name_that_is_no_utf8_ends_nothing(intake, got):
 @pytest.mark.parametrize("library", ["pika", "kombu"])
 def test_headers_that_cannot_be_decoded_end_nothing(got, table, library):
     """The message would be redelivered, and end the next connection, too."""
-    decode = importlib.import_module(
-        {
-            "pika": "hbshim.adapters.pika.session",
-            "kombu": "hbshim.adapters.pyamqp.session",
-        }[library]
-    )
-    intake = DeliveryDecoder({"c": got.append}.get, decode.table_of)
+    decode = {"pika": PikaSession, "kombu": KombuSession}[library]
+    decoder = decoder_for({"c": got.append}, decode.decode_table)
     method_frame, (kind, header) = delivery(spec.BasicProperties(headers={}, message_id="id"), 0)
-    assert intake.take(*method_frame)
+    assert decoder.receive(*method_frame)
     encoded = len(table).to_bytes(4, "big") + table
-    assert intake.take(kind, header.replace(b"\x00\x00\x00\x00\x02id", encoded + b"\x02id"))
+    assert decoder.receive(kind, header.replace(b"\x00\x00\x00\x00\x02id", encoded + b"\x02id"))
     assert (got[0].headers, got[0].message_id) == ({}, "id")
 
 
-def test_what_is_for_nobody_here_is_left_to_the_library(intake, got):
-    for each in delivery(spec.BasicProperties(), 1, consumer="another"):
-        assert not intake.take(*each)
-    assert not intake.take(BODY_FRAME, b"x")
-    assert not intake.take(*method(spec.Channel.Close(404, "NOT_FOUND", 60, 20)))
+def test_a_message_for_an_unknown_consumer_is_an_error(decoder, got):
+    with pytest.raises(OSError, match="another"):
+        decoder.receive(*delivery(spec.BasicProperties(), 1, consumer="another")[0])
     assert got == []
 
 
-def test_confirms_are_left_to_the_library_unless_somebody_wants_them(intake):
-    acks = [spec.Basic.Ack(5, False), spec.Basic.Ack(9, True), spec.Basic.Nack(10, True, False)]
-    assert not any(intake.take(*method(each)) for each in acks)
+def test_other_methods_are_left_to_the_caller(decoder):
+    assert not decoder.receive(*method(spec.Channel.Close(404, "NOT_FOUND", 60, 20)))
+
+
+def test_confirms():
     heard = []
-    intake.on_confirm = lambda *confirm: heard.append(confirm)
-    assert all(intake.take(*method(each)) for each in acks)
+    decoder = DeliveryDecoder({}, dict, lambda *confirm: heard.append(confirm), lambda *_: None)
+    acks = [spec.Basic.Ack(5, False), spec.Basic.Ack(9, True), spec.Basic.Nack(10, True, False)]
+    assert all(decoder.receive(*method(each)) for each in acks)
     assert heard == [(5, False, False), (9, True, False), (10, True, True)]
+
+
+def test_a_message_that_came_back():
+    returned = []
+    decoder = DeliveryDecoder({}, dict, lambda *_: None, lambda *each: returned.append(each))
+    frames = [
+        method(spec.Basic.Return(312, "NO_ROUTE", "an.exchange", "a.key")),
+        payload(frame.Header(1, 2, spec.BasicProperties(message_id="id")).marshal()),
+        (BODY_FRAME, b"ab"),
+    ]
+    assert all(decoder.receive(*each) for each in frames)
+    ((reason, exchange, message),) = returned
+    assert (reason, exchange) == ("NO_ROUTE, 312", "an.exchange")
+    assert (message.routing_key, message.message_id, message.body) == ("a.key", "id", b"ab")
 
 
 @pytest.mark.parametrize(
@@ -162,9 +173,9 @@ def test_confirms_are_left_to_the_library_unless_somebody_wants_them(intake):
     ],
     ids=["method", "body", "long body", "second header", "short header", "cut off"],
 )
-def test_what_amqp_does_not_allow_ends_the_connection(intake, frames):
-    assert intake.take(*delivery(spec.BasicProperties(), 3)[0])
+def test_what_amqp_does_not_allow_ends_the_connection(decoder, frames):
+    assert decoder.receive(*delivery(spec.BasicProperties(), 3)[0])
     with pytest.raises(OSError, match="not AMQP") as raised:
         for each in frames:
-            intake.take(*each)
+            decoder.receive(*each)
     assert raised.value.errno == errno.EPROTO

@@ -55,13 +55,6 @@ _NOT_READY = {errno.EAGAIN, errno.EINTR, errno.ENOENT, errno.EWOULDBLOCK}
 KOMBU_OPTION = "hbshim"
 
 
-class StalledError(Exception):
-    """The peer takes no bytes, and nothing of the frame is on the wire.
-
-    No OSError: to py-amqp that would mean a lost connection.
-    """
-
-
 def attach(connection: Any, options: Options) -> Link | None:
     """Keep an open ``amqp.Connection`` alive.
 
@@ -251,9 +244,7 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
 
     # Beneath `transport.write`, whose place it takes: a wrapper around the frame
     # writer would be one more Python call for each publish, 3 to 5 % of it.
-    transport.write = guard.around_send(
-        transport._write, link.before_idle_write, tears, link.tear, StalledError
-    )
+    transport.write = guard.around_send(transport._write, link.before_idle_write, tears, link.tear)
     # The frame writer has closed over `transport.write` when the connection was made.
     guarded_writer = connection.frame_writer_cls(connection, transport)
     connection._frame_writer = guarded_writer

@@ -1,136 +1,103 @@
-"""py-amqp's connection and channel, for a program whose threads share them.
+"""kombu's and py-amqp's AMQP state machine as the connection's own channel, without a socket.
 
-One thread reads, any thread writes. Whatever asks the broker for an answer has a limit; a
-channel that the broker closes may be replaced in the same breath, so that no other thread
-finds it gone; frames of two threads never mix.
+py-amqp waits inside the socket, and for a limit of its own sets the timeout of a socket that
+another thread may be writing to. Here it is given the frames of channel 0, and what it sends
+goes out at once. See :class:`hbshim.messaging.amqp.library.Library`.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import amqp
 from amqp import spec
-from amqp.method_framing import frame_writer
-from amqp.serialization import loads
+from amqp.exceptions import FrameSyntaxError
+from amqp.serialization import dumps, loads
+from amqp.transport import AMQP_PROTOCOL_HEADER
 from kombu.transport import pyamqp
 
-from hbshim.adapters.kombu import heartbeat as kombu_adapter
-from hbshim.adapters.pyamqp import transport as amqp_stream
-from hbshim.adapters.pyamqp.transport import Frame, Waiting
-from hbshim.heartbeat.link import Link
-from hbshim.protocol.decode import DeliveryDecoder
+from hbshim.adapters.pyamqp.heartbeat import SUPPORTED
+from hbshim.adapters.versions import require_version
+from hbshim.protocol.frames import Frame
 
 
-class NoAnswerError(Exception):
-    """The broker did not answer in time."""
+class _Writer:
+    """What py-amqp writes to in place of a socket."""
+
+    connected = True
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+
+    def write(self, data: Any) -> None:
+        # py-amqp uses the buffer for its next frame, too.
+        self._send(bytes(data))
+
+    def close(self) -> None:
+        pass
 
 
-def _locked_frame_writer(connection: Any, transport: Any) -> Callable[..., None]:
-    """py-amqp's frame writer, one thread at a time; older ones have no lock of their own."""
-    write, lock = frame_writer(connection, transport), connection.write_lock
-
-    def write_frame(*args: Any) -> None:
-        with lock:
-            write(*args)
-
-    return write_frame
-
-
-class Channel(pyamqp.Channel):  # type: ignore[misc]
-    """A channel that stays closed once the broker closed it.
-
-    Parameters:
-        on_closed: called when the broker closes it, before anybody else may write.
-
-    Attributes:
-        closed_by: the broker's reason: code and text.
-        intake: what consumers get, who are called with it as
-            :class:`hbshim.protocol.messages.Delivery`; and confirms, where somebody wants them.
-    """
-
-    def __init__(self, connection: Connection, on_closed: Callable[[], None]) -> None:
-        super().__init__(connection)
-        # Bodies are octets, whatever their properties say.
-        self.auto_decode = False
-        self.closed_by: tuple[int, str] | None = None
-        self._on_closed_by_broker = on_closed
-        self._on_cancel_oks: dict[str, Callable[[], None]] = {}
-        self.intake = DeliveryDecoder(self.callbacks.get, table_of)
-
-    def open_without_waiting(self) -> None:
-        """Ask the broker to open the channel, and use it at once: it takes things in turn."""
-        self.send_method(spec.Channel.Open, "s", ("",))
-
-    def set_prefetch_without_waiting(self, count: int) -> None:
-        """basic.qos for the consumers that are started from now on."""
-        self.send_method(spec.Basic.Qos, "lBb", (0, count, False))
-
-    def cancel_without_waiting(self, consumer_tag: str, on_cancel_ok: Callable[[], None]) -> None:
-        """basic.cancel; what comes until the broker's answer still finds its callback."""
-        self._on_cancel_oks[consumer_tag] = on_cancel_ok
-        self.send_method(spec.Basic.Cancel, "sb", (consumer_tag, False))
-
-    def _setup_listeners(self) -> None:
-        super()._setup_listeners()
-        self._callbacks[spec.Basic.CancelOk] = self._on_cancel_ok
-
-    def _on_cancel_ok(self, consumer_tag: str) -> None:
-        self._remove_tag(consumer_tag)
-        on_cancel_ok = self._on_cancel_oks.pop(consumer_tag, None)
-        if on_cancel_ok is not None:
-            on_cancel_ok()
-
-    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
-        # Nobody else may write on this number before it stands for a new channel.
-        with self.connection.write_lock:
-            self.closed_by = (reply_code, reply_text)
-            self.send_method(spec.Channel.CloseOk)
-            self.collect()
-            self._on_closed_by_broker()
-
-
-class Connection(pyamqp.Connection):  # type: ignore[misc]
-    """A connection that one thread reads from and any thread writes to.
+class KombuSession(pyamqp.Connection):  # type: ignore[misc]
+    """Channel 0 of one connection.
 
     Parameters:
-        waiting: opens the socket, and waits for it.
-        open_by: ``time.monotonic()`` by which the connection is to be open.
+        send: sends whole frames.
         heartbeats: whether to have heartbeats, which hbshim sends.
 
-    Attributes:
-        write_lock: held while octets are written; re-entrant.
-        answer_by: until when the reader waits for an answer.
-        closed_by: the broker's reason for closing the connection: code and text.
+    Raises:
+        UnsupportedVersionError: py-amqp is of a version hbshim does not know.
     """
 
-    Channel = Channel
     client_heartbeat: int
-    #: Channel 0 is the connection itself, and nothing is consumed there.
-    intake: DeliveryDecoder | None = None
 
     def __init__(
-        self, *args: Any, waiting: Waiting, open_by: float, heartbeats: bool, **kwargs: Any
+        self, *args: Any, send: Callable[[bytes], None], heartbeats: bool, **kwargs: Any
     ) -> None:
-        self._heartbeats = heartbeats
-        self.write_lock = threading.RLock()
-        self.waiting = waiting
-        self.answer_by = open_by
+        require_version("amqp", amqp.__version__, SUPPORTED)
         self.closed_by: tuple[int, str] | None = None
-        self._frames: deque[Frame] = deque()
-        super().__init__(*args, frame_writer=_locked_frame_writer, **kwargs)
+        self.ended = False
+        self.blocked = False
+        self._heartbeats = heartbeats
+        self._writer = _Writer(send)
+        super().__init__(*args, on_blocked=self._blocked, on_unblocked=self._unblocked, **kwargs)
 
-    def Transport(self, host: str, *_: Any, **_more: Any) -> Any:  # noqa: N802
-        return amqp_stream.Transport(host, self.waiting)
+    def connect(self, callback: Any = None) -> None:
+        """Take what kombu calls to open a connection for the point where it can begin."""
+        self.transport = self._writer
+        self.on_inbound_frame = self.frame_handler_cls(self, self.on_inbound_method)
+        self.frame_writer = self.frame_writer_cls(self, self._writer)
+
+    def begin(self) -> None:
+        self._writer.write(AMQP_PROTOCOL_HEADER)
+
+    def feed(self, frame: Frame) -> None:
+        self.on_inbound_frame(frame)
+
+    def begin_close(self) -> None:
+        self.is_closing = True
+        self.send_method(spec.Connection.Close, "BsBB", (0, "", 0, 0))
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._handshake_complete) and not self.ended and not self.is_closing
+
+    @property
+    def heartbeat_timeout(self) -> float:
+        return float(self.heartbeat or 0)
+
+    def _blocked(self, _reason: str) -> None:
+        self.blocked = True
+
+    def _unblocked(self) -> None:
+        self.blocked = False
 
     def _on_tune(
         self, channel_max: int, frame_max: int, server_heartbeat: int, argsig: str = "BlB"
     ) -> None:
         # py-amqp takes what the broker proposes, whatever it was asked for itself; and no
-        # heartbeat where nobody asked, which hbshim is going to make.
+        # heartbeat where the application asked for none, which hbshim is going to send.
         asked = self.client_heartbeat or server_heartbeat
         self.client_heartbeat = asked if self._heartbeats else 0
         super()._on_tune(
@@ -142,95 +109,24 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         self.closed_by = (reply_code, reply_text)
-        self.client.transport.closed_by = self.closed_by
-        super()._on_close(reply_code, reply_text, class_id, method_id)
+        self._x_close_ok()
 
-    @property
-    def stream(self) -> Any:
-        """The transport."""
-        return self._transport
+    def _on_close_ok(self) -> None:
+        self.ended = True
 
-    @property
-    def link(self) -> Link | None:
-        """hbshim's link; None where no heartbeat was negotiated."""
-        found: Link | None = getattr(self._transport, "hbshim_link", None)
-        return found
+    @staticmethod
+    def encode_table(values: Mapping[str, Any]) -> bytes:
+        try:
+            encoded: bytes = dumps("F", [values])
+        except (FrameSyntaxError, struct.error, OverflowError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return encoded
 
-    def close_without_waiting(self) -> None:
-        """Ask the broker to close the connection."""
-        self.is_closing = True
-        self.send_method(spec.Connection.Close, "BsBB", (0, "", 0, 0))
-
-    def await_close(self) -> None:
-        """Wait until the broker has closed the connection, or `answer_by`."""
-        self.wait(spec.Connection.CloseOk)
-
-    def drain_events(self, timeout: float | None = None) -> None:
-        """Take in one method; what py-amqp calls to wait for an answer.
-
-        Parameters:
-            timeout: seconds; `answer_by` holds as well.
-
-        Raises:
-            NoAnswerError: none came in time.
-        """
-        until = self.answer_by
-        if timeout is not None:
-            until = min(until, time.monotonic() + timeout)
-        while not self.take_one():
-            left = until - time.monotonic()
-            if left <= 0:
-                raise NoAnswerError
-            self.waiting.readable(left)
-
-    def take_one(self) -> bool:
-        """Take in one method, if it is there whole; whether it was.
-
-        Raises:
-            Exception: the connection is lost; of py-amqp's, or OSError.
-        """
-        frames = self._frames
-        while True:
-            while frames:
-                if self._take(frames.popleft()):
-                    return True
-            frames.extend(self._transport.read_frame())
-            if not frames:
-                return False
-
-    def _take(self, frame: Frame) -> Any:
-        kind, number, payload = frame
-        channel = self.channels.get(number)
-        if channel is not None:
-            intake = channel.intake
-            # A delivery is no answer.
-            if intake is not None and intake.take(kind, payload):
-                return False
-        return self._on_inbound_frame(frame)
-
-    def take_all(self, *, look: bool) -> bool:
-        """Take in what was read already, and what is there still; whether there was anything.
-
-        Parameters:
-            look: ask the socket; else only where it is known to have more.
-        """
-        frames, on_frame, stream = self._frames, self._take, self._transport
-        any_there = False
-        while True:
-            while frames:
-                any_there = True
-                on_frame(frames.popleft())
-            if not (look or stream.more):
-                return any_there
-            look = False
-            frames.extend(stream.read_frame())
-
-
-def table_of(data: bytes) -> dict[str, Any]:
-    """Decode a table, length and all."""
-    values, _ = loads("F", data, 0)
-    table: dict[str, Any] = values[0]
-    return table
+    @staticmethod
+    def decode_table(data: bytes) -> dict[str, Any]:
+        values, _ = loads("F", data, 0)
+        table: dict[str, Any] = values[0]
+        return table
 
 
 def _smaller(one: int, other: int) -> int:
@@ -238,9 +134,7 @@ def _smaller(one: int, other: int) -> int:
     return min(one, other) if one and other else one or other
 
 
-class Transport(kombu_adapter.Transport):
-    """hbshim's kombu transport, over connections of this kind."""
+class Transport(pyamqp.Transport):  # type: ignore[misc]
+    """kombu's py-amqp transport, whose connections are without a socket."""
 
-    Connection = Connection
-    #: What the broker said in place of letting us in: code and text.
-    closed_by: tuple[int, str] | None = None
+    Connection = KombuSession

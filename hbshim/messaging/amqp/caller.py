@@ -58,9 +58,6 @@ LATE_NAMES = 3
 #: Refusals of a queue that do not concern one of another name.
 OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
 
-#: Seconds that an acknowledgement may wait for other writers: the thread that reads writes it.
-ACKNOWLEDGE_WITHIN = 0.1
-
 #: Unacknowledged replies to stored requests that one consumer may hold.
 PREFETCH = 100
 
@@ -362,7 +359,7 @@ class Caller:
             if acknowledged:
                 # Lost with its connection, it comes again, and is dropped as a repeated one.
                 with contextlib.suppress(MessagingError):
-                    connection.acknowledge(delivery.tag, time.monotonic() + ACKNOWLEDGE_WITHIN)
+                    connection.acknowledge(delivery.tag)
             kind = delivery.type or "result"
             payload = Payload(delivery.body, delivery.content_type or "application/json")
             reply = Reply(kind, payload)  # type: ignore[arg-type]

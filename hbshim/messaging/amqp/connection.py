@@ -1,7 +1,7 @@
 """What the messaging driver needs of an AMQP 0-9-1 client library: one connection.
 
-:mod:`hbshim.messaging.kombu` and :mod:`hbshim.messaging.pika` implement it, and nothing
-above them knows which of the two is at work.
+:class:`hbshim.messaging.amqp.session.Session` is one, over kombu or pika, and nothing above it
+knows which of the two is at work.
 
 One thread (or green thread) at a time calls :meth:`Connection.drain` and whatever asks the
 broker for an answer; `publish`, `acknowledge`, `requeue`, `wake` and `close` may come from
@@ -11,8 +11,6 @@ any other meanwhile. No method logs, and none raises an error of the library's: 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -218,25 +216,17 @@ class Connection(Protocol):
         on_delivery: OnDelivery,
         *,
         on_cancelled: OnCancelled,
-        deadline: float,
     ) -> str:
         """Consume as :meth:`consume` does, from any thread and without the broker's answer.
 
         Where the queue does not exist, the broker closes the channel: look it up before, over
         another connection.
-
-        Parameters:
-            deadline: of ``time.monotonic()``, for writing it.
-
-        Raises:
-            BrokerBlockedError: nothing was written.
         """
         ...
 
     def stop_consumer(
         self,
         consumer_tag: str,
-        deadline: float,
         on_stopped: Callable[[], None] | None = None,
     ) -> None:
         """Cancel from any thread, without the broker's answer; what comes until then, comes.
@@ -246,11 +236,8 @@ class Connection(Protocol):
         """
         ...
 
-    def acknowledge(self, tag: int, deadline: float | None = None) -> bool:
-        """Tell the broker that a delivery is done with (basic.ack).
-
-        Parameters:
-            deadline: of ``time.monotonic()``, for writing it; None: :data:`METHOD_TIMEOUT`.
+    def acknowledge(self, tag: int) -> bool:
+        """Tell the broker that a delivery is done with (basic.ack), without waiting.
 
         Returns:
             False if the broker has closed the delivery's channel, and so has requeued it.
@@ -281,9 +268,3 @@ class Connection(Protocol):
                 before has arrived.
         """
         ...
-
-
-def connection_name(library: str) -> str:
-    """Return what the broker shows for a connection (client property `connection_name`)."""
-    program = os.path.basename(sys.argv[0]) or "python"
-    return f"{program}:{os.getpid()}:hbshim-{library}"

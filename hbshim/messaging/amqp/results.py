@@ -45,9 +45,6 @@ _STOP_WITHIN = 1.0
 #: Seconds for the same when the caller's time is over already.
 _STOP_LATE = 0.2
 
-#: Seconds that an acknowledgement may wait for other writers.
-_ACKNOWLEDGE_WITHIN = 0.1
-
 
 class _Stored(Waiter):
     """A caller that waits for the replies in a queue.
@@ -97,8 +94,7 @@ class _Stored(Waiter):
             return None
         stopping = _Stopping(connection)
         with contextlib.suppress(MessagingError):
-            until = time.monotonic() + _ACKNOWLEDGE_WITHIN
-            connection.stop_consumer(self.tag, until, stopping.stopped)
+            connection.stop_consumer(self.tag, stopping.stopped)
             while self.deliveries:
                 connection.requeue(self.deliveries.popleft().tag)
             return stopping
@@ -197,7 +193,7 @@ class StoredReplies:
         stored.connection = connection
         try:
             stored.tag = connection.start_consumer(
-                self._queue, stored.arrived, on_cancelled=stored.cancelled, deadline=deadline
+                self._queue, stored.arrived, on_cancelled=stored.cancelled
             )
         except BaseException:
             stored.connection = None
@@ -205,8 +201,7 @@ class StoredReplies:
 
     def _hand_out(self, delivery: Delivery, caller: Caller, deadline: float) -> Reply | None:
         with contextlib.suppress(MessagingError):
-            soon = min(deadline, time.monotonic() + _ACKNOWLEDGE_WITHIN)
-            delivery.connection.acknowledge(delivery.tag, soon)
+            delivery.connection.acknowledge(delivery.tag)
         identity = delivery.message_id
         if identity and identity in self._known:
             return None

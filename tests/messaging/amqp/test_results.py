@@ -23,7 +23,7 @@ class Connection:
         self.told.append(f"consume {queue}")
         return "tag"
 
-    def stop_consumer(self, tag: str, _deadline: float, on_stopped: Any) -> None:
+    def stop_consumer(self, tag: str, on_stopped: Any) -> None:
         self.told.append(f"stop {tag}")
         on_stopped()
 

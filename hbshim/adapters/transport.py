@@ -1,0 +1,213 @@
+"""A socket that never blocks, read and written in whole frames, and kept alive.
+
+It is the same beneath every client library. :meth:`Transport.read` and :meth:`Transport.send`
+return at once; the caller waits outside, and sees to it that one thread at a time is in here.
+"""
+
+from __future__ import annotations
+
+import errno
+import weakref
+from _socket import socket as NativeSocket  # noqa: N812
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hbshim.adapters.attach import leave_alone, not_negotiated, watch
+from hbshim.adapters.sockets import native_socket, wire_for
+from hbshim.heartbeat import service
+from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import WATCHED
+from hbshim.options import Options
+from hbshim.protocol.frames import Frame, Splitter
+
+#: Bytes that one read takes, unless a frame that has begun is longer.
+_READ = 65536
+
+#: T of a connection without heartbeats: the peer is never called dead for its silence.
+_NEVER = float("inf")
+
+
+class Transport:
+    """Sends and receives frames over TCP or TLS.
+
+    Parameters:
+        sock: connected, non-blocking; a TLS one with its handshake done. It stays the caller's,
+            who closes it after :meth:`end`.
+
+    Attributes:
+        queued, sent: bytes that were to be sent so far, and that the socket took.
+        secure: over TLS.
+        more: there may be something to read that the descriptor does not tell of.
+        link: keeps it alive; None before :meth:`keep_alive`.
+        send: sends whole frames, or keeps what the socket does not take; see :attr:`unsent`.
+        read: returns the frames that are there; never waits. Raises OSError when the stream
+            has ended.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self.queued = self.sent = 0
+        self.more = False
+        self.link: Link | None = None
+        self._native = native_socket(sock)
+        self._wire = wire_for(sock)
+        self._splitter = Splitter()
+        self._waiting: deque[memoryview] = deque()
+        # SSL's own object: it knows no descriptor that a green library would wait for.
+        self._session = getattr(sock, "_sslobj", None)
+        self.secure = self._session is not None
+        self._would_wait: tuple[type[OSError], ...] = (BlockingIOError,)
+        if self.secure:
+            import ssl
+
+            self._would_wait += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+        # Until T is known, which the guard must know.
+        self.send: Callable[[bytes], None] = self._send
+        self.read: Callable[[], list[Frame]] = self._read
+
+    @property
+    def alive(self) -> bool:
+        """Whether its heartbeats have not given it up, nor a write broken off in a frame."""
+        link = self.link
+        return link is None or (link.state in WATCHED and not link.guard.torn)
+
+    @property
+    def buffered(self) -> bool:
+        """Whether there is something to read that the descriptor does not tell of."""
+        return self.more or (self._session is not None and self._session.pending() > 0)
+
+    def nothing_waits(self) -> bool:
+        """Return whether a read would certainly find nothing, for a quarter of its price."""
+        if self._session is None:
+            return self._wire.nothing_waits()
+        return not self._wire.unread() and not self.buffered
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes wait until the socket takes more of them."""
+        return bool(self._waiting)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        if self._waiting:
+            self.send(b"")
+
+    def unqueue(self, end: int) -> bool:
+        """Take back what heads the queue and was to be sent up to byte `end`.
+
+        Returns:
+            False when some of it is out; in a TLS session nothing can tell.
+        """
+        head = self._waiting[0]
+        untouched = isinstance(head.obj, bytes) and len(head.obj) == len(head)
+        if self.secure or not untouched or self.sent + len(head) != end:
+            return False
+        self.queued -= len(self._waiting.popleft())
+        return True
+
+    def end(self) -> None:
+        """Refuse every further call; idempotent."""
+        self._waiting.clear()
+        # Both hold on to this transport.
+        self.send, self.read = _refuse_send, _refuse_read
+        if self.link is not None:
+            self.link.close()
+
+    def _send(self, data: bytes) -> None:
+        waiting = self._waiting
+        if data:
+            self.queued += len(data)
+            waiting.append(memoryview(data))
+        while waiting:
+            head = waiting[0]
+            try:
+                sent = self._write(head)
+            except self._would_wait:
+                return
+            self.sent += sent
+            if sent < len(head):
+                waiting[0] = head[sent:]
+            else:
+                waiting.popleft()
+
+    def _write(self, data: memoryview) -> int:
+        if self._session is None:
+            return int(NativeSocket.send(self._native, data))
+        return int(self._session.write(data))
+
+    def _read(self) -> list[Frame]:
+        at_most = max(_READ, self._splitter.missing)
+        try:
+            if self._session is None:
+                data = NativeSocket.recv(self._native, at_most)
+                # A short read has emptied the socket's buffer.
+                self.more = len(data) == at_most
+            else:
+                data = self._session.read(at_most)
+                # A TLS session may hold more than it gave; only its refusal tells that not.
+                self.more = True
+        except self._would_wait:
+            self.more = False
+            return []
+        if not data:
+            self.more = False
+            raise ConnectionResetError(
+                errno.ECONNRESET, "the broker, or something on the way, closed the connection"
+            )
+        return self._splitter.split(data)
+
+    def keep_alive(self, timeout: float, options: Options, on_orphaned: Callable[[], None]) -> None:
+        """Put the guard around reads and writes, and have heartbeats sent.
+
+        Parameters:
+            timeout: T, as negotiated, in seconds; 0: no heartbeats are sent.
+            on_orphaned: called in a forked child, after its copy of the descriptor is dropped.
+        """
+        myself = weakref.ref(self)
+
+        def half_written() -> bool:
+            alive = myself()
+            return alive is not None and bool(alive._waiting)
+
+        def half_read() -> bool:
+            alive = myself()
+            return alive is not None and bool(alive._splitter.missing)
+
+        link = Link(
+            self._wire,
+            timeout or _NEVER,
+            self._wire.name(),
+            service.current().metrics,
+            half_written=half_written,
+            half_read=half_read,
+            on_orphaned=on_orphaned,
+            forked_error=_forked_error,
+        )
+        if timeout:
+            try:
+                watch(link, options)
+            except Exception as error:
+                leave_alone(self._wire.name(), error)
+        else:
+            not_negotiated(self._wire.name(), options)
+        self.link = link
+        guard = link.guard
+        self.send = guard.around_send(self._send, link.before_idle_write, _tears, link.tear)
+        self.read = guard.around_read(self._read, link.before_idle_write)
+
+
+def _tears(_error: BaseException) -> bool:
+    # The rest is never sent: the owner gives the connection up.
+    return True
+
+
+def _forked_error() -> Exception:
+    return ConnectionError("this connection was opened before a fork")
+
+
+def _refuse_send(_data: bytes) -> None:
+    raise ConnectionError("the connection has ended")
+
+
+def _refuse_read() -> list[Frame]:
+    raise ConnectionError("the connection has ended")

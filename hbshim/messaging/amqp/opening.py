@@ -1,0 +1,75 @@
+"""Opens a connection to one host, over any client library, within a time."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+
+from hbshim.adapters.attach import options_for_connect, ready
+from hbshim.errors import ConnectError, ConnectionLostError
+from hbshim.messaging.amqp.library import MakeLibrary
+from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.amqp.session import Session
+from hbshim.messaging.amqp.stream import Stream
+from hbshim.messaging.dialing import dial
+from hbshim.messaging.hosts import Host
+from hbshim.options import Options
+from hbshim.protocol.reply_codes import login_refused
+
+
+def open_session(
+    make_library: MakeLibrary, host: Host, options: AmqpOptions, deadline: float
+) -> Session:
+    """Open a connection to one host.
+
+    Parameters:
+        deadline: of ``time.monotonic()``, for all of it.
+
+    Raises:
+        ConnectError: it did not let us in; `final` for credentials and virtual hosts.
+        OptionError: a file that the options name for TLS cannot be used.
+    """
+    deadline = min(deadline, time.monotonic() + options.handshake_timeout)
+    heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
+    kept_alive = (
+        options.heartbeat_interval != "off"
+        and heartbeats is not None
+        and ready(heartbeats, host.name)
+    )
+    sock = dial(host, options, deadline)
+    stream = Stream(sock, host.name, functools.partial(make_library, host, options, kept_alive))
+    try:
+        _shake_hands(stream, host, options, deadline)
+        stream.keep_alive(heartbeats or Options())
+        return Session(stream)
+    except BaseException:
+        stream.drop()
+        raise
+
+
+def _shake_hands(stream: Stream, host: Host, options: AmqpOptions, deadline: float) -> None:
+    try:
+        answered = stream.shake_hands(deadline)
+    except ConnectionLostError as error:
+        closed_by = stream.library.closed_by
+        if closed_by is not None:
+            user, virtual_host = host.username, host.virtual_host
+            raise login_refused(host.name, user, virtual_host, *closed_by) from None
+        raise ConnectError(
+            f"{host.name}: no AMQP connection ({error.__cause__ or error}); does a broker listen "
+            "there, and is it the port for TLS, or for none?"
+        ) from None
+    if not answered:
+        raise ConnectError(
+            f"{host.name}: the broker does not answer in time (handshake_timeout is "
+            f"{options.handshake_timeout:g} s); is it overloaded, or does something else listen "
+            "there?"
+        )
+
+
+def connection_name(library: str) -> str:
+    """Return what the broker shows for a connection (client property `connection_name`)."""
+    program = os.path.basename(sys.argv[0]) or "python"
+    return f"{program}:{os.getpid()}:hbshim-{library}"

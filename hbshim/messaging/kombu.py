@@ -1,0 +1,44 @@
+"""AMQP connections over kombu and py-amqp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import kombu
+
+from hbshim.adapters.pyamqp.session import Transport
+from hbshim.messaging.amqp.library import Library
+from hbshim.messaging.amqp.opening import connection_name, open_session
+from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.amqp.session import Session
+from hbshim.messaging.hosts import Host
+
+
+def connect(host: Host, options: AmqpOptions, deadline: float) -> Session:
+    """Open a connection; see :func:`hbshim.messaging.amqp.opening.open_session`."""
+    return open_session(_make_library, host, options, deadline)
+
+
+def _make_library(
+    host: Host, options: AmqpOptions, kept_alive: bool, send: Callable[[bytes], None]
+) -> Library:
+    interval = options.heartbeat_interval
+    client = kombu.Connection(
+        hostname=host.hostname,
+        port=host.port,
+        userid=host.username,
+        password=host.password,
+        virtual_host=host.virtual_host,
+        transport=Transport,
+        login_method=options.login_method,
+        heartbeat=0 if interval == "off" else interval,
+        transport_options={
+            "send": send,
+            "heartbeats": kept_alive,
+            "channel_max": options.channel_max,
+            "frame_max": options.frame_max,
+            "client_properties": {"connection_name": connection_name("kombu")},
+        },
+    )
+    library: Library = client.transport.establish_connection()
+    return library

@@ -1,0 +1,35 @@
+"""AMQP connections over pika."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hbshim.adapters.pika.session import PikaSession, parameters
+from hbshim.messaging.amqp.library import Library
+from hbshim.messaging.amqp.opening import connection_name, open_session
+from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.amqp.session import Session
+from hbshim.messaging.hosts import Host
+
+
+def connect(host: Host, options: AmqpOptions, deadline: float) -> Session:
+    """Open a connection; see :func:`hbshim.messaging.amqp.opening.open_session`."""
+    return open_session(_make_library, host, options, deadline)
+
+
+def _make_library(
+    host: Host, options: AmqpOptions, kept_alive: bool, send: Callable[[bytes], None]
+) -> Library:
+    interval = options.heartbeat_interval
+    external = options.login_method == "EXTERNAL"
+    asked = parameters(
+        host.hostname,
+        host.port,
+        host.virtual_host,
+        None if external else (host.username, host.password),
+        channel_max=options.channel_max,
+        frame_max=options.frame_max,
+        heartbeat=(interval or None) if kept_alive and interval != "off" else 0,
+        client_properties={"connection_name": connection_name("pika")},
+    )
+    return PikaSession(asked, send)

@@ -1,0 +1,89 @@
+"""What a session does with frames that a broker sends rarely."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pika import frame, spec
+
+from hbshim.messaging.amqp.session import DATA, Session
+from hbshim.protocol import methods
+
+
+class Library:
+    frame_max = 4096
+
+    def encode_table(self, _values: Any) -> bytes:
+        return b"\0\0\0\0"
+
+    def decode_table(self, _data: bytes) -> dict[str, Any]:
+        return {}
+
+
+class Stream:
+    """Remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.name = "broker"
+        self.library = Library()
+        self.lock = threading.RLock()
+        self.sent: list[bytes] = []
+        self.send = self.sent.append
+        self.on_frame: Any = None
+        self.on_end: Any = None
+
+    def check(self) -> None:
+        pass
+
+    def locked(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def receives(self, *marshaled: bytes) -> None:
+        for each in marshaled:
+            self.on_frame(each[0], DATA, each[7:-1])
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream()
+
+
+@pytest.fixture
+def session(stream: Stream) -> Session:
+    return Session(stream)  # type: ignore[arg-type]
+
+
+def delivered(consumer_tag: str, tag: int) -> tuple[bytes, bytes]:
+    deliver = frame.Method(DATA, spec.Basic.Deliver(consumer_tag, tag, False, "", "q"))
+    header = frame.Header(DATA, 0, spec.BasicProperties())
+    return deliver.marshal(), header.marshal()
+
+
+def test_what_comes_behind_the_end_of_a_consumer_is_requeued(
+    stream: Stream, session: Session
+) -> None:
+    got: list[object] = []
+    tag = session.start_consumer("q", got.append, on_cancelled=got.append)
+    session.stop_consumer(tag, lambda: got.append("stopped"))
+    stream.receives(*delivered(tag, 1))
+    stream.receives(frame.Method(DATA, spec.Basic.CancelOk(tag)).marshal())
+    del stream.sent[:]
+    stream.receives(*delivered(tag, 2))
+    assert stream.sent == [frame.Method(DATA, spec.Basic.Reject(2, True)).marshal()]
+    # Without acknowledgement there is nothing to requeue, and the broker knows no such tag.
+    stream.receives(*delivered("hbshim-no-ack.1", 3))
+    assert len(stream.sent) == 1
+
+
+def test_methods_that_were_behind_the_one_that_is_refused_are_asked_again(
+    stream: Stream, session: Session
+) -> None:
+    """The broker ignores what comes on a channel that it has closed."""
+    first = session._send_method(DATA, methods.basic_qos(DATA, 1))
+    second = session._send_method(DATA, methods.basic_cancel(DATA, "c"), "c")
+    stream.receives(frame.Method(DATA, spec.Channel.Close(540, "no", 60, 10)).marshal())
+    assert (first.closed_by, first.ignored) == ((540, "no"), False)
+    assert (second.closed_by, second.ignored) == (None, True)

@@ -35,9 +35,15 @@ CLI = ("click", "rich", "markdown_it", "mdurl", "pygments")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, so that nothing an earlier build left behind can slip in."""
     source = tmp_path_factory.mktemp("source") / "checkout"
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", ".tox", "build", "dist", "report", "__pycache__", "*.egg-info", ".*_cache"
+    generated = shutil.ignore_patterns("build", "dist", "report")
+    hidden = shutil.ignore_patterns(
+        ".git", ".venv", ".tox", "__pycache__", "*.egg-info", ".*_cache"
     )
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        at_the_top = generated(directory, names) if Path(directory) == ROOT else set()
+        return at_the_top | hidden(directory, names)
+
     shutil.copytree(ROOT, source, ignore=ignored, symlinks=True)
     return source
 

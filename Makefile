@@ -54,7 +54,8 @@ worlds: venv
 world-%:
 	HBSHIM_TEST_WORLD=$* $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder \
 	  tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool \
-	  tests/messaging/test_connection.py tests/messaging/contract tests/messaging/test_driver.py \
+	  tests/messaging/test_connection.py tests/messaging/contract/test_call.py \
+	  tests/messaging/contract/test_cut.py tests/messaging/test_driver.py \
 	  tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
 	  tests/messaging/test_driver_hosts.py
 

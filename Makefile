@@ -71,7 +71,7 @@ bench: venv
 	$(BIN)/python -m wsgi_harness.with_broker $(BIN)/hbshim bench $(ARGS)
 
 chaos: venv
-	$(BIN)/python -m wsgi_harness.chaos $(if $(SECONDS),--seconds $(SECONDS)) \
+	$(BIN)/python -m tests.stress.chaos $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # Nodes of a cluster of three brokers fail under load; one round is part of `make test`.
@@ -79,10 +79,10 @@ cluster: images
 	HBSHIM_CLUSTER_ROUNDS=$(or $(ROUNDS),5) $(PYTEST) tests/cluster -s $(ARGS)
 
 oslo: venv
-	$(BIN)/python -m wsgi_harness.oslo $(ARGS)
+	$(BIN)/python -m tests.stress.oslo $(ARGS)
 
 soak: venv
-	$(BIN)/python -m wsgi_harness.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+	$(BIN)/python -m tests.stress.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)
 
 # The test suite builds the site too, and opens it in a browser.
 docs: venv

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_harness.oslo.failover import TESTS, run
-from wsgi_harness.oslo.report import short
-from wsgi_harness.oslo.run import Cell, Outcome, merged
+from tests.stress.oslo.failover import TESTS, run
+from tests.stress.oslo.report import short
+from tests.stress.oslo.run import Cell, Outcome, merged
 
 pytestmark = pytest.mark.alone
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wsgi_harness.oslo.processes import Service, configuration
+from tests.stress.oslo.processes import Service, configuration
 
 T = 2
 WORLDS = ("green", "native")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_harness.oslo.processes import clean_environment
+from tests.stress.child import clean_environment
 
 SCHEMES = ("hbkombu", "hbpika")
 SECRET = "a-password-that-nobody-prints"

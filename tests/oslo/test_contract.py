@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.stress.oslo.processes import ProgramError
+from tests.stress.oslo.schemes import STOCK, ours
 from tests.waiting import wait_until
-from wsgi_harness.oslo.processes import ProgramError
-from wsgi_harness.oslo.schemes import STOCK, ours
 from wsgi_harness.wire.relay import Relay
 
 #: What a client logs once a driver that counted its own limits would have given up.

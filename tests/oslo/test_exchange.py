@@ -3,9 +3,9 @@
 import pytest
 
 from tests.oslo.conftest import WORLDS
+from tests.stress.oslo.processes import ProgramError
+from tests.stress.oslo.schemes import STOCK, ours
 from tests.waiting import wait_until
-from wsgi_harness.oslo.processes import ProgramError
-from wsgi_harness.oslo.schemes import STOCK, ours
 
 
 def exchange(server, client, name):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_harness.oslo.processes import clean_environment
+from tests.stress.child import clean_environment
 
 OURS = (
     "heartbeat_in_pthread",

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.oslo.conftest import WORLDS, T
+from tests.stress.oslo.processes import ProgramError
+from tests.stress.oslo.schemes import ours
 from tests.waiting import wait_until
-from wsgi_harness.oslo.processes import ProgramError
-from wsgi_harness.oslo.schemes import ours
 
 OWN_THREAD = "Rabbit-heartbeat"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hbshim.oslo.rabbit_options import OPTIONS, Combined, Ignored, Translated, warnings
-from wsgi_harness.oslo.environments import VERSIONS, package
-from wsgi_harness.oslo.processes import clean_environment
+from tests.stress.child import clean_environment
+from tests.stress.oslo.environments import VERSIONS, package
 
 PROGRAM = Path(__file__).with_name("loading.py")
 GROUP = "[oslo_messaging_rabbit]"
@@ -37,7 +37,8 @@ class Loader:
     def __init__(self, version=None):
         environment = clean_environment()
         if version is not None:
-            environment["PYTHONPATH"] = str(package(version, lambda _text: None))
+            found = package(version, lambda _text: None)
+            environment["PYTHONPATH"] = os.pathsep.join([str(found), environment["PYTHONPATH"]])
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", PROGRAM],
             stdin=subprocess.PIPE,

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.oslo.conftest import WORLDS
+from tests.stress.oslo.processes import ProgramError
 from tests.waiting import wait_until
-from wsgi_harness.oslo.processes import ProgramError
 from wsgi_harness.wire.relay import Relay
 
 UNREACHABLE = "is unreachable"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from wsgi_harness.oslo.processes import clean_environment
+from tests.stress.child import clean_environment
 
 PRELUDE = """
 import importlib.metadata, sys

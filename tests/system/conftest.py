@@ -5,23 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import queue
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.stress.child import CHECKOUT, EXIT_LIMIT, Child, clean_environment
 from tests.waiting import wait_until
 from wsgi_harness.observe import observer
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
-CHECKOUT = Path(__file__).parent.parent.parent
 _numbers = itertools.count(1)
 
 WORLDS = ("native", "eventlet", "gevent")
@@ -55,30 +50,14 @@ class RemoteClient:
         self.broker = broker
         self.world, self.library = world, library
         self.name = f"{library}-{world}-{os.getpid()}-{next(_numbers)}"
-        environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
-        environment |= {"PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", CHECKOUT / "tests/system" / script, world, library],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        self._child = Child(
+            ["-W", "error", CHECKOUT / "tests/system" / script, world, library],
+            environment=clean_environment(EVENTLET_TESTS="1"),
         )
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put("")
 
     def send(self, command: str, **arguments: Any) -> None:
         """Give a command and do not wait for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
-        self._process.stdin.flush()
+        self._child.send({"do": command, **arguments})
 
     def answer(self, limit: float = 60.0) -> Any:
         """The answer to the oldest command that has none yet.
@@ -86,8 +65,8 @@ class RemoteClient:
         Raises:
             CommandError: it raised.
         """
-        line = self._answers.get(timeout=limit)
-        assert line, f"the agent ended with code {self._process.wait(5)}"
+        line = self._child.read(limit)
+        assert line, f"the agent ended with code {self._child.wait(EXIT_LIMIT)}"
         answer = json.loads(line)
         if "error" in answer:
             raise CommandError(answer)
@@ -149,16 +128,7 @@ class RemoteClient:
 
     def end(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(5)
-        self._reader.join(5)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._child.end()
 
 
 def after_silence(broker: Broker, seconds: float) -> tuple[set[str | None], Any]:

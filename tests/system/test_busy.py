@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import pytest
 
-from wsgi_harness.chaos.faults import FAULTS
-from wsgi_harness.chaos.plan import Step
-from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos.faults import FAULTS
+from tests.stress.chaos.plan import Step
+from tests.stress.chaos.run import Arena, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 

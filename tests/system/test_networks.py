@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from wsgi_harness.chaos import report
-from wsgi_harness.chaos.faults import FAULTS
-from wsgi_harness.chaos.judge import Account
-from wsgi_harness.chaos.plan import Step
-from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos import report
+from tests.stress.chaos.faults import FAULTS
+from tests.stress.chaos.judge import Account
+from tests.stress.chaos.plan import Step
+from tests.stress.chaos.run import Arena, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 

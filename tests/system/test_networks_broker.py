@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from wsgi_harness.chaos import report
-from wsgi_harness.chaos.faults import FAULTS, Effect
-from wsgi_harness.chaos.judge import Account
-from wsgi_harness.chaos.plan import Step
-from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos import report
+from tests.stress.chaos.faults import FAULTS, Effect
+from tests.stress.chaos.judge import Account
+from tests.stress.chaos.plan import Step
+from tests.stress.chaos.run import Arena, Outcome, Setting
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.stack.stack import Stack, project_name

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import pytest
 
-from wsgi_harness.chaos import report
-from wsgi_harness.chaos.faults import FAULTS, Fault
-from wsgi_harness.chaos.journal import Entry, Journal
-from wsgi_harness.chaos.plan import Step
-from wsgi_harness.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos import report
+from tests.stress.chaos.faults import FAULTS, Fault
+from tests.stress.chaos.journal import Entry, Journal
+from tests.stress.chaos.plan import Step
+from tests.stress.chaos.run import Arena, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.

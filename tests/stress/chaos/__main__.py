@@ -1,0 +1,158 @@
+"""``make chaos``: faults at random, and one invariant; ``python -m tests.stress.chaos --help``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from tests.stress.chaos.faults import FAULTS
+from tests.stress.chaos.plan import Step, draw
+from wsgi_harness.report.terminal import ending_well, result_console
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    the invariant held
+  1    it did not
+  2    the command line is wrong
+  3    no verdict: the containers could not be had, or a fault could not be made
+  130  interrupted; everything is removed again
+"""
+_SHORTEST = 5.0
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=_SHORTEST),
+    default=60.0,
+    show_default=True,
+    help="How long faults happen.",
+)
+@click.option("--seed", type=int, help="Repeat the faults of a run that printed this seed.")
+@click.option(
+    "--heartbeat",
+    type=click.IntRange(1, 60),
+    default=2,
+    show_default=True,
+    metavar="T",
+    help="Heartbeat timeout in seconds.",
+)
+@click.option(
+    "--zones",
+    type=click.IntRange(1, 20),
+    default=3,
+    show_default=True,
+    help="Relays; each application has a connection of each habit behind each of them.",
+)
+@click.option(
+    "--fault",
+    "names",
+    multiple=True,
+    type=click.Choice(list(FAULTS)),
+    metavar="NAME",
+    help="Only this fault; repeatable.",
+)
+@click.option("--gevent", is_flag=True, help="Applications in gevent's world, too.")
+@click.option("--without-hbshim", is_flag=True, help="The control: the invariant must not hold.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+@click.option(
+    "--report",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the JSON goes.  [default: build/chaos/results.json]",
+)
+@click.option("--list", "listing", is_flag=True, help="Show every fault.")
+def main(
+    seconds: float,
+    seed: int | None,
+    heartbeat: int,
+    zones: int,
+    names: Sequence[str],
+    gevent: bool,
+    without_hbshim: bool,
+    as_json: bool,
+    path: Path | None,
+    listing: bool,
+) -> None:
+    """Break networks, brokers and processes at random under many connections.
+
+    One invariant is checked: every message is confirmed or reported, every link is alive,
+    reconnected or reported dead within its bound.
+    """
+    if listing:
+        for kind in FAULTS.values():
+            click.echo(f"{kind.name:16} {kind.scope.value:8} {kind.what}")
+        return
+    with ending_well("chaos"):
+        held = _run(
+            seconds,
+            secrets.randbelow(1_000_000) if seed is None else seed,
+            heartbeat,
+            [f"zone{number}" for number in range(1, zones + 1)],
+            names or list(FAULTS),
+            gevent,
+            not without_hbshim,
+            as_json,
+            path,
+        )
+    sys.exit(0 if held else 1)
+
+
+def _run(
+    seconds: float,
+    seed: int,
+    heartbeat: int,
+    zones: Sequence[str],
+    names: Sequence[str],
+    gevent: bool,
+    shim: bool,
+    as_json: bool,
+    path: Path | None,
+) -> bool:
+    # Costly, and most of them need the extra `harness`.
+    from tests.stress.chaos import report
+    from tests.stress.chaos.run import WORLDS, Arena, Setting
+    from wsgi_harness.paths import build_dir
+    from wsgi_harness.report.display import TerminalDisplay
+    from wsgi_harness.stack.stack import Stack, project_name
+
+    worlds = (*WORLDS, "gevent") if gevent else WORLDS
+    setting = Setting(heartbeat, seed, zones, worlds=worlds, shim=shim)
+    kinds = [FAULTS[name] for name in names]
+    steps = draw(seed, seconds, heartbeat, zones, setting.processes, kinds)
+    logs = build_dir() / "chaos"
+    logs.mkdir(exist_ok=True)
+    path = path or logs / "results.json"
+    path.touch()
+    with TerminalDisplay(Console(stderr=True)) as display:
+        display.say(f"seed {seed}: {len(steps)} faults for {len(setting.places)} sessions")
+
+        with Stack(project_name("chaos"), heartbeat=60, progress=display.say) as stack:
+            display.say("connecting")
+            with Arena(setting, stack.broker, stack, logs=logs) as arena:
+                with display.stage("faults", total=max(len(steps), 1)) as advance:
+
+                    def told(step: Step) -> None:
+                        display.say(f"{step.at:6.1f} s  {step.kind.name} {step.target}")
+                        advance(steps.index(step) + 1)
+
+                    arena.carry_out(steps, told)
+                display.say("all is well again; waiting for the last messages")
+                outcome = arena.outcome(steps)
+    report.write(outcome, path)
+    if as_json:
+        click.echo(json.dumps(report.as_data(outcome)))
+    else:
+        report.print_outcome(result_console(), outcome)
+        click.echo(f"Data: {path}")
+    return not outcome.violations
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""``make oslo``: oslo.messaging's own functional suite over hbshim's drivers; see ``--help``."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from wsgi_harness.report.terminal import ending_well, result_console
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    each scheme of hbshim passes what oslo.messaging's own passes, and survives
+  1    one does not
+  2    the command line is wrong
+  3    no verdict: the containers, or an environment, could not be had
+  130  interrupted; everything is removed again
+"""
+_CTL_LIMIT = 90.0
+_RESTART = "40 green callers, broker restarted"
+_BLOCKED = "hub blocked for 4 T"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.option(
+    "--scheme", "schemes", multiple=True, help="A scheme of hbshim.  [default: all installed]"
+)
+@click.option(
+    "--oslo-version",
+    "versions",
+    multiple=True,
+    metavar="MAJOR.MINOR",
+    help="A line of oslo.messaging.  [default: 17.3 and 18.3]",
+)
+@click.option(
+    "--threads",
+    "worlds",
+    type=click.Choice(["green", "native"]),
+    multiple=True,
+    help="Which threads the suite runs in.  [default: both]",
+)
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["suite", "failover", "failures"]),
+    multiple=True,
+    help="The functional suite, its two tests that need three brokers, or the two failures with "
+    "their controls.  [default: all]",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How often each failure is brought about.",
+)
+@click.option("--subset", is_flag=True, help="Of the suite, one test of each kind.")
+@click.option("--only", multiple=True, metavar="TEXT", help="Tests whose names hold this.")
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where results.json and logs go.  [default: build/oslo/report]",
+)
+def main(
+    schemes: tuple[str, ...],
+    versions: tuple[str, ...],
+    worlds: tuple[str, ...],
+    parts: tuple[str, ...],
+    trials: int,
+    subset: bool,
+    only: tuple[str, ...],
+    directory: Path | None,
+) -> None:
+    """Run oslo.messaging's own functional suite, and two failures, over hbshim's schemes.
+
+    Stock ``rabbit://`` runs beside them, with the same broker and the same versions.
+    """
+    with ending_well("oslo"):
+        held = _run(schemes, versions, worlds, parts, trials, subset, only, directory)
+    sys.exit(0 if held else 1)
+
+
+def _run(
+    schemes: tuple[str, ...],
+    versions: tuple[str, ...],
+    worlds: tuple[str, ...],
+    parts: tuple[str, ...],
+    trials: int,
+    subset: bool,
+    only: tuple[str, ...],
+    directory: Path | None,
+) -> bool:
+    # Costly, and most of them need the extra `harness`.
+    from tests.stress.oslo import environments, failover, failures, report
+    from tests.stress.oslo.run import (
+        STOCK_DRIVERS,
+        SUBSET,
+        WORLDS,
+        Cell,
+        Outcome,
+        merged,
+        repeat,
+        run,
+    )
+    from tests.stress.oslo.schemes import STOCK, ours
+    from wsgi_harness.engine.images import prepare
+    from wsgi_harness.paths import build_dir
+    from wsgi_harness.report.display import TerminalDisplay
+    from wsgi_harness.stack.cluster import Cluster
+    from wsgi_harness.stack.stack import BROKER, Stack, project_name
+
+    known = ours()
+    if unknown := sorted(set(schemes) - set(known)):
+        raise click.UsageError(
+            f"no scheme of hbshim: {', '.join(unknown)}; there are {', '.join(known)}"
+        )
+    chosen = schemes or known
+    directory = directory or build_dir() / "oslo" / "report"
+    directory.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    fates: dict[str, list[list[failures.Fate]]] = {}
+    with TerminalDisplay(Console(stderr=True)) as display:
+        pythons = {
+            version: environments.prepare(version, display.say)
+            for version in versions or environments.VERSIONS
+        }
+        prepared = engine, images = prepare(progress=display.say)
+        if not parts or "failover" in parts:
+            project = project_name("oslo-cluster")
+            with Cluster(project, engine, images.rabbitmq, progress=display.say) as cluster:
+                needed = [
+                    (version, world, scheme)
+                    for version in pythons
+                    for world in worlds or WORLDS
+                    for scheme in STOCK_DRIVERS
+                    if scheme in (STOCK, *chosen)
+                ]
+                with display.stage("the suite on a cluster", total=len(needed)) as advance:
+                    for number, (version, world, scheme) in enumerate(needed, 1):
+                        one = Cell(scheme, version, world, pythons[version], cluster.url())
+                        outcomes += failover.run(cluster, one, directory / "failover")
+                        advance(number)
+            outcomes = merged(outcomes)
+        with Stack(
+            project_name("oslo"), heartbeat=60, progress=display.say, prepared=prepared
+        ) as stack:
+            # The cookie that lets the tool in lies in this directory.
+            inside = ["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl"]
+
+            def control(*arguments: str) -> None:
+                stack.exec(BROKER, [*inside, *arguments], timeout=_CTL_LIMIT)
+
+            def cell(version: str, world: str, scheme: str) -> Cell:
+                vhost = f"{version}-{world}-{scheme}"
+                control("add_vhost", vhost)
+                control("set_permissions", "-p", vhost, stack.broker.user, ".*", ".*", ".*")
+                amqp_url = stack.broker.amqp_url(vhost=vhost)
+                return Cell(scheme, version, world, pythons[version], amqp_url)
+
+            if not parts or "suite" in parts:
+                cells = [
+                    cell(version, world, scheme)
+                    for version in pythons
+                    for world in worlds or WORLDS
+                    for scheme in (STOCK, *chosen)
+                ]
+                with display.stage("the functional suite", total=3 * len(cells)) as advance:
+                    ended = iter(range(1, 3 * len(cells) + 1))
+                    found = run(
+                        cells,
+                        directory / "suite",
+                        only=[*(SUBSET if subset else ()), *only],
+                        done=lambda: advance(next(ended)),
+                    )
+                found = [repeat(each, directory / "suite") for each in found]
+                outcomes = merged([*found, *outcomes])
+            if not parts or "failures" in parts:
+                restarted = functools.partial(
+                    failures.restart,
+                    failures.restart_subjects(chosen, pythons),
+                    stack.broker,
+                    control,
+                    directory / "restart",
+                )
+                blocked = functools.partial(
+                    failures.blocked,
+                    failures.blocked_subjects(chosen, pythons),
+                    stack.broker,
+                    directory / "blocked",
+                )
+                for title, bring_about in ((_RESTART, restarted), (_BLOCKED, blocked)):
+                    fates[title] = []
+                    with display.stage(title, total=trials) as advance:
+                        for number in range(1, trials + 1):
+                            fates[title].append(bring_about())
+                            advance(number)
+    console = result_console()
+    if outcomes:
+        report.print_outcomes(console, outcomes)
+    for title, of_trials in fates.items():
+        report.print_fates(console, title, of_trials)
+    complaints = report.complaints(outcomes, fates)
+    for text in complaints:
+        click.echo(f"- {text}")
+    click.echo(f"Results: {report.write(report.as_data(outcomes, fates, complaints), directory)}")
+    return not complaints
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The two failures of oslo.messaging's own heartbeats, once; `make oslo` brings them about five
+times, with oslo.messaging 17.3 as well, whose service hangs after the restart."""
+
+import sys
+from pathlib import Path
+
+from tests.stress.oslo import failures
+from tests.stress.oslo.failures import Fate, Subject
+from tests.stress.oslo.schemes import STOCK, ours
+
+NEWEST = {"18.3": Path(sys.executable)}
+
+
+def test_a_hub_that_stands_still_for_4_t(broker, tmp_path):
+    """Stock loses its connections: the control."""
+    fates = failures.blocked(failures.blocked_subjects(ours(), NEWEST), broker, tmp_path)
+    assert [fate.subject.scheme for fate in fates if not fate.survived] == [STOCK], fates
+
+
+def test_40_green_callers_through_a_broker_restart(broker, rabbitmqctl, tmp_path):
+    """With the option on, which hung 17.3."""
+    subjects = [Subject(scheme, "18.3", Path(sys.executable), "true") for scheme in ours()]
+    fates = failures.restart(subjects, broker, rabbitmqctl, tmp_path, outage=3.0)
+    assert all(fate.survived for fate in fates), fates
+
+
+def test_a_control_that_survives_is_a_complaint():
+    stock = Subject(STOCK, "17.3", Path(sys.executable), "true", control=True)
+    mine = Subject("hbrabbit", "17.3", Path(sys.executable), "true")
+    hung, well = Fate(stock, False, "hangs"), Fate(stock, True, "all answered")
+    assert failures.complaints([Fate(mine, True, "all answered"), hung]) == []
+    assert failures.complaints([Fate(mine, True, "all answered"), well])
+    assert failures.complaints([Fate(mine, False, "hangs"), hung])

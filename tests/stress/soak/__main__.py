@@ -1,0 +1,114 @@
+"""``make soak``: memory, descriptors, threads and lateness over hours; ``--help`` tells more."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from wsgi_harness.report.terminal import ending_well, result_console
+
+_EXIT_CODES = """\b
+Exit codes:
+  0    nothing was left over, and every look came in time
+  1    something was
+  2    the command line is wrong
+  3    no verdict: the containers could not be had
+  130  interrupted; everything is removed again
+"""
+_HOUR = 3600.0
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How long the connections endure; a fraction will do.",
+)
+@click.option(
+    "--cycles",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Connections that each process opens and closes, before that and once more after it.",
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    default=25,
+    show_default=True,
+    help="Connections of each process that endure.",
+)
+@click.option(
+    "--heartbeat",
+    type=click.IntRange(1, 600),
+    default=10,
+    show_default=True,
+    metavar="T",
+    help="Heartbeat timeout in seconds.",
+)
+@click.option("--without-hbshim", is_flag=True, help="What the libraries do by themselves.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+@click.option(
+    "--report",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where index.html and results.json go.  [default: build/soak]",
+)
+def main(
+    hours: float,
+    cycles: int,
+    connections: int,
+    heartbeat: int,
+    without_hbshim: bool,
+    as_json: bool,
+    directory: Path | None,
+) -> None:
+    """Open and close thousands of connections, keep some for hours, and count what is left."""
+    with ending_well("soak"):
+        held = _run(hours, cycles, connections, heartbeat, not without_hbshim, as_json, directory)
+    sys.exit(0 if held else 1)
+
+
+def _run(
+    hours: float,
+    cycles: int,
+    connections: int,
+    heartbeat: int,
+    shim: bool,
+    as_json: bool,
+    directory: Path | None,
+) -> bool:
+    # Costly, and most of them need the extra `harness`.
+    from tests.stress.soak import report
+    from tests.stress.soak.run import Setting, run
+    from wsgi_harness.paths import build_dir
+    from wsgi_harness.report.display import TerminalDisplay
+    from wsgi_harness.stack.stack import Stack, project_name
+
+    setting = Setting(hours * _HOUR, cycles, connections, heartbeat, shim=shim)
+    directory = directory or build_dir() / "soak"
+    directory.mkdir(parents=True, exist_ok=True)
+    with TerminalDisplay(Console(stderr=True)) as display:
+        with (
+            Stack(project_name("soak"), heartbeat=60, progress=display.say) as stack,
+            display.stage("soaking", total=setting.limit) as advance,
+        ):
+            lives = run(setting, stack.broker, advance)
+        display.say("drawing the report")
+        page = report.write(lives, setting, directory)
+    if as_json:
+        click.echo(json.dumps(report.as_data(lives, setting)))
+    else:
+        report.print_lives(result_console(), lives, setting)
+        click.echo(f"Report: {page}")
+    return not report.complaints(lives, setting)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""oslo.messaging with hbshim's drivers beside its own: its functional suite, and two failures."""

@@ -15,12 +15,39 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from hbshim.heartbeat.guard import Guard, Permit
+from typing import Any, NamedTuple, Protocol
 
 SEND_FLAGS = int(socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
+
+
+class Permit(Protocol):
+    """What these calls read of :class:`hbshim.heartbeat.guard.Permit`."""
+
+    @property
+    def valid(self) -> object: ...
+
+    @property
+    def inside(self) -> object: ...
+
+
+class Writers(Protocol):
+    """What they read of :class:`hbshim.heartbeat.guard.Gate`."""
+
+    @property
+    def inside(self) -> object: ...
+
+
+class Guard(Protocol):
+    """What they read of :class:`hbshim.heartbeat.guard.Guard`."""
+
+    @property
+    def writers(self) -> Writers: ...
+
+    @property
+    def closed(self) -> object: ...
+
+    @property
+    def last_write(self) -> float: ...
 
 
 class Calls(NamedTuple):

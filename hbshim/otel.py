@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hbshim.errors import MissingExtraError
 from hbshim.observe.measures import COUNTERS, GAUGES, LATENESS, Measure
-from hbshim.observe.snapshot import snapshot
+from hbshim.observe.snapshot import Status, snapshot
 
 try:
     from opentelemetry.metrics import (
@@ -68,7 +68,7 @@ def register(provider: MeterProvider | None = None) -> Meter:
 class _Round(NamedTuple):
     """One collection: its snapshot, and the callbacks that have read it."""
 
-    snapshot: dict[str, Any]
+    snapshot: Status
     readers: set[str]
     taken_at: float
     pid: int
@@ -85,7 +85,7 @@ class _SharedSnapshot:
     def __init__(self) -> None:
         self._round: _Round | None = None
 
-    def read(self, reader: str) -> dict[str, Any]:
+    def read(self, reader: str) -> Status:
         """Return the snapshot, taken once for each collection.
 
         Parameters:

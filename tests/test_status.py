@@ -21,27 +21,27 @@ def connection(broker):
 
 def own_link(connection):
     name = connection._impl._heartbeat_checker._link.name
-    return next(link for link in hbshim.status()["links"] if link["name"] == name)
+    return next(link for link in hbshim.status().links if link.name == name)
 
 
 def test_status_shows_the_link_and_the_age_of_the_applications_own_traffic(connection):
-    wait_until(lambda: own_link(connection)["beats"] >= 3)
+    wait_until(lambda: own_link(connection).beats >= 3)
     link = own_link(connection)
-    assert link["state"] == "alive"
-    assert link["heartbeat_timeout"] == 1.0
-    assert link["route"] == "plain"
+    assert link.state == "alive"
+    assert link.heartbeat_timeout == 1.0
+    assert link.route == "plain"
     # Beats went out meanwhile; they do not make the application look busy.
-    assert link["last_write_ago"] > 1
+    assert link.last_write_ago > 1
     wrote = time.monotonic()
     connection.channel()
-    assert own_link(connection)["last_write_ago"] <= time.monotonic() - wrote
+    assert own_link(connection).last_write_ago <= time.monotonic() - wrote
 
 
 def test_events_are_handed_out_once(connection):
     hbshim.take_events()
     link = connection._impl._heartbeat_checker._link
     link.guard.writers.overlaps += 1
-    wait_until(lambda: "event:concurrent-writers" in hbshim.status()["counters"])
+    wait_until(lambda: "event:concurrent-writers" in hbshim.status().counters)
     assert [event.kind for event in hbshim.take_events()] == ["concurrent-writers"]
     assert hbshim.take_events() == []
 
@@ -53,7 +53,7 @@ def test_prometheus_scrapes_what_status_shows(connection):
 
     registry = CollectorRegistry()
     register(registry)
-    wait_until(lambda: own_link(connection)["beats"] >= 2)
+    wait_until(lambda: own_link(connection).beats >= 2)
     text = generate_latest(registry).decode()
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(samples["hbshim_beats_sent_total"]) >= 2

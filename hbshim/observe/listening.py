@@ -151,7 +151,7 @@ def _failed(error: Exception) -> None:
 
 def answer() -> bytes:
     """The state of this process, as it goes through the socket."""
-    now = snapshot()
+    now = snapshot().as_dict()
     links = now.pop("links")
     head = {
         "protocol": VERSION,

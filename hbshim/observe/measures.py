@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Generic, TypeAlias, TypeVar
+from operator import attrgetter
+from typing import Generic, TypeAlias, TypeVar
+
+from hbshim.observe.snapshot import Lateness, Status
 
 Value = TypeVar("Value")
 
 #: From :func:`hbshim.status` to values, each with those of its labels.
-Read: TypeAlias = Callable[[dict[str, Any]], Iterable[tuple[tuple[str, ...], Value]]]
+Read: TypeAlias = Callable[[Status], Iterable[tuple[tuple[str, ...], Value]]]
 
 _EVENT = "event:"
 
@@ -45,50 +48,50 @@ class Buckets:
 
 
 def _counter(name: str) -> Read[float]:
-    return lambda status: [((), status["counters"].get(name, 0))]
+    return lambda status: [((), status.counters.get(name, 0))]
 
 
-def _events(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
-    for name, count in status["counters"].items():
+def _events(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
+    for name, count in status.counters.items():
         if name.startswith(_EVENT):
             yield (name.removeprefix(_EVENT),), count
 
 
-def _deaths(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+def _deaths(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
     for cause in ("link-silent", "peer-closed"):
-        yield (cause,), status["counters"].get(_EVENT + cause, 0)
+        yield (cause,), status.counters.get(_EVENT + cause, 0)
 
 
-def _links(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+def _links(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
     # Zeros too, so that a gauge comes down when the last link goes.
-    counts = Counter({(engine["worker"], "alive"): 0 for engine in status["engines"]})
-    counts.update((link["worker"], link["state"]) for link in status["links"])
+    counts = Counter({(engine.worker, "alive"): 0 for engine in status.engines})
+    counts.update((link.worker, link.state) for link in status.links)
     return counts.items()
 
 
-def _latest_lateness(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], float]]:
+def _latest_lateness(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
     # An engine of forced links may stand beside another of the same worker.
     worst: dict[tuple[str, ...], float] = {}
-    for engine in status["engines"]:
-        key = (engine["worker"],)
-        worst[key] = max(worst.get(key, float("-inf")), engine["latest_lateness"])
+    for engine in status.engines:
+        key = (engine.worker,)
+        worst[key] = max(worst.get(key, float("-inf")), engine.latest_lateness)
     return worst.items()
 
 
-def _lateness(status: dict[str, Any]) -> Iterable[tuple[tuple[str, ...], Buckets]]:
-    by_worker: dict[str, list[dict[str, Any]]] = {}
-    for engine in status["engines"]:
-        by_worker.setdefault(engine["worker"], []).append(engine["lateness"])
+def _lateness(status: Status) -> Iterable[tuple[tuple[str, ...], Buckets]]:
+    by_worker: dict[str, list[Lateness]] = {}
+    for engine in status.engines:
+        by_worker.setdefault(engine.worker, []).append(engine.lateness)
     for worker, found in by_worker.items():
-        bounds = [*found[0]["bounds"], float("inf")]
-        counts = accumulate(map(sum, zip(*(one["counts"] for one in found), strict=True)))
-        total = sum(one["total"] for one in found)
+        bounds = [*found[0].bounds, float("inf")]
+        counts = accumulate(map(sum, zip(*(one.counts for one in found), strict=True)))
+        total = sum(one.total for one in found)
         yield (worker,), Buckets(tuple(zip(bounds, counts, strict=True)), total)
 
 
 def _oldest(direction: str) -> Read[float]:
-    key = f"last_{direction}_ago"
-    return lambda status: [((), max((link[key] for link in status["links"]), default=0.0))]
+    age = attrgetter(f"last_{direction}_ago")
+    return lambda status: [((), max(map(age, status.links), default=0.0))]
 
 
 COUNTERS: tuple[Measure[float], ...] = (

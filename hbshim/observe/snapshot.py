@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hbshim.event_log import log_problems
@@ -17,22 +18,94 @@ from hbshim.metrics import Event
 RECENT_LOOKS = 100
 
 
-def status() -> dict[str, Any]:
-    """Return a snapshot of this process's heartbeats, as plain values. Times are in seconds.
+@dataclass(frozen=True)
+class LinkStatus:
+    """One connection that is kept alive. Times are in seconds.
+
+    Attributes:
+        name: as RabbitMQ's management shows it.
+        peer: the broker's address and port.
+        state: see the states in docs/architecture.md.
+        heartbeat_timeout: T, as negotiated.
+        beats: sent so far.
+        worker: the one that sends them.
+        route: how they reach the wire, "plain" or "tls".
+        sent_ago, received_ago: since the kernel sent and received a byte; None where it does
+            not report that, or the connection is closed.
+        last_write_ago, last_read_ago: since the application wrote and read, whatever hbshim
+            has sent.
+    """
+
+    name: str
+    peer: str
+    state: str
+    heartbeat_timeout: float
+    beats: int
+    worker: str
+    route: str
+    sent_ago: float | None
+    received_ago: float | None
+    last_write_ago: float
+    last_read_ago: float
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """How many of a worker's checks came how late.
+
+    Attributes:
+        bounds: upper bounds, in seconds.
+        counts: checks up to each bound and above the one before, and those beyond the last.
+        total: seconds by which all of them were late.
+    """
+
+    bounds: list[float]
+    counts: list[int]
+    total: float
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """One heartbeat worker with its connections. Times are in seconds; below 0 is early.
+
+    Attributes:
+        links: number of its connections.
+        latest_lateness: of its latest check.
+        worst_lateness: of its latest 100 checks.
+    """
+
+    worker: str
+    links: int
+    wakeups: int
+    latest_lateness: float
+    worst_lateness: float
+    lateness: Lateness
+
+
+@dataclass(frozen=True)
+class Status:
+    """The heartbeats of this process at one moment.
+
+    Attributes:
+        links: every connection that is kept alive.
+        engines: every worker that was started.
+        counters: by name, see docs/observing.md.
+    """
+
+    links: list[LinkStatus]
+    engines: list[EngineStatus]
+    counters: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same as plain values, for instance for JSON."""
+        return asdict(self)
+
+
+def status() -> Status:
+    """Return a snapshot of this process's heartbeats.
 
     Call it from a thread of the application: it also logs the warnings and errors among
     the events that were recorded since the last call and that nothing has taken.
-
-    Returns:
-        ``links``: for each connection its name (as RabbitMQ's management shows it) and
-        peer, state, T, beats so far, the worker that sends them and how they reach the
-        wire; seconds since the kernel last sent and received a byte (None where it
-        does not tell, or no more), and since the *application* last wrote and read,
-        which beats do not hide.
-        ``engines``: for each worker its number of links, wake-ups, latest lateness and
-        the worst of its latest 100 looks, where below 0 is early; and how many looks
-        came how late: one count for each upper bound, and one for what is beyond.
-        ``counters``: see docs/observing.md.
     """
     service = existing()
     if service is not None:
@@ -40,36 +113,36 @@ def status() -> dict[str, Any]:
     return snapshot()
 
 
-def snapshot() -> dict[str, Any]:
+def snapshot() -> Status:
     """Return what :func:`status` returns, from any thread: it logs nothing."""
     service, now = existing(), time.monotonic()
     if service is None:
-        return {"links": [], "engines": [], "counters": {}}
+        return Status([], [], {})
     placements = service.placements()
     links_of = Counter(engine for _, engine in placements)
-    return {
-        "links": [_link(link, engine, now) for link, engine in placements],
-        "engines": [_engine(engine, links_of[engine]) for engine in service.engines()],
-        "counters": service.metrics.snapshot(),
-    }
+    return Status(
+        [_link(link, engine, now) for link, engine in placements],
+        [_engine(engine, links_of[engine]) for engine in service.engines()],
+        service.metrics.snapshot(),
+    )
 
 
-def _link(link: Link, engine: Engine, now: float) -> dict[str, Any]:
+def _link(link: Link, engine: Engine, now: float) -> LinkStatus:
     wrote, read = link.traffic_age(now)
     sent, received = _wire_age(link.wire)
-    return {
-        "name": link.name,
-        "peer": link.name.rpartition(" -> ")[2],
-        "state": link.state.value,
-        "heartbeat_timeout": link.timeout,
-        "beats": link.beats,
-        "worker": engine.worker.name,
-        "route": link.wire.route,
-        "sent_ago": sent,
-        "received_ago": received,
-        "last_write_ago": wrote,
-        "last_read_ago": read,
-    }
+    return LinkStatus(
+        name=link.name,
+        peer=link.name.rpartition(" -> ")[2],
+        state=link.state.value,
+        heartbeat_timeout=link.timeout,
+        beats=link.beats,
+        worker=engine.worker.name,
+        route=link.wire.route,
+        sent_ago=sent,
+        received_ago=received,
+        last_write_ago=wrote,
+        last_read_ago=read,
+    )
 
 
 def _wire_age(wire: Wire) -> tuple[float | None, float | None]:
@@ -82,20 +155,16 @@ def _wire_age(wire: Wire) -> tuple[float | None, float | None]:
     return view.sent_ago, view.received_ago
 
 
-def _engine(engine: Engine, links: int) -> dict[str, Any]:
+def _engine(engine: Engine, links: int) -> EngineStatus:
     lateness = _latest(engine)
-    return {
-        "worker": engine.worker.name,
-        "links": links,
-        "wakeups": engine.wakeups,
-        "latest_lateness": lateness[-1] if lateness else 0.0,
-        "worst_lateness": max(lateness, default=0.0),
-        "lateness": {
-            "bounds": list(LATENESS_BOUNDS),
-            "counts": list(engine.looks_by_lateness),
-            "total": engine.late_for,
-        },
-    }
+    return EngineStatus(
+        worker=engine.worker.name,
+        links=links,
+        wakeups=engine.wakeups,
+        latest_lateness=lateness[-1] if lateness else 0.0,
+        worst_lateness=max(lateness, default=0.0),
+        lateness=Lateness(list(LATENESS_BOUNDS), list(engine.looks_by_lateness), engine.late_for),
+    )
 
 
 def _latest(engine: Engine) -> list[float]:

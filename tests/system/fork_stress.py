@@ -133,7 +133,7 @@ class Parent:
         gc.collect()
 
     def look(self) -> None:
-        assert hbshim.status()["links"] == []
+        assert hbshim.status().links == []
         hbshim.take_events()
         repr(self.connections)
         hbshim.uninstall()
@@ -272,7 +272,7 @@ def main() -> None:
     started = time.monotonic()
     parent = Parent(options.url, options.tls_port)
     parent.run(options.forks)
-    counters = hbshim.status()["counters"]
+    counters = hbshim.status().counters
     result = {
         "forks": options.forks,
         "seconds": round(time.monotonic() - started, 1),

@@ -98,7 +98,7 @@ def report() -> dict[str, Any]:
     if not ORDERS["shim"]:
         return {}
     events = [(event.kind, event.detail) for event in hbshim.take_events()]
-    return {"links": hbshim.status()["links"], "events": events}
+    return {"links": hbshim.status().as_dict()["links"], "events": events}
 
 
 _ROUTES = {"/open": connect, "/publish": publish, "/report": report, "/": dict}

@@ -220,7 +220,7 @@ class Program:
         from oslo_messaging._drivers import amqpdriver, impl_rabbit
 
         return {
-            "status": hbshim.status(),
+            "status": hbshim.status().as_dict(),
             "threads": [thread.name for thread in threading.enumerate()],
             "replaced": amqpdriver.threading is not threading
             or impl_rabbit.threading is not threading,

@@ -1,19 +1,20 @@
 """hbshim keeps AMQP connections alive whatever the concurrency of the process.
 
-Importing it imports no messaging library and no green library; each name below
-is loaded when it is first used.
+Importing it imports no messaging library and no green library; each name below is loaded when
+it is first used. Public are these names and, with the names that each lists in ``__all__``, the
+modules in ``PUBLIC_MODULES``; any other module may change without notice.
 """
 
 from __future__ import annotations
 
-import importlib
+from hbshim._lazy import lazy_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from hbshim.api import install, keep_alive, uninstall
+    from hbshim.errors import HbshimError
     from hbshim.heartbeat.liveness import tick
+    from hbshim.metrics import Event
     from hbshim.observe.snapshot import status, take_events
     from hbshim.options import Options
     from hbshim.runtime.detect import detect
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Event",
+    "HbshimError",
     "Options",
     "__version__",
     "detect",
@@ -32,21 +35,30 @@ __all__ = [
     "uninstall",
 ]
 
-_HOMES = {
-    "Options": "hbshim.options",
-    "detect": "hbshim.runtime.detect",
-    "install": "hbshim.api",
-    "keep_alive": "hbshim.api",
-    "status": "hbshim.observe.snapshot",
-    "take_events": "hbshim.observe.snapshot",
-    "tick": "hbshim.heartbeat.liveness",
-    "uninstall": "hbshim.api",
-}
+PUBLIC_MODULES = (
+    "doctor",
+    "errors",
+    "kombu",
+    "messaging",
+    "observe",
+    "otel",
+    "pika",
+    "prometheus",
+)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hbshim' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Event": "hbshim.metrics",
+        "HbshimError": "hbshim.errors",
+        "Options": "hbshim.options",
+        "detect": "hbshim.runtime.detect",
+        "install": "hbshim.api",
+        "keep_alive": "hbshim.api",
+        "status": "hbshim.observe.snapshot",
+        "take_events": "hbshim.observe.snapshot",
+        "tick": "hbshim.heartbeat.liveness",
+        "uninstall": "hbshim.api",
+        **{name: f"hbshim.{name}" for name in PUBLIC_MODULES},
+    },
+)

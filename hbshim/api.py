@@ -11,14 +11,18 @@ import importlib
 import os
 import sys
 
-from hbshim.runtime.import_hooks import when_imported
+from hbshim._import_hooks import when_imported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, TypeVar
 
-    from hbshim.options import Options
+    from typing_extensions import Unpack
+
+    from hbshim.options import AttachOptions, InstallOptions, Options
+
+    C = TypeVar("C")
 
 #: Keywords of the last install(); None while not installed. Connections are
 #: opened by code that knows nothing of hbshim, so this has to be module state.
@@ -42,7 +46,11 @@ _BEFORE_CONNECT = ("heartbeat", "strip_polling")
 
 
 def install(
-    app: Any = None, /, *, config: Mapping[str, object] | None = None, **options: Any
+    app: Any = None,
+    /,
+    *,
+    config: Mapping[str, object] | None = None,
+    **options: Unpack[InstallOptions],
 ) -> None:
     """Keep alive every py-amqp, kombu and pika connection that is opened from now on.
 
@@ -91,7 +99,7 @@ def _has_only_defaults() -> bool:
     )
 
 
-def _load(app: Any, config: Mapping[str, object] | None, options: dict[str, Any]) -> dict[str, Any]:
+def _load(app: Any, config: Mapping[str, object] | None, options: InstallOptions) -> dict[str, Any]:
     """Check the options and do what they ask for at once; return install()'s keywords."""
     from hbshim.options import Options
     from hbshim.runtime import polling
@@ -198,7 +206,7 @@ def connection_options(url: Mapping[str, object]) -> Options | None:
     return Options.load(url=url, **_installed)
 
 
-def keep_alive(connection: Any, **options: Any) -> Any:
+def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
     """Keep one connection alive that is open already.
 
     Parameters:

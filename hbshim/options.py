@@ -9,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Any, ClassVar, Final, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeAlias, TypedDict, TypeVar
 from urllib.parse import unquote_plus
 
 from hbshim.errors import OptionError
@@ -328,6 +328,27 @@ class Options(OptionSet):
     @classmethod
     def _from_url(cls, url: str) -> Mapping[str, object]:
         return split_url(url)[1]
+
+
+class AttachOptions(TypedDict, total=False):
+    """Keywords for a connection that is open already; None is "not given". See :class:`Options`."""
+
+    heartbeat_in_pthread: bool | Literal["auto"] | None
+    worker: Literal["auto", "pthread", "greenthread", "tpool"] | None
+    liveness_timeout: float | None
+    watch_socket: str | None
+
+
+class ConnectOptions(AttachOptions, total=False):
+    """Keywords for a connection that is about to be opened."""
+
+    heartbeat: int | None
+
+
+class InstallOptions(ConnectOptions, total=False):
+    """Keywords for all connections of a process."""
+
+    strip_polling: bool | None
 
 
 #: Query keys that are hbshim's, each with the option it sets.

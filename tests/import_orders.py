@@ -56,7 +56,7 @@ def attempt(order, name):
     assert not unprepared(), unprepared()
     assert [event.kind for event in hbshim.take_events()] == []
     module = sys.modules[name]
-    assert type(module.__spec__.loader).__module__ != "hbshim.runtime.import_hooks"
+    assert type(module.__spec__.loader).__module__ != "hbshim._import_hooks"
     assert module.__loader__ is module.__spec__.loader
 
 

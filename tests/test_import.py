@@ -1,5 +1,6 @@
 """`import hbshim` imports nothing heavy; its names are loaded when used."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -41,6 +42,73 @@ def test_every_public_name_can_be_had():
     fresh("import hbshim; [getattr(hbshim, name) for name in hbshim.__all__]")
 
 
+def test_every_public_module_is_an_attribute_and_has_its_names():
+    fresh(
+        """
+import hbshim, types
+for name in hbshim.PUBLIC_MODULES:
+    module = getattr(hbshim, name)
+    assert type(module) is types.ModuleType, module
+    assert module.__name__ == f"hbshim.{name}", module
+for module in (hbshim.doctor, hbshim.kombu, hbshim.messaging, hbshim.observe, hbshim.pika):
+    assert not {name for name in module.__all__ if not hasattr(module, name)}
+"""
+    )
+
+
+@pytest.mark.parametrize("module", ["", ".doctor", ".messaging", ".observe"])
+def test_dir_shows_the_public_names(module):
+    code = f"import hbshim{module} as m; print(*(n for n in dir(m) if not n.startswith('__')))"
+    expected = set(importlib.import_module(f"hbshim{module}").__all__) - {"__version__"}
+    if not module:
+        expected |= set(hbshim.PUBLIC_MODULES)
+    assert set(fresh(code).split()) == expected
+
+
+def test_no_module_changes_another_library_as_it_is_imported():
+    """Only install(), an explicit register(), or a driver that oslo.messaging loads."""
+    assert (
+        fresh(
+            """
+import importlib, sys, types
+import amqp, celery, kombu, kombu.transport.pyamqp, oslo_messaging, pika
+from oslo_messaging._drivers import impl_rabbit
+
+LIBRARIES = ("amqp", "celery", "kombu", "oslo_messaging", "pika")
+
+def names():
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in LIBRARIES or type(module) is not types.ModuleType:
+            continue
+        for key, value in list(vars(module).items()):
+            yield f"{name}.{key}", value if isinstance(value, types.FunctionType) else None
+            if isinstance(value, type) and value.__module__ == name:
+                for member, function in list(vars(value).items()):
+                    yield f"{name}.{key}.{member}", function
+            if isinstance(value, dict) and not key.startswith("__"):
+                for entry, held in list(value.items()):
+                    yield f"{name}.{key}[{entry!r}]", held
+
+import hbshim, pkgutil
+before = dict(names())
+modules = set(sys.modules)
+for found in pkgutil.walk_packages(hbshim.__path__, "hbshim."):
+    if not found.name.endswith(("__main__", "sitecustomize")):
+        importlib.import_module(found.name)
+for name, value in names():
+    loaded = name in before
+    if not loaded and any(name.startswith(f"{m}.") for m in set(sys.modules) - modules):
+        continue  # of a module that was not loaded before
+    if loaded and before[name] is value:
+        continue
+    if "hbshim" in f"{name} {getattr(value, '__module__', '')} {value!r}":
+        print(name, value)
+"""
+        )
+        == ""
+    )
+
+
 def test_a_function_is_not_hidden_by_a_module_of_its_name():
     """`import hbshim.x` would put the module where the function is to be found."""
     fresh(
@@ -49,7 +117,7 @@ import hbshim, importlib, pkgutil
 for module in pkgutil.iter_modules(hbshim.__path__):
     assert module.name not in hbshim.__all__, module.name
 import hbshim.prometheus
-assert hbshim.status()["links"] == []
+assert hbshim.status().links == []
 """
     )
 

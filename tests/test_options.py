@@ -1,11 +1,12 @@
 """Every source of options, their precedence, and the error for bad input."""
 
 import dataclasses
+from typing import get_type_hints
 
 import pytest
 
 from hbshim.errors import OptionError
-from hbshim.options import Options, split_url
+from hbshim.options import AttachOptions, ConnectOptions, InstallOptions, Options, split_url
 from tests.option_table import shown, table
 
 
@@ -183,3 +184,10 @@ def test_the_documented_table_is_the_code():
 def test_a_configuration_that_is_no_mapping_of_names_is_refused(config):
     with pytest.raises(OptionError, match=r"HBSHIM_CONFIG|unknown option 5"):
         load(config=config)
+
+
+def test_the_typed_keywords_are_the_options():
+    names = {field.name for field in dataclasses.fields(Options)}
+    assert set(get_type_hints(InstallOptions)) == names
+    assert set(get_type_hints(ConnectOptions)) == names - {"strip_polling"}
+    assert set(get_type_hints(AttachOptions)) == names - {"strip_polling", "heartbeat"}

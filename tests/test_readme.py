@@ -32,7 +32,7 @@ print("alive")
 def test_every_way_is_shown():
     for way in ("pip install", "hbshim.install(", "hbshim doctor", "make regression", "make test"):
         assert way in README
-    for way in ("hbshim.keep_alive(", "BlockingConnection(", "kombu.Connection(", "hbshim run -- "):
+    for way in ("hbshim.keep_alive(", "hbshim.pika", "hbshim.kombu", "hbshim run -- "):
         assert way in USAGE
     assert len(SNIPPETS) == 8
 

@@ -6,8 +6,9 @@ hosted, call :func:`examine` or run ``python -m hbshim.doctor``.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hbshim._lazy import lazy_names
 
 if TYPE_CHECKING:
     from hbshim.doctor.examination import examine
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Report", "examine"]
 
-_HOMES = {
-    "Finding": "hbshim.doctor.findings",
-    "Report": "hbshim.doctor.findings",
-    "examine": "hbshim.doctor.examination",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hbshim.doctor' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Finding": "hbshim.doctor.findings",
+        "Report": "hbshim.doctor.findings",
+        "examine": "hbshim.doctor.examination",
+    },
+)

@@ -12,8 +12,9 @@ MissingExtraError.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hbshim._lazy import lazy_names
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.options import AmqpOptions
@@ -57,36 +58,31 @@ __all__ = [
     "require_store",
 ]
 
-_HOMES = {
-    "DEFAULT": "base",
-    "NEVER": "base",
-    "REQUEUE": "notify",
-    "AmqpOptions": "amqp.options",
-    "Capabilities": "capabilities",
-    "Client": "rpc",
-    "Driver": "base",
-    "DriverFactory": "registry",
-    "Encoding": "encoding",
-    "JsonSerializer": "encoding",
-    "MessagingOptions": "options",
-    "Notification": "notify",
-    "NotificationServer": "notify",
-    "Notifier": "notify",
-    "Payload": "base",
-    "Request": "dispatch",
-    "Serializer": "encoding",
-    "Server": "server",
-    "StoringDriver": "storing",
-    "Target": "target",
-    "Task": "rpc",
-    "connect": "drivers",
-    "require_store": "storing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hbshim.messaging' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"hbshim.messaging.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "DEFAULT": "hbshim.messaging.base",
+        "NEVER": "hbshim.messaging.base",
+        "REQUEUE": "hbshim.messaging.notify",
+        "AmqpOptions": "hbshim.messaging.amqp.options",
+        "Capabilities": "hbshim.messaging.capabilities",
+        "Client": "hbshim.messaging.rpc",
+        "Driver": "hbshim.messaging.base",
+        "DriverFactory": "hbshim.messaging.registry",
+        "Encoding": "hbshim.messaging.encoding",
+        "JsonSerializer": "hbshim.messaging.encoding",
+        "MessagingOptions": "hbshim.messaging.options",
+        "Notification": "hbshim.messaging.notify",
+        "NotificationServer": "hbshim.messaging.notify",
+        "Notifier": "hbshim.messaging.notify",
+        "Payload": "hbshim.messaging.base",
+        "Request": "hbshim.messaging.dispatch",
+        "Serializer": "hbshim.messaging.encoding",
+        "Server": "hbshim.messaging.server",
+        "StoringDriver": "hbshim.messaging.storing",
+        "Target": "hbshim.messaging.target",
+        "Task": "hbshim.messaging.rpc",
+        "connect": "hbshim.messaging.drivers",
+        "require_store": "hbshim.messaging.storing",
+    },
+)

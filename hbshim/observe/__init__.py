@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hbshim._lazy import lazy_names
 
 if TYPE_CHECKING:
     from hbshim.observe.listening import listen, stop_listening
@@ -11,17 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["keep_logging", "listen", "log_events", "stop_listening"]
 
-_HOMES = {
-    "keep_logging": "hbshim.observe.logs",
-    "listen": "hbshim.observe.listening",
-    "log_events": "hbshim.observe.logs",
-    "stop_listening": "hbshim.observe.listening",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hbshim.observe' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "keep_logging": "hbshim.observe.logs",
+        "listen": "hbshim.observe.listening",
+        "log_events": "hbshim.observe.logs",
+        "stop_listening": "hbshim.observe.listening",
+    },
+)

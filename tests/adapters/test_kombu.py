@@ -9,6 +9,7 @@ import kombu
 import pytest
 
 import hbshim
+from hbshim.adapters.kombu.heartbeat import SslTransport, connection_options
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat.service import current
 from tests.waiting import wait_until
@@ -70,8 +71,7 @@ def test_a_keyword_of_install_wins_over_the_url(connect):
 
 
 def test_the_stand_in_transport_needs_no_install(connect):
-    import hbshim.adapters.kombu.heartbeat  # noqa: F401 - registers the transport
-
+    hbshim.kombu.register()
     connection = connect(scheme="hbshim", heartbeat_in_pthread="true")
     assert connection.transport.driver_name == "py-amqp+hbshim"
     wait_until(lambda: link_of(connection).beats >= 3)
@@ -79,22 +79,44 @@ def test_the_stand_in_transport_needs_no_install(connect):
 
 
 def test_options_survive_the_clones_that_pools_make(connect):
-    import hbshim.adapters.kombu.heartbeat  # noqa: F401
-
+    hbshim.kombu.register()
     original = connect(scheme="hbshim", connect=False, heartbeat_in_pthread="perhaps")
     clone = original.clone()
     with pytest.raises(OptionError):
         clone.connect()
 
 
-def test_several_hosts_keep_their_options(broker):
-    import hbshim.adapters.kombu.heartbeat as adapter
+def test_the_stand_in_connection_needs_neither_install_nor_register(broker):
+    url = broker.amqp_url(heartbeat_in_pthread="true")
+    with hbshim.kombu.Connection(url, heartbeat=1) as original, original.clone() as connection:
+        connection.connect()
+        assert connection_options(connection) == {"heartbeat_in_pthread": "true"}
+        assert connection.transport.driver_name == "py-amqp+hbshim"
+        wait_until(lambda: link_of(connection).beats >= 3)
+        use(connection)
+        connection.connection.transport.sock.shutdown(socket.SHUT_RDWR)
+        connection.ensure_connection()
+        use(connection)
+        assert link_of(connection) is not None
 
+
+def test_the_stand_in_connection_leaves_the_choice_of_the_transport_to_kombu():
+    chosen = {
+        scheme: hbshim.kombu.Connection(f"{scheme}://host//").get_transport_cls()
+        for scheme in ("pyamqp", "amqps", "memory")
+    }
+    assert chosen["pyamqp"].driver_name == "py-amqp+hbshim"
+    assert chosen["amqps"] is SslTransport
+    assert chosen["memory"] is kombu.Connection("memory://").get_transport_cls()
+
+
+def test_several_hosts_keep_their_options(broker):
+    hbshim.kombu.register()
     good = broker.amqp_url(heartbeat_in_pthread="true")
     nobody = "amqp://guest:guest@127.0.0.1:1//"
     for hosts in (f"{nobody};{good}", [nobody, good]):
         connection = kombu.Connection(hosts)
-        assert adapter.connection_options(connection) == {"heartbeat_in_pthread": "true"}
+        assert connection_options(connection) == {"heartbeat_in_pthread": "true"}
         assert all("heartbeat_in_pthread" not in url for url in connection.alt)
 
 

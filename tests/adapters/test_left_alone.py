@@ -39,6 +39,7 @@ def kombu_installed(broker, **heartbeat):
 
 
 def kombu_transport(broker, **heartbeat):
+    hbshim.kombu.register()
     url = broker.amqp_url(hbshim_heartbeat=ASKED).replace("amqp://", "hbshim://", 1)
     return over_kombu(url, **heartbeat)
 

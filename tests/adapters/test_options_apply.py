@@ -1,7 +1,6 @@
 """Every option has an effect wherever it can be given, in every order; or it is an error."""
 
 import contextlib
-import importlib
 import os
 import subprocess
 import sys
@@ -54,8 +53,7 @@ def by_kombu(broker, scheme="amqp", **query):
 
 
 def by_transport(broker, **query):
-    importlib.import_module("hbshim.adapters.kombu.heartbeat")  # registers the transport
-
+    hbshim.kombu.register()
     return by_kombu(broker, "hbshim", **query)
 
 
@@ -172,14 +170,13 @@ def test_the_option_heartbeat_is_for_pika_too(broker, opened, way, heartbeat):
 
 @pytest.mark.parametrize("key", ["hbshim_strip_polling", "hbshim_worker"])
 def test_a_url_of_pika_is_checked_as_it_is_read(key):
+    hbshim.install()
     with pytest.raises(OptionError):
         pika.URLParameters(f"amqp://host/?{key}=no")
 
 
 def test_a_url_of_kombu_is_refused_that_would_have_no_effect():
     hbshim.install()
-    importlib.import_module("hbshim.adapters.kombu.heartbeat")  # takes options out of URLs
-
     with pytest.raises(OptionError, match="HBSHIM_"):
         kombu.Connection("amqp://host//?hbshim_strip_polling=false")
 

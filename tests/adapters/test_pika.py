@@ -11,7 +11,7 @@ import weakref
 import pika
 import pytest
 from pika.adapters.utils.io_services_utils import _AsyncSSLTransport
-from pika.exceptions import AMQPConnectionError, AMQPError
+from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionClosedByClient
 
 import hbshim
 from hbshim.adapters.pika import heartbeat as adapter
@@ -68,6 +68,33 @@ def test_options_in_the_url_are_accepted_and_checked(connect):
     assert link_of(connection) is not None
     with pytest.raises(OptionError, match="worker='fiber'"):
         connect(adapter.BlockingConnection, hbshim_worker="fiber")
+
+
+def test_the_stand_in_with_callbacks_needs_no_install(broker):
+    def wait_for_beats():
+        if connection._heartbeat_checker._link.beats >= 2:
+            connection.close()
+        else:
+            connection.ioloop.call_later(0.05, wait_for_beats)
+
+    ended = []
+    connection = hbshim.pika.SelectConnection(
+        broker.amqp_url(heartbeat=1, heartbeat_in_pthread="true"),
+        on_open_callback=lambda _: wait_for_beats(),
+        on_open_error_callback=lambda c, error: (ended.append(error), c.ioloop.stop()),
+        on_close_callback=lambda c, error: (ended.append(error), c.ioloop.stop()),
+        liveness_timeout=60,
+    )
+    connection.ioloop.start()
+    assert [type(error) for error in ended] == [ConnectionClosedByClient]
+    assert connection.params.heartbeat == 1
+
+
+def test_the_options_of_a_stand_in_are_checked_before_it_connects():
+    with pytest.raises(OptionError, match="heartbeat_in_pthread='perhaps'"):
+        hbshim.pika.SelectConnection("amqp://nowhere/?heartbeat_in_pthread=perhaps")
+    with pytest.raises(OptionError, match="strip_polling"):
+        hbshim.pika.SelectConnection("amqp://nowhere/", strip_polling=True)
 
 
 def test_the_stand_in_takes_a_url_and_keywords(broker):

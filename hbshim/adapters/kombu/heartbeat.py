@@ -1,8 +1,7 @@
 """kombu: its ``amqp`` transport over py-amqp, and options in a kombu URL.
 
-Importing this module registers the transport ``hbshim`` with kombu, so that
-``kombu.Connection("hbshim://user:password@host//?heartbeat_in_pthread=true")``
-is kept alive without :func:`hbshim.install`.
+Importing this module changes nothing in kombu. :class:`Connection` stands in for kombu's;
+:func:`register` changes kombu itself, and ``hbshim.install()`` calls it.
 """
 
 from __future__ import annotations
@@ -87,15 +86,20 @@ def take_url_options(init: Any) -> Any:
     def __init__(self: Any, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:  # noqa: N807
         hostname, options = _split_hosts(hostname)
         init(self, hostname, *args, **kwargs)
-        if options:
-            merged = {**options, **connection_options(self)}
-            self.transport_options = {
-                **(self.transport_options or {}),
-                KOMBU_OPTION: merged,
-            }
+        _keep_options(self, options)
 
     __init__.hbshim_original = init  # type: ignore[attr-defined]
     return __init__
+
+
+def _keep_options(connection: Any, options: Mapping[str, object]) -> None:
+    """Keep the options of its URL with a ``kombu.Connection``, where its clones inherit them."""
+    if options:
+        merged = {**options, **connection_options(connection)}
+        connection.transport_options = {
+            **(connection.transport_options or {}),
+            KOMBU_OPTION: merged,
+        }
 
 
 def _split_hosts(hostname: Any) -> tuple[Any, dict[str, object]]:
@@ -211,7 +215,7 @@ def replace_dead(connection: Any) -> bool:
         connection.collect()
         return True
     url = next(connection.cycle) if connection.cycle else None
-    spare = kombu.Connection(**dict(connection._info(resolve=False)))
+    spare = connection.clone()
     try:
         if url is not None:
             spare.switch(url)
@@ -244,20 +248,61 @@ def _usable(link: Link) -> bool:
     return link.state in WATCHED
 
 
+class SslTransport(Transport, pyamqp.SSLTransport):  # type: ignore[misc]
+    """The same with kombu's defaults for ``amqps://``."""
+
+
+class Connection(kombu.Connection):  # type: ignore[misc]
+    """A ``kombu.Connection`` that is kept alive from the moment it is open.
+
+    Its clones, as kombu's pools make them, are kept alive too. Over another transport than
+    py-amqp's it is a ``kombu.Connection`` and nothing more.
+
+    Parameters:
+        hostname: a host or a broker URL, several of them joined by semicolons, or a list; the
+            query of a URL may hold hbshim's options.
+        args, kwargs: kombu's own. `transport_options` takes hbshim's options as well, by name:
+            ``{"hbshim": {"worker": "pthread"}}``; they win over the URL.
+
+    Raises:
+        OptionError: an option of hbshim is in the URL that no URL may hold.
+    """
+
+    def __init__(self, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:
+        hostname, options = _split_hosts(hostname)
+        super().__init__(hostname, *args, **kwargs)
+        _keep_options(self, options)
+
+    def get_transport_cls(self) -> Any:
+        """Return the class that connects: kombu's choice, its py-amqp transports replaced."""
+        return _KEPT_ALIVE.get(chosen := super().get_transport_cls(), chosen)
+
+
+#: The transport to use in the place of each of kombu's.
+_KEPT_ALIVE = {pyamqp.Transport: Transport, pyamqp.SSLTransport: SslTransport}
+
+
 def prepare(options_for: OptionsFor) -> None:
     """Report what kombu connects through other transports; py-amqp's adapter attaches."""
+    register()
     other_transports.prepare(options_for)
 
 
-def register() -> None:
-    """Make the transport ``hbshim``, options in URLs and dead links known to kombu; idempotent."""
+def register_transport() -> None:
+    """Make the transport ``hbshim`` known to kombu; idempotent."""
     TRANSPORT_ALIASES["hbshim"] = f"{__name__}:Transport"
+
+
+def register() -> None:
+    """Teach kombu hbshim, for this process; idempotent.
+
+    ``hbshim://`` is then a transport whose connections are kept alive, each broker URL may
+    hold hbshim's options, and kombu's pools replace a connection whose peer is gone.
+    """
+    register_transport()
     init = kombu.Connection.__init__
     if not hasattr(init, "hbshim_original"):
         kombu.Connection.__init__ = take_url_options(init)
     lend = ConnectionPool.prepare
     if not hasattr(lend, "hbshim_original"):
         ConnectionPool.prepare = keep_dead_ones_back(lend)
-
-
-register()

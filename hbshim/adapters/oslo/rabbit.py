@@ -141,6 +141,7 @@ class RabbitDriver(impl_rabbit.RabbitDriver):  # type: ignore[misc]
     """oslo.messaging's own, over connections of the class above."""
 
     def __init__(self, options_for: OptionsFor, *args: Any, **kwargs: Any) -> None:
+        kombu_adapter.register_transport()
         super().__init__(*args, **kwargs)
         # None is open yet; the driver has no other way to name the class.
         self._connection_pool.connection_cls = functools.partial(Connection, options_for)

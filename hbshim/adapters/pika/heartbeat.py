@@ -10,9 +10,11 @@ Longer than others: what is wrapped and what undoes it stand side by side.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import pika
 from pika.connection import Connection
@@ -34,8 +36,11 @@ from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
-from hbshim.options import URL_KEYS, Options, check_url_key
+from hbshim.options import URL_KEYS, ConnectOptions, Options, check_url_key, split_url
 from hbshim.runtime.fork import process_mark
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SUPPORTED = ">=1.3,<2"
 
@@ -67,6 +72,8 @@ _STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
 #: buffer's head, so large ones stay apart.
 _JOIN_AT_MOST = 16384
 
+
+_OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
 #: An option of which a user may think that a URL can hold it.
 _NOT_IN_URL = "hbshim_strip_polling"
@@ -166,34 +173,44 @@ def _replace_method(transport: Any, attribute: str, function: Any) -> None:
 
 def prepare(options_for: OptionsFor) -> None:
     """Have every pika connection attached as it tunes, while hbshim is installed."""
+    _accept_url_options()
     create = Connection._create_heartbeat_checker
 
     @functools.wraps(create)
     def create_checker(self: Any) -> Any:
-        asked = self.params.heartbeat
-        try:
-            options = options_for(url_options(self.params))
-            if options is None:
-                return create(self)
-            # What is negotiated is said to the broker after this.
-            self.params.heartbeat = asked or options.heartbeat
-            if not self.params.heartbeat:
-                not_negotiated(_name(self), options)
-                return None
-            link = _wrap(self)
-            _watch(link, self, options)
-        except UnknownTransportError as error:
-            # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the
-            # better choice there.
-            leave_alone(_name(self), error, "left-alone")
-        except Exception as error:
-            leave_alone(_name(self), error)
-        else:
-            return KeptAliveChecker(link)
-        self.params.heartbeat = asked
-        return create(self)
+        return _checker(self, functools.partial(create, self), options_for)
 
     Connection._create_heartbeat_checker = create_checker
+
+
+def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor) -> Any:
+    """Attach a connection that is about to tune; return its heartbeat checker.
+
+    Parameters:
+        create: makes pika's own, for a connection that is left alone.
+    """
+    asked = connection.params.heartbeat
+    try:
+        options = options_for(url_options(connection.params))
+        if options is None:
+            return create()
+        # What is negotiated is said to the broker after this.
+        connection.params.heartbeat = asked or options.heartbeat
+        if not connection.params.heartbeat:
+            not_negotiated(_name(connection), options)
+            return None
+        link = _wrap(connection)
+        _watch(link, connection, options)
+    except UnknownTransportError as error:
+        # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the
+        # better choice there.
+        leave_alone(_name(connection), error, "left-alone")
+    except Exception as error:
+        leave_alone(_name(connection), error)
+    else:
+        return KeptAliveChecker(link)
+    connection.params.heartbeat = asked
+    return create()
 
 
 def _name(connection: Any) -> str:
@@ -370,7 +387,13 @@ def _refuse_in_url(_parameters: Any, _value: str) -> None:
     check_url_key(_NOT_IN_URL)
 
 
-_accept_url_options()
+def _parameters_of(url: str) -> Any:
+    """Return ``pika.URLParameters``, whether or not they have been taught hbshim's keys."""
+    stripped, given = split_url(url)
+    parameters = pika.URLParameters(stripped)
+    keys = {option: key for key, option in URL_KEYS.items()}
+    parameters._all_url_query_values.update({keys[name]: [given[name]] for name in given})
+    return parameters
 
 
 def url_options(parameters: Any) -> dict[str, object]:
@@ -394,6 +417,22 @@ def _asking(parameters: Any, options: Options) -> Any:
     return asking
 
 
+def _read(parameters: Any, options: ConnectOptions) -> tuple[Any, Options]:
+    """Return the parameters to connect with, and the options for the connection.
+
+    Raises:
+        OptionError: an option is not acceptable.
+        WorkerError: the worker needs a library that this program has not loaded.
+    """
+    if options.get("strip_polling") is not None:
+        raise OptionError("strip_polling is for the whole process; give it to hbshim.install()")
+    if isinstance(parameters, str):
+        parameters = _parameters_of(parameters)
+    loaded = Options.load(url=url_options(parameters), **options)
+    check_worker(loaded)
+    return _asking(parameters, loaded), loaded
+
+
 class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
     """A ``pika.BlockingConnection`` that is kept alive from the moment it is open.
 
@@ -409,16 +448,36 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
         pika.exceptions.AMQPConnectionError: as pika raises it.
     """
 
-    def __init__(self, parameters: Any = None, **options: Any) -> None:
-        if options.get("strip_polling") is not None:
-            raise OptionError("strip_polling is for the whole process; give it to hbshim.install()")
-        if isinstance(parameters, str):
-            parameters = pika.URLParameters(parameters)
-        loaded = Options.load(url=url_options(parameters), **options)
-        check_worker(loaded)
-        super().__init__(_asking(parameters, loaded))
+    def __init__(self, parameters: Any = None, **options: Unpack[ConnectOptions]) -> None:
+        parameters, loaded = _read(parameters, options)
+        super().__init__(parameters)
         try:
             attach_or_leave(attach, self, loaded, _name(self._impl))
         except BaseException:
             self.close()
             raise
+
+
+class SelectConnection(pika.SelectConnection):  # type: ignore[misc]
+    """A ``pika.SelectConnection`` that is kept alive from the moment it is open.
+
+    Parameters:
+        parameters: as for :class:`BlockingConnection`.
+        args, keywords: pika's callbacks and other arguments, and hbshim's options by keyword;
+            these win over the URL.
+
+    Raises:
+        OptionError: an option is not acceptable.
+        WorkerError: the worker needs a library that this program has not loaded.
+    """
+
+    def __init__(self, parameters: Any = None, *args: Any, **keywords: Any) -> None:
+        options = {name: keywords.pop(name) for name in _OPTION_NAMES & keywords.keys()}
+        parameters, self._hbshim_options = _read(parameters, cast(ConnectOptions, options))
+        super().__init__(parameters, *args, **keywords)
+
+    def _create_heartbeat_checker(self) -> Any:
+        create = Connection._create_heartbeat_checker
+        # pika's own, not what install() has put in its place.
+        create = getattr(create, "__wrapped__", create)
+        return _checker(self, lambda: create(self), lambda _url: self._hbshim_options)

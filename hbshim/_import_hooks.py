@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _OWN = "hbshim."
 #: Needed in here, and without a client library.
-_BENEATH = ("hbshim.runtime.", "hbshim.errors")
+_BENEATH = ("hbshim.runtime", "hbshim.errors")
 
 _waiting: dict[str, list[Callable[[], None]]] = {}
 

@@ -35,8 +35,8 @@ from hbshim.heartbeat import engine as engine_module
 from hbshim.heartbeat import schedule, service
 from hbshim.heartbeat.guard import Permit
 from hbshim.runtime.unpatched import original
+from tests.stress.clients import CLIENTS
 from tests.system.forking import ACTS, Child, in_forkserver
-from tests.system.libraries import CLIENTS
 
 
 class Agent:

@@ -174,7 +174,7 @@ def in_forkserver(opening: dict[str, Any], pickled: Any) -> Any:
 
 
 def _forkserver_main(writing: Any, opening: dict[str, Any], pickled: Any) -> None:
-    from tests.system.libraries import PikaClient
+    from tests.stress.clients import PikaClient
 
     inherited = sockets_to(opening["port"])
     hbshim.install()

@@ -37,19 +37,28 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import amqp
-import pika
 from pika.exceptions import AMQPError
 
 import hbshim
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import WATCHED
+from tests.stress.clients import CLIENTS, AmqpClient
 
 #: T in seconds: the smallest makes the most heartbeats.
 T = 1
+OPENING = {
+    "host": ADDRESS.partition(":")[0],
+    "port": int(ADDRESS.partition(":")[2]),
+    "user": USER,
+    "password": PASSWORD,
+    "heartbeat": T,
+    "name": "interrupted",
+    "queue": QUEUE,
+}
 SEND_BUFFER = 8192
 #: Bytes of a body: one frame, several, and more than every buffer on the way holds.
 SIZES = (100, 20_000, 400_000)
@@ -80,50 +89,11 @@ def make_body(number: int, size: int, choose: random.Random) -> bytes:
     return struct.pack(">QI", number, zlib.crc32(rest)) + rest
 
 
-class AmqpClient:
-    """py-amqp, as kombu uses it."""
-
-    errors = (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OSError)
-
-    def __init__(self) -> None:
-        self.connection = amqp.Connection(ADDRESS, USER, PASSWORD, heartbeat=T)
-        self.connection.connect()
-        self.channel = self.connection.channel()
-        self.link = self.connection.transport.hbshim_link
-        self.socket = self.connection.transport.sock
-
-    def publish(self, body: bytes) -> None:
-        self.channel.basic_publish(amqp.Message(body), routing_key=QUEUE)
-
-    def close(self) -> None:
-        self.connection.collect()
-
-
-class PikaClient:
-    """pika's BlockingConnection."""
-
-    errors = (AMQPError, AssertionError, OSError)
-
-    def __init__(self) -> None:
-        host, _, port = ADDRESS.partition(":")
-        self.connection = pika.BlockingConnection(
-            pika.ConnectionParameters(
-                host, int(port), "/", pika.PlainCredentials(USER, PASSWORD), heartbeat=T
-            )
-        )
-        self.channel = self.connection.channel()
-        self.link = self.connection._impl._heartbeat_checker._link
-        self.socket = self.connection._impl._transport._sock
-
-    def publish(self, body: bytes) -> None:
-        self.channel.basic_publish("", QUEUE, body)
-
-    def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self.connection.close()
-
-
-CLIENTS: dict[str, Callable[[], Any]] = {"amqp": AmqpClient, "pika": PikaClient}
+#: What a publish may raise.
+ERRORS: tuple[type[BaseException], ...] = {
+    "amqp": (*amqp.Connection.connection_errors, *amqp.Connection.channel_errors, OSError),
+    "pika": (AMQPError, AssertionError, OSError),
+}[LIBRARY]
 
 
 @contextlib.contextmanager
@@ -153,12 +123,17 @@ class Run:
         self.counts: collections.Counter[str] = collections.Counter()
         self.faults: list[str] = []
         self.number = 0
-        self.client: Any = None
+        self.client: AmqpClient | None = None
+        self.link: Link
 
-    def open(self) -> Any:
+    def open(self) -> AmqpClient:
         with limit(HANGS, HangError):
-            client = CLIENTS[LIBRARY]()
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            client = CLIENTS[LIBRARY](OPENING)
+            client.connect()
+            link = client.link()
+            assert link is not None
+            self.link = link
+            client.sock().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.counts["opened"] += 1
         return client
 
@@ -171,19 +146,19 @@ class Run:
         kind = self.choose.choice(KINDS)
         try:
             with limit(self.choose.uniform(1e-5, WITHIN[size]), kind):
-                client.publish(body)
+                client.send(body)
         except kind:
             self.counts["interrupted"] += 1
             self.counts[kind.__name__] += 1
-        except client.errors as error:
+        except ERRORS as error:
             # pika wraps an ordinary Exception; and a connection broken off between two frames
             # of a message is closed by the broker.
             self.counts["failed"] += 1
             self.counts[type(error).__name__] += 1
         self.check(client)
 
-    def check(self, client: Any) -> None:
-        guard, link = client.link.guard, client.link
+    def check(self, client: AmqpClient) -> None:
+        link, guard = self.link, self.link.guard
         if guard.writers.occupied or guard.readers.occupied:
             self.faults.append(f"a gate stays taken after publish {self.number}")
         if link.state in WATCHED and not guard.torn:
@@ -197,22 +172,23 @@ class Run:
                 self.faults.append(f"no event after publish {self.number}")
         try:
             with limit(HANGS, HangError):
-                client.publish(b"never")
+                client.send(b"never")
             self.faults.append(f"publish {self.number}: the next one does not fail")
-        except client.errors:
+        except ERRORS:
             pass
         self.drop(client)
 
-    def leave_idle(self, client: Any) -> None:
+    def leave_idle(self, client: AmqpClient) -> None:
         """An idle connection gets its heartbeats, whatever interrupted it before."""
         try:
             with limit(HANGS, HangError):
-                client.publish(make_body(0, 100, self.choose))  # sends what pika has buffered
-        except client.errors:
+                client.send(make_body(0, 100, self.choose))  # sends what pika has buffered
+        except ERRORS:
             # The broker has closed it: a message without its rest.
             self.drop(client)
             return
-        link, before, end = client.link, client.link.beats, time.monotonic() + HANGS
+        link = self.link
+        before, end = link.beats, time.monotonic() + HANGS
         while link.beats == before and link.state in WATCHED:
             if time.monotonic() > end:
                 self.faults.append(f"no heartbeat after publish {self.number}")
@@ -226,9 +202,9 @@ class Run:
             self.counts["interrupted"] < 5 or not (green_pika or self.counts["torn"])
         ) and time.monotonic() < end + 60
 
-    def drop(self, client: Any) -> None:
-        with limit(HANGS, HangError):
-            client.close()
+    def drop(self, client: AmqpClient) -> None:
+        with limit(HANGS, HangError), contextlib.suppress(Exception):
+            client.abandon()
         self.client = None
 
     def __call__(self) -> dict[str, Any]:
@@ -241,7 +217,7 @@ class Run:
                 self.drop(self.client)
             with limit(HANGS, HangError):
                 last = self.open()
-                last.publish(make_body(0, 100, self.choose))
+                last.send(make_body(0, 100, self.choose))
                 last.connection.close()
         except HangError:
             self.faults.append(f"a call hangs after publish {self.number}")

@@ -15,7 +15,7 @@ import zlib
 from random import Random
 
 import hbshim
-from tests.system.libraries import CLIENTS
+from tests.stress.clients import CLIENTS
 from tests.system.ssl_witness import Witness
 
 SIZES = (0, 100, 4_000, 20_000, 70_000)

@@ -45,8 +45,9 @@ from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from hbshim.runtime.unpatched import original, start_native_thread
-from tests.stress.chaos.clients import CLIENTS, Client, Opening
 from tests.stress.chaos.habits import HABITS
+from tests.stress.chaos.plan import OPEN_LIMIT
+from tests.stress.clients import CLIENTS, AmqpClient
 
 #: Seconds between two looks at each link's state, and between two reports of lateness.
 _LOOK_EVERY = 0.02
@@ -77,15 +78,19 @@ class Session:
         self.over = False
         self.generation = 0
         self._number = 0
-        self._opening = Opening(
-            host=config["host"],
-            port=spec["port"],
-            user=config["user"],
-            password=config["password"],
-            heartbeat=config["heartbeat"],
-            name=self.name,
-            confirms=self.habit.confirms,
-        )
+        self._heartbeat: int = config["heartbeat"]
+        self._opening = {
+            "host": config["host"],
+            "port": spec["port"],
+            "user": config["user"],
+            "password": config["password"],
+            "heartbeat": self._heartbeat,
+            "name": self.name,
+            "queue": self.name,
+            "confirms": self.habit.confirms,
+            "persistent": True,
+            "open_limit": OPEN_LIMIT,
+        }
         self._draw = random.Random(f"{config['seed']}/{self.name}")
 
     def run(self) -> None:
@@ -95,7 +100,7 @@ class Session:
             client = CLIENTS[LIBRARY](self._opening)
             began = time.monotonic()
             try:
-                client.open()
+                client.connect()
                 self.link = client.link() if self.shim else None
             except Exception as error:
                 tell("unreachable", name=self.name, began=began, error=_named(error))
@@ -113,7 +118,7 @@ class Session:
         """As the relay sees this connection; 0 when hbshim is not there to tell."""
         return int(self.link.name.split(" ")[0].rpartition(":")[2]) if self.link else 0
 
-    def _use(self, client: Client) -> bool:
+    def _use(self, client: AmqpClient) -> bool:
         """Use the connection until it ends; whether everything is said."""
         calls = 0
         while True:
@@ -124,7 +129,7 @@ class Session:
                 else:
                     # Shorter than the broker's heartbeats come: py-amqp begins its limit anew
                     # with each of them.
-                    client.listen(self._opening.heartbeat / 4)
+                    client.listen(self._heartbeat / 4)
                 calls += 1
                 if over or calls == self.habit.closes_after:
                     began = time.monotonic()
@@ -137,11 +142,11 @@ class Session:
                 return False
             self._pause()
 
-    def _publish(self, client: Client) -> None:
+    def _publish(self, client: AmqpClient) -> None:
         self._number += 1
         began = time.monotonic()
         try:
-            client.publish(str(self._number))
+            client.send(str(self._number).encode())
         except Exception:
             self._tell("refused", number=self._number, began=began)
             raise
@@ -149,7 +154,7 @@ class Session:
         self._tell(kind, number=self._number, began=began)
 
     def _pause(self) -> None:
-        end = time.monotonic() + self.habit.pause(self._draw, self._opening.heartbeat)
+        end = time.monotonic() + self.habit.pause(self._draw, self._heartbeat)
         while not self.over and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
 
@@ -161,7 +166,7 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}: {error}"[:300]
 
 
-def _let_go(client: Client) -> None:
+def _let_go(client: AmqpClient) -> None:
     # It has failed already, and failed once more while it was put away.
     with contextlib.suppress(Exception):
         client.abandon()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.stress.chaos.clients import OPEN_LIMIT
 from tests.stress.chaos.faults import SLACK, Effect, Fault, Scope
 from tests.stress.chaos.journal import Entry, Journal
+from tests.stress.chaos.plan import OPEN_LIMIT
 
 #: Opening is several steps, each with the library's own time limit.
 _OPENING_STEPS = 6

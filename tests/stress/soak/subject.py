@@ -34,7 +34,7 @@ import hbshim
 from hbshim.heartbeat import service
 from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.runtime.unpatched import original, start_native_thread
-from tests.stress.chaos.clients import CLIENTS, Client, Opening
+from tests.stress.clients import CLIENTS, AmqpClient
 from tests.stress.soak.measure import Census, descriptors, resident, threads
 
 #: Cycles before the first count: caches are filled, the engine runs.
@@ -85,21 +85,11 @@ class Subject:
                 self._rest(self._phase)
         tell("end")
 
-    def _opening(self, name: str) -> Opening:
-        config = self._config
-        return Opening(
-            host=config["host"],
-            port=config["port"],
-            user=config["user"],
-            password=config["password"],
-            heartbeat=config["heartbeat"],
-            name=name,
-            confirms=False,
-        )
-
-    def _open(self, name: str) -> Client:
-        client = CLIENTS[LIBRARY](self._opening(name))
-        client.open()
+    def _open(self, name: str) -> AmqpClient:
+        where = ("host", "port", "user", "password", "heartbeat")
+        opening = {key: self._config[key] for key in where}
+        client = CLIENTS[LIBRARY]({**opening, "name": name, "queue": name, "persistent": True})
+        client.connect()
         return client
 
     def _cycle(self, cycles: int) -> None:
@@ -122,7 +112,7 @@ class Subject:
 
     def _once(self, number: int) -> None:
         client = self._open("soak-cycle")
-        client.publish("x")
+        client.send(b"x")
         if number % _DROPPED:
             client.close()
         self._cycles_done += 1
@@ -135,7 +125,7 @@ class Subject:
         pause = _SPEAKS_EVERY * config["heartbeat"] / len(clients)
         while time.monotonic() < end:
             for client in clients:
-                client.publish("x")
+                client.send(b"x")
                 time.sleep(pause)
         for client in clients:
             client.close()

@@ -1,7 +1,20 @@
-"""py-amqp, kombu and pika behind one face, for the agent; imported in the patched world."""
+"""py-amqp, kombu and pika behind one interface; imported after a green library has patched.
+
+What a client is opened with is a mapping, because most of it comes as a line of JSON: `host`,
+`port`, `user`, `password`, `heartbeat` (T to ask for, in seconds) and `name` (the connection's
+name at the broker). Optional are:
+
+- `queue`: to publish to; without it, the connection declares one of its own.
+- `confirms`: wait for the broker's confirmation of each message.
+- `persistent`: have messages survive a restart of the broker. kombu's do in any case.
+- `open_limit`: seconds for each step of opening.
+- `patient`: leave a broker that reads nothing to the kernel's own limit.
+- `ca_file`, `tls_version`, `ciphers`: connect with TLS.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -10,9 +23,14 @@ from collections.abc import Callable
 from typing import Any
 
 import hbshim
+from hbshim.heartbeat.link import Link
+from hbshim.options import Options
 
 #: Seconds that the broker may take to answer.
 _PATIENCE = 30
+
+#: kombu's own default.
+_OPEN_LIMIT = 5
 
 
 class AmqpClient:
@@ -22,7 +40,7 @@ class AmqpClient:
         self.opening = opening
         self.connection: Any = None
         self.channel: Any = None
-        self.queue: str | None = None
+        self.queue: str | None = opening.get("queue")
         self.consumed = 0
 
     def tls(self) -> Any:
@@ -50,6 +68,8 @@ class AmqpClient:
             opening["password"],
             heartbeat=opening["heartbeat"],
             client_properties={"connection_name": opening["name"]},
+            confirm_publish=self.confirms(),
+            connect_timeout=opening.get("open_limit"),
             ssl=self.tls(),
             socket_settings=self.socket_settings(),
         )
@@ -60,6 +80,18 @@ class AmqpClient:
         # py-amqp sets one second here, so its kernel gives up on a broker whose window
         # is closed, hbshim or not; this asks for the kernel's own patience.
         return {socket.TCP_USER_TIMEOUT: 0} if self.opening.get("patient") else {}
+
+    def confirms(self) -> bool:
+        return bool(self.opening.get("confirms"))
+
+    def properties(self) -> dict[str, Any]:
+        return {"delivery_mode": 2} if self.opening.get("persistent") else {}
+
+    def link(self) -> Link | None:
+        """hbshim's link of the open connection."""
+        from hbshim.adapters.pyamqp import heartbeat
+
+        return heartbeat.attach(self.connection, Options.load())
 
     def use(self, connection: Any) -> None:
         self.channel = connection.channel()
@@ -79,7 +111,7 @@ class AmqpClient:
     def send(self, body: bytes) -> None:
         import amqp
 
-        self.channel.basic_publish(amqp.Message(body), routing_key=self.queue)
+        self.channel.basic_publish(amqp.Message(body, **self.properties()), routing_key=self.queue)
 
     def count(self) -> int:
         """Messages in the queue, by the broker's answer."""
@@ -114,6 +146,12 @@ class AmqpClient:
     def drain(self, limit: float) -> None:
         self.connection.drain_events(timeout=limit)
 
+    def listen(self, limit: float) -> None:
+        """Wait for messages, of which none comes, for so long or until the connection ends."""
+        # A timeout of the library's own is no end of the connection.
+        with contextlib.suppress(TimeoutError):
+            self.drain(limit)
+
     def tick(self) -> None:
         """What existing code calls from time to time."""
         self.connection.heartbeat_tick()
@@ -134,6 +172,10 @@ class AmqpClient:
         """Let the library drop the connection, as pools and hooks do after a fork."""
         self.connection.collect()
 
+    def abandon(self) -> None:
+        """Drop a connection that has failed."""
+        self.clean_up()
+
     def recoverable(self, error: BaseException) -> bool:
         """Whether existing code reconnects on this error."""
         return isinstance(error, self.connection.recoverable_connection_errors)
@@ -152,9 +194,11 @@ class KombuClient(AmqpClient):
             userid=opening["user"],
             password=opening["password"],
             heartbeat=opening["heartbeat"],
+            connect_timeout=opening.get("open_limit", _OPEN_LIMIT),
             ssl=self.tls(),
             transport_options={
                 "client_properties": {"connection_name": opening["name"]},
+                "confirm_publish": self.confirms(),
                 "socket_settings": self.socket_settings(),
             },
         )
@@ -205,6 +249,10 @@ class PikaClient(AmqpClient):
             if "ciphers" in opening:
                 context.set_ciphers(opening["ciphers"])
             tls = pika.SSLOptions(context, "localhost")
+        limits = {}
+        if "open_limit" in opening:
+            limits["socket_timeout"] = opening["open_limit"]
+            limits["stack_timeout"] = 2 * opening["open_limit"]
         return pika.ConnectionParameters(
             opening["host"],
             opening["port"],
@@ -212,6 +260,7 @@ class PikaClient(AmqpClient):
             heartbeat=opening["heartbeat"],
             client_properties={"connection_name": opening["name"]},
             ssl_options=tls,
+            **limits,
         )
 
     def connect(self) -> None:
@@ -219,11 +268,21 @@ class PikaClient(AmqpClient):
 
         self.connection = pika.BlockingConnection(self.parameters())
         self.channel = self.connection.channel()
+        if self.confirms():
+            self.channel.confirm_delivery()
         if self.queue is None:
             self.queue = self.channel.queue_declare("", exclusive=True).method.queue
 
+    def link(self) -> Link | None:
+        from hbshim.adapters.pika import heartbeat
+
+        return heartbeat.attach(self.connection, Options.load())
+
     def send(self, body: bytes) -> None:
-        self.channel.basic_publish("", self.queue, body)
+        import pika
+
+        properties = pika.BasicProperties(**self.properties())
+        self.channel.basic_publish("", self.queue, body, properties)
 
     def count(self) -> int:
         return int(self.channel.queue_declare(self.queue, passive=True).method.message_count)
@@ -254,6 +313,9 @@ class PikaClient(AmqpClient):
     def drain(self, limit: float) -> None:
         self.connection.process_data_events(time_limit=limit)
 
+    def listen(self, limit: float) -> None:
+        self.drain(limit)
+
     def tick(self) -> None:
         self.connection.process_data_events(time_limit=0)
 
@@ -271,6 +333,13 @@ class PikaClient(AmqpClient):
 
     def clean_up(self) -> None:
         self.transport()._close_and_finalize()
+
+    def abandon(self) -> None:
+        import pika.exceptions
+
+        if self.connection is not None and self.connection.is_open:
+            with contextlib.suppress(pika.exceptions.AMQPError, OSError):
+                self.close()
 
     def recoverable(self, error: BaseException) -> bool:
         import pika.exceptions
@@ -317,7 +386,7 @@ class PikaOnGevent(PikaClient):
         return self.connection._transport
 
 
-CLIENTS = {
+CLIENTS: dict[str, type[AmqpClient]] = {
     "amqp": AmqpClient,
     "kombu": KombuClient,
     "pika": PikaClient,

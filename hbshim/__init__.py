@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hbshim.api import install, keep_alive, uninstall
     from hbshim.errors import HbshimError
-    from hbshim.heartbeat.liveness import tick
+    from hbshim.heartbeat.liveness import mark_alive
     from hbshim.metrics import Event
     from hbshim.observe.snapshot import status, take_events
     from hbshim.options import Options
@@ -29,9 +29,9 @@ __all__ = [
     "detect",
     "install",
     "keep_alive",
+    "mark_alive",
     "status",
     "take_events",
-    "tick",
     "uninstall",
 ]
 
@@ -57,7 +57,7 @@ __getattr__, __dir__ = lazy_names(
         "keep_alive": "hbshim.api",
         "status": "hbshim.observe.snapshot",
         "take_events": "hbshim.observe.snapshot",
-        "tick": "hbshim.heartbeat.liveness",
+        "mark_alive": "hbshim.heartbeat.liveness",
         "uninstall": "hbshim.api",
         **{name: f"hbshim.{name}" for name in PUBLIC_MODULES},
     },

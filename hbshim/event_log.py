@@ -25,7 +25,7 @@ LEVELS = {
     "application-hung": logging.ERROR,
     "concurrent-writers": logging.ERROR,
     "dead-in-pool": logging.INFO,
-    "look-failed": logging.ERROR,
+    "check-failed": logging.ERROR,
     "no-amqp": logging.INFO,
     "watch-failed": logging.ERROR,
     "worker-moved": logging.INFO,

@@ -295,7 +295,7 @@ class Options(OptionSet):
         seconds,
         "seconds, 0 or more",
         "Stop beating for a connection when the application has shown no sign of life for so "
-        "long: neither written nor read on it, nor called hbshim.tick(); 0 beats for ever.",
+        "long: neither written nor read on it, nor called hbshim.mark_alive(); 0 beats for ever.",
         "hbshim_liveness_timeout",
     )
     watch_socket: str = option(

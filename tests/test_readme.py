@@ -23,7 +23,7 @@ if "connection" in globals():
     for _ in range(5 * T):
         ctypes.CDLL(None).usleep(999_999)
     (link,) = current().links()
-    assert link.beats >= 6, link.beats
+    assert link.heartbeats_sent >= 6, link.heartbeats_sent
     connection.channel()
 print("alive")
 """

@@ -25,7 +25,7 @@ def own_link(connection):
 
 
 def test_status_shows_the_link_and_the_age_of_the_applications_own_traffic(connection):
-    wait_until(lambda: own_link(connection).beats >= 3)
+    wait_until(lambda: own_link(connection).heartbeats_sent >= 3)
     link = own_link(connection)
     assert link.state == "alive"
     assert link.heartbeat_timeout == 1.0
@@ -53,10 +53,10 @@ def test_prometheus_scrapes_what_status_shows(connection):
 
     registry = CollectorRegistry()
     register(registry)
-    wait_until(lambda: own_link(connection).beats >= 2)
+    wait_until(lambda: own_link(connection).heartbeats_sent >= 2)
     text = generate_latest(registry).decode()
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(samples["hbshim_beats_sent_total"]) >= 2
+    assert float(samples["hbshim_heartbeats_sent_total"]) >= 2
     workers = [key for key in samples if key.startswith("hbshim_links{")]
     assert sum(float(samples[key]) for key in workers) >= 1
     assert float(samples["hbshim_oldest_application_write_seconds"]) > 0

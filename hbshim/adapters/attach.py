@@ -190,7 +190,7 @@ def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
     forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
     # The user's choice wins; hbshim's own gives way to what was measured here.
     in_pthread = True if heartbeats.moved and not forced else options.heartbeat_in_pthread
-    choice = detect(in_pthread, options.forced_worker, heartbeats.ticks_late()).choice
+    choice = detect(in_pthread, options.forced_worker, heartbeats.worker_late()).choice
     return heartbeats, choice, forced
 
 

@@ -380,11 +380,11 @@ class TlsWire(Wire):
         # Once: it stays as the handshake has made it, and a look must not ask the session.
         self._prefixes, self._padded = self._record_prefixes()
 
-    def beat(self, permit: Permit) -> bool:
+    def send_heartbeat(self, permit: Permit) -> bool:
         self.require_own_socket()
         return self._ssl.write_heartbeat(permit)
 
-    def beat_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
+    def send_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
         """Never: a session is locked first."""
         return False
 

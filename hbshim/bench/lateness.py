@@ -3,7 +3,7 @@
 Each condition runs in a process of its own, because patching cannot be undone:
 ``python -m hbshim.bench.lateness CONDITION SECONDS LINKS`` prints JSON. A look is
 due at T/2 of silence; up to one tick early is by design (see
-``hbshim.heartbeat.schedule.TICK``).
+``hbshim.heartbeat.schedule.SLOT``).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def measure(condition: str, seconds: float, links: int) -> dict[str, Any]:
         engine.lateness.clear()
         CONDITIONS[condition](seconds)
         lateness = sorted(engine.lateness)
-        beats = current().metrics.snapshot().get("beats_sent", 0)
+        beats = current().metrics.snapshot().get("heartbeats_sent", 0)
         for connection in connections:
             connection.collect()
     percentiles = statistics.quantiles(lateness, n=100, method="inclusive")

@@ -117,7 +117,7 @@ def examine(
     runtime = detect(
         loaded.heartbeat_in_pthread,
         loaded.forced_worker,
-        running is not None and running.ticks_late(),
+        running is not None and running.worker_late(),
     )
     ranges = _supported()
     visit: Visit | None = None

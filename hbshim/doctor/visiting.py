@@ -131,7 +131,7 @@ def _watch(
         while (beat_out is None or beat_in is None) and time.monotonic() < until:
             # Green where the program is patched: the hub runs, and a green worker with it.
             time.sleep(LOOK)
-            if beat_out is None and link.beats:
+            if beat_out is None and link.heartbeats_sent:
                 beat_out = time.monotonic() - began
             if beat_in is None and _take_beat(link):
                 beat_in = time.monotonic() - began
@@ -158,14 +158,14 @@ def _watch(
 
 def _take_beat(link: Link) -> bool:
     """Take the broker's heartbeats off the wire, as the engine does for an idle client."""
-    if not (permit := link.guard.readers.engine_enters()):
+    if not (permit := link.guard.readers.try_acquire()):
         return False
     try:
         return link.wire.take_heartbeats(permit) > 0
     except OSError:
         return False
     finally:
-        link.guard.readers.engine_leaves()
+        link.guard.readers.release()
 
 
 def _unread(link: Link) -> bool:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from hbshim.heartbeat.schedule import TICK, Schedule
+from hbshim.heartbeat.schedule import SLOT, Schedule
 from hbshim.heartbeat.workers import Worker
 from hbshim.metrics import Metrics
 from hbshim.runtime.unpatched import allocate_lock
@@ -38,18 +38,18 @@ class Watched(Protocol):
 
     timeout: float
 
-    def turn(self, now: float) -> float | None: ...
+    def check(self, now: float) -> float | None: ...
 
 
 class _Run:
     """What one worker works with, from its start until another one takes its place."""
 
-    __slots__ = ("in_turn", "schedule")
+    __slots__ = ("busy", "schedule")
 
     def __init__(self) -> None:
         self.schedule: Schedule[weakref.ref[Watched]] = Schedule()
         # Never waited for.
-        self.in_turn = allocate_lock()
+        self.busy = allocate_lock()
 
 
 class Engine:
@@ -64,9 +64,9 @@ class Engine:
 
     Attributes:
         wakeups: turns taken so far.
-        looks: checks of items so far.
+        checks: checks of items so far.
         lateness: seconds between the time a look was due and the look, latest last.
-        looks_by_lateness: how many looks fell into each of :data:`LATENESS_BOUNDS`, and
+        checks_by_lateness: how many looks fell into each of :data:`LATENESS_BOUNDS`, and
             how many beyond.
         late_for: all seconds of lateness together.
         next_due: when the next turn is due; None when nothing is watched.
@@ -81,9 +81,9 @@ class Engine:
     ) -> None:
         self.worker = worker
         self.wakeups = 0
-        self.looks = 0
+        self.checks = 0
         self.lateness: deque[float] = deque(maxlen=LATENESS_KEPT)
-        self.looks_by_lateness = [0] * (len(LATENESS_BOUNDS) + 1)
+        self.checks_by_lateness = [0] * (len(LATENESS_BOUNDS) + 1)
         self.late_for = 0.0
         self.next_due: float | None = None
         self._clock = clock
@@ -138,15 +138,15 @@ class Engine:
     def _start(self) -> None:
         run: _Run | None = None
 
-        def turn() -> float | None:
+        def run_once() -> float | None:
             nonlocal run
             # Not before the worker's first turn: another thread may have replaced the run of
             # the moment in which this worker was asked for.
             if run is None:
                 run = self._run
-            return self._turn(run)
+            return self._run_once(run)
 
-        self.worker.start(turn)
+        self.worker.start(run_once)
 
     def restart(self, items: Callable[[], Iterable[Watched]]) -> None:
         """Go on with another worker; an old one that is stuck finds itself replaced.
@@ -177,26 +177,26 @@ class Engine:
             if item is not None:
                 yield item
 
-    def turn(self) -> float | None:
+    def run_once(self) -> float | None:
         """Do what is due; return when to be called again, or None for not until woken."""
-        return self._turn(self._run)
+        return self._run_once(self._run)
 
-    def _turn(self, run: _Run) -> float | None:
+    def _run_once(self, run: _Run) -> float | None:
         if run is not self._run:
             return None
-        if not run.in_turn.acquire(False):
-            return self._clock() + TICK
+        if not run.busy.acquire(False):
+            return self._clock() + SLOT
         try:
             self.wakeups += 1
             self._take_commands(run)
             for reference, deadline in run.schedule.pop_due(self._clock()):
-                self._look(run, reference, deadline)
+                self._check(run, reference, deadline)
                 if run is not self._run:
                     return None
             self.next_due = due = run.schedule.next_deadline()
             return due
         finally:
-            run.in_turn.release()
+            run.busy.release()
 
     def _take_commands(self, run: _Run) -> None:
         while run is self._run:
@@ -214,31 +214,31 @@ class Engine:
             else:
                 run.schedule.discard(reference)
 
-    def _look(self, run: _Run, reference: weakref.ref[Watched], deadline: float) -> None:
+    def _check(self, run: _Run, reference: weakref.ref[Watched], deadline: float) -> None:
         item = reference()
         if item is None:
             return
         now = self._clock()
         late = now - deadline
-        self.looks += 1
+        self.checks += 1
         self.lateness.append(late)
         # 0.1 microseconds, for a look that takes about 20.
-        self.looks_by_lateness[bisect_left(LATENESS_BOUNDS, late)] += 1
+        self.checks_by_lateness[bisect_left(LATENESS_BOUNDS, late)] += 1
         if late > 0:
             self.late_for += late
         try:
-            again = item.turn(now)
+            again = item.check(now)
         except BaseException as error:
             # One broken link must not end the heartbeats of all the others, nor a check
             # that is interrupted those of its link.
-            run.schedule.put_new(reference, now + max(item.timeout / 2, TICK))
+            run.schedule.put_new(reference, now + max(item.timeout / 2, SLOT))
             if not isinstance(error, Exception):
                 raise
-            self._metrics.record("look-failed", type(item).__name__, repr(error))
+            self._metrics.record("check-failed", type(item).__name__, repr(error))
             return
         if again is not None:
             # Never in the tick that is being emptied.
-            run.schedule.put_new(reference, max(again, now + TICK))
+            run.schedule.put_new(reference, max(again, now + SLOT))
 
     def retire(self) -> None:
         """Watch nothing any more, and have the worker end; never waits for it."""

@@ -30,7 +30,7 @@ from hbshim.runtime.unpatched import NativeLock, allocate_lock, original
 #: A write after this many seconds without one checks the peer first (the pre-write
 #: check). Short enough to catch a close between two requests, long enough that a
 #: busy publisher never pays for it.
-IDLE_BEFORE_LOOK = 0.1
+IDLE_BEFORE_CHECK = 0.1
 
 #: How often, and for how many seconds each time, a client waits for a system call of
 #: the engine that is under way; only where these calls release the GIL. Several short
@@ -60,7 +60,7 @@ class Permit:
         self.valid = True
 
 
-class Gate:
+class StreamLock:
     """Lets any number of clients in, and the engine while no client is inside.
 
     Attributes:
@@ -82,7 +82,7 @@ class Gate:
         """Whether a client is inside."""
         return bool(self.inside)
 
-    def engine_enters(self) -> Permit | None:
+    def try_acquire(self) -> Permit | None:
         """Return a permit for the engine, without waiting; None while a client is inside.
 
         A permit that another engine had is revoked.
@@ -95,7 +95,7 @@ class Gate:
             return None
         return permit
 
-    def engine_leaves(self) -> None:
+    def release(self) -> None:
         """Give the permit back."""
         self._revoke()
 
@@ -106,7 +106,7 @@ class Gate:
             self.permit = None
         return permit
 
-    def shut_engine_out(self) -> None:
+    def revoke_permit(self) -> None:
         """Revoke the engine's permit, and wait for its system call where that must be."""
         if self._revoke() is None or gil_keeping_calls() is not None:
             return
@@ -116,9 +116,9 @@ class Gate:
                 return
             pause(_WAIT)
 
-    def meet(self) -> None:
+    def on_overlap(self) -> None:
         """Called by a client that entered and found the engine or another client inside."""
-        self.shut_engine_out()
+        self.revoke_permit()
         if len(self.inside) > 1:
             self.overlaps += 1
 
@@ -141,7 +141,7 @@ def _never(_error: BaseException) -> bool:
     return False
 
 
-def _insist(function: Callable[[], None]) -> None:
+def _call_again_if_interrupted(function: Callable[[], None]) -> None:
     """Call `function`, and once more if another exception interrupts it."""
     try:
         function()
@@ -176,8 +176,8 @@ class Guard:
     )
 
     def __init__(self) -> None:
-        self.writers = Gate()
-        self.readers = Gate()
+        self.writers = StreamLock()
+        self.readers = StreamLock()
         self.torn = False
         self.misread = False
         self.unsent = False
@@ -187,8 +187,8 @@ class Guard:
     def close(self) -> None:
         """The application is closing: from here on the engine does not touch the wire."""
         self.closed = True
-        self.writers.shut_engine_out()
-        self.readers.shut_engine_out()
+        self.writers.revoke_permit()
+        self.readers.revoke_permit()
 
     def renew_locks(self) -> None:
         """In a forked child: no thread of the parent is inside here."""
@@ -213,22 +213,22 @@ class Guard:
             on_torn: called when the stream is torn, before the exception goes on. It has no
                 effect when it is called again.
         """
-        gate = self.writers
-        inside = gate.inside
-        enter, leave = inside.add, inside.discard
+        lock = self.writers
+        inside = lock.inside
+        add, discard = inside.add, inside.discard
         # Each time: after a fork in C nothing else tells.
         mine = process_mark()
 
         def guarded_send(data: Any) -> None:
             now = _monotonic()
-            if now - self.last_write > IDLE_BEFORE_LOOK or self.torn or not mine[0]:
+            if now - self.last_write > IDLE_BEFORE_CHECK or self.torn or not mine[0]:
                 before_idle_write()
             self.last_write = now
             token = object()
             try:
-                enter(token)
-                if gate.permit is not None or len(inside) > 1:
-                    gate.meet()
+                add(token)
+                if lock.permit is not None or len(inside) > 1:
+                    lock.on_overlap()
                 try:
                     send(data)
                 except BaseException as error:
@@ -240,10 +240,10 @@ class Guard:
                             self.torn = torn_before
                     finally:
                         if self.torn:
-                            _insist(on_torn)
+                            _call_again_if_interrupted(on_torn)
                     raise
             finally:
-                leave(token)
+                discard(token)
 
         return guarded_send
 
@@ -267,21 +267,21 @@ class Guard:
                 what is buffered now is exactly what was not written.
             buffers: what is not written yet.
         """
-        gate = self.writers
-        inside = gate.inside
-        enter, leave = inside.add, inside.discard
+        lock = self.writers
+        inside = lock.inside
+        add, discard = inside.add, inside.discard
         mine = process_mark()
 
         def guarded_flush() -> Any:
             now = _monotonic()
-            if now - self.last_write > IDLE_BEFORE_LOOK or self.torn or not mine[0]:
+            if now - self.last_write > IDLE_BEFORE_CHECK or self.torn or not mine[0]:
                 before_idle_write()
             self.last_write = now
             token = object()
             try:
-                enter(token)
-                if gate.permit is not None or len(inside) > 1:
-                    gate.meet()
+                add(token)
+                if lock.permit is not None or len(inside) > 1:
+                    lock.on_overlap()
                 try:
                     return flush()
                 except unless:
@@ -294,13 +294,13 @@ class Guard:
                             self.torn = torn_before
                     finally:
                         if self.torn:
-                            _insist(on_torn)
+                            _call_again_if_interrupted(on_torn)
                     raise
                 finally:
                     # No call: every publish comes by.
                     self.unsent = True if buffers else False  # noqa: SIM210
             finally:
-                leave(token)
+                discard(token)
 
         return guarded_flush
 
@@ -318,9 +318,9 @@ class Guard:
                 bytes from its parent; it may raise to refuse the read.
             nothing_read: called with an OSError of `read`; whether no byte had arrived.
         """
-        gate = self.readers
-        inside = gate.inside
-        enter, leave = inside.add, inside.discard
+        lock = self.readers
+        inside = lock.inside
+        add, discard = inside.add, inside.discard
         mine = process_mark()
 
         def guarded_read() -> Any:
@@ -328,9 +328,9 @@ class Guard:
                 in_other_process()
             token = object()
             try:
-                enter(token)
-                if gate.permit is not None:
-                    gate.shut_engine_out()
+                add(token)
+                if lock.permit is not None:
+                    lock.revoke_permit()
                 result = read()
             except OSError as error:
                 # The libraries keep what they have read of a frame.
@@ -342,7 +342,7 @@ class Guard:
                 self.last_read = _monotonic()
                 raise
             finally:
-                leave(token)
+                discard(token)
             self.last_read = _monotonic()
             return result
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from hbshim.heartbeat.guard import Guard, Permit
-from hbshim.heartbeat.liveness import last_tick
+from hbshim.heartbeat.liveness import last_mark
 from hbshim.heartbeat.state import (
     TABLE,
     WATCHED,
@@ -20,14 +20,14 @@ from hbshim.heartbeat.state import (
     State,
     classify,
     due_after,
-    next_look,
+    next_check,
 )
 from hbshim.heartbeat.wire import DescriptorReusedError, HeartbeatTornError, Wire
 from hbshim.metrics import Metrics
 
 #: Looks between two drains of a healthy link. The broker beats every T/2, as
 #: often as we look: a drain then takes about this many frames, 8 bytes each.
-LOOKS_BETWEEN_DRAINS = 16
+CHECKS_BETWEEN_DRAINS = 16
 
 #: Seconds without traffic after which not all ages of ``TCP_INFO`` can be 0.
 AGES_GROW_WITHIN = 1.0
@@ -45,7 +45,7 @@ def _nothing() -> None:
 
 
 class Link:
-    """Keeps one AMQP connection alive when :meth:`turn` is called on time.
+    """Keeps one AMQP connection alive when :meth:`check` is called on time.
 
     Attributes:
         liveness_timeout: seconds without a sign of life of the application after
@@ -69,21 +69,21 @@ class Link:
     # With links by the thousand each look begins with a cold cache.
     __slots__ = (
         "__weakref__",
+        "_checks",
         "_delayed_since",
         "_forked_error",
         "_half_read",
         "_half_written",
-        "_last_beat",
         "_last_drain",
+        "_last_heartbeat",
         "_last_unread",
-        "_looks",
         "_metrics",
         "_on_orphaned",
-        "_overlaps_told",
+        "_overlaps_reported",
         "_pid",
-        "_torn_told",
-        "beats",
+        "_torn_reported",
         "guard",
+        "heartbeats_sent",
         "liveness_timeout",
         "name",
         "on_closed",
@@ -111,7 +111,7 @@ class Link:
         self.guard = Guard()
         self.state = State.ALIVE
         self.liveness_timeout = 0.0
-        self.beats = 0
+        self.heartbeats_sent = 0
         self.on_closed: Callable[[Link], None] | None = None
         self.on_use = _nothing
         self._metrics = metrics
@@ -121,73 +121,73 @@ class Link:
         self._forked_error = forked_error
         self._pid = os.getpid()
         # Not all at once: links opened together should not drain together.
-        self._looks = id(self) // 64 % LOOKS_BETWEEN_DRAINS
-        self._overlaps_told = 0
-        self._torn_told = False
+        self._checks = id(self) // 64 % CHECKS_BETWEEN_DRAINS
+        self._overlaps_reported = 0
+        self._torn_reported = False
         # When a heartbeat that was due could not be sent: None while there is none, infinity
         # once it has been reported.
         self._delayed_since: float | None = None
         self._last_unread = time.monotonic()
         # Only for platforms without TCP_INFO, where the guard counts.
-        self._last_beat = self._last_drain = self._last_unread
+        self._last_heartbeat = self._last_drain = self._last_unread
         if wire.tcp_info_unusable:
             self._report_counting()
 
     # -- the engine's side ---------------------------------------------------
 
-    def turn(self, now: float) -> float | None:
+    def check(self, now: float) -> float | None:
         """Look, act, and return the time of the next look; None for never again.
 
         Non-blocking; any thread may call it. `now` is ``time.monotonic()``.
         """
-        if self._beat_quickly(now):
+        if self._send_quickly(now):
             return now + self.timeout / 2
-        permit = self.guard.writers.engine_enters()
+        permit = self.guard.writers.try_acquire()
         try:
-            event, sample = self._look(now, writing=permit is None)
+            event, sample = self._observe(now, writing=permit is None)
             if not self._step(event, sample, permit):
                 event = Event.MOVING  # a client has entered, or is inside its TLS session
         finally:
             if permit is not None:
-                self.guard.writers.engine_leaves()
+                self.guard.writers.release()
         if self.guard.torn and not self.guard.writers.inside:
             self.tear()
-        self._tell_misuse()
-        pause = next_look(event, sample, self.timeout, self.liveness_timeout)
+        self._report_misuse()
+        pause = next_check(event, sample, self.timeout, self.liveness_timeout)
         if self.state not in WATCHED or pause is None:
             return None
         return now + pause
 
-    def _beat_quickly(self, now: float) -> bool:
+    def _send_quickly(self, now: float) -> bool:
         """Nearly every check of nearly every link: all is well, and a heartbeat is due and sent.
 
         No rule of its own: it sends only where :func:`classify` would say DUE, and leaves
         every other case, and now and then a check with its drain, to the table.
         """
-        guard, looks = self.guard, self._looks + 1
+        guard, checks = self.guard, self._checks + 1
         if (
-            looks % LOOKS_BETWEEN_DRAINS == 0
+            checks % CHECKS_BETWEEN_DRAINS == 0
             or self.state is not State.ALIVE
             or guard.writers.inside
             or guard.torn
             or guard.closed
             or self.liveness_timeout
-            or guard.writers.overlaps > self._overlaps_told
+            or guard.writers.overlaps > self._overlaps_reported
             or not self.wire.has_tcp_info
             or os.getpid() != self._pid
             or self._half_written()
         ):
             return False
         try:
-            if not self.wire.beat_if_idle(due_after(self.timeout), self.timeout, guard):
+            if not self.wire.send_if_idle(due_after(self.timeout), self.timeout, guard):
                 return False
         except OSError:
             return False  # the table finds out what it is
         except HeartbeatTornError:
             self.tear()
             return False
-        self._looks = looks
-        self._note_beat(now)
+        self._checks = checks
+        self._note_heartbeat(now)
         return True
 
     @property
@@ -211,13 +211,13 @@ class Link:
         self.wire.drop()
         self._on_orphaned()
 
-    def _look(self, now: float, *, writing: bool) -> tuple[Event, Sample]:
+    def _observe(self, now: float, *, writing: bool) -> tuple[Event, Sample]:
         sample = self._sample(now, writing)
-        self._looks += 1
+        self._checks += 1
         # Draining is what keeps an idle client's window open, and what makes
         # "unread" mean something before the peer is called dead.
         if (
-            self._looks % LOOKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
+            self._checks % CHECKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
         ) and self._drain(now):
             sample = self._sample(now, writing)
         if sample.unread:
@@ -255,11 +255,11 @@ class Link:
             self._unread_ago(now, unread, view.received_ago),
             writing,
             view.peer_closed,
-            ticked_ago=self._ticked_ago(now),
+            marked_ago=self._marked_ago(now),
         )
 
     def _counted_sample(self, now: float, writing: bool) -> Sample:
-        last_sent = max(self.guard.last_write, self._last_beat)
+        last_sent = max(self.guard.last_write, self._last_heartbeat)
         last_received = max(self.guard.last_read, self._last_drain)
         unread, queued = self.wire.unread(), self.wire.queued()
         return Sample(
@@ -272,20 +272,20 @@ class Link:
             self._unread_ago(now, unread, float("inf")),
             writing,
             peer_closed=not self.guard.readers.occupied and self.wire.peer_closed(),
-            ticked_ago=self._ticked_ago(now),
+            marked_ago=self._marked_ago(now),
         )
 
     def _idle(self, now: float) -> bool:
-        latest = max(self.guard.last_write, self.guard.last_read, self._last_beat)
+        latest = max(self.guard.last_write, self.guard.last_read, self._last_heartbeat)
         return now - latest > AGES_GROW_WITHIN
 
     def _closed_sample(self, forked: bool) -> Sample:
         return Sample(0, 0, None, 0, 0, 0, 0, False, False, closed=True, forked=forked)
 
-    def _ticked_ago(self, now: float) -> float:
+    def _marked_ago(self, now: float) -> float:
         if not self.liveness_timeout:
             return 0.0
-        return now - max(self.guard.last_write, self.guard.last_read, last_tick())
+        return now - max(self.guard.last_write, self.guard.last_read, last_mark())
 
     def _unread_ago(self, now: float, unread: int, received_ago: float) -> float:
         if unread:
@@ -300,14 +300,14 @@ class Link:
 
     def _drain(self, now: float) -> bool:
         readers = self.guard.readers
-        if self.guard.closed or self.guard.misread or not (permit := readers.engine_enters()):
+        if self.guard.closed or self.guard.misread or not (permit := readers.try_acquire()):
             return False
         try:
             taken = 0 if self._half_read() else self.wire.take_heartbeats(permit)
         except OSError:
             return False
         finally:
-            readers.engine_leaves()
+            readers.release()
         if taken:
             self._last_drain = now
             self._metrics.count("heartbeats_drained", taken)
@@ -322,9 +322,9 @@ class Link:
             return True
         self.state = after
         if after is not before:
-            self._tell_liveness(before, sample)
-        if action is Action.BEAT:
-            return permit is not None and self._beat(permit)
+            self._report_liveness(before, sample)
+        if action is Action.SEND:
+            return permit is not None and self._send_heartbeat(permit)
         self._delayed_since = None
         if action is Action.SHUT_BOTH:
             self.wire.shut_both()
@@ -341,12 +341,12 @@ class Link:
         elif action is Action.DROP:
             self.orphan()
         if after not in WATCHED and after is not before:
-            self._tell_misuse()  # there may be no later occasion
+            self._report_misuse()  # there may be no later occasion
         return True
 
-    def _beat(self, permit: Permit) -> bool:
+    def _send_heartbeat(self, permit: Permit) -> bool:
         try:
-            beaten = self.wire.beat(permit)
+            sent = self.wire.send_heartbeat(permit)
         except DescriptorReusedError:
             self._report_reused()
             return False
@@ -355,16 +355,16 @@ class Link:
         except HeartbeatTornError:
             self.tear()
             return True
-        if beaten:
-            self._note_beat(time.monotonic())
+        if sent:
+            self._note_heartbeat(time.monotonic())
         else:
             self._note_delay(time.monotonic())
-        return beaten
+        return sent
 
-    def _note_beat(self, now: float) -> None:
-        self.beats += 1
-        self._last_beat = now
-        self._metrics.count("beats_sent")
+    def _note_heartbeat(self, now: float) -> None:
+        self.heartbeats_sent += 1
+        self._last_heartbeat = now
+        self._metrics.count("heartbeats_sent")
         self._delayed_since = None
 
     def _note_delay(self, now: float) -> None:
@@ -399,30 +399,30 @@ class Link:
             "sends and receives instead, as on platforms without it",
         )
 
-    def _tell_liveness(self, before: State, sample: Sample) -> None:
+    def _report_liveness(self, before: State, sample: Sample) -> None:
         if self.state is State.HUNG:
             self._metrics.record(
                 "application-hung",
                 self.name,
-                f"the application has not ticked for {sample.ticked_ago:.1f} s, its "
-                f"liveness_timeout is {self.liveness_timeout:g} s; it is beaten for no more",
+                f"the application has not ticked for {sample.marked_ago:.1f} s, its "
+                f"liveness_timeout is {self.liveness_timeout:g} s; it is sent for no more",
             )
         elif before is State.HUNG and self.state is State.ALIVE:
             self._metrics.record(
                 "application-back", self.name, "the application ticks again; beats go on"
             )
 
-    def _tell_misuse(self) -> None:
+    def _report_misuse(self) -> None:
         overlaps = self.guard.writers.overlaps
-        if overlaps > self._overlaps_told:
-            self._overlaps_told = overlaps
+        if overlaps > self._overlaps_reported:
+            self._overlaps_reported = overlaps
             self._metrics.record(
                 "concurrent-writers",
                 self.name,
                 f"two writers at once on one connection, {overlaps} times so far; "
                 "frames may interleave: give each thread a connection of its own",
             )
-        if self.guard.torn and not self._torn_told:
+        if self.guard.torn and not self._torn_reported:
             self._metrics.record(
                 "write-broken-off",
                 self.name,
@@ -430,7 +430,7 @@ class Link:
                 "connection is shut down, and the next call on it fails: open a new one",
             )
             # Behind it: an exception that comes between the two must not cost the event.
-            self._torn_told = True
+            self._torn_reported = True
 
     # -- the client's side ---------------------------------------------------
 
@@ -447,13 +447,13 @@ class Link:
             return
         if self.state not in WATCHED or self.wire.closed:
             # Ended before, and reported: that is why the write failed.
-            self._torn_told = True
+            self._torn_reported = True
         elif self._peer_is_gone():
-            self._torn_told = True
+            self._torn_reported = True
             self._step(Event.PEER_CLOSED, self._closed_sample(False))
         self.wire.shut_both()
         # Before the state, by which a second call knows that this was done.
-        self._tell_misuse()
+        self._report_misuse()
         if self.state in WATCHED:
             self.state = State.LOST
 
@@ -480,7 +480,7 @@ class Link:
         if self.guard.torn:
             self.tear()
         elif self.state in WATCHED:
-            event, sample = self._look(time.monotonic(), writing=True)
+            event, sample = self._observe(time.monotonic(), writing=True)
             if event in (Event.PEER_CLOSED, Event.SILENT):
                 self._step(event, sample)
 
@@ -506,7 +506,7 @@ class Link:
         self.guard.close()
         if self.state in WATCHED:
             self.state = State.CLOSED
-        self._tell_misuse()
+        self._report_misuse()
         if self.on_closed is not None:
             self.on_closed(self)
 

@@ -1,6 +1,6 @@
-"""Deadlines of many links, in coarse ticks.
+"""Deadlines of many links, in coarse slots.
 
-Links that fall due within the same tick are looked at in one wake-up, and a
+Links that fall due within the same slot are looked at in one wake-up, and a
 closed link leaves without a trace: no stale entry wakes the thread later.
 Not thread-safe: only the engine's turn changes it.
 """
@@ -14,15 +14,15 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-#: Length of a tick in seconds; a look comes up to this much before its time. It is
+#: Length of a slot in seconds; a look comes up to this much before its time. It is
 #: the wake-ups that cost, not the beats: with 800 links at T = 10 s on a virtual
-#: machine, 45 microseconds a beat with ticks of 1/32 s and 19 with these, for
+#: machine, 45 microseconds a beat with slots of 1/32 s and 19 with these, for
 #: nothing but the thread's sleep and `send`.
-TICK = 1 / 8
+SLOT = 1 / 8
 
 
 class Schedule(Generic[Item]):
-    """A heap of ticks, each with the items that fall due in it. Times in seconds."""
+    """A heap of slots, each with the items that fall due in it. Times in seconds."""
 
     def __init__(self) -> None:
         self._heap: list[int] = []
@@ -36,41 +36,41 @@ class Schedule(Generic[Item]):
         return iter([item for bucket in list(self._buckets.values()) for item in list(bucket)])
 
     def put(self, item: Item, deadline: float) -> None:
-        """Look at `item` at the last tick before `deadline`; replaces an earlier one."""
+        """Look at `item` at the last slot before `deadline`; replaces an earlier one."""
         self.discard(item)
         self.put_new(item, deadline)
 
     def put_new(self, item: Item, deadline: float) -> None:
         """The same for an item that is not in here, at every beat: without a search."""
-        tick = math.floor(deadline / TICK)
-        bucket = self._buckets.get(tick)
+        slot = math.floor(deadline / SLOT)
+        bucket = self._buckets.get(slot)
         if bucket is None:
-            bucket = self._buckets[tick] = {}
-            heapq.heappush(self._heap, tick)
+            bucket = self._buckets[slot] = {}
+            heapq.heappush(self._heap, slot)
         bucket[item] = deadline
 
     def discard(self, item: Item) -> None:
         """Forget `item`, if it is here."""
-        # At most a few hundred ticks lie ahead, however many the links.
-        tick = next((tick for tick, bucket in self._buckets.items() if item in bucket), None)
-        if tick is None:
+        # At most a few hundred slots lie ahead, however many the links.
+        slot = next((slot for slot, bucket in self._buckets.items() if item in bucket), None)
+        if slot is None:
             return
-        del self._buckets[tick][item]
-        if not self._buckets[tick]:
-            del self._buckets[tick]
-            self._heap.remove(tick)
+        del self._buckets[slot][item]
+        if not self._buckets[slot]:
+            del self._buckets[slot]
+            self._heap.remove(slot)
             heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
-        """When the next tick with something in it comes; None when nothing is scheduled."""
-        return self._heap[0] * TICK if self._heap else None
+        """When the next slot with something in it comes; None when nothing is scheduled."""
+        return self._heap[0] * SLOT if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[tuple[Item, float]]:
         """Take out each item that is due at `now`, with the deadline it was put in with.
 
         One at a time: an iteration that ends early leaves the rest in here, still due.
         """
-        while self._heap and self._heap[0] * TICK <= now:
+        while self._heap and self._heap[0] * SLOT <= now:
             bucket = self._buckets[self._heap[0]]
             while bucket:
                 yield bucket.popitem()

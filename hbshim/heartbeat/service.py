@@ -21,7 +21,7 @@ from hbshim.runtime.fork import ProcessLocal
 #: A hub whose ticks are later than this share of T gets no new links; at twice
 #: this share, the watchdog moves those it has.
 NOTABLY_LATE = LATE_SHARE / 2
-LATEST_TICKS = 16
+LATEST_CHECKS = 16
 
 #: Seconds after which another thread no longer waits for the one that replaces the worker: that
 #: one may have been stopped in the middle of it by a finalizer.
@@ -69,13 +69,13 @@ class HeartbeatService:
         found = ((reference(), engine) for reference, engine in list(self._links.values()))
         return [(link, engine) for link, engine in found if link is not None]
 
-    def ticks_late(self) -> bool:
+    def worker_late(self) -> bool:
         """Whether a hub's latest ticks came late, by more than :data:`NOTABLY_LATE` of T."""
         for (worker, _), engine in list(self._engines.items()):
             if worker == "pthread" or not engine.lateness:
                 continue
             timeout = min((item.timeout for item in engine.items()), default=None)
-            latest = list(engine.lateness)[-LATEST_TICKS:]
+            latest = list(engine.lateness)[-LATEST_CHECKS:]
             if timeout is not None and max(latest) > timeout * NOTABLY_LATE:
                 return True
         return False
@@ -233,7 +233,7 @@ class HeartbeatService:
                 link.orphan()
             except Exception as error:
                 # One link that cannot be let go of must not keep the others.
-                current().metrics.record("look-failed", link.name, repr(error))
+                current().metrics.record("check-failed", link.name, repr(error))
 
 
 _SERVICE = ProcessLocal(HeartbeatService, HeartbeatService.orphan_links)

@@ -1,7 +1,7 @@
 """What may happen to a link, as one table: (state, event) -> (state, action).
 
 Pure: no clock, no socket, no lock. The link samples the world, :func:`classify`
-names what it saw, :data:`TABLE` says what is legal, :func:`next_look` says when
+names what it saw, :data:`TABLE` says what is legal, :func:`next_check` says when
 to look again. Time is always an argument, in seconds.
 
 The rules, with T the negotiated heartbeat timeout:
@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from hbshim.heartbeat.schedule import TICK
+from hbshim.heartbeat.schedule import SLOT
 
 #: How soon to look again while bytes are moving, as a share of T and at most.
 RECHECK_SHARE = 1 / 8
@@ -32,7 +32,7 @@ RECHECK_AT_MOST = 0.25
 
 #: A beat may go out this many seconds early: looks come a tick early at most, and the
 #: kernel's ages in steps of some milliseconds.
-EARLY = TICK + 1 / 64
+EARLY = SLOT + 1 / 64
 
 
 class State(enum.Enum):
@@ -68,7 +68,7 @@ class Action(enum.Enum):
     """What the look leads to."""
 
     WAIT = "wait"
-    BEAT = "beat"
+    SEND = "send"
     SHUT_WRITE = "shut-write"  # what the peer said before it closed stays readable
     SHUT_BOTH = "shut-both"  # a blocked reader wakes up, the next call fails at once
     FORGET = "forget"
@@ -78,7 +78,7 @@ class Action(enum.Enum):
 TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (State.ALIVE, Event.FRESH): (State.ALIVE, Action.WAIT),
     (State.ALIVE, Event.MOVING): (State.ALIVE, Action.WAIT),
-    (State.ALIVE, Event.DUE): (State.ALIVE, Action.BEAT),
+    (State.ALIVE, Event.DUE): (State.ALIVE, Action.SEND),
     (State.ALIVE, Event.HUNG): (State.HUNG, Action.WAIT),
     (State.ALIVE, Event.SILENT): (State.LOST, Action.SHUT_BOTH),
     (State.ALIVE, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
@@ -87,7 +87,7 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     # Every look that does not find it hung finds that the application has ticked.
     (State.HUNG, Event.FRESH): (State.ALIVE, Action.WAIT),
     (State.HUNG, Event.MOVING): (State.ALIVE, Action.WAIT),
-    (State.HUNG, Event.DUE): (State.ALIVE, Action.BEAT),
+    (State.HUNG, Event.DUE): (State.ALIVE, Action.SEND),
     (State.HUNG, Event.HUNG): (State.HUNG, Action.WAIT),
     (State.HUNG, Event.SILENT): (State.LOST, Action.SHUT_BOTH),
     (State.HUNG, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
@@ -128,7 +128,7 @@ class Sample(NamedTuple):
         peer_closed: the peer has sent FIN or RST.
         closed: the application closed the connection.
         forked: this process is not the one that opened the connection.
-        ticked_ago: since the application showed that it is alive.
+        marked_ago: since the application showed that it is alive.
     """
 
     sent_ago: float
@@ -142,7 +142,7 @@ class Sample(NamedTuple):
     peer_closed: bool
     closed: bool = False
     forked: bool = False
-    ticked_ago: float = 0.0
+    marked_ago: float = 0.0
 
 
 def due_after(timeout: float) -> float:
@@ -186,7 +186,7 @@ def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
         return Event.PEER_CLOSED
     if silent(sample, timeout):
         return Event.SILENT
-    if liveness and sample.ticked_ago >= liveness:
+    if liveness and sample.marked_ago >= liveness:
         return Event.HUNG
     if sample.writing or sample.queued:
         return Event.MOVING
@@ -195,15 +195,15 @@ def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
     return Event.FRESH
 
 
-def next_look(event: Event, sample: Sample, timeout: float, liveness: float = 0.0) -> float | None:
+def next_check(event: Event, sample: Sample, timeout: float, liveness: float = 0.0) -> float | None:
     """Seconds until the link wants another look; None for never again."""
-    pause = _next_look(event, sample, timeout)
+    pause = _next_check(event, sample, timeout)
     if pause is None or not liveness or event is Event.HUNG:
         return pause
-    return min(pause, liveness - sample.ticked_ago)
+    return min(pause, liveness - sample.marked_ago)
 
 
-def _next_look(event: Event, sample: Sample, timeout: float) -> float | None:
+def _next_check(event: Event, sample: Sample, timeout: float) -> float | None:
     until_dead = 2 * timeout - sample.received_ago
     if until_dead <= 0:  # and excused
         until_dead = RECHECK_SHARE * timeout

@@ -59,8 +59,8 @@ class Supervisor:
         self._on_broken = on_broken
         self._elsewhere = elsewhere
         self._clock = clock
-        self._bell = allocate_lock()
-        self._bell.acquire()
+        self._wakeup = allocate_lock()
+        self._wakeup.acquire()
         self._parked = False
         self._stopped = False
         self._starting = allocate_lock()
@@ -95,7 +95,7 @@ class Supervisor:
 
     def _wake(self) -> None:
         try:
-            self._bell.release()
+            self._wakeup.release()
         except RuntimeError:
             return  # it is awake, or about to be
 
@@ -112,18 +112,18 @@ class Supervisor:
 
     def _sleep(self, pause: float | None) -> None:
         if pause is not None:
-            self._bell.acquire(True, pause)
+            self._wakeup.acquire(True, pause)
             return
         self._parked = True
         # Once more: work may have come before that was to be seen.
         if self._engine.next_due is None:
-            self._bell.acquire()
+            self._wakeup.acquire()
         self._parked = False
 
     def check(self) -> float | None:
         """Check the engine once; return seconds until the next check, or None while it is idle."""
         engine, now = self._engine, self._clock()
-        due, progress = engine.next_due, engine.wakeups + engine.looks
+        due, progress = engine.next_due, engine.wakeups + engine.checks
         if due is None:
             self._check_due = float("inf")
             return None

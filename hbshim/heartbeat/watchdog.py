@@ -33,7 +33,7 @@ class Watchdog:
         self._engine = weakref.ref(engine)
         self._metrics = metrics
         self._on_late = on_late
-        self._told_of: float | None = None
+        self._reported_due: float | None = None
         # When this look should come, unless the one before it was late itself.
         self._planned: float | None = None
 
@@ -42,7 +42,7 @@ class Watchdog:
         """The engine under watch, while it exists."""
         return self._engine()
 
-    def turn(self, now: float) -> float | None:
+    def check(self, now: float) -> float | None:
         """One look. Returns the time of the next, or None when the watch is over.
 
         It is over, too, while the engine has nothing to do: an idle process is not
@@ -60,10 +60,10 @@ class Watchdog:
         if now < due + grace:
             self._planned = due + grace
             return self._planned
-        if due != self._told_of:
-            self._told_of = due
+        if due != self._reported_due:
+            self._reported_due = due
             self._metrics.record(
-                "ticks-late",
+                "worker-late",
                 "",
                 f"worker {engine.worker.name} is {now - due:.2f} s late, T = {self.timeout:g} s",
             )

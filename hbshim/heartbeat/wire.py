@@ -298,7 +298,7 @@ class Wire:
         answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")
         return int(_INT.unpack(answer)[0])
 
-    def beat_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
+    def send_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
         """Write one heartbeat frame if all is well and quiet, in the shortest way.
 
         Without a permit: no client is inside, and none has written since the answer of the
@@ -324,7 +324,7 @@ class Wire:
             raise HeartbeatTornError
         return sent > 0
 
-    def beat(self, permit: Permit) -> bool:
+    def send_heartbeat(self, permit: Permit) -> bool:
         """Write one heartbeat frame; the caller has seen that the send queue is empty.
 
         With an empty queue eight bytes always go out whole. False: not now.

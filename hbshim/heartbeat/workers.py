@@ -25,7 +25,7 @@ from hbshim.runtime.unpatched import (
 )
 
 #: A turn does what is due and returns the time of the next one, or None.
-Turn = Callable[[], float | None]
+RunOnce = Callable[[], float | None]
 
 #: Green workers sleep at most this long (seconds), because a native thread that
 #: watches a new link cannot wake a hub that is not its own.
@@ -60,7 +60,7 @@ class Worker(Protocol):
 
     @property
     def running(self) -> bool: ...
-    def start(self, turn: Turn) -> None: ...
+    def start(self, run_once: RunOnce) -> None: ...
     def wake(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -68,11 +68,11 @@ class Worker(Protocol):
 class _NativeThread:
     """One thread of the operating system. It sleeps on a native lock: no descriptor, no polling."""
 
-    def __init__(self, turn: Turn, on_death: OnDeath) -> None:
-        self._turn = turn
+    def __init__(self, run_once: RunOnce, on_death: OnDeath) -> None:
+        self._run_once = run_once
         self._on_death = on_death
-        self._bell = allocate_lock()
-        self._bell.acquire()
+        self._wakeup = allocate_lock()
+        self._wakeup.acquire()
         self._stopped = False
         self.ended = False
         self.native_id: int | None = None
@@ -86,11 +86,11 @@ class _NativeThread:
         try:
             self.native_id, self.ident = get_native_id(), get_ident()
             while not self._stopped:
-                deadline = self._turn()
+                deadline = self._run_once()
                 if deadline is None:
-                    self._bell.acquire()
+                    self._wakeup.acquire()
                 else:
-                    self._bell.acquire(True, max(0.0, deadline - time.monotonic()))
+                    self._wakeup.acquire(True, max(0.0, deadline - time.monotonic()))
         except BaseException as error:
             reason = type(error).__name__
         finally:
@@ -100,7 +100,7 @@ class _NativeThread:
 
     def wake(self) -> None:
         try:
-            self._bell.release()
+            self._wakeup.release()
         except RuntimeError:
             return  # it is awake, or about to be
 
@@ -128,13 +128,13 @@ class PthreadWorker:
         """The operating system's id of the thread, for measuring it."""
         return None if self._thread is None else self._thread.native_id
 
-    def start(self, turn: Turn) -> None:
+    def start(self, run_once: RunOnce) -> None:
         """Start a thread; one that runs already is stopped, and ends when it notices.
 
         Raises:
             WorkerError: no thread can be started here.
         """
-        thread = _NativeThread(turn, self.on_death)
+        thread = _NativeThread(run_once, self.on_death)
         before, self._thread = self._thread, thread
         if before is not None:
             before.stop()
@@ -197,7 +197,7 @@ class GreenthreadWorker:
         """False also when the thread whose hub it was started in has ended."""
         return self._token is not None and _thread_exists(self._hub_thread)
 
-    def start(self, turn: Turn) -> None:
+    def start(self, run_once: RunOnce) -> None:
         """Spawn the green thread in the calling thread's hub.
 
         Raises:
@@ -206,16 +206,16 @@ class GreenthreadWorker:
         spawn, sleep = _green_primitives(self.name)
         self._token = token = object()
         self._hub_thread = get_native_id()
-        spawn(self._run, turn, sleep, token)
+        spawn(self._run, run_once, sleep, token)
 
-    def _run(self, turn: Turn, sleep: Callable[[float], object], token: object) -> None:
+    def _run(self, run_once: RunOnce, sleep: Callable[[float], object], token: object) -> None:
         try:
             while self._token is token:
-                deadline = self._call(turn)
+                deadline = self._call(run_once)
                 if deadline is None:
                     self._token = None
                     # Once more: a link that came meanwhile has found this one running.
-                    deadline = self._call(turn)
+                    deadline = self._call(run_once)
                     if deadline is None or self._token is not None:
                         return
                     self._token = token
@@ -227,8 +227,8 @@ class GreenthreadWorker:
                 self.on_death(type(error).__name__)
             raise
 
-    def _call(self, turn: Turn) -> float | None:
-        return turn()
+    def _call(self, run_once: RunOnce) -> float | None:
+        return run_once()
 
     def wake(self) -> None:
         """Nothing to do: the next slice is near."""
@@ -247,15 +247,15 @@ class TpoolWorker(GreenthreadWorker):
 
     name: WorkerName = "tpool"
 
-    def _call(self, turn: Turn) -> float | None:
+    def _call(self, run_once: RunOnce) -> float | None:
         deadline: float | None
         if _eventlet_if_it_rules() is not None:
             from eventlet import tpool
 
-            deadline = tpool.execute(turn)
+            deadline = tpool.execute(run_once)
         else:
             # The pool of this thread's hub: gevent lets nobody else submit to it.
-            deadline = sys.modules["gevent"].get_hub().threadpool.apply(turn)
+            deadline = sys.modules["gevent"].get_hub().threadpool.apply(run_once)
         return deadline
 
 

@@ -32,14 +32,14 @@ class _Listening:
         deciding: whether the thread that holds the lock is in :func:`offer`.
     """
 
-    __slots__ = ("__weakref__", "deciding", "lock", "refused", "server", "untold")
+    __slots__ = ("__weakref__", "deciding", "lock", "refused", "server", "unreported")
 
     def __init__(self) -> None:
         self.lock = allocate_reentrant_lock()
         self.deciding = False
         self.server: WatchServer | None = None
         self.refused: str | None = None
-        self.untold: str | None = None
+        self.unreported: str | None = None
 
     def stop(self) -> None:
         server, self.server = self.server, None
@@ -124,7 +124,7 @@ def offer(setting: str) -> None:
 
 def _offer(here: _Listening, setting: str) -> str | None:
     """Open the socket unless it is open, or was refused before; return why it is refused now."""
-    _tell_refusal(here)
+    _report_refusal(here)
     path = resolve(setting)
     if path == here.refused or (here.server is not None and here.server.file.path == path):
         return None
@@ -132,17 +132,17 @@ def _offer(here: _Listening, setting: str) -> str | None:
         listen(path)
     except Exception as error:
         refusal = str(error) or type(error).__name__
-        here.refused, here.untold = path, refusal
-        _tell_refusal(here)
+        here.refused, here.unreported = path, refusal
+        _report_refusal(here)
         return refusal
     return None
 
 
-def _tell_refusal(here: _Listening) -> None:
+def _report_refusal(here: _Listening) -> None:
     # The first connection makes the service; see service.existing().
-    if here.untold is not None and (heartbeats := service.existing()) is not None:
-        heartbeats.metrics.record("watch-refused", "", here.untold)
-        here.untold = None
+    if here.unreported is not None and (heartbeats := service.existing()) is not None:
+        heartbeats.metrics.record("watch-refused", "", here.unreported)
+        here.unreported = None
 
 
 def _failed(error: Exception) -> None:

@@ -95,7 +95,7 @@ def _oldest(direction: str) -> Read[float]:
 
 
 COUNTERS: tuple[Measure[float], ...] = (
-    Measure("beats_sent", "Heartbeats sent.", _counter("beats_sent")),
+    Measure("heartbeats_sent", "Heartbeats sent.", _counter("heartbeats_sent")),
     Measure(
         "heartbeats_drained",
         "Heartbeats of brokers taken off for clients that sat idle.",

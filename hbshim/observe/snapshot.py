@@ -15,7 +15,7 @@ from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Event
 
 #: Looks of a worker of which the worst lateness is told.
-RECENT_LOOKS = 100
+RECENT_CHECKS = 100
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LinkStatus:
         peer: the broker's address and port.
         state: see the states in docs/architecture.md.
         heartbeat_timeout: T, as negotiated.
-        beats: sent so far.
+        heartbeats_sent: sent so far.
         worker: the one that sends them.
         route: how they reach the wire, "plain" or "tls".
         sent_ago, received_ago: since the kernel sent and received a byte; None where it does
@@ -40,7 +40,7 @@ class LinkStatus:
     peer: str
     state: str
     heartbeat_timeout: float
-    beats: int
+    heartbeats_sent: int
     worker: str
     route: str
     sent_ago: float | None
@@ -135,7 +135,7 @@ def _link(link: Link, engine: Engine, now: float) -> LinkStatus:
         peer=link.name.rpartition(" -> ")[2],
         state=link.state.value,
         heartbeat_timeout=link.timeout,
-        beats=link.beats,
+        heartbeats_sent=link.heartbeats_sent,
         worker=engine.worker.name,
         route=link.wire.route,
         sent_ago=sent,
@@ -163,14 +163,14 @@ def _engine(engine: Engine, links: int) -> EngineStatus:
         wakeups=engine.wakeups,
         latest_lateness=lateness[-1] if lateness else 0.0,
         worst_lateness=max(lateness, default=0.0),
-        lateness=Lateness(list(LATENESS_BOUNDS), list(engine.looks_by_lateness), engine.late_for),
+        lateness=Lateness(list(LATENESS_BOUNDS), list(engine.checks_by_lateness), engine.late_for),
     )
 
 
 def _latest(engine: Engine) -> list[float]:
     while True:
         try:
-            return list(engine.lateness)[-RECENT_LOOKS:]
+            return list(engine.lateness)[-RECENT_CHECKS:]
         except RuntimeError:
             continue  # a look was added while we copied
 

@@ -65,7 +65,7 @@ def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableTy
         "sent",
         "recv",
         *(["app wrote", "app read"] if wide else ["app"]),
-        "beats",
+        "heartbeats_sent",
         "late",
         "worker",
         *(["route"] if wide else []),
@@ -108,7 +108,7 @@ def _row(link: LinkSeen, late: float, wide: bool) -> list[Text]:
         _age(link.sent_ago, limit),
         _age(link.received_ago, limit),
         *(Text(age(seconds)) for seconds in (traffic if wide else [min(traffic)])),
-        Text(str(link.beats)),
+        Text(str(link.heartbeats_sent)),
         Text(lateness(late), "red" if late > limit / 8 else ""),
         Text(link.worker),
         *([Text(link.route)] if wide else []),
@@ -121,7 +121,7 @@ def _heading(process: ProcessSeen) -> Text:
     return Text.assemble(
         (f"{process.program or 'process'} {process.pid}", "bold"),
         f" · {count} link{'' if count == 1 else 's'}",
-        f" · {process.counters.get('beats_sent', 0)} beats sent",
+        f" · {process.counters.get('heartbeats_sent', 0)} beats sent",
     )
 
 

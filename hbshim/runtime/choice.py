@@ -58,23 +58,23 @@ class Row:
     Attributes:
         patched_by: the libraries that have patched something.
         hub: states of the hub between requests.
-        ticks_late: the running engine measured late green ticks.
+        worker_late: the running engine measured late green ticks.
         tpool: the native thread pool of the green library has a thread to spare.
     """
 
     patched_by: frozenset[GreenLibrary]
     hub: frozenset[HubState] | None = None
-    ticks_late: bool | None = None
+    worker_late: bool | None = None
     tpool: bool | None = None
     worker: WorkerName
     reason: str
 
-    def fits(self, patched_by: GreenLibrary, hub: HubState, ticks_late: bool, tpool: bool) -> bool:
+    def fits(self, patched_by: GreenLibrary, hub: HubState, worker_late: bool, tpool: bool) -> bool:
         """Whether this row is about the given situation."""
         return (
             patched_by in self.patched_by
             and (self.hub is None or hub in self.hub)
-            and (self.ticks_late is None or ticks_late == self.ticks_late)
+            and (self.worker_late is None or worker_late == self.worker_late)
             and (self.tpool is None or tpool == self.tpool)
         )
 
@@ -119,7 +119,7 @@ RULE: tuple[Row, ...] = (
     Row(
         patched_by=_ONE,
         hub=_RUNS,
-        ticks_late=False,
+        worker_late=False,
         worker="greenthread",
         reason="The program is green and its hub runs between requests, so a green thread "
         "sends heartbeats in time.",
@@ -127,7 +127,7 @@ RULE: tuple[Row, ...] = (
     Row(
         patched_by=_ONE,
         hub=_RUNS,
-        ticks_late=True,
+        worker_late=True,
         tpool=True,
         worker="tpool",
         reason="The hub runs but its ticks were measured late, so the library's native thread "
@@ -136,7 +136,7 @@ RULE: tuple[Row, ...] = (
     Row(
         patched_by=_ONE,
         hub=_RUNS,
-        ticks_late=True,
+        worker_late=True,
         tpool=False,
         worker="pthread",
         reason="The hub runs but its ticks were measured late, and the library's thread pool "
@@ -145,9 +145,9 @@ RULE: tuple[Row, ...] = (
 )
 
 
-def row_for(facts: Facts, ticks_late: bool) -> Row:
+def row_for(facts: Facts, worker_late: bool) -> Row:
     """The one row of :data:`RULE` about this process."""
-    situation = (facts.green.library, facts.hub, ticks_late, facts.tpool_has_room)
+    situation = (facts.green.library, facts.hub, worker_late, facts.tpool_has_room)
     return next(row for row in RULE if row.fits(*situation))
 
 
@@ -157,7 +157,7 @@ class Caution:
 
     Attributes:
         workers: the workers it is about.
-        applies: whether this process is such a place; given the facts and ticks_late.
+        applies: whether this process is such a place; given the facts and worker_late.
         text: one sentence with the remedy.
     """
 
@@ -245,12 +245,12 @@ CAUTIONS: tuple[Caution, ...] = (
 )
 
 
-def cautions_about(worker: WorkerName, facts: Facts, ticks_late: bool) -> list[str]:
+def cautions_about(worker: WorkerName, facts: Facts, worker_late: bool) -> list[str]:
     """The sentences that apply to `worker` in this process."""
     return [
         caution.text
         for caution in CAUTIONS
-        if worker in caution.workers and caution.applies(facts, ticks_late)
+        if worker in caution.workers and caution.applies(facts, worker_late)
     ]
 
 
@@ -273,7 +273,7 @@ def choose(
     report_facts: Facts,
     heartbeat_in_pthread: bool | Literal["auto"] = "auto",
     worker: WorkerName | None = None,
-    ticks_late: bool = False,
+    worker_late: bool = False,
 ) -> Choice:
     """Choose the heartbeat worker; what the user asks for wins.
 
@@ -282,7 +282,7 @@ def choose(
         heartbeat_in_pthread: True for a native thread, False for the program's own
             green threads, "auto" for the rule.
         worker: forces one worker; None leaves the choice to `heartbeat_in_pthread`.
-        ticks_late: the engine measured that the hub's ticks come late.
+        worker_late: the engine measured that the hub's ticks come late.
 
     Raises:
         OptionError: an unknown value, or `worker` contradicts `heartbeat_in_pthread`.
@@ -290,8 +290,8 @@ def choose(
     options = Options(
         heartbeat_in_pthread=heartbeat_in_pthread, worker="auto" if worker is None else worker
     )
-    chosen, reason = _decide(report_facts, options, ticks_late)
-    warnings = cautions_about(chosen, report_facts, ticks_late)
+    chosen, reason = _decide(report_facts, options, worker_late)
+    warnings = cautions_about(chosen, report_facts, worker_late)
     if options.heartbeat_in_pthread is False and chosen == "pthread":
         warnings.insert(
             0,
@@ -301,12 +301,12 @@ def choose(
     return Choice(worker=chosen, reason=reason, warning=" ".join(warnings) or None)
 
 
-def _decide(facts: Facts, options: Options, ticks_late: bool) -> tuple[WorkerName, str]:
+def _decide(facts: Facts, options: Options, worker_late: bool) -> tuple[WorkerName, str]:
     if options.forced_worker is not None:
         return options.forced_worker, f"The option worker={options.forced_worker} says so."
     if options.heartbeat_in_pthread is True:
         return "pthread", "The option heartbeat_in_pthread=true says so."
     if options.heartbeat_in_pthread is False and facts.green.library != "none":
         return "greenthread", "The option heartbeat_in_pthread=false says so."
-    row = row_for(facts, ticks_late)
+    row = row_for(facts, worker_late)
     return row.worker, row.reason

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from hbshim.options import WorkerName
 from hbshim.runtime.choice import Choice, Facts, HubState, choose
-from hbshim.runtime.green import GreenFacts, Patches, look_for_green
-from hbshim.runtime.host import HostFacts, look_for_host
-from hbshim.runtime.interpreter import look_at_interpreter
+from hbshim.runtime.green import GreenFacts, Patches, inspect_green
+from hbshim.runtime.host import HostFacts, inspect_host
+from hbshim.runtime.interpreter import inspect_interpreter
 
 # uWSGI and mod_wsgi fork in C, where os.register_at_fork may not run.
 _PID_AT_IMPORT = os.getpid()
@@ -65,28 +65,28 @@ class RuntimeReport(Facts):
 def detect(
     heartbeat_in_pthread: bool | Literal["auto"] = "auto",
     worker: WorkerName | None = None,
-    ticks_late: bool = False,
+    worker_late: bool = False,
 ) -> RuntimeReport:
     """Look at this process; cheap, and without side effects.
 
     Parameters:
         heartbeat_in_pthread: the user's option, True, False or "auto".
         worker: the worker the user forces, or None.
-        ticks_late: the engine measured that the hub's ticks come late.
+        worker_late: the engine measured that the hub's ticks come late.
 
     Raises:
         OptionError: an unknown value, or two options contradict each other.
     """
-    green = look_for_green()
-    host = look_for_host()
+    green = inspect_green()
+    host = inspect_host()
     facts = Facts(
         green=green,
         host=host,
         hub=_hub_state(green, host),
-        interpreter=look_at_interpreter(),
+        interpreter=inspect_interpreter(),
         forked_since_import=os.getpid() != _PID_AT_IMPORT,
     )
-    choice = choose(facts, heartbeat_in_pthread, worker, ticks_late)
+    choice = choose(facts, heartbeat_in_pthread, worker, worker_late)
     return RuntimeReport(
         facts.green, facts.host, facts.hub, facts.interpreter, facts.forked_since_import, choice
     )

@@ -79,7 +79,7 @@ class GreenFacts:
     contested: tuple[str, ...]
 
 
-def look_for_green() -> GreenFacts:
+def inspect_green() -> GreenFacts:
     """Ask the libraries that are loaded what they have patched so far."""
     eventlet = _patches("eventlet", _eventlet_patched())
     gevent = _patches("gevent", _gevent_patched())

@@ -51,7 +51,7 @@ class HostFacts:
     application_group: str | None = None
 
 
-def look_for_host() -> HostFacts:
+def inspect_host() -> HostFacts:
     """The innermost host found: a WSGI process that imports Celery to send tasks is no worker."""
     for probe in _PROBES:
         facts = probe()

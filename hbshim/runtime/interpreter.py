@@ -35,7 +35,7 @@ class InterpreterFacts:
 
 
 @functools.cache  # An interpreter does not change its nature; cached once in each.
-def look_at_interpreter() -> InterpreterFacts:
+def inspect_interpreter() -> InterpreterFacts:
     """Read the facts; imports one small C module of the standard library."""
     main = _is_main()
     # Since Python 3.12; before, no interpreter of a host forbids daemon threads.

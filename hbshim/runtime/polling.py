@@ -22,7 +22,7 @@ from typing import Any
 
 from hbshim.runtime.captured import Captured, known_as, scan
 from hbshim.runtime.changes import ABSENT, Change
-from hbshim.runtime.green import look_for_green
+from hbshim.runtime.green import inspect_green
 from hbshim.runtime.loaded import module_globals, peek
 from hbshim.runtime.unpatched import NativeLock, allocate_lock
 
@@ -220,7 +220,7 @@ def _restore_if_unwanted() -> tuple[str, ...]:
 
 
 def _eventlet_rules(module: str | None = None) -> bool:
-    patched = look_for_green().eventlet.patched
+    patched = inspect_green().eventlet.patched
     return bool(patched) if module is None else module in patched
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from hbshim.errors import WorkerError
-from hbshim.runtime.interpreter import look_at_interpreter
+from hbshim.runtime.interpreter import inspect_interpreter
 
 #: Seconds that the end of a sub-interpreter waits for a thread in it.
 JOIN_WITHIN = 10.0
@@ -103,7 +103,7 @@ def start_native_thread(function: Callable[[], None], on_exit: Callable[[], None
     Raises:
         WorkerError: the process cannot start another thread.
     """
-    start = _start_raw_thread if look_at_interpreter().main is not False else _start_joined_thread
+    start = _start_raw_thread if inspect_interpreter().main is not False else _start_joined_thread
     try:
         with signals_blocked():
             start(function, on_exit)

@@ -42,7 +42,7 @@ def test_keep_alive_beats_for_an_open_connection(connect):
     assert hbshim.keep_alive(connection) is connection
     link = connection.transport.hbshim_link
     assert link.timeout == 1.0
-    wait_until(lambda: link.beats >= 3)
+    wait_until(lambda: link.heartbeats_sent >= 3)
     connection.channel().queue_declare("", exclusive=True)
 
 
@@ -70,7 +70,7 @@ def test_heartbeat_checks_of_existing_code_become_harmless(connect):
     link = connection.transport.hbshim_link
     sent = connection.bytes_sent
     # py-amqp itself would raise "Too many heartbeats missed": nobody drains here.
-    wait_until(lambda: (connection.heartbeat_tick(rate=2), link.beats >= 6)[1])
+    wait_until(lambda: (connection.heartbeat_tick(rate=2), link.heartbeats_sent >= 6)[1])
     assert connection.bytes_sent == sent
     connection.send_heartbeat()
     connection.channel().queue_declare("", exclusive=True)

@@ -108,7 +108,7 @@ def test_a_pool_asks_for_a_heartbeat_and_it_is_sent(make_app, control):
     send(app)
     assert not pooled(control).heartbeat, "the control negotiated a heartbeat by itself"
     assert pooled(app).heartbeat == T
-    wait_until(lambda: link_of(app).beats >= 6)
+    wait_until(lambda: link_of(app).heartbeats_sent >= 6)
     assert link_of(control) is None
 
 

@@ -47,7 +47,7 @@ def use(connection):
 def test_keep_alive_beats_for_an_open_connection(connect):
     connection = connect()
     assert hbshim.keep_alive(connection) is connection
-    wait_until(lambda: link_of(connection).beats >= 3)
+    wait_until(lambda: link_of(connection).heartbeats_sent >= 3)
     use(connection)
 
 
@@ -72,7 +72,7 @@ def test_options_in_the_url_are_accepted_and_checked(connect):
 
 def test_the_stand_in_with_callbacks_needs_no_install(broker):
     def wait_for_beats():
-        if connection._heartbeat_checker._link.beats >= 2:
+        if connection._heartbeat_checker._link.heartbeats_sent >= 2:
             connection.close()
         else:
             connection.ioloop.call_later(0.05, wait_for_beats)
@@ -101,7 +101,7 @@ def test_the_stand_in_takes_a_url_and_keywords(broker):
     connection = adapter.BlockingConnection(
         broker.amqp_url(heartbeat=1, heartbeat_in_pthread="false"), heartbeat_in_pthread=True
     )
-    wait_until(lambda: link_of(connection).beats >= 2)
+    wait_until(lambda: link_of(connection).heartbeats_sent >= 2)
     use(connection)
     connection.close()
 
@@ -116,7 +116,7 @@ def test_a_select_connection_is_kept_alive_from_its_tuning(broker):
 
     def wait_and_close(connection, link):
         # The I/O loop stands still here, as in a callback that takes long.
-        wait_until(lambda: link.beats >= 4)
+        wait_until(lambda: link.heartbeats_sent >= 4)
         done.append(link)
         connection.close()
 
@@ -133,7 +133,9 @@ def test_a_select_connection_is_kept_alive_from_its_tuning(broker):
 def test_process_data_events_of_existing_code_goes_on_working(connect):
     connection = hbshim.keep_alive(connect())
     link = link_of(connection)
-    wait_until(lambda: (connection.process_data_events(time_limit=0), link.beats >= 6)[1], 15)
+    wait_until(
+        lambda: (connection.process_data_events(time_limit=0), link.heartbeats_sent >= 6)[1], 15
+    )
     use(connection)
 
 
@@ -200,8 +202,8 @@ def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(connect)
     # The connection beneath buffers, and leaves sending to its I/O loop.
     channel._impl.basic_publish("", queue, b"x" * 1000)
     assert connection._impl._transport._tx_buffers
-    beats = link_of(connection).beats
-    wait_until(lambda: link_of(connection).beats >= beats + 6)
+    beats = link_of(connection).heartbeats_sent
+    wait_until(lambda: link_of(connection).heartbeats_sent >= beats + 6)
     wait_until(lambda: channel.queue_declare(queue, passive=True).method.message_count == 1)
 
 

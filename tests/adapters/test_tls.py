@@ -213,7 +213,7 @@ def test_a_reader_inside_a_record_does_not_keep_heartbeats_out(piecewise, timeou
     server.raw.sendall(record[: start + length])
     reader = Reader(lambda: client.recv(1000))
     wait_until(lambda: not wire.unread())
-    assert [wire.beat(always()) for _ in range(20)] == [True] * 20
+    assert [wire.send_heartbeat(always()) for _ in range(20)] == [True] * 20
     # Readers of a session make no mistake about the client's timeout.
     assert client.gettimeout() == timeout
     server.raw.sendall(record[start + length :])
@@ -229,7 +229,7 @@ def test_a_record_without_data_does_not_keep_heartbeats_out(piecewise):
     server.raw.sendall(tickets)
     reader = Reader(lambda: client.recv(1000))
     wait_until(lambda: not wire.unread())
-    assert [wire.beat(always()) for _ in range(20)] == [True] * 20
+    assert [wire.send_heartbeat(always()) for _ in range(20)] == [True] * 20
     server.raw.sendall(server.encrypt(b"data"))
     assert reader.finish() == b"data"
 
@@ -288,7 +288,7 @@ def test_a_record_may_be_larger_than_the_receive_buffer(piecewise, timeout):
     received = client.recv(16_000)
     sender.join(10)
     assert received == b"x" * 16_000
-    assert wire.beat(always())
+    assert wire.send_heartbeat(always())
 
 
 @pytest.mark.parametrize("timeout", [None, 10])
@@ -339,7 +339,7 @@ def test_the_rest_of_a_heartbeat_goes_out_before_anything_else(piecewise, monkey
             return len(data)
 
     monkeypatch.setattr(wire._ssl, "_inner", Inner())
-    assert not wire.beat(always())
+    assert not wire.send_heartbeat(always())
     with pytest.raises(ssl.SSLWantWriteError):
         client.send(b"frame")
     assert written == [HEARTBEAT_FRAME, HEARTBEAT_FRAME]
@@ -516,7 +516,7 @@ def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(session, monkeypa
     try:
         assert inside.wait(10)
         # Nearly always inside: whoever does not wait seldom finds the session free.
-        beaten = sum(wire.beat(always()) for _ in range(50))
+        beaten = sum(wire.send_heartbeat(always()) for _ in range(50))
     finally:
         ended.set()
         for thread in threads:
@@ -540,10 +540,10 @@ def test_a_client_that_stays_inside_is_not_waited_for(session):
 
     start_native_thread(stay, ended.release)
     assert inside.acquire(True, 10)
-    assert not wire.beat(always())
+    assert not wire.send_heartbeat(always())
     ended.release()
     assert gone.acquire(True, 10)
-    assert wire.beat(always())
+    assert wire.send_heartbeat(always())
 
 
 class Blocking:
@@ -581,7 +581,7 @@ def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(session, act):
         started = time.monotonic()
         client.sendall(b"client")
         assert client.recv(100) == HEARTBEAT_FRAME
-        assert wire.beat(always())
+        assert wire.send_heartbeat(always())
         assert time.monotonic() - started < 10
     finally:
         permit.go_on.release()
@@ -591,7 +591,7 @@ def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(session, act):
     server.settimeout(10)
     assert server.recv(100) == b"client"
     assert server.recv(100) == HEARTBEAT_FRAME
-    assert wire.beat(always())
+    assert wire.send_heartbeat(always())
 
 
 @pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")

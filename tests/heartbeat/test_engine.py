@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from hbshim.heartbeat.engine import Engine
-from hbshim.heartbeat.schedule import TICK
+from hbshim.heartbeat.schedule import SLOT
 from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
 from hbshim.heartbeat.workers import PthreadWorker
 from hbshim.metrics import Metrics
@@ -49,7 +49,7 @@ class Item:
         self.every = every
         self.looked_at = []
 
-    def turn(self, now):
+    def check(self, now):
         self.looked_at.append(now)
         return None if self.every is None else now + self.every
 
@@ -63,15 +63,15 @@ def test_an_item_is_looked_at_at_once_and_then_when_it_asked_for():
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     assert item.looked_at == [clock.now]
     first = clock.now
     clock.now += 3.9
-    engine.turn()
+    engine.run_once()
     assert item.looked_at == [first]
     clock.now += 0.2
-    engine.turn()
+    engine.run_once()
     assert len(item.looked_at) == 2
 
 
@@ -79,8 +79,8 @@ def test_an_item_that_wants_no_further_look_gets_none():
     engine, clock, _ = make_engine()
     item = Item(every=None)
     engine.watch(item)
-    clock.now += TICK
-    assert engine.turn() is None
+    clock.now += SLOT
+    assert engine.run_once() is None
     assert list(engine.items()) == []
 
 
@@ -88,10 +88,10 @@ def test_a_forgotten_item_leaves_no_deadline():
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     engine.forget(item)
-    assert engine.turn() is None
+    assert engine.run_once() is None
 
 
 def test_the_engine_keeps_nothing_alive():
@@ -99,13 +99,13 @@ def test_the_engine_keeps_nothing_alive():
     item = Item()
     gone = weakref.ref(item)
     engine.watch(item)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     del item
     gc.collect()
     assert gone() is None
     clock.now += 10
-    assert engine.turn() is None
+    assert engine.run_once() is None
 
 
 def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once():
@@ -114,13 +114,13 @@ def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once():
     item, other = Item(every=None), Item()
     engine.watch(item)
     engine.watch(other)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     engine.forget(item)
     del item
     gc.collect()
     clock.now += 5.0
-    engine.turn()
+    engine.run_once()
     assert len(other.looked_at) == 2
 
 
@@ -128,26 +128,26 @@ def test_a_broken_item_does_not_end_the_beats_of_the_others():
     engine, clock, metrics = make_engine()
 
     class Broken(Item):
-        def turn(self, now):
+        def check(self, now):
             raise RuntimeError("broken")
 
     broken, sound = Broken(), Item()
     engine.watch(broken)
     engine.watch(sound)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     assert len(sound.looked_at) == 1
-    assert [event.kind for event in metrics.take_events()] == ["look-failed"]
+    assert [event.kind for event in metrics.take_events()] == ["check-failed"]
 
 
 def test_lateness_is_measured_against_the_deadline():
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     clock.now += 4.0 + 0.5
-    engine.turn()
+    engine.run_once()
     assert abs(engine.lateness[-1] - 0.5) < 1e-6
 
 
@@ -177,8 +177,8 @@ def test_a_watchdog_is_content_with_turns_taken_in_time():
     watchdog = Watchdog(engine, item.timeout, metrics, lambda seconds: bool(told.append(seconds)))
     for _ in range(20):
         clock.now += 0.5
-        engine.turn()
-        assert watchdog.turn(clock.now) > clock.now
+        engine.run_once()
+        assert watchdog.check(clock.now) > clock.now
     assert told == []
 
 
@@ -189,11 +189,11 @@ def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn():
     told = []
     watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
     grace = item.timeout * LATE_SHARE
-    assert watchdog.turn(clock.now + grace * 0.9) is not None
+    assert watchdog.check(clock.now + grace * 0.9) is not None
     assert told == []
-    assert watchdog.turn(clock.now + grace * 1.1) is None
+    assert watchdog.check(clock.now + grace * 1.1) is None
     assert len(told) == 1
-    assert [event.kind for event in metrics.take_events()] == ["ticks-late"]
+    assert [event.kind for event in metrics.take_events()] == ["worker-late"]
 
 
 def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness():
@@ -203,8 +203,8 @@ def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness():
     watchdog = Watchdog(engine, item.timeout, metrics, lambda _: False)
     for _ in range(5):
         clock.now += 2
-        assert watchdog.turn(clock.now) is not None
-    assert [event.kind for event in metrics.take_events()] == ["ticks-late"]
+        assert watchdog.check(clock.now) is not None
+    assert [event.kind for event in metrics.take_events()] == ["worker-late"]
 
 
 def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once():
@@ -214,17 +214,17 @@ def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once():
     engine.watch(item)
     watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
     grace = item.timeout * LATE_SHARE
-    engine.turn()
-    clock.now = watchdog.turn(clock.now) + 60
-    again = watchdog.turn(clock.now)
+    engine.run_once()
+    clock.now = watchdog.check(clock.now) + 60
+    again = watchdog.check(clock.now)
     assert again == clock.now + grace
-    engine.turn()
-    planned = watchdog.turn(again)
+    engine.run_once()
+    planned = watchdog.check(again)
     assert planned > again
     clock.now = planned + 60
-    clock.now = watchdog.turn(clock.now)
+    clock.now = watchdog.check(clock.now)
     assert told == []
-    assert watchdog.turn(clock.now) is None
+    assert watchdog.check(clock.now) is None
     assert len(told) == 1
 
 
@@ -233,24 +233,24 @@ def test_a_watchdog_ends_with_its_engine():
     watchdog = Watchdog(engine, 8.0, metrics, lambda _: True)
     del engine
     gc.collect()
-    assert watchdog.turn(clock.now) is None
+    assert watchdog.check(clock.now) is None
 
 
 def test_a_retired_engine_watches_nothing_until_the_next_item():
     engine, clock, _ = make_engine()
     engine.watch(Item())
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     engine.watch(Item())
     engine.retire()
     assert (engine.next_due, engine.worker.running) == (None, False)
     clock.now += 10
-    assert engine.turn() is None
+    assert engine.run_once() is None
     later = Item()
     engine.watch(later)
     assert engine.worker.running
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     assert len(later.looked_at) == 1
 
 
@@ -262,8 +262,8 @@ def test_an_interrupted_turn_loses_none_of_the_items_that_are_due():
     engine, clock, _ = make_engine()
 
     class Interrupts(Item):
-        def turn(self, now):
-            super().turn(now)
+        def check(self, now):
+            super().check(now)
             if len(self.looked_at) == 1:
                 raise Interrupted
             return now + self.every
@@ -271,14 +271,14 @@ def test_an_interrupted_turn_loses_none_of_the_items_that_are_due():
     items = [Interrupts() for _ in range(5)]
     for item in items:
         engine.watch(item)
-    clock.now += TICK
+    clock.now += SLOT
     for _ in items:
         with pytest.raises(Interrupted):
-            engine.turn()
-    assert engine.turn() > clock.now
+            engine.run_once()
+    assert engine.run_once() > clock.now
     assert [len(item.looked_at) for item in items] == [1] * 5
     clock.now += 4.0
-    engine.turn()
+    engine.run_once()
     assert [len(item.looked_at) for item in items] == [2] * 5
 
 
@@ -287,8 +287,8 @@ def test_a_worker_that_dies_has_a_successor_that_watches_what_it_watched():
     engine = Engine(PthreadWorker(), Metrics())
 
     class Deadly(Item):
-        def turn(self, now):
-            super().turn(now)
+        def check(self, now):
+            super().check(now)
             if len(self.looked_at) == 1:
                 raise SystemExit
             return now + self.every
@@ -311,13 +311,13 @@ def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
     threads = set()
 
     class Blocking(Item):
-        def turn(self, now):
+        def check(self, now):
             threads.add(threading.get_ident())
             if not stuck.is_set():
                 stuck.set()
                 assert go_on.wait(20)
                 ended.set()
-            return super().turn(now)
+            return super().check(now)
 
     blocking, other = Blocking(every=0.02), Item(every=0.02)
     engine.watch(blocking)
@@ -353,7 +353,7 @@ def test_a_worker_that_is_replaced_while_it_starts_watches_what_its_successor_wo
     engine, clock, _ = make_engine(Overtaken())
     item = Item()
     engine.watch(item)
-    clock.now += TICK
+    clock.now += SLOT
     engine.worker.turn()
     assert len(item.looked_at) == 1
 
@@ -373,10 +373,10 @@ def test_a_worker_that_is_replaced_hands_on_what_it_has_just_taken():
     item = Item()
     engine.watch(item)
     woken = engine.worker.woken
-    assert engine.turn() is None
+    assert engine.run_once() is None
     assert engine.worker.woken > woken
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     assert len(item.looked_at) == 1
 
 
@@ -394,6 +394,6 @@ def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wa
     engine, clock, _ = make_engine(Finalizing())
     item = Item()
     engine.watch(item)
-    clock.now += TICK
-    engine.turn()
+    clock.now += SLOT
+    engine.run_once()
     assert [len(each.looked_at) for each in (item, *watched)] == [1, 1]

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hbshim.heartbeat import guard as guard_module
-from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK, Guard
+from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK, Guard
 from tests.interrupts import interrupt
 from tests.native_fork import fork_in_c
 from tests.waiting import wait_until
@@ -35,23 +35,21 @@ def writer(guard, function, before=nothing, tears=never, on_torn=nothing):
 def test_the_engine_stays_out_while_a_write_is_under_way():
     guard = Guard()
     inside = []
-    writer(guard, lambda: inside.append(guard.writers.engine_enters()))()
+    writer(guard, lambda: inside.append(guard.writers.try_acquire()))()
     assert inside == [None]
-    assert guard.writers.engine_enters()
-    guard.writers.engine_leaves()
+    assert guard.writers.try_acquire()
+    guard.writers.release()
 
 
 def test_a_second_writer_does_not_wait_for_the_first_and_is_counted():
     guard = Guard()
     order = []
-    second = writer(guard, lambda: order.append(("second", guard.writers.engine_enters())))
-    first = writer(
-        guard, lambda: (second(), order.append(("first", guard.writers.engine_enters())))
-    )
+    second = writer(guard, lambda: order.append(("second", guard.writers.try_acquire())))
+    first = writer(guard, lambda: (second(), order.append(("first", guard.writers.try_acquire()))))
     first()
     assert order == [("second", None), ("first", None)]
     assert guard.writers.overlaps == 1
-    assert guard.writers.engine_enters()
+    assert guard.writers.try_acquire()
 
 
 @needs_os_threads
@@ -66,11 +64,11 @@ def test_the_gate_stays_occupied_while_the_second_writer_outlives_the_first():
     thread = threading.Thread(target=writer(guard, slow))
     writer(guard, lambda: (thread.start(), second_is_in.wait(5)))()
     assert guard.writers.occupied
-    assert not guard.writers.engine_enters()
+    assert not guard.writers.try_acquire()
     let_second_go.set()
     thread.join(5)
     assert not guard.writers.occupied
-    assert guard.writers.engine_enters()
+    assert guard.writers.try_acquire()
 
 
 @pytest.mark.parametrize("way", ["send", "flush", "read"])
@@ -78,7 +76,7 @@ def test_a_client_revokes_the_permit_and_does_not_wait(way):
     """The engine may be stuck in a finalizer: this one never leaves."""
     guard, done = Guard(), []
     gate = guard.readers if way == "read" else guard.writers
-    permit = gate.engine_enters()
+    permit = gate.try_acquire()
     assert permit.valid
     go = {
         "send": lambda: writer(guard, lambda: done.append(permit.valid))(),
@@ -95,15 +93,15 @@ def test_a_client_revokes_the_permit_and_does_not_wait(way):
 
 def test_closing_revokes_both_permits():
     guard = Guard()
-    permits = [guard.writers.engine_enters(), guard.readers.engine_enters()]
+    permits = [guard.writers.try_acquire(), guard.readers.try_acquire()]
     guard.close()
     assert [permit.valid for permit in permits] == [False, False]
 
 
 def test_a_second_engine_revokes_the_permit_of_one_that_is_stuck():
     gate = Guard().writers
-    stuck = gate.engine_enters()
-    assert gate.engine_enters().valid
+    stuck = gate.try_acquire()
+    assert gate.try_acquire().valid
     assert not stuck.valid
 
 
@@ -111,7 +109,7 @@ def test_a_second_engine_revokes_the_permit_of_one_that_is_stuck():
 def test_without_calls_that_keep_the_gil_a_client_waits_for_the_engines_call(monkeypatch):
     monkeypatch.setattr(guard_module, "gil_keeping_calls", lambda: None)
     guard, done = Guard(), threading.Event()
-    permit = guard.writers.engine_enters()
+    permit = guard.writers.try_acquire()
     assert permit.acting.acquire(False)
     thread = threading.Thread(target=writer(guard, done.set))
     thread.start()
@@ -127,7 +125,7 @@ def test_a_client_gives_up_waiting_for_a_call_that_does_not_end(monkeypatch):
     monkeypatch.setattr(guard_module, "gil_keeping_calls", lambda: None)
     monkeypatch.setattr(guard_module, "_WAITS", 3)
     guard, done = Guard(), []
-    assert guard.writers.engine_enters().acting.acquire(False)
+    assert guard.writers.try_acquire().acting.acquire(False)
     writer(guard, lambda: done.append(1))()
     assert done == [1]
 
@@ -141,7 +139,7 @@ def test_an_error_of_the_write_leaves_the_gate_open():
     with pytest.raises(ValueError, match="marshalling"):
         writer(guard, fail)()
     assert not guard.torn
-    assert guard.writers.engine_enters()
+    assert guard.writers.try_acquire()
 
 
 @pytest.mark.parametrize("wrap", ["send", "flush"])
@@ -163,7 +161,7 @@ def test_an_interrupted_write_tears_the_stream_at_once(wrap, error):
         write()
     assert told == [(True, True)]
     assert guard.torn
-    assert guard.writers.engine_enters()
+    assert guard.writers.try_acquire()
 
 
 @pytest.mark.parametrize("wrap", ["send", "flush"])
@@ -219,7 +217,7 @@ def test_only_a_write_after_a_silence_looks_first():
     write = writer(guard, nothing, before=lambda: looks.append(1))
     write()
     assert looks == []
-    guard.last_write -= 2 * IDLE_BEFORE_LOOK
+    guard.last_write -= 2 * IDLE_BEFORE_CHECK
     write()
     write()
     assert looks == [1]
@@ -231,11 +229,11 @@ def test_a_refused_write_is_not_a_torn_one():
     def refuse():
         raise ConnectionError
 
-    guard.last_write -= 2 * IDLE_BEFORE_LOOK
+    guard.last_write -= 2 * IDLE_BEFORE_CHECK
     with pytest.raises(ConnectionError):
         writer(guard, nothing, before=refuse, tears=always)()
     assert not guard.torn
-    assert guard.writers.engine_enters()
+    assert guard.writers.try_acquire()
 
 
 def test_a_flush_and_a_read_are_inside_their_gates():
@@ -325,19 +323,19 @@ def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads():
 def test_what_the_parents_threads_held_is_free_in_a_forked_child():
     guard = Guard()
     for gate in (guard.writers, guard.readers):
-        gate.engine_enters().acting.acquire(False)
+        gate.try_acquire().acting.acquire(False)
         gate.inside.add(object())
     guard.renew_locks()
     for gate in (guard.writers, guard.readers):
         assert not gate.occupied
-        assert gate.engine_enters().acting.acquire(False)
+        assert gate.try_acquire().acting.acquire(False)
 
 
 def test_a_signal_handler_may_write_while_its_own_thread_is_the_engine():
     guard, written = Guard(), []
-    assert guard.writers.engine_enters()
+    assert guard.writers.try_acquire()
     writer(guard, lambda: written.append(1))()
-    guard.writers.engine_leaves()
+    guard.writers.release()
     assert written == [1]
 
 
@@ -364,13 +362,13 @@ def test_hammered_from_many_threads_the_engine_never_meets_a_writer():
         thread.start()
     deadline = time.monotonic() + 30
     while len(met) < 30 and time.monotonic() < deadline:
-        permit = guard.writers.engine_enters()
+        permit = guard.writers.try_acquire()
         if permit:
             # As the engine's system calls do: no other thread runs in this expression.
             last = wire[-1] if permit.valid and not permit.inside else None
             if last is not None:
                 met.append(last)
-            guard.writers.engine_leaves()
+            guard.writers.release()
     stop.set()
     for thread in publishers:
         thread.join(10)
@@ -386,9 +384,9 @@ def test_an_engine_is_never_counted_as_a_second_writer():
 
     def engine():
         while not stop.is_set():
-            guard.writers.engine_enters()
+            guard.writers.try_acquire()
             time.sleep(0)
-            guard.writers.engine_leaves()
+            guard.writers.release()
 
     thread = threading.Thread(target=engine)
     interval = sys.getswitchinterval()

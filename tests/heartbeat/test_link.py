@@ -12,7 +12,7 @@ import pytest
 from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import wire as wire_module
 from hbshim.heartbeat.guard import Guard
-from hbshim.heartbeat.link import LOOKS_BETWEEN_DRAINS, Link
+from hbshim.heartbeat.link import CHECKS_BETWEEN_DRAINS, Link
 from hbshim.heartbeat.state import (
     EARLY,
     Event,
@@ -20,7 +20,7 @@ from hbshim.heartbeat.state import (
     State,
     classify,
     due_after,
-    next_look,
+    next_check,
     recheck_after,
 )
 from hbshim.heartbeat.syscalls import gil_keeping_calls
@@ -64,7 +64,7 @@ def test_what_is_plainly_due_is_due_by_the_table(monkeypatch, link):
             )
             event = classify(sample, timeout)
             assert event is Event.DUE
-            assert next_look(event, sample, timeout) == timeout / 2
+            assert next_check(event, sample, timeout) == timeout / 2
     assert set(answered) == {True, False}
 
 
@@ -74,13 +74,13 @@ def test_a_writer_inside_keeps_the_short_cut_off_the_wire(connected):
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     peer.sendall(HEARTBEAT_FRAME)
     gate = link.guard.writers
-    assert gate.engine_enters()
-    gate.engine_leaves()
-    link.guard.around_send(lambda _: link.turn(0.0), lambda: None, lambda _: False)(b"")
-    assert link.beats == 0
+    assert gate.try_acquire()
+    gate.release()
+    link.guard.around_send(lambda _: link.check(0.0), lambda: None, lambda _: False)(b"")
+    assert link.heartbeats_sent == 0
     peer.sendall(HEARTBEAT_FRAME)
-    link.turn(0.0)
-    assert link.beats == 1
+    link.check(0.0)
+    assert link.heartbeats_sent == 1
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
@@ -109,7 +109,7 @@ def test_the_short_cut_sends_nothing_once_a_client_has_acted(connected, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(link.wire, "plainly_idle", idle_and_then)
         guard = link.guard
-        assert not link.wire.beat_if_idle(due_after(link.timeout), link.timeout, guard)
+        assert not link.wire.send_if_idle(due_after(link.timeout), link.timeout, guard)
     peer.setblocking(False)
     with pytest.raises(BlockingIOError):
         peer.recv(1)
@@ -129,16 +129,16 @@ def outcome_in_child(action):
 def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatch, drains):
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
-    link._looks = LOOKS_BETWEEN_DRAINS - 1 if drains else 0
+    link._looks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
     monkeypatch.setattr(link.wire, "beat", lambda _: False)
-    monkeypatch.setattr(link.wire, "beat_if_idle", lambda *_: False)
+    monkeypatch.setattr(link.wire, "send_if_idle", lambda *_: False)
     peer.sendall(HEARTBEAT_FRAME)
-    assert link.turn(0.0) == recheck_after(link.timeout) < link.timeout / 2
-    assert link.beats == 0
+    assert link.check(0.0) == recheck_after(link.timeout) < link.timeout / 2
+    assert link.heartbeats_sent == 0
     monkeypatch.undo()
     peer.sendall(HEARTBEAT_FRAME)
-    link.turn(0.0)
-    assert link.beats == 1
+    link.check(0.0)
+    assert link.heartbeats_sent == 1
 
 
 @pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
@@ -154,7 +154,7 @@ def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
     taken, let_go = threading.Event(), threading.Event()
 
     def look():
-        assert link.guard.writers.engine_enters()
+        assert link.guard.writers.try_acquire()
         assert link.guard.writers._acting.acquire(False)
         taken.set()
         let_go.wait(30)
@@ -182,8 +182,8 @@ def test_a_descriptor_closed_behind_the_connections_back_ends_the_heartbeats(con
     with ours, other:
         os.dup2(ours.fileno(), copy.fileno())
         for _ in range(3):
-            link.turn(time.monotonic())
-        assert link.turn(time.monotonic()) is None
+            link.check(time.monotonic())
+        assert link.check(time.monotonic()) is None
         copy.close()
         other.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -203,10 +203,10 @@ def test_a_heartbeat_that_is_due_does_not_go_to_another_connection(connected):
     ours, other = socket.socketpair()
     with ours, other:
         os.dup2(ours.fileno(), copy.fileno())
-        link.turn(time.monotonic())
-        assert link.turn(time.monotonic()) is None
+        link.check(time.monotonic())
+        assert link.check(time.monotonic()) is None
         copy.close()
-    assert link.beats == 0
+    assert link.heartbeats_sent == 0
     assert [event.kind for event in metrics.take_events()] == ["descriptor-reused"]
 
 
@@ -221,11 +221,11 @@ def test_ages_that_do_not_grow_are_not_believed(connected):
     link.wire.kernel_view = lambda: view
     link.wire.plainly_idle = lambda *_: False
     now = time.monotonic()
-    link.turn(now)  # there may have been traffic just now
+    link.check(now)  # there may have been traffic just now
     assert link.wire.has_tcp_info
-    link.turn(now + 16)
+    link.check(now + 16)
     assert not link.wire.has_tcp_info
-    assert link.beats == 1
+    assert link.heartbeats_sent == 1
     assert peer.recv(100) == HEARTBEAT_FRAME
     assert [event.kind for event in metrics.take_events()] == ["tcp-info-unusable"]
 
@@ -248,17 +248,17 @@ def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(Wire, "beat", lambda *_: False)
     for _ in range(3):
-        link._beat(always())
+        link._send_heartbeat(always())
     assert metrics.take_events() == []  # not yet T/8
     for _ in range(5):
-        link._beat(always())
+        link._send_heartbeat(always())
     (event,) = metrics.take_events()
     assert event.kind == "heartbeat-delayed"
     monkeypatch.setattr(Wire, "beat", lambda *_: True)
-    assert link._beat(always())
+    assert link._send_heartbeat(always())
     monkeypatch.setattr(Wire, "beat", lambda *_: False)
-    link._beat(always())
-    link._beat(always())
+    link._send_heartbeat(always())
+    link._send_heartbeat(always())
     assert metrics.take_events() == []
 
 
@@ -267,11 +267,11 @@ def test_traffic_ends_the_delay_of_a_heartbeat(monkeypatch, connected):
     metrics = Metrics()
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
     monkeypatch.setattr(Wire, "beat", lambda *_: False)
-    link._beat(always())
-    link.turn(time.monotonic())  # nothing is due: the connection is new
+    link._send_heartbeat(always())
+    link.check(time.monotonic())  # nothing is due: the connection is new
     clock = itertools.count(time.monotonic() + 100, 0.1)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    link._beat(always())
+    link._send_heartbeat(always())
     assert metrics.take_events() == []
 
 
@@ -299,27 +299,27 @@ def test_a_torn_stream_is_shut_down_and_reported_at_once(connected):
         write_again(b"another")
     assert b"".join(iter(lambda: peer.recv(100), b"")) == b"a f"
     assert client.recv(100) == b""
-    assert link.turn(0.0) is None
+    assert link.check(0.0) is None
     assert kinds_of(link) == []
 
 
 def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(connected):
     """By the engine, or by the next write: whichever comes first."""
     client, _ = connected
-    for notice in (lambda link: link.turn(0.0), lambda link: link.before_idle_write()):
+    for notice in (lambda link: link.check(0.0), lambda link: link.before_idle_write()):
         link = Link(Wire(native_socket(client)), 60, "test", Metrics())
         link.guard.torn = True
         notice(link)
         assert link.state is State.LOST
         assert kinds_of(link) == ["write-broken-off"]
-        assert link.beats == 0
+        assert link.heartbeats_sent == 0
 
 
 @pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
 def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypatch, drains):
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
-    link._looks = LOOKS_BETWEEN_DRAINS - 1 if drains else 0
+    link._looks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
     calls = gil_keeping_calls()
     short = calls._replace(
         send=lambda fd, data, permit: calls.send(fd, data[:5], permit),
@@ -327,7 +327,7 @@ def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypat
     )
     monkeypatch.setattr(wire_module, "gil_keeping_calls", lambda: short)
     peer.sendall(HEARTBEAT_FRAME)
-    link.turn(0.0)
+    link.check(0.0)
     assert link.state is State.LOST
     assert kinds_of(link) == ["write-broken-off"]
     assert b"".join(iter(lambda: peer.recv(100), b"")) == HEARTBEAT_FRAME[:5]

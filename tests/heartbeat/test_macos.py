@@ -62,17 +62,17 @@ def link(asked, connected):
 def test_nothing_of_linux_is_asked_for(link, asked):
     assert not link.wire.has_tcp_info
     assert not link.wire.tcp_info_unusable, "reported as a broken Linux"
-    link.turn(time.monotonic() + 4)
+    link.check(time.monotonic() + 4)
     assert set(asked) == {(socket.SOL_SOCKET, SO_NWRITE)}
 
 
 def test_a_heartbeat_goes_out_after_half_of_t_as_the_guard_counts_it(link, connected):
     _, peer = connected
     now = time.monotonic()
-    assert link.turn(now + 1) <= now + 4.5
-    assert link.beats == 0
-    link.turn(now + 4.5)
-    assert link.beats == 1
+    assert link.check(now + 1) <= now + 4.5
+    assert link.heartbeats_sent == 0
+    link.check(now + 4.5)
+    assert link.heartbeats_sent == 1
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
@@ -84,8 +84,8 @@ def test_no_heartbeat_joins_a_queue_that_is_not_empty(link, connected):
             client.send(bytes(65536))
     assert link.wire.queued() > 0
     now = time.monotonic()
-    link.turn(now + 4.5)
-    assert link.beats == 0
+    link.check(now + 4.5)
+    assert link.heartbeats_sent == 0
     peer.setblocking(False)
 
     def drained():
@@ -96,8 +96,8 @@ def test_no_heartbeat_joins_a_queue_that_is_not_empty(link, connected):
             return link.wire.queued() == 0
 
     wait_until(drained)
-    link.turn(now + 5)
-    assert link.beats == 1
+    link.check(now + 5)
+    assert link.heartbeats_sent == 1
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
@@ -105,16 +105,16 @@ def test_a_peer_that_closed_is_seen(link, connected):
     _, peer = connected
     peer.close()
     wait_until(link.wire.peer_closed)
-    link.turn(time.monotonic() + 1)
+    link.check(time.monotonic() + 1)
     assert link.state is State.LOST
 
 
 def test_a_peer_that_is_silent_for_2_t_is_dead(link):
     now = time.monotonic()
     for seconds in (4.5, 9, 13.5):
-        link.turn(now + seconds)
+        link.check(now + seconds)
         assert link.state is State.ALIVE
-    link.turn(now + 16.5)
+    link.check(now + 16.5)
     assert link.state is State.LOST
 
 
@@ -123,5 +123,5 @@ def test_a_descriptor_that_another_socket_has_now_is_noticed(link, connected):
     with ours, other:
         os.dup2(ours.fileno(), connected[0].fileno())
         assert link.wire.reused
-        link.turn(time.monotonic() + 4.5)
-        assert link.beats == 0
+        link.check(time.monotonic() + 4.5)
+        assert link.heartbeats_sent == 0

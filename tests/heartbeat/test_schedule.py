@@ -2,7 +2,7 @@
 
 import random
 
-from hbshim.heartbeat.schedule import TICK, Schedule
+from hbshim.heartbeat.schedule import SLOT, Schedule
 
 
 def test_nothing_is_due_in_an_empty_schedule():
@@ -14,7 +14,7 @@ def test_nothing_is_due_in_an_empty_schedule():
 def test_an_item_is_due_within_the_tick_before_its_deadline():
     schedule = Schedule()
     schedule.put("a", 10.001)
-    assert list(schedule.pop_due(10.001 - TICK)) == []
+    assert list(schedule.pop_due(10.001 - SLOT)) == []
     assert list(schedule.pop_due(10.001)) == [("a", 10.001)]
     assert len(schedule) == 0
 
@@ -49,7 +49,7 @@ def test_many_items_come_out_in_the_order_of_their_ticks():
     while (now := schedule.next_deadline()) is not None:
         due = list(schedule.pop_due(now))
         assert due
-        assert all(0 <= deadline - now <= TICK for _, deadline in due)
+        assert all(0 <= deadline - now <= SLOT for _, deadline in due)
         seen += [item for item, _ in due]
     assert sorted(seen) == sorted(deadlines)
 

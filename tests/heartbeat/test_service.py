@@ -48,7 +48,7 @@ def test_a_link_is_beaten_at_half_of_t(connected):
     link = link_on(client, service)
     service.watch(link, "pthread")
     assert peer.recv(8) == HEARTBEAT_FRAME
-    wait_until(lambda: link.beats >= 1)
+    wait_until(lambda: link.heartbeats_sent >= 1)
     link.close()
     assert link.state is State.CLOSED
     wait_until(lambda: service.engine("pthread").next_due is None)
@@ -62,7 +62,7 @@ def test_a_parked_hub_loses_its_links_to_the_native_thread(connected, parked_hub
     service.watch(link, "greenthread")
     assert peer.recv(8) == HEARTBEAT_FRAME
     kinds = [event.kind for event in service.metrics.take_events()]
-    assert kinds == ["ticks-late", "worker-moved"]
+    assert kinds == ["worker-late", "worker-moved"]
     assert service.moved
     assert [engine.worker.name for engine in service.engines()] == ["greenthread", "pthread"]
 
@@ -72,9 +72,9 @@ def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(connected, parked_
     service = HeartbeatService()
     link = link_on(client, service)
     service.watch(link, "greenthread", forced=True)
-    wait_until(lambda: service.metrics.snapshot().get("event:ticks-late"))
+    wait_until(lambda: service.metrics.snapshot().get("event:worker-late"))
     peer.sendall(HEARTBEAT_FRAME)  # keeps the peer from looking dead
-    assert link.beats == 0
+    assert link.heartbeats_sent == 0
     assert not service.moved
 
 
@@ -131,7 +131,7 @@ def test_unread_bytes_that_close_the_window_keep_a_peer_from_being_called_dead(c
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
     service.watch(link, "pthread")
-    wait_until(lambda: link.beats >= 8)
+    wait_until(lambda: link.heartbeats_sent >= 8)
     assert link.state is State.ALIVE
 
 
@@ -155,7 +155,7 @@ def looked_at(connected):
     def look(now, silence):
         link.wire.kernel_view = lambda: view._replace(received_ago=silence)
         link.wire.plainly_idle = lambda *_: False
-        link.turn(now)
+        link.check(now)
         return link.state
 
     return client, peer, link, look
@@ -202,8 +202,8 @@ def test_concurrent_writers_are_told_of_once(connected):
         lambda nested: nested and nested(), lambda: None, lambda _: False
     )
     write(lambda: write(None))
-    link.turn(0.0)
-    link.turn(0.0)
+    link.check(0.0)
+    link.check(0.0)
     kinds = [event.kind for event in service.metrics.take_events()]
     assert kinds == ["concurrent-writers"]
 
@@ -220,9 +220,9 @@ def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(connected)
     with pytest.raises(TimeoutError):
         write(b"frame")
     link.timeout = 0.01  # a beat would have been due long ago
-    link.turn(0.0)
-    link.turn(0.0)
-    assert link.beats == 0
+    link.check(0.0)
+    link.check(0.0)
+    assert link.heartbeats_sent == 0
     kinds = [event.kind for event in service.metrics.take_events()]
     assert kinds.count("write-broken-off") == 1
 

@@ -11,7 +11,7 @@ from hbshim.heartbeat.state import (
     Sample,
     State,
     classify,
-    next_look,
+    next_check,
     silent,
 )
 
@@ -34,7 +34,7 @@ def test_every_state_meets_every_event():
 
 
 def test_only_a_link_that_is_alive_or_comes_back_is_ever_beaten():
-    beaten = {key: after for key, (after, action) in TABLE.items() if action is Action.BEAT}
+    beaten = {key: after for key, (after, action) in TABLE.items() if action is Action.SEND}
     assert set(beaten) == {(State.ALIVE, Event.DUE), (State.HUNG, Event.DUE)}
     assert set(beaten.values()) == {State.ALIVE}
 
@@ -43,13 +43,13 @@ def test_nothing_but_a_tick_brings_a_hung_link_back():
     back = {event for event in Event if TABLE[State.HUNG, event][0] is State.ALIVE}
     assert back == {Event.FRESH, Event.MOVING, Event.DUE}
     for change in ({}, {"writing": True}, {"sent_ago": 9}):
-        sample = QUIET._replace(ticked_ago=30, **change)
+        sample = QUIET._replace(marked_ago=30, **change)
         assert classify(sample, T, liveness=30) is Event.HUNG
-        assert classify(sample._replace(ticked_ago=29.9), T, liveness=30) in back
+        assert classify(sample._replace(marked_ago=29.9), T, liveness=30) in back
 
 
 def test_without_the_rule_nobody_is_hung():
-    assert classify(QUIET._replace(ticked_ago=1e9), T) is Event.FRESH
+    assert classify(QUIET._replace(marked_ago=1e9), T) is Event.FRESH
 
 
 @pytest.mark.parametrize(
@@ -62,19 +62,19 @@ def test_without_the_rule_nobody_is_hung():
     ],
 )
 def test_a_hung_application_hides_nothing_weightier(change, event):
-    assert classify(QUIET._replace(ticked_ago=99, **change), T, liveness=30) is event
+    assert classify(QUIET._replace(marked_ago=99, **change), T, liveness=30) is event
 
 
 def test_the_application_is_looked_at_when_it_would_be_hung():
-    assert next_look(Event.FRESH, QUIET._replace(ticked_ago=28), T, 30) == pytest.approx(2)
-    assert next_look(Event.FRESH, QUIET._replace(ticked_ago=1), T, 30) == pytest.approx(4)
-    assert next_look(Event.PEER_CLOSED, QUIET, T, 30) is None
+    assert next_check(Event.FRESH, QUIET._replace(marked_ago=28), T, 30) == pytest.approx(2)
+    assert next_check(Event.FRESH, QUIET._replace(marked_ago=1), T, 30) == pytest.approx(4)
+    assert next_check(Event.PEER_CLOSED, QUIET, T, 30) is None
 
 
 def test_a_hung_application_is_looked_at_often_enough_to_beat_again_in_time():
-    assert next_look(Event.HUNG, QUIET._replace(ticked_ago=99), T, 30) == pytest.approx(T / 8)
-    nearly_dead = QUIET._replace(ticked_ago=99, received_ago=19.5)
-    assert next_look(Event.HUNG, nearly_dead, T, 30) == pytest.approx(0.5)
+    assert next_check(Event.HUNG, QUIET._replace(marked_ago=99), T, 30) == pytest.approx(T / 8)
+    nearly_dead = QUIET._replace(marked_ago=99, received_ago=19.5)
+    assert next_check(Event.HUNG, nearly_dead, T, 30) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("state", [State.CLOSED, State.ORPHANED])
@@ -124,22 +124,22 @@ def test_a_peer_that_was_kept_from_sending_has_2_t_from_there():
 
 
 def test_a_beat_is_due_again_after_half_of_t():
-    assert next_look(Event.DUE, QUIET, T) == T / 2
+    assert next_check(Event.DUE, QUIET, T) == T / 2
 
 
 def test_a_fresh_link_is_looked_at_when_its_beat_falls_due():
-    assert next_look(Event.FRESH, QUIET._replace(sent_ago=2), T) == pytest.approx(3)
+    assert next_check(Event.FRESH, QUIET._replace(sent_ago=2), T) == pytest.approx(3)
 
 
 def test_a_silent_peer_is_looked_at_when_it_must_be_called_dead():
-    assert next_look(Event.DUE, QUIET._replace(sent_ago=5, received_ago=18), T) == pytest.approx(2)
+    assert next_check(Event.DUE, QUIET._replace(sent_ago=5, received_ago=18), T) == pytest.approx(2)
 
 
 def test_moving_bytes_are_looked_at_soon():
-    assert next_look(Event.MOVING, QUIET, 60.0) == pytest.approx(0.25)
-    assert next_look(Event.MOVING, QUIET, 1.0) == pytest.approx(0.125)
+    assert next_check(Event.MOVING, QUIET, 60.0) == pytest.approx(0.25)
+    assert next_check(Event.MOVING, QUIET, 1.0) == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("event", [Event.SILENT, Event.PEER_CLOSED, Event.APPLICATION_CLOSED])
 def test_an_ended_link_is_not_looked_at_again(event):
-    assert next_look(event, QUIET, T) is None
+    assert next_check(event, QUIET, T) is None

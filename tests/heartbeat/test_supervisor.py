@@ -30,7 +30,7 @@ def supervised():
     supervisor.timeout = 2.0
     engine.watch(item := Item())
     clock.now += 0.125
-    engine.turn()
+    engine.run_once()
     assert len(item.looked_at) == 1
     return engine, supervisor, clock, broken, item
 
@@ -43,7 +43,7 @@ def pass_time(supervisor, clock, checks, meanwhile=lambda: None):
 
 def test_a_thread_that_takes_its_turns_is_left_alone(supervised):
     engine, supervisor, clock, broken, _ = supervised
-    pass_time(supervisor, clock, 20, engine.turn)
+    pass_time(supervisor, clock, 20, engine.run_once)
     assert broken == []
 
 
@@ -71,7 +71,7 @@ def test_a_thread_in_the_middle_of_many_checks_is_left_alone(supervised):
     engine, supervisor, clock, broken, _ = supervised
 
     def progress():
-        engine.looks += 1
+        engine.checks += 1
 
     pass_time(supervisor, clock, 20, progress)
     assert broken == []
@@ -97,7 +97,7 @@ def test_a_thread_that_ended_is_reported_at_the_next_check(supervised):
 def test_a_supervisor_of_an_idle_engine_does_not_wake_up(supervised):
     engine, supervisor, _, broken, item = supervised
     engine.forget(item)
-    engine.turn()
+    engine.run_once()
     assert supervisor.check() is None
     assert broken == []
 
@@ -129,22 +129,22 @@ def test_heartbeats_go_on_while_the_thread_is_stuck_in_a_finalizer(connected, se
     class Blocking(Item):
         timeout, every = 1.0, 0.1
 
-        def turn(self, now):
+        def check(self, now):
             if not stuck.is_set():
                 Finalized()
-            return super().turn(now)
+            return super().check(now)
 
     blocking = Blocking()
     engine = service.engine("pthread")
     engine.watch(blocking)
     try:
         assert stuck.wait(10)
-        before = link.beats
+        before = link.heartbeats_sent
         for _ in range(3):
             peer.sendall(HEARTBEAT_FRAME)
-            sent = link.beats
-            wait_until(lambda sent=sent: link.beats > sent)
-        assert link.beats >= before + 3
+            sent = link.heartbeats_sent
+            wait_until(lambda sent=sent: link.heartbeats_sent > sent)
+        assert link.heartbeats_sent >= before + 3
         # Nor does a client wait.
         started = time.monotonic()
         link.before_idle_write()
@@ -193,8 +193,8 @@ def test_threads_that_an_exception_ends_have_successors(connected, service):
     wait_until_with(peer, lambda: old.ended and worker.running)
     wait_until_with(peer, lambda: supervisor.started > supervised_by and supervisor.running)
     wait_until_with(peer, lambda: len(threads_of(worker._thread, supervisor)) == 2)
-    sent = link.beats
-    wait_until_with(peer, lambda: link.beats > sent)
+    sent = link.heartbeats_sent
+    wait_until_with(peer, lambda: link.heartbeats_sent > sent)
     kinds = [event.kind for event in service.metrics.take_events()]
     assert "worker-replaced" in kinds
 
@@ -212,8 +212,8 @@ def test_a_client_that_uses_its_link_has_dead_threads_replaced(connected, servic
         end_by(SystemExit, threads_of(*threads))
         wait_until_with(peer, lambda: not supervisor.running and not engine.worker.running)
     link.before_idle_write()
-    sent = link.beats
-    wait_until_with(peer, lambda: link.beats > sent)
+    sent = link.heartbeats_sent
+    wait_until_with(peer, lambda: link.heartbeats_sent > sent)
     assert supervisor.running
 
 
@@ -222,7 +222,7 @@ def test_a_link_that_comes_while_the_thread_is_replaced_is_not_lost(connected, s
     client, peer = connected
     first = watched(service, client, timeout=30)
     engine = service.engine("pthread")
-    old_turn = engine.worker._thread._turn
+    old_run_once = engine.worker._thread._run_once
     placements, late = service.placements, []
 
     def placements_with_a_late_link():
@@ -230,7 +230,7 @@ def test_a_link_that_comes_while_the_thread_is_replaced_is_not_lost(connected, s
         if not late:
             late.append(Link(Wire(native_socket(peer)), 30, "late", service.metrics))
             service.watch(late[0], "pthread")
-            old_turn()
+            old_run_once()
         return found
 
     with pytest.MonkeyPatch.context() as patch:

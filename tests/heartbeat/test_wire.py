@@ -35,7 +35,7 @@ def pair():
 def test_a_beat_is_eight_bytes_of_amqp(pair, calls, monkeypatch):
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, peer = pair
-    assert Wire(native_socket(client)).beat(always())
+    assert Wire(native_socket(client)).send_heartbeat(always())
     # frame type 8, channel 0, size 0, frame-end 0xCE: AMQP 0-9-1, 4.2.7
     assert peer.recv(100) == b"\x08\x00\x00\x00\x00\x00\x00\xce" == HEARTBEAT_FRAME
 
@@ -63,7 +63,7 @@ def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
     peer.sendall(b"unread")
     wait_until(lambda: wire.unread() == 6)
     assert wire.kernel_view().received_ago < wire.kernel_view().sent_ago
-    wire.beat(always())
+    wire.send_heartbeat(always())
     assert wire.kernel_view().sent_ago < 0.05
 
 
@@ -138,10 +138,10 @@ def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, 
     client, _ = pair
     wire = Wire(native_socket(client))
     fill(wire.native)
-    assert wire.beat(always()) is False
+    assert wire.send_heartbeat(always()) is False
     wire.shut_both()
     with pytest.raises(OSError):
-        wire.beat(always())
+        wire.send_heartbeat(always())
 
 
 @linux
@@ -208,7 +208,7 @@ def test_nothing_is_written_to_read_from_or_done_to_what_has_the_number_now(reus
     wire, peer = reused
     assert wire.reused
     with pytest.raises(DescriptorReusedError):
-        wire.beat(always())
+        wire.send_heartbeat(always())
     peer.send(HEARTBEAT_FRAME)
     with pytest.raises(DescriptorReusedError):
         wire.take_heartbeats(always())

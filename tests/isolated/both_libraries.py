@@ -16,6 +16,6 @@ assert report.green.contested == ("socket",)
 assert report.hub == "unknown"
 assert report.choice.worker == "pthread"
 assert "patch with one of them only" in report.choice.warning
-assert hbshim.detect(ticks_late=True).choice.worker == "pthread"
+assert hbshim.detect(worker_late=True).choice.worker == "pthread"
 
 print("pass")

@@ -10,7 +10,7 @@ eventlet.monkey_patch()
 
 import hbshim
 
-report = hbshim.detect(ticks_late=True)
+report = hbshim.detect(worker_late=True)
 assert report.green.tpool_threads == 1
 assert report.choice.worker == "pthread"
 

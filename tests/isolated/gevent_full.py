@@ -23,7 +23,7 @@ assert hbshim.detect(heartbeat_in_pthread=False).choice.worker == "greenthread"
 assert hbshim.detect(worker="tpool").choice.worker == "tpool"
 assert hbshim.detect(worker="tpool").choice.warning is None
 
-late = hbshim.detect(ticks_late=True).choice
+late = hbshim.detect(worker_late=True).choice
 assert late.worker == "tpool"
 assert "late" in late.reason
 

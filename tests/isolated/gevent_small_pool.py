@@ -8,7 +8,7 @@ gevent.monkey.patch_all()
 
 import hbshim
 
-report = hbshim.detect(ticks_late=True)
+report = hbshim.detect(worker_late=True)
 assert report.green.tpool_threads == 1
 assert report.choice.worker == "pthread"
 

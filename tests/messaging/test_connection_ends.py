@@ -21,7 +21,7 @@ from pika.exceptions import AMQPError
 from hbshim.adapters.sockets import wire_for
 from hbshim.errors import BrokerBlockedError, ConnectError, ConnectionLostError, OptionError
 from hbshim.heartbeat import service
-from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK
+from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK
 from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.hosts import Host
 from hbshim.protocol.messages import Delivery
@@ -296,7 +296,7 @@ def test_an_idle_publisher_hears_of_the_end_before_it_writes(
     """What a bare library hands to the kernel is lost there without an error."""
     connection = opened(behind)
     connection.publish(message("nowhere"))
-    time.sleep(2 * IDLE_BEFORE_LOOK)
+    time.sleep(2 * IDLE_BEFORE_CHECK)
     relay.stop()
     wait_until(lambda: relay.seen("closed"), LIMIT)
     with pytest.raises(ConnectionLostError):

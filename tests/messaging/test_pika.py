@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hbshim.errors import ConnectionLostError
-from hbshim.heartbeat.guard import IDLE_BEFORE_LOOK
+from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK
 from hbshim.messaging import pika
 from hbshim.messaging.amqp.connection import METHOD_TIMEOUT, Queue
 from hbshim.messaging.amqp.session import Session
@@ -117,7 +117,7 @@ def test_without_heartbeats_a_peer_that_is_gone_is_noticed_all_the_same(
         connection = opened(replace(host, hostname="127.0.0.1", port=relay.port))
         assert connection._stream.library.heartbeat_timeout == 0
         assert not connection.queue_exists(unique("queue"))
-        time.sleep(2 * IDLE_BEFORE_LOOK)
+        time.sleep(2 * IDLE_BEFORE_CHECK)
         relay.stop()
         wait_until(lambda: relay.seen("closed"), LIMIT)
         with pytest.raises(ConnectionLostError):

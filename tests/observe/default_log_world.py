@@ -110,9 +110,9 @@ class Broken(logging.Handler):
 
 
 logging.getLogger("hbshim").addHandler(Broken())
-metrics.record("look-failed", "", "a problem")
+metrics.record("check-failed", "", "a problem")
 hbshim.status()
-assert [kind for kind, _ in logged] == ["look-failed"], logged
+assert [kind for kind, _ in logged] == ["check-failed"], logged
 
 for sock in (*opened, server):
     sock.close()

@@ -88,7 +88,7 @@ def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(watched, w
         rng.choice(HOSTILE)(path, rng)
         client.ask(path)
     descriptors, threads, memory = footprint(process.pid)
-    beats = client.ask(path).counters.get("beats_sent", 0)
+    beats = client.ask(path).counters.get("heartbeats_sent", 0)
     for _ in range(150):
         rng.choice(HOSTILE)(path, rng)
     wait_for_nothing(path, rng)
@@ -100,7 +100,7 @@ def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(watched, w
     assert process.poll() is None
     assert "event:watch-failed" not in seen.counters
     # The other link, with T = 2 s, was beaten until its silent peer had to be called dead.
-    assert seen.counters["beats_sent"] > beats or seen.counters["event:link-silent"] == 1
+    assert seen.counters["heartbeats_sent"] > beats or seen.counters["event:link-silent"] == 1
 
 
 def test_a_client_that_sends_nothing_holds_others_up_for_a_bounded_time(watched):
@@ -178,7 +178,7 @@ GOOD["links"] = [
         "peer": "127.0.0.1:5672",
         "state": "alive",
         "heartbeat_timeout": 60.0,
-        "beats": 1,
+        "heartbeats_sent": 1,
         "worker": "pthread",
         "route": "plain",
         "sent_ago": 1.0,

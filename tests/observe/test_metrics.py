@@ -87,15 +87,15 @@ def test_links_and_beats(connect, scrape, collect):
     one, _ = connect(0.5), connect(60)
     assert scrape("links", worker="pthread", state="alive") == links + 2
     assert collect("links", worker="pthread", state="alive") == links + 2
-    wait_until(lambda: one.link.beats >= 1)
+    wait_until(lambda: one.link.heartbeats_sent >= 1)
     assert scrape("beats_sent_total") > beats
-    assert collect("beats_sent") > beats
+    assert collect("heartbeats_sent") > beats
 
 
 def test_lateness_is_a_histogram_of_every_look(connect, scrape, collect):
     before = scrape("lateness_seconds_count", worker="pthread")
     link = connect(0.5).link
-    wait_until(lambda: link.beats >= 1)
+    wait_until(lambda: link.heartbeats_sent >= 1)
     looks = scrape("lateness_seconds_count", worker="pthread")
     assert looks > before
     assert scrape("lateness_seconds_bucket", worker="pthread", le="+Inf") >= looks
@@ -113,12 +113,12 @@ def test_a_late_look_is_in_the_bucket_of_its_lateness():
     engine = Engine(worker, Metrics(), lambda: now[0])
     item = type("Item", (), {"timeout": 8.0, "turn": lambda _, now: now + 4})()
     engine.watch(item)
-    engine.turn()
+    engine.run_once()
     now[0] += 4.75
-    engine.turn()
-    assert engine.looks_by_lateness[LATENESS_BOUNDS.index(0.0)] == 1
-    assert engine.looks_by_lateness[LATENESS_BOUNDS.index(1.0)] == 1
-    assert sum(engine.looks_by_lateness) == 2
+    engine.run_once()
+    assert engine.checks_by_lateness[LATENESS_BOUNDS.index(0.0)] == 1
+    assert engine.checks_by_lateness[LATENESS_BOUNDS.index(1.0)] == 1
+    assert sum(engine.checks_by_lateness) == 2
     assert engine.late_for == pytest.approx(0.75)
 
 
@@ -154,7 +154,7 @@ def test_what_never_happened_is_exported_as_zero(scrape, collect):
     hbshim.prometheus.register(registry)
     names = {sample.name for family in registry.collect() for sample in family.samples}
     assert {
-        "hbshim_beats_sent_total",
+        "hbshim_heartbeats_sent_total",
         "hbshim_deaths_total",
         "hbshim_stale_writes_prevented_total",
         "hbshim_worker_changes_total",

@@ -34,7 +34,7 @@ def process(**links):
         "peer": "10.20.130.141:5671",
         "state": "alive",
         "heartbeat_timeout": 60.0,
-        "beats": 91211,
+        "heartbeats_sent": 91211,
         "worker": "greenthread",
         "route": "plain",
         "sent_ago": 12.1,
@@ -47,7 +47,7 @@ def process(**links):
         "links": [{**good, **change} for change in links.values()],
         "links_in_all": len(links),
         "engines": [{"worker": "greenthread", "links": 1, "worst_lateness": 9.1}],
-        "counters": {"event:link-silent": 2, "beats_sent": 91211},
+        "counters": {"event:link-silent": 2, "heartbeats_sent": 91211},
     }
     return parse(json.dumps(document).encode())
 

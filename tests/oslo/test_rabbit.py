@@ -11,7 +11,7 @@ OWN_THREAD = "Rabbit-heartbeat"
 
 
 def beats(service):
-    return sum(link["beats"] for link in service.do("report")["status"]["links"])
+    return sum(link["heartbeats_sent"] for link in service.do("report")["status"]["links"])
 
 
 def workers(service):

@@ -38,9 +38,9 @@ SITUATIONS = list(
 )
 
 
-@pytest.mark.parametrize(("patched_by", "hub", "ticks_late", "tpool"), SITUATIONS)
-def test_exactly_one_row_is_about_each_situation(patched_by, hub, ticks_late, tpool):
-    assert len([row for row in RULE if row.fits(patched_by, hub, ticks_late, tpool)]) == 1
+@pytest.mark.parametrize(("patched_by", "hub", "worker_late", "tpool"), SITUATIONS)
+def test_exactly_one_row_is_about_each_situation(patched_by, hub, worker_late, tpool):
+    assert len([row for row in RULE if row.fits(patched_by, hub, worker_late, tpool)]) == 1
 
 
 def test_every_row_is_about_some_situation():
@@ -53,7 +53,7 @@ def test_each_reason_and_each_caution_is_one_sentence():
 
 
 @pytest.mark.parametrize(
-    ("patched_by", "hub", "ticks_late", "tpool", "worker"),
+    ("patched_by", "hub", "worker_late", "tpool", "worker"),
     [
         ("none", "none", False, True, "pthread"),
         ("none", "none", True, True, "pthread"),
@@ -73,8 +73,8 @@ def test_each_reason_and_each_caution_is_one_sentence():
         ("both", "unknown", True, True, "pthread"),
     ],
 )
-def test_the_rule(patched_by, hub, ticks_late, tpool, worker):
-    choice = choose(facts(patched_by, hub, tpool), ticks_late=ticks_late)
+def test_the_rule(patched_by, hub, worker_late, tpool, worker):
+    choice = choose(facts(patched_by, hub, tpool), worker_late=worker_late)
     assert choice.worker == worker
     assert choice.reason
 
@@ -82,18 +82,18 @@ def test_the_rule(patched_by, hub, ticks_late, tpool, worker):
 @pytest.mark.parametrize("worker", get_args(WorkerName))
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_a_named_worker_wins_everywhere(worker, situation):
-    patched_by, hub, ticks_late, tpool = situation
-    choice = choose(facts(patched_by, hub, tpool), worker=worker, ticks_late=ticks_late)
+    patched_by, hub, worker_late, tpool = situation
+    choice = choose(facts(patched_by, hub, tpool), worker=worker, worker_late=worker_late)
     assert choice.worker == worker
     assert f"worker={worker}" in choice.reason
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_heartbeat_in_pthread_wins_everywhere(situation):
-    patched_by, hub, ticks_late, tpool = situation
+    patched_by, hub, worker_late, tpool = situation
     found = facts(patched_by, hub, tpool)
-    assert choose(found, True, ticks_late=ticks_late).worker == "pthread"
-    green = choose(found, False, ticks_late=ticks_late)
+    assert choose(found, True, worker_late=worker_late).worker == "pthread"
+    green = choose(found, False, worker_late=worker_late)
     assert green.worker == ("pthread" if patched_by == "none" else "greenthread")
 
 
@@ -132,7 +132,7 @@ OWN_GIL = dataclasses.replace(INTERPRETER, main=False, daemon_threads=False, own
     ],
 )
 def test_a_worker_known_to_fail_comes_with_a_remedy(found, worker, late, remedy):
-    assert remedy in choose(found, worker=worker, ticks_late=late).warning
+    assert remedy in choose(found, worker=worker, worker_late=late).warning
 
 
 def test_every_caution_is_about_some_process():
@@ -157,8 +157,8 @@ def test_every_caution_is_about_some_process():
         (facts("eventlet", "parked"), {"worker": "pthread"}),
         (facts("eventlet"), {"worker": "tpool"}),
         (facts("gevent"), {"worker": "tpool"}),
-        (facts("eventlet"), {"ticks_late": True}),
-        (facts("gevent"), {"ticks_late": True}),
+        (facts("eventlet"), {"worker_late": True}),
+        (facts("gevent"), {"worker_late": True}),
         (facts("gevent", host=NO_THREADS), {}),
     ],
 )

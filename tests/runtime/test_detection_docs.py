@@ -25,7 +25,7 @@ def column(values):
 
 def test_the_rule():
     rows = [
-        f"| {column(row.patched_by)} | {column(row.hub)} | {column(row.ticks_late)} "
+        f"| {column(row.patched_by)} | {column(row.hub)} | {column(row.worker_late)} "
         f"| {column(row.tpool)} | `{row.worker}` | {row.reason} |"
         for row in RULE
     ]

@@ -93,7 +93,7 @@ class Agent:
         self.client.tick()
 
     def show_life(self):
-        hbshim.tick()
+        hbshim.mark_alive()
 
     def close(self):
         self.client.close()
@@ -136,7 +136,7 @@ class Agent:
             "links": [
                 {
                     "state": link.state.value,
-                    "beats": link.beats,
+                    "heartbeats_sent": link.heartbeats_sent,
                     "route": link.wire.route,
                     "tcp_info": link.wire.has_tcp_info,
                     "unread": link.wire.unread() if link.state.value == "alive" else 0,
@@ -162,7 +162,7 @@ class Agent:
 
     def force_beats(self, every=0.005):
         """Have the engine find a beat due at each look, and look all the time."""
-        schedule.TICK = engine_module.TICK = every
+        schedule.SLOT = engine_module.SLOT = every
         for link in self._links():
             view = link.wire.kernel_view
             link.timeout = 2 * every
@@ -182,9 +182,9 @@ class Agent:
                 {
                     "overlaps": 0,
                     "occupied": False,
-                    "engine_enters": lambda _, gate=gate: Permit(frozenset(), gate._acting),
+                    "try_acquire": lambda _, gate=gate: Permit(frozenset(), gate._acting),
                     "inside": frozenset(),
-                    "engine_leaves": lambda _: None,
+                    "release": lambda _: None,
                     "gate": gate,
                 },
             )()

@@ -278,7 +278,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - started, 1),
         "children": dict(parent.outcomes),
         "lost": parent.lost(),
-        "heartbeats": counters.get("beats_sent", 0),
+        "heartbeats": counters.get("heartbeats_sent", 0),
         "events": {name: count for name, count in counters.items() if name.startswith("event:")},
     }
     print(json.dumps(result), flush=True)

@@ -73,7 +73,7 @@ def connect_beside(client: Any, wait: Callable[[], None]) -> Any:
     # RabbitMQ's answer may overtake a publish.
     wait_until(lambda: client.count() == 2)
     (link,) = service.current().links()
-    return {**answer, "beats": link.beats}
+    return {**answer, "heartbeats_sent": link.heartbeats_sent}
 
 
 def idle(client: Any, _wait: Any) -> Any:

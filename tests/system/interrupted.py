@@ -188,8 +188,8 @@ class Run:
             self.drop(client)
             return
         link = self.link
-        before, end = link.beats, time.monotonic() + HANGS
-        while link.beats == before and link.state in WATCHED:
+        before, end = link.heartbeats_sent, time.monotonic() + HANGS
+        while link.heartbeats_sent == before and link.state in WATCHED:
             if time.monotonic() > end:
                 self.faults.append(f"no heartbeat after publish {self.number}")
                 return

@@ -37,5 +37,5 @@ def test_a_green_thread_that_the_user_insists_on_is_not_moved_and_dies(start, re
     for client in clients:
         client.answer()
         report = client.do("report")
-        assert report["counters"]["event:ticks-late"] >= 1
+        assert report["counters"]["event:worker-late"] >= 1
         assert "event:worker-moved" not in report["counters"]

@@ -26,7 +26,7 @@ def test_no_frame_is_torn(start, narrow_relay, world, library):
         client.do("publish", size=MEBIBYTE)
         client.do("publish", size=10, times=20, pause=0.02)
     client.wait_for_messages(63)
-    beats = client.link["beats"]
+    beats = client.link["heartbeats_sent"]
     client.do("close")
     narrow_relay.wait_for("closed")
     assert narrow_relay.errors == []

@@ -112,4 +112,4 @@ def test_a_clock_that_jumps_changes_nothing(outcomes: dict[str, Outcome]) -> Non
     assert {account.generations for account in outcome.accounts} == {1}
     for journal in outcome.journals.values():
         assert {0, HOUR} <= journal.jumps, journal.process
-        assert journal.counters["beats_sent"] > 0
+        assert journal.counters["heartbeats_sent"] > 0

@@ -43,13 +43,13 @@ def test_consumers_are_beaten_for_while_they_read(everywhere, tls_relay, ca_file
         client.do("publish", size=20_000, times=200)
         client.wait_for_messages(200)
         client.do("force_beats")
-    before = sum(client.link["beats"] for client in everywhere)
+    before = sum(client.link["heartbeats_sent"] for client in everywhere)
     for client in everywhere:
         client.send("consume", callback=0, total=200)
     for client in everywhere:
         assert client.answer() == 200, client.name
         assert client.link["state"] == "alive", client.name
-    assert sum(client.link["beats"] for client in everywhere) > before
+    assert sum(client.link["heartbeats_sent"] for client in everywhere) > before
 
 
 def test_silence(everywhere, tls_relay, ca_file):

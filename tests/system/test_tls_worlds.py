@@ -145,7 +145,7 @@ def test_kept_alive(told, world, library, role, version):
     assert cell.works, cell
     assert (cell.link["state"], cell.link["route"]) == ("alive", "tls"), cell
     # One at each T/2 of silence; half of them, for a busy machine.
-    assert cell.link["beats"] >= SILENCE / T, cell
+    assert cell.link["heartbeats_sent"] >= SILENCE / T, cell
 
 
 @pytest.mark.parametrize("version", VERSIONS)

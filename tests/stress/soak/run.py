@@ -108,7 +108,7 @@ class Life:
             )
         if self.samples:
             counters = self.samples[-1]["counters"]
-            for event in ("link-silent", "peer-closed", "look-failed"):
+            for event in ("link-silent", "peer-closed", "check-failed"):
                 if counters.get(f"event:{event}"):
                     yield f"{counters[f'event:{event}']} events {event} on a healthy network"
 

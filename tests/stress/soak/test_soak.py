@@ -106,7 +106,7 @@ def test_a_short_soak_leaves_nothing_over(broker: Broker, tmp_path: Path) -> Non
         assert each.ended
         assert [*each.censuses] == ["warm-up", "first cycles", "endurance", "second cycles"]
         assert each.samples[-1]["cycles"] >= 2 * SETTING.cycles
-        assert each.samples[-1]["counters"]["beats_sent"] > 0
+        assert each.samples[-1]["counters"]["heartbeats_sent"] > 0
         assert max(sample["links"] for sample in each.samples) >= SETTING.connections
     page = report.write(lives, SETTING, tmp_path)
     assert "<svg" in page.read_text()

@@ -25,7 +25,7 @@ class LinkSeen:
     peer: str
     state: str
     heartbeat_timeout: float
-    beats: int
+    heartbeats_sent: int
     worker: str
     route: str
     sent_ago: float | None

@@ -65,7 +65,7 @@ def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableTy
         "sent",
         "recv",
         *(["app wrote", "app read"] if wide else ["app"]),
-        "heartbeats_sent",
+        "heartbeats",
         "late",
         "worker",
         *(["route"] if wide else []),
@@ -121,7 +121,7 @@ def _heading(process: ProcessSeen) -> Text:
     return Text.assemble(
         (f"{process.program or 'process'} {process.pid}", "bold"),
         f" · {count} link{'' if count == 1 else 's'}",
-        f" · {process.counters.get('heartbeats_sent', 0)} beats sent",
+        f" · {process.counters.get('heartbeats_sent', 0)} heartbeats sent",
     )
 
 

@@ -100,6 +100,19 @@ def test_the_stand_in_connection_needs_neither_install_nor_register(broker):
         assert link_of(connection) is not None
 
 
+def test_a_pool_of_the_stand_in_keeps_its_connections_alive_and_replaces_dead_ones(broker):
+    with hbshim.kombu.Connection(broker.amqp_url(), heartbeat=1) as original:
+        pool = original.Pool(1)
+        with pool.acquire() as connection:
+            use(connection)
+            first = link_of(connection)
+            connection.connection.transport.sock.shutdown(socket.SHUT_RDWR)
+        with pool.acquire() as connection:
+            use(connection)
+            assert link_of(connection) not in (None, first)
+        pool.force_close_all()
+
+
 def test_the_stand_in_connection_leaves_the_choice_of_the_transport_to_kombu():
     chosen = {
         scheme: hbshim.kombu.Connection(f"{scheme}://host//").get_transport_cls()

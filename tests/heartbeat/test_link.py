@@ -98,7 +98,7 @@ def test_the_short_cut_sends_nothing_once_a_client_has_acted(connected, monkeypa
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     peer.sendall(HEARTBEAT_FRAME)
-    link._looks = 0
+    link._checks = 0
     idle = link.wire.plainly_idle
 
     def idle_and_then(*arguments):
@@ -129,7 +129,7 @@ def outcome_in_child(action):
 def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatch, drains):
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
-    link._looks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
+    link._checks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
     monkeypatch.setattr(link.wire, "beat", lambda _: False)
     monkeypatch.setattr(link.wire, "send_if_idle", lambda *_: False)
     peer.sendall(HEARTBEAT_FRAME)
@@ -199,7 +199,7 @@ def test_a_heartbeat_that_is_due_does_not_go_to_another_connection(connected):
     copy = socket.socket(fileno=os.dup(client.fileno()))
     link = Link(Wire(native_socket(copy)), 2 * EARLY, "test", metrics)
     link.wire.plainly_idle = lambda *_: True
-    link._looks = 0
+    link._checks = 0
     ours, other = socket.socketpair()
     with ours, other:
         os.dup2(ours.fileno(), copy.fileno())
@@ -319,7 +319,7 @@ def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(connected):
 def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypatch, drains):
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
-    link._looks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
+    link._checks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
     calls = gil_keeping_calls()
     short = calls._replace(
         send=lambda fd, data, permit: calls.send(fd, data[:5], permit),

@@ -83,12 +83,12 @@ def collect():
 
 
 def test_links_and_beats(connect, scrape, collect):
-    beats, links = scrape("beats_sent_total"), scrape("links", worker="pthread", state="alive")
+    beats, links = scrape("heartbeats_sent_total"), scrape("links", worker="pthread", state="alive")
     one, _ = connect(0.5), connect(60)
     assert scrape("links", worker="pthread", state="alive") == links + 2
     assert collect("links", worker="pthread", state="alive") == links + 2
     wait_until(lambda: one.link.heartbeats_sent >= 1)
-    assert scrape("beats_sent_total") > beats
+    assert scrape("heartbeats_sent_total") > beats
     assert collect("heartbeats_sent") > beats
 
 

@@ -39,8 +39,11 @@ def test_the_socket_is_the_owners_alone_and_goes_with_the_process(watched):
 @pytest.mark.parametrize(
     ("columns", "titles"),
     [
-        (80, "broker T sent recv app beats late worker state"),
-        (120, "local port, broker T sent recv app wrote app read beats late worker route state"),
+        (80, "broker T sent recv app heartbeats late worker state"),
+        (
+            120,
+            "local port, broker T sent recv app wrote app read heartbeats late worker route state",
+        ),
     ],
 )
 def test_the_table_fits_the_terminal(watched, hbshim, columns, titles):

@@ -110,7 +110,7 @@ def _shim() -> Answer:
                 "name": link.name,
                 "state": link.state.value,
                 "route": link.wire.route,
-                "beats": link.beats,
+                "beats": link.heartbeats_sent,
             }
             for link in heartbeats.links()
         ],

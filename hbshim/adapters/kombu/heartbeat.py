@@ -215,7 +215,9 @@ def replace_dead(connection: Any) -> bool:
         connection.collect()
         return True
     url = next(connection.cycle) if connection.cycle else None
-    spare = connection.clone()
+    stands_in = isinstance(connection, Connection) or "get_transport_cls" in vars(connection)
+    kind = Connection if stands_in else kombu.Connection
+    spare = kind(**dict(connection._info(resolve=False)))
     try:
         if url is not None:
             spare.switch(url)
@@ -255,8 +257,9 @@ class SslTransport(Transport, pyamqp.SSLTransport):  # type: ignore[misc]
 class Connection(kombu.Connection):  # type: ignore[misc]
     """A ``kombu.Connection`` that is kept alive from the moment it is open.
 
-    Its clones, as kombu's pools make them, are kept alive too. Over another transport than
-    py-amqp's it is a ``kombu.Connection`` and nothing more.
+    Its clones and those of its pools are kept alive too; a pool replaces a connection whose
+    peer is gone. Over another transport than py-amqp's it is a ``kombu.Connection`` and nothing
+    more.
 
     Parameters:
         hostname: a host or a broker URL, several of them joined by semicolons, or a list; the
@@ -275,11 +278,30 @@ class Connection(kombu.Connection):  # type: ignore[misc]
 
     def get_transport_cls(self) -> Any:
         """Return the class that connects: kombu's choice, its py-amqp transports replaced."""
-        return _KEPT_ALIVE.get(chosen := super().get_transport_cls(), chosen)
+        return _kept_alive(super().get_transport_cls())
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:  # noqa: N802
+        """Return a pool of connections that are kept alive; arguments as for kombu's."""
+        return Pool(self, limit, **kwargs)
 
 
-#: The transport to use in the place of each of kombu's.
-_KEPT_ALIVE = {pyamqp.Transport: Transport, pyamqp.SSLTransport: SslTransport}
+class Pool(ConnectionPool):  # type: ignore[misc]
+    """What :meth:`Connection.Pool` makes; kombu's has a class of its own for its connections."""
+
+    def new(self) -> Any:
+        """Return another connection, not open yet."""
+        connection = super().new()
+        choose = connection.get_transport_cls
+        connection.get_transport_cls = lambda: _kept_alive(choose())
+        return connection
+
+    prepare = keep_dead_ones_back(ConnectionPool.prepare)
+
+
+def _kept_alive(transport: Any) -> Any:
+    return {pyamqp.Transport: Transport, pyamqp.SSLTransport: SslTransport}.get(
+        transport, transport
+    )
 
 
 def prepare(options_for: OptionsFor) -> None:

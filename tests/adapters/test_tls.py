@@ -563,7 +563,7 @@ class Blocking:
         return True
 
 
-@pytest.mark.parametrize("act", ["beat", "take_heartbeats"])
+@pytest.mark.parametrize("act", ["send_heartbeat", "take_heartbeats"])
 def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(session, act):
     client, server = session(*KINDS[0])
     wire, permit, done, outcomes = wire_for(client), Blocking(), allocate_lock(), []

@@ -130,7 +130,7 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatc
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     link._checks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
-    monkeypatch.setattr(link.wire, "beat", lambda _: False)
+    monkeypatch.setattr(link.wire, "send_heartbeat", lambda _: False)
     monkeypatch.setattr(link.wire, "send_if_idle", lambda *_: False)
     peer.sendall(HEARTBEAT_FRAME)
     assert link.check(0.0) == recheck_after(link.timeout) < link.timeout / 2
@@ -246,7 +246,7 @@ def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
     clock = itertools.count(1000.0, 0.4)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(Wire, "beat", lambda *_: False)
+    monkeypatch.setattr(Wire, "send_heartbeat", lambda *_: False)
     for _ in range(3):
         link._send_heartbeat(always())
     assert metrics.take_events() == []  # not yet T/8
@@ -254,9 +254,9 @@ def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
         link._send_heartbeat(always())
     (event,) = metrics.take_events()
     assert event.kind == "heartbeat-delayed"
-    monkeypatch.setattr(Wire, "beat", lambda *_: True)
+    monkeypatch.setattr(Wire, "send_heartbeat", lambda *_: True)
     assert link._send_heartbeat(always())
-    monkeypatch.setattr(Wire, "beat", lambda *_: False)
+    monkeypatch.setattr(Wire, "send_heartbeat", lambda *_: False)
     link._send_heartbeat(always())
     link._send_heartbeat(always())
     assert metrics.take_events() == []
@@ -266,7 +266,7 @@ def test_traffic_ends_the_delay_of_a_heartbeat(monkeypatch, connected):
     client, _ = connected
     metrics = Metrics()
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
-    monkeypatch.setattr(Wire, "beat", lambda *_: False)
+    monkeypatch.setattr(Wire, "send_heartbeat", lambda *_: False)
     link._send_heartbeat(always())
     link.check(time.monotonic())  # nothing is due: the connection is new
     clock = itertools.count(time.monotonic() + 100, 0.1)

@@ -58,7 +58,7 @@ def alive(name: str) -> Observation:
         messages=Messages(asked=20, accepted=20, arrived=20),
         shim={
             "detected": {"choice": {"worker": "pthread", "reason": "The hub is parked."}},
-            "counters": {"beats_sent": 12},
+            "counters": {"heartbeats_sent": 12},
             "events": [],
         },
         versions={"python": "3.11.2"},

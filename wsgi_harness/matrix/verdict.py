@@ -131,7 +131,7 @@ def _notes(scenario: Scenario, seen: Observation, heartbeat: int) -> Iterator[st
     if scenario.world.oslo and not seen.survived:
         yield _reconnected(seen)
     if seen.shim is not None and not seen.wire.visible:
-        beats = seen.shim["counters"].get("beats_sent", 0)
+        beats = seen.shim["counters"].get("heartbeats_sent", 0)
         yield f"the wire is encrypted; by its own account hbshim sent {beats} heartbeats"
     if error := seen.beater.get("error"):
         yield f"the thread ended with {error['type']}: {error['message']}"

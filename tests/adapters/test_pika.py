@@ -86,6 +86,7 @@ def test_the_stand_in_with_callbacks_needs_no_install(broker):
         liveness_timeout=60,
     )
     connection.ioloop.start()
+    connection.ioloop.close()
     assert [type(error) for error in ended] == [ConnectionClosedByClient]
     assert connection.params.heartbeat == 1
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from wsgi_harness.oslo.processes import clean_environment
+
+from tests.stress.child import clean_environment
 
 # In a process of its own: oslo.messaging may import eventlet.
 ASKS = """

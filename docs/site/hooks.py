@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 #: are first used lists them in `__all__`; the public names of the others are what they define.
 REFERENCE = {
     "hbshim": ("hbshim", ["hbshim"]),
+    "stand-ins": ("Stand-ins", ["hbshim.kombu", "hbshim.pika"]),
     "observe": ("hbshim.observe", ["hbshim.observe"]),
     "doctor": ("hbshim.doctor", ["hbshim.doctor"]),
     "messaging": ("hbshim.messaging", ["hbshim.messaging"]),

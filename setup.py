@@ -8,6 +8,7 @@ from typing import Any
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
+from setuptools.command.sdist import sdist
 
 HERE = Path(__file__).parent
 
@@ -35,6 +36,9 @@ class BuildWithPth(build_py):
     """
 
     def run(self) -> None:
+        if not self.editable_mode:
+            # What an earlier build of this checkout has left there would get into the wheel.
+            shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         if not self.editable_mode:
             shutil.copy(PTH, self.build_lib)
@@ -50,6 +54,22 @@ class EditableWithPth(editable_wheel):
     def _run_build_commands(self, dist_name: Any, unpacked_wheel: Any, *more: Any) -> Any:
         shutil.copy(PTH, unpacked_wheel)
         return super()._run_build_commands(dist_name, unpacked_wheel, *more)
+
+
+class SdistOfTheCheckout(sdist):
+    """Puts the whole checkout into the sdist: `make regression` and `make test` work in it."""
+
+    FOLDERS = ("containers", "docs", "examples", "hbshim", "tests", "wsgi_harness", ".ci")
+    FILES = (".dockerignore", ".gitignore", "LICENSE", "Makefile", "tox.ini", "*.md")
+
+    def make_distribution(self) -> None:
+        for folder in self.FOLDERS:
+            self.filelist.graft(folder)
+        for pattern in self.FILES:
+            self.filelist.include(pattern)
+        for pattern in ("__pycache__/*", "*.py[co]", ".DS_Store"):
+            self.filelist.global_exclude(pattern)
+        super().make_distribution()
 
 
 CLI = ["click>=8.1,<9", "rich>=13"]
@@ -108,7 +128,11 @@ setup(
         "hbshim": ["py.typed", "bootstrap/sitecustomize.py", "bootstrap/hbshim.pth"],
     },
     include_package_data=False,
-    cmdclass={"build_py": BuildWithPth, "editable_wheel": EditableWithPth},
+    cmdclass={
+        "build_py": BuildWithPth,
+        "editable_wheel": EditableWithPth,
+        "sdist": SdistOfTheCheckout,
+    },
     # Heartbeats need the client library alone, which the program has.
     install_requires=[],
     options={"egg_info": {"egg_base": "build"}},

@@ -7,9 +7,22 @@ reconnection code keeps working.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HbshimError(Exception):
     """Base of all errors raised by hbshim itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Of the text: the constructors of some errors take what it is made of.
+        return _restored, (type(self), self.args, self.__dict__.copy())
+
+
+def _restored(kind: type[HbshimError], args: tuple[Any, ...], state: dict[str, Any]) -> HbshimError:
+    error = kind.__new__(kind, *args)
+    super(HbshimError, error).__init__(*args)
+    error.__dict__.update(state)
+    return error
 
 
 class OptionError(HbshimError, ValueError):

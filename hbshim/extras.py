@@ -22,7 +22,8 @@ def needs(libraries: tuple[str, ...], *extras: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library not in libraries:
+        # A submodule that is missing belongs to a library that is there: another one by that
+        # name, or a damaged one, which no extra repairs.
+        if error.name not in libraries:
             raise
-        raise MissingExtraError(library, *extras) from None
+        raise MissingExtraError(error.name, *extras) from None

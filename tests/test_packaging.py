@@ -260,16 +260,14 @@ def test_hbshim_run_needs_no_library(bare: Environment, program: tuple[str, ...]
 )
 def test_every_other_command_names_the_extra(bare: Environment, command: tuple[str, ...]) -> None:
     done = bare.run(*command)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert done.stderr == (
         "hbshim: click is not installed; install it with: pip install 'hbshim[cli]'\n"
     )
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_messaging_without_a_client_library_names_the_extras(
-    bare: Environment, scheme: str
-) -> None:
+def test_messaging_without_a_client_library_names_the_extra(bare: Environment, scheme: str) -> None:
     code = f"""
 from hbshim import messaging
 from hbshim.errors import MissingExtraError
@@ -280,7 +278,7 @@ except MissingExtraError as error:
 """
     assert bare.execute(code) == (
         "tenacity is not installed; install it with: "
-        "pip install 'hbshim[kombu]' or 'hbshim[pika]'\n"
+        f"pip install 'hbshim[{scheme.removeprefix('hb')}]'\n"
     )
 
 
@@ -307,6 +305,56 @@ from pika.connection import Connection
 print(hasattr(Connection._create_heartbeat_checker, "__wrapped__"), len(hbshim.take_events()))
 """
     assert with_pika.execute(code) == "True 0\n"
+
+
+def test_hbshim_run_starts_a_program_where_its_own_output_is_closed(bare: Environment) -> None:
+    command = [f"{bare.bin}/hbshim", "run", "--", bare.python, "-c", "raise SystemExit(7)"]
+    done = bare.run(
+        "python",
+        "-c",
+        f"""
+import os, subprocess
+os.close(1), os.close(2)
+raise SystemExit(subprocess.run({command}, close_fds=False).returncode)
+""",
+    )
+    assert done.returncode == 7
+    nothing = bare.run("hbshim", "--", "run", "")
+    assert nothing.returncode == 1
+    assert nothing.stderr.startswith("hbshim: cannot run :")
+
+
+@pytest.mark.parametrize("benchmark", ["memory", "lateness", "engine", "throughput", "rpc"])
+def test_a_benchmark_names_the_extra_that_it_needs(with_cli: Environment, benchmark: str) -> None:
+    done = with_cli.run("hbshim", "bench", benchmark)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hbshim: ")
+    assert "is not installed; install it with: pip install 'hbshim[" in done.stderr
+
+
+def test_the_harness_names_what_it_needs(bare: Environment, unpacked: Path) -> None:
+    for module in ("wsgi_harness", "wsgi_harness.with_broker"):
+        code = f"import sys, runpy; sys.path.insert(0, {str(unpacked)!r}); "
+        code += f"sys.argv[1:] = ['--help']; runpy.run_module({module!r}, run_name='__main__')"
+        done = bare.run("python", "-c", code)
+        assert done.returncode == 3, done.stderr
+        assert "pip install -e '.[test]'" in done.stderr
+
+
+def test_what_an_earlier_build_has_left_is_not_packed(source: Path, tmp_path: Path) -> None:
+    stale = source / "build" / "lib" / "hbshim" / "gone.py"
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.write_text("")
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        names = archive.namelist()
+    assert "hbshim/api.py" in names
+    assert "hbshim/gone.py" not in names
 
 
 def test_the_commands_work_with_the_extra(with_cli: Environment) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 from hbshim.errors import HbshimError
+
+#: Exit status of a command that could not do its work.
+NOT_RUN = 3
 
 
 class HarnessError(HbshimError):
@@ -27,3 +34,17 @@ class StackError(HarnessError):
 
 class NotReadyError(StackError):
     """Something that is starting does not answer yet."""
+
+
+@contextlib.contextmanager
+def needs_test_extra() -> Iterator[None]:
+    """End the process with one sentence where an import in the `with` block misses a library."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("hbshim", "wsgi_harness")):
+            raise
+        sys.stderr.write(
+            f"hbshim: {error.name} is not installed; in the checkout: pip install -e '.[test]'\n"
+        )
+        sys.exit(NOT_RUN)

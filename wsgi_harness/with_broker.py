@@ -11,10 +11,10 @@ import os
 import subprocess
 import sys
 
-from wsgi_harness.errors import HarnessError
-from wsgi_harness.stack.stack import Stack, project_name
+from wsgi_harness.errors import NOT_RUN, HarnessError, needs_test_extra
 
-_NOT_RUN = 3
+with needs_test_extra():
+    from wsgi_harness.stack.stack import Stack, project_name
 
 
 def main(argv: list[str]) -> int:
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
             return subprocess.run(argv, env=environment).returncode
     except HarnessError as error:
         _say(str(error))
-        return _NOT_RUN
+        return NOT_RUN
 
 
 def _say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 from collections.abc import Callable, Iterable
@@ -11,10 +12,19 @@ from hbshim import __version__
 from hbshim.bench import engine_load, footprint, lateness, throughput
 from hbshim.bench.publisher import BROKER_VARIABLE
 from hbshim.bench.rpc import contest
-from hbshim.errors import HbshimError
+from hbshim.errors import HbshimError, MissingExtraError
 
 #: What each benchmark is, in the order they run.
 BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc")
+
+#: The library that each benchmark imports, and the extra that brings it.
+_LIBRARIES: dict[str, dict[str, str]] = {
+    "memory": {"amqp": "kombu"},
+    "throughput": {"kombu": "kombu", "pika": "pika"},
+    "lateness": {"amqp": "kombu", "eventlet": "eventlet"},
+    "engine": {"amqp": "kombu"},
+    "rpc": {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"},
+}
 
 #: Those that are nothing without a broker.
 _ON_BROKER: dict[str, Callable[..., Any]] = {"throughput": throughput.run, "rpc": contest.run}
@@ -34,7 +44,12 @@ def run(
 
     Raises:
         HbshimError: a benchmark cannot run here.
+        MissingExtraError: a library is not installed.
     """
+    names = tuple(names)
+    for library, extra in (each for name in names for each in _LIBRARIES.get(name, {}).items()):
+        if importlib.util.find_spec(library) is None:
+            raise MissingExtraError(library, extra)
     result: dict[str, Any] = {
         "hbshim": __version__,
         "python": platform.python_version(),

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: those of the process unless given.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--"]:
+        del given[0]
     try:
         if given[:1] == ["run"]:
             from hbshim.cli.run import run

@@ -45,17 +45,24 @@ def run(arguments: Sequence[str]) -> NoReturn:
     environment[RUN_VARIABLE] = "1"
     if shutil.which(command[0], path=environment.get("PATH")):
         for caution in _cautions(command):
-            sys.stderr.write(f"hbshim: {caution}\n")
+            _say(caution)
     # exec throws away what is still in Python's buffers.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # None where the descriptor is closed, as some supervisors have it.
+        if stream is not None:
+            stream.flush()
     try:
         os.execvpe(command[0], list(command), environment)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         sys.exit(
-            f"hbshim: cannot run {command[0]}: {error.strerror}; "
-            "name a program on PATH or a full path"
+            f"hbshim: cannot run {command[0]}: {reason}; name a program on PATH or a full path"
         )
+
+
+def _say(sentence: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"hbshim: {sentence}\n")
 
 
 def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -11,4 +11,6 @@ try:
 
         doctor(prog_name="python -m hbshim.doctor")
 except MissingExtraError as error:
-    sys.exit(f"hbshim: {error}")
+    # As for other bad input; 1 would mean that the doctor has found something.
+    sys.stderr.write(f"hbshim: {error}\n")
+    sys.exit(2)

@@ -112,19 +112,19 @@ class Caller:
         deadline = time.monotonic() + timeout
         waiting = self._calls.begin(on_reply)
         correlation = waiting.correlation_id
-        message = Message(
-            payload.body,
-            self._topology.rpc_exchange(target),
-            self._topology.rpc_key(target),
-            content_type=payload.content_type,
-            message_id=correlation,
-            correlation_id=correlation,
-            reply_to=DIRECT_REPLY,
-            # A server must not begin what no caller waits for any more.
-            deadline=deadline,
-            type=FORMAT,
-        )
         try:
+            message = Message(
+                payload.body,
+                self._topology.rpc_exchange(target),
+                self._topology.rpc_key(target),
+                content_type=payload.content_type,
+                message_id=correlation,
+                correlation_id=correlation,
+                reply_to=DIRECT_REPLY,
+                # A server must not begin what no caller waits for any more.
+                deadline=deadline,
+                type=FORMAT,
+            )
             if mandatory:
                 self._require_queue(target, deadline)
             self._send(message, deadline, attempts)
@@ -140,10 +140,10 @@ class Caller:
     def close(self) -> None:
         """Close the connection; calls that wait fail."""
         self._closed = True
+        self._role.close()
         line, self._line = self._line, None
         if line is not None:
             line.connection.close(CLOSE_WITHIN)
-        self._role.close()
 
     def _require_queue(self, target: Target, deadline: float) -> None:
         name = self._topology.rpc(target).queue.name
@@ -307,11 +307,11 @@ class Caller:
         until = min(deadline, time.monotonic() + LATE_LIMIT)
         try:
             refused = self._consume_late(connection, until)
-        except ConnectionLostError:
+        except (ConnectionLostError, BrokerBlockedError) as error:
             if time.monotonic() >= until:
                 self._late_number += 1
                 self._late_skipped = True
-            raise
+            raise ConnectionLostError(str(error)) from error
         if refused is None:
             self._late_on = connection
         else:

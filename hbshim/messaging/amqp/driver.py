@@ -10,7 +10,7 @@ import uuid
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError
+from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError, OptionError
 from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.connector import Connector, Open
@@ -215,7 +215,7 @@ class AmqpDriver:
             # It is of no use without its server: it expires, even if that of the topic does not.
             own = topology.rpc(target, DEFAULT if expires == NEVER else expires)
             sources.insert(1, Source(lambda: own))
-        count = self.options.rpc_prefetch_count if prefetch is DEFAULT else prefetch
+        count = _count(prefetch, self.options.rpc_prefetch_count)
         return self._listener(sources, count, acknowledge_first=acknowledge_first)
 
     def listen_for_notifications(
@@ -232,7 +232,7 @@ class AmqpDriver:
             Source(functools.partial(_same, subscription), priority=priority, later=True)
             for subscription, priority in subscriptions
         ]
-        count = self.options.notification_prefetch_count if prefetch is DEFAULT else prefetch
+        count = _count(prefetch, self.options.notification_prefetch_count)
         return self._listener(sources, count, acknowledge_first=False)
 
     def _listener(
@@ -290,3 +290,14 @@ def _same(subscription: Subscription) -> Subscription:
 
 def _closed() -> ConnectionLostError:
     return ConnectionLostError("the driver is closed; make a new one")
+
+
+def _count(prefetch: int | Default, option: int) -> int:
+    """Return the number of unacknowledged messages that a listener may hold."""
+    count = option if prefetch is DEFAULT else prefetch
+    if not isinstance(count, int):
+        raise OptionError(
+            f"prefetch must be a number of messages, got {count!r}; leave it out, or give DEFAULT, "
+            "for the option's value"
+        )
+    return count

@@ -8,14 +8,16 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hbshim.extras import needs
 from hbshim.heartbeat import service
-from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.amqp.names import PORT, TLS_PORT, check_virtual_host
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
+
+if TYPE_CHECKING:
+    from hbshim.messaging.amqp.driver import AmqpDriver
 
 LOG = logging.getLogger("hbshim.messaging")
 
@@ -40,7 +42,11 @@ class AmqpFactory:
         The hosts are tried in a random order, unless the option `hosts_shuffle` is off. With more
         than one, queues are replicated, or a warning is logged.
         """
-        with needs(("amqp", "kombu", "pika"), self.library):
+        with needs(("tenacity", "amqp", "kombu", "pika"), self.library):
+            # First: what is imported below names the extras of all libraries that need it.
+            importlib.import_module("tenacity")
+            from hbshim.messaging.amqp.driver import AmqpDriver
+
             open_one = importlib.import_module(f"hbshim.messaging.{self.library}").connect
         for host in hosts:
             check_virtual_host(host.virtual_host)

@@ -21,7 +21,7 @@ import functools
 import logging
 from dataclasses import dataclass
 
-from hbshim.errors import TopologyError
+from hbshim.errors import OptionError, TopologyError
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp import names
 from hbshim.messaging.amqp.connection import Connection, Queue
@@ -156,6 +156,11 @@ class Topology:
 
     def _shared(self, name: str, expires: float) -> Queue:
         """Return a queue that several servers may share, or that waits for one."""
+        if not isinstance(expires, (int, float)):
+            raise OptionError(
+                f"a queue's lifetime must be a number of seconds or NEVER, got {expires!r}; leave "
+                "it out, or give DEFAULT, for the option's value"
+            )
         lifetime = None if expires == NEVER else expires
         if not self._options.quorum_queues:
             return Queue(name, expires=lifetime)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -281,3 +282,81 @@ def test_a_timeout_that_is_none(timeout: Any) -> None:
 def test_a_timeout_far_below_zero() -> None:
     with pytest.raises(CallTimeoutError, match="within 0 s"):
         call(caller_over(FakeConnector()), -(10**400))
+
+
+@pytest.mark.parametrize("sent_already", [False, True], ids=["before the request", "after it"])
+def test_a_late_queue_that_is_not_answered_costs_the_connection_and_not_the_call(
+    sent_already: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of a blocked broker would mean that the request was not sent."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    consume = FakeConnection.consume
+
+    def consume_or_wait(connection: FakeConnection, queue: str, *given: Any, **named: Any) -> str:
+        first = connection is connector.opened[0]
+        if first and queue != DIRECT_REPLY and (not sent_already or connection.published):
+            clock.now = named["deadline"]
+            raise BrokerBlockedError("the broker does not answer in time")
+        return consume(connection, queue, *given, **named)
+
+    def drain(connection: FakeConnection, timeout: float) -> None:
+        if connection is connector.opened[0]:
+            caller._on_late_cancelled(connection)  # type: ignore[arg-type]
+        else:
+            clock.now += timeout
+
+    monkeypatch.setattr(FakeConnection, "consume", consume_or_wait)
+    monkeypatch.setattr(FakeConnection, "drain", drain)
+    began = clock.now
+    with pytest.raises(CallTimeoutError, match="it was sent, and not answered"):
+        call(caller, timeout=20)
+    assert clock.now - began == pytest.approx(20)
+    assert [len(each.published) for each in connector.opened] == [sent_already, not sent_already]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_calls_are_told_of_the_end_before_the_connection_is_closed(
+    error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To close it takes time, and may be interrupted."""
+    connector = FakeConnector()
+    caller = caller_over(connector)
+    waits = Calling(caller)
+    sent(connector, 1)
+
+    def close(connection: FakeConnection, _timeout: float = 1.0) -> None:
+        connection.wake()
+        waits.join(LIMIT)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(FakeConnection, "close", close)
+    with pytest.raises(error) if error is not None else contextlib.nullcontext():
+        caller.close()
+    assert isinstance(waits.outcome, ConnectionLostError)
+
+
+def test_a_call_whose_message_cannot_be_made_is_forgotten() -> None:
+    caller = caller_over(FakeConnector())
+    for _ in range(3):
+        with pytest.raises(OptionError):
+            caller.call(
+                Target("\ud800"),
+                Payload(b"null"),
+                LIMIT,
+                silence=None,
+                on_reply=None,
+                mandatory=False,
+                attempts=None,
+            )
+    assert not caller._calls._calls
+
+
+@pytest.mark.parametrize("make", [Topology.rpc, Topology.results])
+def test_none_is_no_lifetime_of_a_queue(make: Any) -> None:
+    with pytest.raises(OptionError, match="DEFAULT"):
+        make(Topology(AmqpOptions()), TARGET if make is Topology.rpc else "id", None)

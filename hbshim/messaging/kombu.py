@@ -31,7 +31,8 @@ def _make_library(
         virtual_host=host.virtual_host,
         transport=Transport,
         login_method=options.login_method,
-        heartbeat=0 if interval == "off" else interval,
+        # As for kombu's connections elsewhere, hbshim's own option holds where none is asked for.
+        heartbeat=0 if interval == "off" else interval or options.heartbeat_options().heartbeat,
         transport_options={
             "send": send,
             "heartbeats": kept_alive,

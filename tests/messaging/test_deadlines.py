@@ -78,8 +78,9 @@ class Faults(threading.Thread):
         self._found = socket.getaddrinfo
 
     def getaddrinfo(self, *arguments: Any, **named: Any) -> Any:
-        """In place of the resolver."""
-        assert self._resolves.wait(LIMIT)
+        """In place of the resolver, for the clients; the relay dials an address."""
+        if arguments[0] == "localhost":
+            assert self._resolves.wait(LIMIT)
         return self._found(*arguments, **named)
 
     def run(self) -> None:

@@ -265,11 +265,11 @@ def test_a_late_reply_comes_once(client: Client, serve: Serve, endpoint: Endpoin
     endpoint.release.set()
     assert client.call("echo", value=1) == 1
     begun = endpoint.asked.count("late")
-    wait_until(lambda: client.call("echo", value=2) == 2 and caller.late == begun, LIMIT)
+    wait_until(lambda: client.call("echo", value=2) == 2 and caller._calls.late == begun, LIMIT)
     # By way of the client's own queue: what comes after it would come after its second copy, too.
     assert client.call("last", seconds=LATE) == "at last"
     assert client.call("last", seconds=LATE) == "at last"
-    assert caller.late == begun
+    assert caller._calls.late == begun
 
 
 # -- a broker that does not take messages --------------------------------------

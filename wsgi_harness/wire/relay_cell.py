@@ -59,7 +59,6 @@ class Cell:
         self._buffers = {socket.SO_RCVBUF: receive_buffer, socket.SO_SNDBUF: send_buffer}
         self._mode_changes = asyncio.Event()
         self._listener: socket.socket | None = None
-        self._acceptor: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], RelayedConnection] = {}
         self._number = 0
 
@@ -90,15 +89,15 @@ class Cell:
             raise
         self.address = sock.getsockname()
         self._listener = sock
-        self._acceptor = asyncio.create_task(self._accept(sock))
+        # A task that is cancelled in sock_accept() loses what was accepted meanwhile.
+        asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     async def refuse(self) -> None:
         """Refuse connections from now on; those that exist stay."""
-        if self._acceptor is not None and self._listener is not None:
-            self._acceptor.cancel()
-            await asyncio.gather(self._acceptor, return_exceptions=True)
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
-            self._listener = self._acceptor = None
+            self._listener = None
 
     async def stop(self) -> None:
         """Refuse connections, and reset those that exist."""
@@ -150,17 +149,18 @@ class Cell:
             raise
         return sock
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(listener)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._number += 1
-            connection = RelayedConnection(self, self._number, sock)
-            task = asyncio.create_task(connection.run())
-            self._connections[task] = connection
-            task.add_done_callback(self._connections.pop)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # it was there, and is gone
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._number += 1
+        connection = RelayedConnection(self, self._number, sock)
+        task = asyncio.create_task(connection.run())
+        self._connections[task] = connection
+        task.add_done_callback(self._connections.pop)
 
     def _shrink(self, sock: socket.socket) -> None:
         for option, size in self._buffers.items():

@@ -44,6 +44,7 @@ class PikaSession(Connection):  # type: ignore[misc]
         self.closed_by: tuple[int, str] | None = None
         self.ended = False
         self.blocked = False
+        self._failure: Exception | None = None
         self._send_bytes = send
         super().__init__(
             parameters, on_open_error_callback=_nothing, internal_connection_workflow=False
@@ -56,6 +57,9 @@ class PikaSession(Connection):  # type: ignore[misc]
 
     def feed(self, frame: Frame) -> None:
         self._process_frame(decode_frame(joined(frame))[1])
+        if self._failure is not None:
+            # pika keeps what it raises in a callback, and ends the stream with it.
+            raise self._failure
 
     def begin_close(self) -> None:
         self._error = ConnectionClosedByClient(200, "Normal shutdown")
@@ -81,6 +85,8 @@ class PikaSession(Connection):  # type: ignore[misc]
     def _terminate_stream(self, error: Exception | None) -> None:
         if isinstance(error, ConnectionClosedByBroker):
             self.closed_by = (error.reply_code, error.reply_text)
+        elif not isinstance(error, ConnectionClosedByClient):
+            self._failure = error
         super()._terminate_stream(error)
 
     def _adapter_disconnect_stream(self) -> None:

@@ -22,7 +22,8 @@ from wsgi_harness.stack import leftovers
 from wsgi_harness.stack.services import CODE, CellService
 from wsgi_harness.stack.stack import BROKER, Stack, project_name
 
-PROGRAM = Path(__file__).with_name("stack_in_a_process.py")
+ROOT = Path(__file__).parents[3]
+PROGRAM = "tests.wsgi_harness.stack.stack_in_a_process"
 CONNECT = "import os, kombu; kombu.Connection(os.environ['AMQP_URL']).connect(); print('in')"
 WORDS = "two words, a $ and ${BRACES}"
 
@@ -142,7 +143,7 @@ def test_another_rabbitmq_image_is_told_what_it_needs(engine: Engine, images: Im
 def running(project: str) -> Iterator[subprocess.Popen[str]]:
     """A process of its own that holds a stack."""
     with subprocess.Popen(
-        [sys.executable, PROGRAM, project], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", PROGRAM, project], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process

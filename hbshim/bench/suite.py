@@ -13,6 +13,7 @@ from hbshim.bench import engine_load, footprint, lateness, throughput
 from hbshim.bench.publisher import BROKER_VARIABLE
 from hbshim.bench.rpc import contest
 from hbshim.errors import HbshimError, MissingExtraError
+from hbshim.runtime.loaded import is_loaded
 
 #: What each benchmark is, in the order they run.
 BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc")
@@ -48,7 +49,8 @@ def run(
     """
     names = tuple(names)
     for library, extra in (each for name in names for each in _LIBRARIES.get(name, {}).items()):
-        if importlib.util.find_spec(library) is None:
+        # kombu's module in sys.modules has no spec, over which find_spec() stumbles.
+        if not is_loaded(library) and importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, extra)
     result: dict[str, Any] = {
         "hbshim": __version__,

@@ -47,18 +47,19 @@ test: lint images
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;
-# both at once, each with a broker of its own. Not in several processes: what connects
-# pytest-xdist's processes does not work where gevent has patched it.
-worlds: venv
-	$(MAKE) --no-print-directory -j2 --output-sync=target world-eventlet world-gevent
+# two processes for each, with a broker for each process. Not by pytest-xdist: what connects its
+# processes does not work where gevent has patched it.
+WORLD-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool
+WORLD-2 := $(addprefix tests/messaging/,test_connection.py contract/test_call.py \
+  contract/test_cut.py test_driver.py test_driver_servers.py test_driver_notify.py \
+  test_driver_hosts.py)
 
-world-%:
-	HBSHIM_TEST_WORLD=$* $(PYTEST) \
-	  tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool \
-	  tests/messaging/test_connection.py tests/messaging/contract/test_call.py \
-	  tests/messaging/contract/test_cut.py tests/messaging/test_driver.py \
-	  tests/messaging/test_driver_servers.py tests/messaging/test_driver_notify.py \
-	  tests/messaging/test_driver_hosts.py
+worlds: venv
+	$(MAKE) --no-print-directory -j4 --output-sync=target $(foreach part,1 2,\
+	  world-eventlet-$(part) world-gevent-$(part))
+
+world-%: venv
+	HBSHIM_TEST_WORLD=$(firstword $(subst -, ,$*)) $(PYTEST) $(WORLD-$(lastword $(subst -, ,$*)))
 
 # Branches too, and in programs that tests start; ARGS choose tests. Pages: build/coverage.
 coverage: images

@@ -33,11 +33,14 @@ class Confirms:
         self._published = 0
 
     def published(self, confirm: Confirm, there: bool) -> None:
-        """Count a message that was written; or the last one was taken back."""
+        """Count a message that was written; or the last one was taken back.
+
+        Not if the channel was closed meanwhile: then nothing on it is counted any more.
+        """
         if there:
             self._published += 1
             self._awaited[self._published] = confirm
-        else:
+        elif self._awaited.get(self._published) is confirm:
             del self._awaited[self._published]
             self._published -= 1
 

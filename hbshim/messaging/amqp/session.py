@@ -197,11 +197,8 @@ class Session:
             self._on_data_closed(code, text, answers)
 
     def _on_data_closed(self, code: int, text: str, answers: list[_Answer]) -> None:
-        routes = self._routes
-        # A consumer that the broker has not looked at yet is asked for again.
-        waiting = {answer.consumer_tag for answer in answers if answer.ignored}
-        for tag in [tag for tag in routes if tag not in waiting]:
-            del routes[tag]
+        # A consumer that the broker has not looked at yet is asked for again, with its route.
+        self._routes.clear()
         consumers, self._consumers = self._consumers, {}
         self._tag_base = self._last_tag
         self._open_data()
@@ -246,12 +243,14 @@ class Session:
         *,
         channel: int = CONTROL,
         consumer_tag: str | None = None,
+        on_send: Callable[[], object] | None = None,
         on_answer: Callable[[], None] | None = None,
     ) -> bytes:
         """Call a synchronous method, and return the payload of the answer.
 
         Parameters:
             doing: for errors.
+            on_send: called under the lock each time before the method is sent.
             on_answer: called when the answer arrives, before anything behind it is read.
         """
         stream = self._stream
@@ -259,7 +258,7 @@ class Session:
         if channel == CONTROL:
             self._ensure_control()
         while True:
-            answer = self._send_method(channel, frame, consumer_tag, on_answer)
+            answer = self._send_method(channel, frame, consumer_tag, on_send, on_answer)
             stream.wait_for(lambda: answer.settled, deadline)  # noqa: B023
             if answer.payload is not None:
                 return answer.payload
@@ -273,11 +272,14 @@ class Session:
         channel: int,
         frame: bytes,
         consumer_tag: str | None = None,
+        on_send: Callable[[], object] | None = None,
         on_answer: Callable[[], None] | None = None,
     ) -> _Answer:
         answer = _Answer(frame[7:11], consumer_tag, on_answer or _nothing)
 
         def send() -> None:
+            if on_send is not None:
+                on_send()
             self._answers[channel].append(answer)
             self._stream.send(frame)
 
@@ -437,7 +439,12 @@ class Session:
         frame = methods.basic_consume(
             DATA, queue, tag, acknowledged=acknowledged, arguments=arguments
         )
-        self._routes[tag] = self._route(on_delivery)
+        route = self._route(on_delivery)
+
+        def on_send() -> None:
+            # With the method, not before: the broker may close the channel in between, and a
+            # channel that is opened again has no routes.
+            self._routes[tag] = route
 
         def on_answer() -> None:
             self._consumers[tag] = on_cancelled
@@ -448,6 +455,7 @@ class Session:
             deadline,
             channel=DATA,
             consumer_tag=tag,
+            on_send=on_send,
             on_answer=on_answer,
         )
         return tag
@@ -485,7 +493,7 @@ class Session:
 
     def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
         self._stream.check()
-        if self._consumers.pop(consumer_tag, _ignore) is _ignore:
+        if consumer_tag not in self._consumers:
             return
         self._call(
             f"cancel consumer {consumer_tag!r}",
@@ -493,6 +501,7 @@ class Session:
             deadline,
             channel=DATA,
             consumer_tag=consumer_tag,
+            on_send=lambda: self._consumers.pop(consumer_tag, None),
             on_answer=lambda: _forget(self._routes, consumer_tag),
         )
 
@@ -508,9 +517,14 @@ class Session:
                 self._arrived.append((lambda _: on_stopped(), None))
 
         self._stream.check()
-        if self._consumers.pop(consumer_tag, _ignore) is not _ignore:
-            frame = methods.basic_cancel(DATA, consumer_tag)
-            self._send_method(DATA, frame, consumer_tag, on_answer)
+        if consumer_tag in self._consumers:
+            self._send_method(
+                DATA,
+                methods.basic_cancel(DATA, consumer_tag),
+                consumer_tag,
+                lambda: self._consumers.pop(consumer_tag, None),
+                on_answer,
+            )
 
     # -- waiting, and the end --------------------------------------------------
 
@@ -528,7 +542,10 @@ class Session:
             if left <= 0:
                 break
         for _ in range(len(arrived)):
-            call, argument = arrived.popleft()
+            try:
+                call, argument = arrived.popleft()
+            except IndexError:
+                return  # another thread that drains was quicker
             call(argument)
 
     def wake(self) -> None:

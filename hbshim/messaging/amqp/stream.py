@@ -73,7 +73,11 @@ class Stream:
         self._flushing: object | None = None
         self._pid = os.getpid()
         self._sock = sock
-        self._readiness = Readiness(sock.fileno())
+        try:
+            self._readiness = Readiness(sock.fileno())
+        except BaseException:
+            sock.close()
+            raise
         try:
             self._transport = Transport(sock)
             self.library = make_library(self.send)

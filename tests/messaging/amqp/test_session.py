@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from pika import frame, spec
 
+from hbshim.messaging.amqp.confirms import Confirm, Confirms
 from hbshim.messaging.amqp.session import DATA, Session
 from hbshim.protocol import methods
+from hbshim.protocol.messages import DIRECT_REPLY, Message
 
 
 class Library:
@@ -87,3 +89,76 @@ def test_methods_that_were_behind_the_one_that_is_refused_are_asked_again(
     stream.receives(frame.Method(DATA, spec.Channel.Close(540, "no", 60, 10)).marshal())
     assert (first.closed_by, first.ignored) == ((540, "no"), False)
     assert (second.closed_by, second.ignored) == (None, True)
+
+
+def closed_by_broker() -> bytes:
+    marshaled: bytes = frame.Method(DATA, spec.Channel.Close(540, "no", 60, 80)).marshal()
+    return marshaled
+
+
+def test_a_channel_that_is_closed_as_a_consumer_starts_does_not_cost_its_route(
+    stream: Stream, session: Session
+) -> None:
+    """Its messages would be requeued, and delivered to it again, without an end."""
+    locked, got = stream.locked, []
+
+    def closed_just_before(work: Callable[[], Any]) -> Any:
+        stream.locked = locked  # type: ignore[method-assign]
+        stream.receives(closed_by_broker())
+        return work()
+
+    def answered(settled: Callable[[], object], _deadline: float) -> bool:
+        tag = session._answers[DATA][-1].consumer_tag
+        stream.receives(frame.Method(DATA, spec.Basic.ConsumeOk(tag)).marshal())
+        return bool(settled())
+
+    stream.locked = closed_just_before  # type: ignore[method-assign]
+    stream.wait_for = answered  # type: ignore[attr-defined]
+    tag = session.consume(DIRECT_REPLY, got.append)
+    del stream.sent[:]
+    stream.receives(*delivered(tag, 1))
+    assert stream.sent == []
+    session.drain(0)
+    assert [message.tag for message in got] == [1]
+
+
+def test_a_stop_that_is_interrupted_before_it_is_sent_leaves_the_consumer(
+    stream: Stream, session: Session
+) -> None:
+    tag = session.start_consumer("q", print, on_cancelled=print)
+
+    def interrupted(_work: Callable[[], Any]) -> Any:
+        raise KeyboardInterrupt
+
+    stream.locked = interrupted  # type: ignore[method-assign]
+    for stop in (session.stop_consumer, session.cancel):
+        with pytest.raises(KeyboardInterrupt):
+            stop(tag)
+        assert tag in session._consumers
+
+
+def test_two_threads_that_drain_share_what_has_arrived(stream: Stream, session: Session) -> None:
+    got: list[int] = []
+
+    def drains_too(number: int) -> None:
+        got.append(number)
+        session.drain(0)
+
+    session._arrived.extend((drains_too, number) for number in range(3))
+    stream.take_wake = lambda: True  # type: ignore[attr-defined]
+    session.drain(0)
+    assert got == [0, 1, 2]
+
+
+def test_a_message_that_is_taken_back_behind_the_end_of_its_channel_is_not_counted() -> None:
+    confirms, first, second = (
+        Confirms(),
+        Confirm(Message(b"", "", "q")),
+        Confirm(Message(b"", "", "q")),
+    )
+    confirms.published(first, True)
+    confirms.end(None)
+    confirms.published(first, False)
+    confirms.published(second, True)
+    confirms.on_confirm(1, False, False)
+    assert (first.unknown, second.settled) == (True, True)

@@ -294,8 +294,8 @@ class Options(OptionSet):
         0.0,
         seconds,
         "seconds, 0 or more",
-        "Stop beating for a connection when the application has shown no sign of life for so "
-        "long: neither written nor read on it, nor called hbshim.mark_alive(); 0 beats for ever.",
+        "Stop the heartbeats of a connection when the application has shown no activity for so "
+        "long: neither written nor read on it, nor called hbshim.mark_alive(); 0 never stops them.",
         "hbshim_liveness_timeout",
     )
     watch_socket: str = option(

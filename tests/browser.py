@@ -32,7 +32,7 @@ class Browser:
     """
 
     def __init__(self, engine: Engine, image: str, name: str, site: Path) -> None:
-        # Gone when the browser ends, which it does when its input ends: also after a kill of ours.
+        # Gone when the browser ends, which it does when its input ends: also after it was killed.
         options = ["--rm", "--interactive", "--network=none", f"--name={name}"]
         engine.run("create", *options, image)
         engine.run("cp", f"{site}/.", f"{name}:/site")

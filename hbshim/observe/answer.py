@@ -10,28 +10,12 @@ from typing import Any, NoReturn, TypeVar
 
 from hbshim.errors import WatchError
 from hbshim.observe.protocol import VERSION
+from hbshim.observe.snapshot import LinkStatus
 
 T = TypeVar("T")
 
 #: Characters of a text that are kept.
 TEXT_AT_MOST = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class LinkSeen:
-    """One connection, as :func:`hbshim.status` tells of it."""
-
-    name: str
-    peer: str
-    state: str
-    heartbeat_timeout: float
-    heartbeats_sent: int
-    worker: str
-    route: str
-    sent_ago: float | None
-    received_ago: float | None
-    last_write_ago: float
-    last_read_ago: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +38,7 @@ class ProcessSeen:
     pid: int
     program: str
     links_in_all: int
-    links: tuple[LinkSeen, ...]
+    links: tuple[LinkStatus, ...]
     engines: tuple[WorkerSeen, ...]
     counters: dict[str, int]
     document: dict[str, Any]
@@ -75,7 +59,7 @@ def parse(answer: bytes) -> ProcessSeen:
             pid=_integer(document["pid"]),
             program=_text(document["program"]),
             links_in_all=_integer(document["links_in_all"]),
-            links=tuple(_read(LinkSeen, link) for link in document["links"]),
+            links=tuple(_read(LinkStatus, link) for link in document["links"]),
             engines=tuple(_read(WorkerSeen, engine) for engine in document["engines"]),
             counters={_text(name): _integer(value) for name, value in counters},
             document=document,

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hbshim.observe.answer import LinkSeen, ProcessSeen
+from hbshim.observe.answer import ProcessSeen
+from hbshim.observe.snapshot import LinkStatus
 
 #: From this width in columns on, there is room for everything.
 WIDE = 110
@@ -99,7 +100,7 @@ def _width(cell: str | Text) -> int:
     return cell.cell_len if isinstance(cell, Text) else len(cell)
 
 
-def _row(link: LinkSeen, late: float, wide: bool) -> list[Text]:
+def _row(link: LinkStatus, late: float, wide: bool) -> list[Text]:
     limit = link.heartbeat_timeout
     traffic = [link.last_write_ago, link.last_read_ago]
     return [
@@ -140,12 +141,12 @@ def _footer(process: ProcessSeen, shown: int) -> list[Text]:
     return [*lines, Text()]
 
 
-def _urgency(link: LinkSeen) -> tuple[int, str, str]:
+def _urgency(link: LinkStatus) -> tuple[int, str, str]:
     known = link.state in _WORST_FIRST
     return (_WORST_FIRST.index(link.state) if known else -1, link.peer, link.name)
 
 
-def _local_port(link: LinkSeen) -> str:
+def _local_port(link: LinkStatus) -> str:
     return ":" + link.name.partition(" -> ")[0].rpartition(":")[2]
 
 

@@ -1,7 +1,7 @@
 """A program in a process of its own, steered by lines of JSON: the end that gives the commands.
 
-One line of JSON is a command, each line that the program prints an answer or a report. Whoever
-starts a program here decides what its lines mean.
+One line of JSON is a command, each line that the program prints an answer or a report. The code
+that starts a program decides what its lines mean.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Story:
         beats = len(self.stream.beats())
         link = self.client.link
         assert link["state"] == "alive"
-        assert beats <= link["heartbeats_sent"], "somebody else's heartbeat"
+        assert beats <= link["heartbeats_sent"], "the heartbeat of another process"
 
     def _opening(self) -> dict[str, Any]:
         broker = self.client.broker

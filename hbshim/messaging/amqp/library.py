@@ -71,7 +71,7 @@ class Library(Protocol):
         ...
 
 
-#: Makes a library's part of a connection: for whom, by which options, whether heartbeats are to
+#: Makes a library's part of a connection, given the host, the options, whether heartbeats are to
 #: be had, and what sends whole frames.
 MakeLibrary: TypeAlias = Callable[
     [Host, AmqpOptions, bool, Callable[[bytes], None]],

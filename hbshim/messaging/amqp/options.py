@@ -79,7 +79,7 @@ class AmqpOptions(MessagingOptions):
         10,
         whole(1, 65535),
         "1 to 65535",
-        "Connections to keep when nobody uses them.",
+        "Idle connections to keep.",
     )
     pool_max_overflow: int = driver_option(
         "pool_max_overflow",
@@ -100,14 +100,14 @@ class AmqpOptions(MessagingOptions):
         None,
         optional(positive_seconds),
         "seconds, more than 0 | none",
-        "Lifetime of a connection since it was opened; an older one is closed instead of lent.",
+        "Lifetime of a connection since it was opened; an older one is closed, not reused.",
     )
     pool_stale: float | None = driver_option(
         "pool_stale",
         None,
         optional(positive_seconds),
         "seconds, more than 0 | none",
-        "A connection that nobody used for so long is closed instead of lent.",
+        "A connection that was idle for so long is closed, not reused.",
     )
     rejected_message_retry_attempts: int = driver_option(
         "rejected_message_retry_attempts",

@@ -37,10 +37,10 @@ class Pool(Generic[T]):
         close: ends one; an error that it raises is ignored.
         is_dead: whether one no longer works; asked before it is lent and when it returns.
             One that it raises an error for is dead.
-        max_size: how many are kept when nobody uses them.
+        max_size: how many idle ones are kept.
         max_overflow: how many there may be beyond these, while they are in use.
         timeout: seconds that a caller waits who does not say how long.
-        recycle: seconds since it was made after which one is closed instead of lent.
+        recycle: seconds since it was made after which one is closed instead of used again.
         stale: seconds since its return after which one is closed when the next is lent.
         clock: the time, in seconds.
         disown: called in a forked child with each that its parent had, whose stream it

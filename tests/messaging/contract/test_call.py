@@ -145,7 +145,7 @@ def test_large_payloads(client: Client) -> None:
 # -- time ----------------------------------------------------------------------
 
 
-def test_nobody_answers(driver: Driver, target: Target) -> None:
+def test_a_call_without_a_server_times_out(driver: Driver, target: Target) -> None:
     began = time.monotonic()
     with pytest.raises(CallTimeoutError, match=target.topic):
         Client(driver, target, timeout=0.5).call("echo", value=1)
@@ -258,7 +258,7 @@ class Reporting:
         return "done"
 
 
-def test_progress_that_nobody_asked_for(driver: Driver, target: Target, serve: Serve) -> None:
+def test_progress_that_is_not_asked_for(driver: Driver, target: Target, serve: Serve) -> None:
     serve(driver, target, Reporting())
     # It comes alone, and the result long after it.
     assert Client(driver, target, timeout=LIMIT).call("report") == "done"

@@ -12,6 +12,7 @@ from hbshim.messaging.amqp.opening import connection_name, open_session
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
 from hbshim.messaging.hosts import Host
+from hbshim.options import Options
 
 
 def connect(host: Host, options: AmqpOptions, deadline: float) -> Session:
@@ -20,9 +21,15 @@ def connect(host: Host, options: AmqpOptions, deadline: float) -> Session:
 
 
 def _make_library(
-    host: Host, options: AmqpOptions, kept_alive: bool, send: Callable[[bytes], None]
+    host: Host,
+    options: AmqpOptions,
+    kept_alive: Options | None,
+    send: Callable[[bytes], None],
 ) -> Library:
-    interval = options.heartbeat_interval
+    heartbeat = 0 if options.heartbeat_interval == "off" else options.heartbeat_interval
+    if not heartbeat and kept_alive is not None:
+        # As for kombu's connections elsewhere.
+        heartbeat = kept_alive.heartbeat
     client = kombu.Connection(
         hostname=host.hostname,
         port=host.port,
@@ -31,11 +38,10 @@ def _make_library(
         virtual_host=host.virtual_host,
         transport=Transport,
         login_method=options.login_method,
-        # As for kombu's connections elsewhere, hbshim's own option holds where none is asked for.
-        heartbeat=0 if interval == "off" else interval or options.heartbeat_options().heartbeat,
+        heartbeat=heartbeat,
         transport_options={
             "send": send,
-            "heartbeats": kept_alive,
+            "heartbeats": kept_alive is not None,
             "channel_max": options.channel_max,
             "frame_max": options.frame_max,
             "client_properties": {"connection_name": connection_name("kombu")},

@@ -10,6 +10,7 @@ from hbshim.messaging.amqp.opening import connection_name, open_session
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
 from hbshim.messaging.hosts import Host
+from hbshim.options import Options
 
 
 def connect(host: Host, options: AmqpOptions, deadline: float) -> Session:
@@ -18,7 +19,10 @@ def connect(host: Host, options: AmqpOptions, deadline: float) -> Session:
 
 
 def _make_library(
-    host: Host, options: AmqpOptions, kept_alive: bool, send: Callable[[bytes], None]
+    host: Host,
+    options: AmqpOptions,
+    kept_alive: Options | None,
+    send: Callable[[bytes], None],
 ) -> Library:
     interval = options.heartbeat_interval
     external = options.login_method == "EXTERNAL"
@@ -29,7 +33,7 @@ def _make_library(
         None if external else (host.username, host.password),
         channel_max=options.channel_max,
         frame_max=options.frame_max,
-        heartbeat=(interval or None) if kept_alive and interval != "off" else 0,
+        heartbeat=(interval or None) if kept_alive is not None and interval != "off" else 0,
         client_properties={"connection_name": connection_name("pika")},
     )
     return PikaSession(asked, send)

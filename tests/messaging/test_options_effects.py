@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hbshim.errors import ConnectError, PoolTimeoutError, RejectedError
+from hbshim.heartbeat import service
 from hbshim.messaging import backoff
 from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.driver import AmqpDriver
@@ -218,3 +219,15 @@ def test_the_pauses_between_attempts_that_the_broker_rejects(
         rabbitmqctl("clear_policy", topic)
     assert len(slept) >= 6
     check_pauses(slept, delay, len(slept))
+
+
+def test_a_connection_opens_although_the_configuration_is_gone(
+    opened: Opened, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a reconnection, when the process has dropped its privileges."""
+    monkeypatch.setenv("HBSHIM_CONFIG", str(tmp_path / "gone.ini"))
+    service.current().metrics.take_events()
+    connection = opened()
+    assert connection.is_open
+    kinds = [event.kind for event in service.current().metrics.take_events()]
+    assert "not-kept-alive" in kinds

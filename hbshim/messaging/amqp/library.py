@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
+from hbshim.options import Options
 from hbshim.protocol.frames import Frame
 
 
@@ -71,9 +72,9 @@ class Library(Protocol):
         ...
 
 
-#: Makes a library's part of a connection, given the host, the options, whether heartbeats are to
-#: be had, and what sends whole frames.
+#: Makes a library's part of a connection, given the host, the options, how its heartbeats are made
+#: (None: there are none), and what sends whole frames.
 MakeLibrary: TypeAlias = Callable[
-    [Host, AmqpOptions, bool, Callable[[bytes], None]],
+    [Host, AmqpOptions, Options | None, Callable[[bytes], None]],
     Library,
 ]

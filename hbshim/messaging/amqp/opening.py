@@ -33,11 +33,9 @@ def open_session(
     """
     deadline = min(deadline, time.monotonic() + options.handshake_timeout)
     heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
-    kept_alive = (
-        options.heartbeat_interval != "off"
-        and heartbeats is not None
-        and ready(heartbeats, host.name)
-    )
+    kept_alive = None
+    if options.heartbeat_interval != "off" and heartbeats and ready(heartbeats, host.name):
+        kept_alive = heartbeats
     sock = dial(host, options, deadline)
     stream = Stream(sock, host.name, functools.partial(make_library, host, options, kept_alive))
     try:

@@ -21,6 +21,9 @@ from hbshim.messaging.base import FINAL, OnReply, Reply
 #: Joins a client's identity and the number of a call to the call's correlation id.
 NUMBER_SIGN = "#"
 
+#: The key of the thread that reads.
+_ROLE = "reader"
+
 
 class Waiter:
     """A thread that waits until it, or another one, has read something for it.
@@ -59,8 +62,16 @@ class ReaderRole:
         self._read = read
         # Those that wait for another thread to read, in the order in which they came.
         self._waiting: dict[Waiter, None] = {}
-        self._held = threading.Lock()
+        # Who reads, under one key: setdefault() takes the role, and whoever looks sees whose it
+        # is. A lock does not say that, and an exception of a signal handler between its
+        # acquire() and the ``try`` behind it would leave it taken.
+        self._reader: dict[str, Waiter] = {}
         self._closed = False
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a thread reads."""
+        return bool(self._reader)
 
     def close(self) -> None:
         """End every wait with an error."""
@@ -89,27 +100,31 @@ class ReaderRole:
             # It may have been woken to read.
             self._hand_over()
             raise CallTimeoutError(otherwise)
-        # Before it is seen that another thread reads: that one may end its reading just now.
-        self._waiting[waiter] = None
+        interrupted = True
         try:
-            if self._held.acquire(False):
+            # Before it is seen that another thread reads: that one may end its reading just now.
+            self._waiting[waiter] = None
+            if self._reader.setdefault(_ROLE, waiter) is waiter:
                 del self._waiting[waiter]
-                try:
-                    self._read_for(waiter, until)
-                finally:
-                    self._held.release()
-                    # Before any code of the application runs, which may take its time.
-                    self._hand_over()
+                self._read_for(waiter, until)
             else:
                 waiter.wakeup.acquire(timeout=left)
-        except BaseException:
-            # An interrupted one may have been woken to read, too.
-            self._waiting.pop(waiter, None)
-            self._hand_over()
-            raise
+            interrupted = False
+        finally:
+            try:
+                self._leave(waiter, interrupted)
+            finally:
+                if waiter in self._waiting or self._reader.get(_ROLE) is waiter:
+                    self._leave(waiter, True)  # interrupted before it began
+
+    def _leave(self, waiter: Waiter, interrupted: bool) -> None:
+        has_read = self._reader.get(_ROLE) is waiter
+        if has_read:
+            del self._reader[_ROLE]
         self._waiting.pop(waiter, None)
-        if waiter.ready:
-            # It may have been woken to read, too.
+        # Also where it was woken to read, and need not or cannot. Before any code of the
+        # application runs, which may take its time.
+        if has_read or interrupted or waiter.ready:
             self._hand_over()
 
     def _read_for(self, waiter: Waiter, until: float) -> None:
@@ -120,7 +135,7 @@ class ReaderRole:
 
     def _hand_over(self) -> None:
         """Have another thread read, if one waits and none reads."""
-        while self._waiting and not self._held.locked():
+        while self._waiting and not self._reader:
             try:
                 for waiter in self._waiting:
                     if not waiter.ready:

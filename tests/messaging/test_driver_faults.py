@@ -192,7 +192,7 @@ def test_a_quick_reply_after_a_reconnection(
     calls = [Calling(client, "echo", value=number) for number in range(5)]
     caller = client.driver._caller  # type: ignore[attr-defined]
     # One of them reads, and the others wait.
-    wait_until(lambda: len(caller._role._waiting) == 4 and caller._role._held.locked(), LIMIT)
+    wait_until(lambda: len(caller._role._waiting) == 4 and caller._role.is_taken, LIMIT)
     # What the broker answers to this, it has read after them.
     assert other.call("echo", value="after") == "after"
     before = caller._line

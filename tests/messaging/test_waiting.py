@@ -11,6 +11,8 @@ import pytest
 from hbshim.errors import CallTimeoutError, ConnectionLostError
 from hbshim.messaging.base import Payload, Reply, ReplyKind
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+from tests.interrupts import interrupt
+from tests.worlds import WORLD
 
 #: Seconds for what takes none; the machine may be busy.
 LIMIT = 30.0
@@ -49,13 +51,13 @@ def test_an_interrupted_caller_passes_on_that_it_was_woken_to_read() -> None:
 
     class Wakeup:
         def acquire(self, timeout: float) -> bool:
-            role._held.release()  # and the reader has notified this one
+            role._reader.clear()  # and the reader has notified this one
             raise KeyboardInterrupt
 
     waiter = Flag()
     waiter.wakeup = Wakeup()  # type: ignore[assignment]
     role._waiting[other] = None
-    role._held.acquire()
+    role._reader["reader"] = Flag()
     with pytest.raises(KeyboardInterrupt):
         role.wait_once(waiter, time.monotonic() + LIMIT, "not answered")
     assert other.wakeup.acquire(False)
@@ -71,7 +73,7 @@ def test_a_reader_that_fails_hands_over_the_role() -> None:
     with pytest.raises(ValueError, match="own"):
         role.wait_once(Flag(), time.monotonic() + LIMIT, "not answered")
     assert other.wakeup.acquire(False)
-    assert not role._held.locked()
+    assert not role.is_taken
 
 
 def test_all_are_notified_of_a_new_connection() -> None:
@@ -154,3 +156,23 @@ def test_a_server_is_silent_after_the_last_that_was_heard_of_it() -> None:
     call.last_heard -= LIMIT
     calls.receive(call.correlation_id, reply("alive"))
     assert time.monotonic() - call.last_heard < LIMIT
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_leaves_the_reader_role_taken() -> None:
+    """Then no call of the process would ever read its reply."""
+    role, left_taken = role_over(), []
+
+    def wait() -> None:
+        waiter = Flag()
+        waiter.is_set = True  # so that most of the time is the taking and the leaving of the role
+        role.wait_once(waiter, time.monotonic() + LIMIT, "not answered")
+
+    def look() -> None:
+        left_taken.append(role.is_taken)
+        if role.is_taken:
+            role._reader.clear()
+
+    assert interrupt(wait, look, times=1000) == 1000
+    assert not any(left_taken)
+    assert not role._waiting

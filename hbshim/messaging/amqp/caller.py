@@ -93,7 +93,8 @@ class Caller:
         self._late_cancelled = False
         self._role = ReaderRole(self._read)
         self._calls = PendingCalls(self._role)
-        self._connecting = threading.Lock()
+        # Re-entrant, because such a lock refuses to be released by a thread that has it not.
+        self._connecting = threading.RLock()
         self._closed = False
 
     def call(
@@ -233,10 +234,12 @@ class Caller:
         if line is not None and line.connection.is_open:
             return line
         left = deadline - time.monotonic()
-        if left <= 0 or not self._connecting.acquire(timeout=left):
-            # Another call tries, and would be the one to report why it fails.
-            raise CallTimeoutError(f"no connection in time: {self._connector.refused}")
+        if left <= 0:
+            raise self._no_connection()
         try:
+            # In here: an exception of a signal handler may come right behind it.
+            if not self._connecting.acquire(timeout=left):
+                raise self._no_connection()
             line = self._line
             if line is None or not line.connection.is_open:
                 if line is not None:
@@ -249,7 +252,12 @@ class Caller:
                     raise ConnectionLostError("the driver is closed; make a new one")
             return line
         finally:
-            self._connecting.release()
+            with contextlib.suppress(RuntimeError):  # never acquired
+                self._connecting.release()
+
+    def _no_connection(self) -> CallTimeoutError:
+        # Another call tries, and would be the one to report why it fails.
+        return CallTimeoutError(f"no connection in time: {self._connector.refused}")
 
     def _connect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
         while True:

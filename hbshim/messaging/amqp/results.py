@@ -137,7 +137,8 @@ class StoredReplies:
         self._known: deque[str] = deque(maxlen=_REMEMBERED)
         self._final: Reply | None = None
         # One thread at a time waits.
-        self._lock = threading.Lock()
+        # Re-entrant, because such a lock refuses to be released by a thread that has it not.
+        self._lock = threading.RLock()
         # A request that is forgotten before its final reply leaves no consumer behind.
         weakref.finalize(self, _forgotten, self._stored).atexit = False
 
@@ -147,16 +148,19 @@ class StoredReplies:
 
     def receive(self, timeout: float) -> Reply:
         deadline = time.monotonic() + timeout_of(timeout)
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise CallTimeoutError("another thread waits for the replies to this request")
         try:
-            return self._receive(deadline)
-        except BaseException as error:
-            # Between two waits another process may get it.
-            self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
-            raise
+            # In here: an exception of a signal handler may come right behind it.
+            if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise CallTimeoutError("another thread waits for the replies to this request")
+            try:
+                return self._receive(deadline)
+            except BaseException as error:
+                # Between two waits another process may get it.
+                self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
+                raise
         finally:
-            self._lock.release()
+            with contextlib.suppress(RuntimeError):  # never acquired
+                self._lock.release()
 
     def _receive(self, deadline: float) -> Reply:
         caller, stored = self._caller(), self._stored

@@ -135,6 +135,9 @@ class Pool(Generic[T]):
             if state.is_closed:
                 raise closed()
         except BaseException:
+            if taken is not None:
+                # Interrupted before it was enlisted, or replaced, it would be refused.
+                state.lent.setdefault(id(taken.item), taken)
             self._give_back(state, taken, dead=True)
             raise
         return taken.item
@@ -233,11 +236,10 @@ class Pool(Generic[T]):
             all_of_them: close all that leave, however long it takes; else what takes the caller
                 too long is left to the next one.
         """
-        while state.returned and state.lock.acquire(False):
-            try:
+        # In a `with`: an exception of a signal handler behind acquire() would leave it taken.
+        while state.returned and not state.lock.locked():
+            with state.lock:
                 state.sort_returned()
-            finally:
-                state.lock.release()
         if not (closing and state.leaving):
             return
         until = self._clock() + CLOSING_WITHIN

@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     ranks: dict[Path, int] = {}
     for item in items:
-        waits = "engine" in getattr(item, "fixturenames", ())
+        # A fixture that is asked for as a test runs is not among the names; its tests are marked.
+        waits = "engine" in getattr(item, "fixturenames", ()) or item.get_closest_marker("broker")
         if waits:
             item.add_marker("broker")
         rank = 0 if item.get_closest_marker("slow") else 1 if waits else 2

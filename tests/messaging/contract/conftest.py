@@ -1,112 +1,32 @@
-"""What carries the contract tests: one transport for each driver, and drivers over it.
-
-The tests of this directory use public names alone. A driver of another transport passes them when
-its :class:`Transport` is in :data:`TRANSPORTS`; what it cannot do is skipped by its capabilities.
-"""
+"""Fixtures of the contract tests; laboratory.py says how another driver joins them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 import pytest
 
 from hbshim import messaging
 from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.contract.laboratory import Laboratory, opened, parameters, require_features
 from tests.messaging.endpoints import Endpoint, Versioned
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
 from wsgi_harness.stack.broker import Broker
-from wsgi_harness.wire.relay import Relay
+from wsgi_harness.stack.services import BROKER
+from wsgi_harness.stack.stack import Stack, project_name
 
 
-class Transport(Protocol):
-    """Starts drivers, and breaks what they are connected to."""
-
-    def start(self, **options: Any) -> messaging.Driver:
-        """Return a driver of the test's own, which is closed when the test ends."""
-        ...
-
-    def cut(self) -> None:
-        """Break every connection; new ones are accepted."""
-        ...
-
-    def stop(self) -> None:
-        """Break every connection, and accept none until :meth:`restart`."""
-        ...
-
-    def restart(self) -> None:
-        """Accept connections again."""
-        ...
-
-    def count(self) -> int:
-        """Return how many connections were opened so far."""
-        ...
-
-    def close(self) -> None:
-        """Close the drivers, and what is between them and the broker."""
-        ...
-
-
-class AmqpTransport:
-    """RabbitMQ behind a relay.
-
-    Parameters:
-        scheme: of the driver.
-    """
-
-    def __init__(self, scheme: str, broker: Broker) -> None:
-        self._relay = Relay(broker.host, broker.amqp_port).__enter__()
-        self._url = (
-            f"{scheme}://{broker.user}:{broker.password}@{self._relay.host}:{self._relay.port}/"
-        )
-        self._drivers: list[messaging.Driver] = []
-
-    def start(self, **options: Any) -> messaging.Driver:
-        settings = {
-            "socket_timeout": LIMIT,
-            "handshake_timeout": LIMIT,
-            "rpc_queue_expiration": 30,
-            **options,
-        }
-        self._drivers.append(messaging.connect(self._url, **settings))
-        return self._drivers[-1]
-
-    def cut(self) -> None:
-        self._relay.reset()
-
-    def stop(self) -> None:
-        self._relay.stop()
-
-    def restart(self) -> None:
-        self._relay.accept()
-
-    def count(self) -> int:
-        return len(self._relay.seen("opened"))
-
-    def close(self) -> None:
-        for driver in self._drivers:
-            driver.close()
-        self._relay.__exit__(None, None, None)
-
-
-#: By the scheme of the driver.
-TRANSPORTS: dict[str, Callable[[str, Broker], Transport]] = {
-    "hbpika": AmqpTransport,
-    "hbkombu": AmqpTransport,
-}
-
-
-@pytest.fixture(params=list(TRANSPORTS))
-def transport(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Transport]:
-    """Each transport in turn."""
-    made = TRANSPORTS[request.param](request.param, broker)
-    yield made
-    made.close()
+@pytest.fixture(params=parameters())
+def laboratory(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
+    """Each laboratory in turn."""
+    yield from opened(request)
 
 
 @pytest.fixture
-def drivers(transport: Transport) -> Callable[..., messaging.Driver]:
-    """Make drivers over the transport."""
-    return transport.start
+def drivers(laboratory: Laboratory) -> Callable[..., messaging.Driver]:
+    """Make drivers whose connections can be cut."""
+    return laboratory.start
 
 
 @pytest.fixture
@@ -118,8 +38,7 @@ def driver(drivers: Callable[..., messaging.Driver]) -> messaging.Driver:
 @pytest.fixture
 def storing(driver: messaging.Driver) -> messaging.StoringDriver:
     """The same, where it stores requests."""
-    if not driver.capabilities.stores:
-        pytest.skip("this driver stores nothing")
+    require_features(driver, "stores")
     return messaging.require_store(driver)
 
 
@@ -147,3 +66,16 @@ def client(
     """A client of a server that has :func:`endpoint`, and a driver of its own."""
     serve(driver, target.to(server="one"), endpoint, Versioned())
     return messaging.Client(driver, target, timeout=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def restartable(engine: Engine, images: Images) -> Iterator[tuple[Broker, Callable[[], None]]]:
+    """A RabbitMQ of the module's own, and what restarts it, at the same port."""
+    with Stack(project_name("restart"), heartbeat=60, prepared=(engine, images)) as stack:
+
+        def restart() -> None:
+            # In one command: each of them takes seconds to begin.
+            evaluate = ["rabbitmqctl", "eval", "rabbit:stop(), rabbit:start()."]
+            stack.exec(BROKER, ["env", "HOME=/var/lib/rabbitmq", *evaluate], timeout=90)
+
+        yield stack.broker, restart

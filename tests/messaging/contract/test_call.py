@@ -28,6 +28,7 @@ from hbshim.messaging import (
     Target,
 )
 from tests.messaging.conftest import LIMIT, at_once
+from tests.messaging.contract.laboratory import require_features
 from tests.messaging.endpoints import Endpoint, OddError
 from tests.waiting import holds_at_some_scale, wait_until
 
@@ -179,8 +180,7 @@ def test_one_server_is_not_all_of_them(client: Client) -> None:
 
 
 def test_mandatory(driver: Driver, target: Target, serve: Serve) -> None:
-    if not driver.capabilities.mandatory:
-        pytest.skip("this driver does not know which queues there are")
+    require_features(driver, "mandatory")
     client = Client(driver, target, timeout=LIMIT, mandatory=True)
     with pytest.raises(UnroutableError, match=target.topic):
         client.call("echo", value=1)
@@ -214,6 +214,7 @@ def test_many_callers_at_once(client: Client) -> None:
 
 
 def test_slow_callers_do_not_delay_others(client: Client, endpoint: Endpoint) -> None:
+    require_features(client.driver, "mandatory")
     held = threading.Thread(target=client.call, args=("hold",), daemon=True)
     held.start()
     wait_until(lambda: endpoint.asked, LIMIT)

@@ -19,7 +19,7 @@ from hbshim.messaging import (
     Target,
 )
 from tests.messaging.conftest import LIMIT, at_once
-from tests.messaging.contract.conftest import Transport
+from tests.messaging.contract.laboratory import Laboratory, require_features
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 
@@ -41,32 +41,32 @@ class Events:
         return None
 
 
-def test_nothing_is_connected_before_it_is_used(transport: Transport, driver: Driver) -> None:
-    assert transport.count() == 0
+def test_nothing_is_connected_before_it_is_used(laboratory: Laboratory, driver: Driver) -> None:
+    assert laboratory.count() == 0
     with pytest.raises(CallTimeoutError):
         Client(driver, Target("nothing"), timeout=0.5).call("echo", value=1)
-    assert transport.count() >= 1
+    assert laboratory.count() >= 1
 
 
-def test_calls_share_connections(transport: Transport, client: Client) -> None:
+def test_calls_share_connections(laboratory: Laboratory, client: Client) -> None:
     assert client.call("echo", value=0) == 0
-    before = transport.count()
+    before = laboratory.count()
     outcomes = at_once(
         *(lambda number=number: client.call("echo", value=number) for number in range(20))
     )
     assert outcomes == list(range(20))
     # Those that the server replies over may grow in number; each call has none of its own.
-    assert transport.count() - before < 20
+    assert laboratory.count() - before < 20
 
 
 def test_a_call_that_runs_is_answered_after_its_connection_was_cut(
-    transport: Transport, client: Client, endpoint: Endpoint
+    laboratory: Laboratory, client: Client, endpoint: Endpoint
 ) -> None:
     def cut() -> None:
         wait_until(lambda: endpoint.asked, LIMIT)
-        before = transport.count()
-        transport.cut()
-        wait_until(lambda: transport.count() > before, LIMIT)
+        before = laboratory.count()
+        laboratory.cut()
+        wait_until(lambda: laboratory.count() > before, LIMIT)
         endpoint.release.set()
 
     answer, _ = at_once(lambda: client.call("hold", value="held"), cut)
@@ -75,39 +75,39 @@ def test_a_call_that_runs_is_answered_after_its_connection_was_cut(
 
 
 def test_calls_and_casts_go_on_after_a_cut(
-    transport: Transport, client: Client, endpoint: Endpoint
+    laboratory: Laboratory, client: Client, endpoint: Endpoint
 ) -> None:
     for number in range(5):
         assert client.call("echo", value=number) == number
-        transport.cut()
+        laboratory.cut()
     assert client.call("echo", value="after") == "after"
     client.cast("echo", value="cast")
     wait_until(lambda: "cast" in endpoint.asked, LIMIT)
 
 
 def test_without_a_connection_every_way_fails_in_time_and_later_works(
-    transport: Transport, client: Client, endpoint: Endpoint
+    laboratory: Laboratory, client: Client, endpoint: Endpoint
 ) -> None:
     assert client.call("echo", value=1) == 1
-    transport.stop()
+    laboratory.disconnect()
     brief = client.prepare(timeout=0.5)
     for send in (brief.call, brief.cast):
         with pytest.raises(MessagingError):
             send("echo", value="lost")
     with pytest.raises(MessagingError):
         Notifier(client.driver, client.target.topic, "here", timeout=0.5).info("event", "lost")
-    transport.restart()
+    laboratory.reconnect()
     assert client.call("echo", value=2) == 2
     assert "lost" not in endpoint.asked
 
 
 def test_a_server_that_starts_without_a_connection_serves_once_there_is_one(
-    transport: Transport, driver: Driver, target: Target, endpoint: Endpoint
+    laboratory: Laboratory, driver: Driver, target: Target, endpoint: Endpoint
 ) -> None:
-    transport.stop()
+    laboratory.disconnect()
     server = Server(driver, target, [endpoint], on_error=lambda _error: None)
     assert not server.start(0.2)
-    transport.restart()
+    laboratory.reconnect()
     client = Client(driver, target, timeout=1)
 
     def is_served() -> bool:
@@ -122,7 +122,7 @@ def test_a_server_that_starts_without_a_connection_serves_once_there_is_one(
 
 
 def test_notifications_are_handled_though_their_connections_are_cut(
-    transport: Transport, driver: Driver, target: Target
+    laboratory: Laboratory, driver: Driver, target: Target
 ) -> None:
     events = Events()
     notifier = Notifier(driver, target.topic, "here", timeout=LIMIT)
@@ -130,13 +130,12 @@ def test_notifications_are_handled_though_their_connections_are_cut(
         for number in range(6):
             notifier.info("event", f"{number}")
             if number % 2:
-                transport.cut()
+                laboratory.cut()
         wait_until(lambda: {*map(str, range(6))} <= set(events.got), LIMIT)
 
 
 def test_a_notification_that_is_requeued_is_handled_again(driver: Driver, target: Target) -> None:
-    if not driver.capabilities.requeues:
-        pytest.skip("this driver does not requeue")
+    require_features(driver, "requeues")
     events = Events("again")
     with NotificationServer(driver, [target.topic], [events], on_error=lambda _error: None):
         Notifier(driver, target.topic, "here", timeout=LIMIT).info("event", "again")
@@ -144,8 +143,7 @@ def test_a_notification_that_is_requeued_is_handled_again(driver: Driver, target
 
 
 def test_pools_each_get_all_of_them(driver: Driver, target: Target) -> None:
-    if not driver.capabilities.pools:
-        pytest.skip("this driver has no pools")
+    require_features(driver, "pools")
     one, two = Events(), Events()
     servers = [
         NotificationServer(driver, [target.topic], [events], pool=pool)
@@ -162,14 +160,14 @@ def test_pools_each_get_all_of_them(driver: Driver, target: Target) -> None:
 
 
 def test_what_is_stored_outlasts_the_connection(
-    transport: Transport, storing: StoringDriver, target: Target, serve: Serve, endpoint: Endpoint
+    laboratory: Laboratory, storing: StoringDriver, target: Target, serve: Serve, endpoint: Endpoint
 ) -> None:
     storing.declare_queue(target, 30)
     task = Client(storing, target, timeout=LIMIT).submit("count", to=3)
-    transport.cut()
+    laboratory.cut()
     serve(storing, target, endpoint)
     assert list(task.progress(LIMIT)) == [0, 1, 2]
-    transport.cut()
+    laboratory.cut()
     assert task.result(LIMIT) == "counted"
     assert storing.delete_queue(target) == 0
 

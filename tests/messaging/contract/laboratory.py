@@ -1,0 +1,149 @@
+"""One laboratory for each driver: what starts, cuts, restarts and counts in the contract tests.
+
+The tests of this directory know the public names of :mod:`hbshim.messaging` and
+:class:`Laboratory`, nothing else. To put another driver under contract:
+
+1. Write a class with the methods of :class:`Laboratory` in a module of this directory, and beside
+   it a function that makes one (:class:`Maker`). It gets its fixtures from the `request` that
+   it is passed, so that a driver without a broker starts no container::
+
+       def zmq_laboratory(scheme, request, *, restarts):
+           return ZmqLaboratory(scheme)
+
+2. Add a line to :data:`LABORATORIES`: scheme, module and function, and the marks that all of its
+   tests get (``broker``: it needs a container engine)::
+
+       "hbzmq": Entry("tests.messaging.contract.zmq:zmq_laboratory"),
+
+Every test that asks for `laboratory`, `driver`, `drivers`, `storing` or `client` (conftest.py)
+then runs with it. What the driver cannot do is skipped: tests call :func:`require_features` with
+names of :class:`hbshim.messaging.Capabilities`. To run the tests of one driver:
+``pytest tests/messaging/contract -k hbzmq``.
+
+A test that restarts the broker belongs in test_restart.py: `restarts` is true there, and a
+laboratory that would disturb other tests takes a broker of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pkgutil
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from hbshim import messaging
+
+
+class Laboratory(Protocol):
+    """Starts drivers, and breaks what they are connected to.
+
+    Attributes:
+        url: for :func:`hbshim.messaging.connect`, in this process or another one. Connections of
+            these drivers can be cut.
+    """
+
+    @property
+    def url(self) -> str: ...
+
+    def start(self, **options: Any) -> messaging.Driver:
+        """Return a driver of the test's own; :meth:`close` closes it."""
+        ...
+
+    def start_uncut(self, **options: Any) -> messaging.Driver:
+        """Return a driver whose connections only :meth:`restart` breaks."""
+        ...
+
+    def cut(self) -> None:
+        """Break every connection; new ones are accepted."""
+        ...
+
+    def disconnect(self) -> None:
+        """Break every connection, and accept none until :meth:`reconnect`."""
+        ...
+
+    def reconnect(self) -> None:
+        """Accept connections again."""
+        ...
+
+    def restart(self) -> None:
+        """Restart what stands between the drivers; return when it accepts connections again.
+
+        Only where `restarts` was true.
+        """
+        ...
+
+    def count(self) -> int:
+        """Return how many connections :meth:`cut` could break were opened so far."""
+        ...
+
+    def close(self) -> None:
+        """Close the drivers, and what is between them."""
+        ...
+
+
+class Maker(Protocol):
+    """Makes the laboratory of one test."""
+
+    def __call__(
+        self, scheme: str, request: pytest.FixtureRequest, *, restarts: bool
+    ) -> Laboratory:
+        """Return it.
+
+        Parameters:
+            scheme: of the driver's URL.
+            request: of the test, for the fixtures that are needed.
+            restarts: :meth:`Laboratory.restart` is called.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A driver under contract.
+
+    Attributes:
+        maker: of its laboratory, as ``module:function``.
+        marks: of its tests.
+    """
+
+    maker: str
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+
+_RABBITMQ = Entry("tests.messaging.contract.rabbitmq:rabbitmq_laboratory", (pytest.mark.broker,))
+
+#: By the scheme of the driver.
+LABORATORIES: dict[str, Entry] = {"hbpika": _RABBITMQ, "hbkombu": _RABBITMQ}
+
+
+def parameters(*schemes: str) -> list[Any]:
+    """Return the parameters of a fixture that gives each laboratory in turn.
+
+    Parameters:
+        schemes: of the drivers; all, unless some are named.
+    """
+    return [
+        pytest.param(scheme, marks=LABORATORIES[scheme].marks) for scheme in schemes or LABORATORIES
+    ]
+
+
+def opened(request: pytest.FixtureRequest, *, restarts: bool = False) -> Iterator[Laboratory]:
+    """Yield the laboratory that the fixture's parameter names, and close it."""
+    scheme: str = request.param
+    maker: Maker = pkgutil.resolve_name(LABORATORIES[scheme].maker)
+    laboratory = maker(scheme, request, restarts=restarts)
+    yield laboratory
+    laboratory.close()
+
+
+def require_features(driver: messaging.Driver, *features: str) -> None:
+    """Skip the test unless the driver has all of `features`.
+
+    Parameters:
+        features: names of :class:`hbshim.messaging.Capabilities`.
+    """
+    missing = [name for name in features if not getattr(driver.capabilities, name)]
+    if missing:
+        pytest.skip(f"this driver lacks: {', '.join(missing)}")

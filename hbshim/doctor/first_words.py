@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.failures import Failure
@@ -13,19 +12,22 @@ from hbshim.doctor.target import Target
 #: AMQP 0-9-1 section 4.2.2, the protocol header.
 GREETING = b"AMQP\x00\x00\x09\x01"
 ENOUGH = 16
-PATIENCE = 2.0
 
 _REMEDY = "see that host and port are an AMQP 0-9-1 broker's"
 
 
 def listen_to(address: str, port: int, deadline: Deadline) -> bytes:
-    """Greet the peer on a connection of our own, and return how its answer begins."""
-    until = time.monotonic() + min(PATIENCE, deadline.left)
+    """Greet the peer on a connection of our own, and return how its answer begins.
+
+    It has spoken, or hung up, once already. So it may take all the time that is left.
+    """
     heard = b""
+    if not (left := deadline.left):  # 0 would make the socket non-blocking
+        return heard
     # A reset after the first words is no matter: they have been heard.
-    with contextlib.suppress(OSError), socket.create_connection((address, port), PATIENCE) as peer:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), left) as peer:
         peer.sendall(GREETING)
-        while len(heard) < ENOUGH and (left := until - time.monotonic()) > 0:
+        while len(heard) < ENOUGH and (left := deadline.left) > 0:
             peer.settimeout(left)
             more = peer.recv(ENOUGH - len(heard))
             if not more:

@@ -91,13 +91,18 @@ def test_nothing_of_it_stays_in_the_process(broker, client):
     assert not service.current().links()
 
 
-def mistakes(broker, ca, tls_url, tmp_path):
+@pytest.fixture
+def nowhere():
+    """A port that refuses connections, and that nobody gets meanwhile: bound, not listening."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield unused.getsockname()[1]
+
+
+def mistakes(broker, ca, tls_url, nowhere, tmp_path):
     host, port = broker.host, broker.amqp_port
     login = f"{broker.user}:{broker.password}"
     good = broker.amqp_url()
-    unused = socket.create_server(("127.0.0.1", 0))
-    nowhere = unused.getsockname()[1]
-    unused.close()
     no_pem = tmp_path / "no.pem"
     no_pem.write_text("no certificate")
     management = broker.management_url
@@ -128,10 +133,10 @@ def mistakes(broker, ca, tls_url, tmp_path):
     }
 
 
-def test_each_mistake_gets_one_clear_line(broker, ca, tls_url, tmp_path):
+def test_each_mistake_gets_one_clear_line(broker, ca, tls_url, nowhere, tmp_path):
     calls = {
         (client, says): ("--client", client, "--timeout", "30", *argv)
-        for says, argv in mistakes(broker, ca, tls_url, tmp_path).items()
+        for says, argv in mistakes(broker, ca, tls_url, nowhere, tmp_path).items()
         for client in CLIENTS
     }
     for (client, says), said in in_turn(calls).items():

@@ -6,6 +6,7 @@
 imports eventlet.
 """
 
+import contextlib
 import json
 import socket
 import sys
@@ -44,11 +45,13 @@ def listen(url):
     listener.start()
 
 
+@contextlib.contextmanager
 def two_ports_where_nobody_listens():
+    """Bound, not listening: no other process gets them meanwhile."""
     with socket.socket() as one, socket.socket() as two:
         for each in (one, two):
             each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in (one, two)]
+        yield [each.getsockname()[1] for each in (one, two)]
 
 
 class Endpoint:
@@ -71,8 +74,7 @@ def subprocess_error():
     return subprocess.SubprocessError("of a module that nobody allowed")
 
 
-def cases():
-    ports = two_ports_where_nobody_listens()
+def cases(ports):
     nowhere = f"{SCHEME}://u:{SECRET}@127.0.0.1:{ports[0]},u:{SECRET}@127.0.0.1:{ports[1]}/"
     yield "all hosts unreachable, call", lambda: client(nowhere, timeout=2).call({}, "x")
     yield "all hosts unreachable, cast", lambda: client(nowhere).cast({}, "x")
@@ -137,7 +139,12 @@ def cases():
 
 
 def main():
-    for name, case in cases():
+    with two_ports_where_nobody_listens() as ports:
+        tell(cases(ports))
+
+
+def tell(cases):
+    for name, case in cases:
         began = time.monotonic()
         try:
             case()

@@ -79,7 +79,7 @@ class Relay:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self.stop()
+            self._run(self._cell.close())
         finally:
             self._end()
 
@@ -222,7 +222,7 @@ async def _serve(listen: list[tuple[str, int]], target: tuple[str, int], host: s
     await over.wait()
     # Each connection tells its totals as it is closed.
     for cell in cells:
-        await cell.stop()
+        await cell.close()
 
 
 def main() -> None:

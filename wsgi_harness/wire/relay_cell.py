@@ -59,6 +59,9 @@ class Cell:
         self._buffers = {socket.SO_RCVBUF: receive_buffer, socket.SO_SNDBUF: send_buffer}
         self._mode_changes = asyncio.Event()
         self._listener: socket.socket | None = None
+        # Bound, never listening: while the relay refuses connections, no other process gets
+        # the port, neither for a listener nor as the local port of a connection.
+        self._reservation: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], RelayedConnection] = {}
         self._number = 0
 
@@ -77,17 +80,17 @@ class Cell:
         """
         if self._listener is not None:
             return
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._reservation is None:
+            self._reservation = self._bound()
+            self.address = self._reservation.getsockname()
+        sock = self._bound()
         self._shrink(sock)  # accepted sockets inherit it
         sock.setblocking(False)
         try:
-            sock.bind(self.address)
             sock.listen(1024)
         except OSError:
             sock.close()
             raise
-        self.address = sock.getsockname()
         self._listener = sock
         # A task that is cancelled in sock_accept() loses what was accepted meanwhile.
         asyncio.get_running_loop().add_reader(sock, self._accept, sock)
@@ -100,9 +103,16 @@ class Cell:
             self._listener = None
 
     async def stop(self) -> None:
-        """Refuse connections, and reset those that exist."""
+        """Refuse connections, and reset those that exist; the port stays reserved."""
         await self.refuse()
         await self.reset()
+
+    async def close(self) -> None:
+        """Stop for good, and give the port up."""
+        await self.stop()
+        if self._reservation is not None:
+            self._reservation.close()
+            self._reservation = None
 
     async def reset(self) -> None:
         """Reset the connections that exist."""
@@ -161,6 +171,16 @@ class Cell:
         task = asyncio.create_task(connection.run())
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
+
+    def _bound(self) -> socket.socket:
+        sock = socket.socket()
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(self.address)
+        except OSError:
+            sock.close()
+            raise
+        return sock
 
     def _shrink(self, sock: socket.socket) -> None:
         for option, size in self._buffers.items():

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -218,6 +219,19 @@ def test_refuse_and_accept_again(relay: Relay, listener: socket.socket) -> None:
         with connected(port, listener) as (second, second_broker):
             second.sendall(HEARTBEAT)
             assert receive(second_broker, 8) == HEARTBEAT
+
+
+@pytest.mark.parametrize("pause", [Relay.refuse, Relay.stop])
+def test_nobody_gets_the_port_of_a_relay_that_refuses(
+    relay: Relay, listener: socket.socket, pause: Callable[[Relay], None]
+) -> None:
+    pause(relay)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", relay.port))
+    relay.accept()
+    with connected(relay.port, listener) as (client, broker):
+        client.sendall(HEARTBEAT)
+        assert receive(broker, 8) == HEARTBEAT
 
 
 def test_stop_resets_everything(relay: Relay, listener: socket.socket) -> None:

@@ -77,6 +77,7 @@ TENACITY = ["tenacity>=8.2,<10"]
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6", *TENACITY]
 CELERY = [*KOMBU, "celery>=5.3,<6"]
 PIKA = ["pika>=1.3,<2", *TENACITY]
+ZMQ = ["pyzmq>=26.2,<28", *TENACITY]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
@@ -96,6 +97,7 @@ TEST = [
     *PROMETHEUS,
     *OTEL,
     *OSLO,
+    *ZMQ,
     "build>=1",
     "gunicorn>=21,<26",
     "hypothesis>=6.100,<7",
@@ -146,6 +148,7 @@ setup(
         "prometheus": PROMETHEUS,
         "otel": OTEL,
         "oslo": OSLO,
+        "zmq": ZMQ,
         "coverage": COVERAGE,
         "docs": DOCS,
         "test": TEST,

@@ -1,0 +1,1 @@
+"""The messaging driver over ZeroMQ: processes send to each other, without a broker between them."""

@@ -1,0 +1,235 @@
+"""The wire format: what hosts send each other over ZeroMQ, as bytes and back. No I/O.
+
+A message is ``[routing ids...][header][body...]``. The header has a fixed part, then the exchange,
+the topic, the server and the content type. A body is split: ZeroMQ's heartbeats stand still while
+one long frame travels, and would take the peer for dead. Time is sent as time left, so no two
+clocks are compared. docs/zmq.md has the table.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+#: The longest frame of a body, in bytes.
+FRAME_LIMIT = 256 * 1024
+
+#: The version that is sent: the major one in the upper four bits, the minor one in the lower.
+VERSION = 0x10
+
+#: The longest name, and the longest content type, in bytes of UTF-8.
+NAME_LIMIT = 255
+
+#: Milliseconds left that fit into the field; a longer time is sent as this one, seven weeks.
+LONGEST_LEFT = 2**32 - 1
+
+_MAGIC = b"HBZ1"
+_FIXED = struct.Struct("!4sBBH16sQI4B")
+_CREDIT = struct.Struct("!q")
+
+#: The longest header, in bytes.
+HEADER_LIMIT = _FIXED.size + 4 * NAME_LIMIT
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame of this format."""
+
+
+class ForeignVersionError(FrameError):
+    """A frame of another major version.
+
+    Attributes:
+        id: of the message, at the same place in every version.
+    """
+
+    def __init__(self, version: int, id_: bytes) -> None:
+        super().__init__(f"version {version >> 4}.{version & 15}; this is {VERSION >> 4}")
+        self.id = id_
+
+
+class Kind(enum.IntEnum):
+    """What a message is."""
+
+    CALL = 1
+    CAST = 2
+    FANOUT = 3
+    NOTIFY = 4
+    RESULT = 16
+    ERROR = 17
+    PROGRESS = 18
+    ALIVE = 19
+    #: From a server: its target, incarnation and credit. From a proxy: its incarnation.
+    HELLO = 32
+    BYE = 33
+    #: From a proxy: a server is registered. Of a CAST or NOTIFY: it was taken.
+    ACK = 34
+    #: More requests that the proxy may hand over; fewer, if negative.
+    CREDIT = 35
+    #: A request that the server was handed and has not begun, with its body.
+    RELEASE = 36
+    DONE = 37
+    #: Not handed to any server; the body is one of :data:`REASONS`.
+    REJECT = 38
+    #: Handed to a server that is gone; it may have been run.
+    LOST = 39
+    PING = 40
+
+
+#: Why a request is rejected.
+BUSY, UNKNOWN, APART = b"busy", b"unknown", b"version"
+REASONS = frozenset((BUSY, UNKNOWN, APART))
+
+
+class Flag(enum.IntFlag):
+    """How a message is to be treated."""
+
+    NONE = 0
+    WANTS_ACK = 1
+    MANDATORY = 2
+    NEVER_REDELIVER = 4
+
+
+class Header(NamedTuple):
+    """The first frame of a message.
+
+    Attributes:
+        id: 16 bytes; replies have that of their request.
+        sequence: numbers what one sender sends to one key, so that the receiver counts gaps.
+        left: milliseconds until the message expires; 0: it does not.
+    """
+
+    kind: Kind
+    id: bytes
+    flags: int = 0
+    sequence: int = 0
+    left: int = 0
+    exchange: str = ""
+    topic: str = ""
+    server: str = ""
+    content_type: str = ""
+
+    @property
+    def key(self) -> bytes:
+        """Its address, see :func:`key_of`."""
+        return key_of(self.exchange, self.topic, self.server)
+
+
+def encode(header: Header) -> bytes:
+    """Return the bytes of a header.
+
+    Raises:
+        FrameError: a name is too long, or the id has not 16 bytes.
+    """
+    names = [name.encode() for name in header[5:]]
+    if len(header.id) != 16:
+        raise FrameError(f"an id has 16 bytes, not {len(header.id)}")
+    if max(map(len, names)) > NAME_LIMIT:
+        raise FrameError(f"a name has more than {NAME_LIMIT} bytes")
+    fixed = _FIXED.pack(
+        _MAGIC,
+        VERSION,
+        header.kind,
+        header.flags,
+        header.id,
+        header.sequence,
+        min(header.left, LONGEST_LEFT),
+        *map(len, names),
+    )
+    return fixed + b"".join(names)
+
+
+def decode(frame: bytes) -> Header:
+    """Return the header that a frame holds.
+
+    Raises:
+        FrameError: it holds none.
+        ForeignVersionError: it is one of another major version.
+    """
+    if len(frame) < _FIXED.size or frame[:4] != _MAGIC:
+        raise FrameError("not a header of this protocol")
+    _, version, kind, flags, id_, sequence, left, *lengths = _FIXED.unpack_from(frame)
+    if version >> 4 != VERSION >> 4:
+        raise ForeignVersionError(version, id_)
+    if len(frame) != _FIXED.size + sum(lengths):
+        raise FrameError("a header with a wrong length")
+    names: list[str] = []
+    at = _FIXED.size
+    try:
+        for length in lengths:
+            names.append(frame[at : at + length].decode())
+            at += length
+        return Header(Kind(kind), id_, flags, sequence, left, *names)
+    except ValueError as error:
+        raise FrameError(f"a header that cannot be read: {error}") from None
+
+
+def split(body: bytes) -> list[bytes]:
+    """Return a body as frames; one that is empty has none."""
+    if len(body) <= FRAME_LIMIT:
+        return [body] if body else []
+    return [body[at : at + FRAME_LIMIT] for at in range(0, len(body), FRAME_LIMIT)]
+
+
+def join(frames: Sequence[bytes], limit: int) -> bytes:
+    """Return the body that frames hold.
+
+    Parameters:
+        limit: bytes that it may have.
+
+    Raises:
+        FrameError: it has more, or a frame is empty or too long.
+    """
+    total = 0
+    for frame in frames:
+        if not 0 < len(frame) <= FRAME_LIMIT:
+            raise FrameError(f"a frame of a body with {len(frame)} bytes")
+        total += len(frame)
+    if total > limit:
+        raise FrameError(f"a body with {total} bytes; the limit is {limit}")
+    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
+def key_of(exchange: str, topic: str, server: str = "") -> bytes:
+    """Return the address of a target: exchange, topic and server, each behind its length.
+
+    Raises:
+        FrameError: a name is too long.
+    """
+    key = b""
+    for name in (exchange, topic, server):
+        encoded = name.encode()
+        if len(encoded) > NAME_LIMIT:
+            raise FrameError(f"a name has {len(encoded)} bytes; the limit is {NAME_LIMIT}")
+        key += bytes((len(encoded),)) + encoded
+    return key
+
+
+def milliseconds(left: float | None) -> int:
+    """Return a time left as a header has it: at least one millisecond, 0 for no limit.
+
+    Parameters:
+        left: in seconds; None or infinity: no limit.
+    """
+    if left is None or left == math.inf:
+        return 0
+    return max(1, min(LONGEST_LEFT, int(left * 1000)))
+
+
+def encode_credit(credit: int) -> bytes:
+    """Return the body of a CREDIT, BYE or HELLO."""
+    return _CREDIT.pack(credit)
+
+
+def decode_credit(body: bytes) -> int:
+    """Return the number in the body of a CREDIT or BYE.
+
+    Raises:
+        FrameError: it holds none.
+    """
+    if len(body) != _CREDIT.size:
+        raise FrameError("a credit has 8 bytes")
+    credit: int = _CREDIT.unpack(body)[0]
+    return credit

@@ -80,13 +80,13 @@ class ProcessLocal(Generic[T]):
     thread makes the value, nor a child that was forked meanwhile, finds a lock taken.
 
     Parameters:
-        make: builds the value; has no effect outside of it.
-        disown: called in a forked child with the value of its parent.
+        make: creates the value, without side effects.
+        drop: called in a forked child with the value of its parent.
     """
 
-    def __init__(self, make: Callable[[], T], disown: Callable[[T], None]) -> None:
+    def __init__(self, make: Callable[[], T], drop: Callable[[T], None]) -> None:
         self._make = make
-        self._disown = disown
+        self._drop = drop
         self._values: dict[int, T] = {}
         os.register_at_fork(after_in_child=self._drop_inherited)
 
@@ -105,4 +105,4 @@ class ProcessLocal(Generic[T]):
     def _drop_inherited(self) -> None:
         for pid in list(self._values):
             if pid != os.getpid() and (inherited := self._values.pop(pid, None)) is not None:
-                self._disown(inherited)
+                self._drop(inherited)

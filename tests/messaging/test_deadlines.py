@@ -150,7 +150,7 @@ class Faults(threading.Thread):
     def _lines(self) -> list[Any]:
         state = self._driver._sender.pool._state
         line = self._driver._caller._line
-        entries = [*list(state.idle), *list(state.lent.values())]
+        entries = [*list(state.idle), *list(state.checked_out.values())]
         return [each.item for each in entries] + ([line] if line is not None else [])
 
 

@@ -367,7 +367,10 @@ def test_a_notification_whose_queue_is_gone(drivers: Drivers, direct: Host) -> N
     for _ in range(2):
         notifier.info("event", 1)
         soon = time.monotonic() + LIMIT
-        assert driver._sender.manage(lambda found: found.connection.delete_queue(name), soon) == 1
+        assert (
+            driver._sender.with_connection(lambda found: found.connection.delete_queue(name), soon)
+            == 1
+        )
 
 
 # -- nothing lost, nothing twice -----------------------------------------------

@@ -208,7 +208,7 @@ def test_connections_that_send_are_used_again(driver: AmqpDriver, target: Target
     for number in range(10):
         client.cast("echo", value=number)
     statistics = driver.statistics()
-    assert (statistics.created, statistics.idle, statistics.lent) == (1, 1, 0)
+    assert (statistics.created, statistics.idle, statistics.checked_out) == (1, 1, 0)
 
 
 def test_no_more_connections_than_the_pool_has(drivers: Drivers, broker: Broker) -> None:
@@ -218,7 +218,7 @@ def test_no_more_connections_than_the_pool_has(drivers: Drivers, broker: Broker)
     assert outcomes == [[None] * 20] * 10
     statistics = driver.statistics()
     assert statistics.created <= 3 + statistics.closed
-    assert (statistics.size, statistics.idle, statistics.lent) == (statistics.idle, 2, 0)
+    assert (statistics.size, statistics.idle, statistics.checked_out) == (statistics.idle, 2, 0)
     assert statistics.timeouts == 0
 
 

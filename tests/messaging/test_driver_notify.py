@@ -111,7 +111,7 @@ def test_each_priority_is_a_topic_of_its_own(
     wait_until(lambda: len(endpoint.got) == 2, LIMIT)
     exchange = driver.options.default_notification_exchange
     left = [
-        driver._sender.manage(
+        driver._sender.with_connection(
             lambda found, priority=priority: found.connection.delete_queue(
                 f"{exchange}.{topic}.{priority}"
             ),
@@ -191,7 +191,7 @@ def test_one_that_always_fails_ends_in_the_dead_letter_queue(
 
 def deleted(driver: AmqpDriver, name: str) -> int:
     """How many messages go with a queue."""
-    return driver._sender.manage(
+    return driver._sender.with_connection(
         lambda sending: sending.connection.delete_queue(name), time.monotonic() + LIMIT
     )
 

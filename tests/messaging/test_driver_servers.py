@@ -225,7 +225,9 @@ def test_a_result_has_its_own_lifetime(drivers: Drivers, target: Target) -> None
 
     def exists(name: str) -> bool:
         soon = time.monotonic() + LIMIT
-        return driver._sender.manage(lambda found: found.connection.queue_exists(name), soon)
+        return driver._sender.with_connection(
+            lambda found: found.connection.queue_exists(name), soon
+        )
 
     def gone() -> bool:
         # To ask for it, as a caller that waits does, begins its time anew.
@@ -275,7 +277,7 @@ def test_a_queue_that_goes_by_itself(asker: Client) -> None:
 
 def test_an_exchange_of_another_type(driver: AmqpDriver, target: Target, asker: Client) -> None:
     name = unique("exchange")
-    driver._sender.manage(
+    driver._sender.with_connection(
         lambda found: found.connection.declare_exchange(name, "topic"), time.monotonic() + LIMIT
     )
     elsewhere = target.to(exchange=name)

@@ -13,7 +13,7 @@ def test_a_listener_that_failed_half_way_begins_afresh(broker, scheme):
     target = messaging.Target("half", server="one", exchange=f"half-{scheme}")
     # The exchange of the second of its three queues is there already, and of another type.
     listener = driver.listen(target)
-    with driver._sender.pool.lend() as other:
+    with driver._sender.pool.lease() as other:
         other.connection.declare_exchange(f"half-{scheme}_fanout", "topic")
         try:
             for _ in range(2):

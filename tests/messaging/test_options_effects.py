@@ -147,7 +147,7 @@ def test_the_wait_for_a_connection_of_the_pool(drivers: Drivers) -> None:
     target = Target(unique("topic"))
     driver.cast(target, NOTHING, LIMIT)
     began = time.monotonic()
-    with driver._sender.pool.lend(), pytest.raises(PoolTimeoutError):
+    with driver._sender.pool.lease(), pytest.raises(PoolTimeoutError):
         driver.cast(target, NOTHING, 20 * LIMIT)
     assert 0.2 <= time.monotonic() - began < LIMIT
     driver.cast(target, NOTHING, LIMIT)

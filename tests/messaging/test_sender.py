@@ -33,9 +33,9 @@ def test_the_first_cast_after_all_connections_were_closed_is_sent(broker, scheme
     pool = driver._sender.pool
     client = messaging.Client(driver, messaging.Target("nobody"))
     try:
-        with contextlib.ExitStack() as lent:
+        with contextlib.ExitStack() as checked_out:
             for _ in range(6):
-                lent.enter_context(driver._sender._lent(time.monotonic() + 30))
+                checked_out.enter_context(driver._sender._checkout(time.monotonic() + 30))
         assert pool.statistics().idle == 6
         ours = f"{os.getpid()}:hbshim-{scheme[2:]}"
         wait_until(lambda: len(broker_names(broker, ours)) == 6, 30)

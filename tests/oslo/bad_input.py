@@ -106,8 +106,8 @@ def cases(ports):
     )
     yield "refused credentials, listener", lambda: listen(wrong)
     driver = connect(URL)
-    with driver._sender.pool.lend() as lent:
-        lent.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
+    with driver._sender.pool.lease() as checked_out:
+        checked_out.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
     driver.close()
     yield "exchange of another type", lambda: client(URL, exchange=TOPIC).cast({}, "x")
     yield (

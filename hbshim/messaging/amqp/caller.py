@@ -1,16 +1,15 @@
-"""CALL, from the client's side: many calls at once over one connection.
+"""The client side of CALL: many concurrent calls over one connection.
 
-How the callers wait, and which one of them reads, is in :mod:`hbshim.messaging.waiting`.
+:mod:`hbshim.messaging.waiting` describes how callers wait, and which of them reads.
 
-The connection is shared, so it is never closed because the time of one caller is over: what
-needs an answer of the broker's goes over a connection of the pool, and so does a message that
-might make the broker close the channel.
+The callers share the connection, so it must not be closed because one of them times out.
+Synchronous methods, and messages over which the broker might close the channel, therefore use a
+connection of the pool.
 
-Replies come by RabbitMQ's direct reply-to, which ends with the connection. For the others
-there is a queue of the client's own, which outlives it: a server whose reply may not have
-arrived the direct way sends it there, and the client consumes from it again after a
-reconnection. That queue is an optimization: where the broker refuses it, calls go on without it.
-
+Replies arrive by RabbitMQ's direct reply-to, which ends with the connection. The client also has
+a queue of its own, which exists longer: a server sends a reply there if it may not have arrived by
+direct reply-to, and the client consumes from the queue again after a reconnection. That queue is
+optional: if the broker refuses it, calls work without it.
 """
 
 from __future__ import annotations
@@ -48,23 +47,23 @@ from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE
 
 T = TypeVar("T")
 
-#: Seconds that the broker may take to declare the queue for late replies. A node of a cluster
-#: does not answer while it waits for another one that no longer responds.
+#: Seconds for declaring the queue for late replies. A node of a cluster does not answer while it
+#: waits for another node that is down.
 LATE_LIMIT = 4.0
 
-#: How often a name for that queue is tried on one connection, each time another one.
+#: How many names for that queue are tried on one connection.
 LATE_NAMES = 3
 
-#: Refusals of a queue that do not concern one of another name.
+#: Error codes for which a queue of another name may succeed.
 OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
 
-#: Unacknowledged replies to stored requests that one consumer may hold.
+#: Prefetch of a consumer of stored replies.
 PREFETCH = 100
 
-#: Seconds for closing a connection that is of no use: a caller waits for it.
+#: Seconds for closing a connection that is not needed. A caller waits for it.
 CLOSE_WITHIN = 0.2
 
-#: Seconds before the next try, where a connection was lost as soon as it was there.
+#: Seconds before the next attempt after a connection was lost directly after its login.
 LOST_AGAIN = 0.05
 
 
@@ -72,10 +71,10 @@ _log = logging.getLogger("hbshim.messaging")
 
 
 class Caller:
-    """The calls of one process through one driver; a forked child needs another.
+    """The calls of one process through one driver. A forked child needs its own.
 
     Attributes:
-        pid: the process's.
+        pid: id of the process.
     """
 
     def __init__(self, connector: Connector, sender: Sender, topology: Topology) -> None:
@@ -85,15 +84,16 @@ class Caller:
         self.pid = os.getpid()
         self._line: Sending | None = None
         self._generation = 0
-        # The queue for late replies: its number, the connection that consumes from it, and
-        # whether the next connection does without it, because the last one was lost over it.
+        # The queue for late replies: its number, the connection that consumes from it, and whether
+        # to skip it on the next connection because it caused the loss of the last one.
         self._late_number = 0
         self._late_on: Connection | None = None
         self._late_skipped = False
         self._late_cancelled = False
         self._role = ReaderRole(self._read)
         self._calls = PendingCalls(self._role)
-        # Re-entrant, because such a lock refuses to be released by a thread that has it not.
+        # Re-entrant, because only such a lock raises when a thread releases it that does not hold
+        # it.
         self._connecting = threading.RLock()
         self._closed = False
 
@@ -122,7 +122,7 @@ class Caller:
                 message_id=correlation,
                 correlation_id=correlation,
                 reply_to=DIRECT_REPLY,
-                # A server must not begin what no caller waits for any more.
+                # A server must not start a request whose caller has timed out.
                 deadline=deadline,
                 type=FORMAT,
             )
@@ -139,7 +139,7 @@ class Caller:
             self._calls.end(waiting)
 
     def close(self) -> None:
-        """Close the connection; calls that wait fail."""
+        """Close the connection; calls that wait raise an error."""
         self._closed = True
         self._role.close()
         line, self._line = self._line, None
@@ -148,16 +148,18 @@ class Caller:
 
     def _require_queue(self, target: Target, deadline: float) -> None:
         name = self._topology.rpc(target).queue.name
-        if not self.managed(lambda found: found.connection.queue_exists(name, deadline), deadline):
+        if not self.with_connection(
+            lambda found: found.connection.queue_exists(name, deadline), deadline
+        ):
             raise UnroutableError(
                 f"no server has a queue for {_described(target)} yet; start it, or declare its "
                 "queue beforehand"
             )
 
-    def managed(self, work: Callable[[Sending], T], deadline: float) -> T:
-        """Have the broker answer something over a connection of the pool."""
+    def with_connection(self, work: Callable[[Sending], T], deadline: float) -> T:
+        """Call `work` with a connection of the pool, for synchronous methods."""
         try:
-            return self._sender.manage(work, deadline, None)
+            return self._sender.with_connection(work, deadline, None)
         except (ConnectionLostError, PoolTimeoutError, BrokerBlockedError) as error:
             raise CallTimeoutError(f"it was not sent: {error}") from None
         except ConnectError as error:
@@ -175,12 +177,13 @@ class Caller:
                 self._send_confirmed(message, deadline)
                 return
             if exchange not in line.declared:
-                self.managed(lambda found: found.prepare(exchange, deadline), deadline)
+                self.with_connection(lambda found: found.prepare(exchange, deadline), deadline)
                 line.declared.add(exchange)
             try:
                 line.connection.publish(message, max(0.0, deadline - time.monotonic()))
             except ConnectionLostError:
-                # Not sent whole, so not sent: no server has it, and it may go once more.
+                # The message was not sent completely, so no server has it, and it may be sent
+                # again.
                 self.lost(line)
                 if time.monotonic() >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
@@ -188,12 +191,12 @@ class Caller:
                 return
 
     def _send_confirmed(self, message: Message, deadline: float) -> None:
-        """Send what might make the broker close the channel where only this call notices it."""
+        """Send a message over which the broker might close the channel, on a pooled connection."""
         message.reply_to = self._late_queue()
         try:
             self._sender.send(message, deadline, None, resend=False)
         except ConfirmTimeoutError:
-            # A server may have it, and its reply comes to the queue for late replies.
+            # A server may have it, and then sends its reply to the queue for late replies.
             return
         except (ConnectionLostError, PoolTimeoutError, DeliveryError) as error:
             raise CallTimeoutError(f"it was not confirmed: {error}") from None
@@ -225,10 +228,12 @@ class Caller:
         return True
 
     def connected(self, deadline: float, attempts: int | None, exchange: str = "") -> Sending:
-        """The connection, opened where there is none.
+        """Return the connection; open one if there is none.
 
         Parameters:
-            exchange: declared along with it.
+            deadline: of ``time.monotonic()``.
+            attempts: the most attempts to connect; None: as many as the deadline allows.
+            exchange: an exchange to declare on a new connection.
         """
         line = self._line
         if line is not None and line.connection.is_open:
@@ -237,7 +242,7 @@ class Caller:
         if left <= 0:
             raise self._no_connection()
         try:
-            # In here: an exception of a signal handler may come right behind it.
+            # Inside: a signal handler may raise directly after acquire().
             if not self._connecting.acquire(timeout=left):
                 raise self._no_connection()
             line = self._line
@@ -247,7 +252,7 @@ class Caller:
                 line = self._connect(deadline, attempts, exchange)
                 self._line = line
                 if self._closed:
-                    # Meanwhile; its connection would stay.
+                    # Closed meanwhile, in which case the new connection would stay open.
                     self.lost(line)
                     raise ConnectionLostError("the driver is closed; make a new one")
             return line
@@ -256,7 +261,7 @@ class Caller:
                 self._connecting.release()
 
     def _no_connection(self) -> CallTimeoutError:
-        # Another call tries, and would be the one to report why it fails.
+        # Another call connects next, and reports the error if that fails.
         return CallTimeoutError(f"no connection in time: {self._connector.refused}")
 
     def _connect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
@@ -272,14 +277,14 @@ class Caller:
             try:
                 return self._listen(connection, deadline, exchange)
             except ConnectionLostError:
-                # As a broker that restarts does: it accepts the login and is gone.
+                # A broker that restarts does this: it accepts the login and closes the connection.
                 connection.close(CLOSE_WITHIN)
                 if time.monotonic() + LOST_AGAIN >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
                 time.sleep(LOST_AGAIN)
             except BrokerBlockedError as error:
-                # The broker has not answered in time. A call that waits for its reply may be
-                # the one that connects, so this does not mean that its request was not sent.
+                # The broker has not answered in time. The thread that connects may be a call that
+                # waits for its reply, so this does not mean that its request was not sent.
                 connection.close(CLOSE_WITHIN)
                 raise CallTimeoutError(f"no connection: {error}") from None
             except BaseException:
@@ -295,8 +300,8 @@ class Caller:
         skipped, self._late_skipped = self._late_skipped, False
         if not skipped:
             self._listen_for_late(connection, deadline)
-        # Here no other call can be harmed when the time is over; an exchange of another type
-        # is reported to the call that wants it.
+        # On this new connection a timeout harms no other call. An exchange of another type is
+        # reported to the call that uses it.
         with contextlib.suppress(TopologyError):
             line.prepare(exchange, deadline)
         return line
@@ -305,11 +310,12 @@ class Caller:
         """Consume from the queue for late replies, under another name if one is refused.
 
         Returns:
-            Why the broker refuses it; None where it does not. Calls go on in both cases.
+            The error with which the broker refuses it; None if it is consumed from. Calls work in
+            both cases.
 
         Raises:
-            ConnectionLostError: also where the broker did not answer in time. Then the next
-                connection does not ask for the queue.
+            ConnectionLostError: the connection was lost, or the broker did not answer in time. The
+                next connection then skips the queue.
         """
         self._late_on, self._late_cancelled = None, False
         until = min(deadline, time.monotonic() + LATE_LIMIT)
@@ -337,8 +343,8 @@ class Caller:
             late = self._topology.replies(self._calls.client, self._late_number)
             try:
                 late.declare(connection, deadline)
-                # The broker may take the consumer of a lost connection for alive: the newest
-                # goes first.
+                # The broker may not have noticed that an older consumer is gone: the newest one
+                # gets the highest priority.
                 connection.consume(
                     late.queue.name,
                     self._on_reply(connection, True),
@@ -356,7 +362,7 @@ class Caller:
         return refused
 
     def _on_late_cancelled(self, connection: Connection) -> None:
-        # Deleted, or the node that holds it has died; the broker ends the consumer only.
+        # The queue was deleted or its node is down: the broker cancels only this consumer.
         if self._late_on is connection:
             self._late_on, self._late_cancelled = None, True
 
@@ -365,7 +371,8 @@ class Caller:
 
         def on_reply(delivery: Delivery) -> None:
             if acknowledged:
-                # Lost with its connection, it comes again, and is dropped as a repeated one.
+                # If the acknowledgement is lost, the reply is redelivered and dropped as a
+                # duplicate.
                 with contextlib.suppress(MessagingError):
                     connection.acknowledge(delivery.tag)
             kind = delivery.type or "result"

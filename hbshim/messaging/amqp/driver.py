@@ -147,7 +147,7 @@ class AmqpDriver:
             return None
         queue = self._topology.results(request, result_lifetime)
         message.correlation_id, message.reply_to = request, queue.name
-        self._sender.manage(
+        self._sender.with_connection(
             lambda found: found.connection.declare_queue(queue, deadline),
             deadline,
             attempts,
@@ -165,7 +165,7 @@ class AmqpDriver:
     def _delete_soon(self, name: str) -> None:
         until = time.monotonic() + DELETE_WITHIN
         with contextlib.suppress(MessagingError):
-            self._sender.manage(
+            self._sender.with_connection(
                 lambda found: found.connection.delete_queue(name, deadline=until), until, 1
             )
 
@@ -256,7 +256,7 @@ class AmqpDriver:
     def declare_queue(self, target: Target, expires: float | Default = NEVER) -> None:
         deadline = time.monotonic() + self.options.rpc_timeout
         subscription = self._topology.rpc(target, expires)
-        self._sender.manage(
+        self._sender.with_connection(
             lambda sending: subscription.declare(sending.connection, deadline),
             deadline,
             self.options.connection_retry_attempts,
@@ -265,7 +265,7 @@ class AmqpDriver:
     def delete_queue(self, target: Target) -> int:
         deadline = time.monotonic() + self.options.rpc_timeout
         name = self._topology.rpc(target).queue.name
-        return self._sender.manage(
+        return self._sender.with_connection(
             lambda sending: sending.connection.delete_queue(name, deadline=deadline),
             deadline,
             self.options.connection_retry_attempts,

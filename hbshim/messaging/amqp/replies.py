@@ -1,11 +1,11 @@
-"""Direct replies, until it is known that their clients were still connected.
+"""Direct replies that may not have reached their clients, and their second route.
 
-RabbitMQ's direct reply-to address ends with the client's connection, and the broker drops what
-is sent to it after that without a word. But it answers a passive queue.declare of the address:
-404 when the connection is gone. An address never comes back, so one that is there *after* a
-reply was sent was there before, too. Each address in use is checked twice a second by one
-thread, and what was sent to one that is gone goes to the client's own queue instead. The client
-ignores a reply that it has already.
+An address of RabbitMQ's direct reply-to ends with the client's connection. Afterwards the broker
+silently drops what is sent to it. It does answer a passive queue.declare of the address: with 404
+if the connection is gone. An address never comes back. If it exists *after* a reply was sent, it
+existed when the reply was sent. One thread checks each address in use twice a second. If an
+address is gone, it sends the replies again, to the client's own queue. The client drops a reply
+that it has received before.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 #: Seconds between two checks of one address.
 CHECK_EVERY = 0.5
 
-#: Seconds after which a reply is out of the client's and the broker's buffers. A check that is
-#: sooner after it does not settle it.
+#: Seconds after which a reply has left the buffers of client and broker. An earlier check does not
+#: settle it.
 UNDER_WAY = 0.2
 
 #: Seconds for one check, and for sending again.
 LIMIT = 5.0
 
-#: Seconds after which the thread ends when it has nothing to check.
+#: Seconds without replies to check after which the thread ends.
 IDLE = 5.0
 
-#: Bytes of replies to one address that are kept without a check.
+#: The most bytes of unchecked replies to one address.
 KEPT = 16 * 1024 * 1024
 
 _log = logging.getLogger("hbshim.messaging")
 
 
 class _Sent(NamedTuple):
-    # Of plain values only, which the garbage collector does not track.
+    # Only plain values, which the garbage collector does not track.
     at: float
     deadline: float
     client: str
@@ -68,7 +68,7 @@ class _Address:
 
 
 class DirectReplies:
-    """The direct replies of one process that are not settled.
+    """The direct replies of this process that are not settled yet.
 
     Parameters:
         sender: checks the addresses, and sends again.
@@ -86,11 +86,13 @@ class DirectReplies:
         self._addresses: dict[str, _Address] = {}
 
     def sent(self, message: Message, client: str, topology: Topology, deadline: float) -> None:
-        """A reply was sent; returns at once.
+        """Record a reply that was sent. Does not wait.
 
         Parameters:
-            client, topology: name the client's own queue.
-            deadline: of ``time.monotonic()``, after which the client does not wait any more.
+            message: the reply.
+            client: identity of the client, which names its own queue.
+            topology: the names of exchanges and queues.
+            deadline: of ``time.monotonic()``, after which the client waits no longer.
         """
         if self._pid != os.getpid():
             self._renew()
@@ -123,7 +125,7 @@ class DirectReplies:
                 try:
                     start_without_signals(self._thread.start)
                 except RuntimeError:
-                    # No thread can be had: direct replies are not checked, as without hbshim.
+                    # No thread can be started: direct replies are not checked.
                     self._thread = None
                     self._addresses.clear()
 
@@ -134,7 +136,8 @@ class DirectReplies:
                 due = {name: each.due for name, each in self._addresses.items()}
             now = time.monotonic()
             for name in (name for name, at in due.items() if at <= now):
-                # One that cannot be checked now is checked again; the others must not wait.
+                # An address that cannot be checked now is checked again, and must not delay the
+                # others.
                 try:
                     self._check(name)
                 except PoolError:
@@ -160,7 +163,7 @@ class DirectReplies:
             self._addresses[name].due = began + CHECK_EVERY
         until = began + LIMIT
         try:
-            there = self._sender.manage(
+            there = self._sender.with_connection(
                 lambda sending: sending.connection.queue_exists(name, until), until, 1
             )
         except Exception:
@@ -174,7 +177,7 @@ class DirectReplies:
             self._send_again(sent, topology)
 
     def _drop(self, name: str, which: Callable[[_Sent], bool]) -> list[_Sent]:
-        """Keep the replies no longer that are settled."""
+        """Forget the replies that are settled."""
         with self._lock:
             address = self._addresses[name]
             dropped = [sent for sent in address.sent if which(sent)]

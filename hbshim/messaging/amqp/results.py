@@ -1,11 +1,11 @@
-"""The replies to a stored request, from the queue of their own in which they are stored, too.
+"""The replies to a stored request, received from the request's own result queue.
 
-The queue is declared with the request, and outlives the process: another one that knows the
-request's id receives from it as well. It is consumed from while a caller waits for replies, over
-the connection that all callers of the process share; a process keeps nothing of a request whose
-replies no caller waits for. A reply is acknowledged when it is handed out, so one that was not
-is delivered again, here after a reconnection or elsewhere. After the final one the queue is
-deleted.
+The queue is declared with the request, and exists longer than the process: another process that
+knows the request's id can receive from it. A consumer exists only while a caller waits for
+replies, on the connection that all callers of the process share. The process keeps no state of
+a request for which no caller waits. A reply is acknowledged when it is returned to the caller, so
+a reply that was not returned is redelivered, here after a reconnection or to another process.
+After the final reply the queue is deleted.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from hbshim.messaging.amqp.caller import Caller
     from hbshim.messaging.amqp.sender import Sending
 
-#: Replies whose identities are remembered: an acknowledgement may be lost with its connection.
+#: Replies whose ids are remembered, because an acknowledgement can be lost with its connection.
 _REMEMBERED = 100
 
-#: Seconds for deleting the queue once its final reply is here; else it expires.
+#: Seconds for deleting the queue after its final reply; otherwise it expires.
 _DELETE_WITHIN = 0.3
 
 #: Seconds that closing waits for the broker to stop delivering.
 _STOP_WITHIN = 1.0
 
-#: Seconds for the same when the caller's time is over already.
+#: The same when the caller's time is already over.
 _STOP_LATE = 0.2
 
 
@@ -50,7 +50,7 @@ class _Stored(Waiter):
     """A caller that waits for the replies in a queue.
 
     Attributes:
-        connection, tag: the consumer's; None: there is none.
+        connection, tag: of the consumer; None if there is no consumer.
     """
 
     __slots__ = ("__weakref__", "closed", "connection", "deliveries", "tag")
@@ -68,8 +68,8 @@ class _Stored(Waiter):
 
     def arrived(self, delivery: Delivery) -> None:
         if self.closed:
-            # For another process that may attach to the request; not for this consumer again,
-            # which a request that was forgotten leaves behind.
+            # For another process that attaches to the request, not for this consumer again, which
+            # remains if the request was forgotten.
             self.end()
             with contextlib.suppress(MessagingError):
                 delivery.connection.requeue(delivery.tag)
@@ -78,15 +78,15 @@ class _Stored(Waiter):
             self.notify()
 
     def cancelled(self, _reason: str | None) -> None:
-        """The broker ended the consumer: the queue is gone, or the node that held it."""
+        """Handle a cancel by the broker: the queue was deleted, or its node is down."""
         self.connection = None
         self.notify()
 
     def end(self) -> _Stopping | None:
-        """Stop the consumer, and give back what was not handed out.
+        """Stop the consumer, and requeue what was not returned to a caller.
 
         Returns:
-            The waiter that is notified when nothing is delivered any more; None: nothing is now.
+            The waiter to notify when deliveries have stopped; None if they have stopped already.
         """
         self.closed = True
         connection, self.connection = self.connection, None
@@ -124,7 +124,7 @@ class StoredReplies:
     """See :class:`hbshim.messaging.storing.PendingReply`.
 
     Parameters:
-        caller: this process's.
+        caller: the caller of this process.
         request: the id of the request.
         queue: the name of its queue.
     """
@@ -136,10 +136,10 @@ class StoredReplies:
         self._stored = _Stored()
         self._known: deque[str] = deque(maxlen=_REMEMBERED)
         self._final: Reply | None = None
-        # One thread at a time waits.
-        # Re-entrant, because such a lock refuses to be released by a thread that has it not.
+        # One thread at a time waits. Re-entrant, because only such a lock raises when a thread
+        # releases it that does not hold it.
         self._lock = threading.RLock()
-        # A request that is forgotten before its final reply leaves no consumer behind.
+        # A request that is dropped before its final reply must leave no consumer behind.
         weakref.finalize(self, _forgotten, self._stored).atexit = False
 
     @property
@@ -149,13 +149,13 @@ class StoredReplies:
     def receive(self, timeout: float) -> Reply:
         deadline = time.monotonic() + timeout_of(timeout)
         try:
-            # In here: an exception of a signal handler may come right behind it.
+            # Inside: a signal handler may raise directly after acquire().
             if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise CallTimeoutError("another thread waits for the replies to this request")
             try:
                 return self._receive(deadline)
             except BaseException as error:
-                # Between two waits another process may get it.
+                # Between two waits another process may receive the reply.
                 self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
                 raise
         finally:
@@ -181,9 +181,9 @@ class StoredReplies:
         return self._final
 
     def _consume(self, caller: Caller, line: Sending, deadline: float) -> None:
-        # Looked up over another connection: on this one, a queue that is gone would end the
+        # Over another connection: a missing queue would close the channel, and so end the
         # consumers of all callers.
-        if not caller.managed(
+        if not caller.with_connection(
             lambda found: found.connection.queue_exists(self._queue, deadline), deadline
         ):
             raise ResultGoneError(
@@ -191,7 +191,7 @@ class StoredReplies:
                 "lifetime is over, or no such request was submitted"
             )
         stored, connection = self._stored, line.connection
-        # Those of an earlier connection are delivered again.
+        # Replies received over an earlier connection are redelivered.
         stored.deliveries.clear()
         stored.closed = False
         stored.connection = connection
@@ -224,7 +224,7 @@ class StoredReplies:
     def _delete(self, caller: Caller, deadline: float) -> None:
         until = min(deadline, time.monotonic() + _DELETE_WITHIN)
         with contextlib.suppress(MessagingError):
-            caller.managed(
+            caller.with_connection(
                 lambda found: found.connection.delete_queue(self._queue, deadline=until), until
             )
 
@@ -235,7 +235,7 @@ class StoredReplies:
         stopping = self._stored.end()
         if stopping is None:
             return
-        # What is still delivered is given back when it is read: another process may wait for it.
+        # Later deliveries are requeued when they are read: another process may wait for them.
         caller, until = self._caller(), time.monotonic() + timeout
         with contextlib.suppress(MessagingError):
             while not stopping.ready:
@@ -243,6 +243,6 @@ class StoredReplies:
 
 
 def _forgotten(stored: _Stored) -> None:
-    # From the garbage collector: nothing is written here. With the next delivery the consumer
-    # is stopped, and what was delivered goes back.
+    # Called by the garbage collector: nothing is written here. The next delivery stops the
+    # consumer and is requeued.
     stored.closed = True

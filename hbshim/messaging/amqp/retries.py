@@ -1,10 +1,10 @@
-"""What becomes of messages that could not be handled: they wait, and in the end are put aside.
+"""Delayed retries of messages that could not be handled, and dead-lettering after the last one.
 
-A message that is to be handled later waits in a queue of its own beside its first one, from
-which the broker returns it after the pause (`x-message-ttl` with a dead-letter exchange).
-While it waits it neither occupies a server's prefetch nor counts against the delivery limit of
-a quorum queue, and any server of the queue gets it next. A message that was tried often enough
-goes to a dead-letter queue, where it stays.
+A message to be retried waits in a retry queue beside its original queue. The broker returns it
+after the delay (`x-message-ttl` with a dead-letter exchange). While it waits it occupies no
+server's prefetch and does not count against the delivery limit of a quorum queue, and any server
+of the queue may receive it next. After the last attempt a message goes to a dead-letter queue,
+where it stays.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from hbshim.messaging.backoff import Backoff
 from hbshim.protocol.messages import Message
 from hbshim.protocol.reply_codes import PRECONDITION_FAILED
 
-#: Header with the number of times that a message was tried already.
+#: Header with the number of attempts so far.
 ATTEMPTS_HEADER = "x-hbshim-attempts"
 
-#: Header of a new copy of a message whose deliveries the broker is to count anew.
+#: Header of a fresh copy of a message, for which the broker starts its delivery count anew.
 RENEWED_HEADER = "x-hbshim-renewed"
 
 #: Header that RabbitMQ adds in quorum queues: how often the message was requeued.
 DELIVERY_COUNT_HEADER = "x-delivery-count"
 
-#: Headers of the broker's that a new copy of a message must not have.
+#: Headers of the broker that a copy of a message must not have.
 BROKER_HEADERS = (
     DELIVERY_COUNT_HEADER,
     "x-acquired-count",
@@ -41,33 +41,34 @@ BROKER_HEADERS = (
     "x-last-death-",
 )
 
-#: Seconds that no pause exceeds.
+#: The longest delay, in seconds.
 LONGEST_PAUSE = 60.0
 
-#: Times that a pause is doubled at most: no float is large enough for what follows.
+#: How often a delay is doubled at most; a float could not hold much more.
 _DOUBLED_AT_MOST = 60
 
-#: Seconds of the first pause after which storing a message is tried again.
+#: Seconds before the first repeated attempt to store a message.
 SHORTEST_HOLD = 1.0
 
-#: Seconds that storing a message for later may take.
+#: Seconds for storing a message for a later attempt.
 STORE_LIMIT = 5.0
 
-#: Seconds that a queue of waiting messages exists longer than any message in it.
+#: Seconds that a retry queue exists longer than any message in it.
 _SPARE = 60.0
 
-#: Bytes of a name in AMQP 0-9-1.
+#: The longest name in AMQP 0-9-1, in bytes.
 _NAME_LIMIT = 255
 
 
 class Retries:
-    """Stores messages for later, on connections of a sender.
+    """Stores messages for later attempts, over the connections of a sender.
 
     Parameters:
-        options: how often and after which first pause a notification is tried again.
+        sender: publishes the copies.
+        options: the number of attempts and the first delay.
 
     Attributes:
-        held: what could not be stored.
+        held: deliveries that could not be stored.
     """
 
     def __init__(self, sender: Sender, options: AmqpOptions) -> None:
@@ -81,11 +82,12 @@ class Retries:
         """Store `message` for a later attempt, or in the dead-letter queue.
 
         Parameters:
-            queue: that it came from.
-            attempts: how often it was tried.
+            message: the message as it was delivered.
+            queue: the queue that it came from.
+            attempts: the number of attempts so far.
 
         Returns:
-            The name of the dead-letter queue, if it went there; else an empty string.
+            The name of the dead-letter queue if it went there, else an empty string.
 
         Raises:
             MessagingError: it was not stored.
@@ -95,7 +97,7 @@ class Retries:
         message.headers = headers
         if attempts >= self.attempts:
             dead = Queue(dead_letter_name(queue), quorum=self._quorum)
-            # Whatever its type and arguments, a queue of this name keeps the message.
+            # An existing queue of this name keeps the message, whatever its type and arguments.
             self._store(message, dead, None)
             return dead.name
         waiting = self._waiting(queue, attempts, quorum=self._quorum)
@@ -103,10 +105,10 @@ class Retries:
         return ""
 
     def renew(self, message: Message, queue: str) -> None:
-        """Put a new copy of `message` into `queue`; the broker counts its deliveries anew.
+        """Replace `message` in `queue` by a fresh copy; the broker starts its delivery count anew.
 
         Raises:
-            MessagingError: it was not stored.
+            MessagingError: the copy was not stored.
         """
         message.headers = {**(message.headers or {}), RENEWED_HEADER: True}
         deadline = time.monotonic() + STORE_LIMIT
@@ -136,7 +138,9 @@ class Retries:
         """Store `message` in `queue`.
 
         Parameters:
-            other: the queue that may be there instead, of the same name; None: any one.
+            message: the message.
+            queue: the queue to declare.
+            other: a queue that may exist instead under the same name; None: any queue.
         """
         deadline = time.monotonic() + STORE_LIMIT
 
@@ -149,15 +153,15 @@ class Retries:
                 if other is not None:
                     sending.connection.declare_queue(other, deadline)
 
-        # Each time: only a declaration makes an unused queue exist for longer.
-        self._sender.manage(declare, deadline)
+        # Each time: an unused queue lives longer only if it is declared again.
+        self._sender.with_connection(declare, deadline)
         self._sender.send_confirmed(_to(message, queue.name), None, deadline, None)
 
 
 class Held:
-    """Deliveries that cannot be stored for now, and that the broker would drop if requeued again.
+    """Deliveries that cannot be stored now, and that the broker would drop if they were requeued.
 
-    They stay unacknowledged, and storing them is tried again after growing pauses.
+    They stay unacknowledged. Storing them is tried again after growing delays.
     """
 
     def __init__(self) -> None:
@@ -168,7 +172,7 @@ class Held:
         """Hold a delivery.
 
         Parameters:
-            store: tries to store it, and returns whether it need not be held any more.
+            store: tries to store the delivery; returns whether it need not be held any longer.
         """
         if not self._entries:
             self._backoff.reset()
@@ -180,10 +184,10 @@ class Held:
         return self._backoff.left() if self._entries else float("inf")
 
     def retry(self) -> None:
-        """If it is due, try to store what is held, until that fails."""
+        """If it is due, try to store the held deliveries, until the first failure."""
         if self.left() > 0:
             return
-        # First: another thread is not to do the same.
+        # First, so that no other thread does the same.
         self._backoff.fail()
         for _ in range(len(self._entries)):
             try:
@@ -218,7 +222,7 @@ def _suffixed(queue: str, suffix: str) -> str:
 
 def own_headers(headers: dict[str, object]) -> dict[str, object]:
     """Return the headers without those that the broker added."""
-    # A name that is not UTF-8 is bytes.
+    # A name that is not valid UTF-8 is returned as bytes.
     return {
         name: value
         for name, value in headers.items()
@@ -227,9 +231,9 @@ def own_headers(headers: dict[str, object]) -> dict[str, object]:
 
 
 def pause_before_requeue(since: float) -> None:
-    """Wait before a message that could not be stored for later is requeued at once.
+    """Wait before a message that could not be stored is requeued at once.
 
     Parameters:
-        since: of ``time.monotonic()``, when storing it began.
+        since: when storing began, of ``time.monotonic()``.
     """
     time.sleep(max(0.0, 1.0 - (time.monotonic() - since)))

@@ -1,7 +1,7 @@
-"""Sends what needs no reply: casts, notifications, and the replies of a server.
+"""Sends messages that need no reply: casts, notifications, and the replies of a server.
 
-From connections that only send: a broker short of memory stops reading from those, and the
-ones that listen go on.
+It uses connections that only publish: when a broker is short of memory it stops reading from
+publishing connections, and consuming connections are not affected.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ from hbshim.protocol.messages import Message
 
 T = TypeVar("T")
 
-#: Seconds for closing a connection of the pool, which some caller waits for.
+#: Seconds for closing a pooled connection. A caller waits for it.
 CLOSE_WITHIN = 0.4
 
-#: After these, the broker has it not, and may take it if it is asked once more.
+#: After these errors the broker has not stored the message, and may accept it at another attempt.
 NOT_TAKEN = (RejectedError, UnroutableError)
 
 
-class _LeftOverError(ConnectionLostError):
-    """A connection from better days. No attempt: a pool may hold many after a restart."""
+class _StaleConnectionError(ConnectionLostError):
+    """A pooled connection was lost while it was idle. Not counted as an attempt: after a restart
+    of the broker the pool may hold many such connections.
+    """
 
 
 class Sending:
-    """A connection that sends, and what it has declared already."""
+    """A publishing connection, with the exchanges and queues that were declared on it."""
 
     __slots__ = ("_limits", "_on_channel_closed", "connection", "declared", "used")
 
@@ -60,25 +62,25 @@ class Sending:
 
     def _channel_closed(self, code: int, text: str) -> None:
         declared, self.declared = self.declared, set()
-        # Something may have been deleted since it was declared, or may not be written to.
+        # Something may have been deleted since its declaration, or write access may be denied.
         self._limits.refused(code, text, declared)
         self._on_channel_closed(code, text)
 
     def prepare(self, exchange: str, deadline: float) -> None:
-        """Have `exchange`: to publish to one that is missing would end the channel."""
+        """Declare `exchange` once: publishing to a missing exchange closes the channel."""
         if exchange and exchange not in self.declared:
             self.connection.declare_exchange(exchange, DIRECT, deadline)
             self.declared.add(exchange)
 
     def prepare_queue(self, subscription: Subscription, deadline: float) -> None:
-        """Have a queue, and whatever leads to it."""
+        """Declare a queue, its exchange and its binding once."""
         if subscription.queue.name not in self.declared:
             subscription.declare(self.connection, deadline)
             self.declared.add(subscription.queue.name)
 
 
-class _Lent:
-    """A connection for the length of a `with` block; a generator's would cost three times this."""
+class _Checkout:
+    """Checks a connection out for a `with` block; a generator would take three times as long."""
 
     __slots__ = ("_pool", "_sending", "_timeout")
 
@@ -97,20 +99,20 @@ class _Lent:
         trace: TracebackType | None,
     ) -> None:
         sending = self._sending
-        left_over = sending.used
+        was_used = sending.used
         if error is None:
             sending.used = True
         self._pool.release(sending, kind is not None and not issubclass(kind, Exception))
-        if left_over and isinstance(error, ConnectionLostError):
-            raise _LeftOverError(str(error)) from error
+        if was_used and isinstance(error, ConnectionLostError):
+            raise _StaleConnectionError(str(error)) from error
 
 
 class Sender:
-    """Lends connections that send, and tries again where that helps.
+    """Publishes over a pool of connections, and retries.
 
     Attributes:
-        pool: of the connections.
-        direct_replies: those that were sent, and may not have arrived.
+        pool: the connections.
+        direct_replies: replies sent by direct reply-to that may not have arrived.
     """
 
     def __init__(self, connector: Connector, options: AmqpOptions) -> None:
@@ -118,7 +120,7 @@ class Sender:
         self._limits = connector.limits
         self.direct_replies = DirectReplies(self)
         self.pool: Pool[Sending] = Pool(
-            # The pool says how long its caller still waits.
+            # The pool passes the remaining time of its caller.
             create=lambda left: Sending(
                 connector.connect(time.monotonic() + left, attempts=1), connector.limits
             ),
@@ -129,38 +131,39 @@ class Sender:
             timeout=options.pool_timeout,
             recycle=options.pool_recycle,
             stale=options.pool_stale,
-            # In a child of its process, a connection drops its copy and says nothing.
-            disown=lambda sending: sending.connection.close(),
+            # In a forked child, close() drops the child's copy and writes nothing.
+            drop_inherited=lambda sending: sending.connection.close(),
         )
 
     def send(
         self, message: Message, deadline: float, attempts: int | None, *, resend: bool
     ) -> None:
-        """Publish without a confirm, unless the broker might close the channel over it.
+        """Publish without a publisher confirm, unless the broker might close the channel over it.
 
         Parameters:
+            message: the message.
             deadline: of ``time.monotonic()``, for everything.
-            attempts: how often to try; None: as often as the time allows.
-            resend: whether to send it again where the broker may have it already; False for a
+            attempts: the most attempts; None: as many as the deadline allows.
+            resend: whether to send it again if the broker may have received it. False for a
                 request, which two servers would execute.
 
         Raises:
-            ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError.
-            ConfirmTimeoutError: the broker may or may not have it.
+            ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: not sent.
+            ConfirmTimeoutError: the broker may have received it.
             PayloadError: it is larger than the broker accepts.
             TopologyError: the broker refused it for another reason.
         """
         size = len(message.body)
         self._limits.check(size)
         if self._limits.known(size, message.exchange):
-            self._insist(functools.partial(self._publish, message, deadline), deadline, attempts)
+            self._retry(functools.partial(self._publish, message, deadline), deadline, attempts)
             return
-        # A message without a queue is no error here.
+        # An unroutable message is no error here.
         with contextlib.suppress(UnroutableError):
             self.send_confirmed(message, None, deadline, attempts, resend=resend)
 
     def _publish(self, message: Message, deadline: float) -> None:
-        with self._lent(deadline) as sending:
+        with self._checkout(deadline) as sending:
             sending.prepare(message.exchange, deadline)
             sending.connection.publish(message, deadline - time.monotonic())
 
@@ -173,16 +176,18 @@ class Sender:
         *,
         resend: bool = True,
     ) -> None:
-        """Publish, and return when the broker has stored the message in a queue.
+        """Publish, and return when the broker has confirmed that a queue stores the message.
 
         Parameters:
-            subscription: the queue, which is declared where it is missing; None: it is
-                for somebody else to declare.
-            resend: whether to send it again where the connection ended before the confirm.
+            message: the message.
+            subscription: the queue, declared if it does not exist; None: do not declare a queue.
+            deadline: of ``time.monotonic()``, for everything.
+            attempts: the most attempts; None: as many as the deadline allows.
+            resend: whether to send it again if the connection ended before the confirm.
 
         Raises:
-            DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError,
-            PoolTimeoutError.
+            DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError:
+                it was not stored, or may not have been.
             PayloadError: it is larger than the broker accepts.
             TopologyError: the broker refused it for another reason.
         """
@@ -193,7 +198,7 @@ class Sender:
         refused = self._options.rejected_message_retry_attempts
         pause = self._options.rejected_message_retry_delay
 
-        def insist() -> None:
+        def publish_once() -> None:
             try:
                 publish()
             except NOT_TAKEN as error:
@@ -201,10 +206,10 @@ class Sender:
                     raise
                 if refused == 1:
                     raise
-                # The first attempt was made above.
+                # `publish` above was the first attempt.
                 retrying(refused - 1, pause, deadline, retry_on=_not_taken)(publish)
 
-        self._insist(insist, deadline, attempts)
+        self._retry(publish_once, deadline, attempts)
 
     def _publish_confirmed(
         self,
@@ -213,7 +218,7 @@ class Sender:
         deadline: float,
         resend: bool,
     ) -> None:
-        with self._lent(deadline) as sending:
+        with self._checkout(deadline) as sending:
             if subscription is None:
                 sending.prepare(message.exchange, deadline)
             else:
@@ -229,7 +234,7 @@ class Sender:
                 ) from error
             except UnroutableError:
                 if subscription is not None:
-                    # Deleted since: the next try declares it again.
+                    # Deleted since its declaration: the next attempt declares it again.
                     sending.declared.discard(subscription.queue.name)
                 self._limits.accepted(size, message.exchange)
                 raise
@@ -240,32 +245,33 @@ class Sender:
                 raise
             self._limits.accepted(size, message.exchange)
 
-    def manage(
+    def with_connection(
         self, work: Callable[[Sending], T], deadline: float, attempts: int | None = None
     ) -> T:
-        """Do something else with a connection, such as declaring a queue.
+        """Call `work` with a pooled connection, for example to declare a queue, and retry it.
 
         Parameters:
-            work: given the connection; gives the broker's answers the same deadline.
-            attempts: how often to try; None: as often as the time allows.
+            work: is called with the connection. It must pass `deadline` to synchronous methods.
+            deadline: of ``time.monotonic()``, for everything.
+            attempts: the most attempts; None: as many as the deadline allows.
         """
 
         def once() -> T:
-            with self._lent(deadline) as sending:
+            with self._checkout(deadline) as sending:
                 return work(sending)
 
-        return self._insist(once, deadline, attempts)
+        return self._retry(once, deadline, attempts)
 
-    def _lent(self, deadline: float) -> _Lent:
+    def _checkout(self, deadline: float) -> _Checkout:
         left = deadline - time.monotonic()
-        return _Lent(self.pool, min(left, self._options.pool_timeout))
+        return _Checkout(self.pool, min(left, self._options.pool_timeout))
 
-    def _insist(self, work: Callable[[], T], deadline: float, attempts: int | None) -> T:
-        # The usual case first, and without what it costs to be able to try again.
+    def _retry(self, work: Callable[[], T], deadline: float, attempts: int | None) -> T:
+        # The common case first, without the cost of preparing retries.
         while time.monotonic() < deadline:
             try:
                 return work()
-            except _LeftOverError:
+            except _StaleConnectionError:
                 continue
             except MessagingError as error:
                 if attempts == 1 or not _not_sent(error) or _over(deadline):
@@ -277,7 +283,7 @@ class Sender:
 
 
 def _over(deadline: float) -> bool:
-    """Whether the time is over: another attempt could only hide why the last one failed."""
+    """Return whether another attempt is too late: its error would only hide this one."""
     return deadline - time.monotonic() <= TOO_LITTLE
 
 

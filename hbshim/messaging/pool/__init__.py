@@ -1,16 +1,19 @@
-"""Lends things that are dear to make, connections for instance, and takes them back.
+"""A fork-aware pool of connections, first come, first served.
 
-Knows no library. What belongs to whom is decided under one lock, held for microseconds and
-never while something is made, looked at or closed: no green thread is switched away with it.
-Who gives back does not wait even for that. His thread may be within the lock already, when
-the garbage collector ends a generator or a green thread that had something lent; so he
-leaves it in `returned`, and whoever has the lock looks there after letting go of it.
+The pool depends on no client library. One lock protects its state. It is held for microseconds,
+and never while a connection is created, checked or closed, so no green thread switches while it
+holds the lock.
 
-Who waits is served in order, by whoever gives back, and the two agree on it by a token that
-only one of them can take: a waiter who gave up has not been handed anything.
+`release` does not wait for the lock. Its thread may hold the lock already: the garbage collector
+can end a generator or a green thread, which releases its connection, at any allocation. `release`
+therefore appends the connection to `returned`; the thread that holds the lock processes
+`returned` after it has released the lock.
+
+The thread that releases a connection hands it to the first waiter. Waiter and releaser compete
+for one token, so a waiter that has timed out never receives a connection.
 """
 
-from hbshim.messaging.pool.pool import Loan, Pool
+from hbshim.messaging.pool.pool import Lease, Pool
 from hbshim.messaging.pool.state import PoolStatistics
 
-__all__ = ["Loan", "Pool", "PoolStatistics"]
+__all__ = ["Lease", "Pool", "PoolStatistics"]

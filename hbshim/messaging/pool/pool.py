@@ -1,4 +1,4 @@
-"""Lending, without a lock held while something is made, looked at, closed or waited for."""
+"""The pool: check out, release, close. No lock is held while it creates, checks or closes."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from hbshim.messaging.pool.state import (
     State,
     T,
     Waiter,
-    closed,
-    not_lent,
+    not_checked_out_error,
+    pool_closed_error,
 )
 
-#: Seconds that one caller spends on closing what others left; the last one may take longer.
-CLOSING_WITHIN = 0.1
+#: Seconds that one caller spends on closing connections that others released.
+CLOSE_BUDGET = 0.1
 
-#: Seconds after which the error of a `create` no longer explains why there is nothing to lend.
-REFUSED_LATELY = 60.0
+#: Seconds for which the error of a failed `create` explains a pool timeout.
+CREATE_ERROR_VALID_FOR = 60.0
 
 
 class Pool(Generic[T]):
-    """Keeps up to `max_size` things for the next callers, and lends the one used last first.
+    """Keeps up to `max_size` idle connections. The connection released last is used first.
 
     Parameters:
-        create: makes one, within so many seconds.
-        close: ends one; an error that it raises is ignored.
-        is_dead: whether one no longer works; asked before it is lent and when it returns.
-            One that it raises an error for is dead.
-        max_size: how many idle ones are kept.
-        max_overflow: how many there may be beyond these, while they are in use.
-        timeout: seconds that a caller waits who does not say how long.
-        recycle: seconds since it was made after which one is closed instead of used again.
-        stale: seconds since its return after which one is closed when the next is lent.
-        clock: the time, in seconds.
-        disown: called in a forked child with each that its parent had, whose stream it
-            shares: to be dropped without a word on the wire.
+        create: opens a connection within the given number of seconds.
+        close: closes a connection; its errors are ignored.
+        is_dead: returns whether a connection no longer works. Called before a checkout and at
+            the release. If it raises an error, the connection counts as dead.
+        max_size: the most connections to keep idle.
+        max_overflow: how many more connections may be in use at one time.
+        timeout: seconds that :meth:`acquire` waits by default.
+        recycle: seconds after its creation at which a connection is closed instead of reused.
+        stale: seconds after its release at which an idle connection is closed, at the next
+            checkout.
+        clock: returns the time, in seconds.
+        drop_inherited: called in a forked child with each connection of its parent. It must
+            write nothing, because parent and child share the stream.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Pool(Generic[T]):
         recycle: float | None = None,
         stale: float | None = None,
         clock: Callable[[], float] = time.monotonic,
-        disown: Callable[[T], None] | None = None,
+        drop_inherited: Callable[[T], None] | None = None,
     ) -> None:
         self._create = create
         self._close = close
@@ -71,33 +72,35 @@ class Pool(Generic[T]):
             float("inf") if stale is None else stale,
         )
         self._clock = clock
-        self._disown = disown
-        # Of no process: one is made, with its lock, when the pool is first used. The
-        # program may have been patched by then, or have forked.
+        self._drop_inherited = drop_inherited
+        # Belongs to no process: the state and its lock are created at the first use, because
+        # the program may be patched, or fork, before that.
         self._state = State[T](-1, *self._limits)
 
-    def lend(self, timeout: float | None = None) -> Loan[T]:
-        """One for the length of a `with` block; takes and raises what :meth:`acquire` does.
+    def lease(self, timeout: float | None = None) -> Lease[T]:
+        """Return a context manager that acquires a connection and releases it.
 
-        Where the block raises an error, `is_dead` says whether it is kept: an error of the
-        application's own costs no connection. A block that is interrupted (by
-        `KeyboardInterrupt`, or the end of its green thread) may have left it half-way
-        through something, so it is closed.
-        """
-        return Loan(self, timeout)
-
-    def acquire(self, timeout: float | None = None) -> T:
-        """Take one, to be given back by :meth:`release`.
+        If the block raises an error, `is_dead` decides whether the connection is kept. If the
+        block is interrupted (by `KeyboardInterrupt`, or because its green thread is killed), the
+        connection may be in the middle of an operation and is closed.
 
         Parameters:
-            timeout: seconds, for waiting and making; with 0, one that is idle or none.
+            timeout: as for :meth:`acquire`, whose errors entering the block raises.
+        """
+        return Lease(self, timeout)
+
+    def acquire(self, timeout: float | None = None) -> T:
+        """Check a connection out; :meth:`release` returns it.
+
+        Parameters:
+            timeout: seconds for waiting and connecting; with 0, only an idle connection is used.
 
         Raises:
-            PoolTimeoutError: none became free within `timeout` seconds.
+            PoolTimeoutError: no connection was available within `timeout` seconds.
             PoolError: the pool is closed.
-            Exception: what `create` raised.
+            Exception: an error of `create`.
         """
-        state = self._here()
+        state = self._process_state()
         began = now = self._clock()
         deadline = began + (self._timeout if timeout is None else timeout)
         with state.lock:
@@ -107,178 +110,183 @@ class Pool(Generic[T]):
             now = self._clock()
             state.longest_wait = max(state.longest_wait, now - began)
         try:
-            if state.returned or state.leaving:
-                self._tidy(state)
+            if state.returned or state.to_close:
+                self._process_returned(state)
             while taken is not None:
                 reason = self._reason_to_close(taken, now)
                 if reason is None:
                     return taken.item
                 with state.lock:
                     taken = state.replace(taken, reason)
-                self._tidy(state)
+                self._process_returned(state)
             if state.is_closed:
-                raise closed()
+                raise pool_closed_error()
             left = deadline - self._clock()
             if left <= 0:
-                raise self._too_late(state)
+                raise self._timeout_error(state)
             try:
                 item = self._create(left)
             except Exception as error:
-                state.refused = (error, self._clock())
+                state.create_error = (error, self._clock())
                 raise
-            state.refused = None
+            state.create_error = None
             taken = Entry(item, self._clock())
             with state.lock:
-                state.enlist(taken)
-            # What is to be closed is left to its release: there is little time now.
-            self._tidy(state, closing=False)
+                state.add_created(taken)
+            # Connections to close wait for the next release: little time may be left now.
+            self._process_returned(state, closing=False)
             if state.is_closed:
-                raise closed()
+                raise pool_closed_error()
         except BaseException:
             if taken is not None:
-                # Interrupted before it was enlisted, or replaced, it would be refused.
-                state.lent.setdefault(id(taken.item), taken)
-            self._give_back(state, taken, dead=True)
+                # An interrupt may have come before `add_created`, or within `replace`.
+                state.checked_out.setdefault(id(taken.item), taken)
+            self._return(state, taken, dead=True)
             raise
         return taken.item
 
     def release(self, item: T, broken: bool = False) -> None:
-        """Give back what :meth:`acquire` lent; never waits but for `is_dead` and `close`.
+        """Return a connection to the pool. Waits for nothing but `is_dead` and `close`.
 
         Parameters:
-            broken: it no longer works, whatever `is_dead` thinks of it.
+            item: the connection that :meth:`acquire` returned.
+            broken: the connection no longer works; `is_dead` is not called.
 
         Raises:
-            PoolError: it is not lent: by this pool, or any more.
+            PoolError: the connection is not checked out of this pool.
         """
-        state = self._here()
-        entry = state.lent.get(id(item))
+        state = self._process_state()
+        entry = state.checked_out.get(id(item))
         if entry is None:
-            # A forked child gives back what its parent had lent: it is disowned already.
+            # A forked child releases a connection of its parent, which is dropped already.
             if state.inherited.pop(id(item), None) is None:
-                raise not_lent()
+                raise not_checked_out_error()
             return
         try:
-            dead = broken or self._looks_dead(item)
+            dead = broken or self._check_dead(item)
         except BaseException:
-            self._give_back(state, entry, dead=True)
+            self._return(state, entry, dead=True)
             raise
-        self._give_back(state, entry, dead)
+        self._return(state, entry, dead)
 
     def close(self) -> None:
-        """Close those that are idle now, and each other when it is given back."""
-        state = self._here()
+        """Close the pool: idle connections now, the others at their release."""
+        state = self._process_state()
         with state.lock:
-            state.refuse_all()
-        self._tidy(state, all_of_them=True)
+            state.close_all()
+        self._process_returned(state, all_of_them=True)
 
     def statistics(self) -> PoolStatistics:
-        """What the pool holds now, and what it has done in this process."""
-        state = self._here()
+        """Return the size of the pool, and its counters in this process."""
+        state = self._process_state()
         with state.lock:
-            state.sort_returned()
-            seen = state.statistics()
-        self._tidy(state)
-        return seen
+            state.process_returned()
+            statistics = state.statistics()
+        self._process_returned(state)
+        return statistics
 
-    def _here(self) -> State[T]:
-        """The state of this process; hosts that fork in C give no sign but another id."""
+    def _process_state(self) -> State[T]:
+        """Return the state of this process, found by its id: a fork in C runs no callback."""
         state = self._state
         if state.pid == os.getpid():
             return state
         mine = State[T](os.getpid(), *self._limits)
         mine.is_closed = state.is_closed
-        mine.inherited.update(state.lent)
-        heir = state.heirs.setdefault(mine.pid, mine)
-        self._state = heir
-        if heir is mine and self._disown is not None:
-            for entry in (*state.idle, *state.leaving, *state.lent.values()):
+        mine.inherited.update(state.checked_out)
+        agreed = state.child_states.setdefault(mine.pid, mine)
+        self._state = agreed
+        if agreed is mine and self._drop_inherited is not None:
+            for entry in (*state.idle, *state.to_close, *state.checked_out.values()):
                 with contextlib.suppress(Exception):
-                    self._disown(entry.item)
-        return heir
+                    self._drop_inherited(entry.item)
+        return agreed
 
     def _wait(self, state: State[T], waiter: Waiter[T], timeout: float) -> Entry[T] | None:
         served = False
         try:
-            self._tidy(state)
-            served = waiter.gate.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+            self._process_returned(state)
+            served = waiter.wakeup.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
         except BaseException:
-            if not self._leaves_line(state, waiter):
-                self._give_back(state, waiter.entry, dead=False)
+            if not self._leave_queue(state, waiter):
+                self._return(state, waiter.entry, dead=False)
             raise
-        if not served and self._leaves_line(state, waiter):
-            raise self._too_late(state)
+        if not served and self._leave_queue(state, waiter):
+            raise self._timeout_error(state)
         return waiter.entry
 
-    def _leaves_line(self, state: State[T], waiter: Waiter[T]) -> bool:
-        """Whether he leaves with nothing; else somebody has served him, or is about to."""
-        if waiter.decide():
+    def _leave_queue(self, state: State[T], waiter: Waiter[T]) -> bool:
+        """Return True if the wait ends without a connection, False once the waiter is served."""
+        if waiter.claim_outcome():
             with contextlib.suppress(ValueError):
                 state.waiters.remove(waiter)
             return True
-        waiter.gate.acquire()
+        waiter.wakeup.acquire()
         return False
 
-    def _give_back(self, state: State[T], entry: Entry[T] | None, dead: bool) -> None:
+    def _return(self, state: State[T], entry: Entry[T] | None, dead: bool) -> None:
         if entry is not None:
-            # Atomic: of two who give back the same, one is told.
-            if state.lent.pop(id(entry.item), None) is None:
-                raise not_lent()
+            # Atomic: the second of two releases of one connection gets the error.
+            if state.checked_out.pop(id(entry.item), None) is None:
+                raise not_checked_out_error()
             entry.released = self._clock()
         state.returned.append((entry, dead))
-        self._tidy(state)
+        self._process_returned(state)
 
-    def _tidy(self, state: State[T], *, closing: bool = True, all_of_them: bool = False) -> None:
-        """Do what others could not do while we held the lock, or left to do without it.
+    def _process_returned(
+        self, state: State[T], *, closing: bool = True, all_of_them: bool = False
+    ) -> None:
+        """Process what was returned while this thread held the lock, then close connections.
 
         Parameters:
-            closing: close what leaves.
-            all_of_them: close all that leave, however long it takes; else what takes the caller
-                too long is left to the next one.
+            closing: whether to close discarded connections.
+            all_of_them: close all of them; otherwise stop after `CLOSE_BUDGET` seconds and
+                leave the rest to the next caller.
         """
-        # In a `with`: an exception of a signal handler behind acquire() would leave it taken.
+        # `with`, because a signal handler may raise between acquire() and a `try`.
         while state.returned and not state.lock.locked():
             with state.lock:
-                state.sort_returned()
-        if not (closing and state.leaving):
+                state.process_returned()
+        if not (closing and state.to_close):
             return
-        until = self._clock() + CLOSING_WITHIN
-        while state.leaving and (all_of_them or self._clock() < until):
+        until = self._clock() + CLOSE_BUDGET
+        while state.to_close and (all_of_them or self._clock() < until):
             with contextlib.suppress(Exception):
-                self._close(state.leaving.popleft().item)
+                self._close(state.to_close.popleft().item)
 
     def _reason_to_close(self, entry: Entry[T], now: float) -> Reason | None:
-        if self._looks_dead(entry.item):
+        if self._check_dead(entry.item):
             return "dead"
         return "recycled" if now - entry.created >= self._recycle else None
 
-    def _looks_dead(self, item: T) -> bool:
+    def _check_dead(self, item: T) -> bool:
         try:
             return self._is_dead(item)
         except Exception:
             return True
 
-    def _too_late(self, state: State[T]) -> PoolTimeoutError:
+    def _timeout_error(self, state: State[T]) -> PoolTimeoutError:
         with state.lock:
             state.timeouts += 1
-            seen = state.statistics()
-        self._tidy(state)
-        refused = state.refused
-        if refused is not None and not seen.lent and self._clock() - refused[1] < REFUSED_LATELY:
-            # More connections would not help.
-            timeout = PoolTimeoutError(f"no connection could be opened in time: {refused[0]}")
-            timeout.__cause__ = refused[0]
+            statistics = state.statistics()
+        self._process_returned(state)
+        failed = state.create_error
+        recently = failed is not None and self._clock() - failed[1] < CREATE_ERROR_VALID_FOR
+        if failed is not None and recently and not statistics.checked_out:
+            # The limits of the pool are not the cause.
+            timeout = PoolTimeoutError(f"no connection could be opened in time: {failed[0]}")
+            timeout.__cause__ = failed[0]
             return timeout
+        changing = statistics.size - statistics.checked_out - statistics.idle
         return PoolTimeoutError(
-            f"no connection became free in time: of at most {state.capacity}, {seen.lent} are "
-            f"lent, {seen.idle} idle and {seen.size - seen.lent - seen.idle} being opened or "
-            f"closed, and {seen.waiting} callers still wait; raise pool_max_size, "
-            "pool_max_overflow or pool_timeout, or give connections back sooner"
+            f"no connection became free in time: of at most {state.capacity}, "
+            f"{statistics.checked_out} are in use, {statistics.idle} idle and {changing} being "
+            f"opened or closed; {statistics.waiting} callers still wait; raise pool_max_size, "
+            "pool_max_overflow or pool_timeout, or release connections sooner"
         )
 
 
-class Loan(Generic[T]):
-    """What :meth:`Pool.lend` gives: a context manager."""
+class Lease(Generic[T]):
+    """A context manager that acquires a connection and releases it; see :meth:`Pool.lease`."""
 
     __slots__ = ("_item", "_pool", "_timeout")
 
@@ -292,8 +300,8 @@ class Loan(Generic[T]):
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exc_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.release(self._item, kind is not None and not issubclass(kind, Exception))
+        self._pool.release(self._item, exc_type is not None and not issubclass(exc_type, Exception))

@@ -1,4 +1,4 @@
-"""What a pool holds, who has it and who waits; and the decisions, each under one lock."""
+"""The state of a pool in one process, and its changes, each made with the lock held."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ Reason: TypeAlias = Literal["recycled", "stale", "dead"]
 
 @dataclass(frozen=True)
 class PoolStatistics:
-    """What a pool holds, and what it has done in this process.
+    """The size of a pool, and its counters since it was first used in this process.
 
     Attributes:
-        size: things that are there or being made.
-        idle: of these, waiting to be lent.
-        lent: of these, in use.
-        waiting: callers in line.
-        created: made so far.
-        closed: closed so far; of these
-        recycled: because they were too old,
-        stale: because nobody had used them for too long,
-        dead: because they no longer worked, or may not: their user was interrupted.
-        timeouts: callers who waited in vain.
-        longest_wait: seconds that a caller stood in line at most.
+        size: connections that are open or being opened.
+        idle: connections in the pool, ready for use.
+        checked_out: connections in use.
+        waiting: callers that wait for a connection.
+        created: connections created.
+        closed: connections closed, for any reason.
+        recycled: connections closed because they were older than `recycle`.
+        stale: connections closed because they were idle for longer than `stale`.
+        dead: connections closed because they did not work, or because their user was interrupted.
+        timeouts: callers that timed out.
+        longest_wait: the longest time that a caller waited, in seconds.
     """
 
     size: int
     idle: int
-    lent: int
+    checked_out: int
     waiting: int
     created: int
     closed: int
@@ -46,7 +46,7 @@ class PoolStatistics:
 
 
 class Entry(Generic[T]):
-    """One thing, and when it was made and last given back."""
+    """One connection, with the time of its creation and of its last release."""
 
     __slots__ = ("created", "item", "released")
 
@@ -56,44 +56,46 @@ class Entry(Generic[T]):
 
 
 class Waiter(Generic[T]):
-    """A caller in line, behind his gate until somebody serves him."""
+    """A caller that waits on the lock `wakeup` until it is served."""
 
-    __slots__ = ("_token", "entry", "gate")
+    __slots__ = ("_token", "entry", "wakeup")
 
     def __init__(self) -> None:
         self._token = [True]
-        self.gate = threading.Lock()
-        self.gate.acquire()
-        # None, once served, is a place: the right to make one.
+        self.wakeup = threading.Lock()
+        self.wakeup.acquire()
+        # None, once served, means a free slot: the caller may create a connection.
         self.entry: Entry[T] | None = None
 
     @property
-    def waits(self) -> bool:
-        """Nobody has served him, nor has he given up."""
+    def is_waiting(self) -> bool:
+        """Whether the caller still waits: neither served nor timed out."""
         return bool(self._token)
 
-    def decide(self) -> bool:
-        """Whether the caller of this is the one who ends the wait; atomic, without a lock."""
+    def claim_outcome(self) -> bool:
+        """Return whether the calling thread may end the wait: true once. Atomic, without a lock."""
         try:
             return self._token.pop()
         except IndexError:
             return False
 
     def serve(self, entry: Entry[T] | None) -> bool:
-        """Hand him one, or a place, unless he has given up."""
-        if not self.decide():
+        """Hand over a connection, or a free slot; return False if the waiter has timed out."""
+        if not self.claim_outcome():
             return False
         self.entry = entry
-        self.gate.release()
+        self.wakeup.release()
         return True
 
 
 class State(Generic[T]):
-    """What a pool holds in one process; its methods are called with the lock held.
+    """The connections and waiters of a pool in one process. Call its methods with `lock` held.
 
     Parameters:
-        capacity: how many there may be; `max_size` of them idle.
-        stale: seconds since its return after which one is closed.
+        pid: id of the process.
+        max_size: the most connections to keep idle.
+        capacity: the most connections at one time.
+        stale: seconds after its release at which an idle connection is closed.
     """
 
     def __init__(self, pid: int, max_size: int, capacity: int, stale: float) -> None:
@@ -104,37 +106,37 @@ class State(Generic[T]):
         self.lock = threading.Lock()
         self.is_closed = False
         self.size = 0
-        # In order of their return: at the left what nobody has used for the longest time.
+        # In order of their release: the leftmost has been idle for the longest time.
         self.idle: deque[Entry[T]] = deque()
-        self.lent: dict[int, Entry[T]] = {}
+        self.checked_out: dict[int, Entry[T]] = {}
         self.waiters: deque[Waiter[T]] = deque()
-        # Both are filled and emptied by anybody: what is given back, with whether it is
-        # dead, a place being None; and what is to be closed.
+        # Any thread appends and pops, also without the lock. `returned`: a connection (None for
+        # a free slot), and whether it is dead. `to_close`: connections to close.
         self.returned: deque[tuple[Entry[T] | None, bool]] = deque()
-        self.leaving: deque[Entry[T]] = deque()
+        self.to_close: deque[Entry[T]] = deque()
         self.created = self.closed = self.timeouts = 0
         self.reasons: dict[Reason, int] = {"recycled": 0, "stale": 0, "dead": 0}
         self.longest_wait = 0.0
-        # The error of the last `create`, and when; None where it succeeded.
-        self.refused: tuple[Exception, float] | None = None
-        # What was lent in the parent, and by process id what is held in children: the
-        # first two threads of a child agree here on one state.
+        # The error of the last `create`, and its time; None if it succeeded.
+        self.create_error: tuple[Exception, float] | None = None
+        # Connections that were checked out in the parent process at the fork, and by process id
+        # the states of children: the first two threads of a child agree here on one state.
         self.inherited: dict[int, Entry[T]] = {}
-        self.heirs: dict[int, State[T]] = {}
+        self.child_states: dict[int, State[T]] = {}
 
     def take(self, now: float) -> Entry[T] | Waiter[T] | None:
-        """One that is idle, or else a place, or else one in the line."""
+        """Return an idle connection, else None for a free slot, else a waiter."""
         if self.returned:
-            self.sort_returned()
+            self.process_returned()
         idle = self.idle
         while idle and now - idle[0].released >= self.stale_after:
             self.size -= 1
             self.discard(idle.popleft(), "stale")
         if idle:
             entry = idle.pop()
-            self.lent[id(entry.item)] = entry
+            self.checked_out[id(entry.item)] = entry
             return entry
-        # Of a closed pool a place is had at once, and given back on seeing that.
+        # A closed pool gives a slot at once; the caller then notices, and returns the slot.
         if self.size < self.capacity or self.is_closed:
             self.size += 1
             return None
@@ -142,24 +144,24 @@ class State(Generic[T]):
         self.waiters.append(waiter)
         return waiter
 
-    def replace(self, worn: Entry[T], reason: Reason) -> Entry[T] | None:
-        """One that is idle for one that is worn, or else its place."""
-        del self.lent[id(worn.item)]
-        self.discard(worn, reason)
+    def replace(self, old: Entry[T], reason: Reason) -> Entry[T] | None:
+        """Discard a connection; return an idle one instead, or None for its free slot."""
+        del self.checked_out[id(old.item)]
+        self.discard(old, reason)
         if not self.idle:
             return None
         self.size -= 1
         entry = self.idle.pop()
-        self.lent[id(entry.item)] = entry
+        self.checked_out[id(entry.item)] = entry
         return entry
 
-    def enlist(self, entry: Entry[T]) -> None:
-        """Count one that was made in the place of who has it now."""
+    def add_created(self, entry: Entry[T]) -> None:
+        """Add a connection that the caller has created in its slot, as checked out."""
         self.created += 1
-        self.lent[id(entry.item)] = entry
+        self.checked_out[id(entry.item)] = entry
 
-    def sort_returned(self) -> None:
-        """Give what was given back to those who wait, or keep it, or have it closed."""
+    def process_returned(self) -> None:
+        """Hand each returned connection to a waiter, or keep it idle, or discard it."""
         while self.returned:
             entry, dead = self.returned.popleft()
             if entry is not None and not dead and not self.is_closed:
@@ -177,39 +179,39 @@ class State(Generic[T]):
         while self.waiters:
             waiter = self.waiters.popleft()
             if entry is not None:
-                self.lent[id(entry.item)] = entry
+                self.checked_out[id(entry.item)] = entry
             if waiter.serve(entry):
                 return True
             if entry is not None:
-                del self.lent[id(entry.item)]
+                del self.checked_out[id(entry.item)]
         return False
 
-    def refuse_all(self) -> None:
-        """Close: what is idle leaves, and whoever waits is let through to see that."""
+    def close_all(self) -> None:
+        """Mark the pool closed, discard idle connections, and wake up all waiters."""
         self.is_closed = True
         self.returned.extend((entry, False) for entry in self.idle)
         self.idle.clear()
-        self.sort_returned()
+        self.process_returned()
         while self._serve(None):
-            # A place of his own, which he gives back.
+            # The waiter gets a slot beyond the capacity, and returns it.
             self.size += 1
 
     def discard(self, entry: Entry[T], reason: Reason | None = None) -> None:
-        """Have one closed; its place is the business of who calls."""
+        """Schedule a connection for closing. The caller frees or reuses its slot."""
         self.closed += 1
         if reason is not None:
             self.reasons[reason] += 1
-        self.leaving.append(entry)
+        self.to_close.append(entry)
 
     def statistics(self) -> PoolStatistics:
-        """As it is now."""
-        # Copied in one go: who gives up leaves the line without the lock.
-        line = tuple(self.waiters)
+        """Return the current statistics."""
+        # One atomic copy: a waiter that times out removes itself without the lock.
+        waiters = tuple(self.waiters)
         return PoolStatistics(
             size=self.size,
             idle=len(self.idle),
-            lent=len(self.lent),
-            waiting=sum(waiter.waits for waiter in line),
+            checked_out=len(self.checked_out),
+            waiting=sum(waiter.is_waiting for waiter in waiters),
             created=self.created,
             closed=self.closed,
             timeouts=self.timeouts,
@@ -218,11 +220,14 @@ class State(Generic[T]):
         )
 
 
-def closed() -> PoolError:
-    """For those who ask a closed pool."""
-    return PoolError("the pool is closed; make another")
+def pool_closed_error() -> PoolError:
+    """Return the error for the use of a closed pool."""
+    return PoolError("the pool is closed; create another one")
 
 
-def not_lent() -> PoolError:
-    """For those who give back what they do not have."""
-    return PoolError("what was given back is not lent; give each back once, to the pool it is of")
+def not_checked_out_error() -> PoolError:
+    """Return the error for the release of a connection that is not checked out."""
+    return PoolError(
+        "the connection is not checked out of this pool; release each connection once, and to "
+        "the pool that it comes from"
+    )

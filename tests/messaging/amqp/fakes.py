@@ -145,5 +145,7 @@ class FakeSender:
         assert not resend, "a request that two servers would execute"
         self.confirmed.append(message)
 
-    def manage(self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None) -> Any:
+    def with_connection(
+        self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None
+    ) -> Any:
         return work(Sending(self.connection, Limits()))  # type: ignore[arg-type]

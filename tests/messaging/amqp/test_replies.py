@@ -39,7 +39,9 @@ class Sender:
     def connection(self) -> Sender:
         return self
 
-    def manage(self, work: Callable[[Any], bool], _deadline: float, _attempts: int) -> bool:
+    def with_connection(
+        self, work: Callable[[Any], bool], _deadline: float, _attempts: int
+    ) -> bool:
         return work(self)
 
     def send(self, message: Message, _deadline: float, _attempts: Any, *, resend: bool) -> None:

@@ -41,7 +41,7 @@ class Caller:
     def connected(self, *_: Any) -> Any:
         return self
 
-    def managed(self, *_: Any) -> bool:
+    def with_connection(self, *_: Any) -> bool:
         return True
 
     def wait_once(self, _waiting: Any, _until: float, otherwise: str) -> None:

@@ -29,7 +29,7 @@ class Broker:
     def connection(self) -> Broker:
         return self
 
-    def manage(self, work: Callable[[Any], None], _deadline: float) -> None:
+    def with_connection(self, work: Callable[[Any], None], _deadline: float) -> None:
         work(self)
 
     def declare_queue(self, queue: Queue, _deadline: float) -> None:

@@ -38,7 +38,7 @@ def test_attempts_count_the_first_one(attempts: int) -> None:
         published.append(message)
         raise RejectedError("full")
 
-    with sender.pool.lend() as sending:
+    with sender.pool.lease() as sending:
         sending.connection.publish_confirmed = reject  # type: ignore[method-assign]
     with pytest.raises(RejectedError):
         sender.send_confirmed(Message(b"", "", "queue"), None, time.monotonic() + 10, None)

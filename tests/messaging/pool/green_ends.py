@@ -1,4 +1,4 @@
-"""Green threads that end while they ask for something, take nothing with them.
+"""Green threads that are killed while they use a pool; no connection or slot is lost.
 
 Run by the scripts of ``tests/isolated``, one for each green library.
 """
@@ -14,7 +14,7 @@ class Thing:
 
 
 class Scene:
-    """A pool of one, whose maker and closer let others run meanwhile."""
+    """A pool with one connection; `create` and `close` yield to other green threads."""
 
     def __init__(self, sleep, **settings):
         self.sleep = sleep
@@ -33,10 +33,10 @@ class Scene:
         self.sleep(self.slow)
 
     def is_whole(self):
-        """Everything is at its place, and can still be lent, as often as before."""
+        """Check that the pool has its one connection, and no more than one."""
         self.slow = 0.0
         seen = self.pool.statistics()
-        assert (seen.lent, seen.waiting) == (0, 0), seen
+        assert (seen.checked_out, seen.waiting) == (0, 0), seen
         assert seen.size == seen.idle, seen
         thing = self.pool.acquire(timeout=5)
         assert not thing.closed
@@ -45,18 +45,18 @@ class Scene:
         except PoolTimeoutError:
             self.pool.release(thing)
         else:
-            raise AssertionError("more were lent than there may be")
+            raise AssertionError("checked out more than the capacity")
 
 
 def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
-    """Everything about one library.
+    """Check all cases with one green library.
 
     Parameters:
-        spawn: starts a function as a green thread, and returns that.
+        spawn: starts a function as a green thread, and returns the thread.
         kill: ends a green thread from outside.
-        kill_on_arrival: the same for one that a function, called meanwhile, wakes: it
-            never gets to know.
-        timeout_after: the library's own Timeout, to be entered with seconds.
+        kill_on_arrival: kills a green thread that a function has just woken up, before it
+            runs.
+        timeout_after: the library's Timeout class; its argument is in seconds.
     """
 
     def ask(scene, got):
@@ -65,7 +65,7 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
         scene.pool.release(thing)
 
     def in_line(scene):
-        """Someone has the only one, and someone else waits for it."""
+        """Return with the only connection checked out, and one waiter."""
         held = scene.pool.acquire()
         got = []
         waiter = spawn(ask, scene, got)
@@ -157,12 +157,12 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
     scene.pool.release(scene.pool.acquire())
 
     def use():
-        with scene.pool.lend():
+        with scene.pool.lease():
             sleep(30)
 
     user = spawn(use)
     sleep(0)
-    assert scene.pool.statistics().lent == 1
+    assert scene.pool.statistics().checked_out == 1
     kill(user)
     sleep(0)
     assert scene.made[0].closed

@@ -43,14 +43,14 @@ class Line:
         except BlockingIOError:
             return ""
 
-disowned = []
+dropped = []
 
-def disown(line):
-    disowned.append(line)
+def drop_inherited(line):
+    dropped.append(line)
     line.near.close()
 
 pool = Pool(lambda timeout: Line(), Line.close, lambda line: False, max_size=2, max_overflow=0,
-            disown={disown})
+            drop_inherited={drop_inherited})
 lent, idle = pool.acquire(), pool.acquire()
 pool.release(idle)
 
@@ -66,10 +66,10 @@ if child == 0:
     except PoolTimeoutError:
         seen["limit"] = True
     pool.release(lent)
-    seen["kept"] = pool.statistics().lent
+    seen["kept"] = pool.statistics().checked_out
     for line in mine:
         pool.release(line)
-    seen["disowned"] = sorted(line is lent or line is idle for line in disowned)
+    seen["dropped"] = sorted(line is lent or line is idle for line in dropped)
     seen["created"] = pool.statistics().created
     try:
         pool.release(lent)
@@ -86,13 +86,17 @@ pool.release(lent)
 heard = [lent.heard(), idle.heard()]
 again = sorted([pool.acquire() is line for line in (lent, idle)])
 print(json.dumps({{"status": status, "heard": heard, "again": again,
-                   "created": pool.statistics().created, "disowned": len(disowned)}}))
+                   "created": pool.statistics().created, "dropped": len(dropped)}}))
 """
 
 
-def run(tmp_path, world, way, *, disown="disown", before="", after=""):
+def run(tmp_path, world, way, *, drop_inherited="drop_inherited", before="", after=""):
     program = PROGRAM.format(
-        patch=WORLDS[world], fork=WAYS[way], disown=disown, before=before, after=after
+        patch=WORLDS[world],
+        fork=WAYS[way],
+        drop_inherited=drop_inherited,
+        before=before,
+        after=after,
     )
     done = subprocess.run(
         # Python warns of forks in a process with threads; they are the point.
@@ -112,7 +116,7 @@ UNTOUCHED = {
     "heard": ["", ""],
     "again": [True, True],
     "created": 2,
-    "disowned": 0,
+    "dropped": 0,
 }
 
 
@@ -125,20 +129,20 @@ def test_parent_and_child_have_nothing_in_common(tmp_path, world, way):
         "own": True,
         "limit": True,
         "kept": 2,
-        "disowned": [True, True],
+        "dropped": [True, True],
         "created": 2,
         "twice": "refused",
     }
 
 
-def test_without_a_function_to_disown_with_they_are_let_go(tmp_path):
-    parent, child = run(tmp_path, "native", "os.fork", disown="None")
+def test_without_drop_inherited_the_child_only_drops_its_references(tmp_path):
+    parent, child = run(tmp_path, "native", "os.fork", drop_inherited="None")
     assert parent == UNTOUCHED
-    assert child["disowned"] == []
+    assert child["dropped"] == []
     assert child["own"]
 
 
-def test_a_lock_that_was_held_at_the_fork_holds_nobody_up_in_the_child(tmp_path):
+def test_a_lock_held_at_the_fork_does_not_block_the_child(tmp_path):
     parent, child = run(
         tmp_path,
         "native",
@@ -150,7 +154,7 @@ def test_a_lock_that_was_held_at_the_fork_holds_nobody_up_in_the_child(tmp_path)
     assert child["own"]
 
 
-def test_a_child_of_a_closed_pools_process_has_a_closed_pool(tmp_path):
+def test_the_pool_stays_closed_in_a_child(tmp_path):
     program = """
 import os
 from hbshim.errors import PoolError

@@ -1,4 +1,4 @@
-"""Any order of taking, waiting, giving up and giving back, checked against plain rules."""
+"""Random sequences of acquire, wait, time out and release, checked against a model."""
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -13,7 +13,7 @@ CAPACITY = MAX_SIZE + OVERFLOW
 
 
 class OneCaller(RuleBasedStateMachine):
-    """A pool as one caller sees it."""
+    """A pool with a single caller."""
 
     def __init__(self):
         super().__init__()
@@ -21,7 +21,7 @@ class OneCaller(RuleBasedStateMachine):
         self.pool = self.shop.pool(
             max_size=MAX_SIZE, max_overflow=OVERFLOW, stale=STALE, recycle=RECYCLE
         )
-        self.lent = []
+        self.checked_out = []
         self.idle = []  # in order of return
         self.born = {}
         self.returned = {}
@@ -30,7 +30,7 @@ class OneCaller(RuleBasedStateMachine):
     def is_usable(self, thing):
         return not thing.dead and self.shop.now - self.born[thing] < RECYCLE
 
-    @precondition(lambda self: len(self.lent) < CAPACITY and not self.is_closed)
+    @precondition(lambda self: len(self.checked_out) < CAPACITY and not self.is_closed)
     @rule(shut=st.booleans())
     def acquire(self, shut):
         fresh = [t for t in self.idle if self.shop.now - self.returned[t] < STALE]
@@ -51,19 +51,19 @@ class OneCaller(RuleBasedStateMachine):
                 assert thing is self.shop.made[before]
                 self.born[thing] = self.shop.now
             assert not thing.dead
-            assert thing not in self.lent
-            self.lent.append(thing)
+            assert thing not in self.checked_out
+            self.checked_out.append(thing)
         self.idle = fresh
         assert all(thing.closed for thing in worn)
 
-    @precondition(lambda self: len(self.lent) == CAPACITY and not self.is_closed)
+    @precondition(lambda self: len(self.checked_out) == CAPACITY and not self.is_closed)
     @rule()
-    def acquire_in_vain(self):
+    def acquire_beyond_capacity(self):
         try:
             self.pool.acquire(timeout=0.0001)
         except PoolTimeoutError:
             return
-        raise AssertionError("lent more than there may be")
+        raise AssertionError("checked out more than the capacity")
 
     @precondition(lambda self: self.is_closed)
     @rule()
@@ -72,12 +72,12 @@ class OneCaller(RuleBasedStateMachine):
             self.pool.acquire(timeout=5)
         except PoolError:
             return
-        raise AssertionError("lent of a closed pool")
+        raise AssertionError("acquired from a closed pool")
 
-    @precondition(lambda self: self.lent)
+    @precondition(lambda self: self.checked_out)
     @rule(which=st.integers(0, CAPACITY), broken=st.booleans())
     def release(self, which, broken):
-        thing = self.lent.pop(which % len(self.lent))
+        thing = self.checked_out.pop(which % len(self.checked_out))
         self.pool.release(thing, broken)
         kept = not (broken or thing.dead or self.is_closed or len(self.idle) == MAX_SIZE)
         assert thing.closed is not kept
@@ -94,7 +94,7 @@ class OneCaller(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.shop.now += seconds
 
-    @precondition(lambda self: self.lent)
+    @precondition(lambda self: self.checked_out)
     @rule()
     def close(self):
         self.pool.close()
@@ -104,8 +104,8 @@ class OneCaller(RuleBasedStateMachine):
     @invariant()
     def the_figures_agree(self):
         seen = self.pool.statistics()
-        assert (seen.lent, seen.idle) == (len(self.lent), len(self.idle))
-        assert seen.size == seen.lent + seen.idle == len(self.shop.open)
+        assert (seen.checked_out, seen.idle) == (len(self.checked_out), len(self.idle))
+        assert seen.size == seen.checked_out + seen.idle == len(self.shop.open)
         assert (seen.created, seen.closed) == (
             len(self.shop.made),
             len(self.shop.made) - len(self.shop.open),
@@ -115,23 +115,23 @@ class OneCaller(RuleBasedStateMachine):
 
 
 class ManyCallers(RuleBasedStateMachine):
-    """The decisions about those who wait, with every step of theirs on its own."""
+    """The state with many callers, one step of a caller at a time."""
 
     def __init__(self):
         super().__init__()
         self.state = State(0, MAX_SIZE, CAPACITY, float("inf"))
-        self.line = []  # those who wait, as they came
+        self.line = []  # waiters in order of arrival
         self.makers = 0
         self.holders = []
 
     def settle(self, entry, dead):
-        """Give back, and say who is to be served."""
-        first = next((waiter for waiter in self.line if waiter.waits), None)
+        """Release, and check that the first waiter is served."""
+        first = next((waiter for waiter in self.line if waiter.is_waiting), None)
         self.state.returned.append((entry, dead))
-        self.state.sort_returned()
+        self.state.process_returned()
         if first is None:
             return
-        assert not first.waits, "somebody else was served before the first in line"
+        assert not first.is_waiting, "another waiter was served before the first"
         assert first.entry is (None if dead else entry)
         self.line.remove(first)
         if first.entry is None:
@@ -141,12 +141,12 @@ class ManyCallers(RuleBasedStateMachine):
 
     @rule()
     def take(self):
-        waiting = any(waiter.waits for waiter in self.line)
+        waiting = any(waiter.is_waiting for waiter in self.line)
         taken = self.state.take(0.0)
         if isinstance(taken, Waiter):
             self.line.append(taken)
             return
-        assert not waiting, "served before those in line"
+        assert not waiting, "served before the waiters"
         if taken is None:
             self.makers += 1
         else:
@@ -158,7 +158,7 @@ class ManyCallers(RuleBasedStateMachine):
         self.makers -= 1
         if succeeds:
             entry = Entry(Thing(self.state.created), 0.0)
-            self.state.enlist(entry)
+            self.state.add_created(entry)
             self.holders.append(entry)
         else:
             self.settle(None, True)
@@ -167,38 +167,38 @@ class ManyCallers(RuleBasedStateMachine):
     @rule(which=st.integers(0, CAPACITY), dead=st.booleans())
     def give_back(self, which, dead):
         entry = self.holders.pop(which % len(self.holders))
-        del self.state.lent[id(entry.item)]
+        del self.state.checked_out[id(entry.item)]
         self.settle(entry, dead)
 
     @precondition(lambda self: self.line)
-    @rule(which=st.integers(0, CAPACITY), tidily=st.booleans())
-    def give_up(self, which, tidily):
+    @rule(which=st.integers(0, CAPACITY), removes_itself=st.booleans())
+    def time_out(self, which, removes_itself):
         waiter = self.line.pop(which % len(self.line))
-        assert waiter.decide()
-        if tidily:
+        assert waiter.claim_outcome()
+        if removes_itself:
             self.state.waiters.remove(waiter)
 
     @invariant()
     def nothing_is_lost(self):
         seen = self.state.statistics()
         assert seen.size == seen.idle + len(self.holders) + self.makers <= CAPACITY
-        assert seen.lent == len(self.holders)
+        assert seen.checked_out == len(self.holders)
         assert seen.idle <= MAX_SIZE
         assert seen.waiting == len(self.line)
         assert not (seen.waiting and (seen.idle or seen.size < CAPACITY)), "waits for nothing"
 
     @invariant()
-    def nobody_shares(self):
-        held = [*self.holders, *self.state.idle, *self.state.leaving]
+    def no_connection_is_shared(self):
+        held = [*self.holders, *self.state.idle, *self.state.to_close]
         assert len({id(entry) for entry in held}) == len(held)
 
 
-LOOKS = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
+RUNS = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
 
 
 class TestOneCaller(OneCaller.TestCase):
-    settings = LOOKS
+    settings = RUNS
 
 
 class TestManyCallers(ManyCallers.TestCase):
-    settings = LOOKS
+    settings = RUNS

@@ -1,4 +1,4 @@
-"""Several callers at once, in threads of the program's kind."""
+"""A pool with concurrent callers, in threads of the concurrency model under test."""
 
 import random
 import threading
@@ -20,7 +20,7 @@ def shop():
 
 
 class Caller:
-    """Asks for one in a thread of its own; keeps what came of it."""
+    """A thread that acquires a connection and records the result."""
 
     def __init__(self, pool, outcomes, name, timeout=LONG):
         self.outcomes = outcomes
@@ -40,7 +40,7 @@ class Caller:
 
 
 def full(shop, **settings):
-    """A pool of two, both lent; time is real where callers wait."""
+    """Return a pool of two with both connections checked out. It uses the real clock."""
     pool = shop.pool(max_size=2, max_overflow=0, clock=time.monotonic, **settings)
     return pool, [pool.acquire(), pool.acquire()]
 
@@ -51,7 +51,7 @@ def join(*callers):
         assert not caller.thread.is_alive()
 
 
-def test_those_in_line_are_served_in_order(shop):
+def test_waiters_are_served_in_order(shop):
     pool, (first, second) = full(shop)
     outcomes = []
     callers = [Caller(pool, outcomes, name) for name in "abc"]
@@ -65,7 +65,7 @@ def test_those_in_line_are_served_in_order(shop):
     assert pool.statistics().longest_wait > 0
 
 
-def test_who_gave_up_is_passed_over(shop):
+def test_a_waiter_that_timed_out_is_skipped(shop):
     pool, (first, _second) = full(shop)
     outcomes = []
     hasty = Caller(pool, outcomes, "hasty", timeout=0.01)
@@ -74,10 +74,10 @@ def test_who_gave_up_is_passed_over(shop):
     pool.release(first)
     join(patient)
     assert outcomes == [("hasty", PoolTimeoutError), ("patient", first)]
-    assert pool.statistics().lent == 2
+    assert pool.statistics().checked_out == 2
 
 
-def test_a_dead_one_makes_room_for_the_next_in_line(shop):
+def test_a_dead_connection_frees_its_slot_for_the_next_waiter(shop):
     pool, (first, _second) = full(shop)
     outcomes = []
     caller = Caller(pool, outcomes, "a")
@@ -88,7 +88,7 @@ def test_a_dead_one_makes_room_for_the_next_in_line(shop):
     assert first.closed
 
 
-def test_one_that_dies_on_its_way_to_a_waiter_does_not_arrive(shop):
+def test_a_connection_that_breaks_during_the_handover_is_replaced(shop):
     pool, (first, _second) = full(shop)
     outcomes = []
     caller = Caller(pool, outcomes, "a")
@@ -100,7 +100,7 @@ def test_one_that_dies_on_its_way_to_a_waiter_does_not_arrive(shop):
     assert outcomes == [("a", shop.made[2])]
 
 
-def test_a_failure_to_make_one_lets_the_next_in_line_try(shop):
+def test_an_error_of_create_gives_the_slot_to_the_next_waiter(shop):
     pool, (first, _second) = full(shop)
     outcomes = []
     callers = [Caller(pool, outcomes, name) for name in "ab"]
@@ -117,20 +117,20 @@ def test_a_failure_to_make_one_lets_the_next_in_line_try(shop):
     assert outcomes == [("a", ConnectError), ("b", shop.made[2])]
 
 
-def test_closing_lets_go_of_those_in_line(shop):
-    pool, lent = full(shop)
+def test_close_wakes_up_all_waiters(shop):
+    pool, checked_out = full(shop)
     outcomes = []
     callers = [Caller(pool, outcomes, name) for name in "ab"]
     pool.close()
     join(*callers)
     assert sorted(outcomes) == [("a", PoolError), ("b", PoolError)]
-    for thing in lent:
+    for thing in checked_out:
         pool.release(thing)
     assert pool.statistics().size == 0
     assert shop.open == []
 
 
-def test_a_slow_maker_holds_nobody_up(shop):
+def test_a_slow_create_blocks_no_other_caller(shop):
     pool = shop.pool(max_size=2, max_overflow=0, clock=time.monotonic)
     idle = pool.acquire()
     going_on = threading.Event()
@@ -156,7 +156,7 @@ class Careful:
         self.closed = False
 
 
-def test_many_who_hurry_share_nothing_and_lose_nothing():
+def test_many_threads_share_and_lose_no_connection():
     alive = []
     failures = []
     in_use = {}
@@ -211,7 +211,7 @@ def test_many_who_hurry_share_nothing_and_lose_nothing():
         thread.join(2 * LONG)
     assert failures == []
     seen = pool.statistics()
-    assert seen.lent == seen.waiting == 0
+    assert seen.checked_out == seen.waiting == 0
     assert seen.size == seen.idle == len(alive)
     assert seen.timeouts
     assert seen.dead

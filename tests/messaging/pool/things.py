@@ -1,11 +1,11 @@
-"""What the pools of these tests lend."""
+"""Stand-ins for connections, and a pool of them with a fake clock."""
 
 from hbshim.errors import ConnectError
 from hbshim.messaging.pool import Pool
 
 
 class Thing:
-    """Stands where a connection would; knows what was done to it."""
+    """A stand-in for a connection."""
 
     def __init__(self, number):
         self.number = number
@@ -17,7 +17,7 @@ class Thing:
 
 
 class Shop:
-    """Makes things, unless it is shut, and a clock that stands still."""
+    """Creates things, or raises while `shut` is set; `now` is the fake clock."""
 
     def __init__(self):
         self.now = 1000.0
@@ -28,7 +28,7 @@ class Shop:
     def create(self, timeout):
         self.given.append(timeout)
         if self.shut:
-            raise ConnectError("nobody there")
+            raise ConnectError("connection refused")
         self.made.append(Thing(len(self.made)))
         return self.made[-1]
 
@@ -37,7 +37,7 @@ class Shop:
         thing.closed = True
 
     def is_dead(self, thing):
-        assert not thing.closed, f"{thing} looked at after its end"
+        assert not thing.closed, f"{thing} checked after it was closed"
         return thing.dead
 
     def pool(self, **settings):

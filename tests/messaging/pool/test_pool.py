@@ -1,4 +1,4 @@
-"""What is lent, kept, closed and refused; one caller at a time."""
+"""Checkout, reuse, closing and errors of a pool, with one caller at a time."""
 
 import contextlib
 import gc
@@ -29,12 +29,12 @@ def give(pool, things):
         pool.release(thing)
 
 
-def test_nothing_is_made_before_it_is_asked_for(shop):
+def test_connections_are_created_on_demand(shop):
     assert shop.pool().statistics() == NOTHING
     assert shop.made == []
 
 
-def test_what_comes_back_is_lent_again(shop):
+def test_a_released_connection_is_reused(shop):
     pool = shop.pool()
     first = pool.acquire()
     pool.release(first)
@@ -42,14 +42,14 @@ def test_what_comes_back_is_lent_again(shop):
     assert len(shop.made) == 1
 
 
-def test_the_one_used_last_is_lent_first(shop):
+def test_the_connection_released_last_is_used_first(shop):
     pool = shop.pool()
     first, second, third = take(pool, 3)
     give(pool, [second, third, first])
     assert take(pool, 3) == [first, third, second]
 
 
-def test_what_is_above_max_size_is_closed_when_it_comes_back(shop):
+def test_a_connection_above_max_size_is_closed_at_its_release(shop):
     pool = shop.pool(max_size=2, max_overflow=1)
     things = take(pool, 3)
     give(pool, things)
@@ -57,23 +57,25 @@ def test_what_is_above_max_size_is_closed_when_it_comes_back(shop):
     assert pool.statistics().size == pool.statistics().idle == 2
 
 
-def test_no_more_are_lent_than_max_size_and_overflow_together(shop):
+def test_max_size_plus_overflow_limits_checkouts(shop):
     pool = shop.pool(max_size=1, max_overflow=1)
     take(pool, 2)
-    with pytest.raises(PoolTimeoutError, match=r"of at most 2, 2 are lent, 0 idle .*pool_max_size"):
+    with pytest.raises(
+        PoolTimeoutError, match=r"of at most 2, 2 are in use, 0 idle .*pool_max_size"
+    ):
         pool.acquire(timeout=0.01)
     assert len(shop.made) == 2
     assert pool.statistics().timeouts == 1
 
 
-def test_the_time_that_is_left_is_handed_to_who_makes(shop):
+def test_create_gets_the_remaining_time(shop):
     pool = shop.pool(timeout=30)
     take(pool, 1)
     pool.acquire(timeout=7)
     assert shop.given == [30, 7]
 
 
-def test_without_time_only_what_is_idle_is_had(shop):
+def test_with_timeout_zero_only_an_idle_connection_is_used(shop):
     pool = shop.pool()
     with pytest.raises(PoolTimeoutError):
         pool.acquire(timeout=0)
@@ -82,7 +84,7 @@ def test_without_time_only_what_is_idle_is_had(shop):
     assert pool.acquire(timeout=0) is shop.made[0]
 
 
-def test_a_dead_one_is_not_lent(shop):
+def test_a_dead_connection_is_not_checked_out(shop):
     pool = shop.pool()
     things = take(pool, 3)
     give(pool, things)
@@ -93,7 +95,7 @@ def test_a_dead_one_is_not_lent(shop):
     assert pool.statistics().dead == 2
 
 
-def test_where_all_are_dead_one_is_made(shop):
+def test_a_connection_is_created_when_all_idle_ones_are_dead(shop):
     pool = shop.pool(max_size=2, max_overflow=0)
     things = take(pool, 2)
     give(pool, things)
@@ -103,7 +105,7 @@ def test_where_all_are_dead_one_is_made(shop):
     assert pool.statistics().size == 1
 
 
-def test_a_dead_one_is_not_kept(shop):
+def test_a_connection_dead_at_its_release_is_closed(shop):
     pool = shop.pool()
     thing = pool.acquire()
     thing.dead = True
@@ -112,7 +114,7 @@ def test_a_dead_one_is_not_kept(shop):
     assert pool.statistics().size == 0
 
 
-def test_one_that_cannot_be_looked_at_is_dead():
+def test_a_connection_whose_check_raises_is_dead():
     shop = Shop()
     shop.is_dead = lambda thing: 1 / 0
     pool = shop.pool()
@@ -121,14 +123,14 @@ def test_one_that_cannot_be_looked_at_is_dead():
     assert thing.closed
 
 
-def test_one_that_its_user_calls_broken_is_closed(shop):
+def test_a_connection_released_as_broken_is_closed(shop):
     pool = shop.pool()
     thing = pool.acquire()
     pool.release(thing, broken=True)
     assert thing.closed
 
 
-def test_one_too_old_is_closed_instead_of_lent(shop):
+def test_a_connection_older_than_recycle_is_closed(shop):
     pool = shop.pool(recycle=60)
     thing = pool.acquire()
     shop.now += 59
@@ -141,7 +143,7 @@ def test_one_too_old_is_closed_instead_of_lent(shop):
     assert pool.statistics().recycled == 1
 
 
-def test_those_that_nobody_used_for_long_are_closed_when_one_is_lent(shop):
+def test_stale_connections_are_closed_at_the_next_checkout(shop):
     pool = shop.pool(stale=60)
     things = take(pool, 3)
     give(pool, things[:2])
@@ -154,22 +156,22 @@ def test_those_that_nobody_used_for_long_are_closed_when_one_is_lent(shop):
     assert pool.statistics().size == 1
 
 
-def test_use_keeps_one_from_becoming_stale(shop):
+def test_a_used_connection_does_not_become_stale(shop):
     pool = shop.pool(stale=60)
     for _ in range(5):
-        with pool.lend():
+        with pool.lease():
             shop.now += 59
     assert len(shop.made) == 1
 
 
-def test_an_error_in_closing_is_nobodys(shop):
+def test_an_error_of_close_is_ignored(shop):
     shop.close = lambda thing: 1 / 0
     pool = shop.pool()
     pool.release(pool.acquire(), broken=True)
     assert pool.statistics().closed == 1
 
 
-def test_a_failure_to_make_one_is_raised_and_costs_no_place(shop):
+def test_an_error_of_create_is_raised_and_frees_its_slot(shop):
     pool = shop.pool(max_size=1, max_overflow=0)
     shop.shut = True
     for _ in range(3):
@@ -179,24 +181,24 @@ def test_a_failure_to_make_one_is_raised_and_costs_no_place(shop):
     assert pool.acquire() is shop.made[0]
 
 
-def test_a_block_that_raises_an_error_of_its_own_costs_nothing(shop):
+def test_an_error_in_the_block_does_not_close_the_connection(shop):
     pool = shop.pool()
-    with pytest.raises(ZeroDivisionError), pool.lend():
+    with pytest.raises(ZeroDivisionError), pool.lease():
         _ = 1 / 0
     assert len(shop.open) == 1
     assert pool.statistics().idle == 1
 
 
-def test_what_an_interrupted_block_had_is_closed(shop):
+def test_an_interrupted_block_closes_its_connection(shop):
     pool = shop.pool()
-    with pytest.raises(KeyboardInterrupt), pool.lend():
+    with pytest.raises(KeyboardInterrupt), pool.lease():
         raise KeyboardInterrupt
     assert shop.open == []
     assert pool.statistics().size == 0
 
 
 @pytest.mark.parametrize("where", ["is_dead", "close"])
-def test_an_interruption_while_one_is_examined_costs_no_place(shop, where):
+def test_an_interrupt_during_the_check_frees_the_slot(shop, where):
     def interrupted(thing):
         raise KeyboardInterrupt
 
@@ -212,29 +214,29 @@ def test_an_interruption_while_one_is_examined_costs_no_place(shop, where):
 
 
 @pytest.mark.parametrize("case", ["twice", "foreign"])
-def test_what_is_not_lent_is_not_taken_back(shop, case):
+def test_releasing_what_is_not_checked_out_raises(shop, case):
     pool = shop.pool()
     thing = pool.acquire()
     pool.release(thing)
-    with pytest.raises(PoolError, match="give each back once, to the pool it is of"):
+    with pytest.raises(PoolError, match="release each connection once"):
         pool.release(thing if case == "twice" else Thing(99))
     assert pool.statistics().idle == 1
 
 
-def test_a_closed_pool_closes_what_it_has_and_what_comes_back(shop):
+def test_a_closed_pool_closes_idle_and_released_connections(shop):
     pool = shop.pool()
-    lent, idle = take(pool, 2)
+    checked_out, idle = take(pool, 2)
     pool.release(idle)
     pool.close()
     assert idle.closed
-    assert not lent.closed
-    pool.release(lent)
-    assert lent.closed
+    assert not checked_out.closed
+    pool.release(checked_out)
+    assert checked_out.closed
     assert pool.statistics().size == 0
     pool.close()
 
 
-def test_a_closed_pool_lends_nothing(shop):
+def test_a_closed_pool_raises_at_checkout(shop):
     pool = shop.pool(max_size=1, max_overflow=0)
     pool.close()
     for _ in range(2):
@@ -244,7 +246,7 @@ def test_a_closed_pool_lends_nothing(shop):
     assert pool.statistics().size == 0
 
 
-def test_one_that_is_made_while_the_pool_is_closed_is_closed(shop):
+def test_a_connection_created_during_close_is_closed(shop):
     pool = shop.pool()
     make = shop.create
     pool._create = lambda timeout: (pool.close(), make(timeout))[1]
@@ -254,11 +256,11 @@ def test_one_that_is_made_while_the_pool_is_closed_is_closed(shop):
     assert pool.statistics().size == 0
 
 
-def test_what_garbage_had_comes_back_even_within_the_lock(shop):
+def test_a_collected_generator_releases_while_the_lock_is_held(shop):
     """The collector runs where it likes: also in the thread that is deciding just now."""
 
     def holder(pool):
-        with pool.lend():
+        with pool.lease():
             yield
 
     def abandon_one():
@@ -290,7 +292,7 @@ def test_what_garbage_had_comes_back_even_within_the_lock(shop):
     assert shop.made[0].closed
 
 
-def test_statistics_say_what_happened(shop):
+def test_statistics(shop):
     pool = shop.pool(max_size=2, max_overflow=1)
     things = take(pool, 3)
     give(pool, things[:1])
@@ -298,21 +300,21 @@ def test_statistics_say_what_happened(shop):
         take(pool, 1)
         pool.acquire(timeout=0.001)
     seen = pool.statistics()
-    assert (seen.size, seen.idle, seen.lent, seen.waiting) == (3, 0, 3, 0)
+    assert (seen.size, seen.idle, seen.checked_out, seen.waiting) == (3, 0, 3, 0)
     assert (seen.created, seen.closed, seen.timeouts) == (3, 0, 1)
 
 
-def test_the_reason_why_none_can_be_made_is_kept(shop):
-    """A caller for which no time is left is told it, not to raise the pool's size."""
+def test_a_timeout_names_the_latest_error_of_create(shop):
+    """The timeout reports that error instead of advising a larger pool."""
     pool = shop.pool(max_size=1, max_overflow=0)
     shop.shut = True
     with pytest.raises(ConnectError):
         pool.acquire()
-    with pytest.raises(PoolTimeoutError, match="nobody there") as late:
+    with pytest.raises(PoolTimeoutError, match="connection refused") as late:
         pool.acquire(timeout=0)
     assert isinstance(late.value.__cause__, ConnectError)
     assert "pool_max_size" not in str(late.value)
-    # Once one was made, a pool that is too small is one again.
+    # After a successful create, the advice is given again.
     shop.shut = False
     thing = pool.acquire()
     with pytest.raises(PoolTimeoutError, match="pool_max_size"):
@@ -320,7 +322,7 @@ def test_the_reason_why_none_can_be_made_is_kept(shop):
     pool.release(thing)
 
 
-def test_a_caller_does_not_wait_for_all_that_are_closed(shop):
+def test_a_caller_closes_for_a_limited_time(shop):
     """As behind a network that does not answer: each takes its time to be closed."""
     pool = shop.pool(max_size=10, max_overflow=0, stale=5)
     give(pool, take(pool, 10))
@@ -344,7 +346,7 @@ def test_a_caller_does_not_wait_for_all_that_are_closed(shop):
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
-def test_no_exception_at_any_instant_leaves_the_lock_of_the_pool_taken(shop):
+def test_no_exception_leaves_the_lock_held(shop):
     """Every later acquire would wait for it without an end."""
     # An interrupt between the two may lose the thing itself: it is not under test here.
     pool, left_taken = shop.pool(max_size=2000), []

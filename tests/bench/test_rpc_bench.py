@@ -1,5 +1,7 @@
 """The messaging benchmark measures what really happened; figures are never asserted here."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
@@ -8,10 +10,13 @@ import pytest
 
 from hbshim.bench import suite
 from hbshim.bench.rpc import contest, processes
+from hbshim.bench.rpc.contest import Entry
 from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
+from hbshim.bench.rpc.tidy import tidy
 from hbshim.errors import HbshimError, MissingExtraError
 from tests.worlds import WORLD
+from wsgi_harness.stack.broker import Broker
 
 pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch their own processes")
 
@@ -20,12 +25,12 @@ PLUG_IN, OWN = contest.GROUPS
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contest, "QUICK_SLICE", 0.05)
     monkeypatch.setattr(contest, "QUICK_SLICES", 1)
 
 
-def left_behind(broker):
+def left_behind(broker: Broker) -> list[str]:
     """What would be there for ever; the rest goes by itself."""
     found = [*broker.management.get("queues"), *broker.management.get("exchanges")]
     return [
@@ -39,8 +44,13 @@ def left_behind(broker):
     ("world", "group"), [("native", PLUG_IN), ("eventlet", OWN)], ids=["plug-in", "own"]
 )
 def test_there_is_a_row_for_every_contestant_at_every_work(
-    broker, tiny, monkeypatch, capsys, world, group
-):
+    broker: Broker,
+    tiny: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    world: str,
+    group: tuple[Entry, Entry, Entry, Entry],
+) -> None:
     monkeypatch.setattr(contest, "GROUPS", (group,))
     monkeypatch.setattr(contest, "WORLDS", (world,))
     result = suite.run(["rpc"], broker.amqp_url(), quick=True, progress=lambda _: None)
@@ -60,7 +70,9 @@ def test_there_is_a_row_for_every_contestant_at_every_work(
     assert left_behind(broker) == []
 
 
-def test_a_message_that_does_not_arrive_is_noticed(broker, monkeypatch):
+def test_a_message_that_does_not_arrive_is_noticed(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     topic = f"{PREFIX}-lost"
     with Contestant("own", "hbpika", topic, "native", broker.amqp_url()) as contestant:
         contestant.await_ready()
@@ -69,10 +81,10 @@ def test_a_message_that_does_not_arrive_is_noticed(broker, monkeypatch):
         monkeypatch.setattr(processes, "PATIENCE", 2.0)
         with pytest.raises(HbshimError, match="the server took in"):
             contestant.measure("cast", 1, 0.05)
-    contest.tidy(broker.amqp_url(), [topic])
+    tidy(broker.amqp_url(), [topic])
 
 
-def test_a_contestant_that_fails_is_named_with_what_it_said():
+def test_a_contestant_that_fails_is_named_with_what_it_said() -> None:
     url = "amqp://guest:secret@127.0.0.1:1/"
     with (
         Contestant("by hand", "pika", "nowhere", "native", url) as contestant,
@@ -82,13 +94,13 @@ def test_a_contestant_that_fails_is_named_with_what_it_said():
     assert "secret" not in str(raised.value)
 
 
-def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch):
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(contest._LIBRARIES, "no_such_library", "kombu")
     with pytest.raises(MissingExtraError, match="no_such_library"):
         contest.run("amqp://127.0.0.1:1/", quick=True)
 
 
-def test_without_a_broker_it_is_said_to_be_left_out():
+def test_without_a_broker_it_is_said_to_be_left_out() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hbshim", "bench", "--quick", "rpc"],
         capture_output=True,

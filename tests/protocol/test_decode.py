@@ -1,6 +1,10 @@
 """What arrives, decoded from bytes that pika wrote."""
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +14,8 @@ from pika.data import decode_table
 
 from hbshim.adapters.pika.session import PikaSession
 from hbshim.adapters.pyamqp.session import KombuSession
-from hbshim.protocol.decode import DeliveryDecoder
+from hbshim.protocol.decode import DeliveryDecoder, OnMessage
+from hbshim.protocol.messages import Delivery
 
 BODY_FRAME = 3
 
@@ -33,31 +38,41 @@ properties = st.builds(
 )
 
 
-def payload(marshaled):
+def payload(marshaled: bytes) -> tuple[int, bytes]:
     """Type and payload of a frame."""
     return marshaled[0], marshaled[7:-1]
 
 
-def method(inner):
+def method(inner: Any) -> tuple[int, bytes]:
     return payload(frame.Method(1, inner).marshal())
 
 
-def delivery(props, size, tag=7, redelivered=False, consumer="c", key="a.key"):
+def delivery(
+    props: Any,
+    size: int,
+    tag: int = 7,
+    redelivered: bool = False,
+    consumer: str = "c",
+    key: str = "a.key",
+) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
     deliver = spec.Basic.Deliver(consumer, tag, redelivered, "an.exchange", key)
     return method(deliver), payload(frame.Header(1, size, props).marshal())
 
 
-def decoder_for(consumers, table=lambda data: decode_table(data, 0)[0]):
+def decoder_for(
+    consumers: dict[str, OnMessage],
+    table: Callable[[bytes], dict[str, Any]] = lambda data: decode_table(data, 0)[0],
+) -> DeliveryDecoder:
     return DeliveryDecoder(consumers, table, lambda *_: None, lambda *_: None)
 
 
 @pytest.fixture
-def got():
+def got() -> list[Delivery]:
     return []
 
 
 @pytest.fixture
-def decoder(got):
+def decoder(got: list[Delivery]) -> DeliveryDecoder:
     return decoder_for({"c": got.append})
 
 
@@ -68,8 +83,10 @@ def decoder(got):
     st.booleans(),
     st.integers(1, 120),
 )
-def test_a_message_is_taken_in_as_it_was_sent(props, body, tag, redelivered, part):
-    got = []
+def test_a_message_is_taken_in_as_it_was_sent(
+    props: Any, body: bytes, tag: int, redelivered: bool, part: int
+) -> None:
+    got: list[Delivery] = []
     decoder = decoder_for({"c": got.append})
     for each in delivery(props, len(body), tag, redelivered):
         assert decoder.receive(*each)
@@ -90,7 +107,7 @@ def test_a_message_is_taken_in_as_it_was_sent(props, body, tag, redelivered, par
         assert getattr(message, ours) == getattr(props, theirs)
 
 
-def test_one_message_after_another(decoder, got):
+def test_one_message_after_another(decoder: DeliveryDecoder, got: list[Delivery]) -> None:
     for number in range(3):
         for each in delivery(spec.BasicProperties(message_id=str(number)), 2, tag=number + 1):
             assert decoder.receive(*each)
@@ -102,7 +119,7 @@ def test_one_message_after_another(decoder, got):
     ]
 
 
-def test_a_name_that_is_no_utf8_ends_nothing(decoder, got):
+def test_a_name_that_is_no_utf8_ends_nothing(decoder: DeliveryDecoder, got: list[Delivery]) -> None:
     kind, header = delivery(spec.BasicProperties(message_id="XY"), 0)[1]
     assert decoder.receive(*delivery(spec.BasicProperties(), 0)[0])
     assert decoder.receive(kind, header.replace(b"XY", b"\xff\xfe"))
@@ -118,10 +135,15 @@ def test_a_name_that_is_no_utf8_ends_nothing(decoder, got):
     ids=["time", "type"],
 )
 @pytest.mark.parametrize("library", ["pika", "kombu"])
-def test_headers_that_cannot_be_decoded_end_nothing(got, table, library):
+def test_headers_that_cannot_be_decoded_end_nothing(
+    got: list[Delivery], table: bytes, library: str
+) -> None:
     """The message would be redelivered, and end the next connection, too."""
-    decode = {"pika": PikaSession, "kombu": KombuSession}[library]
-    decoder = decoder_for({"c": got.append}, decode.decode_table)
+    sessions: dict[str, type[PikaSession | KombuSession]] = {
+        "pika": PikaSession,
+        "kombu": KombuSession,
+    }
+    decoder = decoder_for({"c": got.append}, sessions[library].decode_table)
     method_frame, (kind, header) = delivery(spec.BasicProperties(headers={}, message_id="id"), 0)
     assert decoder.receive(*method_frame)
     encoded = len(table).to_bytes(4, "big") + table
@@ -129,27 +151,33 @@ def test_headers_that_cannot_be_decoded_end_nothing(got, table, library):
     assert (got[0].headers, got[0].message_id) == ({}, "id")
 
 
-def test_a_message_for_an_unknown_consumer_is_an_error(decoder, got):
+def test_a_message_for_an_unknown_consumer_is_an_error(
+    decoder: DeliveryDecoder, got: list[Delivery]
+) -> None:
     with pytest.raises(OSError, match="another"):
         decoder.receive(*delivery(spec.BasicProperties(), 1, consumer="another")[0])
     assert got == []
 
 
-def test_other_methods_are_left_to_the_caller(decoder):
+def test_other_methods_are_left_to_the_caller(decoder: DeliveryDecoder) -> None:
     assert not decoder.receive(*method(spec.Channel.Close(404, "NOT_FOUND", 60, 20)))
 
 
-def test_confirms():
+def test_confirms() -> None:
     heard = []
-    decoder = DeliveryDecoder({}, dict, lambda *confirm: heard.append(confirm), lambda *_: None)
+    decoder = DeliveryDecoder(
+        {}, lambda _: {}, lambda *confirm: heard.append(confirm), lambda *_: None
+    )
     acks = [spec.Basic.Ack(5, False), spec.Basic.Ack(9, True), spec.Basic.Nack(10, True, False)]
     assert all(decoder.receive(*method(each)) for each in acks)
     assert heard == [(5, False, False), (9, True, False), (10, True, True)]
 
 
-def test_a_message_that_came_back():
+def test_a_message_that_came_back() -> None:
     returned = []
-    decoder = DeliveryDecoder({}, dict, lambda *_: None, lambda *each: returned.append(each))
+    decoder = DeliveryDecoder(
+        {}, lambda _: {}, lambda *_: None, lambda *each: returned.append(each)
+    )
     frames = [
         method(spec.Basic.Return(312, "NO_ROUTE", "an.exchange", "a.key")),
         payload(frame.Header(1, 2, spec.BasicProperties(message_id="id")).marshal()),
@@ -173,7 +201,9 @@ def test_a_message_that_came_back():
     ],
     ids=["method", "body", "long body", "second header", "short header", "cut off"],
 )
-def test_what_amqp_does_not_allow_ends_the_connection(decoder, frames):
+def test_what_amqp_does_not_allow_ends_the_connection(
+    decoder: DeliveryDecoder, frames: list[tuple[int, bytes]]
+) -> None:
     assert decoder.receive(*delivery(spec.BasicProperties(), 3)[0])
     with pytest.raises(OSError, match="not AMQP") as raised:
         for each in frames:

@@ -1,5 +1,7 @@
 """Frames are cut as they were sent, wherever the network cut them."""
 
+from __future__ import annotations
+
 import errno
 
 import pytest
@@ -18,7 +20,9 @@ frames = st.lists(
 
 
 @given(frames, st.lists(st.integers(1, 30)))
-def test_frames_come_out_as_they_went_in(sent, cuts):
+def test_frames_come_out_as_they_went_in(
+    sent: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
     data, splitter, got = b"".join(map(joined, sent)), Splitter(), []
     for cut in [*cuts, len(data)]:
         part, data = data[:cut], data[cut:]
@@ -28,7 +32,7 @@ def test_frames_come_out_as_they_went_in(sent, cuts):
     assert splitter.missing == 0
 
 
-def test_what_is_missing_is_known():
+def test_what_is_missing_is_known() -> None:
     splitter = Splitter()
     data = joined((BODY, 1, b"x" * 100))
     assert splitter.split(data[:3]) == []
@@ -39,7 +43,7 @@ def test_what_is_missing_is_known():
 
 
 @pytest.mark.parametrize("data", [b"HTTP/1.1", b"AMQP\0\0\x09\1", joined((1, 0, b""))[:-1] + b"!"])
-def test_what_is_not_amqp_is_refused(data):
+def test_what_is_not_amqp_is_refused(data: bytes) -> None:
     with pytest.raises(OSError, match="not AMQP") as raised:
         Splitter().split(data)
     assert raised.value.errno == errno.EPROTO

@@ -1,6 +1,10 @@
 """What is encoded here is what pika encodes, and pika reads what is published."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from pika import frame, spec
@@ -13,8 +17,8 @@ from hbshim.protocol.encode import acknowledgement, publication, rejection
 from hbshim.protocol.messages import PERSISTENT, Message
 
 
-def table(values):
-    pieces = []
+def table(values: Mapping[str, Any]) -> bytes:
+    pieces: list[bytes] = []
     encode_table(pieces, values)
     return b"".join(pieces)
 
@@ -69,23 +73,23 @@ CASES = {
 
 
 @pytest.mark.parametrize(("ours", "pikas"), CASES.values(), ids=CASES)
-def test_a_method_is_encoded_as_pika_does(ours, pikas):
+def test_a_method_is_encoded_as_pika_does(ours: bytes, pikas: Any) -> None:
     assert ours == frame.Method(3, pikas).marshal()
 
 
-def test_a_name_has_255_bytes_at_most():
+def test_a_name_has_255_bytes_at_most() -> None:
     with pytest.raises(PayloadError, match="255 bytes at most"):
         methods.queue_declare(3, "ä" * 128)
 
 
-def test_what_the_broker_answers():
+def test_what_the_broker_answers() -> None:
     closed = frame.Method(3, spec.Channel.Close(404, "NOT_FOUND", 60, 40)).marshal()[7:-1]
     assert methods.closed_channel(closed) == (404, "NOT_FOUND", methods.BASIC_PUBLISH)
     deleted = frame.Method(3, spec.Queue.DeleteOk(message_count=77)).marshal()[7:-1]
     assert methods.deleted_messages(deleted) == 77
 
 
-def frames_of(data):
+def frames_of(data: bytes) -> list[Any]:
     found = []
     while data:
         length, decoded = decode_frame(data)
@@ -95,7 +99,7 @@ def frames_of(data):
 
 
 @pytest.mark.parametrize("size", [0, 1, 4088, 4089, 10000])
-def test_pika_reads_what_is_published(size):
+def test_pika_reads_what_is_published(size: int) -> None:
     message = Message(
         b"x" * size,
         "an.exchange",
@@ -124,7 +128,7 @@ def test_pika_reads_what_is_published(size):
 
 
 @pytest.mark.parametrize("field", ["routing_key", "correlation_id", "type"])
-def test_a_property_that_is_too_long(field):
+def test_a_property_that_is_too_long(field: str) -> None:
     message = Message(b"", "", "q")
     setattr(message, field, "k" * 256)
     with pytest.raises(PayloadError, match="255 bytes"):

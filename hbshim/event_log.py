@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 
 from hbshim.metrics import EVENTS_KEPT, Event, Metrics
+from hbshim.runtime.exclusive import OCCUPIED, TrySection
 from hbshim.runtime.fork import ProcessLocal
-from hbshim.runtime.unpatched import allocate_lock
 
 LOGGER = "hbshim"
 
@@ -49,7 +49,7 @@ class _Log:
     """
 
     def __init__(self) -> None:
-        self.lock = allocate_lock()
+        self.section = TrySection()
         self.done: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.once: deque[tuple[str, str]] = deque(maxlen=REASONS_KEPT)
 
@@ -94,13 +94,9 @@ def log_problems(metrics: Metrics) -> None:
 
 
 def _log_fresh(log: _Log, metrics: Metrics) -> None:
-    if not log.lock.acquire(False):
+    fresh = log.section.run(lambda: _take_fresh(log, metrics.recorded()))
+    if fresh is OCCUPIED:
         return  # another thread of the application is at it
-    try:
-        fresh = _fresh(log, metrics.recorded())
-        log.done.extend(fresh)
-    finally:
-        log.lock.release()
     logger = logging.getLogger(LOGGER)
     for event in fresh:
         reason = (event.kind, event.detail)
@@ -112,9 +108,11 @@ def _log_fresh(log: _Log, metrics: Metrics) -> None:
             log_event(event, logger)
 
 
-def _fresh(log: _Log, recorded: list[Event]) -> list[Event]:
+def _take_fresh(log: _Log, recorded: list[Event]) -> list[Event]:
     done = set(map(id, log.done))
-    return [event for event in recorded if id(event) not in done]
+    fresh = [event for event in recorded if id(event) not in done]
+    log.done.extend(fresh)
+    return fresh
 
 
 def not_logged_yet(events: Iterable[Event]) -> list[Event]:

@@ -1,12 +1,21 @@
-"""Interrupts a call at random instants, as a signal handler that raises does."""
+"""Interrupts a call at random instants, or at all of them, as a signal handler that raises does."""
 
 import gc
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
+
+import hbshim
 
 #: Seconds from the setting of the alarm to the signal.
 SOON = 0.0002
+
+
+#: Code that may be interrupted: what calls it and what it is given are not under test.
+_CODE = os.path.dirname(hbshim.__file__) + os.sep
 
 
 class InterruptError(BaseException):
@@ -47,3 +56,44 @@ def interrupt(call: Callable[[], object], after: Callable[[], object], times: in
         signal.signal(signal.SIGALRM, before)
         gc.callbacks[:] = callbacks
     return interrupted
+
+
+def interrupt_everywhere(call: Callable[[], object], after: Callable[[], object]) -> int:
+    """Interrupt `call` at its first instant, then at its second, and so on until it returns.
+
+    Python runs signal handlers where a function of Python begins and where a call of C returns
+    (and in loops). `sys.setprofile` reports both, so that each of them is tried, and none is
+    that a signal could not reach.
+
+    Parameters:
+        call: called over and over, in the same way each time.
+        after: called after each interrupt; checks what must hold.
+
+    Returns:
+        The number of interrupts.
+    """
+    interrupts = 0
+    while True:
+        left = interrupts
+
+        def profile(frame: FrameType, event: str, _argument: object) -> None:
+            nonlocal left
+            code = frame.f_code.co_filename
+            if event not in ("call", "c_return") or not code.startswith(_CODE):
+                return
+            left -= 1
+            if left == -1:
+                # Python profiles no more after it.
+                raise InterruptError
+
+        try:
+            sys.setprofile(profile)
+            call()
+        except InterruptError:
+            pass
+        finally:
+            sys.setprofile(None)
+        if left >= 0:
+            return interrupts
+        interrupts += 1
+        after()

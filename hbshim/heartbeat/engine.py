@@ -20,13 +20,15 @@ from typing import Protocol
 from hbshim.heartbeat.schedule import SLOT, Schedule
 from hbshim.heartbeat.workers import Worker
 from hbshim.metrics import Metrics
-from hbshim.runtime.unpatched import allocate_lock
+from hbshim.runtime.exclusive import OCCUPIED, TrySection
+from hbshim.runtime.unpatched import allocate_lock, original
 
 #: Lateness samples kept for reports.
 LATENESS_KEPT = 8192
 
-#: Seconds to wait for another thread that is starting the worker.
-STARTING_LIMIT = 0.1
+#: How often, and for how many seconds each time, a thread waits for another one that is starting
+#: the worker.
+_WAITS, _WAIT = 100, 0.001
 
 #: Upper bounds, in seconds, of the buckets in which every look is counted; 0 is for those
 #: that come early, as most do. T/8, where lateness begins to matter, lies among the others.
@@ -90,7 +92,7 @@ class Engine:
         self._metrics = metrics
         self._run = _Run()
         self._commands: deque[tuple[weakref.ref[Watched], bool]] = deque()
-        self._starting = allocate_lock()
+        self._starting = TrySection()
         myself = weakref.ref(self)
 
         def died(reason: str) -> None:
@@ -127,13 +129,15 @@ class Engine:
             WorkerError: the worker cannot run in this process.
         """
         # Waited for, because the start of another thread may fail; but not for long: this
-        # thread itself may hold it, above a finalizer. A command is in the queue already.
-        if self._starting.acquire(True, STARTING_LIMIT):
-            try:
-                if not self.worker.running:
-                    self._start()
-            finally:
-                self._starting.release()
+        # thread itself may be inside, above a finalizer. A command is in the queue already.
+        for _ in range(_WAITS):
+            if self._starting.run(self._start_unless_running) is not OCCUPIED:
+                return
+            original("time", "sleep")(_WAIT)
+
+    def _start_unless_running(self) -> None:
+        if not self.worker.running:
+            self._start()
 
     def _start(self) -> None:
         run: _Run | None = None

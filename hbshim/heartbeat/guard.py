@@ -25,7 +25,7 @@ from typing import Any
 
 from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.runtime.fork import process_mark
-from hbshim.runtime.unpatched import NativeLock, allocate_lock, original
+from hbshim.runtime.unpatched import original
 
 #: A write after this many seconds without one checks the peer first (the pre-write
 #: check). Short enough to catch a close between two requests, long enough that a
@@ -49,12 +49,12 @@ class Permit:
     Attributes:
         valid: no client has entered since the permit was given.
         inside: the gate's clients.
-        acting: held by the engine during a system call that releases the GIL.
+        acting: has a token of the engine during a system call that releases the GIL.
     """
 
     __slots__ = ("acting", "inside", "valid")
 
-    def __init__(self, inside: Set[object], acting: NativeLock) -> None:
+    def __init__(self, inside: Set[object], acting: set[object]) -> None:
         self.inside = inside
         self.acting = acting
         self.valid = True
@@ -75,7 +75,7 @@ class StreamLock:
         self.inside: set[object] = set()
         self.permit: Permit | None = None
         self.overlaps = 0
-        self._acting = allocate_lock()
+        self._acting: set[object] = set()
 
     @property
     def occupied(self) -> bool:
@@ -112,7 +112,7 @@ class StreamLock:
             return
         pause = original("time", "sleep")
         for _ in range(_WAITS):
-            if not self._acting.locked():
+            if not self._acting:
                 return
             pause(_WAIT)
 
@@ -126,7 +126,7 @@ class StreamLock:
         """In a forked child: forget the parent's threads."""
         self.inside.clear()
         self.permit = None
-        self._acting._at_fork_reinit()
+        self._acting.clear()
 
 
 def _nothing() -> None:

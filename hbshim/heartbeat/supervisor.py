@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from hbshim.errors import WorkerError
 from hbshim.heartbeat.engine import Engine
+from hbshim.runtime.exclusive import TrySection
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
 #: A thread is stuck that makes no progress for so many seconds, or this share of T if that
@@ -63,7 +64,7 @@ class Supervisor:
         self._wakeup.acquire()
         self._parked = False
         self._stopped = False
-        self._starting = allocate_lock()
+        self._starting = TrySection()
         # Of the latest check: what had been done by then, and when the next one was due.
         self._progress = -1
         self._check_due = float("inf")
@@ -74,19 +75,22 @@ class Supervisor:
         Raises:
             WorkerError: no thread can be started here.
         """
-        if not self.running and not self._stopped and self._starting.acquire(False):
-            try:
-                if not self.running:
-                    self.running = True
-                    self.started += 1
-                    start_native_thread(self._run, self.stop)
-            except WorkerError:
-                self.running = False
-                raise
-            finally:
-                self._starting.release()
+        if not self.running and not self._stopped:
+            self._starting.run(self._start)
         elif self._parked:
             self._wake()
+
+    def _start(self) -> None:
+        if self.running:
+            return
+        try:
+            self.running = True
+            self.started += 1
+            start_native_thread(self._run, self.stop)
+        except BaseException:
+            # Interrupted, it may have started: two do no harm.
+            self.running = False
+            raise
 
     def stop(self) -> None:
         """Have the thread end soon."""

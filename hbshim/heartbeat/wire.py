@@ -111,12 +111,14 @@ def acting(permit: Permit, function: Callable[..., Any], *args: Any) -> Any:
     Returns:
         What `function` returns; None, without calling it, if the permit is revoked.
     """
-    if not permit.acting.acquire(False):
-        return None  # another engine is stuck in there
+    token = object()
     try:
+        permit.acting.add(token)
+        if len(permit.acting) > 1:
+            return None  # another engine is stuck in there
         return function(*args) if permit.valid and not permit.inside else None
     finally:
-        permit.acting.release()
+        permit.acting.discard(token)
 
 
 class Wire:

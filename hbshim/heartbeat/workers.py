@@ -135,12 +135,14 @@ class PthreadWorker:
             WorkerError: no thread can be started here.
         """
         thread = _NativeThread(run_once, self.on_death)
-        before, self._thread = self._thread, thread
-        if before is not None:
-            before.stop()
+        before = self._thread
         try:
+            self._thread = thread
+            if before is not None:
+                before.stop()
             thread.start()
-        except WorkerError:
+        except BaseException:
+            # Also where it was interrupted: the next link starts another one.
             thread.ended = True
             raise
 
@@ -204,9 +206,14 @@ class GreenthreadWorker:
             WorkerError: neither eventlet nor gevent is loaded.
         """
         spawn, sleep = _green_primitives(self.name)
-        self._token = token = object()
-        self._hub_thread = get_native_id()
-        spawn(self._run, run_once, sleep, token)
+        token, self._hub_thread = object(), get_native_id()
+        try:
+            self._token = token
+            spawn(self._run, run_once, sleep, token)
+        except BaseException:
+            # Also where it was interrupted: the next link spawns another one.
+            self._token = None
+            raise
 
     def _run(self, run_once: RunOnce, sleep: Callable[[float], object], token: object) -> None:
         try:

@@ -17,6 +17,7 @@ from hbshim.errors import MessagingError
 from hbshim.messaging.base import CLOSE_LIMIT
 from hbshim.messaging.inbox import Inbox, Received
 from hbshim.messaging.reporting import LOG, OnError, log_error
+from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 from hbshim.runtime.unpatched import start_without_signals
 
 #: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
@@ -62,7 +63,7 @@ class PollingListener(ABC, Generic[M, C]):
         self._stop_by = float("inf")
         self._changed = threading.Event()
         self._ended = threading.Event()
-        self._polling = threading.Lock()
+        self._polling = ExclusiveSection(threading.RLock())
         self._drainer: threading.Thread | None = None
 
     # -- what a driver's listener does ---------------------------------------
@@ -97,7 +98,7 @@ class PollingListener(ABC, Generic[M, C]):
         return WAIT_AT_MOST
 
     def _retry_held(self) -> None:
-        """Do what was put off; called without the lock."""
+        """Do what was put off; called outside of the section."""
 
     # -- what the owner calls ------------------------------------------------
 
@@ -111,8 +112,7 @@ class PollingListener(ABC, Generic[M, C]):
             return False
         deadline = time.monotonic() + timeout
         try:
-            with self._polling:
-                return self._open(deadline)
+            return self._polling.run(lambda: self._open(deadline), None) is True
         finally:
             self._after_polling()
 
@@ -137,11 +137,14 @@ class PollingListener(ABC, Generic[M, C]):
             return []
         deadline = None if timeout is None else time.monotonic() + timeout
         batch: list[M] = []
-        over = False
+
+        def poll() -> bool:
+            return self._poll(batch, deadline, batch_size, batch_timeout)
+
+        over: object = False
         while not over:
             try:
-                with self._polling:
-                    over = self._poll(batch, deadline, batch_size, batch_timeout)
+                over = self._polling.run(poll, None)
             finally:
                 self._after_polling()
             if not over:
@@ -155,7 +158,7 @@ class PollingListener(ABC, Generic[M, C]):
         batch_size: int,
         batch_timeout: float | None,
     ) -> bool:
-        """Fill `batch`; return False if something is to be done without the lock first."""
+        """Fill `batch`; return False if something is to be done outside of the section first."""
         while len(batch) < batch_size:
             if self._consuming and (self._stopped or self._paused):
                 self._stop_consuming()
@@ -207,11 +210,8 @@ class PollingListener(ABC, Generic[M, C]):
         self._ended.set()
         self.stop(timeout)
         # A poll that is under way ends first: it is the one that uses the connection.
-        if self._polling.acquire(True, max(SHORTEST_CLOSE, timeout)):
-            try:
-                self._end(deadline)
-            finally:
-                self._polling.release()
+        end = self._polling.run(lambda: self._end(deadline), max(SHORTEST_CLOSE, timeout))
+        if end is not OCCUPIED:
             return
         # The poll waits for something that cannot be interrupted, such as name resolution. It
         # closes what it opened when it returns. The broker requeues what is unacknowledged.
@@ -221,9 +221,11 @@ class PollingListener(ABC, Generic[M, C]):
 
     def _end(self, deadline: float) -> None:
         self._stop_consuming()
-        connection, self._connection = self._connection, None
+        connection = self._connection
         if connection is not None:
             connection.close(max(SHORTEST_CLOSE, deadline - time.monotonic()))
+            # Not before: where the close is interrupted, the next one finds it.
+            self._connection = None
 
     def _wake(self) -> None:
         if self._inherited:
@@ -234,16 +236,17 @@ class PollingListener(ABC, Generic[M, C]):
             connection.wake()
 
     def _after_polling(self) -> None:
-        """Do what became due while the lock was held; to be called without it."""
-        while self._due() and not self._inherited and self._polling.acquire(False):
-            try:
-                self._stop_consuming()
-                if self._ended.is_set():
-                    self._end(0.0)
-            finally:
-                self._polling.release()
+        """Do what became due while a thread polled; to be called outside of the section."""
+        while self._due() and not self._inherited:
+            if self._polling.run(self._catch_up) is OCCUPIED:
+                break
         while self._errors:
             self.on_error(self._errors.popleft())
+
+    def _catch_up(self) -> None:
+        self._stop_consuming()
+        if self._ended.is_set():
+            self._end(0.0)
 
     def _due(self) -> bool:
         """Whether consumers are to be stopped, or a connection is to be closed."""
@@ -266,14 +269,14 @@ class PollingListener(ABC, Generic[M, C]):
     def _drain_prefetch(self) -> None:
         """Receive what arrives while no thread polls, so that its age is known."""
         while not self._ended.wait(CHECK_EVERY):
-            if self._polling.acquire(False):
-                try:
-                    if self._connection is not None and self._consuming:
-                        self._connection.drain(0)
-                except MessagingError:
-                    pass  # what is lost is found, and opened anew, by a thread that polls
-                except Exception:
-                    LOG.exception("the prefetch drain thread continues after an error")
-                finally:
-                    self._polling.release()
+            if self._polling.run(self._drain) is not OCCUPIED:
                 self._after_polling()
+
+    def _drain(self) -> None:
+        try:
+            if self._connection is not None and self._consuming:
+                self._connection.drain(0)
+        except MessagingError:
+            pass  # what is lost is found, and opened anew, by a thread that polls
+        except Exception:
+            LOG.exception("the prefetch drain thread continues after an error")

@@ -15,6 +15,7 @@ from hbshim.observe.protocol import ANSWER_LIMIT, LINKS_AT_MOST, VERSION, resolv
 from hbshim.observe.server import WatchServer
 from hbshim.observe.snapshot import snapshot
 from hbshim.observe.socketfile import SocketFile
+from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 from hbshim.runtime.fork import ProcessLocal
 from hbshim.runtime.unpatched import allocate_reentrant_lock
 
@@ -29,14 +30,14 @@ class _Listening:
     Attributes:
         lock: held while it is opened or closed. In a slot, so that an eventlet which patches
             later does not make it green.
-        deciding: whether the thread that holds the lock is in :func:`offer`.
+        offering: the section of :func:`offer`, within the lock.
     """
 
-    __slots__ = ("__weakref__", "deciding", "lock", "refused", "server", "unreported")
+    __slots__ = ("__weakref__", "lock", "offering", "refused", "server", "unreported")
 
     def __init__(self) -> None:
         self.lock = allocate_reentrant_lock()
-        self.deciding = False
+        self.offering = ExclusiveSection(self.lock)
         self.server: WatchServer | None = None
         self.refused: str | None = None
         self.unreported: str | None = None
@@ -102,21 +103,9 @@ def offer(setting: str) -> None:
     if setting == "off":
         return
     here = _LISTENING.get()
-    if not here.lock.acquire(False):
-        return
-    refusal = None
-    try:
-        # The lock is re-entrant: a green thread or a signal handler of this thread may come
-        # in while the socket is being opened.
-        if not here.deciding:
-            here.deciding = True
-            try:
-                refusal = _offer(here, setting)
-            finally:
-                here.deciding = False
-    finally:
-        here.lock.release()
-    if refusal is not None:
+    # A green thread or a signal handler of this thread may come in, too.
+    refusal = here.offering.run(lambda: _offer(here, setting))
+    if refusal is not None and refusal is not OCCUPIED:
         # With the program's filters a warning may be an error. The event is there, too.
         with contextlib.suppress(WatchWarning):
             warnings.warn(refusal, WatchWarning, stacklevel=3)

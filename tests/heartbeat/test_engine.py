@@ -12,8 +12,9 @@ from hbshim.heartbeat.schedule import SLOT
 from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
 from hbshim.heartbeat.workers import PthreadWorker
 from hbshim.metrics import Metrics
+from tests.interrupts import interrupt_everywhere
 from tests.waiting import wait_until
-from tests.worlds import needs_os_threads
+from tests.worlds import WORLD, needs_os_threads
 
 
 class Clock:
@@ -397,3 +398,38 @@ def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wa
     clock.now += SLOT
     engine.run_once()
     assert [len(each.looked_at) for each in (item, *watched)] == [1, 1]
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_keeps_the_worker_from_being_started():
+    engines = [make_engine()[0]]
+
+    def started():
+        before = engines[-1]
+        engines.append(make_engine()[0])
+        thread = threading.Thread(target=before.start)
+        thread.start()
+        thread.join(30)
+        assert before.worker.running
+
+    assert interrupt_everywhere(lambda: engines[-1].start(), started)
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+def test_a_thread_whose_start_was_interrupted_is_started_again():
+    """Else it is taken to run: its links would have no heartbeats until it is overdue by T."""
+    workers, turns = [PthreadWorker()], []
+
+    def run_once():
+        turns.append(threading.get_ident())
+
+    def started():
+        before, called = workers[-1], len(turns)
+        workers.append(PthreadWorker())
+        if not before.running:
+            before.start(run_once)
+        wait_until(lambda: len(turns) > called or before._thread.ident in turns)
+        before.stop()
+
+    assert interrupt_everywhere(lambda: workers[-1].start(run_once), started)
+    workers[-1].stop()

@@ -15,8 +15,9 @@ from hbshim.heartbeat.supervisor import GRACE_AT_LEAST, Supervisor
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
 from tests.heartbeat.test_engine import Clock, IdleWorker, Item
+from tests.interrupts import interrupt_everywhere
 from tests.waiting import wait_until
-from tests.worlds import needs_os_threads
+from tests.worlds import WORLD, needs_os_threads
 
 pytestmark = needs_os_threads
 
@@ -266,3 +267,23 @@ def test_a_thread_that_was_stopped_while_it_replaced_the_worker_is_not_waited_fo
     service._replacing_until = time.monotonic() + REPLACING_LIMIT
     engine = service.engine("pthread")
     wait_until(lambda: service._replace_thread(engine, "it ended") or service.metrics.recorded())
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_keeps_the_supervisor_from_being_started():
+    def make():
+        return Supervisor(Engine(IdleWorker(), Metrics()), lambda _engine, _reason: None)
+
+    supervisors = [make()]
+
+    def started():
+        before = supervisors[-1]
+        supervisors.append(make())
+        thread = threading.Thread(target=before.ensure)
+        thread.start()
+        thread.join(30)
+        wait_until(lambda: before._parked)
+        before.stop()
+
+    assert interrupt_everywhere(lambda: supervisors[-1].ensure(), started)
+    supervisors[-1].stop()

@@ -30,6 +30,6 @@ eventlet.monkey_patch()
 
 # What eventlet can reach it does replace, so the looks below could fail.
 assert type(reachable.lock) is not NATIVE
-assert type(link.guard.writers._acting) is NATIVE_LOCK
+assert type(current().engine("pthread")._run.busy) is NATIVE_LOCK
 
 print("pass")

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,10 @@ import pytest
 from hbshim.errors import WatchError
 from hbshim.observe import listen, stop_listening
 from hbshim.observe.client import ask
+from hbshim.observe.listening import offer
+from tests.interrupts import interrupt_everywhere
 from tests.observe.conftest import CHECKOUT, WORLD_PATCHES
+from tests.worlds import WORLD
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +165,8 @@ def test_a_process_may_be_watched_before_eventlet_patches_it(tmp_path):
 import hbshim
 hbshim.install(watch_socket={str(tmp_path / "s")!r})
 from hbshim.observe.client import ask
+from hbshim.observe.listening import offer
+from tests.interrupts import interrupt_everywhere
 assert ask({str(tmp_path / "s")!r}).links == ()
 from hbshim.heartbeat import service
 assert service.existing() is None
@@ -252,3 +258,21 @@ sys.stdin.readline()
         assert said.count("refused") == 5
         assert str(ask(path).pid) in said
     assert not os.path.lexists(path)
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+# A socket whose creation was interrupted is closed when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_exception_at_any_instant_keeps_the_socket_from_being_opened(tmp_path):
+    path = str(tmp_path / "watched.sock")
+
+    def opened():
+        thread = threading.Thread(target=offer, args=(path,))
+        thread.start()
+        thread.join(30)
+        try:
+            assert ask(path).pid == os.getpid()
+        finally:
+            stop_listening()
+
+    assert interrupt_everywhere(lambda: offer(path), opened)

@@ -44,6 +44,7 @@ from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
+from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 
 T = TypeVar("T")
 
@@ -92,9 +93,7 @@ class Caller:
         self._late_cancelled = False
         self._role = ReaderRole(self._read)
         self._calls = PendingCalls(self._role)
-        # Re-entrant, because only such a lock raises when a thread releases it that does not hold
-        # it.
-        self._connecting = threading.RLock()
+        self._connecting = ExclusiveSection(threading.RLock())
         self._closed = False
 
     def call(
@@ -241,24 +240,27 @@ class Caller:
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._no_connection()
-        try:
-            # Inside: a signal handler may raise directly after acquire().
-            if not self._connecting.acquire(timeout=left):
-                raise self._no_connection()
-            line = self._line
-            if line is None or not line.connection.is_open:
-                if line is not None:
-                    self.lost(line)
-                line = self._connect(deadline, attempts, exchange)
-                self._line = line
-                if self._closed:
-                    # Closed meanwhile, in which case the new connection would stay open.
-                    self.lost(line)
-                    raise ConnectionLostError("the driver is closed; make a new one")
-            return line
-        finally:
-            with contextlib.suppress(RuntimeError):  # never acquired
-                self._connecting.release()
+
+        def reconnect() -> Sending:
+            return self._reconnect(deadline, attempts, exchange)
+
+        connected = self._connecting.run(reconnect, left)
+        if connected is OCCUPIED:
+            raise self._no_connection()
+        return connected
+
+    def _reconnect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
+        line = self._line
+        if line is None or not line.connection.is_open:
+            if line is not None:
+                self.lost(line)
+            line = self._connect(deadline, attempts, exchange)
+            self._line = line
+            if self._closed:
+                # Closed meanwhile, in which case the new connection would stay open.
+                self.lost(line)
+                raise ConnectionLostError("the driver is closed; make a new one")
+        return line
 
     def _no_connection(self) -> CallTimeoutError:
         # Another call connects next, and reports the error if that fails.

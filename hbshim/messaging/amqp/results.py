@@ -28,6 +28,7 @@ from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.base import FINAL, Payload, Reply, timeout_of
 from hbshim.messaging.waiting import Waiter
 from hbshim.protocol.messages import Delivery
+from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp.caller import Caller
@@ -136,9 +137,8 @@ class StoredReplies:
         self._stored = _Stored()
         self._known: deque[str] = deque(maxlen=_REMEMBERED)
         self._final: Reply | None = None
-        # One thread at a time waits. Re-entrant, because only such a lock raises when a thread
-        # releases it that does not hold it.
-        self._lock = threading.RLock()
+        # One thread at a time waits.
+        self._waiting = ExclusiveSection(threading.RLock())
         # A request that is dropped before its final reply must leave no consumer behind.
         weakref.finalize(self, _forgotten, self._stored).atexit = False
 
@@ -148,19 +148,19 @@ class StoredReplies:
 
     def receive(self, timeout: float) -> Reply:
         deadline = time.monotonic() + timeout_of(timeout)
+        left = max(0.0, deadline - time.monotonic())
+        reply = self._waiting.run(lambda: self._receive_or_stop(deadline), left)
+        if reply is OCCUPIED:
+            raise CallTimeoutError("another thread waits for the replies to this request")
+        return reply
+
+    def _receive_or_stop(self, deadline: float) -> Reply:
         try:
-            # Inside: a signal handler may raise directly after acquire().
-            if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise CallTimeoutError("another thread waits for the replies to this request")
-            try:
-                return self._receive(deadline)
-            except BaseException as error:
-                # Between two waits another process may receive the reply.
-                self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
-                raise
-        finally:
-            with contextlib.suppress(RuntimeError):  # never acquired
-                self._lock.release()
+            return self._receive(deadline)
+        except BaseException as error:
+            # Between two waits another process may receive the reply.
+            self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
+            raise
 
     def _receive(self, deadline: float) -> Reply:
         caller, stored = self._caller(), self._stored

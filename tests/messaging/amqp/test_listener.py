@@ -253,15 +253,18 @@ def test_a_listener_that_stops_hands_out_what_nobody_else_can_get(
     assert rig.listener.poll() == []
 
 
-def test_a_pause_withdraws_at_once_though_another_thread_held_the_lock(
+def test_a_pause_withdraws_at_once_though_a_poll_was_under_way(
     rigs: Callable[..., Rig],
 ) -> None:
     rig = rigs()
     connection = rig.open()
-    with rig.listener._polling:
+
+    def pause_meanwhile() -> None:
         rig.listener.pause()
         assert connection.cancelled == []
-    # What the thread does that lets go of the lock; no poll is needed.
+
+    rig.listener._polling.run(pause_meanwhile)
+    # What the thread does that ends its poll; no other poll is needed.
     rig.listener._after_polling()
     assert len(connection.cancelled) == 2
 
@@ -508,8 +511,7 @@ def test_a_closed_channel_is_reported_while_the_poll_goes_on(rigs: Callable[...,
     free: list[bool] = []
 
     def on_error(_error: BaseException) -> None:
-        free.append(rig.listener._polling.acquire(False))
-        rig.listener._polling.release()
+        free.append(not rig.listener._polling.occupied)
 
     rig.listener.on_error = on_error
     polling = threading.Thread(target=rig.listener.poll)

@@ -50,9 +50,9 @@ test: lint images
 # two processes for each, with a broker for each process. Not by pytest-xdist: what connects its
 # processes does not work where gevent has patched it.
 WORLD-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool
-WORLD-2 := $(addprefix tests/messaging/,test_connection.py contract/test_call.py \
-  contract/test_cut.py test_driver.py test_driver_servers.py test_driver_notify.py \
-  test_driver_hosts.py)
+WORLD-2 := $(addprefix tests/messaging/,test_connection.py test_driver.py \
+  test_driver_servers.py test_driver_notify.py test_driver_hosts.py \
+  $(addprefix contract/,test_call.py test_cut.py test_notify.py test_serve.py test_store.py))
 
 worlds: venv
 	$(MAKE) --no-print-directory -j4 --output-sync=target $(foreach part,1 2,\

@@ -1,4 +1,4 @@
-"""The contract of the drivers when networks and brokers fail, on a broker of its own.
+"""RabbitMQ's drivers when networks and brokers fail, on a broker of its own.
 
 Clients reach it by way of a relay; so do servers, where a test is about them.
 HBSHIM_POWER_CUT_MESSAGES is the number of notifications that each library sends through the
@@ -7,8 +7,6 @@ power cut.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import itertools
 import os
 import random
@@ -29,7 +27,6 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.messaging.amqp.driver import AmqpDriver
-from hbshim.messaging.dispatch import Request
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.notify import Notification, NotificationServer, Notifier
 from hbshim.messaging.rpc import Client
@@ -100,17 +97,6 @@ def rabbitmqctl(stack: Stack) -> Callable[..., None]:
 
 
 @pytest.fixture
-def restart(rabbitmqctl: Callable[..., None]) -> Callable[[], None]:
-    """Stop the broker and start it again, at the same port."""
-
-    def restarted() -> None:
-        # In one command: each of them takes seconds to begin.
-        rabbitmqctl("eval", "rabbit:stop(), rabbit:start().")
-
-    return restarted
-
-
-@pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
     found = Endpoint()
     yield found
@@ -145,40 +131,6 @@ class Calling:
 
 
 # -- in mid-call ---------------------------------------------------------------
-
-
-def test_the_broker_restarts_in_mid_call(
-    drivers_over: Drivers, serve: Serve, endpoint: Endpoint, restart: Callable[[], None]
-) -> None:
-    """The servers answer when it is back, and the clients find it in their queues."""
-    clients = [
-        Client(drivers_over(library), Target(unique("topic")), timeout=2 * LIMIT)
-        for library in LIBRARIES
-    ]
-    for client in clients:
-        serve(client.driver, client.target, endpoint)
-    calls = [Calling(client, "hold", value=number) for client in clients for number in range(5)]
-    brief = [Calling(client.prepare(timeout=1), "hold", value="brief") for client in clients]
-    wait_until(lambda: len(endpoint.asked) == 12, LIMIT)
-    restart()
-    assert [type(call.end()) for call in brief] == [CallTimeoutError] * 2
-    endpoint.release.set()
-    assert [call.end() for call in calls] == [*range(5), *range(5)]
-    assert [client.call("echo", value="next") for client in clients] == ["next"] * 2
-    assert Counter(endpoint.asked) == Counter([*range(5), "brief", "next"] * 2)
-
-
-def test_the_connection_is_reset_in_mid_call(
-    client: Client, serve: Serve, drivers: Drivers, direct: Host, endpoint: Endpoint, relay: Relay
-) -> None:
-    serve(drivers(direct), client.target, endpoint)
-    calls = [Calling(client, "hold", value=number) for number in range(5)]
-    wait_until(lambda: len(endpoint.asked) == 5, LIMIT)
-    relay.reset()
-    time.sleep(LATE)
-    endpoint.release.set()
-    assert [call.end() for call in calls] == list(range(5))
-    assert client.call("echo", value="next") == "next"
 
 
 def test_a_quick_reply_after_a_reconnection(
@@ -238,17 +190,6 @@ def answers(client: Client) -> bool:
         return bool(client.call("echo", value=1) == 1)
     except (CallTimeoutError, UnroutableError):
         return False
-
-
-def test_a_queue_is_deleted_under_its_consumer(
-    client: Client, serve: Serve, endpoint: Endpoint
-) -> None:
-    serve(client.driver, client.target.to(server="one"), endpoint)
-    assert client.call("echo", value=1) == 1
-    for target in (client.target, client.target.to(server="one")):
-        client.driver.delete_queue(target)
-        again = client.prepare(target=target, timeout=2, mandatory=True)
-        wait_until(lambda again=again: answers(again), LIMIT)
 
 
 def test_a_late_reply_comes_once(client: Client, serve: Serve, endpoint: Endpoint) -> None:
@@ -452,59 +393,6 @@ def sender(notifier: Notifier, library: str, sent: list[tuple[str, int]]) -> Cal
     return send
 
 
-class Counting:
-    """Counts how often each request is run."""
-
-    def __init__(self) -> None:
-        self.runs: Counter[str] = Counter()
-
-    def work(self, request: Request) -> None:
-        self.runs[request.message_id] += 1
-
-
-def test_no_call_is_run_twice(
-    drivers_over: Drivers, serve: Serve, direct: Host, relay: Relay, restart: Callable[[], None]
-) -> None:
-    """Of servers that acknowledge first, whatever becomes of their connections."""
-    over = threading.Event()
-    answered: Counter[str] = Counter()
-    counting = {library: Counting() for library in LIBRARIES}
-
-    def call(library: str, client: Client) -> None:
-        while not over.is_set():
-            with contextlib.suppress(MessagingError):
-                client.call("work")
-                answered[library] += 1
-
-    def under_way(count: int) -> None:
-        before = answered.copy()
-        wait_until(lambda: all(answered[each] > before[each] + count for each in LIBRARIES), LIMIT)
-
-    def disturb() -> None:
-        chance = random.Random()
-        try:
-            for _ in range(10):
-                relay.reset()
-                under_way(3)
-                time.sleep(chance.uniform(0, 0.05))
-            restart()
-            under_way(20)
-        finally:
-            over.set()
-
-    callers: list[Callable[[], None]] = []
-    for library, endpoint in counting.items():
-        target = Target(unique("topic"))
-        for _ in range(2):
-            serve(drivers_over(library), target, endpoint, workers=2)
-        client = Client(drivers_over(library, direct), target, timeout=1)
-        callers += [functools.partial(call, library, client)] * 3
-    assert at_once(disturb, *callers) == [None] * 7
-    for library, endpoint in counting.items():
-        assert len(endpoint.runs) >= answered[library] > 50
-        assert [found for found in endpoint.runs.most_common(3) if found[1] > 1] == []
-
-
 def test_what_runs_is_not_begun_again_when_its_connection_is_lost(
     drivers: Drivers, serve: Serve, client: Client, direct: Host, relay: Relay
 ) -> None:
@@ -523,19 +411,3 @@ def test_what_runs_is_not_begun_again_when_its_connection_is_lost(
     assert endpoint.asked == [1, 2]
     assert server.stop(LIMIT)
     assert client.driver.delete_queue(client.target) == 0
-
-
-def test_a_stored_request_outlives_its_servers_connection(
-    drivers: Drivers, serve: Serve, target: Target, direct: Host, relay: Relay
-) -> None:
-    """It has no time limit: one that was handed over and not begun is not lost."""
-    endpoint = Endpoint()
-    driver = drivers(direct)
-    driver.declare_queue(target, DEFAULT)
-    tasks = [Client(driver, target, timeout=LIMIT).submit("hold", value=each) for each in range(4)]
-    serve(drivers(), target, endpoint, workers=1, prefetch=10)
-    wait_until(lambda: endpoint.asked, LIMIT)
-    relay.reset()
-    endpoint.release.set()
-    assert [task.result(LIMIT) for task in tasks] == list(range(4))
-    assert Counter(endpoint.asked) == Counter(range(4))

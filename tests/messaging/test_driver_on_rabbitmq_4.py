@@ -1,4 +1,4 @@
-"""The contract of the drivers, unchanged, on RabbitMQ 4.
+"""What RabbitMQ's drivers do beyond the contract of all drivers, unchanged, on RabbitMQ 4.
 
 On the other broker of the tests, RabbitMQ 3.10, it runs where it is written.
 """

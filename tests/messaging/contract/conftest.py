@@ -68,6 +68,21 @@ def client(
     return messaging.Client(driver, target, timeout=LIMIT)
 
 
+@pytest.fixture
+def endpoints() -> Iterator[list[Endpoint]]:
+    """What two servers offer, by name."""
+    found = [Endpoint("one"), Endpoint("two")]
+    yield found
+    for endpoint in found:
+        endpoint.release.set()
+
+
+@pytest.fixture
+def asker(driver: messaging.Driver, target: messaging.Target) -> messaging.Client:
+    """A client whose target has no server yet."""
+    return messaging.Client(driver, target, timeout=LIMIT)
+
+
 @pytest.fixture(scope="module")
 def restartable(engine: Engine, images: Images) -> Iterator[tuple[Broker, Callable[[], None]]]:
     """A RabbitMQ of the module's own, and what restarts it, at the same port."""

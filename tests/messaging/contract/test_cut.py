@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +73,26 @@ def test_a_call_that_runs_is_answered_after_its_connection_was_cut(
     answer, _ = at_once(lambda: client.call("hold", value="held"), cut)
     assert answer == "held"
     assert endpoint.asked == ["held"]
+
+
+def test_calls_are_answered_after_only_the_clients_connection_was_cut(
+    laboratory: Laboratory, driver: Driver, target: Target, serve: Serve, endpoint: Endpoint
+) -> None:
+    """Their replies come while the client is not connected, or later."""
+    serve(laboratory.start_uncut(), target, endpoint, workers=8)
+    client = Client(driver, target, timeout=LIMIT)
+
+    def cut() -> None:
+        wait_until(lambda: len(endpoint.asked) == 5, LIMIT)
+        laboratory.cut()
+        # RabbitMQ's drivers have a second route for replies that are later than half a second.
+        time.sleep(0.6)
+        endpoint.release.set()
+
+    calls = [lambda number=number: client.call("hold", value=number) for number in range(5)]
+    *outcomes, _ = at_once(*calls, cut)
+    assert outcomes == list(range(5))
+    assert client.call("echo", value="next") == "next"
 
 
 def test_calls_and_casts_go_on_after_a_cut(

@@ -1,4 +1,8 @@
-"""A server that begins a request and never ends it: ``serving.py TOPIC before|after``."""
+"""A server that begins a request and never ends it.
+
+``python -m tests.messaging.contract.server_process TOPIC before|after``; the driver's URL is in
+the environment variable ``URL``.
+"""
 
 import os
 import sys
@@ -6,11 +10,12 @@ import threading
 
 from hbshim import messaging
 
-ON_A_BUSY_MACHINE = {"socket_timeout": 30, "handshake_timeout": 30}
+#: Seconds for what takes none; the machine may be busy.
+LIMIT = 30
 
 
 class Endpoint:
-    """Says what it does, in lines."""
+    """Prints a line as it begins a request."""
 
     def echo(self, _request: messaging.Request, **_arguments: object) -> None:
         print("begun", flush=True)  # noqa: T201 - the test reads it
@@ -18,13 +23,14 @@ class Endpoint:
 
 
 def main(topic: str, acknowledge: str) -> None:
-    driver = messaging.connect(os.environ["URL"], rpc_queue_expiration=30, **ON_A_BUSY_MACHINE)
+    driver = messaging.connect(os.environ["URL"], socket_timeout=LIMIT, handshake_timeout=LIMIT)
     server = messaging.Server(
         driver, messaging.Target(topic), [Endpoint()], acknowledge=acknowledge
     )
-    assert server.start(30)
+    assert server.start(LIMIT)
     print("started", flush=True)  # noqa: T201 - the test reads it
     threading.Event().wait()
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

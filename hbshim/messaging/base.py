@@ -76,7 +76,7 @@ class Incoming(Protocol):
         expires: its sender gave it a time limit.
         expects_reply: somebody waits for :meth:`reply`.
         priority: of a notification, as its sender named it; empty for calls and casts.
-        redelivered: it was delivered before, to this server or another one, which may or may
+        may_have_run: it was handed to a server before, this one or another, which may or may
             not have begun it.
         attempts: how often a notification was handled before, without success.
     """
@@ -92,7 +92,7 @@ class Incoming(Protocol):
     @property
     def priority(self) -> str: ...
     @property
-    def redelivered(self) -> bool: ...
+    def may_have_run(self) -> bool: ...
     @property
     def attempts(self) -> int: ...
 

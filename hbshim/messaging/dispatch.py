@@ -19,8 +19,8 @@ class Request:
     Attributes:
         context: what the client sent along.
         message_id: the same if the request is delivered a second time.
-        redelivered: it was delivered before, to this server or another one, which may or may
-            not have begun it. A request that ends its process is redelivered with
+        may_have_run: it was handed to a server before, this one or another, which may or may
+            not have begun it. A request that ends its process is handed to the next one with
             ``acknowledge="after"``: refuse it here.
     """
 
@@ -29,7 +29,7 @@ class Request:
         self._encoding = encoding
         self.context: Mapping[str, Any] = call.context
         self.message_id = incoming.message_id
-        self.redelivered = incoming.redelivered
+        self.may_have_run = incoming.may_have_run
 
     def expired(self) -> bool:
         """Whether the caller has given up by now."""

@@ -29,8 +29,6 @@ class Received(Protocol):
     @property
     def expires(self) -> bool: ...
     @property
-    def redelivered(self) -> bool: ...
-    @property
     def key(self) -> Key | None: ...
     @property
     def may_be_copy(self) -> bool: ...
@@ -85,7 +83,7 @@ class Inbox(Generic[M]):
         if message.expired():
             message.acknowledge()
             return
-        if message.redelivered and kept and message.renew():
+        if kept and message.renew():
             return
         if self._acknowledge_first:
             if self._begin_once(message, kept):

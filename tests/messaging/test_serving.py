@@ -324,7 +324,7 @@ def test_a_request_whose_thread_is_killed_is_given_back() -> None:
     """It has not ended, so that it must not be acknowledged at its end."""
 
     class Request(Message):
-        expects_reply, message_id, redelivered = False, "1", False
+        expects_reply, message_id, may_have_run = False, "1", False
 
         def __init__(self) -> None:
             super().__init__()

@@ -107,7 +107,7 @@ class AmqpIncoming:
         return self._delivery.reply_to is not None
 
     @property
-    def redelivered(self) -> bool:
+    def may_have_run(self) -> bool:
         return self._delivery.redelivered
 
     @property
@@ -224,7 +224,7 @@ class AmqpIncoming:
 
         A quorum queue counts how often a message was requeued, and has a limit.
         """
-        if self._retries is None or not self._requeued_often():
+        if not self._delivery.redelivered or self._retries is None or not self._requeued_often():
             return False
         try:
             self._retries.renew(self._copy(), self.queue)

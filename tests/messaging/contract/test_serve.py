@@ -85,18 +85,19 @@ def test_a_server_that_stops_ends_what_it_has_begun(
     assert sorted(results, key=str) == [True, "done"]
 
 
-def test_pausing(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
-    server = serve(asker.driver, asker.target, endpoints[0])
+def test_pausing(asker: Client, serve: Serve, endpoint: Endpoint) -> None:
+    server = serve(asker.driver, asker.target, endpoint)
     assert asker.call("echo", value=1) == 1
     server.pause()
     with pytest.raises(CallTimeoutError):
-        asker.prepare(timeout=0.5).call("echo", value="expired")
+        asker.prepare(timeout=0.5).call("echo", value="timed out")
     asker.cast("echo", value="waits")
-    assert endpoints[0].asked == [1]
+    assert endpoint.asked == [1]
     server.resume()
-    wait_until(lambda: len(endpoints[0].asked) == 2, LIMIT)
+    wait_until(lambda: "waits" in endpoint.asked, LIMIT)
     assert asker.call("echo", value=2) == 2
-    assert endpoints[0].asked == [1, "waits", 2]
+    # What was under way to the server for long may be younger to it than to its client.
+    assert [value for value in endpoint.asked if value != "timed out"] == [1, "waits", 2]
 
 
 def test_bounded_workers(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:

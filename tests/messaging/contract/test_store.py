@@ -58,7 +58,7 @@ def test_a_request_stored_before_its_server_starts(
     assert plain.result(0) == "counted"
     assert list(progressing.progress(LIMIT)) == [0, 1, 2]
     wait_until(lambda: endpoint.asked, LIMIT)
-    with pytest.raises(CallTimeoutError, match="later"):
+    with pytest.raises(CallTimeoutError):
         held.result(0.2)
     laboratory.cut()
     endpoint.release.set()

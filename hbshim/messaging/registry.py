@@ -1,8 +1,7 @@
-"""URL schemes, and the factory of drivers that each of them names.
+"""The factory of drivers that a URL's scheme names.
 
-A package adds a driver by an entry point in the group :data:`GROUP`. Its name is the scheme, and
-its object is a :class:`DriverFactory`. hbshim's own schemes are in :data:`BUILT_IN` as well: they
-work from a checkout that is not installed, and cost no search through what is installed.
+The object of an entry point in the group :data:`hbshim.messaging.schemes.GROUP` is a
+:class:`DriverFactory`.
 """
 
 from __future__ import annotations
@@ -12,22 +11,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hbshim.errors import DriverLoadError, MissingExtraError, OptionError
+from hbshim.messaging.schemes import BUILT_IN, installed, schemes
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from hbshim.messaging.base import Driver
     from hbshim.messaging.hosts import Host
     from hbshim.messaging.options import MessagingOptions
-
-#: The group of entry points that name drivers.
-GROUP = "hbshim.drivers"
-
-#: hbshim's own drivers. setup.py declares the same ones in :data:`GROUP`.
-BUILT_IN = {
-    "hbkombu": "hbshim.messaging.amqp.factory:KOMBU",
-    "hbpika": "hbshim.messaging.amqp.factory:PIKA",
-}
 
 
 @runtime_checkable
@@ -60,16 +49,6 @@ class DriverFactory(Protocol):
         ...
 
 
-def schemes() -> tuple[str, ...]:
-    """Return all schemes that have a driver."""
-    return (*BUILT_IN, *sorted(set(_installed()) - set(BUILT_IN)))
-
-
-def has_driver(scheme: str) -> bool:
-    """Return whether `scheme` has a driver; the driver is not loaded."""
-    return scheme in BUILT_IN or scheme in _installed()
-
-
 def factory(scheme: str) -> DriverFactory:
     """Return the factory of the drivers that `scheme` names.
 
@@ -83,7 +62,7 @@ def factory(scheme: str) -> DriverFactory:
         found = pkgutil.resolve_name(BUILT_IN[scheme])
         assert isinstance(found, DriverFactory)
         return found
-    entry = _installed().get(scheme)
+    entry = installed().get(scheme)
     if entry is None:
         known = " or ".join(f"{each}://" for each in schemes())
         raise OptionError(f"the URL names no messaging driver; begin it with {known}")
@@ -96,10 +75,3 @@ def factory(scheme: str) -> DriverFactory:
     if isinstance(loaded, type) or not isinstance(loaded, DriverFactory):
         raise DriverLoadError(scheme, entry.value, "it is no DriverFactory")
     return loaded
-
-
-def _installed() -> dict[str, EntryPoint]:
-    # Not at import: it takes longer than the rest of this module.
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -11,12 +11,12 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from hbshim.errors import OptionError
-from hbshim.messaging.registry import has_driver, schemes
+from hbshim.messaging.schemes import has_driver, schemes
 
 _URL = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<hosts>[^/?#]*)(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?"
 )
-_FORM = "hbpika://user:password@host:5672,user:password@host2:5672/vhost?option=value"
+_FORM = "scheme://user:password@host:port,user:password@host2:port/path?option=value"
 
 
 class Parts(NamedTuple):
@@ -80,5 +80,5 @@ def refusal() -> OptionError:
     return OptionError(
         f"this URL cannot be taken apart (it is not repeated here); write {_FORM}, with one of the "
         f"schemes {', '.join(schemes())}; percent-encode what is special in user, password and "
-        "virtual host: / is %2F, @ is %40, a comma is %2C"
+        "path: / is %2F, @ is %40, a comma is %2C"
     )

@@ -6,7 +6,6 @@ thread hung the process; here it is back, with hbshim's engine behind it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -61,16 +60,6 @@ RABBIT_OPTIONS = [
     )
     for key, field in _FIELDS.items()
 ]
-
-
-def list_opts() -> list[tuple[str, list[Any]]]:
-    """Every option, by group, for oslo-config-generator (entry point ``oslo.config.opts``)."""
-    from hbshim.oslo import settings
-
-    return [
-        (RABBIT_GROUP, copy.deepcopy(RABBIT_OPTIONS)),
-        (settings.GROUP, copy.deepcopy(settings.OPTIONS)),
-    ]
 
 
 def register(conf: Any) -> None:

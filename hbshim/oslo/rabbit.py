@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hbshim.adapters.oslo import rabbit as adapter
-from hbshim.oslo import options
+from hbshim.oslo import heartbeat_options
 
 #: What kombu's transport is derived from, in a driver that does not know our scheme.
 _STOCK_SCHEME = "rabbit"
@@ -22,7 +22,7 @@ class RabbitDriver(adapter.RabbitDriver):
 
     Parameters:
         conf: an ``oslo_config.cfg.ConfigOpts``; its group ``oslo_messaging_rabbit`` holds
-            oslo.messaging's options and those of :mod:`hbshim.oslo.options`.
+            oslo.messaging's options and those of :mod:`hbshim.oslo.heartbeat_options`.
         url: an ``oslo_messaging.TransportURL``; options in its query win.
         default_exchange, allowed_remote_exmods: as oslo.messaging's own.
 
@@ -33,12 +33,12 @@ class RabbitDriver(adapter.RabbitDriver):
     def __init__(
         self, conf: Any, url: Any, default_exchange: Any = None, allowed_remote_exmods: Any = None
     ) -> None:
-        options.register(conf)
+        heartbeat_options.register(conf)
         # Here, and not at the first connection: an unacceptable option is an error at once.
-        options.load(conf, url.query)
+        heartbeat_options.load(conf, url.query)
 
         def options_for() -> Mapping[str, object]:
-            return options.load(conf, url.query).for_connection()
+            return heartbeat_options.load(conf, url.query).for_connection()
 
         stock = copy.copy(url)
         stock.transport = _STOCK_SCHEME

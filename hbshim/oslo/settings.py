@@ -18,7 +18,7 @@ from oslo_config import cfg
 from hbshim.adapters.oslo.base import RABBIT_GROUP, RABBIT_OPTIONS, rabbit_option
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.options import AmqpOptions
-from hbshim.oslo import options, rabbit_options
+from hbshim.oslo import heartbeat_options, rabbit_options
 from hbshim.oslo.option_type import OptionType
 
 LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 GROUP = "oslo_messaging_pika"
 
 #: hbshim's own options in the other group.
-_OF_HBSHIM = frozenset(each.dest for each in options.RABBIT_OPTIONS)
+_OF_HBSHIM = frozenset(each.dest for each in heartbeat_options.RABBIT_OPTIONS)
 
 _FIELDS = {field.name: field for field in dataclasses.fields(AmqpOptions)}
 
@@ -48,7 +48,7 @@ def register(conf: Any) -> None:
     conf.register_group(cfg.OptGroup(GROUP, title="hbshim's messaging drivers"))
     conf.register_opts(OPTIONS, group=GROUP)
     # First, because oslo.messaging may have an option of the same name, or none.
-    options.register(conf)
+    heartbeat_options.register(conf)
     conf.register_opts(RABBIT_OPTIONS, group=RABBIT_GROUP)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from hbshim.errors import DriverLoadError, HbshimError, MissingExtraError, OptionError
 from hbshim.messaging import AmqpOptions, Capabilities, Client, Target, connect, require_store
-from hbshim.messaging.registry import BUILT_IN, GROUP, DriverFactory, factory, schemes
+from hbshim.messaging.registry import DriverFactory, factory
+from hbshim.messaging.schemes import BUILT_IN, GROUP, schemes
 
 #: Modules that a package of another author could have.
 MODULES = """

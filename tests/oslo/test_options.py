@@ -67,8 +67,8 @@ GROUP = "oslo_messaging_rabbit"
 def theirs():
     conf.register_opts(impl_rabbit.rabbit_opts, group=GROUP)
 def ours():
-    from hbshim.oslo import options
-    options.register(conf)
+    from hbshim.oslo import heartbeat_options
+    heartbeat_options.register(conf)
 """
 
 LOOK = """
@@ -93,7 +93,7 @@ def test_without_that_oslo_config_refuses_two_options_of_one_name():
         STOCK_OPTION
         + REGISTER
         + (
-            "from hbshim.oslo.options import RABBIT_OPTIONS\n"
+            "from hbshim.oslo.heartbeat_options import RABBIT_OPTIONS\n"
             "theirs()\n"
             "try:\n    conf.register_opts(RABBIT_OPTIONS, group=GROUP)\n"
             "except cfg.DuplicateOptError as error:\n    print('refused')"
@@ -106,7 +106,7 @@ def test_the_page_has_the_options_as_they_are():
     page = (Path(__file__).parents[2] / "docs" / "oslo.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- options:")[2].partition("<!-- end of options -->")[0]
     print_rows = (
-        "from hbshim.oslo.options import RABBIT_OPTIONS\n"
+        "from hbshim.oslo.heartbeat_options import RABBIT_OPTIONS\n"
         "for each in RABBIT_OPTIONS:\n"
         "    cells = [each.type.type_name.replace('|', '\\\\|'), each.sample_default, each.help]\n"
         "    print('| ' + ' | '.join([f'`{each.name}`', *cells]) + ' |')\n"

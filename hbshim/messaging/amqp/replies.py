@@ -17,14 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hbshim.errors import MessagingError, PoolError
 from hbshim.protocol.messages import Message
 from hbshim.runtime.unpatched import start_without_signals
 
 if TYPE_CHECKING:
-    from hbshim.messaging.amqp.sender import Sender
     from hbshim.messaging.amqp.topology import Topology
 
 #: Seconds between two checks of one address.
@@ -67,6 +66,17 @@ class _Address:
         self.size = 0
 
 
+class ReplySender(Protocol):
+    """What is needed of :class:`hbshim.messaging.amqp.sender.Sender`."""
+
+    def with_connection(
+        self, work: Callable[[Any], bool], deadline: float, attempts: int | None, /
+    ) -> bool: ...
+    def send(
+        self, message: Message, deadline: float, attempts: int | None, /, *, resend: bool
+    ) -> None: ...
+
+
 class DirectReplies:
     """The direct replies of this process that are not settled yet.
 
@@ -74,7 +84,7 @@ class DirectReplies:
         sender: checks the addresses, and sends again.
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: ReplySender) -> None:
         self._sender = sender
         self._renew()
 

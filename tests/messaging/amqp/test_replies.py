@@ -40,7 +40,7 @@ class Sender:
         return self
 
     def with_connection(
-        self, work: Callable[[Any], bool], _deadline: float, _attempts: int
+        self, work: Callable[[Any], bool], _deadline: float, _attempts: int | None
     ) -> bool:
         return work(self)
 
@@ -66,7 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_address_that_is_gone() -> None:
     sender = Sender(lambda name: name.endswith("alive"))
-    replies = DirectReplies(sender)  # type: ignore[arg-type]
+    replies = DirectReplies(sender)
     for name in ("alive", "gone"):
         for body in (b"1", b"2"):
             replies.sent(reply(name, body), "client", TOPOLOGY, time.monotonic() + LIMIT)
@@ -81,7 +81,7 @@ def test_one_that_goes_while_the_reply_is_under_way(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "UNDER_WAY", LIMIT)
     answers = iter([True, False])
     sender = Sender(lambda _name: next(answers))
-    replies = DirectReplies(sender)  # type: ignore[arg-type]
+    replies = DirectReplies(sender)
     replies.sent(reply("goes"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: settled(replies), LIMIT)
     assert len(sender.checked) == 2
@@ -93,7 +93,7 @@ def test_many_replies_cost_few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     # A first check that comes late must not settle the first reply.
     monkeypatch.setattr(module, "UNDER_WAY", LIMIT)
     sender = Sender(lambda _name: True)
-    replies = DirectReplies(sender)  # type: ignore[arg-type]
+    replies = DirectReplies(sender)
     replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: sender.checked, LIMIT)
     for _ in range(1000):
@@ -106,7 +106,7 @@ def test_many_bytes_are_not_kept_without_a_check(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "KEPT", 10)
     monkeypatch.setattr(module, "UNDER_WAY", 0.0)
     sender = Sender(lambda _name: True)
-    replies = DirectReplies(sender)  # type: ignore[arg-type]
+    replies = DirectReplies(sender)
     replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: sender.checked, LIMIT)
     replies.sent(reply("alive", b"12345678901"), "client", TOPOLOGY, time.monotonic() + LIMIT)
@@ -124,7 +124,7 @@ def test_a_check_that_fails_is_repeated_while_the_client_waits() -> None:
         return False
 
     sender = Sender(there)
-    replies = DirectReplies(sender)  # type: ignore[arg-type]
+    replies = DirectReplies(sender)
     replies.sent(reply("a"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     replies.sent(reply("b"), "client", TOPOLOGY, time.monotonic())
     wait_until(lambda: len(sender.checked) >= 4, LIMIT)
@@ -134,7 +134,7 @@ def test_a_check_that_fails_is_repeated_while_the_client_waits() -> None:
 
 
 def test_the_thread_ends_when_idle_and_starts_again() -> None:
-    replies = DirectReplies(Sender(lambda _name: True))  # type: ignore[arg-type]
+    replies = DirectReplies(Sender(lambda _name: True))
     for _ in range(2):
         replies.sent(reply("alive"), "client", TOPOLOGY, time.monotonic() + LIMIT)
         wait_until(lambda: settled(replies), LIMIT)
@@ -150,7 +150,7 @@ def test_a_check_that_fails_otherwise_does_not_end_the_others() -> None:
             raise errors.pop()
         return True
 
-    replies = DirectReplies(Sender(there))  # type: ignore[arg-type]
+    replies = DirectReplies(Sender(there))
     replies.sent(reply("a"), "client", TOPOLOGY, time.monotonic() + LIMIT)
     wait_until(lambda: settled(replies), LIMIT)
     assert not errors
@@ -160,6 +160,6 @@ def test_of_a_closed_driver_nothing_is_kept() -> None:
     def there(_name: str) -> bool:
         raise PoolError("closed")
 
-    replies = DirectReplies(Sender(there))  # type: ignore[arg-type]
+    replies = DirectReplies(Sender(there))
     replies.sent(reply("a"), "client", TOPOLOGY, time.monotonic() + 100 * LIMIT)
     wait_until(lambda: settled(replies), LIMIT)

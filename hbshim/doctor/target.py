@@ -101,6 +101,7 @@ def broker_target(url: str) -> Target:
 
 def _driver_target(url: str) -> Target:
     """Take the URL of a messaging driver apart; of several hosts, the first is taken."""
+    from hbshim.messaging.amqp.login import login_at
     from hbshim.messaging.amqp.names import PORT, TLS_PORT, check_virtual_host
     from hbshim.messaging.amqp.options import AmqpOptions
     from hbshim.messaging.hosts import read_hosts
@@ -118,14 +119,15 @@ def _driver_target(url: str) -> Target:
         heartbeat = 0 if loaded.heartbeat_interval == "off" else loaded.heartbeat_interval
         if loaded.heartbeat_in_pthread != "auto":
             options["heartbeat_in_pthread"] = loaded.heartbeat_in_pthread
-    check_virtual_host(host.virtual_host)
+    login = login_at(host)
+    check_virtual_host(login.virtual_host)
     return Target(
         host=host.hostname,
         port=host.port,
         tls=tls,
-        user=host.username,
-        password=host.password,
-        vhost=host.virtual_host,
+        user=login.username,
+        password=login.password,
+        vhost=login.virtual_host,
         heartbeat=heartbeat,
         options=options,
         scheme=scheme,

@@ -13,9 +13,9 @@ def connect(url: str, **options: Any) -> Driver:
     """Return a driver for the hosts of `url`; it connects when it is first used.
 
     Parameters:
-        url: the scheme of a driver, such as ``hbkombu://`` or ``hbpika://``, then user, hosts,
-            virtual host and options:
-            ``hbpika://user:password@host1,user:password@host2/vhost?quorum_queues=true``.
+        url: the scheme of a driver, such as ``hbkombu://`` or ``hbpika://``, then its hosts and
+            options: ``hbpika://user:password@host1,user:password@host2/vhost?quorum_queues=true``.
+            Login and path are the driver's; AMQP's path is the virtual host.
         options: of the driver; they win over the URL. For ``hbkombu://`` and ``hbpika://`` see
             :class:`hbshim.messaging.AmqpOptions`.
 

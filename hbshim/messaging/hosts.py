@@ -1,4 +1,4 @@
-"""The brokers of a URL."""
+"""The hosts of a URL."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[\w.-]*))(?::(?P<port>
 
 @dataclass(frozen=True)
 class Host:
-    """One broker, and whom we are to it.
+    """One host, and what else the URL says; a driver decides what that means to it.
 
     Attributes:
         hostname: a name, or an address; IPv6 without brackets.
-        password: not shown by ``repr``.
-        virtual_host: unescaped.
+        username, password: of the login; None where the URL has none. ``repr`` shows no password.
+        path: what follows the hosts and a slash, unescaped.
     """
 
     hostname: str
     port: int
-    username: str = "guest"
-    password: str = field(default="guest", repr=False)
-    virtual_host: str = "/"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    path: str = ""
 
     @property
     def name(self) -> str:
@@ -39,12 +39,11 @@ class Host:
 
 
 def read_hosts(url: str, default_port: int) -> tuple[Host, ...]:
-    """The brokers that a URL names, in its order.
+    """Return the hosts that a URL names, in its order; ``localhost`` where it names none.
 
-    ``scheme://user:password@host:port,user:password@host:port/virtual-host?query``; what is
-    special in user, password and virtual host is percent-encoded. The query is not looked
-    at: see :meth:`hbshim.messaging.options.MessagingOptions.load`. The virtual host follows
-    oslo.messaging: ``/name`` is "name"; none, ``/`` and ``//`` are "/".
+    ``scheme://user:password@host:port,user:password@host:port/path?query``; what is special in
+    user, password and path is percent-encoded. The query is not read here: see
+    :meth:`hbshim.messaging.options.MessagingOptions.load`.
 
     Parameters:
         default_port: of a host for which the URL names none.
@@ -53,14 +52,13 @@ def read_hosts(url: str, default_port: int) -> tuple[Host, ...]:
         OptionError: it cannot be taken apart; the message does not repeat it.
     """
     parts = split(url)
-    virtual_host = parts.path or "/"
     texts = parts.hosts.split(",")
     if len({"@" in text for text in texts}) > 1:
         raise OptionError(
             "this URL gives a login for some of its hosts only; "
             "write user:password@ before each of them, or before none"
         )
-    hosts = tuple(_host(text, default_port, virtual_host) for text in texts)
+    hosts = tuple(_host(text, default_port, parts.path) for text in texts)
     if all(host.hostname for host in hosts):
         return hosts
     if len(hosts) > 1:
@@ -68,7 +66,7 @@ def read_hosts(url: str, default_port: int) -> tuple[Host, ...]:
     return (replace(hosts[0], hostname="localhost"),)
 
 
-def _host(text: str, port: int, virtual_host: str) -> Host:
+def _host(text: str, port: int, path: str) -> Host:
     login, at, address = text.rpartition("@")
     found = _ADDRESS.fullmatch(address)
     if found is None or "@" in login or login.startswith(":") or (at and not login):
@@ -81,11 +79,11 @@ def _host(text: str, port: int, virtual_host: str) -> Host:
     number = int(found["port"] or port)
     if not 1 <= number <= 65535:
         raise refusal()
-    username, _, password = login.partition(":") if at else ("guest", "", "guest")
+    username, colon, password = login.partition(":")
     return Host(
         hostname=found["six"] or found["name"],
         port=number,
-        username=unescaped(username),
-        password=unescaped(password),
-        virtual_host=virtual_host,
+        username=unescaped(username) if at else None,
+        password=unescaped(password) if colon else None,
+        path=path,
     )

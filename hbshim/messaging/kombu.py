@@ -8,6 +8,7 @@ import kombu
 
 from hbshim.adapters.pyamqp.session import Transport
 from hbshim.messaging.amqp.library import Library
+from hbshim.messaging.amqp.login import login_at
 from hbshim.messaging.amqp.opening import connection_name, open_session
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
@@ -30,12 +31,13 @@ def _make_library(
     if not heartbeat and kept_alive is not None:
         # As for kombu's connections elsewhere.
         heartbeat = kept_alive.heartbeat
+    login = login_at(host)
     client = kombu.Connection(
         hostname=host.hostname,
         port=host.port,
-        userid=host.username,
-        password=host.password,
-        virtual_host=host.virtual_host,
+        userid=login.username,
+        password=login.password,
+        virtual_host=login.virtual_host,
         transport=Transport,
         login_method=options.login_method,
         heartbeat=heartbeat,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hbshim.adapters.pika.session import PikaSession, parameters
 from hbshim.messaging.amqp.library import Library
+from hbshim.messaging.amqp.login import login_at
 from hbshim.messaging.amqp.opening import connection_name, open_session
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
@@ -26,11 +27,12 @@ def _make_library(
 ) -> Library:
     interval = options.heartbeat_interval
     external = options.login_method == "EXTERNAL"
+    login = login_at(host)
     asked = parameters(
         host.hostname,
         host.port,
-        host.virtual_host,
-        None if external else (host.username, host.password),
+        login.virtual_host,
+        None if external else (login.username, login.password),
         channel_max=options.channel_max,
         frame_max=options.frame_max,
         heartbeat=(interval or None) if kept_alive is not None and interval != "off" else 0,

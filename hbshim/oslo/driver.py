@@ -299,19 +299,12 @@ def _hosts(url: Any, default_port: int) -> list[Host]:
         Host(
             host.hostname or "localhost",
             int(host.port or default_port),
-            host.username or "guest",
-            _password(host),
-            url.virtual_host or "/",
+            host.username or None,
+            None if host.password is None else str(host.password),
+            url.virtual_host or "",
         )
         for host in url.hosts or [oslo_messaging.TransportHost(hostname="localhost")]
     ]
-
-
-def _password(host: Any) -> str:
-    # Of a login without a password, as in `user@host`, it is empty.
-    if host.username:
-        return host.password or ""
-    return "guest" if host.password is None else str(host.password)
 
 
 def _theirs(error: HbshimError, target: Any, message: Any = None) -> Any:

@@ -96,7 +96,7 @@ def test_refused_credentials(opened: Opened, host: Host) -> None:
 
 def test_a_missing_virtual_host(opened: Opened, host: Host) -> None:
     with pytest.raises(ConnectError, match="virtual host 'not-there'") as caught:
-        opened(replace(host, virtual_host="not-there"))
+        opened(replace(host, path="not-there"))
     assert caught.value.final
     assert host.password not in str(caught.value)
 

@@ -137,7 +137,7 @@ def test_credentials_are_refused(drivers: Drivers, host: Host) -> None:
 
 
 def test_no_such_virtual_host(drivers: Drivers, host: Host) -> None:
-    outcomes = every_way(drivers(replace(host, virtual_host="missing")), LIMIT)
+    outcomes = every_way(drivers(replace(host, path="missing")), LIMIT)
     for way, error in outcomes.items():
         assert isinstance(error, ConnectError), way
         assert error.final, way

@@ -9,6 +9,7 @@ import pytest
 from hbshim.errors import OptionError
 from hbshim.messaging import connect
 from hbshim.messaging.amqp.factory import PIKA
+from hbshim.messaging.amqp.login import Login, login_at
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host, read_hosts
 
@@ -34,7 +35,9 @@ def test_everything_that_a_url_can_say():
 
 
 def test_what_a_url_does_not_say_is_as_rabbitmq_has_it():
-    assert only("hbkombu://") == Host("localhost", 5672, "guest", "guest", "/")
+    host = only("hbkombu://")
+    assert host == Host("localhost", 5672)
+    assert login_at(host) == Login("guest", "guest", "/")
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
@@ -69,7 +72,7 @@ def test_tls_decides_the_port():
     ],
 )
 def test_the_virtual_host(path, virtual_host):
-    assert only(f"hbpika://host{path}?ssl=false").virtual_host == virtual_host
+    assert login_at(only(f"hbpika://host{path}?ssl=false")).virtual_host == virtual_host
 
 
 OSLO_READS = """
@@ -99,10 +102,12 @@ def test_oslo_reads_the_same_from_a_url():
         timeout=60,
         check=True,
     )
-    ours = [
-        [[h.hostname, h.port, h.username, h.password, h.virtual_host] for h in hosts_of(url)]
-        for url in (f"hbpika://{address}" for address in addresses)
-    ]
+
+    def fields(host):
+        login = login_at(host)
+        return [host.hostname, host.port, login.username, login.password, login.virtual_host]
+
+    ours = [[fields(host) for host in hosts_of(f"hbpika://{address}")] for address in addresses]
     assert ours == json.loads(done.stdout)
 
 
@@ -116,7 +121,9 @@ def test_a_percent_sign_that_encodes_nothing_is_one():
 
 
 def test_a_user_without_a_password_has_an_empty_one():
-    assert only("hbpika://me@host").password == ""
+    host = only("hbpika://me@host")
+    assert host.password is None
+    assert login_at(host) == Login("me", "", "/")
 
 
 def test_a_name_is_for_people():
@@ -126,6 +133,7 @@ def test_a_name_is_for_people():
 
 def test_no_password_is_shown():
     hosts = hosts_of("hbpika://u:pr1vate@one,u:pr1vate@two")
+    assert "pr1vate" not in repr(login_at(hosts[0]))
     for shown in (repr(hosts), str(hosts), str(hosts[0])):
         assert "pr1vate" not in shown
         assert "one" in shown

@@ -70,7 +70,7 @@ class Relay:
     def host(self) -> Host:
         port = self._listener.getsockname()[1]
         of = self._target
-        return Host("127.0.0.1", port, of.username, of.password, of.virtual_host)
+        return Host("127.0.0.1", port, of.username, of.password, of.path)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

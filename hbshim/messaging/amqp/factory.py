@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hbshim.extras import needs
 from hbshim.heartbeat import service
+from hbshim.messaging.amqp.login import login_at
 from hbshim.messaging.amqp.names import PORT, TLS_PORT, check_virtual_host
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.hosts import Host
@@ -49,7 +50,7 @@ class AmqpFactory:
 
             open_one = importlib.import_module(f"hbshim.messaging.{self.library}").connect
         for host in hosts:
-            check_virtual_host(host.virtual_host)
+            check_virtual_host(login_at(host).virtual_host)
         if len(hosts) > 1:
             options = _replicated(options, len(hosts))
         if options.hosts_shuffle:

@@ -10,6 +10,7 @@ import time
 from hbshim.adapters.attach import options_for_connect, ready
 from hbshim.errors import ConnectError, ConnectionLostError
 from hbshim.messaging.amqp.library import MakeLibrary
+from hbshim.messaging.amqp.login import login_at
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
 from hbshim.messaging.amqp.stream import Stream
@@ -53,7 +54,8 @@ def _shake_hands(stream: Stream, host: Host, options: AmqpOptions, deadline: flo
     except ConnectionLostError as error:
         closed_by = stream.library.closed_by
         if closed_by is not None:
-            user, virtual_host = host.username, host.virtual_host
+            login = login_at(host)
+            user, virtual_host = login.username, login.virtual_host
             raise login_refused(host.name, user, virtual_host, *closed_by) from None
         raise ConnectError(
             f"{host.name}: no AMQP connection ({error.__cause__ or error}); does a broker listen "

@@ -17,6 +17,8 @@ import oslo_messaging
 from oslo_config import cfg
 from oslo_messaging._drivers import amqp, impl_rabbit
 
+from hbshim.messaging.amqp.login import login_at
+
 
 class Heard(logging.Handler):
     def __init__(self):
@@ -51,12 +53,13 @@ def transport(conf, url, warnings):
         return {"error": type(error).__name__, "text": str(error), "warnings": warnings}
     options = dataclasses.asdict(driver._options)
     target = driver._rpc_target(oslo_messaging.Target(topic="topic", exchange=None))
+    logins = [login_at(host) for host in driver._driver._connector._hosts]
     news = driver._notification_exchange(oslo_messaging.Target(topic="topic"))
     return {
         "options": {name: str(value) for name, value in options.items()},
         "quorum": driver._driver.options.quorum_queues,
         "exchanges": [target.exchange, news],
-        "logins": [[host.username, host.password] for host in driver._driver._connector._hosts],
+        "logins": [[login.username, login.password] for login in logins],
         "hosts": [host.hostname for host in driver._driver._connector._hosts],
         "prefetch": [
             driver._prefetch(f"{use}_prefetch_count", batch)

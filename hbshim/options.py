@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Final, Literal, TypeAlias, TypedDict, TypeVar
 from urllib.parse import unquote_plus
@@ -170,7 +170,7 @@ class OptionSet:
                 f"config takes a mapping of options by name, got {type(config).__name__}; "
                 "a file goes into the variable HBSHIM_CONFIG"
             )
-        values.update(config)
+        values.update(cls._of_config(config))
         values.update(cls._from_environment(environment))
         from_url: Mapping[str, object] = {}
         if url is not None:
@@ -185,13 +185,32 @@ class OptionSet:
         values.update({name: value for name, value in keywords.items() if value is not None})
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(map(str, set(values) - names)):
-            raise OptionError(
-                f"unknown option {', '.join(unknown)}; known options: {', '.join(sorted(names))}"
-            )
+            raise cls._unknown(unknown)
         loaded = cls(**values)
         given = {*from_url, *(name for name, value in keywords.items() if value is not None)}
         object.__setattr__(loaded, "given", frozenset(given))
         return loaded
+
+    @classmethod
+    def _of_config(cls, config: Mapping[str, object]) -> Mapping[str, object]:
+        """Return what is this set's in a configuration that it may share with others."""
+        return config
+
+    @classmethod
+    def _unknown(cls, names: Sequence[str], others: Collection[str] = ()) -> OptionError:
+        """Return the error about options that are not known.
+
+        Parameters:
+            others: options that are no options of this set, and that may be meant.
+        """
+        from difflib import get_close_matches  # only needed here
+
+        own = sorted(field.name for field in dataclasses.fields(cls))
+        similar = [match for name in names for match in get_close_matches(name, [*own, *others], 1)]
+        meant = f"; did you mean {', '.join(similar)}?" if similar else ""
+        return OptionError(
+            f"unknown option {', '.join(names)}{meant}; known options: {', '.join(own)}"
+        )
 
     @classmethod
     def read_config(cls, environ: Mapping[str, str] | None = None) -> dict[str, object]:

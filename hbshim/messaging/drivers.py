@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hbshim.messaging.base import Driver
@@ -9,13 +10,17 @@ from hbshim.messaging.hosts import read_hosts
 from hbshim.messaging.registry import factory
 
 
-def connect(url: str, **options: Any) -> Driver:
+def connect(url: str, *, config: Mapping[str, object] | None = None, **options: Any) -> Driver:
     """Return a driver for the hosts of `url`; it connects when it is first used.
 
     Parameters:
         url: the scheme of a driver, such as ``hbkombu://`` or ``hbpika://``, then its hosts and
             options: ``hbpika://user:password@host1,user:password@host2/vhost?quorum_queues=true``.
             Login and path are the driver's; AMQP's path is the virtual host.
+        config: options by name, for instance of one section of the application's own
+            configuration; the environment and the URL win over them. Options of other drivers
+            are ignored. Without it, the section ``[hbshim_messaging]`` of the file that
+            ``HBSHIM_CONFIG`` names is read.
         options: of the driver; they win over the URL. For ``hbkombu://`` and ``hbpika://`` see
             :class:`hbshim.messaging.AmqpOptions`.
 
@@ -25,5 +30,5 @@ def connect(url: str, **options: Any) -> Driver:
         MissingExtraError: a library that the driver needs is not installed.
     """
     drivers = factory(url.partition("://")[0])
-    loaded = drivers.options_class.load(url=url, **options)
+    loaded = drivers.options_class.load(url=url, config=config, **options)
     return drivers.open(read_hosts(url, drivers.default_port(loaded)), loaded)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hbshim.errors import OptionError
+from hbshim.messaging import registry
 from hbshim.messaging.url import query_of
 from hbshim.options import (
     ENVIRONMENT_PREFIX,
@@ -280,6 +281,27 @@ class MessagingOptions(OptionSet):
             exact = getattr(ssl.TLSVersion, version.replace("tls", "TLS"))
             context.minimum_version = context.maximum_version = exact
         return context
+
+    @classmethod
+    def _of_config(cls, config: Mapping[str, object]) -> Mapping[str, object]:
+        """Leave out the options of other drivers, which may share the configuration."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names.issuperset(config):
+            return config
+        foreign = registry.option_schemes().keys() - names
+        return {name: value for name, value in config.items() if name not in foreign}
+
+    @classmethod
+    def _unknown(cls, names: Sequence[str], others: Collection[str] = ()) -> OptionError:
+        schemes = registry.option_schemes()
+        for name in names:
+            if name in schemes:
+                drivers = " and ".join(f"{scheme}://" for scheme in schemes[name])
+                return OptionError(
+                    f"{name} is an option of {drivers} only; leave it out of this driver's URL and "
+                    "keywords, or set it in a configuration that the drivers share"
+                )
+        return super()._unknown(names, [*others, *schemes])
 
     @classmethod
     def _from_url(cls, url: str) -> Mapping[str, object]:

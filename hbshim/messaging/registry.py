@@ -6,17 +6,18 @@ The object of an entry point in the group :data:`hbshim.messaging.schemes.GROUP`
 
 from __future__ import annotations
 
+import dataclasses
 import pkgutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from hbshim.errors import DriverLoadError, MissingExtraError, OptionError
+from hbshim.errors import DriverLoadError, HbshimError, MissingExtraError, OptionError
 from hbshim.messaging.schemes import BUILT_IN, installed, schemes
 
 if TYPE_CHECKING:
     from hbshim.messaging.base import Driver
     from hbshim.messaging.hosts import Host
-    from hbshim.messaging.options import MessagingOptions
+    from hbshim.options import OptionSet
 
 
 @runtime_checkable
@@ -24,8 +25,12 @@ class DriverFactory(Protocol):
     """Makes the drivers of one URL scheme."""
 
     @property
-    def options_class(self) -> type[MessagingOptions]:
-        """The class of the options that :meth:`open` takes."""
+    def options_class(self) -> type[OptionSet]:
+        """The class of the options that :meth:`open` takes.
+
+        A subclass of :class:`hbshim.messaging.MessagingOptions`, which must be there also where a
+        library that the driver needs is missing.
+        """
         ...
 
     def default_port(self, options: Any) -> int:
@@ -75,3 +80,19 @@ def factory(scheme: str) -> DriverFactory:
     if isinstance(loaded, type) or not isinstance(loaded, DriverFactory):
         raise DriverLoadError(scheme, entry.value, "it is no DriverFactory")
     return loaded
+
+
+def option_schemes() -> dict[str, list[str]]:
+    """Return the schemes of the drivers that have an option, by the name of the option.
+
+    A driver that cannot be loaded counts for none.
+    """
+    found: dict[str, list[str]] = {}
+    for scheme in schemes():
+        try:
+            options_class = factory(scheme).options_class
+        except HbshimError:
+            continue
+        for field in dataclasses.fields(options_class):
+            found.setdefault(field.name, []).append(scheme)
+    return found

@@ -170,7 +170,9 @@ def test_an_unknown_option_lists_the_known_ones(where):
         "config": {"config": {"pool_size": 1}},
         "keyword": {"pool_size": 1},
     }
-    with pytest.raises(OptionError, match=r"unknown option pool_size; known .*pool_max_size"):
+    with pytest.raises(
+        OptionError, match=r"unknown option pool_size; did you mean .*\?; known .*pool_max_size"
+    ):
         load(**sources[where])
 
 

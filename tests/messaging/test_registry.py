@@ -14,8 +14,15 @@ from hbshim.messaging.schemes import BUILT_IN, GROUP, schemes
 
 #: Modules that a package of another author could have.
 MODULES = """
+import dataclasses
+
 from hbshim.errors import MissingExtraError
 from hbshim.messaging import Capabilities, MessagingOptions
+from hbshim.messaging.options import driver_option
+
+@dataclasses.dataclass(frozen=True)
+class Options(MessagingOptions):
+    linger: int = driver_option("linger", 1, int, "seconds", "Wait so long at the end.")
 
 class Driver:
     rpc_timeout, payload_limit, capabilities = 5.0, 1000, Capabilities()
@@ -24,7 +31,7 @@ class Driver:
         self.hosts, self.options = hosts, options
 
 class Factory:
-    options_class = MessagingOptions
+    options_class = Options
 
     def default_port(self, options):
         return 5555
@@ -154,3 +161,42 @@ def test_they_work_without_an_installation(tmp_path):
         timeout=60,
     )
     assert run.stdout.split() == ["hbkombu", "hbpika"], run.stderr
+
+
+def test_drivers_share_a_configuration(install):
+    """Each ignores what belongs to another driver; what no driver has is refused."""
+    install(zmq="other_drivers:factory")
+    config = {"rpc_timeout": 7, "quorum_queues": True, "linger": 3}
+    other, amqp = (connect(f"{scheme}://host/", config=config) for scheme in ("zmq", "hbpika"))
+    assert (other.options.rpc_timeout, other.options.linger) == (7, 3)
+    assert (amqp.options.rpc_timeout, amqp.options.quorum_queues) == (7, True)
+    amqp.close()
+    for scheme in ("zmq", "hbpika"):
+        for wrong, meant in (("qourum_queues", "quorum_queues"), ("lingre", "linger")):
+            with pytest.raises(OptionError, match=f"unknown option {wrong}; did you mean {meant}?"):
+                connect(f"{scheme}://host/", config={wrong: 1})
+
+
+def test_drivers_share_a_file(install, tmp_path, monkeypatch):
+    install(zmq="other_drivers:factory")
+    (tmp_path / "hbshim.ini").write_text("[hbshim_messaging]\nquorum_queues = yes\nlinger = 3\n")
+    monkeypatch.setenv("HBSHIM_CONFIG", str(tmp_path / "hbshim.ini"))
+    assert connect("zmq://host/").options.linger == 3
+    assert AmqpOptions.load().quorum_queues is True
+
+
+@pytest.mark.parametrize("where", ["url", "keyword"])
+def test_an_option_of_another_driver_is_refused_where_it_is_for_this_one(install, where):
+    install(zmq="other_drivers:factory")
+    with pytest.raises(OptionError, match="quorum_queues is an option of hbkombu:// and hbpika://"):
+        if where == "url":
+            connect("zmq://host/?quorum_queues=true")
+        else:
+            connect("zmq://host/", quorum_queues=True)
+
+
+def test_a_broken_driver_has_no_options(install):
+    install(zmq="broken_driver:factory")
+    connect("hbpika://host/", config={"rpc_timeout": 7}).close()
+    with pytest.raises(OptionError, match="unknown option linger"):
+        connect("hbpika://host/", config={"linger": 3})

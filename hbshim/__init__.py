@@ -44,6 +44,7 @@ PUBLIC_MODULES = (
     "otel",
     "pika",
     "prometheus",
+    "runtime.polling",
 )
 
 __getattr__, __dir__ = lazy_names(
@@ -59,6 +60,6 @@ __getattr__, __dir__ = lazy_names(
         "take_events": "hbshim.observe.snapshot",
         "mark_alive": "hbshim.heartbeat.liveness",
         "uninstall": "hbshim.api",
-        **{name: f"hbshim.{name}" for name in PUBLIC_MODULES},
+        **{name: f"hbshim.{name}" for name in PUBLIC_MODULES if "." not in name},
     },
 )

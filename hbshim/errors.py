@@ -9,6 +9,35 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = [
+    "AttachError",
+    "BrokerBlockedError",
+    "BrokerError",
+    "CallTimeoutError",
+    "ConfirmTimeoutError",
+    "ConnectError",
+    "ConnectionLostError",
+    "DeliveryError",
+    "DriverLoadError",
+    "HbshimError",
+    "MessagingError",
+    "MissingExtraError",
+    "NoSuchMethodError",
+    "OptionError",
+    "PayloadError",
+    "PoolError",
+    "PoolTimeoutError",
+    "RejectedError",
+    "RemoteError",
+    "ResultGoneError",
+    "TopologyError",
+    "UnconfirmedError",
+    "UnroutableError",
+    "UnsupportedVersionError",
+    "WatchError",
+    "WorkerError",
+]
+
 
 class HbshimError(Exception):
     """Base of all errors raised by hbshim itself."""

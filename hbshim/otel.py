@@ -26,6 +26,10 @@ try:
 except ImportError:
     raise MissingExtraError("opentelemetry-api", "otel") from None
 
+__all__ = [
+    "register",
+]
+
 PREFIX = "hbshim."
 _SECONDS = "_seconds"
 

@@ -24,6 +24,11 @@ try:
 except ImportError:
     raise MissingExtraError("prometheus_client", "prometheus") from None
 
+__all__ = [
+    "HeartbeatCollector",
+    "register",
+]
+
 PREFIX = "hbshim_"
 
 

@@ -10,8 +10,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 
-#: Page of the reference: its title and its modules. A module whose names are imported when they
-#: are first used lists them in `__all__`; the public names of the others are what they define.
+#: Page of the reference: its title and its modules.
 REFERENCE = {
     "hbshim": ("hbshim", ["hbshim"]),
     "stand-ins": ("Stand-ins", ["hbshim.kombu", "hbshim.pika"]),
@@ -22,7 +21,7 @@ REFERENCE = {
     "metrics": ("Metrics", ["hbshim.prometheus", "hbshim.otel"]),
     "polling": ("Select stripping", ["hbshim.runtime.polling"]),
 }
-#: Modules that import an optional library, or define everything themselves.
+#: Modules that define all of their names themselves; with their own docstring.
 _WHOLE = {"hbshim.errors", "hbshim.prometheus", "hbshim.otel", "hbshim.runtime.polling"}
 
 

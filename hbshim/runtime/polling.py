@@ -26,6 +26,8 @@ from hbshim.runtime.green import inspect_green
 from hbshim.runtime.loaded import module_globals, peek
 from hbshim.runtime.unpatched import NativeLock, allocate_lock
 
+__all__ = ["StripReport", "restore_polling", "strip_polling", "stripped_polling"]
+
 #: What is removed, by the module it belongs to.
 POLLERS = {
     "select": ("epoll", "poll", "kqueue", "devpoll"),

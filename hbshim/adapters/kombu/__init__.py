@@ -1,0 +1,1 @@
+"""hbshim beneath kombu. Importing this registers nothing: ``hbshim.kombu.register()`` does."""

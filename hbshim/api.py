@@ -68,7 +68,7 @@ def install(
 
     Raises:
         AttachError: `app` is no Celery app.
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         UnsupportedVersionError: Celery is of a version hbshim does not know.
         WorkerError: this Python runs without the GIL.
     """
@@ -221,7 +221,7 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
 
     Raises:
         AttachError: it is not open, of an unknown kind, or negotiated no heartbeat.
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         UnsupportedVersionError: its library is of a version hbshim does not know.
         WorkerError: the worker cannot run in this process.
     """

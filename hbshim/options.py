@@ -105,7 +105,7 @@ def option(
 
     Parameters:
         parse: makes the value of what a source gave, or of what it made before;
-            raises ValueError for what is not acceptable.
+            raises ValueError for an invalid value.
         accepts: what is, in words.
         url_key: its name in a URL's query; None where no URL may hold it.
     """
@@ -129,14 +129,13 @@ class OptionSet:
                 parsed = field.metadata["parse"](value)
             except (ValueError, OverflowError):
                 raise OptionError(
-                    f"{field.name}={value!r} is not acceptable; "
-                    f"use one of: {field.metadata['accepts']}"
+                    f"{field.name}={value!r} is not valid; use one of: {field.metadata['accepts']}"
                 ) from None
             object.__setattr__(self, field.name, parsed)
         self._check()
 
     def _check(self) -> None:
-        """Look at options together, once each of them is acceptable."""
+        """Check options against each other, after each of them was parsed."""
 
     @classmethod
     def load(
@@ -159,7 +158,7 @@ class OptionSet:
             keywords: options by name; None means "not given".
 
         Raises:
-            OptionError: unknown option, unacceptable value, unreadable file.
+            OptionError: unknown option, invalid value, unreadable file.
         """
         environment = os.environ if environ is None else environ
         values: dict[str, object] = {}
@@ -272,7 +271,7 @@ class Options(OptionSet):
     """How hbshim keeps connections alive. Immutable; build it with :meth:`load`.
 
     Raises:
-        OptionError: a value is not acceptable, or two options contradict each other.
+        OptionError: a value is not valid, or two options contradict each other.
     """
 
     environment_prefix = ENVIRONMENT_PREFIX
@@ -425,7 +424,7 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
         if "@" in part and "@" not in address and key.startswith((_URL_PREFIX, *URL_KEYS)):
             # A password with an unescaped "?": what follows that is a piece of it.
             raise OptionError(
-                "this URL cannot be taken apart (it is not repeated here); percent-encode what "
+                "this URL is malformed (it is not repeated here); percent-encode what "
                 "is special in user, password and options: / is %2F, ? is %3F, @ is %40"
             )
         if key in URL_KEYS:
@@ -447,6 +446,6 @@ def check_url_key(key: str) -> None:
     """
     if key.startswith(_URL_PREFIX) and key not in URL_KEYS:
         raise OptionError(
-            f"{key} is no option in a URL; known there: {', '.join(sorted(URL_KEYS))}; "
+            f"{key} is not an option in a URL; known there: {', '.join(sorted(URL_KEYS))}; "
             f"set others as {ENVIRONMENT_PREFIX}..., or as keywords of hbshim.install()"
         )

@@ -47,9 +47,9 @@ def test_options_are_printed_with_all_their_names():
 @pytest.mark.parametrize(
     ("argv", "environment", "says"),
     [
-        (["detect", "--worker", "fiber"], {}, "worker='fiber' is not acceptable"),
+        (["detect", "--worker", "fiber"], {}, "worker='fiber' is not valid"),
         (["run", "--heartbeat-in-pthread", "maybe", "true"], {}, "use one of: true | false"),
-        (["detect"], {"HBSHIM_WORKER": "fiber"}, "worker='fiber' is not acceptable"),
+        (["detect"], {"HBSHIM_WORKER": "fiber"}, "worker='fiber' is not valid"),
         (["run", "no-such-program"], {}, "name a program on PATH or a full path"),
     ],
 )

@@ -137,7 +137,7 @@ def test_the_rest_of_a_url_stays_to_the_byte(url, query, fragment):
 
 @pytest.mark.parametrize("key", ["hbshim_strip_polling", "hbshim_livenes_timeout", "hbshim_"])
 def test_a_url_key_that_would_have_no_effect_is_refused(key):
-    with pytest.raises(OptionError, match=f"{key} is no option in a URL; known there: "):
+    with pytest.raises(OptionError, match=f"{key} is not an option in a URL; known there: "):
         split_url(f"amqp://host//?{key}=1")
 
 

@@ -50,7 +50,7 @@ def options_for_connect(
         options cannot be read any more.
 
     Raises:
-        OptionError: what the URL itself says is not acceptable.
+        OptionError: an option of the URL is not valid.
     """
     given: Mapping[str, object] = {}
     try:

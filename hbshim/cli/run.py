@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the program that `arguments` name, after options.
 
     Raises:
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         SystemExit: the program cannot be run, or `arguments` cannot be read.
     """
     given, command = _read(arguments)

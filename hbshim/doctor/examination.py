@@ -88,7 +88,7 @@ def examine(
 
     Raises:
         AttachError: `app` is no Celery app, or its broker's URL cannot be used.
-        OptionError: an option, a URL or the file `ca` is not acceptable.
+        OptionError: an option, a URL or the file `ca` is not valid.
         MissingExtraError: a URL was given and no client library is installed.
     """
     if (management or ca) and url is None:

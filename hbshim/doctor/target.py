@@ -161,7 +161,7 @@ def _split(url: str, ports: dict[str, int], form: str) -> tuple[SplitResult, int
         raise OptionError("this URL names several brokers; give one of them")
     if parts.scheme not in ports or "@" in parts.path + parts.query + parts.fragment:
         raise OptionError(
-            f"this URL cannot be taken apart (it is not repeated here); write {form}, and "
+            f"this URL is malformed (it is not repeated here); write {form}, and "
             "percent-encode what is special in user, password and vhost: / is %2F, @ is %40"
         )
     return parts, ports[parts.scheme] if port is None else port

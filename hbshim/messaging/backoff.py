@@ -1,4 +1,4 @@
-"""Trying again: after pauses that grow, with full jitter, and never past a deadline.
+"""Retries with growing pauses, full jitter and a deadline.
 
 Full jitter spreads clients that lost the same broker at the same moment ("Exponential
 Backoff And Jitter", AWS Architecture Blog, 2015).
@@ -15,10 +15,10 @@ from hbshim.extras import needs
 with needs(("tenacity",), "kombu", "pika"):
     import tenacity
 
-#: Seconds that no pause exceeds.
+#: The longest pause, in seconds.
 MAXIMUM = 30.0
 
-#: Seconds; with less left before a deadline, another try is none.
+#: Seconds; with less time left before a deadline, no further attempt is made.
 TOO_LITTLE = 0.01
 
 
@@ -28,11 +28,13 @@ def pauses(
     *,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> Iterator[float]:
-    """Pauses for ever, in seconds: each between 0 and a bound that doubles up to `maximum`.
+    """Yield pauses in seconds, without end: each between 0 and a bound that doubles up to
+    `maximum`.
 
     Parameters:
-        delay: seconds, the first bound.
-        uniform: a random number between two.
+        delay: the first bound, in seconds.
+        maximum: the largest bound, in seconds.
+        uniform: returns a random number between two numbers.
     """
     return (uniform(0.0, bound) for bound in _bounds(delay, maximum))
 
@@ -45,16 +47,16 @@ def _bounds(delay: float, maximum: float) -> Iterator[float]:
 
 
 class Backoff:
-    """The pauses of one loop that never ends: they grow with each failure, up to a maximum.
+    """The pauses of a loop that never ends. They grow with each failure, up to a maximum.
 
     Parameters:
-        delay: seconds, the bound of the first pause; it doubles with each failure in a row.
-        maximum: seconds that the bound does not exceed.
-        clock: the time, in seconds.
-        uniform: a random number between two.
+        delay: bound of the first pause, in seconds; it doubles with each failure in a row.
+        maximum: the largest bound, in seconds.
+        clock: returns the time, in seconds.
+        uniform: returns a random number between two numbers.
 
     Attributes:
-        failures: in a row.
+        failures: the number of failures in a row.
     """
 
     def __init__(
@@ -79,18 +81,18 @@ class Backoff:
         return self._bound < self._maximum
 
     def fail(self) -> None:
-        """Begin a pause, of at least half its bound."""
+        """Start a pause, of at least half its bound."""
         bound = min(self._bound, self._maximum)
         self._due = self._clock() + self._uniform(bound / 2, bound)
         self._bound = min(bound * 2, self._maximum)
         self.failures += 1
 
     def reset(self) -> None:
-        """Have no pause now, and a short one next."""
+        """End the pause, and start again with the first bound."""
         self._due, self._bound, self.failures = 0.0, self._delay, 0
 
     def left(self) -> float:
-        """Seconds until the pause is over; 0 if it is."""
+        """Return the seconds until the pause is over; 0 if it is over."""
         return max(0.0, self._due - self._clock())
 
 
@@ -105,23 +107,22 @@ def retrying(
     sleep: Callable[[float], None] | None = None,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> tenacity.Retrying:
-    """Attempts, to be used so; the last one's error is raised as it is::
+    """Iterate over attempts; the error of the last attempt is raised unchanged::
 
         for attempt in retrying(3, 0.1, deadline, retry_on=worth_another_try):
             with attempt:
                 return connect()
 
     Parameters:
-        attempts: how many, with the first; None: until the deadline.
-        delay: seconds; the first pause is between 0 and this, the bound of the next
-            ones doubles.
-        deadline: a time of `clock` that no pause reaches past, and after which nothing is
-            tried again; None: there is none.
-        maximum: seconds that the bound does not exceed.
-        retry_on: whether another try may help after this error.
-        clock: the time, in seconds.
-        sleep: pauses for so many seconds; `time.sleep` as it is then, green or not.
-        uniform: a random number between two.
+        attempts: the most attempts, the first one included; None: as many as the deadline allows.
+        delay: seconds; the first pause is between 0 and this, and the bound doubles with each.
+        deadline: of `clock`. No pause goes beyond it, and no attempt starts after it; None:
+            no deadline.
+        maximum: the largest bound, in seconds.
+        retry_on: returns whether another attempt may succeed after this error.
+        clock: returns the time, in seconds.
+        sleep: sleeps for a number of seconds; by default `time.sleep`, green if it is patched.
+        uniform: returns a random number between two numbers.
     """
     bounds = _bounds(delay, maximum)
 
@@ -132,7 +133,7 @@ def retrying(
         return left() <= TOO_LITTLE or (attempts is not None and state.attempt_number >= attempts)
 
     def pause(_state: tenacity.RetryCallState) -> float:
-        # A pause as long as all that is left would leave nothing to try in.
+        # A pause for all the time that is left would leave none for an attempt.
         return uniform(0.0, max(0.0, min(next(bounds), left() - TOO_LITTLE)))
 
     return tenacity.Retrying(

@@ -1,7 +1,7 @@
-"""The seam between the patterns of messaging and what carries them.
+"""The interface between the messaging patterns and the drivers.
 
-:mod:`hbshim.messaging.rpc`, `server` and `notify` know no more than this, nor does the
-plug-in for oslo.messaging; a driver over another transport starts here.
+:mod:`hbshim.messaging.rpc`, `server`, `notify` and the plug-in for oslo.messaging use only this
+interface. A driver over another transport implements it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from hbshim.messaging.reporting import OnError
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 
-#: What a reply is: the end of a call ("result", "error"), or a sign that comes before it.
+#: Kinds of reply: the end of a call ("result", "error"), or a report before the end.
 ReplyKind: TypeAlias = Literal["result", "error", "progress", "alive"]
 
 #: As the lifetime of a queue: until it is deleted.
 NEVER = float("inf")
 
-#: Priorities of notifications, each with queues of its own; the names that oslo.messaging has.
+#: Priorities of notifications, as oslo.messaging names them. Each has its own queues.
 PRIORITIES = ("debug", "info", "audit", "warn", "error", "critical", "sample")
 
-#: Seconds, the longest timeout; a longer one, infinity included, is taken for this one.
+#: The longest timeout, in seconds; a longer one, also infinity, is reduced to it.
 LONGEST_TIMEOUT = 365 * 24 * 3600.0
 
-#: Seconds that stopping and closing a listener may take, unless the caller says how many.
+#: Seconds for stopping and closing a listener, by default.
 CLOSE_LIMIT = 5.0
 
 FINAL: frozenset[str] = frozenset(("result", "error"))
 
 
 def timeout_of(seconds: float) -> float:
-    """A timeout that locks, pollers and the broker accept.
+    """Return a timeout that locks, pollers and the broker accept.
 
     Raises:
-        OptionError: it is no number of seconds.
+        OptionError: `seconds` is not a number of seconds.
     """
     try:
-        # Not a number is not equal to itself.
+        # NaN is not equal to itself.
         if seconds != seconds:
             raise ValueError
         return float(min(max(0.0, seconds), LONGEST_TIMEOUT))
@@ -51,7 +51,7 @@ def timeout_of(seconds: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Encoded content, and how it is encoded."""
+    """Encoded content, and its content type."""
 
     body: bytes
     content_type: str = "application/json"
@@ -59,7 +59,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server sent back."""
+    """A reply of a server."""
 
     kind: ReplyKind
     payload: Payload
@@ -69,16 +69,16 @@ OnReply: TypeAlias = Callable[[Reply], None]
 
 
 class Incoming(Protocol):
-    """A message that a listener took in.
+    """A message that a listener received.
 
     Attributes:
-        message_id: the same when a message comes again.
-        expires: its sender gave it a time limit.
-        expects_reply: somebody waits for :meth:`reply`.
+        message_id: the same when the message is redelivered.
+        expires: whether its sender set a time limit.
+        expects_reply: whether a caller waits for :meth:`reply`.
         priority: of a notification, as its sender named it; empty for calls and casts.
-        may_have_run: it was handed to a server before, this one or another, which may or may
-            not have begun it.
-        attempts: how often a notification was handled before, without success.
+        may_have_run: it was delivered before, to this server or another one, which may have
+            started to process it.
+        attempts: the number of earlier attempts to handle a notification.
     """
 
     @property
@@ -97,101 +97,104 @@ class Incoming(Protocol):
     def attempts(self) -> int: ...
 
     def expired(self) -> bool:
-        """Whether nobody waits any more, so that working on it would be in vain."""
+        """Return whether its time limit is over, so that no caller waits for the result."""
         ...
 
     def acknowledge(self) -> bool:
-        """Say that it is done with. False: it could not be said, and the message comes again."""
+        """Acknowledge the message. False: this was not possible, and the message is redelivered."""
         ...
 
     def requeue(self) -> None:
         """Have it handled later, by this listener or another one.
 
-        A notification is handled again after a pause that grows with each attempt; after
-        the last one it goes to a dead-letter queue.
+        A notification is handled again after a delay that grows with each attempt. After the
+        last attempt it goes to a dead-letter queue.
         """
         ...
 
-    def give_back(self) -> None:
-        """Return it to its queue at once; what was begun of it did not end."""
+    def return_to_queue(self) -> None:
+        """Requeue the message at once: its processing did not end."""
         ...
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
-        """Send a reply to who waits for it, if somebody does.
+        """Send a reply to the caller, if one waits for it.
+
+        Parameters:
+            payload: the content.
+            kind: "progress" or "alive" before the end; "result" or "error" at the end.
 
         Raises:
-            MessagingError: it could not be sent within the time left to the caller.
+            MessagingError: it could not be sent within the time that the caller has left.
         """
         ...
 
 
 class Listener(Protocol):
-    """Receives messages, for the threads that call :meth:`poll` again and again.
+    """Receives messages, for the threads that call :meth:`poll` repeatedly.
 
     Attributes:
-        on_error: called with the errors that the listener recovers from by itself: a lost
-            connection, a queue that it is refused, a channel that the broker closed. It must
-            not raise. They are logged unless it is set.
+        on_error: called with errors from which the listener recovers: a lost connection, a
+            queue that the broker refuses, a channel that it closed. It must not raise. By
+            default the errors are logged.
     """
 
     on_error: OnError
 
     def open(self, timeout: float) -> bool:
-        """Be connected, with every queue declared; else :meth:`poll` goes on trying.
+        """Connect and declare every queue; otherwise :meth:`poll` keeps trying.
 
         Parameters:
-            timeout: seconds to wait for it.
+            timeout: seconds to wait.
 
         Returns:
-            Whether it is.
+            Whether all queues are consumed from.
 
         Raises:
             ConnectError: as :meth:`poll` does.
-            TopologyError: an exchange or a queue is there, but of another type.
+            TopologyError: an exchange or a queue exists with another type.
         """
         ...
 
     def poll(
         self, timeout: float | None = None, batch_size: int = 1, batch_timeout: float | None = None
     ) -> Sequence[Incoming]:
-        """Wait for messages; lost connections are made anew underneath.
+        """Wait for messages; reconnect if the connection is lost.
 
         Parameters:
-            timeout: seconds to wait for the first; None: until :meth:`stop`.
-            batch_size: how many to return at most.
-            batch_timeout: seconds to wait for the rest of a batch; None: no wait.
+            timeout: seconds to wait for the first message; None: until :meth:`stop`.
+            batch_size: the most messages to return.
+            batch_timeout: seconds to wait for the rest of a batch; None: do not wait.
 
         Returns:
-            None to `batch_size` messages.
+            Up to `batch_size` messages.
 
         Raises:
-            ConnectError: the broker refuses these credentials, or the virtual host does not
-                exist; every other reason is waited out.
+            ConnectError: the broker refuses the credentials, or the virtual host does not exist.
+                After any other error the listener keeps trying.
         """
         ...
 
     def pause(self) -> None:
-        """Take nothing in until :meth:`resume`; what waits stays in its queue."""
+        """Receive nothing until :meth:`resume`; messages stay in their queues."""
         ...
 
     def resume(self) -> None:
-        """Take messages in again."""
+        """Receive messages again."""
         ...
 
     def stop(self, timeout: float = CLOSE_LIMIT) -> None:
-        """Return to the queues what was not begun, and have :meth:`poll` end.
+        """Requeue what was not started, and end :meth:`poll`.
 
         Parameters:
-            timeout: seconds for it. What cannot be returned by then is requeued
-                by the broker when the connection ends.
+            timeout: seconds. The broker requeues the rest when the connection ends.
         """
         ...
 
     def close(self, timeout: float = CLOSE_LIMIT) -> None:
-        """Close the connection; what was not acknowledged is redelivered.
+        """Close the connection; unacknowledged messages are redelivered.
 
         Parameters:
-            timeout: seconds for it.
+            timeout: seconds.
         """
         ...
 
@@ -199,12 +202,12 @@ class Listener(Protocol):
 class Driver(Protocol):
     """Sends and receives messages. All methods may be called from any thread.
 
-    A driver that also stores them is a :class:`hbshim.messaging.storing.StoringDriver`.
+    A driver that also stores messages is a :class:`hbshim.messaging.storing.StoringDriver`.
 
     Attributes:
-        rpc_timeout: seconds for a call or a cast that names no time.
-        payload_limit: bytes that a payload may have.
-        capabilities: what it can do.
+        rpc_timeout: seconds for a call or a cast without a timeout of its own.
+        payload_limit: the largest payload, in bytes.
+        capabilities: the driver's capabilities.
     """
 
     @property
@@ -220,25 +223,27 @@ class Driver(Protocol):
         payload: Payload,
         timeout: float,
         *,
-        silence: float | None = None,
+        call_monitor_timeout: float | None = None,
         on_reply: OnReply | None = None,
         mandatory: bool = False,
         attempts: int | None = None,
     ) -> Reply:
-        """CALL: send to one server and wait for what it replies.
+        """CALL: send to one server, and wait for its reply.
 
         Parameters:
-            timeout: seconds for everything: finding a connection, sending, waiting.
-            silence: seconds without any sign of the server ("alive", "progress") after
-                which to give up earlier; None: only `timeout` counts.
+            target: the server or servers.
+            payload: the request.
+            timeout: seconds for everything: connecting, sending, waiting.
+            call_monitor_timeout: seconds without a report of the server ("alive", "progress")
+                after which the call fails before `timeout`; None: only `timeout` counts.
             on_reply: called with each "progress", in the caller's thread.
-            mandatory: fail at once where no server has a queue for it yet.
-            attempts: to connect; None: as many as `timeout` allows.
+            mandatory: fail at once if no server has a queue for it yet.
+            attempts: the most attempts to connect; None: as many as `timeout` allows.
 
         Raises:
             CallTimeoutError: no reply in time.
-            UnroutableError: with `mandatory`.
-            ConnectError: no connection, and trying again is no use, or `attempts` are over.
+            UnroutableError: with `mandatory`: no server has a queue for it.
+            ConnectError: no connection, and retrying is useless, or `attempts` are used up.
         """
         ...
 
@@ -251,18 +256,21 @@ class Driver(Protocol):
         attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
-        """CAST, or FANOUT where the target says so: send and forget.
+        """CAST, or FANOUT if the target says so: send a message without a reply.
 
-        A server that does not take it in within `timeout` seconds never gets it.
+        A server that does not receive it within `timeout` seconds never gets it.
 
         Parameters:
-            attempts: to send it; None: as many as `timeout` allows; DEFAULT: the option
-                `connection_retry_attempts`.
-            mandatory: return when the message is in a queue, and fail if there is none.
+            target: the server or servers.
+            payload: the message.
+            timeout: seconds for sending, and for the message in its queue.
+            attempts: the most attempts to send it; None: as many as `timeout` allows; DEFAULT: the
+                option `connection_retry_attempts`.
+            mandatory: return when the message is in a queue, and fail if there is no queue.
 
         Raises:
-            UnroutableError: with `mandatory`, no server has a queue for it.
-            RejectedError, ConfirmTimeoutError: with `mandatory`, the broker did not take it.
+            UnroutableError: with `mandatory`: no server has a queue for it.
+            RejectedError, ConfirmTimeoutError: with `mandatory`: the broker did not accept it.
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
                 not sent.
         """
@@ -277,13 +285,17 @@ class Driver(Protocol):
         *,
         attempts: int | Default | None = DEFAULT,
     ) -> None:
-        """NOTIFY: return when the message is stored in a queue that waits for its consumer.
+        """NOTIFY: return when a queue stores the message for its consumer.
 
         Parameters:
-            attempts: as of :meth:`cast`.
+            target: the topic.
+            payload: the message.
+            priority: one of :data:`PRIORITIES`.
+            timeout: seconds for everything.
+            attempts: as for :meth:`cast`.
 
         Raises:
-            DeliveryError: the broker did not take it, however often it was asked.
+            DeliveryError: the broker did not accept it at any attempt.
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
                 not sent.
         """
@@ -297,18 +309,17 @@ class Driver(Protocol):
         acknowledge_first: bool = True,
         expires: float | Default = DEFAULT,
     ) -> Listener:
-        """A listener for the calls, casts and fanouts to a server.
+        """Return a listener for the calls, casts and fanouts to a server.
 
         Parameters:
             target: with topic and server.
-            prefetch: unacknowledged messages it may hold; DEFAULT: the option
-                `rpc_prefetch_count`.
-            acknowledge_first: acknowledge each message as it is handed out: it is worked
-                on once, or not at all. Else whoever works on it acknowledges it.
+            prefetch: the most unacknowledged messages; DEFAULT: the option `rpc_prefetch_count`.
+            acknowledge_first: acknowledge each message when :meth:`Listener.poll` returns it: it is
+                processed at most once. Otherwise its receiver acknowledges it.
             expires: seconds without a server until its queues expire, or :data:`NEVER`;
                 DEFAULT: the option `rpc_queue_expiration`. With NEVER the queue of the topic
-                stays, and that of the server itself expires as the option says. A queue that is
-                there keeps its lifetime.
+                stays, and the queue of the server expires as the option says. An existing queue
+                keeps its lifetime.
         """
         ...
 
@@ -318,16 +329,16 @@ class Driver(Protocol):
         pool: str | None = None,
         prefetch: int | Default = DEFAULT,
     ) -> Listener:
-        """A listener for notifications.
+        """Return a listener for notifications.
 
         Parameters:
             targets: each with a priority.
             pool: listeners of one pool share the messages; each pool gets all of them.
-            prefetch: unacknowledged messages it may hold; DEFAULT: the option
+            prefetch: the most unacknowledged messages; DEFAULT: the option
                 `notification_prefetch_count`.
         """
         ...
 
     def close(self) -> None:
-        """Close every connection; calls that wait fail."""
+        """Close every connection; calls that wait raise an error."""
         ...

@@ -1,4 +1,4 @@
-"""What a driver can do beyond sending messages to servers that run."""
+"""What a driver can do beyond sending messages to running servers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a driver offers; nothing, unless it is named.
+    """The capabilities of a driver; each is False by default.
 
     Attributes:
-        stores: keeps requests and results for processes that do not run yet: the driver is a
-            :class:`hbshim.messaging.base.StoringDriver`.
+        stores: it stores requests and results for processes that do not run yet: the driver is a
+            :class:`hbshim.messaging.storing.StoringDriver`.
         requeues: :meth:`hbshim.messaging.base.Incoming.requeue` has a message handled later.
-        pools: several pools of listeners each get all notifications of a topic.
+        pools: each of several pools of listeners gets all notifications of a topic.
         mandatory: `mandatory` of a call or cast reports that no server has a queue for it.
-        survives_restart: what is stored survives a restart of the broker, as far as it was sent
-            to last: submitted requests are; notifications are with `notification_persistence`.
+        survives_restart: what is stored as persistent survives a restart of the broker:
+            submitted requests, and notifications with `notification_persistence`.
     """
 
     stores: bool = False

@@ -1,4 +1,4 @@
-"""Opens the socket of a connection, over TCP or TLS, within a time."""
+"""Opens the socket of a connection, over TCP or TLS, before a deadline."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ LOG = logging.getLogger("hbshim.messaging")
 
 
 def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
-    """Connect to `host`: each address of its name is tried, of IPv6 and IPv4.
+    """Connect to `host`: try each address of its name, IPv6 and IPv4.
 
     Parameters:
+        host: the broker.
+        options: those of the driver.
         deadline: of ``time.monotonic()``, for all addresses and the TLS handshake.
 
     Returns:
-        A non-blocking socket, of the program's own kind; TLS where the options say so.
+        A non-blocking socket of the program's concurrency model; with TLS if `options` say so.
 
     Raises:
-        ConnectError: no address answers, or not in time; or TLS was refused.
+        ConnectError: no address accepted in time, or TLS failed.
         OptionError: a file that the options name for TLS cannot be used.
     """
     context = _context(host, options)
@@ -39,7 +41,7 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
     refused: OSError = TimeoutError("timed out")
     for position, (family, kind, protocol, _, address) in enumerate(found):
         now = time.monotonic()
-        # Each address gets an equal share, so that a dead one does not use up all of the time.
+        # Each address gets an equal share, so that an unreachable one does not use up the time.
         until = now + (deadline - now) / (len(found) - position)
         left = min(options.socket_timeout, until - now)
         if left <= 0:
@@ -52,7 +54,7 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if context is not None:
                 named = (options.ssl_options or {}).get("server_hostname") or host.hostname
-                # In two steps: eventlet forgets to close a socket whose handshake fails in one.
+                # In two steps: in one step, eventlet does not close a socket whose handshake fails.
                 sock = context.wrap_socket(
                     sock, server_hostname=named, do_handshake_on_connect=False
                 )
@@ -70,14 +72,15 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
     raise ConnectError(f"{host.name}: {_reason(refused, options, began)}") from refused
 
 
-#: The last good one for each set of options.
+#: The last usable context for each set of options.
 _contexts: weakref.WeakKeyDictionary[MessagingOptions, ssl.SSLContext] = weakref.WeakKeyDictionary()
 
 
 def _context(host: Host, options: MessagingOptions) -> ssl.SSLContext | None:
-    """What to speak TLS with; made anew, because certificates are renewed.
+    """Return the TLS context. It is created anew each time, because certificates are renewed.
 
-    Where a file cannot be read now, as while it is being replaced, the last good one is used.
+    If a file cannot be read, for example while it is being replaced, the last usable context
+    is returned.
     """
     try:
         context = options.ssl_context()
@@ -98,7 +101,7 @@ def _reason(error: OSError, options: MessagingOptions, began: float) -> str:
         return (
             f"no answer in time ({time.monotonic() - began:.1f} s; socket_timeout is "
             f"{options.socket_timeout:g} s, handshake_timeout {options.handshake_timeout:g} s); is "
-            "it the right host, and does a firewall let us through?"
+            "it the right host, and does a firewall block it?"
         )
     if isinstance(error, ConnectionRefusedError):
         return "connection refused; is the broker running, and is it the right port?"

@@ -1,4 +1,4 @@
-"""From a request to the method of an endpoint."""
+"""Finds the method of an endpoint for a request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hbshim.messaging.target import serves, version_of
 
 
 class Request:
-    """What a method is given first.
+    """The first argument of a method.
 
     Attributes:
         context: what the client sent along.
-        message_id: the same if the request is delivered a second time.
-        may_have_run: it was handed to a server before, this one or another, which may or may
-            not have begun it. A request that ends its process is handed to the next one with
-            ``acknowledge="after"``: refuse it here.
+        message_id: the same if the request is redelivered.
+        may_have_run: it was delivered before, to this server or another one, which may have
+            started it. With ``acknowledge="after"``, a request that crashes its process is
+            redelivered: reject it here.
     """
 
     def __init__(self, incoming: Incoming, call: Call, encoding: Encoding) -> None:
@@ -32,11 +32,11 @@ class Request:
         self.may_have_run = incoming.may_have_run
 
     def expired(self) -> bool:
-        """Whether the caller has given up by now."""
+        """Whether the caller has timed out."""
         return self._incoming.expired()
 
     def progress(self, value: Any) -> None:
-        """Report to the caller before the end; also a sign of life.
+        """Report progress to the caller. It also counts as a keepalive.
 
         Raises:
             PayloadError: `value` cannot be sent.
@@ -50,12 +50,12 @@ class Dispatcher:
     """The endpoints of a server.
 
     Parameters:
-        endpoints: objects whose public methods are called, with a :class:`Request` and the
-            arguments. Their attributes ``namespace`` and ``version`` tell what they offer:
-            no namespace and version "1.0" unless given.
+        endpoints: objects whose public methods are called with a :class:`Request` and the
+            arguments. Their attributes ``namespace`` and ``version`` define what they offer; by
+            default no namespace, and version "1.0".
 
     Raises:
-        OptionError: an endpoint's version is none.
+        OptionError: the version of an endpoint is malformed.
     """
 
     def __init__(self, endpoints: Sequence[object]) -> None:
@@ -64,10 +64,10 @@ class Dispatcher:
             version_of(getattr(endpoint, "version", None) or "1.0")
 
     def method(self, call: Call) -> Callable[..., Any]:
-        """What `call` asks for.
+        """Return the method that `call` names.
 
         Raises:
-            NoSuchMethodError: nobody has it.
+            NoSuchMethodError: no endpoint has it.
         """
         served = False
         for endpoint in self._endpoints:
@@ -76,7 +76,7 @@ class Dispatcher:
             if not serves(getattr(endpoint, "version", None), call.version):
                 continue
             served = True
-            # Looked up on the class: what is no method of it is nobody's to call.
+            # Looked up on the class: callables set on an instance are not methods.
             if not call.method.startswith("_") and inspect.isroutine(
                 inspect.getattr_static(type(endpoint), call.method, None)
             ):

@@ -1,4 +1,4 @@
-"""From a URL to the driver that its scheme names."""
+"""Makes the driver that the scheme of a URL names."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from hbshim.messaging.registry import factory
 
 
 def connect(url: str, *, config: Mapping[str, object] | None = None, **options: Any) -> Driver:
-    """Return a driver for the hosts of `url`; it connects when it is first used.
+    """Return a driver for the hosts of `url`; it connects at its first use.
 
     Parameters:
         url: the scheme of a driver, such as ``hbkombu://`` or ``hbpika://``, then its hosts and
             options: ``hbpika://user:password@host1,user:password@host2/vhost?quorum_queues=true``.
-            Login and path are the driver's; AMQP's path is the virtual host.
-        config: options by name, for instance of one section of the application's own
-            configuration; the environment and the URL win over them. Options of other drivers
-            are ignored. Without it, the section ``[hbshim_messaging]`` of the file that
-            ``HBSHIM_CONFIG`` names is read.
-        options: of the driver; they win over the URL. For ``hbkombu://`` and ``hbpika://`` see
-            :class:`hbshim.messaging.AmqpOptions`.
+            The driver defines the meaning of login and path; in AMQP the path is the virtual host.
+        config: options by name, for example one section of the application's configuration. The
+            environment and the URL take precedence. Options of other drivers are ignored. By
+            default the section ``[hbshim_messaging]`` of the file that ``HBSHIM_CONFIG`` names.
+        options: options of the driver; they take precedence over the URL. For ``hbkombu://`` and
+            ``hbpika://`` see :class:`hbshim.messaging.AmqpOptions`.
 
     Raises:
-        OptionError: no driver has this scheme, or the URL or an option is not acceptable.
+        OptionError: no driver has this scheme, or the URL or an option is not valid.
         DriverLoadError: the driver of another package cannot be loaded.
         MissingExtraError: a library that the driver needs is not installed.
     """

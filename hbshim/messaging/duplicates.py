@@ -1,9 +1,9 @@
-"""Which messages this process has begun and finished, by their ids.
+"""The messages that this process has started and finished, by their ids.
 
-A broker marks a message as redelivered whenever anything has requeued it: a consumer that was
-cancelled, a connection that was lost, an operator. The mark does not say whether work on it
-has begun. This duplicate cache does, as far as this process is concerned. All listeners of the
-process share it, because a redelivered message may arrive at any of them.
+A broker marks a message as redelivered whenever it was requeued: because a consumer was
+cancelled, a connection was lost, or an operator asked for it. The mark does not tell whether a
+consumer had started to process the message. This cache does, for this process. All listeners of
+the process share it, because a redelivered message may arrive at any of them.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
 
-#: What a listener receives.
+#: The type of the messages that a listener receives.
 Incoming = TypeVar("Incoming")
 
-#: Queue, message id, and hash of the body: a FANOUT has the same id in the queue of each server,
-#: and a client of another kind may give all its messages the same id.
+#: Queue, message id, and hash of the body: the copies of a FANOUT have one id in the queues of all
+#: servers, and clients other than hbshim may give all messages the same id.
 Key: TypeAlias = tuple[str, str, int]
 
-#: Ids of begun messages that are remembered.
+#: How many ids of started messages are remembered.
 REMEMBERED = 10_000
 
 
 class Begun(Enum):
-    """What is known of a message that arrives."""
+    """What the cache knows of a received message."""
 
     NEW = "new"
     RUNNING = "running"
@@ -56,17 +56,18 @@ class DuplicateCache(Generic[Incoming]):
         self._running: dict[Key, list[Incoming]] = {}
         self._done = _Latest()
         self._suspect = _Latest()
-        # Begun, and to be begun again: a connection lost later says nothing about them.
+        # Started, and to be started again: a connection lost later says nothing about these.
         self._forgotten = _Latest()
 
     def begin_once(self, key: Key, *, check: bool) -> bool:
-        """Record that work on a message begins which is acknowledged already.
+        """Record the start of a message that is acknowledged already.
 
         Parameters:
-            check: look the message up; without, it is known to be new.
+            key: of the message.
+            check: look the message up; otherwise it is known to be new.
 
         Returns:
-            False if this process has begun it before.
+            False if this process has started it before.
         """
         with self._lock:
             if check and (key in self._done or key in self._suspect or key in self._running):
@@ -76,11 +77,13 @@ class DuplicateCache(Generic[Incoming]):
             return True
 
     def begin(self, key: Key, incoming: Incoming, *, check: bool) -> Begun:
-        """Record that work on a message begins which is acknowledged at its end.
+        """Record the start of a message that is acknowledged at its end.
 
         Parameters:
-            incoming: kept, if another delivery of the message is running, until that ends.
-            check: look the message up; without, it is known to be new.
+            key: of the message.
+            incoming: if another delivery of the message is running, this one is kept until that
+                ends.
+            check: look the message up; otherwise it is known to be new.
         """
         with self._lock:
             if check:
@@ -94,13 +97,13 @@ class DuplicateCache(Generic[Incoming]):
             return Begun.NEW
 
     def end(self, key: Key) -> list[Incoming]:
-        """Record that work has ended; return the deliveries that arrived meanwhile."""
+        """Record the end of a message; return the deliveries that arrived in the meantime."""
         with self._lock:
             self._done.add(key)
             return self._running.pop(key, [])
 
     def forget(self, key: Key) -> list[Incoming]:
-        """Let a message be begun again; return the deliveries that arrived meanwhile."""
+        """Allow a message to start again; return the deliveries that arrived in the meantime."""
         with self._lock:
             self._done.discard(key)
             self._suspect.discard(key)

@@ -1,7 +1,6 @@
-"""Payloads as bytes: JSON unless the application brings a serializer of its own.
+"""Payloads as bytes: JSON, or the format of the application's own serializer.
 
-A message's content type names its serializer, so that a receiver decodes what it got and
-not what it would have sent.
+The content type of a message names its serializer. The receiver chooses the decoder by it.
 """
 
 from __future__ import annotations
@@ -26,17 +25,16 @@ DATETIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%f"
 
 MIB = 1024 * 1024
 
-#: Taken of what iterates and cannot say how much there is; more may have no end.
+#: The most items taken from an iterable without a length, which may be endless.
 MOST_ITEMS = 1_000_000
 
 _ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
 
 
 class Serializer(Protocol):
-    """Makes bytes of a value, and the value of its bytes.
+    """Encodes a value to bytes, and decodes the bytes.
 
-    Either may raise what it likes: the caller gets a
-    :class:`hbshim.errors.PayloadError`.
+    Either method may raise any error: the caller gets a :class:`hbshim.errors.PayloadError`.
 
     Attributes:
         content_type: names it in messages; AMQP 0-9-1, basic.properties: `content-type`.
@@ -49,11 +47,11 @@ class Serializer(Protocol):
 
 
 class JsonSerializer:
-    """JSON, with the types that oslo.serialization's `to_primitive` takes, in the same form.
+    """JSON, with the types that oslo.serialization's `to_primitive` accepts, in the same form.
 
-    They arrive as what JSON has for them: a datetime as text, a set as a list. Unlike
-    there, what iterates is written out to its end, and networks are text, not a list of
-    their addresses. A further type is taught by ``primitive.register(type, function)``.
+    They arrive as JSON types: a datetime as text, a set as a list. Unlike oslo.serialization, an
+    iterable is written to its end, and a network is text, not a list of its addresses. Register
+    further types with ``primitive.register(type, function)``.
     """
 
     content_type = "application/json"
@@ -62,23 +60,23 @@ class JsonSerializer:
         self._encode = json.JSONEncoder(default=primitive, separators=(",", ":")).encode
 
     def encode(self, value: Any) -> bytes:
-        """`value` as JSON."""
+        """Return `value` as JSON."""
         return self._encode(value).encode()
 
     def decode(self, data: bytes) -> Any:
-        """What `data` says."""
+        """Return the value of JSON `data`."""
         return json.loads(data)
 
 
 @functools.singledispatch
 def primitive(value: Any) -> Any:
-    """What JSON can say of a `value` that it has no type for, one level deep.
+    """Convert a `value` for which JSON has no type, one level deep.
 
     Raises:
-        TypeError: nothing.
+        TypeError: there is no conversion.
     """
     kind = type(value)
-    # Who made a value of theirs has loaded them; nobody else is to.
+    # A value of their types exists only if its module is loaded; do not import it here.
     if kind.__module__ == "xmlrpc.client" and kind.__name__ == "DateTime":
         return primitive(datetime.datetime(*value.timetuple()[:6]))
     if kind.__module__.partition(".")[0] == "netaddr" or _is_code(value):
@@ -89,7 +87,7 @@ def primitive(value: Any) -> Any:
         return dict(value.items())
     if isinstance(value, Iterable) and not isinstance(value, io.IOBase):
         return list(value) if hasattr(value, "__len__") else _exhausted(value)
-    raise TypeError(f"{kind.__module__}.{kind.__qualname__} has no form in JSON")
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} cannot be converted to JSON")
 
 
 @primitive.register(datetime.datetime)
@@ -143,12 +141,12 @@ def _is_code(value: Any) -> bool:
 
 
 class Encoding:
-    """The serializer to send with, those to receive with, and the limit for both.
+    """The serializer for sending, those for receiving, and the limit for both.
 
     Parameters:
         serializer: encodes what is sent.
-        limit: bytes that a payload may have, encoded.
-        others: further serializers of which messages are understood.
+        limit: the largest encoded payload, in bytes.
+        others: further serializers for decoding.
     """
 
     def __init__(
@@ -167,7 +165,7 @@ class Encoding:
         }
 
     def encode(self, value: Any) -> bytes:
-        """`value` as the bytes of a message of :attr:`content_type`.
+        """Return `value` as the bytes of a message of :attr:`content_type`.
 
         Raises:
             PayloadError: it cannot be encoded, or is larger than the limit.
@@ -180,7 +178,7 @@ class Encoding:
             raise PayloadError(
                 f"the payload cannot be encoded as {self.content_type} "
                 f"({_words(error)}); send plain values, without cycles, or "
-                "give a serializer that knows these types"
+                "use a serializer for these types"
             ) from error
         if len(data) > self.limit:
             raise PayloadError(
@@ -190,14 +188,15 @@ class Encoding:
         return data
 
     def decode(self, data: bytes, content_type: str | None = None) -> Any:
-        """The value of a message.
+        """Return the value of a message.
 
         Parameters:
-            content_type: the message's; without one, it is taken for one of ours.
+            data: the bytes.
+            content_type: the message's; if it is empty, that of this side's serializer.
 
         Raises:
-            PayloadError: the content type is unknown, the bytes are not of it, or there
-                are more than the limit.
+            PayloadError: the content type is unknown, the bytes are malformed, or larger than
+                the limit.
         """
         if len(data) > self.limit:
             raise PayloadError(
@@ -210,14 +209,14 @@ class Encoding:
         if decoder is None:
             raise PayloadError(
                 f"a message of content type {kind!r} cannot be decoded; this side knows "
-                f"{', '.join(sorted(self._decoders))}; give a serializer for it"
+                f"{', '.join(sorted(self._decoders))}; pass a serializer for it"
             )
         try:
             return decoder(data)
         except Exception as error:
             raise PayloadError(
-                f"a message of {len(data)} bytes is not the {kind} that it says it is "
-                f"({_words(error)}); look at its sender"
+                f"a message of {len(data)} bytes is not valid {kind} "
+                f"({_words(error)}); check its sender"
             ) from error
 
 
@@ -232,7 +231,7 @@ def _words(error: Exception) -> str:
     try:
         return f"{name}: {error}"
     except Exception:
-        return name  # its text is code of the application
+        return name  # str() of an error is code of the application
 
 
 def _bare(content_type: str) -> str:

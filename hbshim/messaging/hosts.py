@@ -14,11 +14,11 @@ _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[\w.-]*))(?::(?P<port>
 
 @dataclass(frozen=True)
 class Host:
-    """One host, and what else the URL says; a driver decides what that means to it.
+    """One host of a URL, with login and path, whose meaning the driver defines.
 
     Attributes:
-        hostname: a name, or an address; IPv6 without brackets.
-        username, password: of the login; None where the URL has none. ``repr`` shows no password.
+        hostname: a name or an address; IPv6 without brackets.
+        username, password: of the login; None if the URL has none. ``repr`` shows no password.
         path: what follows the hosts and a slash, unescaped.
     """
 
@@ -30,7 +30,7 @@ class Host:
 
     @property
     def name(self) -> str:
-        """Host and port, for people; without credentials."""
+        """Host and port, for messages; without credentials."""
         host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
         return f"{host}:{self.port}"
 
@@ -39,17 +39,18 @@ class Host:
 
 
 def read_hosts(url: str, default_port: int) -> tuple[Host, ...]:
-    """Return the hosts that a URL names, in its order; ``localhost`` where it names none.
+    """Return the hosts of a URL, in its order; ``localhost`` if it names none.
 
-    ``scheme://user:password@host:port,user:password@host:port/path?query``; what is special in
-    user, password and path is percent-encoded. The query is not read here: see
+    ``scheme://user:password@host:port,user:password@host:port/path?query``; special characters in
+    user, password and path are percent-encoded. The query is not parsed: see
     :meth:`hbshim.messaging.options.MessagingOptions.load`.
 
     Parameters:
-        default_port: of a host for which the URL names none.
+        url: the URL.
+        default_port: the port of a host for which the URL has none.
 
     Raises:
-        OptionError: it cannot be taken apart; the message does not repeat it.
+        OptionError: the URL is malformed; the message does not repeat it.
     """
     parts = split(url)
     texts = parts.hosts.split(",")

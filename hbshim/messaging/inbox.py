@@ -1,8 +1,8 @@
-"""What a listener has received and not handed out yet.
+"""The messages that a listener has received and not returned from a poll yet.
 
-A message is run once, or not at all, if it is acknowledged before the work begins. What the
-broker redelivers is run unless this process has begun it: see :mod:`hbshim.messaging.duplicates`,
-and docs/messaging.md for the limits of this promise.
+With `acknowledge_first` a message is processed at most once. A redelivered message is processed
+unless this process has started it before: see :mod:`hbshim.messaging.duplicates`, and
+docs/messaging.md for the limits of this guarantee.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hbshim.messaging.duplicates import Begun, DuplicateCache, Key, duplicate_cache
 
-#: Messages of one connection that are remembered when it is lost: those begun last.
+#: How many of the latest messages of a connection are remembered when it is lost.
 SUSPECTS = 1000
 
 
@@ -21,7 +21,7 @@ class Received(Protocol):
 
     Attributes:
         key: of the duplicate cache; None for a message without an id.
-        may_be_copy: whether it may have been begun before, as this delivery or as another one.
+        may_be_copy: whether it may have been started before, as this delivery or as another one.
     """
 
     @property
@@ -35,14 +35,16 @@ class Received(Protocol):
 
     def expired(self) -> bool: ...
     def acknowledge(self) -> bool: ...
-    def give_back(self) -> None: ...
+    def return_to_queue(self) -> None: ...
 
     def renew(self) -> bool:
-        """Replace it by a new copy if the broker might soon drop it; return whether it was."""
+        """Replace it by a fresh copy if the broker might soon drop it; return whether it was
+        replaced.
+        """
         ...
 
     def begin(self, duplicates: DuplicateCache[Any], key: Key) -> None:
-        """Record in `duplicates` when the work on it ends."""
+        """Have the end of its processing recorded in `duplicates`."""
         ...
 
 
@@ -50,16 +52,15 @@ M = TypeVar("M", bound=Received)
 
 
 class Inbox(Generic[M]):
-    """Messages in the order in which they came.
+    """Messages in order of arrival.
 
     Parameters:
-        acknowledge_first: acknowledge each as it is handed out, and so before the work on it
-            begins.
+        acknowledge_first: acknowledge each message when it is handed out, before it is processed.
 
     Attributes:
-        put: adds a message, and whether its queue outlives the listener. What is given back to
-            one that does not is lost.
-        duplicates: the messages that this process has begun.
+        put: adds a message, and whether its queue exists longer than the listener. A message of
+            another queue would be lost if it were requeued.
+        duplicates: the messages that this process has started.
     """
 
     def __init__(self, *, acknowledge_first: bool) -> None:
@@ -74,11 +75,11 @@ class Inbox(Generic[M]):
 
     @property
     def first(self) -> M:
-        """The message that is handed out next."""
+        """Return the next message to hand out."""
         return self._entries[0][0]
 
     def hand_out(self, batch: list[M]) -> None:
-        """Take the first message out; append it to `batch` if work on it is to begin."""
+        """Remove the first message; append it to `batch` if it is to be processed."""
         message, kept = self._entries.popleft()
         if message.expired():
             message.acknowledge()
@@ -102,13 +103,13 @@ class Inbox(Generic[M]):
         batch.append(message)
 
     def _begin_once(self, message: M, kept: bool) -> bool:
-        """Acknowledge a message; return whether work on it is to begin."""
+        """Acknowledge a message; return whether it is to be processed."""
         key = message.key
         if key is not None and not self.duplicates.begin_once(key, check=message.may_be_copy):
             message.acknowledge()
             return False
         if not message.acknowledge() and kept:
-            # It is the broker's, and is redelivered, here or to another server.
+            # It is still the broker's, which redelivers it, here or to another server.
             if key is not None:
                 self.duplicates.forget(key)
             return False
@@ -116,28 +117,29 @@ class Inbox(Generic[M]):
             self._latest.append(key)
         return True
 
-    def give_back(self, *, stopped: bool) -> None:
-        """Return what was not handed out to its queues.
+    def return_to_queue(self, *, stopped: bool) -> None:
+        """Requeue the messages that were not handed out.
 
         Parameters:
-            stopped: what is in queues that end with the listener stays here, to be handed out.
+            stopped: whether the listener ends. Messages of queues that end with it stay here, and
+                are handed out.
         """
         entries = list(self._entries)
         self._entries.clear()
         for message, kept in entries:
             if kept or not stopped:
-                message.give_back()
+                message.return_to_queue()
             else:
                 self.put((message, kept))
 
     def drop_redelivered(self) -> None:
-        """Drop what the broker redelivers; what was in a deleted queue is handed out."""
+        """Drop the messages that the broker redelivers; keep those of a deleted queue."""
         entries = [entry for entry in self._entries if not entry[1]]
         self._entries.clear()
         self._entries.extend(entries)
 
     def lose(self) -> None:
-        """The connection was lost: acknowledgements that were written may not have arrived."""
+        """Handle a lost connection: acknowledgements that were written may not have arrived."""
         self.drop_redelivered()
         self.duplicates.suspect(self._latest)
         self._latest.clear()

@@ -29,7 +29,7 @@ def _make_library(
 ) -> Library:
     heartbeat = 0 if options.heartbeat_interval == "off" else options.heartbeat_interval
     if not heartbeat and kept_alive is not None:
-        # As for kombu's connections elsewhere.
+        # As for other connections of kombu.
         heartbeat = kept_alive.heartbeat
     login = login_at(host)
     client = kombu.Connection(

@@ -1,4 +1,4 @@
-"""Notifications: stored until somebody comes for them."""
+"""Notifications: messages that a queue stores until a consumer handles them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hbshim.messaging.reporting import OnError, ends_thread, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 
-#: What an endpoint returns to have a notification come again.
+#: An endpoint returns this to have the notification redelivered later.
 REQUEUE: Final = "requeue"
 
-#: What an endpoint returns when it is done with a notification; so does None.
+#: An endpoint returns this, or None, when it has handled the notification.
 HANDLED: Final = "handled"
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Something that happened.
+    """A report of an event.
 
     Attributes:
-        message_id: the same when it comes again.
+        message_id: the same when it is redelivered.
         timestamp: UTC, ISO 8601.
     """
 
@@ -42,11 +42,12 @@ class Notification:
 
 
 class Notifier:
-    """Sends notifications; each of its methods returns once the broker has stored it.
+    """Sends notifications; each method returns when the broker has stored the notification.
 
     Parameters:
+        driver: see :func:`hbshim.messaging.connect`.
         topics: each notification goes to each of them.
-        publisher_id: who sends, for instance ``service.host``.
+        publisher_id: the sender, for example ``service.host``.
         timeout: seconds for one notification.
         exchange: None: the option `default_notification_exchange`.
     """
@@ -79,20 +80,23 @@ class Notifier:
     sample: Callable[[str, Any], None]
 
     def notify(self, priority: str, event_type: str, payload: Any) -> None:
-        """NOTIFY.
+        """Send a notification.
 
         Parameters:
             priority: one of :data:`PRIORITIES`.
-            event_type: what happened, for instance ``instance.created``.
+            event_type: the event, for example ``instance.created``.
+            payload: any value that the encoding accepts.
 
         Raises:
             PayloadError: the payload cannot be sent.
-            DeliveryError: the broker did not take it.
-            MessagingError: it did not get there. With several topics, the text names those for
+            DeliveryError: the broker did not accept it.
+            MessagingError: it was not delivered. With several topics, the message names those for
                 which it is stored.
         """
         if priority not in PRIORITIES:
-            raise PayloadError(f"{priority!r} is no priority; use one of {', '.join(PRIORITIES)}")
+            raise PayloadError(
+                f"{priority!r} is not a priority; use one of {', '.join(PRIORITIES)}"
+            )
         value = {
             "event_type": event_type,
             "payload": payload,
@@ -123,27 +127,28 @@ def _say_what_was_sent(error: MessagingError, sent: Sequence[str]) -> None:
 
 
 class NotificationServer(Serving):
-    """Hands notifications to endpoints, and acknowledges what they have handled.
+    """Passes notifications to endpoints, and acknowledges those that they have handled.
 
     Parameters:
-        topics: to listen to.
+        driver: see :func:`hbshim.messaging.connect`.
+        topics: the topics to listen to.
         endpoints: objects with methods named as priorities, each called with a
-            :class:`Notification`, or, with `batch_size`, with a list of them. If it returns
-            :data:`REQUEUE`, or raises, the notification is handled again after a pause, each of
+            :class:`Notification`, or, with `batch_size`, with a list of them. If a method returns
+            :data:`REQUEUE`, or raises, the notification is handled again after a delay, each of
             a batch alone; after `notification_retry_attempts` it goes to a dead-letter queue.
         pool: servers of one pool share the notifications; each pool gets all of them.
-        workers: notifications, or batches, that are worked on at the same time.
-        batch_size: None: one at a time, as it comes.
+        workers: how many notifications, or batches, are handled at the same time.
+        batch_size: the most notifications in a batch; None: no batches.
         batch_timeout: seconds to wait for a batch to fill.
-        prefetch: notifications that it may hold; None: those that are worked on, and as many
-            again.
-        on_error: called with what an endpoint raised, with what cannot be decoded, with a lost
-            connection, and with a queue that the broker refuses. They are logged by
-            ``logging.getLogger("hbshim.messaging")`` unless it is given.
+        prefetch: the most unacknowledged notifications; None: twice the number that is handled
+            at the same time.
+        on_error: called with errors of endpoints, of decoding, with a lost connection, and with
+            a queue that the broker refuses. By default they are logged by
+            ``logging.getLogger("hbshim.messaging")``.
 
     Raises:
         OptionError: no topic, no endpoint with a method named as a priority, or another
-            parameter that is not acceptable.
+            parameter is not valid.
     """
 
     def __init__(
@@ -194,7 +199,7 @@ class NotificationServer(Serving):
         except BaseException as error:
             if ends_thread(error):
                 for incoming in batch:
-                    incoming.give_back()
+                    incoming.return_to_queue()
             raise
 
     def _work_on(self, batch: Sequence[Incoming]) -> None:
@@ -203,7 +208,7 @@ class NotificationServer(Serving):
             try:
                 notification = self._decoded(incoming)
             except MessagingError as error:
-                # It will be no better the next time.
+                # Decoding it again would fail again.
                 incoming.acknowledge()
                 self._on_error(error)
             else:
@@ -246,5 +251,5 @@ class NotificationServer(Serving):
                 timestamp=value["timestamp"],
             )
         except Exception as error:
-            # A serializer of the application's may make anything of it.
-            raise PayloadError(f"a notification lacks {error}; look at its sender") from None
+            # A serializer of the application may return any type.
+            raise PayloadError(f"a notification lacks {error}; check its sender") from None

@@ -1,4 +1,4 @@
-"""The options that all messaging drivers have, where they come from, and their documentation.
+"""The options that all messaging drivers have, their sources, and their documentation.
 
 A driver adds its own in a subclass, such as :class:`hbshim.messaging.amqp.options.AmqpOptions`.
 Names and defaults are those of the specification of oslo.messaging's pika driver
@@ -51,7 +51,7 @@ TLS_VERSIONS = ("sslv23", "tlsv1", "tlsv1_1", "tlsv1_2", "tlsv1_3")
 
 
 def optional(parse: Callable[[object], Any]) -> Callable[[object], Any]:
-    """Return a parser that takes "none", too."""
+    """Return a parser that also accepts "none"."""
 
     def parse_or_none(value: object) -> Any:
         if value is None or str(value).strip().lower() in ("", "none"):
@@ -62,7 +62,7 @@ def optional(parse: Callable[[object], Any]) -> Callable[[object], Any]:
 
 
 def positive_seconds(value: object) -> float:
-    """Parse a finite time, more than 0."""
+    """Parse a finite number of seconds above 0."""
     number = seconds(value)
     if number == 0:
         raise ValueError
@@ -79,7 +79,7 @@ def _ssl_options(value: object) -> dict[str, Any] | None:
         if text.startswith("{"):
             value = json.loads(text)
         else:
-            # Of a pair without "=" nothing is left to unpack.
+            # A part without "=" cannot be unpacked into a pair.
             pairs = (pair.split("=", 1) for pair in text.split(","))
             value = {key.strip(): rest.strip() for key, rest in pairs}
     if not isinstance(value, Mapping) or not set(value) <= set(SSL_KEYS):
@@ -96,16 +96,16 @@ def _ssl_options(value: object) -> dict[str, Any] | None:
 def driver_option(
     name: str, default: Any, parse: Callable[[object], Any], accepts: str, doc: str
 ) -> Any:
-    """Return the field of an option that a URL may set, see :func:`hbshim.options.option`."""
+    """Return the field of an option that a URL may set; see :func:`hbshim.options.option`."""
     return option(default, parse, accepts, doc, url_key=name)
 
 
 @dataclasses.dataclass(frozen=True)
 class MessagingOptions(OptionSet):
-    """What every messaging driver can be told. Immutable; build it with :meth:`load`.
+    """The options of every messaging driver. Immutable; build it with :meth:`load`.
 
     Raises:
-        OptionError: a value is not acceptable, or two options contradict each other.
+        OptionError: a value is not valid, or two options contradict each other.
     """
 
     environment_prefix = "HBSHIM_MESSAGING_"
@@ -165,15 +165,15 @@ class MessagingOptions(OptionSet):
         "1 or more",
         "Attempts, the first one included, to connect, or to send again what a lost connection "
         "took with it; each goes through all hosts. For casts, notifications, submitted requests "
-        "and declared queues; a call and a server try until their time is over.",
+        "and declared queues; a call and a server retry until their timeout.",
     )
     connection_retry_delay: float = driver_option(
         "connection_retry_delay",
         0.1,
         seconds,
         "seconds, 0 or more",
-        "Longest first pause between these tries; it doubles with each, up to 30 s, and a "
-        "random part of it is slept.",
+        "Longest first pause between these attempts; it doubles with each, up to 30 s, and its "
+        "actual length is random.",
     )
     rpc_timeout: float = driver_option(
         "rpc_timeout",
@@ -239,20 +239,20 @@ class MessagingOptions(OptionSet):
             raise OptionError("ssl_options has a keyfile without a certfile; give both")
 
     def heartbeat_options(self) -> Options:
-        """How the heartbeats of these connections are made.
+        """Return the options for the heartbeats of these connections.
 
         Raises:
-            OptionError: what hbshim's own sources say contradicts it.
+            OptionError: an option from another source of hbshim contradicts it.
         """
         in_pthread = self.heartbeat_in_pthread
         return Options.load(
             heartbeat_in_pthread=None if in_pthread == "auto" else in_pthread,
-            # Else hbshim's own option `heartbeat` would ask for one.
+            # Otherwise hbshim's own option `heartbeat` would request a timeout.
             heartbeat=0 if self.heartbeat_interval == "off" else None,
         )
 
     def ssl_context(self) -> SSLContext | None:
-        """What TLS is to be spoken with; None where it is not to be.
+        """Return the TLS context, or None without TLS.
 
         Raises:
             OptionError: a file of `ssl_options` cannot be used.
@@ -312,13 +312,13 @@ class MessagingOptions(OptionSet):
         """Return what the query of a URL sets, for :meth:`load`.
 
         Raises:
-            OptionError: it has an option of hbshim's that is not a driver's.
+            OptionError: the query has an option of hbshim that is not a driver's.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         for key in query:
             if key in URL_KEYS and key not in names:
                 raise OptionError(
-                    f"{key} is no option of a driver; set {ENVIRONMENT_PREFIX}"
+                    f"{key} is not an option of a driver; set {ENVIRONMENT_PREFIX}"
                     f"{URL_KEYS[key].upper()} in the environment, for the whole process"
                 )
         return dict(query)

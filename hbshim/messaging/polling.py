@@ -1,7 +1,7 @@
-"""A listener, whatever it receives from: opening, polling, pausing, stopping and closing.
+"""A listener over any transport: opening, polling, pausing, stopping and closing.
 
-One thread polls at a time. The poll that finds the connection lost opens a new one. What pauses,
-stops or closes the listener wakes the poll, and does its work itself where none is under way.
+One thread polls at a time. The poll that finds the connection lost opens a new one. `pause`, `stop`
+and `close` wake the poll up, and do its work themselves if no poll is running.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from hbshim.messaging.reporting import LOG, OnError, log_error
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 from hbshim.runtime.unpatched import start_without_signals
 
-#: Seconds that one wait lasts at most. Nothing depends on it: what ends a wait wakes it.
+#: The longest wait, in seconds. Nothing depends on it: a wait is woken up when something changes.
 WAIT_AT_MOST = 60.0
 
-#: Seconds between two checks of what has arrived while no thread polls.
+#: Seconds between two checks for messages while no thread polls.
 CHECK_EVERY = 0.2
 
-#: Seconds for the broker to confirm the end of a connection when no more time is left.
+#: Seconds to wait for the broker to confirm connection.close when no more time is left.
 SHORTEST_CLOSE = 0.1
 
 
@@ -46,8 +46,8 @@ class PollingListener(ABC, Generic[M, C]):
     """See :class:`hbshim.messaging.base.Listener`.
 
     Parameters:
-        acknowledge_first: acknowledge each message as it is handed out, and so before the work
-            on it begins: it is run once, or not at all. Else it is acknowledged at its end.
+        acknowledge_first: acknowledge each message when it is handed out, before it is processed:
+            it is processed at most once. Otherwise it is acknowledged after its processing.
     """
 
     def __init__(self, *, acknowledge_first: bool) -> None:
@@ -55,7 +55,7 @@ class PollingListener(ABC, Generic[M, C]):
         self._pid = os.getpid()
         self._inbox: Inbox[M] = Inbox(acknowledge_first=acknowledge_first)
         self._connection: C | None = None
-        #: Some of what it listens to delivers to it.
+        #: At least one of its sources delivers to it.
         self._consuming = False
         self._errors: deque[Exception] = deque()
         self._paused = False
@@ -66,45 +66,45 @@ class PollingListener(ABC, Generic[M, C]):
         self._polling = ExclusiveSection(threading.RLock())
         self._drainer: threading.Thread | None = None
 
-    # -- what a driver's listener does ---------------------------------------
+    # -- what a driver's listener implements ----------------------------------
 
     @abstractmethod
     def _serves(self) -> bool:
-        """Return whether messages reach it from everything it listens to."""
+        """Return whether messages from all sources reach it."""
 
     @abstractmethod
     def _check_refusals(self) -> None:
-        """Raise the error, if any, that no other attempt will avoid."""
+        """Raise the error, if any, that another attempt cannot avoid."""
 
     @abstractmethod
     def _receive(self, left: float, *, drain: bool = True) -> None:
-        """Connect and consume where that is to be done; then wait for messages.
+        """Connect and consume if necessary, then wait for messages.
 
         Parameters:
-            left: seconds for it.
+            left: seconds.
             drain: False: do not wait for messages.
         """
 
     @abstractmethod
     def _next_attempt(self) -> float:
-        """Return the seconds until something that was refused is to be tried again."""
+        """Return the seconds until the next attempt for something that was refused."""
 
     @abstractmethod
     def _stop_consuming(self) -> None:
-        """Have nothing more delivered, and give back what was not handed out."""
+        """Stop the consumers, and requeue what was not handed out."""
 
     def _hold_left(self) -> float:
-        """Return the seconds until :meth:`_retry_held` is to be called."""
+        """Return the seconds until :meth:`_retry_held` is due."""
         return WAIT_AT_MOST
 
     def _retry_held(self) -> None:
-        """Do what was put off; called outside of the section."""
+        """Retry what was deferred; called outside of the section."""
 
     # -- what the owner calls ------------------------------------------------
 
     @property
     def _inherited(self) -> bool:
-        """Whether this is a forked child: its parent listens, and its locks are of no use here."""
+        """Whether this is a forked child: the parent listens, and the locks cannot be used here."""
         return os.getpid() != self._pid
 
     def open(self, timeout: float) -> bool:
@@ -126,7 +126,7 @@ class PollingListener(ABC, Generic[M, C]):
                 return False
             self._receive(left, drain=False)
             if self._connection is not None and not self._serves():
-                # Without a connection the pause is waited for where it is opened.
+                # Without a connection, the code that opens it waits for the pause to end.
                 self._changed.wait(min(left, self._next_attempt()))
         return True
 
@@ -163,7 +163,8 @@ class PollingListener(ABC, Generic[M, C]):
             if self._consuming and (self._stopped or self._paused):
                 self._stop_consuming()
             if self._inbox:
-                # One that failed before is alone, lest it harms the others of its batch again.
+                # A message that failed before is a batch of its own, so that it cannot fail others
+                # again.
                 if batch and (self._inbox.first.attempts or batch[0].attempts):
                     break
                 if self._drainer is None and self._inbox.first.expires:
@@ -185,7 +186,7 @@ class PollingListener(ABC, Generic[M, C]):
                 break
             self._receive(min(left, hold, WAIT_AT_MOST))
             if self._inherited:
-                break  # a green thread that was forked with the rest: its parent listens
+                break  # a green thread that was forked with the others: the parent listens
         return True
 
     def pause(self) -> None:
@@ -209,12 +210,12 @@ class PollingListener(ABC, Generic[M, C]):
         deadline = time.monotonic() + timeout
         self._ended.set()
         self.stop(timeout)
-        # A poll that is under way ends first: it is the one that uses the connection.
+        # A poll that is running ends first, because it uses the connection.
         end = self._polling.run(lambda: self._end(deadline), max(SHORTEST_CLOSE, timeout))
         if end is not OCCUPIED:
             return
-        # The poll waits for something that cannot be interrupted, such as name resolution. It
-        # closes what it opened when it returns. The broker requeues what is unacknowledged.
+        # The poll is in a call that cannot be interrupted, such as name resolution. It closes
+        # what it opened when it returns. The broker requeues what is unacknowledged.
         connection = self._connection
         if connection is not None:
             connection.close(SHORTEST_CLOSE)
@@ -236,7 +237,7 @@ class PollingListener(ABC, Generic[M, C]):
             connection.wake()
 
     def _after_polling(self) -> None:
-        """Do what became due while a thread polled; to be called outside of the section."""
+        """Do what became due while a thread polled; called outside of the section."""
         while self._due() and not self._inherited:
             if self._polling.run(self._catch_up) is OCCUPIED:
                 break
@@ -261,7 +262,7 @@ class PollingListener(ABC, Generic[M, C]):
         try:
             start_without_signals(drainer.start)
         except RuntimeError as error:
-            # No thread can be started for now; the next message tries again.
+            # No thread can be started now; the next message tries again.
             self._errors.append(error)
             return
         self._drainer = drainer

@@ -1,8 +1,7 @@
-"""Waits for a descriptor to become readable, or for somebody to wake the one who waits.
+"""Waits for a descriptor to become readable, or for a wake-up.
 
-Natively by ``poll``; under eventlet, which has taken that away, by its green ``select``;
-under gevent by its green ``poll``. Never by epoll, whose set of descriptors a forked child
-would share.
+It uses the native ``poll``, eventlet's green ``select`` (eventlet removes ``poll``), or gevent's
+green ``poll``. It never uses epoll, because a forked child would share its set of descriptors.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from _socket import socketpair
 from collections.abc import Callable
 from typing import Any
 
-#: Seconds of one wait at most: a poller counts milliseconds in 31 bits.
+#: The longest wait, in seconds: a poller counts milliseconds in 31 bits.
 LONGEST_WAIT = 86400.0
 
 
@@ -23,31 +22,31 @@ def _nothing() -> None:
 
 
 class Readiness:
-    """One descriptor that one thread, or green thread, at a time waits for.
+    """One descriptor, for which one thread or green thread waits at a time.
 
     Parameters:
-        fd: a socket's descriptor. It stays the caller's, who closes it by way of
+        fd: the descriptor of a socket. It belongs to the caller, which closes it through
             :meth:`close`.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        # Native ones: they are asked only for what is there, and never wait.
+        # Native sockets: they are read only when data is there, and never block.
         self._wake_in, self._wake_out = socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
-        # Re-entrant: a signal handler may call `wake` while its thread is in here.
+        # Re-entrant: a signal handler may call `wake` while its thread holds it.
         self._lock = threading.RLock()
         self._waiting = self._woken = self._closed = False
         self._then: Callable[[], None] = _nothing
-        # The poller, and what made it: a program may patch `select` after this.
+        # The poller, and the function that made it: a program may patch `select` later.
         self._poller: Any = None
         self._made_by: Any = None
 
     def wait(self, timeout: float) -> bool:
-        """Wait for at most `timeout` seconds; :meth:`wake` ends one wait early.
+        """Wait for at most `timeout` seconds; :meth:`wake` ends one wait.
 
-        It may end early without a reason, too: look at the clock.
+        It may also end early without a reason: check the clock.
 
         Returns:
             Whether the descriptor is readable, or at its end. False at once when closed.
@@ -57,8 +56,7 @@ class Readiness:
         try:
             ready = self._ready(min(max(0.0, timeout), LONGEST_WAIT))
             if len(ready) > (self._fd in ready):
-                # A green `select` may tell of what was said of a closed socket whose number
-                # this one has now.
+                # A green `select` may report an event of a closed socket whose number this one has.
                 with contextlib.suppress(BlockingIOError):
                     self._wake_in.recv(4096)
             return self._fd in ready
@@ -77,7 +75,7 @@ class Readiness:
                 self._end()
 
     def wake(self) -> None:
-        """Have the :meth:`wait` that runs, or else the next one, return; from any thread."""
+        """End the current :meth:`wait`, or else the next one; from any thread."""
         with self._lock:
             if not self._woken and not self._closed:
                 self._woken = True
@@ -85,24 +83,24 @@ class Readiness:
 
     @property
     def woken(self) -> bool:
-        """Whether :meth:`take_wake` would say so."""
+        """Whether :meth:`take_wake` would return True."""
         return self._woken
 
     def take_wake(self) -> bool:
-        """Whether :meth:`wake` was called since this was asked last.
+        """Return whether :meth:`wake` was called since the last call of this method.
 
-        Until then, one wait at most returns early for it: whoever waits for something else
-        in between, such as the broker's answer, goes on waiting.
+        Until then at most one wait returns early for it: a thread that waits for something else in
+        between, such as the broker's answer, keeps waiting.
         """
         woken, self._woken = self._woken, False
         return woken
 
     def close(self, then: Callable[[], None] = _nothing) -> None:
-        """End the :meth:`wait` that runs and every later one; again: does nothing.
+        """End the current :meth:`wait` and all later ones. Idempotent.
 
         Parameters:
-            then: called once nobody waits any more; closes the descriptor. Whoever still
-                waited for a closed one would hear of the next file that gets its number.
+            then: closes the descriptor; called when no thread waits any longer. A thread that waits
+                for a closed descriptor would receive events of the next file with its number.
         """
         with self._lock:
             if self._closed:
@@ -114,9 +112,9 @@ class Readiness:
                 self._end()
 
     def drop(self) -> None:
-        """In a forked child: close this process's copies; the parent's go on.
+        """In a forked child: close this process's copies; the parent's stay open.
 
-        Without the lock, which a thread of the parent's may have held at the fork.
+        It does not take the lock, which a thread of the parent may have held at the fork.
         """
         self._closed = True
         for end in (self._wake_in, self._wake_out):
@@ -141,7 +139,7 @@ class Readiness:
 
 
 def wait_writable(fd: int, timeout: float) -> bool:
-    """Wait until `fd` takes octets again, for at most `timeout` seconds; whether it does."""
+    """Wait for at most `timeout` seconds until `fd` is writable; return whether it is."""
     timeout = min(max(0.0, timeout), LONGEST_WAIT)
     if not hasattr(select, "poll"):
         return bool(select.select([], [fd], [], timeout)[1])

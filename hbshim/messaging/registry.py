@@ -34,7 +34,7 @@ class DriverFactory(Protocol):
         ...
 
     def default_port(self, options: Any) -> int:
-        """Return the port of a host whose URL names none.
+        """Return the port of a host for which the URL has none.
 
         Parameters:
             options: of :attr:`options_class`.
@@ -42,9 +42,10 @@ class DriverFactory(Protocol):
         ...
 
     def open(self, hosts: Sequence[Host], options: Any) -> Driver:
-        """Return a driver for `hosts`; it connects when it is first used.
+        """Return a driver for `hosts`; it connects at its first use.
 
         Parameters:
+            hosts: the brokers.
             options: of :attr:`options_class`.
 
         Raises:
@@ -78,7 +79,7 @@ def factory(scheme: str) -> DriverFactory:
     except Exception as error:
         raise DriverLoadError(scheme, entry.value, f"{type(error).__name__}: {error}") from error
     if isinstance(loaded, type) or not isinstance(loaded, DriverFactory):
-        raise DriverLoadError(scheme, entry.value, "it is no DriverFactory")
+        raise DriverLoadError(scheme, entry.value, "it is not a DriverFactory")
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""Requests, results and errors as plain values, as they travel."""
+"""Requests, results and errors as plain values, as they are sent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from hbshim.errors import PayloadError, RemoteError
 
-#: Octets of text, and of a trace, that travel with an error; of a trace, the last ones.
+#: The most bytes of text, and of a traceback, sent with an error; of a traceback, the last ones.
 TEXT_LIMIT, TRACE_LIMIT = 10_000, 50_000
 
 
-#: Of hbshim's own errors, those by which a server answers a request.
+#: Those of hbshim's errors with which a server answers a request.
 OWN_MODULE, ANSWERS = "hbshim.errors", frozenset(("NoSuchMethodError", "PayloadError"))
 
 NEVER_REBUILT = frozenset((("builtins", "StopIteration"), ("builtins", "StopAsyncIteration")))
@@ -22,10 +22,16 @@ NEVER_REBUILT = frozenset((("builtins", "StopIteration"), ("builtins", "StopAsyn
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is to be done.
+    """A request.
 
     Attributes:
-        silence: seconds without a sign of life that the caller bears; None: any number.
+        method: the name of the method.
+        arguments: the arguments by name.
+        namespace: of the method.
+        version: of the interface that the client needs.
+        context: what the client sent along.
+        call_monitor_timeout: seconds without a keepalive after which the caller gives up;
+            None: it expects no keepalives.
     """
 
     method: str
@@ -33,42 +39,53 @@ class Call:
     namespace: str | None = None
     version: str | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
-    silence: float | None = None
+    call_monitor_timeout: float | None = None
 
     def as_value(self) -> dict[str, Any]:
-        """For the serializer; what is not given is left out."""
+        """Return it for the serializer, without empty values."""
         value: dict[str, Any] = {"method": self.method, "args": self.arguments}
-        for name in ("namespace", "version", "context", "silence"):
+        for name in ("namespace", "version", "context", "call_monitor_timeout"):
             if given := getattr(self, name):
                 value[name] = given
         return value
 
     @classmethod
     def from_value(cls, value: Any) -> Call:
-        """Raises: PayloadError: it is no call."""
+        """Return the request of a decoded value.
+
+        Raises:
+            PayloadError: it is not a request.
+        """
         if not isinstance(value, dict) or not isinstance(value.get("method"), str):
-            raise PayloadError("a request names no method; look at its sender")
+            raise PayloadError("a request has no method; check its sender")
         arguments, context = value.get("args") or {}, value.get("context") or {}
         if not isinstance(arguments, dict) or not isinstance(context, dict):
-            raise PayloadError("a request's arguments or context are no mapping; see its sender")
-        silence = value.get("silence")
-        if silence is not None and not (isinstance(silence, (int, float)) and silence > 0):
-            raise PayloadError("a request's silence is no number of seconds; look at its sender")
+            raise PayloadError(
+                "a request's arguments or context are not a mapping; check its sender"
+            )
+        call_monitor_timeout = value.get("call_monitor_timeout")
+        if call_monitor_timeout is not None and not (
+            isinstance(call_monitor_timeout, (int, float)) and call_monitor_timeout > 0
+        ):
+            raise PayloadError(
+                "the call_monitor_timeout of a request is not a number of seconds; check its sender"
+            )
         return cls(
             value["method"],
             arguments,
             value.get("namespace"),
             value.get("version"),
             context,
-            silence,
+            call_monitor_timeout,
         )
 
 
 def error_as_value(error: BaseException, *, brief: bool = False) -> dict[str, Any]:
-    """An error with its type, for the serializer.
+    """Return an error with its type, for the serializer.
 
     Parameters:
-        brief: without its arguments and trace, which may be what cannot be sent.
+        error: the error.
+        brief: leave out its arguments and traceback, which may be what cannot be sent.
     """
     kind = type(error)
     value = {
@@ -86,7 +103,7 @@ def error_as_value(error: BaseException, *, brief: bool = False) -> dict[str, An
 
 
 def _text(value: object) -> str:
-    """``str(value)``, which is code of the application and may raise."""
+    """Return ``str(value)``, which is code of the application and may raise."""
     try:
         return str(value)
     except Exception as error:
@@ -97,7 +114,7 @@ def _arguments(error: BaseException) -> list[Any]:
     try:
         return [each if _plain(each) else _text(each) for each in error.args]
     except Exception:
-        # A class may have made something else of `args`.
+        # A class may have changed the type of `args`.
         return [_text(error)]
 
 
@@ -109,15 +126,16 @@ def _trace(error: BaseException) -> str:
 
 
 def error_from_value(value: Any, allowed: Collection[str]) -> BaseException:
-    """The error to raise here.
+    """Return the error to raise in the client.
+
+    hbshim's own errors become a RemoteError: they happened in a call that the method made, and the
+    caller must not mistake them for errors of its own call. So do errors with which Python ends a
+    loop.
 
     Parameters:
-        allowed: modules whose errors are raised as what they were; any other becomes a
-            :class:`RemoteError`. A peer must not choose what is imported or called here.
-
-    hbshim's own errors become a RemoteError, too: the method had them in a call of its own, and
-    the caller must not take them for those of this call. So do errors that mean the end of a
-    loop to Python.
+        value: the decoded error.
+        allowed: modules whose errors keep their type; others become a :class:`RemoteError`. A
+            peer must not choose what is imported or called here.
     """
     value = value if isinstance(value, dict) else {"text": str(value)}
     module, kind = str(value.get("module")), str(value.get("kind"))

@@ -1,4 +1,4 @@
-"""Errors that no caller waits for: they go to a callback, or to the log."""
+"""Errors that no caller waits for: a callback or the log receives them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOG = logging.getLogger("hbshim.messaging")
 
 
 def log_error(error: BaseException) -> None:
-    """Log `error`; with its traceback, unless it is one of hbshim's own, which name the remedy."""
+    """Log `error`, with its traceback unless it is one of hbshim's errors."""
     trace = None if isinstance(error, HbshimError) else error
     LOG.error("%s: %s", type(error).__name__, error, exc_info=trace)
 
@@ -23,9 +23,8 @@ def log_error(error: BaseException) -> None:
 def reporting_to(on_error: OnError | None) -> OnError:
     """Return a function that reports to `on_error`, or to the log.
 
-    It raises only what has to end the thread, see :func:`ends_thread`.
-
-    The threads that report go on, whatever else the application's callback raises.
+    It raises only what has to end the thread, see :func:`ends_thread`. Other errors of the callback
+    are logged.
     """
     report = log_error if on_error is None else on_error
 
@@ -41,10 +40,10 @@ def reporting_to(on_error: OnError | None) -> OnError:
 
 
 def ends_thread(error: BaseException) -> bool:
-    """Whether `error` is meant for the thread that it is raised in, and has to end it.
+    """Return whether `error` is meant for the thread in which it is raised, and has to end it.
 
-    What a handler raises is otherwise its own, and ends nothing: neither a ``sys.exit()`` in
-    it, nor the timeout of a green library, which is no Exception.
+    Any other error of a handler ends nothing, including a ``sys.exit()`` and the timeout of a green
+    library, which is not an Exception.
     """
     return isinstance(error, KeyboardInterrupt | GeneratorExit) or any(
         kind.__name__ == "GreenletExit" for kind in type(error).__mro__

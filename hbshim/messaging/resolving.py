@@ -1,11 +1,10 @@
-"""Resolves host names within a time, which ``getaddrinfo`` does not know.
+"""Resolves host names before a deadline, which ``getaddrinfo`` cannot do.
 
-Each lookup runs in a thread of its own, of the program's kind, with the program's own
-``socket.getaddrinfo``: green where eventlet or gevent have made it so. Where threads are green
-and the function is not (eventlet without dnspython), the thread is a native one, so that not
-all green threads wait for the resolver. At most one lookup per name is under way; callers that
-want the same name wait for the same one. Where the resolver does not answer, the last good
-result is used.
+Each lookup runs in its own thread, of the program's concurrency model, and calls the program's
+``socket.getaddrinfo``. If threads are green but this function blocks (eventlet without dnspython),
+the thread is a native one, so that the resolver does not block all green threads. There is at most
+one lookup of a name at a time; callers that need the same name wait for the same lookup. If the
+resolver does not answer, the last result is used.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from hbshim.errors import ConnectError, WorkerError
 from hbshim.messaging.hosts import Host
 from hbshim.runtime import unpatched
 
-#: Seconds that the resolver may take where an earlier result is known.
+#: Seconds to wait for the resolver if an earlier result is known.
 PATIENCE = 1.0
 
 #: Seconds between two checks of a native thread's result.
 _CHECK_EVERY = 0.02
 
-#: Names whose last result is kept.
+#: How many names have their last result kept.
 _REMEMBERED = 256
 
 Addresses: TypeAlias = list[tuple[Any, ...]]
@@ -35,25 +34,25 @@ _Key: TypeAlias = tuple[int, str, int]
 
 
 class _Lookup:
-    """One lookup that is under way, or over."""
+    """A lookup that is running or finished."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.found: Addresses | None = None
         self.error: Exception | None = None
         self.is_over = False
-        # None where a native thread does the work and green ones wait for it.
+        # None if a native thread runs the lookup and green threads wait for it.
         self.event: threading.Event | None = threading.Event()
 
     def end(self, error: Exception | None = None) -> None:
-        """Tell those that wait."""
+        """Notify the threads that wait."""
         self.error = self.error or error
         self.is_over = True
         if self.event is not None:
             self.event.set()
 
     def wait(self, until: float) -> bool:
-        """Whether it is over by `until`."""
+        """Wait, and return whether it is finished by `until`."""
         event = self.event
         if event is not None:
             return event.wait(max(0.0, until - time.monotonic()))
@@ -67,9 +66,10 @@ _last: dict[tuple[str, int], Addresses] = {}
 
 
 def resolve(host: Host, deadline: float) -> Addresses:
-    """The addresses of `host`, as ``socket.getaddrinfo`` returns them.
+    """Return the addresses of `host`, in the form of ``socket.getaddrinfo``.
 
     Parameters:
+        host: name and port.
         deadline: of ``time.monotonic()``.
 
     Raises:
@@ -113,8 +113,8 @@ def _is_address(name: str) -> bool:
 
 
 def _lookup(name: tuple[str, int]) -> _Lookup:
-    """The lookup of `name` that is under way, or a new one."""
-    # A thread of the parent's does not run in a forked child.
+    """Return the running lookup of `name`, or a new one."""
+    # A thread of the parent does not run in a forked child.
     key = (os.getpid(), *name)
     lookup = _under_way.get(key)
     if lookup is not None:
@@ -147,7 +147,7 @@ def _start(key: _Key, lookup: _Lookup) -> None:
     try:
         unpatched.start_without_signals(thread.start)
     except RuntimeError:
-        # No thread can be had: as it would be without this module.
+        # No thread can be started: resolve in this one.
         _run(key, lookup, function)
 
 
@@ -166,7 +166,7 @@ def _run(key: _Key, lookup: _Lookup, function: Any) -> None:
 
 
 def _blocks(function: Any) -> bool:
-    """Whether it is the standard library's own."""
+    """Return whether `function` is the standard library's own."""
     code = getattr(function, "__code__", None)
     return code is not None and code.co_filename == socket.__file__
 

@@ -1,4 +1,4 @@
-"""The client's side: call, cast, submit."""
+"""The client: call, cast, submit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hbshim.messaging.storing import PendingReply, require_store
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 
-#: Modules whose errors are raised here as what they were over there.
+#: Modules whose errors keep their type in the client.
 ERRORS_ALLOWED = ("builtins", "hbshim.errors")
 
 
@@ -26,21 +26,21 @@ class Client:
 
     Parameters:
         driver: see :func:`hbshim.messaging.connect`.
-        target: which server, or with `fanout`, all of them, for :meth:`cast`.
-        timeout: seconds for a call with all it takes, and for which a cast may wait in
-            its queue; DEFAULT: the driver's option `rpc_timeout`.
-        encoding: how arguments and results travel; JSON unless given.
-        context: goes along with each request, and reaches the method as ``request.context``.
-        allowed_errors: modules whose errors are raised here as what they were; others
-            become a :class:`hbshim.errors.RemoteError`. So do hbshim's own, but for
-            `NoSuchMethodError` and `PayloadError`: the method had them in a call of its own.
-        silence: seconds without a sign of the server after which a call is given up
-            early; the server gives one every third of them. None: only `timeout` counts.
+        target: the server, or with `fanout` all servers of the topic, for :meth:`cast`.
+        timeout: seconds for a whole call, and for a cast in its queue; DEFAULT: the driver's
+            option `rpc_timeout`.
+        encoding: encodes arguments and results; by default JSON.
+        context: sent with each request; the method gets it as ``request.context``.
+        allowed_errors: modules whose errors keep their type in the client; others become a
+            :class:`hbshim.errors.RemoteError`. So do hbshim's own errors, because they happened in
+            a call that the method made; except `NoSuchMethodError` and `PayloadError`.
+        call_monitor_timeout: seconds without a keepalive of the server after which a call fails
+            early; the server sends one every third of them. None: only `timeout` counts.
         on_progress: called with what the method reports before it ends.
-        mandatory: a call fails at once where no server has declared its queue yet.
-        ignore_result: :meth:`submit` asks for no result.
-        result_lifetime: seconds for which the result of :meth:`submit` is kept when no caller
-            waits for it, longer than the work takes, or :data:`hbshim.messaging.NEVER`;
+        mandatory: a call fails at once if no server has declared its queue yet.
+        ignore_result: :meth:`submit` requests no result.
+        result_lifetime: seconds for which the result of :meth:`submit` is kept while no caller
+            waits for it; longer than the method takes, or :data:`hbshim.messaging.NEVER`;
             DEFAULT: the option `result_expiration`.
     """
 
@@ -50,14 +50,14 @@ class Client:
     encoding: Encoding | None = None
     context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allowed_errors: Collection[str] = ERRORS_ALLOWED
-    silence: float | None = None
+    call_monitor_timeout: float | None = None
     on_progress: Callable[[Any], None] | None = None
     mandatory: bool = False
     ignore_result: bool = False
     result_lifetime: float | Default = DEFAULT
 
     def prepare(self, **changes: Any) -> Client:
-        """A client that differs in some parameters, or in some of its target's.
+        """Return a client with some parameters, of its own or of its target, replaced.
 
         Example: ``client.prepare(timeout=5, server="host-1").call("ping")``.
         """
@@ -68,11 +68,11 @@ class Client:
         return dataclasses.replace(self, **changes)
 
     def call(self, method: str, /, **arguments: Any) -> Any:
-        """CALL: have one server do it, and wait for what comes of it.
+        """CALL: have one server run a method, and return its result.
 
         Raises:
-            Exception: what the method raised, where `allowed_errors` has its module.
-            RemoteError: what it raised, else.
+            Exception: an error of the method, if `allowed_errors` has its module.
+            RemoteError: any other error of the method.
             CallTimeoutError: no reply in time.
             NoSuchMethodError: the server has no such method in this namespace and version.
             PayloadError: an argument cannot be sent.
@@ -80,21 +80,21 @@ class Client:
             OptionError: the target is a fanout.
         """
         self._refuse_fanout("call")
-        # Only a caller that waits is told that its server is alive.
-        payload = self._payload(method, arguments, self.silence)
+        # Only a caller that waits gets keepalives.
+        payload = self._payload(method, arguments, self.call_monitor_timeout)
         on_reply = None if self.on_progress is None else self._report(self.on_progress)
         reply = self.driver.call(
             self.target,
             payload,
             self._timeout,
-            silence=self.silence,
+            call_monitor_timeout=self.call_monitor_timeout,
             on_reply=on_reply,
             mandatory=self.mandatory,
         )
         return self._result(reply)
 
     def cast(self, method: str, /, **arguments: Any) -> None:
-        """CAST: have one server do it if it can in time, or FANOUT: all that can.
+        """CAST or FANOUT: have one server, or all of them, run a method; no result is returned.
 
         Raises:
             PayloadError: an argument cannot be sent.
@@ -103,10 +103,10 @@ class Client:
         self.driver.cast(self.target, self._payload(method, arguments), self._timeout)
 
     def submit(self, method: str, /, **arguments: Any) -> Task:
-        """Store a request for a server that may start later; its queue must be declared.
+        """Store a request for a server that may start later. Its queue must exist.
 
-        The result is stored, too, in a queue of its own, and outlives this process:
-        :meth:`attach` receives it in any other.
+        The result is stored in its own queue, and kept when this process ends: :meth:`attach`
+        receives it in any process.
 
         Raises:
             UnroutableError: there is no queue; see
@@ -127,7 +127,7 @@ class Client:
         return Task(pending, self)
 
     def attach(self, task_id: str) -> Task:
-        """A task that this or another process submitted.
+        """Return a task that this or another process submitted.
 
         Parameters:
             task_id: its :attr:`Task.id`.
@@ -150,10 +150,12 @@ class Client:
         return self.encoding or Encoding(limit=self.driver.payload_limit)
 
     def _payload(
-        self, method: str, arguments: Mapping[str, Any], silence: float | None = None
+        self, method: str, arguments: Mapping[str, Any], call_monitor_timeout: float | None = None
     ) -> Payload:
         target = self.target
-        call = Call(method, arguments, target.namespace, target.version, self.context, silence)
+        call = Call(
+            method, arguments, target.namespace, target.version, self.context, call_monitor_timeout
+        )
         return Payload(self._encoding.encode(call.as_value()), self._encoding.content_type)
 
     def _report(self, on_progress: Callable[[Any], None]) -> Callable[[Reply], None]:
@@ -170,7 +172,7 @@ class Client:
 
 
 class Task:
-    """A request that was submitted: what its server reports, and the result."""
+    """A submitted request: its progress reports, and its result."""
 
     def __init__(self, pending: PendingReply | None, client: Client) -> None:
         self._pending = pending
@@ -189,10 +191,10 @@ class Task:
         return self._pending
 
     def progress(self, timeout: float) -> Iterator[Any]:
-        """Each report, as it comes; ends with the result, which :meth:`result` then has.
+        """Yield each progress report when it arrives, until the result is available.
 
         Raises:
-            CallTimeoutError: nothing new within `timeout` seconds.
+            CallTimeoutError: nothing arrived within `timeout` seconds.
         """
         while self._reply is None:
             reply = self._replies.receive(timeout)
@@ -202,12 +204,12 @@ class Task:
                 self._reply = reply
 
     def result(self, timeout: float) -> Any:
-        """Wait for the result; reports on the way are passed over.
+        """Wait for the result, and skip progress reports.
 
         Raises:
-            Exception: what the method raised; see :meth:`Client.call`.
-            CallTimeoutError: it has not come within `timeout` seconds, but may yet.
-            ResultGoneError: it is not kept; see `result_lifetime`.
+            Exception: an error of the method; see :meth:`Client.call`.
+            CallTimeoutError: no result within `timeout` seconds; it may arrive later.
+            ResultGoneError: it is not stored any longer; see `result_lifetime`.
         """
         timeout = timeout_of(timeout)
         deadline = time.monotonic() + timeout
@@ -221,6 +223,6 @@ class Task:
         return self._client._result(self._reply)
 
     def close(self) -> None:
-        """Wait for no more here; the result is kept for :meth:`Client.attach`."""
+        """Stop waiting in this process; the result is kept for :meth:`Client.attach`."""
         if self._pending is not None:
             self._pending.close()

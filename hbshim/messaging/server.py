@@ -1,4 +1,4 @@
-"""The server's side: takes requests in, has them done, answers."""
+"""The server: receives requests, runs methods, replies."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from hbshim.errors import (
 from hbshim.messaging.base import Driver, Incoming, Payload
 from hbshim.messaging.dispatch import Dispatcher, Request
 from hbshim.messaging.encoding import Encoding
-from hbshim.messaging.pulse import Pulse
+from hbshim.messaging.keepalive import Keepalive
 from hbshim.messaging.remote import Call, error_as_value
 from hbshim.messaging.reporting import OnError, ends_thread, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 
-#: The broker could not be reached with a reply.
+#: Errors after which a reply was not sent, because the broker could not be reached.
 NOT_SENT = (ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError)
 
 
 class Server(Serving):
-    """Answers calls and casts to a target.
+    """Answers the calls and casts to a target.
 
     Parameters:
+        driver: see :func:`hbshim.messaging.connect`.
         target: with topic and server.
         endpoints: see :class:`hbshim.messaging.dispatch.Dispatcher`.
-        workers: requests that are worked on at the same time.
-        acknowledge: "before" the work: a request is worked on once, or, if the server dies or
-            its connection is lost on the way, not at all; docs/messaging.md names the limits.
-            "after" it: a request whose server died is worked on once more. Servers of one topic
-            agree on it.
-        prefetch: requests that may wait here while other servers could take them; None:
+        workers: how many requests are processed at the same time.
+        acknowledge: "before": a request is acknowledged before its method runs. It runs once, or
+            not at all if the server crashes or loses its connection; docs/messaging.md has the
+            limits. "after": it is acknowledged after its method. If the server crashes, it runs
+            again. All servers of a topic must use the same value.
+        prefetch: the most requests that wait here while another server could process them; None:
             as many as there are workers.
-        expires: seconds without a server until its queues go, with what is in them;
-            :data:`hbshim.messaging.NEVER`: that of the topic stays, and that of the server
-            itself expires as the option says; DEFAULT: the option `rpc_queue_expiration`. A queue
-            that was declared before keeps its lifetime.
-        encoding: how arguments and results travel; JSON unless given.
-        on_error: called with errors that no caller waits for: a reply that cannot be sent, a
-            cast's method that raised, a lost connection, a queue that the broker refuses. They
-            are logged by ``logging.getLogger("hbshim.messaging")`` unless it is given.
+        expires: seconds without a server until its queues expire, with the messages in them;
+            :data:`hbshim.messaging.NEVER`: the queue of the topic stays, and the queue of the
+            server expires as the option says; DEFAULT: the option `rpc_queue_expiration`. An
+            existing queue keeps its lifetime.
+        encoding: encodes arguments and results; by default JSON.
+        on_error: called with errors that no caller waits for: a reply that cannot be sent, an
+            error of a method that was cast, a lost connection, a queue that the broker refuses.
+            By default they are logged by ``logging.getLogger("hbshim.messaging")``.
 
     Raises:
-        OptionError: a parameter is not acceptable.
+        OptionError: a parameter is not valid.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class Server(Serving):
                 "them as the attributes `namespace` and `version` of its endpoints"
             )
         if acknowledge not in ("before", "after"):
-            raise OptionError(f"acknowledge={acknowledge!r} is not acceptable; use before or after")
+            raise OptionError(f"acknowledge={acknowledge!r} is not valid; use before or after")
         self._encoding = encoding or Encoding(limit=driver.payload_limit)
         self._dispatcher = Dispatcher(endpoints)
         self._after = acknowledge == "after"
         self._on_error = reporting_to(on_error)
-        self._pulse = Pulse(self._on_error)
+        self._keepalive = Keepalive(self._on_error)
         listener = driver.listen(
             target,
             workers if prefetch is None else prefetch,
@@ -88,7 +89,7 @@ class Server(Serving):
 
     def stop(self, timeout: float | None = None) -> bool:
         ended = super().stop(timeout)
-        self._pulse.end()
+        self._keepalive.end()
         return ended
 
     def _work(self, batch: Sequence[Incoming]) -> None:
@@ -98,7 +99,7 @@ class Server(Serving):
             except BaseException as error:
                 if ends_thread(error):
                     if self._after:
-                        incoming.give_back()
+                        incoming.return_to_queue()
                     raise
                 self._on_error(error)
                 if self._after and self._lost(incoming, error):
@@ -109,7 +110,7 @@ class Server(Serving):
 
     @staticmethod
     def _lost(incoming: Incoming, error: BaseException) -> bool:
-        """Whether a result without a time limit would be lost: then the work is done again."""
+        """Return whether a result without time limit would be lost, so the method runs again."""
         return incoming.expects_reply and not incoming.expires and isinstance(error, NOT_SENT)
 
     def _answer(self, incoming: Incoming) -> None:
@@ -118,10 +119,10 @@ class Server(Serving):
             call = Call.from_value(self._encoding.decode(payload.body, payload.content_type))
             method = self._dispatcher.method(call)
             request = Request(incoming, call, self._encoding)
-            if call.silence is None:
+            if call.call_monitor_timeout is None:
                 value = method(request, **call.arguments)
             else:
-                with self._pulse.during(incoming, call.silence):
+                with self._keepalive.during(incoming, call.call_monitor_timeout):
                     value = method(request, **call.arguments)
             if not incoming.expects_reply:
                 return

@@ -1,4 +1,4 @@
-"""What servers of calls and of notifications have in common: how they run, pause and stop."""
+"""Starting, running, pausing and stopping, for servers of calls and of notifications."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from hbshim.errors import MessagingError, OptionError
 from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Listener
 from hbshim.messaging.reporting import OnError, ends_thread
 
-#: Seconds between two checks whether a worker that is waited for stops the server itself.
+#: Seconds between two checks whether a worker that is joined stops the server itself.
 JOIN_SLICE = 0.1
 
 S = TypeVar("S", bound="Serving")
 
-#: Seconds that a server waits for the broker when it starts, unless it is told how many.
+#: Seconds that a server waits for the broker when it starts, by default.
 START_LIMIT = 10.0
 
-#: Seconds that a worker waits after an error which ended its iteration.
+#: Seconds that a worker waits after an error in its loop.
 PAUSE_AFTER_ERROR = 1.0
 
 
 class Workers:
-    """A bounded number of threads, green where the program's are, that share one listener.
+    """A fixed number of threads of the program's concurrency model that share one listener.
 
-    The thread that receives a message works on it while another one receives the next: no
-    message waits for a change of threads, and none is received that no thread is free for.
+    The thread that receives a message processes it while another one receives the next. So a
+    message is not handed over between threads, and none is received without a free thread.
 
-    A worker ends when the listener has stopped, and for no error: what is raised goes to
-    `on_error`.
+    A worker ends when the listener has stopped, and not on an error: errors go to `on_error`.
 
     Parameters:
+        listener: receives the messages.
         work: called with each batch.
         on_error: called with each error; must not raise.
 
@@ -69,13 +69,15 @@ class Workers:
         listener.on_error = on_error
 
     def start(self, timeout: float) -> bool:
-        """Begin; return whether the queues are there already.
+        """Start the threads; return whether the queues exist already.
 
         Raises:
             MessagingError: it was started or stopped before.
         """
         if self._stopped.is_set():
-            raise MessagingError("this server was stopped, and cannot start again; make a new one")
+            raise MessagingError(
+                "this server was stopped and cannot be restarted; create a new one"
+            )
         if any(thread.ident is not None for thread in self._threads):
             raise MessagingError("this server was started already")
         opened = self._listener.open(timeout)
@@ -84,9 +86,9 @@ class Workers:
         return opened
 
     def stop(self, timeout: float | None) -> bool:
-        """Receive nothing more, and wait for what was begun; return whether all of it ended."""
+        """Stop receiving, and wait for what is running; return whether all of it has ended."""
         if os.getpid() != self._pid:
-            return True  # a forked child: the threads, and what they began, are the parent's
+            return True  # a forked child: the threads are the parent's
         deadline = None if timeout is None else time.monotonic() + timeout
         self._stopped.set()
         self._listener.stop(CLOSE_LIMIT if timeout is None else timeout)
@@ -114,7 +116,7 @@ class Workers:
             try:
                 batch = self._listener.poll(None, size, timeout)
                 if not batch:
-                    return  # the listener has stopped, be it because its driver was closed
+                    return  # the listener has stopped, perhaps because its driver was closed
                 self._work(batch)
             except BaseException as error:
                 if ends_thread(error):
@@ -125,43 +127,43 @@ class Workers:
 
 
 class Serving:
-    """A listener and its workers; a context manager that serves for the length of its block."""
+    """A listener and its workers; a context manager that serves while its block runs."""
 
     def __init__(self, listener: Listener, workers: Workers) -> None:
         self._listener = listener
         self._workers = workers
 
     def start(self, timeout: float = START_LIMIT) -> bool:
-        """Take messages in, from threads of its own.
+        """Receive messages, in threads of its own.
 
         Parameters:
-            timeout: seconds to wait for the broker; the server starts without it, too, and
-                goes on trying.
+            timeout: seconds to wait for the broker. After that the server has started all the
+                same, and keeps trying to connect.
 
         Returns:
-            Whether messages reach it by now.
+            Whether messages can reach it already.
 
         Raises:
             ConnectError: the broker refuses the credentials or the virtual host.
-            TopologyError: an exchange or a queue is there, and of another type.
+            TopologyError: an exchange or a queue exists with another type.
             MessagingError: the server was started or stopped before.
         """
         return self._workers.start(timeout)
 
     def pause(self) -> None:
-        """Take nothing in until :meth:`resume`; messages wait in their queues meanwhile."""
+        """Receive nothing until :meth:`resume`; messages stay in their queues."""
         self._listener.pause()
 
     def resume(self) -> None:
-        """Take messages in again."""
+        """Receive messages again."""
         self._listener.resume()
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Finish what was begun, give back what was not, and close.
+        """Wait for what is running, requeue the rest, and close.
 
         Parameters:
-            timeout: seconds for all of it; what cannot be given back by then is requeued by the
-                broker. None: as long as the methods take that run.
+            timeout: seconds for all of it; the broker requeues what is not requeued by then. None:
+                wait until all running methods end.
 
         Returns:
             Whether all methods have ended.

@@ -1,4 +1,4 @@
-"""What a driver offers that keeps messages for processes that do not run yet."""
+"""The interface of a driver that stores messages for processes that do not run yet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hbshim.options import DEFAULT, Default
 
 
 class PendingReply(Protocol):
-    """A request that is stored, and the replies to it.
+    """A stored request, and the replies to it.
 
     Attributes:
         id: for :meth:`StoringDriver.attach`, in any process.
@@ -21,21 +21,21 @@ class PendingReply(Protocol):
     def id(self) -> str: ...
 
     def receive(self, timeout: float) -> Reply:
-        """The next reply, "progress" or the final one.
+        """Return the next reply, "progress" or the final one.
 
         Raises:
-            CallTimeoutError: none within `timeout` seconds; it may come later.
-            ResultGoneError: the replies are not kept (any more).
+            CallTimeoutError: none within `timeout` seconds; it may arrive later.
+            ResultGoneError: the replies are not stored, or not any longer.
         """
         ...
 
     def close(self) -> None:
-        """Wait for no more replies here; they are kept for :meth:`StoringDriver.attach`."""
+        """Stop waiting in this process; replies are kept for :meth:`StoringDriver.attach`."""
         ...
 
 
 class StoringDriver(Driver, Protocol):
-    """A driver whose broker stores requests and results; `stores` is one of its capabilities."""
+    """A driver whose broker stores requests and results; it has the capability `stores`."""
 
     def submit(
         self,
@@ -46,17 +46,19 @@ class StoringDriver(Driver, Protocol):
         ignore_result: bool = False,
         result_lifetime: float | Default = DEFAULT,
     ) -> PendingReply | None:
-        """Store a request for a server that may not run yet; it is answered when it does.
+        """Store a request for a server that may not run yet, and that answers it when it does.
 
-        Its queue must be there: see :meth:`declare_queue`.
+        Its queue must exist: see :meth:`declare_queue`.
 
         Parameters:
-            timeout: seconds until it is stored.
-            ignore_result: no replies are sent, and None is returned. Else they are stored as
-                the request is, until they are received or their lifetime is over.
-            result_lifetime: seconds for which the replies are kept when no caller waits for
-                them, from now or from the last wait on, or :data:`NEVER`; DEFAULT: the option
-                `result_expiration`. Longer than the work takes.
+            target: the server or servers.
+            payload: the request.
+            timeout: seconds for storing it.
+            ignore_result: no replies are sent, and None is returned. Otherwise they are stored like
+                the request, until they are received or their lifetime is over.
+            result_lifetime: seconds for which the replies are kept while no caller waits for
+                them, or :data:`NEVER`; longer than the method takes; DEFAULT: the option
+                `result_expiration`.
 
         Raises:
             UnroutableError: there is no queue for `target`.
@@ -66,7 +68,7 @@ class StoringDriver(Driver, Protocol):
         ...
 
     def attach(self, request: str) -> PendingReply:
-        """The replies to a request that this or another process submitted.
+        """Return the replies to a request that this or another process submitted.
 
         Parameters:
             request: :attr:`PendingReply.id`.
@@ -74,14 +76,15 @@ class StoringDriver(Driver, Protocol):
         ...
 
     def declare_queue(self, target: Target, expires: float | Default = NEVER) -> None:
-        """Have a queue for `target` from now on, whether or not its server runs.
+        """Declare the queue for `target`, whether or not its server runs.
 
         Parameters:
+            target: the server or servers.
             expires: seconds without a server until it expires; :data:`NEVER`: it stays until
                 :meth:`delete_queue`; DEFAULT: the option `rpc_queue_expiration`.
 
         Raises:
-            TopologyError: it is there, and its lifetime is another.
+            TopologyError: it exists with another lifetime.
         """
         ...
 
@@ -91,14 +94,14 @@ class StoringDriver(Driver, Protocol):
 
 
 def require_store(driver: Driver) -> StoringDriver:
-    """Return `driver` itself, for its methods that need a store.
+    """Return `driver`, typed as one that stores messages.
 
     Raises:
-        OptionError: it has none.
+        OptionError: the driver does not store messages.
     """
     if not driver.capabilities.stores:
         raise OptionError(
-            "this driver stores no requests and declares no queues; use call() or cast() while the "
+            "this driver does not store requests or declare queues; use call() or cast() while the "
             "server runs, or a driver over a broker, such as hbpika://"
         )
     return cast(StoringDriver, driver)

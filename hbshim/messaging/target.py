@@ -1,4 +1,4 @@
-"""Where a message goes, and what a server listens to."""
+"""The address of a message, and of a server."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from hbshim.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address, for clients and servers alike.
+    """An address, for clients and servers.
 
     Parameters:
-        topic: what the servers of one kind have in common.
-        server: one of them; None: any one.
+        topic: the name that all servers of one kind share.
+        server: one of these servers; None: any of them.
         exchange: a namespace of topics; None: the option `default_rpc_exchange`, or
             `default_notification_exchange` for notifications.
-        namespace: of the methods that a client calls. Servers name it in their endpoints.
-        version: of the methods' interface that a client needs. Servers name what they offer in
-            their endpoints ("1.3" serves clients of 1.0 to 1.3).
+        namespace: of the methods that a client calls. Servers set it in their endpoints.
+        version: of the interface that a client needs. Servers set what they offer in their
+            endpoints ("1.3" serves clients of 1.0 to 1.3).
         fanout: to every server of the topic.
 
     Raises:
-        OptionError: there is no topic, or the version is none.
+        OptionError: there is no topic, or the version is malformed.
     """
 
     topic: str
@@ -39,29 +39,31 @@ class Target:
         if self.version is not None:
             version_of(self.version)
         if self.fanout and self.server is not None:
-            raise OptionError("a target is one server or, with fanout, all of them; drop one")
+            raise OptionError(
+                "a target is one server or, with fanout, all servers; remove one of the two"
+            )
 
     def to(self, **changes: Any) -> Target:
-        """A copy with some attributes replaced."""
+        """Return a copy with some attributes replaced."""
         return replace(self, **changes)
 
 
 def version_of(text: str) -> tuple[int, int]:
-    """Major and minor of an interface's version.
+    """Return the major and minor version of an interface.
 
     Raises:
         OptionError: `text` is not of the form "1.0".
     """
     major, dot, minor = text.partition(".")
     if not (dot and major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
-        raise OptionError(f"{text!r} is no version; write it as major.minor, such as '1.0'")
+        raise OptionError(f"{text!r} is not a version; write it as major.minor, such as '1.0'")
     return int(major), int(minor)
 
 
 def serves(offered: str | None, wanted: str | None) -> bool:
-    """Whether a server that offers one version can serve a client that wants another.
+    """Return whether a server that offers one version can serve a client that wants another.
 
-    The major versions are the same, and the server's minor is not less. No version is 1.0.
+    The major versions must be equal, and the server's minor version not lower. No version is 1.0.
     """
     offered_major, offered_minor = version_of(offered or "1.0")
     major, minor = version_of(wanted or "1.0")

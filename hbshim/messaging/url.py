@@ -1,7 +1,7 @@
-"""The URL of a driver, split; it may name several hosts, which `urllib` does not know of.
+"""Splits the URL of a driver. It may name several hosts, which `urllib` does not support.
 
-No message here repeats any part of a URL: with a password that holds ``/``, ``,`` or ``@``
-unescaped, a piece of it passes for host or port.
+No message repeats any part of a URL: if a password has an unescaped ``/``, ``,`` or ``@``, a piece
+of it may be taken for the host or port.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _FORM = "scheme://user:password@host:port,user:password@host2:port/path?option=v
 
 
 class Parts(NamedTuple):
-    """What a URL consists of.
+    """The parts of a URL.
 
     Attributes:
         hosts: everything between ``//`` and the next ``/``.
-        path: what follows that, unescaped.
-        query: its options in their order, unescaped.
+        path: what follows, unescaped.
+        query: the options in their order, unescaped.
     """
 
     scheme: str
@@ -38,7 +38,7 @@ def split(url: str) -> Parts:
     """Split the URL of a driver.
 
     Raises:
-        OptionError: it is none; the message does not repeat it.
+        OptionError: it is malformed; the message does not repeat it.
     """
     found = _URL.fullmatch(url)
     if found is None or not has_driver(found["scheme"]) or not url.isprintable():
@@ -55,16 +55,16 @@ def split(url: str) -> Parts:
 
 
 def query_of(url: str) -> list[tuple[str, str]]:
-    """The options in the query of a driver's URL, or in a query alone: ``?a=1&b=2``.
+    """Return the options in the query of a driver's URL, or in a query alone: ``?a=1&b=2``.
 
     Raises:
-        OptionError: as :func:`split`.
+        OptionError: as for :func:`split`.
     """
     return parse_qsl(url[1:], keep_blank_values=True) if url[:1] == "?" else split(url).query
 
 
 def unescaped(text: str) -> str:
-    """`text` without percent-encoding.
+    """Return `text` without percent-encoding.
 
     Raises:
         OptionError: it is not UTF-8.
@@ -76,9 +76,9 @@ def unescaped(text: str) -> str:
 
 
 def refusal() -> OptionError:
-    """What is said of a URL that cannot be used."""
+    """Return the message for a URL that cannot be used."""
     return OptionError(
-        f"this URL cannot be taken apart (it is not repeated here); write {_FORM}, with one of the "
-        f"schemes {', '.join(schemes())}; percent-encode what is special in user, password and "
-        "path: / is %2F, @ is %40, a comma is %2C"
+        f"this URL is malformed (it is not repeated here); write {_FORM}, with one of the "
+        f"schemes {', '.join(schemes())}; percent-encode special characters in user, password "
+        "and path: / is %2F, @ is %40, a comma is %2C"
     )

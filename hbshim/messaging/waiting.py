@@ -1,9 +1,10 @@
 """Waiting for replies over a connection that many callers share.
 
-The callers themselves read from it, one at a time: a caller that waits and finds no reader reads,
-for itself and for the others, until its own reply is there; then it hands over the reader role. So
-a single caller costs no change of threads, and a process may have any number of calls outstanding.
-The role is held while the socket is read, and never while code of the application runs.
+The callers read from the connection themselves, one at a time. A caller that waits while no other
+caller reads becomes the reader, for itself and for the others, until its own reply has arrived;
+then it hands over the reader role. A single caller needs no thread switch, and a process may have
+any number of outstanding calls. The role is held while the socket is read, and never while code of
+the application runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from hbshim.errors import CallTimeoutError, ConnectionLostError
 from hbshim.messaging.base import FINAL, OnReply, Reply
 
-#: Joins a client's identity and the number of a call to the call's correlation id.
+#: Separates the identity of a client and the number of a call in the call's correlation id.
 NUMBER_SIGN = "#"
 
 #: The key of the thread that reads.
@@ -26,10 +27,11 @@ _ROLE = "reader"
 
 
 class Waiter:
-    """A thread that waits until it, or another one, has read something for it.
+    """A thread that waits until a reader has received something for it.
 
     Attributes:
-        wakeup: acquired to wait. A bare lock as a binary semaphore: a quarter of an Event's cost.
+        wakeup: acquired in order to wait. A plain lock as a binary semaphore costs a quarter of an
+            Event.
     """
 
     __slots__ = ("wakeup",)
@@ -40,31 +42,31 @@ class Waiter:
 
     @property
     def ready(self) -> bool:
-        """Whether something is there for it."""
+        """Whether something was received for it."""
         raise NotImplementedError
 
     def notify(self) -> None:
-        """Wake it."""
+        """Wake it up."""
         # Notified twice before it ran.
         with contextlib.suppress(RuntimeError):
             self.wakeup.release()
 
 
 class ReaderRole:
-    """Has one of the threads that wait read for all of them.
+    """Lets one of the waiting threads read for all of them.
 
     Parameters:
-        read: reads once, until the time that it is given at the latest; returns False where there
-            is a new connection, which each waiter must see.
+        read: reads once, until the given time at the latest; returns False if there is a new
+            connection, which each waiter must notice.
     """
 
     def __init__(self, read: Callable[[float], bool]) -> None:
         self._read = read
-        # Those that wait for another thread to read, in the order in which they came.
+        # Those that wait for another thread to read, in order of arrival.
         self._waiting: dict[Waiter, None] = {}
-        # Who reads, under one key: setdefault() takes the role, and whoever looks sees whose it
-        # is. A lock does not say that, and an exception of a signal handler between its
-        # acquire() and the ``try`` behind it would leave it taken.
+        # The reader, under one key: setdefault() takes the role atomically, and shows who has it. A
+        # lock does not show that, and an exception of a signal handler between its acquire() and
+        # the ``try`` that follows would leave it locked.
         self._reader: dict[str, Waiter] = {}
         self._closed = False
 
@@ -86,8 +88,9 @@ class ReaderRole:
         """Read, or wait for another thread that reads, until something may have changed.
 
         Parameters:
+            waiter: the calling thread.
             until: of ``time.monotonic()``.
-            otherwise: says what has not happened by then.
+            otherwise: what has not happened by then, for the error.
 
         Raises:
             CallTimeoutError: the time is over.
@@ -97,12 +100,12 @@ class ReaderRole:
             raise ConnectionLostError("the driver was closed while a call waited for its reply")
         left = until - time.monotonic()
         if left <= 0:
-            # It may have been woken to read.
+            # It may have been woken up to read.
             self._hand_over()
             raise CallTimeoutError(otherwise)
         interrupted = True
         try:
-            # Before it is seen that another thread reads: that one may end its reading just now.
+            # Before the check whether another thread reads, because that one may stop just now.
             self._waiting[waiter] = None
             if self._reader.setdefault(_ROLE, waiter) is waiter:
                 del self._waiting[waiter]
@@ -115,15 +118,15 @@ class ReaderRole:
                 self._leave(waiter, interrupted)
             finally:
                 if waiter in self._waiting or self._reader.get(_ROLE) is waiter:
-                    self._leave(waiter, True)  # interrupted before it began
+                    self._leave(waiter, True)  # interrupted before it started
 
     def _leave(self, waiter: Waiter, interrupted: bool) -> None:
         has_read = self._reader.get(_ROLE) is waiter
         if has_read:
             del self._reader[_ROLE]
         self._waiting.pop(waiter, None)
-        # Also where it was woken to read, and need not or cannot. Before any code of the
-        # application runs, which may take its time.
+        # Also if it was woken up to read and need not or cannot. Before any code of the
+        # application runs, which may take long.
         if has_read or interrupted or waiter.ready:
             self._hand_over()
 
@@ -134,7 +137,7 @@ class ReaderRole:
                 return
 
     def _hand_over(self) -> None:
-        """Have another thread read, if one waits and none reads."""
+        """Wake up another waiting thread to read, if no thread reads."""
         while self._waiting and not self._reader:
             try:
                 for waiter in self._waiting:
@@ -142,7 +145,7 @@ class ReaderRole:
                         waiter.notify()
                         return
             except RuntimeError:
-                continue  # one came or went; a copy each time would cost more
+                continue  # a waiter came or left; a copy each time would cost more
             return
 
 
@@ -150,8 +153,8 @@ class PendingCall(Waiter):
     """A call that waits for its reply.
 
     Attributes:
-        correlation_id: its requests and replies have it.
-        last_heard: when its server last reported anything; of ``time.monotonic()``.
+        correlation_id: of its requests and replies.
+        last_heard: time of the last report from its server, of ``time.monotonic()``.
     """
 
     __slots__ = ("_on_reply", "correlation_id", "last_heard", "progress", "result")
@@ -169,8 +172,8 @@ class PendingCall(Waiter):
         return self.result is not None or bool(self.progress)
 
     def report_progress(self, deadline: float) -> None:
-        """Hand out what came before the end of the call; after `deadline`, no more of it."""
-        # Also without a callback: with one left there, the caller would not read on.
+        """Pass progress reports to the callback; after `deadline`, no more of them."""
+        # Also without a callback: while a report is left, the caller does not read.
         replies, self.progress = self.progress, []
         if self._on_reply is not None:
             for reply in replies:
@@ -183,11 +186,11 @@ class PendingCalls:
     """The calls that wait for their replies.
 
     Parameters:
-        role: has them read.
+        role: lets one of them read.
 
     Attributes:
-        client: the identity of this client, which every correlation id begins with.
-        late: how many replies came that no caller waited for any more.
+        client: the identity of this client, with which every correlation id begins.
+        late: the number of replies that arrived after their caller had given up.
     """
 
     def __init__(self, role: ReaderRole) -> None:
@@ -198,17 +201,17 @@ class PendingCalls:
         self._calls: dict[str, PendingCall] = {}
 
     def begin(self, on_reply: OnReply | None) -> PendingCall:
-        """Return a new call, which replies can reach from now on."""
+        """Return a new call, which can receive replies from now on."""
         correlation_id = f"{self.client}{NUMBER_SIGN}{next(self._numbers)}"
         call = self._calls[correlation_id] = PendingCall(correlation_id, on_reply)
         return call
 
     def end(self, call: PendingCall) -> None:
-        """Forget a call; what comes for it later is dropped."""
+        """Forget a call; later replies to it are dropped."""
         del self._calls[call.correlation_id]
 
     def receive(self, correlation_id: str, reply: Reply) -> None:
-        """Hand a reply to the call that waits for it; one that is repeated is dropped."""
+        """Pass a reply to the call that waits for it; drop a duplicate."""
         call = self._calls.get(correlation_id)
         if call is None or call.result is not None:
             self.late += 1
@@ -220,11 +223,14 @@ class PendingCalls:
             call.progress.append(reply)
         call.notify()
 
-    def wait(self, call: PendingCall, deadline: float, silence: float | None) -> Reply:
+    def wait(self, call: PendingCall, deadline: float, call_monitor_timeout: float | None) -> Reply:
         """Wait for the end of a call that was sent.
 
         Parameters:
-            silence: seconds without any sign of the server after which to give up earlier.
+            call: the call.
+            deadline: of ``time.monotonic()``.
+            call_monitor_timeout: seconds without a report of the server after which the wait ends
+                before `deadline`.
 
         Raises:
             CallTimeoutError: the time is over.
@@ -233,6 +239,14 @@ class PendingCalls:
             call.report_progress(deadline)
             if call.result is not None:
                 return call.result
-            until = deadline if silence is None else min(deadline, call.last_heard + silence)
-            silent = "the server is silent" if until < deadline else "it was sent, and not answered"
+            until = (
+                deadline
+                if call_monitor_timeout is None
+                else min(deadline, call.last_heard + call_monitor_timeout)
+            )
+            silent = (
+                "the server sent no keepalive"
+                if until < deadline
+                else "it was sent, but not answered"
+            )
             self._role.wait_once(call, until, silent)

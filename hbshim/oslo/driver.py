@@ -38,7 +38,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.registry import factory
 from hbshim.messaging.target import Target
 from hbshim.oslo import settings
-from hbshim.oslo.incoming import CONTEXT, MESSAGE, SILENCE, OsloListener
+from hbshim.oslo.incoming import CALL_MONITOR_TIMEOUT, CONTEXT, MESSAGE, OsloListener
 
 LOG = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         conf, url, default_exchange, allowed_remote_exmods: see oslo.messaging's class.
 
     Raises:
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         MissingExtraError: the library is not installed.
     """
 
@@ -133,7 +133,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                 ours,
                 payload,
                 limit,
-                silence=call_monitor_timeout or None,
+                call_monitor_timeout=call_monitor_timeout or None,
                 mandatory=at_least_once,
                 attempts=_attempts(retry),
             )
@@ -205,10 +205,10 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             OsloListener(listener, self._encoding, prefetch), batch_size, batch_timeout
         )
 
-    def _payload(self, ctxt: Any, message: Any, silence: float | None) -> Payload:
+    def _payload(self, ctxt: Any, message: Any, call_monitor_timeout: float | None) -> Payload:
         value = {CONTEXT: ctxt, MESSAGE: message}
-        if silence:
-            value[SILENCE] = silence
+        if call_monitor_timeout:
+            value[CALL_MONITOR_TIMEOUT] = call_monitor_timeout
         return Payload(self._encoding.encode(value), self._encoding.content_type)
 
     def _persistently(self, send: Callable[..., None], retry: int | None) -> None:

@@ -17,7 +17,7 @@ def hbrabbit(conf: Any, url: Any, **arguments: Any) -> Any:
     """The driver of ``hbrabbit://``, see :mod:`hbshim.oslo.rabbit`.
 
     Raises:
-        oslo_messaging.DriverLoadFailure: an option is not acceptable, or oslo.messaging,
+        oslo_messaging.DriverLoadFailure: an option is not valid, or oslo.messaging,
             kombu or py-amqp is of a version hbshim does not know.
     """
     try:

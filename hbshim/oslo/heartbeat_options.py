@@ -76,7 +76,7 @@ def load(conf: Any, query: dict[str, str]) -> Options:
         query: of the transport's URL; above the environment.
 
     Raises:
-        OptionError: a value is not acceptable, or two options contradict each other.
+        OptionError: a value is not valid, or two options contradict each other.
     """
     from_url = {field.name: query[key] for key, field in _FIELDS.items() if key in query}
     configured = dict(_configured(conf))

@@ -19,8 +19,8 @@ from hbshim.messaging.encoding import Encoding
 LOG = logging.getLogger(__name__)
 
 #: Keys of a message: what the service sends along, what it sends, and for how many seconds
-#: its caller bears silence.
-CONTEXT, MESSAGE, SILENCE = "ctxt", "message", "silence"
+#: its caller waits without a keepalive.
+CONTEXT, MESSAGE, CALL_MONITOR_TIMEOUT = "ctxt", "message", "call_monitor_timeout"
 
 _NOTHING = Payload(b"null")
 
@@ -30,7 +30,7 @@ class OsloIncoming(RpcIncomingMessage):  # type: ignore[misc]
 
     def __init__(self, incoming: Incoming, value: dict[str, Any], encoding: Encoding) -> None:
         super().__init__(value[CONTEXT], value[MESSAGE], incoming.message_id)
-        self.client_timeout = value.get(SILENCE)
+        self.client_timeout = value.get(CALL_MONITOR_TIMEOUT)
         self._incoming = incoming
         self._encoding = encoding
 

@@ -29,7 +29,7 @@ class OptionType(types.ConfigType):  # type: ignore[misc]
             return self._field.metadata["parse"](value)
         except (ValueError, OverflowError, TypeError):
             raise ValueError(
-                f"{self._name}={value!r} is not acceptable; "
+                f"{self._name}={value!r} is not valid; "
                 f"use one of: {self._field.metadata['accepts']}"
             ) from None
 

@@ -27,14 +27,14 @@ class RabbitDriver(adapter.RabbitDriver):
         default_exchange, allowed_remote_exmods: as oslo.messaging's own.
 
     Raises:
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
     """
 
     def __init__(
         self, conf: Any, url: Any, default_exchange: Any = None, allowed_remote_exmods: Any = None
     ) -> None:
         heartbeat_options.register(conf)
-        # Here, and not at the first connection: an unacceptable option is an error at once.
+        # Here, and not at the first connection: an invalid option is an error at once.
         heartbeat_options.load(conf, url.query)
 
         def options_for() -> Mapping[str, object]:

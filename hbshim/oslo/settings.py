@@ -63,7 +63,7 @@ def load(
         scheme: of the URL, for warnings.
 
     Raises:
-        OptionError: a value is not acceptable, or an option in the query is unknown.
+        OptionError: a value is not valid, or an option in the query is unknown.
     """
     own_query = {name: text for name, text in query.items() if not _is_rabbits(conf, name)}
     rabbit = {name: _value(conf, RABBIT_GROUP, name) for name in _set_by_the_service(conf)}
@@ -122,7 +122,7 @@ def _parsed(conf: Any, name: str, text: str) -> Any:
     try:
         return option.type(text)
     except ValueError as error:
-        raise OptionError(f"{name}={text!r} in the URL is not acceptable: {error}") from None
+        raise OptionError(f"{name}={text!r} in the URL is not valid: {error}") from None
 
 
 def _unusual(conf: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _translated(values: Mapping[str, Any]) -> dict[str, object]:
                 f"{source}={values[source]!r}" for source in rabbit_options.sources(name, values)
             )
             raise OptionError(
-                f"{sources} of [{RABBIT_GROUP}] is not acceptable here; {name}, which it becomes, "
+                f"{sources} of [{RABBIT_GROUP}] is not valid here; {name}, which it becomes, "
                 f"takes: {_FIELDS[name].metadata['accepts']}"
             ) from None
     return own

@@ -125,7 +125,7 @@ def call(caller: Caller, timeout: float = LIMIT) -> str:
         Target("topic"),
         Payload(b"{}", "application/json"),
         timeout,
-        silence=None,
+        call_monitor_timeout=None,
         on_reply=None,
         mandatory=False,
         attempts=None,

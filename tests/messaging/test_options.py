@@ -177,7 +177,9 @@ def test_an_unknown_option_lists_the_known_ones(where):
 
 
 def test_an_option_of_hbshims_own_is_pointed_to_its_place():
-    with pytest.raises(OptionError, match=r"hbshim_worker is no option .* set HBSHIM_WORKER in"):
+    with pytest.raises(
+        OptionError, match=r"hbshim_worker is not an option .* set HBSHIM_WORKER in"
+    ):
         load(url="hbpika://host/?hbshim_worker=pthread")
 
 

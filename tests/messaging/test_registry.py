@@ -84,7 +84,7 @@ def test_a_driver_that_stores_nothing_says_so(install):
         lambda: client.submit("m"),
         lambda: client.attach("id"),
     ):
-        with pytest.raises(OptionError, match="this driver stores no requests"):
+        with pytest.raises(OptionError, match="this driver does not store requests"):
             use()
 
 
@@ -94,8 +94,8 @@ def test_a_driver_that_stores_nothing_says_so(install):
         ("broken_driver:factory", "ModuleNotFoundError: No module named 'no_such_library'"),
         ("no_such_module:factory", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("other_drivers:no_such_name", "no_such_name"),
-        ("other_drivers:Factory", "it is no DriverFactory"),
-        ("other_drivers:Driver", "it is no DriverFactory"),
+        ("other_drivers:Factory", "it is not a DriverFactory"),
+        ("other_drivers:Driver", "it is not a DriverFactory"),
     ],
 )
 def test_a_broken_entry_point_is_one_error_that_names_it(install, value, reason):

@@ -13,8 +13,8 @@ import pytest
 
 from hbshim.errors import ConnectionLostError, MessagingError, OptionError
 from hbshim.messaging.base import Incoming, Payload
+from hbshim.messaging.keepalive import Keepalive
 from hbshim.messaging.notify import REQUEUE, NotificationServer
-from hbshim.messaging.pulse import Pulse
 from hbshim.messaging.reporting import log_error, reporting_to
 from hbshim.messaging.server import Server
 from hbshim.messaging.serving import Serving, Workers
@@ -179,7 +179,7 @@ def test_a_server_starts_once() -> None:
     with pytest.raises(MessagingError, match="started already"):
         server.start()
     assert server.stop(LIMIT)
-    with pytest.raises(MessagingError, match="make a new one"):
+    with pytest.raises(MessagingError, match="create a new one"):
         server.start()
     assert server.stop(LIMIT)
 
@@ -276,7 +276,7 @@ class Message:
     def requeue(self) -> None:
         self.settled += "requeue"
 
-    def give_back(self) -> None:
+    def return_to_queue(self) -> None:
         if not self.settled:
             self.settled += "back"
 
@@ -352,11 +352,11 @@ class Silent:
 
 def test_signs_of_life_go_on_after_an_error() -> None:
     errors: list[BaseException] = []
-    pulse, silent = Pulse(reporting_to(errors.append)), Silent()
+    keepalive, silent = Keepalive(reporting_to(errors.append)), Silent()
     incoming: Incoming = silent  # type: ignore[assignment]
-    with pulse.during(incoming, 0.15):
+    with keepalive.during(incoming, 0.15):
         wait_until(lambda: silent.signs >= 3, LIMIT)
-    pulse.end()
+    keepalive.end()
     assert {type(error) for error in errors} == {KeyError}
 
 
@@ -372,12 +372,12 @@ class Noting:
 
 def test_signs_of_life_go_on_while_a_request_runs_that_outlasts_its_server() -> None:
     """``server.stop(timeout)`` leaves it running, and its caller waits."""
-    pulse, noting = Pulse(log_error), Noting()
+    keepalive, noting = Keepalive(log_error), Noting()
     incoming: Incoming = noting  # type: ignore[assignment]
-    with pulse.during(incoming, 0.15):
-        pulse.end()
+    with keepalive.during(incoming, 0.15):
+        keepalive.end()
         wait_until(lambda: noting.signs >= 3, LIMIT)
-    thread = pulse._thread
+    thread = keepalive._thread
     assert thread is not None
     thread.join(LIMIT)
     assert not thread.is_alive()
@@ -390,13 +390,13 @@ def test_a_request_is_worked_on_where_no_thread_can_be_started(
         raise RuntimeError("can't start new thread")
 
     errors: list[BaseException] = []
-    pulse, noting = Pulse(errors.append), Noting()
+    keepalive, noting = Keepalive(errors.append), Noting()
     incoming: Incoming = noting  # type: ignore[assignment]
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pulse.during(incoming, 0.15):
+        with keepalive.during(incoming, 0.15):
             pass
     assert [str(error) for error in errors] == ["can't start new thread"]
-    with pulse.during(incoming, 0.15):
+    with keepalive.during(incoming, 0.15):
         wait_until(lambda: noting.signs, LIMIT)
-    pulse.end()
+    keepalive.end()

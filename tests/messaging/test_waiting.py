@@ -151,7 +151,7 @@ def test_a_server_is_silent_after_the_last_that_was_heard_of_it() -> None:
     calls = PendingCalls(role_over())
     call = calls.begin(None)
     call.last_heard -= 10
-    with pytest.raises(CallTimeoutError, match="the server is silent"):
+    with pytest.raises(CallTimeoutError, match="the server sent no keepalive"):
         calls.wait(call, time.monotonic() + LIMIT, 5)
     call.last_heard -= LIMIT
     calls.receive(call.correlation_id, reply("alive"))

@@ -421,7 +421,7 @@ def _read(parameters: Any, options: ConnectOptions) -> tuple[Any, Options]:
     """Return the parameters to connect with, and the options for the connection.
 
     Raises:
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         WorkerError: the worker needs a library that this program has not loaded.
     """
     if options.get("strip_polling") is not None:
@@ -443,7 +443,7 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
             they win over the URL.
 
     Raises:
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         WorkerError: the worker needs a library that this program has not loaded.
         pika.exceptions.AMQPConnectionError: as pika raises it.
     """
@@ -467,7 +467,7 @@ class SelectConnection(pika.SelectConnection):  # type: ignore[misc]
             these win over the URL.
 
     Raises:
-        OptionError: an option is not acceptable.
+        OptionError: an option is not valid.
         WorkerError: the worker needs a library that this program has not loaded.
     """
 

@@ -102,7 +102,7 @@ class Caller:
         payload: Payload,
         timeout: float,
         *,
-        silence: float | None,
+        call_monitor_timeout: float | None,
         on_reply: OnReply | None,
         mandatory: bool,
         attempts: int | None,
@@ -129,7 +129,7 @@ class Caller:
                 self._require_queue(target, deadline)
             self._send(message, deadline, attempts)
             waiting.last_heard = time.monotonic()
-            return self._calls.wait(waiting, deadline, silence)
+            return self._calls.wait(waiting, deadline, call_monitor_timeout)
         except CallTimeoutError as error:
             raise CallTimeoutError(
                 f"no reply from {_described(target)} within {timeout:g} s ({error})"
@@ -259,7 +259,7 @@ class Caller:
             if self._closed:
                 # Closed meanwhile, in which case the new connection would stay open.
                 self.lost(line)
-                raise ConnectionLostError("the driver is closed; make a new one")
+                raise ConnectionLostError("the driver is closed; create a new one")
         return line
 
     def _no_connection(self) -> CallTimeoutError:
@@ -269,7 +269,7 @@ class Caller:
     def _connect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
         while True:
             if self._closed:
-                raise ConnectionLostError("the driver is closed; make a new one")
+                raise ConnectionLostError("the driver is closed; create a new one")
             try:
                 connection = self._connector.connect(deadline, attempts)
             except ConnectError as error:

@@ -6,13 +6,13 @@ from hbshim.protocol.messages import Delivery, Message
 
 
 class Confirm:
-    """A message whose confirm is awaited.
+    """A message that waits for its publisher confirm.
 
     Attributes:
-        settled: the broker has confirmed or refused it, or closed the channel.
+        settled: the broker has confirmed or rejected it, or closed the channel.
         rejected: by basic.nack.
-        returned: why no queue would get it; None where one did.
-        refused: the broker's code and text for closing the channel over it.
+        returned: the text of basic.return; None if it was routed.
+        refused: the broker's code and text when it closed the channel over this message.
         unknown: the channel was closed over something else.
     """
 
@@ -33,9 +33,9 @@ class Confirms:
         self._published = 0
 
     def published(self, confirm: Confirm, there: bool) -> None:
-        """Count a message that was written; or the last one was taken back.
+        """Count a message that was written; `there` False: the last one was taken back.
 
-        Not if the channel was closed meanwhile: then nothing on it is counted any more.
+        Nothing is counted if the channel was closed meanwhile.
         """
         if there:
             self._published += 1
@@ -45,7 +45,7 @@ class Confirms:
             self._published -= 1
 
     def on_confirm(self, last: int, multiple: bool, refused: bool) -> None:
-        """Settle what the broker names by its number."""
+        """Settle the messages that a confirm names."""
         tags = [tag for tag in self._awaited if tag <= last] if multiple else (last,)
         for tag in tags:
             confirm = self._awaited.pop(tag, None)
@@ -54,8 +54,9 @@ class Confirms:
                 confirm.settled = True
 
     def on_return(self, reason: str, exchange: str, returned: Delivery) -> None:
-        """Mark a message that came back. The broker sends it before its confirm, without its
-        number; of two that are alike, both find no queue."""
+        """Mark a returned message. The broker sends basic.return before the confirm, without a
+        delivery tag; if two messages are equal, neither is routable.
+        """
         for confirm in self._awaited.values():
             message = confirm.message
             if (
@@ -69,7 +70,7 @@ class Confirms:
                 return
 
     def end(self, refused: tuple[int, str] | None) -> None:
-        """Settle all: the channel is closed, over what was published or something else."""
+        """Settle all messages: the channel is closed, over one of them or over something else."""
         for confirm in self._awaited.values():
             confirm.refused = refused
             confirm.unknown = refused is None

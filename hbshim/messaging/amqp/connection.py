@@ -1,11 +1,11 @@
-"""What the messaging driver needs of an AMQP 0-9-1 client library: one connection.
+"""The interface of one AMQP 0-9-1 connection, as the messaging driver uses it.
 
-:class:`hbshim.messaging.amqp.session.Session` is one, over kombu or pika, and nothing above it
-knows which of the two is at work.
+:class:`hbshim.messaging.amqp.session.Session` implements it over kombu and pika. Nothing above it
+knows which library is used.
 
-One thread (or green thread) at a time calls :meth:`Connection.drain` and whatever asks the
-broker for an answer; `publish`, `acknowledge`, `requeue`, `wake` and `close` may come from
-any other meanwhile. No method logs, and none raises an error of the library's: they are of
+One thread (or green thread) at a time calls :meth:`Connection.drain` and the synchronous methods;
+other threads may call `publish`, `acknowledge`, `requeue`, `wake` and `close` at the same time. No
+method logs, and none raises an error of the client library: all errors are of
 :mod:`hbshim.errors`.
 """
 
@@ -27,13 +27,14 @@ CLOSE_TIMEOUT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue to be declared, of a kind that RabbitMQ 4.3 accepts.
+    """A queue to declare, of a type that RabbitMQ 4.3 accepts.
 
     Attributes:
-        exclusive: seen and used by its connection alone, and gone with it.
+        exclusive: used by its connection alone, and deleted with it.
         expires: seconds without a consumer after which the broker deletes it; None: never.
-        quorum: replicated; else a classic queue. Both are durable unless exclusive.
-        arguments: further ones, as RabbitMQ names them.
+        quorum: a replicated quorum queue; otherwise a classic queue. Both are durable unless
+            exclusive.
+        arguments: further arguments, as RabbitMQ names them.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Queue:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def declaration(self) -> dict[str, Any]:
-        """The optional arguments of queue.declare."""
+        """Return the optional arguments of queue.declare."""
         arguments = dict(self.arguments)
         if self.expires is not None:
             arguments["x-expires"] = max(1, int(self.expires * 1000))
@@ -62,33 +63,33 @@ METHOD_TIMEOUT = 10.0
 
 
 def answer_by(deadline: float | None) -> float:
-    """Until when the broker may answer a synchronous method: `deadline`, if that is sooner."""
+    """Return the deadline of a synchronous method, at most :data:`METHOD_TIMEOUT` from now."""
     limit = time.monotonic() + METHOD_TIMEOUT
     return limit if deadline is None else min(limit, deadline)
 
 
 def ignore_channel_closed(_code: int, _text: str) -> None:
-    """The first value of :attr:`Connection.on_channel_closed`."""
+    """The default of :attr:`Connection.on_channel_closed`."""
 
 
 class Connection(Protocol):
-    """One AMQP connection, kept alive by hbshim's heartbeats from the moment it is open.
+    """One AMQP connection, kept alive by hbshim's heartbeats from its opening.
 
-    Every method raises :class:`hbshim.errors.ConnectionLostError` once it is lost.
+    Every method raises :class:`hbshim.errors.ConnectionLostError` once the connection is lost.
 
     Attributes:
-        name: of host and port, for people; without credentials.
-        is_open: as far as this side knows without asking.
-        blocked: the broker said that it accepts no messages for now (connection.blocked).
-        on_channel_closed: called with code and text when the broker closes the channel of a
-            message that was sent without a confirm; the message was not delivered.
-            May be called from any thread that uses the connection, which must not wait for it.
+        name: host and port, for messages; without credentials.
+        is_open: as far as this side knows; the broker is not asked.
+        blocked: the broker accepts no messages for now (connection.blocked).
+        on_channel_closed: called with code and text when the broker closes the channel over a
+            message published without a confirm; the message was not delivered. Any thread that
+            uses the connection may call it; it must not wait for the connection.
 
-    Synchronous methods, to which the broker sends an answer, take a `deadline`: of
-    ``time.monotonic()``; None, or one further away: :data:`METHOD_TIMEOUT` from now. After that
-    the connection is lost, so one that several callers share gets no caller's own deadline;
-    :class:`hbshim.errors.BrokerBlockedError` is raised if it was blocked, of which RabbitMQ
-    reads nothing, not even methods.
+    Synchronous methods take a `deadline` of ``time.monotonic()``; None means
+    :data:`METHOD_TIMEOUT` from now, which is also the maximum. The connection is lost when the
+    broker has not answered by then, so a connection that several callers share gets no caller's
+    own deadline. If it was blocked, :class:`hbshim.errors.BrokerBlockedError` is raised, because
+    RabbitMQ reads nothing from a blocked connection.
     """
 
     on_channel_closed: OnChannelClosed
@@ -101,27 +102,32 @@ class Connection(Protocol):
     def blocked(self) -> bool: ...
 
     def publish(self, message: Message, timeout: float | None = None) -> None:
-        """Write `message` and return; whether it arrives anywhere is not asked.
+        """Write `message` and return, without a publisher confirm.
 
-        An error means that the broker did not get it whole, and so takes it for nothing.
+        An error means that the broker has not received the whole message, and ignores it.
 
         Parameters:
-            timeout: seconds that it may take while the broker reads nothing.
+            message: the message.
+            timeout: seconds to wait while the broker reads nothing.
 
         Raises:
-            BrokerBlockedError: the broker accepts no messages, or none within `timeout`.
+            BrokerBlockedError: the broker accepts no messages, or did not within `timeout`.
         """
         ...
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
-        """Publish with `mandatory`, and return when the broker has taken responsibility.
+        """Publish with `mandatory`, and return when the broker has confirmed the message.
+
+        Parameters:
+            message: the message.
+            timeout: seconds for everything.
 
         Raises:
-            RejectedError: the broker said basic.nack.
-            UnroutableError: no queue would get it (basic.return).
-            BrokerBlockedError: as above.
-            UnconfirmedError: the connection ended before the confirm; it may have been stored.
-            ConfirmTimeoutError: no confirm within `timeout`; it may have been stored.
+            RejectedError: basic.nack.
+            UnroutableError: no queue accepts it (basic.return).
+            BrokerBlockedError: as for :meth:`publish`.
+            UnconfirmedError: the connection ended before the confirm; it may be stored.
+            ConfirmTimeoutError: no confirm within `timeout`; it may be stored.
         """
         ...
 
@@ -129,7 +135,7 @@ class Connection(Protocol):
         """Declare a durable exchange.
 
         Raises:
-            TopologyError: there is one of that name and another type.
+            TopologyError: it exists with another type.
         """
         ...
 
@@ -137,19 +143,18 @@ class Connection(Protocol):
         """Declare `queue`.
 
         Raises:
-            TopologyError: there is one of that name and other properties, or it is
-                exclusive to another connection.
+            TopologyError: it exists with other properties, or is exclusive to another connection.
         """
         ...
 
     def queue_exists(self, name: str, deadline: float | None = None) -> bool:
-        """Check for a queue (queue.declare, passive)."""
+        """Return whether a queue exists (queue.declare, passive)."""
         ...
 
     def bind(
         self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
     ) -> None:
-        """Have messages to `exchange` with `routing_key` put into `queue`.
+        """Bind a queue to an exchange.
 
         Raises:
             TopologyError: one of the two does not exist.
@@ -164,10 +169,10 @@ class Connection(Protocol):
         if_empty: bool = False,
         deadline: float | None = None,
     ) -> int:
-        """Delete a queue; deleting one that does not exist is no error.
+        """Delete a queue; no error if it does not exist.
 
         Returns:
-            How many messages went with it.
+            The number of messages that were in it.
 
         Raises:
             TopologyError: it is in use, or not empty.
@@ -175,7 +180,7 @@ class Connection(Protocol):
         ...
 
     def set_prefetch(self, count: int, deadline: float | None = None) -> None:
-        """Unacknowledged messages that each consumer started from now on may hold; 0: any."""
+        """Set the prefetch of each consumer that is started from now on; 0: unlimited."""
         ...
 
     def consume(
@@ -188,26 +193,30 @@ class Connection(Protocol):
         on_cancelled: OnCancelled | None = None,
         deadline: float | None = None,
     ) -> str:
-        """Have `on_delivery` called, from within :meth:`drain`, with what arrives in `queue`.
+        """Start a consumer; :meth:`drain` calls `on_delivery` with what arrives.
 
         Parameters:
-            acknowledged: each delivery is to be acknowledged; else it is as it is sent.
-            priority: RabbitMQ's consumer priority (`x-priority`).
-            on_cancelled: called from :meth:`drain` when the broker ends the consumer: with
-                None if it ends this one alone, as it does when the queue is deleted
-                (RabbitMQ's consumer cancel notification); with the broker's reason if it
-                closes the channel. Then all earlier deliveries are requeued.
+            queue: the name of the queue.
+            on_delivery: called with each delivery.
+            acknowledged: each delivery is to be acknowledged; otherwise the broker takes it as
+                acknowledged when it is sent.
+            priority: the consumer priority (`x-priority`).
+            on_cancelled: called from :meth:`drain` when the broker ends the consumer: with None if
+                it ends this consumer alone, for example because the queue was deleted (consumer
+                cancel notification); with the broker's reason if it closes the channel. Then all
+                earlier deliveries are requeued.
+            deadline: see the class.
 
         Returns:
-            The consumer's tag, for :meth:`cancel`.
+            The consumer tag, for :meth:`cancel`.
 
         Raises:
-            TopologyError: there is no such queue, or it is another's.
+            TopologyError: the queue does not exist, or is exclusive to another connection.
         """
         ...
 
     def cancel(self, consumer_tag: str, deadline: float | None = None) -> None:
-        """Stop a consumer; what was delivered to it stays to be acknowledged."""
+        """Stop a consumer; its deliveries still have to be acknowledged."""
         ...
 
     def start_consumer(
@@ -217,9 +226,9 @@ class Connection(Protocol):
         *,
         on_cancelled: OnCancelled,
     ) -> str:
-        """Consume as :meth:`consume` does, from any thread and without the broker's answer.
+        """Start a consumer from any thread, without waiting for the broker's answer.
 
-        Where the queue does not exist, the broker closes the channel: look it up before, over
+        If the queue does not exist, the broker closes the channel: check that it exists first, over
         another connection.
         """
         ...
@@ -229,15 +238,16 @@ class Connection(Protocol):
         consumer_tag: str,
         on_stopped: Callable[[], None] | None = None,
     ) -> None:
-        """Cancel from any thread, without the broker's answer; what comes until then, comes.
+        """Stop a consumer from any thread, without waiting for the broker's answer.
 
         Parameters:
-            on_stopped: called from :meth:`drain` when nothing comes any more.
+            consumer_tag: of the consumer.
+            on_stopped: called from :meth:`drain` after the last delivery.
         """
         ...
 
     def acknowledge(self, tag: int) -> bool:
-        """Tell the broker that a delivery is done with (basic.ack), without waiting.
+        """Send basic.ack for a delivery, without waiting.
 
         Returns:
             False if the broker has closed the delivery's channel, and so has requeued it.
@@ -245,26 +255,26 @@ class Connection(Protocol):
         ...
 
     def requeue(self, tag: int) -> bool:
-        """Give a delivery back to its queue (basic.nack with requeue); returns as above."""
+        """Requeue a delivery (basic.nack with requeue); returns as :meth:`acknowledge` does."""
         ...
 
     def drain(self, timeout: float) -> None:
-        """Take in what the broker sends: call the consumers' functions.
+        """Receive what the broker sends: call the functions of the consumers.
 
         Returns after the first batch of deliveries, when :meth:`wake` is called, or after
-        `timeout` seconds; 0: takes what is there.
+        `timeout` seconds; 0: receive only what has arrived.
         """
         ...
 
     def wake(self) -> None:
-        """Have the :meth:`drain` that runs, or else the next one, return at once."""
+        """End the current :meth:`drain`, or else the next one."""
         ...
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close; never raises.
+        """Close the connection; never raises.
 
         Parameters:
-            timeout: seconds to wait for the broker's answer; it shows that what was written
+            timeout: seconds to wait for the broker's answer, which shows that everything written
                 before has arrived.
         """
         ...

@@ -1,4 +1,4 @@
-"""Opens connections: to the first host that lets us in, again and again until it is too late."""
+"""Opens connections: tries the hosts in turn until one accepts or the deadline has passed."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from hbshim.messaging.hosts import Host
 
 LOG = logging.getLogger("hbshim.messaging")
 
-#: Opens one connection to one host by a time of ``time.monotonic()``; the library's own part.
+#: Opens one connection to one host before a deadline of ``time.monotonic()``.
 Open: TypeAlias = Callable[[Host, AmqpOptions, float], Connection]
 
 
-#: Seconds for one of several hosts in the first round; twice that in each further one.
+#: Seconds for one of several hosts in the first round; doubled in each further round.
 FIRST_LIMIT = 3.0
 
 
 class Connector:
-    """Knows the hosts, and where it got in last.
+    """Opens connections, first to the host that accepted the last one.
 
     Parameters:
-        hosts: in the order in which they are to be tried.
+        hosts: in the order in which they are tried.
         open_one: opens one connection with the client library.
 
     Attributes:
-        refused: why none of the hosts let us in the last time that none did.
-        limits: what the brokers accept.
+        refused: the error of the last attempt at which no host accepted.
+        limits: the limits of the brokers.
     """
 
     def __init__(self, hosts: Sequence[Host], options: AmqpOptions, open_one: Open) -> None:
@@ -52,10 +52,10 @@ class Connector:
 
         Parameters:
             deadline: of ``time.monotonic()``, for everything.
-            attempts: rounds over all hosts; None: as many as the time allows.
+            attempts: rounds over all hosts; None: as many as the deadline allows.
 
         Raises:
-            ConnectError: no host let us in; `final` where another try is no use.
+            ConnectError: no host accepted; `final` if retrying is useless.
         """
         delay = self._options.connection_retry_delay
         for attempt in retrying(attempts, delay, deadline, retry_on=may_connect_yet):
@@ -71,8 +71,8 @@ class Connector:
             index = (self._first + offset) % count
             host = self._hosts[index]
             now = time.monotonic()
-            # Each host gets an equal share of what is left, so that none uses up all of it; and
-            # at first no more than it takes to reach a distant one that is there.
+            # Each host gets an equal share of the remaining time, so that none uses up all of it;
+            # in the first round no more than a distant broker needs to answer.
             share = max(0.0, deadline - now) / (count - offset)
             until = now + (share if count == 1 else min(share, FIRST_LIMIT * 2**self._failures))
             try:
@@ -99,5 +99,5 @@ def _channel_closed(name: str, code: int, text: str) -> None:
 
 
 def may_connect_yet(error: BaseException) -> bool:
-    """Whether another try to connect may help."""
+    """Return whether another attempt to connect may succeed."""
     return isinstance(error, ConnectError) and not error.final

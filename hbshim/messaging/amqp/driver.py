@@ -1,4 +1,4 @@
-"""The driver over AMQP 0-9-1, whichever client library opens its connections."""
+"""The driver over AMQP 0-9-1, for any client library."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
 
-#: Seconds for deleting the queue of a request that was not stored; else it expires.
+#: Seconds for deleting the queue of a request that was not stored; otherwise it expires.
 DELETE_WITHIN = 0.3
 
 
 class AmqpDriver:
-    """See :class:`hbshim.messaging.storing.StoringDriver`. Opens nothing before it is needed.
+    """See :class:`hbshim.messaging.storing.StoringDriver`. It connects at its first use.
 
     Parameters:
-        hosts: in the order in which they are to be tried.
+        hosts: in the order in which they are tried.
         options: see :class:`AmqpOptions`.
         open_one: opens one connection with the client library.
     """
@@ -53,7 +53,7 @@ class AmqpDriver:
         self._connector = Connector(hosts, options, open_one)
         self._sender = Sender(self._connector, options)
         self._caller = Caller(self._connector, self._sender, self._topology)
-        # By process id: the first two threads of a child agree here on one.
+        # By process id: the first two threads of a child agree here on one caller.
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
         self._closed = False
@@ -64,7 +64,7 @@ class AmqpDriver:
         payload: Payload,
         timeout: float,
         *,
-        silence: float | None = None,
+        call_monitor_timeout: float | None = None,
         on_reply: OnReply | None = None,
         mandatory: bool = False,
         attempts: int | None = None,
@@ -73,14 +73,14 @@ class AmqpDriver:
             target,
             payload,
             timeout,
-            silence=silence,
+            call_monitor_timeout=call_monitor_timeout,
             on_reply=on_reply,
             mandatory=mandatory,
             attempts=attempts,
         )
 
     def _caller_here(self) -> Caller:
-        """The caller of this process; hosts that fork in C give no sign but another id."""
+        """Return the caller of this process, found by its id: a fork in C runs no callback."""
         caller = self._caller
         pid = os.getpid()
         if caller.pid != pid:
@@ -155,7 +155,7 @@ class AmqpDriver:
         try:
             self._sender.send_confirmed(message, None, deadline, attempts)
         except ConfirmTimeoutError:
-            # It may have been stored, and its result may come: the queue expires.
+            # It may be stored, and a result may arrive: the queue expires.
             raise
         except BaseException:
             self._delete_soon(queue.name)
@@ -208,11 +208,12 @@ class AmqpDriver:
         shared = topology.rpc(target.to(server=None, fanout=False), expires)
         sources = [
             Source(lambda: shared),
-            # A new name for each connection: the broker may not know yet that the old one ended.
+            # A new name for each connection: the broker may not have noticed that the old one
+            # ended.
             Source(lambda: topology.fanout(target, uuid.uuid4().hex), kept=False),
         ]
         if target.server is not None:
-            # It is of no use without its server: it expires, even if that of the topic does not.
+            # Useless without its server: it expires, even if the queue of the topic does not.
             own = topology.rpc(target, DEFAULT if expires == NEVER else expires)
             sources.insert(1, Source(lambda: own))
         count = _count(prefetch, self.options.rpc_prefetch_count)
@@ -272,7 +273,7 @@ class AmqpDriver:
         )
 
     def statistics(self) -> PoolStatistics:
-        """Of the connections that send."""
+        """Return the statistics of the pool of publishing connections."""
         return self._sender.pool.statistics()
 
     def close(self) -> None:
@@ -289,11 +290,11 @@ def _same(subscription: Subscription) -> Subscription:
 
 
 def _closed() -> ConnectionLostError:
-    return ConnectionLostError("the driver is closed; make a new one")
+    return ConnectionLostError("the driver is closed; create a new one")
 
 
 def _count(prefetch: int | Default, option: int) -> int:
-    """Return the number of unacknowledged messages that a listener may hold."""
+    """Return the prefetch of a listener."""
     count = option if prefetch is DEFAULT else prefetch
     if not isinstance(count, int):
         raise OptionError(

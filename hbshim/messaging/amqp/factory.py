@@ -28,7 +28,7 @@ class AmqpFactory:
     """See :class:`hbshim.messaging.registry.DriverFactory`.
 
     Parameters:
-        library: the client library, which is the name of its extra, too.
+        library: the client library, whose name is also that of its extra.
     """
 
     library: str
@@ -40,11 +40,11 @@ class AmqpFactory:
     def open(self, hosts: Sequence[Host], options: AmqpOptions) -> AmqpDriver:
         """Return a driver for `hosts`.
 
-        The hosts are tried in a random order, unless the option `hosts_shuffle` is off. With more
-        than one, queues are replicated, or a warning is logged.
+        The hosts are tried in a random order, unless the option `hosts_shuffle` is off. With
+        several hosts, queues are replicated, or a warning is logged.
         """
         with needs(("tenacity", "amqp", "kombu", "pika"), self.library):
-            # First: what is imported below names the extras of all libraries that need it.
+            # First, because the imports below name the extras of all libraries.
             importlib.import_module("tenacity")
             from hbshim.messaging.amqp.driver import AmqpDriver
 
@@ -63,7 +63,7 @@ PIKA = AmqpFactory("pika")
 
 
 def _replicated(options: AmqpOptions, hosts: int) -> AmqpOptions:
-    """Return the options for several hosts: with quorum queues, unless they are off."""
+    """Return the options for several hosts: with quorum queues, unless they are turned off."""
     if options.quorum_queues is None:
         return dataclasses.replace(options, quorum_queues=True)
     if not options.quorum_queues:

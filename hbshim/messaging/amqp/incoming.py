@@ -1,4 +1,4 @@
-"""Messages that a listener received: how they are settled, retried and answered."""
+"""Received messages: how they are acknowledged, retried and answered."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from hbshim.messaging.reporting import LOG
 from hbshim.messaging.waiting import NUMBER_SIGN
 from hbshim.protocol.messages import DIRECT_REPLY, PERSISTENT, Delivery, Message
 
-#: Seconds after which the client may have lost the connection that its reply goes to
-#: directly, without the broker's knowing it: from then on replies go to its own queue.
+#: Seconds after which the client may have lost the connection of its direct reply-to address
+#: without the broker noticing: from then on replies go to its own queue.
 DIRECT_WITHIN = 0.5
 
-#: Seconds that sending a reply may take where its caller gave no timeout.
+#: Seconds for sending a reply to a caller without a timeout.
 REPLY_LIMIT = 60.0
 
 
-#: Requeues of a message in a quorum queue after which a new copy takes its place. RabbitMQ 4
-#: drops a message silently after 20, unless it is configured otherwise.
+#: Requeues of a message in a quorum queue after which a fresh copy replaces it. By default,
+#: RabbitMQ 4 drops a message silently after 20.
 RENEW_AFTER = 5
 
 
@@ -43,11 +43,11 @@ class AmqpIncoming:
     Parameters:
         source: the queue that it came from.
         retries: stores copies of it.
-        later: :meth:`requeue` stores it for a later attempt, although it may have a time limit;
-            else it does so for messages without one, and the others return to their queue.
+        later: :meth:`requeue` stores it for a later attempt even if it has a time limit;
+            otherwise only messages without a time limit, and it requeues the others.
 
     Attributes:
-        attempts: how often it was tried before.
+        attempts: the number of earlier attempts.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class AmqpIncoming:
 
     @property
     def key(self) -> Key | None:
-        """Of the duplicate cache; None for a message without an id."""
+        """The key for the duplicate cache; None for a message without an id."""
         identity = self._delivery.message_id
         return (self.queue, identity, hash(self._delivery.body)) if identity else None
 
@@ -112,10 +112,10 @@ class AmqpIncoming:
 
     @property
     def may_be_copy(self) -> bool:
-        """Whether it may have been begun before, as this delivery or as another one.
+        """Whether it may have been started before, as this delivery or as another one.
 
-        A request that is stored with a confirm is stored twice if the confirm is lost; so is
-        one that was renewed if the acknowledgement of the earlier copy is lost.
+        If a confirm is lost, a request is stored twice. If the acknowledgement of a renewed request
+        is lost, its earlier copy is redelivered.
         """
         delivery = self._delivery
         return (
@@ -126,17 +126,17 @@ class AmqpIncoming:
 
     @property
     def expires(self) -> bool:
-        """Whether its sender gave it a time limit."""
+        """Whether its sender set a time limit."""
         return self._delivery.expiration is not None
 
     def expired(self) -> bool:
-        # The broker counts the time in the queue and throws away what has expired there; the
+        # The broker measures the time in the queue, and drops a message that expires there. The
         # clocks of two machines are not compared.
         limit = self._delivery.expiration
         return limit is not None and time.monotonic() - self._arrived > limit
 
     def begin(self, duplicates: DuplicateCache[AmqpIncoming], key: Key) -> None:
-        """Have the end of the work recorded: it has begun, and is not acknowledged yet."""
+        """Have the end of its processing recorded: it has started, and is not acknowledged yet."""
         self._duplicates, self._key = duplicates, key
 
     def acknowledge(self) -> bool:
@@ -144,12 +144,12 @@ class AmqpIncoming:
             return True
         later = self._duplicates.end(self._key) if self._duplicates and self._key else []
         self._settled = self._settle("acknowledge")
-        # The broker has taken back all but the latest delivery, unless there are copies.
+        # The broker has requeued all but the latest delivery, unless there are copies.
         for each in later:
             self._settled = each.acknowledge() or self._settled
         return self._settled
 
-    def give_back(self) -> None:
+    def return_to_queue(self) -> None:
         if self._settled:
             return
         later = self._duplicates.forget(self._key) if self._duplicates and self._key else []
@@ -164,7 +164,7 @@ class AmqpIncoming:
         *others, latest = self, *later
         self._settled = True
         for each in others:
-            # Of no effect, unless it is another copy.
+            # No effect, unless it is another copy.
             each._settled = True
             each._settle("requeue")
         latest._settled = True
@@ -173,7 +173,7 @@ class AmqpIncoming:
     def _retry(self) -> None:
         began = time.monotonic()
         if self._retries is None or not (self._later or not self.expires):
-            # Stored for later it would lose its time limit.
+            # Stored for later, it would lose its time limit.
             pause_before_requeue(began)
             self._settle("requeue")
             return
@@ -185,7 +185,7 @@ class AmqpIncoming:
                 "message %s cannot be stored for a later attempt (%s); it is %s",
                 self.message_id,
                 error,
-                "held here until it can be" if held else "requeued at once",
+                "held here and tried again" if held else "requeued at once",
             )
             if held:
                 self._retries.held.add(self._store_held)
@@ -207,7 +207,7 @@ class AmqpIncoming:
         self._settle("acknowledge")
 
     def _store_held(self) -> bool:
-        """Try again to store it for later; return whether it need not be held any more."""
+        """Try again to store it for a later attempt; return whether that is settled."""
         if self._retries is None or not self._delivery.connection.is_open:
             return True  # the broker redelivers it
         try:
@@ -220,7 +220,8 @@ class AmqpIncoming:
         return _count(self._delivery.headers.get(DELIVERY_COUNT_HEADER)) >= RENEW_AFTER
 
     def renew(self) -> bool:
-        """Replace it by a new copy if the broker might soon drop it; return whether it was.
+        """Replace it by a fresh copy if the broker might soon drop it; return whether it was
+        replaced.
 
         A quorum queue counts how often a message was requeued, and has a limit.
         """
@@ -235,7 +236,7 @@ class AmqpIncoming:
         return True
 
     def _settle(self, how: Literal["acknowledge", "requeue"]) -> bool:
-        """Write basic.ack or basic.nack; return whether the broker can still get it."""
+        """Write basic.ack or basic.nack; return whether it can still reach the broker."""
         delivery = self._delivery
         connection = delivery.connection
         try:
@@ -284,7 +285,7 @@ class AmqpIncoming:
             type=kind,
         )
         if not address.startswith(DIRECT_REPLY):
-            # A queue that the client has declared: what it stores lasts as long as the request.
+            # The client declared this queue: its contents last as long as the request.
             message.message_id = uuid.uuid4().hex
             message.delivery_mode = PERSISTENT
             self._sender.send_confirmed(message, None, deadline, None)
@@ -299,7 +300,7 @@ class AmqpIncoming:
             self._sender.direct_replies.sent(message, client, self._topology, deadline)
 
     def _send_to_own_queue(self, message: Message, own: Subscription, deadline: float) -> bool:
-        """Whether the client's own queue has taken a reply."""
+        """Send a reply to the client's own queue; return whether the broker has stored it."""
         message.exchange, message.routing_key = own.exchange, own.routing_key
         if message.type == "alive":
             self._sender.send(message, deadline, None, resend=True)

@@ -1,6 +1,6 @@
 """What differs between client libraries: channel 0 of a connection, and field tables.
 
-All else is the same over each of them: the socket (:mod:`hbshim.adapters.transport`), who waits
+Everything else is the same: the socket (:mod:`hbshim.adapters.transport`), the threads that wait
 for it (:mod:`hbshim.messaging.amqp.stream`), and the channels
 (:mod:`hbshim.messaging.amqp.session`).
 """
@@ -19,13 +19,13 @@ from hbshim.protocol.frames import Frame
 class Library(Protocol):
     """A client library's part of one connection.
 
-    One thread at a time is in here. What it has to say, it sends with the function that it was
-    made with. It may raise anything: then the connection is lost.
+    One thread at a time calls it. It sends frames with the function that it was made with. It may
+    raise any error: then the connection is lost.
 
     Attributes:
-        blocked: the broker said that it accepts no messages for now (connection.blocked).
-        closed_by: why the broker closed the connection: code and text; None where it did not.
-        ended: the connection is closed, by whichever side.
+        blocked: the broker accepts no messages for now (connection.blocked).
+        closed_by: code and text with which the broker closed the connection; None if it did not.
+        ended: the connection is closed, by either side.
     """
 
     blocked: bool
@@ -34,17 +34,17 @@ class Library(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the handshake is done, and no side has asked to close."""
+        """Whether the handshake is done, and neither side has asked to close."""
         ...
 
     @property
     def frame_max(self) -> int:
-        """Bytes of a frame at most, as negotiated."""
+        """The largest frame, in bytes, as negotiated."""
         ...
 
     @property
     def heartbeat_timeout(self) -> float:
-        """T, in seconds, as negotiated; 0: none."""
+        """The heartbeat timeout T in seconds, as negotiated; 0: no heartbeats."""
         ...
 
     def begin(self) -> None:
@@ -52,15 +52,15 @@ class Library(Protocol):
         ...
 
     def feed(self, frame: Frame) -> None:
-        """Take a frame of channel 0."""
+        """Handle a frame of channel 0."""
         ...
 
     def begin_close(self) -> None:
-        """Ask the broker to close the connection."""
+        """Send connection.close."""
         ...
 
     def encode_table(self, values: Mapping[str, Any], /) -> bytes:
-        """Encode a field table, length included.
+        """Encode a field table, with its length.
 
         Raises:
             ValueError: AMQP has no type for a value, or a key is too long.
@@ -68,12 +68,12 @@ class Library(Protocol):
         ...
 
     def decode_table(self, data: bytes, /) -> dict[str, Any]:
-        """Decode a field table, length included."""
+        """Decode a field table, with its length."""
         ...
 
 
-#: Makes a library's part of a connection, given the host, the options, how its heartbeats are made
-#: (None: there are none), and what sends whole frames.
+#: Makes a library's part of a connection from the host, the options, the options of its heartbeats
+#: (None: no heartbeats), and the function that sends whole frames.
 MakeLibrary: TypeAlias = Callable[
     [Host, AmqpOptions, Options | None, Callable[[bytes], None]],
     Library,

@@ -1,8 +1,9 @@
-"""What the broker accepts, as far as it has said so.
+"""The largest message that the broker accepts, as far as it is known.
 
-AMQP 0-9-1 does not announce RabbitMQ's `max_message_size`. A message above it is answered by
-closing its channel, with all consumers on it. So a message that no broker is known to accept
-is sent where a closed channel harms no other caller, and the limit is taken from the refusal.
+AMQP 0-9-1 does not announce RabbitMQ's `max_message_size`. The broker closes the channel over a
+larger message, and so ends all consumers on it. A message of a size that is not known to be
+accepted is therefore sent on a connection where a closed channel affects no other caller. The
+limit is read from the broker's error.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _TOO_LARGE = re.compile(r"larger than (?:configured )?max size '?(\d+)")
 
 
 class Limits:
-    """The limits of the brokers of one driver, and the exchanges that may not be written to."""
+    """The limits of the brokers of one driver, and the exchanges without write access."""
 
     def __init__(self) -> None:
         self._accepted = ACCEPTED
@@ -28,7 +29,7 @@ class Limits:
         self._refused: set[str] = set()
 
     def check(self, size: int) -> None:
-        """Refuse a body that the broker is known to refuse.
+        """Raise an error for a body that the broker is known to refuse.
 
         Parameters:
             size: bytes.
@@ -43,17 +44,17 @@ class Limits:
             )
 
     def known(self, size: int, exchange: str) -> bool:
-        """Whether a message is known not to make the broker close its channel."""
+        """Return whether a message is known not to make the broker close its channel."""
         return size <= self._accepted and exchange not in self._refused
 
     def accepted(self, size: int, exchange: str) -> None:
-        """The broker has confirmed such a message."""
+        """Record that the broker has confirmed such a message."""
         if size > self._accepted:
             self._accepted = size
         self._refused.discard(exchange)
 
     def refused(self, code: int | None, text: str, exchanges: set[str]) -> None:
-        """The broker has closed a channel.
+        """Record that the broker has closed a channel.
 
         Parameters:
             code, text: its reason.

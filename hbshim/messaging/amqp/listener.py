@@ -1,10 +1,10 @@
-"""Receives messages over a connection that does nothing else.
+"""Receives messages over a connection that only consumes.
 
-A poll that finds the connection lost opens a new one, with pauses that grow until messages arrive
-again or the connection has lasted. Polling itself is in :mod:`hbshim.messaging.polling`.
+A poll that finds the connection lost opens a new one. Pauses between attempts grow until messages
+arrive again or the connection has lasted. Polling itself is in :mod:`hbshim.messaging.polling`.
 
-Each queue has its consumer. A queue that the broker refuses is tried again apart, and the
-consumers of the others go on meanwhile.
+Each queue has its own consumer. If the broker refuses a queue, the listener retries that queue,
+and the consumers of the others are not affected.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from hbshim.protocol.reply_codes import NOT_FOUND, RESOURCE_LOCKED
 #: Seconds for one attempt to connect.
 CONNECT_LIMIT = 10.0
 
-#: Seconds of the first pause between two attempts to connect or to consume, at least, and of
-#: the longest: a broker that is back is found within these.
+#: The shortest bound of the first pause between two attempts to connect or to consume, and the
+#: longest pause, in seconds.
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 
-#: Seconds after which a connection counts as healthy, though nothing was delivered over it.
+#: Seconds after which a connection counts as healthy, even if it has delivered nothing.
 HEALTHY_AFTER = 10.0
 
-#: Codes with which the broker refuses a queue that may be there for us later: its node is down,
-#: or the connection that owns it has ended and the broker does not know yet.
+#: Reply codes with which the broker refuses a queue that may be available later: its node is down,
+#: or the connection that owns it has ended and the broker has not noticed yet.
 PASSING = (NOT_FOUND, RESOURCE_LOCKED)
 
-#: How the broker refuses a queue whose lifetime is another one.
+#: The broker's text when a queue exists with another lifetime.
 _LIFETIME = re.compile(
     r"inequivalent arg 'x-expires' .* current is (none|(the value )?'(?P<milliseconds>\d+)')"
 )
@@ -60,11 +60,11 @@ class Source:
     """A queue to listen to.
 
     Attributes:
-        subscription: called for each connection; what it returns may have a new name each time.
-        kept: the queue outlives the listener, so what is given back to it is not lost. One
-            that is not kept does not prevent service: a listener works without it.
+        subscription: called for each connection; it may return a new name each time.
+        kept: the queue exists longer than the listener, so requeued messages are not lost. A
+            queue that is not kept is optional: a listener works without it.
         priority: of the notifications in it.
-        later: what is requeued from it is stored for a later attempt, time limit or not.
+        later: a requeued message is stored for a later attempt, even if it has a time limit.
     """
 
     subscription: Callable[[], Subscription]
@@ -74,12 +74,12 @@ class Source:
 
 
 class _Consumer:
-    """A source, and what the listener knows of it.
+    """A source, and its consumer.
 
     Attributes:
         tag: of the consumer at the broker; None while there is none.
-        subscription: that it consumes from, or tries to.
-        refused: why the broker did not let it consume the last time.
+        subscription: the queue that it consumes from, or tries to.
+        refused: the error with which the broker refused the last attempt.
     """
 
     def __init__(self, source: Source, backoff: Backoff) -> None:
@@ -91,7 +91,7 @@ class _Consumer:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it was refused for a reason that does not pass by itself."""
+        """Whether it was refused for a reason that does not go away by itself."""
         error = self.refused
         return error is not None and not (
             isinstance(error, TopologyError) and error.code in PASSING
@@ -102,14 +102,14 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
     """See :class:`hbshim.messaging.base.Listener`.
 
     Parameters:
-        sources: what to listen to.
-        prefetch: unacknowledged messages that each consumer may hold.
-        acknowledge_first: acknowledge each message as it is handed out, and so before the work
-            on it begins: it is run once, or not at all. Else it is acknowledged at its end.
-        retry_delay: seconds, the bound of the first pause before a new attempt to connect.
+        sources: the queues to listen to.
+        prefetch: the most unacknowledged messages of each consumer.
+        acknowledge_first: acknowledge each message when it is handed out, before it is processed:
+            it is processed at most once. Otherwise it is acknowledged after its processing.
+        retry_delay: bound of the first pause before another attempt to connect, in seconds.
 
     Attributes:
-        reconnects: connections opened after the first one.
+        reconnects: the number of connections opened after the first one.
 
     Raises:
         OptionError: there is no source.
@@ -141,7 +141,7 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
         self._consumers = [_Consumer(each, Backoff(delay, LONGEST_PAUSE)) for each in sources]
         self._connected_at = 0.0
         self._channel_closed = False
-        # All of the queues have their consumers.
+        # Every queue has its consumer.
         self._complete = False
 
     def _hold_left(self) -> float:
@@ -162,7 +162,7 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
                 raise error
 
     def _serves(self) -> bool:
-        """Whether every queue has its consumer; one that is not kept was tried at least."""
+        """Whether every queue has its consumer; an optional queue was at least tried."""
         return self._connection is not None and all(
             each.tag is not None or (each.refused is not None and not each.source.kept)
             for each in self._consumers
@@ -193,7 +193,7 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
         backoff = self._backoff
         pause = backoff.left()
         if pause > 0:
-            # What ends the listener ends the pause, too.
+            # Stopping the listener ends the pause, too.
             self._changed.wait(min(pause, left))
             return None
         if self._stopped:
@@ -205,7 +205,7 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
             if error.final:
                 backoff.fail()
                 raise
-            # Each of the first failures is reported, then none until it works again.
+            # The first failures are reported, then none until it works again.
             if backoff.grows:
                 self._errors.append(error)
             backoff.fail()
@@ -258,7 +258,7 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
             found = _LIFETIME.search(str(error))
             if found is None:
                 raise
-            # The queue was declared with another lifetime: it keeps that.
+            # The queue exists with another lifetime, which it keeps.
             arguments = dict(queue.arguments)
             if found["milliseconds"]:
                 arguments["x-expires"] = int(found["milliseconds"])
@@ -297,7 +297,7 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
             self._complete = False
             consumer.backoff.fail()
             if reason is not None:
-                # With the channel, all that was delivered over it has returned to its queues.
+                # With its channel closed, everything delivered over it was requeued.
                 self._inbox.drop_redelivered()
                 if not self._channel_closed:
                     # Once for all of its consumers.
@@ -319,11 +319,11 @@ class AmqpListener(PollingListener[AmqpIncoming, Connection]):
                 deadline = min(time.monotonic() + CLOSE_LIMIT, self._stop_by)
                 for tag in tags:
                     connection.cancel(tag, deadline)
-                # What had arrived before the broker agreed to it.
+                # Deliveries that arrived before the broker's answer.
                 connection.drain(0)
         except MessagingError as error:
             self._lose(error)
-        self._inbox.give_back(stopped=self._stopped)
+        self._inbox.return_to_queue(stopped=self._stopped)
 
     def _lose(self, error: Exception) -> None:
         """Report a lost connection; the next poll opens a new one, after a pause."""
@@ -349,7 +349,7 @@ def _channel_closed(reason: str) -> ConnectionLostError:
     remedy = ""
     if "timed out" in reason or "timeout" in reason:
         remedy = (
-            "; the work takes longer than RabbitMQ's consumer_timeout: raise that, or acknowledge "
-            "before the work. What is running is not begun again by this process"
+            "; processing took longer than RabbitMQ's consumer_timeout: raise it, or acknowledge "
+            "before processing. This process does not start again what it is processing"
         )
     return ConnectionLostError(f"the channel of the consumers was {reason}{remedy}")

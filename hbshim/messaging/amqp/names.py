@@ -1,10 +1,10 @@
-"""Names of exchanges and queues, and routing keys: made of parts, so that no two are equal.
+"""Names of exchanges and queues, and routing keys. Different parts never make equal names.
 
-Parts are joined by dots. What a part has of the characters that have a meaning here is
-percent-encoded in it; ordinary names have none of them and stay as they are.
+Parts are joined by dots. Characters with a special meaning are percent-encoded within a part;
+ordinary names have none of them and stay unchanged.
 
 - ``.`` joins parts.
-- ``*`` begins a part that is no name but says what the name is of.
+- ``*`` begins a part that is not a name but tells what kind of name follows.
 - ``~`` is followed by the hash of a name that is too long for AMQP.
 """
 
@@ -24,10 +24,10 @@ PORT, TLS_PORT = 5672, 5671
 #: byte.
 LONGEST = 255
 
-#: At the end of the name of the exchange for what goes to all servers of a topic.
+#: Suffix of the name of the exchange for messages to all servers of a topic.
 FANOUT = "_fanout"
 
-#: At the end of the name of a dead-letter queue.
+#: Suffix of the name of a dead-letter queue.
 DEAD = ".dead"
 
 _MEANINGFUL = re.compile(r"[%.*~\0]")
@@ -40,7 +40,8 @@ def part(text: str, reserved: tuple[str, ...] = ()) -> str:
     """Return `text` as a part of a name.
 
     Parameters:
-        reserved: parts that mean something else in this place.
+        text: the part.
+        reserved: parts that have another meaning in this position.
     """
     if text in reserved:
         return _encoded(text[:1]) + text[1:]
@@ -48,24 +49,24 @@ def part(text: str, reserved: tuple[str, ...] = ()) -> str:
 
 
 def joined(*parts: str) -> str:
-    """Return the name that consists of `parts`; with a hash where it is too long.
+    """Return the name that consists of `parts`; with a hash if it is too long.
 
     Raises:
-        OptionError: UTF-8 has no form for it.
+        OptionError: it cannot be encoded in UTF-8.
     """
     return _short(".".join(parts))
 
 
 def exchange(name: str) -> str:
-    """Return the name of an exchange that a user has named, which is the same if it can be.
+    """Return the name of an exchange that a user has named; unchanged if possible.
 
-    It never ends like that of an exchange for what goes to all servers of a topic.
+    It never ends like the name of an exchange for messages to all servers of a topic.
 
     Raises:
-        OptionError: UTF-8 has no form for it.
+        OptionError: it cannot be encoded in UTF-8.
     """
     if name.endswith(FANOUT[1:]):
-        # Also those that this makes of others.
+        # Also names that this function returns for other names.
         name = name.replace("%", "%25")
         if name.endswith(FANOUT):
             name = name[: -len(FANOUT)] + _encoded(FANOUT[0]) + FANOUT[1:]
@@ -73,10 +74,10 @@ def exchange(name: str) -> str:
 
 
 def fanout_exchange(name: str) -> str:
-    """Return the name of the exchange beside that of `name` for what goes to all servers.
+    """Return the name of the exchange beside `name` for messages to all servers.
 
     Raises:
-        OptionError: UTF-8 has no form for it.
+        OptionError: it cannot be encoded in UTF-8.
     """
     return _short(exchange(name) + FANOUT)
 

@@ -1,4 +1,4 @@
-"""Opens a connection to one host, over any client library, within a time."""
+"""Opens a connection to one host, over any client library, before a deadline."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ def open_session(
     """Open a connection to one host.
 
     Parameters:
-        deadline: of ``time.monotonic()``, for all of it.
+        make_library: makes the client library's part.
+        host: the broker.
+        options: those of the driver.
+        deadline: of ``time.monotonic()``, for everything.
 
     Raises:
-        ConnectError: it did not let us in; `final` for credentials and virtual hosts.
+        ConnectError: it did not accept; `final` for wrong credentials or virtual hosts.
         OptionError: a file that the options name for TLS cannot be used.
     """
     deadline = min(deadline, time.monotonic() + options.handshake_timeout)
@@ -59,7 +62,7 @@ def _shake_hands(stream: Stream, host: Host, options: AmqpOptions, deadline: flo
             raise login_refused(host.name, user, virtual_host, *closed_by) from None
         raise ConnectError(
             f"{host.name}: no AMQP connection ({error.__cause__ or error}); does a broker listen "
-            "there, and is it the port for TLS, or for none?"
+            "there, and is it the port with TLS, or without?"
         ) from None
     if not answered:
         raise ConnectError(
@@ -70,6 +73,6 @@ def _shake_hands(stream: Stream, host: Host, options: AmqpOptions, deadline: flo
 
 
 def connection_name(library: str) -> str:
-    """Return what the broker shows for a connection (client property `connection_name`)."""
+    """Return the name of a connection at the broker (client property `connection_name`)."""
     program = os.path.basename(sys.argv[0]) or "python"
     return f"{program}:{os.getpid()}:hbshim-{library}"

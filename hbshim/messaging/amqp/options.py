@@ -28,7 +28,7 @@ def _login_method(value: object) -> str:
 
 def _channels(value: object) -> int:
     number = whole(0, 65535)(value)
-    # One for what consumes, publishes and acknowledges, one for synchronous methods.
+    # One for consuming, publishing and acknowledging, one for synchronous methods.
     if number == 1:
         raise ValueError
     return number
@@ -36,7 +36,7 @@ def _channels(value: object) -> int:
 
 def _name(value: object) -> str:
     text = str(value)
-    # AMQP 0-9-1, exchange.declare: a name is a short string of these.
+    # AMQP 0-9-1, exchange.declare: a name is a short string of these characters.
     if not 0 < len(text.encode()) <= LONGEST or "\0" in text:
         raise ValueError
     return text
@@ -44,10 +44,10 @@ def _name(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class AmqpOptions(MessagingOptions):
-    """How the AMQP 0-9-1 drivers work. Immutable; build it with :meth:`load`.
+    """The options of the AMQP 0-9-1 drivers. Immutable; build it with :meth:`load`.
 
     Raises:
-        OptionError: a value is not acceptable, or two options contradict each other.
+        OptionError: a value is not valid, or two options contradict each other.
     """
 
     channel_max: int = driver_option(
@@ -122,7 +122,7 @@ class AmqpOptions(MessagingOptions):
         0.1,
         seconds,
         "seconds, 0 or more",
-        "Longest first pause between these tries; it grows likewise.",
+        "Longest first pause between these attempts; it grows in the same way.",
     )
     rpc_queue_expiration: float = driver_option(
         "rpc_queue_expiration",
@@ -151,14 +151,14 @@ class AmqpOptions(MessagingOptions):
         "openstack_rpc_reply",
         _name,
         "a name of 1 to 255 bytes",
-        "Exchange of replies, where RabbitMQ's direct reply-to does not serve.",
+        "Exchange of replies, for replies that cannot use RabbitMQ's direct reply-to.",
     )
     notification_persistence: bool = driver_option(
         "notification_persistence",
         False,
         boolean,
         "true | false",
-        "Have notifications written to disk, so that they survive a restart of the broker.",
+        "Publish notifications as persistent messages, which survive a restart of the broker.",
     )
     default_notification_exchange: str = driver_option(
         "default_notification_exchange",

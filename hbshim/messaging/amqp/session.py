@@ -1,9 +1,10 @@
-"""One AMQP 0-9-1 connection over any library: :class:`hbshim.messaging.amqp.connection.Connection`.
+"""One AMQP 0-9-1 connection: :class:`hbshim.messaging.amqp.connection.Connection`.
 
-Two channels, of fixed numbers. What the broker refuses it answers by closing the channel, and
-the consumers on it end. So synchronous methods about queues and exchanges, and confirms, have
-the control channel, and consumers and all else have the data channel. A channel that the broker
-closes is opened again in the same breath, under the lock: no thread ever finds it closed.
+It has two channels, with fixed numbers. The broker answers an invalid method by closing the
+channel, which ends the consumers on it. Synchronous methods about queues and exchanges, and
+messages with confirms, therefore use the control channel; consumers and everything else use the
+data channel. A channel that the broker closes is opened again at once, under the lock: no thread
+ever finds it closed.
 
 Longer than others: the protocol has as many methods.
 """
@@ -48,7 +49,7 @@ from hbshim.protocol.reply_codes import RESOURCE_LOCKED, is_missing, topology_re
 #: Numbers of the two channels.
 DATA, CONTROL = 1, 2
 
-#: How the tags of consumers begin: of those that acknowledge, and of those that do not.
+#: Prefixes of consumer tags: of consumers that acknowledge, and of those that do not.
 _ACK, _NO_ACK = "hbshim.", "hbshim-no-ack."
 
 _NEVER = float("inf")
@@ -59,8 +60,8 @@ class _Answer:
     """The broker's answer to one synchronous method.
 
     Attributes:
-        payload: of the answer; None before.
-        closed_by: code and text, where the broker closed the channel over the method.
+        payload: of the answer; None until it arrives.
+        closed_by: code and text if the broker closed the channel over the method.
         ignored: the broker closed the channel over something before it.
     """
 
@@ -82,10 +83,11 @@ class _Answer:
 
 
 class _Routes(dict[str, OnMessage]):
-    """What to call with the messages of each consumer.
+    """The functions to call with the messages of each consumer.
 
-    The broker may deliver behind its answer to basic.cancel: a message that it took off the
-    queue before. A consumer that acknowledges would hold it until the connection ends.
+    The broker may send a delivery after its answer to basic.cancel, if it had removed the message
+    from the queue before. It must be requeued, or it stays unacknowledged until the connection
+    ends.
     """
 
     def __init__(self, requeue: OnMessage) -> None:
@@ -110,14 +112,14 @@ class Session:
         self._library = library = stream.library
         self._encode_table = library.encode_table
         self._frame_max = library.frame_max
-        # For the next `drain`: what to call, with what.
+        # For the next `drain`: functions to call, with their arguments.
         self._arrived: deque[tuple[Callable[[Any], object], Any]] = deque()
-        # A consumer that was stopped is routed until the broker's answer.
+        # A stopped consumer keeps its route until the broker's answer.
         self._routes = _Routes(self._requeue_late)
         self._consumers: dict[str, OnCancelled | None] = {}
         self._prefetch: int | None = None
-        # The broker's tags begin anew with a new channel; those given out go on from here, so
-        # that a tag of a channel that is closed is known as such.
+        # The broker's delivery tags restart with a new channel; the tags given out do not, so that
+        # a tag of a closed channel is recognized.
         self._tag_base = self._last_tag = 0
         self._control_open = False
         self._confirms = Confirms()
@@ -171,10 +173,10 @@ class Session:
                 answer.payload = payload
                 answer.on_answer()
                 return
-        raise not_amqp(f"an answer that was not asked for: {payload[:20]!r}")
+        raise not_amqp(f"an unexpected answer: {payload[:20]!r}")
 
     def _on_cancel(self, consumer_tag: str) -> None:
-        """The broker ended a consumer, as it does when the queue is deleted."""
+        """Handle basic.cancel: the broker has ended a consumer, for example of a deleted queue."""
         self._routes.pop(consumer_tag, None)
         on_cancelled = self._consumers.pop(consumer_tag, None)
         if on_cancelled is not None:
@@ -197,7 +199,7 @@ class Session:
             self._on_data_closed(code, text, answers)
 
     def _on_data_closed(self, code: int, text: str, answers: list[_Answer]) -> None:
-        # A consumer that the broker has not looked at yet is asked for again, with its route.
+        # A consumer that the broker has not handled yet is started again, with its route.
         self._routes.clear()
         consumers, self._consumers = self._consumers, {}
         self._tag_base = self._last_tag
@@ -205,11 +207,11 @@ class Session:
         reason = f"closed by the broker: {text} ({code})"
         for answer in answers:
             if answer.method == methods.BASIC_CANCEL:
-                # Nothing comes any more.
+                # No further delivery arrives.
                 answer.on_answer()
         for on_cancelled in consumers.values():
             if on_cancelled is None:
-                # The application would not learn that nothing comes any more.
+                # The application would not learn that no further delivery arrives.
                 error = f"the channel of its consumers was {reason}"
                 self._stream.fail(ConnectionAbortedError(error))
             else:
@@ -249,9 +251,13 @@ class Session:
         """Call a synchronous method, and return the payload of the answer.
 
         Parameters:
-            doing: for errors.
+            doing: what the method does, for errors.
+            frame: the method.
+            deadline: of ``time.monotonic()``.
+            channel: the number of the channel.
+            consumer_tag: of the consumer that the method is about.
             on_send: called under the lock each time before the method is sent.
-            on_answer: called when the answer arrives, before anything behind it is read.
+            on_answer: called when the answer arrives, before anything after it is read.
         """
         stream = self._stream
         deadline = answer_by(deadline)
@@ -319,27 +325,27 @@ class Session:
         if not settled:
             raise ConfirmTimeoutError(
                 f"{self.name}: the broker did not confirm a message to {to} within {timeout:g} s; "
-                "it may have been stored, so send it again only where a second copy does no harm"
+                "it may have been stored, so send it again only if a duplicate does no harm"
             )
         if confirm.returned is not None:
             raise UnroutableError(
-                f"{self.name}: no queue would get a message to {to} ({confirm.returned}); "
+                f"{self.name}: no queue accepts a message to {to} ({confirm.returned}); "
                 "declare and bind one"
             )
         if confirm.rejected:
             raise RejectedError(
-                f"{self.name}: the broker refused a message to {to} (basic.nack), as it does "
-                "when a queue is full; try again later"
+                f"{self.name}: the broker refused a message to {to} (basic.nack), for "
+                "example because a queue is full; try again later"
             )
         if confirm.refused is not None:
-            raise topology_refused(f"take a message to {to}", *confirm.refused)
+            raise topology_refused(f"accept a message to {to}", *confirm.refused)
         if confirm.unknown:
             raise ConfirmTimeoutError(
                 f"{self.name}: the channel ended before a message to {to} was confirmed; it may "
-                "have been stored, so send it again only where a second copy does no harm"
+                "have been stored, so send it again only if a duplicate does no harm"
             )
 
-    # -- settling ------------------------------------------------------------
+    # -- acknowledging -------------------------------------------------------
 
     def acknowledge(self, tag: int) -> bool:
         return self._settle(acknowledgement, tag)
@@ -351,7 +357,7 @@ class Session:
         stream = self._stream
         stream.check()
         with stream.lock:
-            # What came on a channel that is closed has been requeued by the broker.
+            # Deliveries of a closed channel have been requeued by the broker.
             if tag <= self._tag_base:
                 return False
             stream.send(frame(DATA, tag - self._tag_base))
@@ -382,7 +388,7 @@ class Session:
         except TopologyError as error:
             if is_missing(error):
                 return False
-            # Another connection's own queue is there, too.
+            # A queue that is exclusive to another connection exists, too.
             if error.code != RESOURCE_LOCKED:
                 raise
         return True
@@ -432,7 +438,7 @@ class Session:
         deadline: float | None = None,
     ) -> str:
         if queue != DIRECT_REPLY:
-            # Looked up on the control channel: an error would end the other consumers.
+            # Checked on the control channel: an error would end the other consumers.
             self._look_up(queue, deadline)
         tag = _new_consumer_tag(acknowledged)
         arguments = self._encode_table({"x-priority": priority} if priority else {})
@@ -442,8 +448,8 @@ class Session:
         route = self._route(on_delivery)
 
         def on_send() -> None:
-            # With the method, not before: the broker may close the channel in between, and a
-            # channel that is opened again has no routes.
+            # When the method is sent, not before: the broker may close the channel in between, and
+            # a channel that is opened again has no routes.
             self._routes[tag] = route
 
         def on_answer() -> None:
@@ -513,7 +519,7 @@ class Session:
         def on_answer() -> None:
             self._routes.pop(consumer_tag, None)
             if on_stopped is not None:
-                # Behind what was delivered before.
+                # After earlier deliveries.
                 self._arrived.append((lambda _: on_stopped(), None))
 
         self._stream.check()
@@ -545,7 +551,7 @@ class Session:
             try:
                 call, argument = arrived.popleft()
             except IndexError:
-                return  # another thread that drains was quicker
+                return  # another draining thread was faster
             call(argument)
 
     def wake(self) -> None:

@@ -1,13 +1,12 @@
-"""The stream of one connection: one thread waits for the broker, any thread sends.
+"""The byte stream of one connection: one thread waits for the broker, any thread sends.
 
-All state is touched under one lock, which no thread holds while it waits. The thread that waits
-for the socket to become readable does so for all: the others are notified when it has read.
+One lock protects all state; no thread holds it while it waits. The thread that waits for the
+socket to become readable does so for all threads, and notifies the others when it has read.
 
-An exception of a signal handler, or of a green library's timeout, may arrive behind any call.
-So what marks a thread as the reader is a token that is set inside the ``try`` whose ``finally``
-takes it back.
+A signal handler, or a timeout of a green library, may raise after any call. The mark of the
+reading thread is therefore a token that is set inside the ``try`` whose ``finally`` removes it.
 
-Longer than others: everything that touches one lock is read together.
+Longer than others: everything that uses one lock is in one place.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from hbshim.messaging.readiness import Readiness, wait_writable
 from hbshim.options import Options
 from hbshim.protocol.frames import HEARTBEAT, Frame, not_amqp
 
-#: Seconds between two checks whether the socket takes what waits to be sent.
+#: Seconds between two checks whether the socket is writable.
 _SLICE = 0.05
-#: Seconds of one wait at most, for those who wait without a limit.
+#: The longest single wait, in seconds, of a thread without a deadline.
 _LONGEST = 60.0
-#: Reads of one turn at most, before others get the lock.
+#: The most reads before other threads get the lock.
 _READS = 16
 
 _T = TypeVar("_T")
@@ -45,14 +44,14 @@ class Stream:
 
     Parameters:
         sock: see :class:`hbshim.adapters.transport.Transport`; closed at the end.
-        name: of host and port.
-        make_library: makes the client library's part, given what sends whole frames.
+        name: host and port.
+        make_library: makes the client library's part, given the function that sends whole frames.
 
     Attributes:
-        lock: of the program's own kind, and re-entrant: `on_frame` is called under it.
+        lock: of the program's concurrency model, and re-entrant: `on_frame` is called under it.
         ended: nothing more is read or written.
-        on_frame: called, under the lock, with the type, channel and payload of each frame that
-            is not of channel 0.
+        on_frame: called under the lock with the type, channel and payload of each frame of a
+            channel other than 0.
         on_end: called once, under the lock, when the stream has ended.
     """
 
@@ -66,9 +65,9 @@ class Stream:
         self.on_end: Callable[[], None] = _nothing
         self._closing = False
         self._why = "is closed"
-        # Taken locks; each is released when there is news for the thread that waits for it.
+        # Locked locks; each is released to wake up the thread that waits for it.
         self._listeners: set[Any] = set()
-        # What the thread that reads, or waits to write, has put there as its own.
+        # The tokens of the thread that reads, and of the one that waits to write.
         self._reading: object | None = None
         self._flushing: object | None = None
         self._pid = os.getpid()
@@ -89,7 +88,7 @@ class Stream:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is open, as far as this side knows without asking."""
+        """Whether it is open, as far as this side knows; the broker is not asked."""
         return (
             not self.ended
             and not self._closing
@@ -99,13 +98,13 @@ class Stream:
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker said that it accepts no messages for now."""
+        """Whether the broker accepts no messages for now."""
         return self.library.blocked and not self.ended
 
     def check(self) -> None:
-        """Raise ConnectionLostError unless the connection is open, and this process's."""
+        """Raise ConnectionLostError unless the connection is open and belongs to this process."""
         if _getpid() != self._pid:
-            # Before the lock is acquired: the thread that held it at the fork is not here.
+            # Before the lock: the thread that held it at the fork does not exist in this process.
             raise ConnectionLostError(
                 f"{self.name}: this connection was opened before a fork and belongs to the "
                 "parent process; open a new one in the child"
@@ -117,7 +116,7 @@ class Stream:
         return ConnectionLostError(f"{self.name}: the connection {self._why}; open a new one")
 
     def fail(self, error: BaseException) -> ConnectionLostError:
-        """End the connection over `error`; return what is to be raised."""
+        """End the connection because of `error`; return the error to raise."""
         with self.lock:
             if not self.ended:
                 if self.library.closed_by is not None:
@@ -137,14 +136,14 @@ class Stream:
         self._notify_listeners()
 
     def _interrupted(self) -> None:
-        """End a connection of which this side may not know what was said on it."""
+        """End a connection whose protocol state may be incomplete after an interrupt."""
         self.fail(ConnectionAbortedError("a call on it was interrupted"))
 
     def locked(self, work: Callable[[], _T]) -> _T:
-        """Call `work` under the lock; other errors of it than hbshim's end the connection.
+        """Call `work` under the lock; an error other than hbshim's ends the connection.
 
-        A function, because a context manager of Python's own could be interrupted between
-        acquiring the lock and the block that releases it.
+        A function, because an interrupt could come between acquiring the lock and the block of a
+        context manager written in Python.
         """
         self.check()
         with self.lock:
@@ -155,12 +154,12 @@ class Stream:
             except Exception as error:
                 raise self.fail(error) from error
             except BaseException:
-                # What was begun is perhaps not remembered.
+                # Its start may not be recorded.
                 self._interrupted()
                 raise
 
     def _abandon(self) -> None:
-        """In a forked child: let go of what is the parent's, without the lock and a word."""
+        """In a forked child: drop what is the parent's, without the lock, and send nothing."""
         self.ended = True
         self._readiness.drop()
         self._sock.close()
@@ -168,13 +167,13 @@ class Stream:
     # -- the handshake -------------------------------------------------------
 
     def shake_hands(self, deadline: float) -> bool:
-        """Have the connection opened; no other thread may touch it meanwhile.
+        """Do the handshake; no other thread may use the connection meanwhile.
 
         Returns:
-            False when the broker did not answer by `deadline`.
+            False if the broker did not answer by `deadline`.
 
         Raises:
-            ConnectionLostError: it closed the connection, or what it sent is not AMQP.
+            ConnectionLostError: it closed the connection, or does not speak AMQP.
         """
         self.locked(self.library.begin)
         while not self.library.is_open:
@@ -182,13 +181,13 @@ class Stream:
             if left <= 0 or not (self._transport.buffered or self._readiness.wait(left)):
                 return False
             with self.lock:
-                self._take_in()
+                self._read_available()
             if self.ended:
                 raise self._lost()
         return True
 
     def keep_alive(self, options: Options) -> None:
-        """Have heartbeats sent, as they were negotiated."""
+        """Start heartbeats, as they were negotiated."""
         myself = weakref.ref(self)
 
         def abandon() -> None:
@@ -202,18 +201,19 @@ class Stream:
     # -- reading -------------------------------------------------------------
 
     def receive(self, timeout: float, enough: Callable[[], object]) -> None:
-        """Take in what is there, or comes within `timeout`; or have another thread do so.
+        """Read what has arrived, or arrives within `timeout`; or wait for a thread that reads.
 
         Parameters:
-            enough: there is no need to wait. Asked under the lock: what another thread has
-                read since the caller checked would else be waited for.
+            timeout: seconds.
+            enough: returns whether waiting is unnecessary. Called under the lock, because another
+                thread may have read in the meantime.
         """
         self.check()
         self._receive(timeout, enough)
 
     def _receive(self, timeout: float, enough: Callable[[], object]) -> None:
         transport = self._transport
-        # Set inside the block: an exception of a signal handler may come right behind it.
+        # Set inside the block: a signal handler may raise directly after it.
         mine, news, readable = object(), None, False
         try:
             with self.lock:
@@ -234,7 +234,7 @@ class Stream:
                 try:
                     self._end_reading(readable)
                 finally:
-                    if self._reading is mine:  # interrupted before it began
+                    if self._reading is mine:  # interrupted before it started
                         self._reading = None
                         self._notify_listeners()
             elif news is not None:
@@ -245,12 +245,12 @@ class Stream:
             self._reading = None
             try:
                 if not self.ended and (readable or self._transport.unsent):
-                    self._take_in()
+                    self._read_available()
             finally:
                 self._notify_listeners()
 
     def _listen(self) -> Any:
-        """Return a lock that will be released when another thread has read; under the lock."""
+        """Return a lock that is released when another thread has read; called under the lock."""
         news = threading.Lock()
         news.acquire()
         self._listeners.add(news)
@@ -263,8 +263,8 @@ class Stream:
                 for news in listeners:
                     news.release()
 
-    def _take_in(self) -> None:
-        """Send what waits, and handle what is there to be read; under the lock."""
+    def _read_available(self) -> None:
+        """Send pending bytes, and handle what can be read; called under the lock."""
         transport = self._transport
         try:
             if transport.unsent:
@@ -280,10 +280,10 @@ class Stream:
                 if self.ended or not transport.more:
                     return
         except Exception as error:
-            # Whatever bytes of the peer's make the library stumble: its state is of no use.
+            # Bytes from the peer made the library fail: its state is unusable.
             raise self.fail(error) from error
         except BaseException:
-            # What was read, and not put aside yet, is gone.
+            # Bytes that were read, and not stored yet, are lost.
             self._interrupted()
             raise
 
@@ -294,7 +294,7 @@ class Stream:
             self.fail(ConnectionAbortedError("the broker closed it"))
 
     def wait_for(self, condition: Callable[[], object], deadline: float) -> bool:
-        """Read until `condition` is true; False when it is not at `deadline`."""
+        """Read until `condition` is true; return False if it is not by `deadline`."""
         while not condition():
             left = deadline - _monotonic()
             if left <= 0:
@@ -303,24 +303,25 @@ class Stream:
         return True
 
     def wake(self) -> None:
-        """Have the thread that waits check its condition; see :meth:`take_wake`."""
+        """Make the waiting thread check its condition; see :meth:`take_wake`."""
         if _getpid() == self._pid:
             self._readiness.wake()
 
     @property
     def woken(self) -> bool:
-        """Whether :meth:`take_wake` would return true."""
+        """Whether :meth:`take_wake` would return True."""
         return self._readiness.woken
 
     def take_wake(self) -> bool:
-        """Return whether :meth:`wake` was called since this was asked last."""
+        """Return whether :meth:`wake` was called since the last call of this method."""
         return self._readiness.take_wake()
 
     # -- writing -------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Send whole frames without waiting, under the lock; what the socket does not take is
-        sent before anything else."""
+        """Send whole frames without waiting, under the lock. The bytes that the socket does not
+        accept are sent before anything else.
+        """
         try:
             self._transport.send(data)
         except Exception as error:
@@ -335,23 +336,26 @@ class Stream:
         deadline: float,
         on_written: Callable[[bool], None] | None = None,
     ) -> None:
-        """Write a message of whole frames, as soon as the broker accepts any.
+        """Write a message of whole frames as soon as the broker accepts bytes.
 
         Parameters:
-            on_written: called with True when `data` is on its way, and with False when it
-                was taken back, before any thread has read more of the broker's.
+            data: the frames.
+            deadline: of ``time.monotonic()``.
+            on_written: called with True when `data` is being sent, and with False when it was
+                taken back, before any thread has read more from the broker.
 
         Raises:
-            BrokerBlockedError: nothing is written.
-            ConnectionLostError: perhaps a part was.
+            BrokerBlockedError: nothing was written.
+            ConnectionLostError: a part may have been written.
         """
         transport = self._transport
         while True:
             self.check()
             with self.lock:
-                # What the broker has against it; a thread that reads learns it by itself.
+                # The broker's reason for closing the connection; a reading thread finds it by
+                # itself.
                 if not self._reading and not transport.nothing_waits():
-                    self._take_in()
+                    self._read_available()
                     self.check()
                 if not transport.unsent and not self.library.blocked:
                     try:
@@ -365,8 +369,8 @@ class Stream:
                     except Exception as error:
                         raise self.fail(error) from error
                     except BaseException:
-                        # A message that the broker counts, and this side does not, would have
-                        # its confirm taken for that of the next.
+                        # If the broker counts a message that this side does not, its confirm would
+                        # be taken for that of the next message.
                         self._interrupted()
                         raise
             self._wait_until_clear(deadline)
@@ -380,13 +384,13 @@ class Stream:
         elif not self.wait_for(lambda: not self.library.blocked, deadline):
             raise BrokerBlockedError(
                 f"{self.name}: the broker accepts no messages for now (connection.blocked: a "
-                "memory or disk alarm), and did not in time; try again later, and see its log"
+                "memory or disk alarm), and did not in time; try again later, and check its log"
             )
 
     def _stalled(self) -> BrokerBlockedError:
         return BrokerBlockedError(
             f"{self.name}: the broker reads nothing for now, and did not in time (a memory or "
-            "disk alarm, or overload?); nothing of this was sent: try again later, and see its log"
+            "disk alarm, or overload?); nothing was sent: try again later, and check its log"
         )
 
     def _flush(self, deadline: float, end: int) -> bool:
@@ -411,10 +415,10 @@ class Stream:
                     self._listeners.discard(news)
 
     def _flush_once(self, mine: object, deadline: float, end: int) -> tuple[float | None, Any]:
-        """Send what the socket takes.
+        """Send what the socket accepts.
 
         Returns:
-            The seconds to wait for more, None when all is sent; and what to wait for where
+            The seconds to wait for more, None when all is sent; and the lock to wait for if
             another thread waits for the socket, else None.
         """
         transport = self._transport
@@ -422,7 +426,7 @@ class Stream:
         if transport.sent >= end:
             return None, None
         if not self._reading:
-            self._take_in()
+            self._read_available()
             self.check()
         left = min(_SLICE, deadline - _monotonic())
         if left > 0:
@@ -432,14 +436,14 @@ class Stream:
         return left, None
 
     def _give_up(self, end: int, on_written: Callable[[bool], None] | None) -> None:
-        """Take back a message that was to end with byte `end`: its time is up."""
+        """Take back a message that ends with byte `end`: its deadline has passed."""
 
         def unqueue() -> bool:
             transport = self._transport
             if transport.sent >= end:
                 return False
             if not transport.unqueue(end):
-                raise TimeoutError("the broker took half a frame, and no more in time")
+                raise TimeoutError("the broker accepted only a part of a frame in time")
             if on_written is not None:
                 on_written(False)
             return True
@@ -469,7 +473,7 @@ class Stream:
         self.drop()
 
     def drop(self) -> None:
-        """End the connection without a word."""
+        """End the connection without sending anything."""
         with self.lock:
             self._closing = True
             self.fail(ConnectionAbortedError("closed"))

@@ -1,17 +1,16 @@
-"""Which exchanges and queues the patterns use, and their names.
+"""The exchanges and queues of the messaging patterns, and their names.
 
-A name is made of exchange, topic, server, pool and priority by
-:mod:`hbshim.messaging.amqp.names`, so that different ones never share a queue or a routing key,
-and none is too long.
+:mod:`hbshim.messaging.amqp.names` makes names from exchange, topic, server, pool and priority.
+Different ones never share a queue or a routing key, and no name is too long.
 
 - CALL and CAST: a direct exchange; one queue for a topic, which its servers share, and one
   for each server.
-- FANOUT: a direct exchange beside it; each server has a queue of its own, exclusive.
+- FANOUT: a direct exchange beside it; each server has its own exclusive queue.
 - NOTIFY: a direct exchange; one queue for each topic and priority.
-- Replies that cannot go the direct way: a direct exchange, and a queue for each client.
+- Replies that cannot use direct reply-to: a direct exchange, and a queue for each client.
 
-RabbitMQ 4.3 refuses queues that are neither durable nor exclusive: shared ones are durable,
-and go by `x-expires`.
+RabbitMQ 4.3 refuses queues that are neither durable nor exclusive: shared queues are durable,
+and expire (`x-expires`).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _log = logging.getLogger("hbshim.messaging")
 
 DIRECT = "direct"
 
-#: The argument with the lifetime of an unused queue, which refusals name.
+#: The argument for the lifetime of an unused queue, which the broker's errors name.
 LIFETIME = "x-expires"
 
 #: Arguments that classic queues do not have.
@@ -44,38 +43,40 @@ QUORUM_ARGUMENTS = frozenset(
     ("x-delivery-limit", "x-max-in-memory-length", "x-max-in-memory-bytes")
 )
 
-#: What stands before a priority that is none of :data:`PRIORITIES`, which no server's name is.
+#: Prefix of a priority that is not in :data:`PRIORITIES`; no server's name has it.
 _OTHER_PRIORITY = "*"
 
-#: What follows the identity of a client in the name of its queue for replies.
+#: Suffix of the name of a client's reply queue, after the identity of the client.
 _REPLIES = "*"
 
-#: The same for the id of a request and the queue of its results.
+#: Suffix of the name of a result queue, after the id of the request.
 _RESULTS = "*result"
 
-#: Names of servers that are encoded.
+#: How many encoded names of servers are cached.
 _RESERVED = (*PRIORITIES, DEAD[1:])
 
-#: Subscriptions that are not made anew each time.
+#: How many subscriptions are cached.
 _REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A queue, and what it is bound to."""
+    """A queue, and its bindings."""
 
     queue: Queue
     exchange: str
     routing_key: str
 
     def declare(self, connection: Connection, deadline: float | None = None) -> None:
-        """Have all of it; an existing queue keeps its type (classic or quorum).
+        """Declare queue, exchange and bindings; an existing queue keeps its type (classic or
+        quorum).
 
         Parameters:
+            connection: the connection.
             deadline: see :class:`hbshim.messaging.amqp.connection.Connection`.
 
         Raises:
-            TopologyError: something of these names is there, with other properties.
+            TopologyError: an exchange or queue of this name exists with other properties.
         """
         connection.declare_exchange(self.exchange, DIRECT, deadline)
         try:
@@ -88,7 +89,7 @@ class Subscription:
             try:
                 connection.declare_queue(other, deadline)
             except TopologyError as refused:
-                # The broker names one difference of several: a listener can follow this one.
+                # The broker names one difference of several; a listener can adopt this one.
                 if LIFETIME in str(refused):
                     raise
                 raise error from None
@@ -119,11 +120,11 @@ def _report_classic(name: str) -> None:
 
 
 class Topology:
-    """Names and kinds, as the options have them."""
+    """Names and types of exchanges and queues, as the options define them."""
 
     def __init__(self, options: AmqpOptions) -> None:
         self._options = options
-        #: The queue for one priority of a topic; each pool has one. Asked for each notification.
+        #: The queue for one priority of a topic; each pool has one. Called for each notification.
         self.notifications = functools.lru_cache(_REMEMBERED)(self._notifications)
 
     def rpc_exchange(self, target: Target) -> str:
@@ -142,9 +143,10 @@ class Topology:
         return joined(*_rpc_parts(target))
 
     def rpc(self, target: Target, expires: float | Default = DEFAULT) -> Subscription:
-        """The queue of a topic, or of one server.
+        """Return the queue of a topic, or of one server.
 
         Parameters:
+            target: topic and server.
             expires: seconds without a consumer until it expires, or :data:`NEVER`; DEFAULT: the
                 option `rpc_queue_expiration`.
         """
@@ -168,7 +170,7 @@ class Topology:
         return Queue(name, expires=lifetime, quorum=True, arguments=arguments)
 
     def fanout(self, target: Target, unique: str) -> Subscription:
-        """A server's own queue for what goes to all."""
+        """Return a server's own queue for messages to all servers."""
         exchange = self.fanout_exchange(target)
         name = joined(part(exchange), part(target.topic), part(unique))
         return Subscription(Queue(name, exclusive=True), exchange, self.fanout_key(target))
@@ -182,12 +184,13 @@ class Topology:
         return Subscription(self._shared(name, NEVER), exchange, joined(*key))
 
     def results(self, request: str, expires: float | Default = DEFAULT) -> Queue:
-        """The queue for the replies to a stored request; its name in the default exchange.
+        """Return the queue for the replies to a stored request; its routing key in the default
+        exchange.
 
         Parameters:
-            request: its id.
-            expires: seconds after which it goes when no caller has waited for the replies
-                meanwhile, or :data:`NEVER`; DEFAULT: the option `result_expiration`.
+            request: the id of the request.
+            expires: seconds after which it expires while no caller waits for the replies, or
+                :data:`NEVER`; DEFAULT: the option `result_expiration`.
         """
         exchange = names.exchange(self._options.rpc_reply_exchange)
         name = joined(part(exchange), part(request), _RESULTS)
@@ -195,13 +198,14 @@ class Topology:
         return self._shared(name, lifetime)
 
     def replies(self, client: str, number: int = 0) -> Subscription:
-        """Return the queue for the replies that did not come by direct reply-to.
+        """Return the queue for the replies that did not arrive by direct reply-to.
 
         Parameters:
-            client: the routing key, which every one of the client's queues is bound with. So a
-                reply finds the queue that the client has now, whichever it had at its request.
-            number: counts the queues of the client: a queue can become unusable, for example
-                when the node dies that holds it, and another one needs another name.
+            client: the routing key with which each of the client's queues is bound. A reply so
+                reaches the queue that the client has now, whichever it had when it sent the
+                request.
+            number: counts the queues of the client: when a queue becomes unusable, for example
+                because its node is down, the next one needs another name.
         """
         options = self._options
         exchange = names.exchange(options.rpc_reply_exchange)
@@ -212,6 +216,6 @@ class Topology:
 
 def _rpc_parts(target: Target) -> tuple[str, ...]:
     topic = part(target.topic)
-    # Where RPC and notifications share an exchange, a server's key is no priority's; and its
-    # queue is no dead-letter queue.
+    # If RPC and notifications share an exchange, the key of a server never equals that of a
+    # priority, and its queue is never a dead-letter queue.
     return (topic,) if target.server is None else (topic, part(target.server, _RESERVED))

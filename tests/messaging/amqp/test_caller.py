@@ -40,7 +40,13 @@ def caller_over(connector: FakeConnector) -> Caller:
 
 
 def call(caller: Caller, timeout: float = LIMIT, **named: Any) -> Reply:
-    settings = {"silence": None, "on_reply": None, "mandatory": False, "attempts": None, **named}
+    settings = {
+        "call_monitor_timeout": None,
+        "on_reply": None,
+        "mandatory": False,
+        "attempts": None,
+        **named,
+    }
     return caller.call(TARGET, Payload(b"null"), timeout, **settings)
 
 
@@ -217,7 +223,7 @@ def test_what_might_close_the_channel_is_sent_over_another_connection() -> None:
                 TARGET,
                 large,
                 LIMIT,
-                silence=None,
+                call_monitor_timeout=None,
                 on_reply=None,
                 mandatory=False,
                 attempts=None,
@@ -247,7 +253,7 @@ def test_the_brokers_limit_is_taken_from_its_refusal() -> None:
             TARGET,
             Payload(b"x" * 101),
             LIMIT,
-            silence=None,
+            call_monitor_timeout=None,
             on_reply=None,
             mandatory=False,
             attempts=None,
@@ -312,7 +318,7 @@ def test_a_late_queue_that_is_not_answered_costs_the_connection_and_not_the_call
     monkeypatch.setattr(FakeConnection, "consume", consume_or_wait)
     monkeypatch.setattr(FakeConnection, "drain", drain)
     began = clock.now
-    with pytest.raises(CallTimeoutError, match="it was sent, and not answered"):
+    with pytest.raises(CallTimeoutError, match="it was sent, but not answered"):
         call(caller, timeout=20)
     assert clock.now - began == pytest.approx(20)
     assert [len(each.published) for each in connector.opened] == [sent_already, not sent_already]
@@ -348,7 +354,7 @@ def test_a_call_whose_message_cannot_be_made_is_forgotten() -> None:
                 Target("\ud800"),
                 Payload(b"null"),
                 LIMIT,
-                silence=None,
+                call_monitor_timeout=None,
                 on_reply=None,
                 mandatory=False,
                 attempts=None,

@@ -560,7 +560,7 @@ def test_what_is_given_back_may_be_begun_again(rigs: Callable[..., Rig]) -> None
     connection = rig.open()
     connection.deliver(rig.topic, one)
     (running,) = rig.poll()
-    running.give_back()
+    running.return_to_queue()
     connection.deliver(rig.topic, one, redelivered=True)
     (again,) = rig.poll()
     assert again.acknowledge()

@@ -266,18 +266,23 @@ def test_progress_that_is_not_asked_for(driver: Driver, target: Target, serve: S
 
 
 def test_a_server_that_works_is_not_silent(client: Client) -> None:
-    """However long it works: its signs of life come three times in each `silence`."""
+    """However long it works: its signs of life come three times in each `call_monitor_timeout`."""
 
-    def check(silence: float) -> None:
-        assert client.prepare(silence=silence).call("last", seconds=3 * silence) == "at last"
+    def check(call_monitor_timeout: float) -> None:
+        assert (
+            client.prepare(call_monitor_timeout=call_monitor_timeout).call(
+                "last", seconds=3 * call_monitor_timeout
+            )
+            == "at last"
+        )
 
     holds_at_some_scale(check, 0.6, 2, 6)
 
 
 def test_a_server_that_is_gone_is_silent(driver: Driver, target: Target) -> None:
     began = time.monotonic()
-    with pytest.raises(CallTimeoutError, match="silent"):
-        Client(driver, target, timeout=LIMIT, silence=0.5).call("echo", value=1)
+    with pytest.raises(CallTimeoutError, match="no keepalive"):
+        Client(driver, target, timeout=LIMIT, call_monitor_timeout=0.5).call("echo", value=1)
     assert time.monotonic() - began < LIMIT / 2
 
 

@@ -177,14 +177,14 @@ def test_a_server_is_killed_at_work(
         killed.wait_for("started")
         results: list[Any] = []
 
-        # With acknowledge="before" the request is lost: the call ends when it finds the silence.
-        patient = asker if acknowledge == "after" else asker.prepare(silence=2)
+        # With acknowledge="before" the request is lost: the call ends without a keepalive.
+        patient = asker if acknowledge == "after" else asker.prepare(call_monitor_timeout=2)
 
         def call() -> None:
             try:
                 results.append(patient.call("echo", value="work"))
             except CallTimeoutError as error:
-                results.append("silent" if "silent" in str(error) else error)
+                results.append("no keepalive" if "no keepalive" in str(error) else error)
 
         called = threading.Thread(target=call)
         called.start()
@@ -195,7 +195,7 @@ def test_a_server_is_killed_at_work(
     assert asker.call("echo", value="another") == "another"
     called.join(LIMIT)
     if acknowledge == "before":
-        assert (endpoints[0].asked, results) == (["another"], ["silent"])
+        assert (endpoints[0].asked, results) == (["another"], ["no keepalive"])
     else:
         assert sorted(endpoints[0].asked) == ["another", "work"]
         assert results == ["work"]

@@ -88,7 +88,7 @@ class Life:
     def complaints(self, setting: Setting) -> Iterator[str]:
         """What must not be, one sentence each."""
         if not self.ended:
-            yield "it did not live to its end; see its log"
+            yield "it ended early; see its log"
         for phase, census in self.censuses.items():
             for what, count in census["left_over"].items():
                 yield f"left over after {phase}: {count} {what}"

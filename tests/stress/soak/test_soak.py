@@ -90,7 +90,7 @@ def test_each_complaint(lines: list[str], complaint: str) -> None:
 
 def test_a_subject_that_did_not_live_to_its_end() -> None:
     (found,) = life(*CLEAN, end=False).complaints(SETTING)
-    assert found == "it did not live to its end; see its log"
+    assert found == "it ended early; see its log"
 
 
 def test_no_complaints() -> None:

@@ -23,11 +23,13 @@ from hbshim.errors import (
     ConnectionLostError,
     MessagingError,
     ResultGoneError,
+    TopologyError,
 )
 from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.base import FINAL, Payload, Reply, timeout_of
 from hbshim.messaging.waiting import Waiter
 from hbshim.protocol.messages import Delivery
+from hbshim.protocol.reply_codes import ACCESS_REFUSED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 
 if TYPE_CHECKING:
@@ -50,14 +52,20 @@ _STOP_LATE = 0.2
 class _Stored(Waiter):
     """A caller that waits for the replies in a queue.
 
+    Parameters:
+        queue: its name.
+
     Attributes:
         connection, tag: of the consumer; None if there is no consumer.
+        refused: why the user may not read the queue; None if the broker has not said so.
     """
 
-    __slots__ = ("__weakref__", "closed", "connection", "deliveries", "tag")
+    __slots__ = ("__weakref__", "_queue", "closed", "connection", "deliveries", "refused", "tag")
 
-    def __init__(self) -> None:
+    def __init__(self, queue: str) -> None:
         super().__init__()
+        self._queue = queue
+        self.refused: str | None = None
         self.deliveries: deque[Delivery] = deque()
         self.connection: Connection | None = None
         self.tag = ""
@@ -78,9 +86,11 @@ class _Stored(Waiter):
             self.deliveries.append(delivery)
             self.notify()
 
-    def cancelled(self, _reason: str | None) -> None:
+    def cancelled(self, reason: str | None) -> None:
         """Handle a cancel by the broker: the queue was deleted, or its node is down."""
         self.connection = None
+        if reason is not None and f"({ACCESS_REFUSED})" in reason and f"'{self._queue}'" in reason:
+            self.refused = reason
         self.notify()
 
     def end(self) -> _Stopping | None:
@@ -134,7 +144,7 @@ class StoredReplies:
         self._caller = caller
         self._id = request
         self._queue = queue
-        self._stored = _Stored()
+        self._stored = _Stored(queue)
         self._known: deque[str] = deque(maxlen=_REMEMBERED)
         self._final: Reply | None = None
         # One thread at a time waits.
@@ -165,6 +175,14 @@ class StoredReplies:
     def _receive(self, deadline: float) -> Reply:
         caller, stored = self._caller(), self._stored
         while self._final is None:
+            if stored.refused is not None:
+                # Another attempt would close the channel of all callers once more.
+                refused, stored.refused = stored.refused, None
+                raise TopologyError(
+                    f"the channel of the consumer was {refused}; grant the user read permission "
+                    "for the queue",
+                    ACCESS_REFUSED,
+                )
             line = caller.connected(deadline, None)
             try:
                 if stored.connection is not line.connection:

@@ -26,6 +26,8 @@ LEVELS = {
     "concurrent-writers": logging.ERROR,
     "dead-in-pool": logging.INFO,
     "check-failed": logging.ERROR,
+    "directory-back": logging.INFO,
+    "directory-refused": logging.ERROR,
     "no-amqp": logging.INFO,
     "watch-failed": logging.ERROR,
     "worker-moved": logging.INFO,

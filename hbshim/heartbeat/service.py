@@ -42,6 +42,7 @@ class HeartbeatService:
         self._engines: dict[tuple[WorkerName, bool], Engine] = {}
         self._watchdogs: dict[Engine, Watchdog] = {}
         self._links: dict[int, tuple[weakref.ref[Link], Engine]] = {}
+        self._items: dict[int, weakref.ref[Watched]] = {}
         self._supervisor: Supervisor | None = None
         self._replacing_until = 0.0
 
@@ -101,6 +102,18 @@ class HeartbeatService:
         link.on_use = self.check_threads
         if worker != "pthread":
             self._set_watchdog(engine, link.timeout, forced)
+
+    def watch_item(self, item: Watched) -> None:
+        """Have the native thread check an item that is no link; it is held weakly.
+
+        Its check must neither wait nor do I/O: other links' heartbeats would be late for it.
+
+        Raises:
+            WorkerError: no native thread can be started in this process.
+        """
+        key = id(item)
+        self._items[key] = weakref.ref(item, lambda _: self._items.pop(key, None))
+        self._watch(item, self.engine("pthread"))
 
     def recheck(self, link: Link) -> None:
         """Have `link` checked now; its options have changed."""
@@ -178,7 +191,8 @@ class HeartbeatService:
 
         def watched() -> list[Watched]:
             links.extend(link for link, placed_on in self.placements() if placed_on is engine)
-            return [*links, *self._watchdogs.values()]
+            items = (reference() for reference in list(self._items.values()))
+            return [*links, *self._watchdogs.values(), *(item for item in items if item)]
 
         try:
             engine.restart(watched)

@@ -113,6 +113,28 @@ def test_nobody_is_woken_up_once_the_hub_has_no_links(connected):
         wait_until(lambda: service.moved)
 
 
+class CountedItem:
+    """No link, and due again at once."""
+
+    timeout = 60.0
+    checks = 0
+
+    def check(self, now):
+        self.checks += 1
+        return now
+
+
+def test_an_item_that_is_no_link_is_checked_by_the_next_worker_too():
+    service = HeartbeatService()
+    item = CountedItem()
+    service.watch_item(item)
+    wait_until(lambda: item.checks)
+    service._replace_thread(service.engine("pthread"), "a test")
+    seen = item.checks
+    wait_until(lambda: item.checks > seen + 1)
+    service.engine("pthread").retire()
+
+
 def test_a_silent_peer_is_shut_down_and_told_of(connected):
     client, _ = connected
     service = HeartbeatService()

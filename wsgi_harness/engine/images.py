@@ -1,6 +1,6 @@
-"""The two images: found by a hash of what goes into them, else built; and the base beneath them.
+"""The images: found by a hash of what goes into them, else built; and the base beneath them.
 
-`python -m wsgi_harness.engine.images` makes the engine and both images ready, and says what it
+`python -m wsgi_harness.engine.images` makes the engine and the images ready, and says what it
 does.
 """
 
@@ -37,6 +37,7 @@ class Images:
 
     rabbitmq: str
     apache: str
+    redis: str = ""
     own_rabbitmq: bool = True
 
 
@@ -73,13 +74,15 @@ def ensure_images(
     :raises ImageError: an image cannot be had; the message has the last lines of the attempt.
     """
     suite = suite or default_suite()
-    names = ["apache"] if rabbitmq_image else ["apache", "rabbitmq"]
+    # A run with a foreign broker image is one of the regression, which needs no Redis.
+    names = ["apache"] if rabbitmq_image else ["apache", "rabbitmq", "redis"]
     if rabbitmq_image:
         _ensure_foreign(engine, rabbitmq_image, progress)
     tags = _ensure_own(engine, names, suite, progress)
     return Images(
         rabbitmq=rabbitmq_image or tags["rabbitmq"],
         apache=tags["apache"],
+        redis=tags.get("redis", ""),
         own_rabbitmq=rabbitmq_image is None,
     )
 
@@ -275,7 +278,7 @@ def main() -> None:
         _, images = prepare(progress=lambda line: click.echo(f"hbshim: {line}", err=True))
     except HarnessError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"hbshim: ready: {images.rabbitmq} and {images.apache}", err=True)
+    click.echo(f"hbshim: ready: {images.rabbitmq}, {images.redis} and {images.apache}", err=True)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,14 @@ class Incoming(Protocol):
         """
         ...
 
+    def reject(self, reason: str) -> None:
+        """Refuse a message that no attempt can handle, and record why.
+
+        A broker that has a dead-letter exchange for its queue moves it there. Where it was
+        acknowledged before, it is recorded only.
+        """
+        ...
+
     def return_to_queue(self) -> None:
         """Requeue the message at once: its processing did not end."""
         ...

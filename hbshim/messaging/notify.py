@@ -209,7 +209,7 @@ class NotificationServer(Serving):
                 notification = self._decoded(incoming)
             except MessagingError as error:
                 # Decoding it again would fail again.
-                incoming.acknowledge()
+                incoming.reject(str(error))
                 self._on_error(error)
             else:
                 by_priority.setdefault(incoming.priority, []).append((incoming, notification))

@@ -115,8 +115,7 @@ class Server(Serving):
 
     def _answer(self, incoming: Incoming) -> None:
         try:
-            payload = incoming.payload
-            call = Call.from_value(self._encoding.decode(payload.body, payload.content_type))
+            call = self._decoded(incoming)
             method = self._dispatcher.method(call)
             request = Request(incoming, call, self._encoding)
             if call.call_monitor_timeout is None:
@@ -133,6 +132,15 @@ class Server(Serving):
             incoming.reply(self._failure(error), "error")
         else:
             incoming.reply(reply)
+
+    def _decoded(self, incoming: Incoming) -> Call:
+        payload = incoming.payload
+        try:
+            return Call.from_value(self._encoding.decode(payload.body, payload.content_type))
+        except PayloadError as error:
+            # Decoding it again would fail again.
+            incoming.reject(str(error))
+            raise
 
     def _failure(self, error: BaseException) -> Payload:
         try:

@@ -89,9 +89,9 @@ class OsloListener(PollStyleListener):  # type: ignore[misc]
                 value = self._encoding.decode(payload.body, payload.content_type)
                 yield OsloIncoming(each, value, self._encoding)
             except (MessagingError, KeyError, TypeError, AttributeError) as error:
-                # It will be no better the next time.
-                each.acknowledge()
-                LOG.warning("A message that is none of oslo.messaging's was dropped: %s", error)
+                # Decoding it again would fail again.
+                each.reject(f"it is not a message of oslo.messaging's: {error!r}")
+                LOG.warning("A message that is not oslo.messaging's was rejected: %s", error)
 
     def stop(self) -> None:
         self._listener.stop()

@@ -100,6 +100,11 @@ def rejection(channel: int, tag: int) -> bytes:
     return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 1, 0xCE)
 
 
+def refusal(channel: int, tag: int) -> bytes:
+    """basic.reject of one delivery, which is to be dead-lettered, or dropped."""
+    return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 0, 0xCE)
+
+
 def _headers(headers: Mapping[str, Any], table: Callable[[Mapping[str, Any]], bytes]) -> bytes:
     try:
         return table(headers)

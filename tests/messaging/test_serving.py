@@ -276,6 +276,9 @@ class Message:
     def requeue(self) -> None:
         self.settled += "requeue"
 
+    def reject(self, reason: str) -> None:
+        self.settled += "reject"
+
     def return_to_queue(self) -> None:
         if not self.settled:
             self.settled += "back"

@@ -258,6 +258,11 @@ class Connection(Protocol):
         """Requeue a delivery (basic.nack with requeue); returns as :meth:`acknowledge` does."""
         ...
 
+    def refuse(self, tag: int) -> bool:
+        """Have a delivery dead-lettered, or dropped where its queue has no dead-letter exchange
+        (basic.reject without requeue); returns as above."""
+        ...
+
     def drain(self, timeout: float) -> None:
         """Receive what the broker sends: call the functions of the consumers.
 

@@ -7,6 +7,7 @@ import uuid
 from typing import Literal
 
 from hbshim.errors import ConnectionLostError, DeliveryError, MessagingError
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.retries import (
     ATTEMPTS_HEADER,
@@ -140,13 +141,22 @@ class AmqpIncoming:
         self._duplicates, self._key = duplicates, key
 
     def acknowledge(self) -> bool:
+        return self._end("acknowledge")
+
+    def reject(self, reason: str) -> None:
+        service.current().metrics.record(
+            "message-rejected", "", f"message {self.message_id} of queue {self.queue!r}: {reason}"
+        )
+        self._end("refuse")
+
+    def _end(self, how: Literal["acknowledge", "refuse"]) -> bool:
         if self._settled:
             return True
         later = self._duplicates.end(self._key) if self._duplicates and self._key else []
-        self._settled = self._settle("acknowledge")
+        self._settled = self._settle(how)
         # The broker has requeued all but the latest delivery, unless there are copies.
         for each in later:
-            self._settled = each.acknowledge() or self._settled
+            self._settled = each._end(how) or self._settled
         return self._settled
 
     def return_to_queue(self) -> None:
@@ -235,13 +245,12 @@ class AmqpIncoming:
         self._settle("acknowledge")
         return True
 
-    def _settle(self, how: Literal["acknowledge", "requeue"]) -> bool:
-        """Write basic.ack or basic.nack; return whether it can still reach the broker."""
+    def _settle(self, how: Literal["acknowledge", "requeue", "refuse"]) -> bool:
+        """Write basic.ack or basic.reject; return whether it can still reach the broker."""
         delivery = self._delivery
         connection = delivery.connection
         try:
-            settle = connection.acknowledge if how == "acknowledge" else connection.requeue
-            return bool(settle(delivery.tag))
+            return bool(getattr(connection, how)(delivery.tag))
         except ConnectionLostError:
             return False
         except MessagingError:

@@ -117,6 +117,9 @@ class FakeConnection:
     def requeue(self, tag: int) -> bool:
         return self._settle("nack", tag)
 
+    def refuse(self, tag: int) -> bool:
+        return self._settle("reject", tag)
+
     def _settle(self, how: str, tag: int) -> bool:
         self._check()
         if tag in self.stale:

@@ -58,7 +58,7 @@ def test_after_a_wait_in_vain_another_process_can_get_the_result() -> None:
 
 
 def test_a_forgotten_consumer_is_stopped_before_a_delivery_goes_back() -> None:
-    connection, stored = Connection(), _Stored()
+    connection, stored = Connection(), _Stored("queue")
     stored.connection, stored.tag = connection, "tag"  # type: ignore[assignment]
     _forgotten(stored)
     for tag in (1, 2):

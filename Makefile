@@ -35,9 +35,9 @@ STAMP := $(VENV)/.installed-$(INPUTS)
 regression: venv
 	$(BIN)/python -m wsgi_harness $(if $(T),--heartbeat $(T)) $(ARGS)
 
-# Most tests wait for heartbeats: side by side, a file to a process, each process with a broker
-# of its own. What measures, or starts a fleet, shares the machine with one other file, no more;
-# a cluster of three brokers has it for itself.
+# Most tests wait for heartbeats: side by side, a file to a process, all of them at one broker
+# (tests/brokers.py). What measures, or starts a fleet, shares the machine with one other file, no
+# more; a cluster of three brokers has it for itself.
 # ARGS choose tests, in one process.
 test: lint images
 	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
@@ -47,15 +47,15 @@ test: lint images
 	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;
-# two processes for each, with a broker for each process. Not by pytest-xdist: what connects its
-# processes does not work where gevent has patched it.
+# two processes for each, all four at one broker. Not by pytest-xdist: what connects its processes
+# does not work where gevent has patched it.
 WORLD-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool
 WORLD-2 := $(addprefix tests/messaging/,test_connection.py test_driver.py \
   test_driver_servers.py test_driver_notify.py test_driver_hosts.py \
   $(addprefix contract/,test_call.py test_cut.py test_notify.py test_serve.py test_store.py))
 
 worlds: venv
-	$(MAKE) --no-print-directory -j4 --output-sync=target $(foreach part,1 2,\
+	$(BIN)/python -m tests.brokers $(MAKE) --no-print-directory -j4 --output-sync=target $(foreach part,1 2,\
 	  world-eventlet-$(part) world-gevent-$(part))
 
 world-%: venv

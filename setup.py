@@ -108,7 +108,6 @@ TEST = [
     "packaging>=22",
     "pifpaf>=3.2,<4",
     "pytest>=8",
-    "pytest-docker>=3.1,<4",
     "pytest-xdist>=3.8,<4",
     "ruff>=0.6",
     "setuptools>=70",

@@ -1,4 +1,4 @@
-"""The real broker for the tests, through pytest-docker.
+"""The real brokers for the tests, see tests/brokers.py.
 
 Without a container engine, tests that need one are skipped at a desk and fail where
 `HBSHIM_REQUIRE_BROKER=1` or `CI` is set, so that a green run there means something.
@@ -8,25 +8,23 @@ from __future__ import annotations
 
 from tests import worlds  # first: it patches before anything else is imported
 
+import contextlib
 import dataclasses
 import os
-import shlex
+import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pytest_docker.plugin import Services
 
-from wsgi_harness.stack import leftovers
-from wsgi_harness.stack import services
-from wsgi_harness.stack.broker import Broker, wait_until
-from wsgi_harness.engine.commands import run, silent
+from tests.brokers import SharedBroker, held, in_turn, start_or_find, virtual_host
+from wsgi_harness.stack.broker import Broker
+from wsgi_harness.engine.commands import silent
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.engine.images import Images, ensure_broker_image, has_broker_image, prepare
-from wsgi_harness.paths import CONTAINERS, set_up_lock
-from wsgi_harness.stack.stack import CA_FILE, Stack, project_name, read_logs
+from wsgi_harness.paths import set_up_lock
 
 # A shell that starts us in the background has Ctrl-C and hang-ups ignored, and so would every
 # program that a test starts and sends a signal to. A handler, unlike "ignore", is not inherited.
@@ -34,9 +32,12 @@ for _sign in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_sign) is signal.SIG_IGN:
         signal.signal(_sign, lambda _number, _frame: None)
 
-PASSWORD = "only-for-tests"
-HEARTBEAT = 4
-READY_LIMIT = 90.0
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the brokers of the run, in the process that ends last."""
+    holding = contextlib.ExitStack()
+    holding.enter_context(held())
+    config.add_cleanup(holding.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,93 +89,52 @@ def images(prepared: tuple[Engine, Images]) -> Images:
 
 
 @pytest.fixture(scope="session")
-def docker_compose_command(
-    engine: Engine, images: Images, docker_compose_project_name: str
-) -> Iterator[str]:
-    """Compose, with an environment that names images and account (a hook of pytest-docker)."""
-    with pytest.MonkeyPatch.context() as patch:
-        variables = services.environment(images, PASSWORD, HEARTBEAT)
-        for key, value in {**engine.environment, **variables}.items():
-            patch.setenv(key, value)
-        leftovers.remove(engine, progress=silent)
-        yield shlex.join(engine.compose)
-        leftovers.take_down(engine, docker_compose_project_name)
+def shared_broker(engine: Engine, images: Images) -> SharedBroker:
+    """The RabbitMQ of all processes of the run."""
+    return start_or_find("rabbitmq", engine, images)
 
 
 @pytest.fixture(scope="session")
-def docker_compose_file() -> str:
-    """The project's compose file (a hook of pytest-docker)."""
-    return str(CONTAINERS / "compose.yaml")
+def broker(shared_broker: SharedBroker) -> Broker:
+    """A RabbitMQ that accepts connections: AMQP, AMQP over TLS, management API and log.
 
-
-@pytest.fixture(scope="session")
-def docker_compose_project_name() -> str:
-    """A name that two test runs on one machine do not share (a hook of pytest-docker)."""
-    return project_name("test")
-
-
-@pytest.fixture(scope="session")
-def docker_setup() -> list[str]:
-    """Start the broker alone, without building (a hook of pytest-docker)."""
-    return [f"up --detach --no-build {services.BROKER}"]
-
-
-@pytest.fixture(scope="session")
-def docker_cleanup() -> list[str]:
-    """Nothing (a hook of pytest-docker): its own `down` would fail the tests when Docker 20.10
-    keeps a network; `docker_compose_command` takes the project down."""
-    return []
-
-
-@pytest.fixture(scope="session")
-def broker(
-    engine: Engine,
-    docker_services: Services,
-    docker_compose_project_name: str,
-    docker_compose_file: str,
-) -> Broker:
-    """A RabbitMQ that accepts connections: AMQP, AMQP over TLS, management API and log."""
-    project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
-
-    def compose(*argv: str) -> str:
-        command: list[str | Path] = [*engine.compose, *project, *argv]
-        return run(command, timeout=60, env=engine.environment)
-
-    found = Broker(
-        host="127.0.0.1",
-        amqp_port=docker_services.port_for(services.BROKER, 5672),
-        tls_port=docker_services.port_for(services.BROKER, 5671),
-        management_url=f"http://127.0.0.1:{docker_services.port_for(services.BROKER, 15672)}",
-        user=services.USER,
-        password=PASSWORD,
-        read_log=lambda: read_logs(engine, docker_compose_project_name, services.BROKER),
-        read_ca=lambda: compose("exec", "-T", services.BROKER, "cat", CA_FILE),
-    )
-    wait_until(found.check_ready, READY_LIMIT)
-    return found
+    Tests in other processes use it at the same time. So a test leaves it as it is, gives its
+    queues names that no other test uses, or takes a :func:`vhost`, and of connections, queues and
+    the log it looks at its own. A test that stops the broker or sets an alarm takes
+    :func:`own_broker`.
+    """
+    return shared_broker.broker
 
 
 @pytest.fixture
-def rabbitmqctl(
-    broker: Broker,
-    engine: Engine,
-    docker_compose_project_name: str,
-    docker_compose_file: str,
-) -> Callable[..., None]:
-    """Run the broker's own command-line tool in its container."""
-    project = ["--project-name", docker_compose_project_name, "--file", docker_compose_file]
-    # The cookie that lets the tool in lies in this directory.
-    inside = ["exec", "-T", "--env", "HOME=/var/lib/rabbitmq", services.BROKER, "rabbitmqctl"]
+def vhost(broker: Broker) -> Iterator[str]:
+    """A virtual host of the test's own: other tests may use the same names."""
+    with virtual_host(broker, f"test-{secrets.token_hex(6)}") as name:
+        yield name
 
-    def call(*arguments: str) -> None:
-        run([*engine.compose, *project, *inside, *arguments], timeout=90, env=engine.environment)
 
-    return call
+@pytest.fixture
+def own_shared_broker(engine: Engine, images: Images) -> Iterator[SharedBroker]:
+    """What :func:`own_broker` is."""
+    with in_turn("own"):
+        yield start_or_find("own", engine, images)
+
+
+@pytest.fixture
+def own_broker(own_shared_broker: SharedBroker) -> Broker:
+    """A RabbitMQ like :func:`broker` that is the test's own until it ends."""
+    return own_shared_broker.broker
+
+
+@pytest.fixture
+def rabbitmqctl(own_shared_broker: SharedBroker) -> Callable[..., None]:
+    """Run the command-line tool of :func:`own_broker`."""
+    return own_shared_broker.rabbitmqctl
 
 
 @pytest.fixture
 def memory_alarm(rabbitmqctl: Callable[..., None]) -> Iterator[Callable[[], None]]:
-    """Set the broker's memory alarm; gives what lifts it, as the end of the test does."""
+    """Set the memory alarm of :func:`own_broker`; gives what lifts it before the test ends."""
 
     def lift() -> None:
         rabbitmqctl("set_vm_memory_high_watermark", "0.4")
@@ -191,7 +151,7 @@ SUITE_4 = "trixie"
 
 
 @pytest.fixture(scope="session")
-def broker_4(engine: Engine, images: Images) -> Iterator[Broker]:
+def broker_4(engine: Engine, images: Images) -> Broker:
     """A RabbitMQ 4, like :func:`broker`.
 
     Its image takes a minute to build. Where nobody requires a broker it is built only on
@@ -202,6 +162,4 @@ def broker_4(engine: Engine, images: Images) -> Iterator[Broker]:
         pytest.skip("RabbitMQ 4 is not built here; set HBSHIM_RABBITMQ_4=1 to build it")
     with set_up_lock(silent):
         image = ensure_broker_image(engine, SUITE_4)
-    ready = (engine, dataclasses.replace(images, rabbitmq=image))
-    with Stack(project_name("test-4"), heartbeat=HEARTBEAT, prepared=ready) as stack:
-        yield stack.broker
+    return start_or_find("rabbitmq-4", engine, dataclasses.replace(images, rabbitmq=image)).broker

@@ -15,8 +15,8 @@ DEPLOYMENT = CHECKOUT / "examples" / "deployment"
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_a_deployment_whose_processes_start_one_after_the_other(broker, scheme, tmp_path):
-    url = broker.amqp_url().replace("amqp://", f"{scheme}://")
+def test_a_deployment_whose_processes_start_one_after_the_other(broker, vhost, scheme, tmp_path):
+    url = broker.amqp_url(vhost=vhost).replace("amqp://", f"{scheme}://")
     environment = {**os.environ, "HBSHIM_BROKER_URL": url, "PYTHONPATH": str(CHECKOUT)}
     started = []
 

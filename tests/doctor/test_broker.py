@@ -9,6 +9,7 @@ import pytest
 
 from hbshim.doctor import examine
 from hbshim.heartbeat import service
+from tests.brokers import virtual_host
 from tests.doctor.commands import doctor, doctors, in_turn
 from tests.waiting import wait_until
 
@@ -30,13 +31,22 @@ def tls_url(broker):
 
 
 @pytest.fixture(scope="module")
-def visits(broker, ca, tls_url):
+def own_vhost(broker):
+    """Tells these visits from those of tests in other processes."""
+    with virtual_host(broker, "doctor") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def visits(broker, ca, tls_url, own_vhost):
     """Both clients at both listeners, side by side."""
     calls = {}
     for client in CLIENTS:
         common = ("--client", client, "--heartbeat", "2", "--timeout", "60", "--json")
-        calls[client, "plain"] = ("--url", broker.amqp_url(heartbeat=60), *common)
-        calls[client, "tls"] = ("--url", tls_url + "?heartbeat=60", "--ca", ca, *common)
+        plain = broker.amqp_url(vhost=own_vhost, heartbeat=60)
+        calls[client, "plain"] = ("--url", plain, *common)
+        tls = f"{tls_url}{own_vhost}?heartbeat=60"
+        calls[client, "tls"] = ("--url", tls, "--ca", ca, *common)
     return doctors(calls)
 
 
@@ -61,11 +71,9 @@ def test_a_beat_is_seen_to_go_out_and_one_to_come_in(visits, broker, client, rou
     assert broker.password not in said.out
 
 
-def test_nothing_of_it_stays_at_the_broker(visits, broker):
+def test_nothing_of_it_stays_at_the_broker(visits, broker, own_vhost):
     left = [
-        found["name"]
-        for found in broker.management.connections()
-        if found.get("client_properties", {}).get("connection_name") == "hbshim doctor"
+        found["name"] for found in broker.management.connections() if found["vhost"] == own_vhost
     ]
     assert not left
 
@@ -155,16 +163,17 @@ def test_the_url_may_come_from_the_environment(broker):
     assert "refuses virtual host 'nope'" in said.err
 
 
-def test_queues_that_rabbitmq_refuses_are_named(broker):
+def test_queues_that_rabbitmq_refuses_are_named(broker, vhost):
     import amqp
 
     address = f"{broker.host}:{broker.amqp_port}"
-    with amqp.Connection(address, broker.user, broker.password) as connection:
+    login = (broker.user, broker.password)
+    with amqp.Connection(address, *login, virtual_host=vhost) as connection:
         channel = connection.channel()
         channel.queue_declare("doctor-transient", durable=False, exclusive=False, auto_delete=False)
         channel.queue_declare("doctor-exclusive", durable=False, exclusive=True)
         try:
-            common = ("--url", broker.amqp_url(), "--timeout", "60", "--json")
+            common = ("--url", broker.amqp_url(vhost=vhost), "--timeout", "60", "--json")
             said = doctor(*common, "--management", broker.management_url)
         finally:
             channel.queue_delete("doctor-transient")

@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def found(engine, images, broker, docker_compose_project_name, tmp_path, interpreter):
+def found(engine, images, shared_broker, tmp_path, interpreter):
     """What it finds there, by check."""
     unused = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "hbshim", tmp_path / "hbshim", ignore=unused)
@@ -22,6 +22,7 @@ def found(engine, images, broker, docker_compose_project_name, tmp_path, interpr
     script.parent.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("hosted_app.py"), script)
     tmp_path.chmod(0o755)
+    broker = shared_broker.broker
     url = f"amqp://{broker.user}:{broker.password}@{services.BROKER}:5672/"
     variables = {
         "HOSTED_PATCH": "eventlet",
@@ -33,7 +34,7 @@ def found(engine, images, broker, docker_compose_project_name, tmp_path, interpr
         "run",
         "--detach",
         "--publish=127.0.0.1::80",
-        f"--network={docker_compose_project_name}_default",
+        f"--network={shared_broker.network}",
         f"--volume={tmp_path}:/srv/hbshim:ro,z",
         *(f"--env={name}={value}" for name, value in variables.items()),
         images.apache,

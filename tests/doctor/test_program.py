@@ -1,5 +1,6 @@
 """The doctor judges the connection that the program makes: T as each client negotiates it."""
 
+import contextlib
 import types
 import weakref
 
@@ -19,7 +20,7 @@ from hbshim.doctor.target import broker_target
 from hbshim.errors import AttachError
 from hbshim.heartbeat.service import current
 from hbshim.options import Options
-from tests.conftest import HEARTBEAT
+from tests.brokers import HEARTBEAT
 
 BROKER = "amqp://user:password@host/"
 
@@ -114,21 +115,24 @@ def test_a_connection_opened_before_install_is_found(broker, client):
     def connect():
         if client == "amqp":
             connection = kombu.Connection(url)
+            opened.callback(connection.close)
             connection.connect()
-            return connection
-        return pika.BlockingConnection(pika.URLParameters(url))
+        else:
+            connection = pika.BlockingConnection(pika.URLParameters(url))
+            opened.callback(connection.close)
+        return connection
 
-    early = connect()
-    hbshim.install()
-    late = connect()
-    found = examine().finding("open-connections")
-    assert found.verdict == "problem"
-    timeout = {"amqp": f"1 of py-amqp, T = {HEARTBEAT} s", "pika": "1 of pika, T = 30 s"}[client]
-    assert timeout in found.sentence
-    hbshim.keep_alive(early)
-    assert examine().finding("open-connections").verdict == "ok"
-    early.close()
-    late.close()
+    with contextlib.ExitStack() as opened:
+        early = connect()
+        hbshim.install()
+        connect()
+        found = examine().finding("open-connections")
+        assert found.verdict == "problem"
+        timeout = {"amqp": f"1 of py-amqp, T = {HEARTBEAT} s", "pika": "1 of pika, T = 30 s"}
+        assert timeout[client] in found.sentence
+        hbshim.keep_alive(early)
+        found = examine().finding("open-connections")
+        assert found.verdict == "ok", found.sentence
 
 
 def test_the_options_of_the_process_count(fresh):

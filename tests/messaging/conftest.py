@@ -46,6 +46,16 @@ def connect(library: str, host: Host, **options: Any) -> Connection:
     return connection
 
 
+def connections_of(pid: int, broker: Broker, library: str = "") -> list[dict[str, Any]]:
+    """Return what the broker shows of the messaging connections of a process; a second old."""
+    ours = f":{pid}:hbshim-{library}"
+    return [
+        each
+        for each in broker.management.connections()
+        if ours in each.get("client_properties", {}).get("connection_name", "")
+    ]
+
+
 def drain_until(connection: Connection, condition: Callable[[], object]) -> None:
     """Drain until `condition` is true."""
 

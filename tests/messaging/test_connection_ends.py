@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import socket
@@ -26,8 +27,15 @@ from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.hosts import Host
 from hbshim.protocol.messages import Delivery
 from hbshim.runtime.unpatched import original
-from tests.conftest import HEARTBEAT
-from tests.messaging.conftest import LIBRARIES, LIMIT, connect, drain_until, unique
+from tests.brokers import HEARTBEAT
+from tests.messaging.conftest import (
+    LIBRARIES,
+    LIMIT,
+    connect,
+    connections_of,
+    drain_until,
+    unique,
+)
 from tests.messaging.connections import Drainer, message
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -272,9 +280,12 @@ def test_a_peer_that_falls_silent(opened: Opened, behind: Host, relay: Relay) ->
 # -- the end ---------------------------------------------------------------------------
 
 
-def test_the_broker_closes_it(connection: Connection, rabbitmqctl: Callable[..., None]) -> None:
+def test_the_broker_closes_it(connection: Connection, library: str, broker: Broker) -> None:
     drainer = Drainer(connection)
-    rabbitmqctl("close_all_connections", "for a test")
+    shown = functools.partial(connections_of, os.getpid(), broker, library)
+    wait_until(shown, LIMIT)
+    for each in shown():
+        broker.management.close_connection(each["name"], "for a test")
     assert drainer.ends()
     assert isinstance(drainer.error, ConnectionLostError)
     assert "for a test" in str(drainer.error)
@@ -394,43 +405,6 @@ def test_a_forked_child_has_no_part_in_it(connection: Connection, queue: str) ->
 
 
 # -- a broker that takes nothing ----------------------------------------------------------
-
-
-def test_a_broker_short_of_memory(host: Host, memory_alarm: Callable[[], None]) -> None:
-    """Each library, side by side: the alarm takes its time."""
-    ours = [connect(library, host) for library in LIBRARIES]
-    errors: list[Exception] = []
-
-    def publish(connection: Connection) -> None:
-        try:
-            connection.publish(message("nowhere"), LIMIT)
-        except Exception as error:
-            errors.append(error)
-
-    try:
-        for connection in ours:
-            # The broker says that it is blocked to one who publishes.
-            connection.publish(message("nowhere"))
-            drain_until(connection, lambda connection=connection: connection.blocked)
-            began = time.monotonic()
-            with pytest.raises(BrokerBlockedError):
-                connection.publish(message("nowhere"), 0.2)
-            with pytest.raises(BrokerBlockedError):
-                connection.publish_confirmed(message("nowhere"), 0.2)
-            assert time.monotonic() - began < LIMIT / 2
-            assert connection.is_open
-        patient = [threading.Thread(target=publish, args=(connection,)) for connection in ours]
-        for thread in patient:
-            thread.start()
-        memory_alarm()
-        for thread in patient:
-            thread.join(LIMIT)
-            assert not thread.is_alive()
-        assert errors == []
-        assert not any(connection.blocked for connection in ours)
-    finally:
-        for connection in ours:
-            connection.close()
 
 
 def test_a_broker_that_stops_reading(opened: Opened, behind: Host, relay: Relay) -> None:

@@ -17,9 +17,9 @@ class Agent:
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_the_page_does_what_it_says(broker, scheme, capsys):
+def test_the_page_does_what_it_says(broker, vhost, scheme, capsys):
     names = {}
-    url = broker.amqp_url().replace("amqp://", f"{scheme}://")
+    url = broker.amqp_url(vhost=vhost).replace("amqp://", f"{scheme}://")
     source = AGENT + "\n".join(SNIPPETS)
     assert "hbpika://user:password@host1,user:password@host2/" in source
     source = source.replace("hbpika://user:password@host1,user:password@host2/", url)

@@ -26,6 +26,7 @@ from hbshim.errors import (
     RejectedError,
     UnroutableError,
 )
+from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.notify import Notification, NotificationServer, Notifier
@@ -33,7 +34,8 @@ from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT
-from tests.messaging.conftest import LIBRARIES, LIMIT, at_once, unique
+from tests.messaging.conftest import LIBRARIES, LIMIT, at_once, connect, drain_until, unique
+from tests.messaging.connections import message
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until, wait_while_progressing
 from wsgi_harness.engine.engine import Engine
@@ -251,6 +253,43 @@ def test_the_memory_alarm(
     serve(drivers(direct), target, endpoint)
     assert client.call("echo", value="after") == "after"
     notifier.info("event", 3)
+
+
+def test_the_memory_alarm_of_a_connection(direct: Host, memory_alarm: Callable[[], None]) -> None:
+    """Each library, side by side: the alarm takes its time."""
+    ours = [connect(library, direct) for library in LIBRARIES]
+    errors: list[Exception] = []
+
+    def publish(connection: Connection) -> None:
+        try:
+            connection.publish(message("nowhere"), LIMIT)
+        except Exception as error:
+            errors.append(error)
+
+    try:
+        for connection in ours:
+            # The broker says that it is blocked to one who publishes.
+            connection.publish(message("nowhere"))
+            drain_until(connection, lambda connection=connection: connection.blocked)
+            began = time.monotonic()
+            with pytest.raises(BrokerBlockedError):
+                connection.publish(message("nowhere"), 0.2)
+            with pytest.raises(BrokerBlockedError):
+                connection.publish_confirmed(message("nowhere"), 0.2)
+            assert time.monotonic() - began < LIMIT / 2
+            assert connection.is_open
+        patient = [threading.Thread(target=publish, args=(connection,)) for connection in ours]
+        for thread in patient:
+            thread.start()
+        memory_alarm()
+        for thread in patient:
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+        assert errors == []
+        assert not any(connection.blocked for connection in ours)
+    finally:
+        for connection in ours:
+            connection.close()
 
 
 def blocked(send: Callable[..., object], *arguments: object, **named: object) -> None:

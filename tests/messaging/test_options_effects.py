@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT
-from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.conftest import LIMIT, connections_of, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -40,8 +41,8 @@ def test_what_is_negotiated(broker: Broker, opened: Opened, library: str) -> Non
     second = opened(heartbeat_interval="off", login_method="AMQPLAIN")
 
     def counted() -> list[int]:
-        """How many the broker shows so, of each kind."""
-        shown = broker.management.connections()
+        """How many of this process's the broker shows so, of each kind."""
+        shown = connections_of(os.getpid(), broker)
         return [sum(kind.items() <= each.items() for each in shown) for kind in (limited, silent)]
 
     wait_until(lambda: counted() == [1, 1], LIMIT)
@@ -198,7 +199,7 @@ def test_the_pauses_between_attempts_to_connect(
 
 @pytest.mark.parametrize("delay", [0, 3])
 def test_the_pauses_between_attempts_that_the_broker_rejects(
-    broker: Broker, drivers: Drivers, slept: list[float], rabbitmqctl: Any, delay: float
+    broker: Broker, drivers: Drivers, slept: list[float], delay: float
 ) -> None:
     topic = unique("full")
     driver = drivers(
@@ -206,8 +207,8 @@ def test_the_pauses_between_attempts_that_the_broker_rejects(
         rejected_message_retry_delay=delay,
         connection_retry_attempts=1,
     )
-    full = '{"max-length": 1, "overflow": "reject-publish"}'
-    rabbitmqctl("set_policy", "--apply-to", "queues", topic, f"\\.{topic}\\.", full)
+    full = {"max-length": 1, "overflow": "reject-publish"}
+    broker.management.set_queue_policy(topic, f"\\.{topic}\\.", full)
     try:
         driver.notify(Target(topic), NOTHING, "info", LIMIT)
         with pytest.raises(RejectedError):
@@ -216,7 +217,7 @@ def test_the_pauses_between_attempts_that_the_broker_rejects(
                 slept.clear()
                 driver.notify(Target(topic), NOTHING, "info", 100_000)
     finally:
-        rabbitmqctl("clear_policy", topic)
+        broker.management.delete_policy(topic)
     assert len(slept) >= 6
     check_pauses(slept, delay, len(slept))
 

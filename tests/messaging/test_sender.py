@@ -1,6 +1,7 @@
 """A restart of the broker leaves a pool full of connections that it has closed."""
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -10,20 +11,11 @@ import pytest
 
 from hbshim import messaging
 from hbshim.errors import ConfirmTimeoutError, MessagingError
-from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.conftest import LIMIT, connections_of, unique
 from tests.waiting import wait_until
 from wsgi_harness.wire.relay import Relay
 
 SCHEMES = ("hbkombu", "hbpika")
-
-
-def broker_names(broker, ours):
-    """What the broker calls the connections whose own name contains `ours`."""
-    return [
-        each["name"]
-        for each in broker.management.connections()
-        if ours in each.get("client_properties", {}).get("connection_name", "")
-    ]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -37,10 +29,10 @@ def test_the_first_cast_after_all_connections_were_closed_is_sent(broker, scheme
             for _ in range(6):
                 checked_out.enter_context(driver._sender._checkout(time.monotonic() + 30))
         assert pool.statistics().idle == 6
-        ours = f"{os.getpid()}:hbshim-{scheme[2:]}"
-        wait_until(lambda: len(broker_names(broker, ours)) == 6, 30)
-        for name in broker_names(broker, ours):
-            broker.management.close_connection(name)
+        shown = functools.partial(connections_of, os.getpid(), broker, scheme[2:])
+        wait_until(lambda: len(shown()) == 6, 30)
+        for each in shown():
+            broker.management.close_connection(each["name"])
         client.cast("anything")
         assert pool.statistics().dead >= 1
     finally:

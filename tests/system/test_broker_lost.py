@@ -8,6 +8,12 @@ T = 2
 
 
 @pytest.fixture
+def broker(own_broker):
+    """In place of the one that others use."""
+    return own_broker
+
+
+@pytest.fixture
 def restart(rabbitmqctl):
     """Stop the broker, do something, start it again."""
 

@@ -107,14 +107,39 @@ class Management:
         """
         self._request("DELETE", f"connections/{quote(name, safe='')}", {"X-Reason": reason})
 
+    def add_vhost(self, name: str) -> None:
+        """Add a virtual host that this user may use."""
+        vhost = quote(name, safe="")
+        self._request("PUT", f"vhosts/{vhost}")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self._request("PUT", f"permissions/{vhost}/{quote(self.user, safe='')}", body=everything)
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with all that is in it; its connections are closed."""
+        self._request("DELETE", f"vhosts/{quote(name, safe='')}")
+
+    def set_queue_policy(self, name: str, pattern: str, definition: Mapping[str, object]) -> None:
+        """Apply arguments to the queues, in the virtual host `/`, whose names match a pattern."""
+        policy = {"pattern": pattern, "definition": definition, "apply-to": "queues"}
+        self._request("PUT", f"policies/%2F/{quote(name, safe='')}", body=policy)
+
+    def delete_policy(self, name: str) -> None:
+        """Delete a policy of the virtual host `/`."""
+        self._request("DELETE", f"policies/%2F/{quote(name, safe='')}")
+
     def _request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
     ) -> requests.Response:
         response = requests.request(
             method,
             f"{self.url}/api/{path}",
             auth=(self.user, self.password),
             headers=dict(headers or {}),
+            json=body,
             timeout=_REQUEST_LIMIT,
         )
         response.raise_for_status()

@@ -21,7 +21,7 @@ def cell(scheme, world="green", amqp_url=""):
 
 
 @pytest.mark.alone
-def test_one_test_of_each_kind_passes(broker, rabbitmqctl, tmp_path):
+def test_one_test_of_each_kind_passes(broker, tmp_path):
     """Of every scheme, in green threads or in native ones, with the newest oslo.messaging.
 
     `make oslo` runs every scheme in both.
@@ -30,8 +30,7 @@ def test_one_test_of_each_kind_passes(broker, rabbitmqctl, tmp_path):
     for scheme, world in zip(ours(), itertools.cycle(WORLDS)):
         # Its own: the suite's topics have the same names in each run.
         vhost = f"{scheme}-{world}"
-        rabbitmqctl("add_vhost", vhost)
-        rabbitmqctl("set_permissions", "-p", vhost, broker.user, ".*", ".*", ".*")
+        broker.management.add_vhost(vhost)
         cells.append(cell(scheme, world, broker.amqp_url(vhost=vhost)))
     for first in run(cells, tmp_path, only=SUBSET, parts=1, limit=400, side_by_side=3):
         # As the command does: one of the tests counts what comes within two seconds.

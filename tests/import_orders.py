@@ -4,6 +4,8 @@ Each order has a process of its own, forked from one that has imported no client
 Prints what failed, then "done N".
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 import pkgutil
@@ -46,7 +48,7 @@ def unprepared():
     return found
 
 
-def attempt(order, name):
+def attempt(order, name) -> None:
     if order == "install first":
         hbshim.install()
         importlib.import_module(name)
@@ -60,7 +62,7 @@ def attempt(order, name):
     assert module.__loader__ is module.__spec__.loader
 
 
-def main(order):
+def main(order) -> None:
     assert not {*LIBRARIES} & set(sys.modules)
     names = list(modules())
     for name in names:

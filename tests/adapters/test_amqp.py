@@ -1,10 +1,14 @@
 """py-amqp on the real broker."""
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import socket
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import amqp
 import pytest
@@ -17,13 +21,14 @@ from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, Wor
 from hbshim.heartbeat.state import State
 from hbshim.options import Options
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 
 @pytest.fixture
-def connect(broker):
+def connect(broker: Broker) -> Iterator[Callable[..., amqp.Connection]]:
     opened = []
 
-    def open_connection(**options):
+    def open_connection(**options: Any) -> amqp.Connection:
         connection = amqp.Connection(
             f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, **options
         )
@@ -37,7 +42,7 @@ def connect(broker):
             connection.close()
 
 
-def test_keep_alive_beats_for_an_open_connection(connect):
+def test_keep_alive_beats_for_an_open_connection(connect: Callable[..., amqp.Connection]) -> None:
     connection = connect(heartbeat=1)
     assert hbshim.keep_alive(connection) is connection
     link = connection.transport.hbshim_link
@@ -46,7 +51,9 @@ def test_keep_alive_beats_for_an_open_connection(connect):
     connection.channel().queue_declare("", exclusive=True)
 
 
-def test_install_reaches_connections_opened_from_now_on(connect):
+def test_install_reaches_connections_opened_from_now_on(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     before = connect(heartbeat=1)
     hbshim.install()
     after = connect(heartbeat=1)
@@ -56,7 +63,9 @@ def test_install_reaches_connections_opened_from_now_on(connect):
     assert kept == [False, True, False]
 
 
-def test_a_heartbeat_is_asked_for_only_when_the_user_says_so(connect, events):
+def test_a_heartbeat_is_asked_for_only_when_the_user_says_so(
+    connect: Callable[..., amqp.Connection], events: Callable[..., Any]
+) -> None:
     hbshim.install()
     assert connect().heartbeat == 0
     assert "not-negotiated" in events()
@@ -65,7 +74,9 @@ def test_a_heartbeat_is_asked_for_only_when_the_user_says_so(connect, events):
     assert connect(heartbeat=1).heartbeat == 1
 
 
-def test_heartbeat_checks_of_existing_code_become_harmless(connect):
+def test_heartbeat_checks_of_existing_code_become_harmless(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=1))
     link = connection.transport.hbshim_link
     sent = connection.bytes_sent
@@ -76,14 +87,16 @@ def test_heartbeat_checks_of_existing_code_become_harmless(connect):
     connection.channel().queue_declare("", exclusive=True)
 
 
-def test_a_lost_link_is_told_through_heartbeat_check_too(connect):
+def test_a_lost_link_is_told_through_heartbeat_check_too(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=1))
     connection.transport.hbshim_link.state = State.LOST
     with pytest.raises(ConnectionForced):
         connection.heartbeat_tick()
 
 
-def test_a_closed_connection_is_as_it_was_before(connect):
+def test_a_closed_connection_is_as_it_was_before(connect: Callable[..., amqp.Connection]) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=1))
     link = connection.transport.hbshim_link
     connection.close()
@@ -97,17 +110,19 @@ def test_a_closed_connection_is_as_it_was_before(connect):
     assert gone() is None
 
 
-def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(connect):
+def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=60))
     channel = connection.channel()
     queue = channel.queue_declare("", exclusive=True).queue
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0)
-    received = []
+    received: list[Any] = []
     channel.basic_consume(queue, callback=received.append, no_ack=True)
     channel.basic_publish(amqp.Message("body"), routing_key=queue)
 
-    def look():
+    def look() -> list[Any]:
         with contextlib.suppress(TimeoutError):
             connection.drain_events(timeout=0)
         return received
@@ -116,7 +131,7 @@ def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(conn
     assert received[0].body == "body"
 
 
-def test_a_look_without_waiting_finds_the_end(connect):
+def test_a_look_without_waiting_finds_the_end(connect: Callable[..., amqp.Connection]) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=60))
     connection.transport.sock.shutdown(socket.SHUT_RDWR)
     # "Closed", or "reset" where the broker was quicker; not that nothing is there yet.
@@ -125,7 +140,9 @@ def test_a_look_without_waiting_finds_the_end(connect):
     connection.collect()
 
 
-def test_heartbeats_of_the_broker_do_not_extend_a_timeout(connect):
+def test_heartbeats_of_the_broker_do_not_extend_a_timeout(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     """py-amqp waits anew after each frame that is no event; two heartbeats come in the time."""
     connection = hbshim.keep_alive(connect(heartbeat=1))
     channel = connection.channel()
@@ -138,12 +155,14 @@ def test_heartbeats_of_the_broker_do_not_extend_a_timeout(connect):
     channel.queue_declare("", exclusive=True)
 
 
-def test_a_message_that_comes_in_parts_extends_a_timeout_as_without_heartbeats(connect):
+def test_a_message_that_comes_in_parts_extends_a_timeout_as_without_heartbeats(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=60))
     frames = iter([(1, 1, b"method"), (2, 1, b"header"), (3, 1, b"body")])
     handled = []
 
-    def read_frame():
+    def read_frame() -> tuple[int, int, bytes]:
         time.sleep(0.15)
         return next(frames)
 
@@ -154,23 +173,25 @@ def test_a_message_that_comes_in_parts_extends_a_timeout_as_without_heartbeats(c
     connection.collect()
 
 
-def test_a_drain_of_its_own_is_left_to_a_subclass(broker):
-    class Own(amqp.Connection):
-        def drain_events(self, timeout=None):
+def test_a_drain_of_its_own_is_left_to_a_subclass(broker: Broker) -> None:
+    class Own(amqp.Connection):  # type: ignore[misc]
+        def drain_events(self, timeout: float | None = None) -> Any:
             return ("own", timeout)
 
     connection = Own(f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, heartbeat=1)
     Own.drain_events = amqp.Connection.drain_events
     connection.connect()
-    Own.drain_events = lambda _self, timeout=None: ("own", timeout)
+    Own.drain_events = lambda _self, timeout=None: ("own", timeout)  # type: ignore[assignment]
     hbshim.keep_alive(connection)
     assert connection.drain_events(5) == ("own", 5)
     connection.collect()
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
-def test_a_hitch_of_the_network_may_last_as_long_as_the_heartbeat_timeout(connect, monkeypatch):
-    def limit(connection):
+def test_a_hitch_of_the_network_may_last_as_long_as_the_heartbeat_timeout(
+    connect: Callable[..., amqp.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limit(connection: amqp.Connection) -> int:
         return connection.transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
     connection = connect(heartbeat=3)
@@ -183,7 +204,7 @@ def test_a_hitch_of_the_network_may_last_as_long_as_the_heartbeat_timeout(connec
     changed.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2500)
     assert limit(hbshim.keep_alive(changed)) == 2500
 
-    def refuse(*_):
+    def refuse(*_: object) -> NoReturn:
         raise WorkerError("none")
 
     monkeypatch.setattr(adapter, "watch", refuse)
@@ -193,44 +214,50 @@ def test_a_hitch_of_the_network_may_last_as_long_as_the_heartbeat_timeout(connec
     assert limit(refused) == 1000
 
 
-def test_attaching_twice_is_attaching_once(connect):
+def test_attaching_twice_is_attaching_once(connect: Callable[..., amqp.Connection]) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=1))
     link = connection.transport.hbshim_link
     hbshim.keep_alive(connection)
     assert connection.transport.hbshim_link is link
 
 
-def test_a_connection_that_is_not_open_says_what_to_do():
+def test_a_connection_that_is_not_open_says_what_to_do() -> None:
     with pytest.raises(AttachError, match=r"call its connect\(\) first"):
         hbshim.keep_alive(amqp.Connection("localhost"))
 
 
-def test_a_connection_without_heartbeat_says_what_to_do(connect):
+def test_a_connection_without_heartbeat_says_what_to_do(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     with pytest.raises(AttachError, match="open it with heartbeat=60"):
         hbshim.keep_alive(connect())
 
 
-def test_an_unknown_kind_of_connection_is_named():
+def test_an_unknown_kind_of_connection_is_named() -> None:
     with pytest.raises(AttachError, match=r"builtins\.dict"):
         hbshim.keep_alive({})
 
 
-def test_a_bad_option_is_refused_before_anything_is_touched(connect):
+def test_a_bad_option_is_refused_before_anything_is_touched(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     connection = connect(heartbeat=1)
     with pytest.raises(OptionError):
-        hbshim.keep_alive(connection, heartbeat_in_pthread="perhaps")
+        hbshim.keep_alive(connection, heartbeat_in_pthread="perhaps")  # type: ignore[arg-type]
     assert not hasattr(connection.transport, "hbshim_link")
 
 
 @pytest.mark.parametrize("version", ["5.1.1", "6.0.0", "7"])
-def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(connect, monkeypatch, version):
+def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(
+    connect: Callable[..., amqp.Connection], monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
     connection = connect(heartbeat=1)
     monkeypatch.setattr(amqp, "__version__", version)
     with pytest.raises(UnsupportedVersionError, match=r"install a supported version \(amqp>=5.2"):
         hbshim.keep_alive(connection)
 
 
-def test_a_missing_inner_structure_is_named(connect):
+def test_a_missing_inner_structure_is_named(connect: Callable[..., amqp.Connection]) -> None:
     connection = connect(heartbeat=1)
 
     class Renamed:
@@ -242,7 +269,11 @@ def test_a_missing_inner_structure_is_named(connect):
     assert connection.connected
 
 
-def test_an_unknown_version_is_left_alone_once_installed(connect, monkeypatch, events):
+def test_an_unknown_version_is_left_alone_once_installed(
+    connect: Callable[..., amqp.Connection],
+    monkeypatch: pytest.MonkeyPatch,
+    events: Callable[..., Any],
+) -> None:
     monkeypatch.setattr(amqp, "__version__", "6.0")
     hbshim.install()
     connection = connect(heartbeat=1)
@@ -251,7 +282,9 @@ def test_an_unknown_version_is_left_alone_once_installed(connect, monkeypatch, e
     connection.channel().queue_declare("", exclusive=True)
 
 
-def test_no_password_in_names_or_events(connect, broker):
+def test_no_password_in_names_or_events(
+    connect: Callable[..., amqp.Connection], broker: Broker
+) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=1))
     link = connection.transport.hbshim_link
     kept = [getattr(link, name) for name in type(link).__slots__ if name != "__weakref__"]
@@ -259,10 +292,12 @@ def test_no_password_in_names_or_events(connect, broker):
     assert broker.password not in repr(kept)
 
 
-def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(connect, monkeypatch):
+def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(
+    connect: Callable[..., amqp.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection = connect(heartbeat=1)
 
-    def refuse(*_args, **_keywords):
+    def refuse(*_args: object, **_keywords: object) -> NoReturn:
         raise WorkerError("no thread")
 
     before = dict(vars(connection.transport))

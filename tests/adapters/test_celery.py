@@ -11,7 +11,9 @@ import itertools
 import os
 import re
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import celery
 import kombu
@@ -22,6 +24,7 @@ from hbshim.errors import AttachError, UnsupportedVersionError
 from hbshim.heartbeat.service import current
 from tests.waiting import wait_until
 from tests.worlds import WORLD
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "hosts.md"
@@ -31,7 +34,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def relay(broker):
+def relay(broker: Broker) -> Iterator[Relay]:
     if WORLD != "native":
         pytest.skip("the relay's event loop does not run in a patched process")
     with Relay(broker.host, broker.amqp_port) as relay:
@@ -39,7 +42,7 @@ def relay(broker):
 
 
 @pytest.fixture
-def queue(broker):
+def queue(broker: Broker) -> Iterator[Callable[[], int]]:
     """A queue that outlives the connections; answers how many messages it holds."""
     name = f"hbshim-celery-pools-{os.getpid()}-{next(_numbers)}"
     with kombu.Connection(broker.amqp_url()) as own:
@@ -48,18 +51,18 @@ def queue(broker):
             name, durable=True, auto_delete=False, arguments={"x-expires": 60_000}
         )
 
-        def count():
+        def count() -> int:
             return channel.queue_declare(name, passive=True).message_count
 
-        count.name = name
+        count.name = name  # type: ignore[attr-defined]
         yield count
 
 
 @pytest.fixture
-def make_app(broker, queue):
+def make_app(broker: Broker, queue: Any) -> Iterator[Callable[..., celery.Celery]]:
     made = []
 
-    def make(relay=None, heartbeat=T):
+    def make(relay: Relay | None = None, heartbeat: int = T) -> celery.Celery:
         through = broker if relay is None else dataclasses.replace(broker, amqp_port=relay.port)
         app = celery.Celery(
             f"app-{next(_numbers)}", broker=through.amqp_url(), set_as_current=False
@@ -77,32 +80,34 @@ def make_app(broker, queue):
 
 
 @pytest.fixture
-def control(make_app):
+def control(make_app: Callable[..., celery.Celery]) -> celery.Celery:
     """An app that has published once, without hbshim."""
     app = make_app()
     send(app)
     return app
 
 
-def send(app, **options):
+def send(app: celery.Celery, **options: Any) -> None:
     app.send_task("nobody.listens", ignore_result=True, **options)
 
 
-def pooled(app):
+def pooled(app: celery.Celery) -> Any:
     """The connection that the app's next publish will use."""
     with app.pool.acquire() as connection:
         return connection.connection
 
 
-def ends(relay):
+def ends(relay: Relay) -> list[Any]:
     return [*relay.seen("fin"), *relay.seen("rst")]
 
 
-def link_of(app):
+def link_of(app: celery.Celery) -> Any:
     return getattr(pooled(app).transport, "hbshim_link", None)
 
 
-def test_a_pool_asks_for_a_heartbeat_and_it_is_sent(make_app, control):
+def test_a_pool_asks_for_a_heartbeat_and_it_is_sent(
+    make_app: Callable[..., celery.Celery], control: celery.Celery
+) -> None:
     app = make_app()
     hbshim.install(app)
     send(app)
@@ -112,7 +117,9 @@ def test_a_pool_asks_for_a_heartbeat_and_it_is_sent(make_app, control):
     assert link_of(control) is None
 
 
-def test_a_heartbeat_that_celery_negotiates_is_sent(make_app, relay):
+def test_a_heartbeat_that_celery_negotiates_is_sent(
+    make_app: Callable[..., celery.Celery], relay: Relay
+) -> None:
     """celery#4876: negotiated, but never sent; the broker hangs up."""
     app = make_app(relay)
     forgotten = app.connection_for_write(heartbeat=T)
@@ -128,7 +135,9 @@ def test_a_heartbeat_that_celery_negotiates_is_sent(make_app, relay):
         connection.release()
 
 
-def test_an_idle_pool_behind_a_peer_that_goes_deaf(make_app, relay, broker, queue):
+def test_an_idle_pool_behind_a_peer_that_goes_deaf(
+    make_app: Callable[..., celery.Celery], relay: Relay, broker: Broker, queue: Callable[[], int]
+) -> None:
     """celery#9187: what the control sends is accepted, and lost."""
     with Relay(broker.host, broker.amqp_port) as deaf_for_good:
         control = make_app(deaf_for_good)
@@ -152,7 +161,9 @@ def test_an_idle_pool_behind_a_peer_that_goes_deaf(make_app, relay, broker, queu
     assert queue() == 3
 
 
-def test_an_idle_pool_whose_peer_hangs_up(make_app, relay, queue):
+def test_an_idle_pool_whose_peer_hangs_up(
+    make_app: Callable[..., celery.Celery], relay: Relay, queue: Callable[[], int]
+) -> None:
     control = make_app(relay)
     send(control)
     app = make_app(relay)
@@ -169,7 +180,9 @@ def test_an_idle_pool_whose_peer_hangs_up(make_app, relay, queue):
     wait_until(lambda: queue() == 5)
 
 
-def test_many_messages_through_pools_that_die_again_and_again(make_app, relay, queue):
+def test_many_messages_through_pools_that_die_again_and_again(
+    make_app: Callable[..., celery.Celery], relay: Relay, queue: Callable[[], int]
+) -> None:
     app = make_app(relay)
     hbshim.install(app)
     for _ in range(5):
@@ -182,7 +195,7 @@ def test_many_messages_through_pools_that_die_again_and_again(make_app, relay, q
     wait_until(lambda: queue() == 20)
 
 
-def test_a_write_broken_off_leaves_the_pool(make_app):
+def test_a_write_broken_off_leaves_the_pool(make_app: Callable[..., celery.Celery]) -> None:
     app = make_app()
     hbshim.install(app)
     link = link_of(app)
@@ -190,7 +203,9 @@ def test_a_write_broken_off_leaves_the_pool(make_app):
     assert link_of(app) is not link
 
 
-def test_a_pool_from_before_is_replaced(make_app, control):
+def test_a_pool_from_before_is_replaced(
+    make_app: Callable[..., celery.Celery], control: celery.Celery
+) -> None:
     before = pooled(control)
     hbshim.install(control)
     send(control)
@@ -198,7 +213,9 @@ def test_a_pool_from_before_is_replaced(make_app, control):
     assert link_of(control).timeout == T
 
 
-def test_the_option_wins_over_broker_heartbeat(make_app, monkeypatch):
+def test_the_option_wins_over_broker_heartbeat(
+    make_app: Callable[..., celery.Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = make_app(heartbeat=120)
     hbshim.install(app, heartbeat=3)
     assert pooled(app).heartbeat == 3
@@ -209,14 +226,18 @@ def test_the_option_wins_over_broker_heartbeat(make_app, monkeypatch):
         assert connection.connection.heartbeat == 2
 
 
-def test_options_in_the_brokers_url_are_kept(make_app, broker):
+def test_options_in_the_brokers_url_are_kept(
+    make_app: Callable[..., celery.Celery], broker: Broker
+) -> None:
     app = make_app()
     app.conf.broker_url = broker.amqp_url(hbshim_heartbeat=3, heartbeat_in_pthread="true")
     hbshim.install(app)
     assert pooled(app).heartbeat == 3
 
 
-def test_an_app_that_wants_no_heartbeat_gets_none(make_app, events):
+def test_an_app_that_wants_no_heartbeat_gets_none(
+    make_app: Callable[..., celery.Celery], events: Callable[..., Any]
+) -> None:
     app = make_app(heartbeat=0)
     hbshim.install(app)
     send(app)
@@ -224,14 +245,16 @@ def test_an_app_that_wants_no_heartbeat_gets_none(make_app, events):
     assert "not-negotiated" in events()
 
 
-def test_nothing_is_asked_once_uninstalled(make_app):
+def test_nothing_is_asked_once_uninstalled(make_app: Callable[..., celery.Celery]) -> None:
     app = make_app()
     hbshim.install(app)
     hbshim.uninstall()
     assert not pooled(app).heartbeat, "a heartbeat that nobody would send"
 
 
-def test_an_app_may_be_configured_afterwards(make_app, broker):
+def test_an_app_may_be_configured_afterwards(
+    make_app: Callable[..., celery.Celery], broker: Broker
+) -> None:
     app = celery.Celery("late", set_as_current=False)
     hbshim.install(app)
     hbshim.install(app)
@@ -240,7 +263,7 @@ def test_an_app_may_be_configured_afterwards(make_app, broker):
     app.close()
 
 
-def test_a_proxy_of_an_app_is_an_app(make_app):
+def test_a_proxy_of_an_app_is_an_app(make_app: Callable[..., celery.Celery]) -> None:
     app = make_app()
     app.set_current()
     try:
@@ -250,7 +273,7 @@ def test_a_proxy_of_an_app_is_an_app(make_app):
     assert pooled(app).heartbeat == T
 
 
-def test_other_transports_are_left_alone():
+def test_other_transports_are_left_alone() -> None:
     app = celery.Celery("elsewhere", broker="memory://", set_as_current=False)
     hbshim.install(app)
     assert app.connection_for_write().transport_options == {}
@@ -259,24 +282,28 @@ def test_other_transports_are_left_alone():
 
 
 @pytest.mark.parametrize("foreign", [{"heartbeat": 60}, "app", celery.Celery, object()])
-def test_a_foreign_object_gives_one_clear_error(foreign):
+def test_a_foreign_object_gives_one_clear_error(foreign: Any) -> None:
     with pytest.raises(AttachError, match=r"takes a Celery app"):
         hbshim.install(foreign)
     assert hbshim.api.connection_options({}) is None, "installed in spite of the error"
 
 
-def test_an_object_of_celerys_that_is_no_app(make_app):
+def test_an_object_of_celerys_that_is_no_app(make_app: Callable[..., celery.Celery]) -> None:
     with pytest.raises(AttachError, match="name the app itself"):
         hbshim.install(make_app().control)
 
 
-def test_an_unknown_celery_is_refused(make_app, monkeypatch):
+def test_an_unknown_celery_is_refused(
+    make_app: Callable[..., celery.Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(celery, "__version__", "6.0")
     with pytest.raises(UnsupportedVersionError, match=r"celery 6\.0"):
         hbshim.install(make_app())
 
 
-def test_a_pool_that_is_in_use_pays_little(make_app, queue):
+def test_a_pool_that_is_in_use_pays_little(
+    make_app: Callable[..., celery.Celery], queue: Callable[[], int]
+) -> None:
     """Not a figure, an order: 200 publishes must not open 200 connections."""
     app = make_app()
     hbshim.install(app)
@@ -289,9 +316,9 @@ def test_a_pool_that_is_in_use_pays_little(make_app, queue):
     wait_until(lambda: queue() == 200)
 
 
-def test_the_documentations_snippet(broker):
+def test_the_documentations_snippet(broker: Broker) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    names = {}
+    names: dict[str, Any] = {}
     exec(
         snippet.replace("amqp://user:password@broker//", broker.amqp_url()).replace("60", "3"),
         names,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import celery
 import kombu
@@ -14,8 +16,10 @@ import pytest
 from kombu.pools import ProducerPool
 
 import hbshim
+from hbshim.heartbeat.link import Link
 from tests.waiting import wait_until
 from tests.worlds import WORLD
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 pytestmark = pytest.mark.skipif(
@@ -29,21 +33,34 @@ POLICY = {"max_retries": 3, "interval_start": 0, "interval_step": 0.1, "interval
 
 
 @pytest.fixture
-def relays(broker):
+def relays(broker: Broker) -> Iterator[list[Relay]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Relay(broker.host, broker.amqp_port)) for _ in range(3)]
 
 
-def url_of(broker, relay):
+def url_of(broker: Broker, relay: Relay) -> str:
     return f"amqp://{broker.user}:{broker.password}@{relay.host}:{relay.port}//"
 
 
 @pytest.fixture
-def publisher(broker):
+def publisher(
+    broker: Broker,
+) -> Iterator[
+    Callable[
+        [
+            Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+            list[Relay],
+        ],
+        tuple[Callable[..., None], Callable[[], Link]],
+    ]
+]:
     """Make what publishes over several brokers; the functions publish, and answer the link."""
     made = []
 
-    def make(kind, relays):
+    def make(
+        kind: Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+        relays: list[Relay],
+    ) -> tuple[Callable[..., None], Callable[[], Link]]:
         urls = ";".join(url_of(broker, relay) for relay in relays)
         publish, link, close = kind(urls)
         made.append(close)
@@ -54,7 +71,7 @@ def publisher(broker):
         close()
 
 
-def over_celery(urls):
+def over_celery(urls: str) -> tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]:
     app = celery.Celery("failover", set_as_current=False)
     app.conf.update(
         broker_url=urls,
@@ -66,27 +83,27 @@ def over_celery(urls):
     )
     hbshim.install(app)
 
-    def publish(retry=True):
+    def publish(retry: bool = True) -> None:
         app.send_task("nothing", queue="failover", retry=retry)
 
-    def link():
+    def link() -> Link:
         with app.pool.acquire(block=True) as connection:
             return connection.connection._transport.hbshim_link
 
     return publish, link, app.close
 
 
-def over_kombu(urls):
+def over_kombu(urls: str) -> tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]:
     hbshim.install()
     connection = kombu.Connection(urls, heartbeat=T, connect_timeout=CONNECT_TIMEOUT)
     pool = connection.Pool(1)
     producers = ProducerPool(pool, 1)
 
-    def publish(retry=True):
+    def publish(retry: bool = True) -> None:
         with producers.acquire(block=True) as producer:
             producer.publish("", routing_key="failover", retry=retry, retry_policy=POLICY)
 
-    def link():
+    def link() -> Link:
         with pool.acquire(block=True) as pooled:
             return pooled.connection._transport.hbshim_link
 
@@ -96,7 +113,7 @@ def over_kombu(urls):
 KINDS = pytest.mark.parametrize("kind", [over_celery, over_kombu], ids=["celery", "kombu"])
 
 
-def hang(relay):
+def hang(relay: Relay) -> None:
     """Lose the connections of a broker, which accepts new ones and says nothing."""
     relay.deaf(swallow=True)
     relay.reset()
@@ -105,8 +122,17 @@ def hang(relay):
 @KINDS
 @pytest.mark.parametrize("retry", [True, False])
 def test_a_lost_connection_goes_to_the_next_broker_while_the_first_hangs(
-    publisher, relays, kind, retry
-):
+    publisher: Callable[
+        [
+            Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+            list[Relay],
+        ],
+        tuple[Callable[..., None], Callable[[], Link]],
+    ],
+    relays: list[Relay],
+    kind: Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+    retry: bool,
+) -> None:
     publish, link = publisher(kind, relays[:2])
     publish()
     lost = link()
@@ -119,7 +145,17 @@ def test_a_lost_connection_goes_to_the_next_broker_while_the_first_hangs(
 
 
 @KINDS
-def test_a_silent_connection_goes_to_the_next_broker(publisher, relays, kind):
+def test_a_silent_connection_goes_to_the_next_broker(
+    publisher: Callable[
+        [
+            Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+            list[Relay],
+        ],
+        tuple[Callable[..., None], Callable[[], Link]],
+    ],
+    relays: list[Relay],
+    kind: Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+) -> None:
     publish, link = publisher(kind, relays[:2])
     publish()
     lost = link()
@@ -130,7 +166,17 @@ def test_a_silent_connection_goes_to_the_next_broker(publisher, relays, kind):
 
 
 @KINDS
-def test_two_of_three_brokers_may_hang(publisher, relays, kind):
+def test_two_of_three_brokers_may_hang(
+    publisher: Callable[
+        [
+            Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+            list[Relay],
+        ],
+        tuple[Callable[..., None], Callable[[], Link]],
+    ],
+    relays: list[Relay],
+    kind: Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+) -> None:
     publish, link = publisher(kind, relays)
     publish()
     lost = link()
@@ -142,7 +188,17 @@ def test_two_of_three_brokers_may_hang(publisher, relays, kind):
 
 
 @KINDS
-def test_an_outage_of_all_is_waited_out_by_the_librarys_own_policy(publisher, relays, kind):
+def test_an_outage_of_all_is_waited_out_by_the_librarys_own_policy(
+    publisher: Callable[
+        [
+            Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+            list[Relay],
+        ],
+        tuple[Callable[..., None], Callable[[], Link]],
+    ],
+    relays: list[Relay],
+    kind: Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+) -> None:
     publish, link = publisher(kind, relays[:2])
     publish()
     lost = link()
@@ -160,7 +216,17 @@ def test_an_outage_of_all_is_waited_out_by_the_librarys_own_policy(publisher, re
 
 
 @KINDS
-def test_a_single_broker_that_comes_back_in_time_is_waited_for(publisher, relays, kind):
+def test_a_single_broker_that_comes_back_in_time_is_waited_for(
+    publisher: Callable[
+        [
+            Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+            list[Relay],
+        ],
+        tuple[Callable[..., None], Callable[[], Link]],
+    ],
+    relays: list[Relay],
+    kind: Callable[[str], tuple[Callable[..., None], Callable[[], Link], Callable[..., Any]]],
+) -> None:
     publish, link = publisher(kind, relays[:1])
     publish()
     lost = link()

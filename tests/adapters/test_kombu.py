@@ -1,9 +1,13 @@
 """kombu on the real broker: URL options, the stand-in transport, reconnection."""
 
+from __future__ import annotations
+
 import inspect
 import signal
 import socket
 import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import kombu
 import pytest
@@ -15,14 +19,17 @@ from hbshim.heartbeat.service import current
 from hbshim.heartbeat.state import State
 from tests.waiting import wait_until
 from tests.worlds import needs_os_threads
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 
 @pytest.fixture
-def connect(broker):
+def connect(broker: Broker) -> Iterator[Callable[..., kombu.Connection | None]]:
     opened = []
 
-    def open_connection(scheme="amqp", connect=True, **query):
+    def open_connection(
+        scheme: str = "amqp", connect: bool = True, **query: str
+    ) -> kombu.Connection:
         url = broker.amqp_url(**query).replace("amqp://", f"{scheme}://", 1)
         connection = kombu.Connection(url, heartbeat=1)
         opened.append(connection)
@@ -35,22 +42,22 @@ def connect(broker):
         connection.release()
 
 
-def link_of(connection):
+def link_of(connection: kombu.Connection) -> Any:
     return getattr(connection.connection.transport, "hbshim_link", None)
 
 
-def use(connection):
+def use(connection: Any) -> None:
     connection.default_channel.queue_declare("", exclusive=True)
 
 
-def test_install_keeps_kombu_alive(connect):
+def test_install_keeps_kombu_alive(connect: Callable[..., kombu.Connection | None]) -> None:
     hbshim.install()
     connection = connect()
     wait_until(lambda: link_of(connection).heartbeats_sent >= 3)
     use(connection)
 
 
-def test_install_leaves_kombus_signature_and_docstring():
+def test_install_leaves_kombus_signature_and_docstring() -> None:
     hbshim.install()
     init = kombu.Connection.__init__
     assert init is not init.hbshim_original
@@ -59,19 +66,25 @@ def test_install_leaves_kombus_signature_and_docstring():
     assert "login_method" in inspect.signature(kombu.Connection).parameters
 
 
-def test_an_option_in_the_url_reaches_the_link(connect):
+def test_an_option_in_the_url_reaches_the_link(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     hbshim.install()
     connect(heartbeat_in_pthread="true")
     with pytest.raises(OptionError, match="heartbeat_in_pthread='perhaps'"):
         connect(heartbeat_in_pthread="perhaps")
 
 
-def test_a_keyword_of_install_wins_over_the_url(connect):
+def test_a_keyword_of_install_wins_over_the_url(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     hbshim.install(heartbeat_in_pthread="auto")
     assert link_of(connect(heartbeat_in_pthread="perhaps")) is not None
 
 
-def test_the_stand_in_transport_needs_no_install(connect):
+def test_the_stand_in_transport_needs_no_install(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     hbshim.kombu.register()
     connection = connect(scheme="hbshim", heartbeat_in_pthread="true")
     assert connection.transport.driver_name == "py-amqp+hbshim"
@@ -79,7 +92,9 @@ def test_the_stand_in_transport_needs_no_install(connect):
     use(connection)
 
 
-def test_options_survive_the_clones_that_pools_make(connect):
+def test_options_survive_the_clones_that_pools_make(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     hbshim.kombu.register()
     original = connect(scheme="hbshim", connect=False, heartbeat_in_pthread="perhaps")
     clone = original.clone()
@@ -87,7 +102,7 @@ def test_options_survive_the_clones_that_pools_make(connect):
         clone.connect()
 
 
-def test_the_stand_in_connection_needs_neither_install_nor_register(broker):
+def test_the_stand_in_connection_needs_neither_install_nor_register(broker: Broker) -> None:
     url = broker.amqp_url(heartbeat_in_pthread="true")
     with hbshim.kombu.Connection(url, heartbeat=1) as original, original.clone() as connection:
         connection.connect()
@@ -102,7 +117,9 @@ def test_the_stand_in_connection_needs_neither_install_nor_register(broker):
         assert link_of(connection) not in (None, first)
 
 
-def test_a_pool_of_the_stand_in_keeps_its_connections_alive_and_replaces_dead_ones(broker):
+def test_a_pool_of_the_stand_in_keeps_its_connections_alive_and_replaces_dead_ones(
+    broker: Broker,
+) -> None:
     with hbshim.kombu.Connection(broker.amqp_url(), heartbeat=1) as original:
         pool = original.Pool(1)
         with pool.acquire() as connection:
@@ -117,7 +134,7 @@ def test_a_pool_of_the_stand_in_keeps_its_connections_alive_and_replaces_dead_on
         pool.force_close_all()
 
 
-def test_the_stand_in_connection_leaves_the_choice_of_the_transport_to_kombu():
+def test_the_stand_in_connection_leaves_the_choice_of_the_transport_to_kombu() -> None:
     chosen = {
         scheme: hbshim.kombu.Connection(f"{scheme}://host//").get_transport_cls()
         for scheme in ("pyamqp", "amqps", "memory")
@@ -127,7 +144,7 @@ def test_the_stand_in_connection_leaves_the_choice_of_the_transport_to_kombu():
     assert chosen["memory"] is kombu.Connection("memory://").get_transport_cls()
 
 
-def test_several_hosts_keep_their_options(broker):
+def test_several_hosts_keep_their_options(broker: Broker) -> None:
     hbshim.kombu.register()
     good = broker.amqp_url(heartbeat_in_pthread="true")
     nobody = "amqp://guest:guest@127.0.0.1:1//"
@@ -137,7 +154,9 @@ def test_several_hosts_keep_their_options(broker):
         assert all("heartbeat_in_pthread" not in url for url in connection.alt)
 
 
-def test_keep_alive_follows_a_kombu_connection_through_its_reconnection(connect):
+def test_keep_alive_follows_a_kombu_connection_through_its_reconnection(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     connection = connect()
     hbshim.keep_alive(connection)
     first = link_of(connection)
@@ -149,12 +168,14 @@ def test_keep_alive_follows_a_kombu_connection_through_its_reconnection(connect)
     wait_until(lambda: second.heartbeats_sent >= 2)
 
 
-def test_a_connection_that_is_not_open_says_what_to_do(connect):
+def test_a_connection_that_is_not_open_says_what_to_do(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     with pytest.raises(AttachError, match=r"call its connect\(\) first"):
         hbshim.keep_alive(connect(connect=False))
 
 
-def test_another_transport_is_refused_by_name():
+def test_another_transport_is_refused_by_name() -> None:
     connection = kombu.Connection("memory://")
     connection.connect()
     with pytest.raises(AttachError, match="use an amqp:// URL"):
@@ -162,7 +183,9 @@ def test_another_transport_is_refused_by_name():
     connection.release()
 
 
-def test_existing_heartbeat_checks_go_on_working(connect):
+def test_existing_heartbeat_checks_go_on_working(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     hbshim.install()
     connection = connect()
     beats = link_of(connection).heartbeats_sent
@@ -172,7 +195,9 @@ def test_existing_heartbeat_checks_go_on_working(connect):
     use(connection)
 
 
-def test_a_released_connection_is_no_longer_watched(connect):
+def test_a_released_connection_is_no_longer_watched(
+    connect: Callable[..., kombu.Connection | None],
+) -> None:
     hbshim.install()
     connection = connect()
     link = link_of(connection)
@@ -182,13 +207,13 @@ def test_a_released_connection_is_no_longer_watched(connect):
 
 
 @needs_os_threads
-def test_a_time_limit_in_a_publish_does_not_hang_the_pool(broker):
+def test_a_time_limit_in_a_publish_does_not_hang_the_pool(broker: Broker) -> None:
     """The limit is an ordinary Exception, and the broker is slow to read."""
 
     class TimeLimitError(Exception):
         pass
 
-    def on_alarm(*_):
+    def on_alarm(*_: object) -> NoReturn:
         raise TimeLimitError
 
     hbshim.install()

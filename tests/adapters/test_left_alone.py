@@ -1,8 +1,13 @@
 """What hbshim cannot keep alive works as without it: an error of hbshim's stays its own."""
 
+from __future__ import annotations
+
 import logging
+import socket
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
 
 import amqp
 import kombu
@@ -13,18 +18,27 @@ import hbshim
 from hbshim import messaging
 from hbshim.adapters import attach, sockets
 from hbshim.adapters.pika import heartbeat as pika_adapter
+from hbshim.adapters.pika.heartbeat import BlockingConnection
 from hbshim.adapters.pyamqp import heartbeat as amqp_adapter
 from hbshim.errors import WorkerError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.service import HeartbeatService
+from hbshim.messaging.base import Driver
+from hbshim.runtime.choice import Choice
 from hbshim.runtime.fork import ProcessLocal
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 #: Asked for by hbshim, where the application asks for none.
+#: Opens a connection: it, a call that uses it, and what asks for the negotiated heartbeat.
+Way: TypeAlias = Callable[..., tuple[Any, Callable[..., Any], Callable[..., Any]]]
+
 ASKED = 3  # below what the broker suggests
 
 
-def py_amqp(broker, **heartbeat):
+def py_amqp(
+    broker: Broker, **heartbeat: Any
+) -> tuple[amqp.Connection, Callable[..., Any], Callable[..., Any]]:
     hbshim.install(heartbeat=ASKED)
     connection = amqp.Connection(
         f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, **heartbeat
@@ -33,73 +47,91 @@ def py_amqp(broker, **heartbeat):
     return connection, connection.channel, lambda: connection.heartbeat
 
 
-def kombu_installed(broker, **heartbeat):
+def kombu_installed(
+    broker: Broker, **heartbeat: Any
+) -> tuple[kombu.Connection, Callable[..., Any], Callable[..., Any]]:
     hbshim.install(heartbeat=ASKED)
     return over_kombu(broker.amqp_url(), **heartbeat)
 
 
-def kombu_transport(broker, **heartbeat):
+def kombu_transport(
+    broker: Broker, **heartbeat: Any
+) -> tuple[kombu.Connection, Callable[..., Any], Callable[..., Any]]:
     hbshim.kombu.register()
     url = broker.amqp_url(hbshim_heartbeat=ASKED).replace("amqp://", "hbshim://", 1)
     return over_kombu(url, **heartbeat)
 
 
-def over_kombu(url, **heartbeat):
+def over_kombu(
+    url: str, **heartbeat: Any
+) -> tuple[kombu.Connection, Callable[..., Any], Callable[..., Any]]:
     connection = kombu.Connection(url, **heartbeat)
     connection.connect()
     return connection, connection.channel, lambda: connection.connection.heartbeat
 
 
-def pika_installed(broker, **heartbeat):
+def pika_installed(
+    broker: Broker, **heartbeat: Any
+) -> tuple[pika.BlockingConnection, Callable[..., Any], Callable[..., Any]]:
     hbshim.install()
     return over_pika(pika.BlockingConnection, broker, **heartbeat)
 
 
-def pika_stand_in(broker, **heartbeat):
+def pika_stand_in(
+    broker: Broker, **heartbeat: Any
+) -> tuple[BlockingConnection, Callable[..., Any], Callable[..., Any]]:
     return over_pika(pika_adapter.BlockingConnection, broker, **heartbeat)
 
 
-def over_pika(kind, broker, **heartbeat):
+def over_pika(
+    kind: type[BlockingConnection] | type[pika.BlockingConnection], broker: Broker, **heartbeat: Any
+) -> tuple[BlockingConnection | pika.BlockingConnection, Callable[..., Any], Callable[..., Any]]:
     connection = kind(pika.URLParameters(broker.amqp_url(**heartbeat)))
     return connection, connection.channel, lambda: connection._impl.params.heartbeat
 
 
-def hbkombu(broker, **_heartbeat):
+def hbkombu(
+    broker: Broker, **_heartbeat: object
+) -> tuple[Driver, Callable[..., Any], Callable[..., Any]]:
     return over_driver("hbkombu", broker)
 
 
-def hbpika(broker, **_heartbeat):
+def hbpika(
+    broker: Broker, **_heartbeat: object
+) -> tuple[Driver, Callable[..., Any], Callable[..., Any]]:
     return over_driver("hbpika", broker)
 
 
-def over_driver(scheme, broker):
+def over_driver(
+    scheme: str, broker: Broker
+) -> tuple[Driver, Callable[..., Any], Callable[..., Any]]:
     driver = messaging.connect(broker.amqp_url().replace("amqp://", f"{scheme}://", 1))
     client = messaging.Client(driver, messaging.Target("left-alone"), timeout=10)
     return driver, lambda: client.cast("nothing"), lambda: 0
 
 
 #: Those that ask for a heartbeat only because hbshim does.
-ASKING = (py_amqp, kombu_installed, kombu_transport)
-WAYS = (*ASKING, pika_installed, pika_stand_in, hbkombu, hbpika)
+ASKING: tuple[Way, ...] = (py_amqp, kombu_installed, kombu_transport)
+WAYS: tuple[Way, ...] = (*ASKING, pika_installed, pika_stand_in, hbkombu, hbpika)
 
 
 @pytest.fixture(autouse=True)
-def fresh_service(monkeypatch):
+def fresh_service(monkeypatch: pytest.MonkeyPatch) -> ProcessLocal[Any]:
     """A process in which no heartbeat was sent yet."""
     own = ProcessLocal(HeartbeatService, HeartbeatService.orphan_links)
     monkeypatch.setattr(service, "_SERVICE", own)
     return own
 
 
-def detection_fails(monkeypatch):
-    def fail(*_arguments):
+def detection_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> NoReturn:
         raise RuntimeError("detection fails")
 
     monkeypatch.setattr(attach, "detect", fail)
 
 
-def threads_are_refused(monkeypatch):
-    def refuse(*_arguments):
+def threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> NoReturn:
         raise WorkerError("no native thread can be started here")
 
     monkeypatch.setattr("hbshim.heartbeat.workers.start_native_thread", refuse)
@@ -107,15 +139,15 @@ def threads_are_refused(monkeypatch):
     monkeypatch.setenv("HBSHIM_WORKER", "pthread")
 
 
-def metrics_fail(monkeypatch):
-    def fail(*_arguments):
+def metrics_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> NoReturn:
         raise RuntimeError("metrics fail")
 
     monkeypatch.setattr("hbshim.metrics.Metrics.count", fail)
 
 
-def the_socket_is_unknown(monkeypatch):
-    def fail(sock):
+def the_socket_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(sock: socket.socket) -> NoReturn:
         raise hbshim.errors.AttachError("hbshim does not know the socket")
 
     monkeypatch.setattr(amqp_adapter, "wire_for", fail)
@@ -127,7 +159,12 @@ FAULTS = (threads_are_refused, detection_fails, metrics_fail, the_socket_is_unkn
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_a_connection_works_that_cannot_be_kept_alive(broker, monkeypatch, way, fault):
+def test_a_connection_works_that_cannot_be_kept_alive(
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+    fault: Callable[[pytest.MonkeyPatch], None],
+) -> None:
     if fault is the_socket_is_unknown and way in (hbkombu, hbpika):
         pytest.skip("the driver makes the socket itself")
     fault(monkeypatch)
@@ -137,7 +174,9 @@ def test_a_connection_works_that_cannot_be_kept_alive(broker, monkeypatch, way, 
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_reason_is_an_event_and_a_log_record(broker, monkeypatch, caplog, way):
+def test_the_reason_is_an_event_and_a_log_record(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: Way
+) -> None:
     threads_are_refused(monkeypatch)
     with caplog.at_level(logging.WARNING, "hbshim"):
         connection, use, _ = way(broker)
@@ -147,8 +186,12 @@ def test_the_reason_is_an_event_and_a_log_record(broker, monkeypatch, caplog, wa
     connection.close()
 
 
-def test_the_first_is_logged(broker, monkeypatch, caplog):
-    monkeypatch.setattr("hbshim.event_log._log", ProcessLocal(hbshim.event_log._Log, id))
+def test_the_first_is_logged(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        "hbshim.event_log._log", ProcessLocal(hbshim.event_log._Log, lambda _: None)
+    )
     threads_are_refused(monkeypatch)
     with caplog.at_level(logging.WARNING, "hbshim"):
         connection, _, _ = py_amqp(broker)
@@ -158,7 +201,12 @@ def test_the_first_is_logged(broker, monkeypatch, caplog):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("way", ASKING, ids=lambda way: way.__name__)
-def test_no_heartbeat_is_promised_that_is_not_sent(broker, monkeypatch, way, fault):
+def test_no_heartbeat_is_promised_that_is_not_sent(
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+    fault: Callable[[pytest.MonkeyPatch], None],
+) -> None:
     with monkeypatch.context() as patch:
         fault(patch)
         connection, use, negotiated = way(broker)
@@ -172,7 +220,9 @@ def test_no_heartbeat_is_promised_that_is_not_sent(broker, monkeypatch, way, fau
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_a_driver_promises_no_heartbeat_that_is_not_sent(broker, monkeypatch, scheme):
+def test_a_driver_promises_no_heartbeat_that_is_not_sent(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
     threads_are_refused(monkeypatch)
     driver, use, _ = over_driver(scheme, broker)
     use()
@@ -184,7 +234,11 @@ def test_a_driver_promises_no_heartbeat_that_is_not_sent(broker, monkeypatch, sc
 
 
 @pytest.mark.parametrize("way", ASKING, ids=lambda way: way.__name__)
-def test_the_application_still_has_its_own_heartbeats(broker, monkeypatch, way):
+def test_the_application_still_has_its_own_heartbeats(
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+) -> None:
     threads_are_refused(monkeypatch)
     connection, _, negotiated = way(broker, heartbeat=1)
     assert negotiated() == 1
@@ -198,7 +252,11 @@ def test_the_application_still_has_its_own_heartbeats(broker, monkeypatch, way):
 
 
 @pytest.mark.parametrize("way", [pika_installed, pika_stand_in], ids=lambda way: way.__name__)
-def test_pikas_own_checker_stays(broker, monkeypatch, way):
+def test_pikas_own_checker_stays(
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Way,
+) -> None:
     threads_are_refused(monkeypatch)
     connection, _, _ = way(broker, heartbeat=1)
     assert isinstance(connection._impl._heartbeat_checker, pika.heartbeat.HeartbeatChecker)
@@ -207,7 +265,9 @@ def test_pikas_own_checker_stays(broker, monkeypatch, way):
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_next_connection_is_kept_alive_once_threads_can_be_started(broker, monkeypatch, way):
+def test_the_next_connection_is_kept_alive_once_threads_can_be_started(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
     with monkeypatch.context() as patch:
         threads_are_refused(patch)
         first, use, _ = way(broker, heartbeat=1)
@@ -220,11 +280,13 @@ def test_the_next_connection_is_kept_alive_once_threads_can_be_started(broker, m
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_warnings_that_are_errors_stay_inside(broker, monkeypatch, way):
+def test_warnings_that_are_errors_stay_inside(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
     monkeypatch.setattr(
         attach,
         "detect",
-        lambda *_: type("Report", (), {"choice": attach.Choice("pthread", "reason", "a warning")}),
+        lambda *_: type("Report", (), {"choice": Choice("pthread", "reason", "a warning")}),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -236,7 +298,9 @@ def test_warnings_that_are_errors_stay_inside(broker, monkeypatch, way):
     connection.close()
 
 
-def test_a_reconnection_of_a_kept_kombu_connection_works(broker, monkeypatch):
+def test_a_reconnection_of_a_kept_kombu_connection_works(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection, use, _ = over_kombu(broker.amqp_url(), heartbeat=1)
     hbshim.keep_alive(connection)
     connection.collect()
@@ -246,7 +310,7 @@ def test_a_reconnection_of_a_kept_kombu_connection_works(broker, monkeypatch):
     connection.close()
 
 
-def test_keep_alive_itself_may_raise(broker, monkeypatch):
+def test_keep_alive_itself_may_raise(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     connection, use, _ = over_kombu(broker.amqp_url(), heartbeat=1)
     threads_are_refused(monkeypatch)
     with pytest.raises(WorkerError):
@@ -255,7 +319,9 @@ def test_keep_alive_itself_may_raise(broker, monkeypatch):
     connection.close()
 
 
-def test_the_stand_in_refuses_a_worker_before_it_connects(broker, monkeypatch):
+def test_the_stand_in_refuses_a_worker_before_it_connects(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hbshim.heartbeat.workers._eventlet_if_it_rules", lambda: None)
     monkeypatch.setitem(sys.modules, "gevent", None)
     monkeypatch.setattr(
@@ -265,8 +331,10 @@ def test_the_stand_in_refuses_a_worker_before_it_connects(broker, monkeypatch):
         pika_adapter.BlockingConnection(broker.amqp_url(), worker="greenthread")
 
 
-def test_an_interrupt_closes_what_was_opened(broker, monkeypatch):
-    def interrupt(*_arguments):
+def test_an_interrupt_closes_what_was_opened(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_arguments: object) -> NoReturn:
         raise KeyboardInterrupt
 
     opened = []

@@ -1,12 +1,16 @@
 """Every option has an effect wherever it can be given, in every order; or it is an error."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import amqp
 import kombu
@@ -16,28 +20,32 @@ import pytest
 import hbshim
 from hbshim import messaging, observe
 from hbshim.adapters.pika import heartbeat as pika_adapter
+from hbshim.adapters.pika.heartbeat import BlockingConnection
 from hbshim.errors import AttachError, OptionError, WorkerError
 from hbshim.heartbeat import service
+from hbshim.heartbeat.link import Link
+from hbshim.messaging.base import Driver
 from hbshim.observe.client import ask
 from hbshim.observe.listening import offer
 from hbshim.runtime import captured
+from wsgi_harness.stack.broker import Broker
 
 LIVENESS = 77.0
 
 
 @pytest.fixture
-def opened():
+def opened() -> Iterator[Callable[[Any], Any]]:
     """Close these connections in the end."""
     with contextlib.ExitStack() as stack:
 
-        def keep(connection):
+        def keep(connection: Any) -> Any:
             stack.callback(connection.close)
             return connection
 
         yield keep
 
 
-def by_amqp(broker):
+def by_amqp(broker: Broker) -> amqp.Connection:
     connection = amqp.Connection(
         f"{broker.host}:{broker.amqp_port}", broker.user, broker.password, heartbeat=1
     )
@@ -45,27 +53,27 @@ def by_amqp(broker):
     return connection
 
 
-def by_kombu(broker, scheme="amqp", **query):
+def by_kombu(broker: Broker, scheme: str = "amqp", **query: Any) -> kombu.Connection:
     url = broker.amqp_url(**query).replace("amqp://", f"{scheme}://", 1)
     connection = kombu.Connection(url, heartbeat=1)
     connection.connect()
     return connection
 
 
-def by_transport(broker, **query):
+def by_transport(broker: Broker, **query: Any) -> kombu.Connection:
     hbshim.kombu.register()
     return by_kombu(broker, "hbshim", **query)
 
 
-def by_pika(broker, **query):
+def by_pika(broker: Broker, **query: Any) -> pika.BlockingConnection:
     return pika.BlockingConnection(pika.URLParameters(broker.amqp_url(heartbeat=1, **query)))
 
 
-def by_stand_in(broker, **options):
+def by_stand_in(broker: Broker, **options: Any) -> BlockingConnection:
     return pika_adapter.BlockingConnection(broker.amqp_url(heartbeat=1), **options)
 
 
-def link_of(connection):
+def link_of(connection: Any) -> Link:
     if isinstance(connection, kombu.Connection):
         connection = connection.connection
     if isinstance(connection, amqp.Connection):
@@ -73,7 +81,7 @@ def link_of(connection):
     return connection._impl._heartbeat_checker._link
 
 
-def worker_of(connection):
+def worker_of(connection: Any) -> str:
     link = link_of(connection)
     (engine,) = (engine for one, engine in service.current().placements() if one is link)
     return engine.worker.name
@@ -87,8 +95,8 @@ WAYS = pytest.mark.parametrize(
 @WAYS
 @pytest.mark.parametrize("installed", [False, True])
 def test_keep_alive_applies_its_options_to_what_is_kept_alive_already(
-    broker, opened, connect, installed
-):
+    broker: Broker, opened: Callable[[Any], Any], connect: Any, installed: bool
+) -> None:
     if installed:
         hbshim.install(liveness_timeout=5)
     connection = opened(connect(broker))
@@ -99,7 +107,9 @@ def test_keep_alive_applies_its_options_to_what_is_kept_alive_already(
 
 
 @WAYS
-def test_keep_alive_moves_a_connection_to_the_worker_that_it_names(broker, opened, connect):
+def test_keep_alive_moves_a_connection_to_the_worker_that_it_names(
+    broker: Broker, opened: Callable[[Any], Any], connect: Any
+) -> None:
     hbshim.install()
     connection = opened(connect(broker))
     hbshim.keep_alive(connection)
@@ -113,14 +123,18 @@ def test_keep_alive_moves_a_connection_to_the_worker_that_it_names(broker, opene
 
 @WAYS
 @pytest.mark.parametrize("option", [{"heartbeat": 30}, {"strip_polling": False}])
-def test_what_comes_too_late_is_refused(broker, opened, connect, option):
+def test_what_comes_too_late_is_refused(
+    broker: Broker, opened: Callable[[Any], Any], connect: Any, option: dict[str, Any]
+) -> None:
     connection = opened(connect(broker))
     with pytest.raises(OptionError, match="open already"):
         hbshim.keep_alive(connection, **option)
 
 
 @pytest.mark.parametrize("installed", [False, True])
-def test_the_stand_in_applies_its_options(broker, opened, installed):
+def test_the_stand_in_applies_its_options(
+    broker: Broker, opened: Callable[[Any], Any], installed: bool
+) -> None:
     if installed:
         hbshim.install(liveness_timeout=5)
     connection = opened(by_stand_in(broker, liveness_timeout=LIVENESS))
@@ -130,7 +144,9 @@ def test_the_stand_in_applies_its_options(broker, opened, installed):
 
 
 @pytest.mark.parametrize("installed", ["before", "between", "never"])
-def test_a_kept_kombu_connection_keeps_its_options_when_it_reconnects(broker, opened, installed):
+def test_a_kept_kombu_connection_keeps_its_options_when_it_reconnects(
+    broker: Broker, opened: Callable[[Any], Any], installed: str
+) -> None:
     if installed == "before":
         hbshim.install(liveness_timeout=5)
     connection = opened(by_kombu(broker))
@@ -143,7 +159,9 @@ def test_a_kept_kombu_connection_keeps_its_options_when_it_reconnects(broker, op
     assert link_of(connection).liveness_timeout == LIVENESS
 
 
-def test_a_keyword_of_install_wins_over_the_url_of_the_transport(broker, opened):
+def test_a_keyword_of_install_wins_over_the_url_of_the_transport(
+    broker: Broker, opened: Callable[[Any], Any]
+) -> None:
     hbshim.install(liveness_timeout=5)
     connection = opened(by_transport(broker, hbshim_liveness_timeout=LIVENESS))
     assert link_of(connection).liveness_timeout == 5
@@ -154,7 +172,9 @@ def test_a_keyword_of_install_wins_over_the_url_of_the_transport(broker, opened)
 
 @pytest.mark.parametrize("heartbeat", [0, None, 2])
 @pytest.mark.parametrize("way", ["install", "stand-in"])
-def test_the_option_heartbeat_is_for_pika_too(broker, opened, way, heartbeat):
+def test_the_option_heartbeat_is_for_pika_too(
+    broker: Broker, opened: Callable[[Any], Any], way: str, heartbeat: int | None
+) -> None:
     parameters = pika.URLParameters(broker.amqp_url())
     parameters.heartbeat = heartbeat
     if way == "install":
@@ -169,13 +189,13 @@ def test_the_option_heartbeat_is_for_pika_too(broker, opened, way, heartbeat):
 
 
 @pytest.mark.parametrize("key", ["hbshim_strip_polling", "hbshim_worker"])
-def test_a_url_of_pika_is_checked_as_it_is_read(key):
+def test_a_url_of_pika_is_checked_as_it_is_read(key: str) -> None:
     hbshim.install()
     with pytest.raises(OptionError):
         pika.URLParameters(f"amqp://host/?{key}=no")
 
 
-def test_a_url_of_kombu_is_refused_that_would_have_no_effect():
+def test_a_url_of_kombu_is_refused_that_would_have_no_effect() -> None:
     hbshim.install()
     with pytest.raises(OptionError, match="HBSHIM_"):
         kombu.Connection("amqp://host//?hbshim_strip_polling=false")
@@ -185,7 +205,7 @@ def test_a_url_of_kombu_is_refused_that_would_have_no_effect():
 
 
 @pytest.fixture
-def watch_socket(tmp_path, monkeypatch):
+def watch_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "watch.sock"
     monkeypatch.setenv("HBSHIM_WATCH_SOCKET", str(path))
     observe.stop_listening()
@@ -193,8 +213,8 @@ def watch_socket(tmp_path, monkeypatch):
     observe.stop_listening()
 
 
-def by_driver(scheme):
-    def connect(broker):
+def by_driver(scheme: str) -> Callable[[Broker], Driver]:
+    def connect(broker: Broker) -> Driver:
         driver = messaging.connect(broker.amqp_url().replace("amqp://", f"{scheme}://", 1))
         messaging.Client(driver, messaging.Target("options-apply"), timeout=10).cast("nothing")
         return driver
@@ -202,8 +222,10 @@ def by_driver(scheme):
     return connect
 
 
-def installed_then(connect):
-    def install_and_connect(broker):
+def installed_then(
+    connect: Callable[[Broker], amqp.Connection] | Callable[..., pika.BlockingConnection],
+) -> Callable[[Broker], amqp.Connection | pika.BlockingConnection]:
+    def install_and_connect(broker: Broker) -> amqp.Connection | pika.BlockingConnection:
         hbshim.install()
         return connect(broker)
 
@@ -223,13 +245,15 @@ SOCKET_WAYS = {
 
 @pytest.mark.parametrize("way", SOCKET_WAYS)
 def test_every_way_to_keep_a_connection_alive_opens_the_watch_socket(
-    broker, opened, watch_socket, way
-):
+    broker: Broker, opened: Callable[[Any], Any], watch_socket: Path, way: str
+) -> None:
     opened(SOCKET_WAYS[way](broker))
     assert ask(str(watch_socket)).links
 
 
-def test_keep_alive_opens_the_socket_for_what_is_kept_alive_already(broker, opened, tmp_path):
+def test_keep_alive_opens_the_socket_for_what_is_kept_alive_already(
+    broker: Broker, opened: Callable[[Any], Any], tmp_path: Path
+) -> None:
     hbshim.install()
     connection = opened(by_amqp(broker))
     hbshim.keep_alive(connection, watch_socket=str(tmp_path / "s"))
@@ -237,8 +261,8 @@ def test_keep_alive_opens_the_socket_for_what_is_kept_alive_already(broker, open
     observe.stop_listening()
 
 
-def test_first_connections_of_several_threads_open_one_socket(watch_socket):
-    def open_at(barrier):
+def test_first_connections_of_several_threads_open_one_socket(watch_socket: Path) -> None:
+    def open_at(barrier: threading.Barrier) -> None:
         barrier.wait()
         offer(str(watch_socket))
 
@@ -256,7 +280,7 @@ def test_first_connections_of_several_threads_open_one_socket(watch_socket):
         assert os.path.exists(watch_socket)
 
 
-def test_a_refused_socket_raises_nothing_where_warnings_are_errors(tmp_path):
+def test_a_refused_socket_raises_nothing_where_warnings_are_errors(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         offer(str(tmp_path / "none" / "s"))
@@ -292,7 +316,7 @@ print(hasattr(select, "epoll"))
         ),
     ],
 )
-def test_what_install_has_stripped_comes_back(then, back, late):
+def test_what_install_has_stripped_comes_back(then: str, back: bool, late: bool) -> None:
     code = STRIPPING.format(late=late, then=then)
     environment = {name: value for name, value in os.environ.items() if "HBSHIM" not in name}
     done = subprocess.run(
@@ -305,14 +329,16 @@ def test_what_install_has_stripped_comes_back(then, back, late):
     assert done.stdout.strip() == str(back), done.stderr
 
 
-def test_a_class_that_does_not_say_where_it_is_from_stops_nothing(monkeypatch):
+def test_a_class_that_does_not_say_where_it_is_from_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     namespace = {"__builtins__": __builtins__}
     exec("Odd = type('Odd', (), {})", namespace)
-    odd = namespace["Odd"]
+    odd: Any = namespace["Odd"]
     with pytest.raises(AttributeError):
         type.__getattribute__(odd, "__module__")
     monkeypatch.setattr(sys.modules[__name__], "odd_class", odd, raising=False)
-    monkeypatch.setitem(sys.modules, 7, sys)
+    monkeypatch.setitem(cast(Any, sys.modules), 7, sys)
     captured.scan({"select": ("epoll",)})
     with pytest.raises(AttachError, match="does not know connections"):
         hbshim.keep_alive(odd())

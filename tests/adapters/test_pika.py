@@ -1,5 +1,7 @@
 """pika on the real broker."""
 
+from __future__ import annotations
+
 import collections
 import gc
 import os
@@ -7,6 +9,8 @@ import select
 import socket
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import pika
 import pytest
@@ -15,16 +19,24 @@ from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionClosedByCl
 
 import hbshim
 from hbshim.adapters.pika import heartbeat as adapter
+from hbshim.adapters.pika.heartbeat import BlockingConnection
 from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
+from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 
 @pytest.fixture
-def connect(broker):
+def connect(
+    broker: Broker,
+) -> Iterator[Callable[..., BlockingConnection | pika.BlockingConnection | None]]:
     opened = []
 
-    def open_connection(kind=pika.BlockingConnection, **query):
+    def open_connection(
+        kind: type[BlockingConnection] | type[pika.BlockingConnection] = pika.BlockingConnection,
+        **query: Any,
+    ) -> BlockingConnection | pika.BlockingConnection:
         url = broker.amqp_url(**{"heartbeat": 1, **query})
         connection = kind(pika.URLParameters(url))
         opened.append(connection)
@@ -36,22 +48,26 @@ def connect(broker):
             connection.close()
 
 
-def link_of(connection):
+def link_of(connection: BlockingConnection | pika.BlockingConnection) -> Any:
     return getattr(connection._impl._heartbeat_checker, "_link", None)
 
 
-def use(connection):
+def use(connection: BlockingConnection | pika.BlockingConnection) -> None:
     connection.channel().queue_declare("", exclusive=True)
 
 
-def test_keep_alive_beats_for_an_open_connection(connect):
+def test_keep_alive_beats_for_an_open_connection(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = connect()
     assert hbshim.keep_alive(connection) is connection
     wait_until(lambda: link_of(connection).heartbeats_sent >= 3)
     use(connection)
 
 
-def test_install_reaches_connections_opened_from_now_on(connect):
+def test_install_reaches_connections_opened_from_now_on(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     before = connect()
     hbshim.install()
     after = connect()
@@ -61,7 +77,9 @@ def test_install_reaches_connections_opened_from_now_on(connect):
     assert kept == [False, True, False]
 
 
-def test_options_in_the_url_are_accepted_and_checked(connect):
+def test_options_in_the_url_are_accepted_and_checked(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     hbshim.install()
     assert link_of(connect(heartbeat_in_pthread="true")) is not None
     connection = connect(adapter.BlockingConnection, heartbeat_in_pthread="true")
@@ -70,8 +88,8 @@ def test_options_in_the_url_are_accepted_and_checked(connect):
         connect(adapter.BlockingConnection, hbshim_worker="fiber")
 
 
-def test_the_stand_in_with_callbacks_needs_no_install(broker):
-    def wait_for_beats():
+def test_the_stand_in_with_callbacks_needs_no_install(broker: Broker) -> None:
+    def wait_for_beats() -> None:
         if connection._heartbeat_checker._link.heartbeats_sent >= 2:
             connection.close()
         else:
@@ -91,14 +109,14 @@ def test_the_stand_in_with_callbacks_needs_no_install(broker):
     assert connection.params.heartbeat == 1
 
 
-def test_the_options_of_a_stand_in_are_checked_before_it_connects():
+def test_the_options_of_a_stand_in_are_checked_before_it_connects() -> None:
     with pytest.raises(OptionError, match="heartbeat_in_pthread='perhaps'"):
         hbshim.pika.SelectConnection("amqp://nowhere/?heartbeat_in_pthread=perhaps")
     with pytest.raises(OptionError, match="strip_polling"):
         hbshim.pika.SelectConnection("amqp://nowhere/", strip_polling=True)
 
 
-def test_the_stand_in_takes_a_url_and_keywords(broker):
+def test_the_stand_in_takes_a_url_and_keywords(broker: Broker) -> None:
     connection = adapter.BlockingConnection(
         broker.amqp_url(heartbeat=1, heartbeat_in_pthread="false"), heartbeat_in_pthread=True
     )
@@ -107,15 +125,15 @@ def test_the_stand_in_takes_a_url_and_keywords(broker):
     connection.close()
 
 
-def test_a_select_connection_is_kept_alive_from_its_tuning(broker):
+def test_a_select_connection_is_kept_alive_from_its_tuning(broker: Broker) -> None:
     hbshim.install()
     done = []
 
-    def opened(connection):
+    def opened(connection: Any) -> None:
         link = connection._heartbeat_checker._link
         connection.ioloop.call_later(0.1, lambda: wait_and_close(connection, link))
 
-    def wait_and_close(connection, link):
+    def wait_and_close(connection: Any, link: Link) -> None:
         # The I/O loop stands still here, as in a callback that takes long.
         wait_until(lambda: link.heartbeats_sent >= 4)
         done.append(link)
@@ -131,7 +149,9 @@ def test_a_select_connection_is_kept_alive_from_its_tuning(broker):
     assert done[0].state is State.CLOSED
 
 
-def test_process_data_events_of_existing_code_goes_on_working(connect):
+def test_process_data_events_of_existing_code_goes_on_working(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = hbshim.keep_alive(connect())
     link = link_of(connection)
     wait_until(
@@ -140,7 +160,9 @@ def test_process_data_events_of_existing_code_goes_on_working(connect):
     use(connection)
 
 
-def test_pikas_own_timers_are_gone(connect):
+def test_pikas_own_timers_are_gone(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = connect()
     checker = connection._impl._heartbeat_checker
     hbshim.keep_alive(connection)
@@ -149,7 +171,9 @@ def test_pikas_own_timers_are_gone(connect):
     assert not connection._impl._heartbeat_checker.connection_is_idle
 
 
-def test_a_closed_connection_leaves_no_link_behind(connect):
+def test_a_closed_connection_leaves_no_link_behind(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = hbshim.keep_alive(connect())
     link = link_of(connection)
     connection.close()
@@ -161,30 +185,41 @@ def test_a_closed_connection_leaves_no_link_behind(connect):
     assert gone() is None
 
 
-def test_a_connection_that_is_not_open_says_what_to_do(connect):
+def test_a_connection_that_is_not_open_says_what_to_do(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = connect()
     connection.close()
     with pytest.raises(AttachError, match="attach it after it has opened"):
         hbshim.keep_alive(connection)
 
 
-def test_a_connection_without_heartbeat_says_what_to_do(connect):
+def test_a_connection_without_heartbeat_says_what_to_do(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     with pytest.raises(AttachError, match="open it with heartbeat=60"):
         hbshim.keep_alive(connect(heartbeat=0))
 
 
 @pytest.mark.parametrize("version", ["1.2.1", "2.0.0b1"])
-def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(connect, monkeypatch, version):
+def test_an_unknown_version_is_an_error_and_not_a_silent_no_op(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+) -> None:
     connection = connect()
     monkeypatch.setattr(pika, "__version__", version)
     with pytest.raises(UnsupportedVersionError, match=r"\(pika>=1.3,<2\)"):
         hbshim.keep_alive(connection)
 
 
-def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(connect, monkeypatch):
+def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     connection = connect()
 
-    def refuse(*_args, **_keywords):
+    def refuse(*_args: object, **_keywords: object) -> NoReturn:
         raise WorkerError("no thread")
 
     before = dict(vars(connection._impl._transport))
@@ -195,7 +230,9 @@ def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(connect, monkeyp
     connection.channel()
 
 
-def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(connect):
+def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     """A hub that is blocked between a publish and the poll that would send it."""
     connection = hbshim.keep_alive(connect())
     channel = connection.channel()
@@ -208,7 +245,9 @@ def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(connect)
     wait_until(lambda: channel.queue_declare(queue, passive=True).method.message_count == 1)
 
 
-def test_a_frame_begun_holds_them_up(connect):
+def test_a_frame_begun_holds_them_up(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = hbshim.keep_alive(connect())
     transport = connection._impl._transport
     transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
@@ -227,7 +266,9 @@ def test_a_frame_begun_holds_them_up(connect):
     assert not link._half_written()
 
 
-def test_heartbeats_of_the_broker_do_not_extend_a_timeout(connect):
+def test_heartbeats_of_the_broker_do_not_extend_a_timeout(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     connection = hbshim.keep_alive(connect())
     channel = connection.channel()
     queue = channel.queue_declare("", exclusive=True).method.queue
@@ -238,7 +279,11 @@ def test_heartbeats_of_the_broker_do_not_extend_a_timeout(connect):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_exception_between_the_send_and_its_record_sends_nothing_twice(connect, events, error):
+def test_an_exception_between_the_send_and_its_record_sends_nothing_twice(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+    events: Callable[..., Any],
+    error: type[Exception],
+) -> None:
     """pika keeps a frame in its buffer until it has recorded that the frame is out."""
     queue = f"test-torn-{os.getpid()}-{error.__name__}"
     check = connect().channel()
@@ -249,7 +294,7 @@ def test_an_exception_between_the_send_and_its_record_sends_nothing_twice(connec
     link = link_of(connection)
     stock = transport._sigint_safe_send
 
-    def interrupted(sock, data):
+    def interrupted(sock: socket.socket, data: bytes) -> None:
         stock(sock, data)
         raise error
 
@@ -266,13 +311,17 @@ def test_an_exception_between_the_send_and_its_record_sends_nothing_twice(connec
     assert check.queue_delete(queue).method.message_count == 1
 
 
-def test_an_exception_between_the_frames_of_a_message_ends_the_connection(connect, events):
+def test_an_exception_between_the_frames_of_a_message_ends_the_connection(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+    events: Callable[..., Any],
+) -> None:
     connection = hbshim.keep_alive(connect())
     channel = connection.channel()
     transport = connection._impl._transport
-    stock, written = transport.write, []
+    stock = transport.write
+    written: list[Any] = []
 
-    def interrupted(data):
+    def interrupted(data: bytes) -> None:
         if written:
             raise KeyboardInterrupt
         written.append(data)
@@ -287,7 +336,7 @@ def test_an_exception_between_the_frames_of_a_message_ends_the_connection(connec
         channel.basic_publish("", "nowhere", b"body")
 
 
-def test_actions_that_pika_has_stored_follow_the_methods_they_were_taken_from():
+def test_actions_that_pika_has_stored_follow_the_methods_they_were_taken_from() -> None:
     transport = object.__new__(_AsyncSSLTransport)
     own = {name: getattr(transport, name) for name in ("_consume", "_produce")}
     transport._ssl_readable_action = own["_produce"]  # as while it waits to be able to write
@@ -303,14 +352,18 @@ def test_actions_that_pika_has_stored_follow_the_methods_they_were_taken_from():
 
 
 @pytest.mark.parametrize(("size", "sends"), [(1024, 1), (50_000, 3)])
-def test_the_frames_of_a_small_message_are_sent_together(connect, size, sends):
+def test_the_frames_of_a_small_message_are_sent_together(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+    size: int,
+    sends: int,
+) -> None:
     connection = hbshim.keep_alive(connect())
     channel = connection.channel()
     queue = channel.queue_declare("", exclusive=True).method.queue
     transport = connection._impl._transport
     stock, sent = transport._sigint_safe_send, []
 
-    def count(sock, data):
+    def count(sock: socket.socket, data: bytes) -> int:
         sent.append(len(data))
         return stock(sock, data)
 
@@ -324,27 +377,29 @@ def test_the_frames_of_a_small_message_are_sent_together(connect, size, sends):
     assert body[-1] == b"x" * size
 
 
-class Buffers(collections.deque):
+class Buffers(collections.deque[bytes]):
     """Of which another thread appends a frame behind any call that changes it."""
 
-    late = (b"4", b"5", b"6", b"7", b"8", b"9")
+    late: tuple[bytes, ...] = (b"4", b"5", b"6", b"7", b"8", b"9")
 
-    def _changed(self):
+    def _changed(self) -> None:
         if self.late:
             super().append(self.late[0])
             self.late = self.late[1:]
 
-    def popleft(self):
+    def popleft(self) -> bytes:
         first = super().popleft()
         self._changed()
         return first
 
-    def clear(self):
+    def clear(self) -> None:
         super().clear()
         self._changed()
 
 
-def test_a_frame_that_another_thread_buffers_meanwhile_keeps_its_place(connect):
+def test_a_frame_that_another_thread_buffers_meanwhile_keeps_its_place(
+    connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
+) -> None:
     """As pika itself sends it, against its own rules."""
     connection = connect()
     transport = connection._impl._transport
@@ -354,7 +409,7 @@ def test_a_frame_that_another_thread_buffers_meanwhile_keeps_its_place(connect):
     link_of(connection).guard.unsent = False
     sent = []
 
-    def send(_sock, data):
+    def send(_sock: object, data: bytes) -> int:
         sent.append(data)
         return len(data)
 

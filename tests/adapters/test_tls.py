@@ -1,5 +1,7 @@
 """Heartbeats through real TLS sessions: sent, taken off, and never anything else lost."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
@@ -8,6 +10,9 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import amqp
 import pytest
@@ -23,6 +28,7 @@ from tests.interrupts import interrupt
 from tests.permits import always
 from tests.waiting import wait_until
 from tests.worlds import WORLD
+from wsgi_harness.stack.broker import Broker
 
 blocking_socket = pytest.mark.skipif(
     WORLD != "native", reason="green sockets wait in their hub, by its own rules"
@@ -32,7 +38,7 @@ OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate for 127.0.0.1, valid while the tests run."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
@@ -43,11 +49,13 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
-def session(certificate):
+def session(certificate: Path) -> Iterator[Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]]]:
     """Open the two ends of a session."""
     with contextlib.ExitStack() as stack:
 
-        def open_session(version, ciphers, options=0):
+        def open_session(
+            version: ssl.TLSVersion, ciphers: str | None, options: int = 0
+        ) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             server_context.load_cert_chain(certificate / "server.pem")
@@ -57,7 +65,7 @@ def session(certificate):
                 server_context.set_ciphers(ciphers)
             accepted = []
 
-            def accept():
+            def accept() -> None:
                 raw, _ = listening.accept()
                 accepted.append(server_context.wrap_socket(raw, server_side=True))
 
@@ -85,12 +93,12 @@ class PiecewiseServer:
         raw: the socket; what is written on it reaches the client as it is.
     """
 
-    def __init__(self, context, raw):
+    def __init__(self, context: ssl.SSLContext, raw: socket.socket) -> None:
         self.raw = raw
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._session = context.wrap_bio(self._in, self._out, server_side=True)
 
-    def shake_hands(self):
+    def shake_hands(self) -> None:
         while True:
             try:
                 self._session.do_handshake()
@@ -100,29 +108,31 @@ class PiecewiseServer:
                 continue
             return
 
-    def encrypt(self, data=b""):
+    def encrypt(self, data: bytes = b"") -> bytes:
         """What the session has to say next: after a handshake its tickets, then `data`."""
         if data:
             self._session.write(data)
         return self._out.read()
 
-    def decrypt(self):
+    def decrypt(self) -> bytes:
         self._in.write(self.raw.recv(65536))
         return self._session.read(65536)
 
 
 @pytest.fixture
-def piecewise(certificate):
+def piecewise(certificate: Path) -> Iterator[Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]]]:
     """Open a session; the test sends the server's bytes itself."""
     with contextlib.ExitStack() as stack:
 
-        def open_session(receive_buffer=None):
+        def open_session(
+            receive_buffer: int | None = None,
+        ) -> tuple[ssl.SSLSocket, PiecewiseServer]:
             listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate / "server.pem")
             servers = []
 
-            def accept():
+            def accept() -> None:
                 raw, _ = listening.accept()
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 servers.append(PiecewiseServer(context, stack.enter_context(raw)))
@@ -145,19 +155,19 @@ def piecewise(certificate):
 class Reader:
     """Reads in a thread of its own; what came out is in `result`."""
 
-    def __init__(self, read):
-        self.result = None
+    def __init__(self, read: Callable[..., Any]) -> None:
+        self.result: bytes | OSError | None = None
         self._read = read
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
-    def _run(self):
+    def _run(self) -> None:
         try:
             self.result = self._read()
         except OSError as error:
             self.result = error
 
-    def finish(self):
+    def finish(self) -> bytes | OSError | None:
         self.thread.join(10)
         assert not self.thread.is_alive()
         return self.result
@@ -166,26 +176,26 @@ class Reader:
 class Session:
     """An SSL object whose calls return at once."""
 
-    def pending(self):
+    def pending(self) -> int:
         return 0
 
-    def read(self, *_):
+    def read(self, *_: object) -> bytes:
         return b"x"
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         return len(data)
 
-    def version(self):
+    def version(self) -> str:
         return "TLSv1.3"
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("call", ["read", "write", "version", "pending"])
-def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken(call):
+def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken(call: str) -> None:
     ours, theirs = socket.socketpair()
 
-    def look():
-        assert not session.lock._is_owned()
+    def look() -> None:
+        assert not session.lock._is_owned()  # type: ignore[attr-defined]
         assert ours.gettimeout() is None
 
     with ours, theirs:
@@ -196,7 +206,9 @@ def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken
         assert interrupt(lambda: go(*arguments), look) == 300
 
 
-def test_a_read_of_no_octets_does_not_wait(session):
+def test_a_read_of_no_octets_does_not_wait(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+) -> None:
     client, _server = session(ssl.TLSVersion.TLSv1_3, None)
     wire_for(client)
     assert client.recv(0) == b""
@@ -204,10 +216,14 @@ def test_a_read_of_no_octets_does_not_wait(session):
 
 @pytest.mark.parametrize("timeout", [None, 10])
 @pytest.mark.parametrize("length", [1, 4, 5, 300], ids=lambda length: f"{length} bytes")
-def test_a_reader_inside_a_record_does_not_keep_heartbeats_out(piecewise, timeout, length):
+def test_a_reader_inside_a_record_does_not_keep_heartbeats_out(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]],
+    timeout: int | None,
+    length: int,
+) -> None:
     client, server = piecewise()
     client.settimeout(timeout)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     record = server.encrypt() + server.encrypt(b"x" * 1000)
     start = len(record) - len(server.encrypt(b"x" * 1000))
     server.raw.sendall(record[: start + length])
@@ -221,9 +237,11 @@ def test_a_reader_inside_a_record_does_not_keep_heartbeats_out(piecewise, timeou
     assert server.decrypt() == HEARTBEAT_FRAME
 
 
-def test_a_record_without_data_does_not_keep_heartbeats_out(piecewise):
+def test_a_record_without_data_does_not_keep_heartbeats_out(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]],
+) -> None:
     client, server = piecewise()
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     tickets = server.encrypt()
     assert tickets
     server.raw.sendall(tickets)
@@ -234,7 +252,9 @@ def test_a_record_without_data_does_not_keep_heartbeats_out(piecewise):
     assert reader.finish() == b"data"
 
 
-def test_a_timeout_inside_a_record_is_kept_and_loses_nothing(piecewise):
+def test_a_timeout_inside_a_record_is_kept_and_loses_nothing(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]],
+) -> None:
     client, server = piecewise()
     client.settimeout(0.3)
     wire_for(client)
@@ -248,14 +268,16 @@ def test_a_timeout_inside_a_record_is_kept_and_loses_nothing(piecewise):
 
 
 @blocking_socket
-def test_bytes_that_trickle_in_do_not_extend_the_timeout(piecewise):
+def test_bytes_that_trickle_in_do_not_extend_the_timeout(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]],
+) -> None:
     client, server = piecewise()
     client.settimeout(0.5)
     wire_for(client)
     record = iter(server.encrypt() + server.encrypt(b"x" * 10_000))
     reader = Reader(lambda: client.recv(1000))
 
-    def timed_out():
+    def timed_out() -> bool:
         server.raw.sendall(bytes([next(record)]))
         return not reader.thread.is_alive()
 
@@ -264,7 +286,9 @@ def test_bytes_that_trickle_in_do_not_extend_the_timeout(piecewise):
 
 
 @blocking_socket
-def test_the_receive_timeout_of_the_socket_holds_inside_a_record(piecewise):
+def test_the_receive_timeout_of_the_socket_holds_inside_a_record(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]],
+) -> None:
     client, server = piecewise()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 300_000))
     wire_for(client)
@@ -278,10 +302,12 @@ def test_the_receive_timeout_of_the_socket_holds_inside_a_record(piecewise):
 
 
 @pytest.mark.parametrize("timeout", [None, 10])
-def test_a_record_may_be_larger_than_the_receive_buffer(piecewise, timeout):
+def test_a_record_may_be_larger_than_the_receive_buffer(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]], timeout: int | None
+) -> None:
     client, server = piecewise(receive_buffer=2048)
     client.settimeout(timeout)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     record = server.encrypt() + server.encrypt(b"x" * 16_000)
     sender = threading.Thread(target=lambda: server.raw.sendall(record))
     sender.start()
@@ -292,7 +318,9 @@ def test_a_record_may_be_larger_than_the_receive_buffer(piecewise, timeout):
 
 
 @pytest.mark.parametrize("timeout", [None, 10])
-def test_an_end_inside_a_record_ends_the_read(piecewise, timeout):
+def test_an_end_inside_a_record_ends_the_read(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]], timeout: int | None
+) -> None:
     client, server = piecewise()
     client.settimeout(timeout)
     wire_for(client)
@@ -303,16 +331,18 @@ def test_an_end_inside_a_record_ends_the_read(piecewise, timeout):
     assert reader.finish() in (b"", None) or isinstance(reader.result, ssl.SSLError)
 
 
-def test_another_thread_does_not_see_the_timeout_of_a_read_under_way(piecewise, monkeypatch):
+def test_another_thread_does_not_see_the_timeout_of_a_read_under_way(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, server = piecewise()
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     inner, inside, seen = wire._ssl._inner, threading.Event(), []
 
     class Inner:
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Callable[..., Any]:
             return getattr(inner, name)
 
-        def read(self, *args):
+        def read(self, *args: int) -> bytes:
             inside.set()
             asked.thread.join(0.05)  # it has the time to look, and waits
             return inner.read(*args)
@@ -326,13 +356,15 @@ def test_another_thread_does_not_see_the_timeout_of_a_read_under_way(piecewise, 
 
 
 @blocking_socket
-def test_the_rest_of_a_heartbeat_goes_out_before_anything_else(piecewise, monkeypatch):
+def test_the_rest_of_a_heartbeat_goes_out_before_anything_else(
+    piecewise: Callable[..., tuple[ssl.SSLSocket, PiecewiseServer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, _ = piecewise()
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     written, full = [], True
 
     class Inner:
-        def write(self, data):
+        def write(self, data: bytes) -> int:
             written.append(bytes(data))
             if full:
                 raise ssl.SSLWantWriteError
@@ -369,9 +401,12 @@ SHORT_FRAMES = [
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PADDED])
-def test_heartbeats_are_taken_and_the_rest_is_left(session, kind):
+def test_heartbeats_are_taken_and_the_rest_is_left(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+    kind: tuple[int | ssl.TLSVersion | str, ...],
+) -> None:
     client, server = session(*kind)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     for _ in range(3):
         server.sendall(HEARTBEAT_FRAME)
     server.sendall(b"a frame of the application")
@@ -379,7 +414,7 @@ def test_heartbeats_are_taken_and_the_rest_is_left(session, kind):
     wait_until(wire.unread)
     taken = 0
 
-    def all_taken():
+    def all_taken() -> bool:
         nonlocal taken
         taken += wire.take_heartbeats(always())
         return taken == 3
@@ -396,9 +431,13 @@ def test_heartbeats_are_taken_and_the_rest_is_left(session, kind):
 
 
 @pytest.mark.parametrize(("version", "ciphers"), KINDS)
-def test_eight_other_octets_reach_the_client(session, version, ciphers):
+def test_eight_other_octets_reach_the_client(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+    version: ssl.TLSVersion,
+    ciphers: str,
+) -> None:
     client, server = session(version, ciphers)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     server.sendall(HEARTBEAT_FRAME)
     server.sendall(OTHER)
     server.sendall(b"more")
@@ -411,9 +450,11 @@ def test_eight_other_octets_reach_the_client(session, version, ciphers):
     assert client.recv(100) == b"more"
 
 
-def test_a_record_that_is_not_there_whole_is_left(session):
+def test_a_record_that_is_not_there_whole_is_left(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+) -> None:
     client, server = session(*KINDS[0])
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     server.sendall(b"x" * 500)
     wait_until(wire.unread)
     assert wire.take_heartbeats(always()) == 0
@@ -426,9 +467,13 @@ def test_a_record_that_is_not_there_whole_is_left(session):
 
 @pytest.mark.parametrize("frame", SHORT_FRAMES, ids=["unblocked", "cancel"])
 @pytest.mark.parametrize("kind", PADDED)
-def test_a_short_frame_that_looks_like_a_heartbeat_reaches_the_client(session, kind, frame):
+def test_a_short_frame_that_looks_like_a_heartbeat_reaches_the_client(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+    kind: tuple[ssl.TLSVersion, str, int],
+    frame: bytes,
+) -> None:
     client, server = session(*kind)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     server.sendall(HEARTBEAT_FRAME)
     server.sendall(frame)
     server.sendall(HEARTBEAT_FRAME)
@@ -442,9 +487,13 @@ def test_a_short_frame_that_looks_like_a_heartbeat_reaches_the_client(session, k
 
 @pytest.mark.parametrize("frame", SHORT_FRAMES, ids=["unblocked", "cancel"])
 @pytest.mark.parametrize("kind", PADDED)
-def test_a_client_that_polls_learns_of_a_frame_that_was_read_already(session, kind, frame):
+def test_a_client_that_polls_learns_of_a_frame_that_was_read_already(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+    kind: tuple[ssl.TLSVersion, str, int],
+    frame: bytes,
+) -> None:
     client, server = session(*kind)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     size = len(wire._prefixes[0]) + int.from_bytes(wire._prefixes[0][-2:], "big")
     server.sendall(frame)
     server.sendall(HEARTBEAT_FRAME)
@@ -456,14 +505,17 @@ def test_a_client_that_polls_learns_of_a_frame_that_was_read_already(session, ki
 
 
 @pytest.mark.parametrize("kind", PADDED)
-def test_the_last_record_that_may_be_a_heartbeat_is_left(session, kind):
+def test_the_last_record_that_may_be_a_heartbeat_is_left(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+    kind: tuple[ssl.TLSVersion, str, int],
+) -> None:
     client, server = session(*kind)
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     taken = 0
     for _ in range(3):
         server.sendall(HEARTBEAT_FRAME)
 
-    def two_taken():
+    def two_taken() -> bool:
         nonlocal taken
         taken += wire.take_heartbeats(always())
         return taken == 2
@@ -473,25 +525,29 @@ def test_the_last_record_that_may_be_a_heartbeat_is_left(session, kind):
     assert client.recv(100) == HEARTBEAT_FRAME
 
 
-def test_a_cipher_that_hbshim_does_not_know_is_left_alone(session):
+def test_a_cipher_that_hbshim_does_not_know_is_left_alone(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+) -> None:
     client, server = session(ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-CCM")
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     server.sendall(HEARTBEAT_FRAME)
     wait_until(lambda: wire.kernel_view().received_ago > 0.2)
     assert wire.take_heartbeats(always()) == 0
     assert client.recv(8) == HEARTBEAT_FRAME
 
 
-def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(session, monkeypatch):
+def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, server = session(*KINDS[0])
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     inside, ended, read = threading.Event(), threading.Event(), wire._ssl._inner.read
 
     class Inner:
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Callable[..., Any]:
             return getattr(inner, name)
 
-        def read(self, *args):
+        def read(self, *args: int) -> bytes:
             inside.set()
             time.sleep(0.002)
             return read(*args)
@@ -500,13 +556,13 @@ def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(session, monkeypa
     monkeypatch.setattr(wire._ssl, "_inner", Inner())
     client.settimeout(10)
 
-    def read_all_the_time():
+    def read_all_the_time() -> None:
         while not ended.is_set():
             # The other thread ended first, and has closed the connection perhaps.
             with contextlib.suppress(TimeoutError, ConnectionError):
                 client.recv(1)
 
-    def feed():
+    def feed() -> None:
         while not ended.is_set():
             server.sendall(b"x")
             time.sleep(0.0005)
@@ -525,15 +581,17 @@ def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(session, monkeypa
     assert sent >= 40
 
 
-def test_a_client_that_stays_inside_is_not_waited_for(session):
+def test_a_client_that_stays_inside_is_not_waited_for(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+) -> None:
     client, _ = session(*KINDS[0])
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     # Another thread of the operating system, in a patched world too.
     inside, ended, gone = allocate_lock(), allocate_lock(), allocate_lock()
     for lock in (inside, ended, gone):
         lock.acquire()
 
-    def stay():
+    def stay() -> None:
         with wire._ssl.lock:
             inside.release()
             ended.acquire(True, 10)
@@ -552,27 +610,29 @@ class Blocking:
 
     inside = ()
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stopped, self.go_on = allocate_lock(), allocate_lock()
         self.stopped.acquire()
         self.go_on.acquire()
 
     @property
-    def valid(self):
+    def valid(self) -> bool:
         self.stopped.release()
         self.go_on.acquire(True, 30)
         return True
 
 
 @pytest.mark.parametrize("act", ["send_heartbeat", "take_heartbeats"])
-def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(session, act):
+def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]], act: str
+) -> None:
     client, server = session(*KINDS[0])
     wire, permit, done, outcomes = wire_for(client), Blocking(), allocate_lock(), []
     done.acquire()
     server.sendall(HEARTBEAT_FRAME)
     wait_until(lambda: wire.unread() > 0)
 
-    def engine():
+    def engine() -> None:
         outcomes.append(getattr(wire, act)(permit))
         done.release()
 
@@ -597,14 +657,16 @@ def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(session, act):
 
 @pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_dropped_copy_is_not_locked_by_a_thread_of_the_parent(session):
+def test_a_dropped_copy_is_not_locked_by_a_thread_of_the_parent(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+) -> None:
     client, _ = session(*KINDS[0])
-    wire = wire_for(client)
+    wire: Any = wire_for(client)
     inside, ended, gone = allocate_lock(), allocate_lock(), allocate_lock()
     for lock in (inside, ended, gone):
         lock.acquire()
 
-    def stay():
+    def stay() -> None:
         with wire._ssl.lock:
             inside.release()
             ended.acquire(True, 20)
@@ -627,8 +689,10 @@ def test_a_dropped_copy_is_not_locked_by_a_thread_of_the_parent(session):
 
 
 @pytest.mark.parametrize("ciphers", ["", "ECDHE-ECDSA-AES256-SHA384"], ids=["default", "CBC"])
-def test_idle_connections_to_the_broker_are_drained(broker, tmp_path, ciphers):
-    (tmp_path / "ca.pem").write_text(broker.ca_pem)
+def test_idle_connections_to_the_broker_are_drained(
+    broker: Broker, tmp_path: Path, ciphers: str
+) -> None:
+    (tmp_path / "ca.pem").write_text(broker.ca_pem or "")
     options = {"ca_certs": str(tmp_path / "ca.pem"), "cert_reqs": ssl.CERT_REQUIRED}
     if ciphers:
         options |= {"ciphers": ciphers, "tls_maximum_version": ssl.TLSVersion.TLSv1_2}

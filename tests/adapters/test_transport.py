@@ -1,6 +1,10 @@
 """The transport beneath the messaging drivers, over a pair of sockets."""
 
+from __future__ import annotations
+
 import socket
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -13,7 +17,7 @@ FRAME = joined((1, 1, b"a payload"))
 
 
 @pytest.fixture
-def pair():
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         peer, _ = listener.accept()
@@ -23,7 +27,7 @@ def pair():
         yield client, peer
 
 
-def read(transport):
+def read(transport: Transport) -> list[tuple[int, int, bytes]]:
     """Read what is under way."""
     got = []
     wait_until(lambda: got.extend(transport.read()) or got, 10)
@@ -31,21 +35,23 @@ def read(transport):
 
 
 @pytest.fixture
-def transport(pair):
+def transport(pair: tuple[socket.socket, socket.socket]) -> Iterator[Transport]:
     made = Transport(pair[0])
     made.keep_alive(0, Options(), lambda: None)
     yield made
     made.end()
 
 
-def drain(peer, count):
+def drain(peer: socket.socket, count: int) -> bytes:
     got = b""
     while len(got) < count:
         got += peer.recv(count - len(got))
     return got
 
 
-def test_frames_go_out_and_come_in(transport, pair):
+def test_frames_go_out_and_come_in(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
     transport.send(FRAME)
     assert drain(pair[1], len(FRAME)) == FRAME
     assert transport.read() == []
@@ -56,10 +62,12 @@ def test_frames_go_out_and_come_in(transport, pair):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError])
-def test_an_interrupted_write_ends_the_stream(transport, pair, error):
+def test_an_interrupted_write_ends_the_stream(
+    transport: Transport, pair: tuple[socket.socket, socket.socket], error: type[Exception]
+) -> None:
     write = transport._write
 
-    def interrupted(data):
+    def interrupted(data: memoryview) -> int:
         write(data[:3])
         raise error
 
@@ -73,12 +81,17 @@ def test_an_interrupted_write_ends_the_stream(transport, pair, error):
     assert b"".join(iter(lambda: pair[1].recv(100), b"")) == FRAME[:3]
 
 
-def full(_data):
+def full(_data: object) -> NoReturn:
     raise BlockingIOError
 
 
-def test_what_was_not_begun_is_taken_back(transport, pair):
-    write, transport._write = transport._write, full
+def test_what_was_not_begun_is_taken_back(
+    transport: Transport,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = transport._write
+    monkeypatch.setattr(transport, "_write", full)
     transport.send(FRAME)
     assert transport.unsent
     assert transport.unqueue(transport.queued)
@@ -88,7 +101,9 @@ def test_what_was_not_begun_is_taken_back(transport, pair):
     assert transport.sent == transport.queued == len(FRAME)
 
 
-def test_a_frame_that_is_out_in_part_is_not_taken_back(transport, pair):
+def test_a_frame_that_is_out_in_part_is_not_taken_back(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
     transport.send(FRAME)
     write = transport._write
     transport._write = lambda data: write(data[:3]) if len(data) == len(FRAME) else full(data)
@@ -100,7 +115,9 @@ def test_a_frame_that_is_out_in_part_is_not_taken_back(transport, pair):
     assert drain(pair[1], 2 * len(FRAME)) == 2 * FRAME
 
 
-def test_the_end_of_the_stream(transport, pair):
+def test_the_end_of_the_stream(
+    transport: Transport, pair: tuple[socket.socket, socket.socket]
+) -> None:
     pair[1].shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionResetError):
         read(transport)

@@ -1,16 +1,20 @@
 """The engine looks at each item on time, forgets without a trace, and holds nothing alive."""
 
+from __future__ import annotations
+
 import gc
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 import pytest
 
 from hbshim.heartbeat.engine import Engine
 from hbshim.heartbeat.schedule import SLOT
 from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
-from hbshim.heartbeat.workers import PthreadWorker
+from hbshim.heartbeat.workers import PthreadWorker, Worker
 from hbshim.metrics import Metrics
 from tests.interrupts import interrupt_everywhere
 from tests.waiting import wait_until
@@ -20,7 +24,7 @@ from tests.worlds import WORLD, needs_os_threads
 class Clock:
     now = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
@@ -29,38 +33,38 @@ class IdleWorker:
 
     name = "greenthread"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.running = False
         self.woken = 0
 
-    def start(self, turn):
+    def start(self, turn: Callable[..., Any]) -> None:
         self.running = True
 
-    def wake(self):
+    def wake(self) -> None:
         self.woken += 1
 
-    def stop(self):
+    def stop(self) -> None:
         self.running = False
 
 
 class Item:
     timeout = 8.0
 
-    def __init__(self, every=4.0):
+    def __init__(self, every: float | None = 4.0) -> None:
         self.every = every
-        self.looked_at = []
+        self.looked_at: list[Any] = []
 
-    def check(self, now):
+    def check(self, now: float) -> float | None:
         self.looked_at.append(now)
         return None if self.every is None else now + self.every
 
 
-def make_engine(worker=None):
+def make_engine(worker: Any = None) -> tuple[Engine, Clock, Metrics]:
     clock, metrics = Clock(), Metrics()
-    return Engine(worker or IdleWorker(), metrics, clock), clock, metrics
+    return Engine(cast(Worker, worker or IdleWorker()), metrics, clock), clock, metrics
 
 
-def test_an_item_is_looked_at_at_once_and_then_when_it_asked_for():
+def test_an_item_is_looked_at_at_once_and_then_when_it_asked_for() -> None:
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
@@ -76,7 +80,7 @@ def test_an_item_is_looked_at_at_once_and_then_when_it_asked_for():
     assert len(item.looked_at) == 2
 
 
-def test_an_item_that_wants_no_further_look_gets_none():
+def test_an_item_that_wants_no_further_look_gets_none() -> None:
     engine, clock, _ = make_engine()
     item = Item(every=None)
     engine.watch(item)
@@ -85,7 +89,7 @@ def test_an_item_that_wants_no_further_look_gets_none():
     assert list(engine.items()) == []
 
 
-def test_a_forgotten_item_leaves_no_deadline():
+def test_a_forgotten_item_leaves_no_deadline() -> None:
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
@@ -95,7 +99,7 @@ def test_a_forgotten_item_leaves_no_deadline():
     assert engine.run_once() is None
 
 
-def test_the_engine_keeps_nothing_alive():
+def test_the_engine_keeps_nothing_alive() -> None:
     engine, clock, _ = make_engine()
     item = Item()
     gone = weakref.ref(item)
@@ -109,7 +113,7 @@ def test_the_engine_keeps_nothing_alive():
     assert engine.run_once() is None
 
 
-def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once():
+def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once() -> None:
     """A lost link, closed by its application and collected before the engine's next turn."""
     engine, clock, _ = make_engine()
     item, other = Item(every=None), Item()
@@ -125,11 +129,11 @@ def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once():
     assert len(other.looked_at) == 2
 
 
-def test_a_broken_item_does_not_end_the_beats_of_the_others():
+def test_a_broken_item_does_not_end_the_beats_of_the_others() -> None:
     engine, clock, metrics = make_engine()
 
     class Broken(Item):
-        def check(self, now):
+        def check(self, now: float) -> NoReturn:
             raise RuntimeError("broken")
 
     broken, sound = Broken(), Item()
@@ -141,7 +145,7 @@ def test_a_broken_item_does_not_end_the_beats_of_the_others():
     assert [event.kind for event in metrics.take_events()] == ["check-failed"]
 
 
-def test_lateness_is_measured_against_the_deadline():
+def test_lateness_is_measured_against_the_deadline() -> None:
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
@@ -152,7 +156,7 @@ def test_lateness_is_measured_against_the_deadline():
     assert abs(engine.lateness[-1] - 0.5) < 1e-6
 
 
-def test_a_real_thread_looks_on_its_own_and_sleeps_when_nothing_is_left():
+def test_a_real_thread_looks_on_its_own_and_sleeps_when_nothing_is_left() -> None:
     engine = Engine(PthreadWorker(), Metrics())
     item = Item(every=0.02)
     engine.watch(item)
@@ -170,7 +174,7 @@ def test_a_real_thread_looks_on_its_own_and_sleeps_when_nothing_is_left():
     wait_until(lambda: not engine.worker.running)
 
 
-def test_a_watchdog_is_content_with_turns_taken_in_time():
+def test_a_watchdog_is_content_with_turns_taken_in_time() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
@@ -179,11 +183,11 @@ def test_a_watchdog_is_content_with_turns_taken_in_time():
     for _ in range(20):
         clock.now += 0.5
         engine.run_once()
-        assert watchdog.check(clock.now) > clock.now
+        assert watchdog.check(clock.now) > clock.now  # type: ignore[operator]
     assert told == []
 
 
-def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn():
+def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
@@ -197,7 +201,7 @@ def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn():
     assert [event.kind for event in metrics.take_events()] == ["worker-late"]
 
 
-def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness():
+def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
@@ -208,7 +212,7 @@ def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness():
     assert [event.kind for event in metrics.take_events()] == ["worker-late"]
 
 
-def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once():
+def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once() -> None:
     """The whole process was stopped: both are late, and either may go on first."""
     engine, clock, metrics = make_engine()
     item, told = Item(), []
@@ -216,20 +220,20 @@ def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once():
     watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
     grace = item.timeout * LATE_SHARE
     engine.run_once()
-    clock.now = watchdog.check(clock.now) + 60
+    clock.now = watchdog.check(clock.now) + 60  # type: ignore[operator]
     again = watchdog.check(clock.now)
     assert again == clock.now + grace
     engine.run_once()
     planned = watchdog.check(again)
-    assert planned > again
-    clock.now = planned + 60
-    clock.now = watchdog.check(clock.now)
+    assert planned > again  # type: ignore[operator]
+    clock.now = planned + 60  # type: ignore[operator]
+    clock.now = watchdog.check(clock.now)  # type: ignore[assignment]
     assert told == []
     assert watchdog.check(clock.now) is None
     assert len(told) == 1
 
 
-def test_a_watchdog_ends_with_its_engine():
+def test_a_watchdog_ends_with_its_engine() -> None:
     engine, clock, metrics = make_engine()
     watchdog = Watchdog(engine, 8.0, metrics, lambda _: True)
     del engine
@@ -237,7 +241,7 @@ def test_a_watchdog_ends_with_its_engine():
     assert watchdog.check(clock.now) is None
 
 
-def test_a_retired_engine_watches_nothing_until_the_next_item():
+def test_a_retired_engine_watches_nothing_until_the_next_item() -> None:
     engine, clock, _ = make_engine()
     engine.watch(Item())
     clock.now += SLOT
@@ -259,15 +263,15 @@ class Interrupted(BaseException):
     """As a green library's timeout, which may hit a check anywhere."""
 
 
-def test_an_interrupted_turn_loses_none_of_the_items_that_are_due():
+def test_an_interrupted_turn_loses_none_of_the_items_that_are_due() -> None:
     engine, clock, _ = make_engine()
 
     class Interrupts(Item):
-        def check(self, now):
+        def check(self, now: float) -> float | None:
             super().check(now)
             if len(self.looked_at) == 1:
                 raise Interrupted
-            return now + self.every
+            return now + self.every  # type: ignore[operator]
 
     items = [Interrupts() for _ in range(5)]
     for item in items:
@@ -276,7 +280,7 @@ def test_an_interrupted_turn_loses_none_of_the_items_that_are_due():
     for _ in items:
         with pytest.raises(Interrupted):
             engine.run_once()
-    assert engine.run_once() > clock.now
+    assert engine.run_once() > clock.now  # type: ignore[operator]
     assert [len(item.looked_at) for item in items] == [1] * 5
     clock.now += 4.0
     engine.run_once()
@@ -284,15 +288,15 @@ def test_an_interrupted_turn_loses_none_of_the_items_that_are_due():
 
 
 @needs_os_threads
-def test_a_worker_that_dies_has_a_successor_that_watches_what_it_watched():
+def test_a_worker_that_dies_has_a_successor_that_watches_what_it_watched() -> None:
     engine = Engine(PthreadWorker(), Metrics())
 
     class Deadly(Item):
-        def check(self, now):
+        def check(self, now: float) -> float | None:
             super().check(now)
             if len(self.looked_at) == 1:
                 raise SystemExit
-            return now + self.every
+            return now + self.every  # type: ignore[operator]
 
     deadly, other = Deadly(every=0.02), Item(every=0.02)
     engine.watch(other)
@@ -306,13 +310,13 @@ def test_a_worker_that_dies_has_a_successor_that_watches_what_it_watched():
 
 
 @needs_os_threads
-def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
+def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends() -> None:
     engine = Engine(PthreadWorker(), Metrics())
     stuck, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     threads = set()
 
     class Blocking(Item):
-        def check(self, now):
+        def check(self, now: float) -> float | None:
             threads.add(threading.get_ident())
             if not stuck.is_set():
                 stuck.set()
@@ -324,8 +328,9 @@ def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
     engine.watch(blocking)
     assert stuck.wait(10)
     engine.watch(other)
-    assert "wait" in engine.worker.where()
-    old = engine.worker._thread
+    worker: Any = engine.worker
+    assert "wait" in worker.where()
+    old = worker._thread
     engine.restart(lambda: [blocking, other])
     wait_until(lambda: len(other.looked_at) > 3 and len(blocking.looked_at) > 3)
     assert not old.ended
@@ -339,59 +344,61 @@ def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends():
     wait_until(lambda: not engine.worker.running)
 
 
-def test_a_worker_that_is_replaced_while_it_starts_watches_what_its_successor_would():
+def test_a_worker_that_is_replaced_while_it_starts_watches_what_its_successor_would() -> None:
     """Two threads find at the same time that there is no worker."""
 
     class Overtaken(IdleWorker):
-        def start(self, turn):
+        def start(self, turn: Callable[..., Any]) -> None:
             if not overtaken:
                 overtaken.append(True)
                 engine.restart(lambda: [item])
             self.turn = turn
             super().start(turn)
 
-    overtaken = []
+    overtaken: list[Any] = []
     engine, clock, _ = make_engine(Overtaken())
     item = Item()
     engine.watch(item)
     clock.now += SLOT
-    engine.worker.turn()
+    worker: Any = engine.worker
+    worker.turn()
     assert len(item.looked_at) == 1
 
 
-def test_a_worker_that_is_replaced_hands_on_what_it_has_just_taken():
-    class Commands(deque):
-        def popleft(self):
+def test_a_worker_that_is_replaced_hands_on_what_it_has_just_taken() -> None:
+    class Commands(deque[tuple[weakref.ReferenceType[Any], bool]]):
+        def popleft(self) -> tuple[weakref.ReferenceType[Any], bool]:
             command = super().popleft()
             if not replaced:
                 replaced.append(True)
                 engine.restart(list)
             return command
 
-    replaced = []
+    replaced: list[Any] = []
     engine, clock, _ = make_engine()
     engine._commands = Commands()
     item = Item()
     engine.watch(item)
-    woken = engine.worker.woken
+    worker: Any = engine.worker
+    woken = worker.woken
     assert engine.run_once() is None
-    assert engine.worker.woken > woken
+    assert worker.woken > woken
     clock.now += SLOT
     engine.run_once()
     assert len(item.looked_at) == 1
 
 
-def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wait():
+def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wait() -> None:
     """It runs wherever its thread allocates, and may open a connection."""
 
     class Finalizing(IdleWorker):
-        def start(self, turn):
+        def start(self, turn: Callable[..., Any]) -> None:
             if not watched:
                 watched.append(Item())
                 engine.watch(watched[0])
             super().start(turn)
 
-    watched = []
+    watched: list[Any] = []
     engine, clock, _ = make_engine(Finalizing())
     item = Item()
     engine.watch(item)

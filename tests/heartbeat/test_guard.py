@@ -1,9 +1,13 @@
 """The engine acts only while no client is inside, and a client never waits for anything."""
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 
@@ -15,24 +19,30 @@ from tests.waiting import wait_until
 from tests.worlds import WORLD, needs_os_threads
 
 
-def nothing():
+def nothing() -> None:
     return None
 
 
-def never(_error):
+def never(_error: object) -> bool:
     return False
 
 
-def always(_error):
+def always(_error: object) -> bool:
     return True
 
 
-def writer(guard, function, before=nothing, tears=never, on_torn=nothing):
+def writer(
+    guard: Guard,
+    function: Callable[[], object],
+    before: Callable[[], None] = nothing,
+    tears: Callable[[BaseException], bool] = never,
+    on_torn: Callable[[], None] = nothing,
+) -> Callable[..., Any]:
     wrapped = guard.around_send(lambda _: function(), before, tears, on_torn)
     return lambda: wrapped(b"frame")
 
 
-def test_the_engine_stays_out_while_a_write_is_under_way():
+def test_the_engine_stays_out_while_a_write_is_under_way() -> None:
     guard = Guard()
     inside = []
     writer(guard, lambda: inside.append(guard.writers.try_acquire()))()
@@ -41,7 +51,7 @@ def test_the_engine_stays_out_while_a_write_is_under_way():
     guard.writers.release()
 
 
-def test_a_second_writer_does_not_wait_for_the_first_and_is_counted():
+def test_a_second_writer_does_not_wait_for_the_first_and_is_counted() -> None:
     guard = Guard()
     order = []
     second = writer(guard, lambda: order.append(("second", guard.writers.try_acquire())))
@@ -53,11 +63,11 @@ def test_a_second_writer_does_not_wait_for_the_first_and_is_counted():
 
 
 @needs_os_threads
-def test_the_gate_stays_occupied_while_the_second_writer_outlives_the_first():
+def test_the_gate_stays_occupied_while_the_second_writer_outlives_the_first() -> None:
     guard = Guard()
     second_is_in, let_second_go = threading.Event(), threading.Event()
 
-    def slow():
+    def slow() -> None:
         second_is_in.set()
         assert let_second_go.wait(5)
 
@@ -72,7 +82,7 @@ def test_the_gate_stays_occupied_while_the_second_writer_outlives_the_first():
 
 
 @pytest.mark.parametrize("way", ["send", "flush", "read"])
-def test_a_client_revokes_the_permit_and_does_not_wait(way):
+def test_a_client_revokes_the_permit_and_does_not_wait(way: str) -> None:
     """The engine may be stuck in a finalizer: this one never leaves."""
     guard, done = Guard(), []
     gate = guard.readers if way == "read" else guard.writers
@@ -91,14 +101,14 @@ def test_a_client_revokes_the_permit_and_does_not_wait(way):
     assert gate.overlaps == 0
 
 
-def test_closing_revokes_both_permits():
+def test_closing_revokes_both_permits() -> None:
     guard = Guard()
     permits = [guard.writers.try_acquire(), guard.readers.try_acquire()]
     guard.close()
     assert [permit.valid for permit in permits] == [False, False]
 
 
-def test_a_second_engine_revokes_the_permit_of_one_that_is_stuck():
+def test_a_second_engine_revokes_the_permit_of_one_that_is_stuck() -> None:
     gate = Guard().writers
     stuck = gate.try_acquire()
     assert gate.try_acquire().valid
@@ -106,7 +116,9 @@ def test_a_second_engine_revokes_the_permit_of_one_that_is_stuck():
 
 
 @needs_os_threads
-def test_without_calls_that_keep_the_gil_a_client_waits_for_the_engines_call(monkeypatch):
+def test_without_calls_that_keep_the_gil_a_client_waits_for_the_engines_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(guard_module, "gil_keeping_calls", lambda: None)
     guard, done = Guard(), threading.Event()
     permit = guard.writers.try_acquire()
@@ -121,7 +133,9 @@ def test_without_calls_that_keep_the_gil_a_client_waits_for_the_engines_call(mon
 
 
 @needs_os_threads
-def test_a_client_gives_up_waiting_for_a_call_that_does_not_end(monkeypatch):
+def test_a_client_gives_up_waiting_for_a_call_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(guard_module, "gil_keeping_calls", lambda: None)
     monkeypatch.setattr(guard_module, "_WAITS", 3)
     guard, done = Guard(), []
@@ -130,10 +144,10 @@ def test_a_client_gives_up_waiting_for_a_call_that_does_not_end(monkeypatch):
     assert done == [1]
 
 
-def test_an_error_of_the_write_leaves_the_gate_open():
+def test_an_error_of_the_write_leaves_the_gate_open() -> None:
     guard = Guard()
 
-    def fail():
+    def fail() -> NoReturn:
         raise ValueError("marshalling")
 
     with pytest.raises(ValueError, match="marshalling"):
@@ -144,13 +158,13 @@ def test_an_error_of_the_write_leaves_the_gate_open():
 
 @pytest.mark.parametrize("wrap", ["send", "flush"])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, MemoryError, ValueError])
-def test_an_interrupted_write_tears_the_stream_at_once(wrap, error):
+def test_an_interrupted_write_tears_the_stream_at_once(wrap: str, error: type[Exception]) -> None:
     guard, told = Guard(), []
 
-    def fail():
+    def fail() -> NoReturn:
         raise error
 
-    def on_torn():
+    def on_torn() -> None:
         told.append((guard.torn, guard.writers.occupied))
 
     if wrap == "send":
@@ -165,21 +179,21 @@ def test_an_interrupted_write_tears_the_stream_at_once(wrap, error):
 
 
 @pytest.mark.parametrize("wrap", ["send", "flush"])
-def test_a_second_exception_in_the_handling_of_the_first_leaves_the_stream_torn(wrap):
+def test_a_second_exception_in_the_handling_of_the_first_leaves_the_stream_torn(wrap: str) -> None:
     guard, checked = Guard(), []
 
-    def fail():
+    def fail() -> NoReturn:
         raise ValueError
 
-    def interrupted(_error):
+    def interrupted(_error: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    def check():
+    def check() -> None:
         checked.append(1)
 
     ended = []
 
-    def end():
+    def end() -> None:
         ended.append(1)
         if len(ended) == 1:
             raise KeyboardInterrupt
@@ -200,11 +214,11 @@ def test_a_second_exception_in_the_handling_of_the_first_leaves_the_stream_torn(
     assert checked == [1]
 
 
-def test_a_stream_stays_torn_when_a_later_write_writes_nothing():
+def test_a_stream_stays_torn_when_a_later_write_writes_nothing() -> None:
     guard = Guard()
     guard.torn = True
 
-    def fail():
+    def fail() -> NoReturn:
         raise BlockingIOError
 
     with pytest.raises(BlockingIOError):
@@ -212,7 +226,7 @@ def test_a_stream_stays_torn_when_a_later_write_writes_nothing():
     assert guard.torn
 
 
-def test_only_a_write_after_a_silence_looks_first():
+def test_only_a_write_after_a_silence_looks_first() -> None:
     guard, looks = Guard(), []
     write = writer(guard, nothing, before=lambda: looks.append(1))
     write()
@@ -223,10 +237,10 @@ def test_only_a_write_after_a_silence_looks_first():
     assert looks == [1]
 
 
-def test_a_refused_write_is_not_a_torn_one():
+def test_a_refused_write_is_not_a_torn_one() -> None:
     guard = Guard()
 
-    def refuse():
+    def refuse() -> NoReturn:
         raise ConnectionError
 
     guard.last_write -= 2 * IDLE_BEFORE_CHECK
@@ -236,7 +250,7 @@ def test_a_refused_write_is_not_a_torn_one():
     assert guard.writers.try_acquire()
 
 
-def test_a_flush_and_a_read_are_inside_their_gates():
+def test_a_flush_and_a_read_are_inside_their_gates() -> None:
     guard, seen = Guard(), []
     guard.around_flush(lambda: seen.append(guard.writers.occupied), nothing)()
     guard.around_read(lambda: seen.append(guard.readers.occupied), nothing)()
@@ -245,10 +259,10 @@ def test_a_flush_and_a_read_are_inside_their_gates():
     assert not guard.readers.occupied
 
 
-def test_a_flush_notes_what_it_leaves_buffered():
+def test_a_flush_notes_what_it_leaves_buffered() -> None:
     guard, buffers = Guard(), [b"rest"]
 
-    def stall():
+    def stall() -> NoReturn:
         raise BlockingIOError
 
     with pytest.raises(BlockingIOError):
@@ -260,12 +274,12 @@ def test_a_flush_notes_what_it_leaves_buffered():
 
 
 @pytest.mark.parametrize("error", [BlockingIOError, ValueError, None])
-def test_a_read_counts_however_it_ends(error):
+def test_a_read_counts_however_it_ends(error: type[Exception] | None) -> None:
     """pika reads until the socket is empty, so over plain TCP it always ends with an error."""
     guard = Guard()
     guard.last_read = 0.0
 
-    def read():
+    def read() -> None:
         if error:
             raise error
 
@@ -279,11 +293,11 @@ def test_a_read_counts_however_it_ends(error):
     assert guard.misread is (error is ValueError)
 
 
-def test_a_read_that_found_nothing_does_not_count():
+def test_a_read_that_found_nothing_does_not_count() -> None:
     guard = Guard()
     guard.last_read = 0.0
 
-    def read():
+    def read() -> NoReturn:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
@@ -293,11 +307,11 @@ def test_a_read_that_found_nothing_does_not_count():
 
 
 @needs_os_threads
-def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads():
+def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads() -> None:
     """However fresh its parent's last write is: nothing runs in the child to tell it."""
     guard, passed = Guard(), []
 
-    def refuse():
+    def refuse() -> NoReturn:
         raise ConnectionError
 
     ways = (
@@ -320,7 +334,7 @@ def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
-def test_what_the_parents_threads_held_is_free_in_a_forked_child():
+def test_what_the_parents_threads_held_is_free_in_a_forked_child() -> None:
     guard = Guard()
     for gate in (guard.writers, guard.readers):
         gate.try_acquire().acting.add(object())
@@ -331,7 +345,7 @@ def test_what_the_parents_threads_held_is_free_in_a_forked_child():
         assert not gate.try_acquire().acting
 
 
-def test_a_signal_handler_may_write_while_its_own_thread_is_the_engine():
+def test_a_signal_handler_may_write_while_its_own_thread_is_the_engine() -> None:
     guard, written = Guard(), []
     assert guard.writers.try_acquire()
     writer(guard, lambda: written.append(1))()
@@ -340,17 +354,18 @@ def test_a_signal_handler_may_write_while_its_own_thread_is_the_engine():
 
 
 @needs_os_threads
-def test_hammered_from_many_threads_the_engine_never_meets_a_writer():
+def test_hammered_from_many_threads_the_engine_never_meets_a_writer() -> None:
     guard = Guard()
-    wire, met, stop = ["end"], [], threading.Event()
+    wire, stop = ["end"], threading.Event()
+    met: list[Any] = []
     one_at_a_time = threading.Lock()
 
-    def frame():
+    def frame() -> None:
         with one_at_a_time:
             wire.append("begin")
             wire.append("end")
 
-    def publish():
+    def publish() -> None:
         write = writer(guard, frame)
         while not stop.is_set():
             write()
@@ -377,12 +392,12 @@ def test_hammered_from_many_threads_the_engine_never_meets_a_writer():
 
 
 @needs_os_threads
-def test_an_engine_is_never_counted_as_a_second_writer():
+def test_an_engine_is_never_counted_as_a_second_writer() -> None:
     guard, stop = Guard(), threading.Event()
     write = writer(guard, nothing)
     written = 0
 
-    def engine():
+    def engine() -> None:
         while not stop.is_set():
             guard.writers.try_acquire()
             time.sleep(0)
@@ -407,7 +422,7 @@ def test_an_engine_is_never_counted_as_a_second_writer():
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("way", ["send", "flush", "read"])
-def test_no_exception_at_any_instant_leaves_a_gate_taken(way):
+def test_no_exception_at_any_instant_leaves_a_gate_taken(way: str) -> None:
     guard = Guard()
     go = {
         "send": writer(guard, nothing),
@@ -417,7 +432,7 @@ def test_no_exception_at_any_instant_leaves_a_gate_taken(way):
 
     left_taken = []
 
-    def look():
+    def look() -> None:
         left_taken.append(guard.writers.occupied or guard.readers.occupied)
         guard.torn = False
 

@@ -1,11 +1,15 @@
 """One link, its socket pair, and what a forked child makes of it."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 
@@ -32,12 +36,14 @@ from tests.worlds import WORLD
 
 
 @pytest.fixture
-def link(connected):
+def link(connected: tuple[socket.socket, socket.socket]) -> Link:
     client, _ = connected
     return Link(Wire(native_socket(client)), 60, "test", Metrics())
 
 
-def test_what_is_plainly_due_is_due_by_the_table(monkeypatch, link):
+def test_what_is_plainly_due_is_due_by_the_table(
+    monkeypatch: pytest.MonkeyPatch, link: Link
+) -> None:
     """The short cut of nearly every beat has no rule of its own."""
     timeout = 8.0
     answered = []
@@ -68,7 +74,9 @@ def test_what_is_plainly_due_is_due_by_the_table(monkeypatch, link):
     assert set(answered) == {True, False}
 
 
-def test_a_writer_inside_keeps_the_short_cut_off_the_wire(connected):
+def test_a_writer_inside_keeps_the_short_cut_off_the_wire(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     # A beat of so small a T is due at once.
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
@@ -84,16 +92,20 @@ def test_a_writer_inside_keeps_the_short_cut_off_the_wire(connected):
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
-def enter(guard):
+def enter(guard: Guard) -> None:
     guard.writers.inside.add("a client")
 
 
-def write(guard):
+def write(guard: Guard) -> None:
     guard.around_send(lambda _: None, lambda: None, lambda _: True)(b"")
 
 
 @pytest.mark.parametrize("act", [enter, write, Guard.close])
-def test_the_short_cut_sends_nothing_once_a_client_has_acted(connected, monkeypatch, act):
+def test_the_short_cut_sends_nothing_once_a_client_has_acted(
+    connected: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[..., Any] | Callable[[Guard], None],
+) -> None:
     """Between the answer of the kernel and the call that sends."""
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
@@ -101,7 +113,7 @@ def test_the_short_cut_sends_nothing_once_a_client_has_acted(connected, monkeypa
     link._checks = 0
     idle = link.wire.plainly_idle
 
-    def idle_and_then(*arguments):
+    def idle_and_then(*arguments: float) -> bool:
         answer = idle(*arguments)
         act(link.guard)
         return answer
@@ -115,7 +127,7 @@ def test_the_short_cut_sends_nothing_once_a_client_has_acted(connected, monkeypa
         peer.recv(1)
 
 
-def outcome_in_child(action):
+def outcome_in_child(action: Callable[..., Any]) -> int:
     """The exit status of a forked child that does this; a child that hangs is ended."""
     pid = os.fork()
     if not pid:
@@ -126,7 +138,9 @@ def outcome_in_child(action):
 
 
 @pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
-def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatch, drains):
+def test_a_beat_that_could_not_be_sent_is_tried_again_soon(
+    connected: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, drains: bool
+) -> None:
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     link._checks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
@@ -143,8 +157,8 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(connected, monkeypatc
 
 @pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
-    def write():
+def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link: Link) -> None:
+    def write() -> int:
         try:
             link.before_idle_write()
         except ConnectionError:
@@ -153,7 +167,7 @@ def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
 
     taken, let_go = threading.Event(), threading.Event()
 
-    def look():
+    def look() -> None:
         assert link.guard.writers.try_acquire()
         link.guard.writers._acting.add(taken)
         taken.set()
@@ -173,7 +187,9 @@ def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link):
     link.before_idle_write()
 
 
-def test_a_descriptor_closed_behind_the_connections_back_ends_the_heartbeats(connected):
+def test_a_descriptor_closed_behind_the_connections_back_ends_the_heartbeats(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = connected
     metrics = Metrics()
     copy = socket.socket(fileno=os.dup(client.fileno()))
@@ -192,7 +208,9 @@ def test_a_descriptor_closed_behind_the_connections_back_ends_the_heartbeats(con
     assert [event.kind for event in metrics.take_events()] == ["descriptor-reused"]
 
 
-def test_a_heartbeat_that_is_due_does_not_go_to_another_connection(connected):
+def test_a_heartbeat_that_is_due_does_not_go_to_another_connection(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     """The short cut of nearly every heartbeat, which takes no sample."""
     client, _ = connected
     metrics = Metrics()
@@ -210,7 +228,9 @@ def test_a_heartbeat_that_is_due_does_not_go_to_another_connection(connected):
     assert [event.kind for event in metrics.take_events()] == ["descriptor-reused"]
 
 
-def test_ages_that_do_not_grow_are_not_believed(connected):
+def test_ages_that_do_not_grow_are_not_believed(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     """As a kernel answers that fills in all of TCP_INFO but the ages."""
     client, peer = connected
     metrics = Metrics()
@@ -230,7 +250,9 @@ def test_ages_that_do_not_grow_are_not_believed(connected):
     assert [event.kind for event in metrics.take_events()] == ["tcp-info-unusable"]
 
 
-def test_an_unusable_tcp_info_is_reported_once_in_a_process(connected):
+def test_an_unusable_tcp_info_is_reported_once_in_a_process(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = connected
     metrics = Metrics()
     for _ in range(3):
@@ -240,7 +262,9 @@ def test_an_unusable_tcp_info_is_reported_once_in_a_process(connected):
     assert [event.kind for event in metrics.take_events()] == ["tcp-info-unusable"]
 
 
-def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
+def test_a_heartbeat_that_is_delayed_is_an_event_once(
+    monkeypatch: pytest.MonkeyPatch, connected: tuple[socket.socket, socket.socket]
+) -> None:
     client, _ = connected
     metrics = Metrics()
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
@@ -262,7 +286,9 @@ def test_a_heartbeat_that_is_delayed_is_an_event_once(monkeypatch, connected):
     assert metrics.take_events() == []
 
 
-def test_traffic_ends_the_delay_of_a_heartbeat(monkeypatch, connected):
+def test_traffic_ends_the_delay_of_a_heartbeat(
+    monkeypatch: pytest.MonkeyPatch, connected: tuple[socket.socket, socket.socket]
+) -> None:
     client, _ = connected
     metrics = Metrics()
     link = Link(Wire(native_socket(client)), 8, "test", metrics)
@@ -275,15 +301,17 @@ def test_traffic_ends_the_delay_of_a_heartbeat(monkeypatch, connected):
     assert metrics.take_events() == []
 
 
-def kinds_of(link):
+def kinds_of(link: Link) -> list[str]:
     return [event.kind for event in link._metrics.take_events()]
 
 
-def test_a_torn_stream_is_shut_down_and_reported_at_once(connected):
+def test_a_torn_stream_is_shut_down_and_reported_at_once(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     link = Link(Wire(native_socket(client)), 60, "test", Metrics())
 
-    def interrupted(data):
+    def interrupted(data: bytes) -> None:
         client.sendall(data[:3])
         raise ValueError
 
@@ -303,10 +331,16 @@ def test_a_torn_stream_is_shut_down_and_reported_at_once(connected):
     assert kinds_of(link) == []
 
 
-def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(connected):
+def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     """By the engine, or by the next write: whichever comes first."""
     client, _ = connected
-    for notice in (lambda link: link.check(0.0), lambda link: link.before_idle_write()):
+    notices: list[Callable[[Link], object]] = [
+        lambda link: link.check(0.0),
+        lambda link: link.before_idle_write(),
+    ]
+    for notice in notices:
         link = Link(Wire(native_socket(client)), 60, "test", Metrics())
         link.guard.torn = True
         notice(link)
@@ -316,7 +350,9 @@ def test_a_torn_stream_whose_shutdown_was_interrupted_is_ended_later(connected):
 
 
 @pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
-def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypatch, drains):
+def test_a_heartbeat_that_went_out_in_part_tears_the_stream(
+    connected: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, drains: bool
+) -> None:
     client, peer = connected
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     link._checks = CHECKS_BETWEEN_DRAINS - 1 if drains else 0
@@ -333,7 +369,7 @@ def test_a_heartbeat_that_went_out_in_part_tears_the_stream(connected, monkeypat
     assert b"".join(iter(lambda: peer.recv(100), b"")) == HEARTBEAT_FRAME[:5]
 
 
-def test_misuse_found_between_two_iterations_is_reported_when_the_link_closes(link):
+def test_misuse_found_between_two_iterations_is_reported_when_the_link_closes(link: Link) -> None:
     write = link.guard.around_send(lambda nested: nested(), lambda: None, lambda _: True)
     write(lambda: write(lambda: None))
     assert kinds_of(link) == []
@@ -341,7 +377,7 @@ def test_misuse_found_between_two_iterations_is_reported_when_the_link_closes(li
     assert kinds_of(link) == ["concurrent-writers"]
 
 
-def test_checking_the_peer_is_not_counted_as_a_prevented_write(link):
+def test_checking_the_peer_is_not_counted_as_a_prevented_write(link: Link) -> None:
     link.state = State.LOST
     link.check_peer()
     assert "stale_writes_prevented" not in link._metrics.snapshot()
@@ -349,7 +385,9 @@ def test_checking_the_peer_is_not_counted_as_a_prevented_write(link):
     assert link._metrics.snapshot()["stale_writes_prevented"] == 1
 
 
-def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(connected):
+def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     link = Link(Wire(native_socket(client)), 60, "test", Metrics())
     if not link.wire.has_tcp_info:
@@ -357,7 +395,7 @@ def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(connec
     peer.close()
     wait_until(lambda: link.wire.kernel_view().peer_closed)
 
-    def fail(_):
+    def fail(_: object) -> NoReturn:
         raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
@@ -368,11 +406,13 @@ def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(connec
 
 
 @pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
-def test_a_torn_stream_in_a_forked_child_is_left_to_the_parent(connected):
+def test_a_torn_stream_in_a_forked_child_is_left_to_the_parent(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     link = Link(Wire(native_socket(client)), 60, "test", Metrics())
 
-    def tear():
+    def tear() -> int:
         link.tear()
         return 42 if link.state is State.ORPHANED else 43
 

@@ -4,6 +4,8 @@ The double stands for the C type beneath the sockets and answers ``SO_NWRITE``, 
 send buffer, from Linux's own count; it refuses every other question, as macOS does.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
@@ -14,6 +16,7 @@ import termios
 import time
 import types
 from _socket import socket as native_type
+from typing import Any
 
 import pytest
 
@@ -32,13 +35,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the double asks
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The socket options that were asked for, on a process that takes itself for macOS."""
     questions = []
 
     class Double(native_type):
         @staticmethod
-        def getsockopt(sock, level, option, *size):
+        def getsockopt(  # type: ignore[override]  # as the engine calls it: on the class
+            sock: socket.socket, level: int, option: int, *size: object
+        ) -> int:
             questions.append((level, option))
             if (level, option) != (socket.SOL_SOCKET, SO_NWRITE):
                 raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
@@ -54,29 +59,33 @@ def asked(monkeypatch):
 
 
 @pytest.fixture
-def link(asked, connected):
+def link(asked: list[Any], connected: tuple[socket.socket, socket.socket]) -> Link:
     client, _ = connected
     return Link(Wire(native_socket(client)), 8, "test", Metrics())
 
 
-def test_nothing_of_linux_is_asked_for(link, asked):
+def test_nothing_of_linux_is_asked_for(link: Link, asked: list[Any]) -> None:
     assert not link.wire.has_tcp_info
     assert not link.wire.tcp_info_unusable, "reported as a broken Linux"
     link.check(time.monotonic() + 4)
     assert set(asked) == {(socket.SOL_SOCKET, SO_NWRITE)}
 
 
-def test_a_heartbeat_goes_out_after_half_of_t_as_the_guard_counts_it(link, connected):
+def test_a_heartbeat_goes_out_after_half_of_t_as_the_guard_counts_it(
+    link: Link, connected: tuple[socket.socket, socket.socket]
+) -> None:
     _, peer = connected
     now = time.monotonic()
-    assert link.check(now + 1) <= now + 4.5
+    assert link.check(now + 1) <= now + 4.5  # type: ignore[operator]
     assert link.heartbeats_sent == 0
     link.check(now + 4.5)
     assert link.heartbeats_sent == 1
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
-def test_no_heartbeat_joins_a_queue_that_is_not_empty(link, connected):
+def test_no_heartbeat_joins_a_queue_that_is_not_empty(
+    link: Link, connected: tuple[socket.socket, socket.socket]
+) -> None:
     client, peer = connected
     client.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -88,12 +97,13 @@ def test_no_heartbeat_joins_a_queue_that_is_not_empty(link, connected):
     assert link.heartbeats_sent == 0
     peer.setblocking(False)
 
-    def drained():
+    def drained() -> bool:
         try:
             while peer.recv(1 << 20):
                 pass
         except BlockingIOError:
             return link.wire.queued() == 0
+        return False
 
     wait_until(drained)
     link.check(now + 5)
@@ -101,7 +111,9 @@ def test_no_heartbeat_joins_a_queue_that_is_not_empty(link, connected):
     assert peer.recv(100) == HEARTBEAT_FRAME
 
 
-def test_a_peer_that_closed_is_seen(link, connected):
+def test_a_peer_that_closed_is_seen(
+    link: Link, connected: tuple[socket.socket, socket.socket]
+) -> None:
     _, peer = connected
     peer.close()
     wait_until(link.wire.peer_closed)
@@ -109,7 +121,7 @@ def test_a_peer_that_closed_is_seen(link, connected):
     assert link.state is State.LOST
 
 
-def test_a_peer_that_is_silent_for_2_t_is_dead(link):
+def test_a_peer_that_is_silent_for_2_t_is_dead(link: Link) -> None:
     now = time.monotonic()
     for seconds in (4.5, 9, 13.5):
         link.check(now + seconds)
@@ -118,7 +130,9 @@ def test_a_peer_that_is_silent_for_2_t_is_dead(link):
     assert link.state is State.LOST
 
 
-def test_a_descriptor_that_another_socket_has_now_is_noticed(link, connected):
+def test_a_descriptor_that_another_socket_has_now_is_noticed(
+    link: Link, connected: tuple[socket.socket, socket.socket]
+) -> None:
     ours, other = socket.socketpair()
     with ours, other:
         os.dup2(ours.fileno(), connected[0].fileno())

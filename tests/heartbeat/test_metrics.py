@@ -1,14 +1,16 @@
 """Counters and events of several threads, without a lock."""
 
+from __future__ import annotations
+
 import threading
 
 from hbshim.metrics import EVENTS_KEPT, Metrics
 
 
-def test_counts_of_several_threads_add_up():
+def test_counts_of_several_threads_add_up() -> None:
     metrics = Metrics()
 
-    def count():
+    def count() -> None:
         for _ in range(5000):
             metrics.count("things", 2)
 
@@ -20,7 +22,7 @@ def test_counts_of_several_threads_add_up():
     assert metrics.snapshot() == {"things": 40_000}
 
 
-def test_events_that_are_dropped_are_counted():
+def test_events_that_are_dropped_are_counted() -> None:
     metrics = Metrics()
     for number in range(EVENTS_KEPT + 5):
         metrics.record("kind", detail=str(number))
@@ -32,7 +34,7 @@ def test_events_that_are_dropped_are_counted():
     assert metrics.take_events() == []
 
 
-def test_an_event_is_recorded_once():
+def test_an_event_is_recorded_once() -> None:
     metrics = Metrics()
     for _ in range(3):
         metrics.record_once("kind")

@@ -1,7 +1,12 @@
 """Links go to the engine chosen for them, move off a late hub, and stay when forced."""
 
+from __future__ import annotations
+
+import socket
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 
@@ -12,6 +17,7 @@ from hbshim.heartbeat.service import HeartbeatService
 from hbshim.heartbeat.state import State
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.heartbeat.workers import WORKERS, GreenthreadWorker
+from hbshim.options import WorkerName
 from hbshim.runtime.unpatched import get_native_id
 from tests.full_queues import fill
 from tests.waiting import wait_until
@@ -23,26 +29,26 @@ class ParkedWorker:
     name = "greenthread"
     running = False
 
-    def start(self, turn):
+    def start(self, turn: Callable[..., Any]) -> None:
         self.running = True
 
-    def wake(self):
+    def wake(self) -> None:
         pass
 
-    def stop(self):
+    def stop(self) -> None:
         self.running = False
 
 
 @pytest.fixture
-def parked_hub(monkeypatch):
+def parked_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(WORKERS, "greenthread", ParkedWorker)
 
 
-def link_on(client, service, timeout=0.5):
+def link_on(client: socket.socket, service: HeartbeatService, timeout: float = 0.5) -> Link:
     return Link(Wire(native_socket(client)), timeout, "test", service.metrics)
 
 
-def test_a_link_is_beaten_at_half_of_t(connected):
+def test_a_link_is_beaten_at_half_of_t(connected: tuple[socket.socket, socket.socket]) -> None:
     client, peer = connected
     service = HeartbeatService()
     link = link_on(client, service)
@@ -55,7 +61,9 @@ def test_a_link_is_beaten_at_half_of_t(connected):
     assert service.links() == []
 
 
-def test_a_parked_hub_loses_its_links_to_the_native_thread(connected, parked_hub):
+def test_a_parked_hub_loses_its_links_to_the_native_thread(
+    connected: tuple[socket.socket, socket.socket], parked_hub: None
+) -> None:
     client, peer = connected
     service = HeartbeatService()
     link = link_on(client, service)
@@ -67,7 +75,9 @@ def test_a_parked_hub_loses_its_links_to_the_native_thread(connected, parked_hub
     assert [engine.worker.name for engine in service.engines()] == ["greenthread", "pthread"]
 
 
-def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(connected, parked_hub):
+def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(
+    connected: tuple[socket.socket, socket.socket], parked_hub: None
+) -> None:
     client, peer = connected
     service = HeartbeatService()
     link = link_on(client, service)
@@ -78,7 +88,9 @@ def test_a_link_that_the_user_put_on_a_parked_hub_stays_there(connected, parked_
     assert not service.moved
 
 
-def test_forced_and_other_links_on_one_hub_are_each_watched_over(connected, parked_hub):
+def test_forced_and_other_links_on_one_hub_are_each_watched_over(
+    connected: tuple[socket.socket, socket.socket], parked_hub: None
+) -> None:
     client, _ = connected
     service = HeartbeatService()
     chosen, forced = link_on(client, service, timeout=5), link_on(client, service, timeout=5)
@@ -90,9 +102,11 @@ def test_forced_and_other_links_on_one_hub_are_each_watched_over(connected, park
     assert forced not in native.items()
 
 
-def test_nobody_is_woken_up_once_the_hub_has_no_links(connected):
+def test_nobody_is_woken_up_once_the_hub_has_no_links(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     class Hub(ParkedWorker):
-        def start(self, turn):
+        def start(self, turn: Callable[..., Any]) -> None:
             self.turn = turn
             turn()
 
@@ -103,7 +117,8 @@ def test_nobody_is_woken_up_once_the_hub_has_no_links(connected):
         link = link_on(client, service, timeout=0.5)
         service.watch(link, "greenthread")
         link.close()
-        service.engine("greenthread").worker.turn()
+        hub: Any = service.engine("greenthread").worker
+        hub.turn()
         native = service.engine("pthread")
         wait_until(lambda: native.next_due is None)
         assert not service.moved
@@ -119,12 +134,12 @@ class CountedItem:
     timeout = 60.0
     checks = 0
 
-    def check(self, now):
+    def check(self, now: float) -> float:
         self.checks += 1
         return now
 
 
-def test_an_item_that_is_no_link_is_checked_by_the_next_worker_too():
+def test_an_item_that_is_no_link_is_checked_by_the_next_worker_too() -> None:
     service = HeartbeatService()
     item = CountedItem()
     service.watch_item(item)
@@ -135,7 +150,9 @@ def test_an_item_that_is_no_link_is_checked_by_the_next_worker_too():
     service.engine("pthread").retire()
 
 
-def test_a_silent_peer_is_shut_down_and_told_of(connected):
+def test_a_silent_peer_is_shut_down_and_told_of(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = connected
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
@@ -147,7 +164,9 @@ def test_a_silent_peer_is_shut_down_and_told_of(connected):
     assert [event.kind for event in service.metrics.take_events()] == ["link-silent"]
 
 
-def test_unread_bytes_that_close_the_window_keep_a_peer_from_being_called_dead(connected):
+def test_unread_bytes_that_close_the_window_keep_a_peer_from_being_called_dead(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     fill(peer)
     service = HeartbeatService()
@@ -157,7 +176,9 @@ def test_unread_bytes_that_close_the_window_keep_a_peer_from_being_called_dead(c
     assert link.state is State.ALIVE
 
 
-def test_little_that_waits_is_no_excuse_for_a_silence(connected):
+def test_little_that_waits_is_no_excuse_for_a_silence(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     service = HeartbeatService()
     link = link_on(client, service, timeout=0.2)
@@ -168,13 +189,15 @@ def test_little_that_waits_is_no_excuse_for_a_silence(connected):
 
 
 @pytest.fixture
-def looked_at(connected):
+def looked_at(
+    connected: tuple[socket.socket, socket.socket],
+) -> tuple[socket.socket, socket.socket, Link, Callable[..., State]]:
     """A link, a peer, and a way to look at the link when its kernel says so long a silence."""
     client, peer = connected
     link = link_on(client, HeartbeatService(), timeout=1.0)
     view = link.wire.kernel_view()
 
-    def look(now, silence):
+    def look(now: float, silence: float) -> State:
         link.wire.kernel_view = lambda: view._replace(received_ago=silence)
         link.wire.plainly_idle = lambda *_: False
         link.check(now)
@@ -183,7 +206,9 @@ def looked_at(connected):
     return client, peer, link, look
 
 
-def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(looked_at):
+def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(
+    looked_at: tuple[socket.socket, socket.socket, Link, Callable[..., State]],
+) -> None:
     _, _, link, look = looked_at
     now = time.monotonic() + 100
     assert look(now - 1.1, silence=0.95) is State.ALIVE
@@ -191,7 +216,9 @@ def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(
     assert look(now, silence=2.05) is State.LOST
 
 
-def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(looked_at):
+def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(
+    looked_at: tuple[socket.socket, socket.socket, Link, Callable[..., State]],
+) -> None:
     client, peer, link, look = looked_at
     now = time.monotonic() + 100
     fill(peer)
@@ -206,7 +233,9 @@ def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(look
     assert look(now + 0.6, silence=5.1) is State.LOST
 
 
-def test_a_write_on_a_closed_peer_fails_instead_of_being_swallowed(connected):
+def test_a_write_on_a_closed_peer_fails_instead_of_being_swallowed(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     link = link_on(client, HeartbeatService())
     peer.close()
@@ -216,7 +245,9 @@ def test_a_write_on_a_closed_peer_fails_instead_of_being_swallowed(connected):
         client.send(b"publish")
 
 
-def test_concurrent_writers_are_told_of_once(connected):
+def test_concurrent_writers_are_told_of_once(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = connected
     service = HeartbeatService()
     link = link_on(client, service, timeout=30)
@@ -230,12 +261,14 @@ def test_concurrent_writers_are_told_of_once(connected):
     assert kinds == ["concurrent-writers"]
 
 
-def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(connected):
+def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = connected
     service = HeartbeatService()
     link = link_on(client, service, timeout=30)
 
-    def break_off(_):
+    def break_off(_: object) -> NoReturn:
         raise TimeoutError
 
     write = link.guard.around_send(break_off, lambda: None, lambda _: True)
@@ -250,7 +283,11 @@ def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(connected)
 
 
 @pytest.mark.parametrize("worker", ["greenthread", "tpool"])
-def test_a_green_worker_without_a_green_library_says_what_to_do(connected, worker, monkeypatch):
+def test_a_green_worker_without_a_green_library_says_what_to_do(
+    connected: tuple[socket.socket, socket.socket],
+    worker: WorkerName,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     client, _ = connected
     for library in ("eventlet", "gevent"):
         monkeypatch.delitem(sys.modules, library, raising=False)
@@ -259,7 +296,7 @@ def test_a_green_worker_without_a_green_library_says_what_to_do(connected, worke
         service.watch(link_on(client, service), worker)
 
 
-def test_without_tcp_info_the_guard_counts(connected):
+def test_without_tcp_info_the_guard_counts(connected: tuple[socket.socket, socket.socket]) -> None:
     client, peer = connected
     service = HeartbeatService()
     link = Link(Wire(native_socket(client), tcp_info=False), 0.5, "test", service.metrics)
@@ -270,7 +307,9 @@ def test_without_tcp_info_the_guard_counts(connected):
     wait_until(lambda: link.state is State.LOST)  # the peer said nothing more
 
 
-def test_a_hosts_thread_without_a_python_frame_has_not_ended(monkeypatch):
+def test_a_hosts_thread_without_a_python_frame_has_not_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Apache's threads run no Python between two requests; a forced worker stays where it is."""
     worker = GreenthreadWorker()
     worker._token, worker._hub_thread = object(), get_native_id()
@@ -280,14 +319,16 @@ def test_a_hosts_thread_without_a_python_frame_has_not_ended(monkeypatch):
     assert not worker.running
 
 
-def test_a_child_drops_the_other_links_where_one_cannot_be_dropped(connected, monkeypatch):
+def test_a_child_drops_the_other_links_where_one_cannot_be_dropped(
+    connected: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = HeartbeatService()
     links = [link_on(connected[0], service, timeout=60) for _ in range(3)]
     for link in links:
         service.watch(link, "pthread")
     refused = service.links()[0]
 
-    def orphan(link, drop=Link.orphan):
+    def orphan(link: Link, drop: Callable[..., Any] = Link.orphan) -> None:
         if link is refused:
             raise OSError("cannot be dropped")
         drop(link)

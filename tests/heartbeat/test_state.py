@@ -1,6 +1,9 @@
 """The table is complete, and each rule of it holds at its edge."""
 
+from __future__ import annotations
+
 import itertools
+from typing import Any
 
 import pytest
 
@@ -29,17 +32,17 @@ QUIET = Sample(
 )
 
 
-def test_every_state_meets_every_event():
+def test_every_state_meets_every_event() -> None:
     assert set(TABLE) == set(itertools.product(State, Event))
 
 
-def test_only_a_link_that_is_alive_or_comes_back_gets_heartbeats():
+def test_only_a_link_that_is_alive_or_comes_back_gets_heartbeats() -> None:
     kept_alive = {key: after for key, (after, action) in TABLE.items() if action is Action.SEND}
     assert set(kept_alive) == {(State.ALIVE, Event.DUE), (State.HUNG, Event.DUE)}
     assert set(kept_alive.values()) == {State.ALIVE}
 
 
-def test_nothing_but_a_tick_brings_a_hung_link_back():
+def test_nothing_but_a_tick_brings_a_hung_link_back() -> None:
     back = {event for event in Event if TABLE[State.HUNG, event][0] is State.ALIVE}
     assert back == {Event.FRESH, Event.MOVING, Event.DUE}
     for change in ({}, {"writing": True}, {"sent_ago": 9}):
@@ -48,7 +51,7 @@ def test_nothing_but_a_tick_brings_a_hung_link_back():
         assert classify(sample._replace(marked_ago=29.9), T, liveness=30) in back
 
 
-def test_without_the_rule_nobody_is_hung():
+def test_without_the_rule_nobody_is_hung() -> None:
     assert classify(QUIET._replace(marked_ago=1e9), T) is Event.FRESH
 
 
@@ -61,24 +64,24 @@ def test_without_the_rule_nobody_is_hung():
         ({"forked": True}, Event.FORKED),
     ],
 )
-def test_a_hung_application_hides_nothing_weightier(change, event):
+def test_a_hung_application_hides_nothing_weightier(change: dict[str, Any], event: Event) -> None:
     assert classify(QUIET._replace(marked_ago=99, **change), T, liveness=30) is event
 
 
-def test_the_application_is_looked_at_when_it_would_be_hung():
+def test_the_application_is_looked_at_when_it_would_be_hung() -> None:
     assert next_check(Event.FRESH, QUIET._replace(marked_ago=28), T, 30) == pytest.approx(2)
     assert next_check(Event.FRESH, QUIET._replace(marked_ago=1), T, 30) == pytest.approx(4)
     assert next_check(Event.PEER_CLOSED, QUIET, T, 30) is None
 
 
-def test_a_hung_application_is_looked_at_often_enough_to_beat_again_in_time():
+def test_a_hung_application_is_looked_at_often_enough_to_beat_again_in_time() -> None:
     assert next_check(Event.HUNG, QUIET._replace(marked_ago=99), T, 30) == pytest.approx(T / 8)
     nearly_dead = QUIET._replace(marked_ago=99, received_ago=19.5)
     assert next_check(Event.HUNG, nearly_dead, T, 30) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("state", [State.CLOSED, State.ORPHANED])
-def test_final_states_lead_nowhere(state):
+def test_final_states_lead_nowhere(state: State) -> None:
     assert {TABLE[state, event] for event in Event} == {(state, Action.FORGET)}
 
 
@@ -99,11 +102,11 @@ def test_final_states_lead_nowhere(state):
         ({"closed": True, "forked": True}, Event.FORKED),
     ],
 )
-def test_the_weightiest_thing_is_named(change, event):
+def test_the_weightiest_thing_is_named(change: dict[str, Any], event: Event) -> None:
     assert classify(QUIET._replace(**change), T) is event
 
 
-def test_unread_bytes_excuse_silence_unless_the_kernel_is_silent_too():
+def test_unread_bytes_excuse_silence_unless_the_kernel_is_silent_too() -> None:
     waiting = QUIET._replace(received_ago=30, unread=800, unread_ago=0)
     assert not silent(waiting, T)
     assert not silent(waiting._replace(in_flight=1, acked_ago=19.9), T)
@@ -111,35 +114,35 @@ def test_unread_bytes_excuse_silence_unless_the_kernel_is_silent_too():
     assert not silent(waiting._replace(in_flight=1, acked_ago=None), T)
 
 
-def test_a_closed_window_of_the_peer_is_not_silence_of_its_kernel():
+def test_a_closed_window_of_the_peer_is_not_silence_of_its_kernel() -> None:
     waiting = QUIET._replace(received_ago=30, unread=800, unread_ago=0)
     assert not silent(waiting._replace(queued=4_000_000, in_flight=0, acked_ago=60), T)
 
 
-def test_a_peer_that_was_kept_from_sending_has_2_t_from_there():
+def test_a_peer_that_was_kept_from_sending_has_2_t_from_there() -> None:
     just_read = QUIET._replace(received_ago=100, unread=0)
     assert not silent(just_read._replace(unread_ago=0.001), T)
     assert not silent(just_read._replace(unread_ago=19.9), T)
     assert silent(just_read._replace(unread_ago=20), T)
 
 
-def test_a_beat_is_due_again_after_half_of_t():
+def test_a_beat_is_due_again_after_half_of_t() -> None:
     assert next_check(Event.DUE, QUIET, T) == T / 2
 
 
-def test_a_fresh_link_is_looked_at_when_its_beat_falls_due():
+def test_a_fresh_link_is_looked_at_when_its_beat_falls_due() -> None:
     assert next_check(Event.FRESH, QUIET._replace(sent_ago=2), T) == pytest.approx(3)
 
 
-def test_a_silent_peer_is_looked_at_when_it_must_be_called_dead():
+def test_a_silent_peer_is_looked_at_when_it_must_be_called_dead() -> None:
     assert next_check(Event.DUE, QUIET._replace(sent_ago=5, received_ago=18), T) == pytest.approx(2)
 
 
-def test_moving_bytes_are_looked_at_soon():
+def test_moving_bytes_are_looked_at_soon() -> None:
     assert next_check(Event.MOVING, QUIET, 60.0) == pytest.approx(0.25)
     assert next_check(Event.MOVING, QUIET, 1.0) == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("event", [Event.SILENT, Event.PEER_CLOSED, Event.APPLICATION_CLOSED])
-def test_an_ended_link_is_not_looked_at_again(event):
+def test_an_ended_link_is_not_looked_at_again(event: Event) -> None:
     assert next_check(event, QUIET, T) is None

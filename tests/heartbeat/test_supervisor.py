@@ -1,9 +1,15 @@
 """A heartbeat thread that is dead or stuck is replaced, and one that is merely slow is not."""
 
+from __future__ import annotations
+
 import ctypes
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +19,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import REPLACING_LIMIT, HeartbeatService
 from hbshim.heartbeat.supervisor import GRACE_AT_LEAST, Supervisor
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
+from hbshim.heartbeat.workers import Worker, _NativeThread
 from hbshim.metrics import Metrics
 from tests.heartbeat.test_engine import Clock, IdleWorker, Item
 from tests.interrupts import interrupt_everywhere
@@ -23,10 +30,10 @@ pytestmark = needs_os_threads
 
 
 @pytest.fixture
-def supervised():
+def supervised() -> tuple[Engine, Supervisor, Clock, list[Any], Item]:
     """An engine whose turns the test takes itself, its supervisor, and what that one reported."""
     clock, broken = Clock(), []
-    engine = Engine(IdleWorker(), Metrics(), clock)
+    engine = Engine(cast(Worker, IdleWorker()), Metrics(), clock)
     supervisor = Supervisor(engine, lambda _, reason: broken.append(reason), clock=clock)
     supervisor.timeout = 2.0
     engine.watch(item := Item())
@@ -36,21 +43,31 @@ def supervised():
     return engine, supervisor, clock, broken, item
 
 
-def pass_time(supervisor, clock, checks, meanwhile=lambda: None):
+def pass_time(
+    supervisor: Supervisor,
+    clock: Clock,
+    checks: int,
+    meanwhile: Callable[..., Any] | Callable[[], None] = lambda: None,
+) -> None:
     for _ in range(checks):
-        clock.now += supervisor.check()
+        clock.now += supervisor.check()  # type: ignore[operator]
         meanwhile()
 
 
-def test_a_thread_that_takes_its_turns_is_left_alone(supervised):
+def test_a_thread_that_takes_its_turns_is_left_alone(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     engine, supervisor, clock, broken, _ = supervised
     pass_time(supervisor, clock, 20, engine.run_once)
     assert broken == []
 
 
-def test_a_thread_that_makes_no_progress_is_reported(supervised):
+def test_a_thread_that_makes_no_progress_is_reported(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     engine, supervisor, clock, broken, _ = supervised
     due = engine.next_due
+    assert due is not None
     while not broken:
         assert clock.now < due + 3 * GRACE_AT_LEAST
         pass_time(supervisor, clock, 1)
@@ -58,44 +75,55 @@ def test_a_thread_that_makes_no_progress_is_reported(supervised):
     assert clock.now > due + GRACE_AT_LEAST
 
 
-def test_a_thread_that_waits_for_its_share_of_the_machine_gets_more_time(supervised):
+def test_a_thread_that_waits_for_its_share_of_the_machine_gets_more_time(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     engine, supervisor, clock, broken, _ = supervised
     supervisor._elsewhere = lambda: False
     due = engine.next_due
+    assert due is not None
     while not broken:
         assert clock.now < due + 2 * supervisor.timeout
         pass_time(supervisor, clock, 1)
     assert clock.now >= due + supervisor.timeout
 
 
-def test_a_thread_in_the_middle_of_many_checks_is_left_alone(supervised):
+def test_a_thread_in_the_middle_of_many_checks_is_left_alone(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     engine, supervisor, clock, broken, _ = supervised
 
-    def progress():
+    def progress() -> None:
         engine.checks += 1
 
     pass_time(supervisor, clock, 20, progress)
     assert broken == []
 
 
-def test_a_supervisor_that_was_late_itself_reports_nothing(supervised):
+def test_a_supervisor_that_was_late_itself_reports_nothing(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     """The whole process was stopped, or a call of C kept the GIL."""
     _, supervisor, clock, broken, _ = supervised
     for _ in range(20):
-        clock.now += supervisor.check() + 30
+        clock.now += supervisor.check() + 30  # type: ignore[operator]
     assert broken == []
     pass_time(supervisor, clock, 4)
     assert broken
 
 
-def test_a_thread_that_ended_is_reported_at_the_next_check(supervised):
+def test_a_thread_that_ended_is_reported_at_the_next_check(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     engine, supervisor, _, broken, _ = supervised
-    engine.worker.running = False
+    engine.worker.running = False  # type: ignore[misc]
     assert supervisor.check() is not None
     assert broken == ["it ended"]
 
 
-def test_a_supervisor_of_an_idle_engine_does_not_wake_up(supervised):
+def test_a_supervisor_of_an_idle_engine_does_not_wake_up(
+    supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
+) -> None:
     engine, supervisor, _, broken, item = supervised
     engine.forget(item)
     engine.run_once()
@@ -104,33 +132,35 @@ def test_a_supervisor_of_an_idle_engine_does_not_wake_up(supervised):
 
 
 @pytest.fixture
-def service(connected):
+def service(connected: tuple[socket.socket, socket.socket]) -> Iterator[HeartbeatService]:
     service = HeartbeatService()
     yield service
     service._supervisor.stop()
     service.engine("pthread").worker.stop()
 
 
-def watched(service, sock, timeout=0.5):
+def watched(service: HeartbeatService, sock: socket.socket, timeout: float = 0.5) -> Link:
     link = Link(Wire(native_socket(sock)), timeout, "test", service.metrics)
     service.watch(link, "pthread")
     return link
 
 
-def test_heartbeats_go_on_while_the_thread_is_stuck_in_a_finalizer(connected, service):
+def test_heartbeats_go_on_while_the_thread_is_stuck_in_a_finalizer(
+    connected: tuple[socket.socket, socket.socket], service: HeartbeatService
+) -> None:
     client, peer = connected
     link = watched(service, client, timeout=1.0)
     stuck, go_on = threading.Event(), threading.Event()
 
     class Finalized:
-        def __del__(self):
+        def __del__(self) -> None:
             stuck.set()
             go_on.wait(30)
 
     class Blocking(Item):
         timeout, every = 1.0, 0.1
 
-        def check(self, now):
+        def check(self, now: float) -> float | None:
             if not stuck.is_set():
                 Finalized()
             return super().check(now)
@@ -144,7 +174,7 @@ def test_heartbeats_go_on_while_the_thread_is_stuck_in_a_finalizer(connected, se
         for _ in range(3):
             peer.sendall(HEARTBEAT_FRAME)
             sent = link.heartbeats_sent
-            wait_until(lambda sent=sent: link.heartbeats_sent > sent)
+            wait_until(lambda sent=sent: link.heartbeats_sent > sent)  # type: ignore[misc]
         assert link.heartbeats_sent >= before + 3
         # Nor does a client wait.
         started = time.monotonic()
@@ -158,15 +188,16 @@ def test_heartbeats_go_on_while_the_thread_is_stuck_in_a_finalizer(connected, se
     assert "__del__ (test_supervisor.py:" in event.detail
 
 
-def end_by(error, idents):
+def end_by(error: type[SystemExit], idents: set[int]) -> None:
     for ident in idents:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
 
 
-def threads_of(*owners):
+def threads_of(*owners: _NativeThread | Supervisor) -> set[int]:
     """Identities of the threads that run a method of one of these objects."""
     found = set()
-    for ident, frame in sys._current_frames().items():
+    for ident, innermost in sys._current_frames().items():
+        frame: FrameType | None = innermost
         while frame is not None:
             if any(frame.f_locals.get("self") is owner for owner in owners):
                 found.add(ident)
@@ -174,20 +205,24 @@ def threads_of(*owners):
     return found
 
 
-def wait_until_with(peer, condition):
+def wait_until_with(peer: socket.socket, condition: Callable[..., Any]) -> None:
     """Wait, while the peer sends heartbeats: the threads of a lost link have nothing to do."""
 
-    def met():
+    def met() -> bool:
         peer.sendall(HEARTBEAT_FRAME)
         return condition()
 
     wait_until(met)
 
 
-def test_threads_that_an_exception_ends_have_successors(connected, service):
+def test_threads_that_an_exception_ends_have_successors(
+    connected: tuple[socket.socket, socket.socket], service: HeartbeatService
+) -> None:
     client, peer = connected
     link = watched(service, client)
-    worker, supervisor = service.engine("pthread").worker, service._supervisor
+    worker: Any = service.engine("pthread").worker
+    supervisor = service._supervisor
+    assert supervisor is not None
     old, supervised_by = worker._thread, supervisor.started
     wait_until_with(peer, lambda: len(threads_of(old, supervisor)) == 2)
     end_by(SystemExit, threads_of(old, supervisor))
@@ -200,15 +235,21 @@ def test_threads_that_an_exception_ends_have_successors(connected, service):
     assert "worker-replaced" in kinds
 
 
-def test_a_client_that_uses_its_link_has_dead_threads_replaced(connected, service, monkeypatch):
+def test_a_client_that_uses_its_link_has_dead_threads_replaced(
+    connected: tuple[socket.socket, socket.socket],
+    service: HeartbeatService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The last resort: neither thread could start its successor."""
     client, peer = connected
     link = watched(service, client)
     engine, supervisor = service.engine("pthread"), service._supervisor
-    threads = engine.worker._thread, supervisor
+    assert supervisor is not None
+    worker: Any = engine.worker
+    threads = worker._thread, supervisor
     wait_until_with(peer, lambda: len(threads_of(*threads)) == 2)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.worker._thread, "_on_death", lambda _: None)
+        patch.setattr(worker._thread, "_on_death", lambda _: None)
         patch.setattr(supervisor, "ensure", lambda: None)
         end_by(SystemExit, threads_of(*threads))
         wait_until_with(peer, lambda: not supervisor.running and not engine.worker.running)
@@ -218,15 +259,19 @@ def test_a_client_that_uses_its_link_has_dead_threads_replaced(connected, servic
     assert supervisor.running
 
 
-def test_a_link_that_comes_while_the_thread_is_replaced_is_not_lost(connected, service):
+def test_a_link_that_comes_while_the_thread_is_replaced_is_not_lost(
+    connected: tuple[socket.socket, socket.socket], service: HeartbeatService
+) -> None:
     """The old thread goes on in that moment, and takes what is meant for its successor."""
     client, peer = connected
     first = watched(service, client, timeout=30)
     engine = service.engine("pthread")
-    old_run_once = engine.worker._thread._run_once
-    placements, late = service.placements, []
+    worker: Any = engine.worker
+    old_run_once = worker._thread._run_once
+    placements = service.placements
+    late: list[Any] = []
 
-    def placements_with_a_late_link():
+    def placements_with_a_late_link() -> list[tuple[Link, Engine]]:
         found = placements()
         if not late:
             late.append(Link(Wire(native_socket(peer)), 30, "late", service.metrics))
@@ -240,13 +285,15 @@ def test_a_link_that_comes_while_the_thread_is_replaced_is_not_lost(connected, s
     wait_until(lambda: {first, *late} <= set(engine.items()))
 
 
-def test_a_thread_that_is_being_replaced_is_not_replaced_again(connected, service):
+def test_a_thread_that_is_being_replaced_is_not_replaced_again(
+    connected: tuple[socket.socket, socket.socket], service: HeartbeatService
+) -> None:
     client, _ = connected
     watched(service, client, timeout=30)
     engine = service.engine("pthread")
     placements = service.placements
 
-    def placements_of_one_of_two():
+    def placements_of_one_of_two() -> list[Any]:
         patch.setattr(service, "placements", placements)
         service._replace_thread(engine, "it ended")  # another thread has noticed it, too
         return placements()
@@ -260,8 +307,10 @@ def test_a_thread_that_is_being_replaced_is_not_replaced_again(connected, servic
 
 
 def test_a_thread_that_was_stopped_while_it_replaced_the_worker_is_not_waited_for(
-    connected, service, monkeypatch
-):
+    connected: tuple[socket.socket, socket.socket],
+    service: HeartbeatService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     client, _ = connected
     watched(service, client, timeout=30)
     service._replacing_until = time.monotonic() + REPLACING_LIMIT

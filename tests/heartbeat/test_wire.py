@@ -1,17 +1,21 @@
 """The kernel's view, on real sockets."""
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
 from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import wire as wire_module
-from hbshim.heartbeat.syscalls import gil_keeping_calls
+from hbshim.heartbeat.syscalls import Calls, gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, DescriptorReusedError, Wire, acting
 from hbshim.runtime.unpatched import original
 from tests.full_queues import fill
@@ -24,7 +28,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's"
 
 
 @pytest.fixture
-def pair():
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     server = socket.create_server(("127.0.0.1", 0))
     client = socket.create_connection(server.getsockname())
     peer, _ = server.accept()
@@ -35,7 +39,9 @@ def pair():
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
-def test_a_beat_is_eight_bytes_of_amqp(pair, calls, monkeypatch):
+def test_a_beat_is_eight_bytes_of_amqp(
+    pair: tuple[socket.socket, socket.socket], calls: Calls | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, peer = pair
     assert Wire(native_socket(client)).send_heartbeat(always())
@@ -43,7 +49,9 @@ def test_a_beat_is_eight_bytes_of_amqp(pair, calls, monkeypatch):
     assert peer.recv(100) == b"\x08\x00\x00\x00\x00\x00\x00\xce" == HEARTBEAT_FRAME
 
 
-def test_nothing_waits_until_a_byte_or_the_end_is_here(pair):
+def test_nothing_waits_until_a_byte_or_the_end_is_here(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     assert wire.nothing_waits()
@@ -58,7 +66,9 @@ def test_nothing_waits_until_a_byte_or_the_end_is_here(pair):
 
 
 @linux
-def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
+def test_ages_come_from_the_kernel_and_count_unread_bytes(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     assert wire.has_tcp_info
@@ -71,7 +81,9 @@ def test_ages_come_from_the_kernel_and_count_unread_bytes(pair):
 
 
 @linux
-def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
+def test_the_queue_is_empty_once_the_peer_has_acknowledged(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
@@ -85,7 +97,9 @@ def test_the_queue_is_empty_once_the_peer_has_acknowledged(pair):
 
 
 @linux
-def test_little_that_waits_unread_cannot_have_closed_the_window(pair):
+def test_little_that_waits_unread_cannot_have_closed_the_window(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     assert wire.unread_in_the_way() == 0
@@ -97,7 +111,9 @@ def test_little_that_waits_unread_cannot_have_closed_the_window(pair):
 
 
 @linux
-def test_a_small_receive_buffer_may_be_closed_by_anything(pair):
+def test_a_small_receive_buffer_may_be_closed_by_anything(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     wire = Wire(native_socket(client))
@@ -106,7 +122,9 @@ def test_a_small_receive_buffer_may_be_closed_by_anything(pair):
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
-def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair, calls, monkeypatch):
+def test_whole_heartbeats_are_taken_and_everything_else_is_left(
+    pair: tuple[socket.socket, socket.socket], calls: Calls | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, peer = pair
     wire = Wire(native_socket(client))
@@ -118,7 +136,7 @@ def test_whole_heartbeats_are_taken_and_everything_else_is_left(pair, calls, mon
     assert client.recv(100) == frame + HEARTBEAT_FRAME
 
 
-def test_half_a_heartbeat_is_left_where_it_is(pair):
+def test_half_a_heartbeat_is_left_where_it_is(pair: tuple[socket.socket, socket.socket]) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     peer.sendall(HEARTBEAT_FRAME + HEARTBEAT_FRAME[:5])
@@ -128,7 +146,9 @@ def test_half_a_heartbeat_is_left_where_it_is(pair):
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
-def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair, calls, monkeypatch):
+def test_taking_never_blocks_even_on_a_socket_with_a_timeout(
+    pair: tuple[socket.socket, socket.socket], calls: Calls | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, _ = pair
     client.settimeout(30)
@@ -136,7 +156,9 @@ def test_taking_never_blocks_even_on_a_socket_with_a_timeout(pair, calls, monkey
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
-def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, calls, monkeypatch):
+def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(
+    pair: tuple[socket.socket, socket.socket], calls: Calls | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
     client, _ = pair
     wire = Wire(native_socket(client))
@@ -149,7 +171,9 @@ def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(pair, 
 
 @linux
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-def test_a_closed_peer_is_seen_without_reading(pair, reset):
+def test_a_closed_peer_is_seen_without_reading(
+    pair: tuple[socket.socket, socket.socket], reset: bool
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     if reset:
@@ -158,7 +182,9 @@ def test_a_closed_peer_is_seen_without_reading(pair, reset):
     wait_until(lambda: wire.kernel_view().peer_closed)
 
 
-def test_shut_write_fails_the_next_write_and_keeps_the_last_words(pair):
+def test_shut_write_fails_the_next_write_and_keeps_the_last_words(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     peer.sendall(b"connection.close")
     peer.shutdown(socket.SHUT_WR)
@@ -170,7 +196,9 @@ def test_shut_write_fails_the_next_write_and_keeps_the_last_words(pair):
     assert client.recv(100) == b"connection.close"
 
 
-def test_dropping_a_copy_sends_nothing_to_the_peer(pair):
+def test_dropping_a_copy_sends_nothing_to_the_peer(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     copy = socket.socket(fileno=os.dup(client.fileno()))
     wire = Wire(native_socket(copy))
@@ -180,7 +208,9 @@ def test_dropping_a_copy_sends_nothing_to_the_peer(pair):
     assert peer.recv(100) == b"still here"
 
 
-def test_without_tcp_info_a_closed_peer_is_still_seen(pair):
+def test_without_tcp_info_a_closed_peer_is_still_seen(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client), tcp_info=False)
     assert not wire.has_tcp_info
@@ -190,7 +220,11 @@ def test_without_tcp_info_a_closed_peer_is_still_seen(pair):
 
 
 @pytest.fixture(params=[True, False], ids=["cookie", "inode"])
-def reused(request, pair, monkeypatch):
+def reused(
+    request: pytest.FixtureRequest,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[Wire, socket.socket]]:
     """A wire whose descriptor's number was given to another connection, and that one's peer."""
     if not request.param:
         monkeypatch.setattr(wire_module, "_SO_COOKIE", None)
@@ -207,7 +241,9 @@ def reused(request, pair, monkeypatch):
     peer.close()
 
 
-def test_nothing_is_written_to_read_from_or_done_to_what_has_the_number_now(reused):
+def test_nothing_is_written_to_read_from_or_done_to_what_has_the_number_now(
+    reused: tuple[Wire, socket.socket],
+) -> None:
     wire, peer = reused
     assert wire.reused
     with pytest.raises(DescriptorReusedError):
@@ -228,7 +264,9 @@ def test_nothing_is_written_to_read_from_or_done_to_what_has_the_number_now(reus
     assert peer.recv(100) == b"still whole"
 
 
-def test_a_number_that_was_only_closed_is_not_used_either(pair):
+def test_a_number_that_was_only_closed_is_not_used_either(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = pair
     copy = socket.socket(fileno=os.dup(client.fileno()))
     wire = Wire(native_socket(copy))
@@ -241,11 +279,13 @@ def test_a_number_that_was_only_closed_is_not_used_either(pair):
 
 
 @linux
-def test_tcp_info_that_is_not_filled_in_is_not_believed(pair, monkeypatch):
+def test_tcp_info_that_is_not_filled_in_is_not_believed(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, _ = pair
     assert not Wire(native_socket(client)).tcp_info_unusable
 
-    def without_segment_sizes(sock, level, option, size):
+    def without_segment_sizes(sock: socket.socket, level: int, option: int, size: int) -> bytes:
         answer = bytearray(sock.getsockopt(level, option, size))
         answer[16:20] = answer[60:64] = answer[84:88] = bytes(4)
         return bytes(answer)
@@ -260,10 +300,12 @@ def test_tcp_info_that_is_not_filled_in_is_not_believed(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTTY, errno.EBADF])
-def test_a_kernel_that_does_not_know_a_question_is_no_closed_connection(pair, code, monkeypatch):
+def test_a_kernel_that_does_not_know_a_question_is_no_closed_connection(
+    pair: tuple[socket.socket, socket.socket], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, _ = pair
 
-    def refuse(*_):
+    def refuse(*_: object) -> NoReturn:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fcntl.ioctl", refuse)
@@ -276,7 +318,9 @@ def test_a_kernel_that_does_not_know_a_question_is_no_closed_connection(pair, co
 
 
 @linux
-def test_memory_in_use_of_nothing_is_no_answer_while_bytes_wait(pair, monkeypatch):
+def test_memory_in_use_of_nothing_is_no_answer_while_bytes_wait(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     peer.sendall(b"unread")
@@ -287,7 +331,7 @@ def test_memory_in_use_of_nothing_is_no_answer_while_bytes_wait(pair, monkeypatc
         size = 36
 
         @staticmethod
-        def unpack(_answer):
+        def unpack(_answer: object) -> tuple[int, int]:
             return 0, 1 << 20
 
     monkeypatch.setattr(wire_module, "_MEMINFO", Unfilled)
@@ -296,7 +340,9 @@ def test_memory_in_use_of_nothing_is_no_answer_while_bytes_wait(pair, monkeypatc
 
 @linux
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
-def test_what_ended_the_connection_is_not_guessed(pair, reset):
+def test_what_ended_the_connection_is_not_guessed(
+    pair: tuple[socket.socket, socket.socket], reset: bool
+) -> None:
     client, peer = pair
     wire = Wire(native_socket(client))
     if reset:
@@ -309,7 +355,9 @@ def test_what_ended_the_connection_is_not_guessed(pair, reset):
 
 
 @linux
-def test_a_network_that_does_not_deliver_is_not_taken_for_the_broker(pair, monkeypatch):
+def test_a_network_that_does_not_deliver_is_not_taken_for_the_broker(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, _ = pair
     wire = Wire(native_socket(client))
     answers = {wire_module._TCP_INFO_OPTION: bytes([7]), socket.SO_ERROR: errno.ETIMEDOUT}
@@ -320,7 +368,9 @@ def test_a_network_that_does_not_deliver_is_not_taken_for_the_broker(pair, monke
 
 
 @linux
-def test_the_limit_for_acknowledgements_in_seconds(pair):
+def test_the_limit_for_acknowledgements_in_seconds(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     client, _ = pair
     wire = Wire(native_socket(client))
     assert wire.user_timeout == 0

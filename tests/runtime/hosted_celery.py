@@ -1,5 +1,7 @@
 """The Celery application that the real worker runs; see ``hosted_app.py``."""
 
+from __future__ import annotations
+
 import os
 
 if os.environ["HOSTED_PATCH"] == "eventlet-sockets":
@@ -19,13 +21,13 @@ from tests.runtime.hosted_app import record
 app = Celery("hosted", broker="memory://")
 
 
-@app.task
-def look():
+@app.task  # type: ignore[untyped-decorator]
+def look() -> None:
     """What hbshim sees where tasks run."""
     record("in-task", detect().as_dict())
 
 
-@worker_ready.connect
-def _send(**_):
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _send(**_: object) -> None:
     record("worker-ready", detect().as_dict())
     look.delay()

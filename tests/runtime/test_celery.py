@@ -1,5 +1,7 @@
 """What hbshim sees inside a real Celery worker."""
 
+from __future__ import annotations
+
 import sys
 
 import pytest
@@ -22,7 +24,7 @@ OPTIONS = ["--concurrency", "2", "--without-gossip", "--without-mingle"]
         ("gevent", "", "runs", "greenthread"),
     ],
 )
-def test_the_pool_decides(pool, patch, hub, worker):
+def test_the_pool_decides(pool: str, patch: str, hub: str, worker: str) -> None:
     with hosted(*WORKER, "--pool", pool, *OPTIONS, patch=patch) as host:
         for name in ("worker-ready", "in-task"):
             report = host.found(name)

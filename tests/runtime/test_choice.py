@@ -1,8 +1,10 @@
 """The rule leaves no gap and no doubt, and what the user asks for wins."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
-from typing import get_args
+from typing import Any, TypeAlias, get_args
 
 import pytest
 
@@ -25,29 +27,38 @@ INTERPRETER = InterpreterFacts("3.11.0", True, True, False, False, True)
 HOST = HostFacts(kind="plain", mode=None, hub="program")
 
 
-def facts(patched_by="none", hub=None, tpool=True, host=HOST, interpreter=INTERPRETER):
+def facts(
+    patched_by: GreenLibrary = "none",
+    hub: HubState | None = None,
+    tpool: bool = True,
+    host: HostFacts = HOST,
+    interpreter: InterpreterFacts = INTERPRETER,
+) -> Facts:
     green = GREEN[patched_by]
     if not tpool:
         green = dataclasses.replace(green, tpool_threads=1)
-    state = hub or ("none" if patched_by == "none" else "runs")
+    state: HubState = hub or ("none" if patched_by == "none" else "runs")
     return Facts(green, host, state, interpreter, forked_since_import=False)
 
 
-SITUATIONS = list(
+Situation: TypeAlias = tuple[GreenLibrary, HubState, bool, bool]
+SITUATIONS: list[Situation] = list(
     itertools.product(get_args(GreenLibrary), get_args(HubState), (False, True), (False, True))
 )
 
 
 @pytest.mark.parametrize(("patched_by", "hub", "worker_late", "tpool"), SITUATIONS)
-def test_exactly_one_row_is_about_each_situation(patched_by, hub, worker_late, tpool):
+def test_exactly_one_row_is_about_each_situation(
+    patched_by: GreenLibrary, hub: HubState, worker_late: bool, tpool: bool
+) -> None:
     assert len([row for row in RULE if row.fits(patched_by, hub, worker_late, tpool)]) == 1
 
 
-def test_every_row_is_about_some_situation():
+def test_every_row_is_about_some_situation() -> None:
     assert all(any(row.fits(*situation) for situation in SITUATIONS) for row in RULE)
 
 
-def test_each_reason_and_each_caution_is_one_sentence():
+def test_each_reason_and_each_caution_is_one_sentence() -> None:
     texts = [row.reason for row in RULE] + [caution.text for caution in CAUTIONS]
     assert [text for text in texts if not text.endswith(".") or ". " in text] == []
 
@@ -73,7 +84,9 @@ def test_each_reason_and_each_caution_is_one_sentence():
         ("both", "unknown", True, True, "pthread"),
     ],
 )
-def test_the_rule(patched_by, hub, worker_late, tpool, worker):
+def test_the_rule(
+    patched_by: GreenLibrary, hub: HubState, worker_late: bool, tpool: bool, worker: str
+) -> None:
     choice = choose(facts(patched_by, hub, tpool), worker_late=worker_late)
     assert choice.worker == worker
     assert choice.reason
@@ -81,7 +94,7 @@ def test_the_rule(patched_by, hub, worker_late, tpool, worker):
 
 @pytest.mark.parametrize("worker", get_args(WorkerName))
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_a_named_worker_wins_everywhere(worker, situation):
+def test_a_named_worker_wins_everywhere(worker: WorkerName, situation: Situation) -> None:
     patched_by, hub, worker_late, tpool = situation
     choice = choose(facts(patched_by, hub, tpool), worker=worker, worker_late=worker_late)
     assert choice.worker == worker
@@ -89,7 +102,7 @@ def test_a_named_worker_wins_everywhere(worker, situation):
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_heartbeat_in_pthread_wins_everywhere(situation):
+def test_heartbeat_in_pthread_wins_everywhere(situation: Situation) -> None:
     patched_by, hub, worker_late, tpool = situation
     found = facts(patched_by, hub, tpool)
     assert choose(found, True, worker_late=worker_late).worker == "pthread"
@@ -97,11 +110,11 @@ def test_heartbeat_in_pthread_wins_everywhere(situation):
     assert green.worker == ("pthread" if patched_by == "none" else "greenthread")
 
 
-def test_no_green_thread_can_be_had_where_nothing_is_patched():
+def test_no_green_thread_can_be_had_where_nothing_is_patched() -> None:
     choice = choose(facts("none"), heartbeat_in_pthread=False)
     assert choice.worker == "pthread"
-    assert "nothing is patched" in choice.warning
-    assert "leave the option at auto" in choice.warning
+    assert "nothing is patched" in (choice.warning or "")
+    assert "leave the option at auto" in (choice.warning or "")
 
 
 NO_THREADS = dataclasses.replace(HOST, kind="uwsgi", mode="sync", hub="nobody", threads_run=False)
@@ -131,11 +144,13 @@ OWN_GIL = dataclasses.replace(INTERPRETER, main=False, daemon_threads=False, own
         (facts("both", "unknown"), "greenthread", False, "patch with one of them only"),
     ],
 )
-def test_a_worker_known_to_fail_comes_with_a_remedy(found, worker, late, remedy):
-    assert remedy in choose(found, worker=worker, worker_late=late).warning
+def test_a_worker_known_to_fail_comes_with_a_remedy(
+    found: Facts, worker: WorkerName | None, late: bool, remedy: str
+) -> None:
+    assert remedy in (choose(found, worker=worker, worker_late=late).warning or "")
 
 
-def test_every_caution_is_about_some_process():
+def test_every_caution_is_about_some_process() -> None:
     processes = [
         facts(patched_by, hub, tpool, host, interpreter)
         for patched_by, hub, _, tpool in SITUATIONS
@@ -162,7 +177,7 @@ def test_every_caution_is_about_some_process():
         (facts("gevent", host=NO_THREADS), {}),
     ],
 )
-def test_a_sound_choice_comes_without_a_warning(found, options):
+def test_a_sound_choice_comes_without_a_warning(found: Facts, options: dict[str, Any]) -> None:
     assert choose(found, **options).warning is None
 
 
@@ -177,7 +192,7 @@ def test_a_sound_choice_comes_without_a_warning(found, options):
         {"worker": ""},
     ],
 )
-def test_contradictions_and_unknown_values_are_refused(options):
+def test_contradictions_and_unknown_values_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=r"contradicts|use one of"):
         choose(facts("eventlet"), **options)
 
@@ -190,5 +205,5 @@ def test_contradictions_and_unknown_values_are_refused(options):
         {"heartbeat_in_pthread": False, "worker": "tpool"},
     ],
 )
-def test_options_that_agree_are_taken(options):
+def test_options_that_agree_are_taken(options: dict[str, Any]) -> None:
     assert choose(facts("eventlet"), **options).worker == options["worker"]

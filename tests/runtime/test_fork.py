@@ -1,11 +1,14 @@
 """One value per process."""
 
+from __future__ import annotations
+
 import threading
+from typing import Any
 
 from hbshim.runtime.fork import ProcessLocal
 
 
-def test_a_value_is_made_once_and_a_look_makes_none():
+def test_a_value_is_made_once_and_a_look_makes_none() -> None:
     made = []
     local = ProcessLocal(lambda: made.append(1) or object(), lambda _: None)
     assert local.peek() is None
@@ -13,10 +16,10 @@ def test_a_value_is_made_once_and_a_look_makes_none():
     assert made == [1]
 
 
-def test_a_finalizer_that_asks_while_the_value_is_made_does_not_wait():
-    values = []
+def test_a_finalizer_that_asks_while_the_value_is_made_does_not_wait() -> None:
+    values: list[Any] = []
 
-    def make():
+    def make() -> object:
         if not values:
             values.append(None)
             values.append(local.get())
@@ -26,10 +29,10 @@ def test_a_finalizer_that_asks_while_the_value_is_made_does_not_wait():
     assert local.get() is values[1] is local.peek()
 
 
-def test_threads_that_ask_at_the_same_time_get_the_same():
+def test_threads_that_ask_at_the_same_time_get_the_same() -> None:
     barrier = threading.Barrier(8, timeout=20)
 
-    def make():
+    def make() -> object:
         barrier.wait()
         return object()
 

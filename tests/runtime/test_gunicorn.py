@@ -1,7 +1,10 @@
 """What hbshim sees inside a real gunicorn, and whether it is so."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
+from typing import Any
 
 import pytest
 
@@ -11,14 +14,14 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "--work
 APPLICATION = "tests.runtime.hosted_app"
 
 
-def gunicorn(worker_class, *options, patch=""):
+def gunicorn(worker_class: str, *options: str, patch: str = "") -> Any[Any]:
     if worker_class == "eventlet" and not importlib.util.find_spec("gunicorn.workers.geventlet"):
         pytest.skip("this gunicorn has no eventlet worker (removed in version 26)")
     return hosted(*GUNICORN, "--worker-class", worker_class, *options, APPLICATION, patch=patch)
 
 
 @pytest.mark.parametrize("worker_class", ["eventlet", "gevent"])
-def test_a_green_worker_runs_its_hub_between_requests(worker_class):
+def test_a_green_worker_runs_its_hub_between_requests(worker_class: str) -> None:
     with gunicorn(worker_class) as host:
         host.wait_until_serving()
         report = host.get()["report"]
@@ -33,7 +36,7 @@ def test_a_green_worker_runs_its_hub_between_requests(worker_class):
 
 
 @pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])
-def test_a_sync_worker_promises_no_hub(patch):
+def test_a_sync_worker_promises_no_hub(patch: str) -> None:
     with gunicorn("sync", patch=patch) as host:
         host.wait_until_serving()
         report = host.get()["report"]
@@ -46,7 +49,7 @@ def test_a_sync_worker_promises_no_hub(patch):
 
 
 @pytest.mark.parametrize(("patch", "hub"), [("", "none"), ("eventlet", "parked")])
-def test_a_threaded_worker_parks_the_hub(patch, hub):
+def test_a_threaded_worker_parks_the_hub(patch: str, hub: str) -> None:
     # An application that patches inside gthread may hang there at its first request, with
     # or without hbshim; so it is asked at import.
     with gunicorn("gthread", "--threads", "3", patch=patch) as host:
@@ -57,7 +60,7 @@ def test_a_threaded_worker_parks_the_hub(patch, hub):
         assert report["choice"]["worker"] == "pthread"
 
 
-def test_a_preloading_master_names_the_worker_class_to_come():
+def test_a_preloading_master_names_the_worker_class_to_come() -> None:
     with gunicorn("gthread", "--preload") as host:
         report = host.found("at-import")
         assert (report["host"]["kind"], report["host"]["mode"]) == ("gunicorn", "gthread")

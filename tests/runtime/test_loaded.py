@@ -1,8 +1,12 @@
 """Looking at what a process has loaded changes nothing in it."""
 
+from __future__ import annotations
+
 import gc
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,27 +25,27 @@ class Derived(Connection):
 class Forged:
     """A proxy: it says that it is a connection."""
 
-    @property
-    def __class__(self):
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Connection]:  # type: ignore[override]
         return Connection
 
 
-def all_objects():
+def all_objects() -> list[Any]:
     return [each for each in gc.get_objects() if isinstance(each, Connection)]
 
 
-def test_instances_of_derived_classes_are_found_and_proxies_are_not():
+def test_instances_of_derived_classes_are_found_and_proxies_are_not() -> None:
     mine = [Connection(), Derived(), Forged()]
     assert isinstance(mine[-1], Connection)
     found = instances_of([Connection])
     assert {id(each) for each in found} == {id(each) for each in mine[:2]}
 
 
-def tuples_that_fail(look):
+def tuples_that_fail(look: Callable[..., Any] | Callable[[], list[Any]]) -> list[SystemError]:
     """Call `look` while threads build tuples; return what those raised."""
     errors, built, end = [], [], threading.Event()
 
-    def build():
+    def build() -> None:
         while not end.is_set():
             try:
                 built.append(len(tuple(time.sleep(0) or each for each in range(30))))
@@ -68,7 +72,9 @@ def tuples_that_fail(look):
 @pytest.mark.parametrize(
     ("look", "harmless"), [(lambda: instances_of([Connection]), True), (all_objects, False)]
 )
-def test_a_tuple_that_another_thread_builds_is_let_alone(look, harmless):
+def test_a_tuple_that_another_thread_builds_is_let_alone(
+    look: Callable[..., Any] | Callable[[], list[Any]], harmless: bool
+) -> None:
     """The control is the collector's list of all objects."""
     errors = tuples_that_fail(look)
     assert (not errors) == harmless

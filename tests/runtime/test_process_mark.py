@@ -1,11 +1,15 @@
 """A mark of the process, that a child does not have."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from hbshim.runtime import fork as process_marks
-from hbshim.runtime.fork import process_mark
+from hbshim.runtime.fork import _PidMark, process_mark
 from tests.native_fork import fork_in_c
 from tests.worlds import WORLD
 
@@ -15,7 +19,9 @@ MARKS = {"page": process_mark, "pid": process_marks._PidMark}
 @pytest.mark.skipif(WORLD != "native", reason="forks in C")
 @pytest.mark.parametrize("make", MARKS.values(), ids=MARKS)
 @pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["python", "c"])
-def test_a_child_does_not_have_its_parents_mark(make, fork):
+def test_a_child_does_not_have_its_parents_mark(
+    make: Callable[..., Any] | type[_PidMark], fork: Callable[..., Any] | Callable[[], int]
+) -> None:
     mark = make()
     assert mark[0]
     child = fork()
@@ -27,10 +33,10 @@ def test_a_child_does_not_have_its_parents_mark(make, fork):
     assert mark[0]
 
 
-def test_a_process_has_one_mark():
+def test_a_process_has_one_mark() -> None:
     assert process_mark() is process_mark()
 
 
-def test_a_system_that_cannot_wipe_a_page_compares_pids(monkeypatch):
+def test_a_system_that_cannot_wipe_a_page_compares_pids(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_marks, "_MADV_WIPEONFORK", 9999)
     assert isinstance(process_marks._new_mark(), process_marks._PidMark)

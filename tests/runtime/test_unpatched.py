@@ -1,5 +1,7 @@
 """Real primitives in every world, and threads that end with their interpreter."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,7 @@ WORLDS = {
 }
 
 
-def run(code):
+def run(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
         capture_output=True,
@@ -27,7 +29,7 @@ def run(code):
 
 
 @pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
-def test_a_native_thread_runs_while_the_main_thread_waits_natively(patch):
+def test_a_native_thread_runs_while_the_main_thread_waits_natively(patch: str) -> None:
     printed = run(
         patch
         + """
@@ -45,7 +47,7 @@ print("native")
 
 
 @pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
-def test_a_reentrant_lock_belongs_to_the_operating_systems_thread(patch):
+def test_a_reentrant_lock_belongs_to_the_operating_systems_thread(patch: str) -> None:
     printed = run(
         patch
         + """
@@ -62,7 +64,7 @@ print(taken)
 
 
 @pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
-def test_a_native_thread_receives_no_signals_and_its_starter_keeps_its_own(patch):
+def test_a_native_thread_receives_no_signals_and_its_starter_keeps_its_own(patch: str) -> None:
     """A program that blocks SIGTERM in its only thread must not get it in a thread of hbshim."""
     printed = run(
         patch
@@ -93,7 +95,7 @@ print(received)
     assert printed == "[]\n"
 
 
-def test_a_signal_handler_that_raises_leaves_the_signal_mask_as_it_was():
+def test_a_signal_handler_that_raises_leaves_the_signal_mask_as_it_was() -> None:
     printed = run("""
 import os, signal
 from hbshim.runtime.unpatched import signals_blocked
@@ -109,7 +111,7 @@ except TimeoutError as error:
     assert printed == "from a signal handler set()\n"
 
 
-def test_a_sub_interpreter_that_gevent_has_patched_gets_no_green_thread_for_a_native_one():
+def test_a_sub_interpreter_that_gevent_has_patched_gets_no_green_thread_for_a_native_one() -> None:
     printed = run("""
 from gevent import monkey; monkey.patch_all()
 from hbshim.errors import WorkerError
@@ -152,7 +154,7 @@ CONFIGURATIONS = {(3, 12): ["isolated=False", "isolated=True"]}.get(
     reason="Python's own API refuses to end a sub-interpreter with a thread in it before 3.12",
 )
 @pytest.mark.parametrize("config", CONFIGURATIONS)
-def test_a_sub_interpreter_ends_with_the_heartbeat_thread_in_it(config):
+def test_a_sub_interpreter_ends_with_the_heartbeat_thread_in_it(config: str) -> None:
     assert run(IN_A_SUB_INTERPRETER.replace("CONFIG", config)) == "ended\n"
 
 
@@ -166,7 +168,7 @@ def test_a_sub_interpreter_ends_with_the_heartbeat_thread_in_it(config):
     ],
     ids=["gevent", "eventlet", "native"],
 )
-def test_threads_that_are_started_at_once_leave_the_signal_mask_as_it_was(patch):
+def test_threads_that_are_started_at_once_leave_the_signal_mask_as_it_was(patch: str) -> None:
     """Green ones switch while they are started; a mask set then would be restored too early."""
     printed = run(f"""
 {patch}

@@ -1,8 +1,11 @@
 """What hbshim sees inside a real uWSGI, and whether it is so."""
 
+from __future__ import annotations
+
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +22,20 @@ def old_uwsgi() -> Path:
     return uwsgi_program(THREADS_OPTIONAL_UWSGI)
 
 
-def serve(program, *options, patch=""):
-    server = [program, "--home", sys.prefix, "--http-socket", "{socket}", "--need-app"]
+def serve(program: Path, *options: str, patch: str = "") -> Any:
+    server: list[str | Path] = [
+        program,
+        "--home",
+        sys.prefix,
+        "--http-socket",
+        "{socket}",
+        "--need-app",
+    ]
     return hosted(*server, "--module", "tests.runtime.hosted_app", *options, patch=patch)
 
 
 @pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])
-def test_a_sync_worker_parks_the_hub(uwsgi, patch):
+def test_a_sync_worker_parks_the_hub(uwsgi: Path, patch: str) -> None:
     with serve(uwsgi, "--threads", "2", patch=patch) as host:
         host.wait_until_serving()
         report = host.get()["report"]
@@ -41,7 +51,7 @@ def test_a_sync_worker_parks_the_hub(uwsgi, patch):
         assert host.get()["ticks"]["green"] == 0
 
 
-def test_the_gevent_loop_runs_the_hub(uwsgi):
+def test_the_gevent_loop_runs_the_hub(uwsgi: Path) -> None:
     with serve(uwsgi, "--gevent", "10", "--gevent-monkey-patch") as host:
         host.wait_until_serving()
         report = host.get()["report"]
@@ -53,7 +63,7 @@ def test_the_gevent_loop_runs_the_hub(uwsgi):
         assert host.get()["ticks"]["green"] > 0
 
 
-def test_the_application_loads_before_the_fork_or_after(uwsgi):
+def test_the_application_loads_before_the_fork_or_after(uwsgi: Path) -> None:
     master = ["--master", "--processes", "1"]
     with serve(uwsgi, *master) as host:
         host.wait_until_serving()
@@ -67,7 +77,7 @@ def test_the_application_loads_before_the_fork_or_after(uwsgi):
         assert not report["forked_since_import"]
 
 
-def test_without_enable_threads_native_threads_stand_still(old_uwsgi):
+def test_without_enable_threads_native_threads_stand_still(old_uwsgi: Path) -> None:
     with serve(old_uwsgi) as host:
         host.wait_until_serving()
         report = host.get()["report"]
@@ -83,7 +93,7 @@ def test_without_enable_threads_native_threads_stand_still(old_uwsgi):
 
 
 @pytest.mark.parametrize("option", [["--enable-threads"], ["--threads", "2"]])
-def test_with_enable_threads_native_threads_run(old_uwsgi, option):
+def test_with_enable_threads_native_threads_run(old_uwsgi: Path, option: list[str]) -> None:
     with serve(old_uwsgi, *option) as host:
         host.wait_until_serving()
         report = host.get()["report"]

@@ -692,7 +692,8 @@ def test_a_dropped_copy_is_not_locked_by_a_thread_of_the_parent(
 def test_idle_connections_to_the_broker_are_drained(
     broker: Broker, tmp_path: Path, ciphers: str
 ) -> None:
-    (tmp_path / "ca.pem").write_text(broker.ca_pem or "")
+    assert broker.ca_pem
+    (tmp_path / "ca.pem").write_text(broker.ca_pem)
     options = {"ca_certs": str(tmp_path / "ca.pem"), "cert_reqs": ssl.CERT_REQUIRED}
     if ciphers:
         options |= {"ciphers": ciphers, "tls_maximum_version": ssl.TLSVersion.TLSv1_2}

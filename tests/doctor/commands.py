@@ -1,11 +1,15 @@
 """The doctor as a user calls it: a process of its own."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 #: Processes side by side; each needs most of a core while it starts.
 AT_ONCE = 4
@@ -18,7 +22,7 @@ class Said:
     err: str
 
 
-def doctor(*argv, **environment):
+def doctor(*argv: str, **environment: str) -> Said:
     """What ``hbshim doctor`` says, in a terminal of 80 columns."""
     inherited = {name: value for name, value in os.environ.items() if "HBSHIM" not in name}
     done = subprocess.run(
@@ -31,7 +35,12 @@ def doctor(*argv, **environment):
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def doctors(calls):
+Key = TypeVar("Key")
+
+
+def doctors(
+    calls: Mapping[Key, tuple[str, ...]],
+) -> dict[Key, Said]:
     """What ``hbshim doctor`` says to each of `calls`, a dict of arguments, side by side."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         said = pool.map(lambda argv: doctor(*argv), calls.values())
@@ -55,7 +64,7 @@ json.dump([say(argv) for argv in json.load(sys.stdin)], sys.stdout)
 """
 
 
-def in_turn(calls):
+def in_turn(calls: Mapping[Key, tuple[str, ...]]) -> dict[Key, Said]:
     """As :func:`doctors`, but one after another in one process: for what takes no time."""
     inherited = {name: value for name, value in os.environ.items() if "HBSHIM" not in name}
     done = subprocess.run(

@@ -1,7 +1,10 @@
 """A WSGI application that has the doctor examine its own process; run by test_hosts.py."""
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Callable
 
 if os.environ["HOSTED_PATCH"] == "eventlet":
     import eventlet
@@ -13,7 +16,7 @@ elif os.environ["HOSTED_PATCH"] == "gevent":
     monkey.patch_all()
 
 
-def application(_environ, start_response):
+def application(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
     from hbshim.doctor import examine
 
     report = examine(os.environ["HOSTED_URL"] or None, heartbeat=2, timeout=60)

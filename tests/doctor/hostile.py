@@ -1,28 +1,32 @@
 """Peers that a doctor may meet in place of a broker: silent, broken, hostile, or half a broker."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import socket
 import struct
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 TEXT_WITH_PASSWORD = b"no \x1b[31mentry for only-for-tests"
 
 
-def frame(kind, payload, channel=0):
+def frame(kind: int, payload: bytes, channel: int = 0) -> bytes:
     return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
 
 
-def method(class_id, method_id, arguments):
+def method(class_id: int, method_id: int, arguments: bytes) -> bytes:
     return frame(1, struct.pack(">HH", class_id, method_id) + arguments)
 
 
-def longstr(text):
+def longstr(text: bytes) -> bytes:
     return struct.pack(">I", len(text)) + text
 
 
-def shortstr(text):
+def shortstr(text: bytes) -> bytes:
     return struct.pack(">B", len(text)) + text
 
 
@@ -35,42 +39,46 @@ CLOSE = method(10, 50, struct.pack(">H", 320) + shortstr(TEXT_WITH_PASSWORD) + b
 BEAT = frame(8, b"")
 
 
-def nothing(peer, over):
+def nothing(peer: socket.socket, over: threading.Event) -> None:
     over.wait()
 
 
-def hangs_up(peer, over):
+def hangs_up(peer: socket.socket, over: threading.Event) -> None:
     return
 
 
-def says(words):
-    def behave(peer, over):
+#: What a peer does with a connection, until the event is set.
+Behaviour: TypeAlias = Callable[[socket.socket, threading.Event], None]
+
+
+def says(words: bytes) -> Behaviour:
+    def behave(peer: socket.socket, over: threading.Event) -> None:
         peer.sendall(words)
 
     return behave
 
 
-def stalls_after(words):
-    def behave(peer, over):
+def stalls_after(words: bytes) -> Behaviour:
+    def behave(peer: socket.socket, over: threading.Event) -> None:
         peer.sendall(words)
         over.wait()
 
     return behave
 
 
-def drips(peer, over):
+def drips(peer: socket.socket, over: threading.Event) -> None:
     while not over.is_set():
         peer.sendall(b"\x01")
         time.sleep(0.05)
 
 
-def floods(peer, over):
+def floods(peer: socket.socket, over: threading.Event) -> None:
     peer.settimeout(2)  # a client that has gone leaves a closed window behind
     while not over.is_set():
         peer.sendall(BEAT * 1000)
 
 
-def resets(peer, over):
+def resets(peer: socket.socket, over: threading.Event) -> None:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -99,10 +107,12 @@ STRANGERS = {
 }
 
 
-def opens(then):
+def opens(
+    then: Behaviour,
+) -> Behaviour:
     """A broker until the connection is open; `then` says what it does from there."""
 
-    def behave(peer, over):
+    def behave(peer: socket.socket, over: threading.Event) -> None:
         peer.sendall(START + TUNE)
         heard = b""
         while OPEN not in heard:
@@ -113,12 +123,12 @@ def opens(then):
     return behave
 
 
-def beats(peer, over):
+def beats(peer: socket.socket, over: threading.Event) -> None:
     while not over.wait(0.2):
         peer.sendall(BEAT)
 
 
-def leaves(peer, over):
+def leaves(peer: socket.socket, over: threading.Event) -> None:
     over.wait(0.2)
 
 
@@ -132,12 +142,12 @@ HALF_BROKERS = {
 
 
 @contextlib.contextmanager
-def peer_that(behave):
+def peer_that(behave: Behaviour) -> Iterator[int]:
     """A listening peer; yields its port."""
     over = threading.Event()
     listening = socket.create_server(("127.0.0.1", 0))
 
-    def serve(peer):
+    def serve(peer: socket.socket) -> None:
         with peer, contextlib.suppress(OSError):
             # A broker lets the client speak first. On loopback, py-amqp cannot even set
             # its socket up when bytes are there earlier: it reads TCP_MAXSEG and sets
@@ -146,7 +156,7 @@ def peer_that(behave):
                 peer.recv(8)
             behave(peer, over)
 
-    def accept():
+    def accept() -> None:
         with contextlib.suppress(OSError):
             while True:
                 peer, _ = listening.accept()

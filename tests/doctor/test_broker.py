@@ -1,9 +1,13 @@
 """The doctor at a real RabbitMQ: plain and TLS, both clients, and what users get wrong."""
 
+from __future__ import annotations
+
 import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +15,9 @@ from hbshim.doctor import examine
 from hbshim.heartbeat import service
 from tests.brokers import virtual_host
 from tests.doctor.commands import doctor, doctors, in_turn
+from tests.doctor.commands import Said, doctor, doctors, in_turn
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 CLIENTS = ("amqp", "pika")
 WRONG = "not-the-password"
@@ -19,14 +25,15 @@ SEEN = ("connection", "beat-out", "beat-in")
 
 
 @pytest.fixture(scope="module")
-def ca(broker, tmp_path_factory):
+def ca(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    assert broker.ca_pem
     path.write_text(broker.ca_pem)
     return str(path)
 
 
 @pytest.fixture(scope="module")
-def tls_url(broker):
+def tls_url(broker: Broker) -> str:
     return f"amqps://{broker.user}:{broker.password}@localhost:{broker.tls_port}/"
 
 
@@ -40,7 +47,7 @@ def own_vhost(broker):
 @pytest.fixture(scope="module")
 def visits(broker, ca, tls_url, own_vhost):
     """Both clients at both listeners, side by side."""
-    calls = {}
+    calls: dict[tuple[str, str], tuple[str, ...]] = {}
     for client in CLIENTS:
         common = ("--client", client, "--heartbeat", "2", "--timeout", "60", "--json")
         plain = broker.amqp_url(vhost=own_vhost, heartbeat=60)
@@ -52,7 +59,9 @@ def visits(broker, ca, tls_url, own_vhost):
 
 @pytest.mark.parametrize("route", ["plain", "tls"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_beat_is_seen_to_go_out_and_one_to_come_in(visits, broker, client, route):
+def test_a_beat_is_seen_to_go_out_and_one_to_come_in(
+    visits: dict[tuple[str, str], Said], broker: Broker, client: str, route: str
+) -> None:
     said = visits[client, route]
     assert not said.err
     report = json.loads(said.out)
@@ -80,12 +89,12 @@ def test_nothing_of_it_stays_at_the_broker(visits, broker, own_vhost):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("client", CLIENTS)
-def test_nothing_of_it_stays_in_the_process(broker, client):
-    def visit(url):
+def test_nothing_of_it_stays_in_the_process(broker: Broker, client: str) -> None:
+    def visit(url: str) -> str:
         report = examine(url, client=client, heartbeat=1, timeout=60)
         return report.finding("connection").verdict
 
-    def held():
+    def held() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
     wrong = f"amqp://{broker.user}:{WRONG}@{broker.host}:{broker.amqp_port}/"
@@ -100,14 +109,16 @@ def test_nothing_of_it_stays_in_the_process(broker, client):
 
 
 @pytest.fixture
-def nowhere():
+def nowhere() -> Iterator[int]:
     """A port that refuses connections, and that nobody gets meanwhile: bound, not listening."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield unused.getsockname()[1]
 
 
-def mistakes(broker, ca, tls_url, nowhere, tmp_path):
+def mistakes(
+    broker: Broker, ca: str, tls_url: str, nowhere: int, tmp_path: Path
+) -> dict[str, tuple[str, ...]]:
     host, port = broker.host, broker.amqp_port
     login = f"{broker.user}:{broker.password}"
     good = broker.amqp_url()
@@ -141,7 +152,9 @@ def mistakes(broker, ca, tls_url, nowhere, tmp_path):
     }
 
 
-def test_each_mistake_gets_one_clear_line(broker, ca, tls_url, nowhere, tmp_path):
+def test_each_mistake_gets_one_clear_line(
+    broker: Broker, ca: str, tls_url: str, nowhere: int, tmp_path: Path
+) -> None:
     calls = {
         (client, says): ("--client", client, "--timeout", "30", *argv)
         for says, argv in mistakes(broker, ca, tls_url, nowhere, tmp_path).items()
@@ -156,7 +169,7 @@ def test_each_mistake_gets_one_clear_line(broker, ca, tls_url, nowhere, tmp_path
             assert secret not in said.out + said.err
 
 
-def test_the_url_may_come_from_the_environment(broker):
+def test_the_url_may_come_from_the_environment(broker: Broker) -> None:
     url = broker.amqp_url(vhost="nope")
     said = doctor(HBSHIM_BROKER_URL=url)
     assert said.status == 2
@@ -184,7 +197,7 @@ def test_queues_that_rabbitmq_refuses_are_named(broker, vhost):
     assert "x-expires" in found["remedy"]
 
 
-def test_the_table_fits_eighty_columns(broker):
+def test_the_table_fits_eighty_columns(broker: Broker) -> None:
     said = doctor("--url", broker.amqp_url(heartbeat=60), "--all", "--heartbeat", "1")
     lines = said.out.splitlines()
     assert max(map(len, lines)) <= 80

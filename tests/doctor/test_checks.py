@@ -1,7 +1,10 @@
 """Each check's verdict, for cases that differ from a real process in one thing."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
+from typing import Any
 
 import pytest
 
@@ -10,32 +13,39 @@ from hbshim.adapters.open_connections import Unkept
 from hbshim.doctor.activity import Activity, Recorded
 from hbshim.doctor.case import Case, Negotiated, Queues, Visit
 from hbshim.doctor.examination import CHECKS, examine
-from hbshim.doctor.findings import Report, finding_of
+from hbshim.doctor.findings import Finding, Report, Verdict, finding_of
 from hbshim.doctor.proposals import Proposal
+from hbshim.runtime.detect import RuntimeReport
 
 HERE = hbshim.detect()
 AGREED = Negotiated(4, 4, 60, 131072, 2047, "RabbitMQ", "4.0.5")
 VISIT = Visit("h:5672", "pika 1.4.4", "plain", AGREED, "pthread", 2.1, 2.0, 2.1)
 
 
-def verdict(check, **case):
+def verdict(check: str, **case: Any) -> str:
     return found(check, **case).verdict
 
 
-def found(check, **case):
+def found(check: str, **case: Any) -> Finding:
     (this,) = (each for each in CHECKS if each.name == check)
     return finding_of(this, Case(**{"runtime": HERE, **case}))
 
 
-def process(part, **facts):
+def process(part: str, **facts: Any) -> RuntimeReport:
     return dataclasses.replace(HERE, **{part: dataclasses.replace(getattr(HERE, part), **facts)})
 
 
-def broker(version):
+def broker(version: str) -> Visit:
     return dataclasses.replace(VISIT, negotiated=dataclasses.replace(AGREED, version=version))
 
 
-def asks(seconds, *, client="py-amqp", source="the URL", smaller_wins=True):
+def asks(
+    seconds: int | None,
+    *,
+    client: str = "py-amqp",
+    source: str = "the URL",
+    smaller_wins: bool = True,
+) -> tuple[Proposal]:
     return (Proposal(client, seconds, source, smaller_wins),)
 
 
@@ -53,11 +63,13 @@ def asks(seconds, *, client="py-amqp", source="the URL", smaller_wins=True):
         (None, 60, "not-applicable"),
     ],
 )
-def test_heartbeats_must_come_before_the_idle_limit(limit, timeout, expected):
+def test_heartbeats_must_come_before_the_idle_limit(
+    limit: int | None, timeout: int | None, expected: str
+) -> None:
     assert verdict("idle-limit", idle_limit=limit, proposals=asks(timeout)) == expected
 
 
-def test_connections_that_are_open_are_judged_before_those_to_come():
+def test_connections_that_are_open_are_judged_before_those_to_come() -> None:
     case = Case(HERE, proposals=asks(10), live=(60.0, 20.0), visit=VISIT)
     assert [each.timeout for each in case.expected] == [60, 20]
 
@@ -66,7 +78,9 @@ def test_connections_that_are_open_are_judged_before_those_to_come():
     ("live", "limit", "expected"),
     [((60.0, 20.0), 30, "problem"), ((4.0, 60.0), None, "warning"), ((5.0, 60.0), 60, "ok")],
 )
-def test_the_worst_of_several_connections_counts(live, limit, expected):
+def test_the_worst_of_several_connections_counts(
+    live: tuple[float, float], limit: int | None, expected: str
+) -> None:
     name = "heartbeat" if limit is None else "idle-limit"
     assert verdict(name, live=live, idle_limit=limit) == expected
 
@@ -75,11 +89,11 @@ def test_the_worst_of_several_connections_counts(live, limit, expected):
     ("timeout", "expected"),
     [(None, "not-applicable"), (0, "warning"), (4, "warning"), (5, "ok"), (60, "ok")],
 )
-def test_a_timeout_is_neither_off_nor_too_short(timeout, expected):
+def test_a_timeout_is_neither_off_nor_too_short(timeout: int | None, expected: str) -> None:
     assert verdict("heartbeat", proposals=asks(timeout)) == expected
 
 
-def test_a_client_that_nothing_asks_a_heartbeat_of_is_a_problem():
+def test_a_client_that_nothing_asks_a_heartbeat_of_is_a_problem() -> None:
     both = (*asks(0, source=""), *asks(None, client="pika", source="the broker"))
     answer = found("heartbeat", proposals=both, visit=VISIT)
     assert answer.verdict == "problem"
@@ -90,7 +104,7 @@ def test_a_client_that_nothing_asks_a_heartbeat_of_is_a_problem():
     assert verdict("heartbeat", proposals=both[1:], visit=VISIT) == "ok"
 
 
-def did(**events):
+def did(**events: Any) -> Activity:
     """The activity of a process that recorded these events, each with its level."""
     recorded = {
         kind.replace("_", "-"): Recorded(kind.replace("_", "-"), 2, level, "some detail")
@@ -99,7 +113,7 @@ def did(**events):
     return Activity(events=recorded)
 
 
-def test_connections_that_negotiated_none_count_beside_those_kept_alive():
+def test_connections_that_negotiated_none_count_beside_those_kept_alive() -> None:
     activity = did(not_negotiated=logging.WARNING)
     assert verdict("heartbeat", live=(60.0,), activity=activity) == "problem"
     assert verdict("idle-limit", live=(10.0,), activity=activity, idle_limit=60) == "problem"
@@ -114,7 +128,7 @@ def test_connections_that_negotiated_none_count_beside_those_kept_alive():
         (did(not_kept_alive=logging.WARNING, link_silent=logging.WARNING), "problem"),
     ],
 )
-def test_what_hbshim_recorded_is_told(activity, expected):
+def test_what_hbshim_recorded_is_told(activity: Activity, expected: str) -> None:
     answer = found("events", activity=activity)
     assert answer.verdict == expected
     if expected in ("warning", "problem"):
@@ -131,7 +145,7 @@ def test_what_hbshim_recorded_is_told(activity, expected):
         ({}, "not-applicable"),
     ],
 )
-def test_a_program_without_hbshim_is_told(facts, expected):
+def test_a_program_without_hbshim_is_told(facts: dict[str, Any], expected: str) -> None:
     answer = found("installed", activity=Activity(**facts))
     assert answer.verdict == expected
     assert ("/other/sitecustomize.py" in answer.sentence) == (expected == "problem")
@@ -146,13 +160,15 @@ def test_a_program_without_hbshim_is_told(facts, expected):
         ({"installed": True, "unkept": (Unkept("py-amqp", 0.0),) * 2}, "problem"),
     ],
 )
-def test_open_connections_that_are_not_kept_alive_are_told(facts, expected):
+def test_open_connections_that_are_not_kept_alive_are_told(
+    facts: dict[str, Any], expected: str
+) -> None:
     answer = found("open-connections", activity=Activity(**facts))
     assert answer.verdict == expected
     assert ("2 of py-amqp, T = 0 s" in answer.sentence) == (expected == "problem")
 
 
-def test_a_client_that_hbshim_does_not_know_is_told():
+def test_a_client_that_hbshim_does_not_know_is_told() -> None:
     other = "kombu.transport.librabbitmq:Transport"
     answer = found("clients", clients=("amqp",), kombu_transport=other)
     assert answer.verdict == "problem"
@@ -164,7 +180,7 @@ def test_a_client_that_hbshim_does_not_know_is_told():
     assert verdict("clients") == "not-applicable"
 
 
-def test_the_lock_of_py_amqp_is_no_matter_of_pikas():
+def test_the_lock_of_py_amqp_is_no_matter_of_pikas() -> None:
     assert verdict("py-amqp-lock", installed={"amqp": "5.3.1"}, clients=("pika",)) == (
         "not-applicable"
     )
@@ -174,7 +190,7 @@ def test_the_lock_of_py_amqp_is_no_matter_of_pikas():
     ("version", "expected"),
     [("5.2.0", "warning"), ("5.3.1", "warning"), ("5.4.0", "ok"), ("5.4.2", "ok")],
 )
-def test_a_py_amqp_without_its_lock_is_known(version, expected):
+def test_a_py_amqp_without_its_lock_is_known(version: str, expected: str) -> None:
     assert verdict("py-amqp-lock", installed={"amqp": version}) == expected
     assert verdict("py-amqp-lock", installed={}) == "not-applicable"
 
@@ -188,19 +204,21 @@ def test_a_py_amqp_without_its_lock_is_known(version, expected):
         ("3.13.7", True, "not-applicable"),
     ],
 )
-def test_the_python_that_deadlocks_with_tls_is_known(version, tls, expected):
+def test_the_python_that_deadlocks_with_tls_is_known(
+    version: str, tls: bool, expected: str
+) -> None:
     runtime = process("interpreter", python=version)
     assert verdict("python-tls", runtime=runtime, tls=tls) == expected
 
 
 @pytest.mark.parametrize(("version", "expected"), [("3.10.1", "ok"), ("3.99.0", "warning")])
-def test_an_untested_python_is_a_warning(version, expected):
+def test_an_untested_python_is_a_warning(version: str, expected: str) -> None:
     runtime = process("interpreter", python=version)
     assert verdict("python", runtime=runtime, pythons=("3.10", "3.13")) == expected
     assert verdict("python", runtime=runtime) == "unknown"
 
 
-def test_libraries_must_lie_in_the_range():
+def test_libraries_must_lie_in_the_range() -> None:
     ranges = {"amqp": "<6,>=5.2", "pika": "<2,>=1.3", "eventlet": "<1,>=0.36"}
     assert verdict("libraries", ranges=ranges, installed={"pika": "1.4.4"}) == "ok"
     assert verdict("libraries", ranges=ranges, installed={"eventlet": "0.41"}) == "warning"
@@ -218,7 +236,7 @@ def test_libraries_must_lie_in_the_range():
         ({"kind": "plain"}, "not-applicable"),
     ],
 )
-def test_uwsgi_needs_its_threads(facts, expected):
+def test_uwsgi_needs_its_threads(facts: dict[str, bool | str], expected: str) -> None:
     runtime = process("host", **{"kind": "uwsgi", "version": "2.0.26", **facts})
     assert verdict("uwsgi-threads", runtime=runtime) == expected
 
@@ -234,7 +252,7 @@ def test_uwsgi_needs_its_threads(facts, expected):
         ({"free_threaded": True, "gil_enabled": False}, "free-threading", "problem"),
     ],
 )
-def test_an_interpreters_limits_are_told(facts, check, expected):
+def test_an_interpreters_limits_are_told(facts: dict[str, Any], check: str, expected: str) -> None:
     assert verdict(check, runtime=process("interpreter", **facts)) == expected
 
 
@@ -242,14 +260,14 @@ def test_an_interpreters_limits_are_told(facts, check, expected):
     ("version", "says"),
     [("3.10.8", "4.3 refuses them"), ("4.2.1", "accepts"), ("4.3.0", "refuses queues")],
 )
-def test_what_amqp_does_not_tell_about_queues_is_said(version, says):
+def test_what_amqp_does_not_tell_about_queues_is_said(version: str, says: str) -> None:
     answer = found("queue-kinds", visit=broker(version))
     assert answer.verdict == "unknown"
     assert says in answer.sentence
     assert "--management" in answer.remedy
 
 
-def test_queues_that_were_listed():
+def test_queues_that_were_listed() -> None:
     several = Queues(5, 9, ("a", "b", "c", "d"), "4.3.0")
     assert verdict("queue-kinds", queues=Queues(5, 5, (), "4.3.0")) == "ok"
     assert "a, b, c and 1 more" in found("queue-kinds", queues=several).sentence
@@ -260,7 +278,7 @@ def test_queues_that_were_listed():
 @pytest.mark.parametrize(
     ("version", "says"), [("4.2.0", "ends a consumer"), ("4.3.0-rc.1", "a quorum queue's")]
 )
-def test_the_ack_timeout_is_explained(version, says):
+def test_the_ack_timeout_is_explained(version: str, says: str) -> None:
     answer = found("ack-timeout", visit=broker(version))
     assert answer.verdict == "unknown"
     assert says in answer.sentence
@@ -269,13 +287,13 @@ def test_the_ack_timeout_is_explained(version, says):
     assert verdict("ack-timeout", visit=other) == "not-applicable"
 
 
-def test_a_watch_that_was_too_short_is_no_finding_about_the_broker():
+def test_a_watch_that_was_too_short_is_no_finding_about_the_broker() -> None:
     short = dataclasses.replace(VISIT, beat_in=None, watched=1.0)
     assert verdict("beat-in", visit=short) == "unknown"
     assert verdict("beat-in", visit=dataclasses.replace(short, watched=9.0)) == "problem"
 
 
-def test_every_bad_finding_has_a_remedy():
+def test_every_bad_finding_has_a_remedy() -> None:
     report = examine()
     assert [each.check for each in report.findings] == [check.name for check in CHECKS]
     assert len({check.name for check in CHECKS}) == len(CHECKS)
@@ -294,7 +312,7 @@ def test_every_bad_finding_has_a_remedy():
         (("problem",), True, 2),
     ],
 )
-def test_the_exit_status(verdicts, unreachable, status):
+def test_the_exit_status(verdicts: tuple[Verdict, ...], unreachable: bool, status: int) -> None:
     ok = examine().findings[0]
     report = Report(
         tuple(dataclasses.replace(ok, verdict=verdict) for verdict in verdicts), unreachable
@@ -302,7 +320,7 @@ def test_the_exit_status(verdicts, unreachable, status):
     assert report.exit_status == report.as_dict()["exit_status"] == status
 
 
-def test_findings_are_found_by_name():
+def test_findings_are_found_by_name() -> None:
     assert examine().finding("worker").check == "worker"
     with pytest.raises(KeyError):
         examine().finding("no such check")

@@ -1,11 +1,14 @@
 """The command without a broker: what it prints, and its exit status."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from hbshim.doctor.examination import CHECKS
@@ -17,7 +20,7 @@ CHECKOUT = Path(__file__).parents[2]
 SECRET = "s3cr3t"
 
 
-def test_a_sound_process_is_sound():
+def test_a_sound_process_is_sound() -> None:
     said = doctors({"table": (), "json": ("--json",), "all": ("--all",)})
     assert {each.status for each in said.values()} == {0}
     assert not any(each.err for each in said.values())
@@ -29,7 +32,7 @@ def test_a_sound_process_is_sound():
     assert max(map(len, said["all"].out.splitlines())) <= 80
 
 
-def test_what_is_wrong_is_exit_status_1():
+def test_what_is_wrong_is_exit_status_1() -> None:
     said = doctor("--idle-limit", "30", HBSHIM_HEARTBEAT="60")
     assert said.status == 1
     assert "problem" in said.out
@@ -52,7 +55,7 @@ BAD_INPUT = [
 ]
 
 
-def test_bad_input_is_exit_status_2_and_not_repeated():
+def test_bad_input_is_exit_status_2_and_not_repeated() -> None:
     for argv, said in in_turn({argv: argv for argv in BAD_INPUT}).items():
         assert said.status == 2, argv
         assert said.err.strip()
@@ -60,7 +63,7 @@ def test_bad_input_is_exit_status_2_and_not_repeated():
         assert SECRET not in said.out + said.err
 
 
-def test_a_celery_app_is_judged(tmp_path):
+def test_a_celery_app_is_judged(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(
         "import celery; app = celery.Celery('service', broker='amqp://host//?heartbeat=90')"
     )
@@ -69,7 +72,7 @@ def test_a_celery_app_is_judged(tmp_path):
     assert "Celery app 'service': a heartbeat every 45 s" in " ".join(said.out.split())
 
 
-def test_run_takes_it_into_a_program():
+def test_run_takes_it_into_a_program() -> None:
     code = "from hbshim import api; from hbshim.doctor import examine; examine()"
     code += "; print(api.connection_options({}) is not None)"
     command = [sys.executable, "-m", "hbshim", "run", "--", sys.executable, "-c", code]
@@ -77,7 +80,7 @@ def test_run_takes_it_into_a_program():
     assert done.stdout == "True\n", done.stderr
 
 
-def test_the_module_is_the_command():
+def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "hbshim.doctor", "--json"]
     done = subprocess.run(
         command,
@@ -89,7 +92,7 @@ def test_the_module_is_the_command():
     assert (done.returncode, json.loads(done.stdout)["exit_status"]) == (0, 0), done.stderr
 
 
-def test_what_a_peer_said_is_no_markup(capsys):
+def test_what_a_peer_said_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report((Finding("connection", "problem", "[bold]no[/] [link=x]", "do [/red] this"),))
     print_report(report, Console(width=80))
     printed = capsys.readouterr().out

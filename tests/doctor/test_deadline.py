@@ -1,9 +1,12 @@
 """Nothing outlasts its deadline: no C function that hangs, no read that is fed for ever."""
 
+from __future__ import annotations
+
 import os
 import socket
 import sys
 import time
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +15,7 @@ from hbshim.runtime.unpatched import get_native_id
 from tests.waiting import wait_until
 
 
-def test_what_hangs_is_left_behind():
+def test_what_hangs_is_left_behind() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     with listening, pytest.raises(TimeoutError):
         # Nobody ever connects; when the socket is shut down at last, the thread ends.
@@ -21,15 +24,15 @@ def test_what_hangs_is_left_behind():
 
 
 @pytest.mark.parametrize("error", [OSError("told"), UnicodeError("told"), ValueError("told")])
-def test_what_fails_says_so(error):
-    def fail():
+def test_what_fails_says_so(error: Exception) -> None:
+    def fail() -> NoReturn:
         raise error
 
     with pytest.raises(type(error), match="told"):
         within(Deadline(60), fail)
 
 
-def test_a_wait_without_end_is_cut_off():
+def test_a_wait_without_end_is_cut_off() -> None:
     near, far = socket.socketpair()
     with near, far:
         began = time.monotonic()
@@ -39,10 +42,10 @@ def test_a_wait_without_end_is_cut_off():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_cutting_goes_on_until_the_block_is_left():
+def test_cutting_goes_on_until_the_block_is_left() -> None:
     cuts, cutting = [], set()
 
-    def cut():
+    def cut() -> None:
         cutting.add(get_native_id())
         cuts.append(1)
 
@@ -53,7 +56,7 @@ def test_cutting_goes_on_until_the_block_is_left():
     wait_until(lambda: not os.path.exists(f"/proc/self/task/{thread}"))
 
 
-def test_what_ends_in_time_is_not_cut():
+def test_what_ends_in_time_is_not_cut() -> None:
     cuts = []
     with cutting_off(Deadline(60), lambda: cuts.append(1)):
         pass

@@ -1,5 +1,7 @@
 """docs/doctor.md shows the checks as the code has them."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from hbshim.doctor.examination import CHECKS, HEARTBEAT, TIMEOUT
@@ -9,7 +11,7 @@ START = "<!-- checks: made from hbshim/doctor, checked by tests/doctor/test_docu
 END = "<!-- end of checks -->"
 
 
-def test_every_check_is_there():
+def test_every_check_is_there() -> None:
     rows = [
         f"| `{check.name}` | {check.looks_at} | {check.meaning} | {check.remedy} |"
         for check in CHECKS
@@ -18,6 +20,6 @@ def test_every_check_is_there():
     assert TEXT.partition(START)[2].partition(END)[0].strip().splitlines()[2:] == rows
 
 
-def test_the_defaults_are_told():
+def test_the_defaults_are_told() -> None:
     assert f"`--timeout` ({TIMEOUT:g} s unless given)" in TEXT
     assert f"asks for T = {HEARTBEAT} s" in TEXT

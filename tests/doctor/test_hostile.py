@@ -1,13 +1,19 @@
 """Whatever listens in place of a broker: one clear line, in time, and never the password."""
 
+from __future__ import annotations
+
 import contextlib
 import random
+import socket
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from hbshim.doctor import examine
+from hbshim.doctor.findings import Report
 from tests.doctor.commands import doctors
 from tests.doctor.hostile import HALF_BROKERS, OPEN_OK, STRANGERS, TUNE, peer_that, says
 from tests.doctor.hostile import START as HANDSHAKE
@@ -35,16 +41,18 @@ SAYS = {
 }
 
 
-def timeout_for(name):
+def timeout_for(name: str) -> float:
     return LONG_TIMEOUT if name in ENDING or name in HALF_BROKERS else TIMEOUT
 
 
 @pytest.fixture(scope="module")
-def visits():
+def visits() -> dict[tuple[str, str], tuple[Report, float]]:
     """One doctor at each peer, with each client, all side by side: report and seconds."""
     with contextlib.ExitStack() as stack:
 
-        def visit(behave, client, timeout):
+        def visit(
+            behave: Callable[[socket.socket, threading.Event], None], client: str, timeout: float
+        ) -> tuple[Report, float]:
             port = stack.enter_context(peer_that(behave))
             began = time.monotonic()
             report = examine(
@@ -66,7 +74,9 @@ def visits():
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", STRANGERS)
-def test_a_stranger_is_named(visits, name, client):
+def test_a_stranger_is_named(
+    visits: dict[tuple[str, str], tuple[Report, float]], name: str, client: str
+) -> None:
     report, seconds = visits[name, client]
     assert report.exit_status == 2
     found = report.finding("connection")
@@ -81,7 +91,9 @@ def test_a_stranger_is_named(visits, name, client):
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", HALF_BROKERS)
-def test_half_a_broker_is_seen_through(visits, name, client):
+def test_half_a_broker_is_seen_through(
+    visits: dict[tuple[str, str], tuple[Report, float]], name: str, client: str
+) -> None:
     report, seconds = visits[name, client]
     assert report.exit_status == 1  # T = 4 s is a warning
     assert report.finding("connection").verdict == "ok"
@@ -97,7 +109,7 @@ def test_half_a_broker_is_seen_through(visits, name, client):
 
 
 @pytest.mark.parametrize("name", ["silent", "garbage", "closing"])
-def test_the_command_says_so_in_one_line(name):
+def test_the_command_says_so_in_one_line(name: str) -> None:
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(peer_that(STRANGERS[name]))
         url = f"amqp://user:{PASSWORD}@127.0.0.1:{port}/"
@@ -112,7 +124,7 @@ def test_the_command_says_so_in_one_line(name):
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_mutilated_handshake_never_ends_in_a_traceback(client):
+def test_a_mutilated_handshake_never_ends_in_a_traceback(client: str) -> None:
     rng = random.Random(4091)
     whole = HANDSHAKE + TUNE + OPEN_OK
     outcomes = []

@@ -1,10 +1,16 @@
 """What answers in place of the management API: one clear error, in time."""
 
+from __future__ import annotations
+
 import json
 import random
+import socket
+import threading
+from collections.abc import Callable
 
 import pytest
 
+from hbshim.doctor.case import Queues
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.management import list_queues
 from hbshim.doctor.target import broker_target, management_target
@@ -14,11 +20,14 @@ from tests.doctor.hostile import drips, nothing, peer_that, stalls_after
 SECRET = "only-for-tests"
 
 
-def answer(body, status=b"200 OK"):
+def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
     return b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def ask(behave, timeout=60.0):
+def ask(
+    behave: Callable[[socket.socket, threading.Event], None] | Callable[..., None],
+    timeout: float = 60.0,
+) -> Queues:
     with peer_that(behave) as port:
         broker = broker_target(f"amqp://user:{SECRET}@127.0.0.1/")
         target = management_target(f"http://127.0.0.1:{port}", broker)
@@ -39,14 +48,16 @@ def ask(behave, timeout=60.0):
         (stalls_after(b"\x01\x00\x00\x00\x00\x00\x00\xce\r\n"), "BadStatusLine"),
     ],
 )
-def test_it_is_told_what_is_wrong(behave, says):
+def test_it_is_told_what_is_wrong(
+    behave: Callable[[socket.socket, threading.Event], None], says: str
+) -> None:
     with pytest.raises(BrokerError) as caught:
         ask(behave, timeout=1.0 if "in time" in says else 60.0)
     assert says in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
-def test_anything_at_all_is_queues_or_a_broker_error():
+def test_anything_at_all_is_queues_or_a_broker_error() -> None:
     rng = random.Random(672)
     whole = json.dumps(
         {
@@ -65,7 +76,7 @@ def test_anything_at_all_is_queues_or_a_broker_error():
         for _ in range(rng.randrange(1, 8)):
             words[rng.randrange(len(words))] = rng.randrange(256)
 
-        def say(peer, over, words=bytes(words)):
+        def say(peer: socket.socket, over: threading.Event, words: bytes = bytes(words)) -> None:
             peer.sendall(words)
 
         try:

@@ -1,14 +1,19 @@
 """The doctor called inside Apache prefork with mod_wsgi, in a request, under eventlet."""
 
+from __future__ import annotations
+
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import NotReadyError
 from wsgi_harness.stack import services
-from wsgi_harness.stack.broker import wait_until
+from wsgi_harness.stack.broker import Broker, wait_until
 
 CHECKOUT = Path(__file__).parent.parent.parent
 
@@ -42,7 +47,7 @@ def found(engine, images, shared_broker, tmp_path, interpreter):
     try:
         address = f"http://{engine.run('port', container, '80').splitlines()[0]}"
 
-        def check_alive():
+        def check_alive() -> None:
             try:
                 assert requests.get(f"{address}/-/alive", timeout=10).status_code == 204
             except requests.RequestException as error:
@@ -57,7 +62,9 @@ def found(engine, images, shared_broker, tmp_path, interpreter):
 
 
 @pytest.mark.parametrize("interpreter", ["main", "sub"])
-def test_a_beat_is_watched_while_the_hub_is_parked(found, interpreter):
+def test_a_beat_is_watched_while_the_hub_is_parked(
+    found: dict[str, dict[str, str]], interpreter: str
+) -> None:
     for check in (
         "worker",
         "patching",

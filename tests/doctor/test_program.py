@@ -1,8 +1,13 @@
 """The doctor judges the connection that the program makes: T as each client negotiates it."""
 
+from __future__ import annotations
+
 import contextlib
 import types
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
 
 import celery
 import kombu
@@ -21,25 +26,27 @@ from hbshim.errors import AttachError
 from hbshim.heartbeat.service import current
 from hbshim.options import Options
 from tests.brokers import HEARTBEAT
+from tests.conftest import HEARTBEAT
+from wsgi_harness.stack.broker import Broker
 
 BROKER = "amqp://user:password@host/"
 
 
 @pytest.fixture(autouse=True)
-def uninstalled():
+def uninstalled() -> Iterator[None]:
     yield
     hbshim.uninstall()
 
 
 @pytest.fixture
-def fresh(monkeypatch):
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """The doctor sees a process in which hbshim has not done anything yet."""
     nothing = types.SimpleNamespace(existing=lambda: None)
     monkeypatch.setattr("hbshim.doctor.examination.service", nothing)
     monkeypatch.setattr("hbshim.doctor.examination.apps_in_use", list)
 
 
-def negotiated_by(client, url):
+def negotiated_by(client: str, url: str) -> float:
     """T that a connection of the program has, by the library's own account."""
     if client == "amqp":
         with kombu.Connection(url) as connection:
@@ -53,7 +60,9 @@ def negotiated_by(client, url):
 @pytest.mark.parametrize("option", [0, 3])
 @pytest.mark.parametrize("query", ["", "?heartbeat=0", "?heartbeat=2", "?heartbeat=20"])
 @pytest.mark.parametrize("client", ["amqp", "pika"])
-def test_t_is_what_the_client_negotiates(broker, client, query, option):
+def test_t_is_what_the_client_negotiates(
+    broker: Broker, client: str, query: str, option: int
+) -> None:
     hbshim.install(heartbeat=option)
     url = broker.amqp_url() + query
     (proposal,) = proposals(broker_target(url), Options(heartbeat=option), (client,))
@@ -63,7 +72,9 @@ def test_t_is_what_the_client_negotiates(broker, client, query, option):
 @pytest.mark.parametrize("option", [0, 3])
 @pytest.mark.parametrize("query", ["", "?heartbeat_interval=2"])
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_t_is_what_a_messaging_driver_negotiates(broker, monkeypatch, scheme, query, option):
+def test_t_is_what_a_messaging_driver_negotiates(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, scheme: str, query: str, option: int
+) -> None:
     monkeypatch.setenv("HBSHIM_HEARTBEAT", str(option))
     url = f"{scheme}://{broker.user}:{broker.password}@{broker.host}:{broker.amqp_port}/{query}"
     (proposal,) = proposals(broker_target(url), Options.load(), ("amqp", "pika"))
@@ -81,7 +92,9 @@ def test_t_is_what_a_messaging_driver_negotiates(broker, monkeypatch, scheme, qu
 @pytest.mark.parametrize("option", [0, 3])
 @pytest.mark.parametrize("given", [False, True], ids=["without the app", "install(app)"])
 @pytest.mark.parametrize("heartbeat", [0, 2])
-def test_t_is_what_a_celery_apps_producers_negotiate(broker, fresh, heartbeat, given, option):
+def test_t_is_what_a_celery_apps_producers_negotiate(
+    broker: Broker, fresh: None, heartbeat: int, given: bool, option: int
+) -> None:
     app = celery.Celery("service", broker=broker.amqp_url(), set_as_current=False)
     app.conf.broker_heartbeat = heartbeat
     hbshim.install(*([app] if given else []), heartbeat=option)
@@ -96,7 +109,7 @@ def test_t_is_what_a_celery_apps_producers_negotiate(broker, fresh, heartbeat, g
     app.close()
 
 
-def test_a_process_is_told_of_the_connections_it_opened_without(broker):
+def test_a_process_is_told_of_the_connections_it_opened_without(broker: Broker) -> None:
     hbshim.install()
     current().metrics.take_events()
     with kombu.Connection(broker.amqp_url()) as connection:
@@ -109,10 +122,10 @@ def test_a_process_is_told_of_the_connections_it_opened_without(broker):
 
 
 @pytest.mark.parametrize("client", ["amqp", "pika"])
-def test_a_connection_opened_before_install_is_found(broker, client):
+def test_a_connection_opened_before_install_is_found(broker: Broker, client: str) -> None:
     url = broker.amqp_url(heartbeat=30)
 
-    def connect():
+    def connect() -> kombu.Connection | pika.BlockingConnection:
         if client == "amqp":
             connection = kombu.Connection(url)
             opened.callback(connection.close)
@@ -135,7 +148,7 @@ def test_a_connection_opened_before_install_is_found(broker, client):
         assert found.verdict == "ok", found.sentence
 
 
-def test_the_options_of_the_process_count(fresh):
+def test_the_options_of_the_process_count(fresh: None) -> None:
     hbshim.install(heartbeat=40, worker="pthread")
     report = examine()
     assert "T = 40 s (the option heartbeat)" in report.finding("heartbeat").sentence
@@ -144,7 +157,9 @@ def test_the_options_of_the_process_count(fresh):
 
 
 @pytest.mark.parametrize("heartbeat", [None, 30])
-def test_an_app_is_judged_before_it_is_configured(monkeypatch, heartbeat):
+def test_an_app_is_judged_before_it_is_configured(
+    monkeypatch: pytest.MonkeyPatch, heartbeat: int | None
+) -> None:
     monkeypatch.setattr("celery._state._apps", weakref.WeakSet())
     app = celery.Celery("fresh", broker=BROKER, set_as_current=False)
     if heartbeat is not None:
@@ -154,27 +169,28 @@ def test_an_app_is_judged_before_it_is_configured(monkeypatch, heartbeat):
     (facts,) = apps_in_use()
     assert not app.configured, "the examination configured it"
     assert facts.options == {"heartbeat": int(app.conf.broker_heartbeat)}
-    (proposal,) = proposals(None, Options(), ("amqp",), [(facts, Options(**facts.options))])
+    app_options = Options(**cast(dict[str, Any], facts.options))
+    (proposal,) = proposals(None, Options(), ("amqp",), [(facts, app_options)])
     assert proposal.seconds == (heartbeat or 120)
     app.close()
 
 
-def of(url, *clients, option=0):
+def of(url: str, *clients: str, option: int = 0) -> tuple[Proposal, ...]:
     return proposals(broker_target(url), Options(heartbeat=option), clients or ("amqp", "pika"))
 
 
-def test_without_a_url_only_the_option_is_known():
+def test_without_a_url_only_the_option_is_known() -> None:
     assert proposals(None, Options(), ("amqp", "pika")) == ()
     (only,) = proposals(None, Options(heartbeat=9), ("amqp", "pika"))
     assert only.seconds == 9
 
 
-def test_a_scheme_of_kombus_is_no_matter_of_pikas():
+def test_a_scheme_of_kombus_is_no_matter_of_pikas() -> None:
     assert [each.client for each in of(BROKER)] == ["py-amqp", "pika"]
     assert [each.client for each in of(BROKER.replace("amqp", "pyamqp"))] == ["py-amqp"]
 
 
-def test_oslo_messagings_own_driver_asks_by_itself():
+def test_oslo_messagings_own_driver_asks_by_itself() -> None:
     (stock,) = of("rabbit://user:password@a:1,user:password@b:2//")
     assert stock == Proposal(
         "rabbit://",
@@ -183,13 +199,13 @@ def test_oslo_messagings_own_driver_asks_by_itself():
     )
 
 
-def test_the_clients_in_use_are_those_named_or_loaded():
+def test_the_clients_in_use_are_those_named_or_loaded() -> None:
     assert clients_in_use("pika") == ("pika",)
     assert clients_in_use(None) == ("amqp", "pika")
 
 
 @pytest.fixture
-def librabbitmq(tmp_path, monkeypatch):
+def librabbitmq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "librabbitmq"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -209,18 +225,20 @@ def librabbitmq(tmp_path, monkeypatch):
         ("rabbit", False, LIBRABBITMQ),
     ],
 )
-def test_kombus_choice_of_librabbitmq_is_foreseen(librabbitmq, scheme, patched, expected):
+def test_kombus_choice_of_librabbitmq_is_foreseen(
+    librabbitmq: None, scheme: str, patched: bool, expected: str
+) -> None:
     target = broker_target(f"{scheme}://host/")
     assert transport_of_kombu(target, (), patched=patched) == expected
 
 
-def test_without_librabbitmq_kombu_takes_py_amqp(monkeypatch):
+def test_without_librabbitmq_kombu_takes_py_amqp(monkeypatch: pytest.MonkeyPatch) -> None:
     assert transport_of_kombu(None, (), patched=False) == ""
     monkeypatch.setitem(kombu.transport.TRANSPORT_ALIASES, "amqp", "mine.transport:Transport")
     assert transport_of_kombu(None, (), patched=False) == "mine.transport:Transport"
 
 
-def test_an_app_without_amqp_has_no_heartbeats_to_miss(fresh):
+def test_an_app_without_amqp_has_no_heartbeats_to_miss(fresh: None) -> None:
     with pytest.raises(AttachError, match=r"not builtins\.int"):
         examine(app=5)
     app = celery.Celery("other", broker="memory://", set_as_current=False)

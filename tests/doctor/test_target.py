@@ -1,5 +1,7 @@
 """URLs are taken apart, and no error repeats any part of one."""
 
+from __future__ import annotations
+
 import random
 
 import pytest
@@ -10,7 +12,7 @@ from hbshim.errors import OptionError
 SECRET = "s3cr3t"
 
 
-def test_every_part_is_found():
+def test_every_part_is_found() -> None:
     target = broker_target("amqps://me:a%2Fb%40c@broker:1/%2Fmine?heartbeat=60&hbshim_worker=tpool")
     assert (target.host, target.port, target.tls) == ("broker", 1, True)
     assert (target.user, target.password, target.vhost) == ("me", "a/b@c", "/mine")
@@ -31,17 +33,17 @@ def test_every_part_is_found():
         ("amqps://h/", 5671, "/"),
     ],
 )
-def test_what_is_left_out_has_the_usual_value(url, port, vhost):
+def test_what_is_left_out_has_the_usual_value(url: str, port: int, vhost: str) -> None:
     target = broker_target(url)
     assert (target.port, target.vhost) == (port, vhost)
     assert (target.user, target.password, target.heartbeat) == ("guest", "guest", None)
 
 
-def test_an_ipv6_address_keeps_its_brackets_in_reports():
+def test_an_ipv6_address_keeps_its_brackets_in_reports() -> None:
     assert broker_target("amqp://[::1]/").name == "[::1]:5672"
 
 
-def test_a_password_is_in_no_repr_and_in_nothing_a_peer_says():
+def test_a_password_is_in_no_repr_and_in_nothing_a_peer_says() -> None:
     target = broker_target(f"amqp://user:{SECRET}@h/")
     assert SECRET not in repr(target)
     assert target.clean(f"no {SECRET}\x1b[2J\n") == "no ***?[2J?"
@@ -66,21 +68,21 @@ def test_a_password_is_in_no_repr_and_in_nothing_a_peer_says():
         "",
     ],
 )
-def test_what_cannot_be_taken_apart_is_not_repeated(url):
+def test_what_cannot_be_taken_apart_is_not_repeated(url: str) -> None:
     with pytest.raises(OptionError) as caught:
         broker_target(url)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def port_or_error(url):
+def port_or_error(url: str) -> int | str:
     try:
         return broker_target(url).port
     except OptionError as error:
         return str(error)
 
 
-def test_any_text_is_a_target_or_an_option_error():
+def test_any_text_is_a_target_or_an_option_error() -> None:
     rng = random.Random(1812)
     letters = "amqp:/@?#[];%=. 0123456789\x00\n\ud800é⁈"
     for _ in range(2000):
@@ -90,7 +92,7 @@ def test_any_text_is_a_target_or_an_option_error():
             assert isinstance(answer, str) or 0 <= answer <= 65535
 
 
-def test_the_management_api_has_the_brokers_login_unless_it_names_one():
+def test_the_management_api_has_the_brokers_login_unless_it_names_one() -> None:
     broker = broker_target("amqp://me:mine@h/v")
     api = management_target("http://api", broker)
     assert (api.host, api.port, api.user, api.password, api.vhost) == (

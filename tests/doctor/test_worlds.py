@@ -1,5 +1,7 @@
 """The doctor inside programs: each world a script in an interpreter of its own."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -7,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from wsgi_harness.stack.broker import Broker
+
 HERE = Path(__file__).parent / "worlds"
 CHECKOUT = Path(__file__).parent.parent.parent
 ALONE = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("broker_"))
 WORLDS = ("native", "eventlet", "gevent")
 
 
-def run(script, *argv, **environment):
+def run(script: str, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
     return subprocess.run(
         # `-W error` but for eventlet's announcement of its own retirement.
@@ -26,15 +30,18 @@ def run(script, *argv, **environment):
 
 
 @pytest.mark.parametrize("script", ALONE)
-def test_world(script):
+def test_world(script: str) -> None:
     done = run(script)
     assert (done.returncode, done.stdout) == (0, "pass\n"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("client", ["amqp", "pika"])
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_beat_is_watched_from_within(broker, tmp_path, world, client):
+def test_a_beat_is_watched_from_within(
+    broker: Broker, tmp_path: Path, world: str, client: str
+) -> None:
     ca = tmp_path / "ca.pem"
+    assert broker.ca_pem
     ca.write_text(broker.ca_pem)
     secure = f"amqps://{broker.user}:{broker.password}@localhost:{broker.tls_port}/"
     done = run("broker_visit", world, client, str(ca), URL=broker.amqp_url(), TLS_URL=secure)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,15 +25,21 @@ WATCHED = Path(__file__).with_name("watched.py")
 
 
 @pytest.fixture
-def watched(tmp_path):
+def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """Start tests/observe/watched.py; returns the process and the path it listens at."""
     started = []
 
-    def start(world="native", path=None, *, status=0, **environment):
-        path = str(path or tmp_path / "{pid}.sock")
+    def start(
+        world: str = "native",
+        path: str | Path | None = None,
+        *,
+        status: int = 0,
+        **environment: Any,
+    ) -> tuple[subprocess.Popen[str], str]:
+        socket_path = str(path or tmp_path / "{pid}.sock")
         kept = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", WATCHED, world, path],
+            [sys.executable, "-W", "error", WATCHED, world, socket_path],
             env={**kept, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -39,7 +47,7 @@ def watched(tmp_path):
         )
         started.append(process)
         assert process.stdout.readline() == "ready\n"
-        return process, path.replace("{pid}", str(process.pid))
+        return process, socket_path.replace("{pid}", str(process.pid))
 
     yield start
     for process in started:
@@ -50,10 +58,10 @@ def watched(tmp_path):
 
 
 @pytest.fixture
-def hbshim():
+def hbshim() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line, in a process of its own."""
 
-    def run(*argv, **environment):
+    def run(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "hbshim", *argv],
             capture_output=True,
@@ -65,6 +73,6 @@ def hbshim():
     return run
 
 
-def gone(path):
+def gone(path: str) -> None:
     """Wait until nothing is at `path`."""
     wait_until(lambda: not os.path.lexists(path))

@@ -4,9 +4,12 @@
 
 Prints "pass" at its end; what is logged goes to stderr, as Python has it by default.
 """
-# ruff: noqa: E402, T201 - patch first, import later; the answer is printed.
 
+from __future__ import annotations
+
+# ruff: noqa: E402, T201 - patch first, import later; the answer is printed.
 import sys
+from typing import Any, NoReturn
 
 WORLD = sys.argv[1]
 if WORLD == "eventlet":
@@ -29,11 +32,11 @@ from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.runtime.unpatched import get_native_id
 
-logged = []
+logged: list[Any] = []
 
 
 class Noting(logging.Filter):
-    def filter(self, record):
+    def filter(self, record: Any) -> bool:
         logged.append((record.hbshim_kind, get_native_id()))
         return True
 
@@ -41,10 +44,10 @@ class Noting(logging.Filter):
 logging.getLogger("hbshim").addFilter(Noting())
 metrics = service.current().metrics
 server = socket.create_server(("127.0.0.1", 0))
-opened = []
+opened: list[Any] = []
 
 
-def connect():
+def connect() -> Link:
     client = socket.create_connection(server.getsockname())
     opened.extend((client, server.accept()[0]))
     wire = wire_for(client)
@@ -53,7 +56,7 @@ def connect():
     return link
 
 
-def die():
+def die() -> None:
     """Let a link lose its peer, and wait until the heartbeat thread has recorded it."""
     before = len(metrics.recorded())
     link = connect()
@@ -105,7 +108,7 @@ assert not logged, logged
 
 
 class Broken(logging.Handler):
-    def handle(self, record):
+    def handle(self, record: logging.LogRecord) -> NoReturn:
         raise RuntimeError("a handler with a fault")
 
 

@@ -4,9 +4,12 @@
 
 Prints "pass" at its end.
 """
-# ruff: noqa: E402, T201 - patch first, import later; the answer is printed.
 
+from __future__ import annotations
+
+# ruff: noqa: E402, T201 - patch first, import later; the answer is printed.
 import sys
+from typing import Any
 
 WORLD = sys.argv[1]
 if WORLD == "eventlet":
@@ -31,11 +34,11 @@ from hbshim.runtime.unpatched import get_native_id
 
 
 class Kept(logging.Handler):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.records = []
+        self.records: list[Any] = []
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.records.append((get_native_id(), record))
 
 
@@ -66,7 +69,8 @@ assert record.hbshim_link == link.name
 assert link.name in record.getMessage()
 assert record.levelno == logging.WARNING
 assert 0 <= time.time() - record.hbshim_at < 60
-assert thread != service.current().engine("pthread").worker.native_id
+worker: Any = service.current().engine("pthread").worker
+assert thread != worker.native_id
 if WORLD != "native":
     assert thread == get_native_id(), "not in the hub's thread"
 

@@ -1,5 +1,7 @@
 """Every way to ask a process to be watchable, and the ways in which that fails."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +25,12 @@ from tests.worlds import WORLD
 
 
 @pytest.fixture(autouse=True)
-def _silent_again():
+def _silent_again() -> Iterator[None]:
     yield
     stop_listening()
 
 
-def run(code, **environment):
+def run(code: str, **environment: str) -> str:
     kept = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -40,12 +43,12 @@ def run(code, **environment):
     return done.stdout
 
 
-def test_nothing_listens_unless_asked_to(tmp_path):
+def test_nothing_listens_unless_asked_to(tmp_path: Path) -> None:
     run("import hbshim; hbshim.install()", TMPDIR=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_environment_asks(tmp_path):
+def test_the_environment_asks(tmp_path: Path) -> None:
     code = "import hbshim, os; hbshim.install(); print(os.listdir(os.environ['D']), os.getpid())"
     names, pid = run(code, D=str(tmp_path), HBSHIM_WATCH_SOCKET=str(tmp_path / "of-{pid}")).split(
         "] "
@@ -54,7 +57,9 @@ def test_the_environment_asks(tmp_path):
     assert list(tmp_path.iterdir()) == []  # gone with the process
 
 
-def test_auto_is_found_by_process_id_and_without_a_name(tmp_path, hbshim):
+def test_auto_is_found_by_process_id_and_without_a_name(
+    tmp_path: Path, hbshim: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     code = """
 import hbshim, os, subprocess, sys
 hbshim.install(watch_socket="auto")
@@ -69,14 +74,16 @@ print(os.getpid())
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_directory_that_somebody_else_might_read_is_refused(tmp_path, monkeypatch):
+def test_a_directory_that_somebody_else_might_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / f"hbshim-{os.geteuid()}").mkdir(mode=0o755)
     with pytest.raises(WatchError, match="not a directory of this user's alone"):
         listen()
 
 
-def test_a_stale_file_is_replaced(tmp_path):
+def test_a_stale_file_is_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     left = socket.socket(socket.AF_UNIX)
     left.bind(path)
@@ -86,7 +93,7 @@ def test_a_stale_file_is_replaced(tmp_path):
     assert ask(path).pid == os.getpid()
 
 
-def test_a_live_socket_is_never_replaced(tmp_path):
+def test_a_live_socket_is_never_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(path)
@@ -97,7 +104,7 @@ def test_a_live_socket_is_never_replaced(tmp_path):
         assert os.stat(path).st_ino == before
 
 
-def test_a_live_socket_with_a_full_backlog_is_never_replaced(tmp_path):
+def test_a_live_socket_with_a_full_backlog_is_never_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as waiting:
         live.bind(path)
@@ -108,20 +115,21 @@ def test_a_live_socket_with_a_full_backlog_is_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "directory"])
-def test_what_is_no_socket_is_never_replaced(tmp_path, kind):
+def test_what_is_no_socket_is_never_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "s"
-    {
+    make: dict[str, Callable[[], object]] = {
         "file": lambda: path.write_text("precious"),
         "link": lambda: path.symlink_to(tmp_path / "elsewhere"),
         "directory": path.mkdir,
-    }[kind]()
+    }
+    make[kind]()
     with pytest.raises(WatchError, match="is there already"):
         listen(str(path))
     assert os.path.lexists(path)
 
 
 @pytest.mark.parametrize("name", ["no/such/directory/s", "x" * 120])
-def test_a_path_that_cannot_be_is_refused(tmp_path, name):
+def test_a_path_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(WatchError, match="name a short path in a directory"):
         listen(str(tmp_path / name))
 
@@ -135,7 +143,9 @@ def test_a_path_that_cannot_be_is_refused(tmp_path, name):
         ([], Path(sys.executable).name),
     ],
 )
-def test_the_program_is_named_and_its_arguments_are_not(tmp_path, monkeypatch, argv, program):
+def test_the_program_is_named_and_its_arguments_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], program: str
+) -> None:
     monkeypatch.setattr(sys, "argv", argv)
     path = listen(str(tmp_path / "s"))
     seen = ask(path)
@@ -143,7 +153,7 @@ def test_the_program_is_named_and_its_arguments_are_not(tmp_path, monkeypatch, a
     assert "hush" not in json.dumps(seen.document)
 
 
-def test_what_was_refused_before_the_first_connection_is_told_of_after_it(tmp_path):
+def test_what_was_refused_before_the_first_connection_is_told_of_after_it(tmp_path: Path) -> None:
     code = """
 import hbshim, warnings
 warnings.simplefilter("ignore")
@@ -159,7 +169,7 @@ print([kind for kind in kinds if kind != "not-negotiated"])
     assert printed.splitlines() == ["[]", "['watch-refused']"]
 
 
-def test_a_process_may_be_watched_before_eventlet_patches_it(tmp_path):
+def test_a_process_may_be_watched_before_eventlet_patches_it(tmp_path: Path) -> None:
     """To be asked makes no heartbeats: monkey_patch() makes green every RLock that it finds."""
     code = f"""
 import hbshim
@@ -177,7 +187,7 @@ assert ask({str(tmp_path / "s")!r}).links == ()
     assert run(code, EVENTLET_TESTS="1") == ""
 
 
-def test_a_refused_option_warns_once_and_costs_nothing_else(tmp_path):
+def test_a_refused_option_warns_once_and_costs_nothing_else(tmp_path: Path) -> None:
     import hbshim
     from hbshim import api
     from hbshim.observe.listening import WatchWarning
@@ -192,7 +202,7 @@ def test_a_refused_option_warns_once_and_costs_nothing_else(tmp_path):
         hbshim.uninstall()
 
 
-def test_the_socket_moves_and_goes(tmp_path):
+def test_the_socket_moves_and_goes(tmp_path: Path) -> None:
     first, second = str(tmp_path / "1"), str(tmp_path / "2")
     listen(first)
     assert listen(first) == first
@@ -204,7 +214,7 @@ def test_the_socket_moves_and_goes(tmp_path):
 
 
 @pytest.mark.parametrize("world", WORLD_PATCHES)
-def test_a_hub_is_not_needed_for_listening_twice(tmp_path, world):
+def test_a_hub_is_not_needed_for_listening_twice(tmp_path: Path, world: str) -> None:
     """gevent's `os.close`, for one, waits for it, once there is a hub."""
     code = f"""
 {WORLD_PATCHES[world]}
@@ -218,7 +228,7 @@ print(listen({str(tmp_path / "2")!r}))
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["nothing there", "a stale file there"])
-def test_of_many_processes_that_ask_at_once_one_listens(tmp_path, left):
+def test_of_many_processes_that_ask_at_once_one_listens(tmp_path: Path, left: bool) -> None:
     path = str(tmp_path / "s")
     if left:
         with socket.socket(socket.AF_UNIX) as stale:

@@ -1,10 +1,13 @@
 """A forked child never serves its parent's socket, nor takes it away; it may open its own."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from hbshim.errors import WatchError
 from hbshim.observe.client import ProcessGone, ask
 from tests.observe.conftest import CHECKOUT, WORLD_PATCHES
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 #: How the child comes to be; the second as hosts written in C do it, without Python's hooks.
 WAYS = {
@@ -53,7 +57,7 @@ print(json.dumps({{
 
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
 @pytest.mark.parametrize("way", WAYS)
-def test_parent_and_child_each_have_their_own(tmp_path, world, way):
+def test_parent_and_child_each_have_their_own(tmp_path: Path, world: str, way: str) -> None:
     program = PROGRAM.format(patch=WORLD_PATCHES[world], fork=WAYS[way])
     done = subprocess.run(
         # Python warns of forks in a process with threads; they are the point.
@@ -77,7 +81,9 @@ def test_parent_and_child_each_have_their_own(tmp_path, world, way):
     assert len([name for name in after["left"] if name.endswith(".sock")]) == 1
 
 
-def test_a_child_does_not_keep_its_dead_parents_socket_open(watched):
+def test_a_child_does_not_keep_its_dead_parents_socket_open(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
     process, path = watched()
     process.stdin.write("import os, time; os.fork() or time.sleep(60)\n")
     process.stdin.flush()
@@ -89,7 +95,7 @@ def test_a_child_does_not_keep_its_dead_parents_socket_open(watched):
         process.kill()
         process.wait(60)
 
-        def is_gone():
+        def is_gone() -> bool:
             try:
                 ask(path)
             except ProcessGone:
@@ -103,7 +109,7 @@ def test_a_child_does_not_keep_its_dead_parents_socket_open(watched):
         os.kill(child, signal.SIGKILL)
 
 
-def test_each_worker_of_a_prefork_server_can_be_watched(tmp_path, broker):
+def test_each_worker_of_a_prefork_server_can_be_watched(tmp_path: Path, broker: Broker) -> None:
     """Also where the application, and hbshim with it, was loaded before the fork."""
     (tmp_path / "config.py").write_text(
         "import os, pika\n"
@@ -126,7 +132,7 @@ def test_each_worker_of_a_prefork_server_can_be_watched(tmp_path, broker):
     )
     try:
 
-        def links():
+        def links() -> tuple[int | None, list[int]] | None:
             """Count the links of the arbiter, and of each worker that answers."""
             sockets = [tmp_path / name for name in os.listdir(tmp_path) if name.endswith(".sock")]
             try:

@@ -1,5 +1,7 @@
 """Neither end of a watch socket comes to harm through what the other sends, or does not send."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -10,10 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies._internal.core import DataObject
 
 from hbshim.errors import WatchError
 from hbshim.observe import client, listening
@@ -29,7 +35,7 @@ from tests.worlds import needs_os_threads
 pytestmark = needs_os_threads
 
 
-def connect(path):
+def connect(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(path)  # waits while many others do
     sock.settimeout(60)
@@ -39,7 +45,7 @@ def connect(path):
 # -- hostile clients -----------------------------------------------------------------
 
 
-def send_garbage(path, rng):
+def send_garbage(path: str, rng: random.Random) -> None:
     with connect(path) as sock, contextlib.suppress(OSError):
         sock.sendall(rng.randbytes(rng.choice([15, 16, 1000, 1_000_000])))
         if rng.random() < 0.5:
@@ -47,23 +53,23 @@ def send_garbage(path, rng):
                 pass
 
 
-def send_half_a_request_and_go(path, rng):
+def send_half_a_request_and_go(path: str, rng: random.Random) -> None:
     with connect(path) as sock:
         sock.sendall(REQUEST[: rng.randrange(len(REQUEST))])
 
 
-def go_before_the_answer(path, _rng):
+def go_before_the_answer(path: str, _rng: object) -> None:
     with connect(path) as sock:
         sock.sendall(REQUEST)
 
 
-def shut_down_and_read(path, _rng):
+def shut_down_and_read(path: str, _rng: object) -> None:
     with connect(path) as sock:
         sock.shutdown(socket.SHUT_WR)
         assert sock.recv(1) == b""
 
 
-def wait_for_nothing(path, _rng):
+def wait_for_nothing(path: str, _rng: object) -> None:
     # The server ends it: a wait without end is a TimeoutError of this socket.
     with connect(path) as sock, contextlib.suppress(ConnectionResetError):
         while sock.recv(65536):
@@ -73,7 +79,7 @@ def wait_for_nothing(path, _rng):
 HOSTILE = [send_garbage, send_half_a_request_and_go, go_before_the_answer, shut_down_and_read]
 
 
-def footprint(pid):
+def footprint(pid: int) -> tuple[int, int, int]:
     with open(f"/proc/{pid}/statm") as file:
         pages = int(file.read().split()[1])
     threads = len(os.listdir(f"/proc/{pid}/task"))
@@ -81,7 +87,9 @@ def footprint(pid):
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(watched, world):
+def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]], world: str
+) -> None:
     process, path = watched(world)
     rng = random.Random(3)
     for _ in range(10):
@@ -103,7 +111,9 @@ def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(watched, w
     assert seen.counters["heartbeats_sent"] > beats or seen.counters["event:link-silent"] == 1
 
 
-def test_a_client_that_sends_nothing_holds_others_up_for_a_bounded_time(watched):
+def test_a_client_that_sends_nothing_holds_others_up_for_a_bounded_time(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
     _, path = watched()
     with contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -111,8 +121,9 @@ def test_a_client_that_sends_nothing_holds_others_up_for_a_bounded_time(watched)
         assert client.ask(path, within=60).links_in_all == 2
 
 
-def test_a_client_that_never_reads_is_given_up(tmp_path):
-    path, failures = str(tmp_path / "s"), []
+def test_a_client_that_never_reads_is_given_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    failures: list[Any] = []
     server = WatchServer(SocketFile(path), lambda: b"x" * ANSWER_LIMIT, failures.append)
     try:
         with connect(path) as deaf:
@@ -126,9 +137,16 @@ def test_a_client_that_never_reads_is_given_up(tmp_path):
     wait_until(lambda: not os.path.exists(path))
 
 
-def test_an_error_of_ours_is_told_of_and_the_next_client_is_answered(tmp_path):
-    path, failures = str(tmp_path / "s"), []
-    server = WatchServer(SocketFile(path), lambda: b"fine" if failures else 1 / 0, failures.append)
+def test_an_error_of_ours_is_told_of_and_the_next_client_is_answered(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    failures: list[Any] = []
+
+    def answer() -> bytes:
+        if not failures:
+            raise ZeroDivisionError
+        return b"fine"
+
+    server = WatchServer(SocketFile(path), answer, failures.append)
     try:
         with connect(path) as first:
             first.sendall(REQUEST)
@@ -141,7 +159,9 @@ def test_an_error_of_ours_is_told_of_and_the_next_client_is_answered(tmp_path):
         server.stop()
 
 
-def test_other_requests_are_answered_with_what_this_socket_is(watched):
+def test_other_requests_are_answered_with_what_this_socket_is(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
     _, path = watched()
     with connect(path) as sock:
         sock.sendall(b"GET / HTTP/1.1\n")
@@ -149,7 +169,9 @@ def test_other_requests_are_answered_with_what_this_socket_is(watched):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root alone may")
-def test_another_user_is_refused_even_where_the_file_would_let_him_in(watched, tmp_path):
+def test_another_user_is_refused_even_where_the_file_would_let_him_in(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path
+) -> None:
     _, path = watched()
     for directory in (tmp_path, *tmp_path.parents):
         if directory.owner() == "root" and str(directory).startswith("/tmp/"):
@@ -189,7 +211,7 @@ GOOD["links"] = [
 ]
 
 
-def parse_or_refuse(answer):
+def parse_or_refuse(answer: bytes) -> ProcessSeen | None:
     try:
         seen = parse(answer)
     except WatchError:
@@ -202,7 +224,7 @@ def parse_or_refuse(answer):
     return seen
 
 
-def test_a_proper_answer_is_read():
+def test_a_proper_answer_is_read() -> None:
     assert isinstance(parse_or_refuse(json.dumps(GOOD).encode()), ProcessSeen)
 
 
@@ -212,7 +234,7 @@ FUZZ = settings(database=None, deadline=None, suppress_health_check=[HealthCheck
 
 @FUZZ
 @given(st.binary(max_size=300))
-def test_any_bytes_are_refused_with_one_error(answer):
+def test_any_bytes_are_refused_with_one_error(answer: bytes) -> None:
     assert parse_or_refuse(answer) is None
 
 
@@ -225,7 +247,7 @@ _json = st.recursive(
 
 @FUZZ
 @given(st.data())
-def test_an_answer_with_anything_in_any_place_is_shown_or_refused(data):
+def test_an_answer_with_anything_in_any_place_is_shown_or_refused(data: DataObject) -> None:
     document = json.loads(json.dumps(GOOD))
     place = data.draw(st.sampled_from([document, document["links"][0]]))
     place[data.draw(st.sampled_from(sorted(place)))] = data.draw(_json)
@@ -250,12 +272,14 @@ def test_an_answer_with_anything_in_any_place_is_shown_or_refused(data):
         json.dumps(GOOD).encode("utf-16"),
     ],
 )
-def test_what_is_no_answer_is_refused(answer):
+def test_what_is_no_answer_is_refused(answer: bytes) -> None:
     with pytest.raises(WatchError, match="is it the right socket"):
         parse(answer)
 
 
-def test_nothing_that_steers_a_terminal_reaches_it(hbshim, tmp_path):
+def test_nothing_that_steers_a_terminal_reaches_it(
+    hbshim: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     evil = {**GOOD["links"][0], "peer": "\x1b]0;owned\x07\x1b[2J", "state": "\u202ealive"}
     document = {**GOOD, "program": "\x1b[31m\r", "links": [evil], "counters": {"event:\x9b2J": 1}}
     answer = json.dumps(document).encode()
@@ -268,14 +292,14 @@ def test_nothing_that_steers_a_terminal_reaches_it(hbshim, tmp_path):
 
 
 @contextlib.contextmanager
-def serve(tmp_path, behave):
+def serve(tmp_path: Path, behave: Callable[[socket.socket], object]) -> Iterator[str]:
     """Listen as a process of hbshim's would, and behave otherwise."""
     path = str(tmp_path / "evil.sock")
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
 
-    def run():
+    def run() -> None:
         with contextlib.suppress(OSError):
             while True:
                 peer, _ = server.accept()
@@ -293,19 +317,19 @@ def serve(tmp_path, behave):
         server.close()
 
 
-def drip(peer):
+def drip(peer: socket.socket) -> None:
     peer.recv(100)
     while True:
         peer.sendall(b" ")
         time.sleep(0.05)
 
 
-def flood(peer):
+def flood(peer: socket.socket) -> None:
     while True:
         peer.sendall(b" " * 65536)
 
 
-def cut_short(peer):
+def cut_short(peer: socket.socket) -> None:
     peer.recv(100)
     peer.sendall(json.dumps(GOOD).encode()[:-20])
 
@@ -324,7 +348,9 @@ BEHAVIOUR = {
 @pytest.mark.parametrize(
     ("kind", "how"), [*((kind, "--once") for kind in BEHAVIOUR), ("cut short", "--json")]
 )
-def test_a_hostile_server_costs_the_command_one_clear_line(hbshim, tmp_path, kind, how):
+def test_a_hostile_server_costs_the_command_one_clear_line(
+    hbshim: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, kind: str, how: str
+) -> None:
     behave, says = BEHAVIOUR[kind]
     with serve(tmp_path, behave) as path:
         done = hbshim("watch", how, path)
@@ -347,14 +373,18 @@ def test_a_hostile_server_costs_the_command_one_clear_line(hbshim, tmp_path, kin
         ("x" * 200, "cannot be asked"),
     ],
 )
-def test_a_target_that_is_none_gets_one_clear_line(hbshim, target, says, tmp_path):
+def test_a_target_that_is_none_gets_one_clear_line(
+    hbshim: Callable[..., subprocess.CompletedProcess[str]], target: str, says: str, tmp_path: Path
+) -> None:
     done = hbshim("watch", target, TMPDIR=str(tmp_path))
     assert done.returncode == 2
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_interval_that_is_none_is_refused(hbshim):
+def test_an_interval_that_is_none_is_refused(
+    hbshim: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     done = hbshim("watch", "--interval", "0")
     assert done.returncode == 2
     assert "0.1<=x<=3600" in done.stderr

@@ -1,12 +1,16 @@
 """Events become log records, with fields, in the thread that asks for them."""
 
+from __future__ import annotations
+
 import logging
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +22,7 @@ from tests.observe.conftest import CHECKOUT
 WORLD = Path(__file__).with_name("logging_world.py")
 
 
-def run(script, world):
+def run(script: Path, world: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", script, world],
         capture_output=True,
@@ -31,17 +35,17 @@ def run(script, world):
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_death_is_logged_by_the_programs_own_thread(world):
+def test_a_death_is_logged_by_the_programs_own_thread(world: str) -> None:
     run(WORLD, world)
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_problem_that_nothing_takes_is_logged_by_the_programs_own_thread(world):
+def test_a_problem_that_nothing_takes_is_logged_by_the_programs_own_thread(world: str) -> None:
     said = run(WORLD.with_name("default_log_world.py"), world)
     assert "peer-closed: " in said, "not visible without a configuration of logging"
 
 
-def test_what_was_logged_already_is_not_repeated(caplog):
+def test_what_was_logged_already_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     log_events()
     caplog.set_level(logging.INFO, "hbshim")
     current().metrics.record("link-silent", "", "a problem")
@@ -49,18 +53,18 @@ def test_what_was_logged_already_is_not_repeated(caplog):
     log_problems(current().metrics)
     caplog.clear()
     assert log_events() == 2
-    assert [record.hbshim_kind for record in caplog.records] == ["worker-moved"]
+    assert [vars(record)["hbshim_kind"] for record in caplog.records] == ["worker-moved"]
 
 
 class Connecting(logging.Handler):
     """Sends each record over a new connection, and each connection has a problem of its own."""
 
-    def __init__(self, kind="watch-failed"):
+    def __init__(self, kind: str = "watch-failed") -> None:
         super().__init__()
         self.kind = kind
         self.connections = 0
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.connections += 1
         assert self.connections < 20, "there is no end to it"
         current().metrics.record(self.kind, f"connection {self.connections}", "a problem")
@@ -68,7 +72,7 @@ class Connecting(logging.Handler):
 
 
 @pytest.fixture
-def connecting():
+def connecting() -> Iterator[Connecting]:
     log_problems(current().metrics)
     handler, logger = Connecting(), logging.getLogger("hbshim")
     logger.addHandler(handler)
@@ -77,7 +81,9 @@ def connecting():
     log_events(logging.getLogger("tests.unheard"))
 
 
-def test_a_log_handler_that_connects_is_not_called_by_its_own_connections(connecting):
+def test_a_log_handler_that_connects_is_not_called_by_its_own_connections(
+    connecting: Connecting,
+) -> None:
     current().metrics.record("watch-failed", "", "a problem")
     log_problems(current().metrics)
     assert connecting.connections == 1
@@ -85,7 +91,9 @@ def test_a_log_handler_that_connects_is_not_called_by_its_own_connections(connec
     assert connecting.connections == 2
 
 
-def test_a_thread_that_sends_records_over_new_connections_gets_each_reason_once(connecting):
+def test_a_thread_that_sends_records_over_new_connections_gets_each_reason_once(
+    connecting: Connecting,
+) -> None:
     connecting.kind = "choice-warning"
     current().metrics.record("choice-warning", "connection 0", "a problem")
     for _ in range(5):  # each call takes up what the latest record's connection has recorded
@@ -93,7 +101,7 @@ def test_a_thread_that_sends_records_over_new_connections_gets_each_reason_once(
     assert connecting.connections == 1
 
 
-def test_each_event_is_logged_once_with_its_fields(caplog):
+def test_each_event_is_logged_once_with_its_fields(caplog: pytest.LogCaptureFixture) -> None:
     log_events()
     before = time.time()
     current().metrics.record("worker-moved", "", "3 links moved")
@@ -101,7 +109,7 @@ def test_each_event_is_logged_once_with_its_fields(caplog):
     caplog.set_level(logging.INFO, "hbshim")
     caplog.clear()
     assert log_events() == 2
-    moved, broken = caplog.records
+    moved, broken = cast(list[Any], caplog.records)
     assert (moved.levelno, moved.getMessage()) == (logging.INFO, "worker-moved: 3 links moved")
     assert broken.levelno == logging.ERROR
     assert broken.getMessage() == "write-broken-off: 100 % broken (a:1 -> b:2)"
@@ -112,7 +120,7 @@ def test_each_event_is_logged_once_with_its_fields(caplog):
     assert log_events() == 0
 
 
-def test_a_logger_of_the_applications_own(caplog):
+def test_a_logger_of_the_applications_own(caplog: pytest.LogCaptureFixture) -> None:
     log_events()
     current().metrics.record("new-kind", "", "something")
     caplog.clear()
@@ -122,7 +130,7 @@ def test_a_logger_of_the_applications_own(caplog):
     ]
 
 
-def test_the_documented_kinds_are_those_that_are_recorded():
+def test_the_documented_kinds_are_those_that_are_recorded() -> None:
     page = (CHECKOUT / "docs" / "observing.md").read_text(encoding="utf-8")
     table = page.split("| kind | ")[1].split("\n\n")[0]
     rows = [row.split("`")[1] for row in table.splitlines()[2:]]

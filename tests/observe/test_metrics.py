@@ -1,7 +1,11 @@
 """Prometheus and OpenTelemetry export the same figures, of real links on real sockets."""
 
+from __future__ import annotations
+
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -16,13 +20,15 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import current
 from hbshim.heartbeat.wire import Wire
 from hbshim.observe import snapshot
+from hbshim.observe.snapshot import Status
+from hbshim.options import WorkerName
 from tests.waiting import wait_until
 
 
 class Peer:
     """A link under watch, and the socket at its other end."""
 
-    def __init__(self, timeout, worker="pthread"):
+    def __init__(self, timeout: float, worker: WorkerName = "pthread") -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.client = socket.create_connection(server.getsockname())
             self.peer, _ = server.accept()
@@ -30,17 +36,17 @@ class Peer:
         self.link = Link(wire, timeout, wire.name(), current().metrics)
         current().watch(self.link, worker)
 
-    def close(self):
+    def close(self) -> None:
         self.link.close()
         self.client.close()
         self.peer.close()
 
 
 @pytest.fixture
-def connect():
+def connect() -> Iterator[Callable[[float], Peer]]:
     opened = []
 
-    def open_one(timeout):
+    def open_one(timeout: float) -> Peer:
         opened.append(Peer(timeout))
         return opened[-1]
 
@@ -50,23 +56,23 @@ def connect():
 
 
 @pytest.fixture
-def scrape():
+def scrape() -> Callable[..., float]:
     registry = CollectorRegistry()
     hbshim.prometheus.register(registry)
 
-    def value(name, **labels):
+    def value(name: str, **labels: str) -> float:
         return registry.get_sample_value(f"hbshim_{name}", labels) or 0.0
 
     return value
 
 
 @pytest.fixture
-def collect():
+def collect() -> Iterator[Callable[..., int]]:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     hbshim.otel.register(provider)
 
-    def value(name, **labels):
+    def value(name: str, **labels: str) -> Any:
         (resource,) = reader.get_metrics_data().resource_metrics
         found = [
             point.value
@@ -74,7 +80,7 @@ def collect():
             for metric in scope.metrics
             if metric.name == f"hbshim.{name}"
             for point in metric.data.data_points
-            if dict(point.attributes) == labels
+            if dict(point.attributes or {}) == labels
         ]
         return found[0] if found else 0.0
 
@@ -82,7 +88,9 @@ def collect():
     provider.shutdown()
 
 
-def test_links_and_beats(connect, scrape, collect):
+def test_links_and_beats(
+    connect: Callable[[float], Peer], scrape: Callable[..., float], collect: Callable[..., int]
+) -> None:
     beats, links = scrape("heartbeats_sent_total"), scrape("links", worker="pthread", state="alive")
     one, _ = connect(0.5), connect(60)
     assert scrape("links", worker="pthread", state="alive") == links + 2
@@ -92,7 +100,9 @@ def test_links_and_beats(connect, scrape, collect):
     assert collect("heartbeats_sent") > beats
 
 
-def test_lateness_is_a_histogram_of_every_look(connect, scrape, collect):
+def test_lateness_is_a_histogram_of_every_look(
+    connect: Callable[[float], Peer], scrape: Callable[..., float], collect: Callable[..., int]
+) -> None:
     before = scrape("lateness_seconds_count", worker="pthread")
     link = connect(0.5).link
     wait_until(lambda: link.heartbeats_sent >= 1)
@@ -104,7 +114,7 @@ def test_lateness_is_a_histogram_of_every_look(connect, scrape, collect):
     assert collect("lateness.looks", worker="pthread", le="inf") >= looks
 
 
-def test_a_late_look_is_in_the_bucket_of_its_lateness():
+def test_a_late_look_is_in_the_bucket_of_its_lateness() -> None:
     from hbshim.heartbeat.engine import LATENESS_BOUNDS, Engine
     from hbshim.metrics import Metrics
 
@@ -123,7 +133,12 @@ def test_a_late_look_is_in_the_bucket_of_its_lateness():
 
 
 @pytest.mark.parametrize("cause", ["link-silent", "peer-closed"])
-def test_deaths_by_cause(connect, scrape, collect, cause):
+def test_deaths_by_cause(
+    connect: Callable[[float], Peer],
+    scrape: Callable[..., float],
+    collect: Callable[..., int],
+    cause: str,
+) -> None:
     before = scrape("deaths_total", cause=cause)
     one = connect(0.5)
     if cause == "peer-closed":
@@ -134,7 +149,9 @@ def test_deaths_by_cause(connect, scrape, collect, cause):
     assert scrape("events_total", kind=cause) >= before + 1
 
 
-def test_a_write_that_meets_a_dead_peer_is_counted(connect, scrape, collect):
+def test_a_write_that_meets_a_dead_peer_is_counted(
+    connect: Callable[[float], Peer], scrape: Callable[..., float], collect: Callable[..., int]
+) -> None:
     before = scrape("stale_writes_prevented_total")
     one = connect(60)
     one.link.before_idle_write()
@@ -148,7 +165,9 @@ def test_a_write_that_meets_a_dead_peer_is_counted(connect, scrape, collect):
     assert collect("stale_writes_prevented") == before + 1
 
 
-def test_what_never_happened_is_exported_as_zero(scrape, collect):
+def test_what_never_happened_is_exported_as_zero(
+    scrape: Callable[..., float], collect: Callable[..., int]
+) -> None:
     """A rate over a counter that appears with its first event misses that event."""
     registry = CollectorRegistry()
     hbshim.prometheus.register(registry)
@@ -164,13 +183,13 @@ def test_what_never_happened_is_exported_as_zero(scrape, collect):
 
 
 @pytest.fixture
-def snapshots(monkeypatch):
+def snapshots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A list that grows with each snapshot that an exporter, or the watch socket, takes."""
     from hbshim.observe import listening
 
     taken = []
 
-    def counted():
+    def counted() -> Status:
         taken.append(snapshot.snapshot())
         return taken[-1]
 
@@ -179,7 +198,9 @@ def snapshots(monkeypatch):
     return taken
 
 
-def test_each_collection_takes_one_snapshot(connect, snapshots):
+def test_each_collection_takes_one_snapshot(
+    connect: Callable[[float], Peer], snapshots: list[Any]
+) -> None:
     from hbshim.observe import listening
 
     connect(60)
@@ -199,7 +220,9 @@ def test_each_collection_takes_one_snapshot(connect, snapshots):
     provider.shutdown()
 
 
-def test_a_snapshot_is_not_shared_with_a_later_collection(connect, snapshots, monkeypatch):
+def test_a_snapshot_is_not_shared_with_a_later_collection(
+    connect: Callable[[float], Peer], snapshots: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = hbshim.otel._SharedSnapshot()
     first = shared.read("one")
     assert shared.read("two") is first
@@ -218,7 +241,9 @@ def test_a_snapshot_is_not_shared_with_a_later_collection(connect, snapshots, mo
         ("opentelemetry.metrics", "hbshim.otel", "otel"),
     ],
 )
-def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, module, extra):
+def test_a_missing_library_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, library: str, module: str, extra: str
+) -> None:
     import importlib
 
     monkeypatch.setitem(sys.modules, library, None)

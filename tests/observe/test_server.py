@@ -1,7 +1,12 @@
 """The thread of the watch socket has a successor when an exception ends it."""
 
+from __future__ import annotations
+
 import ctypes
 import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from hbshim.observe.protocol import REQUEST
 from hbshim.observe.server import WatchServer
@@ -13,7 +18,7 @@ from tests.worlds import needs_os_threads
 pytestmark = needs_os_threads
 
 
-def ask(path):
+def ask(path: str) -> bytes:
     socket = original_module("socket")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
@@ -25,9 +30,10 @@ def ask(path):
             return b""
 
 
-def thread_of(server):
+def thread_of(server: Any) -> int | None:
     """Identity of the thread that runs a method of `server`; None for none."""
-    for ident, frame in sys._current_frames().items():
+    for ident, innermost in sys._current_frames().items():
+        frame: FrameType | None = innermost
         while frame is not None:
             if frame.f_code is WatchServer._run.__code__ and frame.f_locals["self"] is server:
                 return ident
@@ -35,20 +41,24 @@ def thread_of(server):
     return None
 
 
-def test_an_exception_from_outside_does_not_end_the_watch(tmp_path):
-    path, errors, starts = str(tmp_path / "watch.sock"), [], []
+def test_an_exception_from_outside_does_not_end_the_watch(tmp_path: Path) -> None:
+    path = str(tmp_path / "watch.sock")
+    errors: list[Any] = []
+    starts: list[Any] = []
     start = WatchServer._start
 
     class Counting(WatchServer):
-        def _start(self):
+        def _start(self) -> None:
             starts.append(None)
             start(self)
 
     server = Counting(SocketFile(path), lambda: b"answer", errors.append)
     try:
         wait_until(lambda: ask(path) == b"answer")
+        thread = thread_of(server)
+        assert thread is not None
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread_of(server)), ctypes.py_object(SystemExit)
+            ctypes.c_ulong(thread), ctypes.py_object(SystemExit)
         )
         wait_until(lambda: ask(path) == b"answer" and len(starts) == 2)
         assert ask(path) == b"answer"

@@ -1,5 +1,7 @@
 """The table at every width, and the live one in a real terminal."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import io
@@ -14,19 +16,22 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from hbshim.observe import listening
-from hbshim.observe.answer import parse
+from hbshim.observe.answer import ProcessSeen, parse
 from hbshim.observe.live import look_again
 from hbshim.observe.table import Unanswered, age, lateness, render
 from tests.observe.conftest import CHECKOUT
 from tests.worlds import needs_os_threads
 
 
-def process(**links):
+def process(**links: Any) -> ProcessSeen:
     """An answer with links, each given by what differs from a good one."""
     document = json.loads(listening.answer())
     good = {
@@ -52,7 +57,9 @@ def process(**links):
     return parse(json.dumps(document).encode())
 
 
-def shown(seen, width, height=None, color=False):
+def shown(
+    seen: list[ProcessSeen | Unanswered], width: int, height: int | None = None, color: bool = False
+) -> list[str]:
     out = io.StringIO()
     console = Console(
         width=width, file=out, force_terminal=color, color_system="standard" if color else None
@@ -65,7 +72,7 @@ IPV6 = {"peer": "2001:db8:85a3:8d3:1319:8a2e:370:7348:5671", "state": "hung"}
 
 
 @pytest.mark.parametrize("width", [80, 90, 109, 110, 120, 200])
-def test_nothing_but_the_address_is_ever_cut(width):
+def test_nothing_but_the_address_is_ever_cut(width: int) -> None:
     lines = shown([process(a={}, b=IPV6)], width)
     assert all(len(line) <= width for line in lines)
     row = next(line for line in lines if line.endswith("hung"))
@@ -76,13 +83,13 @@ def test_nothing_but_the_address_is_ever_cut(width):
     assert [word for word in row.split() if "m" in word] == ages
 
 
-def test_those_in_trouble_come_first():
+def test_those_in_trouble_come_first() -> None:
     seen = process(a={}, b={"state": "hung"}, c={"state": "lost"}, d={"state": "new-one"})
     states = [line.split()[-1] for line in shown([seen], 80)[2:6]]
     assert states == ["new-one", "lost", "hung", "alive"]
 
 
-def test_what_does_not_fit_is_counted():
+def test_what_does_not_fit_is_counted() -> None:
     seen = process(**{f"l{n}": {} for n in range(50)})
     lines = shown([seen], 80, height=24)
     assert len(lines) <= 24
@@ -90,7 +97,7 @@ def test_what_does_not_fit_is_counted():
     assert len([line for line in shown([seen], 80) if line.endswith("alive")]) == 50
 
 
-def test_danger_is_red_and_calm_is_not():
+def test_danger_is_red_and_calm_is_not() -> None:
     calm, silent = {"received_ago": 10.0}, {"received_ago": 91.0, "state": "lost"}
     (row,) = [line for line in shown([process(a=silent)], 80, color=True) if "lost" in line]
     assert re.search(r"\x1b\[31m1m31s", row)
@@ -98,14 +105,14 @@ def test_danger_is_red_and_calm_is_not():
     assert re.search(r"\x1b\[31m10s", row) is None
 
 
-def test_one_that_does_not_answer_stands_beside_the_others():
+def test_one_that_does_not_answer_stands_beside_the_others() -> None:
     lines = shown([process(a={}), Unanswered("no answer at /x")], 80)
     assert any(line.endswith("alive") for line in lines)
     assert "no answer at /x" in lines
 
 
-def test_a_process_that_stops_answering_stays_on_show(tmp_path):
-    before = [process(a={})]
+def test_a_process_that_stops_answering_stays_on_show(tmp_path: Path) -> None:
+    before: list[ProcessSeen | Unanswered] = [process(a={})]
     (tmp_path / "s").mkdir()  # in place of a socket: something that cannot be asked
     seen = look_again(str(tmp_path / ("x" * 200)), before)
     assert seen[0] is before[0]
@@ -123,19 +130,19 @@ def test_a_process_that_stops_answering_stays_on_show(tmp_path):
         (1051200, "12d04h"),
     ],
 )
-def test_ages_are_short(seconds, text):
+def test_ages_are_short(seconds: float, text: str) -> None:
     assert age(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-0.1, "0ms"), (0.0144, "14ms"), (2.5, "2.5s")])
-def test_lateness_is_short(seconds, text):
+def test_lateness_is_short(seconds: float, text: str) -> None:
     assert lateness(seconds) == text
 
 
 class Terminal:
     """`hbshim watch` in a terminal of 80 by 24."""
 
-    def __init__(self, *argv):
+    def __init__(self, *argv: str) -> None:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         dropped = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"}
@@ -151,14 +158,14 @@ class Terminal:
         os.close(theirs)
         self.output = ""
 
-    def wait_for(self, pattern, times=1):
+    def wait_for(self, pattern: str, times: int = 1) -> None:
         deadline = time.monotonic() + 120
         while len(re.findall(pattern, self.output)) < times:
             assert time.monotonic() < deadline, self.output
             if select.select([self._ours], [], [], 1)[0]:
                 self.output += os.read(self._ours, 65536).decode()
 
-    def end(self):
+    def end(self) -> tuple[int, str]:
         """Its exit status, and what it said."""
         deadline = time.monotonic() + 120
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -171,7 +178,9 @@ class Terminal:
 
 
 @needs_os_threads
-def test_the_table_is_renewed_until_control_c(watched):
+def test_the_table_is_renewed_until_control_c(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
     process, path = watched()
     terminal = Terminal("--interval", "0.1", path)
     terminal.wait_for(rf"watched.py {process.pid}", times=3)
@@ -182,7 +191,9 @@ def test_the_table_is_renewed_until_control_c(watched):
 
 
 @needs_os_threads
-def test_the_table_ends_with_the_process(watched):
+def test_the_table_ends_with_the_process(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
     process, path = watched()
     terminal = Terminal("--interval", "0.1", path)
     terminal.wait_for(rf"watched.py {process.pid}")
@@ -193,7 +204,10 @@ def test_the_table_ends_with_the_process(watched):
 
 
 @needs_os_threads
-def test_a_stopped_process_is_said_to_be_so(watched, hbshim):
+def test_a_stopped_process_is_said_to_be_so(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+    hbshim: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
     process, path = watched()
     process.send_signal(signal.SIGSTOP)
     try:

@@ -1,8 +1,12 @@
 """`hbshim watch` as a user runs it, against a real process in each world."""
 
+from __future__ import annotations
+
 import json
 import os
 import stat
+import subprocess
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +15,11 @@ from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_process_is_watched_while_its_main_thread_is_blocked(watched, hbshim, world):
+def test_a_process_is_watched_while_its_main_thread_is_blocked(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+    hbshim: Callable[..., subprocess.CompletedProcess[str]],
+    world: str,
+) -> None:
     process, path = watched(world)
     done = hbshim("watch", "--json", path)
     assert done.returncode == 0, done.stderr
@@ -26,7 +34,9 @@ def test_a_process_is_watched_while_its_main_thread_is_blocked(watched, hbshim, 
     wait_until(lambda: json.loads(hbshim("watch", "--json", path).stdout)["counters"], 120)
 
 
-def test_the_socket_is_the_owners_alone_and_goes_with_the_process(watched):
+def test_the_socket_is_the_owners_alone_and_goes_with_the_process(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
     process, path = watched()
     found = os.stat(path)
     assert stat.S_ISSOCK(found.st_mode)
@@ -46,7 +56,12 @@ def test_the_socket_is_the_owners_alone_and_goes_with_the_process(watched):
         ),
     ],
 )
-def test_the_table_fits_the_terminal(watched, hbshim, columns, titles):
+def test_the_table_fits_the_terminal(
+    watched: Callable[..., tuple[subprocess.Popen[str], str]],
+    hbshim: Callable[..., subprocess.CompletedProcess[str]],
+    columns: int,
+    titles: str,
+) -> None:
     process, path = watched()
     done = hbshim("watch", path, COLUMNS=str(columns))
     lines = done.stdout.splitlines()

@@ -4,9 +4,12 @@
 
 Ends when its standard input does; a line there is Python to run.
 """
-# ruff: noqa: E402, T201 - patch first, import later; the answers are printed.
 
+from __future__ import annotations
+
+# ruff: noqa: E402, T201 - patch first, import later; the answers are printed.
 import sys
+from typing import Any
 
 WORLD, PATH = sys.argv[1:3]
 if WORLD == "eventlet":
@@ -27,7 +30,7 @@ from hbshim.runtime.unpatched import original
 socket = __import__("socket")
 
 
-def open_link(timeout):
+def open_link(timeout: float) -> tuple[Any, ...]:
     """A link to a peer in this process that says nothing."""
     server = socket.create_server(("127.0.0.1", 0))
     client = socket.create_connection(server.getsockname())

@@ -40,6 +40,7 @@ def test_finds_and_closes_a_connection_by_its_client_name(broker: Broker) -> Non
 
 def test_listens_for_tls_with_a_certificate_that_verifies(broker: Broker) -> None:
     context = ssl.create_default_context(cadata=broker.ca_pem)
+    assert broker.tls_port
     with (
         socket.create_connection((broker.host, broker.tls_port), timeout=10) as raw,
         context.wrap_socket(raw, server_hostname="localhost") as link,

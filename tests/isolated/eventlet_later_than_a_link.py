@@ -1,5 +1,7 @@
 """The program patches while connections are open: our locks stay native."""
 
+from __future__ import annotations
+
 import _thread
 import socket
 
@@ -18,7 +20,7 @@ current().watch(link, "pthread")
 
 
 class Reachable:
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock = _thread.RLock()
 
 

@@ -16,7 +16,7 @@ assert report.choice.worker == "pthread"
 
 forced = hbshim.detect(worker="tpool").choice
 assert forced.worker == "tpool"
-assert "EVENTLET_THREADPOOL_SIZE" in forced.warning
+assert "EVENTLET_THREADPOOL_SIZE" in forced.warning  # type: ignore[operator]
 
 os.environ["EVENTLET_THREADPOOL_SIZE"] = "many"
 assert hbshim.detect().green.tpool_threads == 0

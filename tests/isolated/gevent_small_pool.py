@@ -14,6 +14,6 @@ assert report.choice.worker == "pthread"
 
 forced = hbshim.detect(worker="tpool").choice
 assert forced.worker == "tpool"
-assert "threadpool_size" in forced.warning
+assert "threadpool_size" in forced.warning  # type: ignore[operator]
 
 print("pass")

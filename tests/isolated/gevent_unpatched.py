@@ -12,7 +12,7 @@ assert report.green.library == "none"
 assert report.hub == "none"
 assert report.choice.worker == "pthread"
 assert hbshim.detect(worker_late=True).choice.worker == "pthread"
-assert "monkey_patch() first" in hbshim.detect(worker="tpool").choice.warning
+assert "monkey_patch() first" in hbshim.detect(worker="tpool").choice.warning  # type: ignore[operator]
 assert f"gevent {gevent.__version__} is loaded but has patched nothing." in report.explain()
 
 print("pass")

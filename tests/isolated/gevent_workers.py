@@ -4,7 +4,10 @@ The same is asked of a program that gevent has patched and of one that only uses
 (`gevent_workers_unpatched.py`).
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Callable
 
 import gevent
 import gevent.monkey
@@ -15,7 +18,8 @@ if PATCHED:
 
 import time
 
-from hbshim.heartbeat.workers import WORKERS
+from hbshim.heartbeat.workers import WORKERS, Worker
+from hbshim.options import WorkerName
 from hbshim.runtime.unpatched import get_ident, original
 
 HERE = get_ident()
@@ -23,11 +27,11 @@ native_sleep = original("time", "sleep")
 EVERY = 0.05
 
 
-def turns_of(worker):
+def turns_of(worker: Worker) -> list[tuple[float, int]]:
     """Start `worker`; return the list that its turns go to, as (time, thread)."""
-    turns = []
+    turns: list[tuple[float, int]] = []
 
-    def turn():
+    def turn() -> float:
         turns.append((time.monotonic(), get_ident()))
         return time.monotonic() + EVERY
 
@@ -35,14 +39,14 @@ def turns_of(worker):
     return turns
 
 
-def wait_until(condition, sleep):
+def wait_until(condition: Callable[[], bool], sleep: Callable[[float], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         sleep(0.01)
 
 
-def examine(name, in_this_thread):
+def examine(name: WorkerName, in_this_thread: bool) -> None:
     worker = WORKERS[name]()
     turns = turns_of(worker)
     wait_until(lambda: len(turns) >= 5, gevent.sleep)

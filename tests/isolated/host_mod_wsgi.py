@@ -1,14 +1,17 @@
 """Stand-ins shaped like the modules that mod_wsgi 6.1 makes inside Apache."""
 
+from __future__ import annotations
+
 import sys
 import types
+from typing import Any
 
 import eventlet
 
 import hbshim
 
 
-def serve(**attributes):
+def serve(**attributes: Any) -> None:
     module = types.ModuleType("mod_wsgi")
     vars(module).update(version=(6, 1, 1), **attributes)
     sys.modules["mod_wsgi"] = module
@@ -19,7 +22,7 @@ sys.modules["mod_wsgi"] = types.ModuleType("mod_wsgi")
 assert hbshim.detect().host.kind == "plain"
 
 apache = types.ModuleType("apache")
-apache.mpm_name = "prefork"
+vars(apache)["mpm_name"] = "prefork"
 sys.modules["apache"] = apache
 serve(process_group="", application_group="", maximum_processes=5, threads_per_process=1)
 
@@ -43,10 +46,10 @@ assert any("mod_wsgi 6.1.1, embedded, Apache MPM prefork" in line for line in em
 
 green = hbshim.detect(heartbeat_in_pthread=False).choice
 assert green.worker == "greenthread"
-assert "parks the hub" in green.warning
+assert "parks the hub" in green.warning  # type: ignore[operator]
 tpool = hbshim.detect(worker="tpool").choice
 assert tpool.worker == "tpool"
-assert "parks the hub" in tpool.warning
+assert "parks the hub" in tpool.warning  # type: ignore[operator]
 
 serve(process_group="api", application_group="x|", maximum_processes=2, threads_per_process=15)
 daemon = hbshim.detect()

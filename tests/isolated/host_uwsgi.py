@@ -1,14 +1,17 @@
 """Stand-ins shaped like the module that uWSGI makes; the real one is run by tests/runtime."""
 
+from __future__ import annotations
+
 import sys
 import types
+from typing import Any
 
 import gevent.monkey
 
 import hbshim
 
 
-def serve(**attributes):
+def serve(**attributes: Any) -> None:
     module = types.ModuleType("uwsgi")
     defaults = {"version": b"2.0.21", "numproc": 4, "cores": 1, "loop": None, "opt": {}}
     vars(module).update(defaults, **attributes)
@@ -28,7 +31,7 @@ assert (threadless.host.processes, threadless.host.threads) == (4, 1)
 assert threadless.host.threads_run is False
 assert threadless.host.lazy_apps is False
 assert threadless.choice.worker == "pthread"
-assert "--enable-threads" in threadless.choice.warning
+assert "--enable-threads" in threadless.choice.warning  # type: ignore[operator]
 
 # Without has_threads, the options tell; bytes as in Python 3, str as in some builds.
 for options, threads_run, lazy_apps in (
@@ -55,7 +58,7 @@ assert (loop.hub, loop.choice.worker) == ("runs", "greenthread")
 # In the gevent loop a green thread needs no native ones; a native one does.
 serve(has_threads=0, loop=b"gevent")
 assert hbshim.detect().choice.warning is None
-assert "--enable-threads" in hbshim.detect(heartbeat_in_pthread=True).choice.warning
+assert "--enable-threads" in hbshim.detect(heartbeat_in_pthread=True).choice.warning  # type: ignore[operator]
 
 serve(has_threads=1, loop=b"asyncio")
 other = hbshim.detect()

@@ -1,23 +1,26 @@
 """Neither looking nor scanning wakes a module that waits to be loaded, nor a proxy."""
 
+from __future__ import annotations
+
 import importlib.util
 import sys
 import types
+from typing import Any, NoReturn
 
 from hbshim.runtime.detect import detect
 from hbshim.runtime.polling import strip_polling
 
-touched = []
+touched: list[Any] = []
 
 
 class Loud(types.ModuleType):
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> NoReturn:
         touched.append(name)
         raise AttributeError(name)
 
 
 class Proxy:
-    def __getattribute__(self, name):
+    def __getattribute__(self, name: str) -> Any:
         touched.append(name)
         return object.__getattribute__(self, name)
 
@@ -32,9 +35,9 @@ spec.loader.exec_module(lazy)
 
 for name in ("eventlet", "gevent.monkey", "mod_wsgi", "uwsgi", "celery", "loud"):
     sys.modules[name] = Loud(name)
-sys.modules["proxy"] = Proxy()
+sys.modules["proxy"] = Proxy()  # type: ignore[assignment]
 holder = types.ModuleType("holder")
-holder.proxy = Proxy()
+vars(holder)["proxy"] = Proxy()
 sys.modules["holder"] = holder
 
 detect()

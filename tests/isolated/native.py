@@ -29,10 +29,10 @@ assert report.choice.warning is None
 
 asked_for_green = hbshim.detect(heartbeat_in_pthread=False)
 assert asked_for_green.choice.worker == "pthread"
-assert "nothing is patched" in asked_for_green.choice.warning
+assert "nothing is patched" in asked_for_green.choice.warning  # type: ignore[operator]
 
 try:
-    report.hub = "runs"
+    report.hub = "runs"  # type: ignore[misc]
 except dataclasses.FrozenInstanceError:
     pass
 else:
@@ -45,7 +45,7 @@ assert "Neither eventlet nor gevent is loaded." in report.explain()
 assert report.explain()[-1].startswith("Heartbeats come from: pthread.")
 
 
-def seconds_for_one():
+def seconds_for_one() -> float:
     start = time.thread_time()
     hbshim.detect()
     return time.thread_time() - start

@@ -1,5 +1,7 @@
 """monkey_patch(select=False): pika takes epoll and stops the hub, until it is stripped."""
 
+from __future__ import annotations
+
 import eventlet
 
 eventlet.monkey_patch(select=False)
@@ -12,7 +14,7 @@ import pika.adapters.select_connection
 from hbshim.runtime.polling import restore_polling, strip_polling, stripped_polling
 
 
-def poller_of_pika():
+def poller_of_pika() -> str:
     loop = pika.adapters.select_connection.IOLoop()
     try:
         return type(loop._poller).__name__
@@ -20,7 +22,7 @@ def poller_of_pika():
         loop.close()
 
 
-def hub_runs_while_pika_waits():
+def hub_runs_while_pika_waits() -> bool:
     """Whether a green thread gets a turn before pika's own timer, 0.3 s away, ends its wait."""
     turns = []
     loop = pika.adapters.select_connection.IOLoop()

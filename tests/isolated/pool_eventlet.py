@@ -1,5 +1,10 @@
 """A pool made and used before eventlet patches serves green threads, and survives their end."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 from hbshim.messaging.pool import Pool
 
 early = Pool(lambda timeout: object(), lambda thing: None, lambda thing: False, max_size=1)
@@ -12,7 +17,7 @@ eventlet.monkey_patch()
 from tests.messaging.pool.green_ends import check
 
 
-def kill_on_arrival(green, wake):
+def kill_on_arrival(green: Any, wake: Callable[[], object]) -> None:
     # It runs at the next switch, which `kill` does not wait for.
     wake()
     eventlet.kill(green)

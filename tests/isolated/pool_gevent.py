@@ -1,5 +1,10 @@
 """A pool serves gevent's green threads, and survives their end."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 from gevent import monkey
 
 monkey.patch_all()
@@ -9,17 +14,17 @@ import gevent
 from tests.messaging.pool.green_ends import check
 
 
-def spawn(function, *arguments):
+def spawn(function: Callable[..., object], *arguments: object) -> Any:
     started = gevent.spawn(function, *arguments)
     gevent.sleep(0)
     return started
 
 
-def kill(green):
+def kill(green: Any) -> None:
     green.kill(block=False)
 
 
-def kill_on_arrival(green, wake):
+def kill_on_arrival(green: Any, wake: Callable[[], object]) -> None:
     # Both are done by the hub, in the order in which it is told of them.
     kill(green)
     wake()

@@ -1,5 +1,7 @@
 """hbshim looks at itself from sub-interpreters, as mod_wsgi makes them."""
 
+from __future__ import annotations
+
 import sys
 
 LEGACY = """
@@ -25,15 +27,15 @@ assert "with a GIL of its own" in " ".join(report.explain())
 if sys.version_info >= (3, 13):
     import _interpreters
 
-    def run(own_gil, code):
+    def run(own_gil: bool, code: str) -> None:
         interpreter = _interpreters.create("isolated" if own_gil else "legacy")
         failure = _interpreters.run_string(interpreter, code)
         assert failure is None, failure.formatted
         _interpreters.destroy(interpreter)
 else:
-    import _xxsubinterpreters
+    import _xxsubinterpreters  # type: ignore[import-not-found]
 
-    def run(own_gil, code):
+    def run(own_gil: bool, code: str) -> None:
         interpreter = _xxsubinterpreters.create(isolated=own_gil)
         _xxsubinterpreters.run_string(interpreter, code)
         _xxsubinterpreters.destroy(interpreter)

@@ -4,6 +4,8 @@ Monkey patching cannot be undone, and what is loaded already decides what hbshim
 sees; so each patched world is a script. It asserts, and says "pass" at its end.
 """
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -17,7 +19,7 @@ SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.starts
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_world(script):
+def test_world(script: str) -> None:
     environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
     environment["PYTHONPATH"] = str(CHECKOUT)
     # All warnings are errors, but eventlet's announcement of its own retirement.

@@ -154,7 +154,7 @@ def test_ctrl_c_removes_everything(prepared: object, engine: Engine, tmp_path: P
         assert process.wait(timeout=60) == 130
     finally:
         process.kill()
-        process.stderr.close()  # type: ignore[union-attr]
+        process.stderr.close()
 
     assert ours(engine, process.pid) == ""
 

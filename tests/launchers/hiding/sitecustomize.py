@@ -2,4 +2,4 @@
 
 import builtins
 
-builtins.launcher_active = True
+builtins.launcher_active = True  # type: ignore[attr-defined]

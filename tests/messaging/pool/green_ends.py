@@ -3,12 +3,16 @@
 Run by the scripts of ``tests/isolated``, one for each green library.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from hbshim.errors import ConnectError, PoolTimeoutError
 from hbshim.messaging.pool import Pool
 
 
 class Thing:
-    def __init__(self):
+    def __init__(self) -> None:
         self.dead = False
         self.closed = False
 
@@ -16,7 +20,7 @@ class Thing:
 class Scene:
     """A pool with one connection; `create` and `close` yield to other green threads."""
 
-    def __init__(self, sleep, **settings):
+    def __init__(self, sleep, **settings: Any) -> None:
         self.sleep = sleep
         self.slow = 0.0
         self.made = []
@@ -28,11 +32,11 @@ class Scene:
         self.made.append(Thing())
         return self.made[-1]
 
-    def close(self, thing):
+    def close(self, thing) -> None:
         thing.closed = True
         self.sleep(self.slow)
 
-    def is_whole(self):
+    def is_whole(self) -> None:
         """Check that the pool has its one connection, and no more than one."""
         self.slow = 0.0
         seen = self.pool.statistics()
@@ -48,7 +52,7 @@ class Scene:
             raise AssertionError("checked out more than the capacity")
 
 
-def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
+def check(spawn, kill, kill_on_arrival, sleep, timeout_after) -> None:
     """Check all cases with one green library.
 
     Parameters:
@@ -59,7 +63,7 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
         timeout_after: the library's Timeout class; its argument is in seconds.
     """
 
-    def ask(scene, got):
+    def ask(scene, got) -> None:
         thing = scene.pool.acquire(timeout=30)
         got.append(thing)
         scene.pool.release(thing)
@@ -156,7 +160,7 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
     scene = Scene(sleep)
     scene.pool.release(scene.pool.acquire())
 
-    def use():
+    def use() -> None:
         with scene.pool.lease():
             sleep(30)
 
@@ -172,13 +176,13 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after):
     scene = Scene(sleep)
     failures = []
 
-    def refuse(timeout):
+    def refuse(timeout) -> None:
         sleep(0.001)
         raise ConnectError("nobody there")
 
     ordinary, scene.pool._create = scene.pool._create, refuse
 
-    def ask_in_vain():
+    def ask_in_vain() -> None:
         try:
             scene.pool.acquire(timeout=30)
         except ConnectError as error:

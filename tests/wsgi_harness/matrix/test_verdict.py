@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_a_fix_that_lives_and_loses_nothing_held() -> None:
         ),
     ],
 )
-def test_a_fix_that_fails_in_any_way_broke(change: dict[str, object], complaint: str) -> None:
+def test_a_fix_that_fails_in_any_way_broke(change: dict[str, Any], complaint: str) -> None:
     verdict = verdict_on("hbshim-auto-kombu", replace(alive("hbshim-auto-kombu"), **change))
 
     assert verdict.outcome is Outcome.BROKE

@@ -70,6 +70,7 @@ def test_several_connections_of_a_name_have_the_story_of_the_first_that_was_clos
     first, other = view.lives
     assert (view.opened, view.closed) == (first.opened, first.closed)
     assert other.closed is not None
+    assert view.closed is not None
     assert other.closed > view.closed
 
 

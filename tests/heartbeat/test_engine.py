@@ -408,10 +408,10 @@ def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wa
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
-def test_no_exception_at_any_instant_keeps_the_worker_from_being_started():
+def test_no_exception_at_any_instant_keeps_the_worker_from_being_started() -> None:
     engines = [make_engine()[0]]
 
-    def started():
+    def started() -> None:
         before = engines[-1]
         engines.append(make_engine()[0])
         thread = threading.Thread(target=before.start)
@@ -423,14 +423,15 @@ def test_no_exception_at_any_instant_keeps_the_worker_from_being_started():
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
-def test_a_thread_whose_start_was_interrupted_is_started_again():
+def test_a_thread_whose_start_was_interrupted_is_started_again() -> None:
     """Else it is taken to run: its links would have no heartbeats until it is overdue by T."""
-    workers, turns = [PthreadWorker()], []
+    workers: list[Any] = [PthreadWorker()]
+    turns: list[int] = []
 
-    def run_once():
+    def run_once() -> None:
         turns.append(threading.get_ident())
 
-    def started():
+    def started() -> None:
         before, called = workers[-1], len(turns)
         workers.append(PthreadWorker())
         if not before.running:

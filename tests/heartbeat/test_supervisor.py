@@ -319,13 +319,15 @@ def test_a_thread_that_was_stopped_while_it_replaced_the_worker_is_not_waited_fo
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
-def test_no_exception_at_any_instant_keeps_the_supervisor_from_being_started():
-    def make():
-        return Supervisor(Engine(IdleWorker(), Metrics()), lambda _engine, _reason: None)
+def test_no_exception_at_any_instant_keeps_the_supervisor_from_being_started() -> None:
+    def make() -> Supervisor:
+        return Supervisor(
+            Engine(cast(Worker, IdleWorker()), Metrics()), lambda _engine, _reason: None
+        )
 
     supervisors = [make()]
 
-    def started():
+    def started() -> None:
         before = supervisors[-1]
         supervisors.append(make())
         thread = threading.Thread(target=before.ensure)

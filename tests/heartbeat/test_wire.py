@@ -383,11 +383,11 @@ def test_the_limit_for_acknowledgements_in_seconds(
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
-def test_no_exception_at_any_instant_leaves_a_system_call_under_way():
+def test_no_exception_at_any_instant_leaves_a_system_call_under_way() -> None:
     """Each later write would wait for its end, and no heartbeat would be sent."""
     permit = always()
 
-    def after():
+    def after() -> None:
         assert acting(permit, lambda: "called") == "called"
 
     assert interrupt_everywhere(lambda: acting(permit, time.monotonic), after)

@@ -273,10 +273,10 @@ sys.stdin.readline()
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
 # A socket whose creation was interrupted is closed when it is collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_no_exception_at_any_instant_keeps_the_socket_from_being_opened(tmp_path):
+def test_no_exception_at_any_instant_keeps_the_socket_from_being_opened(tmp_path: Path) -> None:
     path = str(tmp_path / "watched.sock")
 
-    def opened():
+    def opened() -> None:
         thread = threading.Thread(target=offer, args=(path,))
         thread.start()
         thread.join(30)

@@ -5,10 +5,14 @@ Run by the scripts of ``tests/isolated``, one for each green library.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from hbshim.errors import ConnectError, PoolTimeoutError
 from hbshim.messaging.pool import Pool
+
+#: Of a green library.
+Sleep: TypeAlias = Callable[[float], object]
 
 
 class Thing:
@@ -20,19 +24,19 @@ class Thing:
 class Scene:
     """A pool with one connection; `create` and `close` yield to other green threads."""
 
-    def __init__(self, sleep, **settings: Any) -> None:
+    def __init__(self, sleep: Sleep, **settings: Any) -> None:
         self.sleep = sleep
         self.slow = 0.0
-        self.made = []
+        self.made: list[Thing] = []
         settings = {"max_size": 1, "max_overflow": 0, **settings}
         self.pool = Pool(self.create, self.close, lambda thing: thing.dead, **settings)
 
-    def create(self, timeout):
+    def create(self, timeout: float) -> Thing:
         self.sleep(self.slow)
         self.made.append(Thing())
         return self.made[-1]
 
-    def close(self, thing) -> None:
+    def close(self, thing: Thing) -> None:
         thing.closed = True
         self.sleep(self.slow)
 
@@ -52,7 +56,13 @@ class Scene:
             raise AssertionError("checked out more than the capacity")
 
 
-def check(spawn, kill, kill_on_arrival, sleep, timeout_after) -> None:
+def check(
+    spawn: Callable[..., Any],
+    kill: Callable[[Any], object],
+    kill_on_arrival: Callable[[Any, Callable[[], object]], object],
+    sleep: Sleep,
+    timeout_after: Callable[[float], Any],
+) -> None:
     """Check all cases with one green library.
 
     Parameters:
@@ -63,15 +73,15 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after) -> None:
         timeout_after: the library's Timeout class; its argument is in seconds.
     """
 
-    def ask(scene, got) -> None:
+    def ask(scene: Scene, got: list[Thing]) -> None:
         thing = scene.pool.acquire(timeout=30)
         got.append(thing)
         scene.pool.release(thing)
 
-    def in_line(scene):
+    def in_line(scene: Scene) -> tuple[Thing, Any, list[Thing]]:
         """Return with the only connection checked out, and one waiter."""
         held = scene.pool.acquire()
-        got = []
+        got: list[Thing] = []
         waiter = spawn(ask, scene, got)
         sleep(0)
         assert scene.pool.statistics().waiting == 1
@@ -101,7 +111,7 @@ def check(spawn, kill, kill_on_arrival, sleep, timeout_after) -> None:
     # The same, with another behind him in line.
     scene = Scene(sleep)
     held, waiter, got = in_line(scene)
-    patient_got = []
+    patient_got: list[Thing] = []
     spawn(ask, scene, patient_got)
     sleep(0)
     kill_on_arrival(waiter, lambda: scene.pool.release(held))

@@ -32,7 +32,7 @@ def test_finds_and_closes_a_connection_by_its_client_name(broker: Broker) -> Non
     with kombu.Connection(broker.amqp_url(), transport_options=properties) as connection:
         connection.connect()
         found = wait_for_connection(broker, "closed-by-name")
-        broker.management.close_connection(found["name"], "a reason of its own")
+        broker.management.close_connection(str(found["name"]), "a reason of its own")
         with pytest.raises(connection.recoverable_connection_errors):
             connection.drain_events(timeout=10)
     waiting.wait_until(lambda: "a reason of its own" in broker.log())

@@ -14,7 +14,6 @@ import pytest
 from hbshim.doctor import examine
 from hbshim.heartbeat import service
 from tests.brokers import virtual_host
-from tests.doctor.commands import doctor, doctors, in_turn
 from tests.doctor.commands import Said, doctor, doctors, in_turn
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -38,14 +37,14 @@ def tls_url(broker: Broker) -> str:
 
 
 @pytest.fixture(scope="module")
-def own_vhost(broker):
+def own_vhost(broker: Broker) -> Iterator[str]:
     """Tells these visits from those of tests in other processes."""
     with virtual_host(broker, "doctor") as name:
         yield name
 
 
 @pytest.fixture(scope="module")
-def visits(broker, ca, tls_url, own_vhost):
+def visits(broker: Broker, ca: str, tls_url: str, own_vhost: str) -> dict[tuple[str, str], Said]:
     """Both clients at both listeners, side by side."""
     calls: dict[tuple[str, str], tuple[str, ...]] = {}
     for client in CLIENTS:
@@ -80,7 +79,9 @@ def test_a_beat_is_seen_to_go_out_and_one_to_come_in(
     assert broker.password not in said.out
 
 
-def test_nothing_of_it_stays_at_the_broker(visits, broker, own_vhost):
+def test_nothing_of_it_stays_at_the_broker(
+    visits: dict[tuple[str, str], Said], broker: Broker, own_vhost: str
+) -> None:
     left = [
         found["name"] for found in broker.management.connections() if found["vhost"] == own_vhost
     ]
@@ -176,7 +177,7 @@ def test_the_url_may_come_from_the_environment(broker: Broker) -> None:
     assert "refuses virtual host 'nope'" in said.err
 
 
-def test_queues_that_rabbitmq_refuses_are_named(broker, vhost):
+def test_queues_that_rabbitmq_refuses_are_named(broker: Broker, vhost: str) -> None:
     import amqp
 
     address = f"{broker.host}:{broker.amqp_port}"

@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.brokers import SharedBroker
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import NotReadyError
 from wsgi_harness.stack import services
-from wsgi_harness.stack.broker import Broker, wait_until
+from wsgi_harness.stack.broker import wait_until
 
 CHECKOUT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def found(engine, images, shared_broker, tmp_path, interpreter):
+def found(
+    engine: Engine, images: Images, shared_broker: SharedBroker, tmp_path: Path, interpreter: str
+) -> Iterator[dict[str, dict[str, str]]]:
     """What it finds there, by check."""
     unused = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "hbshim", tmp_path / "hbshim", ignore=unused)

@@ -26,7 +26,6 @@ from hbshim.errors import AttachError
 from hbshim.heartbeat.service import current
 from hbshim.options import Options
 from tests.brokers import HEARTBEAT
-from tests.conftest import HEARTBEAT
 from wsgi_harness.stack.broker import Broker
 
 BROKER = "amqp://user:password@host/"

@@ -21,6 +21,7 @@ _OWN = "hbshim."
 _BENEATH = ("hbshim.runtime", "hbshim.errors")
 
 _waiting: dict[str, list[Callable[[], None]]] = {}
+_reloaded: dict[str, Callable[[], None]] = {}
 
 
 class _Own:
@@ -51,6 +52,13 @@ def when_imported(name: str, callback: Callable[[], None]) -> None:
     callback()
 
 
+def when_reloaded(name: str, callback: Callable[[], None]) -> None:
+    """Call `callback` each time ``importlib.reload()`` has executed the module `name` again."""
+    _reloaded[name] = callback
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+
+
 class _Finder:
     """Finds what the other finders find, with a loader that notices the end of the import."""
 
@@ -58,7 +66,9 @@ class _Finder:
         self._finding: set[tuple[int, str]] = set()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name not in _waiting and not _is_own(name):
+        # importlib.reload() names the module that is there.
+        again = target is not None and name in _reloaded
+        if name not in _waiting and not again and not _is_own(name):
             return None
         key = _thread(), name
         if key in self._finding:
@@ -69,7 +79,7 @@ class _Finder:
         finally:
             self._finding.discard(key)
         if hasattr(getattr(spec, "loader", None), "exec_module"):
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader, again)
         return spec
 
     def _ask_the_others(self, name: str, path: Any, target: Any) -> Any:
@@ -88,8 +98,9 @@ _finder: Any = _Finder()
 class _Loader:
     """Stands before another loader until the module is executed."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, again: bool) -> None:
         self._inner = inner
+        self._again = again
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -105,6 +116,8 @@ class _Loader:
             _execute_own(self._inner, module)
             return
         self._inner.exec_module(module)
+        if self._again:
+            _reloaded[name]()
         own = _own.get(_thread())
         for callback in _waiting.pop(name, []):
             if own is None:

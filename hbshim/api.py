@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 
-from hbshim._import_hooks import when_imported
+from hbshim._import_hooks import when_imported, when_reloaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def install(
         _hooked = True
         for module in _PREPARED_BY:
             _prepare_when_imported(module)
+        for module, prepared in _PREPARED_AGAIN.items():
+            when_reloaded(module, functools.partial(_prepare, prepared))
 
 
 def _yes() -> bool:
@@ -140,6 +142,13 @@ _PREPARED_BY = {
     "kombu.connection": "kombu.heartbeat",
     "pika": "pika.heartbeat",
     "eventlet.patcher": "eventlet",
+}
+
+#: A module whose classes an adapter prepares: a reload makes new ones, which are not prepared yet.
+_PREPARED_AGAIN = {
+    "amqp.connection": "amqp",
+    "kombu.connection": "kombu.connection",
+    "pika.connection": "pika",
 }
 
 #: Which adapter keeps a connection of a library alive; kombu's are also py-amqp's.

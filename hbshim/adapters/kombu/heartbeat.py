@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -322,9 +323,11 @@ def register() -> None:
     hold hbshim's options, and kombu's pools replace a connection whose peer is gone.
     """
     register_transport()
-    init = kombu.Connection.__init__
+    # Those of before a reload stay as they are: kombu.Connection is one of them.
+    module = importlib.import_module("kombu.connection")
+    init = module.Connection.__init__
     if not hasattr(init, "hbshim_original"):
-        kombu.Connection.__init__ = take_url_options(init)
-    lend = ConnectionPool.prepare
+        module.Connection.__init__ = take_url_options(init)
+    lend = module.ConnectionPool.prepare
     if not hasattr(lend, "hbshim_original"):
-        ConnectionPool.prepare = keep_dead_ones_back(lend)
+        module.ConnectionPool.prepare = keep_dead_ones_back(lend)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from typing import Any
 
 import amqp
-import kombu
 from kombu.transport import virtual
 
 from hbshim.adapters.attach import OptionsFor
@@ -26,7 +26,9 @@ _reported: ProcessLocal[set[str]] = ProcessLocal(set, lambda inherited: None)
 
 def prepare(options_for: OptionsFor) -> None:
     """Report, while hbshim is installed, what kombu connects through other transports."""
-    establish = kombu.Connection._establish_connection
+    # Not kombu.Connection, which is the class of before a reload.
+    kind = importlib.import_module("kombu.connection").Connection
+    establish = kind._establish_connection
 
     @functools.wraps(establish)
     def establish_and_report(self: Any) -> Any:
@@ -37,7 +39,7 @@ def prepare(options_for: OptionsFor) -> None:
                 report(self.transport)
         return connection
 
-    kombu.Connection._establish_connection = establish_and_report
+    kind._establish_connection = establish_and_report
 
 
 def _installed(options_for: OptionsFor) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -172,15 +173,20 @@ def _replace_method(transport: Any, attribute: str, function: Any) -> None:
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Have every pika connection attached as it tunes, while hbshim is installed."""
-    _accept_url_options()
-    create = Connection._create_heartbeat_checker
+    """Have every pika connection attached as it tunes, while hbshim is installed.
+
+    Called again after a reload, for the new class.
+    """
+    module = importlib.import_module("pika.connection")
+    _accept_url_options(module.URLParameters)
+    kind = module.Connection
+    create = kind._create_heartbeat_checker
 
     @functools.wraps(create)
     def create_checker(self: Any) -> Any:
         return _checker(self, functools.partial(create, self), options_for)
 
-    Connection._create_heartbeat_checker = create_checker
+    kind._create_heartbeat_checker = create_checker
 
 
 def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor) -> Any:
@@ -367,15 +373,15 @@ def _refuse_write(_data: bytes) -> None:
     raise forked_error()
 
 
-def _accept_url_options() -> None:
+def _accept_url_options(parameters: Any) -> None:
     """Teach ``pika.URLParameters`` hbshim's query keys; it refuses those it has no setter for.
 
     The values stay in the parameters' own record of the query, where
     :func:`url_options` finds them.
     """
     for key in URL_KEYS:
-        setattr(pika.URLParameters, f"_set_url_{key}", functools.partialmethod(_check, key))
-    setattr(pika.URLParameters, f"_set_url_{_NOT_IN_URL}", _refuse_in_url)
+        setattr(parameters, f"_set_url_{key}", functools.partialmethod(_check, key))
+    setattr(parameters, f"_set_url_{_NOT_IN_URL}", _refuse_in_url)
 
 
 def _check(_parameters: Any, key: str, value: str) -> None:

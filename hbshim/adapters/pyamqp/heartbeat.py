@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import socket
 import time
 import weakref
@@ -291,8 +292,13 @@ def _note_write_error(transport: Any, error: BaseException) -> None:
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Have every ``amqp.Connection`` attached as it connects, while hbshim is installed."""
-    connect = amqp.Connection.connect
+    """Have every ``amqp.Connection`` attached as it connects, while hbshim is installed.
+
+    Called again after a reload, for the new class.
+    """
+    # Not amqp.Connection, which is the class of before a reload.
+    kind = importlib.import_module("amqp.connection").Connection
+    connect = kind.connect
 
     @functools.wraps(connect)
     def connect_and_attach(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -320,7 +326,7 @@ def prepare(options_for: OptionsFor) -> None:
             result = connect(self, *args, **kwargs)
         return result
 
-    amqp.Connection.connect = connect_and_attach
+    kind.connect = connect_and_attach
 
 
 def _undo_connect(connection: Any, before: dict[str, Any]) -> None:

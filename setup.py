@@ -77,7 +77,7 @@ TENACITY = ["tenacity>=8.2,<10"]
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6", *TENACITY]
 CELERY = [*KOMBU, "celery>=5.3,<6"]
 PIKA = ["pika>=1.3,<2", *TENACITY]
-ZMQ = ["pyzmq>=26.2,<28", *TENACITY]
+ZMQ = [*CLI, "pyzmq>=26.2,<28"]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
@@ -159,6 +159,7 @@ setup(
         "hbshim.drivers": [
             "hbkombu = hbshim.messaging.amqp.factory:KOMBU",
             "hbpika = hbshim.messaging.amqp.factory:PIKA",
+            "hbzmq = hbshim.messaging.zmq.factory:ZMQ",
         ],
         "oslo.config.opts": ["hbshim.oslo = hbshim.oslo.options:list_opts"],
         "oslo.messaging.drivers": [

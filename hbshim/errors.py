@@ -184,6 +184,14 @@ class CallTimeoutError(MessagingError):
     """No reply came within the timeout that the caller gave."""
 
 
+class LostServerError(MessagingError):
+    """A call was handed over, and its server or the proxy is gone; it may have been run."""
+
+
+class UnsupportedError(MessagingError):
+    """The driver cannot do this; the message names one that can."""
+
+
 class ResultGoneError(MessagingError):
     """The result of a submitted request is not kept: it was received, or its lifetime is over."""
 

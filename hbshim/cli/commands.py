@@ -17,7 +17,10 @@ INDENT = "    "
 
 
 #: Commands that are defined elsewhere, each loaded when it is called.
-ELSEWHERE = {"doctor": "hbshim.doctor.command"}
+ELSEWHERE = {
+    "doctor": ("hbshim.doctor.command", "doctor"),
+    "zmq-proxy": ("hbshim.messaging.zmq.proxy.command", "zmq_proxy"),
+}
 
 
 class _Group(click.Group):
@@ -28,7 +31,8 @@ class _Group(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in ELSEWHERE:
-            command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+            module, name = ELSEWHERE[cmd_name]
+            command: click.Command = getattr(import_module(module), name)
             return command
         return super().get_command(ctx, cmd_name)
 

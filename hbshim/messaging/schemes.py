@@ -19,6 +19,7 @@ GROUP = "hbshim.drivers"
 BUILT_IN = {
     "hbkombu": "hbshim.messaging.amqp.factory:KOMBU",
     "hbpika": "hbshim.messaging.amqp.factory:PIKA",
+    "hbzmq": "hbshim.messaging.zmq.factory:ZMQ",
 }
 
 

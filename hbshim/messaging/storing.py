@@ -102,6 +102,6 @@ def require_store(driver: Driver) -> StoringDriver:
     if not driver.capabilities.stores:
         raise OptionError(
             "this driver does not store requests or declare queues; use call() or cast() while the "
-            "server runs, or a driver over a broker, such as hbpika://"
+            "server runs, or a driver over a broker: hbkombu:// or hbpika://"
         )
     return cast(StoringDriver, driver)

@@ -200,9 +200,15 @@ class PendingCalls:
         self._numbers = itertools.count(1)
         self._calls: dict[str, PendingCall] = {}
 
-    def begin(self, on_reply: OnReply | None) -> PendingCall:
-        """Return a new call, which can receive replies from now on."""
-        correlation_id = f"{self.client}{NUMBER_SIGN}{next(self._numbers)}"
+    def begin(self, on_reply: OnReply | None, correlation_id: str | None = None) -> PendingCall:
+        """Return a new call, which can receive replies from now on.
+
+        Parameters:
+            on_reply: called with each "progress".
+            correlation_id: of its replies; None: the next one of this client.
+        """
+        if correlation_id is None:
+            correlation_id = f"{self.client}{NUMBER_SIGN}{next(self._numbers)}"
         call = self._calls[correlation_id] = PendingCall(correlation_id, on_reply)
         return call
 

@@ -17,6 +17,9 @@ from typing import NamedTuple
 #: The longest frame of a body, in bytes.
 FRAME_LIMIT = 256 * 1024
 
+#: The longest body, in bytes; the option `payload_limit` allows no more.
+BODY_LIMIT = 512 * 1024 * 1024
+
 #: The version that is sent: the major one in the upper four bits, the minor one in the lower.
 VERSION = 0x10
 
@@ -173,8 +176,8 @@ def split(body: bytes) -> list[bytes]:
     return [body[at : at + FRAME_LIMIT] for at in range(0, len(body), FRAME_LIMIT)]
 
 
-def join(frames: Sequence[bytes], limit: int) -> bytes:
-    """Return the body that frames hold.
+def check(body: Sequence[bytes], limit: int) -> None:
+    """Refuse the frames of a body that is too long.
 
     Parameters:
         limit: bytes that it may have.
@@ -183,13 +186,22 @@ def join(frames: Sequence[bytes], limit: int) -> bytes:
         FrameError: it has more, or a frame is empty or too long.
     """
     total = 0
-    for frame in frames:
+    for frame in body:
         if not 0 < len(frame) <= FRAME_LIMIT:
             raise FrameError(f"a frame of a body with {len(frame)} bytes")
         total += len(frame)
     if total > limit:
         raise FrameError(f"a body with {total} bytes; the limit is {limit}")
-    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
+def join(body: Sequence[bytes], limit: int) -> bytes:
+    """Return the body that frames hold.
+
+    Raises:
+        FrameError: see :func:`check`.
+    """
+    check(body, limit)
+    return body[0] if len(body) == 1 else b"".join(body)
 
 
 def key_of(exchange: str, topic: str, server: str = "") -> bytes:

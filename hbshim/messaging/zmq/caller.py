@@ -1,0 +1,243 @@
+"""CALL: from a thread of the application to a server, and back.
+
+The caller chooses the host. What the I/O thread reports as certainly not handed over goes to the
+next host; after that, to the first again, with pauses, until the caller's time is over. What was
+handed over is never sent again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hbshim.errors import CallTimeoutError, LostServerError, OptionError, UnroutableError
+from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.target import Target
+from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.directory import HostRecord, Reader
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
+from hbshim.messaging.zmq.io import io_thread
+from hbshim.messaging.zmq.mailbox import Mailbox
+from hbshim.messaging.zmq.peers import Outcome, Peers, Request
+from hbshim.messaging.zmq.selection import Rotation, name_of
+
+if TYPE_CHECKING:
+    from hbshim.messaging.zmq.options import ZmqOptions
+    from hbshim.metrics import Metrics
+
+#: Seconds of the first pause after every host was tried, and of the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _NoReply(Reply):
+    """What ends a call instead of a reply."""
+
+    outcome: Outcome
+
+
+class _Change(Waiter):
+    """Waits until a route may have changed."""
+
+    __slots__ = ("changed",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = False
+
+    @property
+    def ready(self) -> bool:
+        return self.changed
+
+
+class Caller:
+    """The calls of one process through one driver; a forked child needs another.
+
+    Attributes:
+        pid: the process's.
+    """
+
+    def __init__(self, options: ZmqOptions, directory: Reader, metrics: Metrics) -> None:
+        self.pid = os.getpid()
+        self._options = options
+        self._directory = directory
+        self._rotation = Rotation()
+        self._mailbox: Mailbox[tuple[bytes, Reply | Outcome] | None] = Mailbox()
+        self._role = ReaderRole(self._read)
+        self._calls = PendingCalls(self._role)
+        self._changes: dict[_Change, None] = {}
+        self._loop = io_thread(options.zmq_linger).loop
+        self._peers = Peers(
+            self._loop,
+            options.socket_settings(),
+            b"c" + uuid.uuid4().bytes,
+            metrics,
+            lambda request, what: self._mailbox.put((request, what)),
+            self._on_change,
+        )
+        self._loop.post(self._peers.start)
+        self._end_watch = directory.watch(self._on_change)
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None,
+        on_reply: OnReply | None,
+        mandatory: bool,
+    ) -> Reply:
+        """See :meth:`hbshim.messaging.base.Driver.call`."""
+        timeout = timeout_of(timeout)
+        deadline = time.monotonic() + timeout
+        call = _Call(self, target, payload, deadline, call_monitor_timeout, on_reply, mandatory)
+        try:
+            return call.run()
+        except CallTimeoutError as error:
+            raise CallTimeoutError(
+                f"no reply from {described(target)} within {timeout:g} s ({error})"
+            ) from None
+
+    def close(self) -> None:
+        """Close the connections; calls that wait fail."""
+        self._end_watch()
+        self._role.close()
+        self._loop.post(self._peers.close)
+        self._mailbox.close()
+
+    def _on_change(self) -> None:
+        self._mailbox.put(None)
+
+    def _read(self, until: float) -> bool:
+        for item in self._mailbox.take(max(0.0, until - time.monotonic())):
+            if item is None:
+                for change in list(self._changes):
+                    change.changed = True
+                    change.notify()
+                continue
+            request, what = item
+            if isinstance(what, Outcome):
+                what = _NoReply("error", Payload(b""), what)
+            self._calls.receive(request.hex(), what)
+        return True
+
+
+class _Call:
+    """One call, with all its attempts."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        target: Target,
+        payload: Payload,
+        deadline: float,
+        call_monitor_timeout: float | None,
+        on_reply: OnReply | None,
+        mandatory: bool,
+    ) -> None:
+        self._caller = caller
+        self._target = target
+        self._payload = payload
+        self._deadline = deadline
+        self._call_monitor_timeout = call_monitor_timeout
+        self._on_reply = on_reply
+        self._mandatory = mandatory
+        options = caller._options
+        self._exchange = target.exchange or options.default_rpc_exchange
+        self._server = target.server or ""
+        try:
+            self._key = frames.key_of(self._exchange, target.topic, self._server)
+        except frames.FrameError as error:
+            raise OptionError(f"the target {described(target)}: {error}; shorten it") from None
+        self._body = frames.split(payload.body)
+
+    def run(self) -> Reply:
+        caller = self._caller
+        tried: set[str] = set()
+        outcomes: set[Outcome] = set()
+        pause = FIRST_PAUSE
+        change = _Change()
+        caller._changes[change] = None
+        try:
+            while True:
+                change.changed = False
+                routes = caller._directory.routes(self._key, self._deadline)
+                route = caller._rotation.choose(self._key, routes, tried)
+                if route is not None:
+                    reply = self._attempt(route.record)
+                    if not isinstance(reply, _NoReply):
+                        return reply
+                    if reply.outcome is Outcome.LOST:
+                        raise LostServerError(
+                            f"{described(self._target)} may have run the call, and will not "
+                            f"answer: {reply.outcome.value}"
+                        )
+                    if reply.outcome is Outcome.UNKNOWN:
+                        caller._directory.forget(self._key, route.record.host)
+                    tried.add(name_of(route))
+                    outcomes.add(reply.outcome)
+                    continue
+                if self._mandatory and routes.reachable and outcomes <= {Outcome.UNKNOWN}:
+                    raise UnroutableError(f"no server of {described(self._target)} is known")
+                self._wait(change, pause, outcomes)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                tried.clear()
+                outcomes.clear()
+        finally:
+            del caller._changes[change]
+
+    def _wait(self, change: _Change, pause: float, outcomes: set[Outcome]) -> None:
+        reasons = ", ".join(sorted(each.value for each in outcomes)) or "no host serves it"
+        until = time.monotonic() + pause
+        if until >= self._deadline:
+            until = self._deadline
+        try:
+            while not change.changed:
+                self._caller._role.wait_once(change, until, reasons)
+        except CallTimeoutError:
+            if until >= self._deadline:
+                raise
+
+    def _attempt(self, record: HostRecord) -> Reply:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise CallTimeoutError("it was not sent")
+        caller = self._caller
+        # Another one for each attempt: an answer to an earlier one must not end this one.
+        request = uuid.uuid4().bytes
+        header = frames.encode(
+            Header(
+                Kind.CALL,
+                request,
+                Flag.MANDATORY if self._mandatory else 0,
+                0,
+                frames.milliseconds(left),
+                self._exchange,
+                self._target.topic,
+                self._server,
+                self._payload.content_type,
+            )
+        )
+        message = Request(request, [header, *self._body])
+        waiting = caller._calls.begin(self._on_reply, request.hex())
+        answered = False
+        try:
+            caller._loop.post(lambda: caller._peers.send(record, message))
+            reply = caller._calls.wait(waiting, self._deadline, self._call_monitor_timeout)
+            answered = True
+            return reply
+        finally:
+            caller._calls.end(waiting)
+            if not answered:
+                caller._loop.post(lambda: caller._peers.forget(request))
+
+
+def described(target: Target) -> str:
+    """Return a target as errors name it."""
+    server = f" on {target.server}" if target.server else ""
+    return f"topic {target.topic!r}{server}"

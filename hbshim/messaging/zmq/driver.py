@@ -1,0 +1,143 @@
+"""The driver over ZeroMQ."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+
+from hbshim.errors import ConnectionLostError, OptionError, UnsupportedError
+from hbshim.heartbeat import service
+from hbshim.messaging.base import Listener, OnReply, Payload, Reply
+from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.target import Target
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.caller import Caller, described
+from hbshim.messaging.zmq.directory import Reader
+from hbshim.messaging.zmq.listener import ZmqListener
+from hbshim.messaging.zmq.options import ZmqOptions
+from hbshim.options import DEFAULT, Default
+
+_INSTEAD = "use call(), or a driver over a broker: hbkombu:// or hbpika://"
+
+
+class ZmqDriver:
+    """See :class:`hbshim.messaging.base.Driver`. It connects when it is first used.
+
+    Parameters:
+        directory: says which hosts serve a target.
+    """
+
+    capabilities = Capabilities(mandatory=True)
+
+    def __init__(self, options: ZmqOptions, directory: Reader) -> None:
+        self.options = options
+        self.rpc_timeout = options.rpc_timeout
+        self.payload_limit = options.payload_limit
+        self._directory = directory
+        # By process id: the first two threads of a child agree here on one.
+        self._callers: dict[int, Caller] = {}
+        self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
+        self._closed = False
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Reply:
+        return self._caller().call(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+        )
+
+    def cast(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        attempts: int | Default | None = DEFAULT,
+        mandatory: bool = False,
+    ) -> None:
+        raise UnsupportedError(f"hbzmq:// sends no casts yet; {_INSTEAD}")
+
+    def notify(
+        self,
+        target: Target,
+        payload: Payload,
+        priority: str,
+        timeout: float,
+        *,
+        attempts: int | Default | None = DEFAULT,
+    ) -> None:
+        raise UnsupportedError(f"hbzmq:// sends no notifications yet; {_INSTEAD}")
+
+    def listen(
+        self,
+        target: Target,
+        prefetch: int | Default = DEFAULT,
+        *,
+        acknowledge_first: bool = True,
+        expires: float | Default = DEFAULT,
+    ) -> Listener:
+        self._refuse_closed()
+        exchange = target.exchange or self.options.default_rpc_exchange
+        names = [""] if target.server is None else ["", target.server]
+        try:
+            keys = [frames.key_of(exchange, target.topic, name) for name in names]
+        except frames.FrameError as error:
+            raise OptionError(f"the target {described(target)}: {error}; shorten it") from None
+        if prefetch is DEFAULT:
+            prefetch = self.options.rpc_prefetch_count
+        made = ZmqListener(
+            self.options,
+            keys,
+            prefetch,
+            service.current().metrics,
+            acknowledge_first=acknowledge_first,
+        )
+        self._listeners.add(made)
+        return made
+
+    def listen_for_notifications(
+        self,
+        targets: Sequence[tuple[Target, str]],
+        pool: str | None = None,
+        prefetch: int | Default = DEFAULT,
+    ) -> Listener:
+        raise UnsupportedError(f"hbzmq:// receives no notifications yet; {_INSTEAD}")
+
+    def close(self) -> None:
+        self._closed = True
+        caller = self._callers.pop(os.getpid(), None)
+        if caller is not None:
+            caller.close()
+        for listener in list(self._listeners):
+            listener.close()
+        self._directory.close()
+
+    def _caller(self) -> Caller:
+        """Return the caller of this process; a forked child has one of its own."""
+        pid = os.getpid()
+        caller = self._callers.get(pid)
+        if caller is None:
+            self._refuse_closed()
+            made = Caller(self.options, self._directory, service.current().metrics)
+            caller = self._callers.setdefault(pid, made)
+            if caller is not made:
+                made.close()
+        return caller
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ConnectionLostError("the driver is closed; make a new one")

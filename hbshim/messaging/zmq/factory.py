@@ -1,0 +1,49 @@
+"""Makes the driver over ZeroMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hbshim.errors import OptionError
+from hbshim.extras import needs
+from hbshim.messaging.hosts import Host
+from hbshim.messaging.zmq.options import ZmqOptions
+
+if TYPE_CHECKING:
+    from hbshim.messaging.base import Driver
+
+
+class ZmqFactory:
+    """See :class:`hbshim.messaging.registry.DriverFactory`."""
+
+    options_class = ZmqOptions
+
+    def default_port(self, options: ZmqOptions) -> int:
+        return options.zmq_call_port
+
+    def open(self, hosts: Sequence[Host], options: ZmqOptions) -> Driver:
+        """Return a driver for `hosts`, each of which runs a proxy.
+
+        Raises:
+            OptionError: the URL has a login or a virtual host.
+            UnsupportedVersionError: the ZeroMQ library is too old.
+        """
+        with needs(("zmq",), "zmq"):
+            from hbshim.messaging.zmq.directory.addresses import Addresses
+            from hbshim.messaging.zmq.driver import ZmqDriver
+            from hbshim.messaging.zmq.frames import VERSION
+            from hbshim.messaging.zmq.sockets import check_library
+
+        check_library()
+        for host in hosts:
+            if host.username is not None or host.path not in ("", "/"):
+                raise OptionError(
+                    "hbzmq:// has neither logins nor virtual hosts; write "
+                    "hbzmq://host1,host2/?option=value with the hosts that run hbshim zmq-proxy"
+                )
+        directory = Addresses([{"call": f"tcp://{host.name}"} for host in hosts], VERSION)
+        return ZmqDriver(options, directory)
+
+
+ZMQ = ZmqFactory()

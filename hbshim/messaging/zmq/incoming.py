@@ -1,0 +1,112 @@
+"""A request that a listener received, and how to answer it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from hbshim.errors import BrokerBlockedError
+from hbshim.heartbeat import service
+from hbshim.messaging.base import Payload, ReplyKind
+from hbshim.messaging.duplicates import DuplicateCache, Key
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.link import Arrived
+
+if TYPE_CHECKING:
+    from hbshim.messaging.zmq.connection import Connection
+
+_KINDS: dict[ReplyKind, Kind] = {
+    "result": Kind.RESULT,
+    "error": Kind.ERROR,
+    "progress": Kind.PROGRESS,
+    "alive": Kind.ALIVE,
+}
+
+#: Seconds that sending a reply may take where its caller gave no timeout.
+REPLY_LIMIT = 60.0
+
+#: Seconds between two checks whether the proxy takes replies again.
+_CHECK_EVERY = 0.01
+
+
+class ZmqIncoming:
+    """See :class:`hbshim.messaging.base.Incoming`.
+
+    Raises:
+        FrameError: its body cannot be read.
+    """
+
+    __slots__ = ("_arrived", "_connection", "_settled", "payload")
+
+    #: It is handed to one server once, so it is never a copy.
+    attempts = 0
+    may_have_run = False
+    may_be_copy = False
+    key: Key | None = None
+    priority = ""
+
+    def __init__(self, arrived: Arrived, connection: Connection) -> None:
+        self._arrived = arrived
+        self._connection = connection
+        self._settled = False
+        body = frames.join(arrived.body, frames.BODY_LIMIT)
+        self.payload = Payload(body, arrived.header.content_type or "application/json")
+
+    @property
+    def message_id(self) -> str:
+        return self._arrived.header.id.hex()
+
+    @property
+    def expects_reply(self) -> bool:
+        return self._arrived.header.kind is Kind.CALL
+
+    @property
+    def expires(self) -> bool:
+        return self._arrived.header.left != 0
+
+    @property
+    def _until(self) -> float:
+        return self._arrived.at + self._arrived.header.left / 1000
+
+    def expired(self) -> bool:
+        return self.expires and time.monotonic() > self._until
+
+    def begin(self, duplicates: DuplicateCache[Any], key: Key) -> None:
+        """Do nothing: without a key it has no copies."""
+
+    def renew(self) -> bool:
+        """Return False: the proxy does not count how often it is given back."""
+        return False
+
+    def acknowledge(self) -> bool:
+        if not self._settled:
+            self._settled = True
+            self._connection.acknowledge()
+        return True
+
+    def reject(self, reason: str) -> None:
+        detail = f"message {self.message_id} of topic {self._arrived.header.topic!r}: {reason}"
+        service.current().metrics.record("message-rejected", "", detail)
+        self.acknowledge()
+
+    def return_to_queue(self) -> None:
+        if not self._settled:
+            self._settled = True
+            self._connection.release(self._arrived)
+
+    def requeue(self) -> None:
+        self.return_to_queue()
+
+    def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
+        if not self.expects_reply:
+            return
+        until = self._until if self.expires else time.monotonic() + REPLY_LIMIT
+        while not self._connection.has_space:
+            if time.monotonic() >= until:
+                raise BrokerBlockedError(
+                    "the proxy of this host takes no replies; check that it runs: hbshim zmq-proxy"
+                )
+            time.sleep(_CHECK_EVERY)
+        header = Header(_KINDS[kind], self._arrived.header.id, content_type=payload.content_type)
+        self._connection.reply(self._arrived.client, header, frames.split(payload.body))

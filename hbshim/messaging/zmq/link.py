@@ -1,0 +1,205 @@
+"""A listener's connection to the proxy of its host, as the I/O thread sees it.
+
+The proxy hands over no more requests than it has credit for. The credit that it has, and the
+requests that are here or on their way, add up to the prefetch count; while the listener is paused,
+to 0. A proxy that restarts learns the true credit from HELLO.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zmq
+
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.outbox import Outbox
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
+
+if TYPE_CHECKING:
+    from hbshim.metrics import Metrics
+
+#: Credit of a listener that may hold any number of requests.
+UNLIMITED = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request from the proxy.
+
+    Attributes:
+        client: the routing id that its replies go to.
+        at: when it arrived, of ``time.monotonic()``.
+    """
+
+    client: bytes
+    header: Header
+    body: Sequence[bytes]
+    at: float
+
+
+class State(enum.Enum):
+    """How far a listener is."""
+
+    #: The proxy has registered it.
+    REGISTERED = "registered"
+    #: Nothing is delivered from here on, until it is resumed.
+    PAUSED = "paused"
+
+
+class Link:
+    """See the module. Every method belongs to the I/O thread.
+
+    Parameters:
+        address: of the proxy's local socket.
+        keys: what the listener listens to.
+        prefetch: requests that it may hold; 0: any number.
+        deliver: takes what the listener is to see.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: SocketSettings,
+        address: str,
+        keys: Sequence[bytes],
+        prefetch: int,
+        metrics: Metrics,
+        deliver: Callable[[Arrived | State], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._address = address
+        self._keys = keys
+        self._prefetch = prefetch or UNLIMITED
+        self._metrics = metrics
+        self._deliver = deliver
+        self._incarnation = uuid.uuid4().bytes
+        self._accepting = False
+        self._held = 0
+        self._grant = 0
+        self._stopping = False
+        self._socket: zmq.Socket[bytes] | None = None
+        self._outbox: Outbox | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept for the proxy; any thread may read it."""
+        outbox = self._outbox
+        return 0 if outbox is None else outbox.size
+
+    def open(self) -> None:
+        """Connect; HELLO is sent with each connection."""
+        name = b"s" + self._incarnation
+        made = make(self._loop.context, "server-call", self._settings, name)
+        self._accepting = True
+        self._socket, self._outbox = made, Outbox(self._loop, made)
+        self._loop.read(made, self._on_message)
+        made.connect(self._address)
+
+    def resume(self) -> None:
+        """Receive requests again."""
+        if not self._accepting and not self._stopping:
+            self._accepting = True
+            self._send_credit(self._prefetch)
+
+    def pause(self) -> None:
+        """Receive nothing more; what is on its way is released."""
+        if self._accepting:
+            self._accepting = False
+            self._send_credit(-self._prefetch)
+        self._deliver(State.PAUSED)
+
+    def stop(self) -> None:
+        """Say that nothing more is received; replies may still be sent."""
+        if not self._stopping:
+            self._stopping, self._accepting = True, False
+            self._control(Kind.BYE, frames.encode_credit(0))
+        self._deliver(State.PAUSED)
+
+    def close(self) -> None:
+        """Close the connection, once what was sent has left."""
+        self.stop()
+        if self.size:
+            self._loop.later(self._settings.linger, self._close)
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._loop.close(self._socket)
+        self._socket = self._outbox = None
+
+    def acknowledge(self) -> None:
+        """Grant one more request, for one that is held no more."""
+        self._held -= 1
+        if not self._grant:
+            # With those of other requests in the same round.
+            self._loop.post(self._send_grant)
+        self._grant += 1
+
+    def release(self, request: Arrived) -> None:
+        """Give a request back that was not begun; another server may take it."""
+        self._held -= 1
+        header = request.header
+        left = header.left
+        if left:
+            left = max(1, left - int((time.monotonic() - request.at) * 1000))
+        again = frames.encode(header._replace(left=left))
+        released = frames.encode(Header(Kind.RELEASE, header.id))
+        self._send([request.client, released, again, *request.body])
+
+    def reply(self, client: bytes, header: Header, body: Sequence[bytes]) -> None:
+        """Send a reply."""
+        self._send([client, frames.encode(header), *body])
+
+    def _send_grant(self) -> None:
+        grant, self._grant = self._grant, 0
+        if not self._stopping:
+            self._send_credit(grant)
+
+    def _send_credit(self, credit: int) -> None:
+        self._control(Kind.CREDIT, frames.encode_credit(credit))
+
+    def _control(self, kind: Kind, *body: bytes) -> None:
+        self._send([b"", frames.encode(Header(kind, self._incarnation)), *body])
+
+    def _send(self, message: list[bytes]) -> None:
+        if self._outbox is not None:
+            self._outbox.send(message)
+
+    def _on_message(self, message: list[bytes]) -> None:
+        if message == [b""]:
+            self._on_connected()
+            return
+        try:
+            client, first, *body = message
+            header = frames.decode(first)
+        except ValueError:
+            self._metrics.count("zmq_malformed")
+            return
+        if header.kind in (Kind.CALL, Kind.CAST):
+            self._held += 1
+            arrived = Arrived(client, header, body, time.monotonic())
+            if self._accepting:
+                self._deliver(arrived)
+            else:
+                self.release(arrived)
+        elif header.kind is Kind.ACK:
+            self._deliver(State.REGISTERED)
+
+    def _on_connected(self) -> None:
+        """Send HELLO: the proxy, which may have restarted, has probed a new connection."""
+        if self._stopping:
+            return
+        # What is granted later is in it already.
+        self._grant = 0
+        credit = (self._prefetch if self._accepting else 0) - self._held
+        self._control(Kind.HELLO, frames.encode_credit(credit), *self._keys)

@@ -1,0 +1,108 @@
+"""Receives calls and casts from the proxy of this host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hbshim.messaging.polling import PollingListener
+from hbshim.messaging.zmq.connection import Connection
+from hbshim.messaging.zmq.frames import FrameError
+from hbshim.messaging.zmq.incoming import ZmqIncoming
+from hbshim.messaging.zmq.link import State
+
+if TYPE_CHECKING:
+    from hbshim.messaging.zmq.options import ZmqOptions
+    from hbshim.metrics import Metrics
+
+#: Seconds between two checks whether the proxy has registered the listener.
+_CHECK_EVERY = 0.2
+
+#: Seconds that the I/O thread may take to stop receiving.
+_PAUSE_WITHIN = 2.0
+
+
+class ZmqListener(PollingListener[ZmqIncoming, Connection]):
+    """See :class:`hbshim.messaging.base.Listener`.
+
+    Parameters:
+        keys: what it listens to.
+        prefetch: requests that it may hold; 0: any number.
+    """
+
+    def __init__(
+        self,
+        options: ZmqOptions,
+        keys: Sequence[bytes],
+        prefetch: int,
+        metrics: Metrics,
+        *,
+        acknowledge_first: bool,
+    ) -> None:
+        super().__init__(acknowledge_first=acknowledge_first)
+        self._options = options
+        self._keys = keys
+        self._prefetch = prefetch
+        self._metrics = metrics
+        self._registered = False
+
+    def _serves(self) -> bool:
+        return self._registered and self._consuming
+
+    def _check_refusals(self) -> None:
+        """Do nothing: a proxy refuses no listener."""
+
+    def _next_attempt(self) -> float:
+        return 0.0
+
+    def _start_drainer(self) -> None:
+        """Do nothing: the I/O thread notes when each message arrives."""
+
+    def _receive(self, left: float, *, drain: bool = True) -> None:
+        self._changed.clear()
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = Connection(
+                self._options, self._keys, self._prefetch, self._metrics
+            )
+            self._consuming = True
+        elif not self._consuming and not (self._paused or self._stopped):
+            connection.resume()
+            self._consuming = True
+        if self._stopped or self._changed.is_set():
+            return
+        # Opening waits for the proxy's word, and no message may come before it.
+        self._take(connection, left if drain else min(left, _CHECK_EVERY))
+
+    def _take(self, connection: Connection, timeout: float) -> bool:
+        """Move to the inbox what has arrived; return whether nothing more will."""
+        paused = False
+        for item in connection.mailbox.take(timeout):
+            if isinstance(item, State):
+                self._registered = self._registered or item is State.REGISTERED
+                paused = item is State.PAUSED
+                continue
+            try:
+                incoming = ZmqIncoming(item, connection)
+            except FrameError:
+                self._metrics.count("zmq_malformed")
+                connection.acknowledge()
+            else:
+                self._inbox.put((incoming, True))
+        return paused
+
+    def _stop_consuming(self) -> None:
+        connection = self._connection
+        if connection is not None and (self._consuming or self._stopped):
+            if self._stopped:
+                connection.stop()
+            else:
+                connection.pause()
+            # What the I/O thread has received by then is given back below.
+            until = time.monotonic() + _PAUSE_WITHIN
+            while not self._take(connection, until - time.monotonic()):
+                if time.monotonic() >= until:
+                    break
+        self._consuming = False
+        self._inbox.return_to_queue(stopped=self._stopped)

@@ -1,0 +1,218 @@
+"""A loop over ZeroMQ sockets: the one thread that touches them runs it.
+
+Everything in here but :meth:`Loop.post` and :meth:`Loop.stop` belongs to that thread. The C
+library aborts the process, or loses messages, where two threads use one socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import time
+from _socket import socketpair
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from hbshim.heartbeat import service
+
+#: Messages that are read from one socket before the next one has its turn.
+BATCH = 200
+
+#: Seconds between two rounds of housekeeping. A socket on which nothing happens keeps the
+#: pipes of peers that left, until something is asked of it.
+HOUSEKEEPING = 1.0
+
+#: Seconds that the loop sleeps at most.
+_LONGEST_SLEEP = 60.0
+
+Handler = Callable[[list[bytes]], None]
+
+
+class Timer:
+    """Calls a function later."""
+
+    __slots__ = ("cancelled", "function")
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self.cancelled = True
+
+
+class Loop:
+    """Reads sockets, runs commands of other threads, and calls timers.
+
+    A handler that raises is reported as an event, and the loop goes on.
+    """
+
+    def __init__(self) -> None:
+        self.context = zmq.Context(io_threads=1)
+        # Else one process could reach about a thousand hosts.
+        self.context.set(zmq.MAX_SOCKETS, self.context.get(zmq.SOCKET_LIMIT))
+        self._poller = zmq.Poller()
+        self._readers: dict[zmq.Socket[bytes], Handler] = {}
+        self._writers: dict[zmq.Socket[bytes], Callable[[], None]] = {}
+        self._order: deque[zmq.Socket[bytes]] = deque()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        # Native ones, whatever is patched.
+        self._wake_in, self._wake_out = socketpair()
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)
+        self._poller.register(self._wake_in.fileno(), zmq.POLLIN)
+        self._sleeping = False
+        self._stopped = False
+        self.every(HOUSEKEEPING, self._touch)
+
+    # -- from any thread -----------------------------------------------------
+
+    def post(self, command: Callable[[], None]) -> None:
+        """Have `command` run by the loop, soon and in order; it must not wait."""
+        self._commands.append(command)
+        if self._sleeping:
+            self._wake()
+
+    def stop(self) -> None:
+        """End :meth:`run`."""
+        self._stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        # Full: it wakes up anyway. Closed: it has ended.
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"\0")
+
+    # -- in the loop ---------------------------------------------------------
+
+    def read(self, socket: zmq.Socket[bytes], handler: Handler) -> None:
+        """Have `handler` called with each message that `socket` receives."""
+        self._readers[socket] = handler
+        self._order.append(socket)
+        self._poller.register(socket, zmq.POLLIN)
+
+    def write(self, socket: zmq.Socket[bytes], on_writable: Callable[[], None] | None) -> None:
+        """Have a function called when `socket` can send again; None: no more."""
+        if on_writable is None:
+            self._writers.pop(socket, None)
+        else:
+            self._writers[socket] = on_writable
+        reads = zmq.POLLIN if socket in self._readers else 0
+        self._poller.register(socket, reads | (zmq.POLLOUT if on_writable else 0))
+
+    def close(self, socket: zmq.Socket[bytes]) -> None:
+        """Close a socket; what it has not sent yet, it sends within its linger time."""
+        self._readers.pop(socket, None)
+        self._writers.pop(socket, None)
+        with contextlib.suppress(ValueError):
+            self._order.remove(socket)
+        with contextlib.suppress(KeyError):
+            self._poller.unregister(socket)
+        socket.close()
+
+    def later(self, seconds: float, function: Callable[[], None]) -> Timer:
+        """Have `function` called once, in `seconds`."""
+        timer = Timer(function)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), timer))
+        return timer
+
+    def every(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have `function` called again and again, until the loop ends."""
+
+        def call() -> None:
+            self.later(seconds, call)
+            function()
+
+        self.later(seconds, call)
+
+    def run(self) -> None:
+        """Run until :meth:`stop`."""
+        while not self._stopped:
+            self.run_once(_LONGEST_SLEEP)
+
+    def run_once(self, longest: float) -> None:
+        """Do what is due, after waiting for at most `longest` seconds."""
+        until = time.monotonic() + longest
+        if self._timers:
+            until = min(until, self._timers[0][0])
+        self._sleeping = True
+        # After the mark: what is posted from now on writes to the pair.
+        wait = 0.0 if self._commands or self._stopped else max(0.0, until - time.monotonic())
+        events = dict(self._poller.poll(int(wait * 1000) + (wait > 0)))
+        self._sleeping = False
+        if events.pop(self._wake_in.fileno(), 0):
+            with contextlib.suppress(BlockingIOError):
+                self._wake_in.recv(4096)
+        for _ in range(len(self._commands)):
+            self._guarded(self._commands.popleft())
+        self._order.rotate(-1)
+        for socket in list(self._order):
+            if events.get(socket, 0) & zmq.POLLIN and socket in self._readers:
+                self._read(socket)
+        for socket, on_writable in list(self._writers.items()):
+            if events.get(socket, 0) & zmq.POLLOUT:
+                self._guarded(on_writable)
+        self._call_timers()
+
+    def _read(self, socket: zmq.Socket[bytes]) -> None:
+        handler = self._readers[socket]
+        for _ in range(BATCH):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.ZMQError:
+                return  # nothing more
+            try:
+                handler(frames)
+            except Exception as error:
+                _report(error)
+            if socket.closed:
+                return
+
+    def _call_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if not timer.cancelled:
+                self._guarded(timer.function)
+
+    def _guarded(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception as error:
+            _report(error)
+
+    def _touch(self) -> None:
+        for socket in self._order:
+            socket.get(zmq.EVENTS)
+
+    def end(self) -> None:
+        """Close what is left; wait until each socket has sent what it had, within its linger."""
+        for socket in list(self._order):
+            self.close(socket)
+        self.context.destroy()
+        for end in (self._wake_in, self._wake_out):
+            end.close()
+
+
+def try_send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> int:
+    """Send a whole message without waiting; return 0, or the number of ZeroMQ's error.
+
+    It is ``zmq.EAGAIN`` where there is no space, and ``zmq.EHOSTUNREACH`` where a router has no
+    connection to the peer that the first frame names.
+    """
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+    except zmq.ZMQError as error:
+        return error.errno or zmq.EAGAIN
+    return 0
+
+
+def _report(error: Exception) -> None:
+    detail = f"{type(error).__name__}: {error}"
+    service.current().metrics.record("zmq-error", "", detail)

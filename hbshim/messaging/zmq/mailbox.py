@@ -1,0 +1,69 @@
+"""What the I/O thread has for a thread of the application, be it a native or a green one.
+
+The I/O thread adds an item and writes a byte to a native pair of sockets. The receiver waits for
+that with the program's own ``poll`` or ``select``, so no green thread waits for a native lock, and
+the I/O thread touches no green one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from _socket import socketpair
+from collections import deque
+from typing import Generic, TypeVar
+
+from hbshim.messaging.readiness import Readiness
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """Items from the I/O thread, for one receiver at a time."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._in, self._out = socketpair()
+        for end in (self._in, self._out):
+            end.setblocking(False)
+        self._signaled = False
+        self._readiness = Readiness(self._in.fileno())
+
+    def put(self, item: T) -> None:
+        """Add an item. It neither waits nor fails, in any thread."""
+        self._items.append(item)
+        if not self._signaled:
+            self._signaled = True
+            # Full: there is a byte already. Closed: nothing receives any more.
+            with contextlib.suppress(OSError):
+                self._out.send(b"\0")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def take(self, timeout: float) -> list[T]:
+        """Wait for at most `timeout` seconds until something is there; return all of it."""
+        if not self._items:
+            self._readiness.wait(timeout)
+            self._readiness.take_wake()
+        # In this order: what is put after the mark is cleared writes a byte of its own.
+        with contextlib.suppress(OSError):
+            self._in.recv(4096)
+        self._signaled = False
+        items: list[T] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                items.append(self._items.popleft())
+        return items
+
+    def wake(self) -> None:
+        """Have the :meth:`take` that waits, or else the next one, return early."""
+        self._readiness.wake()
+
+    def close(self) -> None:
+        """End every :meth:`take`; close the pair once none waits."""
+
+        def close_pair() -> None:
+            for end in (self._in, self._out):
+                end.close()
+
+        self._readiness.close(close_pair)

@@ -1,0 +1,132 @@
+"""The options of the driver over ZeroMQ, and of its proxy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hbshim.errors import OptionError
+from hbshim.messaging.options import MIB, MessagingOptions, driver_option
+from hbshim.messaging.zmq.settings import SocketSettings, default_ipc_directory, ipc_path
+from hbshim.options import seconds, whole
+
+_port = whole(1, 65535)
+_on_or_system = whole(-1, 1)
+_probes = whole(-1, 32767)
+
+#: The longest name of a local socket that is made in `rpc_zmq_ipc_dir`.
+LONGEST_SOCKET = "servers"
+
+
+def _directory(value: object) -> str:
+    text = str(value).strip()
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class ZmqOptions(MessagingOptions):
+    """What the driver over ZeroMQ can be told. Immutable; build it with :meth:`load`.
+
+    Raises:
+        OptionError: a value is not acceptable, or two options contradict each other.
+    """
+
+    environment_prefix = "HBSHIM_ZMQ_"
+    config_section = "hbshim_zmq"
+
+    heartbeat_interval: int = driver_option(
+        "heartbeat_interval",
+        10,
+        whole(0, 32),
+        "whole seconds, 0 to 32",
+        "T: a peer that is silent for 1 to 1.5 T is taken for dead. 0: no heartbeats, and a peer "
+        "whose network is gone is noticed by TCP alone. On local sockets T is 3 at most.",
+    )
+    default_rpc_exchange: str = driver_option(
+        "default_rpc_exchange",
+        "openstack_rpc",
+        str,
+        "a name",
+        "Exchange of calls and casts whose target names none.",
+    )
+    zmq_call_port: int = driver_option(
+        "zmq_call_port",
+        9501,
+        _port,
+        "1 to 65535",
+        "Port for calls of a host whose URL names none.",
+    )
+    rpc_zmq_ipc_dir: str = driver_option(
+        "rpc_zmq_ipc_dir",
+        default_ipc_directory(),
+        _directory,
+        "an absolute path",
+        "Directory of the local sockets by which the servers of a host reach its proxy; the same "
+        "for both. It belongs to one user, and no other may enter it.",
+    )
+    zmq_linger: float = driver_option(
+        "zmq_linger",
+        2.0,
+        seconds,
+        "seconds, 0 or more",
+        "Time in which a driver that is closed, or a process that ends, still sends what is ready "
+        "to be sent.",
+    )
+    zmq_outbox_bytes: int = driver_option(
+        "zmq_outbox_bytes",
+        64 * MIB,
+        whole(1, 2**40),
+        "bytes, 1 or more",
+        "Bytes that a listener keeps for a proxy that does not take them; then sending a reply "
+        "waits.",
+    )
+    zmq_tcp_keepalive: int = driver_option(
+        "zmq_tcp_keepalive",
+        1,
+        _on_or_system,
+        "1 | 0 | -1",
+        "TCP keepalive beside the heartbeats: on, off, or as the system has it (-1).",
+    )
+    zmq_tcp_keepalive_idle: int = driver_option(
+        "zmq_tcp_keepalive_idle",
+        10,
+        _probes,
+        "seconds, or -1",
+        "Seconds without traffic before the first probe; -1: as the system has it.",
+    )
+    zmq_tcp_keepalive_cnt: int = driver_option(
+        "zmq_tcp_keepalive_cnt",
+        3,
+        _probes,
+        "1 or more, or -1",
+        "Probes without an answer after which the connection ends; -1: as the system has it.",
+    )
+    zmq_tcp_keepalive_intvl: int = driver_option(
+        "zmq_tcp_keepalive_intvl",
+        5,
+        _probes,
+        "seconds, or -1",
+        "Seconds between two probes; -1: as the system has it.",
+    )
+
+    def _check(self) -> None:
+        if self.ssl or self.ssl_options:
+            raise OptionError(
+                "ZeroMQ speaks no TLS; remove ssl and ssl_options, and use trusted networks only, "
+                "or a driver over a broker: hbkombu:// or hbpika://"
+            )
+        ipc_path(self.rpc_zmq_ipc_dir, LONGEST_SOCKET)
+
+    def socket_settings(self) -> SocketSettings:
+        """Return what the sockets need of them."""
+        return SocketSettings(
+            self.heartbeat_interval,
+            self.zmq_linger,
+            (
+                self.zmq_tcp_keepalive,
+                self.zmq_tcp_keepalive_idle,
+                self.zmq_tcp_keepalive_cnt,
+                self.zmq_tcp_keepalive_intvl,
+            ),
+        )

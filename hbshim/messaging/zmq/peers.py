@@ -1,0 +1,298 @@
+"""The proxies that a client is connected to, as the I/O thread sees them: CALL.
+
+One router reaches all hosts that the directory names. A host that only an address is known of has
+a router of its own, because nothing else says which host answers there.
+
+A request that was certainly not handed over ends as UNREACHABLE, BUSY or UNKNOWN, and may go to
+another host. One that was handed over to a proxy that is gone ends as LOST.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import zmq
+
+from hbshim.messaging.base import Payload, Reply, ReplyKind
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.directory import HostRecord
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
+
+if TYPE_CHECKING:
+    from hbshim.metrics import Metrics
+
+#: Seconds between two checks whether a proxy that calls wait for is still connected.
+PING_EVERY = 0.5
+
+#: Seconds without a connection after which a proxy counts as dead: calls that were handed to it
+#: fail. It may return earlier, and then a restarted one says so by its incarnation.
+DEAD_AFTER = 1.0
+
+#: Seconds that a request waits for a proxy which is not connected yet, from the loss of the
+#: connection or from the first attempt.
+CONNECT_WITHIN = 1.0
+
+
+class Outcome(enum.Enum):
+    """Why a request has no reply."""
+
+    UNREACHABLE = "its host cannot be reached"
+    BUSY = "its host has too many requests waiting"
+    UNKNOWN = "its host has no such server"
+    APART = "its host speaks another version of the protocol"
+    LOST = "it was handed over, and its server or the proxy is gone"
+
+
+_REASONS = {
+    frames.BUSY: Outcome.BUSY,
+    frames.UNKNOWN: Outcome.UNKNOWN,
+    frames.APART: Outcome.APART,
+}
+
+_REPLIES: dict[Kind, ReplyKind] = {
+    Kind.RESULT: "result",
+    Kind.ERROR: "error",
+    Kind.PROGRESS: "progress",
+    Kind.ALIVE: "alive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be sent; its id is that of the header."""
+
+    id: bytes
+    frames: list[bytes]
+
+
+@dataclass(eq=False)
+class _Peer:
+    """One proxy.
+
+    Attributes:
+        routing_id: None until it has said who it is.
+        up: it is connected and has said HELLO.
+        leaving: it stops, and takes nothing new.
+        down_since: of ``time.monotonic()``.
+    """
+
+    record: HostRecord
+    address: str
+    socket: zmq.Socket[bytes]
+    routing_id: bytes | None
+    down_since: float
+    up: bool = False
+    leaving: bool = False
+    incarnation: bytes | None = None
+    outstanding: set[bytes] = field(default_factory=set)
+    waiting: deque[Request] = field(default_factory=deque)
+
+
+class Peers:
+    """See the module. Every method belongs to the I/O thread.
+
+    Parameters:
+        deliver: takes the id of a request, and its reply or its outcome.
+        on_change: called when a host may be reached again.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: SocketSettings,
+        routing_id: bytes,
+        metrics: Metrics,
+        deliver: Callable[[bytes, Reply | Outcome], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._routing_id = routing_id
+        self._metrics = metrics
+        self._deliver = deliver
+        self._on_change = on_change
+        self._shared: zmq.Socket[bytes] | None = None
+        self._peers: dict[str, _Peer] = {}
+        self._by_routing_id: dict[bytes, _Peer] = {}
+        self._sent: dict[bytes, _Peer] = {}
+        self._closed = False
+
+    def start(self) -> None:
+        """Check from now on whether the proxies are still there."""
+        self._loop.later(PING_EVERY, self._ping)
+
+    def send(self, record: HostRecord, request: Request) -> None:
+        """Send a request to the proxy of a host, once it is connected."""
+        peer = self._peer(record)
+        if peer is None or peer.leaving:
+            self._deliver(request.id, Outcome.UNREACHABLE)
+        elif peer.up:
+            self._send(peer, request)
+        elif (left := peer.down_since + CONNECT_WITHIN - time.monotonic()) <= 0:
+            self._deliver(request.id, Outcome.UNREACHABLE)
+        else:
+            peer.waiting.append(request)
+            self._loop.later(left, lambda: self._give_up(peer, request))
+
+    def forget(self, request: bytes) -> None:
+        """Drop a request whose caller waits no more."""
+        peer = self._sent.pop(request, None)
+        if peer is not None:
+            peer.outstanding.discard(request)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        for socket in {peer.socket for peer in self._peers.values()}:
+            self._loop.close(socket)
+        self._peers.clear()
+        self._by_routing_id.clear()
+
+    def _peer(self, record: HostRecord) -> _Peer | None:
+        address = record.addresses.get("call", "")
+        name = record.host or address
+        peer = self._peers.get(name)
+        if peer is not None and peer.address != address:
+            self._leave(peer)
+            peer = None
+        if peer is None and not self._closed:
+            peer = self._connect(record, name, address)
+        return peer
+
+    def _connect(self, record: HostRecord, name: str, address: str) -> _Peer | None:
+        known = record.host.encode()
+        if known:
+            if self._shared is None:
+                self._shared = self._router(self._on_shared)
+            peer = _Peer(record, address, self._shared, known, time.monotonic())
+        else:
+            own = self._router(lambda message: self._on_message(peer, message))
+            peer = _Peer(record, address, own, None, time.monotonic())
+        try:
+            peer.socket.connect(address)
+        except zmq.ZMQError as error:
+            self._metrics.record("zmq-bad-address", name, str(error))
+            if not known:
+                self._loop.close(peer.socket)
+            return None
+        self._peers[name] = peer
+        if known:
+            self._by_routing_id[known] = peer
+        return peer
+
+    def _router(self, handler: Callable[[list[bytes]], None]) -> zmq.Socket[bytes]:
+        made = make(self._loop.context, "client-call", self._settings, self._routing_id)
+        self._loop.read(made, handler)
+        return made
+
+    def _leave(self, peer: _Peer) -> None:
+        self._fail(peer, Outcome.LOST)
+        self._peers = {name: each for name, each in self._peers.items() if each is not peer}
+        if peer.socket is self._shared:
+            self._by_routing_id = {
+                key: each for key, each in self._by_routing_id.items() if each is not peer
+            }
+            peer.socket.disconnect(peer.address)
+        else:
+            self._loop.close(peer.socket)
+
+    def _send(self, peer: _Peer, request: Request) -> None:
+        assert peer.routing_id is not None
+        error = try_send(peer.socket, [peer.routing_id, *request.frames])
+        if not error:
+            peer.outstanding.add(request.id)
+            self._sent[request.id] = peer
+            return
+        if error == zmq.EHOSTUNREACH:
+            self._mark_down(peer)
+        busy = error == zmq.EAGAIN
+        self._deliver(request.id, Outcome.BUSY if busy else Outcome.UNREACHABLE)
+
+    def _give_up(self, peer: _Peer, request: Request) -> None:
+        if request in peer.waiting:
+            peer.waiting.remove(request)
+            self._deliver(request.id, Outcome.UNREACHABLE)
+
+    # -- what a proxy says ---------------------------------------------------
+
+    def _on_shared(self, message: list[bytes]) -> None:
+        peer = self._by_routing_id.get(message[0])
+        if peer is not None:
+            self._on_message(peer, message)
+
+    def _on_message(self, peer: _Peer, message: list[bytes]) -> None:
+        routing_id, *rest = message
+        if rest == [b""]:
+            return  # a probe; HELLO follows
+        try:
+            header = frames.decode(rest[0])
+            body = frames.join(rest[1:], frames.BODY_LIMIT)
+        except (frames.FrameError, IndexError):
+            self._metrics.count("zmq_malformed")
+            return
+        kind = _REPLIES.get(header.kind)
+        if kind is not None:
+            if kind in ("result", "error"):
+                self.forget(header.id)
+            self._deliver(header.id, Reply(kind, Payload(body, header.content_type)))
+        elif header.kind is Kind.HELLO:
+            self._on_hello(peer, routing_id, header)
+        elif header.kind is Kind.BYE:
+            peer.leaving = True
+        elif header.kind is Kind.REJECT:
+            self._end(header.id, _REASONS.get(body, Outcome.BUSY))
+        elif header.kind is Kind.LOST:
+            self._end(header.id, Outcome.LOST)
+
+    def _on_hello(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
+        if peer.incarnation not in (None, header.id):
+            self._metrics.record("zmq-proxy-restarted", header.server)
+            self._fail(peer, Outcome.LOST)
+        peer.incarnation, peer.routing_id = header.id, routing_id
+        peer.up, peer.leaving = True, False
+        waiting, peer.waiting = peer.waiting, deque()
+        for request in waiting:
+            self._send(peer, request)
+        self._on_change()
+
+    def _end(self, request: bytes, outcome: Outcome) -> None:
+        self.forget(request)
+        self._deliver(request, outcome)
+
+    def _fail(self, peer: _Peer, outcome: Outcome) -> None:
+        for request in list(peer.outstanding):
+            self._end(request, outcome)
+
+    # -- whether a proxy is still there --------------------------------------
+
+    def _ping(self) -> None:
+        if self._closed:
+            return
+        self._loop.later(PING_EVERY, self._ping)
+        ping = frames.encode(Header(Kind.PING, bytes(16)))
+        for peer in self._peers.values():
+            if peer.outstanding and peer.up and peer.routing_id is not None:
+                error = try_send(peer.socket, [peer.routing_id, ping])
+                if error == zmq.EHOSTUNREACH:
+                    self._mark_down(peer)
+
+    def _mark_down(self, peer: _Peer) -> None:
+        if not peer.up:
+            return
+        peer.up, peer.down_since = False, time.monotonic()
+        since = peer.down_since
+
+        def check() -> None:
+            if not peer.up and peer.down_since == since:
+                self._metrics.record("zmq-proxy-dead", peer.address)
+                self._fail(peer, Outcome.LOST)
+
+        self._loop.later(DEAD_AFTER, check)

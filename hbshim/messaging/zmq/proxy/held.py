@@ -1,0 +1,55 @@
+"""Replies that a proxy holds for clients whose connection is lost for a moment. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class HeldReplies:
+    """Bounded by time and by bytes; what does not fit is dropped.
+
+    Parameters:
+        grace: seconds for which a reply is held.
+        most_bytes: of all replies.
+
+    Attributes:
+        dropped: how many replies never reached their clients.
+    """
+
+    def __init__(self, grace: float, most_bytes: int) -> None:
+        self._grace = grace
+        self._most_bytes = most_bytes
+        self._size = 0
+        self._by_client: dict[bytes, deque[tuple[float, list[bytes]]]] = {}
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_client.values()))
+
+    def holds(self, client: bytes) -> bool:
+        """Return whether replies are held for a client."""
+        return client in self._by_client
+
+    def put(self, client: bytes, message: list[bytes], now: float) -> None:
+        """Hold a reply behind the earlier ones of its client."""
+        size = sum(map(len, message))
+        if self._size + size > self._most_bytes:
+            self.dropped += 1
+            return
+        self._size += size
+        self._by_client.setdefault(client, deque()).append((now + self._grace, message))
+
+    def take(self, client: bytes) -> list[list[bytes]]:
+        """Remove and return the replies to a client."""
+        messages = [message for _, message in self._by_client.pop(client, ())]
+        self._size -= sum(len(frame) for message in messages for frame in message)
+        return messages
+
+    def drop_late(self, now: float) -> None:
+        """Drop what was held for its time."""
+        for client, queue in list(self._by_client.items()):
+            while queue and queue[0][0] <= now:
+                self._size -= sum(map(len, queue.popleft()[1]))
+                self.dropped += 1
+            if not queue:
+                del self._by_client[client]

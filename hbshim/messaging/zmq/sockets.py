@@ -1,0 +1,116 @@
+"""Every ZeroMQ socket of hbshim: its type, each of its options, and the reason for it.
+
+docs/zmq.md has the measurements behind the rules.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import zmq
+
+from hbshim.errors import UnsupportedVersionError
+from hbshim.messaging.zmq.frames import FRAME_LIMIT
+from hbshim.messaging.zmq.settings import SocketSettings
+
+#: Older ones have faults that a peer can use (CVE-2021-20234 to 20237).
+OLDEST_LIBZMQ = (4, 3, 4)
+
+#: Seconds, the longest heartbeat interval on a local socket. A process that died while a forked
+#: child of it holds its connections is noticed by this.
+LOCAL_HEARTBEAT = 3
+
+Role: TypeAlias = Literal[
+    "client-call",
+    "proxy-call",
+    "proxy-servers",
+    "server-call",
+]
+
+#: The type of each socket, and whether it binds.
+ROLES: dict[Role, tuple[int, bool]] = {
+    "client-call": (zmq.ROUTER, False),
+    "proxy-call": (zmq.ROUTER, True),
+    "proxy-servers": (zmq.ROUTER, True),
+    "server-call": (zmq.DEALER, False),
+}
+
+#: Sockets within a host.
+LOCAL: frozenset[Role] = frozenset(("proxy-servers", "server-call"))
+
+
+def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
+    """Return the options of a socket: the table of docs/zmq.md."""
+    kind, binds = ROLES[role]
+    options: dict[int, int] = {
+        # Heartbeats and a full receive queue abort the process (libzmq issue 3937). What bounds
+        # memory instead: credit, and the limit of the outbox.
+        zmq.RCVHWM: 0,
+        # Finite: without a limit nothing would ever report that a peer does not keep up.
+        zmq.SNDHWM: 1000,
+        # Else a message to a host that is down waits in a queue, and its sender learns nothing.
+        zmq.IMMEDIATE: 1,
+        # A closed socket must not wait for ever for a peer that is gone.
+        zmq.LINGER: int(settings.linger * 1000),
+        # Of each frame; a header is shorter than the allowance.
+        zmq.MAXMSGSIZE: FRAME_LIMIT + 4096,
+        zmq.IPV6: 1,
+        # A new connection to a restarted peer within 50 ms to 1 s.
+        zmq.RECONNECT_IVL: 50,
+        zmq.RECONNECT_IVL_MAX: 1000,
+    }
+    interval = settings.heartbeat_interval
+    if role in LOCAL:
+        interval = min(interval, LOCAL_HEARTBEAT)
+    if interval:
+        # The TTL overflows above 65 s, so T is 32 s at most.
+        options[zmq.HEARTBEAT_IVL] = interval * 500
+        options[zmq.HEARTBEAT_TIMEOUT] = interval * 1000
+        options[zmq.HEARTBEAT_TTL] = interval * 2000
+    if kind == zmq.ROUTER:
+        # A message to a peer that is not connected is an error, and not dropped silently.
+        options[zmq.ROUTER_MANDATORY] = 1
+        # A peer that reconnects replaces its old connection, which may not be noticed yet.
+        options[zmq.ROUTER_HANDOVER] = 1
+    if role in ("client-call", "proxy-servers"):
+        # The peer notices each new connection, and says who it is.
+        options[zmq.PROBE_ROUTER] = 1
+    if binds:
+        # A connection that says nothing holds a descriptor no longer than this.
+        options[zmq.HANDSHAKE_IVL] = 5000
+    if role not in LOCAL:
+        on, idle, count, between = settings.keepalive
+        options[zmq.TCP_KEEPALIVE] = on
+        if on:
+            options[zmq.TCP_KEEPALIVE_IDLE] = idle
+            options[zmq.TCP_KEEPALIVE_CNT] = count
+            options[zmq.TCP_KEEPALIVE_INTVL] = between
+    return options
+
+
+def make(
+    context: zmq.Context[zmq.Socket[bytes]],
+    role: Role,
+    settings: SocketSettings,
+    routing_id: bytes | None = None,
+) -> zmq.Socket[bytes]:
+    """Return a socket with its options; it is neither bound nor connected."""
+    made = context.socket(ROLES[role][0])
+    for option, value in options_of(role, settings).items():
+        made.set(option, value)
+    if routing_id is not None:
+        made.set(zmq.ROUTING_ID, routing_id)
+    return made
+
+
+def check_library() -> None:
+    """Refuse a ZeroMQ library that is too old.
+
+    Raises:
+        UnsupportedVersionError: it is.
+    """
+    found = zmq.zmq_version_info()
+    if found < OLDEST_LIBZMQ:
+        raise UnsupportedVersionError(
+            "libzmq", ".".join(map(str, found)), "it has known security faults", ">=4.3.4"
+        )

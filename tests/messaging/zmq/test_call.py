@@ -1,0 +1,280 @@
+"""CALL from end to end: a client, the proxy in a process of its own, and servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hbshim.errors import CallTimeoutError, LostServerError, OptionError, UnroutableError
+from hbshim.messaging import Client, Server, Target
+from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.nodes import LIMIT, Node, listening_ports
+from tests.waiting import wait_until
+
+Serve = Callable[..., Server]
+Nodes = Callable[[], Node]
+
+TARGET = Target("compute")
+
+#: Seconds within which a call that nothing will answer ends; its own timeout is much longer.
+EARLY = 15.0
+
+
+@contextmanager
+def server_process(node: Node) -> Iterator[subprocess.Popen[str]]:
+    """A server in a process of its own; its output says what it does."""
+    script = str(Path(__file__).with_name("server.py"))
+    process = subprocess.Popen(
+        [sys.executable, script, node.url, node.ipc, TARGET.topic],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class InBackground:
+    """Runs a function in a thread; notes what it raises or returns."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.outcome: object = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self._work()
+        except Exception as error:
+            self.outcome = error
+
+    def join(self, limit: float = LIMIT) -> object:
+        self._thread.join(limit)
+        assert not self._thread.is_alive()
+        return self.outcome
+
+
+def test_a_call_and_its_result(node: Node, serve: Serve, endpoint: Endpoint) -> None:
+    serve(node.driver(), TARGET.to(server="one"), endpoint)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    value = {"text": "wörd", "list": [None, True, 1.5], "long": "x" * 1_000_000}
+    assert client.call("echo", value=value) == value
+    assert client.prepare(server="one").call("echo", value=2) == 2
+    assert endpoint.asked == [value, 2]
+
+
+def test_progress_comes_before_the_result(node: Node, serve: Serve, endpoint: Endpoint) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    reported: list[int] = []
+    client = Client(node.driver(), TARGET, timeout=LIMIT, on_progress=reported.append)
+    assert client.call("count", to=3) == "counted"
+    assert reported == [0, 1, 2]
+
+
+def test_nothing_but_the_port_is_open(node: Node, serve: Serve, endpoint: Endpoint) -> None:
+    if not Path("/proc/net/tcp").exists():
+        pytest.skip("no /proc here")
+    before = listening_ports(os.getpid())
+    serve(node.driver(), TARGET, endpoint)
+    assert Client(node.driver(), TARGET, timeout=LIMIT).call("echo", value=1) == 1
+    assert listening_ports(node.pid) == {9501}
+    assert listening_ports(os.getpid()) == before
+
+
+def test_a_call_waits_for_a_proxy_and_a_server_that_start_later(
+    nodes: Nodes, serve: Serve, endpoint: Endpoint
+) -> None:
+    node = nodes()
+    call = InBackground(
+        lambda: Client(node.driver(), TARGET, timeout=LIMIT).call("echo", value="early")
+    )
+    node.start()
+    serve(node.driver(), TARGET, endpoint)
+    assert call.join() == "early"
+
+
+def test_without_a_server_it_times_out_or_fails_at_once(node: Node) -> None:
+    client = Client(node.driver(), TARGET, timeout=0.5)
+    with pytest.raises(CallTimeoutError, match=r"topic 'compute' .* no such server"):
+        client.call("echo", value=1)
+    with pytest.raises(UnroutableError, match="compute"):
+        client.prepare(timeout=LIMIT, mandatory=True).call("echo", value=1)
+
+
+def test_without_a_proxy_it_times_out_and_says_why(nodes: Nodes) -> None:
+    with pytest.raises(CallTimeoutError, match="cannot be reached"):
+        Client(nodes().driver(), TARGET, timeout=2).call("echo", value=1)
+
+
+def test_hosts_that_have_no_server_or_are_down_are_passed_over(
+    nodes: Nodes, serve: Serve, endpoint: Endpoint
+) -> None:
+    down, empty, serving = nodes(), nodes(), nodes()
+    empty.start()
+    serving.start()
+    serve(serving.driver(), TARGET, endpoint)
+    client = Client(down.driver(empty, serving), TARGET, timeout=LIMIT)
+    assert [client.call("echo", value=number) for number in range(5)] == list(range(5))
+
+
+def test_calls_are_spread_over_hosts_and_over_the_servers_of_one(
+    nodes: Nodes, serve: Serve
+) -> None:
+    one, other = nodes(), nodes()
+    names = []
+    for node in (one, one, other):
+        if not names or node is other:
+            node.start()
+        names.append(f"server-{len(names)}")
+        serve(node.driver(), TARGET, Endpoint(names[-1]), workers=1)
+    client = Client(one.driver(other), TARGET, timeout=LIMIT)
+    wait_until(lambda: {client.call("who") for _ in range(8)} == set(names), LIMIT)
+
+
+def test_the_death_of_a_server_is_known_long_before_the_timeout(node: Node) -> None:
+    client = Client(node.driver(), TARGET, timeout=600)
+    with server_process(node) as process:
+        call = InBackground(lambda: client.call("hold"))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holding\n"
+        process.kill()
+        assert isinstance(call.join(EARLY), LostServerError)
+
+
+def test_the_death_of_a_proxy_is_known_long_before_the_timeout(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    client = Client(node.driver(), TARGET, timeout=600)
+    call = InBackground(lambda: client.call("hold"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    node.end(signal.SIGKILL)
+    assert isinstance(call.join(EARLY), LostServerError)
+
+
+def test_a_proxy_that_restarts_learns_its_servers_again_and_runs_nothing_twice(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    client = Client(node.driver(), TARGET, timeout=600)
+    call = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    node.end(signal.SIGKILL)
+    node.start()
+    assert client.prepare(timeout=LIMIT).call("echo", value=1) == 1
+    assert isinstance(call.join(EARLY), LostServerError)
+    endpoint.release.set()
+    assert client.prepare(timeout=LIMIT).call("echo", value=2) == 2
+    assert endpoint.asked == ["held", 1, 2]
+
+
+def test_a_paused_server_gives_back_what_it_has_not_begun(node: Node, serve: Serve) -> None:
+    first, second = Endpoint("first"), Endpoint("second")
+    paused = serve(node.driver(), TARGET, first, workers=1, prefetch=10)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    held = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: first.asked, LIMIT)
+    calls = [InBackground(lambda n=n: client.call("echo", value=n)) for n in range(5)]
+    serve(node.driver(), TARGET, second)
+    paused.pause()
+    assert sorted(call.join() for call in calls) == list(range(5))
+    assert sorted(second.asked) == list(range(5))
+    first.release.set()
+    assert held.join() == "held"
+    paused.resume()
+    wait_until(lambda: client.call("echo", value="more") and "more" in first.asked, LIMIT)
+
+
+def test_a_server_that_stops_leaves_its_requests_to_others(node: Node, serve: Serve) -> None:
+    first, second = Endpoint("first"), Endpoint("second")
+    stopped = serve(node.driver(), TARGET, first, workers=1, prefetch=10)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    held = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: first.asked, LIMIT)
+    calls = [InBackground(lambda n=n: client.call("echo", value=n)) for n in range(5)]
+    serve(node.driver(), TARGET, second)
+    stopping = InBackground(lambda: stopped.stop(LIMIT))
+    assert sorted(call.join() for call in calls) == list(range(5))
+    first.release.set()
+    assert held.join() == "held"
+    assert stopping.join() is True
+    assert sorted(first.asked[1:] + second.asked) == list(range(5))
+
+
+def test_a_proxy_that_is_told_to_stop_forwards_the_replies_first(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    held = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    ending = InBackground(node.end)
+    with pytest.raises(CallTimeoutError):
+        client.prepare(timeout=1).call("echo", value="refused")
+    assert endpoint.asked == ["held"]
+    endpoint.release.set()
+    assert held.join() == "held"
+    assert ending.join() == 0
+
+
+def test_a_second_signal_ends_a_proxy_at_once(node: Node, serve: Serve, endpoint: Endpoint) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    client = Client(node.driver(), TARGET, timeout=600)
+    held = InBackground(lambda: client.call("hold"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    node.send_signal(signal.SIGTERM)
+    with pytest.raises(CallTimeoutError):
+        client.prepare(timeout=0.5).call("echo", value="refused")
+    assert node.end(signal.SIGTERM) == 1
+    assert isinstance(held.join(EARLY), LostServerError)
+
+
+def test_requests_beyond_the_credit_wait_and_those_that_are_late_are_not_run(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint, workers=1, prefetch=1)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    held = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    brief = client.prepare(timeout=0.5)
+    late = [InBackground(lambda: brief.call("echo", value="late")) for _ in range(4)]
+    assert {type(call.join()) for call in late} == {CallTimeoutError}
+    time.sleep(0.1)  # beyond what a clock of milliseconds rounds
+    endpoint.release.set()
+    assert held.join() == "held"
+    assert client.call("echo", value="last") == "last"
+    assert endpoint.asked == ["held", "last"]
+
+
+def test_what_needs_a_store_is_refused_by_name(node: Node) -> None:
+    client = Client(node.driver(), TARGET)
+    for refused in (lambda: client.submit("echo", value=1), lambda: client.attach("1")):
+        with pytest.raises(OptionError, match="hbkombu:// or hbpika://"):
+            refused()
+
+
+def test_a_driver_that_is_closed_ends_its_calls(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    driver = node.driver()
+    call = InBackground(lambda: Client(driver, TARGET, timeout=600).call("hold"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    driver.close()
+    assert "closed" in str(call.join(EARLY))

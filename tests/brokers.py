@@ -147,7 +147,7 @@ def _container(project: str) -> str:
 def _start(project: str, engine: Engine, images: Images, owner: str) -> None:
     leftovers.remove(engine, progress=silent)
     variables = services.environment(images, PASSWORD, HEARTBEAT) | {"HBSHIM_OWNER": owner}
-    named = ["--project-name", project, "--file", CONTAINERS / "compose.yaml"]
+    named: list[str | Path] = ["--project-name", project, "--file", CONTAINERS / "compose.yaml"]
     command = [*engine.compose, *named, "up", "--detach", "--no-build", services.BROKER]
     run(command, timeout=_UP_LIMIT, env={**engine.environment, **variables})
 

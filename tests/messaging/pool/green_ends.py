@@ -102,7 +102,7 @@ def check(
         scene = Scene(sleep)
         held, waiter, got = in_line(scene)
         held.dead = dead
-        kill_on_arrival(waiter, lambda scene=scene, held=held: scene.pool.release(held))
+        kill_on_arrival(waiter, lambda scene=scene, held=held: scene.pool.release(held))  # type: ignore[misc]
         sleep(0.01)
         assert not got
         assert scene.made[0].closed is dead
@@ -151,9 +151,9 @@ def check(
     # By a Timeout of the library around everything.
     for stage in ("wait", "make"):
         scene = Scene(sleep)
-        held = scene.pool.acquire() if stage == "wait" else None
+        own = scene.pool.acquire() if stage == "wait" else None
         scene.slow = 30
-        caught = None
+        caught: BaseException | None = None
         timeout = timeout_after(0.01)
         try:
             scene.pool.acquire()
@@ -162,8 +162,8 @@ def check(
         finally:
             timeout.cancel()
         assert caught is timeout
-        if held is not None:
-            scene.pool.release(held)
+        if own is not None:
+            scene.pool.release(own)
         scene.is_whole()
 
     # In the middle of using it: it may be half-way through something.
@@ -186,7 +186,7 @@ def check(
     scene = Scene(sleep)
     failures = []
 
-    def refuse(timeout) -> None:
+    def refuse(timeout: float) -> None:
         sleep(0.001)
         raise ConnectError("nobody there")
 

@@ -1,6 +1,6 @@
-"""Finds what would keep heartbeats from working here, and says what to do about it.
+"""Finds what prevents heartbeats in this process or this environment, and reports remedies.
 
-``hbshim doctor`` looks from a shell. Inside a program, which may be patched and
+``hbshim doctor`` examines the environment from a shell. In a program, which may be patched and
 hosted, call :func:`examine` or run ``python -m hbshim.doctor``.
 """
 

@@ -1,4 +1,4 @@
-"""``python -m hbshim.doctor``: the command, in an interpreter that others have prepared."""
+"""``python -m hbshim.doctor``: the command, for interpreters that a `sitecustomize` prepares."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What hbshim does and did in this process, seen without changing it."""
+"""What hbshim does and has done in this process, read without changing it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Recorded:
     """The events of one kind.
 
     Attributes:
-        count: since the process began.
+        count: since the process started.
         level: of :mod:`logging`.
-        detail: of the latest that is still in the queue; "" if all were taken out.
+        detail: of the latest that is still in the queue; "" if all were removed.
     """
 
     kind: str
@@ -39,11 +39,11 @@ class Activity:
     Attributes:
         installed: :func:`hbshim.install` is in force.
         run: the process was started by ``hbshim run``.
-        sitecustomize: the file that Python took for the module of that name; "" for none.
+        sitecustomize: the file that Python imported under that name; "" for none.
         loaded: client libraries, "amqp" and "pika", that are loaded.
         links: connections that are kept alive now.
-        unkept: those that are open and are not.
-        events: what was recorded, by kind.
+        unkept: open connections that are not kept alive.
+        events: the recorded events, by kind.
     """
 
     installed: bool = False
@@ -64,7 +64,7 @@ class Activity:
 def activity_of(
     service: HeartbeatService | None, links: int, *, installed: bool, loaded: tuple[str, ...]
 ) -> Activity:
-    """Return what `service`, the one of this process with so many links, has done so far."""
+    """Return what `service`, the heartbeat service of this process, has done so far."""
     return Activity(
         installed=installed,
         run=bool(os.environ.get(RUN_VARIABLE)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hbshim.doctor.case import Case, Expected
+from hbshim.doctor.context import Context, Expected
 from hbshim.doctor.findings import Answer, Check, Verdict
 
 #: RabbitMQ's heartbeat guide: below this many seconds false positives are likely.
@@ -14,16 +14,18 @@ LATEST_HEARTBEAT = 1 / 2 + 1 / 8
 _SEVERITY: tuple[Verdict, ...] = ("ok", "unknown", "warning", "problem")
 
 
-def _heartbeat(case: Case) -> Answer:
-    if not case.expected:
+def _heartbeat(context: Context) -> Answer:
+    if not context.expected:
         return Answer(
             "not-applicable",
             "No connection is open, and neither a URL nor an option says what is asked for.",
         )
     proposal = (
-        "" if case.visit is None else f" The broker suggests {case.visit.negotiated.suggested} s."
+        ""
+        if context.probe is None
+        else f" The broker suggests {context.probe.negotiated.suggested} s."
     )
-    return _worst([_judge(each) for each in case.expected], proposal)
+    return _worst([_judge(each) for each in context.expected], proposal)
 
 
 def _judge(expected: Expected) -> Answer:
@@ -59,17 +61,17 @@ def _worst(answers: list[Answer], more: str = "") -> Answer:
     return Answer(worst, " ".join(dict.fromkeys(told)) + more, remedies[0])
 
 
-def _idle_limit(case: Case) -> Answer:
-    limit = case.idle_limit
+def _idle_limit(context: Context) -> Answer:
+    limit = context.idle_limit
     if limit is None:
         return Answer("not-applicable", "No --idle-limit was given.")
-    if not case.expected:
+    if not context.expected:
         return Answer(
             "unknown",
             "The heartbeat timeout is not known here.",
             "Give the application's --url, with its heartbeat=... in the query.",
         )
-    return _worst([_stays_below(limit, each) for each in case.expected])
+    return _worst([_stays_below(limit, each) for each in context.expected])
 
 
 def _stays_below(limit: float, expected: Expected) -> Answer:

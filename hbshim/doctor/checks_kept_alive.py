@@ -1,20 +1,20 @@
-"""Checks of whether hbshim is in this program, and keeps its connections alive."""
+"""Checks whether hbshim is installed in this program, and keeps its connections alive."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 
-from hbshim.doctor.case import Case
+from hbshim.doctor.context import Context
 from hbshim.doctor.findings import Answer, Check
 
-#: Events that say that a connection is not kept alive.
+#: Events that report a connection that is not kept alive.
 NOT_KEPT = ("not-negotiated", "not-kept-alive", "left-alone")
 DETAIL_AT_MOST = 200
 
 
-def _installed(case: Case) -> Answer:
-    here = case.activity
+def _installed(context: Context) -> Answer:
+    here = context.activity
     if here.installed:
         return Answer("ok", "hbshim is installed in this process.")
     if here.run:
@@ -41,8 +41,8 @@ def _installed(case: Case) -> Answer:
     return Answer("not-applicable", "No client library is loaded in this process.")
 
 
-def _unkept(case: Case) -> Answer:
-    here = case.activity
+def _unkept(context: Context) -> Answer:
+    here = context.activity
     if not here.unkept and not here.links:
         return Answer("not-applicable", "No connection is open in this process.")
     if not here.unkept:
@@ -55,34 +55,36 @@ def _unkept(case: Case) -> Answer:
     )
 
 
-def _clients(case: Case) -> Answer:
+def _clients(context: Context) -> Answer:
     found = []
     verdict = "ok"
-    if case.kombu_transport and "amqp" in case.clients:
+    if context.kombu_transport and "amqp" in context.clients:
         verdict = "problem"
         found.append(
-            f"kombu takes {case.kombu_transport} for the program's URL, and hbshim does not keep "
+            f"kombu takes {context.kombu_transport} for the program's URL; hbshim does not keep "
             "that alive."
         )
-    if case.other_clients:
+    if context.other_clients:
         verdict = verdict if verdict == "problem" else "warning"
-        found.append(f"Loaded here, and not kept alive by hbshim: {', '.join(case.other_clients)}.")
+        found.append(
+            f"Loaded here, and not kept alive by hbshim: {', '.join(context.other_clients)}."
+        )
     if verdict == "problem":
         return Answer("problem", " ".join(found))
     if verdict == "warning":
         return Answer(
             "warning", " ".join(found), "See to the heartbeats of that client by its own means."
         )
-    if not case.clients:
+    if not context.clients:
         return Answer("not-applicable", "No client library is loaded or installed.")
     names = {"amqp": "py-amqp", "pika": "pika"}
     return Answer(
-        "ok", f"The program connects through {' or '.join(names[it] for it in case.clients)}."
+        "ok", f"The program connects through {' or '.join(names[it] for it in context.clients)}."
     )
 
 
-def _events(case: Case) -> Answer:
-    events = case.activity.events.values()
+def _events(context: Context) -> Answer:
+    events = context.activity.events.values()
     bad = [each for each in events if each.level >= logging.WARNING]
     if not events:
         return Answer("not-applicable", "hbshim has recorded nothing in this process.")

@@ -25,7 +25,7 @@ URL_VARIABLE = "HBSHIM_BROKER_URL"
 @click.option(
     "--url",
     envvar=URL_VARIABLE,
-    help=f"Connect there and watch a beat; also from {URL_VARIABLE}, where no `ps` shows it.",
+    help=f"Connect and wait for heartbeats; also from {URL_VARIABLE}, which `ps` does not show.",
 )
 @click.option("--ca", metavar="FILE", help="PEM file of the authority to trust, for amqps://.")
 @click.option("--management", metavar="URL", help="RabbitMQ's management API, to list queues.")
@@ -51,7 +51,7 @@ URL_VARIABLE = "HBSHIM_BROKER_URL"
     default=HEARTBEAT,
     show_default=True,
     metavar="SECONDS",
-    help="T to ask for on the doctor's connection; short, to see beats soon.",
+    help="T to request on the doctor's connection; short, so that heartbeats arrive soon.",
 )
 @click.option(
     "--timeout",
@@ -90,7 +90,7 @@ def doctor(
     if surplus:
         # click would repeat it, and it may be a URL.
         _give_up("it takes no arguments; a broker's URL goes after --url")
-    # The clients log what a peer does wrong, and a worker's warning is in the report.
+    # The clients log errors of the peer, and a worker's warning is in the report.
     for library in ("amqp", "pika"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")
@@ -128,7 +128,7 @@ def doctor(
 
 def _imported(app: str) -> Any:
     module, _, name = app.partition(":")
-    sys.path.insert(0, os.getcwd())  # where `celery -A` looks, too
+    sys.path.insert(0, os.getcwd())  # `celery -A` searches there, too
     try:
         return getattr(importlib.import_module(module), name or "app")
     except (ImportError, AttributeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Bounds in time: for waits that end by themselves, and for those that must be ended."""
+"""Time limits: for waits that have a timeout, and for those that must be interrupted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
 T = TypeVar("T")
 
-#: Seconds between two looks at what another thread does.
+#: Seconds between two checks of another thread's result.
 POLL = 0.01
-#: Seconds between two tries to cut off.
+#: Seconds between two attempts to cut a connection.
 AGAIN = 0.05
 
 
 class Deadline:
-    """A moment after which nothing is waited for any more, `seconds` from now."""
+    """A deadline, `seconds` from now."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -31,14 +31,15 @@ class Deadline:
 
 
 def within(deadline: Deadline, function: Callable[[], T]) -> T:
-    """Call a function of the C library that knows no timeout, in a native thread.
+    """Call a C function that has no timeout, in a native thread.
 
     Parameters:
-        function: must not touch anything that may be green.
+        deadline: the time limit.
+        function: must not use anything that may be green.
 
     Raises:
-        TimeoutError: it did not return in time; its thread is left to itself.
-        Exception: as `function` raised it.
+        TimeoutError: it did not return in time; its thread is abandoned.
+        Exception: an error of `function`.
     """
     results: list[T] = []
     errors: list[Exception] = []
@@ -53,7 +54,7 @@ def within(deadline: Deadline, function: Callable[[], T]) -> T:
     while not results and not errors:
         if not deadline.left:
             raise TimeoutError
-        # Green where the program is patched, so that its hub goes on.
+        # Green where the program is patched, so that its hub continues to run.
         time.sleep(POLL)
     if errors:
         raise errors[0]
@@ -62,14 +63,14 @@ def within(deadline: Deadline, function: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def cutting_off(deadline: Deadline, cut: Callable[[], None]) -> Iterator[None]:
-    """Have `cut` called, again and again, once the deadline has passed inside the block.
+    """Call `cut` repeatedly once the deadline has passed inside the block.
 
-    A client library that waits without a limit, or is fed without end, comes back
-    when its socket is shut down. The watch is a native thread, for the block may
-    hold up the hub.
+    A client library that waits without a limit, or receives data without end, returns when its
+    socket is shut down. The watch is a native thread, because the block may block the hub.
 
     Parameters:
-        cut: shuts the socket down, if there is one by now; raises nothing.
+        deadline: the time limit.
+        cut: shuts the socket down, if it exists by then; raises nothing.
     """
     leaving = allocate_lock()
     leaving.acquire()

@@ -1,4 +1,4 @@
-"""Gathers everything, then asks every check."""
+"""Gathers the context, then runs every check."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from hbshim.adapters.celery.apps import apps_in_use, facts_of
 from hbshim.api import installed_options
 from hbshim.doctor import (
+    checks_broker,
     checks_heartbeat,
     checks_kept_alive,
-    look_broker,
-    look_runtime,
-    look_versions,
+    checks_runtime,
+    checks_versions,
 )
 from hbshim.doctor.activity import activity_of
-from hbshim.doctor.case import Case, Queues, Visit
+from hbshim.doctor.context import ConnectionProbe, Context, Queues
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.findings import Report, finding_of
 from hbshim.doctor.other_clients import loaded_unknown_clients, transport_of_kombu
@@ -31,19 +31,19 @@ from hbshim.runtime.loaded import peek
 
 #: Every check, in the order of the report and of docs/doctor.md.
 CHECKS = (
-    *look_runtime.CHECKS,
-    *look_versions.CHECKS,
+    *checks_runtime.CHECKS,
+    *checks_versions.CHECKS,
     *checks_kept_alive.CHECKS,
     *checks_heartbeat.CHECKS,
-    *look_broker.CHECKS,
+    *checks_broker.CHECKS,
 )
 
-#: Seconds within which the doctor has done with the broker.
+#: Seconds for everything that uses the broker.
 TIMEOUT = 15.0
-#: T that its own connection asks for, in seconds, so that beats are seen soon.
+#: T that the doctor's connection requests, in seconds; short, so that heartbeats arrive soon.
 HEARTBEAT = 4
 
-#: Extras that bring no library whose connections hbshim knows.
+#: Extras without a library whose connections hbshim knows.
 _OTHER_EXTRAS = ("cli", "coverage", "docs", "test")
 #: A line of hbshim's own metadata: a library, the range of its versions, and the extra.
 _REQUIREMENT = re.compile(
@@ -67,27 +67,27 @@ def examine(
 ) -> Report:
     """Examine this process and, with a URL, a broker; call it inside the program itself.
 
-    Without a URL it imports no library, connects nowhere, and takes some
-    milliseconds. With one it opens a connection of its own and closes it.
+    Without a URL it imports no library, opens no connection, and takes some milliseconds. With a
+    URL it opens a connection of its own and closes it.
 
     Parameters:
-        url: the broker's, with hbshim's options in its query if you like; it appears
-            in no report and no message.
-        idle_limit: seconds after which a load balancer or firewall cuts a silent connection.
+        url: the broker's; its query may hold hbshim's options. It appears in no report and no
+            message.
+        idle_limit: seconds after which a load balancer or firewall drops a silent connection.
         ca: PEM file of the authority to trust, for ``amqps://``.
-        management: URL of RabbitMQ's management API; the broker's login unless it has one.
-        client: the library that the program uses, "amqp" (kombu, Celery) or "pika"; unless
-            given, those that are loaded, else those that are installed.
-        app: the program's Celery app; unless given, those of this process that have read
-            their configuration.
-        heartbeat: T to ask for on the doctor's connection, in seconds.
-        timeout: seconds that everything with the broker may take.
-        progress: called with a sentence before what takes seconds.
-        options: see :class:`hbshim.Options`; they win over those that hbshim was
+        management: URL of RabbitMQ's management API; without a login in it, the broker's is used.
+        client: the library that the program uses, "amqp" (kombu, Celery) or "pika"; by default
+            those that are loaded, else those that are installed.
+        app: the program's Celery app; by default those of this process that have read their
+            configuration.
+        heartbeat: T to request on the doctor's connection, in seconds.
+        timeout: seconds for everything that uses the broker.
+        progress: called with a sentence before each step that takes seconds.
+        options: see :class:`hbshim.Options`; they take precedence over those that hbshim was
             installed with in this process.
 
     Raises:
-        AttachError: `app` is no Celery app, or its broker's URL cannot be used.
+        AttachError: `app` is not a Celery app, or its broker's URL cannot be used.
         OptionError: an option, a URL or the file `ca` is not valid.
         MissingExtraError: a URL was given and no client library is installed.
     """
@@ -95,17 +95,17 @@ def examine(
         raise OptionError("--management and --ca belong to a broker; name it with --url")
     if heartbeat > timeout:
         raise OptionError(
-            f"at T = {heartbeat} s beats are seen within {heartbeat} s, longer than the timeout "
+            f"at T = {heartbeat} s heartbeats arrive within {heartbeat} s, longer than the timeout "
             f"of {timeout:g} s; give a longer --timeout or a shorter --heartbeat"
         )
     target = None if url is None else broker_target(url)
     installed = installed_options()
-    # A messaging driver takes its options from its URL, the environment and the file alone.
+    # A messaging driver takes its options only from its URL, the environment and the file.
     base = {} if installed is None or (target is not None and target.driver) else dict(installed)
     base.update((name, value) for name, value in options.items() if value is not None)
     loaded = Options.load(url=None if target is None else target.options, **base)
     client = client or (None if target is None else target.client)
-    # Before the visit below, which loads a client and records events of its own.
+    # Before the probe below, which loads a client library and records events of its own.
     running, clients = service.existing(), clients_in_use(client)
     links = [] if running is None else running.links()
     activity = activity_of(
@@ -113,27 +113,27 @@ def examine(
     )
     unknown_clients = loaded_unknown_clients()
     apps = tuple(apps_in_use() if app is None else [facts_of(app)])
-    # An examination must not make the service: see service.existing().
+    # An examination must not create the service: see service.existing().
     runtime = detect(
         loaded.heartbeat_in_pthread,
         loaded.forced_worker,
         running is not None and running.worker_late(),
     )
     ranges = _supported()
-    visit: Visit | None = None
-    refusal: tuple[str, str] | None = None
+    probe: ConnectionProbe | None = None
+    broker_error: tuple[str, str] | None = None
     queues: Queues | tuple[str, str] | None = None
     if target is not None:
         # Imported only now: it needs `ssl`.
-        from hbshim.doctor.visiting import tls_context
-        from hbshim.doctor.visiting import visit as pay_visit
+        from hbshim.doctor.broker_probe import probe as pay_visit
+        from hbshim.doctor.broker_probe import tls_context
 
         api = None if management is None else management_target(management, target)
         tls = tls_context(ca) if target.tls or (api is not None and api.tls) else None
         deadline = Deadline(timeout)
-        progress(f"connecting to {target.name} to see a beat go out and one come in ...")
+        progress(f"connecting to {target.name} to wait for a heartbeat in each direction ...")
         try:
-            visit = pay_visit(
+            probe = pay_visit(
                 target,
                 tls=tls if target.tls else None,
                 client=client,
@@ -143,7 +143,7 @@ def examine(
                 worker=runtime.choice.worker,
             )
         except BrokerError as error:
-            refusal = _sentences(error)
+            broker_error = _sentences(error)
         if api is not None:
             from hbshim.doctor.management import list_queues
 
@@ -151,7 +151,7 @@ def examine(
                 queues = list_queues(api, tls if api.tls else None, deadline)
             except BrokerError as error:
                 queues = _sentences(error)
-    case = Case(
+    context = Context(
         runtime=runtime,
         installed=_versions(ranges),
         ranges=ranges,
@@ -170,13 +170,13 @@ def examine(
         other_clients=unknown_clients,
         live=tuple(link.timeout for link in links),
         idle_limit=idle_limit,
-        visit=visit,
-        refusal=refusal,
+        probe=probe,
+        broker_error=broker_error,
         queues=queues,
     )
     return Report(
-        tuple(finding_of(check, case) for check in CHECKS),
-        unreachable=refusal is not None or isinstance(queues, tuple),
+        tuple(finding_of(check, context) for check in CHECKS),
+        unreachable=broker_error is not None or isinstance(queues, tuple),
     )
 
 
@@ -185,7 +185,7 @@ def _sentences(error: BrokerError) -> tuple[str, str]:
 
 
 def _supported() -> dict[str, str]:
-    """The versions that hbshim's extras ask for, by library."""
+    """Return the versions that hbshim's extras require, by library."""
     try:
         lines = metadata.requires("hbshim") or ()
     except metadata.PackageNotFoundError:
@@ -208,7 +208,7 @@ def _pythons() -> tuple[str, ...]:
 
 
 def _versions(names: dict[str, str]) -> dict[str, str]:
-    """Versions of libraries: of what is loaded, which may not be what is installed."""
+    """Return the versions of libraries: of loaded modules, which may not be the installed ones."""
     found = {}
     for name in names:
         version = peek(name, "__version__")

@@ -1,7 +1,7 @@
-"""Why a broker could not be reached, in one sentence with its remedy.
+"""Explains in one sentence why a broker could not be reached, and names the remedy.
 
-py-amqp raises what it meets; pika wraps that, several times over. So everything
-an error holds is looked through for the cause that says most.
+py-amqp raises the original error; pika wraps it several times. Everything that an error holds is
+therefore searched for the most specific cause.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import Any
 from hbshim.doctor.target import Target
 from hbshim.errors import BrokerError
 
-#: AMQP 0-9-1 reply codes of a refused login, and of a virtual host that is not ours.
+#: AMQP 0-9-1 reply codes of a refused login, and of a virtual host without access.
 ACCESS_REFUSED = 403
 NOT_ALLOWED = 530
 
-#: X.509 verification errors (openssl's x509_vfy.h) that say more than "unknown authority".
+#: X.509 verification errors (openssl's x509_vfy.h) more specific than "unknown authority".
 _EXPIRED = {9, 10}
 _HOSTNAME = {62, 64}
 
-#: pika, and py-amqp, have types of their own for these; named, because neither need be there.
+#: pika's and py-amqp's own types for these; by name, because neither library may be installed.
 _LOGIN_REFUSED = {"AuthenticationError", "ProbableAuthenticationError", "AccessRefused"}
 _VHOST_REFUSED = {"ProbableAccessDeniedError"}
 _TIMED_OUT = {"AMQPConnectorStackTimeout"}
 _NOT_REACHED = {"AMQPConnectorSocketConnectError"}
 DEPTH = 8
 
-#: How pika quotes the broker's last words in an error of its own.
+#: How pika quotes the broker's reply text in an error of its own.
 _QUOTED = re.compile(r"ConnectionClosedByBroker: \((\d{3})\) (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt that failed.
+    """A failed attempt to connect.
 
     Attributes:
-        elsewhere: another address of the same name may do better.
-        spoken: the peer said something that the library did not understand, or hung up.
+        elsewhere: another address of the same name may succeed.
+        spoken: the peer sent something that the library did not understand, or closed.
     """
 
     sentence: str
@@ -50,24 +50,27 @@ class Failure:
     spoken: bool = False
 
     def error(self, target: Target) -> BrokerError:
-        """The error to raise."""
+        """Return the error to raise."""
         return BrokerError(f"cannot connect to {target.name}: {self.sentence}", self.remedy)
 
 
 def explain(
     error: BaseException, target: Target, limit: float, late: bool, reached: bool | None
 ) -> Failure:
-    """What `error`, raised by a client library while connecting, means.
+    """Return the meaning of `error`, which a client library raised while connecting.
 
     Parameters:
-        limit: seconds that the attempt could take; late: they are over.
-        reached: the peer had accepted the TCP connection; None for "see the error".
+        error: the error.
+        target: the broker.
+        limit: the time limit of the attempt, in seconds.
+        late: the time limit was exceeded.
+        reached: the peer had accepted the TCP connection; None: the error tells.
     """
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate(cause, target)
-    # What the socket says after it was cut off is our own doing.
+    # Errors of the socket after it was cut off are the doctor's own doing.
     if late or any(isinstance(it, TimeoutError) or _named(it, _TIMED_OUT) for it in causes):
         if reached is False or any(_named(it, _NOT_REACHED) for it in causes):
             return Failure(
@@ -80,10 +83,10 @@ def explain(
             "see that host and port are a broker's, that it is not overloaded, and that no "
             "proxy is in the way; or give more --timeout",
         )
-    # A code first: pika calls whatever ends a login a probable refusal of it.
-    for look in (_by_code, _by_name, _by_socket):
+    # A code first: pika reports any end of a login as a probable refusal.
+    for run in (_by_code, _by_name, _by_socket):
         for cause in causes:
-            found = look(cause, target)
+            found = run(cause, target)
             if found is not None:
                 return found
     for cause in causes:
@@ -99,7 +102,7 @@ def explain(
 
 
 def unreachable(error: OSError, target: Target, limit: float) -> Failure:
-    """What `error`, raised while the host's name was looked up, means."""
+    """Return the meaning of `error`, which was raised while the host's name was resolved."""
     if isinstance(error, TimeoutError):
         return Failure(
             f"the name {target.host} was not resolved within {limit:.3g} s",

@@ -1,4 +1,4 @@
-"""What a check is, what it found, and the report of all of them."""
+"""A check, its finding, and the report of all findings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from hbshim.doctor.case import Case
+    from hbshim.doctor.context import Context
 
 Verdict: TypeAlias = Literal["ok", "warning", "problem", "unknown", "not-applicable"]
 
@@ -18,9 +18,10 @@ BAD: tuple[Verdict, ...] = ("problem", "warning")
 
 @dataclass(frozen=True)
 class Answer:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
+        verdict: see :class:`Finding`.
         sentence: what was found.
         remedy: what to do about it here; "" for the check's own remedy.
     """
@@ -32,21 +33,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is looked at; ``docs/doctor.md`` is made from these.
+    """One check; ``docs/doctor.md`` is generated from these.
 
     Attributes:
         name: as the report shows it.
-        looks_at: what is looked at.
-        meaning: what goes wrong, and why.
-        remedy: what to do, where the finding names nothing more precise.
-        look: answers for one case.
+        examines: what it examines.
+        meaning: what fails, and why.
+        remedy: what to do, if the answer names nothing more precise.
+        run: returns the answer for a context.
     """
 
     name: str
-    looks_at: str
+    examines: str
     meaning: str
     remedy: str
-    look: Callable[[Case], Answer]
+    run: Callable[[Context], Answer]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Finding:
         verdict: "ok"; "warning", may fail here; "problem", does fail here;
             "unknown", cannot be seen from here; "not-applicable".
         sentence: what was found.
-        remedy: what to do; "" where nothing is to be done.
+        remedy: what to do; "" if nothing is to be done.
     """
 
     check: str
@@ -67,9 +68,9 @@ class Finding:
     remedy: str
 
 
-def finding_of(check: Check, case: Case) -> Finding:
-    """Carry `check` out; the remedy goes with every verdict that asks for one."""
-    answer = check.look(case)
+def finding_of(check: Check, context: Context) -> Finding:
+    """Run `check`; every verdict that needs one gets a remedy."""
+    answer = check.run(context)
     remedy = answer.remedy or ("" if answer.verdict in ("ok", "not-applicable") else check.remedy)
     return Finding(check.name, answer.verdict, answer.sentence, remedy)
 
@@ -79,14 +80,15 @@ class Report:
     """Every finding, in the order of ``docs/doctor.md``.
 
     Attributes:
-        unreachable: a broker or a management API was asked for and did not let us in.
+        findings: one for each check.
+        unreachable: a broker or management API was named and refused access or did not answer.
     """
 
     findings: tuple[Finding, ...]
     unreachable: bool = False
 
     def finding(self, check: str) -> Finding:
-        """The finding of the check called `check`.
+        """Return the finding of the check named `check`.
 
         Raises:
             KeyError: there is no such check.
@@ -98,13 +100,13 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 nothing wrong; 1 a warning or a problem; 2 what was asked for was out of reach."""
+        """0: nothing wrong; 1: a warning or a problem; 2: the named broker was unreachable."""
         if self.unreachable:
             return 2
         return int(any(finding.verdict in BAD for finding in self.findings))
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values that ``json.dumps`` accepts."""
+        """Return the report as plain values that ``json.dumps`` accepts."""
         return {
             "exit_status": self.exit_status,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],

@@ -1,4 +1,4 @@
-"""Asks RabbitMQ's management API which queues there are."""
+"""Lists queues by RabbitMQ's management API."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import ssl
 from typing import Any
 from urllib.parse import quote
 
-from hbshim.doctor.case import Queues
+from hbshim.doctor.context import Queues
 from hbshim.doctor.deadline import Deadline, cutting_off
 from hbshim.doctor.target import Target
 from hbshim.errors import BrokerError
 
-#: Queues looked at; a broker may have very many, and asking for them all is dear to it.
+#: The most queues to read; listing very many is expensive for the broker.
 PAGE = 500
 BYTES_AT_MOST = 4 << 20
 
@@ -22,13 +22,15 @@ _REMEDY = "see that --management names RabbitMQ's management API (http://host:15
 
 
 def list_queues(target: Target, tls: ssl.SSLContext | None, deadline: Deadline) -> Queues:
-    """The queues of the target's virtual host.
+    """Return the queues of the target's virtual host.
 
     Parameters:
-        tls: how to speak TLS; None for plain HTTP.
+        target: the management API.
+        tls: the TLS context; None for plain HTTP.
+        deadline: the time limit.
 
     Raises:
-        BrokerError: the API cannot be reached, refuses, or answers with something else.
+        BrokerError: the API cannot be reached, refuses access, or sends an invalid answer.
     """
     version = _ask(target, tls, deadline, "overview").get("rabbitmq_version")
     listed = _ask(

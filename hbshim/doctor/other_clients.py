@@ -1,4 +1,4 @@
-"""AMQP clients that the program uses in place of those that hbshim keeps alive."""
+"""AMQP clients that the program uses instead of those that hbshim keeps alive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN_CLIENTS = (
 
 LIBRABBITMQ = "kombu.transport.librabbitmq:Transport"
 
-#: Where kombu's transports over py-amqp are, hbshim's among them.
+#: Modules of kombu's transports over py-amqp, hbshim's included.
 _OVER_PY_AMQP = ("kombu.transport.pyamqp", "hbshim.adapters.")
 
 
@@ -35,12 +35,12 @@ def loaded_unknown_clients() -> tuple[str, ...]:
 
 
 def transport_of_kombu(target: Target | None, apps: Iterable[AppFacts], *, patched: bool) -> str:
-    """Return the transport that kombu takes for the program's broker, if not py-amqp's.
+    """Return the transport that kombu selects for the program's broker, if not py-amqp's.
 
     Parameters:
-        target: the broker; None takes kombu's usual scheme, ``amqp``.
-        apps: the program's Celery apps, which say it themselves.
-        patched: eventlet or gevent has patched the sockets; kombu then never takes
+        target: the broker; None for kombu's default scheme, ``amqp``.
+        apps: the program's Celery apps, whose configuration names it.
+        patched: eventlet or gevent has patched the sockets; kombu then never selects
             librabbitmq.
 
     Returns:
@@ -52,7 +52,7 @@ def transport_of_kombu(target: Target | None, apps: Iterable[AppFacts], *, patch
     scheme = "amqp" if target is None else target.scheme
     if target is not None and target.driver not in ("", "rabbit"):
         return ""
-    # oslo.messaging's own driver hands an amqp:// URL to kombu.
+    # oslo.messaging's own driver passes an amqp:// URL to kombu.
     scheme = "amqp" if scheme == "rabbit" else scheme
     if scheme == "amqp" and not patched and _installed("kombu") and _installed("librabbitmq"):
         return LIBRABBITMQ
@@ -64,5 +64,5 @@ def transport_of_kombu(target: Target | None, apps: Iterable[AppFacts], *, patch
 def _installed(name: str) -> bool:
     try:
         return is_loaded(name) or importlib.util.find_spec(name) is not None
-    except ValueError:  # a stand-in in sys.modules without a specification
+    except ValueError:  # a substitute in sys.modules without a specification
         return True

@@ -1,4 +1,4 @@
-"""The report as a reader sees it: one row for each check, its remedy beneath."""
+"""Prints the report: one row for each check, with its remedy below."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def print_report(report: Report, console: Console, *, everything: bool = False) 
     """Print `report`.
 
     Parameters:
-        everything: rows too for what does not apply here.
+        report: the report.
+        console: where to print.
+        everything: also print checks that do not apply here.
     """
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -34,7 +36,7 @@ def print_report(report: Report, console: Console, *, everything: bool = False) 
         if finding.verdict == "not-applicable" and not everything:
             continue
         style = STYLES[finding.verdict]
-        # Text, not strings: what a peer said must not pass for markup.
+        # Text objects, not strings: text from a peer must not be parsed as markup.
         table.add_row(
             Text(finding.verdict, style), Text(finding.check, "bold"), Text(finding.sentence)
         )

@@ -1,8 +1,8 @@
-"""The heartbeat timeout that each client of the program asks its broker for, and T from that.
+"""The heartbeat timeout that each client of the program requests, and the resulting T.
 
-The doctor's own connection says nothing about it: it asks for a T of its own. The
-clients differ where the program asks for none: py-amqp and kombu, hence Celery's
-producers, then have no heartbeat; pika takes the broker's value.
+The doctor's own connection does not show it, because it requests a T of its own. The clients
+differ if the program requests none: py-amqp and kombu, and so Celery's producers, then have no
+heartbeat; pika takes the broker's value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hbshim.doctor.target import OSLO_SCHEMES, Target
 from hbshim.options import Options
 from hbshim.runtime.loaded import is_loaded
 
-#: Modules that mean that a program uses a client: kombu and Celery connect with py-amqp.
+#: Loaded modules that show that a program uses a client: kombu and Celery use py-amqp.
 MODULES = {"amqp": ("amqp", "kombu", "celery"), "pika": ("pika",)}
 
 #: oslo.messaging's default of ``heartbeat_timeout_threshold``, in seconds.
@@ -28,13 +28,13 @@ _URL = "the URL"
 
 @dataclass(frozen=True)
 class Proposal:
-    """What one client asks for.
+    """What one client requests.
 
     Attributes:
         client: as reports name it.
-        seconds: 0 asks for no heartbeat; None takes the broker's value.
-        source: what decides that; "" where nothing asks for a heartbeat.
-        smaller_wins: the broker's value is taken where it is smaller.
+        seconds: 0 requests no heartbeat; None takes the broker's value.
+        source: what determines the value; "" if nothing requests a heartbeat.
+        smaller_wins: the broker's value is taken if it is smaller.
     """
 
     client: str
@@ -43,10 +43,10 @@ class Proposal:
     smaller_wins: bool = True
 
     def negotiated(self, suggested: int | None) -> float | None:
-        """Return T in seconds, 0 for none; None where only the broker knows.
+        """Return T in seconds, 0 for none; None if only the broker knows.
 
         Parameters:
-            suggested: the broker's value; None where it is not known.
+            suggested: the broker's value; None if it is not known.
         """
         if self.seconds is None:
             return suggested
@@ -58,8 +58,8 @@ class Proposal:
 def clients_in_use(named: str | None) -> tuple[str, ...]:
     """Return the client libraries, "amqp" and "pika", that the program uses.
 
-    The one that is named; else those that are loaded; else, as from a shell, those that
-    are installed.
+    The named one; otherwise those that are loaded; otherwise, as in a shell, those that are
+    installed.
     """
     if named is not None:
         return (named,)
@@ -79,12 +79,12 @@ def proposals(
     clients: Iterable[str],
     apps: Iterable[tuple[AppFacts, Options]] = (),
 ) -> tuple[Proposal, ...]:
-    """Return what each client of the program asks for, as far as can be told.
+    """Return what each client of the program requests, as far as it is known.
 
     Parameters:
-        target: the program's broker; None where it is not known, and so is not what its
-            URL asks for.
-        options: hbshim's, of this process.
+        target: the program's broker; None if it is not known; then what its URL requests is not
+            known either.
+        options: hbshim's options in this process.
         clients: see :func:`clients_in_use`.
         apps: the program's Celery apps, each with hbshim's options of its connections.
     """
@@ -112,7 +112,7 @@ def _of_amqp(target: Target | None, options: Options) -> Proposal:
 def _of_pika(target: Target, options: Options) -> Proposal:
     if target.heartbeat == 0 and options.heartbeat:
         return Proposal("pika", options.heartbeat, _OPTION, smaller_wins=False)
-    # A value above 0 of the program's own always wins there.
+    # A value above 0 from the program always takes precedence there.
     source = "the broker" if target.heartbeat is None else _URL
     return Proposal("pika", target.heartbeat, source, smaller_wins=False)
 

@@ -1,7 +1,7 @@
-"""The URL of a broker or of its management API, taken apart; its password is never shown.
+"""Parses the URL of a broker or of its management API. The password is never shown.
 
-No message here repeats any part of a URL that could not be taken apart: with a
-password that holds ``/``, ``?`` or ``#`` unescaped, a piece of it passes for host or port.
+No message repeats any part of a malformed URL: if a password has an unescaped ``/``, ``?`` or
+``#``, a piece of it may be taken for the host or port.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from hbshim.errors import OptionError
 from hbshim.options import split_url
 
-#: Ports as IANA registered them, by URL scheme; kombu's names for py-amqp, and hbshim's.
+#: Ports as IANA registered them, by URL scheme: kombu's names for py-amqp, and hbshim's.
 PORTS = {"amqp": 5672, "pyamqp": 5672, "hbshim": 5672, "amqps": 5671}
-#: Of these the scheme alone decides that kombu connects.
+#: Those of them that only kombu uses.
 KOMBU_SCHEMES = ("pyamqp", "hbshim")
 #: oslo.messaging's own driver, with hbshim's heartbeats and without.
 OSLO_SCHEMES = ("rabbit", "hbrabbit")
@@ -27,15 +27,15 @@ LONGEST_TEXT = 160
 
 @dataclass(frozen=True)
 class Target:
-    """Where to connect, and as whom.
+    """Host and credentials to connect with.
 
     Attributes:
-        tls: speak TLS.
+        tls: use TLS.
         password: not shown by ``repr``.
         vhost: the virtual host, unescaped.
-        heartbeat: what the URL's query asks for, in seconds; None where it does not.
-        options: hbshim's options in the query, unparsed.
-        scheme: the URL's.
+        heartbeat: what the URL's query requests, in seconds; None if it does not.
+        options: hbshim's options in the query, not parsed.
+        scheme: of the URL.
     """
 
     host: str
@@ -55,7 +55,7 @@ class Target:
 
     @property
     def client(self) -> str | None:
-        """The client library, "amqp" or "pika", that the scheme asks for; None for either."""
+        """The client library, "amqp" or "pika", that the scheme requires; None for either."""
         if self.scheme == "hbpika":
             return "pika"
         return "amqp" if self.driver or self.scheme in KOMBU_SCHEMES else None
@@ -66,9 +66,11 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def clean(self, text: object) -> str:
-        """What a peer said, made fit to be shown: short, printable, and without the password."""
+        """Return text from a peer in a form that can be shown: short, printable, without the
+        password.
+        """
         shown = text.decode("latin-1") if isinstance(text, bytes) else str(text)
-        # A password that is the user's name, as guest's is, keeps nothing secret.
+        # A password equal to the user's name, such as guest's, is no secret.
         if self.password and self.password != self.user:
             shown = shown.replace(self.password, "***")
         shown = "".join(char if char.isprintable() else "?" for char in shown)
@@ -76,10 +78,10 @@ class Target:
 
 
 def broker_target(url: str) -> Target:
-    """Take a broker's URL apart.
+    """Parse a broker's URL.
 
     Raises:
-        OptionError: it cannot be; the message does not repeat it.
+        OptionError: it is malformed; the message does not repeat it.
     """
     if url.partition("://")[0] in DRIVER_SCHEMES:
         return _driver_target(url)
@@ -100,7 +102,7 @@ def broker_target(url: str) -> Target:
 
 
 def _driver_target(url: str) -> Target:
-    """Take the URL of a messaging driver apart; of several hosts, the first is taken."""
+    """Parse the URL of a messaging driver; the first of several hosts is used."""
     from hbshim.messaging.amqp.login import login_at
     from hbshim.messaging.amqp.names import PORT, TLS_PORT, check_virtual_host
     from hbshim.messaging.amqp.options import AmqpOptions
@@ -135,10 +137,10 @@ def _driver_target(url: str) -> Target:
 
 
 def management_target(url: str, broker: Target) -> Target:
-    """Take the URL of a management API apart; without a login in it, the broker's is used.
+    """Parse the URL of a management API; without a login in it, the broker's is used.
 
     Raises:
-        OptionError: it cannot be; the message does not repeat it.
+        OptionError: it is malformed; the message does not repeat it.
     """
     parts, port = _split(url, MANAGEMENT_PORTS, "http://host:15672, or https:// for TLS")
     return Target(

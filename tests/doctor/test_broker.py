@@ -20,7 +20,7 @@ from wsgi_harness.stack.broker import Broker
 
 CLIENTS = ("amqp", "pika")
 WRONG = "not-the-password"
-SEEN = ("connection", "beat-out", "beat-in")
+SEEN = ("connection", "heartbeat-out", "heartbeat-in")
 
 
 @pytest.fixture(scope="module")

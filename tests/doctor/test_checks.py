@@ -11,7 +11,7 @@ import pytest
 import hbshim
 from hbshim.adapters.open_connections import Unkept
 from hbshim.doctor.activity import Activity, Recorded
-from hbshim.doctor.case import Case, Negotiated, Queues, Visit
+from hbshim.doctor.context import ConnectionProbe, Context, Negotiated, Queues
 from hbshim.doctor.examination import CHECKS, examine
 from hbshim.doctor.findings import Finding, Report, Verdict, finding_of
 from hbshim.doctor.proposals import Proposal
@@ -19,24 +19,24 @@ from hbshim.runtime.detect import RuntimeReport
 
 HERE = hbshim.detect()
 AGREED = Negotiated(4, 4, 60, 131072, 2047, "RabbitMQ", "4.0.5")
-VISIT = Visit("h:5672", "pika 1.4.4", "plain", AGREED, "pthread", 2.1, 2.0, 2.1)
+PROBE = ConnectionProbe("h:5672", "pika 1.4.4", "plain", AGREED, "pthread", 2.1, 2.0, 2.1)
 
 
-def verdict(check: str, **case: Any) -> str:
-    return found(check, **case).verdict
+def verdict(check: str, **context: Any) -> str:
+    return found(check, **context).verdict
 
 
-def found(check: str, **case: Any) -> Finding:
+def found(check: str, **context: Any) -> Finding:
     (this,) = (each for each in CHECKS if each.name == check)
-    return finding_of(this, Case(**{"runtime": HERE, **case}))
+    return finding_of(this, Context(**{"runtime": HERE, **context}))
 
 
 def process(part: str, **facts: Any) -> RuntimeReport:
     return dataclasses.replace(HERE, **{part: dataclasses.replace(getattr(HERE, part), **facts)})
 
 
-def broker(version: str) -> Visit:
-    return dataclasses.replace(VISIT, negotiated=dataclasses.replace(AGREED, version=version))
+def broker(version: str) -> ConnectionProbe:
+    return dataclasses.replace(PROBE, negotiated=dataclasses.replace(AGREED, version=version))
 
 
 def asks(
@@ -70,8 +70,8 @@ def test_heartbeats_must_come_before_the_idle_limit(
 
 
 def test_connections_that_are_open_are_judged_before_those_to_come() -> None:
-    case = Case(HERE, proposals=asks(10), live=(60.0, 20.0), visit=VISIT)
-    assert [each.timeout for each in case.expected] == [60, 20]
+    context = Context(HERE, proposals=asks(10), live=(60.0, 20.0), probe=PROBE)
+    assert [each.timeout for each in context.expected] == [60, 20]
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_a_timeout_is_neither_off_nor_too_short(timeout: int | None, expected: s
 
 def test_a_client_that_nothing_asks_a_heartbeat_of_is_a_problem() -> None:
     both = (*asks(0, source=""), *asks(None, client="pika", source="the broker"))
-    answer = found("heartbeat", proposals=both, visit=VISIT)
+    answer = found("heartbeat", proposals=both, probe=PROBE)
     assert answer.verdict == "problem"
     assert "py-amqp: T = 0" in answer.sentence
     assert "pika: T = 60 s (the broker)" in answer.sentence
     assert "HBSHIM_HEARTBEAT=60" in answer.remedy
-    assert verdict("idle-limit", proposals=both, visit=VISIT, idle_limit=40) == "problem"
-    assert verdict("heartbeat", proposals=both[1:], visit=VISIT) == "ok"
+    assert verdict("idle-limit", proposals=both, probe=PROBE, idle_limit=40) == "problem"
+    assert verdict("heartbeat", proposals=both[1:], probe=PROBE) == "ok"
 
 
 def did(**events: Any) -> Activity:
@@ -261,7 +261,7 @@ def test_an_interpreters_limits_are_told(facts: dict[str, Any], check: str, expe
     [("3.10.8", "4.3 refuses them"), ("4.2.1", "accepts"), ("4.3.0", "refuses queues")],
 )
 def test_what_amqp_does_not_tell_about_queues_is_said(version: str, says: str) -> None:
-    answer = found("queue-kinds", visit=broker(version))
+    answer = found("queue-kinds", probe=broker(version))
     assert answer.verdict == "unknown"
     assert says in answer.sentence
     assert "--management" in answer.remedy
@@ -279,18 +279,18 @@ def test_queues_that_were_listed() -> None:
     ("version", "says"), [("4.2.0", "ends a consumer"), ("4.3.0-rc.1", "a quorum queue's")]
 )
 def test_the_ack_timeout_is_explained(version: str, says: str) -> None:
-    answer = found("ack-timeout", visit=broker(version))
+    answer = found("ack-timeout", probe=broker(version))
     assert answer.verdict == "unknown"
     assert says in answer.sentence
     assert "PRECONDITION_FAILED" in answer.remedy
-    other = dataclasses.replace(VISIT, negotiated=dataclasses.replace(AGREED, product="LavinMQ"))
-    assert verdict("ack-timeout", visit=other) == "not-applicable"
+    other = dataclasses.replace(PROBE, negotiated=dataclasses.replace(AGREED, product="LavinMQ"))
+    assert verdict("ack-timeout", probe=other) == "not-applicable"
 
 
 def test_a_watch_that_was_too_short_is_no_finding_about_the_broker() -> None:
-    short = dataclasses.replace(VISIT, beat_in=None, watched=1.0)
-    assert verdict("beat-in", visit=short) == "unknown"
-    assert verdict("beat-in", visit=dataclasses.replace(short, watched=9.0)) == "problem"
+    short = dataclasses.replace(PROBE, received_after=None, watched=1.0)
+    assert verdict("heartbeat-in", probe=short) == "unknown"
+    assert verdict("heartbeat-in", probe=dataclasses.replace(short, watched=9.0)) == "problem"
 
 
 def test_every_bad_finding_has_a_remedy() -> None:
@@ -299,7 +299,7 @@ def test_every_bad_finding_has_a_remedy() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
     for check in CHECKS:
         assert check.remedy
-        assert check.looks_at
+        assert check.examines
         assert check.meaning
 
 

@@ -13,7 +13,7 @@ END = "<!-- end of checks -->"
 
 def test_every_check_is_there() -> None:
     rows = [
-        f"| `{check.name}` | {check.looks_at} | {check.meaning} | {check.remedy} |"
+        f"| `{check.name}` | {check.examines} | {check.meaning} | {check.remedy} |"
         for check in CHECKS
     ]
     assert TEXT.count(START) == TEXT.count(END) == 1

@@ -103,7 +103,7 @@ def test_half_a_broker_is_seen_through(
         "leaves": ("problem", "problem"),
         "rambles": ("ok", "problem"),
     }
-    seen = tuple(report.finding(check).verdict for check in ("beat-out", "beat-in"))
+    seen = tuple(report.finding(check).verdict for check in ("heartbeat-out", "heartbeat-in"))
     assert seen == expected[name], report
     assert seconds < HANGS
 

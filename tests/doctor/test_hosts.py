@@ -47,9 +47,9 @@ def test_a_beat_is_watched_within_a_request(
         "uwsgi-lazy-apps",
         "worker",
         "connection",
-        "beat-out",
-        "beat-in",
+        "heartbeat-out",
+        "heartbeat-in",
     ):
         assert found[check]["verdict"] == "ok", found[check]
     # The hub is parked between requests, whatever has patched.
-    assert "from pthread;" in found["beat-out"]["sentence"]
+    assert "from pthread;" in found["heartbeat-out"]["sentence"]

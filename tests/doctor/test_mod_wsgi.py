@@ -74,12 +74,12 @@ def test_a_beat_is_watched_while_the_hub_is_parked(
         "pollers",
         "interpreter",
         "connection",
-        "beat-out",
-        "beat-in",
+        "heartbeat-out",
+        "heartbeat-in",
     ):
         assert found[check]["verdict"] == "ok", found[check]
     assert "leaves the hub parked" in found["worker"]["sentence"]
-    assert "from pthread;" in found["beat-out"]["sentence"]
+    assert "from pthread;" in found["heartbeat-out"]["sentence"]
     assert ("sub-interpreter" in found["interpreter"]["sentence"]) == (interpreter == "sub")
     # hbshim is not installed there, only mounted, and says that it does not know.
     assert found["libraries"]["verdict"] == "unknown"

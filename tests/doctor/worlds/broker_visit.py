@@ -20,9 +20,9 @@ from hbshim.doctor import examine
 expected = "pthread" if world == "native" else "greenthread"
 for url, route in ((os.environ["URL"], "plain"), (os.environ["TLS_URL"], "tls")):
     report = examine(url, client=client, ca=ca if route == "tls" else None, heartbeat=2, timeout=60)
-    for check in ("worker", "connection", "beat-out", "beat-in", "libraries"):
+    for check in ("worker", "connection", "heartbeat-out", "heartbeat-in", "libraries"):
         assert report.finding(check).verdict == "ok", report.finding(check)
     assert f"({route})" in report.finding("connection").sentence
-    assert f"from {expected};" in report.finding("beat-out").sentence
+    assert f"from {expected};" in report.finding("heartbeat-out").sentence
 
 print("pass")

@@ -1,4 +1,4 @@
-"""What a peer says to an AMQP greeting, for when a client library could not make sense of it."""
+"""Identifies the protocol of a peer from its answer to an AMQP protocol header."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _REMEDY = "see that host and port are an AMQP 0-9-1 broker's"
 
 
 def listen_to(address: str, port: int, deadline: Deadline) -> bytes:
-    """Greet the peer on a connection of our own, and return how its answer begins.
+    """Send the protocol header on a new connection, and return the beginning of the answer.
 
-    It has spoken, or hung up, once already. So it may take all the time that is left.
+    The peer has answered, or closed, once before. So it may use all the time that is left.
     """
     heard = b""
     if not (left := deadline.left):  # 0 would make the socket non-blocking
         return heard
-    # A reset after the first words is no matter: they have been heard.
+    # A reset after the first bytes does not matter: they have been received.
     with contextlib.suppress(OSError), socket.create_connection((address, port), left) as peer:
         peer.sendall(GREETING)
         while len(heard) < ENOUGH and (left := deadline.left) > 0:
@@ -37,7 +37,7 @@ def listen_to(address: str, port: int, deadline: Deadline) -> bytes:
 
 
 def understand(heard: bytes, target: Target) -> Failure | None:
-    """What speaks there, judged by its first words; None where there were none."""
+    """Return which protocol the first bytes belong to; None if there were none."""
     if not heard:
         return None
     if heard.startswith(b"\x15\x03"):

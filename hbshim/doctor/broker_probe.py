@@ -1,8 +1,7 @@
-"""Connects to a broker, watches one beat go out and one come in, and leaves.
+"""Connects to a broker, waits for one heartbeat in each direction, and closes the connection.
 
-Everything is bounded by one deadline: names are looked up in a native thread that
-can be left behind, and whatever the client library waits for ends when its socket
-is shut down.
+One deadline limits everything. Names are resolved in a native thread that can be abandoned, and
+every wait of the client library ends when its socket is shut down.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ import time
 from _socket import getaddrinfo
 
 from hbshim.adapters.probe import Client, Login, client_of
-from hbshim.doctor.case import Negotiated, Visit
+from hbshim.doctor.context import ConnectionProbe, Negotiated
 from hbshim.doctor.deadline import Deadline, cutting_off, within
 from hbshim.doctor.failures import Failure, explain, unreachable
-from hbshim.doctor.first_words import listen_to, understand
+from hbshim.doctor.protocol_probe import listen_to, understand
 from hbshim.doctor.target import Target
 from hbshim.errors import HbshimError, OptionError
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from hbshim.options import Options
 
-#: Seconds between two looks at the watched connection.
-LOOK = 0.05
-#: Seconds kept for the farewell.
-FAREWELL = 1.0
-#: A broker beats every T/2, and looks whether a beat is due as often: one comes within
-#: T. More than twice that is waited for nothing.
-WATCH_AT_MOST = 2.0
+#: Seconds between two checks of the connection.
+POLL_INTERVAL = 0.05
+#: Seconds reserved for closing the connection.
+CLOSE_TIMEOUT = 1.0
+#: A broker checks every T/2 whether a heartbeat is due, so one arrives within T. Waiting longer
+#: than twice that is useless. In units of T.
+WATCH_PERIODS = 2.0
 
 
 def tls_context(ca: str | None) -> ssl.SSLContext:
-    """The context to trust `ca` with, a PEM file; the machine's authorities without one.
+    """Return the TLS context that trusts `ca`, a PEM file; by default the machine's authorities.
 
     Raises:
         OptionError: the file cannot be read, or holds no certificate.
@@ -45,7 +44,7 @@ def tls_context(ca: str | None) -> ssl.SSLContext:
         raise OptionError(f"--ca {ca} cannot be used ({reason}); name a PEM file") from None
 
 
-def visit(
+def probe(
     target: Target,
     *,
     tls: ssl.SSLContext | None,
@@ -54,15 +53,17 @@ def visit(
     deadline: Deadline,
     options: Options,
     worker: str,
-) -> Visit:
-    """Connect to `target` and watch.
+) -> ConnectionProbe:
+    """Connect to `target` and wait for heartbeats.
 
     Parameters:
-        tls: how to speak TLS; None for plain TCP.
-        client: "amqp" or "pika"; None for whichever there is.
-        heartbeat: T to ask for, in seconds.
+        target: the broker.
+        tls: the TLS context; None for plain TCP.
+        client: "amqp" or "pika"; None for the one that is installed.
+        heartbeat: T to request, in seconds.
+        deadline: limits everything.
         options: hbshim's options for this connection.
-        worker: the worker they lead to, for the report.
+        worker: the worker that follows from them, for the report.
 
     Raises:
         BrokerError: it cannot be reached, or refuses the connection.
@@ -81,7 +82,7 @@ def visit(
             target.vhost,
             tls,
             heartbeat,
-            max(deadline.left, LOOK),
+            max(deadline.left, POLL_INTERVAL),
         )
         with cutting_off(deadline, opened.cut):
             try:
@@ -102,7 +103,7 @@ def _addresses(target: Target, deadline: Deadline) -> list[str]:
     try:
         found = within(
             deadline,
-            # The C function: what stands in its place after patching needs a hub.
+            # The C function: a patched one needs a hub.
             lambda: getaddrinfo(target.host, target.port, 0, socket.SOCK_STREAM),
         )
     except UnicodeError:
@@ -114,50 +115,50 @@ def _addresses(target: Target, deadline: Deadline) -> list[str]:
 
 def _watch(
     client: Client, target: Target, asked: int, deadline: Deadline, options: Options, worker: str
-) -> Visit:
+) -> ConnectionProbe:
     began = time.monotonic()
     agreed = _negotiated(client, target, asked)
-    until = began + min(WATCH_AT_MOST * agreed.heartbeat, max(0.0, deadline.left - FAREWELL))
-    beat_out = beat_in = None
-    trouble = ""
+    until = began + min(WATCH_PERIODS * agreed.heartbeat, max(0.0, deadline.left - CLOSE_TIMEOUT))
+    sent_after = received_after = None
+    error_text = ""
     link: Link | None = None
     try:
         link = client.attach(options)
     except HbshimError as refused:
-        trouble = str(refused)
+        error_text = str(refused)
     if link is None:
-        trouble = trouble or "no heartbeat was negotiated"
+        error_text = error_text or "no heartbeat was negotiated"
     else:
-        while (beat_out is None or beat_in is None) and time.monotonic() < until:
-            # Green where the program is patched: the hub runs, and a green worker with it.
-            time.sleep(LOOK)
-            if beat_out is None and link.heartbeats_sent:
-                beat_out = time.monotonic() - began
-            if beat_in is None and _take_beat(link):
-                beat_in = time.monotonic() - began
+        while (sent_after is None or received_after is None) and time.monotonic() < until:
+            # Green where the program is patched: the hub runs, and with it a green worker.
+            time.sleep(POLL_INTERVAL)
+            if sent_after is None and link.heartbeats_sent:
+                sent_after = time.monotonic() - began
+            if received_after is None and _take_heartbeats(link):
+                received_after = time.monotonic() - began
             if link.state is not State.ALIVE:
-                trouble = "the peer closed the connection"
+                error_text = "the peer closed the connection"
                 break
         else:
-            if beat_in is None and _unread(link):
-                trouble = "what came in is no heartbeat that could be told from other data"
-    seen = Visit(
+            if received_after is None and _unread(link):
+                error_text = "what arrived could not be identified as a heartbeat"
+    seen = ConnectionProbe(
         peer=target.name,
         client=client.label,
         route="plain" if link is None else link.wire.route,
         negotiated=agreed,
         worker=worker,
         watched=time.monotonic() - began,
-        beat_out=beat_out,
-        beat_in=beat_in,
-        trouble=trouble,
+        sent_after=sent_after,
+        received_after=received_after,
+        error_text=error_text,
     )
     _leave(client, deadline)
     return seen
 
 
-def _take_beat(link: Link) -> bool:
-    """Take the broker's heartbeats off the wire, as the engine does for an idle client."""
+def _take_heartbeats(link: Link) -> bool:
+    """Take the broker's heartbeats off the receive queue, as the engine does for an idle client."""
     if not (permit := link.guard.readers.try_acquire()):
         return False
     try:
@@ -190,10 +191,10 @@ def _negotiated(client: Client, target: Target, asked: int) -> Negotiated:
 
 
 def _leave(client: Client, deadline: Deadline) -> None:
-    farewell = Deadline(min(FAREWELL, deadline.left))
-    with cutting_off(farewell, client.cut):
+    closing = Deadline(min(CLOSE_TIMEOUT, deadline.left))
+    with cutting_off(closing, client.cut):
         try:
             client.close()
         except Exception:
-            # What was to be seen has been seen; a peer that spoils the farewell is cut off.
+            # The result is known; a peer that does not answer connection.close is cut off.
             client.cut()

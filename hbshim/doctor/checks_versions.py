@@ -1,9 +1,9 @@
-"""Checks of versions: Python and the libraries, those known to fail and those unknown."""
+"""Checks of versions: Python and the libraries, versions known to fail and unknown ones."""
 
 from __future__ import annotations
 
 from hbshim.adapters.versions import is_within
-from hbshim.doctor.case import Case
+from hbshim.doctor.context import Context
 from hbshim.doctor.findings import Answer, Check
 
 #: https://github.com/python/cpython/issues/137583, fixed in 3.13.7.
@@ -16,24 +16,24 @@ AMQP_WITH_WRITE_LOCK = ">=5.4"
 CLIENTS = ("amqp", "pika")
 
 
-def _python(case: Case) -> Answer:
-    python = case.runtime.interpreter.python
-    if not case.pythons:
+def _python(context: Context) -> Answer:
+    python = context.runtime.interpreter.python
+    if not context.pythons:
         return Answer("unknown", f"This is Python {python}; hbshim's metadata is not installed.")
-    if python.rpartition(".")[0] in case.pythons:
+    if python.rpartition(".")[0] in context.pythons:
         return Answer("ok", f"hbshim is tested with Python {python.rpartition('.')[0]}.")
     return Answer(
         "warning",
-        f"hbshim is not tested with Python {python}, but with {case.pythons[0]} to "
-        f"{case.pythons[-1]}.",
+        f"hbshim is not tested with Python {python}, but with {context.pythons[0]} to "
+        f"{context.pythons[-1]}.",
     )
 
 
-def _python_tls(case: Case) -> Answer:
-    python = case.runtime.interpreter.python
+def _python_tls(context: Context) -> Answer:
+    python = context.runtime.interpreter.python
     if python != PYTHON_WITH_TLS_DEADLOCK:
         return Answer("not-applicable", f"This is Python {python}.")
-    if not case.tls:
+    if not context.tls:
         return Answer(
             "warning", f"Python {python} deadlocks in TLS connections that two threads use."
         )
@@ -44,11 +44,11 @@ def _python_tls(case: Case) -> Answer:
     )
 
 
-def _amqp_lock(case: Case) -> Answer:
-    version = case.installed.get("amqp")
+def _amqp_lock(context: Context) -> Answer:
+    version = context.installed.get("amqp")
     if version is None:
         return Answer("not-applicable", "py-amqp is not installed.")
-    if "amqp" not in case.clients and case.clients:
+    if "amqp" not in context.clients and context.clients:
         return Answer("not-applicable", "The program does not use py-amqp.")
     if is_within(version, AMQP_WITH_WRITE_LOCK):
         return Answer("ok", f"py-amqp {version} locks its frame buffer.")
@@ -59,14 +59,14 @@ def _amqp_lock(case: Case) -> Answer:
     )
 
 
-def _libraries(case: Case) -> Answer:
-    if not case.ranges:
+def _libraries(context: Context) -> Answer:
+    if not context.ranges:
         return Answer("unknown", "hbshim's own metadata is not installed, which has the ranges.")
-    known = {name: case.installed[name] for name in case.ranges if name in case.installed}
+    known = {name: context.installed[name] for name in context.ranges if name in context.installed}
     outside = [
-        f"{name} {version} (supported: {case.ranges[name]})"
+        f"{name} {version} (supported: {context.ranges[name]})"
         for name, version in known.items()
-        if not is_within(version, case.ranges[name])
+        if not is_within(version, context.ranges[name])
     ]
     if outside:
         return Answer("problem", f"Outside the range that hbshim supports: {', '.join(outside)}.")

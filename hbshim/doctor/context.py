@@ -1,4 +1,4 @@
-"""Everything the checks look at, gathered before the first of them is asked."""
+"""Everything that the checks examine, gathered before the first check runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from hbshim.runtime.detect import RuntimeReport
 
 @dataclass(frozen=True)
 class Negotiated:
-    """What client and broker agreed on.
+    """What client and broker negotiated.
 
     Attributes:
         heartbeat: T, in seconds; 0 for none.
-        asked: the T that the doctor proposed; suggested: the one that the broker did.
-        frame_max: octets; channel_max: channels.
-        product, version: as the broker calls itself.
+        asked: the T that the doctor requested.
+        suggested: the T that the broker suggested.
+        frame_max: bytes.
+        channel_max: channels.
+        product, version: from the broker's properties.
     """
 
     heartbeat: int
@@ -31,19 +33,19 @@ class Negotiated:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A connection that the doctor opened, watched and closed.
+class ConnectionProbe:
+    """A connection that the doctor opened, observed and closed.
 
     Attributes:
         peer: host and port.
-        client: the library that spoke, with its version.
-        route: how a heartbeat reaches the wire, "plain" or "tls".
-        negotiated: what was agreed on.
-        worker: where beats came from.
-        watched: seconds that were watched.
-        beat_out: seconds until the first beat went out; None if none did.
-        beat_in: seconds until the first one came in; None if none did.
-        trouble: what ended the watch early, or blinded it; "" if nothing did.
+        client: the client library, with its version.
+        route: how a heartbeat is sent, "plain" or "tls".
+        negotiated: what was negotiated.
+        worker: the heartbeat worker.
+        watched: how long the connection was observed, in seconds.
+        sent_after: seconds until the first heartbeat was sent; None if none was.
+        received_after: seconds until the first heartbeat arrived; None if none did.
+        error_text: what ended or prevented the observation; "" if nothing did.
     """
 
     peer: str
@@ -52,9 +54,9 @@ class Visit:
     negotiated: Negotiated
     worker: str
     watched: float
-    beat_out: float | None
-    beat_in: float | None
-    trouble: str = ""
+    sent_after: float | None
+    received_after: float | None
+    error_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Queues:
     """The queues of one virtual host, as RabbitMQ's management API lists them.
 
     Attributes:
-        seen: how many were looked at; total: how many there are.
+        seen: how many were examined.
+        total: how many there are.
         transient: names of those that are neither durable nor exclusive.
         version: the broker's version.
     """
@@ -80,7 +83,7 @@ class Expected:
     Attributes:
         timeout: T, in seconds; 0 for none.
         whose: the connections, for reports.
-        why: what decided T; "" where nothing asked for a heartbeat.
+        why: what determined T; "" if nothing requested a heartbeat.
     """
 
     timeout: float
@@ -89,27 +92,27 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One process, and what it was asked to be examined for.
+class Context:
+    """One process, and the parameters of its examination.
 
     Attributes:
-        runtime: what :func:`hbshim.detect` says.
+        runtime: the result of :func:`hbshim.detect`.
         installed: versions of the libraries that are loaded or installed, by name.
-        ranges: the versions hbshim supports, by name; empty where nobody tells.
-        pythons: the Python versions hbshim is tested with, as "3.12"; likewise.
-        tls: TLS is in use, in a live connection or in the URL.
-        activity: what hbshim does and did in this process.
+        ranges: the versions that hbshim supports, by name; empty if unknown.
+        pythons: the Python versions that hbshim is tested with, as "3.12"; empty if unknown.
+        tls: TLS is in use, in an open connection or by the URL.
+        activity: what hbshim does and has done in this process.
         clients: "amqp" and "pika", those that the program uses.
-        proposals: what each client of the program asks for.
+        proposals: what each client of the program requests.
         apps: the program's Celery apps, as far as they are known.
-        kombu_transport: module and class that kombu takes for the program's URL, where
-            that is not py-amqp's; "" where it is, or where kombu is not in use.
+        kombu_transport: module and class of the transport that kombu selects for the program's
+            URL, if it is not py-amqp's; "" if it is, or if kombu is not in use.
         other_clients: AMQP clients that are loaded and that hbshim does not know.
-        live: T of the connections kept alive in this process now.
-        idle_limit: seconds after which something in between cuts a silent connection.
-        visit: the connection to the broker, if one was asked for and came about.
-        refusal: why it did not come about, and what to do.
-        queues: what the management API listed; or why it did not, and what to do.
+        live: T of the connections that are kept alive in this process now.
+        idle_limit: seconds after which a device on the path drops a silent connection.
+        probe: the connection to the broker, if one was requested and succeeded.
+        broker_error: why it failed, and the remedy.
+        queues: what the management API listed; or why that failed, and the remedy.
     """
 
     runtime: RuntimeReport
@@ -125,19 +128,19 @@ class Case:
     other_clients: tuple[str, ...] = ()
     live: tuple[float, ...] = ()
     idle_limit: float | None = None
-    visit: Visit | None = None
-    refusal: tuple[str, str] | None = None
+    probe: ConnectionProbe | None = None
+    broker_error: tuple[str, str] | None = None
     queues: Queues | tuple[str, str] | None = None
 
     @property
     def expected(self) -> tuple[Expected, ...]:
-        """T of the program's connections: of those that it opened, else of those it will open."""
+        """T of the program's connections: of the open ones, otherwise of those it will open."""
         opened = [Expected(t, "a connection of this process", "negotiated") for t in self.live]
         if without := self.activity.without_heartbeat:
             opened.append(Expected(0, f"connections opened in this process ({without})", ""))
         if opened:
             return tuple(opened)
-        suggested = None if self.visit is None else self.visit.negotiated.suggested
+        suggested = None if self.probe is None else self.probe.negotiated.suggested
         found = [(each, each.negotiated(suggested)) for each in self.proposals]
         return tuple(
             Expected(timeout, each.client, each.source)

@@ -1,17 +1,17 @@
-"""Checks of this process: who patched it, who hosts it, which interpreter it is."""
+"""Checks of this process: what is patched, the host, and the interpreter."""
 
 from __future__ import annotations
 
 import sys
 
-from hbshim.doctor.case import Case
+from hbshim.doctor.context import Context
 from hbshim.doctor.findings import Answer, Check
 from hbshim.runtime.captured import Captured, scan
 from hbshim.runtime.loaded import peek
 from hbshim.runtime.polling import POLLERS
 
-#: What a module may have taken before it was patched, by eventlet's name for what is
-#: patched, and where it was born. Classes and C functions only; see ``captured.py``.
+#: What a module may have imported before it was patched: by eventlet's name of the patch, the
+#: module that defines it. Classes and C functions only; see ``captured.py``.
 TAKEN_EARLY: dict[str, dict[str, tuple[str, ...]]] = {
     "socket": {"socket": ("socket",)},
     "select": {"select": ("select",)},
@@ -21,16 +21,16 @@ TAKEN_EARLY: dict[str, dict[str, tuple[str, ...]]] = {
 NAMED_AT_MOST = 3
 
 
-def _worker(case: Case) -> Answer:
-    choice = case.runtime.choice
+def _worker(context: Context) -> Answer:
+    choice = context.runtime.choice
     sentence = f"Heartbeats come from: {choice.worker}. {choice.reason}"
     if choice.warning:
         return Answer("warning", sentence, choice.warning)
     return Answer("ok", sentence)
 
 
-def _patching(case: Case) -> Answer:
-    green = case.runtime.green
+def _patching(context: Context) -> Answer:
+    green = context.runtime.green
     if green.library == "none":
         return Answer("not-applicable", "Neither eventlet nor gevent has patched this process.")
     if green.library == "both":
@@ -56,7 +56,7 @@ def _patching(case: Case) -> Answer:
 
 
 def taken_early(patched: tuple[str, ...]) -> list[Captured]:
-    """References that modules outside the standard library took before they were patched.
+    """Return references that modules outside the standard library took before the patching.
 
     Parameters:
         patched: what is patched now, by eventlet's names.
@@ -66,8 +66,8 @@ def taken_early(patched: tuple[str, ...]) -> list[Captured]:
 
 
 def _standard(module: str) -> bool:
-    # What the standard library keeps is eventlet's and gevent's business: they know it.
-    # `__mp_main__` is another name of `__main__`. hbshim keeps native ones on purpose.
+    # References in the standard library are handled by eventlet and gevent. `__mp_main__` is
+    # another name of `__main__`. hbshim keeps native functions on purpose.
     top = module.partition(".")[0]
     if top == "__main__":
         return False
@@ -80,11 +80,11 @@ def _named(found: list[Captured]) -> str:
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
-def _pollers(case: Case) -> Answer:
-    library = case.runtime.green.library
+def _pollers(context: Context) -> Answer:
+    library = context.runtime.green.library
     if library == "none":
         return Answer("not-applicable", "Nothing is patched, so native pollers do no harm.")
-    # eventlet has no green poller, whatever the name holds; gevent's is its own.
+    # eventlet has no green poller, whatever the name holds; gevent has its own.
     present = [] if library == "gevent" else [n for n in POLLERS["select"] if peek("select", n)]
     if present:
         return Answer(
@@ -103,8 +103,8 @@ def _pollers(case: Case) -> Answer:
     return Answer("ok", "No module outside the standard library holds a native poller.")
 
 
-def _uwsgi_threads(case: Case) -> Answer:
-    host = case.runtime.host
+def _uwsgi_threads(context: Context) -> Answer:
+    host = context.runtime.host
     if host.kind != "uwsgi":
         return Answer("not-applicable", "The host is not uWSGI.")
     if not host.threads_run:
@@ -116,8 +116,8 @@ def _uwsgi_threads(case: Case) -> Answer:
     return Answer("ok", f"uWSGI {host.version or ''} lets Python threads run between requests.")
 
 
-def _uwsgi_lazy_apps(case: Case) -> Answer:
-    host = case.runtime.host
+def _uwsgi_lazy_apps(context: Context) -> Answer:
+    host = context.runtime.host
     if host.kind != "uwsgi":
         return Answer("not-applicable", "The host is not uWSGI.")
     if host.lazy_apps:
@@ -129,8 +129,8 @@ def _uwsgi_lazy_apps(case: Case) -> Answer:
     )
 
 
-def _interpreter(case: Case) -> Answer:
-    facts = case.runtime.interpreter
+def _interpreter(context: Context) -> Answer:
+    facts = context.runtime.interpreter
     if facts.own_gil or not facts.daemon_threads:
         return Answer(
             "warning",
@@ -146,8 +146,8 @@ def _interpreter(case: Case) -> Answer:
     return Answer("ok", f"Python {facts.python}, an interpreter that allows daemon threads.")
 
 
-def _free_threading(case: Case) -> Answer:
-    facts = case.runtime.interpreter
+def _free_threading(context: Context) -> Answer:
+    facts = context.runtime.interpreter
     if not facts.free_threaded:
         return Answer("not-applicable", "This Python is not a free-threaded build.")
     if facts.gil_enabled:

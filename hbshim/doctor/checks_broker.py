@@ -1,9 +1,9 @@
-"""Checks of the broker, where one was named."""
+"""Checks of the broker, if a URL was given."""
 
 from __future__ import annotations
 
 from hbshim.adapters.versions import release_of
-from hbshim.doctor.case import Case, Queues, Visit
+from hbshim.doctor.context import ConnectionProbe, Context, Queues
 from hbshim.doctor.findings import Answer, Check
 
 #: RabbitMQ 4.3.0's release notes: transient_nonexcl_queues is denied by default.
@@ -15,67 +15,69 @@ NO_URL = "No --url was given."
 NAMED_AT_MOST = 3
 
 
-def _connection(case: Case) -> Answer:
-    if case.refusal is not None:
-        return Answer("problem", *case.refusal)
-    if case.visit is None:
+def _connection(context: Context) -> Answer:
+    if context.broker_error is not None:
+        return Answer("problem", *context.broker_error)
+    if context.probe is None:
         return Answer("not-applicable", NO_URL)
-    visit, agreed = case.visit, case.visit.negotiated
+    probe, agreed = context.probe, context.probe.negotiated
     return Answer(
         "ok",
-        f"{visit.client} connected to {agreed.product} {agreed.version} at {visit.peer} "
-        f"({visit.route}): T = {agreed.heartbeat} s (the doctor asked for {agreed.asked}, the "
+        f"{probe.client} connected to {agreed.product} {agreed.version} at {probe.peer} "
+        f"({probe.route}): T = {agreed.heartbeat} s (the doctor asked for {agreed.asked}, the "
         f"broker suggests {agreed.suggested}), frame_max {agreed.frame_max}, channel_max "
         f"{agreed.channel_max}.",
     )
 
 
-def _beat_out(case: Case) -> Answer:
-    visit = case.visit
-    if visit is None:
+def _heartbeat_sent(context: Context) -> Answer:
+    probe = context.probe
+    if probe is None:
         return Answer("not-applicable", "There is no connection to watch.")
-    if visit.beat_out is not None:
+    if probe.sent_after is not None:
         return Answer(
             "ok",
-            f"A heartbeat was sent after {visit.beat_out:.1f} s, from {visit.worker}; it was due "
-            f"at T/2 = {visit.negotiated.heartbeat / 2:g} s.",
+            f"A heartbeat was sent after {probe.sent_after:.1f} s, from {probe.worker}; it was due "
+            f"at T/2 = {probe.negotiated.heartbeat / 2:g} s.",
         )
-    return _not_seen(visit, "No heartbeat was sent", visit.negotiated.heartbeat / 2)
+    return _not_seen(probe, "No heartbeat was sent", probe.negotiated.heartbeat / 2)
 
 
-def _beat_in(case: Case) -> Answer:
-    visit = case.visit
-    if visit is None:
+def _heartbeat_received(context: Context) -> Answer:
+    probe = context.probe
+    if probe is None:
         return Answer("not-applicable", "There is no connection to watch.")
-    if visit.beat_in is not None:
-        return Answer("ok", f"A heartbeat of the broker arrived after {visit.beat_in:.1f} s.")
-    return _not_seen(visit, "No heartbeat arrived", visit.negotiated.heartbeat)
+    if probe.received_after is not None:
+        return Answer(
+            "ok", f"A heartbeat of the broker arrived after {probe.received_after:.1f} s."
+        )
+    return _not_seen(probe, "No heartbeat arrived", probe.negotiated.heartbeat)
 
 
-def _not_seen(visit: Visit, what: str, due: float) -> Answer:
-    if visit.trouble:
-        return Answer("problem", f"{what} in {visit.watched:.1f} s: {visit.trouble}.")
-    if visit.watched < due:
+def _not_seen(probe: ConnectionProbe, what: str, due: float) -> Answer:
+    if probe.error_text:
+        return Answer("problem", f"{what} in {probe.watched:.1f} s: {probe.error_text}.")
+    if probe.watched < due:
         return Answer(
             "unknown",
-            f"{what} in the {visit.watched:.1f} s that were left; one was due within {due:g} s.",
-            "Give more --timeout.",
+            f"{what} in the remaining {probe.watched:.1f} s; one was due within {due:g} s.",
+            "Raise --timeout.",
         )
-    return Answer("problem", f"{what} in {visit.watched:.1f} s, though one was due at {due:g} s.")
+    return Answer("problem", f"{what} in {probe.watched:.1f} s, though one was due at {due:g} s.")
 
 
-def _queue_kinds(case: Case) -> Answer:
-    if isinstance(case.queues, tuple):
-        return Answer("problem", *case.queues)
-    if isinstance(case.queues, Queues):
-        return _listed_queues(case.queues)
-    if case.visit is None:
+def _queue_kinds(context: Context) -> Answer:
+    if isinstance(context.queues, tuple):
+        return Answer("problem", *context.queues)
+    if isinstance(context.queues, Queues):
+        return _listed_queues(context.queues)
+    if context.probe is None:
         return Answer("not-applicable", NO_URL)
-    version = case.visit.negotiated.version
+    version = context.probe.negotiated.version
     refuses = _at_least(version, REFUSES_TRANSIENT)
     return Answer(
         "unknown",
-        f"{case.visit.negotiated.product} {version} "
+        f"{context.probe.negotiated.product} {version} "
         + ("refuses" if refuses else "accepts")
         + " queues neither durable nor exclusive"
         + (" unless configured otherwise" if refuses else ", 4.3 refuses them")
@@ -102,10 +104,10 @@ def _listed_queues(queues: Queues) -> Answer:
     )
 
 
-def _ack_timeout(case: Case) -> Answer:
-    if case.visit is None:
+def _ack_timeout(context: Context) -> Answer:
+    if context.probe is None:
         return Answer("not-applicable", NO_URL)
-    agreed = case.visit.negotiated
+    agreed = context.probe.negotiated
     if agreed.product != "RabbitMQ":
         return Answer("not-applicable", f"{agreed.product} is not RabbitMQ.")
     queues = "a quorum queue's" if _at_least(agreed.version, QUORUM_ALONE_TIMES_OUT) else "a"
@@ -117,7 +119,7 @@ def _ack_timeout(case: Case) -> Answer:
 
 
 def _at_least(version: str, least: tuple[int, ...]) -> bool:
-    # 4.3.0-rc.1 has what 4.3.0 has.
+    # 4.3.0-rc.1 behaves as 4.3.0.
     return release_of(version) >= least
 
 
@@ -130,19 +132,19 @@ CHECKS = (
         _connection,
     ),
     Check(
-        "beat-out",
+        "heartbeat-out",
         "That connection, until hbshim's worker has sent a heartbeat on it.",
-        "If none goes out by T/2, the worker does not run in this process.",
+        "If none is sent by T/2, the worker does not run in this process.",
         "Set heartbeat_in_pthread=true; if that does not help, report it with --json.",
-        _beat_out,
+        _heartbeat_sent,
     ),
     Check(
-        "beat-in",
+        "heartbeat-in",
         "That connection, until a heartbeat of the broker has arrived.",
-        "A broker sends one every T/2, too. If none arrives, something in between drops them, "
-        "and hbshim will call the peer dead after 2 T.",
-        "Look for a proxy between here and the broker, and at the broker's log.",
-        _beat_in,
+        "A broker also sends one every T/2. If none arrives, a device on the path drops them, and "
+        "hbshim will report the peer as dead after 2 T.",
+        "Check for a proxy on the path to the broker, and read the broker's log.",
+        _heartbeat_received,
     ),
     Check(
         "queue-kinds",

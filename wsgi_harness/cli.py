@@ -21,10 +21,10 @@ from wsgi_harness.report.terminal import ending_well, result_console
 
 _EXIT_CODES = """\b
 Exit codes:
-  0    every control failed as it must, and every fix held
-  1    an expectation was not met: a fix broke, or a control survived
+  0    every control failed as expected, and every fix passed
+  1    an expectation was not met: a fix failed, or a control survived
   2    the command line is wrong
-  3    no verdict: the containers could not be had, or a cell could not be measured
+  3    no verdict: the containers could not be started, or a cell could not be measured
   130  interrupted; everything is removed again
 """
 

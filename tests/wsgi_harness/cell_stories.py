@@ -50,8 +50,8 @@ def alive(name: str) -> Observation:
             connections=1,
         ),
         wire=WireView(
-            client_beats=tuple(BEGAN + 2 * number for number in range(1, 13)),
-            server_beats=tuple(BEGAN + 2 * number for number in range(1, 13)),
+            client_heartbeats=tuple(BEGAN + 2 * number for number in range(1, 13)),
+            server_heartbeats=tuple(BEGAN + 2 * number for number in range(1, 13)),
         ),
         green=ticks(24.5),
         native=ticks(0.01),
@@ -79,7 +79,9 @@ def closed(name: str) -> Observation:
             listed_until=BEGAN + 11.8,
             listed_after_silence=False,
         ),
-        wire=WireView(server_beats=(BEGAN + 2, BEGAN + 4), ended=BEGAN + 12, ended_by="server"),
+        wire=WireView(
+            server_heartbeats=(BEGAN + 2, BEGAN + 4), ended=BEGAN + 12, ended_by="server"
+        ),
         messages=Messages(asked=20, accepted=0, arrived=0),
         shim=None,
     )
@@ -92,7 +94,7 @@ def several(observation: Observation, ends: Sequence[float | None]) -> Observati
     broker = replace(
         observation.broker,
         lives=lives,
-        held=len(lives),
+        kept=len(lives),
         connections=len(lives),
         closed=min(closed, default=None),
         listed_after_silence=not closed,

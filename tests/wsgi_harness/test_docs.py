@@ -21,7 +21,7 @@ def grid(*, oslo: bool) -> str:
     worlds = [world for world in WORLDS if bool(world.oslo) is oslo]
     columns = [(world.key, library) for world in worlds for library in world.libraries]
     lines = [
-        f"| who beats | {' | '.join(f'{world}: {library}' for world, library in columns)} |",
+        f"| keepalive | {' | '.join(f'{world}: {library}' for world, library in columns)} |",
         "| --- |" + " --- |" * len(columns),
     ]
     for method in [each for each in METHODS if each.key in {key[0] for key in expected}]:

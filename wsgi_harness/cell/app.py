@@ -1,12 +1,12 @@
 """The WSGI script of one cell: one process, one connection, one way of keeping it alive.
 
-    POST /open       connect, start the ticks and the beater; the body is the PEM of the
+    POST /open       connect, start the latency probes and the keepalive; the body is the PEM of the
                      broker's authority where the connection is to be encrypted
     POST /publish    publish ?count=N messages
-    GET  /report     what was measured in between, and hbshim's own account
+    GET  /report     what was measured in between, and recorded by hbshim
 
 Loaded by mod_wsgi, with the environment variable CELL as its orders; see
-:func:`wsgi_harness.matrix.scenarios.orders`. No part of it beats for a cell with hbshim:
+:func:`wsgi_harness.matrix.scenarios.orders`. No part of it sends heartbeats in a cell with hbshim:
 there the one difference is the call of ``hbshim.install()``, two lines below, or, with
 oslo.messaging, the scheme of a URL.
 """
@@ -37,15 +37,15 @@ import sys
 import time
 from urllib.parse import parse_qs
 
-from wsgi_harness.cell.beaters import Beater
 from wsgi_harness.cell.clients import client_of
+from wsgi_harness.cell.keepalive import Keepalive
 from wsgi_harness.cell.ticks import Ticks
 
 Answer = dict[str, object]
 Query = dict[str, list[str]]
 
 _client = client_of(CELL, os.environ["AMQP_URL"])
-_beater = Beater(_client, CELL["heartbeat"] / 4, _green)
+_keepalive = Keepalive(_client, CELL["heartbeat"] / 4, _green)
 _ticks: dict[str, Ticks] = {}
 
 
@@ -55,7 +55,7 @@ def _open(_query: Query, body: str) -> Answer:
     _green.spawn(_ticks["green"].run, _green.sleep)
     _green.native_thread(_ticks["native"].run, _green.native_sleep())
     _client.open(body if CELL["tls"] else None)
-    _beater.start(CELL["beater"])
+    _keepalive.start(CELL["keepalive"])
     return {"python": sys.version.split()[0], "versions": _versions()}
 
 
@@ -82,7 +82,7 @@ def _publish(query: Query, _body: str) -> Answer:
 def _report(_query: Query, _body: str) -> Answer:
     return {
         "ticks": {name: ticks.report() for name, ticks in _ticks.items()},
-        "beater": _beater.report(),
+        "keepalive": _keepalive.report(),
         "shim": _shim() if CELL["tells"] else None,
     }
 
@@ -110,7 +110,7 @@ def _shim() -> Answer:
                 "name": link.name,
                 "state": link.state.value,
                 "route": link.wire.route,
-                "beats": link.heartbeats_sent,
+                "heartbeats": link.heartbeats_sent,
             }
             for link in heartbeats.links()
         ],

@@ -26,7 +26,7 @@ class Client(Protocol):
             ca_pem: PEM of the authority to trust over TLS; None for a plain connection.
         """
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Call what the library offers for keeping a connection alive."""
 
     def drain(self) -> None:
@@ -72,7 +72,7 @@ class KombuClient:
         self._connection.connect()
         self._producer = kombu.Producer(self._connection.channel())
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         # kombu's guide: call it regularly, at least `rate` times in T.
         self._connection.heartbeat_check(rate=2)
 
@@ -115,12 +115,12 @@ class PikaClient:
         self._connection = pika.BlockingConnection(self._parameters)
         self._channel = self._connection.channel()
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         # pika has no call for heartbeats alone; its documentation names this one.
         self._connection.process_data_events(time_limit=0)
 
     def drain(self) -> None:
-        """Nothing: :meth:`beat` has read already."""
+        """Nothing: :meth:`send_heartbeat` has read already."""
 
     def publish(self, queue: str, body: str) -> None:
         self._channel.basic_publish("", queue, body.encode())

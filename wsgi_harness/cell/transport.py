@@ -92,7 +92,7 @@ class OsloClient:
         self._notifications = self._oslo.get_notification_transport(conf, self._url)
         self.publish(f"{self._name}.opened", "opened")
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Nothing: a driver offers no such call."""
 
     def drain(self) -> None:

@@ -102,10 +102,10 @@ class Matrix:
                 return Observation(name, problems=(failure,), requests=(opened[name][0],))
             view = watch.add_to(from_log.get(name, BrokerView()), name)
             seen = _observation(name, opened[name], published[name], reports[name])
-            held = _held(view, seen.silence) if name in several else 1
+            kept = _kept_at(view, seen.silence) if name in several else 1
             seen = replace(
                 seen,
-                broker=replace(view, held=held, listed_after_silence=listed[name] >= held),
+                broker=replace(view, kept=kept, listed_after_silence=listed[name] >= kept),
                 wire=wire[name],
                 messages=replace(seen.messages, arrived=arrived[name]),
             )
@@ -217,7 +217,7 @@ class Matrix:
         return tuple(problems)
 
 
-def _held(view: BrokerView, silence: tuple[float, float]) -> int:
+def _kept_at(view: BrokerView, silence: tuple[float, float]) -> int:
     """How many connections there were when the silence began; there has to be one."""
     return max(1, sum(life.opened <= silence[0] for life in view.lives))
 
@@ -229,7 +229,7 @@ def _observation(name: str, opened: Exchange, published: Exchange, report: Answe
     pids = {told.get("pid") for told in (greeting, answer, report)}
     problems = []
     if not report:
-        problems.append("the cell did not tell what it measured")
+        problems.append("the cell did not report its measurements")
     elif len(pids) > 1:
         problems.append(f"different processes answered its requests ({sorted(map(str, pids))})")
     return Observation(
@@ -240,7 +240,7 @@ def _observation(name: str, opened: Exchange, published: Exchange, report: Answe
         green=cells.ticks(report, "green", silence),
         native=cells.ticks(report, "native", silence),
         messages=Messages(asked=MESSAGES, accepted=answer.get("accepted", 0)),
-        beater=report.get("beater", {}),
+        keepalive=report.get("keepalive", {}),
         shim=report.get("shim"),
         versions={"python": greeting["python"], **greeting["versions"]},
     )

@@ -25,7 +25,7 @@ STOCK, *_OURS = SCHEMES
 #: Where the image has the older oslo.messaging, beside the one that is found by itself.
 _OLDER = "/opt/oslo17"
 
-#: Length of the silence, in T. A client that beats but does not read gives up after 2 T,
+#: Length of the silence, in T. A client that sends heartbeats but does not read gives up after 2 T,
 #: RabbitMQ closes up to 3 T after the last byte, and one T is for a busy machine.
 SILENCE = 6
 
@@ -84,7 +84,7 @@ class Method:
     """One way to keep, or not to keep, a connection alive.
 
     Attributes:
-        beater: what runs in the cell besides the application, see ``beaters.STARTERS``.
+        keepalive: what runs in the cell beside the application, see ``keepalive.STARTERS``.
         shim: the options of ``hbshim.install()``, or None where nobody calls it.
         driver: options of ``[oslo_messaging_rabbit]``.
     """
@@ -92,7 +92,7 @@ class Method:
     key: str
     title: str
     what: str
-    beater: str = "none"
+    keepalive: str = "none"
     shim: Mapping[str, str] | None = None
     driver: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,11 +126,11 @@ class Scenario:
         return self.method.shim is None and self.library not in _OURS
 
     @property
-    def beats_greenly(self) -> bool:
+    def is_green(self) -> bool:
         """Whether a green thread is to call something: no heartbeat without its hub."""
-        if self.method.beater == "driver":
+        if self.method.keepalive == "driver":
             return self.world.patched and self.is_control and not self.method.driver
-        return self.method.beater in ("green", "tpool")
+        return self.method.keepalive in ("green", "tpool")
 
     @property
     def is_fix(self) -> bool:
@@ -157,30 +157,30 @@ WORLDS = (
 )
 
 METHODS = (
-    Method("none", "nobody", "Nobody calls anything between two requests."),
+    Method("none", "nobody", "Nothing is called between two requests."),
     Method(
         "green",
         "green thread",
         "eventlet.spawn or gevent.spawn: the library's heartbeat call every T/4.",
-        beater="green",
+        keepalive="green",
     ),
     Method(
         "tpool",
         "tpool",
         "A green thread has the same call executed by eventlet.tpool.",
-        beater="tpool",
+        keepalive="tpool",
     ),
     Method(
         "native",
         "native thread",
         "oslo.messaging's heartbeat_in_pthread as first proposed: the call from a native thread.",
-        beater="native",
+        keepalive="native",
     ),
     Method(
         "native-drained",
         "native thread that reads",
         "The same as released: the thread also drains events for 1 ms after each call.",
-        beater="native-drained",
+        keepalive="native-drained",
     ),
     Method("hbshim-auto", "hbshim", "hbshim.install() and nothing else.", shim={}),
     Method(
@@ -205,24 +205,24 @@ METHODS = (
         "stock",
         "the driver",
         "oslo.messaging's own heartbeat thread, which is green where threading is patched.",
-        beater="driver",
+        keepalive="driver",
     ),
     Method(
         "stock-pthread",
         "the driver, heartbeat_in_pthread",
         "oslo.messaging's own heartbeat thread, made native by the option as it was released.",
-        beater="driver",
+        keepalive="driver",
         driver={"heartbeat_in_pthread": "true"},
     ),
     Method(
         "hbshim",
         "hbshim's driver",
         "A transport URL with a scheme of hbshim's, and nothing else.",
-        beater="driver",
+        keepalive="driver",
     ),
 )
 
-_NOBODY = "Nobody sends anything, so the broker misses the client's heartbeats."
+_NOBODY = "Nothing sends heartbeats, so the broker misses them."
 _PARKED = (
     "No green thread runs between two requests: nothing switches to the hub after the handler "
     "has returned, so the heartbeat call is never made."
@@ -231,21 +231,21 @@ _POOLED = (
     "The pool's threads are native, but the green thread that would hand them the call never runs."
 )
 _UNREAD = (
-    "The native thread beats, but py-amqp counts only what was read: after 2 T it raises "
+    "The native thread sends, but py-amqp counts only what was read: after 2 T it raises "
     "“Too many heartbeats missed”, the thread ends, and the broker closes 2 to 3 T later."
 )
 _READS = (
     "A native thread runs, and it reads, so neither side misses the other in this quiet process. "
     "Under load it is not safe: two threads share one connection."
 )
-_BEATS = "hbshim beats on the wire from a native thread of its own, beneath the client."
+_SENDS = "hbshim sends heartbeats on the wire from its own native thread, beneath the client."
 _ENCRYPTS = (
-    "hbshim beats through the connection's own TLS session, from a native thread, one thread at "
-    "a time."
+    "hbshim sends heartbeats through the connection's TLS session, from a native thread, with one "
+    "thread at a time in the session."
 )
 _FORCED = (
-    "The user forced a worker that lives in the parked hub. hbshim obeys, warns, and records the "
-    "late ticks."
+    "The user forced a worker that runs in the parked hub. hbshim obeys, warns, and records "
+    "that the worker is late."
 )
 _DRIVER_PARKED = (
     "The driver's heartbeat thread is green, and so is the one that waits for replies: both stand "
@@ -260,8 +260,8 @@ _DRIVER_PTHREAD = (
     "for replies, too; all of them read. In a quiet process that holds; through a broker's restart "
     "under load it hung, and it was removed."
 )
-_DRIVER_BEATS = (
-    "hbshim beats for every connection of the driver, on the wire, from a native thread of its own."
+_DRIVER_SENDS = (
+    "hbshim sends heartbeats on every connection of the driver, from its own native thread."
 )
 
 # (method, libraries, worlds, expected, reason)
@@ -278,16 +278,16 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("native", ("kombu",), ("prefork", "unpatched"), "closed", _UNREAD),
     ("native", ("pika",), ("prefork", "unpatched"), "alive", _READS),
     ("native-drained", ("kombu",), ("prefork", "unpatched"), "alive", _READS),
-    ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _BEATS),
-    ("hbshim-auto", LIBRARIES, ("gevent", "sub"), "alive", _BEATS),
+    ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _SENDS),
+    ("hbshim-auto", LIBRARIES, ("gevent", "sub"), "alive", _SENDS),
     ("hbshim-auto", LIBRARIES, ("tls",), "alive", _ENCRYPTS),
-    ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _BEATS),
+    ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _SENDS),
     ("hbshim-greenthread", LIBRARIES, ("prefork",), "closed", _FORCED),
     ("hbshim-tpool", LIBRARIES, ("prefork",), "closed", _FORCED),
     ("stock", (STOCK,), ("oslo", "oslo17"), "closed", _DRIVER_PARKED),
     ("stock", (STOCK,), ("oslo-unpatched",), "alive", _DRIVER_NATIVE),
     ("stock-pthread", (STOCK,), ("oslo17",), "alive", _DRIVER_PTHREAD),
-    ("hbshim", _OURS, ("oslo", "oslo-unpatched", "oslo17"), "alive", _DRIVER_BEATS),
+    ("hbshim", _OURS, ("oslo", "oslo-unpatched", "oslo17"), "alive", _DRIVER_SENDS),
 )
 
 
@@ -338,7 +338,7 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
     return {
         "name": scenario.name,
         "library": scenario.library,
-        "beater": scenario.method.beater,
+        "keepalive": scenario.method.keepalive,
         "green": scenario.world.green,
         "patched": scenario.world.patched,
         "tls": scenario.world.tls,

@@ -16,18 +16,18 @@ WARNING_EVENT = "choice-warning"
 class Outcome(enum.Enum):
     """How a cell went; the value is what a reader sees."""
 
-    HELD = "held"
-    FAILED_AS_IT_MUST = "failed as it must"
-    FAILED_AS_WARNED = "failed as warned"
-    LIVED = "as expected"
-    BROKE = "BROKE"
-    FINDING = "FINDING"
+    PASS = "pass"
+    EXPECTED_FAILURE = "expected failure"
+    WARNED_FAILURE = "expected failure, warned"
+    AS_EXPECTED = "as expected"
+    FAIL = "FAIL"
+    UNEXPECTED = "UNEXPECTED"
     INCONCLUSIVE = "INCONCLUSIVE"
 
     @property
     def ok(self) -> bool:
         """Whether the expectation was met."""
-        return self not in (Outcome.BROKE, Outcome.FINDING, Outcome.INCONCLUSIVE)
+        return self not in (Outcome.FAIL, Outcome.UNEXPECTED, Outcome.INCONCLUSIVE)
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
         outcome = Outcome.INCONCLUSIVE
     elif scenario.expected == "closed":
         why = tuple(_against_closed(scenario, seen, heartbeat))
-        met = Outcome.FAILED_AS_WARNED if scenario.warns else Outcome.FAILED_AS_IT_MUST
-        outcome = Outcome.FINDING if why else met
+        met = Outcome.WARNED_FAILURE if scenario.warns else Outcome.EXPECTED_FAILURE
+        outcome = Outcome.UNEXPECTED if why else met
     else:
         why = tuple(_against_alive(seen))
         if why:
-            outcome = Outcome.BROKE if scenario.is_fix else Outcome.FINDING
+            outcome = Outcome.FAIL if scenario.is_fix else Outcome.UNEXPECTED
         else:
-            outcome = Outcome.HELD if scenario.is_fix else Outcome.LIVED
+            outcome = Outcome.PASS if scenario.is_fix else Outcome.AS_EXPECTED
     notes = () if seen.problems else tuple(_notes(scenario, seen, heartbeat))
     return Verdict(scenario.name, outcome, _describe(seen, heartbeat), why, notes)
 
@@ -73,7 +73,7 @@ def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
 def exit_code(verdicts: Sequence[Verdict]) -> int:
     """0: every expectation met. 1: one was not. 3: none contradicted, but one not measured."""
     outcomes = {verdict.outcome for verdict in verdicts}
-    if outcomes & {Outcome.BROKE, Outcome.FINDING}:
+    if outcomes & {Outcome.FAIL, Outcome.UNEXPECTED}:
         return 1
     return 3 if Outcome.INCONCLUSIVE in outcomes or not verdicts else 0
 
@@ -84,9 +84,9 @@ def _against_closed(scenario: Scenario, seen: Observation, heartbeat: int) -> It
     elif not seen.broker.missed_heartbeats:
         yield f"closed, but not for missed heartbeats: {seen.broker.reason or 'no reason logged'}"
     # The explanation is an expectation too: a green thread fails because its hub is parked.
-    elif scenario.beats_greenly and seen.green is not None and seen.green.worst < heartbeat:
+    elif scenario.is_green and seen.green is not None and seen.green.worst < heartbeat:
         yield (
-            f"closed although green ticks came in time (at most {seen.green.worst:.2f} s late): "
+            f"closed although the green thread was at most {seen.green.worst:.2f} s late: "
             "the parked hub does not explain it"
         )
     if scenario.warns and WARNING_EVENT not in _event_kinds(seen):
@@ -97,15 +97,17 @@ def _against_alive(seen: Observation) -> Iterator[str]:
     if not seen.survived:
         yield f"the connection was closed: {seen.broker.reason or 'no reason logged'}"
     if seen.failed_requests:
-        errors = [request.error or "no error told" for request in seen.requests if request.failed]
+        errors = [
+            request.error or "no error reported" for request in seen.requests if request.failed
+        ]
         yield f"failed requests: {seen.failed_requests} ({', '.join(errors)})"
     if seen.messages.lost:
         yield f"lost messages: {seen.messages.lost} of {seen.messages.asked}"
-    if seen.broker.connections > seen.broker.held:
-        kept = "one" if seen.broker.held == 1 else str(seen.broker.held)
+    if seen.broker.connections > seen.broker.kept:
+        kept = "one" if seen.broker.kept == 1 else str(seen.broker.kept)
         yield f"the cell opened {seen.broker.connections} connections instead of keeping {kept}"
     if seen.wire.errors:
-        yield f"not whole AMQP frames on the wire: {'; '.join(seen.wire.errors)}"
+        yield f"incomplete AMQP frames on the wire: {'; '.join(seen.wire.errors)}"
 
 
 def _event_kinds(seen: Observation) -> set[str]:
@@ -131,14 +133,14 @@ def _notes(scenario: Scenario, seen: Observation, heartbeat: int) -> Iterator[st
     if scenario.world.oslo and not seen.survived:
         yield _reconnected(seen)
     if seen.shim is not None and not seen.wire.visible:
-        beats = seen.shim["counters"].get("heartbeats_sent", 0)
-        yield f"the wire is encrypted; by its own account hbshim sent {beats} heartbeats"
-    if error := seen.beater.get("error"):
+        heartbeats = seen.shim["counters"].get("heartbeats_sent", 0)
+        yield f"the wire is encrypted; hbshim recorded {heartbeats} heartbeats sent"
+    if error := seen.keepalive.get("error"):
         yield f"the thread ended with {error['type']}: {error['message']}"
     if seen.native is not None and seen.native.worst > heartbeat / 2:
         yield (
-            f"even a native tick came {seen.native.worst:.1f} s late: the machine stood still, "
-            "so repeat the run on a quieter one"
+            f"the native thread was {seen.native.worst:.1f} s late: the machine was overloaded; "
+            "repeat the run on a quieter one"
         )
 
 
@@ -148,6 +150,6 @@ def _reconnected(seen: Observation) -> str:
     closed = sum(life.closed is not None and life.closed <= ended for life in broker.lives)
     took = seen.requests[-1].ended - seen.requests[-1].began
     return (
-        f"{closed} of its {broker.held} connections were closed; in the second request, which "
-        f"took {took:.1f} s, the driver opened {broker.connections - broker.held} anew"
+        f"{closed} of its {broker.kept} connections were closed; in the second request, which "
+        f"took {took:.1f} s, the driver opened {broker.connections - broker.kept} anew"
     )

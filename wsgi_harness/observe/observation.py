@@ -62,12 +62,12 @@ class BrokerView:
     listed_until: float | None = None
     listed_after_silence: bool = False
     connections: int = 0
-    held: int = 1
+    kept: int = 1
     lives: tuple[Life, ...] = ()
 
     @property
     def missed_heartbeats(self) -> bool:
-        """Whether the broker closed it because the client did not beat."""
+        """Whether the broker closed it for missed heartbeats."""
         return "missed heartbeats from client" in self.reason
 
 
@@ -84,8 +84,8 @@ class WireView:
             fields above are empty and say nothing.
     """
 
-    client_beats: tuple[float, ...] = ()
-    server_beats: tuple[float, ...] = ()
+    client_heartbeats: tuple[float, ...] = ()
+    server_heartbeats: tuple[float, ...] = ()
     ended: float | None = None
     ended_by: str = ""
     errors: tuple[str, ...] = ()
@@ -140,8 +140,8 @@ class Observation:
     Attributes:
         problems: why the cell could not be measured; empty when it could.
         silence: begin and end of the time in which no request was made.
-        beater: the cell's own account of its heartbeat calls.
-        shim: hbshim's own account; None in a cell without it.
+        keepalive: the cell's own record of its heartbeat calls.
+        shim: recorded by hbshim; None in a cell without it.
         versions: of Python and the libraries in the cell.
         log: the end of Apache's log, kept where something is unclear.
     """
@@ -155,7 +155,7 @@ class Observation:
     green: Ticks | None = None
     native: Ticks | None = None
     messages: Messages = field(default_factory=Messages)
-    beater: Mapping[str, Any] = field(default_factory=dict)
+    keepalive: Mapping[str, Any] = field(default_factory=dict)
     shim: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     log: tuple[str, ...] = ()
@@ -177,7 +177,7 @@ class Observation:
         if self.shim is not None and not self.wire.visible:
             return None
         opened = [request.ended for request in self.requests if request.kind == "open"]
-        heard = [*opened, *(at for at in self.wire.client_beats if at <= self.silence[1])]
+        heard = [*opened, *(at for at in self.wire.client_heartbeats if at <= self.silence[1])]
         return max(heard, default=None)
 
 

@@ -45,7 +45,7 @@ def read(lines: Sequence[str]) -> Mapping[str, WireView]:
 
 
 def _view(events: list[dict[str, Any]]) -> WireView:
-    def beats(side: str) -> tuple[float, ...]:
+    def heartbeats(side: str) -> tuple[float, ...]:
         return tuple(
             event["at"]
             for event in events
@@ -55,8 +55,8 @@ def _view(events: list[dict[str, Any]]) -> WireView:
     ends = [event for event in events if event["kind"] in ("fin", "rst")]
     errors = [event for event in events if event["kind"] in ("malformed", "torn", "unreachable")]
     return WireView(
-        client_beats=beats("client"),
-        server_beats=beats("server"),
+        client_heartbeats=heartbeats("client"),
+        server_heartbeats=heartbeats("server"),
         ended=ends[0]["at"] if ends else None,
         ended_by=ends[0]["side"] if ends else "",
         errors=tuple(f"{event['kind']}: {event.get('detail', '')}" for event in errors),

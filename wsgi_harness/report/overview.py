@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from wsgi_harness.matrix.scenarios import SILENCE, WORLDS, Scenario
 from wsgi_harness.observe.observation import Observation
 from wsgi_harness.report.plots import (
-    CLIENT_BEAT,
+    CLIENT_HEARTBEAT,
     CLOSED,
     FAILED,
     GREEN_TICK,
@@ -29,7 +29,7 @@ from wsgi_harness.report.plots import (
     time_axis,
 )
 
-_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_BEAT, GREEN_TICK, NATIVE_TICK)
+_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, GREEN_TICK, NATIVE_TICK)
 
 
 def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], heartbeat: int) -> str:
@@ -52,7 +52,7 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         begin = min(begin_of(seen) - seen.silence[0] for _, seen in pairs)
         time_axis(lives, begin, end, heartbeat)
         lives.set_xlabel(f"seconds since the connection was opened (T = {heartbeat} s)")
-        lives.set_title("life of each connection", fontsize=9.5, loc="left")
+        lives.set_title("lifetime of each connection", fontsize=9.5, loc="left")
         lives.set_yticks(
             [rows[scenario.name] for scenario, _ in pairs],
             [f"{scenario.method.title}, {scenario.library}" for scenario, _ in pairs],
@@ -67,12 +67,12 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         late.set_xscale("log")
         late.axvline(heartbeat / 2, color=GREY, linewidth=1, linestyle="--")
         late.text(
-            heartbeat / 2, 1, "a beat is due \nevery T/2 ", ha="right", va="center", fontsize=8
+            heartbeat / 2, 1, "a heartbeat is due \nevery T/2 ", ha="right", va="center", fontsize=8
         )
         late.set_xlim(0.0008, 3 * SILENCE * heartbeat)
         late.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        late.set_xlabel("latest tick, seconds late")
-        late.set_title("whose clock stood still", fontsize=9.5, loc="left")
+        late.set_xlabel("maximum lateness of a probe, seconds")
+        late.set_title("which thread was late", fontsize=9.5, loc="left")
         late.grid(axis="x", color="#dddddd", linewidth=0.8)
         for axes in (lives, late):
             axes.tick_params(axis="y", length=0)
@@ -95,8 +95,10 @@ def _rows(scenarios: Sequence[Scenario]) -> dict[str, int]:
 def _draw_row(axes: Axes, seen: Observation, row: int) -> None:
     origin = seen.silence[0]
     draw_life(axes, seen, row, origin)
-    beats = [at - origin for at in seen.wire.client_beats if at <= end_of(seen)]
-    axes.plot(beats, [row] * len(beats), zorder=3, **{**CLIENT_BEAT.style, "markersize": 6})
+    heartbeats = [at - origin for at in seen.wire.client_heartbeats if at <= end_of(seen)]
+    axes.plot(
+        heartbeats, [row] * len(heartbeats), zorder=3, **{**CLIENT_HEARTBEAT.style, "markersize": 6}
+    )
     for request in seen.requests:
         style = FAILED.style if request.failed else REQUEST.style
         axes.plot(

@@ -58,28 +58,27 @@ PAGE = Template(
 <p class="headline $tone">$headline</p>
 $findings
 <h2>What was done</h2>
-<p>AMQP peers send heartbeats: RabbitMQ closes a connection on which it has heard nothing for two
-to three heartbeat timeouts, called T. Each cell is one Apache with one Python process. A first
-HTTP request opened a connection to RabbitMQ. Then nobody asked anything for $silence seconds
-($factor T). A second request published $messages messages on the same connection. With
-oslo.messaging each of them was a CALL that a server answered and a notification of the answer, and
-the driver held two or three connections, none of which may be lost. The cells differ
-in who was to send the heartbeats meanwhile; what had to happen was written down before the
-run.</p>
+<p>AMQP peers send heartbeats: RabbitMQ closes a connection from which it has received nothing for
+two to three heartbeat timeouts (T). Each cell is one Apache with one Python process. A first HTTP
+request opened a connection to RabbitMQ. No request followed for $silence seconds ($factor T). A
+second request then published $messages messages on the same connection. With oslo.messaging each
+message was a CALL that a server answered and a notification of the answer, and the driver kept two
+or three connections, none of which may be lost. The cells differ in what sends heartbeats in the
+meantime. The expected result was written down before the run.</p>
 <h2>Verdicts</h2>
-<p class="what">Did the connection live through the silence? “Closed” means that RabbitMQ closed it
-for missed heartbeats. A black frame marks what was not expected. Choose a field to see its
+<p class="what">Was the connection open after the silence? “Closed” means that RabbitMQ closed it
+for missed heartbeats. A black frame marks an unexpected result. Follow a link to the details of a
 connection.</p>
 $grid
 <h2>All connections</h2>
-<figure role="img" aria-label="Life of each connection, and lateness of its ticks">
+<figure role="img" aria-label="Lifetime of each connection, and lateness of its threads">
 $overview
 <figcaption>Left: the green bar is the connection as RabbitMQ saw it (thin ones: one of several),
 the cross its end, a triangle a heartbeat from the cell, the squares the two requests (hollow:
-failed). Heartbeats over TLS nobody could see. Right: in each process a green thread (circle) and a
-native thread (diamond) were to tick $ticks times in T; shown is the latest tick in the silence.
-Where the circle is far right and the diamond far left, the process ran but its green threads did
-not.</figcaption>
+failed). Heartbeats over TLS are not visible. Right: in each process a green thread (circle) and a
+native thread (diamond) had to run a probe $ticks times in T; shown is the maximum lateness during
+the silence. If the circle is far right and the diamond far left, the process ran but its green
+threads did not.</figcaption>
 </figure>
 <h2>Each connection</h2>
 <div class="legend">$legend</div>

@@ -56,16 +56,23 @@ class Mark:
 REQUEST = Mark("HTTP request, answered", BLACK, "s", 6)
 FAILED = Mark("HTTP request, failed", BLACK, "s", 7, filled=False)
 CLOSED = Mark("connection closed", VERMILLION, "X", 9)
-CLIENT_BEAT = Mark("heartbeat, cell to broker", BLUE, "^", 7.5, rimmed=True)
-SERVER_BEAT = Mark("heartbeat, broker to cell", SKY, "v", 7.5, rimmed=True)
-GREEN_TICK = Mark("tick of a green thread", PURPLE, "o", 4, filled=False)
-NATIVE_TICK = Mark("tick of a native thread", ORANGE, "D", 3.5)
-_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_BEAT, SERVER_BEAT, GREEN_TICK, NATIVE_TICK)
+CLIENT_HEARTBEAT = Mark("heartbeat, cell to broker", BLUE, "^", 7.5, rimmed=True)
+SERVER_HEARTBEAT = Mark("heartbeat, broker to cell", SKY, "v", 7.5, rimmed=True)
+GREEN_TICK = Mark("probe of a green thread", PURPLE, "o", 4, filled=False)
+NATIVE_TICK = Mark("probe of a native thread", ORANGE, "D", 3.5)
+_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, SERVER_HEARTBEAT, GREEN_TICK, NATIVE_TICK)
 
 #: Height of a lane that several connections share.
 _BAR = 0.75
 
-_LANES = ("requests", "connection", "cell → broker", "broker → cell", "green ticks", "native ticks")
+_LANES = (
+    "requests",
+    "connection",
+    "cell → broker",
+    "broker → cell",
+    "green probes",
+    "native probes",
+)
 
 STYLE: dict[Any, Any] = {
     # Text stays text: selectable, and set in a font that the reader has.
@@ -106,7 +113,7 @@ def add_legend(figure: Figure, marks: Sequence[Mark], *more: Artist, loc: Place)
 
 
 def timeline(seen: Observation, heartbeat: int) -> str:
-    """One connection: requests, what the broker says, beats on the wire, ticks of two threads."""
+    """One connection: requests, the broker's log, heartbeats on the wire, probes of two threads."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.15), layout="constrained")
         axes = figure.subplots()
@@ -123,18 +130,18 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
         shown = [at - origin for at in times if at - origin <= end]
         axes.plot(shown, [rows[lane]] * len(shown), zorder=3, clip_on=False, **mark.style)
         if not shown and lane != "requests":
-            hidden = mark in (CLIENT_BEAT, SERVER_BEAT) and not seen.wire.visible
-            text = "encrypted, so nobody saw" if hidden else "none"
+            hidden = mark in (CLIENT_HEARTBEAT, SERVER_HEARTBEAT) and not seen.wire.visible
+            text = "encrypted, not visible" if hidden else "none"
             axes.text(0, rows[lane], text, color=GREY, style="italic", va="center", fontsize=8.5)
 
     put("requests", REQUEST, [each.began for each in seen.requests if not each.failed])
     put("requests", FAILED, [each.began for each in seen.requests if each.failed])
     _draw_patience(axes, seen, origin, heartbeat)
     draw_life(axes, seen, rows["connection"], origin)
-    put("cell → broker", CLIENT_BEAT, seen.wire.client_beats)
-    put("broker → cell", SERVER_BEAT, seen.wire.server_beats)
-    put("green ticks", GREEN_TICK, _came(seen.green))
-    put("native ticks", NATIVE_TICK, _came(seen.native))
+    put("cell → broker", CLIENT_HEARTBEAT, seen.wire.client_heartbeats)
+    put("broker → cell", SERVER_HEARTBEAT, seen.wire.server_heartbeats)
+    put("green probes", GREEN_TICK, _came(seen.green))
+    put("native probes", NATIVE_TICK, _came(seen.native))
     axes.set_yticks([rows[lane] for lane in _LANES], _LANES)
     axes.set_ylim(0.4, len(_LANES) + 0.6)
     axes.tick_params(axis="y", length=0)
@@ -149,7 +156,7 @@ def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
     end, broker = end_of(seen), seen.broker
     lives = broker.lives or (Life(broker.opened or origin, broker.closed),)
     # One that was opened in place of another continues its bar.
-    bars = min(broker.held, len(lives))
+    bars = min(broker.kept, len(lives))
     for number, life in enumerate(life for life in lives if life.opened <= end):
         level = row + _BAR / bars * (number % bars - (bars - 1) / 2)
         closed = life.closed if life.closed is not None and life.closed <= end else None

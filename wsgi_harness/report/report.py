@@ -127,7 +127,7 @@ def _table(rows: list[Row]) -> str:
     )
     libraries = "".join(f"<th>{library}</th>" for _, library in columns)
     controls = [row[0].method for row in rows if row[0].is_control]
-    lines = [f"<tr><th></th>{head}</tr>", f"<tr><th>who beats</th>{libraries}</tr>"]
+    lines = [f"<tr><th></th>{head}</tr>", f"<tr><th>keepalive</th>{libraries}</tr>"]
     for title, inside in (
         ("without hbshim", [method for method in methods if method in controls]),
         ("with hbshim", [method for method in methods if method not in controls]),
@@ -197,7 +197,7 @@ def _seen(seen: Observation, verdict: Verdict) -> str:
 
 def _details(seen: Observation) -> Iterator[str]:
     if seen.shim:
-        yield _folded("hbshim's own account", _account(seen.shim))
+        yield _folded("recorded by hbshim", _account(seen.shim))
     if seen.log:
         yield _folded("the end of Apache's log", "\n".join(seen.log))
 

@@ -14,12 +14,12 @@ from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code
 from wsgi_harness.observe.observation import Observation, Ticks
 
 _STYLES = {
-    Outcome.HELD: "bold green",
-    Outcome.FAILED_AS_IT_MUST: "green",
-    Outcome.FAILED_AS_WARNED: "green",
-    Outcome.LIVED: "green",
-    Outcome.BROKE: "bold white on red",
-    Outcome.FINDING: "bold black on yellow",
+    Outcome.PASS: "bold green",
+    Outcome.EXPECTED_FAILURE: "green",
+    Outcome.WARNED_FAILURE: "green",
+    Outcome.AS_EXPECTED: "green",
+    Outcome.FAIL: "bold white on red",
+    Outcome.UNEXPECTED: "bold black on yellow",
     Outcome.INCONCLUSIVE: "bold black on yellow",
 }
 
@@ -52,7 +52,7 @@ def _table_of(
     table.add_column("failed\nreq.", justify="right")
     table.add_column("lost\nmsg.", justify="right")
     if wide:
-        table.add_column("latest tick, s\ngreen  native", justify="right", no_wrap=True)
+        table.add_column("lateness, s\ngreen  native", justify="right", no_wrap=True)
     table.add_column("verdict")
     for scenario, seen, verdict in rows:
         late = [f"{_seconds(seen.green)}  {_seconds(seen.native)}"] if wide else []
@@ -95,10 +95,12 @@ def summary(results: Results) -> str:
         unmet = sum(not outcome.ok for outcome in outcomes)
         return f"{unmet} of {len(outcomes)} expectations were not met."
     parts = [f"Every expectation was met in {len(outcomes)} cells."]
-    if died := outcomes.count(Outcome.FAILED_AS_IT_MUST):
-        parts.append(f"Without hbshim {died} cells lost their connections, as they must.")
-    if held := outcomes.count(Outcome.HELD):
-        parts.append(f"With it {held} of {held} kept theirs, and no request or message was lost.")
+    if died := outcomes.count(Outcome.EXPECTED_FAILURE):
+        parts.append(f"Without hbshim, {died} cells lost their connections, as expected.")
+    if kept := outcomes.count(Outcome.PASS):
+        parts.append(
+            f"With hbshim, {kept} of {kept} kept theirs, and no request or message was lost."
+        )
     return " ".join(parts)
 
 

@@ -207,9 +207,9 @@ class RelayedConnection:
                 with contextlib.suppress(OSError):
                     sink.sock.shutdown(socket.SHUT_WR)
                 return False
-            beats = self._listen_in(source, data)
-            if source.name == "server" and beats and not source.parser.inside_frame:
-                data += HEARTBEAT_FRAME * beats * self.port.extra_heartbeats
+            heartbeats = self._listen_in(source, data)
+            if source.name == "server" and heartbeats and not source.parser.inside_frame:
+                data += HEARTBEAT_FRAME * heartbeats * self.port.extra_heartbeats
             try:
                 await loop.sock_sendall(sink.sock, data)
             except OSError:
@@ -253,16 +253,16 @@ class RelayedConnection:
     def _listen_in(self, side: Side, data: bytes) -> int:
         """Follow the frames in `data`; return how many heartbeats ended in it."""
         parser = side.parser
-        beats = 0
+        heartbeats = 0
         try:
             for frame in parser.feed(data):
-                beats += frame.type == HEARTBEAT
+                heartbeats += frame.type == HEARTBEAT
                 kind = "heartbeat" if frame.type == HEARTBEAT else frame.method
                 if kind is not None:
                     self._tell(kind, side.name, frames=parser.frames, octets=parser.octets)
         except MalformedFrameError as error:
             self._tell("malformed", side.name, detail=str(error))
-        return beats
+        return heartbeats
 
     def _tell(
         self, kind: str, side: str, *, frames: int = 0, octets: int = 0, detail: str = ""

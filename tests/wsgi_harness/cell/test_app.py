@@ -85,7 +85,7 @@ def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
     assert opened["began"] <= opened["ended"] <= published["began"]
     assert published["accepted"] == 3
     assert set(report["ticks"]) == {"green", "native"}
-    assert report["beater"]["error"] is None
+    assert report["keepalive"]["error"] is None
     if scenario.is_control:
         assert report["shim"] is None
     else:

@@ -67,9 +67,9 @@ def test_the_stock_driver_lives_where_its_thread_is_native_alone() -> None:
         "stock-rabbit-oslo17": "closed",
         "stock-pthread-rabbit-oslo17": "alive",
     }
-    assert BY_NAME["stock-rabbit-oslo"].beats_greenly
-    assert not BY_NAME["stock-rabbit-oslo-unpatched"].beats_greenly
-    assert not BY_NAME["stock-pthread-rabbit-oslo17"].beats_greenly
+    assert BY_NAME["stock-rabbit-oslo"].is_green
+    assert not BY_NAME["stock-rabbit-oslo-unpatched"].is_green
+    assert not BY_NAME["stock-pthread-rabbit-oslo17"].is_green
 
 
 def test_controls_that_the_issue_names_are_expected_to_be_closed() -> None:
@@ -124,9 +124,9 @@ def test_nothing_but_the_scheme_tells_a_driver_of_hbshims_from_the_stock_one() -
     assert ours["driver"]["path"]
 
 
-def test_every_beater_of_the_table_exists_in_the_cells() -> None:
+def test_every_keepalive_strategy_exists_in_the_cells() -> None:
     # In a process of its own: the module imports eventlet.
-    code = "from wsgi_harness.cell.beaters import STARTERS; print(*STARTERS)"
+    code = "from wsgi_harness.cell.keepalive import STARTERS; print(*STARTERS)"
     known = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
@@ -135,7 +135,7 @@ def test_every_beater_of_the_table_exists_in_the_cells() -> None:
         timeout=60,
     ).stdout.split()
 
-    assert {scenario.method.beater for scenario in SCENARIOS} == set(known)
+    assert {scenario.method.keepalive for scenario in SCENARIOS} == set(known)
 
 
 def test_select_takes_names_and_globs_in_the_order_of_the_table() -> None:

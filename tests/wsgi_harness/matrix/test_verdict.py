@@ -36,7 +36,7 @@ def verdict_on(name: str, seen: Observation) -> Verdict:
 def test_a_control_that_is_closed_failed_as_it_must() -> None:
     verdict = verdict_on("none-kombu", closed("none-kombu"))
 
-    assert verdict.outcome is Outcome.FAILED_AS_IT_MUST
+    assert verdict.outcome is Outcome.EXPECTED_FAILURE
     assert verdict.why == ()
     assert verdict.seen == "closed after 3.0 T"
 
@@ -46,7 +46,7 @@ def test_a_control_that_survives_is_a_finding_and_the_exit_code_is_not_0() -> No
 
     verdict = verdict_on("none-kombu", survived)
 
-    assert verdict.outcome is Outcome.FINDING
+    assert verdict.outcome is Outcome.UNEXPECTED
     assert "survived although it was expected to be closed" in verdict.why[0]
     assert exit_code([verdict]) == 1
 
@@ -57,23 +57,23 @@ def test_a_control_closed_for_another_reason_is_a_finding() -> None:
 
     verdict = verdict_on("none-pika", seen)
 
-    assert verdict.outcome is Outcome.FINDING
+    assert verdict.outcome is Outcome.UNEXPECTED
     assert "not for missed heartbeats: connection_closed_abruptly" in verdict.why[0]
 
 
-def test_a_green_control_that_fails_although_its_ticks_came_is_a_finding() -> None:
+def test_a_green_control_that_fails_although_its_thread_ran_is_unexpected() -> None:
     on_time = replace(closed("green-kombu"), green=ticks(0.2))
 
     verdict = verdict_on("green-kombu", on_time)
 
-    assert verdict.outcome is Outcome.FINDING
+    assert verdict.outcome is Outcome.UNEXPECTED
     assert "the parked hub does not explain it" in verdict.why[0]
 
 
-def test_a_fix_that_lives_and_loses_nothing_held() -> None:
+def test_a_fix_that_stays_open_and_loses_nothing_passes() -> None:
     verdict = verdict_on("hbshim-auto-pika", alive("hbshim-auto-pika"))
 
-    assert verdict.outcome is Outcome.HELD
+    assert verdict.outcome is Outcome.PASS
     assert exit_code([verdict]) == 0
 
 
@@ -96,7 +96,7 @@ def test_a_fix_that_lives_and_loses_nothing_held() -> None:
 def test_a_fix_that_fails_in_any_way_broke(change: dict[str, Any], complaint: str) -> None:
     verdict = verdict_on("hbshim-auto-kombu", replace(alive("hbshim-auto-kombu"), **change))
 
-    assert verdict.outcome is Outcome.BROKE
+    assert verdict.outcome is Outcome.FAIL
     assert any(complaint in why for why in verdict.why)
     assert exit_code([verdict]) == 1
 
@@ -104,7 +104,7 @@ def test_a_fix_that_fails_in_any_way_broke(change: dict[str, Any], complaint: st
 def test_a_forced_worker_that_fails_with_a_warning_is_as_expected() -> None:
     name = "hbshim-greenthread-kombu"
 
-    assert verdict_on(name, warned(closed(name))).outcome is Outcome.FAILED_AS_WARNED
+    assert verdict_on(name, warned(closed(name))).outcome is Outcome.WARNED_FAILURE
 
 
 def test_a_forced_worker_that_fails_in_silence_is_a_finding() -> None:
@@ -112,16 +112,16 @@ def test_a_forced_worker_that_fails_in_silence_is_a_finding() -> None:
 
     verdict = verdict_on(name, replace(closed(name), shim={"events": []}))
 
-    assert verdict.outcome is Outcome.FINDING
+    assert verdict.outcome is Outcome.UNEXPECTED
     assert "did not warn" in verdict.why[0]
 
 
 def test_a_control_expected_alive_that_dies_is_a_finding() -> None:
-    assert verdict_on("native-pika", closed("native-pika")).outcome is Outcome.FINDING
+    assert verdict_on("native-pika", closed("native-pika")).outcome is Outcome.UNEXPECTED
 
 
 def test_a_control_expected_alive_that_lives_is_as_expected_but_no_fix() -> None:
-    assert verdict_on("native-pika", alive("native-pika")).outcome is Outcome.LIVED
+    assert verdict_on("native-pika", alive("native-pika")).outcome is Outcome.AS_EXPECTED
 
 
 def test_a_cell_that_was_not_measured_has_no_verdict() -> None:
@@ -148,16 +148,16 @@ def test_beats_that_nobody_could_see_are_told_by_hbshims_own_account() -> None:
 
     verdict = verdict_on("hbshim-auto-kombu-tls", unseen)
 
-    assert verdict.outcome is Outcome.HELD
-    assert any("by its own account hbshim sent 12 heartbeats" in note for note in verdict.notes)
+    assert verdict.outcome is Outcome.PASS
+    assert any("hbshim recorded 12 heartbeats sent" in note for note in verdict.notes)
     died = replace(closed("x"), wire=WireView(visible=False), shim=lived.shim)
     assert verdict_on("hbshim-auto-kombu-tls", died).seen == "closed"
 
 
-def test_a_driver_that_loses_nothing_of_what_it_holds_held() -> None:
+def test_a_driver_that_keeps_all_its_connections_passes() -> None:
     name = "hbshim-hbpika-oslo"
 
-    assert verdict_on(name, several(alive(name), (None, None))).outcome is Outcome.HELD
+    assert verdict_on(name, several(alive(name), (None, None))).outcome is Outcome.PASS
 
 
 def test_a_driver_that_loses_one_connection_of_several_broke() -> None:
@@ -166,7 +166,7 @@ def test_a_driver_that_loses_one_connection_of_several_broke() -> None:
 
     verdict = verdict_on(name, seen)
 
-    assert verdict.outcome is Outcome.BROKE
+    assert verdict.outcome is Outcome.FAIL
     assert "the connection was closed" in verdict.why[0]
 
 
@@ -176,7 +176,7 @@ def test_a_driver_that_connects_anew_broke_even_if_nothing_is_closed() -> None:
 
     verdict = verdict_on(name, replace(seen, broker=replace(seen.broker, connections=3)))
 
-    assert verdict.outcome is Outcome.BROKE
+    assert verdict.outcome is Outcome.FAIL
     assert verdict.why == ("the cell opened 3 connections instead of keeping 2",)
 
 
@@ -194,7 +194,7 @@ def test_what_a_stock_driver_hides_is_noted() -> None:
 
     verdict = verdict_on(name, seen)
 
-    assert verdict.outcome is Outcome.FAILED_AS_IT_MUST
+    assert verdict.outcome is Outcome.EXPECTED_FAILURE
     assert verdict.notes == (
         "2 of its 2 connections were closed; in the second request, which took 1.9 s, "
         "the driver opened 1 anew",
@@ -205,7 +205,7 @@ def test_a_green_thread_of_a_driver_must_have_been_late() -> None:
     name = "stock-rabbit-oslo17"
     on_time = replace(several(closed(name), (BEGAN + 12,)), green=ticks(0.2))
 
-    assert verdict_on(name, on_time).outcome is Outcome.FINDING
+    assert verdict_on(name, on_time).outcome is Outcome.UNEXPECTED
 
 
 def test_a_machine_that_stood_still_is_noted() -> None:
@@ -213,7 +213,7 @@ def test_a_machine_that_stood_still_is_noted() -> None:
 
     verdict = verdict_on("hbshim-auto-kombu", stalled)
 
-    assert verdict.outcome is Outcome.BROKE
+    assert verdict.outcome is Outcome.FAIL
     assert any("the machine stood still" in note for note in verdict.notes)
 
 
@@ -231,16 +231,16 @@ def test_a_connection_that_the_broker_lists_but_has_closed_is_not_alive() -> Non
         ),
     )
 
-    assert verdict_on("hbshim-auto-kombu", listed_late).outcome is Outcome.BROKE
+    assert verdict_on("hbshim-auto-kombu", listed_late).outcome is Outcome.FAIL
 
 
 def test_a_finding_outweighs_a_cell_that_was_not_measured() -> None:
     unmeasured = verdict_on("none-kombu", Observation("none-kombu", problems=("no answer",)))
     broke = verdict_on("hbshim-auto-kombu", closed("hbshim-auto-kombu"))
-    held = verdict_on("hbshim-auto-pika", alive("hbshim-auto-pika"))
+    kept = verdict_on("hbshim-auto-pika", alive("hbshim-auto-pika"))
 
-    assert exit_code([held, unmeasured]) == 3
-    assert exit_code([held, unmeasured, broke]) == 1
+    assert exit_code([kept, unmeasured]) == 3
+    assert exit_code([kept, unmeasured, broke]) == 1
 
 
 def test_no_verdict_at_all_is_no_success() -> None:

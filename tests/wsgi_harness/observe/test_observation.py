@@ -44,7 +44,7 @@ def test_a_request_without_status_200_failed() -> None:
 def test_the_client_was_last_heard_when_it_last_beat_before_the_second_request() -> None:
     assert alive("x").client_last_heard == BEGAN + 24
     assert closed("x").client_last_heard == BEGAN
-    late = replace(alive("x").wire, client_beats=(BEGAN + 2, SILENCE[1] + 1))
+    late = replace(alive("x").wire, client_heartbeats=(BEGAN + 2, SILENCE[1] + 1))
     assert replace(alive("x"), wire=late).client_last_heard == BEGAN + 2
 
 

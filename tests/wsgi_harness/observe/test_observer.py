@@ -76,7 +76,7 @@ def test_several_connections_of_a_name_have_the_story_of_the_first_that_was_clos
 
 @pytest.fixture(scope="module")
 def silent(broker: Broker) -> Iterator[str]:
-    """Name of a connection that nobody beats for."""
+    """Return the name of a connection without heartbeats."""
     name = f"observed-{time.monotonic_ns()}"
     parameters = pika.URLParameters(broker.amqp_url(heartbeat=HEARTBEAT))
     parameters.client_properties = {"connection_name": name}

@@ -35,10 +35,10 @@ def test_beats_are_told_apart_by_side_and_cell() -> None:
 
     seen = wiretap.read(lines)
 
-    assert seen["none-kombu"].client_beats == (1.0,)
-    assert seen["none-kombu"].server_beats == (2.0,)
-    assert seen["none-pika"].client_beats == (3.0,)
-    assert seen["never-connected"].client_beats == ()
+    assert seen["none-kombu"].client_heartbeats == (1.0,)
+    assert seen["none-kombu"].server_heartbeats == (2.0,)
+    assert seen["none-pika"].client_heartbeats == (3.0,)
+    assert seen["never-connected"].client_heartbeats == ()
 
 
 def test_the_first_end_tells_who_ended_it() -> None:

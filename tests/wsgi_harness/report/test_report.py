@@ -95,8 +95,8 @@ def test_the_page_says_what_was_expected_and_why(page: str) -> None:
 
 def test_a_good_run_has_a_good_headline_and_no_findings(page: str) -> None:
     assert "Every expectation was met" in page
-    assert "FINDING" not in page
-    assert "BROKE" not in page
+    assert "UNEXPECTED" not in page
+    assert "FAIL" not in page
 
 
 def test_a_finding_is_at_the_top_and_in_the_grid_and_at_its_cell() -> None:
@@ -196,8 +196,8 @@ def test_the_terminal_tells_what_was_not_expected() -> None:
 
     text = printed(results(hbshim_auto_pika=broke))
 
-    assert "BROKE: hbshim-auto-pika: the connection was closed: missed heartbeats" in text
-    assert "BROKE: hbshim-auto-pika: lost messages: 20 of 20" in text
+    assert "FAIL: hbshim-auto-pika: the connection was closed: missed heartbeats" in text
+    assert "FAIL: hbshim-auto-pika: lost messages: 20 of 20" in text
 
 
 def test_the_summary_counts_only_what_must_fail_and_what_must_hold() -> None:

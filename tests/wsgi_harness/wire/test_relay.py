@@ -51,9 +51,9 @@ def test_heartbeats_are_events_with_a_time(relay: Relay, listener: socket.socket
     before = time.time()
     with connected(relay.port, listener) as (client, _):
         client.sendall(HEARTBEAT)
-        beat = relay.wait_for("heartbeat", "client")[0]
-    assert before <= beat.at <= time.time()
-    assert beat.connection == 1
+        send_heartbeat = relay.wait_for("heartbeat", "client")[0]
+    assert before <= send_heartbeat.at <= time.time()
+    assert send_heartbeat.connection == 1
 
 
 def test_a_torn_frame_is_an_error_and_passes_all_the_same(

@@ -9,7 +9,7 @@ from wsgi_harness.cell.clients import Client
 from wsgi_harness.cell.green import Green, Sleep
 
 
-class Beater:
+class Keepalive:
     """Calls the library's own heartbeat function again and again, until it raises.
 
     Parameters:
@@ -34,35 +34,37 @@ class Beater:
         return {"calls": list(self._calls), "error": self._error}
 
     def _green(self) -> None:
-        self._library.spawn(self._loop, self._library.sleep, self._client.beat)
+        self._library.spawn(self._loop, self._library.sleep, self._client.send_heartbeat)
 
     def _tpool(self) -> None:
         self._library.spawn(
-            self._loop, self._library.sleep, lambda: self._library.in_pool(self._client.beat)
+            self._loop,
+            self._library.sleep,
+            lambda: self._library.in_pool(self._client.send_heartbeat),
         )
 
     def _native(self) -> None:
-        self._start_native(self._client.beat)
+        self._start_native(self._client.send_heartbeat)
 
     def _native_drained(self) -> None:
-        def beat_and_drain() -> None:
-            self._client.beat()
+        def send_and_drain() -> None:
+            self._client.send_heartbeat()
             self._client.drain()
 
-        self._start_native(beat_and_drain)
+        self._start_native(send_and_drain)
 
-    def _start_native(self, beat: Callable[[], object]) -> None:
-        self._library.native_thread(self._loop, self._library.native_sleep(), beat)
+    def _start_native(self, send_heartbeat: Callable[[], object]) -> None:
+        self._library.native_thread(self._loop, self._library.native_sleep(), send_heartbeat)
 
     def _nothing(self) -> None:
-        """Start nothing: nobody beats, or hbshim does, or oslo.messaging's driver."""
+        """Start nothing: hbshim or oslo.messaging's driver sends heartbeats, or nothing does."""
 
-    def _loop(self, sleep: Sleep, beat: Callable[[], object]) -> None:
+    def _loop(self, sleep: Sleep, send_heartbeat: Callable[[], object]) -> None:
         while self._error is None:
             sleep(self._every)
             self._calls.append(time.time())
             try:
-                beat()
+                send_heartbeat()
             except Exception as error:
                 # An uncaught exception ends a thread; this one leaves a note.
                 self._error = {
@@ -72,11 +74,11 @@ class Beater:
                 }
 
 
-STARTERS: dict[str, Callable[[Beater], None]] = {
-    "none": Beater._nothing,
-    "driver": Beater._nothing,
-    "green": Beater._green,
-    "tpool": Beater._tpool,
-    "native": Beater._native,
-    "native-drained": Beater._native_drained,
+STARTERS: dict[str, Callable[[Keepalive], None]] = {
+    "none": Keepalive._nothing,
+    "driver": Keepalive._nothing,
+    "green": Keepalive._green,
+    "tpool": Keepalive._tpool,
+    "native": Keepalive._native,
+    "native-drained": Keepalive._native_drained,
 }

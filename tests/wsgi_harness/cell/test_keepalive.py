@@ -19,12 +19,12 @@ if "patched" in sys.argv:
     green.monkey_patch()
 import time
 from hbshim.runtime.unpatched import get_native_id
-from wsgi_harness.cell.beaters import Beater
+from wsgi_harness.cell.keepalive import Beater
 
 class Client:
     def __init__(self):
         self.threads, self.drained = [], 0
-    def beat(self):
+    def send_heartbeat(self):
         self.threads.append(get_native_id())
         if len(self.threads) == 3:
             raise ConnectionError("Too many heartbeats missed")
@@ -32,14 +32,14 @@ class Client:
         self.drained += 1
 
 client, run_hub = Client(), "hub" in sys.argv
-beater = Beater(client, 0.01, green)
-beater.start(sys.argv[2])
-deadline = time.monotonic() + (20 if sys.argv[3] == "beats" else 0.5)
-while time.monotonic() < deadline and beater.report()["error"] is None:
+keepalive = Keepalive(client, 0.01, green)
+keepalive.start(sys.argv[2])
+deadline = time.monotonic() + (20 if sys.argv[3] == "sends" else 0.5)
+while time.monotonic() < deadline and keepalive.report()["error"] is None:
     (green.sleep if run_hub else green.native_sleep())(0.01)
 main = get_native_id()
 json.dump({
-    "report": beater.report(),
+    "report": keepalive.report(),
     "own_thread": bool(client.threads) and main not in client.threads,
     "drained": client.drained,
 }, sys.stdout)
@@ -64,7 +64,7 @@ def run(library: str, method: str, expected: str, *world: str) -> Any:
 def test_a_native_thread_beats_without_a_hub_until_the_library_gives_up(
     library: str, method: str, world: tuple[str, ...]
 ) -> None:
-    told = run(library, method, "beats", *world)
+    told = run(library, method, "sends", *world)
 
     assert told["own_thread"]
     assert len(told["report"]["calls"]) == 3
@@ -74,10 +74,10 @@ def test_a_native_thread_beats_without_a_hub_until_the_library_gives_up(
 
 @pytest.mark.parametrize(("method", "own_thread"), [("green", False), ("tpool", True)])
 @pytest.mark.parametrize("library", GREEN)
-def test_a_green_beater_beats_while_its_hub_runs(
+def test_a_green_thread_sends_while_its_hub_runs(
     library: str, method: str, own_thread: bool
 ) -> None:
-    told = run(library, method, "beats", "patched", "hub")
+    told = run(library, method, "sends", "patched", "hub")
 
     assert len(told["report"]["calls"]) == 3
     assert told["own_thread"] is own_thread
@@ -85,7 +85,7 @@ def test_a_green_beater_beats_while_its_hub_runs(
 
 @pytest.mark.parametrize("method", ["green", "tpool", "none"])
 @pytest.mark.parametrize("library", GREEN)
-def test_a_green_beater_never_beats_while_its_hub_is_parked(library: str, method: str) -> None:
+def test_a_green_thread_sends_nothing_while_its_hub_is_parked(library: str, method: str) -> None:
     told = run(library, method, "never", "patched")
 
     assert told["report"] == {"calls": [], "error": None}

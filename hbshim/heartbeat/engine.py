@@ -1,11 +1,11 @@
-"""One worker, many links: checks each link when its time has come.
+"""The heartbeat engine: one worker that checks many links, each at its time.
 
-The application's threads never touch the schedule; they append a command and
-wake the worker. No thread waits for another one here.
+The application's threads never touch the schedule. They append a command and wake the worker up.
+No thread waits for another one here.
 
-A worker may die, or be stuck: a finalizer of the application that waits may run in any
-thread that allocates. Then another worker starts with a schedule of its own, a *run*,
-and the old one, once it goes on, finds that its run is over and ends.
+A worker may end, or get stuck: a finalizer of the application that waits may run in any thread
+that allocates. Then another worker starts with a schedule of its own, called a *run*. The old
+worker, if it continues, finds that its run is over and ends.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from hbshim.metrics import Metrics
 from hbshim.runtime.exclusive import OCCUPIED, TrySection
 from hbshim.runtime.unpatched import allocate_lock, original
 
-#: Lateness samples kept for reports.
+#: How many samples of lateness are kept for reports.
 LATENESS_KEPT = 8192
 
 #: How often, and for how many seconds each time, a thread waits for another one that is starting
 #: the worker.
 _WAITS, _WAIT = 100, 0.001
 
-#: Upper bounds, in seconds, of the buckets in which every look is counted; 0 is for those
-#: that come early, as most do. T/8, where lateness begins to matter, lies among the others.
+#: Upper bounds, in seconds, of the buckets in which checks are counted; 0 is for early checks,
+#: which are the majority. T/8, above which lateness matters, is among the others.
 LATENESS_BOUNDS = (0.0, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Watched(Protocol):
-    """What an engine looks at: a link, or the watchdog of another engine."""
+    """What an engine checks: a link, or the watchdog of another engine."""
 
     timeout: float
 
@@ -44,7 +44,7 @@ class Watched(Protocol):
 
 
 class _Run:
-    """What one worker works with, from its start until another one takes its place."""
+    """The state of one worker, from its start until another worker replaces it."""
 
     __slots__ = ("busy", "schedule")
 
@@ -55,23 +55,24 @@ class _Run:
 
 
 class Engine:
-    """Calls each watched item's turn on time, from one worker.
+    """Checks each item on time, from one worker.
 
-    Links are held weakly: a connection that the application lets go of is not
-    kept alive by its heartbeat.
+    Links are held weakly: heartbeats do not keep a connection object alive that the application
+    has released.
 
     Parameters:
-        on_death: called with this engine and the reason when its worker ended without
-            being stopped; unless given, another worker starts.
+        worker: calls :meth:`run_once`.
+        on_death: called with this engine and the reason when its worker ended without being
+            stopped; by default another worker starts.
 
     Attributes:
-        wakeups: turns taken so far.
-        checks: checks of items so far.
-        lateness: seconds between the time a look was due and the look, latest last.
-        checks_by_lateness: how many looks fell into each of :data:`LATENESS_BOUNDS`, and
+        wakeups: how often :meth:`run_once` ran.
+        checks: how many checks of items ran.
+        lateness: seconds between the due time of a check and the check, latest last.
+        checks_by_lateness: how many checks were in each bucket of :data:`LATENESS_BOUNDS`, and
             how many beyond.
-        late_for: all seconds of lateness together.
-        next_due: when the next turn is due; None when nothing is watched.
+        late_for: the sum of all lateness, in seconds.
+        next_due: time of the next iteration; None when there is nothing to check.
     """
 
     def __init__(
@@ -108,14 +109,14 @@ class Engine:
         worker.on_death = died
 
     def watch(self, item: Watched) -> None:
-        """Look at `item` from now on; from any thread.
+        """Check `item` from now on; callable from any thread.
 
         Raises:
             WorkerError: the worker cannot run in this process.
         """
         self._commands.append((_key(item), True))
         if self.next_due is None:
-            # A worker that never gets to its first turn is late, too.
+            # A worker that never reaches its first iteration is late, too.
             self.next_due = self._clock()
         if self.worker.running:
             self.worker.wake()
@@ -123,7 +124,7 @@ class Engine:
             self.start()
 
     def start(self) -> None:
-        """Start the worker unless it runs.
+        """Start the worker if it does not run.
 
         Raises:
             WorkerError: the worker cannot run in this process.
@@ -144,8 +145,8 @@ class Engine:
 
         def run_once() -> float | None:
             nonlocal run
-            # Not before the worker's first turn: another thread may have replaced the run of
-            # the moment in which this worker was asked for.
+            # Not before the worker's first iteration: another thread may have replaced the run for
+            # which this worker was started.
             if run is None:
                 run = self._run
             return self._run_once(run)
@@ -153,12 +154,11 @@ class Engine:
         self.worker.start(run_once)
 
     def restart(self, items: Callable[[], Iterable[Watched]]) -> None:
-        """Go on with another worker; an old one that is stuck finds itself replaced.
+        """Continue with another worker; an old one that is stuck finds itself replaced.
 
         Parameters:
-            items: returns everything that is to be watched: the old schedule may be in the
-                middle of a change. Called when the old worker takes no command any more, so
-                that none is lost with it.
+            items: returns everything to check, because the old schedule may be in the middle of a
+                change. Called when the old worker takes no further command, so that none is lost.
 
         Raises:
             WorkerError: no other worker can start.
@@ -170,19 +170,19 @@ class Engine:
         self._start()
 
     def forget(self, item: Watched) -> None:
-        """Look at `item` no more; from any thread, never blocks."""
+        """Stop checking `item`; callable from any thread, never blocks."""
         self._commands.append((_key(item), False))
         self.worker.wake()
 
     def items(self) -> Iterator[Watched]:
-        """What is being watched just now; for reports."""
+        """Return what is checked now; for reports."""
         for reference in self._run.schedule:
             item = reference()
             if item is not None:
                 yield item
 
     def run_once(self) -> float | None:
-        """Do what is due; return when to be called again, or None for not until woken."""
+        """Do what is due; return the time of the next call, or None to wait for a wake-up."""
         return self._run_once(self._run)
 
     def _run_once(self, run: _Run) -> float | None:
@@ -208,7 +208,7 @@ class Engine:
                 command = self._commands.popleft()
             except IndexError:
                 return
-            if run is not self._run:  # replaced in this moment
+            if run is not self._run:  # replaced at this moment
                 self._commands.appendleft(command)
                 self.worker.wake()
                 return
@@ -226,26 +226,26 @@ class Engine:
         late = now - deadline
         self.checks += 1
         self.lateness.append(late)
-        # 0.1 microseconds, for a look that takes about 20.
+        # 0.1 microseconds, for a check that takes about 20.
         self.checks_by_lateness[bisect_left(LATENESS_BOUNDS, late)] += 1
         if late > 0:
             self.late_for += late
         try:
             again = item.check(now)
         except BaseException as error:
-            # One broken link must not end the heartbeats of all the others, nor a check
-            # that is interrupted those of its link.
+            # An error of one link must not end the heartbeats of the others, and an interrupted
+            # check must not end those of its link.
             run.schedule.put_new(reference, now + max(item.timeout / 2, SLOT))
             if not isinstance(error, Exception):
                 raise
             self._metrics.record("check-failed", type(item).__name__, repr(error))
             return
         if again is not None:
-            # Never in the tick that is being emptied.
+            # Never in the slot that is being emptied.
             run.schedule.put_new(reference, max(again, now + SLOT))
 
     def retire(self) -> None:
-        """Watch nothing any more, and have the worker end; never waits for it."""
+        """Forget all items, and have the worker end; does not wait for it."""
         self._run = _Run()
         self._commands.clear()
         self.next_due = None
@@ -253,8 +253,8 @@ class Engine:
 
 
 def _key(item: Watched) -> weakref.ref[Watched]:
-    # The hash must not need the item, which may be gone when the command is taken: a
-    # reference remembers it. The one that a lost link was watched by is gone by then.
+    # The hash must not need the item, which may be collected when the command is processed: a
+    # reference remembers it. The item that watched a lost link is collected by then.
     reference = weakref.ref(item)
     hash(reference)
     return reference

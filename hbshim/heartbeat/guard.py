@@ -1,20 +1,18 @@
 """Tracks whether a connection's byte streams are at a frame boundary.
 
-Each client enters the gate of a stream before the first byte of a write or a read
-and leaves after the last, whole frames at a time. The engine enters only while no
-client is inside, and gets a permit: then it may put a heartbeat on the wire, or take
-one off it.
+A client acquires the lock of a stream before the first byte of a write or a read, and releases it
+after the last, for whole frames. The engine acquires it only while no client holds it, and gets a
+permit: with that it may send a heartbeat, or take heartbeats off the receive queue.
 
-A client never waits for another client, and not for the engine either: it revokes
-the permit as it enters, and the engine checks the permit in the same instant in
-which it acts (:mod:`hbshim.heartbeat.syscalls`). So a greenlet that yields inside
-`sendall` cannot block a hub, and an engine that is stuck in a finalizer of the
-application cannot block a writer.
+A client never waits for another client or for the engine. It revokes the permit when it acquires
+the lock, and the engine checks the permit atomically with its system call
+(:mod:`hbshim.heartbeat.syscalls`). So a greenlet that yields inside `sendall` cannot block a hub,
+and an engine that is stuck in a finalizer of the application cannot block a writer.
 
-An exception may arrive between any two bytecodes: from a signal handler, or from a
-green library's timeout. So nothing here is taken that only a later line would give
-back. A client is inside while its token is in a set; adding and discarding are single
-calls of C, and discarding twice does no harm.
+An exception may be raised between any two bytecodes: by a signal handler, or by a timeout of a
+green library. So nothing is acquired here that only a later line would release. A client holds the
+lock while its token is in a set; adding and discarding are single C calls, and discarding twice
+does no harm.
 """
 
 from __future__ import annotations
@@ -27,28 +25,27 @@ from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.runtime.fork import process_mark
 from hbshim.runtime.unpatched import original
 
-#: A write after this many seconds without one checks the peer first (the pre-write
-#: check). Short enough to catch a close between two requests, long enough that a
-#: busy publisher never pays for it.
+#: A write after this many seconds without one checks the peer first (the pre-write check). Short
+#: enough to notice a close between two requests, long enough to cost a busy publisher nothing.
 IDLE_BEFORE_CHECK = 0.1
 
-#: How often, and for how many seconds each time, a client waits for a system call of
-#: the engine that is under way; only where these calls release the GIL. Several short
-#: waits, so that a process that was suspended gives the engine time to finish.
+#: How often, and for how many seconds each time, a client waits for a running system call of the
+#: engine; only for calls that release the GIL. Several short waits, so that the engine has time to
+#: finish in a process that was suspended.
 _WAITS, _WAIT = 100, 0.001
 
 _monotonic = time.monotonic
 
 
 class Permit:
-    """Lets the engine act on one stream, until a client enters.
+    """Lets the engine act on one stream, until a client acquires the stream's lock.
 
     The engine acts only if `valid` is true and `inside` is empty, checked with no call
     between the check and the action.
 
     Attributes:
-        valid: no client has entered since the permit was given.
-        inside: the gate's clients.
+        valid: no client has acquired the lock since the permit was issued.
+        inside: the tokens of the clients that hold the lock.
         acting: has a token of the engine during a system call that releases the GIL.
     """
 
@@ -61,12 +58,12 @@ class Permit:
 
 
 class StreamLock:
-    """Lets any number of clients in, and the engine while no client is inside.
+    """The lock of one stream: held by any number of clients, or by the engine.
 
     Attributes:
-        inside: one token for each client that is inside.
-        permit: the engine's; None while it is outside.
-        overlaps: how often a client entered while another one was inside.
+        inside: one token for each client that holds the lock.
+        permit: the engine's; None while it does not hold the lock.
+        overlaps: how often a client acquired the lock while another one held it.
     """
 
     __slots__ = ("_acting", "inside", "overlaps", "permit")
@@ -79,16 +76,16 @@ class StreamLock:
 
     @property
     def occupied(self) -> bool:
-        """Whether a client is inside."""
+        """Whether a client holds the lock."""
         return bool(self.inside)
 
     def try_acquire(self) -> Permit | None:
-        """Return a permit for the engine, without waiting; None while a client is inside.
+        """Return a permit for the engine, without waiting; None while a client holds the lock.
 
-        A permit that another engine had is revoked.
+        A permit of another engine is revoked.
         """
         self._revoke()
-        # Before the check: a client adds its token before it looks for a permit.
+        # Before the check: a client adds its token before it checks for a permit.
         self.permit = permit = Permit(self.inside, self._acting)
         if self.inside:
             self._revoke()
@@ -96,7 +93,7 @@ class StreamLock:
         return permit
 
     def release(self) -> None:
-        """Give the permit back."""
+        """Release the engine's permit."""
         self._revoke()
 
     def _revoke(self) -> Permit | None:
@@ -107,7 +104,7 @@ class StreamLock:
         return permit
 
     def revoke_permit(self) -> None:
-        """Revoke the engine's permit, and wait for its system call where that must be."""
+        """Revoke the engine's permit, and wait for its system call if necessary."""
         if self._revoke() is None or gil_keeping_calls() is not None:
             return
         pause = original("time", "sleep")
@@ -117,7 +114,7 @@ class StreamLock:
             pause(_WAIT)
 
     def on_overlap(self) -> None:
-        """Called by a client that entered and found the engine or another client inside."""
+        """Count an overlap; called by a client that finds the engine or another client inside."""
         self.revoke_permit()
         if len(self.inside) > 1:
             self.overlaps += 1
@@ -151,16 +148,15 @@ def _call_again_if_interrupted(function: Callable[[], None]) -> None:
 
 
 class Guard:
-    """The two gates of one connection, and when the application last used it.
+    """The two stream locks of one connection, and the time of its last use by the application.
 
     Attributes:
-        writers, readers: the gates.
-        last_write, last_read: ``time.monotonic()`` of the last application
-            traffic, in seconds. Heartbeats do not count, so that a hung
-            application stays visible.
-        torn: a write was interrupted, so a part of a frame may be on the wire; final.
+        writers, readers: the stream locks.
+        last_write, last_read: ``time.monotonic()`` of the last traffic of the application, in
+            seconds. Heartbeats do not count, so that a hung application can be detected.
+        torn: a write was interrupted, so part of a frame may have been sent; final.
         misread: a read was interrupted, so the reader may be inside a frame; final.
-        unsent: a flush has left something buffered, perhaps the rest of a frame.
+        unsent: a flush has left bytes buffered, perhaps the rest of a frame.
         closed: the application closed the connection; final.
     """
 
@@ -185,13 +181,13 @@ class Guard:
         self.last_write = self.last_read = _monotonic()
 
     def close(self) -> None:
-        """The application is closing: from here on the engine does not touch the wire."""
+        """The application closes the connection: from now on the engine does not use the stream."""
         self.closed = True
         self.writers.revoke_permit()
         self.readers.revoke_permit()
 
     def renew_locks(self) -> None:
-        """In a forked child: no thread of the parent is inside here."""
+        """In a forked child: no thread of the parent exists here."""
         self.writers.renew()
         self.readers.renew()
 
@@ -205,18 +201,17 @@ class Guard:
         """Wrap a function that sends the whole frames it is given.
 
         Parameters:
-            send: takes the bytes, and returns when all of them are out.
-            before_idle_write: called before a write that follows a silence, in a forked
-                child, or on a torn stream; it may raise to refuse the write.
-            tears: called with an exception of `send`; false only if it is known that
+            send: takes the bytes, and returns when all of them are sent.
+            before_idle_write: called before a write that follows an idle time, in a forked child,
+                or on a torn stream; it may raise to refuse the write.
+            tears: called with an exception of `send`; returns False only if it is certain that
                 no byte was written.
-            on_torn: called when the stream is torn, before the exception goes on. It has no
-                effect when it is called again.
+            on_torn: called when the stream is torn, before the exception propagates. Idempotent.
         """
         lock = self.writers
         inside = lock.inside
         add, discard = inside.add, inside.discard
-        # Each time: after a fork in C nothing else tells.
+        # On each write: after a fork in C nothing else notices.
         mine = process_mark()
 
         def guarded_send(data: Any) -> None:
@@ -232,7 +227,8 @@ class Guard:
                 try:
                     send(data)
                 except BaseException as error:
-                    # Nothing is called before `torn` is set: a second exception finds it so.
+                    # Nothing is called before `torn` is set, so that a second exception finds it
+                    # set.
                     torn_before = self.torn
                     self.torn = True
                     try:
@@ -256,16 +252,16 @@ class Guard:
         unless: type[BaseException] | tuple[()] = (),
         buffers: Sized = (),
     ) -> Callable[[], Any]:
-        """Wrap a function that sends what is buffered, and keeps buffered what it cannot send.
+        """Wrap a function that sends buffered bytes, and keeps what it cannot send.
 
         Parameters:
             flush: the client's own function.
             before_idle_write, on_torn: as for :meth:`around_send`.
-            unless: a class of exceptions that `flush` raises only where no byte was written;
+            unless: a class of exceptions that `flush` raises only if no byte was written;
                 `tears` is not called with them.
-            tears: called with an exception of `flush`; false only if it is known that
-                what is buffered now is exactly what was not written.
-            buffers: what is not written yet.
+            tears: called with an exception of `flush`; returns False only if it is certain that
+                exactly the unwritten bytes are buffered now.
+            buffers: the bytes that are not written yet.
         """
         lock = self.writers
         inside = lock.inside
@@ -297,7 +293,7 @@ class Guard:
                             _call_again_if_interrupted(on_torn)
                     raise
                 finally:
-                    # No call: every publish comes by.
+                    # No function call: every publish executes this.
                     self.unsent = True if buffers else False  # noqa: SIM210
             finally:
                 discard(token)
@@ -314,9 +310,9 @@ class Guard:
 
         Parameters:
             read: the client's own function.
-            in_other_process: called before a read in a forked child, which would take
-                bytes from its parent; it may raise to refuse the read.
-            nothing_read: called with an OSError of `read`; whether no byte had arrived.
+            in_other_process: called before a read in a forked child, which would take bytes of its
+                parent; it may raise to refuse the read.
+            nothing_read: called with an OSError of `read`; returns whether no byte had arrived.
         """
         lock = self.readers
         inside = lock.inside
@@ -333,7 +329,7 @@ class Guard:
                     lock.revoke_permit()
                 result = read()
             except OSError as error:
-                # The libraries keep what they have read of a frame.
+                # The libraries keep the part of a frame that they have read.
                 if not nothing_read(error):
                     self.last_read = _monotonic()
                 raise

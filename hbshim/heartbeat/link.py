@@ -1,4 +1,4 @@
-"""One connection under watch: the wire, the guard and the state, put together.
+"""One connection that is kept alive: its wire, guard and state.
 
 Longer than others: all changes of a link's state are in one place.
 """
@@ -25,14 +25,14 @@ from hbshim.heartbeat.state import (
 from hbshim.heartbeat.wire import DescriptorReusedError, HeartbeatTornError, Wire
 from hbshim.metrics import Metrics
 
-#: Looks between two drains of a healthy link. The broker beats every T/2, as
-#: often as we look: a drain then takes about this many frames, 8 bytes each.
+#: Checks between two drains of a healthy link. The broker sends a heartbeat every T/2, as often
+#: as the link is checked, so a drain takes about this many frames of 8 bytes.
 CHECKS_BETWEEN_DRAINS = 16
 
 #: Seconds without traffic after which not all ages of ``TCP_INFO`` can be 0.
 AGES_GROW_WITHIN = 1.0
 
-#: A heartbeat that could not be sent for this share of T is worth an event.
+#: A heartbeat that is delayed by this share of T is recorded as an event.
 NOTABLE_DELAY = 1 / 8
 
 
@@ -45,28 +45,28 @@ def _nothing() -> None:
 
 
 class Link:
-    """Keeps one AMQP connection alive when :meth:`check` is called on time.
-
-    Attributes:
-        liveness_timeout: seconds without a sign of life of the application after
-            which nobody beats for it any more; 0 (unless set) for never.
-        on_use: called by a client after an idle time, in the process of the link.
+    """Keeps one AMQP connection alive if :meth:`check` is called on time.
 
     Parameters:
         wire: the connection's socket.
         timeout: T, the negotiated heartbeat timeout, in seconds, above 0.
         name: for reports; without credentials.
-        metrics: where counts and events go.
-        half_written: whether the client has buffered the rest of a frame whose
-            beginning is on the wire already.
+        metrics: receives counters and events.
+        half_written: whether the client has buffered the rest of a frame whose beginning
+            was sent.
         half_read: whether the client has buffered the beginning of a frame.
-        on_orphaned: called in a forked child, after its copy of the descriptor is
-            dropped; the adapter closes its library's books there.
+        on_orphaned: called in a forked child, after its copy of the descriptor is dropped; the
+            adapter marks its library's connection closed there.
         forked_error: makes the client library's own recoverable error, for a
             write on a connection that a forked child inherited.
+
+    Attributes:
+        liveness_timeout: seconds without activity of the application after which no heartbeats
+            are sent; 0 (the default) for never.
+        on_use: called by a client after an idle time, in the process of the link.
     """
 
-    # With links by the thousand each look begins with a cold cache.
+    # With thousands of links each check starts with a cold cache.
     __slots__ = (
         "__weakref__",
         "_checks",
@@ -120,12 +120,12 @@ class Link:
         self._on_orphaned = on_orphaned
         self._forked_error = forked_error
         self._pid = os.getpid()
-        # Not all at once: links opened together should not drain together.
+        # Spread out: links that were opened together should not drain together.
         self._checks = id(self) // 64 % CHECKS_BETWEEN_DRAINS
         self._overlaps_reported = 0
         self._torn_reported = False
-        # When a heartbeat that was due could not be sent: None while there is none, infinity
-        # once it has been reported.
+        # Since when a due heartbeat could not be sent: None if none is due, infinity once it has
+        # been reported.
         self._delayed_since: float | None = None
         self._last_unread = time.monotonic()
         # Only for platforms without TCP_INFO, where the guard counts.
@@ -136,7 +136,7 @@ class Link:
     # -- the engine's side ---------------------------------------------------
 
     def check(self, now: float) -> float | None:
-        """Look, act, and return the time of the next look; None for never again.
+        """Check the link, act, and return the time of the next check; None for never again.
 
         Non-blocking; any thread may call it. `now` is ``time.monotonic()``.
         """
@@ -146,7 +146,7 @@ class Link:
         try:
             event, sample = self._observe(now, writing=permit is None)
             if not self._step(event, sample, permit):
-                event = Event.MOVING  # a client has entered, or is inside its TLS session
+                event = Event.MOVING  # a client is inside the stream lock or its TLS session
         finally:
             if permit is not None:
                 self.guard.writers.release()
@@ -159,10 +159,10 @@ class Link:
         return now + pause
 
     def _send_quickly(self, now: float) -> bool:
-        """Nearly every check of nearly every link: all is well, and a heartbeat is due and sent.
+        """Send a due heartbeat on a healthy link, which is the case in nearly every check.
 
-        No rule of its own: it sends only where :func:`classify` would say DUE, and leaves
-        every other case, and now and then a check with its drain, to the table.
+        It adds no rule: it sends only when :func:`classify` would return DUE, and leaves every
+        other case, and a regular check with its drain, to the table.
         """
         guard, checks = self.guard, self._checks + 1
         if (
@@ -182,7 +182,7 @@ class Link:
             if not self.wire.send_if_idle(due_after(self.timeout), self.timeout, guard):
                 return False
         except OSError:
-            return False  # the table finds out what it is
+            return False  # the table determines the cause
         except HeartbeatTornError:
             self.tear()
             return False
@@ -196,17 +196,17 @@ class Link:
         return os.getpid() != self._pid
 
     def orphan(self) -> None:
-        """Drop this process's copy, and leave the parent's stream alone; for a forked child.
+        """In a forked child: drop the child's copy of the descriptor.
 
-        Every call of a client that finds the link inherited does this before all else: a
-        lock may be held by a thread that exists in the parent only. Idempotent.
+        Every call of a client on an inherited link does this first, because a thread that exists
+        only in the parent may hold a lock. Idempotent.
         """
         if self.state is State.ORPHANED:
             return
         self.state = State.ORPHANED
         self.guard.renew_locks()
         self.guard.closed = True
-        # The next write must take the slow path, whatever its hurry.
+        # The next write must take the slow path, even without an idle time.
         self.guard.last_write = float("-inf")
         self.wire.drop()
         self._on_orphaned()
@@ -214,8 +214,8 @@ class Link:
     def _observe(self, now: float, *, writing: bool) -> tuple[Event, Sample]:
         sample = self._sample(now, writing)
         self._checks += 1
-        # Draining is what keeps an idle client's window open, and what makes
-        # "unread" mean something before the peer is called dead.
+        # Draining keeps an idle client's window open, and makes sure that unread bytes are
+        # something else than heartbeats before the peer is reported dead.
         if (
             self._checks % CHECKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
         ) and self._drain(now):
@@ -240,7 +240,7 @@ class Link:
                 self.wire.distrust_tcp_info()
                 self._report_counting()
                 return self._counted_sample(now, writing)
-            # One more system call, so only when the answer could matter.
+            # One more system call, so only if the answer matters.
             waited = view.received_ago > self.timeout
             unread = self.wire.unread_in_the_way() if waited else 0
         except OSError:
@@ -291,9 +291,9 @@ class Link:
         if unread:
             return 0
         seen = self._last_unread
-        # Bytes that a look saw wait, after a silence, were unread until the client read them,
-        # and may have closed the window until then. A heartbeat that it happened to read has not,
-        # and must not put off the end of a silence that began before.
+        # Bytes that a check found unread were unread until the client read them, and may have
+        # closed the window until then. A heartbeat that the client happened to read has not, and
+        # must not extend a silence that began before.
         if seen > now - received_ago:
             seen = max(seen, self.guard.last_read)
         return now - seen
@@ -314,7 +314,7 @@ class Link:
         return bool(taken)
 
     def _step(self, event: Event, sample: Sample, permit: Permit | None = None) -> bool:
-        """Act; False when a beat was due and could not be sent just now."""
+        """Do `action`; return False if a heartbeat was due and could not be sent now."""
         before = self.state
         after, action = TABLE[before, event]
         # Without a lock: no other thread runs between this comparison and the assignment.
@@ -341,7 +341,7 @@ class Link:
         elif action is Action.DROP:
             self.orphan()
         if after not in WATCHED and after is not before:
-            self._report_misuse()  # there may be no later occasion
+            self._report_misuse()  # there may be no later opportunity
         return True
 
     def _send_heartbeat(self, permit: Permit) -> bool:
@@ -351,7 +351,7 @@ class Link:
             self._report_reused()
             return False
         except OSError:
-            return False  # reset under our hands; the next look sees it closed
+            return False  # reset meanwhile; the next check finds it closed
         except HeartbeatTornError:
             self.tear()
             return True
@@ -381,7 +381,7 @@ class Link:
             )
 
     def _report_reused(self) -> None:
-        # The rest of the program goes on with whatever has the number now.
+        # The program continues with the new owner of the descriptor's number.
         self.guard.closed = True
         self.state = State.CLOSED
         self._metrics.record(
@@ -429,24 +429,24 @@ class Link:
                 "a write was interrupted, so a part of a frame may be on the wire; the "
                 "connection is shut down, and the next call on it fails: open a new one",
             )
-            # Behind it: an exception that comes between the two must not cost the event.
+            # After the state: an exception between the two must not lose the event.
             self._torn_reported = True
 
     # -- the client's side ---------------------------------------------------
 
     def tear(self) -> None:
-        """End a stream on which a part of a frame may be: nothing may follow it.
+        """End a stream on which part of a frame may have been sent: nothing may follow it.
 
-        The socket is shut down at once, so that the client's next call fails in the
-        client's own way. Idempotent; from any thread.
+        The socket is shut down at once, so that the client's next call fails with the client's own
+        error. Idempotent; callable from any thread.
         """
         self.guard.torn = True
         if self.inherited:
-            # A shutdown would reach the parent's connection.
+            # A shutdown would end the parent's connection.
             self.orphan()
             return
         if self.state not in WATCHED or self.wire.closed:
-            # Ended before, and reported: that is why the write failed.
+            # It had ended before, and was reported: that is why the write failed.
             self._torn_reported = True
         elif self._peer_is_gone():
             self._torn_reported = True
@@ -464,10 +464,10 @@ class Link:
             return True
 
     def check_peer(self) -> None:
-        """Check the peer, as before a write; the state tells what was found.
+        """Check the peer, as before a write; the state shows the result.
 
-        A peer that has closed or is silent gets the socket shut down, so that the
-        client's own write fails, in its own way, instead of being swallowed.
+        If the peer has closed or is silent, the socket is shut down, so that the client's write
+        fails with its own error and the message is not lost.
 
         Raises:
             Exception: the library's recoverable error, in a forked child.
@@ -485,7 +485,7 @@ class Link:
                 self._step(event, sample)
 
     def before_idle_write(self) -> None:
-        """The pre-write check: :meth:`check_peer`, before bytes are handed to the kernel.
+        """The pre-write check: :meth:`check_peer`, before bytes are passed to the kernel.
 
         Raises:
             Exception: the library's recoverable error, in a forked child.
@@ -495,10 +495,10 @@ class Link:
             self._metrics.count("stale_writes_prevented")
 
     def close(self) -> None:
-        """The application closes the connection: no look, no beat from here on.
+        """The application closes the connection: no check and no heartbeat from now on.
 
-        In a forked child only the child's copy is dropped. The caller then must not let its
-        library close the stream either.
+        In a forked child only the child's copy is dropped. The caller then must not let its library
+        close the stream either.
         """
         if self.inherited:
             self.orphan()
@@ -511,5 +511,5 @@ class Link:
             self.on_closed(self)
 
     def traffic_age(self, now: float) -> tuple[float, float]:
-        """Seconds since the application last wrote and last read; beats do not count."""
+        """Seconds since the application last wrote and last read; heartbeats do not count."""
         return now - self.guard.last_write, now - self.guard.last_read

@@ -1,8 +1,7 @@
-"""Deadlines of many links, in coarse slots.
+"""The deadlines of many links, in slots.
 
-Links that fall due within the same slot are looked at in one wake-up, and a
-closed link leaves without a trace: no stale entry wakes the thread later.
-Not thread-safe: only the engine's turn changes it.
+Links that are due in the same slot share one wake-up. A closed link is removed completely, so that
+it causes no wake-up later. Not thread-safe: only the engine changes it.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-#: Length of a slot in seconds; a look comes up to this much before its time. It is
-#: the wake-ups that cost, not the beats: with 800 links at T = 10 s on a virtual
-#: machine, 45 microseconds a beat with slots of 1/32 s and 19 with these, for
-#: nothing but the thread's sleep and `send`.
+#: Length of a slot in seconds; a check may run this much before its time. The wake-ups are the
+#: cost, not the heartbeats: with 800 links at T = 10 s on a virtual machine, a heartbeat costs
+#: 45 microseconds with slots of 1/32 s and 19 with these, for the thread's sleep and `send` alone.
 SLOT = 1 / 8
 
 
 class Schedule(Generic[Item]):
-    """A heap of slots, each with the items that fall due in it. Times in seconds."""
+    """A heap of slots, each with the items that are due in it. Times in seconds."""
 
     def __init__(self) -> None:
         self._heap: list[int] = []
@@ -32,16 +30,16 @@ class Schedule(Generic[Item]):
         return sum(map(len, list(self._buckets.values())))
 
     def __iter__(self) -> Iterator[Item]:
-        # Lists first: a report in another thread may ask while a turn is under way.
+        # Lists first: a report in another thread may read during an iteration.
         return iter([item for bucket in list(self._buckets.values()) for item in list(bucket)])
 
     def put(self, item: Item, deadline: float) -> None:
-        """Look at `item` at the last slot before `deadline`; replaces an earlier one."""
+        """Schedule `item` for the last slot before `deadline`; replaces its earlier entry."""
         self.discard(item)
         self.put_new(item, deadline)
 
     def put_new(self, item: Item, deadline: float) -> None:
-        """The same for an item that is not in here, at every beat: without a search."""
+        """The same for an item without an entry, at every heartbeat: without a search."""
         slot = math.floor(deadline / SLOT)
         bucket = self._buckets.get(slot)
         if bucket is None:
@@ -50,8 +48,8 @@ class Schedule(Generic[Item]):
         bucket[item] = deadline
 
     def discard(self, item: Item) -> None:
-        """Forget `item`, if it is here."""
-        # At most a few hundred slots lie ahead, however many the links.
+        """Remove `item`, if it has an entry."""
+        # At most a few hundred slots exist, for any number of links.
         slot = next((slot for slot, bucket in self._buckets.items() if item in bucket), None)
         if slot is None:
             return
@@ -62,13 +60,13 @@ class Schedule(Generic[Item]):
             heapq.heapify(self._heap)
 
     def next_deadline(self) -> float | None:
-        """When the next slot with something in it comes; None when nothing is scheduled."""
+        """Return the time of the next slot with an item; None if there is none."""
         return self._heap[0] * SLOT if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[tuple[Item, float]]:
-        """Take out each item that is due at `now`, with the deadline it was put in with.
+        """Remove and yield each item that is due at `now`, with its deadline.
 
-        One at a time: an iteration that ends early leaves the rest in here, still due.
+        One at a time: if the caller stops early, the rest stays here, still due.
         """
         while self._heap and self._heap[0] * SLOT <= now:
             bucket = self._buckets[self._heap[0]]

@@ -1,6 +1,6 @@
-"""The heartbeats of this process: its engines, and which link is with which.
+"""The heartbeat service of this process: its engines, and the engine of each link.
 
-Started lazily, by the first link; afresh in a forked child.
+It starts with the first link, and again in a forked child.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from hbshim.metrics import Metrics
 from hbshim.options import WorkerName
 from hbshim.runtime.fork import ProcessLocal
 
-#: A hub whose ticks are later than this share of T gets no new links; at twice
-#: this share, the watchdog moves those it has.
+#: A hub that is late by more than this share of T gets no new links; above twice this share, the
+#: watchdog moves the links it has.
 NOTABLY_LATE = LATE_SHARE / 2
 LATEST_CHECKS = 16
 
-#: Seconds after which another thread no longer waits for the one that replaces the worker: that
-#: one may have been stopped in the middle of it by a finalizer.
+#: Seconds after which a thread no longer waits for another one that replaces the worker, and that a
+#: finalizer may have stopped in the middle of it.
 REPLACING_LIMIT = 1.0
 
 
@@ -47,31 +47,32 @@ class HeartbeatService:
         self._replacing_until = 0.0
 
     def engine(self, worker: WorkerName, forced: bool = False) -> Engine:
-        """The engine of `worker`; links whose worker the user forced have one of their own,
-        because they are not moved when its ticks come late."""
+        """Return the engine of `worker`. Links whose worker the user forced have a separate engine,
+        because they are not moved when the worker is late.
+        """
         key = (worker, forced and worker != "pthread")
         engine = self._engines.get(key)
         if engine is None:
             fresh = Engine(WORKERS[worker](), self.metrics, on_death=self._worker_died)
-            # setdefault: two threads that meet here agree on one engine.
+            # setdefault: two concurrent threads get the same engine.
             engine = self._engines.setdefault(key, fresh)
         return engine
 
     def engines(self) -> list[Engine]:
-        """Every engine started so far; for reports."""
+        """Return every engine started so far; for reports."""
         return list(self._engines.values())
 
     def links(self) -> list[Link]:
-        """Every link alive; for reports."""
+        """Return every existing link; for reports."""
         return [link for link, _ in self.placements()]
 
     def placements(self) -> list[tuple[Link, Engine]]:
-        """Every link alive, with the engine that beats for it; for reports."""
+        """Return every existing link with its engine; for reports."""
         found = ((reference(), engine) for reference, engine in list(self._links.values()))
         return [(link, engine) for link, engine in found if link is not None]
 
     def worker_late(self) -> bool:
-        """Whether a hub's latest ticks came late, by more than :data:`NOTABLY_LATE` of T."""
+        """Whether the latest checks of a hub were late by more than :data:`NOTABLY_LATE` of T."""
         for (worker, _), engine in list(self._engines.items()):
             if worker == "pthread" or not engine.lateness:
                 continue
@@ -82,11 +83,12 @@ class HeartbeatService:
         return False
 
     def watch(self, link: Link, worker: WorkerName, *, forced: bool = False) -> None:
-        """Keep `link` alive from `worker`; from any thread.
+        """Keep `link` alive with `worker`; callable from any thread.
 
         Parameters:
-            forced: the user named the worker: late ticks are recorded, but the
-                link stays where the user put it.
+            link: the link.
+            worker: the heartbeat worker.
+            forced: the user chose the worker: lateness is recorded, but the link is not moved.
 
         Raises:
             WorkerError: the worker cannot run in this process.
@@ -116,7 +118,7 @@ class HeartbeatService:
         self._watch(item, self.engine("pthread"))
 
     def recheck(self, link: Link) -> None:
-        """Have `link` checked now; its options have changed."""
+        """Check `link` now, because its options have changed."""
         _, engine = self._links.get(id(link), (None, None))
         if engine is not None:
             engine.watch(link)
@@ -139,12 +141,12 @@ class HeartbeatService:
             engine.forget(link)
         self.check_threads()
 
-    # -- workers that die, are stuck or late ----------------------------------
+    # -- workers that end, are stuck or late ----------------------------------
 
     def _supervise(self, engine: Engine, timeout: float) -> None:
         supervisor = self._supervisor
         if supervisor is None:
-            # Two threads that meet here have one supervisor too many, which sleeps.
+            # Two concurrent threads may start one supervisor too many, which sleeps.
             worker = engine.worker
             assert isinstance(worker, PthreadWorker)
             supervisor = Supervisor(engine, self._replace_thread, worker.elsewhere)
@@ -156,7 +158,7 @@ class HeartbeatService:
             self.metrics.record_once("unsupervised", "", str(error))
 
     def check_threads(self) -> None:
-        """Have a native thread that has died replaced; cheap, for a client that uses its link."""
+        """Replace a native thread that has ended; cheap, for a client that uses its link."""
         supervisor = self._supervisor
         if supervisor is None:
             return
@@ -167,7 +169,7 @@ class HeartbeatService:
             self._supervise(engine, supervisor.timeout)
 
     def _worker_died(self, engine: Engine, reason: str) -> None:
-        """In the worker's own thread, at its end."""
+        """Replace a worker that has ended; runs in the worker's own thread."""
         if engine.worker.name == "pthread":
             self._replace_thread(engine, f"it ended by {reason}")
         else:
@@ -175,7 +177,7 @@ class HeartbeatService:
 
     def _replace_thread(self, engine: Engine, reason: str) -> None:
         now = time.monotonic()
-        # What has ended is noticed in several places. No call between these two lines.
+        # Several places notice that it has ended. No call between these two lines.
         if now < self._replacing_until:
             return
         self._replacing_until = now + REPLACING_LIMIT
@@ -218,11 +220,11 @@ class HeartbeatService:
             watchdog = Watchdog(engine, timeout, self.metrics, on_late)
             watchdog = self._watchdogs.setdefault(engine, watchdog)
         watchdog.timeout = min(watchdog.timeout, timeout)
-        # Anew for each link: its watch is over when the engine ran out of links.
+        # A new one for each link: a watchdog ends when its engine has no links.
         self._watch(watchdog, self.engine("pthread"))
 
     def _move(self, engine: Engine, reason: str) -> bool:
-        # First: a link that is placed on it meanwhile is among those that are moved.
+        # First: a link that is added to it meanwhile is among those that are moved.
         engine.retire()
         self.moved = True
         native = self.engine("pthread")
@@ -241,12 +243,12 @@ class HeartbeatService:
         return True
 
     def orphan_links(self) -> None:
-        """In a forked child: let go of everything the parent watched."""
+        """In a forked child: drop everything that the parent watched."""
         for link in self.links():
             try:
                 link.orphan()
             except Exception as error:
-                # One link that cannot be let go of must not keep the others.
+                # An error with one link must not keep the others from being dropped.
                 current().metrics.record("check-failed", link.name, repr(error))
 
 
@@ -254,14 +256,14 @@ _SERVICE = ProcessLocal(HeartbeatService, HeartbeatService.orphan_links)
 
 
 def current() -> HeartbeatService:
-    """The heartbeat service of this process."""
+    """Return the heartbeat service of this process."""
     return _SERVICE.get()
 
 
 def existing() -> HeartbeatService | None:
-    """The heartbeat service of this process if there is one: looking must not make it.
+    """Return the heartbeat service of this process, or None; never creates it.
 
-    eventlet's ``monkey_patch()`` makes the reentrant locks green that it finds, and what
-    only looks may come before it.
+    eventlet's ``monkey_patch()`` makes existing reentrant locks green, and a caller that only
+    inspects may run before it.
     """
     return _SERVICE.peek()

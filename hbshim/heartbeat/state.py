@@ -1,22 +1,21 @@
 """What may happen to a link, as one table: (state, event) -> (state, action).
 
-Pure: no clock, no socket, no lock. The link samples the world, :func:`classify`
-names what it saw, :data:`TABLE` says what is legal, :func:`next_check` says when
-to look again. Time is always an argument, in seconds.
+Pure: no clock, no socket, no lock. The link takes a sample, :func:`classify` names the event,
+:data:`TABLE` defines the transition, and :func:`next_check` returns when to check again. Time is
+always an argument, in seconds.
 
 The rules, with T the negotiated heartbeat timeout:
 
-* beat after T/2 of silence (RabbitMQ's heartbeat guide: "Heartbeat frames are
-  sent about every heartbeat timeout / 2 seconds");
-* a peer is dead after 2 T without a byte (AMQP 0-9-1 section 4.2.7: "If a peer
+* A heartbeat is due after T/2 without a byte sent (RabbitMQ's heartbeat guide: "Heartbeat frames
+  are sent about every heartbeat timeout / 2 seconds").
+* A peer is dead after 2 T without a byte received (AMQP 0-9-1 section 4.2.7: "If a peer
   detects no incoming traffic (i.e. received octets) for two heartbeat intervals
-  or longer, it should close the connection");
-* unless that silence is our own fault: bytes that nobody read yet may have
-  closed our receive window, and then the peer *cannot* send. Once they are read,
-  it has 2 T from there: its kernel must learn first that the window is open.
-  What is too little to close the window excuses nothing;
-* with a liveness timeout above 0, a link whose application has not ticked for that
-  long is not beaten until it ticks again. All else goes on.
+  or longer, it should close the connection").
+* Except if this side causes the silence: unread bytes may have closed the receive window, and
+  then the peer *cannot* send. Once they are read, the peer has another 2 T, because its kernel
+  must first learn that the window is open. Too few bytes to close the window are no exception.
+* With a liveness timeout above 0, a link whose application was inactive for that long sends no
+  heartbeat until the application is active again. Everything else continues.
 """
 
 from __future__ import annotations
@@ -26,31 +25,31 @@ from typing import NamedTuple
 
 from hbshim.heartbeat.schedule import SLOT
 
-#: How soon to look again while bytes are moving, as a share of T and at most.
+#: Seconds until the next check while bytes are moving: as a share of T, and at most.
 RECHECK_SHARE = 1 / 8
 RECHECK_AT_MOST = 0.25
 
-#: A beat may go out this many seconds early: looks come a tick early at most, and the
-#: kernel's ages in steps of some milliseconds.
+#: A heartbeat may be sent this many seconds early: a check may be up to one slot early, and the
+#: kernel's ages have a resolution of some milliseconds.
 EARLY = SLOT + 1 / 64
 
 
 class State(enum.Enum):
-    """Life of one link."""
+    """The state of a link."""
 
-    # Members are singletons, and keys of the table at every look: `Enum` hashes the
-    # name in Python code instead.
+    # Members are singletons, and keys of the table at every check: `Enum` hashes the name in
+    # Python code instead.
     __hash__ = object.__hash__
 
     ALIVE = "alive"
-    HUNG = "hung"  # the application does not tick, so nobody beats in its place
-    LOST = "lost"  # the peer closed or fell silent; our side is shut down
+    HUNG = "hung"  # the application is inactive, so no heartbeats are sent
+    LOST = "lost"  # the peer closed or is silent; this side is shut down
     CLOSED = "closed"  # the application closed it
-    ORPHANED = "orphaned"  # we are a forked child; the stream belongs to the parent
+    ORPHANED = "orphaned"  # this is a forked child; the stream belongs to the parent
 
 
 class Event(enum.Enum):
-    """What one look at a link found, the weightiest thing first."""
+    """The result of one check of a link; the first one that applies counts."""
 
     __hash__ = object.__hash__
 
@@ -58,21 +57,21 @@ class Event(enum.Enum):
     APPLICATION_CLOSED = "application-closed"
     PEER_CLOSED = "peer-closed"
     SILENT = "silent"
-    HUNG = "hung"  # the application has not ticked for the liveness timeout
-    MOVING = "moving"  # a writer is in, or bytes are still in the send queue
+    HUNG = "hung"  # the application was inactive for the liveness timeout
+    MOVING = "moving"  # a writer is active, or bytes are still in the send queue
     DUE = "due"
     FRESH = "fresh"
 
 
 class Action(enum.Enum):
-    """What the look leads to."""
+    """What a check does."""
 
     WAIT = "wait"
     SEND = "send"
-    SHUT_WRITE = "shut-write"  # what the peer said before it closed stays readable
+    SHUT_WRITE = "shut-write"  # what the peer sent before it closed can still be read
     SHUT_BOTH = "shut-both"  # a blocked reader wakes up, the next call fails at once
     FORGET = "forget"
-    DROP = "drop"  # close our copy of the descriptor, send nothing on it
+    DROP = "drop"  # close this copy of the descriptor, send nothing on it
 
 
 TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
@@ -84,7 +83,7 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (State.ALIVE, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
     (State.ALIVE, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
     (State.ALIVE, Event.FORKED): (State.ORPHANED, Action.DROP),
-    # Every look that does not find it hung finds that the application has ticked.
+    # Every check with another result than hung finds that the application was active.
     (State.HUNG, Event.FRESH): (State.ALIVE, Action.WAIT),
     (State.HUNG, Event.MOVING): (State.ALIVE, Action.WAIT),
     (State.HUNG, Event.DUE): (State.ALIVE, Action.SEND),
@@ -93,7 +92,7 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     (State.HUNG, Event.PEER_CLOSED): (State.LOST, Action.SHUT_WRITE),
     (State.HUNG, Event.APPLICATION_CLOSED): (State.CLOSED, Action.FORGET),
     (State.HUNG, Event.FORKED): (State.ORPHANED, Action.DROP),
-    # A lost link is beaten no more, whatever the kernel still says of it.
+    # A lost link sends no more heartbeats, whatever the kernel reports.
     (State.LOST, Event.FRESH): (State.LOST, Action.FORGET),
     (State.LOST, Event.MOVING): (State.LOST, Action.FORGET),
     (State.LOST, Event.DUE): (State.LOST, Action.FORGET),
@@ -107,28 +106,28 @@ TABLE: dict[tuple[State, Event], tuple[State, Action]] = {
     **{(State.ORPHANED, event): (State.ORPHANED, Action.FORGET) for event in Event},
 }
 
-#: States in which a link goes on being looked at.
+#: States in which a link is checked.
 WATCHED = frozenset({State.ALIVE, State.HUNG})
 
 
 class Sample(NamedTuple):
-    """One look at a link. Ages are in seconds.
+    """One sample of a link. Ages are in seconds.
 
     Attributes:
-        sent_ago: since the last byte left for the peer.
+        sent_ago: since the last byte was sent to the peer.
         received_ago: since the last byte arrived, read by the client or not.
-        acked_ago: since the peer's kernel last acknowledged anything; None where
-            the platform does not tell.
-        queued: bytes or segments of ours that the peer has not acknowledged.
+        acked_ago: since the peer's kernel last acknowledged anything; None if the platform does
+            not tell.
+        queued: bytes or segments that the peer has not acknowledged.
         in_flight: those of them that were sent; while the peer's window is closed,
             bytes queue up and none is in flight.
-        unread: bytes that the client has not read yet, if they may have closed our window.
-        unread_ago: since there were such bytes for all we know; 0 while there are.
-        writing: a write of the client is under way, or half a frame is buffered.
+        unread: bytes that the client has not read yet, if they may have closed the window.
+        unread_ago: since there were such bytes, as far as is known; 0 while there are.
+        writing: a write of the client is running, or half a frame is buffered.
         peer_closed: the peer has sent FIN or RST.
         closed: the application closed the connection.
         forked: this process is not the one that opened the connection.
-        marked_ago: since the application showed that it is alive.
+        marked_ago: since the application was last active.
     """
 
     sent_ago: float
@@ -146,37 +145,38 @@ class Sample(NamedTuple):
 
 
 def due_after(timeout: float) -> float:
-    """Seconds of silence of ours after which a beat is due, T being `timeout` seconds."""
+    """Return the seconds without a byte sent after which a heartbeat is due; `timeout` is T."""
     return timeout / 2 - EARLY
 
 
 def recheck_after(timeout: float) -> float:
-    """Seconds until the next look where bytes are moving, T being `timeout` seconds."""
+    """Return the seconds until the next check while bytes are moving; `timeout` is T."""
     return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
 
 
 def silent(sample: Sample, timeout: float) -> bool:
-    """Whether the peer must be called dead, `timeout` being T in seconds.
+    """Return whether the peer is dead; `timeout` is T in seconds.
 
-    Unread bytes excuse the peer, because our own closed window may be what
-    silences it. Nothing excuses a peer whose *kernel* has not acknowledged what
-    we sent it for as long.
+    Unread bytes are an exception, because this side's closed window may cause the silence. There is
+    no exception for a peer whose *kernel* has not acknowledged sent bytes for as long.
     """
     limit = 2 * timeout
     if sample.received_ago < limit:
         return False
     if sample.unread_ago >= limit:
         return True
-    # In flight, not queued: a closed window is probed ever more rarely, up to
-    # once in two minutes, and only those probes are acknowledged.
+    # In flight, not queued: a closed window is probed ever less often, up to once in two
+    # minutes, and only those probes are acknowledged.
     return bool(sample.in_flight) and sample.acked_ago is not None and sample.acked_ago >= limit
 
 
 def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
-    """Name the weightiest thing in `sample`, for a link whose T is `timeout` seconds.
+    """Return the event that applies to `sample`, for a link whose T is `timeout` seconds.
 
     Parameters:
-        liveness: seconds without a tick after which the application is hung; 0 for never.
+        sample: the sample.
+        timeout: T, in seconds.
+        liveness: seconds of inactivity after which the application is hung; 0 for never.
     """
     if sample.forked:
         return Event.FORKED
@@ -196,7 +196,7 @@ def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
 
 
 def next_check(event: Event, sample: Sample, timeout: float, liveness: float = 0.0) -> float | None:
-    """Seconds until the link wants another look; None for never again."""
+    """Return the seconds until the next check of the link; None for never again."""
     pause = _next_check(event, sample, timeout)
     if pause is None or not liveness or event is Event.HUNG:
         return pause
@@ -205,12 +205,12 @@ def next_check(event: Event, sample: Sample, timeout: float, liveness: float = 0
 
 def _next_check(event: Event, sample: Sample, timeout: float) -> float | None:
     until_dead = 2 * timeout - sample.received_ago
-    if until_dead <= 0:  # and excused
+    if until_dead <= 0:  # and is an exception
         until_dead = RECHECK_SHARE * timeout
     if event is Event.MOVING:
         return recheck_after(timeout)
     if event is Event.HUNG:
-        # The beat that is overdue when the application ticks again should still come in time.
+        # The overdue heartbeat must still be in time when the application is active again.
         return min(RECHECK_SHARE * timeout, until_dead)
     if event is Event.DUE:
         return min(timeout / 2, until_dead)

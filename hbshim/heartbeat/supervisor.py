@@ -1,12 +1,12 @@
-"""Watches the heartbeat thread, from a second native thread, and has it replaced.
+"""Watches the heartbeat thread from a second native thread, and has it replaced.
 
-An idle program makes no call in which hbshim could notice that its heartbeat thread is
-dead or stuck. The second thread sleeps until the first one is overdue, which it hardly
-ever is: it wakes about once in each period of grace while connections are open.
+An idle program makes no call in which hbshim could notice that its heartbeat thread has ended or is
+stuck. The second thread sleeps until the first one is overdue, which is rare: it wakes up about
+once in each grace period while connections are open.
 
-What stops the first thread does not stop the second as well. A finalizer that waits, run
-by the garbage collector, keeps every other automatic collection of the process from
-starting. And each of the two, if an exception ends it, has a successor started.
+What stops the first thread does not stop the second as well. While a finalizer that waits is run
+by the garbage collector, no other automatic collection of the process starts. If an exception
+ends one of the two threads, a new one is started.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from hbshim.heartbeat.engine import Engine
 from hbshim.runtime.exclusive import TrySection
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
-#: A thread is stuck that makes no progress for so many seconds, or this share of T if that
-#: is more, and is overdue all the while.
+#: A thread is stuck if it makes no progress for so many seconds, or for this share of T if that
+#: is more, and is overdue all the time.
 GRACE_AT_LEAST = 0.5
 GRACE_SHARE = 1 / 8
 
-#: Told of an engine whose thread is dead or stuck, and why it is taken to be.
+#: Called with an engine whose thread has ended or is stuck, and the reason.
 OnBroken = Callable[[Engine, str], None]
 
 
 class Supervisor:
-    """Calls `on_broken` when the thread of `engine` is dead or stuck.
+    """Calls `on_broken` when the thread of `engine` has ended or is stuck.
 
     Parameters:
         engine: that of the native worker.
         on_broken: replaces the thread; raises nothing.
         elsewhere: whether the thread executes code that is not hbshim's, such as a finalizer.
-            One that does not is more likely to wait for its share of the machine, and gets
-            T to go on.
-        clock: in seconds.
+            Otherwise it probably waits for CPU time, and gets T to continue.
+        clock: returns the time, in seconds.
 
     Attributes:
         running: its thread runs.
@@ -65,12 +64,12 @@ class Supervisor:
         self._parked = False
         self._stopped = False
         self._starting = TrySection()
-        # Of the latest check: what had been done by then, and when the next one was due.
+        # Of the latest check: the progress, and when the next check was due.
         self._progress = -1
         self._check_due = float("inf")
 
     def ensure(self) -> None:
-        """Start the thread unless it runs; wake it if it waits for work. Never blocks.
+        """Start the thread if it does not run; wake it up if it waits. Never blocks.
 
         Raises:
             WorkerError: no thread can be started here.
@@ -110,7 +109,7 @@ class Supervisor:
         finally:
             self.running = self._parked = False
             if not self._stopped:
-                # Set from outside, by a debugger or a timeout library.
+                # Raised from outside, by a debugger or a timeout library.
                 with contextlib.suppress(WorkerError):  # the next connection tries again
                     self.ensure()
 
@@ -119,7 +118,7 @@ class Supervisor:
             self._wakeup.acquire(True, pause)
             return
         self._parked = True
-        # Once more: work may have come before that was to be seen.
+        # Once more: work may have arrived before that was visible.
         if self._engine.next_due is None:
             self._wakeup.acquire()
         self._parked = False
@@ -132,8 +131,8 @@ class Supervisor:
             self._check_due = float("inf")
             return None
         grace = max(GRACE_AT_LEAST, self.timeout * GRACE_SHARE)
-        # A thread that was late itself knows nothing: the whole process may have been
-        # stopped, or a call of C may have kept the GIL.
+        # If this thread was late itself, it cannot tell: the whole process may have been stopped,
+        # or a C function may have held the GIL.
         on_time = now < self._check_due + grace / 2
         if not engine.worker.running:
             self._on_broken(engine, "it ended")

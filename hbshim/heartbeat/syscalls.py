@@ -1,10 +1,9 @@
 """Non-blocking system calls that keep the GIL.
 
-``socket.send`` and its kin release the GIL around each call and must win it back:
-5 ms a call while the main thread computes in Python, so that 160 links due in one
-second would take 0.8 s of it. These calls last microseconds; keeping the GIL for
-them is kinder to everybody. They also never wait, whatever timeout a socket
-object has.
+``socket.send`` and similar methods release the GIL around each call and must acquire it again,
+which takes 5 ms while the main thread computes in Python: 0.8 s for 160 links that are due in one
+second. These calls last microseconds, so keeping the GIL for them delays the other threads less.
+They also never wait, whatever timeout a socket object has.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ class Permit(Protocol):
 
 
 class Writers(Protocol):
-    """What they read of :class:`hbshim.heartbeat.guard.Gate`."""
+    """What these calls read of :class:`hbshim.heartbeat.guard.StreamLock`."""
 
     @property
     def inside(self) -> object: ...
 
 
 class Guard(Protocol):
-    """What they read of :class:`hbshim.heartbeat.guard.Guard`."""
+    """What these calls read of :class:`hbshim.heartbeat.guard.Guard`."""
 
     @property
     def writers(self) -> Writers: ...
@@ -53,17 +52,16 @@ class Guard(Protocol):
 class Calls(NamedTuple):
     """The C library's calls; each raises OSError as `socket` would.
 
-    What takes a permit returns None, and does nothing, once the permit is revoked. The
-    check and the call are one to every other thread: between them no bytecode lets
-    another thread run, and nothing is allocated that could start a garbage collection.
+    A call with a permit returns None, and does nothing, once the permit is revoked. Check and call
+    are atomic for every other thread: no bytecode between them lets another thread run, and nothing
+    is allocated that could start a garbage collection.
 
     Attributes:
         send: (descriptor, bytes, permit) -> bytes sent.
-        send_after: (last write, guard, descriptor, bytes) -> bytes sent; 0, without sending,
-            unless no client is inside or has begun another write; -1 for an error. The same
-            without a permit: whatever a client does to the stream begins with a new
-            `last_write`.
-        peek: (descriptor, at most) -> the bytes, left where they are.
+        send_after: (last write, guard, descriptor, bytes) -> bytes sent; 0, without sending, if a
+            client is inside or has begun another write; -1 for an error. No permit is needed,
+            because every operation of a client on the stream begins with a new `last_write`.
+        peek: (descriptor, at most) -> the bytes, which stay in the receive queue.
         receive: (descriptor, at most, permit) -> the bytes.
         nothing_waits: (descriptor) -> whether a read would have to wait; raises nothing.
     """
@@ -77,10 +75,10 @@ class Calls(NamedTuple):
 
 @functools.cache
 def gil_keeping_calls() -> Calls | None:
-    """The calls; None where ctypes cannot be had.
+    """Return the calls; None if ctypes cannot be imported.
 
-    (It is an optional module, and sub-interpreters with a GIL of their own refuse it.)
-    Also None where there is no GIL to keep.
+    It is an optional module, and sub-interpreters with their own GIL refuse it. Also None if there
+    is no GIL to keep.
     """
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
@@ -129,7 +127,7 @@ def gil_keeping_calls() -> Calls | None:
         size = libc_recv(*arguments) if permit.valid and not permit.inside else None
         return size if size is None else bytes(memoryview(buffer)[: checked(size)])
 
-    one_octet = ctypes.create_string_buffer(1)  # shared: what is in it interests nobody
+    one_octet = ctypes.create_string_buffer(1)  # shared: its content is not used
     get_errno = ctypes.get_errno
     would_wait = (errno.EAGAIN, errno.EWOULDBLOCK)
 

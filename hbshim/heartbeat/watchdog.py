@@ -1,7 +1,7 @@
-"""Watches an engine whose worker lives in a hub, from the native thread.
+"""Watches an engine whose worker runs in a hub, from the native thread.
 
-A hub that is parked between requests, or blocked by a long computation, cannot
-notice that it is late. The native thread can.
+A hub that is parked between requests, or blocked by a long computation, cannot notice that it is
+late. The native thread can.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable
 from hbshim.heartbeat.engine import Engine
 from hbshim.metrics import Metrics
 
-#: Ticks later than this share of T move the links to the native thread.
+#: Lateness above this share of T moves the links to the native thread.
 LATE_SHARE = 1 / 8
 
 
 class Watchdog:
-    """Looks whether `engine` took its turn when one was due.
+    """Checks whether `engine` ran an iteration when one was due.
 
     Parameters:
         engine: the engine of a green worker; held weakly.
         timeout: the smallest T among its links, in seconds.
-        on_late: called once per lateness with the seconds it is late by; True
-            when the links have been moved and the watch is over.
+        on_late: called once per lateness with its seconds; returns True when the links have been
+            moved and the watchdog is no longer needed.
     """
 
     def __init__(
@@ -34,19 +34,18 @@ class Watchdog:
         self._metrics = metrics
         self._on_late = on_late
         self._reported_due: float | None = None
-        # When this look should come, unless the one before it was late itself.
+        # When this check is due, unless the one before it was late itself.
         self._planned: float | None = None
 
     @property
     def engine(self) -> Engine | None:
-        """The engine under watch, while it exists."""
+        """The watched engine, while it exists."""
         return self._engine()
 
     def check(self, now: float) -> float | None:
-        """One look. Returns the time of the next, or None when the watch is over.
+        """Check once. Return the time of the next check, or None when the watchdog ends.
 
-        It is over, too, while the engine has nothing to do: an idle process is not
-        woken up for it.
+        It also ends while the engine has nothing to do: an idle process is not woken up for it.
         """
         engine = self._engine()
         due = None if engine is None else engine.next_due
@@ -55,7 +54,7 @@ class Watchdog:
         grace = self.timeout * LATE_SHARE
         planned, self._planned = self._planned, None
         if planned is not None and now > planned + grace / 2:
-            # Late itself, as after a stop of the whole process: the hub gets time to catch up.
+            # Late itself, for example because the whole process was stopped: give the hub time.
             return now + grace
         if now < due + grace:
             self._planned = due + grace

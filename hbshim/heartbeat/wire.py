@@ -1,9 +1,9 @@
-"""The kernel's view of one connection, and the eight bytes of a heartbeat.
+"""The kernel's information about one connection, and the eight bytes of a heartbeat.
 
-Everything here is non-blocking and works on the operating-system socket beneath
-whatever green socket the client holds, so that a native thread may call it.
+Everything here is non-blocking and works on the operating-system socket beneath the client's green
+socket, if it has one, so that a native thread may call it.
 
-Longer than others: every question to the kernel, with what its answer is worth, is here.
+Longer than others: every request to the kernel, with the limits of its answer, is here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import struct
 import sys
 import termios
 
-# `socket.socket` may be eventlet's or gevent's; the C type beneath is never
-# patched, and its methods work on every subclass without entering a hub.
+# `socket.socket` may be eventlet's or gevent's; the C type beneath is never patched, and its
+# methods work on every subclass without entering a hub.
 from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,16 +29,16 @@ from hbshim.heartbeat.syscalls import SEND_FLAGS, gil_keeping_calls
 #: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
-#: Heartbeats taken off the receive queue in one look.
+#: The most heartbeats taken off the receive queue in one check.
 DRAIN_AT_MOST = 512
 
 # <linux/tcp.h> struct tcp_info: state, unacked segments, ms since last data
 # sent / ack sent / data received / ack received, and bytes not sent yet (4.6+).
 _TCP_INFO = struct.Struct("=B23xI16xIIII84xI")
-# The same without the acknowledgements' ages.
+# The same without the ages of acknowledgements.
 _IDLENESS = struct.Struct("=B23xI16xI4xI88xI")
-# The same: segment size for sending, path MTU, advertised segment size. None is 0 on a
-# connection of Linux; other kernels that answer in its format leave out what they lack.
+# The same: segment size for sending, path MTU, advertised segment size. None of them is 0 on a
+# connection of Linux; other kernels with its format leave out what they do not have.
 _NEVER_ZERO = struct.Struct("=16xI40xI20xI60x")
 _TCP_INFO_OPTION = 11
 _ESTABLISHED = 1
@@ -46,10 +46,10 @@ _ESTABLISHED = 1
 _IPPROTO_TCP, _SOL_SOCKET = int(socket.IPPROTO_TCP), int(socket.SOL_SOCKET)
 _CLOSE, _CLOSE_WAIT = 7, 8
 _PEER_GONE = frozenset({_CLOSE, _CLOSE_WAIT, 9, 11})  # LAST_ACK, CLOSING
-# In place of the name: builds of Python may lack it where the kernel has the option.
+# As a number: builds of Python may lack the name although the kernel has the option.
 _USER_TIMEOUT = 18 if sys.platform == "linux" else None
 
-# Linux: SIOCOUTQ by its other name, whose number `termios` knows for each architecture.
+# Linux: SIOCOUTQ under its other name, whose number `termios` has for each architecture.
 _SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
 _SO_NWRITE = 0x1024  # macOS: bytes in the send buffer
 # <linux/sock_diag.h>: memory in use for receiving, and the most that may be (4.12+).
@@ -57,11 +57,11 @@ _SO_MEMINFO = 55 if sys.platform == "linux" else None
 _MEMINFO = struct.Struct("=II28x")
 # <asm-generic/socket.h>: a number that no other socket of this machine has or gets (4.12+).
 _SO_COOKIE = 57 if sys.platform == "linux" else None
-#: Below this size of the receive buffer (bytes) the kernel need not scale its window, and may
-#: tell it in whole segments, down to none, however little waits.
+#: Below this size of the receive buffer (bytes) the kernel may announce its window without scaling,
+#: in whole segments and down to 0, even if few bytes are unread.
 _SCALED_BUFFER = 128 * 1024
 _INT = struct.Struct("=i")
-#: How a kernel refuses a question that it does not know.
+#: Errors of a kernel that does not have an option.
 _NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTTY, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
 
 
@@ -70,10 +70,10 @@ _getsockopt = NativeSocket.getsockopt
 
 
 class KernelView(NamedTuple):
-    """What ``TCP_INFO`` says. Ages in seconds.
+    """The content of ``TCP_INFO``. Ages in seconds.
 
-    `queued` is 0 only when all is acknowledged; `in_flight` counts segments that
-    were sent and are not.
+    `queued` is 0 only if everything is acknowledged; `in_flight` counts segments that were sent and
+    are not acknowledged.
     """
 
     peer_closed: bool
@@ -85,11 +85,11 @@ class KernelView(NamedTuple):
 
 
 class DescriptorReusedError(OSError):
-    """The descriptor's number is not that of the connection's socket any more."""
+    """The number of the descriptor no longer belongs to the connection's socket."""
 
 
 def _cookie(native: socket.socket) -> bytes:
-    # Keeps the GIL, which `os.fstat` does not.
+    # Keeps the GIL, unlike `os.fstat`.
     assert _SO_COOKIE is not None
     return _getsockopt(native, _SOL_SOCKET, _SO_COOKIE, 8)
 
@@ -100,13 +100,13 @@ def _inode(native: socket.socket) -> tuple[int, int]:
 
 
 class HeartbeatTornError(Exception):
-    """A part of a heartbeat is on the wire, so that nothing else may follow."""
+    """A part of a heartbeat was sent, so nothing else may follow."""
 
 
 def acting(permit: Permit, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function that releases the GIL, for an engine with this permit.
 
-    A client that enters meanwhile waits for the call to end, within a limit.
+    A client that acquires the stream lock meanwhile waits for the call to end, within a limit.
 
     Returns:
         What `function` returns; None, without calling it, if the permit is revoked.
@@ -115,27 +115,27 @@ def acting(permit: Permit, function: Callable[..., Any], *args: Any) -> Any:
     try:
         permit.acting.add(token)
         if len(permit.acting) > 1:
-            return None  # another engine is stuck in there
+            return None  # another engine is stuck in this call
         return function(*args) if permit.valid and not permit.inside else None
     finally:
         permit.acting.discard(token)
 
 
 class Wire:
-    """One connected TCP socket, seen from beneath the client library.
+    """One connected TCP socket, used beneath the client library.
 
     Parameters:
-        native: the operating-system socket. Held, so that its own ``close()`` cannot free
-            the descriptor's number while this object still writes. A program that closes
-            the number behind it, by ``os.close()``, is noticed before each use.
-        tcp_info: False to do without ``TCP_INFO``, as on other platforms.
+        native: the operating-system socket. Referenced, so that its own ``close()`` cannot free the
+            descriptor's number while this object still writes. Before each use it is checked
+            whether the program has closed the number by ``os.close()``.
+        tcp_info: False: do without ``TCP_INFO``, as on other platforms.
 
     Attributes:
         has_tcp_info: ages come from the kernel; otherwise the guard counts.
-        tcp_info_unusable: this kernel has ``TCP_INFO`` and does not fill it in.
+        tcp_info_unusable: this kernel has ``TCP_INFO`` but does not fill it in.
     """
 
-    #: How a heartbeat reaches the wire, for reports.
+    #: How a heartbeat is sent, for reports.
     route = "plain"
 
     def __init__(self, native: socket.socket, *, tcp_info: bool = True) -> None:
@@ -176,7 +176,7 @@ class Wire:
 
     @property
     def reused(self) -> bool:
-        """Whether the descriptor was closed behind the socket object's back.
+        """Whether the descriptor was closed without the socket object.
 
         Its number may belong to another connection of the program by now. One system call.
         """
@@ -186,10 +186,10 @@ class Wire:
             return not self.closed
 
     def require_own_socket(self) -> None:
-        """Check that the descriptor still is that of this connection.
+        """Check that the descriptor still belongs to this connection.
 
         Raises:
-            DescriptorReusedError: it is not.
+            DescriptorReusedError: it does not.
         """
         if self.reused:
             raise DescriptorReusedError(
@@ -207,11 +207,11 @@ class Wire:
 
     @property
     def closed(self) -> bool:
-        """Whether the descriptor is gone."""
+        """Whether the descriptor is closed."""
         return bool(NativeSocket.fileno(self.native) < 0)
 
     def kernel_view(self) -> KernelView:
-        """Ages and queue from ``TCP_INFO``; one system call, keeps the GIL.
+        """Return ages and queue from ``TCP_INFO``; one system call, which keeps the GIL.
 
         Raises:
             OSError: the socket is closed.
@@ -229,10 +229,11 @@ class Wire:
         )
 
     def plainly_idle(self, sent_ago: float, received_ago: float) -> bool:
-        """Whether all is well and quiet: established, everything acknowledged, nothing sent
-        for `sent_ago` seconds or more, something received less than `received_ago` seconds ago.
+        """Return whether the connection is healthy and idle: established, everything acknowledged,
+        nothing sent for `sent_ago` seconds or more, something received less than `received_ago`
+        seconds ago.
 
-        What :meth:`kernel_view` tells, without making an object of it.
+        It reads what :meth:`kernel_view` returns, without making an object.
 
         Raises:
             OSError: the socket is closed.
@@ -249,9 +250,9 @@ class Wire:
         )
 
     def queued(self) -> int:
-        """Bytes of ours that are not acknowledged yet (``SIOCOUTQ``; macOS: unsent ones).
+        """Return the bytes that are not acknowledged yet (``SIOCOUTQ``; macOS: unsent ones).
 
-        0 where the platform does not tell: a heartbeat is tried then, and may be put off.
+        0 if the platform does not tell: a heartbeat is then tried, and may be delayed.
         """
         try:
             if _SIOCOUTQ is not None:
@@ -263,9 +264,9 @@ class Wire:
             raise
 
     def unread(self) -> int:
-        """Bytes that arrived and wait for the client (``FIONREAD``).
+        """Return the bytes that the client has not read yet (``FIONREAD``).
 
-        1 where the platform does not tell: what may wait unread excuses the peer's silence.
+        1 if the platform does not tell: unread bytes may be the cause of the peer's silence.
         """
         try:
             return self._ioctl(termios.FIONREAD)
@@ -275,10 +276,10 @@ class Wire:
             raise
 
     def unread_in_the_way(self) -> int:
-        """Bytes that wait for the client and may have closed our receive window; 0 for none.
+        """Return the unread bytes that may have closed the receive window; 0 for none.
 
-        While less than half of the buffer is in use, Linux never closes the window: the peer
-        can send, and what little waits here is no excuse for its silence.
+        While less than half of the buffer is in use, Linux never closes the window: the peer can
+        send, and the unread bytes are not the cause of its silence.
         """
         waiting = self.unread()
         return waiting if waiting and self._window_may_be_closed() else 0
@@ -293,7 +294,7 @@ class Wire:
             used, most = _MEMINFO.unpack(answer)
         except (OSError, struct.error):
             return True
-        # Called while bytes wait, which use memory: 0 is no answer.
+        # Called while bytes are unread, which use memory: 0 cannot be right.
         return bool(used == 0 or most < _SCALED_BUFFER or 2 * used >= most)
 
     def _ioctl(self, request: int) -> int:
@@ -301,20 +302,21 @@ class Wire:
         return int(_INT.unpack(answer)[0])
 
     def send_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
-        """Write one heartbeat frame if all is well and quiet, in the shortest way.
+        """Send one heartbeat frame if the connection is healthy and idle, by the fastest path.
 
-        Without a permit: no client is inside, and none has written since the answer of the
-        kernel, in the moment of the system call.
+        Without a permit: at the moment of the system call no client is inside, and none has written
+        since the kernel's answer.
 
         Parameters:
             sent_ago, received_ago: as for :meth:`plainly_idle`.
+            guard: the guard of the connection.
 
         Returns:
-            False if it was not, or the platform does not allow it.
+            False if it was not idle, or the platform does not allow it.
 
         Raises:
-            HeartbeatTornError: a part of it went out.
-            OSError: the connection is gone.
+            HeartbeatTornError: only a part of it was sent.
+            OSError: the connection is closed.
         """
         calls, last_write = gil_keeping_calls(), guard.last_write
         if calls is None or self._identity_of is not _cookie:
@@ -327,13 +329,13 @@ class Wire:
         return sent > 0
 
     def send_heartbeat(self, permit: Permit) -> bool:
-        """Write one heartbeat frame; the caller has seen that the send queue is empty.
+        """Send one heartbeat frame; the caller has checked that the send queue is empty.
 
-        With an empty queue eight bytes always go out whole. False: not now.
+        With an empty queue all eight bytes are always sent. False: not now.
 
         Raises:
-            HeartbeatTornError: a part of it went out.
-            OSError: the connection is gone, or its descriptor is another's.
+            HeartbeatTornError: only a part of it was sent.
+            OSError: the connection is closed, or its descriptor belongs to another one.
         """
         self.require_own_socket()
         try:
@@ -350,14 +352,14 @@ class Wire:
     def take_heartbeats(self, permit: Permit) -> int:
         """Take whole heartbeat frames off the front of the receive queue.
 
-        The caller has seen that the client's reader is outside and stands at a
+        The caller has checked that no reader of the client is inside, and that the stream is at a
         frame boundary. Stops at the first byte of anything else.
 
         Returns:
-            How many frames were taken.
+            The number of frames taken.
 
         Raises:
-            OSError: the connection is gone, or its descriptor is another's.
+            OSError: the connection is closed, or its descriptor belongs to another one.
         """
         self.require_own_socket()
         size = len(HEARTBEAT_FRAME)
@@ -365,15 +367,15 @@ class Wire:
         count = 0
         while waiting[count * size : (count + 1) * size] == HEARTBEAT_FRAME:
             count += 1
-        # Under the permit with which they were seen: no client has read since.
+        # With the permit under which they were peeked: no client has read since.
         return count if count and self._receive(count * size, permit) else 0
 
     def _peek(self, most: int) -> bytes:
         try:
             if (calls := gil_keeping_calls()) is not None:
                 return calls.peek(_fileno(self.native), most)
-            # A socket object with a timeout would wait for data in spite of
-            # MSG_DONTWAIT; with data there it does not.
+            # A socket object with a timeout would wait for data in spite of MSG_DONTWAIT; with data
+            # available it does not.
             if not self.unread():
                 return b""
             seen: bytes = NativeSocket.recv(
@@ -392,12 +394,12 @@ class Wire:
         return taken
 
     def nothing_waits(self) -> bool:
-        """Whether a read would certainly have to wait: no byte is here, and no end or error."""
+        """Return whether a read would certainly wait: no byte, end or error has arrived."""
         calls = gil_keeping_calls()
         return calls is not None and calls.nothing_waits(NativeSocket.fileno(self.native))
 
     def why_closed(self) -> str:
-        """Return in one sentence what ended the connection, as the kernel knows it."""
+        """Return in one sentence what ended the connection, as the kernel reports it."""
         try:
             state = self._tcp_state() if self.has_tcp_info else _CLOSE_WAIT
             if state != _CLOSE:
@@ -422,8 +424,8 @@ class Wire:
 
     @property
     def user_timeout(self) -> float | None:
-        """Seconds until the kernel gives up on unacknowledged bytes; None where it has no such
-        option, 0 for the kernel's own limit.
+        """Return the seconds until the kernel gives up on unacknowledged bytes; None if it has no
+        such option, 0 for the kernel's default.
         """
         if _USER_TIMEOUT is None:
             return None
@@ -442,9 +444,9 @@ class Wire:
             )
 
     def peer_closed(self) -> bool:
-        """Whether the next byte is the end of the stream; for platforms without TCP_INFO."""
+        """Return whether the stream has ended here; for platforms without TCP_INFO."""
         if NativeSocket.gettimeout(self.native):
-            return False  # a read with a timeout is under way and will see it itself
+            return False  # a read with a timeout is running, and will find it itself
         try:
             ahead = NativeSocket.recv(self.native, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -452,11 +454,11 @@ class Wire:
         return not ahead
 
     def shut_write(self) -> None:
-        """Make the client's next write fail at once; what waits unread stays readable."""
+        """Make the client's next write fail at once; unread bytes can still be read."""
         self._shutdown(socket.SHUT_WR)
 
     def shut_both(self) -> None:
-        """Make the client's next call fail at once and wake a blocked reader."""
+        """Make the client's next call fail at once, and wake up a blocked reader."""
         self._shutdown(socket.SHUT_RDWR)
 
     def _shutdown(self, how: int) -> None:
@@ -468,10 +470,10 @@ class Wire:
             return
 
     def drop(self) -> None:
-        """Close this process's copy of the descriptor: no FIN, no TLS close, no AMQP Close.
+        """Close this process's copy of the descriptor: no FIN, no TLS close, no connection.close.
 
-        For a forked child; the parent's connection stays as it is. A number that is another
-        connection's by now stays open.
+        For a forked child; the parent's connection stays open. A number that belongs to another
+        connection by now is not closed.
         """
         if self.reused:
             NativeSocket.detach(self.native)

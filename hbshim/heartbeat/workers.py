@@ -1,8 +1,8 @@
-"""Three ways to call the engine's turn on time, behind one protocol.
+"""Three ways to run the engine on time, behind one protocol.
 
-``pthread`` needs nothing but the operating system. ``greenthread`` runs in the
-program's own hub, ``tpool`` is submitted from there to the pool of native threads that
-eventlet or gevent keeps: both stop when the hub stops.
+``pthread`` needs only the operating system. ``greenthread`` runs in the program's own hub.
+``tpool`` is submitted from the hub to the pool of native threads of eventlet or gevent. The last
+two stop when the hub stops.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from hbshim.runtime.unpatched import (
     start_native_thread,
 )
 
-#: A turn does what is due and returns the time of the next one, or None.
+#: Does what is due and returns the time of the next call, or None.
 RunOnce = Callable[[], float | None]
 
-#: Green workers sleep at most this long (seconds), because a native thread that
-#: watches a new link cannot wake a hub that is not its own.
+#: The longest sleep of a green worker, in seconds, because a native thread that watches a new link
+#: cannot wake up a hub that is not its own.
 GREEN_SLICE = 0.25
 
 
-#: Told why a worker ended without being stopped.
+#: Called with the reason for which a worker ended without being stopped.
 OnDeath = Callable[[str], None]
 
 
@@ -42,17 +42,17 @@ def _ignore(_reason: str) -> None:
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
-#: Calls of a thread that is stuck that are shown.
+#: How many calls of a stuck thread are shown.
 CALLS_SHOWN = 5
 
 
 class Worker(Protocol):
-    """Calls a turn when its time has come, from :meth:`start` until :meth:`stop`.
+    """Calls a function at the times that it returns, from :meth:`start` until :meth:`stop`.
 
     Attributes:
-        running: it was started, and can still take turns.
-        on_death: called with the reason, by the worker's own thread, when it ends without
-            being stopped.
+        running: it was started, and can still call the function.
+        on_death: called with the reason, by the worker's own thread, when it ends without being
+            stopped.
     """
 
     name: WorkerName
@@ -66,7 +66,7 @@ class Worker(Protocol):
 
 
 class _NativeThread:
-    """One thread of the operating system. It sleeps on a native lock: no descriptor, no polling."""
+    """An operating-system thread that sleeps on a native lock: no descriptor, no polling."""
 
     def __init__(self, run_once: RunOnce, on_death: OnDeath) -> None:
         self._run_once = run_once
@@ -110,7 +110,7 @@ class _NativeThread:
 
 
 class PthreadWorker:
-    """A native thread; started again, it leaves the old thread to itself and uses a new one."""
+    """A native thread. A second start abandons the old thread and uses a new one."""
 
     name: WorkerName = "pthread"
 
@@ -125,11 +125,11 @@ class PthreadWorker:
 
     @property
     def native_id(self) -> int | None:
-        """The operating system's id of the thread, for measuring it."""
+        """The operating system's id of the thread, for measurements."""
         return None if self._thread is None else self._thread.native_id
 
     def start(self, run_once: RunOnce) -> None:
-        """Start a thread; one that runs already is stopped, and ends when it notices.
+        """Start a thread; a running one is stopped, and ends when it notices.
 
         Raises:
             WorkerError: no thread can be started here.
@@ -147,7 +147,7 @@ class PthreadWorker:
             raise
 
     def wake(self) -> None:
-        """Have the turn called soon; from any thread, never blocks."""
+        """Run soon; callable from any thread, never blocks."""
         if self._thread is not None:
             self._thread.wake()
 
@@ -163,7 +163,7 @@ class PthreadWorker:
         return frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE)
 
     def where(self) -> str:
-        """The latest calls of the thread, the innermost first; empty when it does not run."""
+        """Return the latest calls of the thread, the innermost first; empty if it does not run."""
         thread = self._thread
         frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
         calls: list[str] = []
@@ -175,9 +175,10 @@ class PthreadWorker:
 
 
 def _thread_exists(native_id: int | None) -> bool:
-    """Return whether a thread of this process is there; True where the platform does not tell.
+    """Return whether a thread of this process exists; True if the platform does not tell.
 
-    Not by Python's own list: a host's thread, such as Apache's, is not in it between requests.
+    Python's own list is not used: a thread of the host, such as Apache's, is not in it between
+    requests.
     """
     tasks = "/proc/self/task"
     return os.path.exists(f"{tasks}/{native_id}") or not os.path.isdir(tasks)
@@ -190,7 +191,7 @@ class GreenthreadWorker:
 
     def __init__(self) -> None:
         self.on_death: OnDeath = _ignore
-        # Of the green thread that is to go on; None when none is.
+        # Identifies the green thread that is to continue; None if none is.
         self._token: object = None
         self._hub_thread: int | None = None
 
@@ -221,7 +222,7 @@ class GreenthreadWorker:
                 deadline = self._call(run_once)
                 if deadline is None:
                     self._token = None
-                    # Once more: a link that came meanwhile has found this one running.
+                    # Once more: a link that was added meanwhile has found this one running.
                     deadline = self._call(run_once)
                     if deadline is None or self._token is not None:
                         return
@@ -238,18 +239,18 @@ class GreenthreadWorker:
         return run_once()
 
     def wake(self) -> None:
-        """Nothing to do: the next slice is near."""
+        """Do nothing: the next iteration follows soon."""
 
     def stop(self) -> None:
-        """Have the green thread end at its next slice."""
+        """Have the green thread end at its next iteration."""
         self._token = None
 
 
 class TpoolWorker(GreenthreadWorker):
-    """A green thread that has each turn executed in its library's pool of native threads.
+    """A green thread that runs each iteration in its library's pool of native threads.
 
-    With eventlet that is ``eventlet.tpool``, with gevent the hub's own thread pool,
-    which resolves names there, too.
+    With eventlet that is ``eventlet.tpool``, with gevent the hub's own thread pool, which also
+    resolves names.
     """
 
     name: WorkerName = "tpool"
@@ -261,13 +262,13 @@ class TpoolWorker(GreenthreadWorker):
 
             deadline = tpool.execute(run_once)
         else:
-            # The pool of this thread's hub: gevent lets nobody else submit to it.
+            # The pool of this thread's hub: gevent lets no other thread submit to it.
             deadline = sys.modules["gevent"].get_hub().threadpool.apply(run_once)
         return deadline
 
 
 def _eventlet_if_it_rules() -> ModuleType | None:
-    """eventlet, unless gevent is the only one loaded, or the only one that has patched."""
+    """Return eventlet, unless only gevent is loaded, or only gevent has patched."""
     eventlet, patcher = sys.modules.get("eventlet"), sys.modules.get("eventlet.patcher")
     if sys.modules.get("gevent") is None or (patcher and patcher.already_patched):
         return eventlet
@@ -275,7 +276,7 @@ def _eventlet_if_it_rules() -> ModuleType | None:
 
 
 def require_library(worker: WorkerName) -> None:
-    """Check that the library is loaded that `worker` needs.
+    """Check that the library that `worker` needs is loaded.
 
     Raises:
         WorkerError: neither eventlet nor gevent is.

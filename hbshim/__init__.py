@@ -1,8 +1,8 @@
-"""hbshim keeps AMQP connections alive whatever the concurrency of the process.
+"""hbshim keeps AMQP connections alive in any concurrency model.
 
-Importing it imports no messaging library and no green library; each name below is loaded when
-it is first used. Public are these names and, with the names that each lists in ``__all__``, the
-modules in ``PUBLIC_MODULES``; any other module may change without notice.
+Importing it imports no messaging library and no green library; each name below is loaded at its
+first use. Public are these names and, with the names that each lists in ``__all__``, the modules
+in ``PUBLIC_MODULES``; any other module may change without notice.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _reloaded: dict[str, Callable[[], None]] = {}
 
 
 class _Own:
-    """The imports of hbshim's own modules that one thread is in the middle of."""
+    """The imports of hbshim's own modules that one thread has not finished."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -72,7 +72,7 @@ class _Finder:
             return None
         key = _thread(), name
         if key in self._finding:
-            return None  # another hook of this kind asks for the spec
+            return None  # another hook of this kind requests the spec
         self._finding.add(key)
         try:
             spec = self._ask_the_others(name, path, target)
@@ -96,7 +96,7 @@ _finder: Any = _Finder()
 
 
 class _Loader:
-    """Stands before another loader until the module is executed."""
+    """Wraps another loader until the module is executed."""
 
     def __init__(self, inner: Any, again: bool) -> None:
         self._inner = inner

@@ -1,7 +1,7 @@
-"""Public names of a package, each loaded when it is first used.
+"""Public names of a package, each loaded at its first use.
 
-Imports nothing that an interpreter has not imported at its start: ``import hbshim`` is to cost
-a program next to nothing.
+It imports nothing that an interpreter has not imported at its start: ``import hbshim`` must cost a
+program almost nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def lazy_names(
         return value
 
     def names() -> list[str]:
-        # What the import system and the interpreter put there, and no name of a helper.
+        # Names of the import system and the interpreter, without helpers.
         return sorted({*homes, *(name for name in namespace if name.startswith("__"))})
 
     return get, names

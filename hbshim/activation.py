@@ -1,10 +1,9 @@
 """Installs hbshim in the processes that ``hbshim run`` starts, before their first line.
 
-Two ways lead here. ``hbshim.pth`` lies in site-packages and is read at each start of
-Python; it does something only where ``hbshim run`` has set its variable. It works with
--E and -I, and beside other launchers, whichever comes first. ``bootstrap/sitecustomize.py``
-is first on ``PYTHONPATH``; it works where hbshim is not installed by pip, but another
-launcher that puts a sitecustomize of its own in front may hide it.
+There are two ways. Python reads ``hbshim.pth`` in site-packages at each start; it acts only if
+``hbshim run`` has set its variable. It works with -E and -I, and together with other launchers in
+any order. ``bootstrap/sitecustomize.py`` is first on ``PYTHONPATH``; it works if hbshim is not
+installed by pip, but the sitecustomize of another launcher may hide it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-#: Set by ``hbshim run`` for the program that it starts, and inherited by what that starts.
+#: Set by ``hbshim run`` for the program that it starts, and inherited by that program's children.
 RUN_VARIABLE = "HBSHIM_RUN"
 
 PTH = "hbshim.pth"
@@ -22,10 +21,11 @@ _tried = False
 
 
 def activate() -> None:
-    """Install hbshim unless it is installed; an error is one line on stderr. Once in a process.
+    """Install hbshim unless it is installed; report an error in one line on stderr. Once per
+    process.
 
-    The program must run all the same: its options may be wrong, or its interpreter may
-    be another one that lacks what hbshim needs.
+    The program must run in any case: its options may be invalid, or another interpreter may lack
+    what hbshim needs.
     """
     global _tried
     if _tried:
@@ -43,8 +43,8 @@ def activate() -> None:
 def report(line: str) -> None:
     """Write to stderr; raises nothing, because an exception here would end the start of Python.
 
-    Not through the buffer of `sys.stderr`: what cannot be written would stay in it, and
-    change the exit status of the program. A program may have no stderr.
+    It bypasses the buffer of `sys.stderr`: text that cannot be written would stay there, and change
+    the exit status of the program. A program may have no stderr.
     """
     try:
         os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
@@ -55,8 +55,8 @@ def report(line: str) -> None:
 def activate_after_sitecustomize() -> None:
     """Call :func:`activate` when Python has run its sitecustomize; for ``hbshim.pth``.
 
-    At that moment every site directory is on ``sys.path``, and a sitecustomize that calls
-    monkey_patch() or hbshim.install() by itself has done so.
+    At that time every site directory is on ``sys.path``, and a sitecustomize that calls
+    monkey_patch() or hbshim.install() itself has run.
     """
     import site
 

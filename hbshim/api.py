@@ -1,7 +1,7 @@
-"""What an application calls: install, uninstall, keep_alive.
+"""The functions that an application calls: install, uninstall, keep_alive.
 
-Importing this and calling ``install()`` costs a program next to nothing before it imports
-a client library: what is needed then is imported then.
+Importing this module and calling ``install()`` cost a program almost nothing until it imports a
+client library: the rest is imported then.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
     C = TypeVar("C")
 
-#: Keywords of the last install(); None while not installed. Connections are
-#: opened by code that knows nothing of hbshim, so this has to be module state.
+#: Keywords of the last install(); None while not installed. Connections are opened by code that
+#: does not know hbshim, so this has to be module state.
 _installed: dict[str, Any] | None = None
 _hooked = False
 
-#: The environment variables that :class:`Options` reads; repeated here, because importing it
-#: is what this module spares a program.
+#: The environment variables that :class:`Options` reads; repeated here to avoid the import.
 _VARIABLES = (
     "HBSHIM_CONFIG",
     "HBSHIM_HEARTBEAT",
@@ -41,7 +40,7 @@ _VARIABLES = (
     "HBSHIM_WORKER",
 )
 
-#: Options that say nothing about a connection which is open already.
+#: Options without effect on a connection that is open already.
 _BEFORE_CONNECT = ("heartbeat", "strip_polling")
 
 
@@ -54,22 +53,22 @@ def install(
 ) -> None:
     """Keep alive every py-amqp, kombu and pika connection that is opened from now on.
 
-    Imports none of these libraries: each is prepared when the program imports it,
-    or at once if it already has. Call it as early as you like, before or after
-    ``monkey_patch()``. Calling it again replaces the options.
+    Imports none of these libraries: each is prepared when the program imports it, or at once if it
+    is imported already. Call it at any time, before or after ``monkey_patch()``. Another call
+    replaces the options.
 
     Parameters:
-        app: a Celery app, each of whose connections then asks for a heartbeat: those
-            of its producer pool too, for which Celery itself asks for none. They ask
-            for the option `heartbeat`, or else for the app's ``broker_heartbeat``.
-        config: options from the application's own configuration, by name; the
-            environment, URLs and keywords win over them.
-        options: see :class:`hbshim.Options`; they win over everything else.
+        app: a Celery app. Each of its connections then requests a heartbeat, also those of its
+            producer pool, for which Celery itself requests none. They request the option
+            `heartbeat`, or else the app's ``broker_heartbeat``.
+        config: options from the application's own configuration, by name; the environment, URLs
+            and keywords take precedence.
+        options: see :class:`hbshim.Options`; they take precedence over everything else.
 
     Raises:
-        AttachError: `app` is no Celery app.
+        AttachError: `app` is not a Celery app.
         OptionError: an option is not valid.
-        UnsupportedVersionError: Celery is of a version hbshim does not know.
+        UnsupportedVersionError: hbshim does not know this version of Celery.
         WorkerError: this Python runs without the GIL.
     """
     global _installed, _hooked
@@ -93,7 +92,7 @@ def _yes() -> bool:
 
 
 def _has_only_defaults() -> bool:
-    """Whether no source has an option, and nothing is to be done before the first import."""
+    """Whether no source sets an option, and nothing has to be done before the first import."""
     return (
         _installed is None
         and "eventlet.patcher" not in sys.modules
@@ -102,12 +101,12 @@ def _has_only_defaults() -> bool:
 
 
 def _load(app: Any, config: Mapping[str, object] | None, options: InstallOptions) -> dict[str, Any]:
-    """Check the options and do what they ask for at once; return install()'s keywords."""
+    """Check the options and apply those that take effect at once; return install()'s keywords."""
     from hbshim.options import Options
     from hbshim.runtime import polling
 
-    # The configuration file is read here only. Later the process may have dropped its
-    # privileges, and no connect() fails for want of the file.
+    # The configuration file is read only here. Later the process may have dropped its privileges,
+    # and no connect() must fail because it cannot read the file.
     config = Options.read_config() if config is None else config
     loaded = Options.load(config=config, **options)
     if app is not None:
@@ -136,7 +135,7 @@ def _prepare_app(app: Any) -> None:
     importlib.import_module("hbshim.adapters.celery.heartbeat").prepare_app(app, connection_options)
 
 
-#: Which adapter prepares a library, once this module of it has been imported whole.
+#: The adapter that prepares a library, after this module of it has been imported completely.
 _PREPARED_BY = {
     "amqp": "pyamqp.heartbeat",
     "kombu.connection": "kombu.heartbeat",
@@ -151,7 +150,7 @@ _PREPARED_AGAIN = {
     "pika.connection": "pika",
 }
 
-#: Which adapter keeps a connection of a library alive; kombu's are also py-amqp's.
+#: The adapter that keeps a connection of a library alive; kombu's connections are also py-amqp's.
 _KEPT_ALIVE_BY = {
     "kombu": "kombu.heartbeat",
     "amqp": "pyamqp.heartbeat",
@@ -172,7 +171,7 @@ def _prepare(module: str) -> None:
 
 
 def _report_unprepared(module: str, error: Exception) -> None:
-    """Let the program have its library, and say that its connections are not kept alive."""
+    """Let the import succeed, and report that the library's connections are not kept alive."""
     from hbshim.event_log import log_problems
     from hbshim.heartbeat import service
 
@@ -185,9 +184,9 @@ def _report_unprepared(module: str, error: Exception) -> None:
 
 
 def uninstall() -> None:
-    """Leave connections opened from now on alone; those kept alive already stay so.
+    """Leave connections that are opened from now on unchanged; others stay kept alive.
 
-    The native pollers that install() has removed come back.
+    The native pollers that install() has removed are restored.
     """
     global _installed
     _installed = None
@@ -203,10 +202,10 @@ def installed_options() -> Mapping[str, Any] | None:
 
 
 def connection_options(url: Mapping[str, object]) -> Options | None:
-    """The options for a connection being opened now; None while not installed.
+    """Return the options for a connection that is being opened; None while not installed.
 
     Parameters:
-        url: options that its URL holds.
+        url: the options in its URL.
     """
     if _installed is None:
         return None
@@ -219,19 +218,19 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
     """Keep one connection alive that is open already.
 
     Parameters:
-        connection: an ``amqp.Connection``, a ``kombu.Connection`` (which stays
-            kept alive when it reconnects), a ``pika.BlockingConnection`` or any
-            ``pika.connection.Connection`` on pika's own transport.
-        options: see :class:`hbshim.Options`. A connection that is kept alive already
-            takes them over; `heartbeat` and `strip_polling` come too late here.
+        connection: an ``amqp.Connection``, a ``kombu.Connection`` (which stays kept alive when it
+            reconnects), a ``pika.BlockingConnection`` or any ``pika.connection.Connection`` on
+            pika's own transport.
+        options: see :class:`hbshim.Options`. They also apply to a connection that is kept alive
+            already; `heartbeat` and `strip_polling` have no effect at this time.
 
     Returns:
         `connection`.
 
     Raises:
-        AttachError: it is not open, of an unknown kind, or negotiated no heartbeat.
+        AttachError: it is not open, of an unknown type, or negotiated no heartbeat.
         OptionError: an option is not valid.
-        UnsupportedVersionError: its library is of a version hbshim does not know.
+        UnsupportedVersionError: hbshim does not know this version of its library.
         WorkerError: the worker cannot run in this process.
     """
     from hbshim.errors import AttachError, OptionError

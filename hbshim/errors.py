@@ -1,8 +1,7 @@
-"""Every error hbshim raises itself; each message says what to do next.
+"""Every error that hbshim raises itself; each message names the next step.
 
-Errors about a *connection* that hbshim declared dead are not here: the client
-library's own recoverable error is raised instead, so that existing
-reconnection code keeps working.
+Errors about a *connection* that hbshim declared dead are not here: the client library's own
+recoverable error is raised instead, so that existing reconnection code works.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class HbshimError(Exception):
     """Base of all errors raised by hbshim itself."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Of the text: the constructors of some errors take what it is made of.
+        # The text, because the constructors of some errors take its parts.
         return _restored, (type(self), self.args, self.__dict__.copy())
 
 
@@ -55,7 +54,7 @@ def _restored(kind: type[HbshimError], args: tuple[Any, ...], state: dict[str, A
 
 
 class OptionError(HbshimError, ValueError):
-    """An option has a value hbshim cannot use, or two options contradict each other."""
+    """An option has an invalid value, or two options contradict each other."""
 
 
 class MissingExtraError(HbshimError, ImportError):
@@ -87,7 +86,7 @@ class DriverLoadError(HbshimError):
 
 
 class AttachError(HbshimError):
-    """A connection cannot be kept alive: it is closed, or of a kind hbshim does not know."""
+    """A connection cannot be kept alive: it is closed, or of a type that hbshim does not know."""
 
 
 class WorkerError(HbshimError):
@@ -95,11 +94,11 @@ class WorkerError(HbshimError):
 
 
 class WatchError(HbshimError):
-    """A watch socket cannot be opened, or what answers there is not a process of hbshim's."""
+    """A watch socket cannot be opened, or does not answer as hbshim does."""
 
 
 class BrokerError(HbshimError):
-    """A broker, or its management API, cannot be reached or lets nobody in.
+    """A broker, or its management API, cannot be reached or refuses access.
 
     Attributes:
         sentence: what happened, without credentials.
@@ -113,7 +112,7 @@ class BrokerError(HbshimError):
 
 
 class MessagingError(HbshimError):
-    """Base of what the messaging drivers raise."""
+    """Base of the errors of messaging drivers."""
 
 
 class PayloadError(MessagingError):
@@ -121,7 +120,7 @@ class PayloadError(MessagingError):
 
 
 class PoolError(MessagingError):
-    """A pool is closed, or was given back what it did not lend."""
+    """A pool is closed, or a connection was released that is not checked out."""
 
 
 class PoolTimeoutError(MessagingError):
@@ -129,10 +128,10 @@ class PoolTimeoutError(MessagingError):
 
 
 class ConnectError(MessagingError):
-    """None of the hosts let us in; the message names each with its reason.
+    """No host accepted a connection; the message names each host with the reason.
 
     Attributes:
-        final: trying again will not help (credentials refused, no such virtual host).
+        final: retrying is useless (credentials refused, no such virtual host).
     """
 
     def __init__(self, message: str, *, final: bool = False) -> None:
@@ -141,7 +140,7 @@ class ConnectError(MessagingError):
 
 
 class ConnectionLostError(MessagingError):
-    """The connection ended; what was being published on it did not reach the broker whole."""
+    """The connection ended; a message that was being published did not reach the broker whole."""
 
 
 class UnconfirmedError(ConnectionLostError):
@@ -153,10 +152,10 @@ class BrokerBlockedError(MessagingError):
 
 
 class TopologyError(MessagingError):
-    """An exchange or queue is missing, is of another type, or belongs to another connection.
+    """An exchange or queue is missing, has another type, or belongs to another connection.
 
     Attributes:
-        code: the reply code of the broker's channel.close; None where it closed none.
+        code: the reply code of the broker's channel.close; None if it closed none.
     """
 
     def __init__(self, message: str, code: int | None = None) -> None:
@@ -165,7 +164,7 @@ class TopologyError(MessagingError):
 
 
 class DeliveryError(MessagingError):
-    """A message was not accepted by the broker."""
+    """The broker did not accept a message."""
 
 
 class RejectedError(DeliveryError):
@@ -181,7 +180,7 @@ class ConfirmTimeoutError(DeliveryError):
 
 
 class CallTimeoutError(MessagingError):
-    """No reply came within the timeout that the caller gave."""
+    """No reply arrived within the caller's timeout."""
 
 
 class LostServerError(MessagingError):
@@ -193,16 +192,16 @@ class UnsupportedError(MessagingError):
 
 
 class ResultGoneError(MessagingError):
-    """The result of a submitted request is not kept: it was received, or its lifetime is over."""
+    """The result of a submitted request is not stored: it was received, or its lifetime is over."""
 
 
 class RemoteError(MessagingError):
-    """The called method raised an error that cannot be raised here as what it was.
+    """The called method raised an error that cannot be raised here with its own type.
 
     Attributes:
-        kind: the qualified name of the error's class, as it was over there.
+        kind: the qualified name of the error's class on the server.
         text: its message.
-        trace: the traceback over there, as text.
+        trace: the server's traceback, as text.
     """
 
     def __init__(self, kind: str, text: str, trace: str = "") -> None:

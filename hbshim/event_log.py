@@ -1,8 +1,8 @@
 """Events as records of `logging`, made by a thread of the application.
 
-Never by the heartbeat thread: under eventlet the locks inside `logging` are green,
-and a native thread that waits for one deadlocks. So events wait in a queue, and are
-logged when the application next connects or calls :func:`hbshim.status`.
+Never by the heartbeat thread: under eventlet the locks inside `logging` are green, and a native
+thread that waits for one deadlocks. Events therefore wait in a queue, and are logged when the
+application next connects or calls :func:`hbshim.status`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LEVELS = {
     "write-broken-off": logging.ERROR,
 }
 
-#: Kinds that come with each connection: :func:`log_problems` logs each reason once.
+#: Kinds that repeat with each connection: :func:`log_problems` logs each reason once.
 ONCE = frozenset({"choice-warning", "left-alone", "not-kept-alive", "not-negotiated"})
 
 
-#: Reasons of these kinds that are remembered.
+#: How many reasons of these kinds are remembered.
 REASONS_KEPT = 100
 
 
@@ -46,7 +46,7 @@ class _Log:
     """What has been logged in one process.
 
     Attributes:
-        done: the events that need not be looked at again, oldest first.
+        done: the events that are handled already, oldest first.
         once: kind and detail of those of :data:`ONCE` that were logged.
     """
 
@@ -69,19 +69,19 @@ _log: ProcessLocal[_Log] = ProcessLocal(_Log, lambda inherited: None)
 
 
 def level_of(event: Event) -> int:
-    """Return the level of the record that `event` becomes."""
+    """Return the level of the record for `event`."""
     return LEVELS.get(event.kind, logging.WARNING)
 
 
 def log_problems(metrics: Metrics) -> None:
-    """Log the warnings and errors that were neither taken out of the queue nor logged yet.
+    """Log the warnings and errors that are in the queue and not logged yet.
 
     They stay in the queue, for :meth:`Metrics.take_events`. Call it from a thread of the
-    application that holds no lock of hbshim's. It waits for no other thread, and raises
-    nothing: an error of a log handler must not end a connection.
+    application that holds no lock of hbshim. It waits for no other thread, and raises nothing: an
+    error of a log handler must not end a connection.
 
-    A log handler may open a connection, which leads here again, with another event. Then
-    nothing is logged until the next call: there would be no end to it.
+    A log handler may open a connection, which calls this function again, with another event. Then
+    nothing is logged until the next call, to avoid endless recursion.
     """
     outer = _logging.get()
     if outer is not None and outer.under_way:
@@ -98,7 +98,7 @@ def log_problems(metrics: Metrics) -> None:
 def _log_fresh(log: _Log, metrics: Metrics) -> None:
     fresh = log.section.run(lambda: _take_fresh(log, metrics.recorded()))
     if fresh is OCCUPIED:
-        return  # another thread of the application is at it
+        return  # another thread of the application is logging
     logger = logging.getLogger(LOGGER)
     for event in fresh:
         reason = (event.kind, event.detail)
@@ -125,7 +125,7 @@ def not_logged_yet(events: Iterable[Event]) -> list[Event]:
 
 
 def log_event(event: Event, logger: logging.Logger) -> None:
-    """Make one record, with the fields ``hbshim_kind``, ``_link``, ``_detail`` and ``_at``."""
+    """Log one record, with the fields ``hbshim_kind``, ``_link``, ``_detail`` and ``_at``."""
     fields = {
         "hbshim_kind": event.kind,
         "hbshim_link": event.link,

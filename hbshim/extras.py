@@ -1,4 +1,4 @@
-"""Turn a missing library into an error that names the extra to install."""
+"""Turns a missing library into an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hbshim.errors import MissingExtraError
 
 @contextlib.contextmanager
 def needs(libraries: tuple[str, ...], *extras: str) -> Iterator[None]:
-    """Translate the error of an import in the `with` block.
+    """Translate an ImportError in the `with` block.
 
     Parameters:
-        libraries: top-level modules that the extras bring.
-        extras: names of extras; each alone is enough.
+        libraries: top-level modules that the extras install.
+        extras: names of extras; any of them is enough.
 
     Raises:
         MissingExtraError: one of `libraries` is not installed.
@@ -22,8 +22,8 @@ def needs(libraries: tuple[str, ...], *extras: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        # A submodule that is missing belongs to a library that is there: another one by that
-        # name, or a damaged one, which no extra repairs.
+        # A missing submodule belongs to a library that is installed: another one of that name, or a
+        # damaged one, which no extra repairs.
         if error.name not in libraries:
             raise
         raise MissingExtraError(error.name, *extras) from None

@@ -1,4 +1,4 @@
-"""kombu's Connection, kept alive from the moment it is open; no ``hbshim.install()`` needed.
+"""kombu's Connection, kept alive from its opening; no ``hbshim.install()`` needed.
 
 ::
 
@@ -6,8 +6,8 @@
 
     connection = Connection("amqp://user:password@host//?heartbeat_in_pthread=true", heartbeat=60)
 
-Importing this changes nothing in kombu. :func:`register` does: it is for programs that name their
-broker in a configuration file and nowhere else, and gives kombu a transport ``hbshim://``.
+Importing this changes nothing in kombu. :func:`register` does: it gives kombu a transport
+``hbshim://``, for programs that name their broker only in a configuration file.
 """
 
 from __future__ import annotations

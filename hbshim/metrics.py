@@ -1,8 +1,8 @@
 """Counters and an event queue that a native thread may use.
 
-The heartbeat thread must not log: under eventlet the lock of `logging` is green,
-and a native thread that meets it deadlocks. It records here instead; the
-application's own thread, or an exporter, takes the records out.
+The heartbeat thread must not log: under eventlet the lock of `logging` is green, and a native
+thread that waits for it deadlocks. It records here instead; a thread of the application, or an
+exporter, removes the records.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from dataclasses import dataclass, field
 
 from hbshim.runtime.unpatched import original
 
-#: Events kept for a reader that comes late; older ones are dropped, and counted as
-#: ``events_dropped``.
+#: How many events are kept; older ones are dropped, and counted as ``events_dropped``.
 EVENTS_KEPT = 1000
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something worth telling an operator.
+    """Something that an operator should know.
 
     Attributes:
-        kind: for instance ``link-silent``, ``worker-moved``, ``concurrent-writers``.
-        link: name of the connection, without credentials; empty when it is about all.
+        kind: for example ``link-silent``, ``worker-moved``, ``concurrent-writers``.
+        link: name of the connection, without credentials; empty if it concerns all.
         detail: one sentence.
-        at: ``time.time()`` when it happened, in seconds.
+        at: ``time.time()`` of the event, in seconds.
     """
 
     kind: str
@@ -39,15 +38,15 @@ class Event:
 class Metrics:
     """Counters by name, and the latest events. Any thread may call it, and none waits.
 
-    Without a lock: each thread counts for itself. So neither a thread that a finalizer
-    has stopped in here, nor one that does not exist in a forked child, keeps another one
-    waiting. (A finalizer that interrupts a count may cost that one count.)
+    Without a lock: each thread has its own counters. So neither a thread that a finalizer has
+    stopped in here, nor one that does not exist in a forked child, makes another one wait. (A
+    finalizer that interrupts a count may lose that one count.)
     """
 
     __slots__ = ("_by_thread", "_events", "_thread")
 
     def __init__(self) -> None:
-        # The native one, also if a green library patches later.
+        # The native function, even if a green library patches later.
         self._thread: Callable[[], int] = original("_thread", "get_ident")
         self._by_thread: dict[int, dict[str, int]] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
@@ -74,7 +73,7 @@ class Metrics:
             self.record(kind, link, detail)
 
     def recorded(self) -> list[Event]:
-        """Return the events that were not taken yet, oldest first; they stay."""
+        """Return the events that are in the queue, oldest first; they stay."""
         while True:
             try:
                 return list(self._events)
@@ -91,7 +90,7 @@ class Metrics:
                 return taken
 
     def snapshot(self) -> dict[str, int]:
-        """Counters as a plain dict."""
+        """Return the counters as a plain dict."""
         total: Counter[str] = Counter()
         for counters in list(self._by_thread.values()):
             total.update(dict(counters))

@@ -1,4 +1,4 @@
-"""The options, where they come from, and their documentation.
+"""The options, their sources, and their documentation.
 
 Precedence, lowest first: defaults, configuration, environment, URL, keyword.
 """
@@ -31,7 +31,7 @@ class Default(Enum):
         return "DEFAULT"
 
 
-#: As an argument: take the value of the option. None means "not set" or "never".
+#: As an argument: use the value of the option. None means "not set" or "never".
 DEFAULT: Final = Default.OPTION
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -39,7 +39,7 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 def tristate(value: object) -> bool | Literal["auto"]:
-    """true, false or auto."""
+    """Parse true, false or auto."""
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()
@@ -49,7 +49,7 @@ def tristate(value: object) -> bool | Literal["auto"]:
 
 
 def boolean(value: object) -> bool:
-    """A truth, however it is spelled."""
+    """Parse a truth value in any common spelling."""
     text = str(value).strip().lower()
     if text in _TRUE:
         return True
@@ -66,7 +66,7 @@ def _worker(value: object) -> str:
 
 
 def whole(least: int, most: int) -> Callable[[object], int]:
-    """A parser of whole numbers from `least` to `most`."""
+    """Return a parser of whole numbers from `least` to `most`."""
 
     def parse(value: object) -> int:
         number = int(str(value))
@@ -82,7 +82,7 @@ interval = whole(0, 65535)
 
 
 def seconds(value: object) -> float:
-    """A finite time, 0 or more."""
+    """Parse a finite number of seconds, 0 or more."""
     number = float(str(value))
     if not 0 <= number < float("inf"):
         raise ValueError
@@ -101,13 +101,16 @@ def _socket_path(value: object) -> str:
 def option(
     default: Any, parse: Callable[[object], Any], accepts: str, doc: str, url_key: str | None
 ) -> Any:
-    """A field of an :class:`OptionSet`.
+    """Return a field of an :class:`OptionSet`.
 
     Parameters:
-        parse: makes the value of what a source gave, or of what it made before;
-            raises ValueError for an invalid value.
-        accepts: what is, in words.
-        url_key: its name in a URL's query; None where no URL may hold it.
+        name: of the option.
+        default: its value if no source sets it.
+        parse: converts the value of a source, or a value that it returned before; raises
+            ValueError for an invalid value.
+        accepts: the accepted values, in words.
+        doc: what the option does.
+        url_key: its name in a URL's query; None if no URL may set it.
     """
     metadata = {"parse": parse, "accepts": accepts, "doc": doc, "url_key": url_key}
     return dataclasses.field(default=default, metadata=metadata)
@@ -115,7 +118,7 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class OptionSet:
-    """Options that belong together: each field is made by :func:`option`."""
+    """A set of options: each field is made by :func:`option`."""
 
     environment_prefix: ClassVar[str]
     config_section: ClassVar[str]
@@ -151,10 +154,10 @@ class OptionSet:
         Parameters:
             url: a broker URL, of which only the query is read; or the options
                 that were taken out of one, by name.
-            config: a mapping, for instance one section of the application's own
-                configuration. Without it, this set's section of the INI file
-                that ``HBSHIM_CONFIG`` names is read, if there is one.
-            environ: environment variables, ``os.environ`` unless given.
+            config: a mapping, for example one section of the application's own
+                configuration. By default this set's section of the INI file
+                that ``HBSHIM_CONFIG`` names, if there is one.
+            environ: environment variables; by default ``os.environ``.
             keywords: options by name; None means "not given".
 
         Raises:
@@ -221,7 +224,7 @@ class OptionSet:
         return _from_file(os.environ if environ is None else environ, cls.config_section)
 
     def over(self: Self, earlier: Self) -> Self:
-        """Return `earlier` with what is given here in place of what it has.
+        """Return `earlier` with the values that are given here.
 
         Raises:
             OptionError: together they contradict each other.
@@ -232,7 +235,7 @@ class OptionSet:
         return merged
 
     def for_connection(self) -> dict[str, Any]:
-        """Return what one connection can have, by name, as :meth:`load` takes it for `url`."""
+        """Return the options of one connection, by name, as :meth:`load` takes them for `url`."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -252,7 +255,7 @@ class OptionSet:
 
     @classmethod
     def describe(cls) -> list[dict[str, str]]:
-        """Every option's name, accepted values, default, sources and meaning, for printing."""
+        """Return every option's name, values, default, sources and meaning, for printing."""
         return [
             {
                 "option": field.name,
@@ -340,7 +343,7 @@ class Options(OptionSet):
 
     @property
     def forced_worker(self) -> WorkerName | None:
-        """The worker that the user named, or None when hbshim is to choose."""
+        """The worker that the user chose, or None if hbshim chooses."""
         return None if self.worker == "auto" else self.worker
 
     @classmethod
@@ -369,14 +372,14 @@ class InstallOptions(ConnectOptions, total=False):
     strip_polling: bool | None
 
 
-#: Query keys that are hbshim's, each with the option it sets.
+#: hbshim's query keys, each with the option it sets.
 URL_KEYS: dict[str, str] = {
     field.metadata["url_key"]: field.name
     for field in dataclasses.fields(Options)
     if field.metadata["url_key"]
 }
 
-#: Begins the names of options that belong to hbshim alone.
+#: Prefix of the names of options that only hbshim has.
 _URL_PREFIX = "hbshim_"
 
 
@@ -384,7 +387,7 @@ def _from_file(environment: Mapping[str, str], section: str) -> dict[str, object
     path = environment.get(CONFIG_FILE_VARIABLE)
     if not path:
         return {}
-    import configparser  # costly, and few programs have a file
+    import configparser  # slow to import, and few programs have a file
 
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -399,20 +402,20 @@ def _from_file(environment: Mapping[str, str], section: str) -> dict[str, object
 
 
 def split_url(url: str) -> tuple[str, dict[str, object]]:
-    """Take hbshim's options out of a broker URL.
+    """Remove hbshim's options from a broker URL.
 
-    Client libraries reject query options they do not know, so they get the URL without
-    those of hbshim, and otherwise unchanged, to the byte.
+    Client libraries reject query options that they do not know, so they get the URL without those
+    of hbshim, and otherwise unchanged, to the byte.
 
     Parameters:
-        url: for instance ``amqp://user:pw@host/vhost?heartbeat_in_pthread=true``.
+        url: for example ``amqp://user:pw@host/vhost?heartbeat_in_pthread=true``.
 
     Returns:
-        The URL without hbshim's options, and those options by name, unparsed.
+        The URL without hbshim's options, and those options by name, not parsed.
 
     Raises:
-        OptionError: an option of hbshim that no URL may hold, or that a part of the login is
-            taken for.
+        OptionError: an option of hbshim that no URL may set, or a part of the login that looks
+            like one.
     """
     address, hash_sign, fragment = url.partition("#")
     address, _, query = address.partition("?")
@@ -422,7 +425,7 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
         key, _, value = part.partition("=")
         key = unquote_plus(key)
         if "@" in part and "@" not in address and key.startswith((_URL_PREFIX, *URL_KEYS)):
-            # A password with an unescaped "?": what follows that is a piece of it.
+            # A password with an unescaped "?": the rest of it looks like a query.
             raise OptionError(
                 "this URL is malformed (it is not repeated here); percent-encode what "
                 "is special in user, password and options: / is %2F, ? is %3F, @ is %40"
@@ -439,10 +442,10 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
 
 
 def check_url_key(key: str) -> None:
-    """Check that a key in a URL's query is not an option that has no effect there.
+    """Check that a key in a URL's query is not an option without effect there.
 
     Raises:
-        OptionError: it is; the message says where it can be set.
+        OptionError: it is; the message names the places where it can be set.
     """
     if key.startswith(_URL_PREFIX) and key not in URL_KEYS:
         raise OptionError(

@@ -1,7 +1,7 @@
 """OpenTelemetry metrics of this process's heartbeats; needs the extra ``otel``.
 
-Only OpenTelemetry's API is used: which SDK collects, and where it sends what it
-collects, is the application's business. Nothing is computed until it collects.
+Only OpenTelemetry's API is used: the application chooses the SDK and its destination. Nothing is
+computed until a collection.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
 PREFIX = "hbshim."
 _SECONDS = "_seconds"
 
-#: Seconds after which a snapshot is no longer shared. A collection that ended early, with
-#: an error of another callback, leaves one behind.
+#: Seconds after which a snapshot is no longer shared. A collection that ended early, with an error
+#: of another callback, leaves one behind.
 SHARED_FOR = 5.0
 
 
@@ -81,9 +81,9 @@ class _Round(NamedTuple):
 class _SharedSnapshot:
     """Gives the callbacks of one collection the same snapshot.
 
-    OpenTelemetry calls each instrument's callback on its own and does not say to which
-    collection the call belongs. A callback that asks a second time opens a new one.
-    Safe from several threads: the worst outcome is one more snapshot.
+    OpenTelemetry calls each instrument's callback separately, without naming the collection. A
+    callback that reads a second time starts a new one. Safe from several threads: the worst result
+    is one more snapshot.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _SharedSnapshot:
         """Return the snapshot, taken once for each collection.
 
         Parameters:
-            reader: name of the instrument whose callback asks.
+            reader: name of the instrument whose callback reads.
         """
         current, now = self._round, time.monotonic()
         if (

@@ -1,4 +1,4 @@
-"""pika's connections, kept alive from the moment they are open; no ``hbshim.install()`` needed.
+"""pika's connections, kept alive from their opening; no ``hbshim.install()`` needed.
 
 ::
 

@@ -33,10 +33,10 @@ PREFIX = "hbshim_"
 
 
 class HeartbeatCollector(Collector):
-    """Answers a scrape with one snapshot."""
+    """Collects one snapshot per scrape."""
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each of :mod:`hbshim.observe.measures`."""
+        """Yield one family for each of :mod:`hbshim.observe.measures`."""
         now = snapshot()
         for kind, measures in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
             for measure in measures:
@@ -57,7 +57,7 @@ def register(registry: CollectorRegistry = REGISTRY) -> HeartbeatCollector:
     """Export this process's heartbeat metrics.
 
     Parameters:
-        registry: a ``prometheus_client.CollectorRegistry``; the default one unless given.
+        registry: a ``prometheus_client.CollectorRegistry``; by default the global one.
 
     Raises:
         MissingExtraError: on import of this module, when prometheus_client is missing.

@@ -1,7 +1,7 @@
-"""What every adapter does to put a connection under watch.
+"""Attaches a connection to the heartbeat service; used by every adapter.
 
-An error of hbshim never becomes the application's in a wrapped ``connect()``: the
-connection is then left as it would be without hbshim, with an event and a log record.
+In a wrapped ``connect()`` an error of hbshim never reaches the application: the connection is then
+left as it would be without hbshim, with an event and a log record.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hbshim.runtime.choice import Choice
 from hbshim.runtime.detect import detect
 from hbshim.runtime.interpreter import require_gil
 
-#: Answers the options of a connection being opened, given those in its URL; None
-#: while hbshim is not installed.
+#: Returns the options of a connection that is being opened, given those in its URL; None while
+#: hbshim is not installed.
 OptionsFor: TypeAlias = Callable[[Mapping[str, object]], Options | None]
 
 
 _OF_WORKER = frozenset({"heartbeat_in_pthread", "worker"})
-#: Options that can be applied to a connection that is open.
+#: Options that can be applied to an open connection.
 _OF_LINK = _OF_WORKER | {"liveness_timeout", "watch_socket"}
 
 
@@ -46,8 +46,8 @@ def options_for_connect(
         name: of the connection, for the event; without credentials.
 
     Returns:
-        None where the connection is to be left alone: hbshim is not installed, or its
-        options cannot be read any more.
+        None if the connection is to be left alone: hbshim is not installed, or its options cannot
+        be read any longer.
 
     Raises:
         OptionError: an option of the URL is not valid.
@@ -72,12 +72,13 @@ def _is_loadable(load: OptionsFor) -> bool:
 
 
 def ready(options: Options, name: str) -> bool:
-    """Whether a connection can be kept alive; starts the worker that will do it.
+    """Return whether a connection can be kept alive; starts the worker for it.
 
-    Asked before hbshim has a heartbeat negotiated that the application did not ask for:
-    one that is not sent ends the connection. Raises nothing; records why not.
+    Called before hbshim negotiates a heartbeat that the application did not request, because
+    without heartbeats the broker would close that connection. Raises nothing; records the error.
 
     Parameters:
+        options: of the connection.
         name: of the connection, for the event; without credentials.
     """
     try:
@@ -90,7 +91,7 @@ def ready(options: Options, name: str) -> bool:
 
 
 def check_worker(options: Options) -> None:
-    """Check what can be known of the heartbeat worker before a connection is opened.
+    """Check the heartbeat worker, as far as possible before a connection is opened.
 
     Raises:
         WorkerError: it needs a library that this program has not loaded.
@@ -108,7 +109,7 @@ def attach_or_leave(
     """Call an adapter's `attach` for a connection that was just opened.
 
     Returns:
-        False when it failed: the connection is as it would be without hbshim.
+        False if it failed: the connection is as it would be without hbshim.
     """
     try:
         attach(connection, options)
@@ -123,6 +124,7 @@ def leave_alone(name: str, error: Exception, kind: str = "not-kept-alive") -> No
 
     Parameters:
         name: of the connection; without credentials.
+        error: the reason.
         kind: of the event.
     """
     with contextlib.suppress(Exception):
@@ -152,10 +154,10 @@ def watch(link: Link, options: Options) -> None:
 
 
 def change(link: Link, options: Options) -> None:
-    """Apply the options that were given, by URL or keyword, to a link that is watched already.
+    """Apply options, given by URL or keyword, to a link that is watched already.
 
     Raises:
-        WorkerError: the worker that they name cannot run in this process.
+        WorkerError: the chosen worker cannot run in this process.
     """
     if not options.given & _OF_LINK:
         return
@@ -172,7 +174,7 @@ def change(link: Link, options: Options) -> None:
 
 
 def _open_watch_socket(options: Options) -> None:
-    # At each connection: the first of a forked worker may be the first call in its process.
+    # At each connection, because the first of a forked worker may be the first call in its process.
     if options.watch_socket != "off":
         from hbshim.observe.listening import offer
 
@@ -188,14 +190,14 @@ def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
     require_gil()
     heartbeats = service.current()
     forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
-    # The user's choice wins; hbshim's own gives way to what was measured here.
+    # The user's choice takes precedence; hbshim's own yields to the measured lateness.
     in_pthread = True if heartbeats.moved and not forced else options.heartbeat_in_pthread
     choice = detect(in_pthread, options.forced_worker, heartbeats.worker_late()).choice
     return heartbeats, choice, forced
 
 
 def not_negotiated(name: str, options: Options) -> None:
-    """Record that a connection has no heartbeat to keep: neither side asked for one."""
+    """Record that a connection has no heartbeat: neither side requested one."""
     _open_watch_socket(options)
     metrics = service.current().metrics
     metrics.record(

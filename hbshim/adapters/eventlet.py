@@ -1,4 +1,4 @@
-"""eventlet: strips the native pollers once it has patched, however late that is."""
+"""eventlet: strips the native pollers after ``monkey_patch()``, however late that is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hbshim.runtime.polling import strip_polling
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Have ``monkey_patch`` followed by :func:`strip_polling`, while hbshim is installed.
+    """Call :func:`strip_polling` after each ``monkey_patch``, while hbshim is installed.
 
-    eventlet takes ``poll`` and ``epoll`` away itself when it patches `select`; with
+    eventlet removes ``poll`` and ``epoll`` itself when it patches `select`; after
     ``monkey_patch(select=False)`` pika would choose epoll and block the hub.
     """
     patcher: Any = sys.modules["eventlet.patcher"]

@@ -24,8 +24,8 @@ class Unkept:
 def unkept_connections() -> list[Unkept]:
     """Return the open connections of py-amqp and pika that hbshim does not keep alive.
 
-    Those opened before :func:`hbshim.install`, and those that were left alone. Imports
-    nothing. Asks the garbage collector, which takes some milliseconds.
+    These were opened before :func:`hbshim.install`, or were left alone. Imports nothing. It uses
+    the garbage collector's lists, which takes some milliseconds.
     """
     found = []
     for module, examine in (("amqp.connection", _of_py_amqp), ("pika.connection", _of_pika)):

@@ -1,7 +1,7 @@
 """Opens one connection with py-amqp or pika, for the doctor.
 
-Both are given one address that is resolved already, and both end in bounded time:
-pika by its own limit on the whole handshake, py-amqp by whoever calls :meth:`cut`.
+Both get one address that is resolved already, and both end in bounded time: pika by its own limit
+on the whole handshake, py-amqp by a call of :meth:`Client.cut`.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from hbshim.options import Options
 NAMES = ("amqp", "pika")
 CONNECTION_NAME = "hbshim doctor"
 
-#: Seconds that py-amqp's own timeout, which starts anew with each read, comes after
-#: the moment when it is cut off.
+#: Seconds between the time at which py-amqp is cut off and its own timeout, which restarts with
+#: each read.
 GRACE = 1.0
 
 
 @dataclass(frozen=True)
 class Login:
-    """What a client needs to know.
+    """What a client needs to connect.
 
     Attributes:
-        address: of the peer, resolved; hostname: what its certificate must name.
-        tls: the context to speak TLS with; None for plain TCP.
-        heartbeat: T to ask for, in seconds.
-        limit: seconds that the handshake may take.
+        address: of the peer, resolved.
+        hostname: the name that its certificate must have.
+        tls: the TLS context; None for plain TCP.
+        heartbeat: T to request, in seconds.
+        limit: seconds for the handshake.
     """
 
     address: str
@@ -57,12 +58,12 @@ class Client(Protocol):
 
     #: The library with its version.
     label: str
-    #: Whether the peer had accepted the TCP connection when it was cut; None where
-    #: the library's own error tells.
+    #: Whether the peer had accepted the TCP connection when it was cut; None if the library's own
+    #: error tells.
     reached: bool | None
 
     def open(self, login: Login) -> None:
-        """Connect and log in; raises whatever the library raises."""
+        """Connect and log in; raises the library's errors."""
 
     def cut(self) -> None:
         """End whatever the library waits for; from any thread, raises nothing."""
@@ -71,22 +72,22 @@ class Client(Protocol):
         """Keep it alive."""
 
     def agreed(self) -> tuple[int, int, int, int]:
-        """T, the T that the broker suggested, frame_max, channel_max."""
+        """Return T, the T that the broker suggested, frame_max, channel_max."""
 
     def broker(self) -> dict[str, Any]:
-        """The broker's properties."""
+        """Return the broker's properties."""
 
     def close(self) -> None:
-        """Close it; raises whatever the library raises."""
+        """Close it; raises the library's errors."""
 
 
 def client_of(name: str | None) -> Client:
-    """A client of the library called `name`; without one, of whichever is there.
+    """Return a client of the library `name`; by default, of the one that is installed.
 
-    A library that is loaded already goes first: it is what the program uses.
+    A library that is loaded already is preferred: it is the one that the program uses.
 
     Raises:
-        MissingExtraError: neither is installed, or not the one named.
+        MissingExtraError: neither is installed, or not the named one.
         OptionError: an unknown name.
     """
     if name is not None and name not in NAMES:
@@ -136,13 +137,13 @@ class PyAmqp:
         try:
             self._connection.connect()
         except BaseException:
-            # py-amqp does so itself after errors of the socket, and after no other.
+            # py-amqp does so itself only after errors of the socket.
             with contextlib.suppress(Exception):
                 self._connection.collect()
             raise
 
     def cut(self) -> None:
-        # The socket appears, and is replaced by a TLS one, while the library connects.
+        # The socket is created, and replaced by a TLS one, while the library connects.
         with contextlib.suppress(AttachError, AttributeError):
             wire = Wire(native_socket(self._transport.sock), tcp_info=False)
             if self.reached is None:
@@ -174,7 +175,7 @@ def _has_peer(wire: Wire) -> bool:
 
 
 def _wrap_with(login: Login) -> Any:
-    """py-amqp makes a TLS context of its own from options; this takes the one that is given."""
+    """Return a function that wraps py-amqp's socket with the given TLS context."""
 
     def wrap(sock: Any, **_options: Any) -> Any:
         assert login.tls is not None
@@ -202,7 +203,7 @@ class Pika:
         pika = self._library
 
         def settle(_connection: Any, suggested: int) -> int:
-            # As pika does with a plain number: the smaller of the two, but for 0.
+            # As pika does with a plain number: the smaller of the two, except 0.
             self._suggested = suggested
             return min(suggested or login.heartbeat, login.heartbeat)
 

@@ -1,4 +1,4 @@
-"""From whatever socket a client library holds to the operating-system one beneath."""
+"""Finds the operating-system socket beneath the socket of a client library."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hbshim.heartbeat.wire import Wire
 
 
 def native_socket(sock: Any) -> Any:
-    """The operating-system socket beneath `sock`.
+    """Return the operating-system socket beneath `sock`.
 
     Parameters:
         sock: a ``socket.socket``, ``ssl.SSLSocket``, or eventlet's or gevent's
             counterpart of either.
 
     Raises:
-        AttachError: `sock` is of another kind.
+        AttachError: `sock` is of another type.
     """
-    # eventlet's GreenSocket keeps it in `fd`, gevent's socket in `_sock`.
+    # eventlet's GreenSocket has it in `fd`, gevent's socket in `_sock`.
     for candidate in (sock, getattr(sock, "fd", None), getattr(sock, "_sock", None)):
         if isinstance(candidate, NativeSocket):
             return candidate
@@ -30,10 +30,10 @@ def native_socket(sock: Any) -> Any:
 
 
 def wire_for(sock: Any) -> Wire:
-    """The wire beneath `sock`: plain TCP, or through its TLS session."""
+    """Return the wire beneath `sock`: plain TCP, or through its TLS session."""
     native = native_socket(sock)
     if hasattr(sock, "_sslobj"):
-        # Imported only now: `ssl` is costly, and a program without TLS may not have it.
+        # Imported only now: `ssl` is slow to import, and may be missing.
         from hbshim.adapters.tls import TlsWire
 
         return TlsWire(sock, native)

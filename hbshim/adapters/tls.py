@@ -1,27 +1,26 @@
 """Heartbeats inside a TLS session.
 
-Bytes written on the raw descriptor would corrupt the session, so a heartbeat goes
-through the session's own SSL object. OpenSSL does not allow two threads in one SSL
-object at once, so a lock is put around each of its calls.
+Bytes written to the raw descriptor would corrupt the session, so a heartbeat is sent through the
+session's own SSL object. OpenSSL does not allow two threads in one SSL object at once, so each
+call into it is made under a lock.
 
-A read never waits for the network with that lock held: a record may arrive slowly, and
-no heartbeat could be sent meanwhile. So OpenSSL reads from a socket that does not block
-for the moment, keeps the part of a record that has arrived, and the client waits for the
-rest outside the lock. This covers records without data (session tickets, key updates,
-alerts) and receive buffers smaller than a record as well. A write does wait with the lock
-held: the send queue is full then, traffic is under way, and no heartbeat is due.
+A read never waits for the network with that lock held: a record may arrive slowly, and no heartbeat
+could be sent meanwhile. So OpenSSL reads from a socket that is non-blocking at that time and keeps
+the part of a record that has arrived, and the client waits for the rest without the lock. This also
+covers records without data (session tickets, key updates, alerts) and receive buffers smaller than
+a record. A write does wait with the lock held: the send queue is full then, so no heartbeat is due.
 
-Taking heartbeats off the session is the delicate part. Python's SSL object can only
-read, not peek. But the records are visible: with an authenticated cipher the length of a
-record gives the length of its content. So the raw stream is peeked at, and a record is
-read only when it is there whole and exactly eight bytes long inside.
+Taking heartbeats off the session needs care. Python's SSL object can only read, not peek. But the
+records are visible: with an authenticated cipher the length of a record determines the length of
+its content. So the raw stream is peeked at, and a record is read only if it has arrived completely
+and its content is exactly eight bytes long.
 
-The CBC modes of TLS 1.2 pad, so that a heartbeat looks like any frame of up to 15 bytes.
-What was read and is no heartbeat is kept for the client's next read. A client that waits
-for its descriptor to become readable must learn of it: so the last record that looks like
-a heartbeat is always left, and keeps the descriptor readable.
+The CBC modes of TLS 1.2 pad, so that a heartbeat looks like any frame of up to 15 bytes. Content
+that turns out not to be a heartbeat is kept for the client's next read. A client that waits for its
+descriptor to become readable must notice it: so the last record that looks like a heartbeat is
+always left, and keeps the descriptor readable.
 
-Longer than others: both ends of one lock should be read together.
+Longer than others: the code on both sides of one lock is in one place.
 """
 
 from __future__ import annotations
@@ -42,39 +41,39 @@ from hbshim.runtime.unpatched import (
     original_module,
 )
 
-#: Of <poll.h>, in place of names that :mod:`hbshim.runtime.polling` may have removed.
+#: Of <poll.h>, because :mod:`hbshim.runtime.polling` may have removed the names.
 _POLLIN, _POLLOUT = 1, 4
 
-#: Octets of the authentication tag of AES-GCM and ChaCha20-Poly1305.
+#: Bytes of the authentication tag of AES-GCM and ChaCha20-Poly1305.
 _TAG = 16
 
-#: Octets of a block, and of the initial vector before it, of AES and Camellia.
+#: Bytes of a block, and of the initialization vector before it, of AES and Camellia.
 _BLOCK = 16
 
-#: The HMAC of a CBC suite, as OpenSSL's name of the suite ends, and its octets.
+#: The HMAC of a CBC suite, as the suffix of OpenSSL's name of the suite, and its bytes.
 _MACS = {"SHA": 20, "SHA256": 32, "SHA384": 48}
 
-#: The most that a record with a heartbeat's length may hold in CBC modes.
+#: The most content of a record with a heartbeat's length in CBC modes, in bytes.
 _LONGEST = _BLOCK
 
-#: Seconds that the engine waits for a client's call into the SSL object to end. With
-#: the data there, a call takes microseconds.
+#: Seconds that the engine waits for a client's call into the SSL object to end. With the data
+#: available, a call takes microseconds.
 _MOMENT = 0.01
 
-#: How often a client waits for the engine to leave, with pauses of so many seconds after the
-#: first few; and for its call to end. Counted, so that a process that was suspended meanwhile
-#: does not take the engine to be stuck.
+#: How often a client waits for the engine to release the lock, with pauses of so many seconds after
+#: the first few; and for its call to end. Counted, so that a process that was suspended meanwhile
+#: does not treat the engine as stuck.
 _SHORT_WAITS, _WAITS_FOR_ENGINE, _WAITS_FOR_CALL, _PAUSE = 10, 260, 1000, 0.001
 
 
 class SerializedSslObject:
-    """Stands in for an SSL socket's inner SSL object, one thread at a time.
+    """Replaces an SSL socket's inner SSL object; one thread at a time calls it.
 
-    That is true of every call: to ask for the cipher's name while another thread reads
-    is to use one object in two threads, too.
+    This includes every call: reading the cipher's name while another thread reads data also uses
+    one object in two threads.
     """
 
-    # Out of an eventlet's sight that patches later; see `allocate_reentrant_lock`.
+    # In a slot, hidden from an eventlet that patches later; see `allocate_reentrant_lock`.
     __slots__ = (
         "_ahead",
         "_engine_calls",
@@ -89,16 +88,16 @@ class SerializedSslObject:
     def __init__(self, inner: Any, native: Any) -> None:
         self._inner = inner
         self._native = native
-        # Read already, and not a heartbeat after all: the client's next bytes.
+        # Read already, and not a heartbeat: the client's next bytes.
         self._ahead = b""
-        # OpenSSL holds the rest of a heartbeat's record, which must go out before all else.
+        # OpenSSL holds the rest of a heartbeat's record, which must be sent before everything else.
         self._heartbeat_begun = False
         self.lock = allocate_reentrant_lock()
         # The lock that the engine holds, and whether it is in a call of the inner object.
         self._engine_lock: NativeLock | None = None
         self._engine_calls = False
-        # A client that reads all the time takes the lock again before another thread
-        # has woken up; so it pauses while the engine waits.
+        # A client that reads continuously acquires the lock again before another thread has woken
+        # up; so it pauses while the engine waits.
         self._engine_waits_until = 0.0
 
     def __getattr__(self, name: str) -> Any:
@@ -122,14 +121,14 @@ class SerializedSslObject:
         return run_alone
 
     def _my_turn(self) -> NativeLock:
-        """Return the lock; not before an engine that waits for it has had it.
+        """Return the lock, after an engine that waits for it has released it.
 
-        The caller acquires it inside the ``try`` whose ``finally`` releases it: Python 3.14
-        handles a signal behind the call with which a ``with`` begins. Releasing raises
-        RuntimeError where an exception has come before the lock was acquired.
+        The caller acquires it inside the ``try`` whose ``finally`` releases it: Python 3.14 handles
+        a signal directly after the call with which a ``with`` begins. Releasing raises RuntimeError
+        if an exception came before the lock was acquired.
 
-        An engine that stays inside is stuck in a finalizer of the application, which may
-        run wherever its thread allocates. It is not waited for.
+        An engine that does not release it is stuck in a finalizer of the application, which may run
+        wherever its thread allocates. It is not waited for.
         """
         if self._engine_waits_until and time.monotonic() < self._engine_waits_until:
             original("time", "sleep")(_PAUSE)
@@ -137,16 +136,16 @@ class SerializedSslObject:
             lock = self.lock
             if self._engine_lock is not lock:
                 return lock
-            # Without taking the lock: an exception might come before it is given back.
+            # Without acquiring the lock: an exception might come before it is released.
             original("time", "sleep")(0 if wait < _SHORT_WAITS else _PAUSE)
         self._shut_engine_out()
         return self.lock
 
     def _shut_engine_out(self) -> bool:
-        """Take the session from an engine that holds the lock; False if it is in a call.
+        """Revoke the lock from an engine that holds it; return False if it is in a call.
 
-        Before its next call the engine finds the lock replaced. Its calls return at once; one
-        that does not is at its end already, making an exception.
+        Before its next call the engine finds the lock replaced. Its calls return at once; one that
+        does not is at its end already, creating an exception.
         """
         self.lock = allocate_reentrant_lock()
         for _ in range(_WAITS_FOR_CALL):
@@ -156,17 +155,17 @@ class SerializedSslObject:
         return False
 
     def renew_locks(self) -> None:
-        """In a forked child: no thread of the parent is inside here."""
+        """In a forked child: no thread of the parent exists here."""
         self.lock = allocate_reentrant_lock()
         self._engine_lock, self._engine_calls, self._engine_waits_until = None, False, 0.0
 
     def _engine_enters(self, wait: float) -> NativeLock | None:
-        """Take the lock for the engine, and return it; None if a client is inside for long.
+        """Acquire the lock for the engine, and return it; None if a client holds it for long.
 
-        It is, for instance, while its write waits for room in the send queue.
+        A client does so, for example, while its write waits for space in the send queue.
 
         Parameters:
-            wait: seconds to wait for it at most.
+            wait: the longest wait, in seconds.
         """
         lock = self.lock
         self._engine_waits_until = time.monotonic() + wait
@@ -174,7 +173,7 @@ class SerializedSslObject:
             if not lock.acquire(True, wait):
                 if self._engine_lock is not lock or not self._shut_engine_out():
                     return None
-                # Another engine was inside, and has been replaced.
+                # Another engine held it, and has been replaced.
                 lock = self.lock
                 if not lock.acquire(False):
                     return None
@@ -193,7 +192,7 @@ class SerializedSslObject:
 
         Raises:
             TimeoutError: the socket's timeout passed.
-            ssl.SSLWantReadError: the socket does not block, or its ``SO_RCVTIMEO`` passed.
+            ssl.SSLWantReadError: the socket is non-blocking, or its ``SO_RCVTIMEO`` passed.
         """
         arguments = (length,) if buffer is None else (length, buffer)
         lock = self._my_turn()
@@ -201,8 +200,8 @@ class SerializedSslObject:
             lock.acquire()
             if self._ahead:
                 return self._read_ahead(length, buffer)
-            # Zero is a non-blocking socket, as green libraries and pika use it:
-            # its reads return at once. And so does a read of no octets.
+            # Zero is a non-blocking socket, as green libraries and pika use it: its reads return at
+            # once. So does a read of no bytes.
             timeout = NativeSocket.gettimeout(self._native)
             if timeout == 0 or (length <= 0 and buffer is None) or self._inner.pending():
                 return self._inner.read(*arguments)
@@ -220,7 +219,7 @@ class SerializedSslObject:
                 return self._read_without_waiting(arguments)
             except ssl.SSLWantReadError:
                 for_reading = True
-            except ssl.SSLWantWriteError:  # a handshake message has to go out first
+            except ssl.SSLWantWriteError:  # a handshake message has to be sent first
                 for_reading = False
             finally:
                 try:  # noqa: SIM105
@@ -230,15 +229,15 @@ class SerializedSslObject:
             self._wait(for_reading, deadline)
 
     def _read_without_waiting(self, arguments: tuple[Any, ...]) -> Any:
-        # Only here, where the client itself is inside, and never for a heartbeat: the client
-        # may be about to wait in its socket, and must not find that it does not block.
+        # Only here, in a call of the client itself, and never for a heartbeat: the client may be
+        # about to wait in its socket, and must not find it non-blocking.
         timeout = NativeSocket.gettimeout(self._native)
         try:
             NativeSocket.settimeout(self._native, 0)
             return self._inner.read(*arguments)
         finally:
-            # No other call before this one: a signal handler's exception might come behind it,
-            # and leave a socket that does not block to a client that expects it to.
+            # No other call before this one: a signal handler might raise after it, and leave a
+            # non-blocking socket to a client that expects a blocking one.
             try:  # noqa: SIM105
                 NativeSocket.settimeout(self._native, timeout)
             except OSError:
@@ -260,7 +259,7 @@ class SerializedSslObject:
             time.sleep(_MOMENT)
             return
         if (descriptor := NativeSocket.fileno(self._native)) < 0:
-            return  # closed meanwhile: the next call says so
+            return  # closed meanwhile: the next call reports it
         poller = poll()
         poller.register(descriptor, _POLLIN if for_reading else _POLLOUT)
         left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
@@ -268,8 +267,8 @@ class SerializedSslObject:
             raise TimeoutError("The read operation timed out")
 
     def _wait_for_data(self) -> None:
-        # A peek waits exactly as the read would, with the socket object's
-        # timeout or with SO_RCVTIMEO, and takes nothing.
+        # A peek waits exactly as the read would, with the socket object's timeout or with
+        # SO_RCVTIMEO, and consumes nothing.
         try:
             NativeSocket.recv(self._native, 1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -292,10 +291,10 @@ class SerializedSslObject:
                 pass
 
     def write_heartbeat(self, permit: Permit) -> bool:
-        """Send a heartbeat, or the rest of one; whether it is out.
+        """Send a heartbeat, or the rest of one; return whether all of it is sent.
 
-        A client that enters meanwhile waits for the lock before it writes. What OpenSSL
-        keeps of the heartbeat's record goes out before anything else is written.
+        A client that starts a write meanwhile waits for the lock. The part of the heartbeat's
+        record that OpenSSL keeps is sent before anything else is written.
         """
         lock = self._engine_enters(_MOMENT)
         if lock is None:
@@ -327,12 +326,12 @@ class SerializedSslObject:
         return len(self._ahead) + int(self._inner.pending())
 
     def take_heartbeats(self, at_most: int, permit: Permit) -> int:
-        """Read up to `at_most` heartbeats, one from each record; the records must be there.
+        """Read up to `at_most` heartbeats, one from each record; the records must have arrived.
 
-        Stops when a client enters: its read then waits for the lock that is held here.
+        Stops when a client starts a read, which then waits for the lock.
 
         Returns:
-            How many there were. What is none goes to the client's next read.
+            How many there were. Other content is kept for the client's next read.
         """
         lock = self._engine_enters(0)
         if lock is None:
@@ -373,11 +372,11 @@ class TlsWire(Wire):
         if not isinstance(sock._sslobj, SerializedSslObject):
             sock._sslobj = SerializedSslObject(sock._sslobj, native)
             if sock is native:
-                # Another thread must not take the 0 of a read for the client's timeout.
+                # Another thread must not mistake the 0 of a read for the client's timeout.
                 for name in ("gettimeout", "settimeout", "setblocking"):
                     setattr(sock, name, sock._sslobj.alone(getattr(sock, name)))
         self._ssl: SerializedSslObject = sock._sslobj
-        # Once: it stays as the handshake has made it, and a look must not ask the session.
+        # Once: the handshake determines it, and a check must not call into the session.
         self._prefixes, self._padded = self._record_prefixes()
 
     def send_heartbeat(self, permit: Permit) -> bool:
@@ -385,7 +384,7 @@ class TlsWire(Wire):
         return self._ssl.write_heartbeat(permit)
 
     def send_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
-        """Never: a session is locked first."""
+        """Return False: a session needs its lock first."""
         return False
 
     def drop(self) -> None:
@@ -393,10 +392,10 @@ class TlsWire(Wire):
         super().drop()
 
     def take_heartbeats(self, permit: Permit) -> int:
-        """Take whole records with nothing but a heartbeat off the receive queue.
+        """Take whole records that contain only a heartbeat off the receive queue.
 
-        Takes nothing with a cipher that hbshim does not know. What waits unread
-        excuses the peer's silence then.
+        With a cipher that hbshim does not know it takes nothing. Unread bytes then count as a
+        possible cause of the peer's silence.
         """
         if not self._prefixes:
             return 0
@@ -415,15 +414,17 @@ class TlsWire(Wire):
         return self._ssl.take_heartbeats(count, permit) if count else 0
 
     def nothing_waits(self) -> bool:
-        """Never certain: octets may wait in the session."""
+        """Return False: the session may hold bytes."""
         return False
 
     def _record_prefixes(self) -> tuple[tuple[bytes, ...], bool]:
-        """Type, version and length of a record with a heartbeat; whether others look like it."""
+        """Return type, version and length of a record with a heartbeat; and whether others look
+        like it.
+        """
         version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]
-        # RFC 8446 section 5.2: the inner type adds an octet; a length of 25 cannot be
-        # one of the handshake messages that also travel as type 23. RFC 5288 section 3
-        # and RFC 7905 section 2: GCM sends eight octets of its nonce along, ChaCha20 none.
+        # RFC 8446 section 5.2: the inner type adds a byte; no handshake message that is also sent
+        # as type 23 has a length of 25. RFC 5288 section 3 and RFC 7905 section 2: GCM sends eight
+        # bytes of its nonce, ChaCha20 none.
         extra = {
             ("TLSv1.3", "GCM"): 1 + _TAG,
             ("TLSv1.3", "CHACHA20"): 1 + _TAG,
@@ -436,14 +437,14 @@ class TlsWire(Wire):
         mac = _MACS.get(cipher.rpartition("-")[2])
         if version != "TLSv1.2" or mac is None or not ("AES" in cipher or "CAMELLIA" in cipher):
             return (), False
-        # RFC 5246 section 6.2.3.2: the MAC is encrypted with the data; RFC 7366, an
-        # extension: it follows what is encrypted. Which of them, nobody can be asked.
+        # RFC 5246 section 6.2.3.2: the MAC is encrypted with the data; RFC 7366, an extension: it
+        # follows the encrypted data. Which of them is used cannot be queried.
         encrypted_with, behind = _padded(len(HEARTBEAT_FRAME) + mac), _padded(len(HEARTBEAT_FRAME))
         return (_prefix(_BLOCK + encrypted_with), _prefix(_BLOCK + behind + mac)), True
 
 
 def _padded(octets: int) -> int:
-    """Whole blocks for so much data and at least one octet that tells the padding."""
+    """Return the size of whole blocks for the data and at least one byte of padding."""
     return (octets // _BLOCK + 1) * _BLOCK
 
 

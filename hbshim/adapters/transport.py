@@ -1,7 +1,7 @@
-"""A socket that never blocks, read and written in whole frames, and kept alive.
+"""A non-blocking socket that is read and written in whole frames, and kept alive.
 
-It is the same beneath every client library. :meth:`Transport.read` and :meth:`Transport.send`
-return at once; the caller waits outside, and sees to it that one thread at a time is in here.
+It is the same for every client library. :meth:`Transport.read` and :meth:`Transport.send` return at
+once. The caller waits outside, and ensures that one thread at a time uses it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from hbshim.heartbeat.state import WATCHED
 from hbshim.options import Options
 from hbshim.protocol.frames import Frame, Splitter
 
-#: Bytes that one read takes, unless a frame that has begun is longer.
+#: The most bytes of one read, unless a frame that has begun is longer.
 _READ = 65536
 
-#: T of a connection without heartbeats: the peer is never called dead for its silence.
+#: T of a connection without heartbeats: the peer is never reported dead.
 _NEVER = float("inf")
 
 
@@ -32,16 +32,16 @@ class Transport:
     """Sends and receives frames over TCP or TLS.
 
     Parameters:
-        sock: connected, non-blocking; a TLS one with its handshake done. It stays the caller's,
-            who closes it after :meth:`end`.
+        sock: connected, non-blocking; a TLS socket with its handshake done. It belongs to the
+            caller, which closes it after :meth:`end`.
 
     Attributes:
-        queued, sent: bytes that were to be sent so far, and that the socket took.
+        queued, sent: bytes passed to :meth:`send` so far, and bytes that the socket accepted.
         secure: over TLS.
-        more: there may be something to read that the descriptor does not tell of.
+        more: there may be data that the descriptor does not report as readable.
         link: keeps it alive; None before :meth:`keep_alive`.
-        send: sends whole frames, or keeps what the socket does not take; see :attr:`unsent`.
-        read: returns the frames that are there; never waits. Raises OSError when the stream
+        send: sends whole frames, and keeps what the socket does not accept; see :attr:`unsent`.
+        read: returns the frames that have arrived; never waits. Raises OSError when the stream
             has ended.
     """
 
@@ -53,7 +53,7 @@ class Transport:
         self._wire = wire_for(sock)
         self._splitter = Splitter()
         self._waiting: deque[memoryview] = deque()
-        # SSL's own object: it knows no descriptor that a green library would wait for.
+        # The SSL object itself: it has no descriptor for which a green library would wait.
         self._session = getattr(sock, "_sslobj", None)
         self.secure = self._session is not None
         self._would_wait: tuple[type[OSError], ...] = (BlockingIOError,)
@@ -61,42 +61,42 @@ class Transport:
             import ssl
 
             self._would_wait += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
-        # Until T is known, which the guard must know.
+        # Until T is known, which the guard needs.
         self.send: Callable[[bytes], None] = self._send
         self.read: Callable[[], list[Frame]] = self._read
 
     @property
     def alive(self) -> bool:
-        """Whether its heartbeats have not given it up, nor a write broken off in a frame."""
+        """Whether its link has not reported it lost, and no write was interrupted in a frame."""
         link = self.link
         return link is None or (link.state in WATCHED and not link.guard.torn)
 
     @property
     def buffered(self) -> bool:
-        """Whether there is something to read that the descriptor does not tell of."""
+        """Whether there is data that the descriptor does not report as readable."""
         return self.more or (self._session is not None and self._session.pending() > 0)
 
     def nothing_waits(self) -> bool:
-        """Return whether a read would certainly find nothing, for a quarter of its price."""
+        """Return whether a read would certainly find nothing; costs a quarter of a read."""
         if self._session is None:
             return self._wire.nothing_waits()
         return not self._wire.unread() and not self.buffered
 
     @property
     def unsent(self) -> bool:
-        """Whether bytes wait until the socket takes more of them."""
+        """Whether bytes wait until the socket accepts more."""
         return bool(self._waiting)
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send pending bytes, as far as the socket accepts them."""
         if self._waiting:
             self.send(b"")
 
     def unqueue(self, end: int) -> bool:
-        """Take back what heads the queue and was to be sent up to byte `end`.
+        """Take back the head of the queue, up to byte `end`.
 
         Returns:
-            False when some of it is out; in a TLS session nothing can tell.
+            False if some of it was sent; in a TLS session this is unknown.
         """
         head = self._waiting[0]
         untouched = isinstance(head.obj, bytes) and len(head.obj) == len(head)
@@ -108,7 +108,7 @@ class Transport:
     def end(self) -> None:
         """Refuse every further call; idempotent."""
         self._waiting.clear()
-        # Both hold on to this transport.
+        # Both refer to this transport.
         self.send, self.read = _refuse_send, _refuse_read
         if self.link is not None:
             self.link.close()
@@ -144,7 +144,8 @@ class Transport:
                 self.more = len(data) == at_most
             else:
                 data = self._session.read(at_most)
-                # A TLS session may hold more than it gave; only its refusal tells that not.
+                # A TLS session may hold more than it returned; only its SSLWantReadError shows that
+                # it does not.
                 self.more = True
         except self._would_wait:
             self.more = False
@@ -157,10 +158,11 @@ class Transport:
         return self._splitter.split(data)
 
     def keep_alive(self, timeout: float, options: Options, on_orphaned: Callable[[], None]) -> None:
-        """Put the guard around reads and writes, and have heartbeats sent.
+        """Put the guard around reads and writes, and start heartbeats.
 
         Parameters:
             timeout: T, as negotiated, in seconds; 0: no heartbeats are sent.
+            options: hbshim's options.
             on_orphaned: called in a forked child, after its copy of the descriptor is dropped.
         """
         myself = weakref.ref(self)
@@ -197,7 +199,7 @@ class Transport:
 
 
 def _tears(_error: BaseException) -> bool:
-    # The rest is never sent: the owner gives the connection up.
+    # The rest is never sent: the owner closes the connection.
     return True
 
 

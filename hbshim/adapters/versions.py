@@ -1,7 +1,7 @@
-"""Checks, at attach, that a library has the inner structure its adapter relies on.
+"""Checks, before it attaches, that a library has the internal structure that an adapter relies on.
 
-Versions are compared here, not by `packaging`: hbshim depends on no other library. The ranges
-are hbshim's own, so two signs are enough; tests/adapters/test_versions.py compares the results
+Versions are compared here, not by `packaging`: hbshim depends on no other library. The ranges are
+hbshim's own, so two operators are enough; tests/adapters/test_versions.py compares the results
 with those of `packaging`.
 """
 
@@ -21,7 +21,7 @@ _CLAUSE = re.compile(r"\s*(>=|<)\s*(\d+(?:\.\d+)*)\s*")
 def release_of(version: str) -> tuple[int, ...]:
     """Return the numbers of a version without trailing zeros: (5, 2) for "5.2.0rc1".
 
-    A text that is no version has none: (), less than every other.
+    For text that is not a version: (), less than every version.
     """
     return _key(version)[0]
 
@@ -32,7 +32,7 @@ def is_within(version: str, supported: str) -> bool:
     As in PEP 440, a pre-release of the lower bound is too old, and one of the upper bound too new.
 
     Raises:
-        ValueError: `supported` has something else than ``>=`` and ``<``.
+        ValueError: `supported` has another operator than ``>=`` and ``<``.
     """
     release, final = _key(version)
     for clause in filter(None, supported.split(",")):
@@ -46,7 +46,7 @@ def is_within(version: str, supported: str) -> bool:
 
 
 def _key(version: str) -> tuple[tuple[int, ...], bool]:
-    """Return the numbers of `version`, and whether it is a final release of them."""
+    """Return the numbers of `version`, and whether it is a final release."""
     read = _VERSION.match(version)
     if read is None:
         return (), False
@@ -60,7 +60,7 @@ def require_version(library: str, version: str, supported: str) -> None:
     """Compare `version` with a range such as ``>=5.2,<6``.
 
     Raises:
-        UnsupportedVersionError: it lies outside.
+        UnsupportedVersionError: it is outside of the range.
     """
     if not is_within(version, supported):
         raise UnsupportedVersionError(library, version, "outside the known range", supported)
@@ -69,7 +69,7 @@ def require_version(library: str, version: str, supported: str) -> None:
 def require_attributes(
     library: str, version: str, supported: str, thing: object, names: Iterable[str]
 ) -> None:
-    """See that `thing` has every attribute in `names`.
+    """Check that `thing` has every attribute in `names`.
 
     Raises:
         UnsupportedVersionError: one is missing.

@@ -1,7 +1,7 @@
 """The ``hbshim`` command.
 
-``hbshim run`` needs Python's standard library alone. Every other command needs the extra
-`cli`; without it, the command says so.
+``hbshim run`` needs only Python's standard library. Every other command needs the extra `cli`;
+without it, the command names the extra.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command, and end the process; an error of hbshim's own is one line and status 2.
+    """Run a command, and end the process; an error of hbshim prints one line, with status 2.
 
     Parameters:
-        arguments: those of the process unless given.
+        arguments: by default those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--"]:

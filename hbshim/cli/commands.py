@@ -56,7 +56,7 @@ def with_options(command: Any) -> Any:
     return command
 
 
-# For `hbshim --help` alone: hbshim.cli.main runs it without click.
+# Only for `hbshim --help`: hbshim.cli.main runs it without click.
 commands.add_command(click.Command("run", short_help="Run a program with hbshim installed."))
 
 

@@ -28,11 +28,11 @@ cleared before they start, as Apache and some process managers do: call hbshim.i
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by the program that `arguments` name, after options.
+    """Replace this process by the program in `arguments`, which follows the options.
 
     Raises:
         OptionError: an option is not valid.
-        SystemExit: the program cannot be run, or `arguments` cannot be read.
+        SystemExit: the program cannot be run, or `arguments` cannot be parsed.
     """
     given, command = _read(arguments)
     Options.load(**given)
@@ -46,9 +46,9 @@ def run(arguments: Sequence[str]) -> NoReturn:
     if shutil.which(command[0], path=environment.get("PATH")):
         for caution in _cautions(command):
             _say(caution)
-    # exec throws away what is still in Python's buffers.
+    # exec discards what is still in Python's buffers.
     for stream in (sys.stdout, sys.stderr):
-        # None where the descriptor is closed, as some supervisors have it.
+        # None if the descriptor is closed, as some supervisors do.
         if stream is not None:
             stream.flush()
     try:
@@ -91,7 +91,7 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _cautions(command: Sequence[str]) -> list[str]:
-    """What is known to keep hbshim out of `command`, one line each."""
+    """Return what is known to keep hbshim out of `command`, one line each."""
     found, flags = [], _python_flags(command)
     has_pth = any(os.path.isfile(os.path.join(each, PTH)) for each in _site_directories())
     if "S" in flags:
@@ -117,7 +117,7 @@ def _site_directories() -> list[str]:
 
 
 def _python_flags(command: Sequence[str]) -> set[str]:
-    """The flags without a value that an interpreter is given; empty for another program."""
+    """Return the flags without a value of an interpreter; empty for another program."""
     flags: set[str] = set()
     arguments = iter(command[1:])
     if not os.path.basename(command[0]).startswith(("python", "pypy")):

@@ -1,4 +1,4 @@
-"""Ways to see what hbshim does in a process; each is loaded when it is first used."""
+"""Status, metrics, events and the watch socket of a process; each is loaded at its first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of a watch socket, checked: whoever listens there may send anything."""
+"""Validates what a watch socket answered: the listening process may send anything."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hbshim.observe.snapshot import LinkStatus
 
 T = TypeVar("T")
 
-#: Characters of a text that are kept.
+#: The most characters of a text that are kept.
 TEXT_AT_MOST = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerSeen:
-    """One heartbeat worker, as :func:`hbshim.status` tells of it."""
+    """One heartbeat worker, as :func:`hbshim.status` reports it."""
 
     worker: str
     links: int
@@ -32,7 +32,7 @@ class ProcessSeen:
     """One answer.
 
     Attributes:
-        document: the answer as it came, with what this version does not know.
+        document: the answer as it was received, with fields that this version does not know.
     """
 
     pid: int
@@ -45,10 +45,10 @@ class ProcessSeen:
 
 
 def parse(answer: bytes) -> ProcessSeen:
-    """Read an answer.
+    """Parse an answer.
 
     Raises:
-        WatchError: it is not what a process of hbshim's sends.
+        WatchError: it is not the answer of a process with hbshim.
     """
     try:
         document = json.loads(answer.decode("utf-8"), parse_constant=_refuse)
@@ -84,7 +84,7 @@ def _refuse(constant: str) -> NoReturn:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
-    # What steers a terminal is not printable.
+    # Terminal control characters are not printable.
     kept = value[:TEXT_AT_MOST]
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in kept

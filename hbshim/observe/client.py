@@ -1,4 +1,4 @@
-"""Finds the watch sockets that are meant, and asks them."""
+"""Finds watch sockets, and requests the state of their processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hbshim.errors import WatchError
 from hbshim.observe.answer import ProcessSeen, parse
 from hbshim.observe.protocol import ANSWER_LIMIT, REQUEST, default_directory, peer_uid
 
-#: Seconds until a process that does not answer is given up.
+#: Seconds to wait for an answer.
 ANSWER_WITHIN = 5.0
 
 HOW_TO_LISTEN = (
@@ -21,15 +21,15 @@ HOW_TO_LISTEN = (
 
 
 class ProcessGone(WatchError):  # noqa: N818 - what happened, not a fault
-    """Nobody listens at a watch socket any more."""
+    """No process listens at a watch socket any longer."""
 
 
 def find(target: str | None) -> list[str]:
-    """Paths of the sockets that `target` means, in order of their process ids.
+    """Return the paths of the sockets that `target` names, in order of their process ids.
 
     Parameters:
-        target: a socket, a directory of sockets, or a process id; None for the
-            directory where this user's processes listen unless told otherwise.
+        target: a socket, a directory of sockets, or a process id; None for the default
+            directory of this user's processes.
 
     Raises:
         WatchError: there are none.
@@ -61,7 +61,7 @@ def _of_process(pid: int) -> str:
     except (OSError, ValueError):
         raise WatchError(f"there is no process {pid}") from None
     path = os.path.join(default_directory(uid), f"{pid}.sock")
-    # The second is for a process that has a /tmp of its own, as systemd's PrivateTmp gives.
+    # The second is for a process with its own /tmp, for example by systemd's PrivateTmp.
     for candidate in (path, f"/proc/{pid}/root{path}"):
         if os.path.exists(candidate):
             return candidate
@@ -71,22 +71,23 @@ def _of_process(pid: int) -> str:
 
 
 def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
-    """Ask the process that listens at `path` for its state.
+    """Request the state of the process that listens at `path`.
 
     Parameters:
-        within: seconds for all of it.
+        path: of the socket.
+        within: seconds for everything.
 
     Raises:
-        ProcessGone: nobody listens there.
-        WatchError: it is another user's, does not answer, or is no process of hbshim's.
+        ProcessGone: no process listens there.
+        WatchError: it belongs to another user, does not answer, or is not a process with hbshim.
     """
     deadline = time.monotonic() + within
-    # A native one, as at the other end: a hub is not needed for it.
+    # A native socket, as at the other end: no hub is needed.
     with contextlib.closing(NativeSocket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
         try:
             _connect(connection, path, deadline)
             _check_owner(connection, path)
-            with contextlib.suppress(BrokenPipeError):  # it may have said why
+            with contextlib.suppress(BrokenPipeError):  # it may have sent the reason
                 connection.sendall(REQUEST)
             answer = _receive(connection, deadline)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -112,7 +113,7 @@ def _connect(connection: NativeSocket, path: str, deadline: float) -> None:
         try:
             connection.connect(path)
             return
-        except BlockingIOError:  # so many others wait to be served
+        except BlockingIOError:  # so many other clients wait
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Whether this process can be watched, and where."""
+"""The watch socket of this process: whether it is open, and where."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hbshim.runtime.unpatched import allocate_reentrant_lock
 
 
 class WatchWarning(UserWarning):
-    """The watch socket that the options ask for cannot be opened."""
+    """The watch socket that the options request cannot be opened."""
 
 
 class _Listening:
@@ -52,21 +52,21 @@ _LISTENING = ProcessLocal(_Listening, _Listening.stop)
 
 
 def listen(path: str = "auto") -> str:
-    """Let `hbshim watch` look at this process through a Unix socket, until it ends.
+    """Open a Unix socket for `hbshim watch`, until this process ends.
 
-    The socket's file has mode 0600, and only processes of this user or of root are
-    answered. They can look, and nothing else. In a forked child the parent's socket
-    is let go of; the child calls this for itself.
+    The socket's file has mode 0600, and only processes of this user or of root get an answer. They
+    can read, and nothing else. A forked child closes its copy of the parent's socket, and calls
+    this function for itself.
 
     Parameters:
-        path: of the socket; ``{pid}`` in it stands for the process id; "auto" is where
-            ``hbshim watch`` looks first. Calling it again moves the socket.
+        path: of the socket; ``{pid}`` in it stands for the process id; "auto" is the default path
+            of ``hbshim watch``. Another call moves the socket.
 
     Returns:
         The path with everything filled in.
 
     Raises:
-        WatchError: the socket cannot be opened, or somebody listens there already.
+        WatchError: the socket cannot be opened, or another process listens there already.
         WorkerError: no native thread can be started here.
     """
     here, path = _LISTENING.get(), resolve(path)
@@ -94,25 +94,25 @@ def stop_listening() -> None:
 
 
 def offer(setting: str) -> None:
-    """Listen where the option ``watch_socket`` says, if it says so.
+    """Open the socket that the option ``watch_socket`` names, if it is set.
 
-    Called again and again: each process of a prefork server opens its own socket. A
-    socket that cannot be opened is reported once; that raises nothing. Where another
-    thread is opening the socket, this one does not wait for it.
+    Called repeatedly: each process of a prefork server opens its own socket. A socket that cannot
+    be opened is reported once, and no error is raised. If another thread is opening the socket,
+    this one does not wait for it.
     """
     if setting == "off":
         return
     here = _LISTENING.get()
-    # A green thread or a signal handler of this thread may come in, too.
+    # A green thread or a signal handler of this thread may also call it.
     refusal = here.offering.run(lambda: _offer(here, setting))
     if refusal is not None and refusal is not OCCUPIED:
-        # With the program's filters a warning may be an error. The event is there, too.
+        # With the program's filters a warning may be an error. The event is recorded, too.
         with contextlib.suppress(WatchWarning):
             warnings.warn(refusal, WatchWarning, stacklevel=3)
 
 
 def _offer(here: _Listening, setting: str) -> str | None:
-    """Open the socket unless it is open, or was refused before; return why it is refused now."""
+    """Open the socket unless it is open, or was refused before; return the error."""
     _report_refusal(here)
     path = resolve(setting)
     if path == here.refused or (here.server is not None and here.server.file.path == path):
@@ -128,7 +128,7 @@ def _offer(here: _Listening, setting: str) -> str | None:
 
 
 def _report_refusal(here: _Listening) -> None:
-    # The first connection makes the service; see service.existing().
+    # The first connection creates the service; see service.existing().
     if here.unreported is not None and (heartbeats := service.existing()) is not None:
         heartbeats.metrics.record("watch-refused", "", here.unreported)
         here.unreported = None
@@ -139,7 +139,7 @@ def _failed(error: Exception) -> None:
 
 
 def answer() -> bytes:
-    """The state of this process, as it goes through the socket."""
+    """Return the state of this process, as the socket sends it."""
     now = snapshot().as_dict()
     links = now.pop("links")
     head = {
@@ -158,7 +158,7 @@ def answer() -> bytes:
 
 
 def _program() -> str:
-    # Never the arguments: there may be a password among them.
+    # Never the arguments: they may contain a password.
     path = (getattr(sys, "argv", None) or [""])[0]
     if os.path.basename(path) == "__main__.py":
         path = os.path.dirname(path)

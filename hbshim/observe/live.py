@@ -1,4 +1,4 @@
-"""The command `hbshim watch`: one look, or one after another."""
+"""The command `hbshim watch`: one snapshot, or repeated ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hbshim.observe.table import Unanswered, render
 
 
 def look(target: str | None) -> list[ProcessSeen | Unanswered]:
-    """Ask every process that `target` means.
+    """Request the state of every process that `target` names.
 
-    A directory also holds sockets of processes that are gone, or that do not answer
-    just now; what is left is shown.
+    A directory may also hold sockets of processes that have ended, or that do not answer now; the
+    others are shown.
 
     Raises:
-        WatchError: there is nobody to ask; or the only one gave no answer.
+        WatchError: there is no process; or the only one gave no answer.
     """
     paths = find(target)
     seen: list[ProcessSeen | Unanswered] = []
@@ -50,7 +50,7 @@ def print_once(target: str | None, console: Console) -> None:
 
 
 def print_json(target: str | None, console: Console) -> None:
-    """Print one JSON document for each process, a line each.
+    """Print one JSON document for each process, one per line.
 
     Raises:
         WatchError: as for :func:`look`, and if one of several gave no answer.
@@ -62,13 +62,15 @@ def print_json(target: str | None, console: Console) -> None:
 
 
 def watch(target: str | None, console: Console, interval: float) -> None:
-    """Show the table until Ctrl-C, or until there is nobody left to ask.
+    """Show the table until Ctrl-C, or until all processes have ended.
 
     Parameters:
-        interval: seconds between two looks.
+        target: see :func:`hbshim.observe.client.find`.
+        console: where to print.
+        interval: seconds between two snapshots.
 
     Raises:
-        WatchError: as for :func:`look`, at the first look; later on, when all are gone.
+        WatchError: as for :func:`look`, at the first snapshot; later, when all have ended.
     """
     seen = look(target)
     with Live(console=console, screen=True, auto_refresh=False) as live:
@@ -81,10 +83,10 @@ def watch(target: str | None, console: Console, interval: float) -> None:
 def look_again(
     target: str | None, before: list[ProcessSeen | Unanswered]
 ) -> list[ProcessSeen | Unanswered]:
-    """Ask once more; a process that does not answer now stays on show as it was.
+    """Request the states again; a process that does not answer now keeps its last state.
 
     Raises:
-        ProcessGone: all of them are.
+        ProcessGone: all of them have ended.
     """
     try:
         return look(target)

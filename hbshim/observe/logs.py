@@ -1,7 +1,7 @@
-"""hbshim's events as records of `logging`, made by the application's own thread.
+"""hbshim's events as records of `logging`, made by a thread of the application.
 
-Never by the heartbeat thread: under eventlet the locks inside `logging` are green,
-and a native thread that meets one deadlocks. That is why events wait in a queue.
+Never by the heartbeat thread: under eventlet the locks inside `logging` are green, and a native
+thread that waits for one deadlocks. Events therefore wait in a queue.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from hbshim.observe.snapshot import take_events
 
 
 def log_events(logger: logging.Logger | None = None) -> int:
-    """Take the events recorded so far out of the queue and log them, oldest first.
+    """Remove the recorded events from the queue and log them, oldest first.
 
-    hbshim logs warnings and errors by itself, when the program next connects or asks for
-    :func:`hbshim.status`. This logs them sooner, and the other events too; what was
-    logged already is not repeated, unless for a logger of the program's own.
+    hbshim logs warnings and errors by itself, when the program next connects or calls
+    :func:`hbshim.status`. This function logs them sooner, and the other events too. What was logged
+    already is not repeated, except for a logger that the program passes.
 
-    Call it from a thread or green thread of the application's: at each request, once a
-    minute, or let :func:`keep_logging` do it. It does not wait for anything. Each event
-    is handed out once, here or by :func:`hbshim.take_events`.
+    Call it from a thread or green thread of the application: at each request, once a minute, or by
+    :func:`keep_logging`. It does not wait for anything. Each event is returned once, here or by
+    :func:`hbshim.take_events`.
 
     Each record has the fields ``hbshim_kind``, ``hbshim_link``, ``hbshim_detail`` and
-    ``hbshim_at`` (``time.time()`` when it happened), for formatters that write JSON.
+    ``hbshim_at`` (``time.time()`` of the event), for formatters that write JSON.
 
     Parameters:
-        logger: the logger named ``hbshim`` unless given.
+        logger: by default the logger named ``hbshim``.
 
     Returns:
-        How many events there were.
+        The number of events.
     """
     events = take_events()
     chosen = logging.getLogger(LOGGER) if logger is None else logger
@@ -46,22 +46,22 @@ def keep_logging(
     interval: float = 5.0,
     wait: Callable[[float], object] | None = None,
 ) -> None:
-    """Call :func:`log_events` again and again; for a thread or green thread of its own.
+    """Call :func:`log_events` repeatedly; run it in a thread or green thread of its own.
 
-    For instance ``threading.Thread(target=keep_logging, daemon=True).start()``, which is
-    a green thread where `threading` is patched, or ``eventlet.spawn(keep_logging)``.
+    For example ``threading.Thread(target=keep_logging, daemon=True).start()``, which is a green
+    thread if `threading` is patched, or ``eventlet.spawn(keep_logging)``.
 
     Parameters:
         logger: as for :func:`log_events`.
         interval: seconds between two calls.
-        wait: lets so many seconds pass, and returns something true to end this: the
-            `wait` of a ``threading.Event``, for instance. Unless given, it is the
-            program's ``time.sleep``, patched or not, and this never returns. Give it
-            ``eventlet.sleep`` or ``gevent.sleep`` where that is not patched.
+        wait: waits for the given number of seconds, and returns True to end this function: for
+            example the `wait` of a ``threading.Event``. By default the program's ``time.sleep``,
+            patched or not, and this function never returns. Pass ``eventlet.sleep`` or
+            ``gevent.sleep`` if `time` is not patched.
     """
     pause = time.sleep if wait is None else wait
     while True:
         log_events(logger)
         if pause(interval):
-            log_events(logger)  # of the last moments
+            log_events(logger)  # events of the last moments
             return

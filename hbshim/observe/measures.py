@@ -1,4 +1,4 @@
-"""What is exported as metrics, once for every exporter."""
+"""The metrics, defined once for every exporter."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Measure(Generic[Value]):
     """One metric.
 
     Attributes:
-        name: without the prefix of the project; in Prometheus' way, but for ``_total``.
-        labels: names of the labels that :attr:`read` gives values of.
+        name: without the prefix; in Prometheus' form, but without ``_total``.
+        labels: names of the labels for which :attr:`read` returns values.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Measure(Generic[Value]):
 
 @dataclass(frozen=True)
 class Buckets:
-    """Looks by how late they came.
+    """Checks by their lateness.
 
     Attributes:
-        counts: of looks that came at most so many seconds late; ``inf`` is the last.
-        total: of the seconds.
+        counts: checks that were at most so many seconds late; ``inf`` is the last bound.
+        total: the sum of lateness, in seconds.
     """
 
     counts: tuple[tuple[float, int], ...]
@@ -63,14 +63,14 @@ def _deaths(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
 
 
 def _links(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
-    # Zeros too, so that a gauge comes down when the last link goes.
+    # Zeros too, so that a gauge falls when the last link is closed.
     counts = Counter({(engine.worker, "alive"): 0 for engine in status.engines})
     counts.update((link.worker, link.state) for link in status.links)
     return counts.items()
 
 
 def _latest_lateness(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
-    # An engine of forced links may stand beside another of the same worker.
+    # A second engine of the same worker may exist, for forced links.
     worst: dict[tuple[str, ...], float] = {}
     for engine in status.engines:
         key = (engine.worker,)
@@ -129,7 +129,7 @@ GAUGES: tuple[Measure[float], ...] = (
         _latest_lateness,
         ("worker",),
     ),
-    # A heartbeat must not hide a hung application: these are its own traffic's ages.
+    # A heartbeat must not hide a hung application: these are the ages of its own traffic.
     *(
         Measure(
             f"oldest_application_{direction}_seconds",

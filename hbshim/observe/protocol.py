@@ -1,7 +1,7 @@
-"""What travels through a watch socket: one line asks, one JSON document answers.
+"""The protocol of the watch socket: a request of one line, and a JSON document as the answer.
 
-A client connects, sends :data:`REQUEST`, reads until the end of the stream. There
-is nothing else to ask for, so nothing that a client sends can change the process.
+A client connects, sends :data:`REQUEST`, and reads until the end of the stream. There is no other
+request, so a client cannot change the process.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 
 from hbshim.errors import WatchError
 
-#: Version of the answer's shape; goes up when a field changes its meaning or goes away.
+#: Version of the answer's format; increased when a field changes its meaning or is removed.
 VERSION = 1
 
 REQUEST = b"hbshim watch 1\n"
 
-#: Longest answer in bytes: that of some 30 000 links.
+#: The longest answer in bytes: that of some 30 000 links.
 ANSWER_LIMIT = 16 * 1024 * 1024
 
-#: Links in one answer; what is beyond is counted, not shown.
+#: The most links in one answer; further ones are counted, not shown.
 LINKS_AT_MOST = 10_000
 
 _UCRED = struct.Struct("=iII")  # <linux/socket.h>: pid, uid, gid
 
 
 def default_directory(uid: int) -> str:
-    """Where the sockets of `uid`'s processes are unless they are told otherwise."""
+    """Return the directory of the sockets of `uid`'s processes, by default."""
     return os.path.join(os.environ.get("TMPDIR") or "/tmp", f"hbshim-{uid}")
 
 
 def resolve(setting: str) -> str:
-    """The path of this process's socket.
+    """Return the path of this process's socket.
 
     Parameters:
         setting: ``auto``, or a path in which ``{pid}`` stands for the process id.
@@ -45,10 +45,10 @@ def resolve(setting: str) -> str:
 
 
 def peer_uid(connection: Any) -> int:
-    """User id of the process at the other end, as the kernel recorded it.
+    """Return the user id of the process at the other end, as the kernel recorded it.
 
     Raises:
-        WatchError: this platform does not tell.
+        WatchError: this platform does not report it.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:

@@ -1,9 +1,8 @@
-"""Answers at a watch socket from a native thread of its own.
+"""Answers at a watch socket, from its own native thread.
 
-Not from the heartbeat's: whatever a client does, beats are not late for it. The
-thread uses operating-system primitives alone and does not log, as the heartbeat's;
-it serves one client at a time, each within a fixed time and memory, and sleeps in
-``accept`` while nobody asks.
+It is not the heartbeat thread: a client cannot delay heartbeats. Like the heartbeat thread it uses
+only operating-system primitives and does not log. It serves one client at a time, each with limits
+on time and memory, and otherwise sleeps in ``accept``.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from hbshim.observe.protocol import REQUEST, peer_uid
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
-#: Seconds that one client may take, from its connection to its last byte.
+#: Seconds for one client, from its connection to its last byte.
 CLIENT_LIMIT = 2.0
 
-#: Seconds between two clients: however often it is asked, the program goes first.
+#: Seconds between two clients: frequent requests must not delay the program.
 PAUSE = 0.02
 
-#: Seconds after ``accept`` failed, for want of descriptors as a rule.
+#: Seconds after ``accept`` failed, usually because no descriptor is free.
 PAUSE_AFTER_ERROR = 1.0
 
 NOT_UNDERSTOOD = b'{"error": "not understood; this socket answers `hbshim watch`"}\n'
@@ -37,8 +36,9 @@ class WatchServer:
     """Serves `answer` at `file` until :meth:`stop`.
 
     Parameters:
+        file: the listening socket.
         answer: makes the answer; called in the native thread.
-        failed: told of errors of ours; called in the native thread.
+        failed: called with errors of the server, in the native thread.
 
     Raises:
         WorkerError: no native thread can be started here.
@@ -59,12 +59,12 @@ class WatchServer:
         start_native_thread(self._run, self.stop)
 
     def stop(self) -> None:
-        """Take the file away and have the thread end soon. In a forked child: let go of both."""
+        """Remove the file and have the thread end soon. In a forked child: drop both."""
         self.file.remove()
         if self.file.owned:
             self._stopped = True
             with contextlib.suppress(OSError):
-                # Wakes the thread in `accept`; closing would not.
+                # Wakes up the thread in `accept`; closing would not.
                 NativeSocket.shutdown(self.file.native, socket.SHUT_RDWR)
         else:
             self.file.close()
@@ -77,14 +77,14 @@ class WatchServer:
             if self._stopped:
                 self.file.close()
             else:
-                # An exception was set from outside, by a debugger or a timeout library.
+                # An exception was raised from outside, by a debugger or a timeout library.
                 with contextlib.suppress(WorkerError):
                     self._start()
 
     def _serve_next(self) -> float:
         native: Any = self.file.native
         try:
-            # What `socket.accept` calls, which may be a green one.
+            # What `socket.accept` calls; `socket` itself may be green.
             descriptor, _ = native._accept()
         except OSError:
             return 0.0 if self._stopped else PAUSE_AFTER_ERROR
@@ -92,7 +92,7 @@ class WatchServer:
         try:
             self._serve(client)
         except OSError:
-            pass  # it went away, or took too long
+            pass  # it disconnected, or took too long
         except Exception as error:
             self._failed(error)
         finally:

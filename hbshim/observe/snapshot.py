@@ -1,4 +1,4 @@
-"""What the heartbeats of this process are doing, for operators."""
+"""The state of this process's heartbeats, for operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hbshim.heartbeat.service import existing
 from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Event
 
-#: Looks of a worker of which the worst lateness is told.
+#: How many checks of a worker the maximum lateness covers.
 RECENT_CHECKS = 100
 
 
@@ -27,13 +27,13 @@ class LinkStatus:
         peer: the broker's address and port.
         state: see the states in docs/architecture.md.
         heartbeat_timeout: T, as negotiated.
-        heartbeats_sent: sent so far.
-        worker: the one that sends them.
-        route: how they reach the wire, "plain" or "tls".
-        sent_ago, received_ago: since the kernel sent and received a byte; None where it does
-            not report that, or the connection is closed.
-        last_write_ago, last_read_ago: since the application wrote and read, whatever hbshim
-            has sent.
+        heartbeats_sent: number sent so far.
+        worker: the worker that sends them.
+        route: how they are sent, "plain" or "tls".
+        sent_ago, received_ago: since the kernel sent and received a byte; None if it does not
+            report that, or the connection is closed.
+        last_write_ago, last_read_ago: since the application wrote and read; heartbeats do not
+            count.
     """
 
     name: str
@@ -51,12 +51,12 @@ class LinkStatus:
 
 @dataclass(frozen=True)
 class Lateness:
-    """How many of a worker's checks came how late.
+    """How many checks of a worker had which lateness.
 
     Attributes:
         bounds: upper bounds, in seconds.
         counts: checks up to each bound and above the one before, and those beyond the last.
-        total: seconds by which all of them were late.
+        total: the sum of lateness, in seconds.
     """
 
     bounds: list[float]
@@ -69,7 +69,8 @@ class EngineStatus:
     """One heartbeat worker with its connections. Times are in seconds; below 0 is early.
 
     Attributes:
-        links: number of its connections.
+        worker: its name.
+        links: the number of its connections.
         latest_lateness: of its latest check.
         worst_lateness: of its latest 100 checks.
     """
@@ -104,8 +105,8 @@ class Status:
 def status() -> Status:
     """Return a snapshot of this process's heartbeats.
 
-    Call it from a thread of the application: it also logs the warnings and errors among
-    the events that were recorded since the last call and that nothing has taken.
+    Call it from a thread of the application: it also logs the warnings and errors that were
+    recorded since the last call and are still in the queue.
     """
     service = existing()
     if service is not None:
@@ -151,7 +152,7 @@ def _wire_age(wire: Wire) -> tuple[float | None, float | None]:
     try:
         view = wire.kernel_view()
     except OSError:
-        return None, None  # closed in this moment
+        return None, None  # closed at this moment
     return view.sent_ago, view.received_ago
 
 
@@ -172,15 +173,15 @@ def _latest(engine: Engine) -> list[float]:
         try:
             return list(engine.lateness)[-RECENT_CHECKS:]
         except RuntimeError:
-            continue  # a look was added while we copied
+            continue  # a check was added during the copy
 
 
 def take_events() -> list[Event]:
     """Remove and return the events recorded so far, oldest first.
 
-    The heartbeat thread does not log, because the lock of `logging` is green under
-    eventlet. Warnings and errors that stay here are logged when the program next
-    connects or calls :func:`status`. The latest 1000 are kept.
+    The heartbeat thread does not log, because the lock of `logging` is green under eventlet.
+    Warnings and errors that stay in the queue are logged when the program next connects or calls
+    :func:`status`. The latest 1000 are kept.
     """
     service = existing()
     return [] if service is None else service.metrics.take_events()

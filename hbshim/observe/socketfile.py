@@ -1,7 +1,7 @@
-"""A listening Unix socket, and the file that leads to it.
+"""A listening Unix socket and its file.
 
-Its file is never readable by others, not even for a moment; it takes the place of
-one that a dead process left behind, never of one at which somebody listens.
+The file is never readable by other users, not even for a moment. It replaces the file of a process
+that has ended, never one at which another process listens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hbshim.errors import WatchError
 from hbshim.observe.protocol import default_directory
 from hbshim.runtime.unpatched import original
 
-#: Clients that may wait to be served.
+#: How many clients may wait.
 BACKLOG = 8
 
 #: Seconds to wait for another process that is opening a socket in the same directory.
@@ -28,13 +28,13 @@ LOCK_WITHIN = 2.0
 
 
 class SocketFile:
-    """A listening socket at `path`, whose file :meth:`remove` takes away.
+    """A listening socket at `path`, whose file :meth:`remove` deletes.
 
     Parameters:
-        path: absolute. Its directory must exist, but for the default one, which is made.
+        path: absolute. Its directory must exist, except for the default one, which is created.
 
     Raises:
-        WatchError: it cannot be opened there; says why and what to do.
+        WatchError: it cannot be opened there.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,11 +57,11 @@ class SocketFile:
         return os.getpid() == self._pid
 
     def close(self) -> None:
-        """Close this process's copy of the socket; another's goes on listening."""
+        """Close this process's copy of the socket; copies of other processes keep listening."""
         NativeSocket.close(self.native)
 
     def remove(self) -> None:
-        """Take the file away, if this process made it and it is still the same."""
+        """Delete the file, if this process created it and it is still the same."""
         if not self.owned:
             return
         with contextlib.suppress(OSError):
@@ -73,7 +73,7 @@ def _make_private(directory: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     found = os.lstat(directory)
-    # Anybody may have made it before us, in a directory where anybody may.
+    # Another user may have created it first, in a directory with write access for all.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise WatchError(
             f"{directory} is not a directory of this user's alone, so no watch socket is opened "
@@ -85,8 +85,8 @@ def _open(directory: str, path: str) -> tuple[NativeSocket, tuple[int, int]]:
     with _alone_in(directory):
         native = NativeSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Linux gives the file the mode that the socket has when it is bound. The
-            # umask would do, too, but it is the whole process's.
+            # Linux gives the file the mode that the socket has when it is bound. The umask would
+            # also work, but it belongs to the whole process.
             os.fchmod(native.fileno(), 0o600)
             try:
                 native.bind(path)
@@ -106,7 +106,7 @@ def _open(directory: str, path: str) -> tuple[NativeSocket, tuple[int, int]]:
 def _alone_in(directory: str) -> Iterator[None]:
     """Keep other processes from opening a socket in `directory` at the same time.
 
-    One that is bound and does not listen yet would look stale to them.
+    A socket that is bound and does not listen yet would look stale to them.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -121,7 +121,8 @@ def _alone_in(directory: str) -> Iterator[None]:
                 original("time", "sleep")(0.01)
         yield
     finally:
-        # By itself: gevent's `os.close` waits for the hub, and the lock would wait with it.
+        # Closed separately: gevent's `os.close` waits for the hub, and the lock would be held
+        # meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
@@ -140,7 +141,7 @@ def _remove_stale(path: str) -> None:
         os.unlink(path)
         return
     except BlockingIOError:
-        pass  # so many clients wait there that it must be alive
+        pass  # so many clients wait there that it must exist
     finally:
         probe.close()
     raise WatchError(

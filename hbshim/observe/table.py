@@ -1,4 +1,4 @@
-"""The table that `hbshim watch` shows."""
+"""The table of `hbshim watch`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.text import Text
 from hbshim.observe.answer import ProcessSeen
 from hbshim.observe.snapshot import LinkStatus
 
-#: From this width in columns on, there is room for everything.
+#: From this width in columns, every column is shown.
 WIDE = 110
 
-#: Columns between two columns of the table, and of the one with the broker's address at least.
+#: Columns between two columns of the table, and the least for the broker's address.
 GAP = 2
 BROKER_AT_LEAST = 10
 
@@ -29,7 +29,7 @@ _EVENT = "event:"
 
 @dataclass(frozen=True)
 class Unanswered:
-    """Stands for a process that gave no answer this time."""
+    """A process that did not answer this time."""
 
     reason: str
 
@@ -37,9 +37,10 @@ class Unanswered:
 def render(
     seen: Sequence[ProcessSeen | Unanswered], width: int, height: int | None = None
 ) -> RenderableType:
-    """All processes, one table each.
+    """Return one table for each process.
 
     Parameters:
+        seen: the processes.
         width: of the terminal, in columns.
         height: of the terminal, in lines; None shows every link.
     """
@@ -84,7 +85,7 @@ def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableTy
 
 
 def _make_fit(titles: list[str], rows: list[list[Text]], width: int) -> None:
-    """Cut the first column, the only one that can spare something, for the others' sake."""
+    """Shorten the first column, the only one that can be shortened, until the row fits."""
     others = zip(titles[1:], *(row[1:] for row in rows), strict=True)
     taken = sum(GAP + max(map(_width, column)) for column in others)
     room = max(BROKER_AT_LEAST, width - taken)
@@ -92,7 +93,7 @@ def _make_fit(titles: list[str], rows: list[list[Text]], width: int) -> None:
     for row in rows:
         text = row[0].plain
         if len(text) > room:
-            # Both ends say more than the middle: the port is at one of them.
+            # Both ends matter more than the middle: the port is at one of them.
             row[0] = Text(f"{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}")
 
 
@@ -153,13 +154,13 @@ def _local_port(link: LinkStatus) -> str:
 def _age(seconds: float | None, limit: float) -> Text:
     if seconds is None:
         return Text("-")
-    # A peer is dead after 2 T, and so are we for the broker at the latest.
+    # A peer is dead after 2 T, and by then this side is dead for the broker.
     style = "red" if seconds > 1.5 * limit else "yellow" if seconds > limit else ""
     return Text(age(seconds), style)
 
 
 def age(seconds: float) -> str:
-    """For instance 3.4s, 52s, 7m05s, 3h20m, 12d04h."""
+    """Return an age such as 3.4s, 52s, 7m05s, 3h20m, 12d04h."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f}s"
     whole = int(seconds)
@@ -173,5 +174,5 @@ def age(seconds: float) -> str:
 
 
 def lateness(seconds: float) -> str:
-    """For instance 0ms (or early), 14ms, 2.5s."""
+    """Return a lateness such as 0ms (or early), 14ms, 2.5s."""
     return f"{max(0.0, seconds) * 1000:.0f}ms" if seconds < 1 else age(seconds)

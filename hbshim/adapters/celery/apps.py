@@ -1,4 +1,4 @@
-"""What the connections of a Celery app ask for, read from the app; nothing is opened."""
+"""What the connections of a Celery app request, read from the app; nothing is opened."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class AppFacts:
     """One Celery app.
 
     Attributes:
-        name: the app's own.
-        prepared: it was given to :func:`hbshim.install`.
-        heartbeat: seconds that its broker's URL asks for; 0 for none.
-        options: hbshim's options of its connections, unparsed.
+        name: of the app.
+        prepared: it was passed to :func:`hbshim.install`.
+        heartbeat: seconds that its broker's URL requests; 0 for none.
+        options: hbshim's options of its connections, not parsed.
         transport: module and class of kombu's transport for its broker.
         amqp: that transport is py-amqp's.
         other_client: it is another AMQP client's, or unknown; not one without heartbeats,
@@ -41,10 +41,11 @@ class AppFacts:
 
 
 def apps_in_use() -> list[AppFacts]:
-    """Return the apps of this process that have read their configuration, or were installed for.
+    """Return the apps of this process that have read their configuration, or were passed to
+    install().
 
-    Imports nothing and configures no app: both would change the program. An app whose
-    broker's URL cannot be used is left out.
+    Imports nothing and configures no app: both would change the program. An app whose broker's URL
+    cannot be used is left out.
     """
     default = peek("celery._state", "default_app")
     known = list(peek("celery._state", "_apps", ()))
@@ -63,7 +64,7 @@ def _is_prepared(app: Any) -> bool:
 
 
 def _before_configuration(app: Any) -> AppFacts:
-    """What is known of an app that was given to install() and is not configured yet."""
+    """Return what is known of an app that was passed to install() and is not configured yet."""
     heartbeat = vars(app).get("_preconf", {}).get("broker_heartbeat", BROKER_HEARTBEAT)
     return AppFacts(
         name=str(app.main),
@@ -77,10 +78,10 @@ def _before_configuration(app: Any) -> AppFacts:
 
 
 def facts_of(app: Any) -> AppFacts:
-    """Return what the connections of `app` ask for; it reads its configuration if it has not.
+    """Return what the connections of `app` request; reads its configuration if necessary.
 
     Raises:
-        AttachError: it is no Celery app, or its broker's URL cannot be used.
+        AttachError: it is not a Celery app, or its broker's URL cannot be used.
     """
     celery = sys.modules.get("celery")
     if celery is None or not isinstance(app, celery.Celery):

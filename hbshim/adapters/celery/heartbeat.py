@@ -1,9 +1,9 @@
-"""Celery: every AMQP connection of an app asks for a heartbeat, those of its pools first.
+"""Celery: every AMQP connection of an app requests a heartbeat, above all those of its pools.
 
-Celery asks for one (``broker_heartbeat``) only where its worker consumes in an event
-loop or a green pool. The pools that a web process publishes from ask for none, and so
-do the ``solo`` and ``threads`` workers: nobody would beat, and an idle connection is
-dropped by whatever lies between. hbshim beats, so here all of them may ask.
+Celery requests one (``broker_heartbeat``) only if its worker consumes in an event loop or a green
+pool. The pools from which a web process publishes request none, and neither do the ``solo`` and
+``threads`` workers: nothing would send heartbeats, and a device on the path drops an idle
+connection. hbshim sends heartbeats, so with it all connections may request them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ SUPPORTED = ">=5.3,<6"
 
 
 def prepare_app(app: Any, options_for: OptionsFor) -> None:
-    """Have every connection that `app` opens from now on ask for a heartbeat; idempotent.
+    """Have every connection that `app` opens from now on request a heartbeat; idempotent.
 
-    Connections over py-amqp that asked for none ask for the option `heartbeat`, or
-    else for the app's own ``broker_heartbeat``, which is read when a connection is
-    made: the app need not be configured yet. Connections that the app's pools hold
-    already are left to whoever uses them; its next publish takes a new one.
+    Connections over py-amqp that requested none request the option `heartbeat`, or else the app's
+    own ``broker_heartbeat``, which is read when a connection is made: the app need not be
+    configured yet. Connections that are in the app's pools already stay as they are; the app's next
+    publish takes a new pool.
 
     Parameters:
         app: a ``celery.Celery``, or a proxy of one such as ``celery.current_app``.
-        options_for: answers None once hbshim is uninstalled; then nothing is asked.
+        options_for: returns None once hbshim is uninstalled; then nothing is requested.
 
     Raises:
-        AttachError: it is no Celery app.
-        UnsupportedVersionError: Celery is of a version hbshim does not know.
+        AttachError: it is not a Celery app.
+        UnsupportedVersionError: hbshim does not know this version of Celery.
     """
-    # Today's current app, not whichever will be current when a connection is made.
+    # The app that is current now, not when a connection is made.
     app = app._get_current_object() if isinstance(app, Proxy) else app
     if not isinstance(app, celery.Celery):
         raise AttachError(
@@ -67,10 +67,10 @@ def prepare_app(app: Any, options_for: OptionsFor) -> None:
 
 
 def _ask(connection: Any, app: Any, options_for: OptionsFor) -> None:
-    """Put the heartbeat where it travels with the clones that pools make.
+    """Set the heartbeat where the clones that pools make inherit it.
 
-    kombu keys its pools by ``transport_options``, but not by the heartbeat: a pool
-    that somebody else filled with connections to the same broker is not ours then.
+    kombu's pools have ``transport_options`` in their keys, but not the heartbeat. So a pool with
+    connections to the same broker, which other code has filled, is not used for these.
     """
     given = connection_options(connection)
     options = options_for_connect(options_for, lambda: given, f"celery {app.main}")
@@ -84,7 +84,7 @@ def _ask(connection: Any, app: Any, options_for: OptionsFor) -> None:
 
 
 def _leave_pools(app: Any) -> None:
-    """As Celery does in a forked child: the app takes a new pool at its next publish."""
+    """Do what Celery does in a forked child: the app takes a new pool at its next publish."""
     app._pool = None
     messages = vars(app).get("amqp")
     if messages is not None:

@@ -1,7 +1,7 @@
 """kombu: its ``amqp`` transport over py-amqp, and options in a kombu URL.
 
-Importing this module changes nothing in kombu. :class:`Connection` stands in for kombu's;
-:func:`register` changes kombu itself, and ``hbshim.install()`` calls it.
+Importing this module changes nothing in kombu. :class:`Connection` replaces kombu's class in a
+program; :func:`register` changes kombu itself, and ``hbshim.install()`` calls it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SUPPORTED = ">=5.3,<6"
 
 
 def connection_options(conninfo: Any) -> dict[str, object]:
-    """hbshim's options of one ``kombu.Connection``, from its URL or ``transport_options``."""
+    """Return hbshim's options of a ``kombu.Connection``, from URL or ``transport_options``."""
     return dict((conninfo.transport_options or {}).get(KOMBU_OPTION) or {})
 
 
@@ -55,7 +55,7 @@ class Transport(pyamqp.Transport):  # type: ignore[misc]
         finally:
             client.heartbeat = asked
         if getattr(connection._transport, "hbshim_link", None) is not None:
-            return connection  # install() has attached it, by the same options
+            return connection  # install() has attached it, with the same options
         if not _attach_or_leave(connection, options, name) and asking:
             # The broker would close a connection that promised heartbeats.
             connection.collect()
@@ -72,7 +72,7 @@ def _load(url: Mapping[str, object]) -> Options:
 
 
 def _attach_or_leave(connection: Any, options: Options, name: str) -> bool:
-    """Attach an ``amqp.Connection``; False when it was left as without hbshim."""
+    """Attach an ``amqp.Connection``; return False if it is left as it would be without hbshim."""
     try:
         return attach_or_leave(amqp_adapter.attach, connection, options, name)
     except BaseException:
@@ -81,7 +81,7 @@ def _attach_or_leave(connection: Any, options: Options, name: str) -> bool:
 
 
 def take_url_options(init: Any) -> Any:
-    """Wrap ``kombu.Connection.__init__``: kombu refuses query keys it does not know."""
+    """Wrap ``kombu.Connection.__init__``: kombu rejects query keys that it does not know."""
 
     @functools.wraps(init)
     def __init__(self: Any, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:  # noqa: N807
@@ -94,7 +94,7 @@ def take_url_options(init: Any) -> Any:
 
 
 def _keep_options(connection: Any, options: Mapping[str, object]) -> None:
-    """Keep the options of its URL with a ``kombu.Connection``, where its clones inherit them."""
+    """Store the options of its URL in a ``kombu.Connection``, where its clones inherit them."""
     if options:
         merged = {**options, **connection_options(connection)}
         connection.transport_options = {
@@ -104,7 +104,10 @@ def _keep_options(connection: Any, options: Mapping[str, object]) -> None:
 
 
 def _split_hosts(hostname: Any) -> tuple[Any, dict[str, object]]:
-    """kombu takes one URL, several joined by semicolons, or a list; the first one's options win."""
+    """Split a hostname as kombu does: one URL, several joined by semicolons, or a list.
+
+    The options of the first one take precedence.
+    """
     if isinstance(hostname, str) and "?" in hostname:
         parts = [split_url(url) for url in hostname.split(";")]
         cleaned: Any = ";".join(url for url, _ in parts)
@@ -120,14 +123,14 @@ def _split_hosts(hostname: Any) -> tuple[Any, dict[str, object]]:
 
 
 def attach(connection: Any, options: Options) -> Link | None:
-    """Keep a ``kombu.Connection`` alive, now and after each reconnection of its own.
+    """Keep a ``kombu.Connection`` alive, now and after each of its reconnections.
 
     Returns:
-        The link of the connection it holds now, or None when no heartbeat was negotiated.
+        The link of its current connection, or None if no heartbeat was negotiated.
 
     Raises:
         AttachError: it is not connected, or not over py-amqp.
-        UnsupportedVersionError: kombu or py-amqp is of a version hbshim does not know.
+        UnsupportedVersionError: hbshim does not know this version of kombu or py-amqp.
     """
     require_version("kombu", kombu.__version__, SUPPORTED)
     names = ("_establish_connection", "_connection", "transport_cls")
@@ -154,7 +157,7 @@ def attach(connection: Any, options: Options) -> Link | None:
 
 
 def _attach_again(connection: Any, fresh: Any) -> Any:
-    """Keep alive what a ``kombu.Connection`` has opened anew, if the one before was."""
+    """Keep a new connection of a ``kombu.Connection`` alive, if the one before was."""
     options = vars(connection).get("hbshim_options")
     if options is not None:
         _attach_or_leave(fresh, options, _name(connection))
@@ -162,17 +165,17 @@ def _attach_again(connection: Any, fresh: Any) -> Any:
 
 
 def keep_dead_ones_back(prepare_resource: Any) -> Any:
-    """Wrap ``ConnectionPool.prepare``, which a pool calls for each connection it lends.
+    """Wrap ``ConnectionPool.prepare``, which a pool calls at each checkout of a connection.
 
-    kombu hands out what it has. A connection whose peer closed or fell silent is replaced
-    first, so nothing is published on a dead link, and the borrower sees no error. The same
-    holds for a connection that a forked child inherited.
+    kombu checks out what it has. A connection whose peer has closed or is silent is replaced first,
+    so nothing is published on a dead connection, and the caller gets no error. The same applies to
+    a connection that a forked child inherited.
     """
 
     @functools.wraps(prepare_resource)
     def prepare(self: Any, resource: Any) -> Any:
         connection = prepare_resource(self, resource)
-        # An error of hbshim must not keep the pool from its work.
+        # An error of hbshim must not prevent the checkout.
         with contextlib.suppress(Exception):
             if is_dead(connection, "taken out of kombu's pool before it was used again"):
                 replace_dead(connection)
@@ -183,15 +186,16 @@ def keep_dead_ones_back(prepare_resource: Any) -> Any:
 
 
 def is_kept_alive(connection: Any) -> bool:
-    """Whether hbshim keeps what a ``kombu.Connection`` holds now alive; it does not connect."""
+    """Return whether a ``kombu.Connection`` is kept alive by hbshim; does not connect."""
     return _link_of(connection) is not None
 
 
 def is_dead(connection: Any, consequence: str) -> bool:
-    """Whether a ``kombu.Connection`` that is kept alive has lost its peer, or is its parent's.
+    """Return whether a ``kombu.Connection`` that is kept alive has lost its peer, or is inherited.
 
     Parameters:
-        consequence: what becomes of it then, for the event.
+        connection: the connection.
+        consequence: what happens to it then, for the event.
     """
     link = _link_of(connection)
     if link is None or _usable(link):
@@ -201,12 +205,12 @@ def is_dead(connection: Any, consequence: str) -> bool:
 
 
 def replace_dead(connection: Any) -> bool:
-    """Give a ``kombu.Connection`` that :func:`is_dead` a new connection beneath.
+    """Replace the dead connection beneath a ``kombu.Connection``.
 
-    Makes one attempt, at the host that the failover strategy names next. If it fails, the
-    dead connection stays: its first use fails, and kombu's own path for a lost connection
-    takes over, with its failover, retry policy and errors. An emptied connection would
-    not get there: it connects within one limit for all hosts, and is not retried.
+    Makes one attempt, at the host that the failover strategy names next. If it fails, the dead
+    connection stays: its first use fails, and kombu handles a lost connection, with its failover,
+    retry policy and errors. If there were no connection, kombu would connect within one limit for
+    all hosts, and not retry.
 
     Returns:
         Whether the connection can be used.
@@ -237,7 +241,7 @@ def replace_dead(connection: Any) -> bool:
 
 
 def _link_of(connection: Any) -> Link | None:
-    # The public names would connect; other libraries' connections have no `_transport`.
+    # The public names would connect; connections of other libraries have no `_transport`.
     transport = getattr(connection._connection, "_transport", None)
     link: Link | None = getattr(transport, "hbshim_link", None)
     return link
@@ -256,20 +260,19 @@ class SslTransport(Transport, pyamqp.SSLTransport):  # type: ignore[misc]
 
 
 class Connection(kombu.Connection):  # type: ignore[misc]
-    """A ``kombu.Connection`` that is kept alive from the moment it is open.
+    """A ``kombu.Connection`` that is kept alive from its opening.
 
-    Its clones and those of its pools are kept alive too; a pool replaces a connection whose
-    peer is gone. Over another transport than py-amqp's it is a ``kombu.Connection`` and nothing
-    more.
+    Its clones and those of its pools are kept alive too; a pool replaces a connection whose peer is
+    gone. Over a transport other than py-amqp's it is an ordinary ``kombu.Connection``.
 
     Parameters:
         hostname: a host or a broker URL, several of them joined by semicolons, or a list; the
             query of a URL may hold hbshim's options.
-        args, kwargs: kombu's own. `transport_options` takes hbshim's options as well, by name:
-            ``{"hbshim": {"worker": "pthread"}}``; they win over the URL.
+        args, kwargs: kombu's own. `transport_options` also takes hbshim's options, by name:
+            ``{"hbshim": {"worker": "pthread"}}``; they take precedence over the URL.
 
     Raises:
-        OptionError: an option of hbshim is in the URL that no URL may hold.
+        OptionError: the URL has an option of hbshim that no URL may set.
     """
 
     def __init__(self, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:
@@ -278,7 +281,7 @@ class Connection(kombu.Connection):  # type: ignore[misc]
         _keep_options(self, options)
 
     def get_transport_cls(self) -> Any:
-        """Return the class that connects: kombu's choice, its py-amqp transports replaced."""
+        """Return the transport class: kombu's choice, with its py-amqp transports replaced."""
         return _kept_alive(super().get_transport_cls())
 
     def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:  # noqa: N802
@@ -287,7 +290,7 @@ class Connection(kombu.Connection):  # type: ignore[misc]
 
 
 class Pool(ConnectionPool):  # type: ignore[misc]
-    """What :meth:`Connection.Pool` makes; kombu's has a class of its own for its connections."""
+    """The pool that :meth:`Connection.Pool` makes; kombu's always makes kombu's own connections."""
 
     def new(self) -> Any:
         """Return another connection, not open yet."""
@@ -306,21 +309,21 @@ def _kept_alive(transport: Any) -> Any:
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Report what kombu connects through other transports; py-amqp's adapter attaches."""
+    """Report kombu's other transports; py-amqp's adapter attaches the connections over py-amqp."""
     register()
     other_transports.prepare(options_for)
 
 
 def register_transport() -> None:
-    """Make the transport ``hbshim`` known to kombu; idempotent."""
+    """Register the transport ``hbshim`` with kombu; idempotent."""
     TRANSPORT_ALIASES["hbshim"] = f"{__name__}:Transport"
 
 
 def register() -> None:
-    """Teach kombu hbshim, for this process; idempotent.
+    """Register hbshim with kombu, for this process; idempotent.
 
-    ``hbshim://`` is then a transport whose connections are kept alive, each broker URL may
-    hold hbshim's options, and kombu's pools replace a connection whose peer is gone.
+    ``hbshim://`` is then a transport whose connections are kept alive, each broker URL may have
+    hbshim's options, and kombu's pools replace a connection whose peer is gone.
     """
     register_transport()
     # Those of before a reload stay as they are: kombu.Connection is one of them.

@@ -1,8 +1,8 @@
-"""Reports what kombu connects through other transports than py-amqp's.
+"""Reports connections of kombu through transports other than py-amqp's.
 
-For ``amqp://`` kombu prefers librabbitmq where it is installed; ``qpid://`` and transports
-of the program's own are other clients again. hbshim keeps none of them alive. Each
-transport is reported once in a process, when kombu has connected through it.
+For ``amqp://`` kombu prefers librabbitmq if it is installed; ``qpid://`` and transports of the
+program itself are other clients, too. hbshim keeps none of them alive. Each transport is reported
+once in a process, when kombu has connected through it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.runtime.fork import ProcessLocal
 
-#: Transports reported in this process, by module and class.
+#: Transports that were reported in this process, by module and class.
 _reported: ProcessLocal[set[str]] = ProcessLocal(set, lambda inherited: None)
 
 
@@ -34,7 +34,7 @@ def prepare(options_for: OptionsFor) -> None:
     def establish_and_report(self: Any) -> Any:
         connection = establish(self)
         if not isinstance(connection, amqp.Connection) and _installed(options_for):
-            # A report that fails must not end the application's connection.
+            # An error here must not end the application's connection.
             with contextlib.suppress(Exception):
                 report(self.transport)
         return connection
@@ -46,14 +46,14 @@ def _installed(options_for: OptionsFor) -> bool:
     try:
         return options_for({}) is not None
     except Exception:
-        return True  # options that cannot be used belong to an installed hbshim
+        return True  # options that cannot be used are an error of install()
 
 
 def report(transport: Any) -> None:
-    """Record an event for `transport`, unless this process has one already.
+    """Record an event for `transport`, unless this process has recorded one.
 
     Parameters:
-        transport: kombu's, of any kind; the event holds nothing of its URL.
+        transport: any transport of kombu; the event has no part of its URL.
     """
     kind = type(transport)
     place = f"{kind.__module__}.{kind.__qualname__}"

@@ -46,11 +46,11 @@ IN_PTHREAD = "heartbeat_in_pthread"
 
 
 def register_rabbit_option(conf: Any, option: Any) -> None:
-    """Register an option of that group, also where oslo.messaging has one of the same name.
+    """Register an option of that group, also if oslo.messaging has one of the same name.
 
-    17.3 has ``heartbeat_in_pthread``. oslo.config refuses two different options of one
-    name, and a process may use ``rabbit://`` beside ours, before or after. So the object
-    itself is changed, which both register; and a copy of it, if one is registered.
+    17.3 has ``heartbeat_in_pthread``. oslo.config refuses two different options of one name, and a
+    process may also use ``rabbit://``, before or after. So the object that both register is itself
+    changed; and so is a copy of it, if one is registered.
     """
     for known in RABBIT_OPTIONS:
         if known.dest == option.dest:

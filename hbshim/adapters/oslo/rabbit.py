@@ -1,9 +1,8 @@
-"""oslo.messaging: its RabbitDriver, with heartbeats by hbshim in place of its own.
+"""oslo.messaging: its RabbitDriver, with heartbeats by hbshim instead of its own.
 
-The driver's classes are private (``oslo_messaging._drivers``), so what is made of them
-stands here, where private attributes may be touched. Its connections are kombu's; they
-get kombu's transport ``hbshim``, which keeps each alive as it is opened, now and after
-every reconnection of the driver.
+The driver's classes are private (``oslo_messaging._drivers``), so subclasses of them are in this
+package, where private attributes may be used. Its connections are kombu's; they get kombu's
+transport ``hbshim``, which keeps each alive from its opening and after every reconnection.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ OF_CONNECTION = (
 )
 require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, impl_rabbit.Connection, OF_CONNECTION)
 
-#: Answers hbshim's options, by name, for a connection that is being opened.
+#: Returns hbshim's options, by name, for a connection that is being opened.
 OptionsFor: TypeAlias = Callable[[], Mapping[str, object]]
 
 
 class Connection(impl_rabbit.Connection):  # type: ignore[misc]
-    """The driver's connection; what it opens is kept alive by hbshim.
+    """The driver's connection, kept alive by hbshim.
 
-    The driver's own heartbeat thread runs only where hbshim had to leave a connection alone.
+    The driver's own heartbeat thread runs only if hbshim had to leave a connection alone.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
             raise MessageDeliveryFailure(str(error)) from error
 
     def ensure(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        """Do `method`, with retries. A connection that is known to be dead is replaced first.
+        """Call `method`, with retries. A connection that is known to be dead is replaced first.
 
-        The driver's own heartbeat thread did so in the background. Without either, the
-        first use after a loss logs an error and waits for ``kombu_reconnect_delay``.
+        The driver's own heartbeat thread did so in the background. Otherwise the first use after a
+        loss logs an error and waits for ``kombu_reconnect_delay``.
         """
         if self.purpose == common.PURPOSE_SEND and kombu_adapter.is_dead(
             self.connection, "replaced before oslo.messaging used it again"
@@ -95,7 +94,7 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
 
     def _set_current_channel(self, new_channel: Any) -> None:
         super()._set_current_channel(new_channel)
-        # After a reconnection. In the constructor the attribute is not there yet.
+        # After a reconnection. In the constructor the attribute does not exist yet.
         if (
             new_channel is not None
             and self.purpose == common.PURPOSE_SEND
@@ -110,15 +109,15 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
         try:
             super()._heartbeat_start()
         except RuntimeError:
-            # No thread can be started: the event `not-kept-alive` has said so.
+            # No thread can be started: the event `not-kept-alive` reports it.
             self._heartbeat_thread = None
 
 
 class _OptionOff:
     """A configuration in which 17.3's own ``heartbeat_in_pthread`` is off.
 
-    On, it replaces `threading` and `queue` in two modules of oslo.messaging, for the
-    whole process; that is what hung.
+    When it is on, it replaces `threading` and `queue` in two modules of oslo.messaging, for the
+    whole process, which made the process hang.
     """
 
     def __init__(self, conf: Any) -> None:
@@ -138,10 +137,10 @@ class _GroupOff:
 
 
 class RabbitDriver(impl_rabbit.RabbitDriver):  # type: ignore[misc]
-    """oslo.messaging's own, over connections of the class above."""
+    """oslo.messaging's driver, over connections of the class above."""
 
     def __init__(self, options_for: OptionsFor, *args: Any, **kwargs: Any) -> None:
         kombu_adapter.register_transport()
         super().__init__(*args, **kwargs)
-        # None is open yet; the driver has no other way to name the class.
+        # None is open yet; the driver has no other way to set the class.
         self._connection_pool.connection_cls = functools.partial(Connection, options_for)

@@ -65,29 +65,28 @@ _TRANSPORT_NAMES = (
     "write",
 )
 
-#: Where pika's TLS transport stores its own bound methods, to call them later and to
-#: compare them.
+#: Attributes in which pika's TLS transport stores its own bound methods, to call and compare them.
 _STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
 
-#: Bytes of buffered frames that are sent together. pika copies what a send leaves of its
-#: buffer's head, so large ones stay apart.
+#: The most bytes of buffered frames that are sent together. pika copies the rest of its buffer's
+#: head after a partial send, so large frames stay separate.
 _JOIN_AT_MOST = 16384
 
 
 _OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
-#: An option of which a user may think that a URL can hold it.
+#: An option that a user may try to set in a URL.
 _NOT_IN_URL = "hbshim_strip_polling"
 
 
 class UnknownTransportError(AttachError):
-    """A connection of pika is on a transport that is not pika's own."""
+    """A connection of pika uses a transport that is not pika's own."""
 
 
 class KeptAliveChecker:
-    """Takes the place of pika's ``HeartbeatChecker``: same calls, no timers.
+    """Replaces pika's ``HeartbeatChecker``: same calls, no timers.
 
-    pika itself stops it when the connection ends, whatever ends it.
+    pika itself stops it when the connection ends.
     """
 
     connection_is_idle = False
@@ -96,7 +95,7 @@ class KeptAliveChecker:
         self._link = link
 
     def received(self) -> None:
-        """pika read a heartbeat; the kernel has told hbshim already."""
+        """Do nothing: pika has read a heartbeat, and the kernel has reported it already."""
 
     def stop(self) -> None:
         self._link.close()
@@ -108,13 +107,14 @@ def attach(connection: Any, options: Options) -> Link | None:
     Parameters:
         connection: a ``BlockingConnection``, or any ``pika.connection.Connection``
             on pika's own transport (select, asyncio, tornado, gevent).
+        options: hbshim's options.
 
     Returns:
-        The link, or None when no heartbeat was negotiated.
+        The link, or None if no heartbeat was negotiated.
 
     Raises:
-        AttachError: the connection is not open, or on a transport not pika's own.
-        UnsupportedVersionError: pika is of a version hbshim does not know.
+        AttachError: the connection is not open, or uses a transport that is not pika's own.
+        UnsupportedVersionError: hbshim does not know this version of pika.
         WorkerError: the worker cannot run in this process.
     """
     require_version("pika", pika.__version__, SUPPORTED)
@@ -159,9 +159,7 @@ def _unwrap(connection: Any, transport: Any) -> None:
 
 
 def _replace_method(transport: Any, attribute: str, function: Any) -> None:
-    """Put `function` in the place of a method, also where pika has stored it; None puts
-    the class's method back.
-    """
+    """Replace a method, also where pika has stored it; None restores the class's method."""
     before = getattr(transport, attribute)
     if function is None:
         transport.__dict__.pop(attribute, None)
@@ -173,7 +171,7 @@ def _replace_method(transport: Any, attribute: str, function: Any) -> None:
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Have every pika connection attached as it tunes, while hbshim is installed.
+    """Have every pika connection attached at its connection.tune, while hbshim is installed.
 
     Called again after a reload, for the new class.
     """
@@ -190,17 +188,19 @@ def prepare(options_for: OptionsFor) -> None:
 
 
 def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor) -> Any:
-    """Attach a connection that is about to tune; return its heartbeat checker.
+    """Attach a connection before its connection.tune-ok; return its heartbeat checker.
 
     Parameters:
+        connection: the connection.
         create: makes pika's own, for a connection that is left alone.
+        options_for: returns the options, or None.
     """
     asked = connection.params.heartbeat
     try:
         options = options_for(url_options(connection.params))
         if options is None:
             return create()
-        # What is negotiated is said to the broker after this.
+        # The negotiated value is sent to the broker after this.
         connection.params.heartbeat = asked or options.heartbeat
         if not connection.params.heartbeat:
             not_negotiated(_name(connection), options)
@@ -208,8 +208,8 @@ def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor
         link = _wrap(connection)
         _watch(link, connection, options)
     except UnknownTransportError as error:
-        # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the
-        # better choice there.
+        # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the better
+        # choice.
         leave_alone(_name(connection), error, "left-alone")
     except Exception as error:
         leave_alone(_name(connection), error)
@@ -236,9 +236,9 @@ def _wrap(connection: Any) -> Link:
     buffers = transport._tx_buffers
 
     def half_written() -> bool:
-        # What could not be sent whole waits at the head of this queue. But whole frames wait
-        # there, too, from the publish until the first attempt to send them; and in between, a
-        # green poller goes to the hub, which may be blocked for long.
+        # The rest of a partial send is at the head of this queue. But whole frames are also there,
+        # from the publish until the first attempt to send them; in between, a green poller may
+        # switch to the hub, which may be blocked for long.
         return guard.unsent and bool(buffers)
 
     def half_read() -> bool:
@@ -263,9 +263,8 @@ def _wrap(connection: Any) -> Link:
     before_idle_write, mine = link.before_idle_write, process_mark()
 
     def output_frames(frames: Any) -> None:
-        # pika asks its poller for the socket before it writes, and a child shares that
-        # with its parent too. Once for a message, where a transport's `write` is called
-        # for each of its frames.
+        # pika uses its poller before it writes, and a child shares that with its parent, too. Once
+        # for a message, whereas a transport's `write` is called for each of its frames.
         if not mine[0]:
             before_idle_write()
         try:
@@ -285,7 +284,7 @@ def _wrap(connection: Any) -> Link:
             finalize()
 
     def initiate_abort(error: BaseException | None) -> None:
-        # pika takes the descriptor out of its poller first, which a child shares.
+        # pika first removes the descriptor from its poller, which a child shares.
         if link.inherited:
             close_and_finalize()
         else:
@@ -295,16 +294,16 @@ def _wrap(connection: Any) -> Link:
     stock_produce = transport._produce
 
     def produce() -> None:
-        # pika sends each of a message's three frames on its own. Sending them together
-        # saves two system calls of four, and so pays for the guard.
+        # pika sends each of a message's three frames separately. Sending them together saves two
+        # system calls of four, which makes up for the cost of the guard.
         if (
             len(buffers) > 1
             and transport._tx_buffered_byte_count <= _JOIN_AT_MOST
             and not guard.unsent
         ):
             whole = list(buffers)
-            # Only what was seen, and in its place: a program may publish in another thread
-            # than pika's loop runs in, against pika's rules, and pika copes with that.
+            # Only the frames that were seen, and in their place: a program may publish in another
+            # thread than that of pika's loop, against pika's rules, and pika tolerates that.
             for _ in whole:
                 buffers.popleft()
             buffers.appendleft(b"".join(whole))
@@ -321,7 +320,7 @@ def _wrap(connection: Any) -> Link:
 
 
 def _finalize_copy(transport: Any) -> None:
-    """What pika's ``_close_and_finalize`` leaves behind, without its ``shutdown``.
+    """Do what pika's ``_close_and_finalize`` does, without its ``shutdown``.
 
     For a forked child, whose copy of the descriptor has been dropped.
     """
@@ -331,11 +330,11 @@ def _finalize_copy(transport: Any) -> None:
 
 
 def _tears(_error: BaseException) -> bool:
-    """Whether pika's buffers may not be what is still to be sent.
+    """Return whether pika's buffers may differ from the bytes that are still unsent.
 
-    Only a socket that takes nothing more raises from the call that sends; any other
-    exception may come between that call and pika's own record of it, and then pika
-    would send some bytes twice.
+    Only a socket that accepts no more bytes raises from the call that sends. Any other exception
+    may come between that call and pika's own record of it, and then pika would send some bytes
+    twice.
     """
     return True
 
@@ -353,16 +352,16 @@ def _close_books(connection: Any) -> None:
     if connection is not None:
         _leave_poller(connection)
         connection._set_connection_state(connection.CONNECTION_CLOSED)
-        # A publish asks only whether its channel is open.
+        # A publish checks only whether its channel is open.
         if connection._transport is not None:
             connection._transport.write = _refuse_write
 
 
 def _leave_poller(connection: Any) -> None:
-    """Close this process's copy of epoll before the child's clean-up unregisters anything there.
+    """Close this process's copy of epoll before the child's clean-up unregisters anything.
 
-    epoll(7): the set of descriptors is one for parent and child. What a child takes
-    out of it, the parent no longer hears of, and waits for ever for the broker's answer.
+    epoll(7): parent and child share one set of descriptors. If a child removes one, the parent gets
+    no more events for it, and waits forever for the broker's answer.
     """
     poller: Any = getattr(getattr(connection, "ioloop", None), "_poller", None)
     if hasattr(poller, "_uninit_poller"):
@@ -374,10 +373,9 @@ def _refuse_write(_data: bytes) -> None:
 
 
 def _accept_url_options(parameters: Any) -> None:
-    """Teach ``pika.URLParameters`` hbshim's query keys; it refuses those it has no setter for.
+    """Let ``pika.URLParameters`` accept hbshim's query keys; it rejects keys without a setter.
 
-    The values stay in the parameters' own record of the query, where
-    :func:`url_options` finds them.
+    The values stay in the parameters' own copy of the query, where :func:`url_options` finds them.
     """
     for key in URL_KEYS:
         setattr(parameters, f"_set_url_{key}", functools.partialmethod(_check, key))
@@ -385,7 +383,7 @@ def _accept_url_options(parameters: Any) -> None:
 
 
 def _check(_parameters: Any, key: str, value: str) -> None:
-    """Check one option as pika checks its own: when it reads the URL."""
+    """Check one option when pika reads the URL, as it checks its own."""
     Options.load(url={URL_KEYS[key]: value}, config={}, environ={})
 
 
@@ -394,7 +392,7 @@ def _refuse_in_url(_parameters: Any, _value: str) -> None:
 
 
 def _parameters_of(url: str) -> Any:
-    """Return ``pika.URLParameters``, whether or not they have been taught hbshim's keys."""
+    """Return ``pika.URLParameters``, whether or not they accept hbshim's keys."""
     stripped, given = split_url(url)
     parameters = pika.URLParameters(stripped)
     keys = {option: key for key, option in URL_KEYS.items()}
@@ -403,7 +401,7 @@ def _parameters_of(url: str) -> Any:
 
 
 def url_options(parameters: Any) -> dict[str, object]:
-    """hbshim's options in the query of the URL that `parameters` were made from.
+    """Return hbshim's options in the query of the URL that `parameters` were made from.
 
     ``pika.URLParameters`` keep that query; other parameters have none.
     """
@@ -412,7 +410,7 @@ def url_options(parameters: Any) -> dict[str, object]:
 
 
 def _asking(parameters: Any, options: Options) -> Any:
-    """Return `parameters`; those that ask for no heartbeat ask for the option `heartbeat`."""
+    """Return `parameters`; those that request no heartbeat request the option `heartbeat`."""
     if isinstance(parameters, (list, tuple)):
         return [_asking(one, options) for one in parameters]
     if getattr(parameters, "heartbeat", None) != 0 or not options.heartbeat:
@@ -440,13 +438,13 @@ def _read(parameters: Any, options: ConnectOptions) -> tuple[Any, Options]:
 
 
 class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
-    """A ``pika.BlockingConnection`` that is kept alive from the moment it is open.
+    """A ``pika.BlockingConnection`` that is kept alive from its opening.
 
     Parameters:
         parameters: pika's connection parameters, or a broker URL whose query may
             hold hbshim's options; None for pika's defaults.
-        options: hbshim's options by keyword, for instance ``heartbeat_in_pthread=True``;
-            they win over the URL.
+        options: hbshim's options by keyword, for example ``heartbeat_in_pthread=True``;
+            they take precedence over the URL.
 
     Raises:
         OptionError: an option is not valid.
@@ -465,12 +463,12 @@ class BlockingConnection(pika.BlockingConnection):  # type: ignore[misc]
 
 
 class SelectConnection(pika.SelectConnection):  # type: ignore[misc]
-    """A ``pika.SelectConnection`` that is kept alive from the moment it is open.
+    """A ``pika.SelectConnection`` that is kept alive from its opening.
 
     Parameters:
         parameters: as for :class:`BlockingConnection`.
         args, keywords: pika's callbacks and other arguments, and hbshim's options by keyword;
-            these win over the URL.
+            these take precedence over the URL.
 
     Raises:
         OptionError: an option is not valid.
@@ -484,6 +482,6 @@ class SelectConnection(pika.SelectConnection):  # type: ignore[misc]
 
     def _create_heartbeat_checker(self) -> Any:
         create = Connection._create_heartbeat_checker
-        # pika's own, not what install() has put in its place.
+        # pika's own class, not the one that install() has put in its place.
         create = getattr(create, "__wrapped__", create)
         return _checker(self, lambda: create(self), lambda _url: self._hbshim_options)

@@ -1,8 +1,8 @@
-"""pika's AMQP state machine as the connection's own channel, without an I/O loop.
+"""pika's AMQP state machine for channel 0, without an I/O loop.
 
-``BlockingConnection`` pays for each publish with an iteration of its loop, looks for something
-to read while it writes, and cannot be written to by one thread while another waits for it.
-Here pika is given the frames of channel 0, and what it sends goes out at once. See
+``BlockingConnection`` runs an iteration of its loop for each publish, tries to read while it
+writes, and does not allow one thread to write while another waits for it. Here pika gets the frames
+of channel 0, and what it sends is sent at once. See
 :class:`hbshim.messaging.amqp.library.Library`.
 """
 
@@ -58,7 +58,7 @@ class PikaSession(Connection):  # type: ignore[misc]
     def feed(self, frame: Frame) -> None:
         self._process_frame(decode_frame(joined(frame))[1])
         if self._failure is not None:
-            # pika keeps what it raises in a callback, and ends the stream with it.
+            # pika stores what it raises in a callback, and ends the stream with it.
             raise self._failure
 
     def begin_close(self) -> None:
@@ -93,7 +93,7 @@ class PikaSession(Connection):  # type: ignore[misc]
         self.ended = True
 
     def _create_heartbeat_checker(self) -> None:
-        """The transport's link sends the heartbeats."""
+        """Make no checker: the transport's link sends the heartbeats."""
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
         self._send_bytes(b"".join(marshaled_frames))
@@ -154,7 +154,7 @@ def parameters(
         port=port,
         virtual_host=virtual_host,
         credentials=how,
-        # Zero means no limit in AMQP; pika takes its own greatest for it.
+        # Zero means no limit in AMQP; pika uses its own maximum.
         channel_max=channel_max or pika.channel.MAX_CHANNELS,
         frame_max=min(frame_max, spec.FRAME_MAX_SIZE),
         heartbeat=heartbeat,

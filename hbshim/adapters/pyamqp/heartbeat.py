@@ -1,8 +1,8 @@
 """py-amqp, and with it kombu's ``amqp://`` transport and Celery.
 
-The guard sits where py-amqp hands bytes to the socket, whole frames at a time; a
-large body is several such writes. The connection's own ``heartbeat_tick``
-becomes harmless: it writes nothing, and raises only when the link is lost.
+The guard wraps the functions with which py-amqp passes bytes to the socket, whole frames at a time;
+a large body is several such writes. The connection's own ``heartbeat_tick`` is replaced: it writes
+nothing, and raises only if the link is lost.
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ FRAME_HEARTBEAT = 8
 
 _monotonic = time.monotonic
 
-#: Errors after which py-amqp takes the connection to be still there.
+#: Errors after which py-amqp treats the connection as still open.
 _NOT_READY = {errno.EAGAIN, errno.EINTR, errno.ENOENT, errno.EWOULDBLOCK}
 
-#: Key of kombu's ``transport_options`` under which per-connection options travel
-#: to the transport. A clone of the kombu connection, as pools make it, carries
-#: them too, and py-amqp ignores the key.
+#: Key of kombu's ``transport_options`` for the options of a connection. A clone of the kombu
+#: connection, as pools make it, inherits them, and py-amqp ignores the key.
 KOMBU_OPTION = "hbshim"
 
 
@@ -61,13 +60,14 @@ def attach(connection: Any, options: Options) -> Link | None:
 
     Parameters:
         connection: connected; its negotiated ``heartbeat`` is T, in seconds.
+        options: hbshim's options.
 
     Returns:
-        The link, or None when no heartbeat was negotiated.
+        The link, or None if no heartbeat was negotiated.
 
     Raises:
-        AttachError: the connection is not open, or over an unknown socket type.
-        UnsupportedVersionError: py-amqp is of a version hbshim does not know.
+        AttachError: the connection is not open, or uses an unknown socket type.
+        UnsupportedVersionError: hbshim does not know this version of py-amqp.
         WorkerError: the worker cannot run in this process.
     """
     _check_version(connection)
@@ -128,8 +128,8 @@ def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
         return alive is not None and bool(alive._read_buffer)
 
     def forget_socket() -> None:
-        # Before py-amqp gives the closed socket a timeout, or asks it for its name in a
-        # `repr`, and says "Bad file descriptor".
+        # Before py-amqp sets a timeout on the closed socket, or uses it in a `repr`, and raises
+        # "Bad file descriptor".
         if (alive := connection_ref()) is not None:
             alive.drain_events = _refuse_read
         if (transport := transport_ref()) is not None:
@@ -161,9 +161,9 @@ def _refuse_read(_timeout: float | None = None, **_kwargs: Any) -> None:
 def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     """Put the guard around the connection's own functions, until it is closed.
 
-    Returns what takes the guard away again. The instance attributes set here shadow
-    the class's methods; closing removes them, so that nothing refers to a closed
-    connection and a py-amqp object that connects anew finds itself as it was.
+    Returns a function that removes the guard. The instance attributes set here shadow the class's
+    methods. Closing removes them, so that nothing refers to a closed connection, and a py-amqp
+    object that connects again is unchanged.
     """
     guard = link.guard
     nothing_waits = link.wire.nothing_waits
@@ -178,12 +178,12 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         if link.state is State.LOST:
             raise ConnectionForced("Too many heartbeats missed")
 
-    # Not where a subclass has a way of its own.
+    # Not if a subclass has its own.
     stock_drain = getattr(drain_events, "__func__", None) is amqp.Connection.drain_events
 
     def drain_until(timeout: float) -> None:
-        # py-amqp waits anew after each frame that is no event. A heartbeat, which hbshim
-        # may have asked for, must not have that effect.
+        # py-amqp restarts its timeout after each frame that is no event. A heartbeat, which hbshim
+        # may have requested, must not have that effect.
         deadline, left = _monotonic() + timeout, timeout
         while True:
             with transport.having_timeout(left):
@@ -199,12 +199,12 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
 
     def drain_or_time_out(timeout: float | None = None) -> Any:
         if not mine[0]:
-            # Here, and not only at the read: in between py-amqp sets the socket's timeout,
-            # and in undoing that on a dropped socket it would hide the error.
+            # Here, and not only at the read: in between py-amqp sets the socket's timeout, and the
+            # reset of it on a dropped socket would hide the error.
             link.before_idle_write()
-        # py-amqp looks for `connection.blocked` before each publish, and three nested
-        # exceptions tell it that nothing is there. This tells it for a quarter of the
-        # time, and so pays for the guard.
+        # py-amqp checks for `connection.blocked` before each publish, where three nested exceptions
+        # report that nothing has arrived. This check takes a quarter of the time, which makes up
+        # for the cost of the guard.
         if timeout == 0 and nothing_waits():
             raise TimeoutError
         if timeout and stock_drain:
@@ -243,10 +243,10 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         alive = transport_ref()
         return isinstance(error, TimeoutError) and not (alive and alive._read_buffer)
 
-    # Beneath `transport.write`, whose place it takes: a wrapper around the frame
-    # writer would be one more Python call for each publish, 3 to 5 % of it.
+    # In place of `transport.write`: a wrapper around the frame writer would be one more Python
+    # call for each publish, 3 to 5 % of it.
     transport.write = guard.around_send(transport._write, link.before_idle_write, tears, link.tear)
-    # The frame writer has closed over `transport.write` when the connection was made.
+    # The frame writer got `transport.write` when the connection was made.
     guarded_writer = connection.frame_writer_cls(connection, transport)
     connection._frame_writer = guarded_writer
     connection.heartbeat_tick = heartbeat_tick
@@ -260,12 +260,13 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
 
 
 def _raise_user_timeout(transport: Any, link: Link) -> Callable[[], None]:
-    """Let the kernel wait for acknowledgements for T where py-amqp has set its default of 1 s.
+    """Let the kernel wait T for acknowledgements if py-amqp has set its default of 1 s.
 
-    That limit does not apply to an idle socket, but to a heartbeat in flight: a shorter
-    hitch of the network than T would end the connection. What the application chose stays.
+    That limit does not apply to an idle socket, but to a heartbeat in flight: a network
+    interruption shorter than T would end the connection. A value that the application chose is
+    kept.
 
-    Returns what sets the limit back.
+    Returns a function that restores the limit.
     """
     wire, default = link.wire, DEFAULT_SOCKET_SETTINGS.get("TCP_USER_TIMEOUT", 0) / 1000
     chosen = getattr(socket, "TCP_USER_TIMEOUT", None) in (transport.socket_settings or {})
@@ -292,11 +293,11 @@ def _note_write_error(transport: Any, error: BaseException) -> None:
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Have every ``amqp.Connection`` attached as it connects, while hbshim is installed.
+    """Have every ``amqp.Connection`` attached when it connects, while hbshim is installed.
 
     Called again after a reload, for the new class.
     """
-    # Not amqp.Connection, which is the class of before a reload.
+    # Not amqp.Connection, which stays the old class after a reload.
     kind = importlib.import_module("amqp.connection").Connection
     connect = kind.connect
 
@@ -330,9 +331,9 @@ def prepare(options_for: OptionsFor) -> None:
 
 
 def _undo_connect(connection: Any, before: dict[str, Any]) -> None:
-    """Close the transport and put back what `connect` has changed.
+    """Close the transport and restore what `connect` has changed.
 
-    py-amqp's own ``collect`` makes a connection of which ``connect`` does no handshake.
+    After py-amqp's own ``collect``, another ``connect`` would do no handshake.
     """
     connection._transport.close()
     vars(connection).clear()
@@ -340,6 +341,9 @@ def _undo_connect(connection: Any, before: dict[str, Any]) -> None:
 
 
 def _kombu_options(connection: Any) -> dict[str, object]:
-    """kombu hands its ``Connection`` on as `client`; see :mod:`hbshim.adapters.kombu.heartbeat`."""
+    """Return the options that kombu's ``Connection`` has; py-amqp gets it as `client`.
+
+    See :mod:`hbshim.adapters.kombu.heartbeat`.
+    """
     client = getattr(connection, "client", None)
     return dict((getattr(client, "transport_options", None) or {}).get(KOMBU_OPTION) or {})

@@ -1,8 +1,8 @@
-"""kombu's and py-amqp's AMQP state machine as the connection's own channel, without a socket.
+"""kombu's and py-amqp's AMQP state machine for channel 0, without a socket.
 
-py-amqp waits inside the socket, and for a limit of its own sets the timeout of a socket that
-another thread may be writing to. Here it is given the frames of channel 0, and what it sends
-goes out at once. See :class:`hbshim.messaging.amqp.library.Library`.
+py-amqp waits inside the socket, and for its own timeouts it sets the timeout of a socket to which
+another thread may be writing. Here it gets the frames of channel 0, and what it sends is sent at
+once. See :class:`hbshim.messaging.amqp.library.Library`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hbshim.protocol.frames import Frame
 
 
 class _Writer:
-    """What py-amqp writes to in place of a socket."""
+    """Replaces the socket to which py-amqp writes."""
 
     connected = True
 
@@ -32,7 +32,7 @@ class _Writer:
         self._send = send
 
     def write(self, data: Any) -> None:
-        # py-amqp uses the buffer for its next frame, too.
+        # py-amqp reuses the buffer for its next frame.
         self._send(bytes(data))
 
     def close(self) -> None:
@@ -96,8 +96,8 @@ class KombuSession(pyamqp.Connection):  # type: ignore[misc]
     def _on_tune(
         self, channel_max: int, frame_max: int, server_heartbeat: int, argsig: str = "BlB"
     ) -> None:
-        # py-amqp takes what the broker proposes, whatever it was asked for itself; and no
-        # heartbeat where the application asked for none, which hbshim is going to send.
+        # py-amqp accepts the broker's value, whatever it requested; and no heartbeat if the
+        # application requested none, although hbshim is going to send them.
         asked = self.client_heartbeat or server_heartbeat
         self.client_heartbeat = asked if self._heartbeats else 0
         super()._on_tune(
@@ -135,6 +135,6 @@ def _smaller(one: int, other: int) -> int:
 
 
 class Transport(pyamqp.Transport):  # type: ignore[misc]
-    """kombu's py-amqp transport, whose connections are without a socket."""
+    """kombu's py-amqp transport, with connections that have no socket."""
 
     Connection = KombuSession

@@ -19,7 +19,7 @@ if "patched" in sys.argv:
     green.monkey_patch()
 import time
 from hbshim.runtime.unpatched import get_native_id
-from wsgi_harness.cell.keepalive import Beater
+from wsgi_harness.cell.keepalive import Keepalive
 
 class Client:
     def __init__(self):
@@ -61,7 +61,7 @@ def run(library: str, method: str, expected: str, *world: str) -> Any:
 @pytest.mark.parametrize("world", [(), ("patched",)], ids=["unpatched", "patched"])
 @pytest.mark.parametrize("method", ["native", "native-drained"])
 @pytest.mark.parametrize("library", GREEN)
-def test_a_native_thread_beats_without_a_hub_until_the_library_gives_up(
+def test_a_native_thread_sends_without_a_hub_until_the_library_gives_up(
     library: str, method: str, world: tuple[str, ...]
 ) -> None:
     told = run(library, method, "sends", *world)

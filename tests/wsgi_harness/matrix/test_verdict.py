@@ -89,7 +89,7 @@ def test_a_fix_that_stays_open_and_loses_nothing_passes() -> None:
         ({"broker": replace(alive("x").broker, connections=2)}, "opened 2 connections"),
         (
             {"wire": replace(alive("x").wire, errors=("torn: the stream ended inside a frame",))},
-            "not whole AMQP frames on the wire: torn",
+            "incomplete AMQP frames on the wire: torn",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_machine_that_stood_still_is_noted() -> None:
     verdict = verdict_on("hbshim-auto-kombu", stalled)
 
     assert verdict.outcome is Outcome.FAIL
-    assert any("the machine stood still" in note for note in verdict.notes)
+    assert any("the machine was overloaded" in note for note in verdict.notes)
 
 
 def test_a_connection_that_the_broker_lists_but_has_closed_is_not_alive() -> None:

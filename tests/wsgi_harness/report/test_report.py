@@ -157,7 +157,7 @@ def test_the_data_of_a_cell_is_complete() -> None:
 
     by_name = {cell["name"]: cell for cell in data["cells"]}
     assert data["exit_code"] == 1
-    assert by_name["none-kombu"]["outcome"] == "finding"
+    assert by_name["none-kombu"]["outcome"] == "unexpected"
     assert by_name["none-kombu"]["why"]
     fix = by_name["hbshim-auto-kombu"]
     assert (fix["failed_requests"], fix["lost_messages"], fix["ok"]) == (0, 0, True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hbshim.doctor.case import Queues
+from hbshim.doctor.context import Queues
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.management import list_queues
 from hbshim.doctor.target import broker_target, management_target

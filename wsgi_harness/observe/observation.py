@@ -76,7 +76,7 @@ class WireView:
     """What went over the wire, as the relay between cell and broker saw it.
 
     Attributes:
-        client_beats, server_beats: heartbeat frames of each side.
+        client_heartbeats, server_heartbeats: heartbeat frames of each side.
         ended: when the first of the two kernels ended its stream.
         ended_by: ``client`` or ``server``.
         errors: what was not whole AMQP frames.

@@ -162,7 +162,7 @@ def test_the_data_of_a_cell_is_complete() -> None:
     fix = by_name["hbshim-auto-kombu"]
     assert (fix["failed_requests"], fix["lost_messages"], fix["ok"]) == (0, 0, True)
     assert fix["broker"]["heartbeat"] == HEARTBEAT
-    assert len(fix["wire"]["client_beats"]) == 12
+    assert len(fix["wire"]["client_heartbeats"]) == 12
     assert fix["native"]["worst"] < fix["green"]["worst"]
 
 

@@ -1,1 +1,1 @@
-"""hbshim in oslo.messaging: out-of-tree drivers, chosen by the scheme of the transport URL."""
+"""hbshim in oslo.messaging: drivers outside of its tree, selected by the transport URL's scheme."""

@@ -1,6 +1,6 @@
 """``hbkombu://`` and ``hbpika://``: hbshim's messaging drivers in oslo.messaging.
 
-Their messages are not those of ``rabbit://``: all services that talk to each other change
+Their messages differ from those of ``rabbit://``, so all services that communicate must change
 together. Their exchanges and queues have other names, so that both may use one broker.
 """
 
@@ -42,23 +42,23 @@ from hbshim.oslo.incoming import CALL_MONITOR_TIMEOUT, CONTEXT, MESSAGE, OsloLis
 
 LOG = logging.getLogger(__name__)
 
-#: Targets that are not made, and looked at, anew for each message.
+#: How many targets are cached.
 _target = functools.lru_cache(256)(Target)
 
-#: Seconds that a service which starts waits for the broker; it starts without it, too.
+#: Seconds that a starting service waits for the broker; after that it starts without it.
 OPEN_LIMIT = 10.0
 
-#: Seconds for one notification with unlimited retries; then it is sent anew. Long, because a
-#: broker may take its time to confirm, and a second copy is sent only when it did not.
+#: Seconds for one attempt of a notification with unlimited retries. Long, because a broker may take
+#: its time to confirm, and a second copy is sent only if it did not.
 UNLIMITED_LIMIT = 86400.0
 
-#: AMQP 0-9-1, basic.qos: `prefetch-count` is an unsigned short; 0 is any number.
+#: AMQP 0-9-1, basic.qos: `prefetch-count` is an unsigned short; 0 is unlimited.
 LARGEST_PREFETCH = 65535
 
-#: Seconds between two rounds of tries at most.
+#: The longest pause between two rounds of attempts, in seconds.
 LONGEST_PAUSE = 5.0
 
-#: After these a message is not at the broker, and a later try may succeed.
+#: After these errors a message is not at the broker, and a later attempt may succeed.
 NOT_SENT = (ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError)
 
 
@@ -187,10 +187,10 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         self._driver.close()
 
     def _prefetch(self, option: str, batch_size: int) -> int:
-        """Return how many messages a consumer may hold.
+        """Return the prefetch of a consumer.
 
-        A whole batch, unless the option is set: a consumer that holds all it may gets no more,
-        and a batch that is larger would never fill. oslo.messaging has smaller batches then.
+        It is a whole batch, unless the option is set: with a smaller prefetch a larger batch would
+        never fill. oslo.messaging has smaller batches then.
         """
         count: int = getattr(self._options, option)
         if option in self._chosen or count == 0:
@@ -212,18 +212,18 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         return Payload(self._encoding.encode(value), self._encoding.content_type)
 
     def _persistently(self, send: Callable[..., None], retry: int | None) -> None:
-        """Send, with as many retries as the caller wants, however long that takes.
+        """Send, with as many retries as the caller wants, without a time limit.
 
         Parameters:
             send: takes the parameter `attempts`; has a time limit of its own.
             retry: None and negative numbers are unlimited.
 
         Raises:
-            ConnectError: it is final: another try cannot succeed.
-            HbshimError: the last of :data:`NOT_SENT`, when there were enough; any other at once.
+            ConnectError: it is final: another attempt cannot succeed.
+            HbshimError: the last of :data:`NOT_SENT`, after all attempts; any other at once.
         """
         began = time.monotonic()
-        # Once at first, to log at once that an outage has begun.
+        # One attempt first, to log at once that an outage has begun.
         attempts: int | None = 1
         for number, pause in enumerate(pauses(self._options.connection_retry_delay)):
             try:
@@ -247,10 +247,10 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             time.sleep(min(pause, LONGEST_PAUSE))
 
     def _in_time(self, send: Callable[..., None], retry: int | None) -> None:
-        """Send within the time that the caller gave.
+        """Send within the caller's timeout.
 
         Parameters:
-            send, retry: as of :meth:`_persistently`.
+            send, retry: as for :meth:`_persistently`.
 
         Raises:
             MessagingTimeout: of oslo.messaging: with unlimited retries, the time is over.
@@ -274,11 +274,11 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         return self._exchange(target, "default_notification_exchange", "notification")
 
     def _exchange(self, target: Any, option: str, use: str) -> str | None:
-        """The exchange of a target.
+        """Return the exchange of a target.
 
-        What `control_exchange` says, with the use behind it: "openstack" gives the defaults
-        of the specification. Not that name alone, because ``rabbit://`` has an exchange of
-        that name and another type.
+        It is the value of `control_exchange` with a suffix for the use: "openstack" gives the
+        defaults of the specification. A suffix, because ``rabbit://`` has an exchange of that name
+        and another type.
         """
         if target.exchange is None and option in self._chosen:
             return None
@@ -308,7 +308,7 @@ def _hosts(url: Any, default_port: int) -> list[Host]:
 
 
 def _theirs(error: HbshimError, target: Any, message: Any = None) -> Any:
-    """An error of hbshim's as oslo.messaging's own."""
+    """Return an error of hbshim as oslo.messaging's own."""
     if isinstance(error, CallTimeoutError):
         return oslo_messaging.MessagingTimeout(str(error))
     if isinstance(error, UnroutableError):
@@ -322,4 +322,4 @@ def _theirs(error: HbshimError, target: Any, message: Any = None) -> Any:
 
 
 class PayloadFailure(oslo_messaging.MessagingException, ValueError):  # type: ignore[misc]  # noqa: N818
-    """A payload cannot be serialised, or is too large."""
+    """A payload cannot be serialized, or is too large."""

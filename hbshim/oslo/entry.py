@@ -1,7 +1,7 @@
-"""What stevedore calls, by the names in the entry points ``oslo.messaging.drivers``.
+"""The functions that stevedore calls, by the entry points ``oslo.messaging.drivers``.
 
-Functions, not the drivers' classes: importing a driver may fail, on a version that
-hbshim does not know, and stevedore would let our own error through.
+Functions, not the drivers' classes: importing a driver may fail with a version that hbshim does not
+know, and stevedore would let hbshim's own error through.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""hbshim's options of ``[oslo_messaging_rabbit]``, which are options of a URL's query too.
+"""hbshim's options of ``[oslo_messaging_rabbit]``, which a URL's query may also set.
 
-oslo.messaging removed ``heartbeat_in_pthread`` in 18.0.0, because its way to a native
-thread hung the process; here it is back, with hbshim's engine behind it.
+oslo.messaging removed ``heartbeat_in_pthread`` in 18.0.0, because its native thread made the
+process hang; here it is available again, with hbshim's engine.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FIELDS = {
 
 
 class _Auto:
-    """``auto``, which is not true: oslo.messaging 17.3 asks its option whether it is.
+    """``auto`` as a false value: oslo.messaging 17.3 tests whether its option is true.
 
-    No string either: oslo.config would make a plain one of it.
+    It is not a string, because oslo.config would make a plain string of it.
     """
 
     def __bool__(self) -> bool:
@@ -49,8 +49,8 @@ class _OptionType(OptionType):
         return _AUTO if parsed == "auto" else parsed
 
 
-#: Without defaults of oslo.config's own, so that what was not set here leaves the word to
-#: hbshim's other sources of options.
+#: Without defaults of oslo.config, so that an option that is not set here is taken from hbshim's
+#: other sources.
 RABBIT_OPTIONS = [
     cfg.Opt(
         key,
@@ -63,17 +63,17 @@ RABBIT_OPTIONS = [
 
 
 def register(conf: Any) -> None:
-    """Make them known to `conf`, beside oslo.messaging's own or before them."""
+    """Register the options with `conf`, in addition to oslo.messaging's own or before them."""
     for option in RABBIT_OPTIONS:
         register_rabbit_option(conf, option)
 
 
 def load(conf: Any, query: dict[str, str]) -> Options:
-    """The options of a transport.
+    """Return the options of a transport.
 
     Parameters:
-        conf: with the options registered; below the environment, as any configuration.
-        query: of the transport's URL; above the environment.
+        conf: with the options registered; lower precedence than the environment.
+        query: of the transport's URL; higher precedence than the environment.
 
     Raises:
         OptionError: a value is not valid, or two options contradict each other.
@@ -88,7 +88,7 @@ def _configured(conf: Any) -> Iterator[tuple[str, object]]:
         try:
             value = conf[RABBIT_GROUP][key]
         except ValueError as error:
-            # oslo.config's own: it names the option and its file.
+            # oslo.config's own error, which names the option and its file.
             raise OptionError(str(error)) from error
         if value is not None:
             yield field.name, value

@@ -1,4 +1,4 @@
-"""Messages on their way into oslo.messaging, and out of it."""
+"""Converts messages of hbshim's drivers to those of oslo.messaging, and replies back."""
 
 from __future__ import annotations
 

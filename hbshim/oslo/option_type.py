@@ -1,4 +1,4 @@
-"""An option of hbshim's as a type of oslo.config's."""
+"""An option of hbshim as a type of oslo.config."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from oslo_config import types
 
 
 class OptionType(types.ConfigType):  # type: ignore[misc]
-    """Accepts what an option of hbshim's accepts.
+    """Accepts the values that an option of hbshim accepts.
 
     Parameters:
-        name: the option's in oslo.config.
-        field: of the dataclass that has it.
+        name: the option's name in oslo.config.
+        field: the field of the dataclass.
 
     Raises:
-        ValueError: it does not; oslo.config says which file and option.
+        ValueError: it does not; oslo.config adds file and option.
     """
 
     def __init__(self, name: str, field: dataclasses.Field[Any]) -> None:

@@ -1,7 +1,7 @@
-"""``hbrabbit://``: oslo.messaging's own RabbitDriver, its heartbeats by hbshim.
+"""``hbrabbit://``: oslo.messaging's own RabbitDriver, with heartbeats by hbshim.
 
-A service changes the scheme of its transport URL and nothing more: same queues, same
-exchanges, same messages, same options; ``rabbit://`` on the other side does not notice.
+A service changes only the scheme of its transport URL: queues, exchanges, messages and options stay
+the same, and services with ``rabbit://`` work with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from hbshim.adapters.oslo import rabbit as adapter
 from hbshim.oslo import heartbeat_options
 
-#: What kombu's transport is derived from, in a driver that does not know our scheme.
+#: The scheme from which a driver that does not know ours derives kombu's transport.
 _STOCK_SCHEME = "rabbit"
 
 

@@ -1,9 +1,9 @@
-"""Every option of ``[oslo_messaging_rabbit]``, and what becomes of it in hbshim's drivers.
+"""Every option of ``[oslo_messaging_rabbit]``, and its effect in hbshim's drivers.
 
-Each is honoured, or translated to an option of :class:`AmqpOptions`, or named in a warning
-when it is set: an option that a service relied on must not stop working without a word. The
-options are those of oslo.messaging 17.3 and 18.3; a test compares. Not for ``hbrabbit://``, which
-is oslo.messaging's own driver and honours them itself.
+Each is honoured, or translated to an option of :class:`AmqpOptions`, or named in a warning when it
+is set: an option on which a service relied must not be ignored silently. The options are those of
+oslo.messaging 17.3 and 18.3; a test compares. Not for ``hbrabbit://``, which is oslo.messaging's
+own driver and honours them itself.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Translated:
 
 @dataclass(frozen=True)
 class Combined:
-    """An option that is honoured together with others, by a function of its own.
+    """An option that is honoured together with others, by its own function.
 
     Attributes:
-        names: as above.
+        names: as for :class:`Translated`.
         meaning: how, for the documentation.
     """
 
@@ -46,7 +46,7 @@ class Ignored:
     """An option without effect here.
 
     Attributes:
-        reason: why, and what there is instead; it ends the sentence of the warning.
+        reason: why, and the alternative; it ends the sentence of the warning.
     """
 
     reason: str
@@ -144,7 +144,7 @@ _TLS_KEYS = {
     "verify_hostname": "ssl_enforce_hostname_verification",
 }
 
-#: The options that make up a pause between two attempts, each with its default at rabbit://.
+#: The options that determine a pause between two attempts, each with its default at rabbit://.
 _PAUSES = {"rabbit_retry_interval": 1, "kombu_reconnect_delay": 1.0, "kombu_reconnect_splay": 0.0}
 
 

@@ -1,9 +1,9 @@
 """The options of ``hbkombu://`` and ``hbpika://``.
 
 Those of the specification of oslo.messaging's pika driver are in the group
-``[oslo_messaging_pika]``, by their names there. What is not set there is taken from
-``[oslo_messaging_rabbit]``, as :mod:`hbshim.oslo.rabbit_options` says. A URL's query wins over
-both; it may name options of both.
+``[oslo_messaging_pika]``, under their names there. An option that is not set there is taken from
+``[oslo_messaging_rabbit]``, see :mod:`hbshim.oslo.rabbit_options`. A URL's query takes precedence
+over both, and may set options of both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OF_HBSHIM = frozenset(each.dest for each in heartbeat_options.RABBIT_OPTIONS)
 
 _FIELDS = {field.name: field for field in dataclasses.fields(AmqpOptions)}
 
-#: Without defaults of oslo.config's own: what is not set leaves the word to the other group.
+#: Without defaults of oslo.config: an option that is not set is taken from the other group.
 OPTIONS = [
     cfg.Opt(
         name,
@@ -44,7 +44,7 @@ OPTIONS = [
 
 
 def register(conf: Any) -> None:
-    """Make both groups known to `conf`."""
+    """Register both groups with `conf`."""
     conf.register_group(cfg.OptGroup(GROUP, title="hbshim's messaging drivers"))
     conf.register_opts(OPTIONS, group=GROUP)
     # First, because oslo.messaging may have an option of the same name, or none.
@@ -74,7 +74,7 @@ def load(
     for text in rabbit_options.warnings(_unusual(conf, effective), scheme):
         LOG.warning("%s.", text)
     merged = _translated(effective)
-    # What the query set wins over the other group, and over the environment.
+    # The query takes precedence over the other group, and over the environment.
     asked = {name: merged[name] for name in rabbit_options.translated(from_query)}
     asked.update(AmqpOptions.from_query(own_query))
     configured = {**merged, **dict(_configured(conf))}
@@ -94,17 +94,17 @@ def _value(conf: Any, group: str, name: str) -> Any:
     try:
         return conf[group][name]
     except ValueError as error:
-        # oslo.config's own: it names the option and its file.
+        # oslo.config's own error, which names the option and its file.
         raise OptionError(str(error)) from error
 
 
 def _is_rabbits(conf: Any, name: str) -> bool:
-    """Whether an option belongs to the other group alone."""
+    """Return whether an option belongs only to the other group."""
     return name not in _FIELDS and name not in _OF_HBSHIM and name in conf[RABBIT_GROUP]
 
 
 def _set_by_the_service(conf: Any) -> Iterator[str]:
-    """The options of the rabbit driver that are set; its defaults do not count."""
+    """Return the options of the rabbit driver that are set; its defaults do not count."""
     for name in conf[RABBIT_GROUP]:
         try:
             location = conf.get_location(name, RABBIT_GROUP)
@@ -126,14 +126,14 @@ def _parsed(conf: Any, name: str, text: str) -> Any:
 
 
 def _unusual(conf: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are not what they are by default, without hbshim's."""
+    """Return the options that differ from their defaults, without hbshim's."""
     return {
         name: value for name, value in values.items() if value != rabbit_option(conf, name).default
     }
 
 
 def _translated(values: Mapping[str, Any]) -> dict[str, object]:
-    """As :func:`rabbit_options.translated`; an error names the options that are set."""
+    """Call :func:`rabbit_options.translated`; an error names the options that are set."""
     own = rabbit_options.translated(values)
     for name, value in own.items():
         try:

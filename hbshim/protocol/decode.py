@@ -1,7 +1,8 @@
-"""Decodes what arrives most: basic.deliver and basic.return with their content, and confirms.
+"""Decodes the most frequent frames: basic.deliver and basic.return with their content, and
+confirms.
 
-Client libraries make an object of each frame and look up by name what to do with it: that
-costs more than everything that is done with a message afterwards.
+Client libraries make an object of each frame and look up its handler by name, which costs more than
+all further processing of a message.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ _TAG = struct.Struct(">QB")
 _MULTIPLE = 1
 
 
-#: Called with a message that arrived, or came back.
+#: Called with a message that was delivered or returned.
 OnMessage: TypeAlias = Callable[[Delivery], object]
-#: Called with the tag, whether all before it are meant too, and whether the broker refused.
+#: Called with the delivery tag, `multiple`, and whether the broker rejected.
 OnConfirm: TypeAlias = Callable[[int, bool, bool], object]
-#: Called with the broker's reason, the exchange, and the message that no queue would get.
+#: Called with the broker's reason, the exchange, and the unroutable message.
 OnReturn: TypeAlias = Callable[[str, str, Delivery], object]
 
 
 class DeliveryDecoder:
-    """Decodes what arrives on one channel.
+    """Decodes the frames of one channel.
 
     Parameters:
-        consumers: what to call with the messages of each consumer, by its tag; a tag that is
-            missing is an error, unless the mapping has something for it.
-        table: decodes a field table, length included, for the headers.
+        consumers: the function to call with the messages of each consumer, by its tag; an unknown
+            tag is an error, unless the mapping has a default.
+        table: decodes a field table, with its length, for the headers.
     """
 
     __slots__ = (
@@ -68,15 +69,15 @@ class DeliveryDecoder:
         self._on_return = on_return
         self._to: OnMessage | None = None
         self._delivery: Delivery | None = None
-        # Bytes of the body that are to come; -1 before its header did.
+        # Bytes of the body that are missing; -1 before its header.
         self._missing = -1
         self._parts: list[bytes] = []
 
     def receive(self, kind: int, payload: bytes) -> bool:
-        """Decode one frame; return False for a method of another kind.
+        """Decode one frame; return False for another method.
 
         Raises:
-            OSError: it is not what AMQP allows here.
+            OSError: it is not valid AMQP here.
         """
         delivery = self._delivery
         try:
@@ -100,7 +101,7 @@ class DeliveryDecoder:
         if method == BASIC_DELIVER:
             consumer_tag, at = read_short_string(payload, 4)
             tag, redelivered = _TAG.unpack_from(payload, at)
-            # The exchange is between the bits and the routing key, and not read.
+            # The exchange is between the bits and the routing key, and is not read.
             at += 9
             routing_key, end = read_short_string(payload, at + 1 + payload[at])
             self._to = self._consumers[consumer_tag]
@@ -126,7 +127,8 @@ class DeliveryDecoder:
     def _read_header(self, delivery: Delivery, payload: bytes) -> None:
         _, _, size, flags = _CONTENT.unpack_from(payload)
         at = _CONTENT.size
-        # AMQP 0-9-1, class basic: the properties in this order, a bit for each that is there.
+        # AMQP 0-9-1, class basic: the properties in this order, with one bit for each that is
+        # present.
         if flags & 0x8000:
             delivery.content_type, at = read_short_string(payload, at)
         if flags & 0x4000:
@@ -158,8 +160,9 @@ class DeliveryDecoder:
             self._hand_over(delivery)
 
     def _headers(self, data: bytes) -> dict[str, Any]:
-        # A sender may write what the library has no form for, such as the year 50,000. To end
-        # the connection would have the message redelivered, and end the next one.
+        # A sender may write a value that the library cannot represent, such as the year 50,000.
+        # Ending the connection would have the message redelivered, and end the next connection as
+        # well.
         try:
             return self._table(data)
         except Exception:
@@ -182,7 +185,7 @@ class DeliveryDecoder:
 
 
 def _seconds(milliseconds: str) -> float | None:
-    # The sender's text: what is no number is no limit.
+    # Text from the sender: if it is not a number, there is no limit.
     try:
         return int(milliseconds) / 1000
     except ValueError:

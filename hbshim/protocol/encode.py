@@ -1,8 +1,8 @@
-"""What is sent most, as bytes: basic.publish, basic.ack and basic.reject.
+"""Encodes the most frequent methods: basic.publish, basic.ack and basic.reject.
 
-Client libraries make a message frame by frame, and py-amqp writes a large one in several
-calls; when the broker stops reading in between, half a message is on the wire. Here a message
-is one string of bytes, which costs a third.
+Client libraries encode a message frame by frame, and py-amqp writes a large one in several calls;
+if the broker stops reading in between, half a message has been sent. Here a message is one bytes
+object, which takes a third of the time.
 """
 
 from __future__ import annotations
@@ -33,19 +33,23 @@ def publication(
     *,
     mandatory: bool = False,
 ) -> bytes:
-    """Return the frames of a message: method, header, and as many bodies as `frame_max` asks for.
+    """Return the frames of a message: method, header, and as many bodies as `frame_max` requires.
 
     Parameters:
-        table: the client library's encoder of a field table, length included, for the headers;
-            it raises ValueError for what AMQP has no type for.
+        message: the message.
+        channel: the number of the channel.
+        frame_max: the largest frame, in bytes.
+        table: the client library's encoder of a field table, with its length, for the headers;
+            it raises ValueError for a value without an AMQP type.
+        mandatory: the flag of basic.publish.
 
     Raises:
-        PayloadError: a name or property is longer than AMQP allows, or a header is of a type
-            that AMQP does not have.
+        PayloadError: a name or property is longer than AMQP allows, or AMQP has no type for a
+            header.
     """
     to = short_string(message.exchange) + short_string(message.routing_key)
     flags, properties = 0, b""
-    # AMQP 0-9-1, class basic: the properties in this order, a bit for each that is there.
+    # AMQP 0-9-1, class basic: the properties in this order, with one bit for each that is present.
     if message.content_type:
         flags, properties = 0x8000, short_string(message.content_type)
     if message.headers:
@@ -91,17 +95,17 @@ def publication(
 
 
 def acknowledgement(channel: int, tag: int) -> bytes:
-    """basic.ack of one delivery."""
+    """Return basic.ack of one delivery."""
     return _SETTLE.pack(1, channel, 13, _BASIC, _ACK, tag, 0, 0xCE)
 
 
 def rejection(channel: int, tag: int) -> bytes:
-    """basic.reject of one delivery, which is to be queued again."""
+    """Return basic.reject of one delivery, with requeue."""
     return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 1, 0xCE)
 
 
 def refusal(channel: int, tag: int) -> bytes:
-    """basic.reject of one delivery, which is to be dead-lettered, or dropped."""
+    """Return basic.reject of one delivery, which is then dead-lettered or dropped."""
     return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 0, 0xCE)
 
 

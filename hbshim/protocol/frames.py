@@ -1,4 +1,4 @@
-"""Cuts what was read from a connection into frames (AMQP 0-9-1, 4.2.3)."""
+"""Splits the bytes read from a connection into frames (AMQP 0-9-1, 4.2.3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 #: Types of frames.
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
-#: Bytes of a frame around its payload: type, channel and size before it, one byte behind it.
+#: Bytes of a frame beside its payload: type, channel and size before it, one byte after it.
 FRAME_OVERHEAD = 8
 
 #: Type, channel and payload.
@@ -20,10 +20,10 @@ _TYPES = frozenset({METHOD, HEADER, BODY, HEARTBEAT})
 
 
 class Splitter:
-    """Keeps the beginning of a frame until the rest of it arrives.
+    """Keeps an incomplete frame until the rest of it arrives.
 
     Attributes:
-        missing: bytes that are still to come of a frame that has begun; 0 at a boundary.
+        missing: bytes that are missing of an incomplete frame; 0 at a frame boundary.
     """
 
     __slots__ = ("_parts", "missing")
@@ -33,7 +33,7 @@ class Splitter:
         self._parts: list[bytes] = []
 
     def split(self, data: bytes) -> list[Frame]:
-        """Return every frame that is complete with `data`.
+        """Return every frame that `data` completes.
 
         Raises:
             OSError: it is not AMQP.
@@ -68,11 +68,11 @@ class Splitter:
 
 
 def not_amqp(what: str) -> OSError:
-    """Return the error for bytes of the broker that AMQP does not allow."""
+    """Return the error for bytes that AMQP does not allow."""
     return OSError(errno.EPROTO, f"what the broker sent is not AMQP 0-9-1: {what}")
 
 
 def joined(frame: Frame) -> bytes:
-    """Return a frame as it is on the wire."""
+    """Return the encoded frame."""
     kind, channel, payload = frame
     return _HEAD.pack(kind, channel, len(payload)) + payload + b"\xce"

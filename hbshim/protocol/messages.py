@@ -1,4 +1,4 @@
-"""Messages of AMQP 0-9-1, sent and delivered."""
+"""Messages of AMQP 0-9-1, published and delivered."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Properties:
-    """The properties that messages of both directions have; None where absent.
+    """The properties that messages of both directions have; None if absent.
 
-    The other fields of AMQP's basic.properties are neither sent nor read, and how the
-    `expiration` is kept depends on the direction.
+    The other fields of AMQP's basic.properties are neither sent nor read. How `expiration` is
+    stored depends on the direction.
     """
 
     content_type: str | None = None
@@ -35,10 +35,11 @@ class Properties:
 
 @dataclass(slots=True, eq=False)
 class Message(Properties):
-    """A message to be published.
+    """A message to publish.
 
     Attributes:
-        deadline: of ``time.monotonic()``, after which no server may begin it; None: never.
+        deadline: of ``time.monotonic()``, after which no server may start to process it; None:
+            no deadline.
     """
 
     body: bytes
@@ -49,7 +50,8 @@ class Message(Properties):
     delivery_mode: int = field(default=TRANSIENT, kw_only=True)
 
     def expiration_text(self) -> str | None:
-        """Return the milliseconds left, in the form of the property `expiration`: a short string.
+        """Return the remaining milliseconds, in the form of the property `expiration`: a short
+        string.
 
         Computed when the frames are made, because the time spent waiting for the broker counts.
         """
@@ -61,13 +63,13 @@ class Message(Properties):
 
 @dataclass(slots=True, eq=False)
 class Delivery(Properties):
-    """A message that arrived.
+    """A delivered message.
 
     Attributes:
-        connection: the one to acknowledge or requeue it on.
-        tag: for `connection.acknowledge` and `connection.requeue`.
-        headers: an empty mapping where absent.
-        expiration: seconds that it was given when it was published; None: unlimited.
+        connection: the connection on which to acknowledge or requeue it.
+        tag: the delivery tag, for `connection.acknowledge` and `connection.requeue`.
+        headers: an empty mapping if absent.
+        expiration: seconds that it had when it was published; None: unlimited.
     """
 
     connection: Any

@@ -1,4 +1,4 @@
-"""The methods of AMQP 0-9-1 that a session calls on its channels, and the broker's answers.
+"""The methods of AMQP 0-9-1 that a session uses on its channels, and the broker's answers.
 
 Each function returns one frame. Numbers and arguments: AMQP 0-9-1 specification, 1.3 to 1.8,
 and RabbitMQ's publisher confirms.
@@ -12,7 +12,7 @@ from typing import TypeAlias
 from hbshim.errors import PayloadError
 from hbshim.protocol.frames import METHOD, joined
 
-#: Class and method, as they begin the payload of a frame.
+#: Class and method, with which the payload of a frame begins.
 MethodId: TypeAlias = bytes
 
 
@@ -43,10 +43,10 @@ ANSWERS = {
     BASIC_CONSUME: BASIC_CONSUME_OK,
     BASIC_CANCEL: BASIC_CANCEL_OK,
 }
-#: Answers that begin with a consumer's tag.
+#: Answers that begin with a consumer tag.
 OF_CONSUMERS = frozenset({BASIC_CONSUME_OK, BASIC_CANCEL_OK})
 
-#: A table without entries.
+#: An empty table.
 EMPTY_TABLE = b"\0\0\0\0"
 #: A short integer, or a short string, that AMQP reserves.
 _RESERVED = b"\0\0"
@@ -71,21 +71,23 @@ def short_string(text: str) -> bytes:
 
 
 def read_short_string(payload: bytes, at: int) -> tuple[str, int]:
-    """Decode a short string, and return it with the place behind it."""
+    """Decode a short string; return it and the offset after it."""
     begin = at + 1
     end = begin + payload[at]
-    # Bytes that are not UTF-8 are some sender's mistake, but no reason to end a connection,
-    # and to have the message redelivered.
+    # Bytes that are not UTF-8 are a mistake of a sender, but no reason to end a connection and have
+    # the message redelivered.
     return payload[begin:end].decode(errors="replace"), end
 
 
 def channel_open(channel: int) -> bytes:
-    """Open a channel. The broker takes methods in turn, so the channel can be used at once."""
+    """Return channel.open. The broker processes methods in order, so the channel can be used at
+    once.
+    """
     return frame(channel, CHANNEL_OPEN, _NO_TEXT)
 
 
 def confirm_select(channel: int) -> bytes:
-    """Put a channel in confirm mode, without an answer."""
+    """Return confirm.select, without an answer."""
     return frame(channel, CONFIRM_SELECT, b"\1")
 
 
@@ -104,7 +106,7 @@ def queue_declare(
     exclusive: bool = False,
     arguments: bytes = EMPTY_TABLE,
 ) -> bytes:
-    """Declare a queue, durable unless exclusive; or check for it."""
+    """Return queue.declare of a queue, durable unless exclusive; or passive, as a check."""
     if passive:
         bits = 1
     elif exclusive:
@@ -128,12 +130,12 @@ def queue_delete(channel: int, name: str, *, if_unused: bool, if_empty: bool) ->
 
 
 def deleted_messages(payload: bytes) -> int:
-    """Return how many messages went with a queue (queue.delete-ok)."""
+    """Return how many messages a deleted queue had (queue.delete-ok)."""
     return int.from_bytes(payload[4:8], "big")
 
 
 def basic_qos(channel: int, count: int) -> bytes:
-    """Limit the unacknowledged messages of each consumer that is started from now on."""
+    """Return basic.qos: the prefetch of each consumer that is started from now on."""
     return frame(channel, BASIC_QOS, struct.pack(">IHB", 0, count, 0))
 
 
@@ -158,7 +160,7 @@ def basic_cancel(channel: int, consumer_tag: str) -> bytes:
 
 
 def closed_channel(payload: bytes) -> tuple[int, str, MethodId]:
-    """Decode channel.close: the code, the text, and the method that it is about."""
+    """Decode channel.close: the code, the text, and the method that caused it."""
     code = int.from_bytes(payload[4:6], "big")
     text, at = read_short_string(payload, 6)
     return code, text, payload[at : at + 4]

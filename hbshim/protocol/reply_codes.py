@@ -1,4 +1,4 @@
-"""The broker's reply codes in hbshim's terms: what happened, and what to do.
+"""Translates the broker's reply codes: what happened, and what to do.
 
 Codes and their names: AMQP 0-9-1 specification, 1.2 "constants".
 """
@@ -17,16 +17,16 @@ _REMEDIES = {
     PRECONDITION_FAILED: "declare it as it is there, delete it first, or use another name",
 }
 
-#: What RabbitMQ writes about a queue that is on one node alone, while that one is down.
+#: RabbitMQ's text for a queue whose only node is down.
 _NODE_IS_DOWN = "down or inaccessible"
 
 
 def topology_refused(doing: str, code: int, text: str) -> TopologyError:
-    """The broker closed a channel over what we asked for.
+    """Return the error for a channel that the broker closed over a method.
 
     Parameters:
-        doing: what was asked, such as "declare queue 'q'".
-        code, text: of its channel.close.
+        doing: what the method does, such as "declare queue 'q'".
+        code, text: of channel.close.
     """
     remedy = _REMEDIES.get(code, "see the broker's log")
     if code == NOT_FOUND and _NODE_IS_DOWN in text:
@@ -38,15 +38,19 @@ def topology_refused(doing: str, code: int, text: str) -> TopologyError:
 
 
 def is_missing(error: TopologyError) -> bool:
-    """Return whether there is no such queue; one whose node is down is there, with its messages."""
+    """Return whether the queue does not exist; a queue whose node is down exists, with its
+    messages.
+    """
     return error.code == NOT_FOUND and _NODE_IS_DOWN not in str(error)
 
 
 def login_refused(name: str, user: str, virtual_host: str, code: int, text: str) -> ConnectError:
-    """The broker closed a connection that was being opened.
+    """Return the error for a connection that the broker closed during the login.
 
     Parameters:
-        name: of the broker, host and port.
+        name: host and port of the broker.
+        user, virtual_host: of the login.
+        code, text: of connection.close.
     """
     if code == ACCESS_REFUSED:
         return ConnectError(
@@ -54,7 +58,7 @@ def login_refused(name: str, user: str, virtual_host: str, code: int, text: str)
             "correct user name and password",
             final=True,
         )
-    # The same code tells of limits, which pass.
+    # The same code is used for limits, which are temporary.
     if code == NOT_ALLOWED and "limit" not in text:
         return ConnectError(
             f"{name}: no virtual host {virtual_host!r} for user {user!r} ({text}); "

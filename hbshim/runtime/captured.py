@@ -1,7 +1,7 @@
-"""Find what loaded modules hold on to: module objects, and objects taken out of them.
+"""Finds references in loaded modules: to modules, and to objects that were imported from them.
 
-``from select import epoll`` keeps working after ``select.epoll`` is gone. The only
-way to know is to look through the globals of every loaded module.
+``from select import epoll`` works even after ``select.epoll`` was removed. The globals of every
+loaded module are searched, because there is no other way to know.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEPT = ("__original_module_", "__patched_module_")
 
 @dataclass(frozen=True)
 class Captured:
-    """A reference that outlives the removal of its name.
+    """A reference that still exists after the removal of its name.
 
     Attributes:
         module: the module whose globals hold it.
@@ -35,10 +35,10 @@ class Captured:
 
 
 def known_as(name: str) -> list[types.ModuleType]:
-    """Every module object called `name` that the program can reach, the registered one first.
+    """Return every reachable module object called `name`, the registered one first.
 
-    More than one exists where modules were swapped in ``sys.modules``, as
-    ``eventlet.import_patched`` does; a module imported before holds the other one.
+    Several exist if modules were swapped in ``sys.modules``, as ``eventlet.import_patched`` does; a
+    module imported before refers to the other one.
     """
     found: dict[int, types.ModuleType] = {}
     registered = sys.modules.get(name)
@@ -48,14 +48,14 @@ def known_as(name: str) -> list[types.ModuleType]:
     for _, _, value in _globals_of_loaded_modules():
         if type(value) is not types.ModuleType or value is original:
             continue
-        # eventlet's green stand-in has a longer __name__ of its own.
+        # eventlet's green module has a longer __name__ of its own.
         if module_globals(value).get("__name__") == name:
             found[id(value)] = value
     return list(found.values())
 
 
 def scan(targets: Mapping[str, tuple[str, ...]]) -> tuple[Captured, ...]:
-    """Every global that refers to one of `targets` outside the module it belongs to.
+    """Return every global that refers to one of `targets` outside its own module.
 
     Parameters:
         targets: names of classes and functions, by the module that defines them.
@@ -78,9 +78,9 @@ def _globals_of_loaded_modules() -> Iterator[tuple[str, str, Any]]:
 
 
 def _birthplace(value: Any) -> tuple[str, str] | None:
-    # By birth certificate, not by identity: a module that was swapped or reloaded
-    # has other objects of the same name. Only real classes and C functions are
-    # asked, for a proxy would answer by importing or computing what it stands for.
+    # By defining module and name, not by identity: a module that was swapped or reloaded has other
+    # objects of the same name. Only real classes and C functions are examined, because a proxy
+    # would import or compute its target.
     kind = type(value)
     if kind is types.BuiltinFunctionType:
         return str(value.__module__), str(value.__name__)

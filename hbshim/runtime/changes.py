@@ -1,4 +1,4 @@
-"""A change of one name in a module, that can be taken back if nobody changed it since."""
+"""A change of one name in a module, which is undone only if nothing has changed it since."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from hbshim.runtime.loaded import module_globals
 
-#: Stands for "the module has no such name".
+#: Means "the module has no such name".
 ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Change:
-    """`module.name` turns from `before` into `after`; either may be :data:`ABSENT`."""
+    """Changes `module.name` from `before` to `after`; either may be :data:`ABSENT`."""
 
     module: types.ModuleType
     name: str
@@ -25,7 +25,7 @@ class Change:
         return f"{self.module.__name__}.{self.name}"
 
     def make(self) -> None:
-        """Carry the change out."""
+        """Apply the change."""
         _set(self.module, self.name, self.after)
 
     def stands(self) -> bool:
@@ -33,7 +33,7 @@ class Change:
         return module_globals(self.module).get(self.name, ABSENT) is self.after
 
     def undo(self) -> None:
-        """Put the name back as it was."""
+        """Restore the name."""
         _set(self.module, self.name, self.before)
 
 

@@ -1,13 +1,12 @@
-"""The choice of the heartbeat worker: what the user asks for, else the answer of a table.
+"""The choice of the heartbeat worker: the user's, otherwise that of a table.
 
-:data:`RULE` has one row for each situation; the rows do not overlap and leave no gap, and a
-test walks every combination. :data:`CAUTIONS` says where a worker is known to fail, with the
-remedy; these sentences go with a worker that the user forces, and with the rule's own choice
-where no worker is without a flaw. ``docs/detection.md`` shows both tables.
+:data:`RULE` has one row for each situation; the rows do not overlap and leave no gap, and a test
+checks every combination. :data:`CAUTIONS` lists where a worker is known to fail, with the remedy.
+These sentences are reported with a worker that the user forces, and with the rule's own choice if
+every worker has a flaw. ``docs/detection.md`` shows both tables.
 
-A native thread is the answer whenever in doubt: it needs nothing from the hub, and the engine
-never drains the client's sockets from it, which is what made earlier attempts at native
-heartbeats fail.
+In doubt the choice is a native thread: it needs nothing from the hub, and the engine never drains
+the client's sockets from it, which made earlier attempts at native heartbeats fail.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class Facts:
     """What was found in this process.
 
     Attributes:
-        hub: "none" nothing is patched; "runs" between requests; "parked" by the
+        hub: "none": nothing is patched; "runs" between requests; "parked" by the
             host until the next request; "blocked" by the program's own native
-            sockets at each wait; "unknown" nothing promises that it runs.
+            sockets at each wait; "unknown": nothing guarantees that it runs.
         forked_since_import: this process is a child of the one that imported hbshim.
     """
 
@@ -45,21 +44,21 @@ class Facts:
 
     @property
     def tpool_has_room(self) -> bool:
-        """A green library rules here and its native pool has a thread to spare."""
-        # A turn may come at any time: the pool must have another thread for the
-        # program, and a pool of eventlet's with 0 runs its jobs in the hub.
+        """Whether a green library is in use and its native pool has a spare thread."""
+        # An iteration may run at any time: the pool needs another thread for the program, and
+        # eventlet's pool of size 0 runs its jobs in the hub.
         return self.green.library in ("eventlet", "gevent") and self.green.tpool_threads >= 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One situation; a column left None accepts every value.
+    """One situation; None in a column accepts every value.
 
     Attributes:
         patched_by: the libraries that have patched something.
         hub: states of the hub between requests.
-        worker_late: the running engine measured late green ticks.
-        tpool: the native thread pool of the green library has a thread to spare.
+        worker_late: the running engine measured that the green worker is late.
+        tpool: the native thread pool of the green library has a spare thread.
     """
 
     patched_by: frozenset[GreenLibrary]
@@ -70,7 +69,7 @@ class Row:
     reason: str
 
     def fits(self, patched_by: GreenLibrary, hub: HubState, worker_late: bool, tpool: bool) -> bool:
-        """Whether this row is about the given situation."""
+        """Return whether this row applies to the given situation."""
         return (
             patched_by in self.patched_by
             and (self.hub is None or hub in self.hub)
@@ -110,7 +109,7 @@ RULE: tuple[Row, ...] = (
     ),
     Row(
         patched_by=_ONE,
-        # "none" cannot meet a patching library; it stands here so that no gap is left.
+        # "none" cannot occur with a patching library; listed so that no gap is left.
         hub=frozenset({"unknown", "none"}),
         worker="pthread",
         reason="Nothing guarantees that the hub runs between requests here, and a native "
@@ -146,18 +145,18 @@ RULE: tuple[Row, ...] = (
 
 
 def row_for(facts: Facts, worker_late: bool) -> Row:
-    """The one row of :data:`RULE` about this process."""
+    """Return the row of :data:`RULE` that applies to this process."""
     situation = (facts.green.library, facts.hub, worker_late, facts.tpool_has_room)
     return next(row for row in RULE if row.fits(*situation))
 
 
 @dataclass(frozen=True)
 class Caution:
-    """A worker that is known to fail somewhere, and the remedy.
+    """A situation in which a worker is known to fail, and the remedy.
 
     Attributes:
-        workers: the workers it is about.
-        applies: whether this process is such a place; given the facts and worker_late.
+        workers: the workers that it applies to.
+        applies: returns whether it applies to this process, given the facts and worker_late.
         text: one sentence with the remedy.
     """
 
@@ -246,7 +245,7 @@ CAUTIONS: tuple[Caution, ...] = (
 
 
 def cautions_about(worker: WorkerName, facts: Facts, worker_late: bool) -> list[str]:
-    """The sentences that apply to `worker` in this process."""
+    """Return the sentences that apply to `worker` in this process."""
     return [
         caution.text
         for caution in CAUTIONS
@@ -261,7 +260,7 @@ class Choice:
     Attributes:
         worker: "pthread", "greenthread" or "tpool".
         reason: one sentence.
-        warning: what is known to fail with this worker here and the remedy, or None.
+        warning: how this worker is known to fail here, and the remedy; or None.
     """
 
     worker: WorkerName
@@ -275,14 +274,14 @@ def choose(
     worker: WorkerName | None = None,
     worker_late: bool = False,
 ) -> Choice:
-    """Choose the heartbeat worker; what the user asks for wins.
+    """Choose the heartbeat worker; the user's choice takes precedence.
 
     Parameters:
         report_facts: what was found in this process.
         heartbeat_in_pthread: True for a native thread, False for the program's own
             green threads, "auto" for the rule.
         worker: forces one worker; None leaves the choice to `heartbeat_in_pthread`.
-        worker_late: the engine measured that the hub's ticks come late.
+        worker_late: the engine measured that the hub is late.
 
     Raises:
         OptionError: an unknown value, or `worker` contradicts `heartbeat_in_pthread`.

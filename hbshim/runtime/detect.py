@@ -1,7 +1,7 @@
-"""The report on this process: what is patched, who hosts it, and where to beat from.
+"""The report on this process: what is patched, the host, and the heartbeat worker.
 
-Looks and never imports (see ``loaded.py``), so that asking does not change the
-answer; it may be asked again at any time, as a program may patch late or fork.
+It inspects and never imports (see ``loaded.py``), so that the detection does not change its result.
+It may run again at any time, because a program may patch late or fork.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _PID_AT_IMPORT = os.getpid()
 
 @dataclass(frozen=True)
 class RuntimeReport(Facts):
-    """Everything hbshim found out about this process, and what follows from it.
+    """What hbshim detected in this process, and what follows from it.
 
     Attributes:
-        choice: the heartbeat worker, why, and what may go wrong with it.
+        choice: the heartbeat worker, the reason, and a warning.
     """
 
     choice: Choice
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values that ``json.dumps`` accepts."""
+        """Return the report as plain values that ``json.dumps`` accepts."""
         return dataclasses.asdict(self)
 
     def explain(self) -> list[str]:
-        """The report as sentences for a reader, the conclusion last."""
+        """Return the report as sentences for a reader, the conclusion last."""
         return [
             *_explain_green(self.green),
             _explain_host(self.host),
@@ -67,12 +67,12 @@ def detect(
     worker: WorkerName | None = None,
     worker_late: bool = False,
 ) -> RuntimeReport:
-    """Look at this process; cheap, and without side effects.
+    """Inspect this process; cheap, and without side effects.
 
     Parameters:
         heartbeat_in_pthread: the user's option, True, False or "auto".
-        worker: the worker the user forces, or None.
-        worker_late: the engine measured that the hub's ticks come late.
+        worker: the worker that the user forces, or None.
+        worker_late: the engine measured that the hub is late.
 
     Raises:
         OptionError: an unknown value, or two options contradict each other.
@@ -97,7 +97,7 @@ def _hub_state(green: GreenFacts, host: HostFacts) -> HubState:
         return "none"
     if green.library == "both" or host.hub == "unknown":
         return "unknown"
-    # Another library's hub (eventlet's under a gevent worker) is nobody's either.
+    # The hub of another library (eventlet's under a gevent worker) is not run by the host either.
     if host.hub not in (green.library, "program"):
         return "parked"
     return "runs" if green.sockets_green else "blocked"

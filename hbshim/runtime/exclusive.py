@@ -1,11 +1,11 @@
 """Sections of code for one thread at a time, which no exception leaves occupied.
 
-A signal handler may raise an exception behind any call. One that comes between ``acquire()`` and
-the ``try`` that releases the lock leaves it acquired for the life of the process. ``with lock``
-has the same gap since Python 3.14.
+A signal handler may raise after any call. An exception between ``acquire()`` and the ``try`` that
+releases the lock would leave it locked for the lifetime of the process. ``with lock`` has the same
+gap since Python 3.14.
 
-A function that runs a section again, as a signal handler or a finalizer may, finds it occupied:
-it is half-way through its work further up in the same thread.
+A function that enters a section again in the same thread, as a signal handler or a finalizer may,
+finds it occupied, because the outer call is not finished.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ T = TypeVar("T")
 
 
 class ReentrantLock(Protocol):
-    """What ``threading.RLock()`` returns: it cannot be released by a thread that has it not."""
+    """The result of ``threading.RLock()``, which raises if another thread than its owner releases
+    it.
+    """
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
 
 
 class Occupied(enum.Enum):
-    """Has one member, :data:`OCCUPIED`."""
+    """The type of :data:`OCCUPIED`."""
 
     OCCUPIED = "occupied"
 
 
-#: Returned in place of a result: the section was not run.
+#: Returned instead of a result: the section was not run.
 OCCUPIED = Occupied.OCCUPIED
 
 
@@ -41,13 +43,13 @@ _INSIDE = "inside"
 class TrySection:
     """Runs functions, one at a time, and never waits.
 
-    It has no lock that an eventlet could find and replace which patches later.
+    It has no lock that an eventlet which patches later could find and replace.
     """
 
     __slots__ = ("_holder",)
 
     def __init__(self) -> None:
-        # setdefault() enters, and shows at any later instant which thread has entered.
+        # setdefault() enters atomically, and shows which thread has entered.
         self._holder: dict[str, object] = {}
 
     def run(self, work: Callable[[], T]) -> T | Occupied:
@@ -58,7 +60,7 @@ class TrySection:
                 return OCCUPIED
             return work()
         finally:
-            # Without a call: an exception may come behind any.
+            # Without a call: an exception may come after any.
             try:
                 if holder[_INSIDE] is mine:
                     del holder[_INSIDE]
@@ -67,10 +69,11 @@ class TrySection:
 
 
 class ExclusiveSection:
-    """Runs functions, one at a time, and lets others wait.
+    """Runs functions, one at a time; other threads wait.
 
     Parameters:
-        lock: re-entrant, because such a lock refuses to be released by a thread that has it not.
+        lock: re-entrant, because only such a lock raises when a thread releases it that does not
+            hold it.
 
     Attributes:
         occupied: a function runs.
@@ -86,7 +89,8 @@ class ExclusiveSection:
         """Return what `work` returns.
 
         Parameters:
-            timeout: seconds to wait for another thread that is inside; None: as long as it is.
+            work: the function.
+            timeout: seconds to wait for another thread that is inside; None: no limit.
 
         Returns:
             :data:`OCCUPIED`, without calling `work`, if another thread stays inside, or if this
@@ -94,7 +98,7 @@ class ExclusiveSection:
         """
         lock, entered = self._lock, False
         try:
-            # In here: an exception may come right behind it.
+            # Inside: a signal handler may raise directly after acquire().
             if timeout is None:
                 acquired = lock.acquire()
             elif timeout <= 0:

@@ -1,9 +1,8 @@
-"""What belongs to one process: a mark that tells processes apart, and one value for each.
+"""State that belongs to one process: a mark that identifies the process, and one value for each.
 
-``os.register_at_fork`` is not enough: uWSGI and mod_wsgi fork in C, where its callbacks may
-not run. So process ids are compared as well; and where that costs too much, as on the way of
-each message (up to one per cent for ``os.getpid``), a page of memory is read that Linux wipes
-in the child of every fork.
+``os.register_at_fork`` is not enough: uWSGI and mod_wsgi fork in C, where its callbacks may not
+run. So process ids are compared as well. Where that costs too much, as for each message (up to one
+per cent for ``os.getpid``), a page of memory is read that Linux wipes in the child of every fork.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class ProcessMark(Protocol):
 
 
 class _PidMark:
-    """For systems that cannot wipe a page."""
+    """The mark for systems that cannot wipe a page."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -45,7 +44,7 @@ def _new_mark() -> ProcessMark:
     except (OSError, ValueError):
         return _PidMark()
     page[0] = 1
-    # An index into a view takes half the time of one into the map.
+    # Indexing a view takes half the time of indexing the map.
     return memoryview(page)
 
 
@@ -62,7 +61,7 @@ def process_mark() -> ProcessMark:
 
 
 def _wipe() -> None:
-    # Where a kernel only pretends to wipe, as emulators may, a fork of Python's own is seen.
+    # If a kernel only pretends to wipe, as emulators may, Python's own forks are still noticed.
     global _mark
     if isinstance(_mark, memoryview):
         _mark[0] = 0
@@ -73,11 +72,11 @@ os.register_at_fork(after_in_child=_wipe)
 
 
 class ProcessLocal(Generic[T]):
-    """Makes its value lazily, once in each process.
+    """Creates its value lazily, once in each process.
 
-    No call waits for another: two threads that ask at the same time for the first value
-    may both make one, and both get the same. So neither a finalizer that asks while its
-    thread makes the value, nor a child that was forked meanwhile, finds a lock taken.
+    No call waits for another one: two threads that request the first value at the same time may
+    both create one, and both get the same. So neither a finalizer that requests the value while its
+    thread creates it, nor a child that was forked meanwhile, finds a lock held.
 
     Parameters:
         make: creates the value, without side effects.
@@ -91,7 +90,7 @@ class ProcessLocal(Generic[T]):
         os.register_at_fork(after_in_child=self._drop_inherited)
 
     def get(self) -> T:
-        """The value of this process."""
+        """Return the value of this process."""
         value = self._values.get(os.getpid())
         if value is None:
             self._drop_inherited()
@@ -99,7 +98,7 @@ class ProcessLocal(Generic[T]):
         return value
 
     def peek(self) -> T | None:
-        """The value of this process if it has been made already."""
+        """Return the value of this process if it exists already."""
         return self._values.get(os.getpid())
 
     def _drop_inherited(self) -> None:

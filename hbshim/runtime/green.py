@@ -1,7 +1,7 @@
-"""Which library patched which modules of the standard library.
+"""Detects which library patched which modules of the standard library.
 
-A library's presence in ``sys.modules`` says little: ``import oslo_messaging``
-always imports eventlet. So the library that is there is asked what it patched.
+That a library is in ``sys.modules`` proves little: ``import oslo_messaging`` always imports
+eventlet. So the loaded library's own record of its patches is read.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _TPOOL_DEFAULT_THREADS = 20
 
 @dataclass(frozen=True)
 class Patches:
-    """What one library did to this process.
+    """What one library has patched in this process.
 
     Attributes:
-        loaded: the library has been imported, which alone means nothing.
-        version: its version, None when it is not loaded.
-        extent: "full" when every module of :data:`CORE` is patched.
+        loaded: the library is imported, which proves nothing by itself.
+        version: its version; None if it is not loaded.
+        extent: "full" if every module of :data:`CORE` is patched.
         patched: the patched modules, by eventlet's names for them.
-        missing: the modules of :data:`CORE` left native; empty unless "partly".
+        missing: the modules of :data:`CORE` that are still native; empty unless "partly".
     """
 
     loaded: bool
@@ -59,14 +59,14 @@ class Patches:
 
 @dataclass(frozen=True)
 class GreenFacts:
-    """Which green library, if any, rules this process.
+    """The green library, if any, that is in use in this process.
 
     Attributes:
         library: the one that has patched something; "both" is a conflict.
-        extent: how far that library went; the further of the two for "both".
+        extent: how much that library has patched; the larger extent for "both".
         sockets_green: waiting for the broker lets other greenlets run.
-        tpool_threads: size of the native thread pool that comes with the library, that
-            of eventlet unless gevent is the one that has patched; 0 without either.
+        tpool_threads: size of the native thread pool of the library, eventlet's unless only gevent
+            has patched; 0 without a library.
         contested: modules that both libraries have patched.
     """
 
@@ -80,7 +80,7 @@ class GreenFacts:
 
 
 def inspect_green() -> GreenFacts:
-    """Ask the libraries that are loaded what they have patched so far."""
+    """Read what the loaded libraries have patched so far."""
     eventlet = _patches("eventlet", _eventlet_patched())
     gevent = _patches("gevent", _gevent_patched())
     library: GreenLibrary = "none"

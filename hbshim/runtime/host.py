@@ -1,7 +1,7 @@
-"""Which program hosts this process, and whose hub, if any, it runs between requests.
+"""Detects the program that hosts this process, and whose hub it runs between requests.
 
-Every probe looks at modules that are loaded already. Each rule names where it
-was read; the real hosts are run by ``tests/runtime`` and the container harness.
+Every probe inspects modules that are loaded already. Each rule names its source; ``tests/runtime``
+and the container harness run the real hosts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class HostFacts:
 
 
 def inspect_host() -> HostFacts:
-    """The innermost host found: a WSGI process that imports Celery to send tasks is no worker."""
+    """Return the innermost host: a WSGI process that imports Celery to send tasks is no worker."""
     for probe in _PROBES:
         facts = probe()
         if facts is not None:

@@ -1,4 +1,4 @@
-"""Facts of the Python interpreter that decide whether a native thread can live in it."""
+"""Facts of the Python interpreter that decide whether a native thread can run in it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class InterpreterFacts:
     gil_enabled: bool
 
 
-@functools.cache  # An interpreter does not change its nature; cached once in each.
+@functools.cache  # These facts of an interpreter never change; cached once in each.
 def inspect_interpreter() -> InterpreterFacts:
-    """Read the facts; imports one small C module of the standard library."""
+    """Return the facts; imports one small C module of the standard library."""
     main = _is_main()
     # Since Python 3.12; before, no interpreter of a host forbids daemon threads.
     daemon_threads_allowed = peek("_thread", "daemon_threads_allowed")
@@ -54,11 +54,11 @@ def inspect_interpreter() -> InterpreterFacts:
 
 
 def require_gil() -> None:
-    """Refuse an interpreter that runs without the GIL.
+    """Raise an error in an interpreter that runs without the GIL.
 
     The heartbeat thread checks that a stream is at a frame boundary and sends a heartbeat in one
-    step that no other thread can interrupt, because the step keeps the GIL. Without it there are
-    only locks that no test has run with, and a heartbeat inside a frame ends the connection.
+    step. No other thread can interrupt it, because the step keeps the GIL. Without the GIL, a
+    heartbeat could be sent inside a frame, which ends the connection.
 
     Raises:
         WorkerError: there is no GIL.
@@ -71,7 +71,7 @@ def require_gil() -> None:
 
 
 def _interpreters() -> Any:
-    """CPython's own module on interpreters, by its name of the day, or None."""
+    """Return CPython's own module on interpreters, under its current name, or None."""
     name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
     try:
         return importlib.import_module(name)

@@ -1,9 +1,8 @@
-"""Look at what is loaded already; never import, never wake a lazy module.
+"""Inspects what is loaded already; never imports, and never triggers a lazy module.
 
-Importing eventlet or gevent to find out whether they are used changes the
-answer, and costs 118 ms. A plain ``getattr`` is not harmless either: lazy
-modules (celery, werkzeug, ``importlib.util.LazyLoader``) import half their
-package when an attribute is asked for.
+Importing eventlet or gevent to find out whether they are used would change the result, and takes
+118 ms. A plain ``getattr`` is not harmless either: lazy modules (celery, werkzeug,
+``importlib.util.LazyLoader``) import half their package when an attribute is read.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Any
 
 
 def module_globals(module: object) -> dict[str, Any]:
-    """The names a module has defined so far; empty for what is not a real module.
+    """Return the names that a module has defined so far; empty for anything but a real module.
 
-    ``vars()`` would do, but a lazy module answers it by loading itself.
+    ``vars()`` is not used, because a lazy module then loads itself.
     """
-    # isinstance() asks `__class__`, which a proxy may forge or compute.
+    # isinstance() reads `__class__`, which a proxy may fake or compute.
     if not issubclass(type(module), types.ModuleType):
         return {}
     names: dict[str, Any] = object.__getattribute__(module, "__dict__")
@@ -28,12 +27,12 @@ def module_globals(module: object) -> dict[str, Any]:
 
 
 def peek(module_name: str, attribute: str, default: Any = None) -> Any:
-    """One attribute of a module that is loaded already, else `default`."""
+    """Return one attribute of a module that is loaded already, else `default`."""
     return module_globals(sys.modules.get(module_name)).get(attribute, default)
 
 
 def module_of(kind: type) -> str:
-    """The module that the class `kind` is from; "" where it does not say.
+    """Return the module of the class `kind`; "" if it is unknown.
 
     Classes made without a module's globals, some of C extensions among them, have no
     ``__module__``.
@@ -45,12 +44,12 @@ def module_of(kind: type) -> str:
 
 
 def is_loaded(module_name: str) -> bool:
-    """Whether the module is there; None in ``sys.modules`` means "import refused"."""
+    """Return whether the module is loaded; None in ``sys.modules`` means "import refused"."""
     return sys.modules.get(module_name) is not None
 
 
 def subclasses_of(kinds: Iterable[type]) -> set[type]:
-    """Return these classes and all that are derived from them."""
+    """Return these classes and all their subclasses."""
     classes = set(kinds)
     latest = set(classes)
     while latest:
@@ -62,13 +61,12 @@ def subclasses_of(kinds: Iterable[type]) -> set[type]:
 
 
 def instances_of(kinds: Iterable[type]) -> list[object]:
-    """Return the live instances of these classes and their subclasses, proxies left out.
+    """Return the existing instances of these classes and their subclasses, without proxies.
 
-    Asks the garbage collector who refers to the classes, as every instance of a class written
-    in Python does. Its list of all objects would do, but holds a reference to every tuple that
-    another thread is about to build, and the building of a tuple that is referred to elsewhere
-    fails with SystemError.
+    It reads the garbage collector's list of referrers of the classes, in which every instance of a
+    class written in Python is. The list of all objects is not used: it holds a reference to every
+    tuple that another thread is building, which then fails with SystemError.
     """
     classes = subclasses_of(kinds)
-    # type() and not isinstance(), which asks the object itself: a proxy would answer.
+    # type() and not isinstance(), which calls the object itself: a proxy would answer.
     return [each for each in gc.get_referrers(*classes) if type(each) in classes]

@@ -1,13 +1,12 @@
-"""Take the native pollers out of `select` and `selectors`, so that green code waits greenly.
+"""Removes the native pollers from `select` and `selectors`, so that green code waits greenly.
 
-eventlet has a green ``select.select`` and nothing else: code that finds ``epoll``
-or ``poll`` waits in the kernel and stops the hub (pika picks epoll whenever
-``select`` has it). ``monkey_patch()`` removes these names itself when it patches
-`select`; this earns its keep in programs that patch partly, late, or hold the
-original modules. hbshim's own engine never depends on it.
+eventlet has only a green ``select.select``: code that finds ``epoll`` or ``poll`` waits in the
+kernel and blocks the hub (pika chooses epoll whenever ``select`` has it). ``monkey_patch()``
+removes these names itself when it patches `select`; this module is for programs that patch partly
+or late, or that refer to the original modules. hbshim's own engine does not depend on it.
 
-Names are removed, not objects: a poller that exists keeps working. A module that
-took its own reference earlier keeps it too; the report names each of them.
+Names are removed, not objects: an existing poller works on. A module that imported its own
+reference earlier keeps it; the report lists each of them.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ POLLERS = {
 
 @dataclass(frozen=True)
 class StripReport:
-    """What one call of :func:`strip_polling` found and did.
+    """The result of one call of :func:`strip_polling`.
 
     Attributes:
-        acted: stripping is in effect; False when there was no reason to strip.
-        reason: one sentence saying why, or why not.
-        removed: names this call removed, as "select.epoll"; empty when it was done before.
-        replaced: names this call gave a green or select-based object.
+        acted: stripping is in effect; False if there was no reason to strip.
+        reason: one sentence.
+        removed: names that this call removed, as "select.epoll"; empty if it was done before.
+        replaced: names that this call gave a green or select-based object.
         captured: module globals that took a reference to a native poller earlier.
         select_is_green: waiting in ``select.select`` lets other greenlets run.
     """
@@ -57,7 +56,7 @@ class StripReport:
 
 
 class _State:
-    """Who wants the pollers gone, and what was changed for them."""
+    """The callers that want the pollers removed, and the changes made for them."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -82,18 +81,17 @@ _state = _State()
 def strip_polling(
     *, force: bool = False, green_select: bool = True, on_install: bool = False
 ) -> StripReport:
-    """Remove the native pollers until :func:`restore_polling`; calling again is harmless.
+    """Remove the native pollers until :func:`restore_polling`; idempotent.
 
     ``selectors.DefaultSelector`` becomes ``SelectSelector``.
 
     Parameters:
-        force: strip even where eventlet has patched nothing.
-        green_select: where eventlet has patched something but not `select`, also put
-            eventlet's green ``select`` in place. Without it the pollers' users move to
-            the native ``select.select``, which stops the hub just as well and refuses
-            file descriptors above 1023.
-        on_install: for :func:`hbshim.install`, whose :func:`hbshim.uninstall` takes back
-            no stripping but its own.
+        force: strip even if eventlet has patched nothing.
+        green_select: if eventlet has patched something but not `select`, also install eventlet's
+            green ``select``. Otherwise users of the pollers fall back to the native
+            ``select.select``, which also blocks the hub, and refuses file descriptors above 1023.
+        on_install: for :func:`hbshim.install`: :func:`hbshim.uninstall` undoes only its own
+            stripping.
     """
     if not (force or _eventlet_rules()):
         return _nothing_to_do()
@@ -106,11 +104,11 @@ def strip_polling(
 
 
 def restore_polling(*, on_install: bool = False) -> tuple[str, ...]:
-    """Put back what was removed; returns the names, empty when there is nothing to do.
+    """Restore what was removed; return the names, empty if there is nothing to do.
 
-    Names that somebody else has changed since stay as they are, and all of them
-    stay once eventlet itself has patched `select`. Inside a :func:`stripped_polling`
-    block nothing comes back before the block ends.
+    Names that other code has changed since stay as they are, and all of them stay once eventlet
+    itself has patched `select`. Inside a :func:`stripped_polling` block nothing is restored before
+    the block ends.
 
     Parameters:
         on_install: see :func:`strip_polling`.
@@ -124,7 +122,7 @@ def restore_polling(*, on_install: bool = False) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def stripped_polling(*, force: bool = False, green_select: bool = True) -> Iterator[StripReport]:
-    """:func:`strip_polling` for the length of a ``with`` block; blocks may overlap."""
+    """Call :func:`strip_polling` for the duration of a ``with`` block; blocks may overlap."""
     if not (force or _eventlet_rules()):
         yield _nothing_to_do()
         return
@@ -139,8 +137,8 @@ def stripped_polling(*, force: bool = False, green_select: bool = True) -> Itera
 
 
 def _strip(green_select: bool) -> StripReport:
-    # Both must be there before either is stripped: `selectors` defines only the classes
-    # that it finds pollers for in `select` when it is imported.
+    # Both must exist before either is stripped: when it is imported, `selectors` defines only the
+    # classes for which it finds pollers in `select`.
     for name in POLLERS:
         importlib.import_module(name)
     green = _green_replacements() if green_select and _eventlet_rules() else {}
@@ -183,8 +181,8 @@ def _nothing_to_do() -> StripReport:
 
 
 def _green_replacements() -> dict[str, Any]:
-    # eventlet is loaded already, so importing its green modules changes nothing for
-    # the program; eventlet made both objects to stand in these very places.
+    # eventlet is loaded already, so importing its green modules changes nothing for the program;
+    # eventlet made both objects for this purpose.
     return {
         f"{name}.{attribute}": getattr(importlib.import_module(f"eventlet.green.{name}"), attribute)
         for name, attribute in (("select", "select"), ("selectors", "SelectSelector"))
@@ -213,7 +211,7 @@ def _restore_if_unwanted() -> tuple[str, ...]:
     if _eventlet_rules("select") and not _state.select_patched:
         return ()
     restored = set()
-    # Backwards, one by one: a name changed twice stands only once the later change is undone.
+    # In reverse order: a name changed twice is restored only after the later change is undone.
     for change in reversed(changes):
         if change.stands():
             change.undo()

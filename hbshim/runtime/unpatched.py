@@ -1,12 +1,11 @@
-"""Real operating-system primitives, whatever eventlet or gevent have patched.
+"""Native operating-system primitives, even if eventlet or gevent have patched the library.
 
-After ``monkey_patch()`` even ``_thread.start_new_thread`` and
-``_thread.allocate_lock`` are green: an engine built on them runs inside the hub
-and freezes it. This module is the only place that reaches behind the patches;
-nothing else in hbshim imports ``threading`` or ``_thread``.
+After ``monkey_patch()`` even ``_thread.start_new_thread`` and ``_thread.allocate_lock`` are green:
+an engine built on them would run inside the hub and stop with it. Only this module reads what is
+behind the patches; nothing else in hbshim imports ``threading`` or ``_thread``.
 
-Lookups are made at each call of a factory, never captured at import: the
-program may patch before or after it imports hbshim.
+The lookup happens at each call of a factory, never at import: the program may patch before or
+after it imports hbshim.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _FAULTS = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRA
 
 
 class NativeLock(Protocol):
-    """What ``_thread`` hands out: a lock the operating system knows."""
+    """The type of ``_thread``'s locks: a lock of the operating system."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
@@ -42,10 +41,10 @@ class NativeLock(Protocol):
 
 
 def original_module(name: str) -> types.ModuleType:
-    """The module `name` as it was before eventlet patched it.
+    """Return the module `name` as it was before eventlet patched it.
 
-    eventlet patches in place and keeps an unpatched copy; when eventlet is not
-    loaded, or has not patched `name`, the module itself is the original.
+    eventlet patches in place and keeps an unpatched copy; if eventlet is not loaded, or has not
+    patched `name`, the module itself is the original.
     """
     patcher = sys.modules.get("eventlet.patcher")
     module = __import__(name) if patcher is None else patcher.original(name)
@@ -54,17 +53,17 @@ def original_module(name: str) -> types.ModuleType:
 
 
 def original(module_name: str, attribute: str) -> Any:
-    """One unpatched attribute, asking gevent, then eventlet, then the module itself."""
+    """Return one unpatched attribute, from gevent, then eventlet, then the module itself."""
     gevent_monkey = sys.modules.get("gevent.monkey")
-    # gevent answers with the current object when it has not patched it, which
-    # may be eventlet's: only believe it where it did patch.
+    # gevent returns the current object if it has not patched it, which may be eventlet's: use it
+    # only where it did patch.
     if gevent_monkey is not None and gevent_monkey.is_object_patched(module_name, attribute):
         return gevent_monkey.get_original(module_name, attribute)
     return getattr(original_module(module_name), attribute)
 
 
 def allocate_lock() -> NativeLock:
-    """A native lock: it blocks the operating-system thread, never a greenlet."""
+    """Return a native lock: it blocks the operating-system thread, never a greenlet."""
     lock: NativeLock = original("_thread", "allocate_lock")()
     return lock
 

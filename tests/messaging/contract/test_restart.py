@@ -36,7 +36,7 @@ def test_calls_that_run_are_answered_after_a_restart(
     laboratory: Laboratory, driver: Driver, target: Target, serve: Serve, endpoint: Endpoint
 ) -> None:
     serve(driver, target, endpoint, workers=8)
-    client = Client(driver, target, timeout=2 * LIMIT)
+    client = Client(driver, target, timeout=4 * LIMIT)
     brief = client.prepare(timeout=5)
     timed_out = threading.Event()
 
@@ -52,7 +52,7 @@ def test_calls_that_run_are_answered_after_a_restart(
         endpoint.release.set()
 
     calls = [lambda number=number: client.call("hold", value=number) for number in range(5)]
-    assert at_once(*calls, time_out, restart, limit=3 * LIMIT) == [*range(5), None, None]
+    assert at_once(*calls, time_out, restart, limit=4 * LIMIT) == [*range(5), None, None]
     assert client.call("echo", value="next") == "next"
     runs = Counter(endpoint.asked)
     assert runs.pop("brief", 0) <= 1

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from hbshim.errors import CallTimeoutError, OptionError, ResultGoneError, UnroutableError
+from hbshim.errors import (
+    CallTimeoutError,
+    MessagingError,
+    OptionError,
+    ResultGoneError,
+    UnroutableError,
+)
 from hbshim.messaging import DEFAULT, NEVER, Client, Driver, Server, StoringDriver, Target
 from tests.messaging.conftest import LIMIT
 from tests.messaging.contract.laboratory import Laboratory, require_features
@@ -29,9 +36,11 @@ def test_a_cast_that_no_server_takes_expires(
     storing: StoringDriver, submitter: Client, serve: Serve, endpoint: Endpoint
 ) -> None:
     storing.declare_queue(submitter.target, DEFAULT)
-    submitter.prepare(timeout=0.2).cast("echo", value="expired")
+    with contextlib.suppress(MessagingError):
+        # On a busy machine its time may be over before it is sent.
+        submitter.prepare(timeout=0.2).cast("echo", value="expired")
     submitter.cast("echo", value="there")
-    time.sleep(0.3)
+    time.sleep(0.5)
     serve(storing, submitter.target, endpoint)
     assert submitter.call("echo", value="last") == "last"
     wait_until(lambda: len(endpoint.asked) == 2, LIMIT)
@@ -126,7 +135,6 @@ def test_without_a_result(
 
 def test_a_queue_without_a_server_expires(storing: StoringDriver, submitter: Client) -> None:
     storing.declare_queue(submitter.target, 2)
-    submitter.submit("echo", value=1).close()
 
     def is_gone() -> bool:
         try:

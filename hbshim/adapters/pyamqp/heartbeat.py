@@ -197,6 +197,18 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
             if left <= 0:
                 raise TimeoutError("timed out")
 
+    def drain_until_read_timeout() -> None:
+        # The kernel's timer, which the application has set, starts anew with each heartbeat, and
+        # hbshim has asked for those. Checked as each arrives: up to T/2 late, but never early.
+        limit = transport.read_timeout
+        deadline = _monotonic() + limit
+        while not connection.on_inbound_frame(frame := transport.read_frame()):
+            now = _monotonic()
+            if frame[0] != FRAME_HEARTBEAT:
+                deadline = now + limit
+            elif now >= deadline:
+                raise TimeoutError("timed out")
+
     def drain_or_time_out(timeout: float | None = None) -> Any:
         if not mine[0]:
             # Here, and not only at the read: in between py-amqp sets the socket's timeout, and the
@@ -209,14 +221,19 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
             raise TimeoutError
         if timeout and stock_drain:
             return drain_until(timeout)
+        if timeout is None and stock_drain and transport.read_timeout and asked():
+            return drain_until_read_timeout()
         return drain_events(timeout)
+
+    def asked() -> bool:
+        return getattr(transport, "hbshim_asked", False)
 
     restore_user_timeout = _raise_user_timeout(transport, link)
 
     def unwrap() -> None:
         link.close()
         restore_user_timeout()
-        for attribute in ("read_frame", "write", "close", "hbshim_link"):
+        for attribute in ("read_frame", "write", "close", "hbshim_link", "hbshim_asked"):
             transport.__dict__.pop(attribute, None)
         alive = connection_ref()
         if alive is not None:
@@ -321,6 +338,8 @@ def prepare(options_for: OptionsFor) -> None:
         except BaseException:
             self.collect()
             raise
+        if asking and kept:
+            self._transport.hbshim_asked = True
         if asking and not kept:
             # The broker would close a connection that promised heartbeats.
             _undo_connect(self, before)

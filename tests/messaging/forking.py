@@ -1,8 +1,11 @@
 """A driver that is used, then forked, and used in both processes: ``forking.py WORLD TOPIC``."""
 
+from __future__ import annotations
+
 import os
 import sys
 import warnings
+from typing import Any
 
 LIMIT = 20
 
@@ -22,7 +25,7 @@ def patch(world: str) -> None:
             monkey.patch_all()
 
 
-def use(driver: object, client: object, notifier: object, name: str) -> None:
+def use(driver: Any, client: Any, notifier: Any, name: str) -> None:
     """All of its patterns, from several threads at the same time."""
     import threading
 
@@ -49,7 +52,8 @@ def main(world: str, topic: str) -> None:
     patch(world)
     from hbshim import messaging
 
-    driver = messaging.connect(os.environ["URL"], rpc_queue_expiration=30, **ON_A_BUSY_MACHINE)
+    options: dict[str, Any] = ON_A_BUSY_MACHINE
+    driver = messaging.connect(os.environ["URL"], rpc_queue_expiration=30, **options)
     target = messaging.Target(topic)
     client = messaging.Client(driver, target, timeout=LIMIT)
     notifier = messaging.Notifier(driver, topic, "fork", timeout=LIMIT)

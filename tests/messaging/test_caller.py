@@ -1,29 +1,35 @@
 """Calls share one connection; who reads from it makes way for who must ask the broker."""
 
+from __future__ import annotations
+
 import threading
 
 import pytest
 
 from hbshim import messaging
+from hbshim.messaging.dispatch import Request
+from wsgi_harness.stack.broker import Broker
 
 LIBRARIES = ("hbkombu", "hbpika")
 
 
 class Endpoint:
-    def __init__(self):
+    def __init__(self) -> None:
         self.begun = threading.Event()
         self.may_end = threading.Event()
 
-    def wait(self, request):
+    def wait(self, request: Request) -> bool:
         self.begun.set()
         return self.may_end.wait(30)
 
-    def ping(self, request):
+    def ping(self, request: Request) -> str:
         return "pong"
 
 
 @pytest.mark.parametrize("scheme", LIBRARIES)
-def test_a_first_call_to_another_exchange_does_not_wait_for_a_long_one(broker, scheme):
+def test_a_first_call_to_another_exchange_does_not_wait_for_a_long_one(
+    broker: Broker, scheme: str
+) -> None:
     url = broker.amqp_url().replace("amqp://", f"{scheme}://")
     endpoint = Endpoint()
     driver, serving = messaging.connect(url), messaging.connect(url)

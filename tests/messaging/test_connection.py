@@ -105,7 +105,8 @@ def test_a_message_without_properties_has_none(connection: Connection, queue: st
     assert delivery.body == b""
     assert delivery.headers == {}
     assert delivery.message_id is delivery.correlation_id is delivery.reply_to is None
-    assert delivery.expiration is delivery.type is None
+    assert delivery.expiration is None
+    assert delivery.type is None
 
 
 def test_a_body_of_many_frames(connection: Connection, queue: str) -> None:
@@ -345,7 +346,7 @@ def test_a_consumer_that_is_stopped_reports_when_nothing_comes_any_more(
         connection.publish_confirmed(message(queue, b"%d" % number), LIMIT)
         tag = connection.start_consumer(queue, on_delivery, on_cancelled=lambda _reason: None)
         connection.stop_consumer(tag, lambda: seen.append("stopped"))
-        drain_until(connection, lambda number=number: seen.count("stopped") == number + 1)
+        drain_until(connection, lambda number=number: seen.count("stopped") == number + 1)  # type: ignore[misc]
         assert seen[-1] == "stopped"
     connection.stop_consumer(tag)
     # Nothing is lost: what was delivered is requeued, by the consumer or behind its end.

@@ -196,16 +196,16 @@ def test_every_operation_ends_by_its_timeout(
             client = Client(driver, target, timeout=timeout)
             notifier = Notifier(driver, unique("events"), "here", timeout=timeout)
             ways: dict[str, Callable[[], object]] = {
-                "call": lambda client=client: client.call("echo", value=1),
-                "mandatory call": lambda client=client: client.prepare(mandatory=True).call(
+                "call": lambda client=client: client.call("echo", value=1),  # type: ignore[misc]
+                "mandatory call": lambda client=client: client.prepare(mandatory=True).call(  # type: ignore[misc]
                     "echo", value=1
                 ),
-                "call with progress": lambda client=client: client.prepare(
+                "call with progress": lambda client=client: client.prepare(  # type: ignore[misc]
                     on_progress=slow_callback
                 ).call("count", to=1),
-                "cast": lambda client=client: client.cast("echo", value="x" * 20_000),
-                "submit": lambda client=client: client.submit("echo", value=1),
-                "notify": lambda notifier=notifier: notifier.info("event", 1),
+                "cast": lambda client=client: client.cast("echo", value="x" * 20_000),  # type: ignore[misc]
+                "submit": lambda client=client: client.submit("echo", value=1),  # type: ignore[misc]
+                "notify": lambda notifier=notifier: notifier.info("event", 1),  # type: ignore[misc]
             }
             name = chance.choice(list(ways))
             began = time.monotonic()

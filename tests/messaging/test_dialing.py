@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_an_address_that_does_not_answer(listener: socket.socket) -> None:
     options = AmqpOptions(socket_timeout=0.1)
     began = time.monotonic()
     # A full queue of connections that nobody accepts answers no further one.
-    waiting = []
+    waiting: list[Any] = []
     try:
         with pytest.raises(ConnectError, match="in time"):
             while len(waiting) < 10:

@@ -1,9 +1,14 @@
 """The page about messaging is run from its first snippet to its last, on the real broker."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from wsgi_harness.stack.broker import Broker
 
 PAGE = Path(__file__).parents[2] / "docs" / "messaging.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -35,5 +40,5 @@ def test_the_page_does_what_it_says(broker, vhost, scheme, capsys):
     assert {"booting", "fetching web", "installed"} <= set(said)
 
 
-def test_the_page_has_all_its_snippets():
+def test_the_page_has_all_its_snippets() -> None:
     assert len(SNIPPETS) == 5

@@ -410,8 +410,8 @@ def test_notifications_survive_a_power_cut(
         assert sorted(sent) == sorted(itertools.product(LIBRARIES, range(POWER_CUT_MESSAGES)))
         for library, ledger in ledgers.items():
             wait_while_progressing(
-                lambda ledger=ledger: len(ledger.got) == POWER_CUT_MESSAGES,
-                lambda ledger=ledger: len(ledger.got),
+                lambda ledger=ledger: len(ledger.got) == POWER_CUT_MESSAGES,  # type: ignore[misc]
+                lambda ledger=ledger: len(ledger.got),  # type: ignore[misc]
             )
             again = sum(ledger.got.values()) - POWER_CUT_MESSAGES
             print(f"{library}: {again} came more than once")  # noqa: T201 - the measurement
@@ -449,4 +449,5 @@ def test_what_runs_is_not_begun_again_when_its_connection_is_lost(
     assert client.call("echo", value=2) == 2
     assert endpoint.asked == [1, 2]
     assert server.stop(LIMIT)
-    assert client.driver.delete_queue(client.target) == 0
+    driver: Any = client.driver
+    assert driver.delete_queue(client.target) == 0

@@ -10,8 +10,8 @@ import pytest
 
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.amqp.retries import dead_letter_name
+from hbshim.messaging.base import PRIORITIES
 from hbshim.messaging.notify import (
-    PRIORITIES,
     Notification,
     NotificationServer,
     Notifier,
@@ -48,7 +48,7 @@ def test_each_priority_has_a_queue_of_its_own(topic: str, driver: AmqpDriver) ->
     exchange = driver.options.default_notification_exchange
     left = [
         driver._sender.with_connection(
-            lambda found, priority=priority: found.connection.delete_queue(
+            lambda found, priority=priority: found.connection.delete_queue(  # type: ignore[misc]
                 f"{exchange}.{topic}.{priority}"
             ),
             time.monotonic() + LIMIT,

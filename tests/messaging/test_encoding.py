@@ -1,5 +1,7 @@
 """Payloads: what can be sent, in which form, and the one error for what cannot."""
 
+from __future__ import annotations
+
 import collections
 import datetime
 import decimal
@@ -9,9 +11,11 @@ import itertools
 import json
 import uuid
 import xmlrpc.client
+from collections.abc import Iterator
+from typing import Any, NoReturn, cast
 
 import hypothesis.strategies as st
-import netaddr
+import netaddr  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given, settings
 from oslo_serialization import jsonutils
@@ -26,7 +30,7 @@ NOON = datetime.datetime(2026, 11, 20, 12, 30, 0, 42)
 class Items:
     """Something like a mapping, and none."""
 
-    def items(self):
+    def items(self) -> list[tuple[str, datetime.datetime | int]]:
         return [("a", 1), ("when", NOON)]
 
 
@@ -35,7 +39,7 @@ class Plain:
 
 
 @pytest.fixture
-def payloads():
+def payloads() -> Encoding:
     return Encoding()
 
 
@@ -80,7 +84,7 @@ def payloads():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_has_the_form_that_oslo_gives_it(payloads, value):
+def test_a_value_has_the_form_that_oslo_gives_it(payloads: Encoding, value: Any) -> None:
     if isinstance(value, map):  # it can be read once
         assert payloads.decode(payloads.encode(value)) == ["1", "2"]
     elif isinstance(value, bytearray):  # there, a list of numbers
@@ -90,49 +94,49 @@ def test_a_value_has_the_form_that_oslo_gives_it(payloads, value):
         assert payloads.decode(payloads.encode(value)) == theirs
 
 
-def test_a_generator_is_written_out(payloads):
+def test_a_generator_is_written_out(payloads: Encoding) -> None:
     assert payloads.encode({"squares": (n * n for n in range(3))}) == b'{"squares":[0,1,4]}'
 
 
-def test_a_network_is_not_a_list_of_its_addresses(payloads):
+def test_a_network_is_not_a_list_of_its_addresses(payloads: Encoding) -> None:
     assert payloads.encode(ipaddress.ip_network("10.0.0.0/8")) == b'"10.0.0.0/8"'
 
 
-def cycle():
-    value = {"a": []}
+def cycle() -> dict[str, list[Any]]:
+    value: dict[str, list[Any]] = {"a": []}
     value["a"].append(value)
     return value
 
 
-def cycle_through_an_object():
+def cycle_through_an_object() -> Any:
     class Own:
-        def items(self):
+        def items(self) -> list[tuple[str, Any]]:
             return [("again", self)]
 
     return Own()
 
 
-def growing_forever():
+def growing_forever() -> Any:
     class Matryoshka:
-        def items(self):
+        def items(self) -> list[tuple[str, Any]]:
             return [("inside", Matryoshka())]
 
     return Matryoshka()
 
 
-def nested(depth):
-    value = []
+def nested(depth: int) -> list[list[list[list[Any]]]]:
+    value: list[Any] = []
     for _ in range(depth):
         value = [value]
     return value
 
 
-def endless():
+def endless() -> Iterator[int]:
     while True:
         yield 0
 
 
-def raising():
+def raising() -> Iterator[int]:
     yield 1
     raise RuntimeError("no more")
 
@@ -155,18 +159,20 @@ def raising():
         (raising, "RuntimeError: no more"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused_in_one_way(payloads, make, says):
+def test_what_cannot_be_encoded_is_refused_in_one_way(
+    payloads: Encoding, make: Any, says: str
+) -> None:
     with pytest.raises(PayloadError, match=rf"cannot be encoded as application/json .*{says}"):
         payloads.encode(make())
 
 
-def test_what_does_not_end_is_refused(payloads, monkeypatch):
+def test_what_does_not_end_is_refused(payloads: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "MOST_ITEMS", 1000)
     with pytest.raises(PayloadError, match="more than 1000 items, or no end"):
         payloads.encode(endless())
 
 
-def test_a_payload_may_have_as_many_bytes_as_the_limit_says():
+def test_a_payload_may_have_as_many_bytes_as_the_limit_says() -> None:
     payloads = Encoding(limit=10)
     assert payloads.encode("12345678") == b'"12345678"'
     with pytest.raises(
@@ -176,7 +182,7 @@ def test_a_payload_may_have_as_many_bytes_as_the_limit_says():
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\xfd", b"[" * 200_000, b"1 2"])
-def test_what_is_no_json_is_refused_in_one_way(payloads, data):
+def test_what_is_no_json_is_refused_in_one_way(payloads: Encoding, data: bytes) -> None:
     with pytest.raises(PayloadError, match=f"a message of {len(data)} bytes is not valid .*sender"):
         payloads.decode(data)
 
@@ -184,14 +190,14 @@ def test_what_is_no_json_is_refused_in_one_way(payloads, data):
 class Reversed:
     content_type = "text/reversed"
 
-    def encode(self, value):
+    def encode(self, value: str) -> bytes:
         return str(value)[::-1].encode()
 
-    def decode(self, data):
+    def decode(self, data: bytes) -> str:
         return data.decode()[::-1]
 
 
-def test_a_message_is_decoded_as_what_it_is_not_as_what_we_send():
+def test_a_message_is_decoded_as_what_it_is_not_as_what_we_send() -> None:
     payloads = Encoding(Reversed())
     assert payloads.content_type == "text/reversed"
     assert payloads.encode("abc") == b"cba"
@@ -201,29 +207,29 @@ def test_a_message_is_decoded_as_what_it_is_not_as_what_we_send():
     assert Encoding(others=[Reversed()]).decode(b"cba", "text/reversed") == "abc"
 
 
-def test_a_content_type_may_have_parameters_and_capitals(payloads):
+def test_a_content_type_may_have_parameters_and_capitals(payloads: Encoding) -> None:
     assert payloads.decode(b"1", "Application/JSON; charset=utf-8") == 1
 
 
-def test_an_unknown_content_type_lists_the_known_ones(payloads):
+def test_an_unknown_content_type_lists_the_known_ones(payloads: Encoding) -> None:
     with pytest.raises(PayloadError, match=r"'text/reversed' cannot .* knows application/json;"):
         payloads.decode(b"cba", "text/reversed")
 
 
 @pytest.mark.parametrize("use", ["encode", "decode"])
-def test_whatever_a_serializer_raises_is_a_payload_error(use):
+def test_whatever_a_serializer_raises_is_a_payload_error(use: str) -> None:
     class Failing(Reversed):
-        def encode(self, value):
+        def encode(self, value: object) -> NoReturn:
             raise KeyError("own")
 
-        decode = encode
+        decode = encode  # type: ignore[assignment]
 
     with pytest.raises(PayloadError, match="KeyError") as caught:
         getattr(Encoding(Failing()), use)(b"")
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_a_further_type_can_be_taught(payloads):
+def test_a_further_type_can_be_taught(payloads: Encoding) -> None:
     class Taught(Plain):
         pass
 
@@ -240,14 +246,14 @@ json_values = st.recursive(
 
 @settings(deadline=None, database=None)
 @given(json_values)
-def test_plain_values_arrive_as_they_were(value):
+def test_plain_values_arrive_as_they_were(value: Any) -> None:
     serializer = JsonSerializer()
     assert serializer.decode(serializer.encode(value)) == value
 
 
 @settings(deadline=None, database=None)
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_value_or_a_payload_error(data):
+def test_any_bytes_are_a_value_or_a_payload_error(data: bytes) -> None:
     payloads = Encoding()
     try:
         value = payloads.decode(data)
@@ -257,7 +263,7 @@ def test_any_bytes_are_a_value_or_a_payload_error(data):
 
 
 class UnspeakableError(Exception):
-    def __str__(self):
+    def __str__(self) -> NoReturn:
         raise ValueError
 
 
@@ -266,28 +272,30 @@ class Odd:
 
     content_type = "application/x-odd"
 
-    def __init__(self, encoded=b""):
+    def __init__(self, encoded: Any = b"") -> None:
         self.encoded = encoded
 
-    def encode(self, _value):
+    def encode(self, _value: object) -> bytearray | int | str:
         if isinstance(self.encoded, Exception):
             raise self.encoded
         return self.encoded
 
-    def decode(self, _data):
+    def decode(self, _data: object) -> NoReturn:
         raise UnspeakableError
 
 
 @pytest.mark.parametrize("encoded", [None, "text", 5, UnspeakableError()])
-def test_what_a_serializer_does_wrong_is_one_error(encoded):
+def test_what_a_serializer_does_wrong_is_one_error(
+    encoded: int | str | UnspeakableError | None,
+) -> None:
     with pytest.raises(PayloadError, match="cannot be encoded"):
-        Encoding(Odd(encoded)).encode(1)
+        Encoding(cast(Any, Odd(encoded))).encode(1)
 
 
-def test_a_serializer_may_return_other_bytes():
-    assert Encoding(Odd(bytearray(b"a"))).encode(1) == b"a"
+def test_a_serializer_may_return_other_bytes() -> None:
+    assert Encoding(cast(Any, Odd(bytearray(b"a")))).encode(1) == b"a"
 
 
-def test_an_error_without_text_is_one_error_when_decoding():
+def test_an_error_without_text_is_one_error_when_decoding() -> None:
     with pytest.raises(PayloadError, match="UnspeakableError"):
-        Encoding(Odd()).decode(b"a")
+        Encoding(cast(Any, Odd())).decode(b"a")

@@ -1,8 +1,12 @@
 """A forked child of a server waits for none of its parent's threads."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +21,7 @@ pytestmark = [
 ]
 
 
-def outcome_in_child(act, fork):
+def outcome_in_child(act: Callable[..., Any], fork: Callable[[], int]) -> int:
     pid = fork()
     if not pid:
         signal.alarm(10)
@@ -27,26 +31,28 @@ def outcome_in_child(act, fork):
 
 
 @pytest.fixture
-def listener():
+def listener() -> AmqpListener:
+    nothing: Any = None
     return AmqpListener(
-        connector=None,
-        sender=None,
-        topology=None,
-        sources=[Source(lambda: None)],
+        connector=nothing,
+        sender=nothing,
+        topology=nothing,
+        sources=[Source(lambda: nothing)],
         prefetch=1,
         acknowledge_first=False,
         retry_delay=1.0,
-        retries=None,
+        retries=nothing,
     )
 
 
 @pytest.fixture
-def held(listener):
+def held(listener: AmqpListener) -> Iterator[None]:
     """Locks that a thread of the parent holds, and of which no thread of the child knows."""
-    locks = [listener._polling, listener._changed._cond, listener._ended._cond]
+    inside: Any = listener
+    locks = [inside._polling, inside._changed._cond, inside._ended._cond]
     taken, let_go = threading.Event(), threading.Event()
 
-    def hold():
+    def hold() -> None:
         for lock in locks:
             lock.acquire()
         taken.set()
@@ -64,8 +70,10 @@ def held(listener):
 
 @pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["os", "c"])
 @pytest.mark.usefixtures("held")
-def test_a_listener_that_a_child_inherited_answers_at_once(listener, fork):
-    def act():
+def test_a_listener_that_a_child_inherited_answers_at_once(
+    listener: AmqpListener, fork: Callable[[], int]
+) -> None:
+    def act() -> bool:
         listener.pause()
         listener.resume()
         opened, received = listener.open(5), listener.poll(5)
@@ -77,28 +85,30 @@ def test_a_listener_that_a_child_inherited_answers_at_once(listener, fork):
 
 
 @pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["os", "c"])
-def test_workers_that_a_child_inherited_are_not_waited_for(fork):
+def test_workers_that_a_child_inherited_are_not_waited_for(
+    fork: Callable[[], int],
+) -> None:
     working, let_go = threading.Event(), threading.Event()
 
     class Busy:
         on_error = None
 
-        def open(self, timeout):
+        def open(self, timeout: int) -> bool:
             return True
 
-        def poll(self, *_):
+        def poll(self, *_: object) -> list[str]:
             return [] if working.is_set() else ["message"]
 
-        def stop(self, timeout=None):
+        def stop(self, timeout: float | None = None) -> None:
             pass
 
         close = stop
 
-    def work(_batch):
+    def work(_batch: object) -> None:
         working.set()
         let_go.wait(60)
 
-    workers = Workers(Busy(), work, 1, lambda _: None)
+    workers = Workers(cast(Any, Busy()), work, 1, lambda _: None)
     workers.start(1)
     assert working.wait(10)
     try:

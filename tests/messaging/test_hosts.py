@@ -1,8 +1,12 @@
 """URLs with one or several brokers: what they mean, and what is said of bad ones."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,16 +20,16 @@ from hbshim.messaging.hosts import Host, read_hosts
 SECRETS = ("pr1vate", "s3cret", "user-name", "intern", "5673")
 
 
-def only(url, **settings):
+def only(url: str, **settings: Any) -> Host:
     (host,) = hosts_of(url, **settings)
     return host
 
 
-def hosts_of(url, **settings):
+def hosts_of(url: str, **settings: Any) -> tuple[Host, ...]:
     return read_hosts(url, PIKA.default_port(AmqpOptions(**settings)))
 
 
-def test_everything_that_a_url_can_say():
+def test_everything_that_a_url_can_say() -> None:
     url = "hbpika://a:b@one:5673,c:d@[::1]:5674,e:f@10.0.0.1/vhost?pool_max_size=3"
     assert list(hosts_of(url)) == [
         Host("one", 5673, "a", "b", "vhost"),
@@ -34,26 +38,26 @@ def test_everything_that_a_url_can_say():
     ]
 
 
-def test_what_a_url_does_not_say_is_as_rabbitmq_has_it():
+def test_what_a_url_does_not_say_is_as_rabbitmq_has_it() -> None:
     host = only("hbkombu://")
     assert host == Host("localhost", 5672)
     assert login_at(host) == Login("guest", "guest", "/")
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_the_schemes_have_the_port_of_amqp(scheme):
+def test_the_schemes_have_the_port_of_amqp(scheme: str) -> None:
     assert [host.port for host in hosts_of(f"{scheme}://host,other:9/")] == [5672, 9]
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "amqps"])
-def test_a_scheme_without_a_library_is_refused(scheme):
+def test_a_scheme_without_a_library_is_refused(scheme: str) -> None:
     with pytest.raises(OptionError, match="schemes hbkombu, hbpika"):
         hosts_of(f"{scheme}://host/")
     with pytest.raises(OptionError, match="schemes hbkombu, hbpika"):
         AmqpOptions.load(url=f"{scheme}://host/", environ={})
 
 
-def test_tls_decides_the_port():
+def test_tls_decides_the_port() -> None:
     assert only("hbpika://host", ssl=True).port == 5671
 
 
@@ -71,7 +75,7 @@ def test_tls_decides_the_port():
         ("/a/b", "a/b"),
     ],
 )
-def test_the_virtual_host(path, virtual_host):
+def test_the_virtual_host(path: str, virtual_host: str) -> None:
     assert login_at(only(f"hbpika://host{path}?ssl=false")).virtual_host == virtual_host
 
 
@@ -87,7 +91,7 @@ print(json.dumps([
 """
 
 
-def test_oslo_reads_the_same_from_a_url():
+def test_oslo_reads_the_same_from_a_url() -> None:
     addresses = [
         "a:b@one:5673,c:d@two:1/vhost?x=1",
         "us%40er:p%2F%2C%3A%25w@host:1/v%2Fh",
@@ -103,7 +107,7 @@ def test_oslo_reads_the_same_from_a_url():
         check=True,
     )
 
-    def fields(host):
+    def fields(host: Host) -> list[object]:
         login = login_at(host)
         return [host.hostname, host.port, login.username, login.password, login.virtual_host]
 
@@ -111,27 +115,27 @@ def test_oslo_reads_the_same_from_a_url():
     assert ours == json.loads(done.stdout)
 
 
-def test_several_hosts_of_ipv6_without_a_login():
+def test_several_hosts_of_ipv6_without_a_login() -> None:
     hosts = hosts_of("hbpika://one,[::1],[fe80::1%eth0]:7/")
     assert [host.name for host in hosts] == ["one:5672", "[::1]:5672", "[fe80::1%eth0]:7"]
 
 
-def test_a_percent_sign_that_encodes_nothing_is_one():
+def test_a_percent_sign_that_encodes_nothing_is_one() -> None:
     assert only("hbpika://u:100%@host").password == "100%"
 
 
-def test_a_user_without_a_password_has_an_empty_one():
+def test_a_user_without_a_password_has_an_empty_one() -> None:
     host = only("hbpika://me@host")
     assert host.password is None
     assert login_at(host) == Login("me", "", "/")
 
 
-def test_a_name_is_for_people():
+def test_a_name_is_for_people() -> None:
     one, six = hosts_of("hbpika://u:pr1vate@one,u:pr1vate@[::1]:9")
     assert (str(one), six.name) == ("one:5672", "[::1]:9")
 
 
-def test_no_password_is_shown():
+def test_no_password_is_shown() -> None:
     hosts = hosts_of("hbpika://u:pr1vate@one,u:pr1vate@two")
     assert "pr1vate" not in repr(login_at(hosts[0]))
     for shown in (repr(hosts), str(hosts), str(hosts[0])):
@@ -175,18 +179,18 @@ def test_no_password_is_shown():
         "hbpika://intern/\n",
     ],
 )
-def test_a_bad_url_is_refused_and_not_repeated(url):
+def test_a_bad_url_is_refused_and_not_repeated(url: str) -> None:
     refused_and_not_repeated(lambda: hosts_of(url))
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_a_virtual_host_that_is_too_long_for_amqp_is_refused_and_not_repeated(scheme):
+def test_a_virtual_host_that_is_too_long_for_amqp_is_refused_and_not_repeated(scheme: str) -> None:
     url = f"{scheme}://user-name:pr1vate@intern/"
     connect(url + "v" * 255).close()
     refused_and_not_repeated(lambda: connect(url + "v" * 256))
 
 
-def refused_and_not_repeated(use):
+def refused_and_not_repeated(use: Callable[..., Any]) -> None:
     with pytest.raises(OptionError) as caught:
         use()
     said = str(caught.value)

@@ -110,7 +110,9 @@ def relay(host: Host) -> Iterator[Relay]:
 # -- channels ------------------------------------------------------------------
 
 
-def test_a_cast_into_nowhere_disturbs_whoever_publishes_next(connection, queue) -> None:
+def test_a_cast_into_nowhere_disturbs_whoever_publishes_next(
+    connection: Connection, queue: str
+) -> None:
     closed: list[int] = []
     connection.on_channel_closed = lambda code, _text: closed.append(code)
     connection.publish(Message(b"lost", "no-such-exchange", "key"))
@@ -126,7 +128,7 @@ def test_a_cast_into_nowhere_disturbs_whoever_publishes_next(connection, queue) 
 
 
 def test_a_consumer_whose_channel_is_closed_is_told_and_old_tags_are_forgotten(
-    connection, queue
+    connection: Connection, queue: str
 ) -> None:
     arrived: list[Delivery] = []
     told = threading.Event()
@@ -150,7 +152,9 @@ def test_a_consumer_whose_channel_is_closed_is_told_and_old_tags_are_forgotten(
     drain_until(connection, lambda: len(arrived) == 3)
 
 
-def test_a_consumer_that_cannot_be_told_takes_the_connection_with_it(connection) -> None:
+def test_a_consumer_that_cannot_be_told_takes_the_connection_with_it(
+    connection: Connection,
+) -> None:
     connection.consume(DIRECT_REPLY, lambda _: None, acknowledged=False)
     connection.publish(Message(b"", "no-such-exchange", "key"))
     with pytest.raises(ConnectionLostError, match="its consumers"):
@@ -158,7 +162,7 @@ def test_a_consumer_that_cannot_be_told_takes_the_connection_with_it(connection)
     assert not connection.is_open
 
 
-def test_what_the_broker_refuses_leaves_consumers_alone(connection, queue) -> None:
+def test_what_the_broker_refuses_leaves_consumers_alone(connection: Connection, queue: str) -> None:
     arrived: list[Delivery] = []
     connection.consume(queue, arrived.append, acknowledged=False)
     with pytest.raises(TopologyError, match="look up queue 'not-there'"):
@@ -170,7 +174,9 @@ def test_what_the_broker_refuses_leaves_consumers_alone(connection, queue) -> No
     drain_until(connection, lambda: arrived)
 
 
-def test_what_amqp_has_no_form_for_is_refused_before_a_byte_is_sent(connection, queue) -> None:
+def test_what_amqp_has_no_form_for_is_refused_before_a_byte_is_sent(
+    connection: Connection, queue: str
+) -> None:
     with pytest.raises(PayloadError, match="255"):
         connection.publish(Message(b"", "", "k" * 256))
     with pytest.raises(PayloadError, match="types"):
@@ -212,7 +218,9 @@ def publish_from_threads(connection: Connection, queue: str, bodies: list[bytes]
     return arrived
 
 
-def test_threads_that_publish_acknowledge_and_drain_at_once(connection, queue) -> None:
+def test_threads_that_publish_acknowledge_and_drain_at_once(
+    connection: Connection, queue: str
+) -> None:
     bodies = [bytes([number % 256]) * size for number, size in enumerate((1, 1000, 300_000) * 20)]
     assert sorted(publish_from_threads(connection, queue, bodies)) == sorted(bodies * 4)
 
@@ -220,6 +228,7 @@ def test_threads_that_publish_acknowledge_and_drain_at_once(connection, queue) -
 def test_the_same_over_tls(broker: Broker, opened: Opened, tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     authority.write_text(broker.ca_pem or "")
+    assert broker.tls_port
     to = Host(broker.host, broker.tls_port, broker.user, broker.password)
     connection = opened(to, ssl=True, ssl_options={"cafile": str(authority)})
     name = unique("queue")
@@ -251,12 +260,15 @@ def fill(sock: socket.socket) -> bytes:
     return rest[: len(rest) % len(HEARTBEAT_FRAME)]
 
 
-def test_what_was_not_begun_may_be_sent_later(relay, opened) -> None:
+def test_what_was_not_begun_may_be_sent_later(
+    relay: Relay, opened: Callable[..., Connection]
+) -> None:
     connection = opened(relay.host)
     name = unique("queue")
     connection.declare_queue(Queue(name, exclusive=True))
     relay.hold()
-    sock = connection._stream._sock
+    stream: Any = connection._stream  # type: ignore[attr-defined]
+    sock = stream._sock
     rest = fill(sock)
     for _ in range(2):
         with pytest.raises(BrokerBlockedError, match="nothing was sent"):
@@ -275,7 +287,9 @@ def test_what_was_not_begun_may_be_sent_later(relay, opened) -> None:
     assert connection.delete_queue(name) == 0
 
 
-def test_a_frame_that_was_torn_ends_the_connection(relay, opened) -> None:
+def test_a_frame_that_was_torn_ends_the_connection(
+    relay: Relay, opened: Callable[..., Connection]
+) -> None:
     connection = opened(relay.host)
     relay.hold()
     started = time.monotonic()
@@ -332,8 +346,10 @@ def test_a_handshake_has_a_limit(said: bytes, told: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:[\\s\\S]*fork\\(\\):DeprecationWarning")
-def test_a_forked_child_is_refused_and_says_nothing_on_the_wire(connection, queue) -> None:
-    attempts = {
+def test_a_forked_child_is_refused_and_says_nothing_on_the_wire(
+    connection: Connection, queue: str
+) -> None:
+    attempts: dict[str, Callable[[], object]] = {
         "publish": lambda: connection.publish(Message(b"child's", "", queue), 1.0),
         "drain": lambda: connection.drain(1.0),
         "ask": lambda: connection.queue_exists(queue),

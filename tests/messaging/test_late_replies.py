@@ -66,7 +66,7 @@ class Connection:
 
     def publish(self, message: Message, timeout: float | None = None) -> None:
         self.check()
-        reply = Delivery(self, 1, b"{}", "", correlation_id=message.correlation_id, type="result")  # type: ignore[arg-type]
+        reply = Delivery(self, 1, b"{}", "", correlation_id=message.correlation_id, type="result")
         self.pending.append(lambda: self.consumers[DIRECT_REPLY](reply))
 
     def drain(self, timeout: float) -> None:

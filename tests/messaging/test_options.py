@@ -1,7 +1,12 @@
 """Every option of the messaging drivers, its default, its sources, and the errors."""
 
+from __future__ import annotations
+
 import dataclasses
 import ssl
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -36,23 +41,23 @@ SPECIFIED = {
 }
 
 
-def load(**keywords):
+def load(**keywords: Any) -> AmqpOptions:
     return AmqpOptions.load(**{"environ": {}, **keywords})
 
 
 @pytest.fixture
-def no_environment(monkeypatch):
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in ("HBSHIM_HEARTBEAT_IN_PTHREAD", "HBSHIM_WORKER", "HBSHIM_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
-def test_every_option_of_the_specification_has_its_name_and_default():
+def test_every_option_of_the_specification_has_its_name_and_default() -> None:
     options = load()
     assert {name: getattr(options, name) for name in SPECIFIED} == SPECIFIED
 
 
-def test_precedence_is_default_configuration_environment_url_keyword():
+def test_precedence_is_default_configuration_environment_url_keyword() -> None:
     config = {"pool_max_size": "1"}
     environ = {"HBSHIM_MESSAGING_POOL_MAX_SIZE": "2"}
     url = "hbpika://u:p@one,u:p@[::1]/v?pool_max_size=3&pool_stale=9"
@@ -65,18 +70,18 @@ def test_precedence_is_default_configuration_environment_url_keyword():
     assert given.pool_stale == 9
 
 
-def test_a_query_alone_will_do():
+def test_a_query_alone_will_do() -> None:
     assert load(url="?pool_max_size=3").pool_max_size == 3
     assert load(url="?") == load()
 
 
-def test_a_section_of_its_own_is_read(tmp_path):
+def test_a_section_of_its_own_is_read(tmp_path: Path) -> None:
     path = tmp_path / "service.ini"
     path.write_text("[hbshim]\nheartbeat = 30\n[hbshim_messaging]\nquorum_queues = yes\n")
     assert load(environ={"HBSHIM_CONFIG": str(path)}).quorum_queues is True
 
 
-def test_hbshims_own_environment_is_not_taken_for_ours():
+def test_hbshims_own_environment_is_not_taken_for_ours() -> None:
     assert load(environ={"HBSHIM_HEARTBEAT": "30", "HBSHIM_WORKER": "pthread"}) == load()
 
 
@@ -107,7 +112,7 @@ def test_hbshims_own_environment_is_not_taken_for_ours():
         ("ssl_options", {"cafile": "/x", "keyfile": None}, {"cafile": "/x"}),
     ],
 )
-def test_values_are_read(name, text, value):
+def test_values_are_read(name: str, text: dict[str, str | None] | int | str, value: Any) -> None:
     assert getattr(load(config={name: text}), name) == value
 
 
@@ -157,15 +162,15 @@ def test_values_are_read(name, text, value):
     ],
     ids=str,
 )
-def test_a_bad_value_names_the_option_and_what_it_accepts(bad):
+def test_a_bad_value_names_the_option_and_what_it_accepts(bad: dict[str, Any]) -> None:
     name = next(iter(bad))
     with pytest.raises(OptionError, match=rf"(?s)^{name}=.* use one of: "):
         load(**bad)
 
 
 @pytest.mark.parametrize("where", ["url", "config", "keyword"])
-def test_an_unknown_option_lists_the_known_ones(where):
-    sources = {
+def test_an_unknown_option_lists_the_known_ones(where: str) -> None:
+    sources: dict[str, dict[str, Any]] = {
         "url": {"url": "hbpika://host/?pool_size=1"},
         "config": {"config": {"pool_size": 1}},
         "keyword": {"pool_size": 1},
@@ -176,35 +181,39 @@ def test_an_unknown_option_lists_the_known_ones(where):
         load(**sources[where])
 
 
-def test_an_option_of_hbshims_own_is_pointed_to_its_place():
+def test_an_option_of_hbshims_own_is_pointed_to_its_place() -> None:
     with pytest.raises(
         OptionError, match=r"hbshim_worker is not an option .* set HBSHIM_WORKER in"
     ):
         load(url="hbpika://host/?hbshim_worker=pthread")
 
 
-def test_a_bad_url_is_refused_and_not_repeated():
+def test_a_bad_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(OptionError) as caught:
         load(url="hbpika://u:s3cret/x@host?pool_max_size=3")
     assert "s3cret" not in str(caught.value)
 
 
-def test_options_are_immutable_and_comparable():
+def test_options_are_immutable_and_comparable() -> None:
     options = load(ssl_options="verify=no")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        options.ssl = True
+        options.ssl = True  # type: ignore[misc]
     assert options == load(ssl_options={"verify": False})
     assert len({options, load(ssl_options={"verify": False})}) == 1
 
 
 @pytest.mark.parametrize("in_pthread", [True, False])
-def test_the_heartbeat_is_made_as_the_option_says(no_environment, in_pthread):
+def test_the_heartbeat_is_made_as_the_option_says(
+    no_environment: pytest.MonkeyPatch, in_pthread: bool
+) -> None:
     no_environment.setenv("HBSHIM_HEARTBEAT_IN_PTHREAD", str(not in_pthread))
     options = load(heartbeat_in_pthread=in_pthread).heartbeat_options()
     assert options.heartbeat_in_pthread is in_pthread
 
 
-def test_auto_leaves_the_heartbeat_to_hbshims_own_options(no_environment):
+def test_auto_leaves_the_heartbeat_to_hbshims_own_options(
+    no_environment: pytest.MonkeyPatch,
+) -> None:
     no_environment.setenv("HBSHIM_HEARTBEAT_IN_PTHREAD", "true")
     no_environment.setenv("HBSHIM_LIVENESS_TIMEOUT", "7")
     options = load().heartbeat_options()
@@ -213,7 +222,7 @@ def test_auto_leaves_the_heartbeat_to_hbshims_own_options(no_environment):
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of a CA, and of a certificate with its key."""
     directory = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
@@ -224,18 +233,18 @@ def certificates(tmp_path_factory):
     return directory
 
 
-def test_without_tls_there_is_no_context():
+def test_without_tls_there_is_no_context() -> None:
     assert load(ssl_options="verify=no").ssl_context() is None
 
 
-def test_tls_verifies_unless_told_otherwise(certificates):
+def test_tls_verifies_unless_told_otherwise(certificates: Path) -> None:
     context = load(ssl=True).ssl_context()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     lax = load(ssl=True, ssl_options="verify=false").ssl_context()
     assert (lax.verify_mode, lax.check_hostname) == (ssl.CERT_NONE, False)
 
 
-def test_tls_may_leave_the_name_and_fix_the_version(certificates):
+def test_tls_may_leave_the_name_and_fix_the_version(certificates: Path) -> None:
     own = "verify_hostname=false,version=TLSv1_2"
     context = load(ssl=True, ssl_options=own).ssl_context()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, False)
@@ -244,13 +253,13 @@ def test_tls_may_leave_the_name_and_fix_the_version(certificates):
     assert either.maximum_version != ssl.TLSVersion.TLSv1_2
 
 
-def test_tls_trusts_the_ca_that_is_named_alone(certificates):
+def test_tls_trusts_the_ca_that_is_named_alone(certificates: Path) -> None:
     context = load(ssl=True, ssl_options={"cafile": certificates / "ca.pem"}).ssl_context()
     (trusted,) = context.get_ca_certs()
-    assert ("organizationName", f"trustme v{trustme.__version__}") in sum(trusted["subject"], ())
+    assert ("organizationName", f"trustme v{version('trustme')}") in sum(trusted["subject"], ())
 
 
-def test_tls_presents_our_certificate(certificates):
+def test_tls_presents_our_certificate(certificates: Path) -> None:
     own = {"certfile": certificates / "own.pem", "keyfile": certificates / "own.key"}
     assert load(ssl=True, ssl_options=own).ssl_context() is not None
 
@@ -265,25 +274,27 @@ def test_tls_presents_our_certificate(certificates):
     ],
     ids=str,
 )
-def test_files_that_cannot_be_used_are_named(certificates, files):
+def test_files_that_cannot_be_used_are_named(certificates: Path, files: dict[str, str]) -> None:
     paths = {key: certificates / name for key, name in files.items()}
     with pytest.raises(OptionError, match=r"ssl_options names cannot be used .* correct cafile"):
         load(ssl=True, ssl_options=paths).ssl_context()
 
 
-def test_a_login_by_certificate_needs_one():
+def test_a_login_by_certificate_needs_one() -> None:
     with pytest.raises(OptionError, match="EXTERNAL needs a client certificate"):
         load(login_method="EXTERNAL", ssl=True)
     assert load(login_method="EXTERNAL", ssl_options="certfile=/x").login_method == "EXTERNAL"
 
 
-def test_without_heartbeats_hbshims_own_option_asks_for_none(no_environment):
+def test_without_heartbeats_hbshims_own_option_asks_for_none(
+    no_environment: pytest.MonkeyPatch,
+) -> None:
     no_environment.setenv("HBSHIM_HEARTBEAT", "30")
     assert load(heartbeat_interval="off").heartbeat_options().heartbeat == 0
     assert load(heartbeat_interval=9).heartbeat_options().heartbeat == 30
 
 
-def test_the_arguments_of_quorum_queues_are_those_that_are_set():
+def test_the_arguments_of_quorum_queues_are_those_that_are_set() -> None:
     assert load().quorum_arguments() == {}
     limits = {
         "quorum_delivery_limit": 5,
@@ -297,12 +308,12 @@ def test_the_arguments_of_quorum_queues_are_those_that_are_set():
     }
 
 
-def test_a_key_alone_is_refused():
+def test_a_key_alone_is_refused() -> None:
     with pytest.raises(OptionError, match="a keyfile without a certfile"):
         load(ssl_options="keyfile=/x")
 
 
-def test_every_option_documents_itself():
+def test_every_option_documents_itself() -> None:
     rows = AmqpOptions.describe()
     assert {row["option"] for row in rows} > set(SPECIFIED)
     for row in rows:
@@ -312,6 +323,6 @@ def test_every_option_documents_itself():
         assert row["environment"] == f"HBSHIM_MESSAGING_{row['option'].upper()}"
 
 
-def test_the_documented_table_is_the_code():
+def test_the_documented_table_is_the_code() -> None:
     rows = AmqpOptions.describe()
     assert shown("messaging-options.md", "tests/messaging/test_options.py") == table(rows)

@@ -65,7 +65,7 @@ def test_whether_there_is_need_to_wait_is_asked_when_nobody_can_read(
     wait_until(lambda: below._reading)
 
     def enough() -> bool:
-        asked.append(below.lock._is_owned())
+        asked.append(below.lock._is_owned())  # type: ignore[attr-defined]
         return True
 
     began = time.monotonic()
@@ -111,7 +111,7 @@ def test_without_heartbeats_a_peer_that_is_gone_is_noticed_all_the_same(
         parameters.heartbeat = 0
         return parameters
 
-    make_parameters = pika.parameters
+    make_parameters = pika.parameters  # type: ignore[attr-defined]
     monkeypatch.setattr(pika, "parameters", without_heartbeats)
     with Relay(broker.host, broker.amqp_port) as relay:
         connection = opened(replace(host, hostname="127.0.0.1", port=relay.port))

@@ -118,7 +118,7 @@ def test_services_go_on_with_the_queues_that_exist(
             assert server.start(LIMIT)
         Notifier(driver, topic, "here", timeout=LIMIT).info("event", number)
         assert Client(driver, target, timeout=LIMIT).call("echo", value=number) == number
-        wait_until(lambda expected=number + 1: len(audit.got) == expected, LIMIT)
+        wait_until(lambda expected=number + 1: len(audit.got) == expected, LIMIT)  # type: ignore[misc]
         for server in servers:
             server.stop(LIMIT)
     name = f"openstack_notification.{topic}.info"

@@ -1,9 +1,13 @@
 """Which driver a URL's scheme names: hbshim's own ones, and those of other packages."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +48,7 @@ factory = Factory()
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Have a package installed that offers drivers."""
 
     def installed(**entry_points: str) -> None:
@@ -65,9 +69,9 @@ def install(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_the_driver_of_another_package(install):
+def test_the_driver_of_another_package(install: Callable[..., None]) -> None:
     install(zmq="other_drivers:factory")
-    driver = connect("zmq://u:p@one,u:p@two:9/?rpc_timeout=3")
+    driver: Any = connect("zmq://u:p@one,u:p@two:9/?rpc_timeout=3")
     assert [(host.hostname, host.port) for host in driver.hosts] == [("one", 5555), ("two", 9)]
     assert driver.options.rpc_timeout == 3
     assert schemes() == ("hbkombu", "hbpika", "hbzmq", "zmq")
@@ -77,7 +81,7 @@ def test_the_driver_of_another_package(install):
         connect("amqp://host/")
 
 
-def test_a_driver_that_stores_nothing_says_so(install):
+def test_a_driver_that_stores_nothing_says_so(install: Callable[..., None]) -> None:
     install(zmq="other_drivers:factory")
     driver = connect("zmq://host/")
     client = Client(driver, Target("topic"))
@@ -100,7 +104,9 @@ def test_a_driver_that_stores_nothing_says_so(install):
         ("other_drivers:Driver", "it is not a DriverFactory"),
     ],
 )
-def test_a_broken_entry_point_is_one_error_that_names_it(install, value, reason):
+def test_a_broken_entry_point_is_one_error_that_names_it(
+    install: Callable[..., None], value: str, reason: str
+) -> None:
     install(zmq=value)
     with pytest.raises(DriverLoadError) as caught:
         connect("zmq://user:s3cret@host/")
@@ -111,13 +117,13 @@ def test_a_broken_entry_point_is_one_error_that_names_it(install, value, reason)
     assert "s3cret" not in said
 
 
-def test_a_driver_whose_library_is_missing_names_its_extra(install):
+def test_a_driver_whose_library_is_missing_names_its_extra(install: Callable[..., None]) -> None:
     install(zmq="bare_driver:factory")
     with pytest.raises(MissingExtraError, match=r"pip install 'hbshim\[zmq\]'"):
         connect("zmq://host/")
 
 
-def test_a_broken_package_does_not_harm_the_others(install):
+def test_a_broken_package_does_not_harm_the_others(install: Callable[..., None]) -> None:
     install(zmq="broken_driver:factory", hbpika="broken_driver:factory")
     connect("hbpika://host/").close()
     with pytest.raises(OptionError, match="begin it with hbkombu:// or hbpika://"):
@@ -135,14 +141,14 @@ def test_hbshims_own_drivers(scheme):
     driver.close()
 
 
-def test_they_are_declared_for_those_that_list_entry_points():
+def test_they_are_declared_for_those_that_list_entry_points() -> None:
     source = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
     assert f'"{GROUP}": [' in source
     for scheme, value in BUILT_IN.items():
         assert f'"{scheme} = {value}"' in source
 
 
-def test_they_work_without_an_installation(tmp_path):
+def test_they_work_without_an_installation(tmp_path: Path) -> None:
     """From a checkout: no metadata can be found."""
     program = (
         "import importlib.metadata as metadata\n"
@@ -165,10 +171,12 @@ def test_they_work_without_an_installation(tmp_path):
     assert run.stdout.split() == ["hbkombu", "hbpika"], run.stderr
 
 
-def test_drivers_share_a_configuration(install):
+def test_drivers_share_a_configuration(install: Callable[..., None]) -> None:
     """Each ignores what belongs to another driver; what no driver has is refused."""
     install(zmq="other_drivers:factory")
     config = {"rpc_timeout": 7, "quorum_queues": True, "linger": 3}
+    other: Any
+    amqp: Any
     other, amqp = (connect(f"{scheme}://host/", config=config) for scheme in ("zmq", "hbpika"))
     assert (other.options.rpc_timeout, other.options.linger) == (7, 3)
     assert (amqp.options.rpc_timeout, amqp.options.quorum_queues) == (7, True)
@@ -179,16 +187,21 @@ def test_drivers_share_a_configuration(install):
                 connect(f"{scheme}://host/", config={wrong: 1})
 
 
-def test_drivers_share_a_file(install, tmp_path, monkeypatch):
+def test_drivers_share_a_file(
+    install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(zmq="other_drivers:factory")
     (tmp_path / "hbshim.ini").write_text("[hbshim_messaging]\nquorum_queues = yes\nlinger = 3\n")
     monkeypatch.setenv("HBSHIM_CONFIG", str(tmp_path / "hbshim.ini"))
-    assert connect("zmq://host/").options.linger == 3
+    driver: Any = connect("zmq://host/")
+    assert driver.options.linger == 3
     assert AmqpOptions.load().quorum_queues is True
 
 
 @pytest.mark.parametrize("where", ["url", "keyword"])
-def test_an_option_of_another_driver_is_refused_where_it_is_for_this_one(install, where):
+def test_an_option_of_another_driver_is_refused_where_it_is_for_this_one(
+    install: Callable[..., None], where: str
+) -> None:
     install(zmq="other_drivers:factory")
     with pytest.raises(OptionError, match="quorum_queues is an option of hbkombu:// and hbpika://"):
         if where == "url":
@@ -197,7 +210,7 @@ def test_an_option_of_another_driver_is_refused_where_it_is_for_this_one(install
             connect("zmq://host/", quorum_queues=True)
 
 
-def test_a_broken_driver_has_no_options(install):
+def test_a_broken_driver_has_no_options(install: Callable[..., None]) -> None:
     install(zmq="broken_driver:factory")
     connect("hbpika://host/", config={"rpc_timeout": 7}).close()
     with pytest.raises(OptionError, match="unknown option linger"):

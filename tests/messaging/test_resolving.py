@@ -14,6 +14,7 @@ from hbshim.errors import ConnectError
 from hbshim.messaging import resolving
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.resolving import resolve
+from hbshim.runtime import unpatched
 from tests.messaging.conftest import unique
 from tests.waiting import wait_until
 
@@ -133,14 +134,14 @@ def test_a_blocking_resolver_under_green_threads(
 ) -> None:
     """As with eventlet without its green DNS: the lookup is in a native thread."""
     started: list[object] = []
-    start = resolving.unpatched.start_native_thread
+    start = unpatched.start_native_thread
 
     def native(function: Any, on_exit: Any) -> None:
         started.append(function)
         start(function, on_exit)
 
-    monkeypatch.setattr(resolving.unpatched, "start_native_thread", native)
-    monkeypatch.setattr(resolving.unpatched, "threads_are_green", lambda: True)
+    monkeypatch.setattr(unpatched, "start_native_thread", native)
+    monkeypatch.setattr(unpatched, "threads_are_green", lambda: True)
     monkeypatch.setattr(resolving, "_blocks", lambda _function: True)
     assert resolve(Host("localhost", 5672), time.monotonic() + LIMIT)
     assert started

@@ -1,10 +1,14 @@
 """A restart of the broker leaves a pool full of connections that it has closed."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pika
 import pytest
@@ -12,16 +16,21 @@ import pytest
 from hbshim import messaging
 from hbshim.errors import ConfirmTimeoutError, MessagingError
 from tests.messaging.conftest import LIMIT, connections_of, unique
+from hbshim.messaging.dispatch import Request
+from tests.messaging.conftest import LIMIT, unique
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 SCHEMES = ("hbkombu", "hbpika")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_first_cast_after_all_connections_were_closed_is_sent(broker, scheme):
+def test_the_first_cast_after_all_connections_were_closed_is_sent(
+    broker: Broker, scheme: str
+) -> None:
     url = broker.amqp_url().replace("amqp://", f"{scheme}://")
-    driver = messaging.connect(url, connection_retry_attempts=1)
+    driver: Any = messaging.connect(url, connection_retry_attempts=1)
     pool = driver._sender.pool
     client = messaging.Client(driver, messaging.Target("nobody"))
     try:
@@ -41,16 +50,16 @@ def test_the_first_cast_after_all_connections_were_closed_is_sent(broker, scheme
 
 
 class Endpoint:
-    def __init__(self):
-        self.done = []
+    def __init__(self) -> None:
+        self.done: list[Any] = []
 
-    def note(self, request, word):
+    def note(self, request: Request, word: str) -> str:
         self.done.append(word)
         return word
 
 
 @contextlib.contextmanager
-def copied(broker, driver, target):
+def copied(broker: Broker, driver: Any, target: messaging.Target) -> Iterator[Callable[..., Any]]:
     """Count what is sent to the queue of `target`."""
     topology, name = driver._topology, unique("copies")
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(broker.amqp_url()))) as spy:
@@ -62,24 +71,27 @@ def copied(broker, driver, target):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("way", ["call", "cast"])
-def test_what_a_lost_connection_has_not_confirmed_is_not_sent_again(broker, scheme, way):
+def test_what_a_lost_connection_has_not_confirmed_is_not_sent_again(
+    broker: Broker, scheme: str, way: str
+) -> None:
     """A server may have it: sent again, it would run twice where there are two servers.
 
     A second queue gets a copy of whatever arrives, as a server drops what it has seen before.
     """
     url = broker.amqp_url().replace("amqp://", f"{scheme}://")
     target = messaging.Target(unique("topic"))
-    endpoint, outcome = Endpoint(), []
+    endpoint = Endpoint()
+    outcome: list[Any] = []
     serving = messaging.connect(url)
     server = messaging.Server(serving, target, [endpoint])
     assert server.start(LIMIT)
     with Relay(broker.host, broker.amqp_port) as relay, copied(broker, serving, target) as copies:
-        driver = messaging.connect(url.replace(f":{broker.amqp_port}", f":{relay.port}"))
+        driver: Any = messaging.connect(url.replace(f":{broker.amqp_port}", f":{relay.port}"))
         client = messaging.Client(driver, target, timeout=LIMIT)
         # A broker has once refused this exchange: what goes there is confirmed.
         refused = driver._connector.limits._refused
 
-        def send(word):
+        def send(word: str) -> None:
             refused.add(exchange)
             try:
                 outcome.append(getattr(client, way)("note", word=word))

@@ -84,8 +84,8 @@ class Driver:
 def serving(
     listener: FakeListener, work: Callable[[Any], None], on_error: Any, count: int = 1
 ) -> Serving:
-    workers = Workers(listener, work, count, reporting_to(on_error))  # type: ignore[arg-type]
-    return Serving(listener, workers)  # type: ignore[arg-type]
+    workers = Workers(listener, work, count, reporting_to(on_error))
+    return Serving(listener, workers)
 
 
 @pytest.fixture(autouse=True)
@@ -226,7 +226,7 @@ def test_a_server_that_could_never_receive_anything_is_an_error(
 
 
 @pytest.mark.parametrize("changes", [{"version": "2.3"}, {"namespace": "admin"}])
-def test_a_servers_target_has_no_version_and_no_namespace(changes: dict[str, str]) -> None:
+def test_a_servers_target_has_no_version_and_no_namespace(changes: dict[str, Any]) -> None:
     """Its endpoints have: the target's would be ignored."""
     driver: Any = Driver(FakeListener())
     with pytest.raises(OptionError, match="attributes `namespace` and `version`"):

@@ -109,7 +109,7 @@ def new_stream(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def new(*, stalled: bool = False, sock: Any = None) -> Any:
         ready = Readiness(sock.fileno()) if sock else Ready()
         monkeypatch.setattr(stream_module, "Readiness", lambda _fd: ready)
-        stream: Any = Stream(sock or Sock(), "broker", lambda _send: Silent())  # type: ignore[arg-type]
+        stream: Any = Stream(sock or Sock(), "broker", lambda _send: Silent())  # type: ignore[arg-type, return-value]
         stream._transport.stalled = stalled
         stream.on_frame = lambda *_: None
         return stream
@@ -198,7 +198,8 @@ def test_a_read_that_is_interrupted_ends_the_stream(new_stream: Callable[..., An
 
 
 def test_a_write_whose_time_is_over_is_taken_back(new_stream: Callable[..., Any]) -> None:
-    stream, heard = new_stream(stalled=True), []
+    stream = new_stream(stalled=True)
+    heard: list[Any] = []
     with pytest.raises(BrokerBlockedError, match="nothing was sent"):
         stream.write(b"data", time.monotonic() + 0.01, heard.append)
     assert heard == [True, False]

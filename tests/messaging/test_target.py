@@ -1,5 +1,7 @@
 """Addresses, and which server serves which client."""
 
+from __future__ import annotations
+
 import pytest
 
 from hbshim.errors import OptionError
@@ -19,22 +21,24 @@ from hbshim.messaging.target import serves
         (None, "1.1", False),
     ],
 )
-def test_a_server_serves_clients_of_its_major_and_an_older_minor(offered, wanted, served):
+def test_a_server_serves_clients_of_its_major_and_an_older_minor(
+    offered: str | None, wanted: str | None, served: bool
+) -> None:
     assert serves(offered, wanted) is served
 
 
 @pytest.mark.parametrize("version", ["1", "one.two", "1.", ".1", "1.0.1", "-1.0", "１.0"])
-def test_a_version_that_is_none_is_refused(version):
+def test_a_version_that_is_none_is_refused(version: str) -> None:
     with pytest.raises(OptionError, match=r"major\.minor"):
         Target("topic", version=version)
 
 
-def test_names_that_make_no_queue_are_refused():
+def test_names_that_make_no_queue_are_refused() -> None:
     with pytest.raises(OptionError, match="needs a topic"):
         Target("")
     with pytest.raises(OptionError, match="drop one"):
         Target("topic", server="one", fanout=True)
 
 
-def test_a_copy_differs_in_what_it_is_told():
+def test_a_copy_differs_in_what_it_is_told() -> None:
     assert Target("topic").to(server="one") == Target("topic", server="one")

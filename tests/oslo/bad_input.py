@@ -6,12 +6,16 @@
 imports eventlet.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import socket
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
 
 import oslo_messaging
 from oslo_config import cfg
@@ -22,13 +26,13 @@ SCHEME, URL, SECRET = sys.argv[1:4]
 TOPIC = f"bad-{uuid.uuid4().hex}"
 
 
-def configured():
+def configured() -> cfg.ConfigOpts:
     conf = cfg.CONF
     conf([])
     return conf
 
 
-def client(url, timeout=10, **options):
+def client(url: str, timeout: int = 10, **options: Any) -> Any:
     transport = oslo_messaging.get_rpc_transport(configured(), url)
     target = oslo_messaging.Target(topic=TOPIC, exchange=options.pop("exchange", None))
     return oslo_messaging.get_rpc_client(
@@ -36,7 +40,7 @@ def client(url, timeout=10, **options):
     )
 
 
-def listen(url):
+def listen(url: str) -> None:
     transport = oslo_messaging.get_notification_transport(configured(), url)
     target = oslo_messaging.Target(topic=TOPIC)
     listener = oslo_messaging.get_notification_listener(
@@ -46,7 +50,7 @@ def listen(url):
 
 
 @contextlib.contextmanager
-def two_ports_where_nobody_listens():
+def two_ports_where_nobody_listens() -> Iterator[list[int]]:
     """Bound, not listening: no other process gets them meanwhile."""
     with socket.socket() as one, socket.socket() as two:
         for each in (one, two):
@@ -55,26 +59,26 @@ def two_ports_where_nobody_listens():
 
 
 class Endpoint:
-    def info(self, *_arguments):
+    def info(self, *_arguments: object) -> NoReturn:
         raise AssertionError("nothing is notified here")
 
-    def fail(self, _context):
+    def fail(self, _context: object) -> NoReturn:
         raise KeyError("missing")
 
-    def fail_of_another_module(self, _context):
+    def fail_of_another_module(self, _context: object) -> NoReturn:
         raise subprocess_error()
 
-    def not_serialisable(self, _context):
+    def not_serialisable(self, _context: object) -> object:
         return object.__new__(type("Opaque", (), {"__slots__": ()}))
 
 
-def subprocess_error():
+def subprocess_error() -> Exception:
     import subprocess
 
     return subprocess.SubprocessError("of a module that nobody allowed")
 
 
-def cases(ports):
+def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
     nowhere = f"{SCHEME}://u:{SECRET}@127.0.0.1:{ports[0]},u:{SECRET}@127.0.0.1:{ports[1]}/"
     yield "all hosts unreachable, call", lambda: client(nowhere, timeout=2).call({}, "x")
     yield "all hosts unreachable, cast", lambda: client(nowhere).cast({}, "x")
@@ -105,7 +109,7 @@ def cases(ports):
         lambda: client(URL, transport_options=at_least_once).prepare(fanout=True).cast({}, "x"),
     )
     yield "refused credentials, listener", lambda: listen(wrong)
-    driver = connect(URL)
+    driver: Any = connect(URL)
     with driver._sender.pool.lease() as checked_out:
         checked_out.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
     driver.close()
@@ -115,7 +119,7 @@ def cases(ports):
         lambda: client(URL, exchange="\ud800").cast({}, "x"),
     )
     yield "server of a long name", lambda: client(URL).prepare(server="s" * 300).cast({}, "x")
-    endless = []
+    endless: list[Any] = []
     endless.append(endless)
     yield "payload that cannot be serialised", lambda: client(URL).cast({}, "x", value=endless)
     large = "x" * 2000
@@ -138,12 +142,12 @@ def cases(ports):
     server.wait()
 
 
-def main():
+def main() -> None:
     with two_ports_where_nobody_listens() as ports:
         tell(cases(ports))
 
 
-def tell(cases):
+def tell(cases: Iterable[tuple[str, Callable[[], object]]]) -> None:
     for name, case in cases:
         began = time.monotonic()
         try:

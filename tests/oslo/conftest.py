@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.stress.oslo.processes import Service, configuration
+from wsgi_harness.stack.broker import Broker
 
 T = 2
 WORLDS = ("green", "native")
@@ -22,7 +24,7 @@ class Pair:
 
 
 @pytest.fixture
-def service(tmp_path) -> Iterator[Callable[..., Service]]:
+def service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start services; they end with the test."""
     started: list[Service] = []
     numbers = itertools.count()
@@ -39,7 +41,7 @@ def service(tmp_path) -> Iterator[Callable[..., Service]]:
 
 
 @pytest.fixture
-def url(broker) -> Callable[..., str]:
+def url(broker: Broker) -> Callable[..., str]:
     """The broker's URL in a scheme."""
 
     def make(scheme: str, port: int | None = None, **query: Any) -> str:
@@ -50,7 +52,9 @@ def url(broker) -> Callable[..., str]:
 
 
 @pytest.fixture
-def pair(service, url, request) -> Callable[..., Pair]:
+def pair(
+    service: Callable[..., Service], url: Callable[..., str], request: pytest.FixtureRequest
+) -> Callable[..., Pair]:
     """Start a server and a client, of one world and scheme or of two."""
     numbers = itertools.count()
 

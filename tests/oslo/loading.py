@@ -6,12 +6,16 @@ A line of JSON for each case: `lines` of a configuration file, the `url`, and va
 environment. Run in an interpreter of its own: importing oslo.messaging imports eventlet.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import oslo_messaging
 from oslo_config import cfg
@@ -21,15 +25,15 @@ from hbshim.messaging.amqp.login import login_at
 
 
 class Heard(logging.Handler):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.texts = []
+        self.texts: list[Any] = []
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
 
 
-def made(lines, url, environ):
+def made(lines: list[str], url: str, environ: dict[str, str]) -> dict[str, Any]:
     os.environ.update(environ)
     heard = Heard()
     logging.getLogger("hbshim").addHandler(heard)
@@ -46,7 +50,7 @@ def made(lines, url, environ):
             del os.environ[name]
 
 
-def transport(conf, url, warnings):
+def transport(conf: cfg.ConfigOpts, url: str, warnings: list[str]) -> dict[str, Any]:
     try:
         driver = oslo_messaging.get_rpc_transport(conf, url)._driver
     except Exception as error:
@@ -70,13 +74,13 @@ def transport(conf, url, warnings):
     }
 
 
-def stock_options():
+def stock_options() -> Iterator[tuple[str, str]]:
     """The options of the group of this version of oslo.messaging, with a value that is unusual."""
     for option in (*impl_rabbit.rabbit_opts, *amqp.amqp_opts):
         choices = getattr(option.type, "choices", None)
         if isinstance(option, cfg.BoolOpt):
             # hbshim's option has no default.
-            value = not option.default
+            value: object = not option.default
         elif choices:
             value = next(each for each in reversed(list(choices)) if each != option.default)
         elif isinstance(option, cfg.StrOpt):
@@ -86,7 +90,7 @@ def stock_options():
         yield option.name, str(value)
 
 
-def main():
+def main() -> None:
     sys.stdout.write(json.dumps(dict(stock_options())) + "\n")
     for line in sys.stdin:
         case = json.loads(line)

@@ -1,14 +1,18 @@
 """What goes wrong under `hbkombu://` and `hbpika://` comes as oslo.messaging's own exceptions."""
 
+from __future__ import annotations
+
 import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.stress.child import clean_environment
+from wsgi_harness.stack.broker import Broker
 
 SCHEMES = ("hbkombu", "hbpika")
 SECRET = "a-password-that-nobody-prints"
@@ -42,7 +46,7 @@ EXPECTED = {
 
 
 @functools.cache
-def outcomes(scheme, url):
+def outcomes(scheme: str, url: str) -> tuple[dict[str, dict[str, Any]], str]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", PROGRAM, scheme, url, SECRET],
         capture_output=True,
@@ -57,13 +61,17 @@ def outcomes(scheme, url):
 
 
 @pytest.fixture(scope="module", params=SCHEMES)
-def outcome(request, broker):
+def outcome(
+    request: pytest.FixtureRequest, broker: Broker
+) -> tuple[dict[str, dict[str, Any]], str]:
     url = broker.amqp_url().replace("amqp://", f"{request.param}://").removesuffix("%2F")
     return outcomes(request.param, url)
 
 
 @pytest.mark.parametrize("case", EXPECTED)
-def test_it_is_told_in_its_own_terms(outcome, case):
+def test_it_is_told_in_its_own_terms(
+    outcome: tuple[dict[str, dict[str, Any]], str], case: str
+) -> None:
     found = outcome[0][case]
     kinds, text, limit = EXPECTED[case]
     names = {kind.rpartition(".")[2] for kind in found["kinds"]}
@@ -72,17 +80,23 @@ def test_it_is_told_in_its_own_terms(outcome, case):
     assert found["seconds"] < limit
 
 
-def test_every_host_is_named_with_its_reason(outcome):
+def test_every_host_is_named_with_its_reason(
+    outcome: tuple[dict[str, dict[str, Any]], str],
+) -> None:
     text = outcome[0]["all hosts unreachable, cast"]["text"]
     assert text.count("connection refused") == 2, text
 
 
-def test_no_password_is_told(outcome):
+def test_no_password_is_told(
+    outcome: tuple[dict[str, dict[str, Any]], str],
+) -> None:
     found, logged = outcome
     assert SECRET not in json.dumps(found)
     assert SECRET not in logged
 
 
-def test_a_payload_failure_is_oslos_and_a_value_error(outcome):
+def test_a_payload_failure_is_oslos_and_a_value_error(
+    outcome: tuple[dict[str, dict[str, Any]], str],
+) -> None:
     kinds = outcome[0]["payload that is too large"]["kinds"]
     assert {"oslo_messaging.exceptions.MessagingException", "builtins.ValueError"} <= set(kinds)

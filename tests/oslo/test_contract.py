@@ -1,10 +1,15 @@
 """oslo.messaging's contract for drivers, held to by hbshim's and, as a control, by its own."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import pytest
 
-from tests.stress.oslo.processes import ProgramError
+from tests.stress.oslo.processes import ProgramError, Service
 from tests.stress.oslo.schemes import STOCK, ours
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 #: What a client logs once a driver that counted its own limits would have given up.
@@ -13,7 +18,13 @@ LIMIT = 60
 
 
 @pytest.mark.parametrize("scheme", [STOCK, *ours()])
-def test_unlimited_retries_outlast_the_outage(service, url, broker, request, scheme):
+def test_unlimited_retries_outlast_the_outage(
+    service: Callable[..., Service],
+    url: Callable[..., str],
+    broker: Broker,
+    request: pytest.FixtureRequest,
+    scheme: str,
+) -> None:
     """`retry=-1` and None: a notification and a cast wait for the broker, and arrive."""
     topic = request.node.name
     server, client = service("native"), service("native")
@@ -31,7 +42,7 @@ def test_unlimited_retries_outlast_the_outage(service, url, broker, request, sch
             logged = client.log().count(trying)
             relay.stop()
             client.send(command, value=f"{command} during")
-            wait_until(lambda logged=logged: client.log().count(trying) > logged, LIMIT)
+            wait_until(lambda logged=logged: client.log().count(trying) > logged, LIMIT)  # type: ignore[misc]
             relay.accept()
             client.answer(LIMIT)
         expected = [f"{command} {when}" for command in commands for when in ("before", "during")]
@@ -39,7 +50,13 @@ def test_unlimited_retries_outlast_the_outage(service, url, broker, request, sch
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_n_retries_are_n(service, url, broker, request, scheme):
+def test_n_retries_are_n(
+    service: Callable[..., Service],
+    url: Callable[..., str],
+    broker: Broker,
+    request: pytest.FixtureRequest,
+    scheme: str,
+) -> None:
     """However long they take; each is logged, and the error is oslo.messaging's."""
     client = service("native")
     client.answer()
@@ -57,7 +74,12 @@ def test_n_retries_are_n(service, url, broker, request, scheme):
 
 
 @pytest.mark.parametrize("scheme", [STOCK, *ours()])
-def test_a_batch_is_as_large_as_it_is_asked_for(service, url, request, scheme):
+def test_a_batch_is_as_large_as_it_is_asked_for(
+    service: Callable[..., Service],
+    url: Callable[..., str],
+    request: pytest.FixtureRequest,
+    scheme: str,
+) -> None:
     """More than hbshim's prefetch count; that many are waiting, and none is missing."""
     topic, size = request.node.name, 150
     one = service("native")

@@ -1,14 +1,18 @@
 """What a service does with oslo.messaging, over hbshim's drivers and oslo.messaging's own."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import pytest
 
 from tests.oslo.conftest import WORLDS
-from tests.stress.oslo.processes import ProgramError
+from tests.stress.oslo.processes import ProgramError, Service
 from tests.stress.oslo.schemes import STOCK, ours
 from tests.waiting import wait_until
 
 
-def exchange(server, client, name):
+def exchange(server: Service, client: Service, name: str) -> None:
     """Send every kind of message from `client` to `server`."""
     value = {name: [1, None, "ü"]}
     assert client.do("call", value=value) == value
@@ -22,10 +26,10 @@ def exchange(server, client, name):
 
 
 @pytest.fixture
-def two(service):
+def two(service: Callable[..., Service]) -> Callable[[str], tuple[Service, Service]]:
     """Two services, not connected yet."""
 
-    def start(world):
+    def start(world: str) -> tuple[Service, Service]:
         found = service(world), service(world)
         for each in found:
             each.answer()
@@ -35,7 +39,12 @@ def two(service):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_every_kind_of_message(two, url, request, world):
+def test_every_kind_of_message(
+    two: Callable[[str], tuple[Service, Service]],
+    url: Callable[..., str],
+    request: pytest.FixtureRequest,
+    world: str,
+) -> None:
     """Over every scheme, a topic each."""
     server, client = two(world)
     for scheme in ours():
@@ -46,7 +55,12 @@ def test_every_kind_of_message(two, url, request, world):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_rolling_change_of_the_scheme(two, url, request, world):
+def test_a_rolling_change_of_the_scheme(
+    two: Callable[[str], tuple[Service, Service]],
+    url: Callable[..., str],
+    request: pytest.FixtureRequest,
+    world: str,
+) -> None:
     """From rabbit:// to hbrabbit:// and back, clients first and servers first, on one topic."""
     there = request.node.name
     first, second = two(world)
@@ -66,7 +80,12 @@ def test_a_rolling_change_of_the_scheme(two, url, request, world):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_two_schemes_in_one_service(two, url, request, world):
+def test_two_schemes_in_one_service(
+    two: Callable[[str], tuple[Service, Service]],
+    url: Callable[..., str],
+    request: pytest.FixtureRequest,
+    world: str,
+) -> None:
     """RPC over one and notifications over another: every pair of drivers."""
     server, client = two(world)
     schemes = (STOCK, *ours())

@@ -1,5 +1,7 @@
 """What a server or listener needs of a transport: the driver is asked whether it can do it."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,7 @@ except NotImplementedError as error:
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_requeueing_is_refused_where_the_driver_cannot_do_it(scheme):
+def test_requeueing_is_refused_where_the_driver_cannot_do_it(scheme: str) -> None:
     checkout = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASKS, f"{scheme}://host/"],

@@ -1,5 +1,7 @@
 """hbshim's options of oslo.messaging: where they are listed, and beside oslo.messaging's own."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ OURS = (
 )
 
 
-def run(*argv):
+def run(*argv: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *argv],
         capture_output=True,
@@ -28,7 +30,7 @@ def run(*argv):
     return done.stdout
 
 
-def test_the_real_generator_lists_every_option_once():
+def test_the_real_generator_lists_every_option_once() -> None:
     """Also beside oslo.messaging's own list, which has one of the same name until 18.0."""
     listed = run("-m", "oslo_config.generator", "--namespace", "hbshim.oslo")
     both = run(
@@ -82,13 +84,13 @@ print(conf[GROUP].heartbeat_in_pthread)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_one_option_serves_both_drivers_in_a_process(order):
+def test_one_option_serves_both_drivers_in_a_process(order: str) -> None:
     """`auto` is not true: with it, oslo.messaging's driver does not replace its modules."""
     code = STOCK_OPTION + REGISTER + ORDERS[order] + LOOK
     assert run("-c", code) == "auto False\nTrue\n"
 
 
-def test_without_that_oslo_config_refuses_two_options_of_one_name():
+def test_without_that_oslo_config_refuses_two_options_of_one_name() -> None:
     code = (
         STOCK_OPTION
         + REGISTER
@@ -102,7 +104,7 @@ def test_without_that_oslo_config_refuses_two_options_of_one_name():
     assert run("-c", code) == "refused\n"
 
 
-def test_the_page_has_the_options_as_they_are():
+def test_the_page_has_the_options_as_they_are() -> None:
     page = (Path(__file__).parents[2] / "docs" / "oslo.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- options:")[2].partition("<!-- end of options -->")[0]
     print_rows = (

@@ -1,35 +1,44 @@
 """`hbrabbit://`: heartbeats come from hbshim, and from nobody else."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from tests.oslo.conftest import WORLDS, T
-from tests.stress.oslo.processes import ProgramError
+from tests.oslo.conftest import WORLDS, Pair, T
+from tests.stress.oslo.processes import ProgramError, Service
 from tests.stress.oslo.schemes import ours
 from tests.waiting import wait_until
 
 OWN_THREAD = "Rabbit-heartbeat"
 
 
-def beats(service):
+def beats(service: Service) -> int:
     return sum(link["heartbeats_sent"] for link in service.do("report")["status"]["links"])
 
 
-def workers(service):
+def workers(service: Service) -> set[str]:
     return {link["worker"] for link in service.do("report")["status"]["links"]}
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(pair, world):
+def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(
+    pair: Callable[..., Pair], world: str
+) -> None:
     both = pair(world, "hbrabbit", "hbrabbit")
     assert both.client.do("call", value=1) == 1
     for each in (both.client, both.server):
         # Sending and listening: the client calls, and waits for replies.
         assert len(each.do("report")["status"]["links"]) >= 2
-        wait_until(lambda each=each: beats(each) >= 2, 10 * T)
+        wait_until(lambda each=each: beats(each) >= 2, 10 * T)  # type: ignore[misc]
         assert OWN_THREAD not in each.do("report")["threads"]
 
 
-def test_stock_runs_a_thread_of_its_own(service, url):
+def test_stock_runs_a_thread_of_its_own(
+    service: Callable[..., Service], url: Callable[..., str]
+) -> None:
     """The control; native, because a green thread has no name of its own."""
     one = service("native")
     one.answer()
@@ -50,7 +59,14 @@ def test_stock_runs_a_thread_of_its_own(service, url):
         ("url", "true", {"pthread"}),
     ],
 )
-def test_the_option_is_back(service, url, scheme, where, value, expected):
+def test_the_option_is_back(
+    service: Callable[..., Service],
+    url: Callable[..., str],
+    scheme: str,
+    where: str,
+    value: str,
+    expected: set[str],
+) -> None:
     lines = [f"heartbeat_in_pthread = {value}"] if where == "file" else []
     query = {} if where == "file" else {"heartbeat_in_pthread": value}
     one = service("green", *lines)
@@ -61,7 +77,9 @@ def test_the_option_is_back(service, url, scheme, where, value, expected):
     assert not one.do("report")["replaced"]
 
 
-def test_the_url_wins_over_the_file(service, url):
+def test_the_url_wins_over_the_file(
+    service: Callable[..., Service], url: Callable[..., str]
+) -> None:
     one = service("green", "heartbeat_in_pthread = false")
     one.answer()
     one.do("open", url=url("hbrabbit", heartbeat_in_pthread="true"), topic="nobody")
@@ -77,7 +95,9 @@ def test_the_url_wins_over_the_file(service, url):
         ({"heartbeat_in_pthread": "true", "hbshim_worker": "tpool"}, "contradicts"),
     ],
 )
-def test_an_option_that_is_not_acceptable_is_named(service, url, query, message):
+def test_an_option_that_is_not_acceptable_is_named(
+    service: Callable[..., Service], url: Callable[..., str], query: dict[str, Any], message: str
+) -> None:
     one = service("native")
     one.answer()
     with pytest.raises(ProgramError, match=message) as raised:

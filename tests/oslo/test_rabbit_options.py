@@ -1,10 +1,14 @@
 """`[oslo_messaging_rabbit]` under hbkombu:// and hbpika://: nothing is ignored without a word."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +38,7 @@ AS_BY_DEFAULT = {"kombu_failover_strategy": ("hosts_shuffle", "True")}
 class Loader:
     """Makes transports, with the oslo.messaging of a version, or the one that is installed."""
 
-    def __init__(self, version=None):
+    def __init__(self, version: str | None = None) -> None:
         environment = clean_environment()
         if version is not None:
             found = package(version, lambda _text: None)
@@ -49,7 +53,7 @@ class Loader:
         #: The options of the group in this version, each with a value that is unusual.
         self.options = json.loads(self._process.stdout.readline())
 
-    def __call__(self, **case):
+    def __call__(self, **case: Any) -> dict[str, Any]:
         self._process.stdin.write(json.dumps({"url": URL, **case}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
@@ -57,27 +61,27 @@ class Loader:
         assert "s3cret" not in json.dumps({**result, "logins": None})
         return result
 
-    def end(self):
+    def end(self) -> None:
         self._process.stdin.close()
         assert self._process.wait(30) == 0
         self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def one():
+def one() -> Iterator[Loader]:
     loader = Loader()
     yield loader
     loader.end()
 
 
 @pytest.fixture(params=VERSIONS)
-def loader(request):
+def loader(request: pytest.FixtureRequest) -> Iterator[Loader]:
     loader = Loader(request.param)
     yield loader
     loader.end()
 
 
-def test_each_option_has_an_effect_or_is_named(loader):
+def test_each_option_has_an_effect_or_is_named(loader: Loader) -> None:
     """Of each version; set alone, in the file and in the URL."""
     assert len(loader.options) >= 37
     known = loader.options.keys() | {name for name in OPTIONS if name.startswith("hbshim_")}
@@ -97,7 +101,11 @@ def test_each_option_has_an_effect_or_is_named(loader):
             judge(name, before["options"], result)
 
 
-def judge(name, before, result):
+def judge(
+    name: str,
+    before: dict[str, str],
+    result: dict[str, Any],
+) -> None:
     changed = {each for each, value in result["options"].items() if before[each] != value}
     entry = OPTIONS[name]
     if name in AS_BY_DEFAULT:
@@ -112,7 +120,7 @@ def judge(name, before, result):
         assert result["warnings"] == [], name
 
 
-def test_hbshims_options_for_the_other_scheme_are_named(one):
+def test_hbshims_options_for_the_other_scheme_are_named(one: Loader) -> None:
     (text,) = one(lines=[GROUP, "hbshim_worker = pthread"])["warnings"]
     assert text.startswith(
         "hbshim_worker=pthread of [oslo_messaging_rabbit] has no effect on hbpika"
@@ -120,7 +128,7 @@ def test_hbshims_options_for_the_other_scheme_are_named(one):
     assert "HBSHIM_WORKER" in text
 
 
-def test_an_option_of_a_later_version_is_named():
+def test_an_option_of_a_later_version_is_named() -> None:
     assert "does not know" in warnings({"of_tomorrow": 1}, "hbpika://")[0]
 
 
@@ -144,13 +152,13 @@ def test_an_option_of_a_later_version_is_named():
         ),
     ],
 )
-def test_the_values_are_translated(line, options, one):
+def test_the_values_are_translated(line: str, options: dict[str, str], one: Loader) -> None:
     loaded = one(lines=[GROUP, line])
     assert {name: loaded["options"][name] for name in options} == options
     assert loaded["warnings"] == []
 
 
-def test_the_url_wins_over_the_own_group_and_that_over_the_other(one):
+def test_the_url_wins_over_the_own_group_and_that_over_the_other(one: Loader) -> None:
     lines = [
         GROUP,
         "rabbit_qos_prefetch_count = 1",
@@ -178,7 +186,9 @@ def test_the_url_wins_over_the_own_group_and_that_over_the_other(one):
         (["[oslo_messaging_pika]", "channel_max = many"], "channel_max"),
     ],
 )
-def test_a_bad_value_is_a_failure_to_load_that_names_what_is_set(lines, named, one):
+def test_a_bad_value_is_a_failure_to_load_that_names_what_is_set(
+    lines: list[str], named: str, one: Loader
+) -> None:
     loaded = one(lines=lines)
     assert loaded["error"] == "DriverLoadFailure"
     assert named in loaded["text"]
@@ -187,13 +197,13 @@ def test_a_bad_value_is_a_failure_to_load_that_names_what_is_set(lines, named, o
 @pytest.mark.parametrize(
     "query", ["rabbit_qos_prefetch_count=many", "hbshim_worker=pthread", "no_such_option=1"]
 )
-def test_a_bad_option_in_the_url_is_a_failure_to_load(query, one):
+def test_a_bad_option_in_the_url_is_a_failure_to_load(query: str, one: Loader) -> None:
     loaded = one(url=f"{URL}?{query}")
     assert loaded["error"] == "DriverLoadFailure"
     assert query.partition("=")[0] in loaded["text"]
 
 
-def test_the_exchanges_of_the_environment_are_taken(one):
+def test_the_exchanges_of_the_environment_are_taken(one: Loader) -> None:
     """Else they are named after `control_exchange`."""
     assert one()["exchanges"] == ["openstack_rpc", "openstack_notification"]
     names = (
@@ -207,17 +217,19 @@ def test_the_exchanges_of_the_environment_are_taken(one):
     ("login", "expected"),
     [("user:word@", ["user", "word"]), ("user@", ["user", ""]), ("", ["guest", "guest"])],
 )
-def test_a_user_without_a_password_has_an_empty_one(login, expected, one):
+def test_a_user_without_a_password_has_an_empty_one(
+    login: str, expected: list[str], one: Loader
+) -> None:
     assert one(url=f"hbpika://{login}nowhere/")["logins"] == [expected]
 
 
-def test_a_consumer_may_hold_a_batch_unless_the_option_is_set(one):
+def test_a_consumer_may_hold_a_batch_unless_the_option_is_set(one: Loader) -> None:
     assert one()["prefetch"] == [100, 300, 0] * 2
     assert one(lines=[GROUP, "rabbit_qos_prefetch_count = 7"])["prefetch"] == [7] * 6
     assert one(lines=[GROUP, "rabbit_qos_prefetch_count = 0"])["prefetch"] == [0] * 6
 
 
-def test_several_hosts_have_replicated_queues_or_a_warning(one):
+def test_several_hosts_have_replicated_queues_or_a_warning(one: Loader) -> None:
     several = "hbpika://u:p@one,u:p@two,u:p@three/"
     loaded = one(url=several)
     assert (loaded["quorum"], loaded["warnings"]) == (True, [])
@@ -228,7 +240,7 @@ def test_several_hosts_have_replicated_queues_or_a_warning(one):
     assert one()["quorum"] is None
 
 
-def test_the_page_has_the_table():
+def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs" / "oslo.md").read_text(encoding="utf-8")
     listed = page.partition("<!-- rabbit options:")[2].partition("<!-- end of rabbit options -->")[
         0
@@ -236,8 +248,8 @@ def test_the_page_has_the_table():
     assert [row for row in listed.splitlines() if row.startswith("| `")] == rows()
 
 
-def rows():
-    def cell(entry):
+def rows() -> list[str]:
+    def cell(entry: Combined | Ignored | Translated) -> str:
         if isinstance(entry, Ignored):
             return f"a warning: {entry.reason}"
         own = ", ".join(f"`{name}`" for name in entry.names)

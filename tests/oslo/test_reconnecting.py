@@ -1,10 +1,17 @@
 """What the driver does when its connection is gone, and how `hbrabbit://` connects at all."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.oslo.conftest import WORLDS
-from tests.stress.oslo.processes import ProgramError
+from tests.stress.oslo.processes import ProgramError, Service
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 UNREACHABLE = "is unreachable"
@@ -13,17 +20,22 @@ HOUR = 3600
 
 
 @pytest.fixture
-def relay(broker):
+def relay(broker: Broker) -> Iterator[Relay]:
     """A relay before the broker."""
     with Relay(broker.host, broker.amqp_port) as relay:
         yield relay
 
 
 @pytest.fixture
-def through(service, url, relay, request):
+def through(
+    service: Callable[..., Service],
+    url: Callable[..., str],
+    relay: Relay,
+    request: pytest.FixtureRequest,
+) -> Callable[..., tuple[Service, Service]]:
     """Start a server at the broker, and a client that reaches it through the relay."""
 
-    def start(world, scheme, **opening):
+    def start(world: str, scheme: str, **opening: Any) -> tuple[Service, Service]:
         topic = request.node.name
         server, client = service(world, heartbeat=HOUR), service(world, heartbeat=HOUR)
         server.send("serve", url=url(scheme), topic=topic)
@@ -40,7 +52,9 @@ def through(service, url, relay, request):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("scheme", ["hbrabbit", "rabbit"])
-def test_a_connection_that_is_gone_is_replaced_before_it_is_used(through, relay, world, scheme):
+def test_a_connection_that_is_gone_is_replaced_before_it_is_used(
+    through: Callable[..., tuple[Service, Service]], relay: Relay, world: str, scheme: str
+) -> None:
     """Stock, the control, runs into the loss, logs an error, and waits for a second."""
     server, client = through(world, scheme)
     relay.reset()
@@ -55,7 +69,9 @@ def test_a_connection_that_is_gone_is_replaced_before_it_is_used(through, relay,
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_broker_that_stays_away_is_told_as_ever(through, relay, world):
+def test_a_broker_that_stays_away_is_told_as_ever(
+    through: Callable[..., tuple[Service, Service]], relay: Relay, world: str
+) -> None:
     server, client = through(world, "hbrabbit", retry=1)
     relay.stop()
     with pytest.raises(ProgramError) as raised:
@@ -68,7 +84,9 @@ def test_a_broker_that_stays_away_is_told_as_ever(through, relay, world):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_forked_child_opens_a_connection_of_its_own(through, relay, world):
+def test_a_forked_child_opens_a_connection_of_its_own(
+    through: Callable[..., tuple[Service, Service]], relay: Relay, world: str
+) -> None:
     """And leaves its parent's alone; with stock both write into one stream."""
     server, client = through(world, "hbrabbit")
     opened = len(relay.seen("opened"))
@@ -80,7 +98,12 @@ def test_a_forked_child_opens_a_connection_of_its_own(through, relay, world):
     assert relay.errors == []
 
 
-def test_of_several_hosts_one_that_answers_is_taken(service, broker, url, request):
+def test_of_several_hosts_one_that_answers_is_taken(
+    service: Callable[..., Service],
+    broker: Broker,
+    url: Callable[..., str],
+    request: pytest.FixtureRequest,
+) -> None:
     there = url("hbrabbit")
     login = there.partition("://")[2].partition("@")[0]
     several = there.replace("://", f"://{login}@127.0.0.1:1,{login}@127.0.0.1:2,", 1)
@@ -92,9 +115,16 @@ def test_of_several_hosts_one_that_answers_is_taken(service, broker, url, reques
     assert {link["peer"] for link in links} == {f"127.0.0.1:{broker.amqp_port}"}
 
 
-def test_tls(service, broker, url, tmp_path, request):
+def test_tls(
+    service: Callable[..., Service],
+    broker: Broker,
+    url: Callable[..., str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
     """Set by oslo.messaging's own options, which the scheme does not change."""
     authority = tmp_path / "ca.pem"
+    assert broker.ca_pem
     authority.write_text(broker.ca_pem)
     lines = ["ssl = true", f"ssl_ca_file = {authority}"]
     one = service("native", *lines)
@@ -103,7 +133,9 @@ def test_tls(service, broker, url, tmp_path, request):
     assert {link["route"] for link in one.do("report")["status"]["links"]} == {"tls"}
 
 
-def test_a_bad_value_in_the_file_is_named(service, url):
+def test_a_bad_value_in_the_file_is_named(
+    service: Callable[..., Service], url: Callable[..., str]
+) -> None:
     one = service("native", "heartbeat_in_pthread = perhaps")
     one.answer()
     with pytest.raises(ProgramError, match=r"use one of: true \| false \| auto") as raised:

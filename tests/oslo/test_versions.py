@@ -1,8 +1,11 @@
 """Versions that hbshim does not know: of oslo.messaging refused, of a client library left alone."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -50,7 +53,7 @@ server.stop()
 """
 
 
-def run(code, *argv):
+def run(code: str, *argv: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PRELUDE + code, *argv],
         capture_output=True,
@@ -63,7 +66,7 @@ def run(code, *argv):
 
 
 @pytest.mark.parametrize("version", ["17.2.0", "19.0.0"])
-def test_an_oslo_messaging_of_an_unknown_version(version):
+def test_an_oslo_messaging_of_an_unknown_version(version: str) -> None:
     said = run(LOAD, version)
     assert said.startswith('UnsupportedVersionError Failed to load transport driver "hbrabbit"')
     assert f"does not know oslo.messaging {version}" in said
@@ -71,11 +74,11 @@ def test_an_oslo_messaging_of_an_unknown_version(version):
 
 
 @pytest.mark.parametrize("version", ["17.3.0", "18.3.1", "18.9.0"])
-def test_those_between_are_taken(version):
+def test_those_between_are_taken(version: str) -> None:
     assert run(LOAD, version) == "loaded\n"
 
 
-def test_a_client_library_of_an_unknown_version_is_left_alone(url):
+def test_a_client_library_of_an_unknown_version_is_left_alone(url: Callable[..., str]) -> None:
     """As without hbshim: calls work, oslo.messaging sends heartbeats. The log says why."""
     said = run(CONNECT, "18.3.1", url("hbrabbit"), f"versions-{os.getpid()}")
     assert "answered" in said.splitlines()

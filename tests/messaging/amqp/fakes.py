@@ -66,7 +66,7 @@ class FakeConnection:
         """Have `message` answered over the direct way."""
         queue = str(message.reply_to)
         delivery = Delivery(
-            self,  # type: ignore[arg-type]
+            self,
             1,
             body,
             queue,
@@ -148,4 +148,4 @@ class FakeSender:
     def with_connection(
         self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None
     ) -> Any:
-        return work(Sending(self.connection, Limits()))  # type: ignore[arg-type]
+        return work(Sending(self.connection, Limits()))

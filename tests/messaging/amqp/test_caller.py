@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ class Calling(threading.Thread):
     def __init__(self, caller: Caller, **named: Any) -> None:
         super().__init__(daemon=True)
         self.outcome: Any = None
-        self._call = lambda: call(caller, **named)
+        self._call: Callable[[], Reply] = lambda: call(caller, **named)
         self.start()
 
     def run(self) -> None:
@@ -311,7 +312,7 @@ def test_a_late_queue_that_is_not_answered_costs_the_connection_and_not_the_call
 
     def drain(connection: FakeConnection, timeout: float) -> None:
         if connection is connector.opened[0]:
-            caller._on_late_cancelled(connection)  # type: ignore[arg-type]
+            caller._on_late_cancelled(connection)
         else:
             clock.now += timeout
 

@@ -228,7 +228,7 @@ def test_what_arrives_while_a_consumer_is_cancelled_returns_to_its_queue(
     connection.deliver(rig.topic, identity(), expiration=60.0)
     connection.deliver(rig.topic, identity())
     connection.deliver(fanout, identity(), expiration=60.0)
-    connection.on_cancel = lambda tag: tag == rig.topic and connection.deliver(tag, identity())
+    connection.on_cancel = lambda tag: tag == rig.topic and connection.deliver(tag, identity())  # type: ignore[assignment]
     rig.listener.pause()
     assert connection.settled == [("nack", tag) for tag in (1, 2, 3, 4)]
     assert rig.ids() == []
@@ -281,11 +281,11 @@ def test_the_end_of_the_prefetch_drain_threads_turn_withdraws(rigs: Callable[...
         drained.set()
         assert go_on.wait(LIMIT)
 
-    connection.drain = drain  # type: ignore[method-assign]
+    connection.drain = drain  # type: ignore[assignment]
     assert drained.wait(LIMIT)
     rig.listener.pause()
     assert connection.cancelled == []
-    del connection.drain  # type: ignore[method-assign]
+    del connection.drain
     go_on.set()
     wait_until(lambda: len(connection.cancelled) == 2, LIMIT)
 
@@ -323,7 +323,7 @@ def test_closing_does_not_wait_for_a_poll_that_hangs(rigs: Callable[..., Rig]) -
         rig.connector.connections.append(FakeConnection())
         return rig.connector.connections[-1]
 
-    rig.connector.connect = connect  # type: ignore[method-assign]
+    rig.connector.connect = connect
     polling = threading.Thread(target=rig.listener.poll)
     polling.start()
     assert hangs.wait(LIMIT)

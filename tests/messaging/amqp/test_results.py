@@ -62,5 +62,5 @@ def test_a_forgotten_consumer_is_stopped_before_a_delivery_goes_back() -> None:
     stored.connection, stored.tag = connection, "tag"  # type: ignore[assignment]
     _forgotten(stored)
     for tag in (1, 2):
-        stored.arrived(Delivery(connection, tag, b"1", "queue"))  # type: ignore[arg-type]
+        stored.arrived(Delivery(connection, tag, b"1", "queue"))
     assert connection.told == ["stop tag", "requeue 1", "requeue 2"]

@@ -39,7 +39,7 @@ def test_attempts_count_the_first_one(attempts: int) -> None:
         raise RejectedError("full")
 
     with sender.pool.lease() as sending:
-        sending.connection.publish_confirmed = reject  # type: ignore[method-assign]
+        sending.connection.publish_confirmed = reject  # type: ignore[assignment]
     with pytest.raises(RejectedError):
         sender.send_confirmed(Message(b"", "", "queue"), None, time.monotonic() + 10, None)
     assert len(published) == attempts

@@ -100,10 +100,11 @@ def test_a_channel_that_is_closed_as_a_consumer_starts_does_not_cost_its_route(
     stream: Stream, session: Session
 ) -> None:
     """Its messages would be requeued, and delivered to it again, without an end."""
-    locked, got = stream.locked, []
+    locked = stream.locked
+    got: list[Any] = []
 
     def closed_just_before(work: Callable[[], Any]) -> Any:
-        stream.locked = locked  # type: ignore[method-assign]
+        stream.locked = locked
         stream.receives(closed_by_broker())
         return work()
 
@@ -112,7 +113,7 @@ def test_a_channel_that_is_closed_as_a_consumer_starts_does_not_cost_its_route(
         stream.receives(frame.Method(DATA, spec.Basic.ConsumeOk(tag)).marshal())
         return bool(settled())
 
-    stream.locked = closed_just_before  # type: ignore[method-assign]
+    stream.locked = closed_just_before
     stream.wait_for = answered  # type: ignore[attr-defined]
     tag = session.consume(DIRECT_REPLY, got.append)
     del stream.sent[:]
@@ -130,7 +131,7 @@ def test_a_stop_that_is_interrupted_before_it_is_sent_leaves_the_consumer(
     def interrupted(_work: Callable[[], Any]) -> Any:
         raise KeyboardInterrupt
 
-    stream.locked = interrupted  # type: ignore[method-assign]
+    stream.locked = interrupted  # type: ignore[assignment]
     for stop in (session.stop_consumer, session.cancel):
         with pytest.raises(KeyboardInterrupt):
             stop(tag)

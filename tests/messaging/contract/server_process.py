@@ -4,9 +4,12 @@
 the environment variable ``URL``.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading
+from typing import Literal
 
 from hbshim import messaging
 
@@ -22,7 +25,7 @@ class Endpoint:
         threading.Event().wait()
 
 
-def main(topic: str, acknowledge: str) -> None:
+def main(topic: str, acknowledge: Literal["before", "after"]) -> None:
     driver = messaging.connect(os.environ["URL"], socket_timeout=LIMIT, handshake_timeout=LIMIT)
     server = messaging.Server(
         driver, messaging.Target(topic), [Endpoint()], acknowledge=acknowledge
@@ -33,4 +36,4 @@ def main(topic: str, acknowledge: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:])  # type: ignore[arg-type]

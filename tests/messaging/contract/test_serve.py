@@ -48,7 +48,7 @@ def test_fanout(asker: Client, serve: Serve, endpoints: list[Endpoint]) -> None:
     for number in range(10):
         everywhere.cast("echo", value=number)
     for endpoint in endpoints:
-        wait_until(lambda endpoint=endpoint: len(endpoint.asked) == 10, LIMIT)
+        wait_until(lambda endpoint=endpoint: len(endpoint.asked) == 10, LIMIT)  # type: ignore[misc]
         assert sorted(endpoint.asked) == list(range(10))
 
 

@@ -158,7 +158,7 @@ def test_a_queue_is_deleted_under_its_server(
     for target in (submitter.target, server):
         storing.delete_queue(target)
         again = submitter.prepare(target=target, timeout=2, mandatory=True)
-        wait_until(lambda again=again: _is_served(again), LIMIT)
+        wait_until(lambda again=again: _is_served(again), LIMIT)  # type: ignore[misc]
 
 
 def _is_served(client: Client) -> bool:

@@ -1,5 +1,7 @@
 """A forked child drops what its parent had, without a word on the wire, and has its own."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -90,7 +92,15 @@ print(json.dumps({{"status": status, "heard": heard, "again": again,
 """
 
 
-def run(tmp_path, world, way, *, drop_inherited="drop_inherited", before="", after=""):
+def run(
+    tmp_path: Path,
+    world: str,
+    way: str,
+    *,
+    drop_inherited: str = "drop_inherited",
+    before: str = "",
+    after: str = "",
+) -> tuple[dict[str, int | list[bool | str]], dict[str, int | list[bool] | str]]:
     program = PROGRAM.format(
         patch=WORLDS[world],
         fork=WAYS[way],
@@ -122,7 +132,7 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_parent_and_child_have_nothing_in_common(tmp_path, world, way):
+def test_parent_and_child_have_nothing_in_common(tmp_path: Path, world: str, way: str) -> None:
     parent, child = run(tmp_path, world, way)
     assert parent == UNTOUCHED
     assert child == {
@@ -135,14 +145,14 @@ def test_parent_and_child_have_nothing_in_common(tmp_path, world, way):
     }
 
 
-def test_without_drop_inherited_the_child_only_drops_its_references(tmp_path):
+def test_without_drop_inherited_the_child_only_drops_its_references(tmp_path: Path) -> None:
     parent, child = run(tmp_path, "native", "os.fork", drop_inherited="None")
     assert parent == UNTOUCHED
     assert child["dropped"] == []
     assert child["own"]
 
 
-def test_a_lock_held_at_the_fork_does_not_block_the_child(tmp_path):
+def test_a_lock_held_at_the_fork_does_not_block_the_child(tmp_path: Path) -> None:
     parent, child = run(
         tmp_path,
         "native",
@@ -154,7 +164,7 @@ def test_a_lock_held_at_the_fork_does_not_block_the_child(tmp_path):
     assert child["own"]
 
 
-def test_the_pool_stays_closed_in_a_child(tmp_path):
+def test_the_pool_stays_closed_in_a_child(tmp_path: Path) -> None:
     program = """
 import os
 from hbshim.errors import PoolError

@@ -1,5 +1,9 @@
 """Random sequences of acquire, wait, time out and release, checked against a model."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -15,24 +19,24 @@ CAPACITY = MAX_SIZE + OVERFLOW
 class OneCaller(RuleBasedStateMachine):
     """A pool with a single caller."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.shop = Shop()
         self.pool = self.shop.pool(
             max_size=MAX_SIZE, max_overflow=OVERFLOW, stale=STALE, recycle=RECYCLE
         )
-        self.checked_out = []
-        self.idle = []  # in order of return
-        self.born = {}
-        self.returned = {}
+        self.checked_out: list[Any] = []
+        self.idle: list[Any] = []  # in order of return
+        self.born: dict[Thing, float] = {}
+        self.returned: dict[str, Any] = {}
         self.is_closed = False
 
-    def is_usable(self, thing):
+    def is_usable(self, thing: Thing) -> bool:
         return not thing.dead and self.shop.now - self.born[thing] < RECYCLE
 
     @precondition(lambda self: len(self.checked_out) < CAPACITY and not self.is_closed)
     @rule(shut=st.booleans())
-    def acquire(self, shut):
+    def acquire(self, shut: bool) -> None:
         fresh = [t for t in self.idle if self.shop.now - self.returned[t] < STALE]
         worn = []
         while fresh and not self.is_usable(fresh[-1]):
@@ -58,7 +62,7 @@ class OneCaller(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.checked_out) == CAPACITY and not self.is_closed)
     @rule()
-    def acquire_beyond_capacity(self):
+    def acquire_beyond_capacity(self) -> None:
         try:
             self.pool.acquire(timeout=0.0001)
         except PoolTimeoutError:
@@ -67,7 +71,7 @@ class OneCaller(RuleBasedStateMachine):
 
     @precondition(lambda self: self.is_closed)
     @rule()
-    def acquire_of_a_closed_pool(self):
+    def acquire_of_a_closed_pool(self) -> None:
         try:
             self.pool.acquire(timeout=5)
         except PoolError:
@@ -76,7 +80,7 @@ class OneCaller(RuleBasedStateMachine):
 
     @precondition(lambda self: self.checked_out)
     @rule(which=st.integers(0, CAPACITY), broken=st.booleans())
-    def release(self, which, broken):
+    def release(self, which: int, broken: bool) -> None:
         thing = self.checked_out.pop(which % len(self.checked_out))
         self.pool.release(thing, broken)
         kept = not (broken or thing.dead or self.is_closed or len(self.idle) == MAX_SIZE)
@@ -87,22 +91,22 @@ class OneCaller(RuleBasedStateMachine):
 
     @precondition(lambda self: self.shop.open)
     @rule(which=st.integers(0, CAPACITY))
-    def die(self, which):
+    def die(self, which: int) -> None:
         self.shop.open[which % len(self.shop.open)].dead = True
 
     @rule(seconds=st.floats(0, 30))
-    def pass_time(self, seconds):
+    def pass_time(self, seconds: float) -> None:
         self.shop.now += seconds
 
     @precondition(lambda self: self.checked_out)
     @rule()
-    def close(self):
+    def close(self) -> None:
         self.pool.close()
         self.is_closed = True
         self.idle = []
 
     @invariant()
-    def the_figures_agree(self):
+    def the_figures_agree(self) -> None:
         seen = self.pool.statistics()
         assert (seen.checked_out, seen.idle) == (len(self.checked_out), len(self.idle))
         assert seen.size == seen.checked_out + seen.idle == len(self.shop.open)
@@ -117,14 +121,14 @@ class OneCaller(RuleBasedStateMachine):
 class ManyCallers(RuleBasedStateMachine):
     """The state with many callers, one step of a caller at a time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.state = State(0, MAX_SIZE, CAPACITY, float("inf"))
-        self.line = []  # waiters in order of arrival
+        self.state: State[Any] = State(0, MAX_SIZE, CAPACITY, float("inf"))
+        self.line: list[Any] = []  # waiters in order of arrival
         self.makers = 0
-        self.holders = []
+        self.holders: list[Any] = []
 
-    def settle(self, entry, dead):
+    def settle(self, entry: Entry[Any] | None, dead: bool) -> None:
         """Release, and check that the first waiter is served."""
         first = next((waiter for waiter in self.line if waiter.is_waiting), None)
         self.state.returned.append((entry, dead))
@@ -140,7 +144,7 @@ class ManyCallers(RuleBasedStateMachine):
             self.holders.append(first.entry)
 
     @rule()
-    def take(self):
+    def take(self) -> None:
         waiting = any(waiter.is_waiting for waiter in self.line)
         taken = self.state.take(0.0)
         if isinstance(taken, Waiter):
@@ -154,7 +158,7 @@ class ManyCallers(RuleBasedStateMachine):
 
     @precondition(lambda self: self.makers)
     @rule(succeeds=st.booleans())
-    def make(self, succeeds):
+    def make(self, succeeds: bool) -> None:
         self.makers -= 1
         if succeeds:
             entry = Entry(Thing(self.state.created), 0.0)
@@ -165,21 +169,21 @@ class ManyCallers(RuleBasedStateMachine):
 
     @precondition(lambda self: self.holders)
     @rule(which=st.integers(0, CAPACITY), dead=st.booleans())
-    def give_back(self, which, dead):
+    def give_back(self, which: int, dead: bool) -> None:
         entry = self.holders.pop(which % len(self.holders))
         del self.state.checked_out[id(entry.item)]
         self.settle(entry, dead)
 
     @precondition(lambda self: self.line)
     @rule(which=st.integers(0, CAPACITY), removes_itself=st.booleans())
-    def time_out(self, which, removes_itself):
+    def time_out(self, which: int, removes_itself: bool) -> None:
         waiter = self.line.pop(which % len(self.line))
         assert waiter.claim_outcome()
         if removes_itself:
             self.state.waiters.remove(waiter)
 
     @invariant()
-    def nothing_is_lost(self):
+    def nothing_is_lost(self) -> None:
         seen = self.state.statistics()
         assert seen.size == seen.idle + len(self.holders) + self.makers <= CAPACITY
         assert seen.checked_out == len(self.holders)
@@ -188,7 +192,7 @@ class ManyCallers(RuleBasedStateMachine):
         assert not (seen.waiting and (seen.idle or seen.size < CAPACITY)), "waits for nothing"
 
     @invariant()
-    def no_connection_is_shared(self):
+    def no_connection_is_shared(self) -> None:
         held = [*self.holders, *self.state.idle, *self.state.to_close]
         assert len({id(entry) for entry in held}) == len(held)
 
@@ -196,9 +200,9 @@ class ManyCallers(RuleBasedStateMachine):
 RUNS = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
 
 
-class TestOneCaller(OneCaller.TestCase):
+class TestOneCaller(OneCaller.TestCase):  # type: ignore[misc, valid-type]
     settings = RUNS
 
 
-class TestManyCallers(ManyCallers.TestCase):
+class TestManyCallers(ManyCallers.TestCase):  # type: ignore[misc, valid-type]
     settings = RUNS

@@ -1,13 +1,17 @@
 """Checkout, reuse, closing and errors of a pool, with one caller at a time."""
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import threading
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
-from hbshim.messaging.pool import PoolStatistics
+from hbshim.messaging.pool import Pool, PoolStatistics
 from tests.interrupts import interrupt
 from tests.messaging.pool.things import Shop, Thing
 from tests.worlds import WORLD
@@ -16,25 +20,25 @@ NOTHING = PoolStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
 
 @pytest.fixture
-def shop():
+def shop() -> Shop:
     return Shop()
 
 
-def take(pool, count):
+def take(pool: Pool[Thing], count: int) -> list[Thing]:
     return [pool.acquire() for _ in range(count)]
 
 
-def give(pool, things):
+def give(pool: Pool[Thing], things: list[Thing]) -> None:
     for thing in things:
         pool.release(thing)
 
 
-def test_connections_are_created_on_demand(shop):
+def test_connections_are_created_on_demand(shop: Shop) -> None:
     assert shop.pool().statistics() == NOTHING
     assert shop.made == []
 
 
-def test_a_released_connection_is_reused(shop):
+def test_a_released_connection_is_reused(shop: Shop) -> None:
     pool = shop.pool()
     first = pool.acquire()
     pool.release(first)
@@ -42,14 +46,14 @@ def test_a_released_connection_is_reused(shop):
     assert len(shop.made) == 1
 
 
-def test_the_connection_released_last_is_used_first(shop):
+def test_the_connection_released_last_is_used_first(shop: Shop) -> None:
     pool = shop.pool()
     first, second, third = take(pool, 3)
     give(pool, [second, third, first])
     assert take(pool, 3) == [first, third, second]
 
 
-def test_a_connection_above_max_size_is_closed_at_its_release(shop):
+def test_a_connection_above_max_size_is_closed_at_its_release(shop: Shop) -> None:
     pool = shop.pool(max_size=2, max_overflow=1)
     things = take(pool, 3)
     give(pool, things)
@@ -57,7 +61,7 @@ def test_a_connection_above_max_size_is_closed_at_its_release(shop):
     assert pool.statistics().size == pool.statistics().idle == 2
 
 
-def test_max_size_plus_overflow_limits_checkouts(shop):
+def test_max_size_plus_overflow_limits_checkouts(shop: Shop) -> None:
     pool = shop.pool(max_size=1, max_overflow=1)
     take(pool, 2)
     with pytest.raises(
@@ -68,14 +72,14 @@ def test_max_size_plus_overflow_limits_checkouts(shop):
     assert pool.statistics().timeouts == 1
 
 
-def test_create_gets_the_remaining_time(shop):
+def test_create_gets_the_remaining_time(shop: Shop) -> None:
     pool = shop.pool(timeout=30)
     take(pool, 1)
     pool.acquire(timeout=7)
     assert shop.given == [30, 7]
 
 
-def test_with_timeout_zero_only_an_idle_connection_is_used(shop):
+def test_with_timeout_zero_only_an_idle_connection_is_used(shop: Shop) -> None:
     pool = shop.pool()
     with pytest.raises(PoolTimeoutError):
         pool.acquire(timeout=0)
@@ -84,7 +88,7 @@ def test_with_timeout_zero_only_an_idle_connection_is_used(shop):
     assert pool.acquire(timeout=0) is shop.made[0]
 
 
-def test_a_dead_connection_is_not_checked_out(shop):
+def test_a_dead_connection_is_not_checked_out(shop: Shop) -> None:
     pool = shop.pool()
     things = take(pool, 3)
     give(pool, things)
@@ -95,7 +99,7 @@ def test_a_dead_connection_is_not_checked_out(shop):
     assert pool.statistics().dead == 2
 
 
-def test_a_connection_is_created_when_all_idle_ones_are_dead(shop):
+def test_a_connection_is_created_when_all_idle_ones_are_dead(shop: Shop) -> None:
     pool = shop.pool(max_size=2, max_overflow=0)
     things = take(pool, 2)
     give(pool, things)
@@ -105,7 +109,7 @@ def test_a_connection_is_created_when_all_idle_ones_are_dead(shop):
     assert pool.statistics().size == 1
 
 
-def test_a_connection_dead_at_its_release_is_closed(shop):
+def test_a_connection_dead_at_its_release_is_closed(shop: Shop) -> None:
     pool = shop.pool()
     thing = pool.acquire()
     thing.dead = True
@@ -114,23 +118,23 @@ def test_a_connection_dead_at_its_release_is_closed(shop):
     assert pool.statistics().size == 0
 
 
-def test_a_connection_whose_check_raises_is_dead():
+def test_a_connection_whose_check_raises_is_dead() -> None:
     shop = Shop()
-    shop.is_dead = lambda thing: 1 / 0
+    shop.is_dead = lambda thing: 1 / 0  # type: ignore[assignment, return-value]
     pool = shop.pool()
     thing = pool.acquire()
     pool.release(thing)
     assert thing.closed
 
 
-def test_a_connection_released_as_broken_is_closed(shop):
+def test_a_connection_released_as_broken_is_closed(shop: Shop) -> None:
     pool = shop.pool()
     thing = pool.acquire()
     pool.release(thing, broken=True)
     assert thing.closed
 
 
-def test_a_connection_older_than_recycle_is_closed(shop):
+def test_a_connection_older_than_recycle_is_closed(shop: Shop) -> None:
     pool = shop.pool(recycle=60)
     thing = pool.acquire()
     shop.now += 59
@@ -143,7 +147,7 @@ def test_a_connection_older_than_recycle_is_closed(shop):
     assert pool.statistics().recycled == 1
 
 
-def test_stale_connections_are_closed_at_the_next_checkout(shop):
+def test_stale_connections_are_closed_at_the_next_checkout(shop: Shop) -> None:
     pool = shop.pool(stale=60)
     things = take(pool, 3)
     give(pool, things[:2])
@@ -156,7 +160,7 @@ def test_stale_connections_are_closed_at_the_next_checkout(shop):
     assert pool.statistics().size == 1
 
 
-def test_a_used_connection_does_not_become_stale(shop):
+def test_a_used_connection_does_not_become_stale(shop: Shop) -> None:
     pool = shop.pool(stale=60)
     for _ in range(5):
         with pool.lease():
@@ -164,14 +168,14 @@ def test_a_used_connection_does_not_become_stale(shop):
     assert len(shop.made) == 1
 
 
-def test_an_error_of_close_is_ignored(shop):
-    shop.close = lambda thing: 1 / 0
+def test_an_error_of_close_is_ignored(shop: Shop) -> None:
+    shop.close = lambda thing: 1 / 0  # type: ignore[assignment]
     pool = shop.pool()
     pool.release(pool.acquire(), broken=True)
     assert pool.statistics().closed == 1
 
 
-def test_an_error_of_create_is_raised_and_frees_its_slot(shop):
+def test_an_error_of_create_is_raised_and_frees_its_slot(shop: Shop) -> None:
     pool = shop.pool(max_size=1, max_overflow=0)
     shop.shut = True
     for _ in range(3):
@@ -181,7 +185,7 @@ def test_an_error_of_create_is_raised_and_frees_its_slot(shop):
     assert pool.acquire() is shop.made[0]
 
 
-def test_an_error_in_the_block_does_not_close_the_connection(shop):
+def test_an_error_in_the_block_does_not_close_the_connection(shop: Shop) -> None:
     pool = shop.pool()
     with pytest.raises(ZeroDivisionError), pool.lease():
         _ = 1 / 0
@@ -189,7 +193,7 @@ def test_an_error_in_the_block_does_not_close_the_connection(shop):
     assert pool.statistics().idle == 1
 
 
-def test_an_interrupted_block_closes_its_connection(shop):
+def test_an_interrupted_block_closes_its_connection(shop: Shop) -> None:
     pool = shop.pool()
     with pytest.raises(KeyboardInterrupt), pool.lease():
         raise KeyboardInterrupt
@@ -198,8 +202,8 @@ def test_an_interrupted_block_closes_its_connection(shop):
 
 
 @pytest.mark.parametrize("where", ["is_dead", "close"])
-def test_an_interrupt_during_the_check_frees_the_slot(shop, where):
-    def interrupted(thing):
+def test_an_interrupt_during_the_check_frees_the_slot(shop: Shop, where: str) -> None:
+    def interrupted(thing: Thing) -> NoReturn:
         raise KeyboardInterrupt
 
     pool = shop.pool(max_size=1, max_overflow=0)
@@ -214,7 +218,7 @@ def test_an_interrupt_during_the_check_frees_the_slot(shop, where):
 
 
 @pytest.mark.parametrize("case", ["twice", "foreign"])
-def test_releasing_what_is_not_checked_out_raises(shop, case):
+def test_releasing_what_is_not_checked_out_raises(shop: Shop, case: str) -> None:
     pool = shop.pool()
     thing = pool.acquire()
     pool.release(thing)
@@ -223,7 +227,7 @@ def test_releasing_what_is_not_checked_out_raises(shop, case):
     assert pool.statistics().idle == 1
 
 
-def test_a_closed_pool_closes_idle_and_released_connections(shop):
+def test_a_closed_pool_closes_idle_and_released_connections(shop: Shop) -> None:
     pool = shop.pool()
     checked_out, idle = take(pool, 2)
     pool.release(idle)
@@ -236,7 +240,7 @@ def test_a_closed_pool_closes_idle_and_released_connections(shop):
     pool.close()
 
 
-def test_a_closed_pool_raises_at_checkout(shop):
+def test_a_closed_pool_raises_at_checkout(shop: Shop) -> None:
     pool = shop.pool(max_size=1, max_overflow=0)
     pool.close()
     for _ in range(2):
@@ -246,7 +250,7 @@ def test_a_closed_pool_raises_at_checkout(shop):
     assert pool.statistics().size == 0
 
 
-def test_a_connection_created_during_close_is_closed(shop):
+def test_a_connection_created_during_close_is_closed(shop: Shop) -> None:
     pool = shop.pool()
     make = shop.create
     pool._create = lambda timeout: (pool.close(), make(timeout))[1]
@@ -256,17 +260,17 @@ def test_a_connection_created_during_close_is_closed(shop):
     assert pool.statistics().size == 0
 
 
-def test_a_collected_generator_releases_while_the_lock_is_held(shop):
+def test_a_collected_generator_releases_while_the_lock_is_held(shop: Shop) -> None:
     """The collector runs where it likes: also in the thread that is deciding just now."""
 
-    def holder(pool):
+    def holder(pool: Pool[Thing]) -> Iterator[None]:
         with pool.lease():
             yield
 
-    def abandon_one():
+    def abandon_one() -> None:
         generator = holder(pool)
         next(generator)
-        cycle = [generator]
+        cycle: list[object] = [generator]
         cycle.append(cycle)
 
     pool = shop.pool(max_size=1, max_overflow=0)
@@ -275,7 +279,7 @@ def test_a_collected_generator_releases_while_the_lock_is_held(shop):
         abandon_one()
         done = threading.Event()
 
-        def collect_while_deciding():
+        def collect_while_deciding() -> None:
             with pool._state.lock:
                 gc.collect()
             done.set()
@@ -292,7 +296,7 @@ def test_a_collected_generator_releases_while_the_lock_is_held(shop):
     assert shop.made[0].closed
 
 
-def test_statistics(shop):
+def test_statistics(shop: Shop) -> None:
     pool = shop.pool(max_size=2, max_overflow=1)
     things = take(pool, 3)
     give(pool, things[:1])
@@ -304,7 +308,7 @@ def test_statistics(shop):
     assert (seen.created, seen.closed, seen.timeouts) == (3, 0, 1)
 
 
-def test_a_timeout_names_the_latest_error_of_create(shop):
+def test_a_timeout_names_the_latest_error_of_create(shop: Shop) -> None:
     """The timeout reports that error instead of advising a larger pool."""
     pool = shop.pool(max_size=1, max_overflow=0)
     shop.shut = True
@@ -322,13 +326,13 @@ def test_a_timeout_names_the_latest_error_of_create(shop):
     pool.release(thing)
 
 
-def test_a_caller_closes_for_a_limited_time(shop):
+def test_a_caller_closes_for_a_limited_time(shop: Shop) -> None:
     """As behind a network that does not answer: each takes its time to be closed."""
     pool = shop.pool(max_size=10, max_overflow=0, stale=5)
     give(pool, take(pool, 10))
-    close, shop.close = shop.close, None
+    close, shop.close = shop.close, None  # type: ignore[assignment]
 
-    def slowly(thing):
+    def slowly(thing: Thing) -> None:
         shop.now += 0.4
         close(thing)
 
@@ -346,15 +350,15 @@ def test_a_caller_closes_for_a_limited_time(shop):
 
 
 @pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
-def test_no_exception_leaves_the_lock_held(shop):
+def test_no_exception_leaves_the_lock_held(shop: Shop) -> None:
     """Every later acquire would wait for it without an end."""
     # An interrupt between the two may lose the thing itself: it is not under test here.
     pool, left_taken = shop.pool(max_size=2000), []
 
-    def use():
+    def use() -> None:
         pool.release(pool.acquire(1))
 
-    def look():
+    def look() -> None:
         lock = pool._state.lock
         left_taken.append(lock.locked())
         if lock.locked():

@@ -1,28 +1,37 @@
 """A pool with concurrent callers, in threads of the concurrency model under test."""
 
+from __future__ import annotations
+
 import random
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
 from hbshim.messaging.pool import Pool
-from tests.messaging.pool.things import Shop
+from tests.messaging.pool.things import Shop, Thing
 from tests.waiting import wait_until
 
 LONG = 60.0
 
 
 @pytest.fixture
-def shop():
+def shop() -> Shop:
     return Shop()
 
 
 class Caller:
     """A thread that acquires a connection and records the result."""
 
-    def __init__(self, pool, outcomes, name, timeout=LONG):
+    def __init__(
+        self,
+        pool: Pool[Thing],
+        outcomes: list[Any],
+        name: str,
+        timeout: float = LONG,
+    ) -> None:
         self.outcomes = outcomes
         self.name = name
         self.thread = threading.Thread(target=self.ask, args=(pool, timeout), daemon=True)
@@ -31,29 +40,29 @@ class Caller:
         if timeout == LONG:
             wait_until(lambda: pool.statistics().waiting > before)
 
-    def ask(self, pool, timeout):
+    def ask(self, pool: Pool[Thing], timeout: float) -> None:
         try:
-            came = pool.acquire(timeout)
+            came: object = pool.acquire(timeout)
         except (PoolError, PoolTimeoutError, ConnectError) as error:
             came = type(error)
         self.outcomes.append((self.name, came))
 
 
-def full(shop, **settings):
+def full(shop: Shop, **settings: Any) -> tuple[Pool[Thing], list[Thing]]:
     """Return a pool of two with both connections checked out. It uses the real clock."""
     pool = shop.pool(max_size=2, max_overflow=0, clock=time.monotonic, **settings)
     return pool, [pool.acquire(), pool.acquire()]
 
 
-def join(*callers):
+def join(*callers: Caller) -> None:
     for caller in callers:
         caller.thread.join(LONG)
         assert not caller.thread.is_alive()
 
 
-def test_waiters_are_served_in_order(shop):
+def test_waiters_are_served_in_order(shop: Shop) -> None:
     pool, (first, second) = full(shop)
-    outcomes = []
+    outcomes: list[Any] = []
     callers = [Caller(pool, outcomes, name) for name in "abc"]
     pool.release(first)
     wait_until(lambda: len(outcomes) == 1)
@@ -65,9 +74,9 @@ def test_waiters_are_served_in_order(shop):
     assert pool.statistics().longest_wait > 0
 
 
-def test_a_waiter_that_timed_out_is_skipped(shop):
+def test_a_waiter_that_timed_out_is_skipped(shop: Shop) -> None:
     pool, (first, _second) = full(shop)
-    outcomes = []
+    outcomes: list[Any] = []
     hasty = Caller(pool, outcomes, "hasty", timeout=0.01)
     join(hasty)
     patient = Caller(pool, outcomes, "patient")
@@ -77,9 +86,9 @@ def test_a_waiter_that_timed_out_is_skipped(shop):
     assert pool.statistics().checked_out == 2
 
 
-def test_a_dead_connection_frees_its_slot_for_the_next_waiter(shop):
+def test_a_dead_connection_frees_its_slot_for_the_next_waiter(shop: Shop) -> None:
     pool, (first, _second) = full(shop)
-    outcomes = []
+    outcomes: list[Any] = []
     caller = Caller(pool, outcomes, "a")
     first.dead = True
     pool.release(first)
@@ -88,9 +97,9 @@ def test_a_dead_connection_frees_its_slot_for_the_next_waiter(shop):
     assert first.closed
 
 
-def test_a_connection_that_breaks_during_the_handover_is_replaced(shop):
+def test_a_connection_that_breaks_during_the_handover_is_replaced(shop: Shop) -> None:
     pool, (first, _second) = full(shop)
-    outcomes = []
+    outcomes: list[Any] = []
     caller = Caller(pool, outcomes, "a")
     looks = iter([False])
     ordinary = pool._is_dead
@@ -100,13 +109,13 @@ def test_a_connection_that_breaks_during_the_handover_is_replaced(shop):
     assert outcomes == [("a", shop.made[2])]
 
 
-def test_an_error_of_create_gives_the_slot_to_the_next_waiter(shop):
+def test_an_error_of_create_gives_the_slot_to_the_next_waiter(shop: Shop) -> None:
     pool, (first, _second) = full(shop)
-    outcomes = []
+    outcomes: list[Any] = []
     callers = [Caller(pool, outcomes, name) for name in "ab"]
     makers = iter([shop.create])
 
-    def fail_once(timeout):
+    def fail_once(timeout: float) -> Thing:
         if next(makers, None):
             raise ConnectError("nobody there")
         return shop.create(timeout)
@@ -117,9 +126,9 @@ def test_an_error_of_create_gives_the_slot_to_the_next_waiter(shop):
     assert outcomes == [("a", ConnectError), ("b", shop.made[2])]
 
 
-def test_close_wakes_up_all_waiters(shop):
+def test_close_wakes_up_all_waiters(shop: Shop) -> None:
     pool, checked_out = full(shop)
-    outcomes = []
+    outcomes: list[Any] = []
     callers = [Caller(pool, outcomes, name) for name in "ab"]
     pool.close()
     join(*callers)
@@ -130,13 +139,13 @@ def test_close_wakes_up_all_waiters(shop):
     assert shop.open == []
 
 
-def test_a_slow_create_blocks_no_other_caller(shop):
+def test_a_slow_create_blocks_no_other_caller(shop: Shop) -> None:
     pool = shop.pool(max_size=2, max_overflow=0, clock=time.monotonic)
     idle = pool.acquire()
     going_on = threading.Event()
     ordinary = pool._create
     pool._create = lambda timeout: (going_on.wait(LONG), ordinary(timeout))[1]
-    outcomes = []
+    outcomes: list[Any] = []
     slow = Caller(pool, outcomes, "slow", timeout=LONG - 1)
     wait_until(lambda: pool.statistics().size == 2)
     pool.release(idle)
@@ -150,32 +159,32 @@ def test_a_slow_create_blocks_no_other_caller(shop):
 class Careful:
     """A thing that notices when two have it at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.user = None
         self.dead = False
         self.closed = False
 
 
-def test_many_threads_share_and_lose_no_connection():
+def test_many_threads_share_and_lose_no_connection() -> None:
     alive = []
     failures = []
     in_use = {}
     dice = random.Random(20)
 
-    def create(_timeout):
+    def create(_timeout: object) -> Careful:
         if dice.random() < 0.1:
             raise ConnectError("nobody there")
         alive.append(Careful())
         return alive[-1]
 
-    def close(thing):
+    def close(thing: Careful) -> None:
         thing.closed = True
         alive.remove(thing)
 
     pool = Pool(create, close, lambda thing: thing.dead, max_size=3, max_overflow=2)
     stop = time.monotonic() + 1.5
 
-    def hurry(name):
+    def hurry(name: int) -> None:
         served = given_up = 0
         while time.monotonic() < stop or not (served and given_up):
             assert time.monotonic() < stop + LONG
@@ -189,7 +198,7 @@ def test_many_threads_share_and_lose_no_connection():
             served += 1
             assert thing.user is None
             assert not thing.closed
-            thing.user = name
+            thing.user = name  # type: ignore[assignment]
             in_use[name] = thing
             assert len(in_use) <= 5
             time.sleep(dice.choice([0, 0, 0.001]))
@@ -198,7 +207,7 @@ def test_many_threads_share_and_lose_no_connection():
             thing.dead = dice.random() < 0.05
             pool.release(thing, broken=dice.random() < 0.05)
 
-    def watched(name):
+    def watched(name: int) -> None:
         try:
             hurry(name)
         except BaseException as error:

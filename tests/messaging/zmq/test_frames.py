@@ -21,7 +21,7 @@ from hbshim.messaging.zmq.frames import (
     Kind,
 )
 
-names = st.text(st.characters(exclude_categories=("Cs",)), max_size=NAME_LIMIT).filter(
+names = st.text(st.characters(exclude_categories=("Cs",)), max_size=NAME_LIMIT).filter(  # type: ignore[arg-type]
     lambda name: len(name.encode()) <= NAME_LIMIT
 )
 headers = st.builds(

@@ -11,6 +11,7 @@ import os
 import pkgutil
 import sys
 import traceback
+from collections.abc import Iterator
 
 import hbshim
 
@@ -21,7 +22,7 @@ SINGLE = ("messaging.kombu", "messaging.pika", "messaging", "oslo.entry", "docto
 LIBRARIES = ("kombu", "amqp", "pika")
 
 
-def modules():
+def modules() -> Iterator[str]:
     """Names of the modules to try; those beneath a package's __main__ are programs."""
     for name in SINGLE:
         yield f"hbshim.{name}"
@@ -33,7 +34,7 @@ def modules():
                 yield found.name
 
 
-def unprepared():
+def unprepared() -> list[str]:
     """Names of the client libraries that are loaded and not wrapped."""
     found = []
     if "amqp" in sys.modules:
@@ -48,7 +49,7 @@ def unprepared():
     return found
 
 
-def attempt(order, name) -> None:
+def attempt(order: str, name: str) -> None:
     if order == "install first":
         hbshim.install()
         importlib.import_module(name)
@@ -62,7 +63,7 @@ def attempt(order, name) -> None:
     assert module.__loader__ is module.__spec__.loader
 
 
-def main(order) -> None:
+def main(order: str) -> None:
     assert not {*LIBRARIES} & set(sys.modules)
     names = list(modules())
     for name in names:

@@ -1,5 +1,7 @@
 """What the pages refer to is there."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
@@ -11,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
-def anchors(page):
+def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     words = (re.sub(r"[^\w\- ]", "", heading).lower() for heading in headings)
@@ -19,7 +21,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_project_lead_somewhere(page):
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" in target:
             continue
@@ -29,7 +31,7 @@ def test_links_within_the_project_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), target
 
 
-def test_every_error_that_is_explained_exists():
+def test_every_error_that_is_explained_exists() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `(\w+Error)", text, re.MULTILINE)) - {"ConnectionResetError"}
     assert named

@@ -1,7 +1,11 @@
 """Errors reach another process as they are: Celery and multiprocessing pickle them."""
 
+from __future__ import annotations
+
 import copy
 import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -19,13 +23,13 @@ EXAMPLES = [
 ]
 
 
-def kinds(kind=errors.HbshimError):
+def kinds(kind: type[Exception] = errors.HbshimError) -> Iterator[type[Exception]]:
     yield kind
     for each in kind.__subclasses__():
         yield from kinds(each)
 
 
-def test_every_error_with_a_constructor_of_its_own_has_an_example():
+def test_every_error_with_a_constructor_of_its_own_has_an_example() -> None:
     special = {
         each for each in kinds() if "__init__" in vars(each) and each.__module__ == errors.__name__
     }
@@ -34,7 +38,7 @@ def test_every_error_with_a_constructor_of_its_own_has_an_example():
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
-def test_an_error_survives(error, again):
+def test_an_error_survives(error: Exception, again: Callable[..., Any]) -> None:
     found = again(error)
     assert type(found) is type(error)
     assert str(found) == str(error)

@@ -1,14 +1,19 @@
 """The examples run, as their README says: in the order that needs the broker to store most."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 CHECKOUT = Path(__file__).parents[1]
 DEPLOYMENT = CHECKOUT / "examples" / "deployment"
@@ -18,9 +23,9 @@ DEPLOYMENT = CHECKOUT / "examples" / "deployment"
 def test_a_deployment_whose_processes_start_one_after_the_other(broker, vhost, scheme, tmp_path):
     url = broker.amqp_url(vhost=vhost).replace("amqp://", f"{scheme}://")
     environment = {**os.environ, "HBSHIM_BROKER_URL": url, "PYTHONPATH": str(CHECKOUT)}
-    started = []
+    started: list[Any] = []
 
-    def start(script, *arguments):
+    def start(script: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Callable[..., Any]]:
         output = tmp_path / f"{script}{len(started)}.out"
         with output.open("w") as file:
             process = subprocess.Popen(
@@ -63,6 +68,6 @@ def test_a_deployment_whose_processes_start_one_after_the_other(broker, vhost, s
     assert said_by_conductor().splitlines() == ["conductor: ready"]
 
 
-def test_the_readme_names_every_script():
+def test_the_readme_names_every_script() -> None:
     named = set(re.findall(r"python (\w+\.py)", (DEPLOYMENT / "README.md").read_text()))
     assert named == {path.name for path in DEPLOYMENT.glob("*.py")}

@@ -1,5 +1,7 @@
 """`import hbshim` imports nothing heavy; its names are loaded when used."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import subprocess
@@ -16,7 +18,7 @@ from hbshim.options import Options
 HEAVY = {"kombu", "amqp", "pika", "eventlet", "gevent", "wrapt", "click", "rich", "ssl"}
 
 
-def fresh(code, isolated=False):
+def fresh(code: str, isolated: bool = False) -> str:
     """Run `code` in a process of its own; isolated, without what ``site`` imports."""
     command, environment = [sys.executable, "-c", code], dict(os.environ)
     if isolated:
@@ -29,21 +31,21 @@ def fresh(code, isolated=False):
     return done.stdout.strip()
 
 
-def test_importing_hbshim_imports_nothing_heavy():
+def test_importing_hbshim_imports_nothing_heavy() -> None:
     loaded = fresh("import hbshim, sys; print(*sys.modules)").split()
     assert not HEAVY & {name.partition(".")[0] for name in loaded}
 
 
-def test_installing_imports_no_messaging_or_green_library():
+def test_installing_imports_no_messaging_or_green_library() -> None:
     loaded = fresh("import hbshim, sys; hbshim.install(); print(*sys.modules)").split()
     assert not {"kombu", "amqp", "pika", "eventlet", "gevent"} & set(loaded)
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_can_be_had() -> None:
     fresh("import hbshim; [getattr(hbshim, name) for name in hbshim.__all__]")
 
 
-def test_every_public_module_is_an_attribute_and_has_its_names():
+def test_every_public_module_is_an_attribute_and_has_its_names() -> None:
     fresh(
         """
 import hbshim, importlib, operator
@@ -56,7 +58,7 @@ for name in hbshim.PUBLIC_MODULES:
 
 
 @pytest.mark.parametrize("module", ["hbshim", *(f"hbshim.{name}" for name in PUBLIC_MODULES)])
-def test_a_public_module_lists_its_names(module):
+def test_a_public_module_lists_its_names(module: str) -> None:
     """All that it defines, unless it has an underscore, and nothing that it has not."""
     fresh(
         f"""
@@ -78,7 +80,7 @@ assert defined <= listed, defined - listed
 
 
 @pytest.mark.parametrize("module", ["", ".doctor", ".messaging", ".observe"])
-def test_dir_shows_the_public_names(module):
+def test_dir_shows_the_public_names(module: str) -> None:
     code = f"import hbshim{module} as m; print(*(n for n in dir(m) if not n.startswith('__')))"
     expected = set(importlib.import_module(f"hbshim{module}").__all__) - {"__version__"}
     if not module:
@@ -86,7 +88,7 @@ def test_dir_shows_the_public_names(module):
     assert set(fresh(code).split()) == expected
 
 
-def test_no_module_changes_another_library_as_it_is_imported():
+def test_no_module_changes_another_library_as_it_is_imported() -> None:
     """Only install(), an explicit register(), or a driver that oslo.messaging loads."""
     assert (
         fresh(
@@ -130,7 +132,7 @@ for name, value in names():
     )
 
 
-def test_a_function_is_not_hidden_by_a_module_of_its_name():
+def test_a_function_is_not_hidden_by_a_module_of_its_name() -> None:
     """`import hbshim.x` would put the module where the function is to be found."""
     fresh(
         """
@@ -143,11 +145,11 @@ assert hbshim.status().links == []
     )
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error() -> None:
     assert fresh("import hbshim; print(hasattr(hbshim, 'no_such_name'))") == "False"
 
 
-def test_a_library_that_cannot_be_prepared_works_as_without_hbshim_and_says_so():
+def test_a_library_that_cannot_be_prepared_works_as_without_hbshim_and_says_so() -> None:
     printed = fresh(
         """
 import sys, hbshim
@@ -163,7 +165,7 @@ print(*(event.kind for event in hbshim.take_events()))
 
 
 @pytest.mark.parametrize("order", ["install first", "install last"])
-def test_install_and_any_module_of_hbshim_may_come_in_any_order(order):
+def test_install_and_any_module_of_hbshim_may_come_in_any_order(order: str) -> None:
     command = [sys.executable, "-m", "tests.import_orders", order]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -176,33 +178,33 @@ def test_install_and_any_module_of_hbshim_may_come_in_any_order(order):
 NOT_FOR_INSTALL = HEAVY | {"asyncio", "dataclasses", "inspect", "typing", "urllib", "logging"}
 
 
-def test_install_costs_nothing_before_a_client_library_is_imported():
+def test_install_costs_nothing_before_a_client_library_is_imported() -> None:
     code = "import sys; before = set(sys.modules); import hbshim; hbshim.install(); "
     loaded = fresh(code + "print(*sys.modules.keys() - before)", isolated=True).split()
     assert not NOT_FOR_INSTALL & {name.partition(".")[0] for name in loaded}
     assert sum(name.startswith("hbshim") for name in loaded) <= 4, loaded
 
 
-def test_install_knows_every_variable_that_may_hold_an_option():
+def test_install_knows_every_variable_that_may_hold_an_option() -> None:
     named = {row["environment"] for row in Options.describe()} | {"HBSHIM_CONFIG"}
     assert set(_VARIABLES) == named
 
 
 @pytest.mark.parametrize("variable", sorted({*_VARIABLES} - {"HBSHIM_WATCH_SOCKET"}))
-def test_an_option_in_the_environment_is_checked_by_install(variable):
+def test_an_option_in_the_environment_is_checked_by_install(variable: str) -> None:
     code = f"import os, hbshim; os.environ[{variable!r}] = 'none/such'; hbshim.install()"
     with pytest.raises(AssertionError, match="OptionError"):
         fresh(code)
 
 
-def test_install_with_options_imports_neither_asyncio_nor_a_client_library():
+def test_install_with_options_imports_neither_asyncio_nor_a_client_library() -> None:
     code = "import hbshim, sys; hbshim.install(worker='pthread', heartbeat=30); print(*sys.modules)"
     loaded = fresh(code, isolated=True).split()
     costly = HEAVY | {"asyncio", "concurrent", "configparser", "socket", "logging"}
     assert not costly & {name.partition(".")[0] for name in loaded}
 
 
-def test_an_import_hook_leaves_the_module_as_it_was():
+def test_an_import_hook_leaves_the_module_as_it_was() -> None:
     assert (
         fresh(
             """
@@ -220,7 +222,7 @@ print(resources.files("pika").joinpath("__init__.py").is_file())
     )
 
 
-def test_a_library_whose_import_fails_is_prepared_when_it_succeeds():
+def test_a_library_whose_import_fails_is_prepared_when_it_succeeds() -> None:
     assert fresh(
         """
 import sys, hbshim
@@ -238,7 +240,7 @@ print(hasattr(pika.connection.Connection._create_heartbeat_checker, "__wrapped__
     ).split() == ["failed", "True"]
 
 
-def test_another_tools_import_hook_may_stand_before_or_behind():
+def test_another_tools_import_hook_may_stand_before_or_behind() -> None:
     """As tracing agents have them: a finder that asks importlib and wraps the loader."""
     hook = """
 import importlib.util, sys
@@ -269,7 +271,7 @@ print(hasattr(pika.connection.Connection._create_heartbeat_checker, "__wrapped__
         assert fresh(hook + order + check).split() == ["traced", "pika", "True"], order
 
 
-def test_an_interrupt_during_the_preparation_leaves_nothing_unprotected():
+def test_an_interrupt_during_the_preparation_leaves_nothing_unprotected() -> None:
     assert fresh(
         """
 import hbshim, hbshim.api, sys

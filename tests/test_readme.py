@@ -1,5 +1,7 @@
 """The snippets of README and docs/usage.md run on the real broker and keep connections alive."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import holds_at_some_scale
+from wsgi_harness.stack.broker import Broker
 
 ROOT = Path(__file__).parent.parent
 README, USAGE = (
@@ -29,7 +32,7 @@ print("alive")
 """
 
 
-def test_every_way_is_shown():
+def test_every_way_is_shown() -> None:
     for way in ("pip install", "hbshim.install(", "hbshim doctor", "make regression", "make test"):
         assert way in README
     for way in ("hbshim.keep_alive(", "hbshim.pika", "hbshim.kombu", "hbshim run -- "):
@@ -39,12 +42,12 @@ def test_every_way_is_shown():
 
 @pytest.mark.parametrize("world", ["native", "eventlet"])
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.sub(r"\W+", "-", s)[:40])
-def test_a_snippet_keeps_its_connection_alive(broker, snippet, world):
+def test_a_snippet_keeps_its_connection_alive(broker: Broker, snippet: str, world: str) -> None:
     """For 5 T in which nothing of the program runs."""
     holds_at_some_scale(lambda t: check(broker, snippet, world, int(t)), 1, 4)
 
 
-def check(broker, snippet, world, t):
+def check(broker: Broker, snippet: str, world: str, t: int) -> None:
     code = (
         snippet.replace("amqp://user:password@broker/", broker.amqp_url().removesuffix("%2F"))
         .replace(

@@ -6,9 +6,12 @@ reads one command per line of JSON and answers each with one line. While it wait
 for a command its main thread is blocked in a native read: in a patched world the
 hub stands still then, as it does in Apache between two requests.
 """
-# ruff: noqa: E402, T201 - patch first, import later; the answers are printed.
 
+from __future__ import annotations
+
+# ruff: noqa: E402, T201 - patch first, import later; the answers are printed.
 import sys
+from typing import Any
 
 WORLD, LIBRARY = sys.argv[1:]
 if WORLD == "eventlet":
@@ -42,14 +45,21 @@ from tests.system.forking import ACTS, Child, in_forkserver
 class Agent:
     """Each method without an underscore is a command."""
 
-    def __init__(self):
-        self.client = None
-        self.buried = []
-        self.child = None
+    def __init__(self) -> None:
+        self.client: Any = None
+        self.buried: list[Any] = []
+        self.child: Child | None = None
 
     # -- the connection --------------------------------------------------------
 
-    def open(self, shim="install", options=None, receive_buffer=None, send_buffer=None, **opening):
+    def open(
+        self,
+        shim: str = "install",
+        options: dict[str, Any] | None = None,
+        receive_buffer: int | None = None,
+        send_buffer: int | None = None,
+        **opening: Any,
+    ) -> int:
         """Connect, with hbshim installed, attached afterwards ("keep_alive") or absent ("none")."""
         if shim == "install":
             hbshim.install(**(options or {}))
@@ -62,13 +72,15 @@ class Agent:
             self.client.keep_alive(**(options or {}))
         return sock.getsockname()[1]
 
-    def reopen(self):
+    def reopen(self) -> int:
         """Connect the same client object anew; nothing of its old connection may stay."""
         self.client.connect()
         gc.collect()
         return self.client.sock().getsockname()[1]
 
-    def publish(self, size=100, times=1, pause=0.0, queue=None):
+    def publish(
+        self, size: int = 100, times: int = 1, pause: float = 0.0, queue: str | None = None
+    ) -> None:
         if queue is not None:
             self.client.queue = queue
         for _ in range(times):
@@ -76,35 +88,35 @@ class Agent:
             if pause:
                 time.sleep(pause)
 
-    def declare(self, queue):
+    def declare(self, queue: str) -> None:
         self.client.declare(queue)
 
-    def count(self):
+    def count(self) -> int:
         return self.client.count()
 
-    def consume(self, callback, total, how="block"):
+    def consume(self, callback: float, total: int, how: str = "block") -> int:
         self.client.consume(callback, total, lambda seconds: self.wait(seconds, how))
         return self.client.consumed
 
-    def queue(self):
+    def queue(self) -> str:
         return self.client.queue
 
-    def tick(self):
+    def tick(self) -> None:
         self.client.tick()
 
-    def show_life(self):
+    def show_life(self) -> None:
         hbshim.mark_alive()
 
-    def close(self):
+    def close(self) -> None:
         self.client.close()
 
-    def bury(self):
+    def bury(self) -> None:
         """Close and let go; :meth:`remains` says what of it is left."""
         self.buried = [weakref.ref(item) for item in (self.client.connection, *self._links())]
         self.client.close()
         self.client = None
 
-    def remains(self):
+    def remains(self) -> dict[str, Any]:
         gc.collect()
         return {
             "objects": [repr(item()) for item in self.buried if item() is not None],
@@ -114,7 +126,7 @@ class Agent:
 
     # -- the world -------------------------------------------------------------
 
-    def wait(self, seconds, how="hub"):
+    def wait(self, seconds: float, how: str = "hub") -> None:
         """Let time pass: in the hub, with the thread blocked, or computing."""
         if how == "hub":
             (gevent.sleep if WORLD == "gevent-unpatched" else time.sleep)(seconds)
@@ -125,12 +137,12 @@ class Agent:
             while time.monotonic() < end:
                 sum(range(1000))
 
-    def run_hub(self):
+    def run_hub(self) -> None:
         """Let time pass in the hub until the next command comes, or no more will."""
         while not original("select", "select")([0], [], [], 0)[0]:
             self.wait(0.02)
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         heartbeats = service.current()
         return {
             "links": [
@@ -148,21 +160,22 @@ class Agent:
             "counters": heartbeats.metrics.snapshot(),
         }
 
-    def engine_of_link(self):
+    def engine_of_link(self) -> str | None:
         """The worker that looks at the only link; None without one."""
         for engine in service.current().engines():
             if any(item in self._links() for item in engine.items()):
                 return engine.worker.name
         return None
 
-    def _links(self):
+    def _links(self) -> list[Any]:
         return service.current().links()
 
     # -- interference ----------------------------------------------------------
 
-    def force_beats(self, every=0.005):
+    def force_beats(self, every: float = 0.005) -> None:
         """Have the engine find a beat due at each look, and look all the time."""
-        schedule.SLOT = engine_module.SLOT = every
+        schedule.SLOT = every
+        vars(engine_module)["SLOT"] = every
         for link in self._links():
             view = link.wire.kernel_view
             link.timeout = 2 * every
@@ -172,7 +185,7 @@ class Agent:
             for engine in service.current().engines():
                 engine.watch(link)
 
-    def blind_guard(self):
+    def blind_guard(self) -> None:
         """Make the guard useless, to see a test notice it."""
         for link in self._links():
             gate = link.guard.writers
@@ -193,20 +206,20 @@ class Agent:
             view = link.wire.kernel_view
             link.wire.kernel_view = lambda view=view: view()._replace(queued=0)
 
-    def without_tcp_info(self):
+    def without_tcp_info(self) -> None:
         for link in self._links():
             link.wire.has_tcp_info = False
 
-    def stop_draining(self):
+    def stop_draining(self) -> None:
         for link in self._links():
             link.wire.take_heartbeats = lambda _: 0
 
-    def prepare(self, **opening):
+    def prepare(self, **opening: Any) -> None:
         """Install hbshim, and do not connect yet."""
         hbshim.install()
         self.client = CLIENTS[LIBRARY](opening)
 
-    def fork(self, act, way, publish=False):
+    def fork(self, act: str, way: str, publish: bool = False) -> None:
         """Fork a child that does something to the connection; :meth:`child_answer` tells what.
 
         With `publish` the parent has written just before.
@@ -215,16 +228,17 @@ class Agent:
             self.publish()
         self.child = Child(ACTS[act], self.client, way)
 
-    def child_answer(self):
+    def child_answer(self) -> Any:
         """Have the child go on if it waits, and return what it says."""
+        assert self.child is not None
         return self.child.answer()
 
-    def forkserver(self):
+    def forkserver(self) -> Any:
         """Start a child from a fork server, which has never seen the connection."""
         return in_forkserver(self.client.opening, getattr(self.client, "kombu", None))
 
 
-def set_buffers(receive, send):
+def set_buffers(receive: int | None, send: int | None) -> None:
     """Give every socket these buffers before it connects; None leaves the kernel's.
 
     Before, because the handshake fixes the unit that the window is told in: with the
@@ -232,16 +246,16 @@ def set_buffers(receive, send):
     """
     connect = socket.socket.connect
 
-    def connect_with_buffers(self, address):
+    def connect_with_buffers(self: socket.socket, address: Any) -> None:
         for option, size in ((socket.SO_RCVBUF, receive), (socket.SO_SNDBUF, send)):
             if size is not None:
                 self.setsockopt(socket.SOL_SOCKET, option, size)
         return connect(self, address)
 
-    socket.socket.connect = connect_with_buffers
+    socket.socket.connect = connect_with_buffers  # type: ignore[assignment]
 
 
-def answer(agent, command):
+def answer(agent: Agent, command: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"ok": getattr(agent, command.pop("do"))(**command)}
     except Exception as error:
@@ -254,7 +268,7 @@ def answer(agent, command):
         }
 
 
-def main():
+def main() -> None:
     agent = Agent()
     # Without a buffer, so that a command that waits can be seen.
     with open(0, "rb", buffering=0, closefd=False) as commands:

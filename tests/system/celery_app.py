@@ -1,5 +1,7 @@
 """The Celery application that real workers run; see test_celery.py."""
 
+from __future__ import annotations
+
 import os
 import time
 
@@ -23,15 +25,15 @@ if os.environ.get("PUBLISH") == "at import":
     app.send_task("before", queue=kombu.Queue(os.environ["SINK"], no_declare=True))
 
 
-@app.task
-def nap(seconds):
+@app.task  # type: ignore[untyped-decorator]
+def nap(seconds: float) -> int:
     """Keep the pool busy, and say which process did."""
     time.sleep(seconds)
     return os.getpid()
 
 
-@app.task(ignore_result=True)
-def pass_on(word):
+@app.task(ignore_result=True)  # type: ignore[untyped-decorator]
+def pass_on(word: str) -> None:
     """Be a producer inside a worker: without Celery's retries, so that a loss shows."""
     sink = kombu.Queue(os.environ["SINK"], no_declare=True)
     app.send_task(word, queue=sink, ignore_result=True, retry=False)

@@ -191,6 +191,7 @@ class Parent:
             pid = fork_in_c() if way == "c" else os.fork()
             if pid == 0:
                 _child(act)
+        assert pid is not None
         return _outcome(pid)
 
     def _read(self) -> None:
@@ -227,7 +228,7 @@ def _has_billiard() -> bool:
 
 
 def _billiard() -> Any:
-    import billiard
+    import billiard  # type: ignore[import-untyped]
 
     return billiard
 

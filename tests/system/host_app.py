@@ -131,4 +131,4 @@ if ORDERS.get("connect") == "at import":
 if __name__ == "__main__":
     with _PlainServer(sys.argv[1], wsgiref.simple_server.WSGIRequestHandler) as server:
         server.set_app(application)
-        server.serve_forever(poll_interval=None)
+        server.serve_forever(poll_interval=None)  # type: ignore[arg-type]

@@ -228,5 +228,5 @@ if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     hbshim.install()
     if BLIND:
-        Link.tear = lambda _: None  # type: ignore[method-assign]
+        Link.tear = lambda self: None
     print(json.dumps(Run()()), flush=True)

@@ -61,13 +61,14 @@ class Witness:
 
     def watch_new_sessions(self) -> None:
         """Put a :class:`WatchedSslObject` into every SSL socket made from now on."""
-        create = ssl.SSLContext._wrap_socket
+        context_type: Any = ssl.SSLContext
+        create = context_type._wrap_socket
 
         @functools.wraps(create)
         def wrap_and_watch(context: Any, *args: Any, **kwargs: Any) -> WatchedSslObject:
             return WatchedSslObject(create(context, *args, **kwargs), self)
 
-        ssl.SSLContext._wrap_socket = wrap_and_watch  # eventlet's and gevent's inherit it
+        context_type._wrap_socket = wrap_and_watch  # eventlet's and gevent's inherit it
 
     def watched(self, function: Any, name: str, inside: dict[str, Any]) -> Any:
         """Wrap `function` with a note of who is inside; one object's functions share `inside`."""

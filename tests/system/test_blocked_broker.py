@@ -8,6 +8,10 @@ window and still acknowledges needs no excuse from the dead-peer rule.
 import pytest
 
 from tests.system.conftest import WORLDS
+from __future__ import annotations
+from collections.abc import Callable
+from tests.system.conftest import WORLDS, RemoteClient
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 T = 2
@@ -43,7 +47,9 @@ def test_a_writer_stuck_for_several_t(start, broker, memory_alarm):
         assert relay.seen("closed") == relay.errors == []
 
 
-def test_py_amqp_gives_up_by_itself_after_a_second(start, memory_alarm):
+def test_py_amqp_gives_up_by_itself_after_a_second(
+    start: Callable[..., RemoteClient], memory_alarm: Callable[[], None]
+) -> None:
     """Not hbshim's doing: py-amqp sets TCP_USER_TIMEOUT, and the kernel obeys."""
     client = start("native", "kombu")
     client.open(heartbeat=60, shim="none")

@@ -1,5 +1,12 @@
 """A hub that stands still for several T: the links must move to the native thread."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.system.conftest import RemoteClient
+from wsgi_harness.wire.relay import Relay
+
 CELLS = [
     ("eventlet", "kombu", 2),
     ("eventlet", "pika", 2),
@@ -10,7 +17,7 @@ CELLS = [
 ]
 
 
-def test_blocked_for_8_seconds(start, relay):
+def test_blocked_for_8_seconds(start: Callable[..., RemoteClient], relay: Relay) -> None:
     clients = [start(world, library) for world, library, _ in CELLS]
     for client, (_, _, timeout) in zip(clients, CELLS, strict=True):
         client.open(relay, heartbeat=timeout)
@@ -28,7 +35,9 @@ def test_blocked_for_8_seconds(start, relay):
     assert relay.seen("closed") == []
 
 
-def test_a_green_thread_that_the_user_insists_on_is_not_moved_and_dies(start, relay):
+def test_a_green_thread_that_the_user_insists_on_is_not_moved_and_dies(
+    start: Callable[..., RemoteClient], relay: Relay
+) -> None:
     clients = [start("eventlet", library) for library in ("kombu", "pika")]
     for client in clients:
         client.open(relay, heartbeat=2, options={"worker": "greenthread"})

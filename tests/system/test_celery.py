@@ -192,7 +192,9 @@ def rows(broker: Broker) -> Iterator[dict[tuple[str, bool], Row]]:
 
 
 @pytest.mark.parametrize("kind", [*POOLS, *WEB])
-def test_with_hbshim_nothing_is_dropped_and_nothing_lost(rows, kind):
+def test_with_hbshim_nothing_is_dropped_and_nothing_lost(
+    rows: dict[tuple[str, bool], Row], kind: str
+) -> None:
     row = rows[kind, True]
     assert row.arrived == 3, row.story()
     assert row.relay.seen("forgotten") == []
@@ -203,7 +205,9 @@ def test_with_hbshim_nothing_is_dropped_and_nothing_lost(rows, kind):
 
 
 @pytest.mark.parametrize("kind", [*POOLS, *WEB])
-def test_without_hbshim_connections_are_dropped_and_messages_lost(rows, kind):
+def test_without_hbshim_connections_are_dropped_and_messages_lost(
+    rows: dict[tuple[str, bool], Row], kind: str
+) -> None:
     row = rows[kind, False]
     assert row.relay.seen("forgotten"), "the control survived"
     assert row.arrived < 3, "the control lost nothing"
@@ -219,7 +223,7 @@ for _ in range(3):
 """
 
 
-def test_a_worker_and_its_caller_that_nobody_edits(broker):
+def test_a_worker_and_its_caller_that_nobody_edits(broker: Broker) -> None:
     """`hbshim run`, a real result backend, a heartbeat from the environment."""
     variables = {
         "URL": broker.amqp_url(),

@@ -1,20 +1,28 @@
 """Programs that call their library's own heartbeat functions go on working, and need not."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import pytest
 
+from tests.system.conftest import RemoteClient
 from tests.waiting import wait_until
+from wsgi_harness.wire.relay import Relay
 
 T = 1
 
 
 @pytest.mark.parametrize("shim", ["install", "keep_alive"])
-def test_calls_that_keep_alive_are_harmless(everywhere, relay, shim):
+def test_calls_that_keep_alive_are_harmless(
+    everywhere: list[RemoteClient], relay: Relay, shim: str
+) -> None:
     for client in everywhere:
         client.open(relay, heartbeat=T, shim=shim)
         client.do("publish")
     rounds = 0
 
-    def tick_everywhere():
+    def tick_everywhere() -> bool:
         nonlocal rounds
         rounds += 1
         for client in everywhere:
@@ -28,7 +36,9 @@ def test_calls_that_keep_alive_are_harmless(everywhere, relay, shim):
         client.wait_for_messages(2)
 
 
-def test_a_consumer_that_waits_for_a_message_is_beaten_for(everywhere, relay, start):
+def test_a_consumer_that_waits_for_a_message_is_beaten_for(
+    everywhere: list[RemoteClient], relay: Relay, start: Callable[..., RemoteClient]
+) -> None:
     for client in everywhere:
         client.open(relay, heartbeat=T)
     queues = [client.do("queue") for client in everywhere]
@@ -43,7 +53,7 @@ def test_a_consumer_that_waits_for_a_message_is_beaten_for(everywhere, relay, st
     assert relay.seen("closed") == relay.errors == []
 
 
-def test_a_platform_without_tcp_info(everywhere, relay):
+def test_a_platform_without_tcp_info(everywhere: list[RemoteClient], relay: Relay) -> None:
     """The guard counts instead: idle, silent and broken links are told apart all the same."""
     for client in everywhere:
         client.open(relay, heartbeat=T)

@@ -180,54 +180,54 @@ def answer(request: Any, stories: dict[tuple[str, str, str], Story]) -> Any:
     return outcome
 
 
-@in_rows("connect_beside")
+@in_rows("connect_beside")  # type: ignore[untyped-decorator]
 def test_fork_then_connect(answer: Any) -> None:
     assert answer["state"] == "alive"
     assert answer["heartbeats_sent"] >= 1
 
 
-@in_rows("write")
+@in_rows("write")  # type: ignore[untyped-decorator]
 def test_a_child_that_writes_gets_the_librarys_recoverable_error(answer: Any) -> None:
     assert answer["recoverable"] is True, answer
     assert "belongs to the parent process" in answer["message"]
 
 
-@in_rows("write at once")
+@in_rows("write at once")  # type: ignore[untyped-decorator]
 def test_a_child_that_writes_right_after_its_parent(answer: Any) -> None:
     assert answer["recoverable"] is True, answer
 
 
-@in_rows("close")
+@in_rows("close")  # type: ignore[untyped-decorator]
 def test_a_child_that_closes_first(answer: Any) -> None:
     assert answer["recoverable"]
 
 
-@in_rows("clean_up")
+@in_rows("clean_up")  # type: ignore[untyped-decorator]
 def test_a_child_whose_library_drops_the_connection(answer: Any) -> None:
     assert answer == {"sockets": 0}
 
 
-@in_rows("collect")
+@in_rows("collect")  # type: ignore[untyped-decorator]
 def test_a_child_that_collects_garbage(answer: Any) -> None:
     assert answer == {"links": 0}
 
 
-@in_rows("idle")
+@in_rows("idle")  # type: ignore[untyped-decorator]
 def test_a_child_that_does_nothing_holds_no_socket(answer: Any) -> None:
     assert answer == {"sockets": 0}
 
 
-@in_rows("reconnect")
+@in_rows("reconnect")  # type: ignore[untyped-decorator]
 def test_a_child_that_connects_anew(answer: Any) -> None:
     assert answer == {"state": "alive"}
 
 
-@in_rows("outlive")
+@in_rows("outlive")  # type: ignore[untyped-decorator]
 def test_a_parent_that_closes_first(answer: Any) -> None:
     assert answer["recoverable"] is True, answer
 
 
-@in_rows("forkserver")
+@in_rows("forkserver")  # type: ignore[untyped-decorator]
 def test_a_child_of_a_fork_server_inherits_nothing(answer: Any) -> None:
     assert answer == {"inherited": 0, "state": "alive"}
 

@@ -46,7 +46,13 @@ def gunicorn(*options: str) -> list[str | Path]:
 
 
 def uwsgi(*options: str) -> list[str | Path]:
-    server = [uwsgi_program(CURRENT_UWSGI), "--home", sys.prefix, "--http-socket", "{socket}"]
+    server: list[str | Path] = [
+        uwsgi_program(CURRENT_UWSGI),
+        "--home",
+        sys.prefix,
+        "--http-socket",
+        "{socket}",
+    ]
     return [*server, "--need-app", "--master", "--enable-threads", "--module", APP, *options]
 
 

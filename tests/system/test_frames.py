@@ -1,15 +1,20 @@
 """Large bodies through a slow relay, with beats forced whenever the guard allows one."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
 import pytest
 
-from tests.system.conftest import WORLDS
+from tests.system.conftest import WORLDS, RemoteClient
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 MEBIBYTE = 1 << 20
 
 
 @pytest.fixture
-def narrow_relay(broker):
+def narrow_relay(broker: Broker) -> Iterator[Relay]:
     """Small buffers everywhere: writes block in mid-frame, over and over."""
     with Relay(broker.host, broker.amqp_port, receive_buffer=8192, send_buffer=8192) as relay:
         yield relay
@@ -17,7 +22,9 @@ def narrow_relay(broker):
 
 @pytest.mark.parametrize("library", ["kombu", "pika"])
 @pytest.mark.parametrize("world", WORLDS)
-def test_no_frame_is_torn(start, narrow_relay, world, library):
+def test_no_frame_is_torn(
+    start: Callable[..., RemoteClient], narrow_relay: Relay, world: str, library: str
+) -> None:
     client = start(world, library)
     client.open(narrow_relay, heartbeat=1, patient=True, send_buffer=8192)
     client.do("force_beats")
@@ -35,7 +42,9 @@ def test_no_frame_is_torn(start, narrow_relay, world, library):
 
 
 @pytest.mark.parametrize("library", ["amqp", "pika"])
-def test_without_a_guard_this_test_sees_torn_frames(start, narrow_relay, library):
+def test_without_a_guard_this_test_sees_torn_frames(
+    start: Callable[..., RemoteClient], narrow_relay: Relay, library: str
+) -> None:
     client = start("native", library)
     client.open(narrow_relay, heartbeat=1, patient=True, send_buffer=8192)
     client.do("blind_guard")

@@ -5,13 +5,19 @@ main thread waits in a native read, as Apache's does between two requests. A hub
 and is then blocked for several T: test_blocked_hub.py.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pytest
 
 from tests.system.conftest import CommandError, RemoteClient, after_silence
 from tests.waiting import wait_until
+from wsgi_harness.observe.observation import BrokerView
+from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
@@ -42,7 +48,7 @@ class Row:
     engines: tuple[str, str] | None
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.world}-{self.hub}-{self.worker or 'auto'}"
 
 
@@ -80,11 +86,11 @@ CELLS = (
 class Cell:
     """One row with one library, in a process of its own."""
 
-    def __init__(self, broker, row, library):
+    def __init__(self, broker: Broker, row: Row, library: str) -> None:
         self.row = row
         self.client = RemoteClient(broker, row.world, library)
 
-    def open(self):
+    def open(self) -> None:
         worker = self.row.worker
         shim = "none" if worker == "nobody" else "install"
         options = {} if worker in (None, "nobody") else {"worker": worker}
@@ -92,7 +98,7 @@ class Cell:
         if self.row.hub == "runs":
             self.client.send("run_hub")
 
-    def do(self, command, **arguments):
+    def do(self, command: str, **arguments: Any) -> Any:
         """Give a command; a hub that runs does so until it comes, and after its answer."""
         if self.row.hub != "runs":
             return self.client.do(command, **arguments)
@@ -103,7 +109,7 @@ class Cell:
         finally:
             self.client.send("run_hub")
 
-    def look(self, listed, log):
+    def look(self, listed: set[str | None], log: dict[str, BrokerView]) -> None:
         self.listed = self.client.name in listed
         self.missed_heartbeats = log[self.client.name].missed_heartbeats
         self.report = self.do("report")
@@ -111,7 +117,7 @@ class Cell:
 
 
 @pytest.fixture(scope="module")
-def cells(broker):
+def cells(broker: Broker) -> Iterator[dict[tuple[Row, str], Cell]]:
     """Every row with every library, after the silence."""
     cells = {cell: Cell(broker, *cell) for cell in CELLS}
     try:
@@ -126,7 +132,7 @@ def cells(broker):
             cell.client.end()
 
 
-def each_of(*rows):
+def each_of(*rows: Row) -> pytest.MarkDecorator:
     """A test for each cell of these rows."""
     chosen = [cell for cell in CELLS if cell[0] in rows and cell != SURVIVOR]
     names = [f"{row.name}-{library}" for row, library in chosen]
@@ -134,13 +140,13 @@ def each_of(*rows):
 
 
 @pytest.fixture
-def cell(request, cells):
+def cell(request: pytest.FixtureRequest, cells: dict[tuple[Row, str], Cell]) -> Cell:
     """One cell of all."""
     return cells[request.param]
 
 
 @each_of(*ALIVE, EITHER)
-def test_kept_alive(cell):
+def test_kept_alive(cell: Cell) -> None:
     assert cell.listed
     assert not cell.missed_heartbeats
     (link,) = cell.report["links"]
@@ -151,7 +157,7 @@ def test_kept_alive(cell):
 
 
 @each_of(*ALIVE)
-def test_the_worker_that_beats(cell):
+def test_the_worker_that_beats(cell: Cell) -> None:
     engines = (cell.report["workers"][0], cell.engine_of_link)
     assert engines == cell.row.engines
     moved = cell.report["counters"].get("event:worker-moved", 0)
@@ -159,12 +165,12 @@ def test_the_worker_that_beats(cell):
 
 
 @each_of(EITHER)
-def test_auto_begins_in_a_hub_that_runs(cell):
+def test_auto_begins_in_a_hub_that_runs(cell: Cell) -> None:
     assert cell.report["workers"][0] == "greenthread"
 
 
 @each_of(*CLOSED)
-def test_what_the_user_insists_on_dies_with_the_hub(cell):
+def test_what_the_user_insists_on_dies_with_the_hub(cell: Cell) -> None:
     assert cell.report["workers"][0] == cell.row.worker
     assert cell.missed_heartbeats
     assert not cell.listed
@@ -173,12 +179,12 @@ def test_what_the_user_insists_on_dies_with_the_hub(cell):
 
 
 @each_of(*CONTROLS)
-def test_control_without_hbshim_is_closed_by_the_broker(cell):
+def test_control_without_hbshim_is_closed_by_the_broker(cell: Cell) -> None:
     assert cell.report["links"] == []
     assert cell.missed_heartbeats
     assert not cell.listed
 
-    def publishing_fails():
+    def publishing_fails() -> bool:
         # Callbacks learn of it when their hub runs; what is published before is lost.
         cell.do("wait", seconds=0.05, how="hub")
         try:
@@ -190,7 +196,9 @@ def test_control_without_hbshim_is_closed_by_the_broker(cell):
     wait_until(publishing_fails, 30)
 
 
-def test_control_that_may_survive_where_pikas_own_timers_run(cells):
+def test_control_that_may_survive_where_pikas_own_timers_run(
+    cells: dict[tuple[Row, str], Cell],
+) -> None:
     """On a machine that starves its process for 2 T it does not."""
     cell = cells[SURVIVOR]
     assert cell.report["links"] == []

@@ -52,7 +52,13 @@ def gunicorn(worker_class: str, *options: str) -> list[str | Path]:
 
 
 def uwsgi(version: str, *options: str) -> list[str | Path]:
-    server = [uwsgi_program(version), "--home", sys.prefix, "--http-socket", "{socket}"]
+    server: list[str | Path] = [
+        uwsgi_program(version),
+        "--home",
+        sys.prefix,
+        "--http-socket",
+        "{socket}",
+    ]
     return [*server, "--need-app", "--module", APP, *options]
 
 

@@ -4,9 +4,15 @@ The broker's heartbeats pile up unread until the receive window closes; then the
 broker cannot speak any more, and after some time gives up.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
 import pytest
 
+from tests.system.conftest import RemoteClient
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 # A dozen clients and a relay that sends sixty times what a broker does.
@@ -19,18 +25,18 @@ WINDOWS = 3 * 2 * SMALL
 
 
 @pytest.fixture
-def hurrying_relay(broker):
+def hurrying_relay(broker: Broker) -> Iterator[Relay]:
     """Each heartbeat of the broker is followed by many more."""
     with Relay(broker.host, broker.amqp_port, send_buffer=4096) as relay:
         relay.repeat_heartbeats(60)
         yield relay
 
 
-def test_publishers_nobody_reads_for(everywhere, hurrying_relay):
+def test_publishers_nobody_reads_for(everywhere: list[RemoteClient], hurrying_relay: Relay) -> None:
     for client in everywhere:
         client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
 
-    def drained():
+    def drained() -> list[int]:
         counters = [client.do("report")["counters"] for client in everywhere]
         return [8 * counter.get("heartbeats_drained", 0) for counter in counters]
 
@@ -43,18 +49,22 @@ def test_publishers_nobody_reads_for(everywhere, hurrying_relay):
         client.wait_for_messages(1)
 
 
-def test_without_draining_the_window_closes(start, hurrying_relay):
+def test_without_draining_the_window_closes(
+    start: Callable[..., RemoteClient], hurrying_relay: Relay
+) -> None:
     clients = [start("native", library) for library in ("kombu", "pika")]
     for client in clients:
         client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
         client.do("stop_draining")
     for client in clients:
-        wait_until(lambda client=client: client.link["received_ago"] > 2 * T, 30)
+        wait_until(lambda client=client: client.link["received_ago"] > 2 * T, 30)  # type: ignore[misc]
         # Not the broker's silence: its bytes are here, unread.
         assert client.link["unread"] > 0, client.name
 
 
-def test_consumers_whose_callback_takes_10_t_with_their_queue_full(start):
+def test_consumers_whose_callback_takes_10_t_with_their_queue_full(
+    start: Callable[..., RemoteClient],
+) -> None:
     cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
     clients = [
         (start(world, library), how) for world, how in cells for library in ("kombu", "pika")

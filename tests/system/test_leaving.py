@@ -1,11 +1,19 @@
 """A connection that the application closes leaves nothing behind; one that it reopens is kept."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.system.conftest import RemoteClient
 from tests.waiting import wait_until
+from wsgi_harness.wire.relay import Relay
 
 T = 1
 
 
-def test_close_leaves_no_descriptor_no_reference_and_no_wakeup(everywhere):
+def test_close_leaves_no_descriptor_no_reference_and_no_wakeup(
+    everywhere: list[RemoteClient],
+) -> None:
     for client in everywhere:
         before = client.do("remains")
         client.open(heartbeat=T)
@@ -29,7 +37,7 @@ def test_close_leaves_no_descriptor_no_reference_and_no_wakeup(everywhere):
         assert client.do("remains")["wakeups"] == wakeups[client], client.name
 
 
-def all_wait(clients, seconds):
+def all_wait(clients: list[RemoteClient], seconds: float) -> None:
     """Let time pass in every client, side by side."""
     for client in clients:
         client.send("wait", seconds=seconds, how="hub")
@@ -37,7 +45,9 @@ def all_wait(clients, seconds):
         client.answer()
 
 
-def test_the_same_object_reconnects_and_is_kept(everywhere, relay):
+def test_the_same_object_reconnects_and_is_kept(
+    everywhere: list[RemoteClient], relay: Relay
+) -> None:
     for client in everywhere:
         client.open(relay, heartbeat=T)
         client.do("publish")
@@ -56,7 +66,7 @@ def test_the_same_object_reconnects_and_is_kept(everywhere, relay):
         assert client.link["state"] == "alive", client.name
 
 
-def test_several_timeouts(start, relay):
+def test_several_timeouts(start: Callable[..., RemoteClient], relay: Relay) -> None:
     clients = [(t, start("native", lib)) for t in (1, 2, 5) for lib in ("kombu", "pika")]
     for timeout, client in clients:
         client.open(relay, heartbeat=timeout)

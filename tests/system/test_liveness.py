@@ -1,5 +1,10 @@
 """A hung process is not kept alive for ever, if its user wants it so; otherwise it is."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.system.conftest import RemoteClient
 from tests.waiting import wait_until
 
 T = 2
@@ -8,7 +13,9 @@ T = 2
 HUNG_AFTER = {"liveness_timeout": 1}
 
 
-def test_the_broker_closes_the_connection_of_a_hung_application(everywhere, start):
+def test_the_broker_closes_the_connection_of_a_hung_application(
+    everywhere: list[RemoteClient], start: Callable[..., RemoteClient]
+) -> None:
     controls = [start("native", library) for library in ("kombu", "pika")]
     for client in everywhere:
         client.open(heartbeat=T, options=HUNG_AFTER)
@@ -16,14 +23,14 @@ def test_the_broker_closes_the_connection_of_a_hung_application(everywhere, star
         client.open(heartbeat=T)
     beats = {}
     for client in everywhere:
-        wait_until(lambda client=client: client.link["state"] != "alive", 15)
+        wait_until(lambda client=client: client.link["state"] != "alive", 15)  # type: ignore[misc]
         beats[client] = client.link["heartbeats_sent"]
     for client in everywhere:
         client.wait_until_lost(30)
         assert client.link["heartbeats_sent"] == beats[client], client.name
 
         # It was the broker that gave up, not hbshim. The event comes a moment after the state.
-        def told(client=client):
+        def told(client: RemoteClient = client) -> bool:
             return client.do("report")["counters"].get("event:peer-closed") == 1
 
         wait_until(told)
@@ -38,15 +45,15 @@ def test_the_broker_closes_the_connection_of_a_hung_application(everywhere, star
         client.do("publish")
 
 
-def test_beats_go_on_when_the_application_ticks_again(everywhere):
+def test_beats_go_on_when_the_application_ticks_again(everywhere: list[RemoteClient]) -> None:
     # A round of questions to all of them must be over before the next one hangs again.
     for client in everywhere:
         client.open(heartbeat=2 * T, options={"liveness_timeout": 3})
     for client in everywhere:
-        wait_until(lambda client=client: client.link["state"] == "hung", 15)
+        wait_until(lambda client=client: client.link["state"] == "hung", 15)  # type: ignore[misc]
     back = {client: client.link["heartbeats_sent"] for client in everywhere}
 
-    def beaten_on():
+    def beaten_on() -> bool:
         for client in everywhere:
             client.do("show_life")
         return all(client.link["heartbeats_sent"] >= back[client] + 6 for client in everywhere)
@@ -59,7 +66,7 @@ def test_beats_go_on_when_the_application_ticks_again(everywhere):
         client.do("publish")
 
 
-def test_traffic_of_its_own_shows_life(everywhere):
+def test_traffic_of_its_own_shows_life(everywhere: list[RemoteClient]) -> None:
     for client in everywhere:
         client.open(heartbeat=T, options={"liveness_timeout": 4})
         client.send("publish", times=60, pause=0.1)

@@ -1,16 +1,22 @@
 """Behind a relay that goes deaf, the next publish must fail instead of being swallowed."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable
 
 import pytest
 
-from tests.system.conftest import CommandError
+from tests.system.conftest import CommandError, RemoteClient
+from wsgi_harness.wire.relay import Relay
 
 T = 1
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["deaf", "swallowing"])
-def test_next_publish_raises_the_librarys_own_error(start, everywhere, relay, swallow):
+def test_next_publish_raises_the_librarys_own_error(
+    start: Callable[..., RemoteClient], everywhere: list[RemoteClient], relay: Relay, swallow: bool
+) -> None:
     clients = [*everywhere, start("native", "amqp")]
     for client in clients:
         client.open(relay, heartbeat=T)
@@ -26,7 +32,9 @@ def test_next_publish_raises_the_librarys_own_error(start, everywhere, relay, sw
         client.do("publish")
 
 
-def test_without_hbshim_it_is_accepted_and_lost(start, relay):
+def test_without_hbshim_it_is_accepted_and_lost(
+    start: Callable[..., RemoteClient], relay: Relay
+) -> None:
     clients = [start("native", library) for library in ("kombu", "pika")]
     for client in clients:
         client.open(relay, heartbeat=T, shim="none")
@@ -44,10 +52,12 @@ def test_without_hbshim_it_is_accepted_and_lost(start, relay):
         assert witness.do("count") == 1, client.name
 
 
-def test_a_consumer_at_work_does_not_hide_it(start, relay):
+def test_a_consumer_at_work_does_not_hide_it(
+    start: Callable[..., RemoteClient], relay: Relay
+) -> None:
     """A few messages wait unread while a callback runs for 8 T; that is no reason to wait."""
-    cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
-    cells = [(world, how, library) for world, how in cells for library in ("kombu", "pika")]
+    worlds = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
+    cells = [(world, how, library) for world, how in worlds for library in ("kombu", "pika")]
     clients = [start(world, library) for world, _, library in cells]
     for client in clients:
         client.open(relay, heartbeat=T)

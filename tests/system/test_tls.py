@@ -3,27 +3,38 @@
 Idle connections: test_tls_worlds.py.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+from tests.system.conftest import RemoteClient
+from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 T = 1
 
 
 @pytest.fixture
-def ca_file(broker, tmp_path):
+def ca_file(broker: Broker, tmp_path: Path) -> str:
     file = tmp_path / "ca.pem"
+    assert broker.ca_pem
     file.write_text(broker.ca_pem)
     return str(file)
 
 
 @pytest.fixture
-def tls_relay(broker):
+def tls_relay(broker: Broker) -> Iterator[Relay]:
+    assert broker.tls_port
     with Relay(broker.host, broker.tls_port) as relay:
         yield relay
 
 
-def test_under_load_with_beats_forced(everywhere, tls_relay, ca_file):
+def test_under_load_with_beats_forced(
+    everywhere: list[RemoteClient], tls_relay: Relay, ca_file: str
+) -> None:
     """A session that is written by two threads at once breaks: the peer sees a bad record."""
     for client in everywhere:
         client.open(tls_relay, heartbeat=T, ca_file=ca_file)
@@ -37,7 +48,9 @@ def test_under_load_with_beats_forced(everywhere, tls_relay, ca_file):
     assert tls_relay.seen("closed") == []
 
 
-def test_consumers_are_beaten_for_while_they_read(everywhere, tls_relay, ca_file):
+def test_consumers_are_beaten_for_while_they_read(
+    everywhere: list[RemoteClient], tls_relay: Relay, ca_file: str
+) -> None:
     for client in everywhere:
         client.open(tls_relay, heartbeat=T, ca_file=ca_file)
         client.do("publish", size=20_000, times=200)
@@ -52,7 +65,7 @@ def test_consumers_are_beaten_for_while_they_read(everywhere, tls_relay, ca_file
     assert sum(client.link["heartbeats_sent"] for client in everywhere) > before
 
 
-def test_silence(everywhere, tls_relay, ca_file):
+def test_silence(everywhere: list[RemoteClient], tls_relay: Relay, ca_file: str) -> None:
     for client in everywhere:
         client.open(tls_relay, heartbeat=T, ca_file=ca_file)
         client.do("publish")

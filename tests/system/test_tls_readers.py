@@ -4,14 +4,19 @@ The heartbeat needs the SSL object, and the consumer is nearly always inside it:
 lingers there.
 """
 
+from __future__ import annotations
+
 import itertools
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pika
 import pytest
 
-from tests.system.conftest import WORLDS
+from tests.system.conftest import WORLDS, RemoteClient
 from wsgi_harness.observe import observer
+from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
@@ -24,8 +29,11 @@ LINGER = 0.002
 BODY = bytes(20_000)
 
 
-def test_consumers_that_only_read_are_beaten_for(broker, start, tmp_path):
+def test_consumers_that_only_read_are_beaten_for(
+    broker: Broker, start: Callable[..., RemoteClient], tmp_path: Path
+) -> None:
     ca_file = tmp_path / "ca.pem"
+    assert broker.ca_pem
     ca_file.write_text(broker.ca_pem)
     clients = [start(world, library, "tls_agent.py") for world in WORLDS for library in LIBRARIES]
     for client in clients:
@@ -61,7 +69,7 @@ def test_consumers_that_only_read_are_beaten_for(broker, start, tmp_path):
         assert link["heartbeats_sent"] >= SECONDS / T, client.name
 
 
-def publish_until(over, broker, queues):
+def publish_until(over: threading.Event, broker: Broker, queues: list[str]) -> None:
     """Keep every queue filled, from a connection of the test's own."""
     url = broker.amqp_url(heartbeat=0)
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:

@@ -6,11 +6,16 @@ in. Beats come from a native thread in every world. The controls are the same pr
 with hbshim's lock taken away: the witness must see threads meet there.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import pytest
 
 from tests.system.conftest import WORLDS, RemoteClient
+from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
@@ -27,7 +32,9 @@ LINGER = 0.001
 class Talk:
     """A process with one connection of each TLS version, and what it told in the end."""
 
-    def __init__(self, broker, ca_file, world, library, serialised):
+    def __init__(
+        self, broker: Broker, ca_file: str, world: str, library: str, serialised: bool
+    ) -> None:
         self.serialised = serialised
         self.seconds = SECONDS if serialised else CONTROL_SECONDS
         self.client = RemoteClient(broker, world, library, "tls_agent.py")
@@ -47,7 +54,7 @@ class Talk:
             "open_all", openings=openings, options={"worker": "pthread"}, linger=LINGER
         )
 
-    def begin(self):
+    def begin(self) -> None:
         sessions = self.client.answer(120)
         assert [session["version"] for session in sessions] == ["TLSv1.2", "TLSv1.3"]
         if not self.serialised:
@@ -55,17 +62,22 @@ class Talk:
         self.client.do("force_beats", every=EVERY)
         self.client.send("converse_all", seconds=self.seconds)
 
-    def end(self):
+    def end(self) -> None:
         self.results = self.client.answer(self.seconds + 120)
         self.witnessed = self.client.do("witnessed")
         report = self.client.do("report")
         self.links, self.counters = report["links"], report["counters"]
 
 
+#: By (world, library, serialised).
+Talks: TypeAlias = dict[tuple[str, str, bool], Talk]
+
+
 @pytest.fixture(scope="module")
-def talks(broker, tmp_path_factory):
+def talks(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talks]:
     """Every world and library, and the controls, side by side; by (world, library, serialised)."""
     ca_file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    assert broker.ca_pem
     ca_file.write_text(broker.ca_pem)
     cells = [(world, library, True) for world in WORLDS for library in LIBRARIES]
     cells += [("native", library, False) for library in LIBRARIES]
@@ -85,7 +97,12 @@ def talks(broker, tmp_path_factory):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("world", WORLDS)
-def test_no_record_is_corrupted(talks, world, library, record_testsuite_property):
+def test_no_record_is_corrupted(
+    talks: Talks,
+    world: str,
+    library: str,
+    record_testsuite_property: Callable[[str, object], None],
+) -> None:
     talk = talks[world, library, True]
     figures = {
         "seconds": talk.seconds,
@@ -106,7 +123,9 @@ def test_no_record_is_corrupted(talks, world, library, record_testsuite_property
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("world", WORLDS)
-def test_one_ssl_object_is_never_used_by_two_threads_at_once(talks, world, library):
+def test_one_ssl_object_is_never_used_by_two_threads_at_once(
+    talks: Talks, world: str, library: str
+) -> None:
     seen = talks[world, library, True].witnessed
     assert seen["threads"] >= 2
     assert {"do_handshake", "read", "write"} <= set(seen["calls"])
@@ -114,6 +133,6 @@ def test_one_ssl_object_is_never_used_by_two_threads_at_once(talks, world, libra
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_without_hbshims_lock_the_witness_sees_threads_meet(talks, library):
+def test_without_hbshims_lock_the_witness_sees_threads_meet(talks: Talks, library: str) -> None:
     seen = talks["native", library, False].witnessed
     assert seen["overlaps"] > 0

@@ -6,14 +6,19 @@ processes are blocked in a native read, so a patched world's hub is parked; the 
 hubs run.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import pika
 import pytest
 
 from tests.system.conftest import WORLDS, RemoteClient, after_silence
+from wsgi_harness.observe.observation import BrokerView
+from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
@@ -41,14 +46,20 @@ class Told:
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def works(self):
+    def works(self) -> bool:
         return bool(self.result.get("consumed") or self.result.get("arrived"))
+
+
+#: By (world, library, role, shim, version).
+Cells: TypeAlias = dict[tuple[str, ...], Told]
 
 
 class Process:
     """One process of the matrix: a connection of each TLS version, in one role."""
 
-    def __init__(self, broker, ca_file, world, library, role, shim):
+    def __init__(
+        self, broker: Broker, ca_file: str, world: str, library: str, role: str, shim: str
+    ) -> None:
         self.key = (world, library, role, shim)
         self.role, self.shim = role, shim
         self.client = RemoteClient(broker, world, library, "tls_agent.py")
@@ -68,16 +79,16 @@ class Process:
         ]
         self.client.send("open_all", openings=openings, shim=shim)
 
-    def opened(self):
+    def opened(self) -> None:
         self.sessions = self.client.answer(120)
         if self.role == "consumer":
             self.client.send("consume_all", limit=6 * SILENCE)
 
-    def ask(self):
+    def ask(self) -> None:
         if self.role == "publisher":
             self.client.send("publish_all")
 
-    def told(self, listed, log):
+    def told(self, listed: set[str | None], log: dict[str, BrokerView]) -> dict[str, Told]:
         results = self.client.answer(120)
         links = self.client.do("report")["links"] or [None] * len(VERSIONS)
         return {
@@ -96,9 +107,10 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def told(broker, tmp_path_factory):
+def told(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
     """Everything that every cell showed, by (world, library, role, shim, version)."""
     ca_file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    assert broker.ca_pem
     ca_file.write_text(broker.ca_pem)
     processes = []
     try:
@@ -124,7 +136,7 @@ def told(broker, tmp_path_factory):
             process.client.end()
 
 
-def send_to_consumers(broker, processes):
+def send_to_consumers(broker: Broker, processes: list[Process]) -> None:
     """One message for each consumer, through a connection of the test's own."""
     with pika.BlockingConnection(pika.URLParameters(broker.amqp_url(heartbeat=0))) as connection:
         channel = connection.channel()
@@ -138,11 +150,12 @@ def send_to_consumers(broker, processes):
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("world", WORLDS)
-def test_kept_alive(told, world, library, role, version):
+def test_kept_alive(told: Cells, world: str, library: str, role: str, version: str) -> None:
     cell = told[world, library, role, "install", version]
     assert cell.version == version.replace("_", ".")
     assert cell.listed, cell
     assert cell.works, cell
+    assert cell.link is not None
     assert (cell.link["state"], cell.link["route"]) == ("alive", "tls"), cell
     # One at each T/2 of silence; half of them, for a busy machine.
     assert cell.link["heartbeats_sent"] >= SILENCE / T, cell
@@ -153,7 +166,9 @@ def test_kept_alive(told, world, library, role, version):
     ("library", "role"), [cell for cell in product(LIBRARIES, ROLES) if cell not in SURVIVORS]
 )
 @pytest.mark.parametrize("world", WORLDS)
-def test_control_is_closed_by_the_broker(told, world, library, role, version):
+def test_control_is_closed_by_the_broker(
+    told: Cells, world: str, library: str, role: str, version: str
+) -> None:
     cell = told[world, library, role, "none", version]
     assert cell.link is None
     assert cell.missed_heartbeats, cell
@@ -165,7 +180,9 @@ def test_control_is_closed_by_the_broker(told, world, library, role, version):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("library", "role"), SURVIVORS)
 @pytest.mark.parametrize("world", WORLDS)
-def test_control_that_may_survive(told, world, library, role, version):
+def test_control_that_may_survive(
+    told: Cells, world: str, library: str, role: str, version: str
+) -> None:
     """On a machine that starves its process for 2 T it does not, and then it says so."""
     cell = told[world, library, role, "none", version]
     assert cell.link is None

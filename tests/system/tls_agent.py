@@ -2,6 +2,13 @@
 
 python tests/system/tls_agent.py native|eventlet|gevent amqp|kombu|pika
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from typing import Any
+
 # ruff: noqa: T201, I001 - the agent patches first; the answers are printed.
 
 from tests.system.agent import LIBRARY, Agent, answer
@@ -15,7 +22,7 @@ import zlib
 from random import Random
 
 import hbshim
-from tests.stress.clients import CLIENTS
+from tests.stress.clients import CLIENTS, AmqpClient
 from tests.system.ssl_witness import Witness
 
 SIZES = (0, 100, 4_000, 20_000, 70_000)
@@ -28,12 +35,18 @@ PATIENCE = 60
 class TlsAgent(Agent):
     """Each method without an underscore is a command."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.clients = []
-        self.witness = None
+        self.clients: list[Any] = []
+        self.witness: Witness | None = None
 
-    def open_all(self, openings, shim="install", options=None, linger=None):
+    def open_all(
+        self,
+        openings: list[dict[str, Any]],
+        shim: str = "install",
+        options: dict[str, Any] | None = None,
+        linger: float | None = None,
+    ) -> list[dict[str, Any]]:
         """Open one connection for each of `openings`; return TLS versions and queues.
 
         With `linger`, in seconds, their SSL objects are watched; see ssl_witness.py.
@@ -57,13 +70,13 @@ class TlsAgent(Agent):
             for client in self.clients
         ]
 
-    def consume_all(self, limit):
+    def consume_all(self, limit: float) -> list[dict[str, Any]]:
         """Each connection sits in its library's blocking call, in a thread of its own.
 
         Patched threads are green: then this wait lets the hub run.
         """
 
-        def block(client, result):
+        def block(client: AmqpClient, result: dict[str, Any]) -> None:
             deadline = time.monotonic() + limit
             client.subscribe()
             while not client.consumed and time.monotonic() < deadline:
@@ -72,17 +85,17 @@ class TlsAgent(Agent):
 
         return self._side_by_side(block)
 
-    def converse_all(self, seconds):
+    def converse_all(self, seconds: float) -> list[dict[str, Any]]:
         """Each connection sends to its own queue and reads it, in a thread of its own.
 
         Every body carries its number and a checksum.
         """
         return self._side_by_side(lambda client, result: converse(client, seconds, result))
 
-    def listen_all(self, seconds):
+    def listen_all(self, seconds: float) -> list[dict[str, Any]]:
         """Each connection reads, and writes nothing, in a thread of its own."""
 
-        def listen(client, result):
+        def listen(client: AmqpClient, result: dict[str, Any]) -> None:
             client.subscribe(acks=False)
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -91,10 +104,12 @@ class TlsAgent(Agent):
 
         return self._side_by_side(listen)
 
-    def _side_by_side(self, function):
-        results = [{"error": None} for _ in self.clients]
+    def _side_by_side(
+        self, function: Callable[[AmqpClient, dict[str, Any]], object]
+    ) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = [{"error": None} for _ in self.clients]
 
-        def run(client, result):
+        def run(client: AmqpClient, result: dict[str, Any]) -> None:
             try:
                 function(client, result)
             except Exception as error:
@@ -110,9 +125,9 @@ class TlsAgent(Agent):
             thread.join()
         return results
 
-    def publish_all(self):
+    def publish_all(self) -> list[dict[str, Any]]:
         """Publish one message on each connection and count it at the broker."""
-        results = []
+        results: list[dict[str, Any]] = []
         for client in self.clients:
             try:
                 client.publish(100)
@@ -121,18 +136,19 @@ class TlsAgent(Agent):
                 results.append({"arrived": 0, "error": f"{type(error).__name__}: {error}"})
         return results
 
-    def _count_within(self, client, limit):
+    def _count_within(self, client: AmqpClient, limit: float) -> int:
         # RabbitMQ's answer may overtake a publish.
         deadline = time.monotonic() + limit
         while not (count := client.count()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return count
 
-    def witnessed(self):
+    def witnessed(self) -> dict[str, Any]:
         """What the SSL objects saw."""
+        assert self.witness is not None
         return self.witness.report()
 
-    def let_all_threads_in(self):
+    def let_all_threads_in(self) -> None:
         """Take hbshim's lock around the SSL objects away, to see the witness notice it."""
         for link in self._links():
             link.wire._ssl.lock = NoLock()
@@ -141,25 +157,25 @@ class TlsAgent(Agent):
 class NoLock:
     """Keeps nobody out."""
 
-    def __enter__(self):
+    def __enter__(self) -> NoLock:
         return self
 
-    def __exit__(self, *_exc_info):
-        return None
+    def __exit__(self, *_exc_info: object) -> None:
+        pass
 
-    def acquire(self, _blocking=True, _timeout=-1):
+    def acquire(self, _blocking: bool = True, _timeout: float = -1) -> bool:
         return True
 
-    def release(self):
-        return None
+    def release(self) -> None:
+        pass
 
 
-def converse(client, seconds, result):
+def converse(client: AmqpClient, seconds: float, result: dict[str, Any]) -> None:
     """Send and receive at once until the time is up, then receive the rest."""
     expected, random = iter(range(2**62)), Random(client.queue)
     result.update(sent=0, received=0, octets=0)
 
-    def on_body(body):
+    def on_body(body: bytes) -> None:
         assert zlib.crc32(body[4:]) == int.from_bytes(body[:4], "big"), "a body was changed"
         assert int.from_bytes(body[4:12], "big") == next(expected), "a body is missing"
         result["received"] += 1
@@ -181,7 +197,7 @@ def converse(client, seconds, result):
         client.drain(PATIENCE)
 
 
-def main():
+def main() -> None:
     agent = TlsAgent()
     for line in sys.stdin:
         print(json.dumps(answer(agent, json.loads(line))), flush=True)

@@ -1,9 +1,13 @@
 """oslo.messaging's own functional suite, one test of each kind; `make oslo` runs all of it."""
 
+from __future__ import annotations
+
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -14,9 +18,10 @@ from tests.stress.oslo.report import short
 from tests.stress.oslo.run import SUBSET, Cell, Outcome, complaints, repeat, run
 from tests.stress.oslo.schemes import STOCK, ours
 from tests.stress.oslo.suite import GuardedUrl, is_chosen
+from wsgi_harness.stack.broker import Broker
 
 
-def cell(scheme, world="green", amqp_url=""):
+def cell(scheme: str, world: str = "green", amqp_url: str = "") -> Cell:
     return Cell(scheme, "18.3", world, Path(sys.executable), amqp_url)
 
 
@@ -40,7 +45,7 @@ def test_one_test_of_each_kind_passes(broker, tmp_path):
         assert outcome.count("passed") == len(SUBSET), outcome.tests
 
 
-def test_a_broker_that_is_not_there_fails(tmp_path):
+def test_a_broker_that_is_not_there_fails(tmp_path: Path) -> None:
     """The runner can see a failure, and a test that never ends."""
     nowhere = cell("hbrabbit", amqp_url="amqp://nobody:secret@127.0.0.1:1/")
     (outcome,) = run(
@@ -51,7 +56,7 @@ def test_a_broker_that_is_not_there_fails(tmp_path):
     assert complaints([outcome])
 
 
-def test_parts_without_a_test_are_none(broker, tmp_path):
+def test_parts_without_a_test_are_none(broker: Broker, tmp_path: Path) -> None:
     one = ["CallTestCase.test_specific_server"]
     here = cell("hbrabbit", amqp_url=broker.amqp_url())
     (outcome,) = run([here], tmp_path, only=one, parts=2)
@@ -61,12 +66,19 @@ def test_parts_without_a_test_are_none(broker, tmp_path):
 FAILED = ["suite.CallTestCase.test_one", "suite.CallTestCase.test_two"]
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    """What the suite gives each time that it is run again, for each test; and what was run."""
-    ran, given = [], []
+#: The tests of each further run, and the results that it is to have.
+Runs: TypeAlias = tuple[list[Any], list[Any]]
 
-    def run_again(cells, _directory, *, only, parts):
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """What the suite gives each time that it is run again, for each test; and what was run."""
+    ran: list[Any] = []
+    given: list[Any] = []
+
+    def run_again(
+        cells: list[Cell], _directory: object, *, only: list[str], parts: int
+    ) -> list[Outcome]:
         ran.append(list(only))
         assert parts == 1
         tests = {name: given[len(ran) - 1][name] for name in only}
@@ -76,20 +88,28 @@ def runs(monkeypatch):
     return ran, given
 
 
-def again(tmp_path, *shares):
+def again(tmp_path: Path, *shares: float) -> Outcome:
     """Repeat two failures, on a machine that is idle to these shares while they run."""
     pairs = [each for share in shares for each in (Times(0, 0), Times(int(100 * share), 100))]
     ticks = iter(pairs)
-    waited = []
+    waited: list[float] = []
+
+    def calm(limit: float) -> bool:
+        waited.append(limit)
+        return True
+
     first = Outcome(cell("hbrabbit"), dict.fromkeys(FAILED, "failed"), {}, 1.0)
     outcome = repeat(
-        first, tmp_path, times=lambda: next(ticks), wait_until_calm=lambda s: waited.append(s)
+        first,
+        tmp_path,
+        times=lambda: next(ticks),
+        wait_until_calm=calm,
     )
     assert waited == [60.0] * len(shares)
     return outcome
 
 
-def test_a_failure_that_had_time_counts(runs, tmp_path):
+def test_a_failure_that_had_time_counts(runs: Runs, tmp_path: Path) -> None:
     ran, given = runs
     given += [{FAILED[0]: "passed", FAILED[1]: "failed"}]
     outcome = again(tmp_path, 0.5)
@@ -99,7 +119,7 @@ def test_a_failure_that_had_time_counts(runs, tmp_path):
     assert ran == [FAILED]
 
 
-def test_a_failure_on_a_busy_machine_is_run_again(runs, tmp_path):
+def test_a_failure_on_a_busy_machine_is_run_again(runs: Runs, tmp_path: Path) -> None:
     ran, given = runs
     given += [
         {FAILED[0]: "passed", FAILED[1]: "failed"},
@@ -111,14 +131,14 @@ def test_a_failure_on_a_busy_machine_is_run_again(runs, tmp_path):
     assert ran == [FAILED, FAILED[1:], FAILED[1:]]
 
 
-def test_it_is_not_run_again_without_end(runs, tmp_path):
+def test_it_is_not_run_again_without_end(runs: Runs, tmp_path: Path) -> None:
     ran, given = runs
     given += [dict.fromkeys(FAILED, "failed")] * 5
     assert again(tmp_path, *[0.0] * 5).failures() == FAILED
     assert len(ran) == 5
 
 
-def test_a_test_that_is_gone_has_failed(broker, tmp_path):
+def test_a_test_that_is_gone_has_failed(broker: Broker, tmp_path: Path) -> None:
     names = ["oslo_messaging.tests.functional.test_functional.CallTestCase.test_exception", "gone"]
     here = cell("hbrabbit", amqp_url=broker.amqp_url())
     first = Outcome(here, dict.fromkeys(names, "failed"), {}, 1.0)
@@ -131,9 +151,9 @@ def test_a_test_that_is_gone_has_failed(broker, tmp_path):
     assert outcome.failures() == ["gone"]
 
 
-def test_calm_is_waited_for():
+def test_calm_is_waited_for() -> None:
     ticks = iter([Times(0, 0), Times(9, 100), Times(9, 100), Times(19, 200)])
-    slept = []
+    slept: list[Any] = []
     assert wait_until_calm(60, times=lambda: next(ticks), sleep=slept.append)
     assert slept == [1.0, 1.0]
     slept.clear()
@@ -141,7 +161,7 @@ def test_calm_is_waited_for():
     assert slept == [1.0, 1.0, 1.0]
 
 
-def test_the_kernel_tells_how_busy_the_machine_is(tmp_path):
+def test_the_kernel_tells_how_busy_the_machine_is(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  10 20 30 400 50 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
     assert now(stat) == Times(idle=450, total=531)
@@ -160,11 +180,11 @@ def test_the_kernel_tells_how_busy_the_machine_is(tmp_path):
         ("suite.CallTestCase.test_timeout", True),
     ],
 )
-def test_tests_are_chosen_by_their_names(text, chosen):
+def test_tests_are_chosen_by_their_names(text: str, chosen: bool) -> None:
     assert is_chosen("suite.CallTestCase.test_timeout", [text]) is chosen
 
 
-def test_only_what_stock_does_not_pass_either_may_be_skipped():
+def test_only_what_stock_does_not_pass_either_may_be_skipped() -> None:
     stock = Outcome(cell(STOCK), {"a": "passed", "b": "skipped", "c": "failed"}, {}, 1.0)
     same = Outcome(cell("hbrabbit"), {"a": "passed", "b": "skipped", "c": "passed"}, {}, 1.0)
     assert complaints([stock, same]) == []
@@ -172,7 +192,7 @@ def test_only_what_stock_does_not_pass_either_may_be_skipped():
         assert complaints([stock, Outcome(cell("hbrabbit"), worse, {}, 1.0)]), worse
 
 
-def test_a_test_of_the_stock_driver_may_be_skipped_by_others():
+def test_a_test_of_the_stock_driver_may_be_skipped_by_others() -> None:
     name = "suite.RabbitMQFailoverTests.test_one"
     stock = Outcome(cell(STOCK), {"a": "passed", name: "passed"}, {}, 1.0)
     skipped = {"a": "passed", name: "skipped"}
@@ -182,7 +202,7 @@ def test_a_test_of_the_stock_driver_may_be_skipped_by_others():
     assert complaints([stock, Outcome(cell("hbpika"), failed, {}, 1.0)])
 
 
-def test_guards_see_rabbit_and_everything_else_sees_the_scheme():
+def test_guards_see_rabbit_and_everything_else_sees_the_scheme() -> None:
     url = GuardedUrl("hbrabbit://host/")
     assert url.startswith("rabbit://")
     assert url.startswith("hbrabbit://")
@@ -191,7 +211,7 @@ def test_guards_see_rabbit_and_everything_else_sees_the_scheme():
     assert f"{url}" == "hbrabbit://host/"
 
 
-def test_a_scheme_that_is_not_there_is_told():
+def test_a_scheme_that_is_not_there_is_told() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.stress.oslo", "--scheme", "hbpigeon"],
         capture_output=True,

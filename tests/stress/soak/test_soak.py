@@ -38,7 +38,7 @@ def sample(
     lateness: float = 0.0,
     starved: float = 0.0,
     resident: int = 50 << 20,
-    **counters: int,
+    **counters: Any,
 ) -> str:
     figures = {"resident": resident, "descriptors": 4, "threads": 2, "links": 5, "cycles": 9}
     late = {"lateness": lateness, "starved": starved}
@@ -71,6 +71,10 @@ CLEAN = [sample(), census("endurance"), census("second cycles")]
 GROWING = [sample(resident=(50 + hour) << 20) for hour in range(20)]
 
 
+#: What a link that went silent counts.
+SILENT: dict[str, Any] = {"event:link-silent": 2}
+
+
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
@@ -78,7 +82,7 @@ GROWING = [sample(resident=(50 + hour) << 20) for hour in range(20)]
         ([*CLEAN[:2], census("second cycles", resident=90 << 20)], "its memory grew by 40960 KiB"),
         ([*GROWING, *CLEAN[1:]], "its memory grew by 10240 KiB while it endured"),
         ([sample(lateness=0.3), *CLEAN[1:]], "a look came 0.30 s late"),
-        ([sample(**{"event:link-silent": 2}), *CLEAN[1:]], "2 events link-silent"),
+        ([sample(**SILENT), *CLEAN[1:]], "2 events link-silent"),
     ],
 )
 def test_each_complaint(lines: list[str], complaint: str) -> None:

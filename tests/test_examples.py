@@ -20,7 +20,9 @@ DEPLOYMENT = CHECKOUT / "examples" / "deployment"
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_a_deployment_whose_processes_start_one_after_the_other(broker, vhost, scheme, tmp_path):
+def test_a_deployment_whose_processes_start_one_after_the_other(
+    broker: Broker, vhost: str, scheme: str, tmp_path: Path
+) -> None:
     url = broker.amqp_url(vhost=vhost).replace("amqp://", f"{scheme}://")
     environment = {**os.environ, "HBSHIM_BROKER_URL": url, "PYTHONPATH": str(CHECKOUT)}
     started: list[Any] = []

@@ -22,8 +22,10 @@ class Agent:
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_the_page_does_what_it_says(broker, vhost, scheme, capsys):
-    names = {}
+def test_the_page_does_what_it_says(
+    broker: Broker, vhost: str, scheme: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
     url = broker.amqp_url(vhost=vhost).replace("amqp://", f"{scheme}://")
     source = AGENT + "\n".join(SNIPPETS)
     assert "hbpika://user:password@host1,user:password@host2/" in source

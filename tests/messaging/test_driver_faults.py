@@ -270,7 +270,7 @@ def test_the_memory_alarm_of_a_connection(direct: Host, memory_alarm: Callable[[
         for connection in ours:
             # The broker says that it is blocked to one who publishes.
             connection.publish(message("nowhere"))
-            drain_until(connection, lambda connection=connection: connection.blocked)
+            drain_until(connection, lambda connection=connection: connection.blocked)  # type: ignore[misc]
             began = time.monotonic()
             with pytest.raises(BrokerBlockedError):
                 connection.publish(message("nowhere"), 0.2)

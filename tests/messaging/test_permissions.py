@@ -24,13 +24,13 @@ Serve = Callable[..., Server]
 Grant = Callable[[str, str, str], Host]
 
 
-def put(broker: Broker, path: str, body: dict[str, str]) -> None:
+def put(broker: Broker, path: str, body: dict[str, str | None]) -> None:
     api, account = broker.management_url, (broker.user, broker.password)
     requests.put(f"{api}/api/{path}", json=body, auth=account, timeout=LIMIT).raise_for_status()
 
 
-def permit(broker: Broker, user: str, configure: str, write: str, read: str) -> None:
-    body = {"configure": configure, "write": write, "read": read}
+def permit(broker: Broker, user: str | None, configure: str, write: str, read: str) -> None:
+    body: dict[str, str | None] = {"configure": configure, "write": write, "read": read}
     put(broker, f"permissions/%2F/{user}", body)
 
 

@@ -15,9 +15,8 @@ import pytest
 
 from hbshim import messaging
 from hbshim.errors import ConfirmTimeoutError, MessagingError
-from tests.messaging.conftest import LIMIT, connections_of, unique
 from hbshim.messaging.dispatch import Request
-from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.conftest import LIMIT, connections_of, unique
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay

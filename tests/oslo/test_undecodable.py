@@ -1,5 +1,7 @@
 """What oslo.messaging did not send is rejected, and what comes with it is handled."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
@@ -43,7 +45,7 @@ print(json.dumps([each.rejected for each in messages]))
 """
 
 
-def test_messages_that_are_not_oslo_messagings():
+def test_messages_that_are_not_oslo_messagings() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RECEIVES],
         capture_output=True,

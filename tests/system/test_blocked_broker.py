@@ -5,11 +5,12 @@ heartbeats keep coming every T/2 and it expects none. So a peer that closed its
 window and still acknowledges needs no excuse from the dead-peer rule.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import pytest
 
-from tests.system.conftest import WORLDS
-from __future__ import annotations
-from collections.abc import Callable
 from tests.system.conftest import WORLDS, RemoteClient
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
@@ -21,12 +22,14 @@ BODIES = 150
 
 
 @pytest.fixture
-def broker(own_broker):
+def broker(own_broker: Broker) -> Broker:
     """In place of the shared one, where an alarm would block every publisher."""
     return own_broker
 
 
-def test_a_writer_stuck_for_several_t(start, broker, memory_alarm):
+def test_a_writer_stuck_for_several_t(
+    start: Callable[..., RemoteClient], broker: Broker, memory_alarm: Callable[[], None]
+) -> None:
     cells = [(world, library) for world in WORLDS for library in ("kombu", "pika")]
     with Relay(broker.host, broker.amqp_port) as relay:
         clients = [start(*cell) for cell in cells]

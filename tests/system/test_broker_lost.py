@@ -14,13 +14,13 @@ T = 2
 
 
 @pytest.fixture
-def broker(own_broker):
+def broker(own_broker: Broker) -> Broker:
     """In place of the one that others use."""
     return own_broker
 
 
 @pytest.fixture
-def restart(rabbitmqctl):
+def restart(rabbitmqctl: Callable[..., None]) -> Callable[[Callable[[], None]], None]:
     """Stop the broker, do something, start it again."""
 
     def around(meanwhile: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ class FakeConnection:
     """Delivers what it is given; notes what is asked and settled.
 
     Attributes:
-        refuse: called with each queue that is declared; may raise.
+        on_declare: called with each queue that is declared; may raise.
         on_cancel: called with each tag before the consumer is cancelled.
         settled: "ack" or "nack", with the tag of the delivery.
     """
@@ -31,7 +31,7 @@ class FakeConnection:
         self.cancelled: list[str] = []
         self.settled: list[tuple[str, int]] = []
         self.closed_after: float | None = None
-        self.refuse: Callable[[Queue], None] = lambda _queue: None
+        self.on_declare: Callable[[Queue], None] = lambda _queue: None
         self.on_cancel: Callable[[str], None] = lambda _tag: None
         self.stale: set[int] = set()
         self._lost: Exception | None = None
@@ -85,7 +85,7 @@ class FakeConnection:
 
     def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         self._check()
-        self.refuse(queue)
+        self.on_declare(queue)
         self.declared.append(queue.name)
 
     def bind(

@@ -357,7 +357,7 @@ def test_a_queue_for_fanout_that_is_refused_does_not_prevent_service(
         if len(tried) < 8:
             locked(queue)
 
-    rig.connector.prepare = lambda connection: setattr(connection, "refuse", refuse)
+    rig.connector.prepare = lambda connection: setattr(connection, "on_declare", refuse)
     connection = rig.open()
     one = identity()
     connection.deliver(rig.topic, one, expiration=60.0)
@@ -376,7 +376,7 @@ def test_a_queue_of_another_type_is_an_error_at_the_start(rigs: Callable[..., Ri
         if queue.name == rig.topic:
             raise TopologyError("inequivalent arg 'x-queue-type' for queue", 406)
 
-    rig.connector.prepare = lambda connection: setattr(connection, "refuse", refuse)
+    rig.connector.prepare = lambda connection: setattr(connection, "on_declare", refuse)
     for _ in range(2):
         with pytest.raises(TopologyError, match="x-queue-type"):
             rig.listener.open(LIMIT)
@@ -403,7 +403,7 @@ def test_a_queue_with_another_lifetime_keeps_it(
             raise TopologyError(error, 406)
 
     rig.lifetime = 60.0
-    rig.connector.prepare = lambda connection: setattr(connection, "refuse", refuse)
+    rig.connector.prepare = lambda connection: setattr(connection, "on_declare", refuse)
     assert rig.topic in rig.open().consumers
 
 
@@ -428,7 +428,7 @@ def test_pauses_grow_where_the_broker_drops_each_connection(rigs: Callable[..., 
         rig.connection.lose()
         rig.connection._check()
 
-    rig.connector.prepare = lambda connection: setattr(connection, "refuse", drop)
+    rig.connector.prepare = lambda connection: setattr(connection, "on_declare", drop)
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
         rig.poll(0.05)

@@ -21,7 +21,9 @@ def test_a_hub_that_stands_still_for_4_t(broker: Broker, tmp_path: Path) -> None
     assert [fate.subject.scheme for fate in fates if not fate.survived] == [STOCK], fates
 
 
-def test_40_green_callers_through_a_broker_restart(own_broker, rabbitmqctl, tmp_path):
+def test_40_green_callers_through_a_broker_restart(
+    own_broker: Broker, rabbitmqctl: Callable[..., None], tmp_path: Path
+) -> None:
     """With the option on, which hung 17.3."""
     subjects = [Subject(scheme, "18.3", Path(sys.executable), "true") for scheme in ours()]
     fates = failures.restart(subjects, own_broker, rabbitmqctl, tmp_path, outage=3.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,7 +25,7 @@ def cell(scheme: str, world: str = "green", amqp_url: str = "") -> Cell:
 
 
 @pytest.mark.alone
-def test_one_test_of_each_kind_passes(broker, tmp_path):
+def test_one_test_of_each_kind_passes(broker: Broker, tmp_path: Path) -> None:
     """Of every scheme, in green threads or in native ones, with the newest oslo.messaging.
 
     `make oslo` runs every scheme in both.

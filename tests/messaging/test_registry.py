@@ -131,7 +131,7 @@ def test_a_broken_package_does_not_harm_the_others(install: Callable[..., None])
 
 
 @pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_hbshims_own_drivers(scheme):
+def test_hbshims_own_drivers(scheme: str) -> None:
     found = factory(scheme)
     assert isinstance(found, DriverFactory)
     assert found.options_class is AmqpOptions

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,7 +138,7 @@ def test_calls_are_spread_over_hosts_and_over_the_servers_of_one(
     nodes: Nodes, serve: Serve
 ) -> None:
     one, other = nodes(), nodes()
-    names = []
+    names: list[Any] = []
     for node in (one, one, other):
         if not names or node is other:
             node.start()
@@ -190,10 +191,10 @@ def test_a_paused_server_gives_back_what_it_has_not_begun(node: Node, serve: Ser
     client = Client(node.driver(), TARGET, timeout=LIMIT)
     held = InBackground(lambda: client.call("hold", value="held"))
     wait_until(lambda: first.asked, LIMIT)
-    calls = [InBackground(lambda n=n: client.call("echo", value=n)) for n in range(5)]
+    calls = [InBackground(lambda n=n: client.call("echo", value=n)) for n in range(5)]  # type: ignore[misc]
     serve(node.driver(), TARGET, second)
     paused.pause()
-    assert sorted(call.join() for call in calls) == list(range(5))
+    assert sorted(call.join() for call in calls) == list(range(5))  # type: ignore[type-var]
     assert sorted(second.asked) == list(range(5))
     first.release.set()
     assert held.join() == "held"
@@ -207,10 +208,10 @@ def test_a_server_that_stops_leaves_its_requests_to_others(node: Node, serve: Se
     client = Client(node.driver(), TARGET, timeout=LIMIT)
     held = InBackground(lambda: client.call("hold", value="held"))
     wait_until(lambda: first.asked, LIMIT)
-    calls = [InBackground(lambda n=n: client.call("echo", value=n)) for n in range(5)]
+    calls = [InBackground(lambda n=n: client.call("echo", value=n)) for n in range(5)]  # type: ignore[misc]
     serve(node.driver(), TARGET, second)
     stopping = InBackground(lambda: stopped.stop(LIMIT))
-    assert sorted(call.join() for call in calls) == list(range(5))
+    assert sorted(call.join() for call in calls) == list(range(5))  # type: ignore[type-var]
     first.release.set()
     assert held.join() == "held"
     assert stopping.join() is True
@@ -266,7 +267,7 @@ def test_what_needs_a_store_is_refused_by_name(node: Node) -> None:
     client = Client(node.driver(), TARGET)
     for refused in (lambda: client.submit("echo", value=1), lambda: client.attach("1")):
         with pytest.raises(OptionError, match="hbkombu:// or hbpika://"):
-            refused()
+            refused()  # type: ignore[no-untyped-call]
 
 
 def test_a_driver_that_is_closed_ends_its_calls(

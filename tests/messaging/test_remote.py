@@ -84,7 +84,7 @@ def test_an_error_without_a_text_is_reported(error: ValueError | NoTextError) ->
         {"module": "builtins", "kind": "no.such.name"},
         {"module": "builtins", "kind": "UnicodeDecodeError", "args": []},
         {"module": "os", "kind": "system", "args": ["true"]},
-        "no mapping",
+        "not a mapping",
     ],
 )
 def test_what_is_no_error_of_ours_is_never_called(

@@ -36,7 +36,7 @@ def test_a_version_that_is_none_is_refused(version: str) -> None:
 def test_names_that_make_no_queue_are_refused() -> None:
     with pytest.raises(OptionError, match="needs a topic"):
         Target("")
-    with pytest.raises(OptionError, match="drop one"):
+    with pytest.raises(OptionError, match="remove one"):
         Target("topic", server="one", fanout=True)
 
 

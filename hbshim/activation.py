@@ -21,11 +21,10 @@ _tried = False
 
 
 def activate() -> None:
-    """Install hbshim unless it is installed; report an error in one line on stderr. Once per
-    process.
+    """Install hbshim unless it is installed, once per process.
 
-    The program must run in any case: its options may be invalid, or another interpreter may lack
-    what hbshim needs.
+    An error is reported in one line on stderr. The program must run in any case: its options may be
+    invalid, or another interpreter may lack what hbshim needs.
     """
     global _tried
     if _tried:

@@ -418,8 +418,9 @@ class TlsWire(Wire):
         return False
 
     def _record_prefixes(self) -> tuple[tuple[bytes, ...], bool]:
-        """Return type, version and length of a record with a heartbeat; and whether others look
-        like it.
+        """Return type, version and length of a record with a heartbeat.
+
+        Returns also whether other records look like it.
         """
         version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]
         # RFC 8446 section 5.2: the inner type adds a byte; no handshake message that is also sent

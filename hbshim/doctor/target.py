@@ -66,8 +66,9 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def clean(self, text: object) -> str:
-        """Return text from a peer in a form that can be shown: short, printable, without the
-        password.
+        """Return text from a peer in a form that can be shown.
+
+        It is short and printable, and does not contain the password.
         """
         shown = text.decode("latin-1") if isinstance(text, bytes) else str(text)
         # A password equal to the user's name, such as guest's, is no secret.

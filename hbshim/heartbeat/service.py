@@ -47,8 +47,10 @@ class HeartbeatService:
         self._replacing_until = 0.0
 
     def engine(self, worker: WorkerName, forced: bool = False) -> Engine:
-        """Return the engine of `worker`. Links whose worker the user forced have a separate engine,
-        because they are not moved when the worker is late.
+        """Return the engine of `worker`.
+
+        Links whose worker the user forced have a separate engine, because they are not moved when
+        the worker is late.
         """
         key = (worker, forced and worker != "pthread")
         engine = self._engines.get(key)

@@ -229,9 +229,10 @@ class Wire:
         )
 
     def plainly_idle(self, sent_ago: float, received_ago: float) -> bool:
-        """Return whether the connection is healthy and idle: established, everything acknowledged,
-        nothing sent for `sent_ago` seconds or more, something received less than `received_ago`
-        seconds ago.
+        """Return whether the connection is healthy and idle.
+
+        It is established, everything is acknowledged, nothing was sent for `sent_ago` seconds or
+        more, and something was received less than `received_ago` seconds ago.
 
         It reads what :meth:`kernel_view` returns, without making an object.
 
@@ -424,8 +425,9 @@ class Wire:
 
     @property
     def user_timeout(self) -> float | None:
-        """Return the seconds until the kernel gives up on unacknowledged bytes; None if it has no
-        such option, 0 for the kernel's default.
+        """Return the seconds until the kernel gives up on unacknowledged bytes.
+
+        None if it has no such option, 0 for the kernel's default.
         """
         if _USER_TIMEOUT is None:
             return None

@@ -28,8 +28,9 @@ def pauses(
     *,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> Iterator[float]:
-    """Yield pauses in seconds, without end: each between 0 and a bound that doubles up to
-    `maximum`.
+    """Yield pauses in seconds, without end.
+
+    Each is between 0 and a bound that doubles up to `maximum`.
 
     Parameters:
         delay: the first bound, in seconds.
@@ -107,7 +108,9 @@ def retrying(
     sleep: Callable[[float], None] | None = None,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> tenacity.Retrying:
-    """Iterate over attempts; the error of the last attempt is raised unchanged::
+    """Iterate over attempts; the error of the last attempt is raised unchanged.
+
+    For example::
 
         for attempt in retrying(3, 0.1, deadline, retry_on=worth_another_try):
             with attempt:

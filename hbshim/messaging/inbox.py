@@ -38,8 +38,9 @@ class Received(Protocol):
     def return_to_queue(self) -> None: ...
 
     def renew(self) -> bool:
-        """Replace it by a fresh copy if the broker might soon drop it; return whether it was
-        replaced.
+        """Replace it by a fresh copy if the broker might soon drop it.
+
+        Returns whether it was replaced.
         """
         ...
 

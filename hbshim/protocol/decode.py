@@ -1,6 +1,6 @@
-"""Decodes the most frequent frames: basic.deliver and basic.return with their content, and
-confirms.
+"""Decodes the most frequent frames.
 
+They are basic.deliver and basic.return with their content, and confirms.
 Client libraries make an object of each frame and look up its handler by name, which costs more than
 all further processing of a message.
 """

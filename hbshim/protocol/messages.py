@@ -50,8 +50,7 @@ class Message(Properties):
     delivery_mode: int = field(default=TRANSIENT, kw_only=True)
 
     def expiration_text(self) -> str | None:
-        """Return the remaining milliseconds, in the form of the property `expiration`: a short
-        string.
+        """Return the remaining milliseconds as the property `expiration` has them, a string.
 
         Computed when the frames are made, because the time spent waiting for the broker counts.
         """

@@ -80,8 +80,9 @@ def read_short_string(payload: bytes, at: int) -> tuple[str, int]:
 
 
 def channel_open(channel: int) -> bytes:
-    """Return channel.open. The broker processes methods in order, so the channel can be used at
-    once.
+    """Return channel.open.
+
+    The broker processes methods in order, so the channel can be used at once.
     """
     return frame(channel, CHANNEL_OPEN, _NO_TEXT)
 

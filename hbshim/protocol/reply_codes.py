@@ -38,8 +38,9 @@ def topology_refused(doing: str, code: int, text: str) -> TopologyError:
 
 
 def is_missing(error: TopologyError) -> bool:
-    """Return whether the queue does not exist; a queue whose node is down exists, with its
-    messages.
+    """Return whether the queue does not exist.
+
+    A queue whose node is down exists, with its messages.
     """
     return error.code == NOT_FOUND and _NODE_IS_DOWN not in str(error)
 

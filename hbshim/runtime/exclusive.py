@@ -18,8 +18,9 @@ T = TypeVar("T")
 
 
 class ReentrantLock(Protocol):
-    """The result of ``threading.RLock()``, which raises if another thread than its owner releases
-    it.
+    """The result of ``threading.RLock()``.
+
+    It raises if another thread than its owner releases it.
     """
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...

@@ -30,6 +30,7 @@ class Echo:
 
 
 def main() -> None:
+    """Serve one topic for each scheme of the command line, until the process is ended."""
     import oslo_messaging
 
     host, _, port = sys.argv[1].rpartition(":")

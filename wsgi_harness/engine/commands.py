@@ -33,12 +33,15 @@ def run(
 ) -> str:
     """Run a command and return what it wrote to standard output.
 
-    :param argv: the command; it must hold no secret, as it is shown in errors.
-    :param timeout: seconds until the command and its children are killed.
-    :param env: added to the environment of this process.
-    :param stdin: text for its standard input; empty when left out.
-    :param merge_stderr: return standard error as well, in order.
-    :raises CommandError: it could not be started, failed, or took too long.
+    Parameters:
+        argv: the command; it must hold no secret, as it is shown in errors.
+        timeout: seconds until the command and its children are killed.
+        env: added to the environment of this process.
+        stdin: text for its standard input; empty when left out.
+        merge_stderr: return standard error as well, in order.
+
+    Raises:
+        CommandError: it could not be started, failed, or took too long.
     """
     words = [str(word) for word in argv]
     shown = " ".join(words)

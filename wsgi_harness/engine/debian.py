@@ -36,8 +36,11 @@ def why_not_installable() -> str | None:
 def install(packages: Sequence[str], *, why: str, progress: Progress) -> None:
     """Install packages with apt; says so before it does.
 
-    :param why: what they are needed for, as part of a sentence.
-    :raises EngineUnavailableError: installing is forbidden or impossible, or apt failed.
+    Parameters:
+        why: what they are needed for, as part of a sentence.
+
+    Raises:
+        EngineUnavailableError: installing is forbidden or impossible, or apt failed.
     """
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if reason := why_not_installable():
@@ -68,7 +71,8 @@ def unpack(packages: Sequence[str], suite: str, into: Path) -> Path:
     apt does it with a configuration of its own, so that Debian's signatures are checked and
     nothing of the system's apt is touched; root is not needed.
 
-    :raises CommandError: the archive cannot be reached, or lacks a package.
+    Raises:
+        CommandError: the archive cannot be reached, or lacks a package.
     """
     state = into / "apt"
     for path in ("lists/partial", "archives/partial", "etc"):
@@ -104,8 +108,9 @@ def unpack(packages: Sequence[str], suite: str, into: Path) -> Path:
 def bootstrap(suite: str, tarball: Path, *, progress: Progress) -> None:
     """Make a minimal root file system of a Debian suite as a tar file.
 
-    :raises EngineUnavailableError: mmdebstrap is missing and cannot be installed.
-    :raises CommandError: the archive cannot be reached, or mmdebstrap failed.
+    Raises:
+        EngineUnavailableError: mmdebstrap is missing and cannot be installed.
+        CommandError: the archive cannot be reached, or mmdebstrap failed.
     """
     if shutil.which("mmdebstrap") is None:
         install(

@@ -51,7 +51,8 @@ def processes(name: str = "dockerd") -> list[int]:
 def start(program: Path, *, progress: Progress) -> None:
     """Start the daemon and wait until it answers.
 
-    :raises EngineUnavailableError: it did not come up in time; the message has its last lines.
+    Raises:
+        EngineUnavailableError: it did not come up in time; the message has its last lines.
     """
     if Path("/run/systemd/system").is_dir():
         progress("starting the Docker engine: systemctl start docker")
@@ -89,8 +90,11 @@ def retire_orphan(data_root: Path, *, progress: Progress) -> bool:
 
     It still answers, but can no longer build or run anything.
 
-    :param data_root: where the daemon that answers says it keeps its data.
-    :returns: whether one was stopped; never one that a harness did not start.
+    Parameters:
+        data_root: where the daemon that answers says it keeps its data.
+
+    Returns:
+        whether one was stopped; never one that a harness did not start.
     """
     if data_root.exists() or os.geteuid() != 0:
         return False

@@ -34,12 +34,13 @@ or install Podman, or start the engine that you have and name it in DOCKER_HOST.
 class Engine:
     """A container engine that answers.
 
-    :ivar kind: what it is.
-    :ivar version: its own version.
-    :ivar client: the command for images: `docker` or `podman`.
-    :ivar builder: the command that `build` is given to.
-    :ivar compose: the command for a Compose project, version 2.
-    :ivar environment: what those commands need beside the environment of this process.
+    Attributes:
+        kind: what it is.
+        version: its own version.
+        client: the command for images: `docker` or `podman`.
+        builder: the command that `build` is given to.
+        compose: the command for a Compose project, version 2.
+        environment: what those commands need beside the environment of this process.
     """
 
     kind: Literal["docker", "podman"]
@@ -64,7 +65,8 @@ class Engine:
 def ensure_engine(progress: Progress = silent) -> Engine:
     """Return an engine that answers; find, start or install one.
 
-    :raises EngineUnavailableError: none is there and none can be had; says what to do by hand.
+    Raises:
+        EngineUnavailableError: none is there and none can be had; says what to do by hand.
     """
     version = _docker_version()
     if version is not None:

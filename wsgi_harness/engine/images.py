@@ -51,10 +51,13 @@ def prepare(
 ) -> tuple[Engine, Images]:
     """Make an engine and the images ready; quick when they are.
 
-    :param rabbitmq_image: an image to use as the broker instead of hbshim's own.
-    :param progress: called with a line for each thing that takes time, from several threads.
-    :raises EngineUnavailableError: no engine can be had.
-    :raises ImageError: an image cannot be had.
+    Parameters:
+        rabbitmq_image: an image to use as the broker instead of hbshim's own.
+        progress: called with a line for each thing that takes time, from several threads.
+
+    Raises:
+        EngineUnavailableError: no engine can be had.
+        ImageError: an image cannot be had.
     """
     with set_up_lock(progress):
         engine = ensure_engine(progress)
@@ -70,8 +73,11 @@ def ensure_images(
 ) -> Images:
     """Return the images, built or pulled where they are missing.
 
-    :param suite: Debian suite of hbshim's own images, default `default_suite()`.
-    :raises ImageError: an image cannot be had; the message has the last lines of the attempt.
+    Parameters:
+        suite: Debian suite of hbshim's own images, default `default_suite()`.
+
+    Raises:
+        ImageError: an image cannot be had; the message has the last lines of the attempt.
     """
     suite = suite or default_suite()
     # A run with a foreign broker image is one of the regression, which needs no Redis.
@@ -90,7 +96,8 @@ def ensure_images(
 def ensure_broker_image(engine: Engine, suite: str, *, progress: Progress = silent) -> str:
     """Return the name of hbshim's own broker image on a Debian suite, built where it is missing.
 
-    :raises ImageError: it cannot be had.
+    Raises:
+        ImageError: it cannot be had.
     """
     return _ensure_own(engine, ["rabbitmq"], suite, progress)["rabbitmq"]
 
@@ -98,7 +105,8 @@ def ensure_broker_image(engine: Engine, suite: str, *, progress: Progress = sile
 def ensure_browser_image(engine: Engine, *, progress: Progress = silent) -> str:
     """Return the name of the image with a headless browser, built where it is missing.
 
-    :raises ImageError: it cannot be had.
+    Raises:
+        ImageError: it cannot be had.
     """
     return _ensure_own(engine, ["browser"], default_suite(), progress)["browser"]
 

@@ -29,8 +29,11 @@ def installed_compose() -> tuple[str, ...] | None:
 def unpack(names: list[str], progress: Progress) -> Path:
     """Return the directory of the plugins under build/; each is a program of its own too.
 
-    :param names: Debian's packages to unpack there where they are missing.
-    :raises EngineUnavailableError: one cannot be fetched here; says what to install.
+    Parameters:
+        names: Debian's packages to unpack there where they are missing.
+
+    Raises:
+        EngineUnavailableError: one cannot be fetched here; says what to install.
     """
     plugins = build_dir() / "docker-config" / "cli-plugins"
     missing = [name for name in names if not (plugins / name).is_file()]

@@ -32,6 +32,8 @@ Place = Literal["center", "outside upper center"]
 
 @dataclass(frozen=True)
 class Mark:
+    """How one kind of event is drawn, with its text in the legend."""
+
     label: str
     colour: str
     marker: str
@@ -151,7 +153,8 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
 def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
     """The bar of an open connection and the cross at its end; side by side, where it has several.
 
-    :param row: the middle of it.
+    Parameters:
+        row: the middle of it.
     """
     end, broker = end_of(seen), seen.broker
     lives = broker.lives or (Life(broker.opened or origin, broker.closed),)
@@ -183,10 +186,12 @@ def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int)
 
 
 def begin_of(seen: Observation) -> float:
+    """Return when the first request, or the silence, began."""
     return min([seen.silence[0], *(request.began for request in seen.requests)])
 
 
 def end_of(seen: Observation) -> float:
+    """Return when the last request, or the silence, ended."""
     return max([seen.silence[1], *(request.ended for request in seen.requests)])
 
 
@@ -195,6 +200,7 @@ def _came(ticks: Ticks | None) -> list[float]:
 
 
 def time_axis(axes: Axes, begin: float, end: float, heartbeat: int) -> None:
+    """Draw the axis of seconds, with a grid line at every `heartbeat`."""
     axes.set_xlim(left_of(begin, end), end * 1.03)
     axes.xaxis.set_major_locator(MultipleLocator(heartbeat))
     axes.set_xlabel(f"seconds since the connection was opened; a grid line every T = {heartbeat} s")
@@ -207,6 +213,7 @@ def left_of(begin: float, end: float) -> float:
 
 
 def as_svg(figure: Figure) -> str:
+    """Return the figure as an SVG element, without what precedes it in a file."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -20,7 +20,8 @@ _NARROWEST = 100
 def ending_well(command: str) -> Iterator[None]:
     """End the process with one line and an exit code of its own where there is no verdict.
 
-    :param command: its name, for that line.
+    Parameters:
+        command: its name, for that line.
     """
     try:
         yield

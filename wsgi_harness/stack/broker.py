@@ -19,10 +19,11 @@ _REQUEST_LIMIT = 10.0
 class Broker:
     """A RabbitMQ node that accepts connections.
 
-    :ivar host: address of all its ports.
-    :ivar tls_port: None where the broker has no TLS listener.
-    :ivar read_log: returns the broker's log so far.
-    :ivar read_ca: returns the PEM of the authority behind the TLS listener's certificate.
+    Attributes:
+        host: address of all its ports.
+        tls_port: None where the broker has no TLS listener.
+        read_log: returns the broker's log so far.
+        read_ca: returns the PEM of the authority behind the TLS listener's certificate.
     """
 
     host: str
@@ -103,7 +104,8 @@ class Management:
     def close_connection(self, name: str, reason: str = "closed by the test") -> None:
         """Make the broker close a connection.
 
-        :param name: the broker's own name for it, the field `name`.
+        Parameters:
+            name: the broker's own name for it, the field `name`.
         """
         self._request("DELETE", f"connections/{quote(name, safe='')}", {"X-Reason": reason})
 
@@ -149,7 +151,8 @@ class Management:
 def wait_until(check: Callable[[], None], limit: float) -> None:
     """Call a check five times a second until it raises no `NotReadyError`.
 
-    :param limit: seconds after which the last error is raised on.
+    Parameters:
+        limit: seconds after which the last error is raised on.
     """
     retry = Retrying(
         stop=stop_after_delay(limit),

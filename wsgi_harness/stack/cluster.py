@@ -45,10 +45,11 @@ class Cluster:
     A node keeps its data and its ports while it is dead. A partition that leaves a node alone
     pauses that node (`pause_minority`); a node that does not answer is taken for dead after 8 s.
 
-    :param project: name of the Compose project, see `wsgi_harness.stack.stack.project_name`.
-    :param image: the broker's image; one of hbshim's own.
-    :param heartbeat: T that the nodes suggest, in seconds.
-    :param progress: called with a line for each thing that takes time.
+    Parameters:
+        project: name of the Compose project, see `wsgi_harness.stack.stack.project_name`.
+        image: the broker's image; one of hbshim's own.
+        heartbeat: T that the nodes suggest, in seconds.
+        progress: called with a line for each thing that takes time.
     """
 
     def __init__(
@@ -94,7 +95,8 @@ class Cluster:
     def up(self) -> None:
         """Start the nodes and return once they have formed one cluster.
 
-        :raises StackError: they have not; the message has the end of a log.
+        Raises:
+            StackError: they have not; the message has the end of a log.
         """
         leftovers.remove(self._engine, progress=self._progress)
         self._progress("starting a cluster of three brokers")
@@ -117,8 +119,9 @@ class Cluster:
     def url(self, scheme: str = "amqp", *, first: str = NODES[0], **query: object) -> str:
         """Return a URL that names every node; it holds the password, so never print it.
 
-        :param first: the node that the URL begins with; the others follow in their order.
-        :param query: options of a messaging driver.
+        Parameters:
+            first: the node that the URL begins with; the others follow in their order.
+            query: options of a messaging driver.
         """
         names = [first, *(name for name in NODES if name != first)]
         login = f"{services.USER}:{quote(self._password, safe='')}"
@@ -160,7 +163,8 @@ class Cluster:
     def start(self, name: str, *, wait: bool = True) -> None:
         """Start a node that was killed or stopped.
 
-        :param wait: return only when it is back in the cluster.
+        Parameters:
+            wait: return only when it is back in the cluster.
         """
         self._compose("start", name)
         if wait:
@@ -191,7 +195,8 @@ class Cluster:
     def await_formed(self, nodes: tuple[str, ...] = NODES, limit: float = _FORM_LIMIT) -> None:
         """Return when each of `nodes` sees exactly these nodes run and accepts connections.
 
-        :raises StackError: that is not so after `limit` seconds; with the end of a log.
+        Raises:
+            StackError: that is not so after `limit` seconds; with the end of a log.
         """
         deadline = time.monotonic() + limit
         for name in nodes:
@@ -222,7 +227,8 @@ class Cluster:
     def queue(self, name: str, *, ask: str | None = None) -> Mapping[str, Any]:
         """Return a queue as the management API has it.
 
-        :param ask: the node to ask; any that answers when left out.
+        Parameters:
+            ask: the node to ask; any that answers when left out.
         """
         path = f"queues/%2F/{quote(name, safe='')}"
         found: Mapping[str, Any]

@@ -50,7 +50,8 @@ def remove(engine: Engine, *, progress: Progress) -> None:
 def take_down(engine: Engine, project: str) -> None:
     """Remove a project's containers, networks and volumes, if need be all but its network.
 
-    :raises CommandError: something else stayed.
+    Raises:
+        CommandError: something else stayed.
     """
     down = ["--project-name", project, "down", "--volumes", "--remove-orphans", "--timeout", "0"]
     try:

@@ -35,10 +35,11 @@ log.console.level = info
 class CellService:
     """One container made from the Apache image.
 
-    :ivar name: name of the service, and its host name; lower-case letters, digits, `-`, `_`.
-    :ivar environment: for the entrypoint (`MPM`, `WSGI_MODE` ...) and the WSGI process;
-        `AMQP_URL` is added when absent.
-    :ivar entrypoint: another program to run instead of httpd, which is then not waited for.
+    Attributes:
+        name: name of the service, and its host name; lower-case letters, digits, `-`, `_`.
+        environment: for the entrypoint (`MPM`, `WSGI_MODE` ...) and the WSGI process; `AMQP_URL` is
+            added when absent.
+        entrypoint: another program to run instead of httpd, which is then not waited for.
     """
 
     name: str

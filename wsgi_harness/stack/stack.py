@@ -59,13 +59,16 @@ class Stack:
     They are gone too after an error, Ctrl-C, SIGTERM or SIGHUP; what a SIGKILL leaves behind is
     removed by the next run.
 
-    :param project: name of the Compose project, see `project_name`.
-    :param rabbitmq_image: an image to use as the broker instead of hbshim's own; it has to take
-        `RABBITMQ_DEFAULT_USER` and `/etc/rabbitmq/conf.d` as Docker's official one does.
-    :param heartbeat: T that the broker suggests, in seconds.
-    :param prepared: an engine and images that are ready, where the caller has them.
-    :param progress: called with a line for each thing that takes time.
-    :raises StackError: a cell's name cannot be used.
+    Parameters:
+        project: name of the Compose project, see `project_name`.
+        rabbitmq_image: an image to use as the broker instead of hbshim's own; it has to take
+            `RABBITMQ_DEFAULT_USER` and `/etc/rabbitmq/conf.d` as Docker's official one does.
+        heartbeat: T that the broker suggests, in seconds.
+        prepared: an engine and images that are ready, where the caller has them.
+        progress: called with a line for each thing that takes time.
+
+    Raises:
+        StackError: a cell's name cannot be used.
     """
 
     def __init__(
@@ -111,9 +114,10 @@ class Stack:
     def up(self) -> None:
         """Start every container and return once the broker and each cell answer.
 
-        :raises EngineUnavailableError: no container engine can be had.
-        :raises ImageError: an image cannot be had.
-        :raises StackError: a container did not come up; the message has the end of its log.
+        Raises:
+            EngineUnavailableError: no container engine can be had.
+            ImageError: an image cannot be had.
+            StackError: a container did not come up; the message has the end of its log.
         """
         self._engine, images = self._prepared or prepare(
             rabbitmq_image=self._rabbitmq_image, progress=self._progress
@@ -168,7 +172,8 @@ class Stack:
     def exec(self, service: str, argv: Sequence[str], *, timeout: float = _EXEC_LIMIT) -> str:
         """Run a command in a service's container and return its standard output.
 
-        :raises CommandError: it failed, or took longer than `timeout` seconds.
+        Raises:
+            CommandError: it failed, or took longer than `timeout` seconds.
         """
         return self._compose("exec", "-T", service, *argv, timeout=timeout)
 

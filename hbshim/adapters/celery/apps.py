@@ -41,8 +41,9 @@ class AppFacts:
 
 
 def apps_in_use() -> list[AppFacts]:
-    """Return the apps of this process that have read their configuration, or were passed to
-    install().
+    """Return the apps of this process that are in use.
+
+    They have read their configuration, or were passed to install().
 
     Imports nothing and configures no app: both would change the program. An app whose broker's URL
     cannot be used is left out.

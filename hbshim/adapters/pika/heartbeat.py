@@ -340,6 +340,7 @@ def _tears(_error: BaseException) -> bool:
 
 
 def forked_error() -> Exception:
+    """Return the error for a child process that uses its parent's connection."""
     error: Exception = StreamLostError(
         "this connection was opened before a fork and belongs to the parent process; "
         "open a new one in the child"

@@ -54,8 +54,10 @@ class Confirms:
                 confirm.settled = True
 
     def on_return(self, reason: str, exchange: str, returned: Delivery) -> None:
-        """Mark a returned message. The broker sends basic.return before the confirm, without a
-        delivery tag; if two messages are equal, neither is routable.
+        """Mark a returned message.
+
+        The broker sends basic.return before the confirm, without a delivery tag; if two messages
+        are equal, neither is routable.
         """
         for confirm in self._awaited.values():
             message = confirm.message

@@ -259,8 +259,10 @@ class Connection(Protocol):
         ...
 
     def refuse(self, tag: int) -> bool:
-        """Have a delivery dead-lettered, or dropped where its queue has no dead-letter exchange
-        (basic.reject without requeue); returns as above."""
+        """Have a delivery dead-lettered (basic.reject without requeue).
+
+        It is dropped where its queue has no dead-letter exchange. Returns as above.
+        """
         ...
 
     def drain(self, timeout: float) -> None:

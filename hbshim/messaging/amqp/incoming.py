@@ -230,8 +230,9 @@ class AmqpIncoming:
         return _count(self._delivery.headers.get(DELIVERY_COUNT_HEADER)) >= RENEW_AFTER
 
     def renew(self) -> bool:
-        """Replace it by a fresh copy if the broker might soon drop it; return whether it was
-        replaced.
+        """Replace it by a fresh copy if the broker might soon drop it.
+
+        Returns whether it was replaced.
 
         A quorum queue counts how often a message was requeued, and has a limit.
         """

@@ -42,8 +42,10 @@ NOT_TAKEN = (RejectedError, UnroutableError)
 
 
 class _StaleConnectionError(ConnectionLostError):
-    """A pooled connection was lost while it was idle. Not counted as an attempt: after a restart
-    of the broker the pool may hold many such connections.
+    """A pooled connection was lost while it was idle.
+
+    Not counted as an attempt: after a restart of the broker the pool may hold many such
+    connections.
     """
 
 

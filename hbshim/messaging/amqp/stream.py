@@ -319,8 +319,9 @@ class Stream:
     # -- writing -------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        """Send whole frames without waiting, under the lock. The bytes that the socket does not
-        accept are sent before anything else.
+        """Send whole frames without waiting, under the lock.
+
+        The bytes that the socket does not accept are sent before anything else.
         """
         try:
             self._transport.send(data)

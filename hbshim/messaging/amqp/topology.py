@@ -68,8 +68,9 @@ class Subscription:
     routing_key: str
 
     def declare(self, connection: Connection, deadline: float | None = None) -> None:
-        """Declare queue, exchange and bindings; an existing queue keeps its type (classic or
-        quorum).
+        """Declare queue, exchange and bindings.
+
+        An existing queue keeps its type (classic or quorum).
 
         Parameters:
             connection: the connection.
@@ -184,8 +185,9 @@ class Topology:
         return Subscription(self._shared(name, NEVER), exchange, joined(*key))
 
     def results(self, request: str, expires: float | Default = DEFAULT) -> Queue:
-        """Return the queue for the replies to a stored request; its routing key in the default
-        exchange.
+        """Return the queue for the replies to a stored request.
+
+        Its name is its routing key in the default exchange.
 
         Parameters:
             request: the id of the request.

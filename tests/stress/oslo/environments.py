@@ -22,8 +22,11 @@ def package(version: str, progress: Progress) -> Path:
 
     Without what it requires: the interpreter that imports it has that. Made within seconds.
 
-    :param version: the first two numbers; the latest release of that line is taken.
-    :raises HarnessError: pip fails.
+    Parameters:
+        version: the first two numbers; the latest release of that line is taken.
+
+    Raises:
+        HarnessError: pip fails.
     """
     directory = build_dir() / "oslo" / f"{version}-package"
     stamp = directory / ".installed"
@@ -40,8 +43,11 @@ def package(version: str, progress: Progress) -> Path:
 def prepare(version: str, progress: Progress) -> Path:
     """Return the interpreter of an environment with this oslo.messaging and this hbshim.
 
-    :param version: the first two numbers; the latest release of that line is taken.
-    :raises HarnessError: pip fails.
+    Parameters:
+        version: the first two numbers; the latest release of that line is taken.
+
+    Raises:
+        HarnessError: pip fails.
     """
     directory = build_dir() / "oslo" / version
     python = directory / "bin" / "python"

@@ -83,8 +83,11 @@ class Control:
     def do(self, what: str, name: str) -> None:
         """Do something to a node; what is so already is left.
 
-        :param what: `start`, `stop` or `kill`.
-        :raises HarnessError: it cannot be done.
+        Parameters:
+            what: `start`, `stop` or `kill`.
+
+        Raises:
+            HarnessError: it cannot be done.
         """
         if what == "start":
             if name not in self._running:
@@ -130,8 +133,9 @@ def run(
 ) -> list[Outcome]:
     """Run the tests, each on a cluster of three nodes; leave one of three.
 
-    :param cell: its scheme is one of :data:`tests.stress.oslo.run.STOCK_DRIVERS`; the broker in
-        it is not used.
+    Parameters:
+        cell: its scheme is one of :data:`tests.stress.oslo.run.STOCK_DRIVERS`; the broker in it is
+            not used.
     """
     outcomes = []
     with Control(cluster) as control:

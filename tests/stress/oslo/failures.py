@@ -39,9 +39,10 @@ _numbers = itertools.count()
 class Subject:
     """A service that meets a failure.
 
-    :ivar version: of oslo.messaging, for the table.
-    :ivar in_pthread: its option `heartbeat_in_pthread`, unless left alone.
-    :ivar control: it has to fail, or surviving means nothing.
+    Attributes:
+        version: of oslo.messaging, for the table.
+        in_pthread: its option `heartbeat_in_pthread`, unless left alone.
+        control: it has to fail, or surviving means nothing.
     """
 
     scheme: str
@@ -65,7 +66,8 @@ class Subject:
 class Fate:
     """What became of a subject.
 
-    :ivar after: seconds from the failure's end until all went well again; None without survival.
+    Attributes:
+        after: seconds from the failure's end until all went well again; None without survival.
     """
 
     subject: Subject
@@ -116,9 +118,10 @@ def restart(
 ) -> list[Fate]:
     """Stop a broker under 40 green callers of each subject, and start it again.
 
-    :param control: calls ``rabbitmqctl`` of that broker.
-    :param outage: seconds that it stays away.
-    :param limit: seconds after its return within which each caller has to be answered.
+    Parameters:
+        control: calls ``rabbitmqctl`` of that broker.
+        outage: seconds that it stays away.
+        limit: seconds after its return within which each caller has to be answered.
     """
     with _pairs(subjects, directory, broker.amqp_url(), _RESTART_T) as pairs:
         for pair in pairs:

@@ -21,7 +21,8 @@ _LOG_TAIL = 2000
 class ProgramError(HarnessError):
     """A command raised over there, or the program ended.
 
-    :ivar kind: the exception's class, with its module.
+    Attributes:
+        kind: the exception's class, with its module.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -36,9 +37,10 @@ class NoAnswerError(HarnessError):
 class Service:
     """A program with oslo.messaging in a process of its own; a context manager.
 
-    :param world: `green` (eventlet has patched everything) or `native`.
-    :param log: where its standard error goes.
-    :param python: the interpreter, of an environment that has hbshim.
+    Parameters:
+        world: `green` (eventlet has patched everything) or `native`.
+        log: where its standard error goes.
+        python: the interpreter, of an environment that has hbshim.
     """
 
     def __init__(self, world: str, log: Path, python: Path | str = sys.executable) -> None:
@@ -66,8 +68,9 @@ class Service:
     def answer(self, limit: float = 60.0) -> Any:
         """Return the answer to the oldest command that has none yet.
 
-        :raises ProgramError: it raised.
-        :raises NoAnswerError: there is none within `limit` seconds.
+        Raises:
+            ProgramError: it raised.
+            NoAnswerError: there is none within `limit` seconds.
         """
         try:
             line = self._child.read(limit)
@@ -108,6 +111,7 @@ def wait_for(condition: Callable[[], bool], limit: float) -> bool:
 def configuration(lines: Sequence[str] = (), *, heartbeat: int) -> list[str]:
     """Return a service's configuration file.
 
-    :param heartbeat: T in seconds.
+    Parameters:
+        heartbeat: T in seconds.
     """
     return ["[oslo_messaging_rabbit]", f"heartbeat_timeout_threshold = {heartbeat}", *lines]

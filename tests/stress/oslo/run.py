@@ -50,11 +50,12 @@ _CALM_LIMIT = 60.0
 class Cell:
     """One run of the suite.
 
-    :ivar version: of oslo.messaging, for the table.
-    :ivar python: an interpreter that has it.
-    :ivar amqp_url: a virtual host that no other cell uses at the same time.
-    :ivar cluster: see :meth:`tests.stress.oslo.failover.Control.described`; without it, the tests
-        of failovers are skipped.
+    Attributes:
+        version: of oslo.messaging, for the table.
+        python: an interpreter that has it.
+        amqp_url: a virtual host that no other cell uses at the same time.
+        cluster: see :meth:`tests.stress.oslo.failover.Control.described`; without it, the tests of
+            failovers are skipped.
     """
 
     scheme: str
@@ -74,10 +75,11 @@ class Cell:
 class Outcome:
     """What the suite gave in one cell.
 
-    :ivar tests: each test's outcome: `passed`, `failed` or `skipped`.
-    :ivar texts: why a test failed or was skipped.
-    :ivar seconds: that the parts took, one after another.
-    :ivar repeated: tests that failed, and passed when the machine had time for them.
+    Attributes:
+        tests: each test's outcome: `passed`, `failed` or `skipped`.
+        texts: why a test failed or was skipped.
+        seconds: that the parts took, one after another.
+        repeated: tests that failed, and passed when the machine had time for them.
     """
 
     cell: Cell
@@ -107,12 +109,13 @@ def run(
 ) -> list[Outcome]:
     """Run the suite in every cell.
 
-    :param directory: for the results and logs of each.
-    :param only: texts of which a test's name has to hold one; all tests without.
-    :param parts: processes that share a cell's tests.
-    :param limit: seconds after which a part is ended; what it has not done has failed then.
-    :param side_by_side: processes at the same time.
-    :param done: called as each part ends.
+    Parameters:
+        directory: for the results and logs of each.
+        only: texts of which a test's name has to hold one; all tests without.
+        parts: processes that share a cell's tests.
+        limit: seconds after which a part is ended; what it has not done has failed then.
+        side_by_side: processes at the same time.
+        done: called as each part ends.
     """
     directory.mkdir(parents=True, exist_ok=True)
     jobs = list(itertools.product(cells, range(parts)))
@@ -166,8 +169,9 @@ def repeat(
     machine, over `rabbit://` too. So each is run once more, when the machine is calm, and again
     only if the machine was busy meanwhile: a failure that had the time it needs counts.
 
-    :param times: the processors' times.
-    :param wait_until_calm: waits for at most so many seconds.
+    Parameters:
+        times: the processors' times.
+        wait_until_calm: waits for at most so many seconds.
     """
     tests, texts = dict(outcome.tests), dict(outcome.texts)
     for _ in range(_TRIES):

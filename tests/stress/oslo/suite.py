@@ -76,7 +76,8 @@ def open_guards() -> None:
 def use_cluster(described: str) -> None:
     """Have the tests of failovers use a cluster that runs, in place of one of their own.
 
-    :param described: see :meth:`tests.stress.oslo.failover.Control.described`.
+    Parameters:
+        described: see :meth:`tests.stress.oslo.failover.Control.described`.
     """
     import urllib.request
 

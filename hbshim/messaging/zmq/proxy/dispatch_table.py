@@ -103,8 +103,10 @@ class DispatchTable:
         return lost
 
     def match(self, key: bytes) -> Server | None:
-        """Return the server for the next request to `key`: of those with credit, the one that
-        was handed a request least recently."""
+        """Return the server for the next request to `key`.
+
+        Of those with credit, it is the one that was handed a request least recently.
+        """
         ready = [each for each in self._by_key.get(key, ()) if each.state is State.READY]
         return min(ready, key=lambda server: server.used) if ready else None
 

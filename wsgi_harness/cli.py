@@ -101,7 +101,7 @@ def _run(
     as_json: bool,
     directory: Path,
 ) -> int:
-    # Costly, and most of them need the extra `test`.
+    # Slow to import, and most of them need the extra `test`.
     from wsgi_harness.matrix.run import run
     from wsgi_harness.matrix.verdict import exit_code
     from wsgi_harness.report import record, report

@@ -29,7 +29,7 @@ class ImageError(HarnessError):
 
 
 class StackError(HarnessError):
-    """The containers did not come up, or one that was asked for does not exist."""
+    """The containers did not start, or a requested one does not exist."""
 
 
 class NotReadyError(StackError):

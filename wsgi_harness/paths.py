@@ -1,4 +1,4 @@
-"""Where the harness finds its own files, and where it may write."""
+"""The harness' own files, and the directory for generated ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What one engine thread costs for many idle connections, as a share of one core.
+"""The cost of one engine thread for many idle connections, as a share of one core.
 
-The CPU time is the engine thread's own, from the kernel's schedstat. On loopback
-it includes the kernel's delivery of each beat to the peer's socket, which a real
-network card would do elsewhere.
+The CPU time is the engine thread's own, from the kernel's schedstat. On loopback it includes the
+kernel's delivery of each heartbeat to the peer's socket, which a real network card would do
+elsewhere.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(broker_url: str | None, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def measure(links: int, seconds: float, broker_url: str | None) -> dict[str, Any]:
-    """Keep `links` idle connections alive for `seconds`, and say what it cost.
+    """Keep `links` idle connections alive for `seconds`, and return the cost.
 
     Raises:
         HbshimError: this process may not open that many descriptors.
@@ -72,7 +72,7 @@ def measure(links: int, seconds: float, broker_url: str | None) -> dict[str, Any
 
 def _watch(engine: Engine, connections: list[Any], seconds: float) -> dict[str, Any]:
     links = [connection.transport.hbshim_link for connection in connections]
-    # The first look at each link, and its drain, belong to the opening.
+    # The first check of each link, and its drain, belong to its opening.
     time.sleep(TIMEOUT / 2)
     beats = sum(link.heartbeats_sent for link in links)
     cpu, wall, wakeups = thread_cpu(engine), time.monotonic(), engine.wakeups

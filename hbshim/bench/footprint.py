@@ -1,4 +1,4 @@
-"""What hbshim costs before it does anything: import time, and memory for each link."""
+"""The cost of hbshim before it does anything: import time, and memory for each link."""
 
 from __future__ import annotations
 

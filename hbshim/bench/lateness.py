@@ -1,9 +1,8 @@
-"""How late beats are, with the main thread idle, computing, or inside a hub.
+"""The lateness of heartbeats, with the main thread idle, computing, or inside a hub.
 
-Each condition runs in a process of its own, because patching cannot be undone:
-``python -m hbshim.bench.lateness CONDITION SECONDS LINKS`` prints JSON. A look is
-due at T/2 of silence; up to one tick early is by design (see
-``hbshim.heartbeat.schedule.SLOT``).
+Each condition runs in its own process, because patching cannot be undone:
+``python -m hbshim.bench.lateness CONDITION SECONDS LINKS`` prints JSON. A check is due at T/2
+without a byte sent; up to one slot early is intended (see ``hbshim.heartbeat.schedule.SLOT``).
 """
 
 from __future__ import annotations

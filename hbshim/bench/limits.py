@@ -1,4 +1,4 @@
-"""Room for many descriptors."""
+"""The limit of open descriptors."""
 
 from __future__ import annotations
 

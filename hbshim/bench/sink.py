@@ -1,9 +1,8 @@
-"""A local sink that speaks enough AMQP 0-9-1 to hold idle connections by the thousand.
+"""A local server that speaks enough AMQP 0-9-1 to hold thousands of idle connections.
 
-It shakes hands, answers channel and connection closes, sends a heartbeat every
-T/2, and throws everything else away. Run as a process of its own, so that its
-CPU time is not the engine's: ``python -m hbshim.bench.sink T`` prints its port,
-and ends when its standard input does.
+It does the handshake, answers channel.close and connection.close, sends a heartbeat every T/2, and
+discards everything else. It runs in its own process, so that its CPU time is not the engine's:
+``python -m hbshim.bench.sink T`` prints its port, and ends when its standard input does.
 """
 
 from __future__ import annotations

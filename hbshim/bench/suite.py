@@ -49,7 +49,7 @@ def run(
     """
     names = tuple(names)
     for library, extra in (each for name in names for each in _LIBRARIES.get(name, {}).items()):
-        # kombu's module in sys.modules has no spec, over which find_spec() stumbles.
+        # kombu's module in sys.modules has no spec, which find_spec() requires.
         if not is_loaded(library) and importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, extra)
     result: dict[str, Any] = {

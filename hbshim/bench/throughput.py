@@ -1,7 +1,7 @@
-"""Publish throughput with the guard and without it, as a ratio.
+"""Publish throughput with and without the guard, as a ratio.
 
-Two publishers of each library, one kept alive and one not, take turns on one
-broker: only the ratio within a pair of bursts means anything on a noisy machine.
+Two publishers of each library, one kept alive and one not, alternate on one broker: on a noisy
+machine only the ratio within a pair of bursts is meaningful.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compare(library: str, url: str, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         with _publisher(library, "bare", url) as bare, _publisher(library, "kept", url) as kept:
             for pair in range(PAIRS):
-                # Whoever goes second finds a busier broker: take turns.
+                # The second burst of a pair finds a busier broker: alternate.
                 if pair % 2:
                     of_bare, of_kept = _burst(bare), _burst(kept)
                 else:

@@ -1,9 +1,9 @@
-"""Answers the CALLs of the cells with oslo.messaging; a container of its own runs it.
+"""Answers the CALLs of the cells with oslo.messaging; runs in its own container.
 
     python -m wsgi_harness.cell.answers HOST:PORT SCHEME [SCHEME ...]
 
-serves one topic for each scheme, with native threads and the broker's account of AMQP_URL,
-and prints a line when it does.
+It serves one topic for each scheme, with native threads and the broker's account of AMQP_URL,
+and prints a line when it is ready.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from wsgi_harness.cell.transport import configured, topic_of, url_of
 
-#: What is printed when every topic is served.
+#: Printed when every topic is served.
 SERVING = "serving"
-#: T of this side, in seconds: long, as it is not what is measured.
+#: T of this side, in seconds: long, because it is not measured.
 _HEARTBEAT = 60
 
 
@@ -25,7 +25,7 @@ class Echo:
     """The endpoint."""
 
     def echo(self, _context: Any, value: Any) -> Any:
-        """Answer with what came."""
+        """Return the argument."""
         return value
 
 

@@ -1,6 +1,6 @@
 """The client libraries as a WSGI application uses them; runs inside Apache.
 
-Nothing here knows of hbshim: the cells with it run the same code.
+Nothing here depends on hbshim: the cells with it run the same code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from wsgi_harness.cell.transport import OsloClient
 
-#: Seconds that a connection may take to open: far above what it takes, below a request's limit.
+#: Seconds for opening a connection: far more than it takes, less than a request's limit.
 _OPEN_LIMIT = 15
 
 
@@ -27,7 +27,7 @@ class Client(Protocol):
         """
 
     def send_heartbeat(self) -> None:
-        """Call what the library offers for keeping a connection alive."""
+        """Call the library's own function for keeping a connection alive."""
 
     def drain(self) -> None:
         """Read what the broker has sent."""
@@ -120,7 +120,7 @@ class PikaClient:
         self._connection.process_data_events(time_limit=0)
 
     def drain(self) -> None:
-        """Nothing: :meth:`send_heartbeat` has read already."""
+        """Do nothing: :meth:`send_heartbeat` has read already."""
 
     def publish(self, queue: str, body: str) -> None:
         self._channel.basic_publish("", queue, body.encode())
@@ -133,7 +133,7 @@ CLIENTS: dict[str, type[KombuClient] | type[PikaClient]] = {
 
 
 def client_of(cell: Mapping[str, Any], url: str) -> Client:
-    """The client that a cell's orders name.
+    """Return the client that a cell's configuration names.
 
     Parameters:
         cell: see :func:`wsgi_harness.matrix.scenarios.orders`.

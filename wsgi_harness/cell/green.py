@@ -1,6 +1,6 @@
-"""The green libraries as a cell uses them, behind one face; runs inside Apache.
+"""The green libraries behind one interface; runs inside Apache.
 
-Neither is imported before it is asked for: a cell has one of them.
+Neither is imported before it is used: a cell has one of them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ class Green(Protocol):
     """One green library."""
 
     def monkey_patch(self) -> None:
-        """Make the standard library green, all of it."""
+        """Patch the whole standard library."""
 
     def spawn(self, function: Callable[..., object], *arguments: Any) -> object:
         """Run `function` in a green thread of the calling thread's hub."""
 
     def sleep(self, seconds: float) -> object:
-        """Let the hub run for so long."""
+        """Let the hub run for the given seconds."""
 
     def in_pool(self, function: Callable[[], object]) -> object:
-        """Have a native thread of the library's pool call `function`, and wait for it."""
+        """Call `function` in a native thread of the library's pool, and wait for it."""
 
     def native_thread(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Run `function` in an operating-system thread, past the library."""
+        """Run `function` in an operating-system thread."""
 
     def native_sleep(self) -> Sleep:
-        """A sleep that blocks its operating-system thread and never enters a hub."""
+        """Return a sleep that blocks its operating-system thread and never enters a hub."""
 
 
 class Eventlet:

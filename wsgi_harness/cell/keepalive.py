@@ -1,4 +1,4 @@
-"""What people do, without hbshim, to keep a connection alive; runs inside Apache."""
+"""The usual ways to keep a connection alive without hbshim; runs inside Apache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsgi_harness.cell.green import Green, Sleep
 
 
 class Keepalive:
-    """Calls the library's own heartbeat function again and again, until it raises.
+    """Calls the library's own heartbeat function periodically, until it raises.
 
     Parameters:
         client: whose connection to keep.
@@ -30,7 +30,7 @@ class Keepalive:
         STARTERS[method](self)
 
     def report(self) -> dict[str, object]:
-        """When the calls were made, and the error that ended them, if one did."""
+        """Return when the calls were made, and the error that ended them, if any."""
         return {"calls": list(self._calls), "error": self._error}
 
     def _green(self) -> None:
@@ -66,7 +66,7 @@ class Keepalive:
             try:
                 send_heartbeat()
             except Exception as error:
-                # An uncaught exception ends a thread; this one leaves a note.
+                # An uncaught exception ends a thread; this one is recorded.
                 self._error = {
                     "at": time.time(),
                     "type": type(error).__name__,

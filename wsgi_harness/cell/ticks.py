@@ -1,7 +1,7 @@
-"""Measures how late a tick comes; runs inside Apache, in every cell.
+"""Measures the lateness of a periodic probe; runs inside Apache, in every cell.
 
-Two of these tell whose clock stands still between two requests: one in a green
-thread, which needs the hub, and one in a native thread, which needs the GIL alone.
+Two of them show which thread does not run between two requests: one in a green thread, which needs
+the hub, and one in a native thread, which needs only the GIL.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 
 class Ticks:
-    """Ticks at a fixed interval and notes when each was due and when it came.
+    """A latency probe: runs at a fixed interval and records when each run was due and when it came.
 
-    A tick that comes late is noted once; those that fell due meanwhile are left out.
+    A late run is recorded once; those that fell due in the meantime are skipped.
 
     Parameters:
-        interval: seconds between two ticks.
+        interval: seconds between two runs.
     """
 
     def __init__(self, interval: float) -> None:
@@ -27,7 +27,7 @@ class Ticks:
         self._taken: list[tuple[float, float]] = []
 
     def run(self, sleep: Callable[[float], object]) -> None:
-        """Tick for ever, in the thread whose `sleep` this is."""
+        """Run forever, in the thread whose `sleep` this is."""
         while True:
             sleep(max(0.0, self._due - time.monotonic()))
             now = time.monotonic()
@@ -36,7 +36,7 @@ class Ticks:
             self._due += (missed + 1) * self._interval
 
     def report(self) -> dict[str, object]:
-        """The ticks as [due, came] pairs and the one still awaited, in ``time.time()`` seconds."""
+        """Return [due, came] pairs and the next due time, in ``time.time()`` seconds."""
         wall = self._to_wall
         return {
             "taken": [(due + wall, came + wall) for due, came in list(self._taken)],

@@ -1,6 +1,6 @@
 """oslo.messaging as a WSGI application uses it, with any driver; runs inside Apache.
 
-Nothing here knows of hbshim: the scheme of the URL is all that differs between the cells.
+Nothing here depends on hbshim: the cells differ only in the scheme of the URL.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-#: Seconds for a CALL, and how often a notification is tried again: below a request's limit.
+#: Seconds for a CALL, and retries of a notification: less than a request's limit.
 _CALL_LIMIT = 15
 _TRIES = 3
 
 
 def topic_of(scheme: str) -> str:
-    """The topic at which :mod:`.answers` serves the callers with a driver."""
+    """Return the topic at which :mod:`.answers` serves the callers with a driver."""
     return f"answers-{scheme}"
 
 
 def url_of(scheme: str, amqp_url: str, address: tuple[str, int]) -> str:
-    """A transport URL for the account of `amqp_url` at `address`."""
+    """Return a transport URL for the account of `amqp_url` at `address`."""
     login = urlsplit(amqp_url).netloc.rpartition("@")[0]
     return f"{scheme}://{login}@{address[0]}:{address[1]}/"
 
 
 def configured(options: Mapping[str, object]) -> Any:
-    """oslo.config's one configuration, read from a file with these options of the driver."""
+    """Return oslo.config's one configuration, read from a file with these options of the driver."""
     from oslo_config import cfg
 
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
@@ -93,17 +93,17 @@ class OsloClient:
         self.publish(f"{self._name}.opened", "opened")
 
     def send_heartbeat(self) -> None:
-        """Nothing: a driver offers no such call."""
+        """Do nothing: a driver has no such function."""
 
     def drain(self) -> None:
-        """Nothing, either."""
+        """Do nothing."""
 
     def publish(self, queue: str, body: str) -> None:
-        """Have the server answer with `body`, and notify `queue` of the answer.
+        """Have the server reply with `body`, and notify `queue` of the reply.
 
         Raises:
-            oslo_messaging.MessagingException: nobody answers the CALL. A notification that
-                cannot be sent is a line in the log: its driver keeps the error to itself.
+            oslo_messaging.MessagingException: no server answers the CALL. The driver only logs a
+                notification that cannot be sent.
         """
         answer = self._rpc.call({}, "echo", value=body)
         self._notifier(queue).info({}, "cell.published", answer)

@@ -1,4 +1,4 @@
-"""One way to run a command: with a time limit, and an error that shows what it said last."""
+"""Runs a command with a time limit; the error shows its last output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GRACE = 10.0
 
 
 def silent(line: str) -> None:
-    """Take a line of progress and drop it."""
+    """Drop a line of progress."""
 
 
 def run(
@@ -76,7 +76,7 @@ def run(
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
-    # SIGTERM first: apt, mmdebstrap and docker build leave less behind when they may tidy up.
+    # SIGTERM first: apt, mmdebstrap and docker build leave less behind if they can clean up.
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
@@ -88,7 +88,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def succeeds(
     argv: Sequence[str | Path], *, timeout: float, env: Mapping[str, str] | None = None
 ) -> bool:
-    """Whether a command exists, ends in time, and with status 0."""
+    """Return whether a command exists, ends in time, and with status 0."""
     try:
         run(argv, timeout=timeout, env=env)
     except CommandError:

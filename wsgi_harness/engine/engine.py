@@ -1,7 +1,7 @@
 """Finds a container engine, or makes one available: Docker, else Podman, else Debian's docker.io.
 
-What is there already is used as it is. Nothing is installed before it was said, and nothing at
-all where `HBSHIM_INSTALL_ENGINE=0`.
+An existing engine is used as it is. Installations are announced first, and there are none with
+`HBSHIM_INSTALL_ENGINE=0`.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ _READY_LIMIT = 90.0
 
 
 def service(schemes: Sequence[str]) -> CellService:
-    """It as one more container of the stack; its connections do not pass the relay."""
+    """Return the service, as one more container of the stack; its connections bypass the relay."""
     program = ("/opt/venv/bin/python", "-W", "ignore", "-m", "wsgi_harness.cell.answers")
     return CellService(ANSWERS, entrypoint=(*program, f"{BROKER}:5672", *schemes))
 
 
 def wait_for(lines: Callable[[], Sequence[str]]) -> None:
-    """Return once it serves.
+    """Return when it serves.
 
     Parameters:
         lines: returns what it has written so far.

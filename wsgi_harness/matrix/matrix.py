@@ -1,4 +1,4 @@
-"""The cells of one run, side by side: open, keep silent, publish, ask what everybody saw."""
+"""The cells of one run in parallel: open, wait, publish, collect what was observed."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _LOG_LINES = 25
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """Shows progress."""
 
     def say(self, line: str) -> None:
         """Show one line; from any thread."""
 
     def stage(self, title: str, total: float) -> AbstractContextManager[Callable[[float], None]]:
-        """Show a bar; the function it yields takes how far it has come."""
+        """Show a bar; yields a function that takes the progress."""
 
 
 class Matrix:
-    """The cells of one run, while their containers are up.
+    """The cells of one run, while their containers run.
 
     Parameters:
-        stack: up, with a cell for each scenario, and the relay.
+        stack: running, with a cell for each scenario, and the relay.
         heartbeat: T, in seconds.
-        lap: called with the name of each stage as it ends.
+        lap: called with the name of each stage when it ends.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Matrix:
         }
 
     def measure(self) -> list[Observation]:
-        """Take every cell through open, silence and publish.
+        """Take every cell through open, wait and publish.
 
         Raises:
             BrokerUnobservableError: the management API does not answer.
@@ -87,7 +87,7 @@ class Matrix:
             self._keep_silent()
             listed = watch.listed_now()
             self._lap("silence")
-            # A cell that has no connection has nothing to publish on.
+            # A cell without a connection cannot publish.
             ready = {name: self._cells[name] for name in opened if not opened[name][0].failed}
             published = self._each("publishing", lambda cell: cell.publish(MESSAGES), ready)
             reports = self._each("collecting", Cell.report, ready)
@@ -114,7 +114,7 @@ class Matrix:
         return [observation(scenario.name) for scenario in self._scenarios]
 
     def log_tail(self, name: str) -> tuple[str, ...]:
-        """The end of a cell's Apache log."""
+        """Return the end of a cell's Apache log."""
         return tuple(self._log(name)[-_LOG_LINES:])
 
     def _wire(self) -> Mapping[str, WireView]:
@@ -154,19 +154,20 @@ class Matrix:
                 time.sleep(min(0.25, length - passed))
 
     def _declare_queues(self) -> None:
-        # Not by the cells: an exclusive queue would go with the connection that is to die.
+        # Not by the cells: an exclusive queue would be deleted with the connection that is to be
+        # closed.
         expiry = (SILENCE * self._heartbeat + 600) * 1000
         with self._harness_connection() as connection:
             channel = connection.channel()
             for scenario in self._scenarios:
                 if scenario.world.oslo:
-                    continue  # a driver declares what it notifies, in its own way
+                    continue  # a driver declares the queues of its notifications itself
                 channel.queue_declare(
                     queue_of(scenario), durable=True, arguments={"x-expires": expiry}
                 )
 
     def _arrived(self, published: Mapping[str, Answer]) -> dict[str, int]:
-        """How many different messages of each cell reached its queue."""
+        """Return how many different messages of each cell reached its queue."""
         found: dict[str, set[bytes]] = {name: set() for name in published}
         queues = self._queues(published)
         limit = time.monotonic() + _ARRIVAL_LIMIT
@@ -181,7 +182,7 @@ class Matrix:
             while waiting:
                 for name in waiting:
                     for body in _take_all(channel, queues[name]):
-                        # oslo.messaging wraps it, the drivers each in their own way.
+                        # oslo.messaging wraps it; each driver does so differently.
                         found[name].update(re.findall(rf"{name}/\d+".encode(), body))
                 waiting = [name for name in waiting if awaited(name)]
                 if time.monotonic() > limit:
@@ -190,7 +191,7 @@ class Matrix:
         return {name: len(bodies) for name, bodies in found.items()}
 
     def _queues(self, names: Collection[str]) -> dict[str, str]:
-        """The queue of each cell; one that its driver has not declared is left out."""
+        """Return the queue of each cell; a queue that its driver has not declared is left out."""
         declared = [queue["name"] for queue in self._stack.broker.management.get("queues")]
         found = {}
         for scenario in self._scenarios:
@@ -206,7 +207,7 @@ class Matrix:
         return pika.BlockingConnection(pika.URLParameters(self._stack.broker.amqp_url()))
 
     def _problems(self, seen: Observation) -> tuple[str, ...]:
-        """Why a cell's story cannot be judged, beyond what the cell itself told."""
+        """Return why a cell cannot be evaluated, beyond what the cell itself reported."""
         problems = list(seen.problems)
         if seen.broker.heartbeat is None:
             problems.append("the broker never listed its connection")
@@ -218,12 +219,12 @@ class Matrix:
 
 
 def _kept_at(view: BrokerView, silence: tuple[float, float]) -> int:
-    """How many connections there were when the silence began; there has to be one."""
+    """Return how many connections there were when the silence began, at least one."""
     return max(1, sum(life.opened <= silence[0] for life in view.lives))
 
 
 def _observation(name: str, opened: Exchange, published: Exchange, report: Answer) -> Observation:
-    """What the cell itself tells, in its two requests and its report."""
+    """Return what the cell itself reports, in its two requests and its report."""
     (first, greeting), (second, answer) = opened, published
     silence = (first.ended, second.began)
     pids = {told.get("pid") for told in (greeting, answer, report)}

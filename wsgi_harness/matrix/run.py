@@ -1,4 +1,4 @@
-"""Runs the matrix and judges it: from the images to the verdicts, and everything removed again."""
+"""Runs the matrix: from the images to the verdicts, and removes everything again."""
 
 from __future__ import annotations
 
@@ -54,16 +54,18 @@ def run(
     rabbitmq_image: str | None = None,
     prepared: tuple[Engine, Images] | None = None,
 ) -> Results:
-    """Run `scenarios` side by side and judge each.
+    """Run `scenarios` in parallel and return the verdict on each.
 
     Parameters:
+        scenarios: the cells.
         heartbeat: T, in whole seconds.
+        display: shows progress.
         rabbitmq_image: an image to use as the broker instead of hbshim's own; the cells
             over TLS are left out then.
-        prepared: an engine and images that are ready, where the caller has them.
+        prepared: an engine and images that are ready, if the caller has them.
 
     Raises:
-        HarnessError: the containers cannot be had, or the broker cannot be observed.
+        HarnessError: the containers cannot be started, or the broker cannot be observed.
     """
     scenarios = that_can_run(scenarios, rabbitmq_image, display)
     clock = _Stopwatch()
@@ -83,7 +85,7 @@ def run(
             clock.lap("start")
             measured = _measure(stack, scenarios, heartbeat, display, clock)
     except CommandError as error:
-        # An engine that does not remove everything is worth a word, not the results.
+        # An engine that does not remove everything deserves a message, but the results are kept.
         if measured is None:
             raise
         display.say(f"not everything could be removed: {error}")
@@ -103,10 +105,10 @@ def run(
 def that_can_run(
     scenarios: Sequence[Scenario], rabbitmq_image: str | None, display: Display
 ) -> Sequence[Scenario]:
-    """The scenarios without those over TLS, where the broker is not hbshim's own image.
+    """Return the scenarios, without those over TLS if the broker is not hbshim's own image.
 
     Raises:
-        HarnessError: then none is left.
+        HarnessError: none is left.
     """
     if rabbitmq_image is None:
         return scenarios
@@ -156,7 +158,7 @@ def _measure(
 
 
 def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
-    """A container for each cell, the relay where one goes through it, and who answers CALLs."""
+    """Return a container for each cell, the relay if a cell uses it, and the server of CALLs."""
     relayed = [scenario.name for scenario in scenarios if not scenario.world.tls]
     addresses = wiretap.addresses(relayed)
     services = [
@@ -181,7 +183,7 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
 
 
 class _Stopwatch:
-    """Seconds that each stage took."""
+    """Measures the seconds of each stage."""
 
     def __init__(self) -> None:
         self.began = time.time()

@@ -1,7 +1,7 @@
-"""The matrix: every cell, what is expected of it, and why, written down before any run.
+"""The matrix: every cell, the expected result, and the reason, written down before any run.
 
-Pure data. Expectations come from what was measured or read before (docs/regression.md);
-a run that contradicts one is a finding, and the table is corrected afterwards, never by the run.
+Pure data. Expectations come from earlier measurements or documentation (docs/regression.md). A run
+that contradicts one is reported as unexpected; the table is corrected afterwards, never by the run.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ LIBRARIES: tuple[Library, ...] = ("kombu", "pika")
 SCHEMES: tuple[Library, ...] = ("rabbit", "hbrabbit", "hbkombu", "hbpika")
 STOCK, *_OURS = SCHEMES
 
-#: Where the image has the older oslo.messaging, beside the one that is found by itself.
+#: Path of the older oslo.messaging in the image.
 _OLDER = "/opt/oslo17"
 
 #: Length of the silence, in T. A client that sends heartbeats but does not read gives up after 2 T,
 #: RabbitMQ closes up to 3 T after the last byte, and one T is for a busy machine.
 SILENCE = 6
 
-#: RabbitMQ closes between 2 and 3 T after the client's last byte (measured; it looks once in T).
+#: RabbitMQ closes between 2 and 3 T after the client's last byte (measured; it checks once in T).
 BROKER_PATIENCE = (2, 3)
 
-#: Seconds that are acceptable as T. Below, a busy machine's own delays kill healthy connections.
+#: Accepted values of T in seconds. Below, the delays of a busy machine end healthy connections.
 HEARTBEATS = (2, 600)
 
-#: Ticks in T: of a green and a native thread in each cell, whose lateness is measured.
+#: Latency probes in T, of a green and a native thread in each cell.
 TICKS = 16
 
 #: Messages that the second request publishes.
@@ -48,18 +48,18 @@ class UnknownScenarioError(HarnessError):
 
 @dataclass(frozen=True)
 class World:
-    """How Apache and the process are set up.
+    """The setup of Apache and the process.
 
     Attributes:
         mpm: Apache's multi-processing module.
         mode: mod_wsgi's mode.
-        interpreter: Python's main one (``%{GLOBAL}``), or a sub-interpreter of its own.
+        interpreter: Python's main one (``%{GLOBAL}``), or a sub-interpreter.
         green: the green library, which is imported in any case.
         patched: whether it patches the standard library.
-        tls: whether the cell connects over TLS, and so past the relay.
-        threads: request threads in the process; prefork embedded has one by nature.
-        oslo: the line of oslo.messaging whose transports hold the connections; empty where
-            the application holds its one connection itself.
+        tls: whether the cell connects over TLS, and so bypasses the relay.
+        threads: request threads in the process; always one in prefork embedded.
+        oslo: the version of oslo.messaging whose transports hold the connections; empty if the
+            application holds its one connection itself.
     """
 
     key: str
@@ -75,17 +75,17 @@ class World:
 
     @property
     def libraries(self) -> tuple[Library, ...]:
-        """What can hold a connection there."""
+        """The libraries that can hold a connection there."""
         return SCHEMES if self.oslo else LIBRARIES
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to keep, or not to keep, a connection alive.
+    """One keepalive strategy, or none.
 
     Attributes:
         keepalive: what runs in the cell beside the application, see ``keepalive.STARTERS``.
-        shim: the options of ``hbshim.install()``, or None where nobody calls it.
+        shim: the options of ``hbshim.install()``, or None if it is not called.
         driver: options of ``[oslo_messaging_rabbit]``.
     """
 
@@ -102,9 +102,9 @@ class Scenario:
     """One cell of the matrix.
 
     Attributes:
-        expected: what the broker is expected to have done by the end of the silence.
+        expected: the expected state of the connection at the end of the silence.
         reason: why that is expected.
-        warns: hbshim must have recorded a warning about the user's own choice.
+        warns: hbshim must have recorded a warning about the user's choice.
     """
 
     method: Method
@@ -116,7 +116,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """For instance ``none-kombu``, ``hbshim-auto-pika-daemon``."""
+        """For example ``none-kombu``, ``hbshim-auto-pika-daemon``."""
         parts = [self.method.key, self.library]
         return "-".join(parts if self.world is WORLDS[0] else [*parts, self.world.key])
 
@@ -127,14 +127,14 @@ class Scenario:
 
     @property
     def is_green(self) -> bool:
-        """Whether a green thread is to call something: no heartbeat without its hub."""
+        """Whether a green thread sends the heartbeats: none without its hub."""
         if self.method.keepalive == "driver":
             return self.world.patched and self.is_control and not self.method.driver
         return self.method.keepalive in ("green", "tpool")
 
     @property
     def is_fix(self) -> bool:
-        """Whether hbshim is there and must hold: not where the user forced a worker that cannot."""
+        """Whether hbshim must keep the connection: not if the user forced a worker that cannot."""
         return not self.is_control and self.expected == "alive"
 
 
@@ -307,7 +307,7 @@ SCENARIOS = _expand()
 
 
 def select(patterns: Sequence[str]) -> tuple[Scenario, ...]:
-    """The scenarios whose name matches any of `patterns`, in the table's order.
+    """Return the scenarios whose name matches any of `patterns`, in the table's order.
 
     Parameters:
         patterns: names or shell globs; none means all.
@@ -329,9 +329,10 @@ def select(patterns: Sequence[str]) -> tuple[Scenario, ...]:
 
 
 def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict[str, Any]:
-    """What the cell's WSGI script is told, as its environment variable CELL.
+    """Return the configuration of the cell's WSGI script, its environment variable CELL.
 
     Parameters:
+        scenario: the cell.
         heartbeat: T, in seconds.
         address: host and port by which the cell reaches the broker.
     """
@@ -359,5 +360,5 @@ def _driver(scenario: Scenario) -> dict[str, Any]:
 
 
 def queue_of(scenario: Scenario) -> str:
-    """Name of the queue that receives the cell's messages; of the topic, with oslo.messaging."""
+    """Return the queue that receives the cell's messages; with oslo.messaging, the topic."""
     return f"cell-{scenario.name}"

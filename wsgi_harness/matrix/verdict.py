@@ -1,4 +1,4 @@
-"""Compares what was seen of a cell with what was expected of it. Pure: no clock, no container."""
+"""Compares the observation of a cell with its expectation. Pure: no clock, no container."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WARNING_EVENT = "choice-warning"
 
 
 class Outcome(enum.Enum):
-    """How a cell went; the value is what a reader sees."""
+    """The outcome of a cell; the value is what the report shows."""
 
     PASS = "pass"
     EXPECTED_FAILURE = "expected failure"
@@ -32,12 +32,14 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One cell's verdict.
+    """The verdict on one cell.
 
     Attributes:
+        scenario: its name.
+        outcome: see :class:`Outcome`.
         seen: what happened, in a few words.
-        why: what contradicts the expectation; empty where nothing does.
-        notes: what a reader should know besides.
+        why: what contradicts the expectation; empty if nothing does.
+        notes: further information for the reader.
     """
 
     scenario: str
@@ -48,9 +50,11 @@ class Verdict:
 
 
 def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
-    """The verdict on one cell.
+    """Return the verdict on one cell.
 
     Parameters:
+        scenario: the cell.
+        seen: its observation.
         heartbeat: T of the run, in seconds.
     """
     why = seen.problems
@@ -71,7 +75,7 @@ def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> int:
-    """0: every expectation met. 1: one was not. 3: none contradicted, but one not measured."""
+    """0: every expectation was met. 1: one was not. 3: a cell was not measured."""
     outcomes = {verdict.outcome for verdict in verdicts}
     if outcomes & {Outcome.FAIL, Outcome.UNEXPECTED}:
         return 1
@@ -83,7 +87,7 @@ def _against_closed(scenario: Scenario, seen: Observation, heartbeat: int) -> It
         yield "the connection survived although it was expected to be closed"
     elif not seen.broker.missed_heartbeats:
         yield f"closed, but not for missed heartbeats: {seen.broker.reason or 'no reason logged'}"
-    # The explanation is an expectation too: a green thread fails because its hub is parked.
+    # The cause is part of the expectation: a green thread fails because its hub is parked.
     elif scenario.is_green and seen.green is not None and seen.green.worst < heartbeat:
         yield (
             f"closed although the green thread was at most {seen.green.worst:.2f} s late: "
@@ -145,7 +149,7 @@ def _notes(scenario: Scenario, seen: Observation, heartbeat: int) -> Iterator[st
 
 
 def _reconnected(seen: Observation) -> str:
-    """A request may succeed because the driver connects again; this is what it cost."""
+    """Return what a request cost that succeeded because the driver reconnected."""
     broker, ended = seen.broker, seen.silence[1]
     closed = sum(life.closed is not None and life.closed <= ended for life in broker.lives)
     took = seen.requests[-1].ended - seen.requests[-1].began

@@ -1,4 +1,4 @@
-"""Talks to the application in one cell, over HTTP; never during the silence."""
+"""Requests to the application in one cell, over HTTP; never during the silence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cell:
 
     Parameters:
         url: its root, without a slash at the end.
-        secret: taken out of everything that the cell answers.
+        secret: removed from everything that the cell answers.
         ca_pem: PEM of the broker's authority, for a cell that connects over TLS.
     """
 
@@ -40,7 +40,7 @@ class Cell:
         return self._timed("publish", f"/publish?count={count}")
 
     def report(self) -> Answer:
-        """What it measured; empty where it does not answer."""
+        """Return its measurements; empty if it does not answer."""
         status, answer = self._ask("GET", "/report")
         return answer if status == 200 else {}
 
@@ -80,7 +80,7 @@ def _failure(message: str) -> dict[str, Any]:
 
 
 def ticks(report: Answer, thread: str, silence: tuple[float, float]) -> Ticks | None:
-    """The ticks of one thread out of a cell's report; None where it has none."""
+    """Return the latency probe of one thread from a cell's report; None if there is none."""
     found = report.get("ticks", {}).get(thread)
     if found is None:
         return None

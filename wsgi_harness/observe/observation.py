@@ -1,4 +1,4 @@
-"""What was seen of one cell, as plain values; all times are ``time.time()`` in seconds."""
+"""The observation of one cell, as plain values; all times are ``time.time()`` in seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Request:
     """One HTTP request to the cell's application, as the application timed it.
 
     Attributes:
-        status: HTTP status; 0 where no answer came.
-        error: what the application, or the harness in its place, says went wrong.
+        status: HTTP status; 0 if no answer arrived.
+        error: what failed, as the application or the harness reports it.
     """
 
     kind: Literal["open", "publish"]
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Life:
-    """One connection in RabbitMQ's log; `closed` is None where the log has no such line."""
+    """One connection in RabbitMQ's log; `closed` is None if the log has no such line."""
 
     opened: float
     closed: float | None = None
@@ -38,21 +38,21 @@ class Life:
 
 @dataclass(frozen=True)
 class BrokerView:
-    """The connection as RabbitMQ tells it: management API and log.
+    """The connection as RabbitMQ reports it: management API and log.
 
-    A cell with oslo.messaging has several. Then `closed` and `reason` are of the one that
-    was closed first, and it is the others' story too.
+    A cell with oslo.messaging has several. `closed` and `reason` are then those of the connection
+    that was closed first, for all of them.
 
     Attributes:
-        opened, closed: from the log; None where the log has no such line.
-        reason: the log's words for why it was closed; empty for a client's own close.
-        heartbeat: T that was negotiated, in seconds, from the management API; the least.
+        opened, closed: from the log; None if the log has no such line.
+        reason: the log's reason for closing it; empty if the client closed it.
+        heartbeat: T that was negotiated, in seconds, from the management API; the minimum.
         listed_until: the last sample of the management API that lists the connection.
-        listed_after_silence: whether the sample taken right before the second request did;
-            all of them, where there are several.
+        listed_after_silence: whether the sample taken directly before the second request lists
+            it; all of them, if there are several.
         connections: how many connections the cell has opened.
-        held: how many of them it was to keep.
-        lives: each of them.
+        kept: how many of them it had to keep.
+        lives: the lifetime of each.
     """
 
     opened: float | None = None
@@ -73,15 +73,15 @@ class BrokerView:
 
 @dataclass(frozen=True)
 class WireView:
-    """What went over the wire, as the relay between cell and broker saw it.
+    """What was sent between cell and broker, as the relay saw it.
 
     Attributes:
         client_heartbeats, server_heartbeats: heartbeat frames of each side.
         ended: when the first of the two kernels ended its stream.
         ended_by: ``client`` or ``server``.
-        errors: what was not whole AMQP frames.
-        visible: False for an encrypted connection, which goes past the relay: then the
-            fields above are empty and say nothing.
+        errors: what was not a complete AMQP frame.
+        visible: False for an encrypted connection, which bypasses the relay: then the
+            fields above are empty.
     """
 
     client_heartbeats: tuple[float, ...] = ()
@@ -94,12 +94,12 @@ class WireView:
 
 @dataclass(frozen=True)
 class Ticks:
-    """The ticks of one thread.
+    """The latency probe of one thread.
 
     Attributes:
-        taken: pairs of when a tick was due and when it came.
-        awaited: when the next one was due, at the time of asking.
-        worst: the greatest lateness during the silence, in seconds; a tick that did not
+        taken: pairs of when a run was due and when it came.
+        awaited: when the next one was due, at the time of the report.
+        worst: the maximum lateness during the silence, in seconds; a run that did not
             come before the silence ended counts as late until then.
     """
 
@@ -124,12 +124,12 @@ class Messages:
 
     @property
     def lost(self) -> int:
-        """Messages that did not arrive, refused ones included."""
+        """Messages that did not arrive, rejected ones included."""
         return self.asked - self.arrived
 
     @property
     def swallowed(self) -> int:
-        """Messages that the library accepted and nobody received."""
+        """Messages that the library accepted and that did not arrive."""
         return max(0, self.accepted - self.arrived)
 
 
@@ -167,13 +167,13 @@ class Observation:
 
     @property
     def survived(self) -> bool:
-        """Whether both of the broker's accounts say that the connection outlived the silence."""
+        """Whether log and management API both show an open connection after the silence."""
         closed = self.broker.closed
         return self.broker.listed_after_silence and (closed is None or closed > self.silence[1])
 
     @property
     def client_last_heard(self) -> float | None:
-        """When the client's last byte before the second request left; None where nobody saw."""
+        """When the client sent its last byte before the second request; None if unknown."""
         if self.shim is not None and not self.wire.visible:
             return None
         opened = [request.ended for request in self.requests if request.kind == "open"]
@@ -184,12 +184,12 @@ class Observation:
 def worst_lateness(
     taken: tuple[tuple[float, float], ...], awaited: float, silence: tuple[float, float]
 ) -> float:
-    """The greatest lateness of the ticks that were due during the silence, in seconds."""
+    """Return the maximum lateness of the probes that were due during the silence, in seconds."""
     began, ended = silence
     due = [(due, came) for due, came in taken if began <= due <= ended]
     lateness = [min(came, ended) - due for due, came in due]
     if awaited < ended:
         lateness.append(ended - max(awaited, began))
-    # A tick due before the silence that was still awaited when it began.
+    # A probe due before the silence that had not run when it began.
     lateness += [min(came, ended) - began for due, came in taken if due < began < came]
     return max(lateness, default=0.0)

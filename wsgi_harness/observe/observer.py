@@ -1,7 +1,7 @@
-"""The broker's own view of each connection: its management API, sampled, and its log, read after.
+"""The broker's view of each connection: its management API, sampled, and its log, read afterwards.
 
-A connection is known by the name that the client gave it, which is the cell's, or begins with
-the cell's and a colon.
+A connection is identified by the name that the client gave it: that of the cell, or one that begins
+with that of the cell and a colon.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class BrokerUnobservableError(HarnessError):
-    """The broker's management API does not answer, so nothing can be said about connections."""
+    """The broker's management API does not answer, so the state of connections is unknown."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def without_colour(text: str) -> list[str]:
 
 
 def entries(lines: Sequence[str]) -> Iterator[LogEntry]:
-    """The entries of RabbitMQ's log; lines that belong to none are passed over."""
+    """Return the entries of RabbitMQ's log; lines that belong to no entry are skipped."""
     entry: LogEntry | None = None
     for line in lines:
         match = _LINE.fullmatch(line)
@@ -68,7 +68,7 @@ def entries(lines: Sequence[str]) -> Iterator[LogEntry]:
 
 
 def read_log(lines: Sequence[str]) -> Mapping[str, BrokerView]:
-    """What the log tells about the connections of each name.
+    """Return what the log reports about the connections of each name.
 
     Parameters:
         lines: RabbitMQ's log.
@@ -105,7 +105,7 @@ def _cell_of(connection: str) -> str:
 
 
 class BrokerWatch:
-    """Samples the management API from a thread of its own, until closed; a context manager.
+    """Samples the management API from its own thread, until closed; a context manager.
 
     Parameters:
         connections: returns the open connections as the management API lists them.
@@ -132,7 +132,7 @@ class BrokerWatch:
             try:
                 listed = self._connections()
             except requests.RequestException:
-                continue  # whoever needs a sample waits for the next, with a limit
+                continue  # a caller that needs a sample waits for the next, with a limit
             named: dict[str, list[int]] = defaultdict(list)
             for connection in listed:
                 # One that is still opening has neither.
@@ -144,7 +144,7 @@ class BrokerWatch:
                 self._news.notify_all()
 
     def listed_now(self) -> Counter[str]:
-        """How many connections of a name are in a sample that is asked for from now on.
+        """Return how many connections of a name are in the next sample.
 
         Raises:
             BrokerUnobservableError: the management API does not answer.
@@ -162,7 +162,7 @@ class BrokerWatch:
         return bool(self._samples) and self._samples[-1][0] >= since
 
     def add_to(self, view: BrokerView, name: str) -> BrokerView:
-        """`view` with what the samples tell about the connections called `name`."""
+        """Return `view` with the samples of the connections called `name`."""
         seen = [(at, named[name]) for at, named in list(self._samples) if name in named]
         if not seen:
             return view

@@ -1,4 +1,4 @@
-"""The relay between the cells and the broker: as a service, and what it writes."""
+"""The relay between the cells and the broker: as a service, and its output."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from wsgi_harness.stack.stack import BROKER, CellService
 RELAY = "relay"
 _FIRST_PORT = 20000
 _BROKER_PORT = 5672
-#: Where cells go that encrypt: the relay could not read a frame of theirs.
+#: Address for cells that encrypt: the relay could not parse their frames.
 ENCRYPTED = (BROKER, 5671)
 
 
 def addresses(cells: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Host and port at which each cell finds the relay; the port tells the cells apart."""
+    """Return host and port at which each cell reaches the relay; the port identifies the cell."""
     return {cell: (RELAY, _FIRST_PORT + number) for number, cell in enumerate(cells)}
 
 
 def service(cells: Sequence[str]) -> CellService:
-    """The relay as one more container of the stack."""
+    """Return the relay as one more container of the stack."""
     listen = [f"--listen={cell}={port}" for cell, (_, port) in addresses(cells).items()]
     program = ("/opt/venv/bin/python", "-m", "wsgi_harness.wire.relay")
     return CellService(RELAY, entrypoint=(*program, f"--target={BROKER}:{_BROKER_PORT}", *listen))
 
 
 def read(lines: Sequence[str]) -> Mapping[str, WireView]:
-    """What the relay wrote, by cell.
+    """Return what the relay wrote, by cell.
 
     Parameters:
         lines: the relay's standard output.

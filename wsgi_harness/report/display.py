@@ -1,4 +1,4 @@
-"""Progress in the terminal, always on standard error: standard output belongs to the result."""
+"""Progress in the terminal, always on standard error: standard output is for the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 class TerminalDisplay:
     """A spinner with the latest line, and a bar for each stage; plain lines without a terminal.
 
-    A context manager: leaves the terminal as it was.
+    A context manager: restores the terminal.
     """
 
     def __init__(self, console: Console) -> None:
@@ -42,7 +42,7 @@ class TerminalDisplay:
 
     @contextlib.contextmanager
     def stage(self, title: str, total: float) -> Iterator[Callable[[float], None]]:
-        """Show a bar; the function it yields takes how far it has come."""
+        """Show a bar; yields a function that takes the progress."""
         self._console.print(title, style="dim", markup=False, highlight=False)
         self._progress.update(self._latest, visible=False)
         task = self._progress.add_task(title, total=total)

@@ -1,4 +1,4 @@
-"""The report's first picture: all connections, a lane each, and whose ticks came late."""
+"""The report's first picture: all connections, one row each, and the lateness of their threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, GREEN_TICK, NATIVE_TICK)
 
 
 def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], heartbeat: int) -> str:
-    """All connections in one picture: their lives, and whose ticks came late."""
+    """Draw all connections in one picture: their lifetime, and the lateness of their threads."""
     pairs = [
         (scenario, seen)
         for scenario, seen in zip(scenarios, observed, strict=True)
@@ -81,7 +81,7 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
 
 
 def _rows(scenarios: Sequence[Scenario]) -> dict[str, int]:
-    """A row for each cell, and one above each world for its title."""
+    """Return a row for each cell, and one above each setup for its title."""
     rows: dict[str, int] = {}
     number = 0
     for world in WORLDS:
@@ -110,5 +110,5 @@ def _draw_lateness(axes: Axes, seen: Observation, row: int) -> None:
     for ticks, mark in ((seen.green, GREEN_TICK), (seen.native, NATIVE_TICK)):
         if ticks is not None:
             style = {**mark.style, "markersize": 5.5}
-            # A logarithmic axis has no zero: a tick on time is shown as 1 ms late.
+            # A logarithmic axis has no zero: a probe on time is shown as 1 ms late.
             axes.plot([max(ticks.worst, 0.001)], [row], zorder=3, **style)

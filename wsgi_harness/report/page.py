@@ -1,4 +1,4 @@
-"""The frame of the report: one HTML page that needs nothing else, not even a network."""
+"""The HTML page of the report; it needs no other file and no network."""
 
 from __future__ import annotations
 

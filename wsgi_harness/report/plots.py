@@ -1,7 +1,7 @@
-"""The report's pictures, as SVG to be put into a page: the markers, and one timeline.
+"""The report's pictures, as SVG for embedding: the markers, and one timeline.
 
-Okabe and Ito's palette, which colour-blind readers can tell apart; and never colour alone:
-each kind of event has a marker, and in the timelines a line, of its own.
+Okabe and Ito's palette, which colour-blind readers can distinguish. Colour is never the only
+difference: each kind of event has its own marker, and in the timelines its own line.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _LANES = (
 )
 
 STYLE: dict[Any, Any] = {
-    # Text stays text: selectable, and set in a font that the reader has.
+    # Text stays text: selectable, and in a font of the reader's system.
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
@@ -91,7 +91,7 @@ STYLE: dict[Any, Any] = {
 
 
 def legend() -> str:
-    """What every marker of the timelines means."""
+    """Draw the meaning of every marker of the timelines."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 0.8))
         patience = Patch(color=PATIENCE, label="2 to 3 T without a byte from the cell")
@@ -115,7 +115,7 @@ def add_legend(figure: Figure, marks: Sequence[Mark], *more: Artist, loc: Place)
 
 
 def timeline(seen: Observation, heartbeat: int) -> str:
-    """One connection: requests, the broker's log, heartbeats on the wire, probes of two threads."""
+    """Draw one connection: requests, the broker's log, heartbeats, probes of two threads."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.15), layout="constrained")
         axes = figure.subplots()
@@ -151,14 +151,14 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
 
 
 def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
-    """The bar of an open connection and the cross at its end; side by side, where it has several.
+    """Draw the bar of an open connection and the cross at its end; several bars side by side.
 
     Parameters:
         row: the middle of it.
     """
     end, broker = end_of(seen), seen.broker
     lives = broker.lives or (Life(broker.opened or origin, broker.closed),)
-    # One that was opened in place of another continues its bar.
+    # A connection that replaced another one continues its bar.
     bars = min(broker.kept, len(lives))
     for number, life in enumerate(life for life in lives if life.opened <= end):
         level = row + _BAR / bars * (number % bars - (bars - 1) / 2)
@@ -208,7 +208,7 @@ def time_axis(axes: Axes, begin: float, end: float, heartbeat: int) -> None:
 
 
 def left_of(begin: float, end: float) -> float:
-    """Where the axis begins: before the first request, and a little."""
+    """Return where the axis begins: shortly before the first request."""
     return begin - 0.03 * end
 
 

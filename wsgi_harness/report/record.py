@@ -11,12 +11,12 @@ from wsgi_harness.matrix.scenarios import SILENCE, Scenario
 from wsgi_harness.matrix.verdict import Verdict, exit_code
 from wsgi_harness.observe.observation import Observation
 
-#: Rises when a field changes its meaning or goes away.
+#: Increased when a field changes its meaning or is removed.
 FORMAT = 1
 
 
 def as_data(results: Results) -> dict[str, Any]:
-    """The whole run; ``json.dumps`` takes it."""
+    """Return the whole run as plain values that ``json.dumps`` accepts."""
     code = exit_code(results.verdicts)
     return {
         "format": FORMAT,

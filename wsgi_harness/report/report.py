@@ -1,4 +1,4 @@
-"""Writes the report: index.html for people, results.json for programs, overview.svg to show."""
+"""Writes the report: index.html for people, results.json for programs, and overview.svg."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Row = tuple[Scenario, Observation, Verdict]
 
 
 class ReportError(HarnessError):
-    """The report cannot be written where it was asked for."""
+    """The report cannot be written to the requested directory."""
 
 
 def prepare(directory: Path) -> None:
-    """Make the report's directory, so that a wrong path is told before the run and not after it.
+    """Create the report's directory, so that a wrong path is reported before the run.
 
     Raises:
-        ReportError: it cannot be made or written to.
+        ReportError: it cannot be created or written to.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def write(results: Results, directory: Path) -> Path:
 
 
 def _picture(results: Results) -> str:
-    """The connections of the first world, the one that fails: a picture to show elsewhere."""
+    """Draw the connections of the first setup, in which the controls fail, for use elsewhere."""
     pairs = zip(results.scenarios, results.observations, strict=True)
     shown = [pair for pair in pairs if pair[0].world is WORLDS[0]]
     return overview.overview(
@@ -72,7 +72,7 @@ def _picture(results: Results) -> str:
 
 
 def render(results: Results) -> str:
-    """The page."""
+    """Return the page."""
     rows = list(zip(results.scenarios, results.observations, results.verdicts, strict=True))
     return PAGE.substitute(
         headline=escape(summary(results)),
@@ -110,7 +110,7 @@ def _findings(verdicts: tuple[Verdict, ...]) -> str:
 
 
 def _grid(rows: list[Row]) -> str:
-    """Ways of beating down, worlds and libraries across; oslo.messaging's drivers by themselves."""
+    """Return the table: strategies in rows, setups and libraries in columns."""
     by_hand = [row for row in rows if not row[0].world.oslo]
     by_driver = [row for row in rows if row[0].world.oslo]
     title = "<h3>With oslo.messaging, by the scheme of the transport's URL</h3>"

@@ -24,12 +24,12 @@ _STYLES = {
 }
 
 
-# Columns that the whole table takes; a narrower terminal gets it without the ticks.
+# Width of the whole table in columns; a narrower terminal gets it without the probes.
 _WIDE = 100
 
 
 def print_verdicts(console: Console, results: Results) -> None:
-    """Print a row for each cell, what contradicts the expectations, and the sum of it."""
+    """Print a row for each cell, what contradicts the expectations, and a summary."""
     console.print(f"{results.broker}, T = {results.heartbeat} s", style="bold")
     for world in WORLDS:
         rows = [
@@ -89,7 +89,7 @@ def _print_reasons(console: Console, verdicts: Sequence[Verdict]) -> None:
 
 
 def summary(results: Results) -> str:
-    """One sentence about the whole run."""
+    """Return one sentence about the whole run."""
     outcomes = [verdict.outcome for verdict in results.verdicts]
     if exit_code(results.verdicts) != 0:
         unmet = sum(not outcome.ok for outcome in outcomes)
@@ -105,7 +105,7 @@ def summary(results: Results) -> str:
 
 
 def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS) -> None:
-    """Print what there is to run, what is expected, and why."""
+    """Print every scenario, the expected result, and the reason."""
     for world in WORLDS:
         listed = [scenario for scenario in scenarios if scenario.world is world]
         if not listed:

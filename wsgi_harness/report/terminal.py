@@ -1,4 +1,4 @@
-"""What the harness' commands have in common: how they end, and how wide they print."""
+"""Exit codes and output width, for all commands of the harness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NARROWEST = 100
 
 @contextlib.contextmanager
 def ending_well(command: str) -> Iterator[None]:
-    """End the process with one line and an exit code of its own where there is no verdict.
+    """End the process with one line and its own exit code if there is no verdict.
 
     Parameters:
         command: its name, for that line.
@@ -40,7 +40,7 @@ def ending_well(command: str) -> Iterator[None]:
 
 
 def result_console() -> Console:
-    """Standard output, wide enough for a table."""
+    """Return a console on standard output, wide enough for a table."""
     console = Console()
-    # Not in a terminal, rich assumes 80 columns and would break every line of the table.
+    # Without a terminal, rich assumes 80 columns and would break every line of the table.
     return console if console.is_terminal else Console(width=max(console.width, _NARROWEST))

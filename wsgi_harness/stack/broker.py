@@ -1,4 +1,4 @@
-"""One RabbitMQ that runs: where it listens, its management API, its log."""
+"""A running RabbitMQ: its ports, its management API, its log."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Broker:
 
     @property
     def management(self) -> Management:
-        """The broker's own view."""
+        """The management API."""
         return Management(self.management_url, self.user, self.password)
 
     @property
@@ -71,9 +71,9 @@ class Broker:
 
 @dataclass(frozen=True)
 class Management:
-    """RabbitMQ's management API, as much of it as is needed here.
+    """RabbitMQ's management API, as far as it is needed here.
 
-    Figures about connections are a second old at most, see rabbitmq.conf.
+    Figures about connections are at most a second old, see rabbitmq.conf.
     """
 
     url: str

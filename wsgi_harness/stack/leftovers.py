@@ -1,4 +1,4 @@
-"""Removes what a run that was killed outright left behind, and nothing of a run that lives."""
+"""Removes what a killed run left behind, and nothing of a run that still exists."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PROJECT_LABEL = "com.docker.compose.project"
 
 
 def owner() -> str:
-    """Return what identifies this process for good, or "" where the system has no /proc.
+    """Return what identifies this process permanently, or "" if the system has no /proc.
 
-    A pid alone is used again, and means another process in another container that shares the
-    engine: hence its start time and its pid namespace.
+    A pid alone is reused, and means another process in another container that shares the engine: so
+    its start time and its pid namespace are included.
     """
     return _identity(os.getpid()) or ""
 

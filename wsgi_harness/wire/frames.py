@@ -66,7 +66,7 @@ class FrameParser:
 
     @property
     def inside_frame(self) -> bool:
-        """Whether the stream stands in the middle of a frame."""
+        """Whether the stream is inside a frame."""
         return bool(self._buffer) and not self.opaque
 
     def feed(self, data: bytes) -> Iterator[Frame]:

@@ -1,7 +1,7 @@
-"""A TCP relay between AMQP clients and a broker, which listens in and breaks on command.
+"""A TCP relay between AMQP clients and a broker, which parses the traffic and fails on command.
 
-It parses AMQP frames in both directions and never changes a byte; only when ordered to
-does it repeat the server's heartbeats. Two faces:
+It parses AMQP frames in both directions and never changes a byte; only on command does it repeat
+the server's heartbeats. There are two ways to use it:
 
 * in tests, ``with Relay(host, port) as relay:`` runs it in a native thread;
 * ``python -m wsgi_harness.wire.relay --listen NAME=PORT ... --target HOST:PORT`` runs one
@@ -98,11 +98,11 @@ class Relay:
         self._set_mode(Mode.SWALLOW if swallow else Mode.DEAF, sides)
 
     def vanish(self) -> None:
-        """Be gone, without a word: not even the kernel acknowledges what arrives."""
+        """Stop without closing: not even the kernel acknowledges what arrives."""
         self._set_mode(Mode.VANISH)
 
     def forget_idle(self, after: float | None) -> None:
-        """Drop silently, and for good, each connection whose client sent nothing for `after` s."""
+        """Drop silently and permanently each connection whose client sent nothing for `after` s."""
         self._cell.forget_idle_after = after
 
     def reset(self) -> None:
@@ -110,7 +110,7 @@ class Relay:
         self._run(self._cell.reset())
 
     def dial_to(self, host: str, port: int) -> None:
-        """The broker listens elsewhere now; holds for new connections."""
+        """Set another address of the broker, for new connections."""
         self._cell.target = (host, port)
 
     def resume(self) -> None:
@@ -138,7 +138,7 @@ class Relay:
         self._run(self._cell.stop())
 
     def seen(self, kind: str, side: str | None = None) -> list[RelayEvent]:
-        """The events so far of one kind, from one side or from any."""
+        """Return the events so far of one kind, from one side or from any."""
         return [
             event
             for event in list(self.events)
@@ -147,7 +147,7 @@ class Relay:
 
     @property
     def errors(self) -> list[RelayEvent]:
-        """What went by and was not whole AMQP frames."""
+        """Return the events about incomplete AMQP frames."""
         return [event for event in list(self.events) if event.is_error]
 
     def wait_for(
@@ -220,7 +220,7 @@ async def _serve(listen: list[tuple[str, int]], target: tuple[str, int], host: s
             RelayEvent("listening", "", cell.name, 0, time.time(), detail=str(cell.address[1]))
         )
     await over.wait()
-    # Each connection tells its totals as it is closed.
+    # Each connection reports its totals when it is closed.
     for cell in cells:
         await cell.close()
 

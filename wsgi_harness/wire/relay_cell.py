@@ -1,4 +1,4 @@
-"""One listening port of the relay: accepts, dials the broker, and says what happens to bytes."""
+"""One listening port of the relay: accepts, connects to the broker, and defines the mode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from wsgi_harness.wire.connection import RelayedConnection, Side
 from wsgi_harness.wire.events import Mode, RelayEvent
 
-#: Who sends the bytes of a direction.
+#: The sides of a connection.
 SIDES = ("client", "server")
 
 _CHUNK = 64 * 1024
@@ -67,7 +67,7 @@ class Cell:
 
     @property
     def chunk(self) -> int:
-        """How much to read at once."""
+        """Return how much to read at once."""
         if self.octets_a_second is None:
             return _CHUNK
         return max(1, min(_CHUNK, int(self.octets_a_second / _SLICES_A_SECOND)))
@@ -108,7 +108,7 @@ class Cell:
         await self.reset()
 
     async def close(self) -> None:
-        """Stop for good, and give the port up."""
+        """Stop permanently, and release the port."""
         await self.stop()
         if self._reservation is not None:
             self._reservation.close()
@@ -121,7 +121,7 @@ class Cell:
         await asyncio.gather(*self._connections)
 
     def mode_of(self, side: str) -> Mode:
-        """What happens to the bytes that ``client`` or ``server`` sends."""
+        """Return what happens to the bytes that ``client`` or ``server`` sends."""
         return self._modes[side]
 
     def set_mode(self, mode: Mode, sides: Collection[str] = SIDES) -> None:
@@ -163,7 +163,7 @@ class Cell:
         try:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionError):
-            return  # it was there, and is gone
+            return  # it was registered, and is closed
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._number += 1

@@ -1,1 +1,1 @@
-"""CALL, CAST and NOTIFY: hbshim's drivers beside oslo.messaging's own, and beside work by hand."""
+"""CALL, CAST and NOTIFY: hbshim's drivers compared with oslo.messaging's and plain libraries."""

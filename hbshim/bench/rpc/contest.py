@@ -1,7 +1,7 @@
-"""Rates and times of CALL, CAST and NOTIFY, in slices that take turns.
+"""Rates and times of CALL, CAST and NOTIFY, in alternating slices.
 
-Each contestant has a client and a server in processes of their own; all are there the whole
-time, and one of them works. A slice is short, so that what disturbs the machine disturbs all.
+Each contestant has a client and a server in their own processes. All exist the whole time, and one
+of them works. A slice is short, so that disturbances of the machine affect all.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _compete(
                 contestant.measure(work, callers, seconds / 2)  # warms up
             for turn in range(count):
                 for each in range(len(group)):
-                    # Whoever goes after another finds what that one left of the machine.
+                    # A contestant's result depends on the state in which the one before leaves the
+                    # machine.
                     index = (turn + each) % len(group)
                     _note(figures[index], contestants[index].measure(work, callers, seconds))
             for entry, own in zip(group, figures, strict=True):

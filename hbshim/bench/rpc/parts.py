@@ -1,4 +1,4 @@
-"""What every contestant has: a client that does one thing again and again, and a server."""
+"""The interface of every contestant: a client that repeats one operation, and a server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Protocol
 #: 1 KiB, as text, because it goes through JSON.
 PAYLOAD = "x" * 1024
 
-#: Exchanges and queues of ours begin with it.
+#: Prefix of the exchanges and queues of the benchmark.
 PREFIX = "hbshim-bench"
 
-#: Seconds that one operation may take before the benchmark is given up.
+#: Seconds for one operation before the benchmark fails.
 TIMEOUT = 30.0
 
 

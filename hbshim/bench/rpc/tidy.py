@@ -1,4 +1,4 @@
-"""Takes away what the contestants left on the broker."""
+"""Removes what the contestants left on the broker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXCHANGES = (PREFIX, *(f"{PREFIX}{end}" for end in ("_rpc", "_rpc_fanout", "_not
 
 
 def tidy(url: str, topics: Iterable[str]) -> None:
-    """Delete the queues of `topics`, and the exchanges; what is not there is no error."""
+    """Delete the queues of `topics`, and the exchanges; no error if one does not exist."""
     import pika
 
     connection = pika.BlockingConnection(pika.URLParameters(url))

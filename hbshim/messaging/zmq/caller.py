@@ -1,4 +1,4 @@
-"""CALL: from a thread of the application to a server, and back.
+"""CALL and CAST: from a thread of the application to a server, and back.
 
 The caller chooses the host. What the I/O thread reports as certainly not handed over goes to the
 next host; after that, to the first again, with pauses, until the caller's time is over. What was
@@ -13,7 +13,14 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hbshim.errors import CallTimeoutError, LostServerError, OptionError, UnroutableError
+from hbshim.errors import (
+    CallTimeoutError,
+    ConnectError,
+    LostServerError,
+    OptionError,
+    UnconfirmedError,
+    UnroutableError,
+)
 from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
@@ -103,6 +110,27 @@ class Caller:
                 f"no reply from {described(target)} within {timeout:g} s ({error})"
             ) from None
 
+    def cast(self, target: Target, payload: Payload, timeout: float, *, mandatory: bool) -> None:
+        """CAST, over the pipeline of calls: return when a proxy has taken the message.
+
+        Raises:
+            UnconfirmedError: the proxy was lost before it said so.
+            ConnectError: no proxy took it in time.
+            UnroutableError: with `mandatory`, no server is known.
+        """
+        timeout = timeout_of(timeout)
+        deadline = time.monotonic() + timeout
+        try:
+            _Call(self, target, payload, deadline, None, None, mandatory, Kind.CAST).run()
+        except CallTimeoutError as error:
+            raise ConnectError(
+                f"{described(target)}: no host took the cast within {timeout:g} s ({error})"
+            ) from None
+        except LostServerError:
+            raise UnconfirmedError(
+                f"{described(target)}: the proxy was lost before it confirmed the cast"
+            ) from None
+
     def close(self) -> None:
         """Close the connections; calls that wait fail."""
         self._end_watch()
@@ -128,7 +156,7 @@ class Caller:
 
 
 class _Call:
-    """One call, with all its attempts."""
+    """One call or cast, with all its attempts."""
 
     def __init__(
         self,
@@ -139,7 +167,12 @@ class _Call:
         call_monitor_timeout: float | None,
         on_reply: OnReply | None,
         mandatory: bool,
+        kind: Kind = Kind.CALL,
     ) -> None:
+        self._kind = kind
+        self._flags = Flag.MANDATORY if mandatory else Flag.NONE
+        if kind is Kind.CAST:
+            self._flags |= Flag.WANTS_ACK
         self._caller = caller
         self._target = target
         self._payload = payload
@@ -212,9 +245,9 @@ class _Call:
         request = uuid.uuid4().bytes
         header = frames.encode(
             Header(
-                Kind.CALL,
+                self._kind,
                 request,
-                Flag.MANDATORY if self._mandatory else 0,
+                self._flags,
                 0,
                 frames.milliseconds(left),
                 self._exchange,

@@ -18,7 +18,7 @@ from hbshim.messaging.zmq.listener import ZmqListener
 from hbshim.messaging.zmq.options import ZmqOptions
 from hbshim.options import DEFAULT, Default
 
-_INSTEAD = "use call(), or a driver over a broker: hbkombu:// or hbpika://"
+_INSTEAD = "use calls and casts, or a driver over a broker: hbkombu:// or hbpika://"
 
 
 class ZmqDriver:
@@ -69,7 +69,11 @@ class ZmqDriver:
         attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
-        raise UnsupportedError(f"hbzmq:// sends no casts yet; {_INSTEAD}")
+        if target.fanout:
+            raise UnsupportedError(
+                f"hbzmq:// sends to one server, and to no fanout yet; {_INSTEAD}"
+            )
+        self._caller().cast(target, payload, timeout, mandatory=mandatory)
 
     def notify(
         self,

@@ -243,6 +243,9 @@ class Peers:
             if kind in ("result", "error"):
                 self.forget(header.id)
             self._deliver(header.id, Reply(kind, Payload(body, header.content_type)))
+        elif header.kind is Kind.ACK:
+            self.forget(header.id)
+            self._deliver(header.id, Reply("result", Payload(b"")))
         elif header.kind is Kind.HELLO:
             self._on_hello(peer, routing_id, header)
         elif header.kind is Kind.BYE:

@@ -1,4 +1,4 @@
-"""CALL from end to end: a client, the proxy in a process of its own, and servers."""
+"""CALL and CAST from end to end: a client, the proxy in a process of its own, and servers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import CallTimeoutError, LostServerError, OptionError, UnroutableError
-from hbshim.messaging import Client, Server, Target
+from hbshim.errors import (
+    CallTimeoutError,
+    ConnectError,
+    LostServerError,
+    OptionError,
+    UnroutableError,
+    UnsupportedError,
+)
+from hbshim.messaging import Client, Payload, Server, Target
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, Node, listening_ports
 from tests.waiting import wait_until
@@ -261,6 +268,46 @@ def test_requests_beyond_the_credit_wait_and_those_that_are_late_are_not_run(
     assert held.join() == "held"
     assert client.call("echo", value="last") == "last"
     assert endpoint.asked == ["held", "last"]
+
+
+def test_a_cast_is_run_once_and_reaches_a_server_that_starts_later(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    cast = InBackground(lambda: client.cast("echo", value="early"))
+    serve(node.driver(), TARGET.to(server="one"), endpoint)
+    assert cast.join() is None
+    client.prepare(server="one").cast("echo", value="x" * 600_000)
+    client.cast("raise_builtin")
+    client.cast("echo", value="last")
+    wait_until(lambda: endpoint.asked[-1:] == ["last"], LIMIT)
+    assert endpoint.asked == ["early", "x" * 600_000, "last"]
+
+
+def test_a_cast_that_no_host_takes_is_an_error(node: Node) -> None:
+    client = Client(node.driver(), TARGET, timeout=0.5)
+    with pytest.raises(ConnectError, match="no host took the cast within"):
+        client.cast("echo", value=1)
+    with pytest.raises(UnroutableError, match="compute"):
+        node.driver().cast(TARGET, Payload(b"{}"), LIMIT, mandatory=True)
+    with pytest.raises(UnsupportedError, match="hbkombu:// or hbpika://"):
+        client.prepare(fanout=True).cast("echo", value=1)
+
+
+def test_a_cast_that_waits_too_long_is_not_run(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint, workers=1, prefetch=1)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    client.cast("hold", value="held")
+    wait_until(lambda: endpoint.asked, LIMIT)
+    for _ in range(3):
+        client.prepare(timeout=0.3).cast("echo", value="late")
+    client.cast("echo", value="patient")
+    time.sleep(0.5)
+    endpoint.release.set()
+    assert client.call("echo", value="last") == "last"
+    assert endpoint.asked == ["held", "patient", "last"]
 
 
 def test_what_needs_a_store_is_refused_by_name(node: Node) -> None:

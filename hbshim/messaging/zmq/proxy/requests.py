@@ -17,7 +17,7 @@ import zmq
 from hbshim.errors import OptionError
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import Directory, HostRecord, Registration
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.proxy.dispatch_table import DispatchTable, Lost, Server
 from hbshim.messaging.zmq.proxy.held import HeldReplies
@@ -145,8 +145,8 @@ class RequestProxy:
         except (frames.FrameError, IndexError):
             self._metrics.count("zmq_malformed")
             return
-        if header.kind is Kind.CALL:
-            self._on_request(Waiting(client, rest[0], header, body, time.monotonic()))
+        if header.kind in (Kind.CALL, Kind.CAST):
+            self._on_request(client, rest[0], header, body)
 
     def _on_probe(self, client: bytes) -> None:
         """Greet a client that has connected; it learns whether this proxy has restarted."""
@@ -156,12 +156,16 @@ class RequestProxy:
         try_send(self._front, [client, hello])
         self._send_held(client)
 
-    def _on_request(self, waiting: Waiting) -> None:
-        key = waiting.header.key
+    def _on_request(self, client: bytes, first: bytes, header: Header, body: list[bytes]) -> None:
+        key = header.key
+        receiver = client if header.kind is Kind.CALL else b""
+        waiting = Waiting(receiver, first, header, body, time.monotonic())
         if not self._table.serves(key):
-            self._reject(waiting.client, waiting.header.id, frames.UNKNOWN)
+            self._reject(client, header.id, frames.UNKNOWN)
         elif self._stopping or not self._place(key, waiting):
-            self._reject(waiting.client, waiting.header.id, frames.BUSY)
+            self._reject(client, header.id, frames.BUSY)
+        elif header.flags & Flag.WANTS_ACK:
+            self._reply(client, Kind.ACK, [frames.encode(Header(Kind.ACK, header.id))])
 
     def _place(self, key: bytes, waiting: Waiting) -> bool:
         """Hand a request over, or have it wait behind others; return whether it was done."""
@@ -178,7 +182,8 @@ class RequestProxy:
         while (server := self._table.match(key)) is not None:
             error = try_send(self._back, [server.routing_id, waiting.client, first, *waiting.body])
             if not error:
-                self._table.hand_over(server, waiting.header.id, waiting.client)
+                call = waiting.header.id if waiting.client else None
+                self._table.hand_over(server, call, waiting.client)
                 self._metrics.count("zmq_handed_over")
                 return True
             if error != zmq.EHOSTUNREACH:
@@ -248,9 +253,8 @@ class RequestProxy:
         server.credit += 1
         self._table.answered(server, request)
         waiting = Waiting(client, first, header, rest, time.monotonic())
-        if not self._table.serves(header.key):
-            if client:
-                self._reject(client, request, frames.UNKNOWN)
+        if client and not self._table.serves(header.key):
+            self._reject(client, request, frames.UNKNOWN)
         elif not self._hand_over(header.key, waiting):
             self._queue.put_back(header.key, waiting)
 

@@ -1,0 +1,88 @@
+"""A program in one concurrency model: ``program.py WORLD URL IPC_DIRECTORY calls|fork``.
+
+It calls through the proxy, itself unless it forks, and prints what became of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+world, url, ipc, what = sys.argv[1:]
+
+# Both libraries announce their end, or that something was imported before; that is not the point.
+warnings.simplefilter("ignore")
+if world == "eventlet":
+    import eventlet
+
+    eventlet.monkey_patch()
+elif world == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import threading
+import time
+
+from hbshim import messaging
+
+TARGET = messaging.Target("program")
+
+
+class Endpoint:
+    """Answers at once, or after a while."""
+
+    def echo(self, _request: messaging.Request, value: object) -> object:
+        return value
+
+    def wait(self, _request: messaging.Request, seconds: float) -> str:
+        time.sleep(seconds)
+        return "waited"
+
+
+def calls(client: messaging.Client) -> None:
+    """Call from many threads at once; then while one thread keeps all others from running."""
+    results: list[object] = []
+
+    def call(number: int) -> None:
+        results.extend(client.call("echo", value=10 * number + each) for each in range(10))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(sorted(results) == list(range(100)))  # type: ignore[type-var]
+    waiting = threading.Thread(target=lambda: results.append(client.call("wait", seconds=0.1)))
+    waiting.start()
+    while not any(each == "waited" for each in results) and waiting.is_alive():
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass  # the hub of a green world is blocked, in a native one the others run
+        time.sleep(0.01)
+    waiting.join()
+    print(results[-1])
+
+
+def fork(client: messaging.Client) -> None:
+    """Call before a fork, and after it in both processes."""
+    print(client.call("echo", value="before"), flush=True)
+    pid = os.fork()
+    if not pid:
+        print(client.call("echo", value="child"), flush=True)
+        client.driver.close()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    print(client.call("echo", value="parent"))
+
+
+driver = messaging.connect(url, rpc_zmq_ipc_dir=ipc)
+if what == "fork":
+    # Green threads of a server would be forked with the rest; it is in another process.
+    fork(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
+else:
+    with messaging.Server(driver, TARGET, [Endpoint()]):
+        calls(messaging.Client(driver, TARGET, timeout=30))
+driver.close()
+print("ended")

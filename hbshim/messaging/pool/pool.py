@@ -12,6 +12,7 @@ from typing import Generic
 
 from hbshim.errors import PoolTimeoutError
 from hbshim.messaging.pool.state import (
+    Claim,
     Entry,
     PoolStatistics,
     Reason,
@@ -103,21 +104,22 @@ class Pool(Generic[T]):
         state = self._process_state()
         began = now = self._clock()
         deadline = began + (self._timeout if timeout is None else timeout)
-        with state.lock:
-            taken = state.take(now)
-        if isinstance(taken, Waiter):
-            taken = self._wait(state, taken, deadline - began)
-            now = self._clock()
-            state.longest_wait = max(state.longest_wait, now - began)
+        claim = Claim[T]()
         try:
+            with state.lock:
+                state.take(now, claim)
+            if claim.waiter is not None:
+                self._wait(state, claim, deadline - began)
+                now = self._clock()
+                state.longest_wait = max(state.longest_wait, now - began)
             if state.returned or state.to_close:
                 self._process_returned(state)
-            while taken is not None:
-                reason = self._reason_to_close(taken, now)
+            while claim.entry is not None:
+                reason = self._reason_to_close(claim.entry, now)
                 if reason is None:
-                    return taken.item
+                    return claim.entry.item
                 with state.lock:
-                    taken = state.replace(taken, reason)
+                    state.replace(claim, reason)
                 self._process_returned(state)
             if state.is_closed:
                 raise pool_closed_error()
@@ -130,20 +132,29 @@ class Pool(Generic[T]):
                 state.create_error = (error, self._clock())
                 raise
             state.create_error = None
-            taken = Entry(item, self._clock())
+            claim.entry = Entry(item, self._clock())
             with state.lock:
-                state.add_created(taken)
+                state.add_created(claim.entry)
             # Connections to close wait for the next release: little time may be left now.
             self._process_returned(state, closing=False)
             if state.is_closed:
                 raise pool_closed_error()
         except BaseException:
-            if taken is not None:
-                # An interrupt may have come before `add_created`, or within `replace`.
-                state.checked_out.setdefault(id(taken.item), taken)
-            self._return(state, taken, dead=True)
+            self._give_up(state, claim)
             raise
-        return taken.item
+        return claim.entry.item
+
+    def _give_up(self, state: State[T], claim: Claim[T]) -> None:
+        """Return what an acquire() has taken that ends with an error."""
+        waiter, entry = claim.waiter, claim.entry
+        if waiter is not None:
+            if not self._leave_queue(state, waiter):
+                self._return(state, waiter.entry, dead=False)
+        elif claim.taken:
+            if entry is not None:
+                # An interrupt may have come before `add_created`.
+                state.checked_out.setdefault(id(entry.item), entry)
+            self._return(state, entry, dead=True)
 
     def release(self, item: T, broken: bool = False) -> None:
         """Return a connection to the pool. Waits for nothing but `is_dead` and `close`.
@@ -201,34 +212,37 @@ class Pool(Generic[T]):
                     self._drop_inherited(entry.item)
         return agreed
 
-    def _wait(self, state: State[T], waiter: Waiter[T], timeout: float) -> Entry[T] | None:
-        served = False
-        try:
-            self._process_returned(state)
-            served = waiter.wakeup.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
-        except BaseException:
-            if not self._leave_queue(state, waiter):
-                self._return(state, waiter.entry, dead=False)
-            raise
+    def _wait(self, state: State[T], claim: Claim[T], timeout: float) -> None:
+        waiter = claim.waiter
+        assert waiter is not None, "only a claim that waits has one"
+        self._process_returned(state)
+        served = waiter.wakeup.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
         if not served and self._leave_queue(state, waiter):
+            claim.waiter = None
             raise self._timeout_error(state)
-        return waiter.entry
+        claim.entry, claim.waiter, claim.taken = waiter.entry, None, True
 
     def _leave_queue(self, state: State[T], waiter: Waiter[T]) -> bool:
-        """Return True if the wait ends without a connection, False once the waiter is served."""
-        if waiter.claim_outcome():
+        """Return True if the wait ends without a connection, False if the waiter is served.
+
+        Served, it does not wait for the wake-up: that may have come before an interrupt, and does
+        not come from a thread that was interrupted.
+        """
+        if waiter.end(served=False):
             with contextlib.suppress(ValueError):
                 state.waiters.remove(waiter)
             return True
-        waiter.wakeup.acquire()
         return False
 
     def _return(self, state: State[T], entry: Entry[T] | None, dead: bool) -> None:
         if entry is not None:
-            # Atomic: the second of two releases of one connection gets the error.
-            if state.checked_out.pop(id(entry.item), None) is None:
-                raise not_checked_out_error()
-            entry.released = self._clock()
+            entry.released, key = self._clock(), id(entry.item)
+            # Atomic: the second of two releases of one connection gets the error. No call between
+            # this and the next statement: an exception of a signal handler would lose the slot.
+            try:
+                del state.checked_out[key]
+            except KeyError:
+                raise not_checked_out_error() from None
         state.returned.append((entry, dead))
         self._process_returned(state)
 

@@ -55,37 +55,62 @@ class Entry(Generic[T]):
         self.created = self.released = now
 
 
+#: The key of how a wait has ended.
+_SERVED = "served"
+
+
 class Waiter(Generic[T]):
     """A caller that waits on the lock `wakeup` until it is served."""
 
-    __slots__ = ("_token", "entry", "wakeup")
+    __slots__ = ("_outcome", "entry", "wakeup")
 
     def __init__(self) -> None:
-        self._token = [True]
+        self._outcome: dict[str, bool] = {}
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
-        # None, once served, means a free slot: the caller may create a connection.
+        # None, once the wait has ended, means a free slot: the caller may create a connection.
         self.entry: Entry[T] | None = None
 
     @property
     def is_waiting(self) -> bool:
         """Whether the caller still waits: neither served nor timed out."""
-        return bool(self._token)
+        return not self._outcome
 
-    def claim_outcome(self) -> bool:
-        """Return whether the calling thread may end the wait: true once. Atomic, without a lock."""
-        try:
-            return self._token.pop()
-        except IndexError:
-            return False
+    def end(self, *, served: bool) -> bool:
+        """End the wait; return whether it has ended in this way. The first call decides.
+
+        Atomic, without a lock; called again after an interrupt it returns the same.
+        """
+        return self._outcome.setdefault(_SERVED, served) is served
 
     def serve(self, entry: Entry[T] | None) -> bool:
         """Hand over a connection, or a free slot; return False if the waiter has timed out."""
-        if not self.claim_outcome():
-            return False
+        # First: a waiter that finds the wait ended by another thread takes what is here.
         self.entry = entry
+        if not self.end(served=True):
+            return False
         self.wakeup.release()
         return True
+
+
+class Claim(Generic[T]):
+    """What one call of :meth:`Pool.acquire` has taken from the pool so far.
+
+    It is written along with the state of the pool, without a call in between: an exception of a
+    signal handler, which may come behind any call, finds both or neither.
+
+    Attributes:
+        waiter: the caller waits, or was served and has not noticed yet.
+        taken: the caller has `entry`, or a free slot if that is None.
+        entry: the connection.
+    """
+
+    __slots__ = ("entry", "taken", "waiter")
+
+    def __init__(self) -> None:
+        self.waiter: Waiter[T] | None = None
+        self.taken = False
+        self.entry: Entry[T] | None = None
 
 
 class State(Generic[T]):
@@ -124,8 +149,8 @@ class State(Generic[T]):
         self.inherited: dict[int, Entry[T]] = {}
         self.child_states: dict[int, State[T]] = {}
 
-    def take(self, now: float) -> Entry[T] | Waiter[T] | None:
-        """Return an idle connection, else None for a free slot, else a waiter."""
+    def take(self, now: float, claim: Claim[T]) -> None:
+        """Have `claim` take an idle connection, else a free slot, else wait."""
         if self.returned:
             self.process_returned()
         idle = self.idle
@@ -133,27 +158,35 @@ class State(Generic[T]):
             self.size -= 1
             self.discard(idle.popleft(), "stale")
         if idle:
-            entry = idle.pop()
-            self.checked_out[id(entry.item)] = entry
-            return entry
+            entry = idle[-1]
+            key = id(entry.item)
+            del idle[-1]
+            self.checked_out[key] = claim.entry = entry
+            claim.taken = True
+            return
         # A closed pool gives a slot at once; the caller then notices, and returns the slot.
         if self.size < self.capacity or self.is_closed:
             self.size += 1
-            return None
-        waiter = Waiter[T]()
-        self.waiters.append(waiter)
-        return waiter
+            claim.taken = True
+            return
+        claim.waiter = Waiter[T]()
+        self.waiters.append(claim.waiter)
 
-    def replace(self, old: Entry[T], reason: Reason) -> Entry[T] | None:
-        """Discard a connection; return an idle one instead, or None for its free slot."""
-        del self.checked_out[id(old.item)]
+    def replace(self, claim: Claim[T], reason: Reason) -> None:
+        """Discard the connection of `claim`; give it an idle one instead, or leave it the slot."""
+        old = claim.entry
+        assert old is not None, "a slot has nothing to replace"
+        key = id(old.item)
+        del self.checked_out[key]
+        claim.entry = None
         self.discard(old, reason)
         if not self.idle:
-            return None
+            return
+        entry = self.idle[-1]
+        key = id(entry.item)
+        del self.idle[-1]
         self.size -= 1
-        entry = self.idle.pop()
-        self.checked_out[id(entry.item)] = entry
-        return entry
+        self.checked_out[key] = claim.entry = entry
 
     def add_created(self, entry: Entry[T]) -> None:
         """Add a connection that the caller has created in its slot, as checked out."""

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
-from hbshim.messaging.pool.state import Entry, State, Waiter
+from hbshim.messaging.pool.state import Claim, Entry, State
 from tests.messaging.pool.things import Shop, Thing
 
 MAX_SIZE, OVERFLOW, STALE, RECYCLE = 2, 2, 10.0, 25.0
@@ -146,15 +146,17 @@ class ManyCallers(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         waiting = any(waiter.is_waiting for waiter in self.line)
-        taken = self.state.take(0.0)
-        if isinstance(taken, Waiter):
-            self.line.append(taken)
+        claim = Claim[Thing]()
+        self.state.take(0.0, claim)
+        assert claim.taken is (claim.waiter is None)
+        if claim.waiter is not None:
+            self.line.append(claim.waiter)
             return
         assert not waiting, "served before the waiters"
-        if taken is None:
+        if claim.entry is None:
             self.makers += 1
         else:
-            self.holders.append(taken)
+            self.holders.append(claim.entry)
 
     @precondition(lambda self: self.makers)
     @rule(succeeds=st.booleans())
@@ -178,7 +180,7 @@ class ManyCallers(RuleBasedStateMachine):
     @rule(which=st.integers(0, CAPACITY), removes_itself=st.booleans())
     def time_out(self, which: int, removes_itself: bool) -> None:
         waiter = self.line.pop(which % len(self.line))
-        assert waiter.claim_outcome()
+        assert waiter.end(served=False)
         if removes_itself:
             self.state.waiters.remove(waiter)
 

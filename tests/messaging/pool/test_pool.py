@@ -12,7 +12,7 @@ import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
 from hbshim.messaging.pool import Pool, PoolStatistics
-from tests.interrupts import interrupt
+from tests.interrupts import interrupt, interrupt_everywhere
 from tests.messaging.pool.things import Shop, Thing
 from tests.worlds import WORLD
 
@@ -366,3 +366,40 @@ def test_no_exception_leaves_the_lock_held(shop: Shop) -> None:
 
     assert interrupt(use, look, times=1000) == 1000
     assert not any(left_taken)
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.parametrize("idle", [True, False], ids=["one idle", "none yet"])
+def test_no_exception_at_any_instant_of_an_acquire_costs_a_slot(shop: Shop, idle: bool) -> None:
+    pool = shop.pool(max_size=1, max_overflow=0)
+    if idle:
+        pool.release(pool.acquire())
+    acquired: list[Thing] = []
+
+    def after() -> None:
+        # The only slot is free again at once.
+        thing = pool.acquire(timeout=0.001)
+        statistics = pool.statistics()
+        assert (statistics.size, statistics.checked_out) == (1, 1)
+        pool.release(thing, broken=not idle)
+
+    assert interrupt_everywhere(lambda: acquired.append(pool.acquire(1)), after) > 5
+    assert len(acquired) == 1
+
+
+@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_of_a_wait_costs_a_slot(shop: Shop) -> None:
+    pool = shop.pool(max_size=1, max_overflow=0)
+    thing = pool.acquire()
+
+    def wait() -> None:
+        with contextlib.suppress(PoolTimeoutError):
+            pool.acquire(0.001)
+
+    def after() -> None:
+        statistics = pool.statistics()
+        assert (statistics.size, statistics.checked_out, statistics.waiting) == (1, 1, 0)
+
+    assert interrupt_everywhere(wait, after) > 5
+    pool.release(thing)
+    assert pool.acquire(timeout=0) is thing

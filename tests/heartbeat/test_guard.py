@@ -69,14 +69,14 @@ def test_the_gate_stays_occupied_while_the_second_writer_outlives_the_first() ->
 
     def slow() -> None:
         second_is_in.set()
-        assert let_second_go.wait(5)
+        assert let_second_go.wait(60)
 
     thread = threading.Thread(target=writer(guard, slow))
-    writer(guard, lambda: (thread.start(), second_is_in.wait(5)))()
+    writer(guard, lambda: (thread.start(), second_is_in.wait(60)))()
     assert guard.writers.occupied
     assert not guard.writers.try_acquire()
     let_second_go.set()
-    thread.join(5)
+    thread.join(60)
     assert not guard.writers.occupied
     assert guard.writers.try_acquire()
 
@@ -128,8 +128,8 @@ def test_without_calls_that_keep_the_gil_a_client_waits_for_the_engines_call(
     wait_until(lambda: not permit.valid)
     assert not done.is_set()
     permit.acting.discard(engine)
-    assert done.wait(5)
-    thread.join(5)
+    assert done.wait(60)
+    thread.join(60)
 
 
 @needs_os_threads

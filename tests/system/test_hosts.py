@@ -133,7 +133,14 @@ def rows(broker: Broker) -> Iterator[dict[tuple[str, bool], Row | str]]:
         for row in running:
             row.said = row.host.get("/publish")["answer"]
             row.events = row.host.get("/report")["answer"].get("events", [])
-        count_messages(channel, running)
+        kept = [
+            row
+            for (name, shim), row in found.items()
+            if shim and name not in HELPLESS and isinstance(row, Row)
+        ]
+        count_messages(channel, kept, 30.0)
+        # What is lost never comes; as long as a message may take from a socket to its queue.
+        count_messages(channel, running, 2.0)
         yield found
 
 
@@ -153,8 +160,8 @@ def keep_silent(broker: Broker, rows: list[Row]) -> None:
                 row.views[library] = dataclasses.replace(view, listed_after_silence=name in listed)
 
 
-def count_messages(channel: Any, rows: list[Row]) -> None:
-    """What is in the queues, after as long as a message may take from a socket to there."""
+def count_messages(channel: Any, rows: list[Row], limit: float) -> None:
+    """Note what is in the queues, once each holds a message or `limit` seconds are over."""
 
     def count() -> bool:
         for row in rows:
@@ -165,7 +172,7 @@ def count_messages(channel: Any, rows: list[Row]) -> None:
         return all(all(row.arrived.values()) for row in rows)
 
     with contextlib.suppress(AssertionError):
-        wait_until(count, 2.0)
+        wait_until(count, limit)
 
 
 def row_of(rows: dict[tuple[str, bool], Row | str], host: str, shim: bool) -> Row:

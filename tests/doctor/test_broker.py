@@ -100,13 +100,14 @@ def test_nothing_of_it_stays_in_the_process(broker: Broker, client: str) -> None
 
     wrong = f"amqp://{broker.user}:{WRONG}@{broker.host}:{broker.amqp_port}/"
     assert visit(broker.amqp_url()) == "ok"  # the heartbeat's thread stays, once
-    before = held()
+    before, links = held(), service.current().links()
     for _ in range(2):
         assert visit(broker.amqp_url()) == "ok"
         assert visit(wrong) == "problem"
     # The thread that would have cut off ends in its own time.
     wait_until(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
-    assert not service.current().links()
+    # Tests that ran in this process before may have left links.
+    assert set(service.current().links()) <= set(links)
 
 
 @pytest.fixture

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.hosting import CURRENT_UWSGI, THREADS_OPTIONAL_UWSGI, hosted, uwsgi_program
+from tests.runtime.hosting import (
+    CURRENT_UWSGI,
+    THREADS_OPTIONAL_UWSGI,
+    UWSGI_SOCKET,
+    hosted,
+    uwsgi_program,
+)
 from wsgi_harness.stack.broker import Broker
 
 
 def findings(program: Path, *options: str, patch: str = "") -> dict[str, dict[str, str]]:
     """What the doctor finds within one request."""
-    server: list[str | Path] = [
-        program,
-        "--home",
-        sys.prefix,
-        "--http-socket",
-        "{socket}",
-        "--need-app",
-    ]
+    server: list[str | Path] = [program, "--home", sys.prefix, *UWSGI_SOCKET, "--need-app"]
     module = ["--module", "tests.doctor.hosted_app"]
     with hosted(*server, *module, *options, patch=patch) as host:
         host.wait_until_serving()

@@ -25,6 +25,8 @@ START_LIMIT = 180.0
 CURRENT_UWSGI = "2.0.31"
 #: The last version in which --enable-threads decides anything.
 THREADS_OPTIONAL_UWSGI = "2.0.26"
+#: uWSGI closes a connection whose request does not come within 4 s, as a busy machine may have it.
+UWSGI_SOCKET = ("--http-socket", "{socket}", "--socket-timeout", "60")
 _BUILD_LIMIT = 300
 
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.hosting import CURRENT_UWSGI, THREADS_OPTIONAL_UWSGI, hosted, uwsgi_program
+from tests.runtime.hosting import (
+    CURRENT_UWSGI,
+    THREADS_OPTIONAL_UWSGI,
+    UWSGI_SOCKET,
+    hosted,
+    uwsgi_program,
+)
 
 
 @pytest.fixture(scope="session")
@@ -23,14 +29,7 @@ def old_uwsgi() -> Path:
 
 
 def serve(program: Path, *options: str, patch: str = "") -> Any:
-    server: list[str | Path] = [
-        program,
-        "--home",
-        sys.prefix,
-        "--http-socket",
-        "{socket}",
-        "--need-app",
-    ]
+    server: list[str | Path] = [program, "--home", sys.prefix, *UWSGI_SOCKET, "--need-app"]
     return hosted(*server, "--module", "tests.runtime.hosted_app", *options, patch=patch)
 
 

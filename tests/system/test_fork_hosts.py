@@ -22,7 +22,7 @@ import celery
 import kombu
 import pytest
 
-from tests.runtime.hosting import CURRENT_UWSGI, Host, hosted, uwsgi_program
+from tests.runtime.hosting import CURRENT_UWSGI, UWSGI_SOCKET, Host, hosted, uwsgi_program
 from tests.system.streams import Stream
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -46,13 +46,7 @@ def gunicorn(*options: str) -> list[str | Path]:
 
 
 def uwsgi(*options: str) -> list[str | Path]:
-    server: list[str | Path] = [
-        uwsgi_program(CURRENT_UWSGI),
-        "--home",
-        sys.prefix,
-        "--http-socket",
-        "{socket}",
-    ]
+    server: list[str | Path] = [uwsgi_program(CURRENT_UWSGI), "--home", sys.prefix, *UWSGI_SOCKET]
     return [*server, "--need-app", "--master", "--enable-threads", "--module", APP, *options]
 
 

@@ -24,6 +24,7 @@ import pytest
 from tests.runtime.hosting import (
     CURRENT_UWSGI,
     THREADS_OPTIONAL_UWSGI,
+    UWSGI_SOCKET,
     Host,
     hosted,
     uwsgi_program,
@@ -52,13 +53,7 @@ def gunicorn(worker_class: str, *options: str) -> list[str | Path]:
 
 
 def uwsgi(version: str, *options: str) -> list[str | Path]:
-    server: list[str | Path] = [
-        uwsgi_program(version),
-        "--home",
-        sys.prefix,
-        "--http-socket",
-        "{socket}",
-    ]
+    server: list[str | Path] = [uwsgi_program(version), "--home", sys.prefix, *UWSGI_SOCKET]
     return [*server, "--need-app", "--module", APP, *options]
 
 

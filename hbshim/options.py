@@ -285,7 +285,7 @@ class Options(OptionSet):
         tristate,
         "true | false | auto",
         "Send heartbeats from a native thread (true), from the program's green threads (false), "
-        "or let hbshim look and decide (auto).",
+        "or let hbshim detect and decide (auto).",
         "heartbeat_in_pthread",
     )
     worker: Literal["auto", "pthread", "greenthread", "tpool"] = option(

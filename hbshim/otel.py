@@ -41,8 +41,8 @@ SHARED_FOR = 5.0
 def register(provider: MeterProvider | None = None) -> Meter:
     """Export this process's heartbeat metrics. Call it once; a forked child inherits it.
 
-    The API has no histogram that can be observed. How late looks came is a counter of
-    looks, ``hbshim.lateness.looks``, cumulative over its attribute ``le``, in seconds.
+    The API has no histogram that can be observed. Lateness is a counter of checks,
+    ``hbshim.lateness.checks``, cumulative over its attribute ``le``, in seconds.
 
     Parameters:
         provider: the application's; the global one unless given.
@@ -64,7 +64,7 @@ def register(provider: MeterProvider | None = None) -> Meter:
             description=measure.help,
         )
     meter.create_observable_counter(
-        f"{PREFIX}lateness.looks", [_lateness_observer(shared)], description=LATENESS.help
+        f"{PREFIX}lateness.checks", [_lateness_observer(shared)], description=LATENESS.help
     )
     return meter
 

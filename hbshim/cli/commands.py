@@ -60,7 +60,7 @@ def with_options(command: Any) -> Any:
 commands.add_command(click.Command("run", short_help="Run a program with hbshim installed."))
 
 
-@commands.command(short_help="Say what hbshim sees here, and what it would choose.")
+@commands.command(short_help="Report what hbshim detects here, and the worker it would choose.")
 @with_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
     type=click.FloatRange(0.1, 3600),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between two snapshots.",
 )
 def watch(target: str | None, once: bool, as_json: bool, interval: float) -> None:
     """Show the connections of a running process, live.
@@ -118,7 +118,7 @@ def watch(target: str | None, once: bool, as_json: bool, interval: float) -> Non
     "--broker",
     envvar="HBSHIM_BROKER_URL",
     metavar="URL",
-    help="A RabbitMQ to publish to; also from HBSHIM_BROKER_URL, where no `ps` shows it.",
+    help="A RabbitMQ to publish to; also from HBSHIM_BROKER_URL, which `ps` does not show.",
 )
 @click.option("--quick", is_flag=True, help="Fewer pairs, shorter waits.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

@@ -404,12 +404,14 @@ class Link:
             self._metrics.record(
                 "application-hung",
                 self.name,
-                f"the application has not ticked for {sample.marked_ago:.1f} s, its "
-                f"liveness_timeout is {self.liveness_timeout:g} s; it is sent for no more",
+                f"the application was inactive for {sample.marked_ago:.1f} s, its liveness_timeout "
+                f"is {self.liveness_timeout:g} s; no heartbeats are sent until it is active again",
             )
         elif before is State.HUNG and self.state is State.ALIVE:
             self._metrics.record(
-                "application-back", self.name, "the application ticks again; beats go on"
+                "application-back",
+                self.name,
+                "the application is active again; heartbeats continue",
             )
 
     def _report_misuse(self) -> None:

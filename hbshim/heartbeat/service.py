@@ -217,7 +217,7 @@ class HeartbeatService:
             def on_late(seconds: float) -> bool:
                 if forced and engine.worker.running:
                     return False
-                return self._move(engine, f"its tick was {seconds:.2f} s late")
+                return self._move(engine, f"it was {seconds:.2f} s late")
 
             watchdog = Watchdog(engine, timeout, self.metrics, on_late)
             watchdog = self._watchdogs.setdefault(engine, watchdog)

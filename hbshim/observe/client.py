@@ -48,7 +48,7 @@ def _in_directory(directory: str) -> list[str]:
         names = []
     except OSError as error:
         raise WatchError(
-            f"{directory} cannot be read ({error.strerror}); look as the user that owns it"
+            f"{directory} cannot be read ({error.strerror}); run it as its owner"
         ) from None
     if not names:
         raise WatchError(f"no process can be watched in {directory}; {HOW_TO_LISTEN}")
@@ -91,7 +91,7 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
                 connection.sendall(REQUEST)
             answer = _receive(connection, deadline)
         except (ConnectionRefusedError, FileNotFoundError):
-            raise ProcessGone(f"nobody listens at {path}; {HOW_TO_LISTEN}") from None
+            raise ProcessGone(f"no process listens at {path}; {HOW_TO_LISTEN}") from None
         except (TimeoutError, BlockingIOError):
             raise WatchError(
                 f"no answer at {path} within {within:g} s; the process may be stopped, or run "
@@ -103,7 +103,9 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
                 "look as the user that owns the process"
             ) from None
     if not answer:
-        raise WatchError(f"{path} closed without an answer; look as the user that owns the process")
+        raise WatchError(
+            f"{path} closed without an answer; run the command as the user that owns the process"
+        )
     return parse(answer)
 
 
@@ -122,7 +124,7 @@ def _connect(connection: NativeSocket, path: str, deadline: float) -> None:
 def _check_owner(connection: NativeSocket, path: str) -> None:
     uid, ours = peer_uid(connection), os.geteuid()
     if uid not in (0, ours) and ours != 0:
-        raise WatchError(f"the process at {path} is of user {uid}; look as that user")
+        raise WatchError(f"the process at {path} is of user {uid}; run the command as that user")
 
 
 def _receive(connection: NativeSocket, deadline: float) -> bytes:

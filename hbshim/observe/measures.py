@@ -98,19 +98,19 @@ COUNTERS: tuple[Measure[float], ...] = (
     Measure("heartbeats_sent", "Heartbeats sent.", _counter("heartbeats_sent")),
     Measure(
         "heartbeats_drained",
-        "Heartbeats of brokers taken off for clients that sat idle.",
+        "Heartbeats of brokers taken off the receive queue for idle clients.",
         _counter("heartbeats_drained"),
     ),
-    Measure("links_watched", "Connections taken under watch.", _counter("links_watched")),
-    Measure("deaths", "Connections given up, by cause.", _deaths, ("cause",)),
+    Measure("links_watched", "Connections attached.", _counter("links_watched")),
+    Measure("deaths", "Connections lost, by cause.", _deaths, ("cause",)),
     Measure(
         "stale_writes_prevented",
-        "Writes that failed at once instead of vanishing on a dead connection.",
+        "Writes that failed at once instead of being lost on a dead connection.",
         _counter("stale_writes_prevented"),
     ),
     Measure(
         "worker_changes",
-        "Times that connections were moved off a worker that came late.",
+        "Times that connections were moved off a late worker.",
         _counter(f"{_EVENT}worker-moved"),
     ),
     Measure("events", "Events recorded, by kind.", _events, ("kind",)),
@@ -122,10 +122,10 @@ COUNTERS: tuple[Measure[float], ...] = (
 )
 
 GAUGES: tuple[Measure[float], ...] = (
-    Measure("links", "Connections under watch.", _links, ("worker", "state")),
+    Measure("links", "Connections that are kept alive.", _links, ("worker", "state")),
     Measure(
         "latest_lateness_seconds",
-        "Lateness of the latest look; below 0 is early.",
+        "Lateness of the latest check; below 0 is early.",
         _latest_lateness,
         ("worker",),
     ),
@@ -141,5 +141,5 @@ GAUGES: tuple[Measure[float], ...] = (
 )
 
 LATENESS: Measure[Buckets] = Measure(
-    "lateness_seconds", "How late looks at connections came.", _lateness, ("worker",)
+    "lateness_seconds", "Lateness of the checks of connections.", _lateness, ("worker",)
 )

@@ -145,7 +145,7 @@ def _remove_stale(path: str) -> None:
     finally:
         probe.close()
     raise WatchError(
-        f"another process is being watched at {path}; "
+        f"another process listens at {path}; "
         "write {pid} into the path to give each process one of its own"
     )
 

@@ -65,7 +65,7 @@ class OsloIncoming(RpcIncomingMessage):  # type: ignore[misc]
         try:
             self._incoming.reply(_NOTHING, "alive")
         except MessagingError as error:
-            LOG.warning("A sign of life could not be sent: %s", error)
+            LOG.warning("A keepalive could not be sent: %s", error)
 
 
 class OsloListener(PollStyleListener):  # type: ignore[misc]

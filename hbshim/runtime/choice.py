@@ -207,7 +207,7 @@ CAUTIONS: tuple[Caution, ...] = (
     Caution(
         frozenset({"greenthread"}),
         lambda facts, late: late,
-        "The hub's ticks were measured late, so heartbeats from a green thread will be late too: "
+        "The hub was measured late, so heartbeats from a green thread will be late too: "
         "set heartbeat_in_pthread to true or auto.",
     ),
     Caution(

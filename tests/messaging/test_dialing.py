@@ -46,7 +46,7 @@ def test_every_address_of_a_name_is_tried(
 ) -> None:
     address, port = listener.getsockname()[:2]
     kinds = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
-    # In this order: nobody listens at the other one.
+    # In this order: no process listens at the other one.
     addresses = sorted(kinds, key=lambda each: each == address)
     found = [(kinds[each], socket.SOCK_STREAM, 0, "", (each, port)) for each in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kwargs: found)

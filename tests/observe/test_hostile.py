@@ -364,8 +364,8 @@ def test_a_hostile_server_costs_the_command_one_clear_line(
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("no/such/path", "nobody listens at no/such/path"),
-        (__file__, "nobody listens at"),
+        ("no/such/path", "no process listens at no/such/path"),
+        (__file__, "no process listens at"),
         ("999999999", "there is no process 999999999"),
         ("9" * 500, "there is no process 9"),
         ("1", "process 1 has no watch socket"),

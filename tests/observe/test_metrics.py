@@ -111,7 +111,7 @@ def test_lateness_is_a_histogram_of_every_look(
     assert scrape("lateness_seconds_bucket", worker="pthread", le="+Inf") >= looks
     assert scrape("lateness_seconds_bucket", worker="pthread", le="0.0") <= looks
     assert scrape("lateness_seconds_sum", worker="pthread") >= 0
-    assert collect("lateness.looks", worker="pthread", le="inf") >= looks
+    assert collect("lateness.checks", worker="pthread", le="inf") >= looks
 
 
 def test_a_late_look_is_in_the_bucket_of_its_lateness() -> None:

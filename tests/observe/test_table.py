@@ -200,7 +200,7 @@ def test_the_table_ends_with_the_process(
     process.stdin.close()
     status, said = terminal.end()
     assert status == 2
-    assert said.startswith("hbshim: nobody listens at")
+    assert said.startswith("hbshim: no process listens at")
 
 
 @needs_os_threads

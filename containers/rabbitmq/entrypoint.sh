@@ -62,7 +62,10 @@ if [ -n "${HBSHIM_CLUSTER:-}" ]; then
 fi
 chown -R rabbitmq:rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
 
-# Debian's wrapper in /usr/sbin sends the log into a file; the script behind it keeps stdout.
+# Debian's wrapper in /usr/sbin sends the log into a file; the script behind it keeps stdout. The
+# official image has no wrapper.
+server=/usr/lib/rabbitmq/bin/rabbitmq-server
+[ -x "$server" ] || server=$(command -v rabbitmq-server)
 cd /var/lib/rabbitmq
 exec setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups \
-  env HOME=/var/lib/rabbitmq /usr/lib/rabbitmq/bin/rabbitmq-server
+  env HOME=/var/lib/rabbitmq "$server"

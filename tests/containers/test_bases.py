@@ -1,21 +1,18 @@
-"""Both Debian suites build, by the argument BASE, and what they bring is what is said of them."""
+"""Every base builds, by the argument BASE, and what it brings is what is said of it."""
+
+from __future__ import annotations
 
 import pytest
 
 from wsgi_harness.engine.engine import Engine
-from wsgi_harness.engine.images import ensure_images
+from wsgi_harness.engine.images import Images, ensure_images
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("suite", "rabbitmq", "python"), [("bookworm", "3.10", "3.11"), ("trixie", "4.0", "3.13")]
-)
-def test_builds_on(engine: Engine, suite: str, rabbitmq: str, python: str) -> None:
-    images = ensure_images(engine, suite=suite)
-    asked = ["--rm", "--entrypoint", "dpkg-query", images.rabbitmq]
-    found = engine.run("run", *asked, "--showformat=${Version}", "--show", "rabbitmq-server")
-    assert found.startswith(f"{rabbitmq}.")
-    asked = ["--rm", "--entrypoint", "/opt/venv/bin/python", images.apache]
-    loaded = engine.run("run", *asked, "-c", "import mod_wsgi, sys; print(sys.version)")
+@pytest.mark.parametrize(("suite", "python"), [("bookworm", "3.11"), ("trixie", "3.13")])
+def test_apache_builds_on(engine: Engine, images: Images, suite: str, python: str) -> None:
+    built = ensure_images(engine, suite=suite, rabbitmq_image=images.rabbitmq)
+    options = ["--rm", "--entrypoint", "/opt/venv/bin/python", built.apache]
+    loaded = engine.run("run", *options, "-c", "import mod_wsgi, sys; print(sys.version)")
     assert loaded.startswith(f"{python}.")

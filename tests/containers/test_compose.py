@@ -29,8 +29,8 @@ def test_has_the_broker_and_apache_and_builds_both(
     config: dict[str, dict[str, dict[str, Any]]],
 ) -> None:
     assert set(config["services"]) == {"rabbitmq", "apache"}
-    for service in config["services"].values():
-        assert service["build"]["args"]["BASE"].startswith("debian:")
+    bases = {name: each["build"]["args"]["BASE"] for name, each in config["services"].items()}
+    assert bases == {"apache": "debian:bookworm-slim", "rabbitmq": "rabbitmq:4.0-management"}
 
 
 def test_publishes_on_the_loopback_only_and_fixes_no_host_port(

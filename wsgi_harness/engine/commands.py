@@ -65,17 +65,23 @@ def run(
         try:
             out, err = process.communicate(stdin or "", timeout=timeout)
         except BaseException as error:
-            _stop(process)
+            end(process)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise CommandError(f"`{shown}` took longer than {timeout:g} s") from None
             raise
     if process.returncode:
-        said = "\n".join((out + (err or "")).strip().splitlines()[-_SHOWN_LINES:])
-        raise CommandError(f"`{shown}` failed with status {process.returncode}:\n{said}")
+        last = tail(out + (err or ""))
+        raise CommandError(f"`{shown}` failed with status {process.returncode}:\n{last}")
     return out
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def tail(output: str) -> str:
+    """Return the last lines of a command's output, as errors show them."""
+    return "\n".join(output.strip().splitlines()[-_SHOWN_LINES:])
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End a process that leads its own session, and its children."""
     # SIGTERM first: apt, mmdebstrap and docker build leave less behind if they can clean up.
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

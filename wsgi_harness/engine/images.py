@@ -1,4 +1,4 @@
-"""The images: found by a hash of what goes into them, else built; and the base beneath them.
+"""hbshim's images: found by a hash of what goes into them, else built on a base.
 
 `python -m wsgi_harness.engine.images` makes the engine and the images ready, and says what it
 does.
@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-import textwrap
-from collections.abc import Mapping
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from wsgi_harness.engine import debian
+from wsgi_harness.engine import bases, debian
+from wsgi_harness.engine.bases import Base, debian_base, default_rabbitmq, default_suite, last_line
 from wsgi_harness.engine.commands import Progress, run, silent
 from wsgi_harness.engine.engine import Engine, ensure_engine
 from wsgi_harness.errors import CommandError, HarnessError, ImageError
-from wsgi_harness.paths import CONTAINERS, build_dir, set_up_lock
+from wsgi_harness.paths import CONTAINERS, set_up_lock
 
 _INPUTS_LABEL = "org.hbshim.inputs"
-_BOOTSTRAPPED_LABEL = "org.hbshim.bootstrapped"
-_PULL_LIMIT = 45.0
-"""Seconds for the base image (30 MB); a registry behind a silent firewall must not cost more."""
 _FOREIGN_PULL_LIMIT = 300.0
 _BUILD_LIMIT = 600.0
+_one_base_at_a_time = threading.Lock()
+"""Two images may have one base, and making one may install a package."""
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
@@ -39,11 +38,6 @@ class Images:
     apache: str
     redis: str = ""
     own_rabbitmq: bool = True
-
-
-def default_suite() -> str:
-    """Return the Debian suite of the images: `HBSHIM_SUITE`, else bookworm."""
-    return os.environ.get("HBSHIM_SUITE") or "bookworm"
 
 
 def prepare(
@@ -74,32 +68,50 @@ def ensure_images(
     """Return the images, built or pulled where they are missing.
 
     Parameters:
-        suite: Debian suite of hbshim's own images, default `default_suite()`.
+        suite: Debian suite of Apache's image, default `default_suite()`.
 
     Raises:
         ImageError: an image cannot be had; the message has the last lines of the attempt.
     """
-    suite = suite or default_suite()
-    # A run with a foreign broker image is one of the regression, which needs no Redis.
-    names = ["apache"] if rabbitmq_image else ["apache", "rabbitmq", "redis"]
     if rabbitmq_image:
         _ensure_foreign(engine, rabbitmq_image, progress)
-    tags = _ensure_own(engine, names, suite, progress)
-    return Images(
-        rabbitmq=rabbitmq_image or tags["rabbitmq"],
-        apache=tags["apache"],
-        redis=tags.get("redis", ""),
-        own_rabbitmq=rabbitmq_image is None,
-    )
+    base = debian_base(suite or default_suite())
+    # A run with a foreign broker image is one of the regression, which needs no Redis.
+    names = ["apache"] if rabbitmq_image else ["apache", "redis"]
+    # Side by side, as one waits for the network while the other compiles.
+    with ThreadPoolExecutor(len(names)) as pool:
+        built = {name: pool.submit(_ensure_own, engine, name, base, progress) for name in names}
+        return Images(
+            rabbitmq=rabbitmq_image or ensure_broker_image(engine, progress=progress),
+            apache=built["apache"].result(),
+            redis=built["redis"].result() if "redis" in built else "",
+            own_rabbitmq=rabbitmq_image is None,
+        )
 
 
-def ensure_broker_image(engine: Engine, suite: str, *, progress: Progress = silent) -> str:
-    """Return the name of hbshim's own broker image on a Debian suite, built where it is missing.
+def ensure_broker_image(
+    engine: Engine, version: str | None = None, *, progress: Progress = silent
+) -> str:
+    """Return the name of hbshim's own broker image, built where it is missing.
+
+    One that is there is used, whichever its base.
+
+    Parameters:
+        version: RabbitMQ's minor version, default `default_rabbitmq()`.
 
     Raises:
         ImageError: it cannot be had.
     """
-    return _ensure_own(engine, ["rabbitmq"], suite, progress)["rabbitmq"]
+    version = version or default_rabbitmq()
+    if (found := _broker_image(engine, version)) is not None:
+        return found
+    base = bases.pull_official(engine, version, progress)
+    if base is not None:
+        try:
+            return _ensure_own(engine, "rabbitmq", base, progress)
+        except ImageError as error:
+            progress(f"{last_line(error)}; RabbitMQ {version} from Debian instead")
+    return _ensure_own(engine, "rabbitmq", _debian_with(version), progress)
 
 
 def ensure_browser_image(engine: Engine, *, progress: Progress = silent) -> str:
@@ -108,126 +120,88 @@ def ensure_browser_image(engine: Engine, *, progress: Progress = silent) -> str:
     Raises:
         ImageError: it cannot be had.
     """
-    return _ensure_own(engine, ["browser"], default_suite(), progress)["browser"]
+    return _ensure_own(engine, "browser", debian_base(default_suite()), progress)
 
 
 def has_browser_image(engine: Engine) -> bool:
     """Return whether :func:`ensure_browser_image` would have nothing to build."""
-    return _is_built(engine, image_tag("browser", default_suite()))
+    return _is_built(engine, image_tag("browser", debian_base(default_suite())))
 
 
-def has_broker_image(engine: Engine, suite: str) -> bool:
+def has_broker_image(engine: Engine, version: str) -> bool:
     """Return whether :func:`ensure_broker_image` would have nothing to build."""
-    return _is_built(engine, image_tag("rabbitmq", suite))
+    return _broker_image(engine, version) is not None
 
 
-def _ensure_own(engine: Engine, names: list[str], suite: str, progress: Progress) -> dict[str, str]:
-    tags = {name: image_tag(name, suite) for name in names}
-    missing = [name for name, tag in tags.items() if not _is_built(engine, tag)]
-    if missing:
-        base = _ensure_base(engine, suite, progress)
-        failed = _build_all(engine, {name: tags[name] for name in missing}, suite, base, progress)
-        if failed:
-            # A cache or a base left by a build that was cut off: once more, from nothing.
-            if engine.inspect_image(base, _label(_BOOTSTRAPPED_LABEL)) == suite:
-                _bootstrap(engine, suite, progress)
-            for name in failed:
-                progress(f"building {tags[name]} once more, without cache")
-                try:
-                    _build(engine, name, tags[name], suite, base, "--no-cache")
-                except CommandError as error:
-                    raise ImageError(f"{tags[name]} cannot be built: {error}") from error
-    return tags
+def _broker_image(engine: Engine, version: str) -> str | None:
+    for base in (bases.official_base(version), _debian_with(version)):
+        if _is_built(engine, tag := image_tag("rabbitmq", base)):
+            return tag
+    return None
 
 
-def base_image(suite: str) -> str:
-    """Return the base image's name; in full, as Podman does not guess the registry."""
-    return f"docker.io/library/debian:{suite}-slim"
+def _debian_with(version: str) -> Base:
+    return debian_base(bases.RABBITMQ[version])
 
 
-def image_tag(name: str, suite: str) -> str:
+def image_tag(name: str, base: Base) -> str:
     """Return the name of an image of ours, with a hash of all that goes into it."""
-    digest = hashlib.sha256(base_image(suite).encode())
+    digest = hashlib.sha256(base.image.encode())
     for path in sorted((CONTAINERS / name).iterdir()):
         if path.is_file():
             digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
-    return f"hbshim-{name}:{suite}-{digest.hexdigest()[:12]}"
+    return f"hbshim-{name}:{base.key}-{digest.hexdigest()[:12]}"
 
 
 def _is_built(engine: Engine, tag: str) -> bool:
     # A name alone proves little: the label is written by the build that finished.
-    return engine.inspect_image(tag, _label(_INPUTS_LABEL)) == tag
+    return engine.inspect_image(tag, f'{{{{index .Config.Labels "{_INPUTS_LABEL}"}}}}') == tag
 
 
-def _label(name: str) -> str:
-    return f'{{{{index .Config.Labels "{name}"}}}}'
-
-
-def _ensure_base(engine: Engine, suite: str, progress: Progress) -> str:
-    name = base_image(suite)
-    if engine.inspect_image(name, "{{.Id}}") is not None:
-        return name
-    progress(f"pulling {name}")
+def _ensure_own(engine: Engine, name: str, base: Base, progress: Progress) -> str:
+    tag = image_tag(name, base)
+    if _is_built(engine, tag):
+        return tag
+    with _one_base_at_a_time:
+        bases.ensure_base(engine, base, progress)
+    progress(f"building {tag}")
     try:
-        engine.run("pull", "--quiet", name, timeout=_PULL_LIMIT)
+        _build(engine, name, tag, base)
     except CommandError as error:
-        progress(f"pulling {name} failed ({_last(error)})")
-        _bootstrap(engine, suite, progress)
-    return name
+        progress(f"building {tag} failed: {last_line(error)}")
+        _rebuild(engine, name, tag, base, progress)
+    progress(f"built {tag}")
+    return tag
 
 
-def _bootstrap(engine: Engine, suite: str, progress: Progress) -> None:
-    progress(f"bootstrapping Debian {suite} from {debian.MIRROR} instead")
-    tarball = build_dir() / f"base-{suite}.tar"
+def _rebuild(engine: Engine, name: str, tag: str, base: Base, progress: Progress) -> None:
+    # A cache or a base left by a build that was cut off: once more, from nothing.
+    if bases.was_bootstrapped(engine, base):
+        with _one_base_at_a_time:
+            bases.bootstrap(engine, base, progress)
+    progress(f"building {tag} once more, without cache")
     try:
-        # Through a file, not a pipe: an import of half a tree would pass for a base image.
-        debian.bootstrap(suite, tarball, progress=progress)
-        label = f"LABEL {_BOOTSTRAPPED_LABEL}={suite}"
-        engine.run("import", "--change", label, tarball, base_image(suite), timeout=120)
+        _build(engine, name, tag, base, "--no-cache")
     except CommandError as error:
-        raise ImageError(
-            f"the base image {base_image(suite)} can neither be pulled nor bootstrapped: {error}"
-        ) from error
-    finally:
-        tarball.unlink(missing_ok=True)
+        raise ImageError(f"{tag} cannot be built: {error}") from error
 
 
-def _build_all(
-    engine: Engine, tags: Mapping[str, str], suite: str, base: str, progress: Progress
-) -> list[str]:
-    """Build images side by side, as one waits while another compiles; return what failed."""
-
-    def build(name: str) -> bool:
-        progress(f"building {tags[name]}")
-        try:
-            _build(engine, name, tags[name], suite, base)
-        except CommandError as error:
-            progress(f"building {tags[name]} failed: {_last(error)}")
-            return False
-        progress(f"built {tags[name]}")
-        return True
-
-    with ThreadPoolExecutor(len(tags)) as pool:
-        built = dict(zip(tags, pool.map(build, tags), strict=True))
-    return [name for name, succeeded in built.items() if not succeeded]
-
-
-def _build(engine: Engine, name: str, tag: str, suite: str, base: str, *options: str) -> None:
-    argv, environment = build_command(engine, name, tag, suite, base)
+def _build(engine: Engine, name: str, tag: str, base: Base, *options: str) -> None:
+    argv, environment = build_command(engine, name, tag, base)
     # its last word is the directory
     run([*argv[:-1], *options, argv[-1]], timeout=_BUILD_LIMIT, env=environment)
 
 
 def build_command(
-    engine: Engine, name: str, tag: str, suite: str, base: str
+    engine: Engine, name: str, tag: str, base: Base
 ) -> tuple[list[str | Path], dict[str, str]]:
     """Return the command that builds an image, and the environment that it needs.
 
     What may hold a password is in the environment alone, as commands are shown in errors.
     """
-    arguments = {"BASE": base}
-    if suite in debian.UNRELEASED:
-        arguments["APT_OPTIONS"] = f"-o {debian.UNRELEASED[suite]}"
+    arguments = {"BASE": base.image}
+    if base.suite in debian.UNRELEASED:
+        arguments["APT_OPTIONS"] = f"-o {debian.UNRELEASED[base.suite]}"
     secrets, environment = _pip_secrets()
     argv: list[str | Path] = [
         *engine.builder,
@@ -273,10 +247,6 @@ def _ensure_foreign(engine: Engine, name: str, progress: Progress) -> None:
             f"the RabbitMQ image {name!r} is not here and cannot be pulled; check its name, or "
             f"leave it out to use hbshim's own: {error}"
         ) from error
-
-
-def _last(error: Exception) -> str:
-    return textwrap.shorten(str(error).splitlines()[-1], 160)
 
 
 @click.command()

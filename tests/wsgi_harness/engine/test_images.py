@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from wsgi_harness.engine import bases
 from wsgi_harness.engine import images as images_module
+from wsgi_harness.engine.bases import debian_base
 from wsgi_harness.engine.engine import Engine
-from wsgi_harness.engine.images import Images, base_image, build_command, ensure_images, image_tag
+from wsgi_harness.engine.images import Images, build_command, ensure_images, image_tag
 from wsgi_harness.errors import ImageError
 from wsgi_harness.paths import CONTAINERS
+
+BOOKWORM, TRIXIE, FORKY = map(debian_base, ("bookworm", "trixie", "forky"))
 
 
 def test_a_second_run_builds_nothing(engine: Engine, images: Images) -> None:
@@ -22,15 +26,15 @@ def test_a_second_run_builds_nothing(engine: Engine, images: Images) -> None:
 
 def test_tag_follows_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     copy = shutil.copytree(CONTAINERS, tmp_path / "containers")
-    original = image_tag("apache", "bookworm")
+    original = image_tag("apache", BOOKWORM)
     monkeypatch.setattr(images_module, "CONTAINERS", copy)
-    assert image_tag("apache", "bookworm") == original
-    assert image_tag("apache", "trixie") != original
-    other = image_tag("rabbitmq", "bookworm")
+    assert image_tag("apache", BOOKWORM) == original
+    assert image_tag("apache", TRIXIE) != original
+    other = image_tag("rabbitmq", BOOKWORM)
     with (copy / "apache" / "httpd.conf").open("a") as config:
         config.write("# changed\n")
-    assert image_tag("apache", "bookworm") != original
-    assert image_tag("rabbitmq", "bookworm") == other
+    assert image_tag("apache", BOOKWORM) != original
+    assert image_tag("rabbitmq", BOOKWORM) == other
 
 
 def test_the_apache_image_has_what_the_extras_need() -> None:
@@ -56,7 +60,7 @@ def test_an_image_that_merely_has_the_name_is_built_again(
     (tmp_path / "apache").mkdir()
     (tmp_path / "apache" / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\n")
     monkeypatch.setattr(images_module, "CONTAINERS", tmp_path)
-    tag = image_tag("apache", "bookworm")
+    tag = image_tag("apache", BOOKWORM)
     engine.run("tag", images.rabbitmq, tag)
     lines: list[str] = []
     try:
@@ -78,7 +82,7 @@ def test_a_build_that_fails_is_tried_without_cache_and_then_explained(
     (tmp_path / "apache" / "Dockerfile").write_text(dockerfile)
     monkeypatch.setattr(images_module, "CONTAINERS", tmp_path)
     # the base is fine here; making it anew would only take long
-    monkeypatch.setattr(images_module, "_bootstrap", lambda *_: None)
+    monkeypatch.setattr(bases, "bootstrap", lambda *_: None)
     lines: list[str] = []
     with pytest.raises(ImageError, match="hbshim-no-such-base"):
         ensure_images(engine, rabbitmq_image=images.rabbitmq, progress=lines.append)
@@ -98,7 +102,7 @@ def test_what_pip_needs_is_handed_in_as_a_secret(
     monkeypatch.setenv("PIP_CERT", str(bundle))
     monkeypatch.setenv("PIP_INDEX_URL", "https://user:hidden@index.example/simple")
     monkeypatch.setenv("HTTPS_PROXY", "http://user:hidden@proxy.example")
-    argv, environment = build_command(engine, "apache", "a:tag", "bookworm", "base")
+    argv, environment = build_command(engine, "apache", "a:tag", BOOKWORM)
     words = [str(word) for word in argv]
     assert f"--secret=id=ca,src={bundle}" in words
     assert "--build-arg=HTTPS_PROXY" in words
@@ -107,7 +111,7 @@ def test_what_pip_needs_is_handed_in_as_a_secret(
 
 
 def test_a_suite_whose_release_file_may_be_old_is_read_all_the_same(engine: Engine) -> None:
-    argv, _ = build_command(engine, "rabbitmq", "a:tag", "forky", base_image("forky"))
+    argv, _ = build_command(engine, "rabbitmq", "a:tag", FORKY)
     assert "--build-arg=APT_OPTIONS=-o Acquire::Check-Valid-Until=false" in argv
-    argv, _ = build_command(engine, "rabbitmq", "a:tag", "bookworm", base_image("bookworm"))
+    argv, _ = build_command(engine, "rabbitmq", "a:tag", BOOKWORM)
     assert not [word for word in argv if "Check-Valid-Until" in str(word)]

@@ -18,6 +18,11 @@ from wsgi_harness.matrix.scenarios import SILENCE
 HEARTBEAT = 4
 CELLS = ("none-kombu", "none-pika", "green-kombu", "hbshim-auto-kombu", "hbshim-auto-pika")
 STOCK = "stock-rabbit-oslo"
+#: The control and the fix on each further version of RabbitMQ.
+VERSIONS = {
+    version: (f"none-kombu-{key}", f"hbshim-auto-pika-{key}")
+    for version, key in (("3.10", "rabbitmq310"), ("4.3", "rabbitmq43"))
+}
 DRIVERS = ("hbshim-hbrabbit-oslo", "hbshim-hbkombu-oslo", "hbshim-hbpika-oslo")
 COMMAND = (sys.executable, "-c", "from wsgi_harness.cli import main; main()")
 LIMIT = 300.0
@@ -33,7 +38,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(prepared: object, report: Path) -> subprocess.CompletedProcess[str]:
     """The console script, run to its end."""
-    chosen = [f"--scenario={cell}" for cell in (*CELLS, STOCK, *DRIVERS)]
+    further = [cell for cells in VERSIONS.values() for cell in cells]
+    chosen = [f"--scenario={cell}" for cell in (*CELLS, STOCK, *DRIVERS, *further)]
     return subprocess.run(
         [*COMMAND, *chosen, f"--heartbeat={HEARTBEAT}", "--json", f"--report={report}"],
         capture_output=True,
@@ -110,6 +116,21 @@ def test_hbshim_holds_the_connection(cells: dict[str, dict[str, Any]], name: str
     assert cell["shim"]["detected"]["host"]["mode"] == "embedded"
     assert cell["shim"]["detected"]["host"]["mpm"] == "prefork"
     assert cell["shim"]["detected"]["hub"] == "parked"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_other_versions_of_rabbitmq_do_the_same(
+    finished: subprocess.CompletedProcess[str], cells: dict[str, dict[str, Any]], version: str
+) -> None:
+    if f"RabbitMQ {version}, which cannot be had" in finished.stderr:
+        pytest.skip(f"RabbitMQ {version} cannot be had here")
+    control, fix = (cells[name] for name in VERSIONS[version])
+
+    assert control["outcome"] == "failed_as_it_must"
+    assert control["broker"]["reason"] == f"missed heartbeats from client, timeout: {HEARTBEAT}s"
+    assert fix["outcome"] == "held"
+    assert fix["messages"]["arrived"] == fix["messages"]["asked"] > 0
+    assert f", {version}." in json.loads(finished.stdout)["broker"]
 
 
 def test_green_threads_stood_still_and_native_ones_did_not(

@@ -6,19 +6,20 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import pika
 
 from wsgi_harness.matrix import answering
+from wsgi_harness.matrix.brokers import broker_of
 from wsgi_harness.matrix.scenarios import MESSAGES, SILENCE, Scenario, queue_of
 from wsgi_harness.observe import cells, observer, wiretap
 from wsgi_harness.observe.cells import Answer, Cell
 from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request, WireView
 from wsgi_harness.observe.observer import BrokerWatch
-from wsgi_harness.stack.stack import BROKER, Stack
+from wsgi_harness.stack.stack import Stack
 
 Told = TypeVar("Told")
 Exchange = tuple[Request, Answer]
@@ -81,7 +82,7 @@ class Matrix:
         self._declare_queues()
         if any(scenario.world.oslo for scenario in self._scenarios):
             answering.wait_for(lambda: self._log(answering.ANSWERS))
-        with BrokerWatch(self._stack.broker.management.connections) as watch:
+        with BrokerWatch(self._connections) as watch:
             opened = self._each("opening connections", Cell.open, self._cells)
             self._lap("open")
             self._keep_silent()
@@ -92,7 +93,9 @@ class Matrix:
             published = self._each("publishing", lambda cell: cell.publish(MESSAGES), ready)
             reports = self._each("collecting", Cell.report, ready)
         arrived = self._arrived({name: answer for name, (_, answer) in published.items()})
-        from_log = observer.read_log(self._log(BROKER))
+        from_log: dict[str, BrokerView] = {}
+        for broker in self._stack.brokers:
+            from_log.update(observer.read_log(self._log(broker)))
         wire = self._wire()
         several = {scenario.name for scenario in self._scenarios if scenario.world.oslo}
 
@@ -117,9 +120,15 @@ class Matrix:
         """Return the end of a cell's Apache log."""
         return tuple(self._log(name)[-_LOG_LINES:])
 
+    def _connections(self) -> list[dict[str, Any]]:
+        brokers = self._stack.brokers.values()
+        return [each for broker in brokers for each in broker.management.connections()]
+
     def _wire(self) -> Mapping[str, WireView]:
-        relayed = [each.name for each in self._scenarios if not each.world.tls]
-        seen = wiretap.read(self._log(wiretap.RELAY)) if relayed else {}
+        relays = {
+            wiretap.relay_to(broker_of(each)) for each in self._scenarios if not each.world.tls
+        }
+        seen = wiretap.read([line for relay in sorted(relays) for line in self._log(relay)])
         unseen = WireView(visible=False)
         return {
             each.name: unseen if each.world.tls else seen[each.name] for each in self._scenarios
@@ -157,12 +166,11 @@ class Matrix:
         # Not by the cells: an exclusive queue would be deleted with the connection that is to be
         # closed.
         expiry = (SILENCE * self._heartbeat + 600) * 1000
-        with self._harness_connection() as connection:
-            channel = connection.channel()
+        with self._channels() as channels:
             for scenario in self._scenarios:
                 if scenario.world.oslo:
                     continue  # a driver declares the queues of its notifications itself
-                channel.queue_declare(
+                channels[broker_of(scenario)].queue_declare(
                     queue_of(scenario), durable=True, arguments={"x-expires": expiry}
                 )
 
@@ -176,35 +184,46 @@ class Matrix:
             accepted: int = published[name].get("accepted", 0)
             return len(found[name]) < accepted
 
-        with self._harness_connection() as connection:
-            channel = connection.channel()
+        with self._channels() as channels:
             waiting = list(queues)
             while waiting:
                 for name in waiting:
-                    for body in _take_all(channel, queues[name]):
+                    broker, queue = queues[name]
+                    for body in _take_all(channels[broker], queue):
                         # oslo.messaging wraps it; each driver does so differently.
                         found[name].update(re.findall(rf"{name}/\d+".encode(), body))
                 waiting = [name for name in waiting if awaited(name)]
                 if time.monotonic() > limit:
                     break
-                connection.sleep(0.1 if waiting else 0)
+                time.sleep(0.1 if waiting else 0)
         return {name: len(bodies) for name, bodies in found.items()}
 
-    def _queues(self, names: Collection[str]) -> dict[str, str]:
-        """Return the queue of each cell; a queue that its driver has not declared is left out."""
-        declared = [queue["name"] for queue in self._stack.broker.management.get("queues")]
+    def _queues(self, names: Collection[str]) -> dict[str, tuple[str, str]]:
+        """Return broker and queue of each cell; a queue that is not declared is left out."""
+        declared = {
+            name: [queue["name"] for queue in broker.management.get("queues")]
+            for name, broker in self._stack.brokers.items()
+        }
         found = {}
         for scenario in self._scenarios:
             queue = queue_of(scenario)
             # oslo.messaging's drivers add the priority, and some the exchange before it.
             told = rf"(.*\.)?{re.escape(queue)}\.info" if scenario.world.oslo else re.escape(queue)
-            matching = [each for each in declared if re.fullmatch(told, each)]
+            broker = broker_of(scenario)
+            matching = [each for each in declared[broker] if re.fullmatch(told, each)]
             if scenario.name in names and matching:
-                found[scenario.name] = matching[0]
+                found[scenario.name] = (broker, matching[0])
         return found
 
-    def _harness_connection(self) -> pika.BlockingConnection:
-        return pika.BlockingConnection(pika.URLParameters(self._stack.broker.amqp_url()))
+    @contextmanager
+    def _channels(self) -> Iterator[Mapping[str, Any]]:
+        """Open a channel to each broker; yield them by the names of the services."""
+        with ExitStack() as connections:
+            channels = {}
+            for name, broker in self._stack.brokers.items():
+                connection = pika.BlockingConnection(pika.URLParameters(broker.amqp_url()))
+                channels[name] = connections.enter_context(connection).channel()
+            yield channels
 
     def _problems(self, seen: Observation) -> tuple[str, ...]:
         """Return why a cell cannot be evaluated, beyond what the cell itself reported."""

@@ -15,6 +15,7 @@ from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images, prepare
 from wsgi_harness.errors import CommandError, HarnessError
 from wsgi_harness.matrix import answering
+from wsgi_harness.matrix.brokers import broker_of, images_of
 from wsgi_harness.matrix.matrix import Display, Matrix
 from wsgi_harness.matrix.scenarios import Scenario, orders
 from wsgi_harness.matrix.verdict import Verdict, judge
@@ -31,7 +32,7 @@ class Results:
     Attributes:
         began: ``time.time()`` in seconds.
         heartbeat: T, in seconds.
-        broker: RabbitMQ's version.
+        broker: RabbitMQ's version, that of most cells first.
         engine: the container engine and its version.
         durations: seconds that each stage took, in order.
     """
@@ -61,7 +62,7 @@ def run(
         heartbeat: T, in whole seconds.
         display: shows progress.
         rabbitmq_image: an image to use as the broker instead of hbshim's own; the cells
-            over TLS are left out then.
+            over TLS and on other versions are left out then.
         prepared: an engine and images that are ready, if the caller has them.
 
     Raises:
@@ -70,11 +71,14 @@ def run(
     scenarios = that_can_run(scenarios, rabbitmq_image, display)
     clock = _Stopwatch()
     engine, images = prepared or prepare(rabbitmq_image=rabbitmq_image, progress=display.say)
+    further, scenarios = images_of(scenarios, engine, display.say)
+    display.say(f"RabbitMQ: {', '.join([images.rabbitmq, *further.values()])}")
     clock.lap("images")
     stack = Stack(
         project_name("regression"),
         services_of(scenarios, heartbeat),
         rabbitmq_image=rabbitmq_image,
+        further_brokers=further,
         heartbeat=heartbeat,
         prepared=(engine, images),
         progress=display.say,
@@ -105,23 +109,23 @@ def run(
 def that_can_run(
     scenarios: Sequence[Scenario], rabbitmq_image: str | None, display: Display
 ) -> Sequence[Scenario]:
-    """Return the scenarios, without those over TLS if the broker is not hbshim's own image.
+    """Return the scenarios that one broker can take if it is not hbshim's own image.
 
     Raises:
         HarnessError: none is left.
     """
     if rabbitmq_image is None:
         return scenarios
-    possible = [scenario for scenario in scenarios if not scenario.world.tls]
+    possible = [each for each in scenarios if not (each.world.tls or each.world.rabbitmq)]
     if not possible:
         raise HarnessError(
-            f"the image {rabbitmq_image} has no TLS listener that the cells know; "
-            "run the cells over TLS without --rabbitmq-image"
+            f"the image {rabbitmq_image} has no TLS listener that the cells know, and one version; "
+            "run the cells over TLS and on other versions without --rabbitmq-image"
         )
     if len(possible) < len(scenarios):
         display.say(
-            f"left out: {len(scenarios) - len(possible)} cells over TLS, which need "
-            "hbshim's own broker image"
+            f"left out: {len(scenarios) - len(possible)} cells over TLS or on other versions, "
+            "which need hbshim's own broker images"
         )
     return possible
 
@@ -142,7 +146,8 @@ def _measure(
     matrix = Matrix(stack, scenarios, heartbeat, display, clock.lap)
     try:
         observations = matrix.measure()
-        version = str(stack.broker.management.overview()["rabbitmq_version"])
+        found = [each.management.overview() for each in stack.brokers.values()]
+        versions = ", ".join(str(each["rabbitmq_version"]) for each in found)
     except (requests.RequestException, pika.exceptions.AMQPError) as error:
         raise BrokerUnobservableError(
             f"RabbitMQ stopped answering the harness ({type(error).__name__}); is the machine "
@@ -154,13 +159,18 @@ def _measure(
         for seen, verdict in zip(observations, verdicts, strict=True)
     ]
     clock.lap("collect")
-    return _Measured(version, observations, verdicts)
+    return _Measured(versions, observations, verdicts)
 
 
 def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
-    """Return a container for each cell, the relay if a cell uses it, and the server of CALLs."""
-    relayed = [scenario.name for scenario in scenarios if not scenario.world.tls]
-    addresses = wiretap.addresses(relayed)
+    """Return a container for each cell, the relays that cells use, and the server of CALLs."""
+    relayed: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        if not scenario.world.tls:
+            relayed.setdefault(broker_of(scenario), []).append(scenario.name)
+    addresses: dict[str, tuple[str, int]] = {}
+    for broker, names in relayed.items():
+        addresses |= wiretap.addresses(names, broker)
     services = [
         CellService(
             scenario.name,
@@ -179,7 +189,7 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
     schemes = tuple(dict.fromkeys(each.library for each in scenarios if each.world.oslo))
     if schemes:
         services = [answering.service(schemes), *services]
-    return [wiretap.service(relayed), *services] if relayed else services
+    return [*(wiretap.service(names, broker) for broker, names in relayed.items()), *services]
 
 
 class _Stopwatch:

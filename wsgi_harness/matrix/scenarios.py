@@ -60,6 +60,7 @@ class World:
         threads: request threads in the process; always one in prefork embedded.
         oslo: the version of oslo.messaging whose transports hold the connections; empty if the
             application holds its one connection itself.
+        rabbitmq: RabbitMQ's minor version; empty for that of the run.
     """
 
     key: str
@@ -72,6 +73,7 @@ class World:
     tls: bool = False
     threads: int = 1
     oslo: Literal["", "17.3", "18.3"] = ""
+    rabbitmq: Literal["", "3.10", "4.3"] = ""
 
     @property
     def libraries(self) -> tuple[Library, ...]:
@@ -146,6 +148,8 @@ WORLDS = (
     World("gevent", "prefork, embedded, patched by gevent", green="gevent"),
     World("sub", "prefork, embedded, in a sub-interpreter, monkey-patched", interpreter="sub"),
     World("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
+    World("rabbitmq310", "prefork, embedded, monkey-patched, RabbitMQ 3.10", rabbitmq="3.10"),
+    World("rabbitmq43", "prefork, embedded, monkey-patched, RabbitMQ 4.3", rabbitmq="4.3"),
     World("oslo", "oslo.messaging 18.3 in prefork, embedded, monkey-patched", oslo="18.3"),
     World(
         "oslo-unpatched",
@@ -280,6 +284,7 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("native-drained", ("kombu",), ("prefork", "unpatched"), "alive", _READS),
     ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _SENDS),
     ("hbshim-auto", LIBRARIES, ("gevent", "sub"), "alive", _SENDS),
+    ("hbshim-auto", LIBRARIES, ("rabbitmq310", "rabbitmq43"), "alive", _SENDS),
     ("hbshim-auto", LIBRARIES, ("tls",), "alive", _ENCRYPTS),
     ("hbshim-pthread", LIBRARIES, ("prefork",), "alive", _SENDS),
     ("hbshim-greenthread", LIBRARIES, ("prefork",), "closed", _FORCED),

@@ -10,7 +10,7 @@ from typing import Any
 from wsgi_harness.observe.observation import WireView
 from wsgi_harness.stack.stack import BROKER, CellService
 
-#: Name of the relay's service, and its host name for the cells.
+#: The relay to the broker of most cells.
 RELAY = "relay"
 _FIRST_PORT = 20000
 _BROKER_PORT = 5672
@@ -18,16 +18,23 @@ _BROKER_PORT = 5672
 ENCRYPTED = (BROKER, 5671)
 
 
-def addresses(cells: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Return host and port at which each cell reaches the relay; the port identifies the cell."""
-    return {cell: (RELAY, _FIRST_PORT + number) for number, cell in enumerate(cells)}
+def relay_to(broker: str) -> str:
+    """Return the name of the service that relays to a broker, which is its host name."""
+    return RELAY if broker == BROKER else f"{RELAY}-{broker}"
 
 
-def service(cells: Sequence[str]) -> CellService:
-    """Return the relay as one more container of the stack."""
+def addresses(cells: Sequence[str], broker: str = BROKER) -> dict[str, tuple[str, int]]:
+    """Return host and port at which each cell reaches its relay; the port identifies it."""
+    relay = relay_to(broker)
+    return {cell: (relay, _FIRST_PORT + number) for number, cell in enumerate(cells)}
+
+
+def service(cells: Sequence[str], broker: str = BROKER) -> CellService:
+    """Return the relay to a broker as one more container of the stack."""
     listen = [f"--listen={cell}={port}" for cell, (_, port) in addresses(cells).items()]
     program = ("/opt/venv/bin/python", "-m", "wsgi_harness.wire.relay")
-    return CellService(RELAY, entrypoint=(*program, f"--target={BROKER}:{_BROKER_PORT}", *listen))
+    target = f"--target={broker}:{_BROKER_PORT}"
+    return CellService(relay_to(broker), entrypoint=(*program, target, *listen))
 
 
 def read(lines: Sequence[str]) -> Mapping[str, WireView]:

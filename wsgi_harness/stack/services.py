@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import StackError
-from wsgi_harness.paths import HARNESS, package_dir
+from wsgi_harness.paths import CONTAINERS, HARNESS, package_dir
 from wsgi_harness.stack.leftovers import OWNER_LABEL, owner
 
 BROKER = "rabbitmq"
@@ -47,13 +47,13 @@ class CellService:
     entrypoint: tuple[str, ...] = ()
 
 
-def check_names(cells: Sequence[CellService]) -> None:
+def check_names(cells: Sequence[CellService], further_brokers: Collection[str] = ()) -> None:
     """Refuse names that Compose would refuse later, with a longer story; raises StackError."""
-    names = [cell.name for cell in cells]
+    names = [*(cell.name for cell in cells), *further_brokers]
     for name in names:
         if not _NAME.fullmatch(name) or name == BROKER or names.count(name) > 1:
             raise StackError(
-                f"{name!r} cannot name a cell: use each name once, not {BROKER!r}, and only "
+                f"{name!r} cannot name a service: use each name once, not {BROKER!r}, and only "
                 "lower-case letters, digits, - and _"
             )
 
@@ -103,11 +103,22 @@ def _write_metadata(code: Path) -> None:
 
 
 def override(
-    cells: Sequence[CellService], images: Images, heartbeat: int, directory: Path
+    cells: Sequence[CellService],
+    images: Images,
+    heartbeat: int,
+    directory: Path,
+    further_brokers: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return a Compose file, to be merged over compose.yaml."""
+    """Return a Compose file, to be merged over compose.yaml.
+
+    Parameters:
+        further_brokers: images by the names of their services.
+    """
     code = write_code(directory)
     services = {cell.name: _cell(cell, images, code) for cell in cells}
+    for name, image in further_brokers.items():
+        like = {"file": str(CONTAINERS / "compose.yaml"), "service": BROKER}
+        services[name] = {"extends": like, "image": image}
     if not images.own_rabbitmq:
         services[BROKER] = _official_broker(heartbeat, directory)
     return {"services": services}

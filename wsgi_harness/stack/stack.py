@@ -9,8 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,7 +62,8 @@ class Stack:
         project: name of the Compose project, see `project_name`.
         rabbitmq_image: an image to use as the broker instead of hbshim's own; it has to take
             `RABBITMQ_DEFAULT_USER` and `/etc/rabbitmq/conf.d` as Docker's official one does.
-        heartbeat: T that the broker suggests, in seconds.
+        further_brokers: images of hbshim's own for more brokers, by the service's name.
+        heartbeat: T that the brokers suggest, in seconds.
         prepared: an engine and images that are ready, where the caller has them.
         progress: called with a line for each thing that takes time.
 
@@ -77,11 +77,13 @@ class Stack:
         cells: Sequence[CellService] = (),
         *,
         rabbitmq_image: str | None = None,
+        further_brokers: Mapping[str, str] | None = None,
         heartbeat: int = 4,
         prepared: tuple[Engine, Images] | None = None,
         progress: Progress = silent,
     ) -> None:
-        services.check_names(cells)
+        self._further = dict(further_brokers or {})
+        services.check_names(cells, self._further)
         self.project = project
         self._cells = tuple(cells)
         self._rabbitmq_image = rabbitmq_image
@@ -91,7 +93,7 @@ class Stack:
         self._password = secrets.token_urlsafe(18)
         self._environment: dict[str, str] = {}
         self._engine: Engine | None = None
-        self._broker: Broker | None = None
+        self._brokers: dict[str, Broker] = {}
         self._containers: dict[str, dict[str, Any]] = {}
         self._on_exit = contextlib.ExitStack()
 
@@ -123,12 +125,16 @@ class Stack:
             rabbitmq_image=self._rabbitmq_image, progress=self._progress
         )
         leftovers.remove(self._engine, progress=self._progress)
-        self._progress(f"starting the broker and {len(self._cells)} cells")
+        brokers = [BROKER, *self._further]
+        shown = "the broker" if len(brokers) == 1 else f"{len(brokers)} brokers"
+        self._progress(f"starting {shown} and {len(self._cells)} cells")
         self._environment = services.environment(images, self._password, self._heartbeat)
         self._directory.mkdir(parents=True, exist_ok=True)
-        override = services.override(self._cells, images, self._heartbeat, self._directory)
+        override = services.override(
+            self._cells, images, self._heartbeat, self._directory, self._further
+        )
         self._override_file.write_text(json.dumps(override, indent=2))
-        names = [BROKER, *(cell.name for cell in self._cells)]
+        names = [*brokers, *(cell.name for cell in self._cells)]
         try:
             self._compose("up", "--detach", "--no-build", *names, timeout=_UP_LIMIT)
         except CommandError as error:
@@ -136,8 +142,10 @@ class Stack:
         self._containers = self._list_containers()
         for name in names:
             self._check_running(name)
-        self._broker = self._describe_broker(images)
-        self._wait(BROKER, self._broker.check_ready)
+        for name in brokers:
+            own = name != BROKER or images.own_rabbitmq
+            self._brokers[name] = broker = self._describe_broker(name, own=own)
+            self._wait(name, broker.check_ready)
         for cell in self._cells:
             if not cell.entrypoint:
                 self._wait(cell.name, functools.partial(self._check_cell, cell.name))
@@ -156,14 +164,19 @@ class Stack:
                 except CommandError as error:
                     self._leave_a_network_or_raise(error)
             shutil.rmtree(self._directory, ignore_errors=True)
-            self._broker, self._containers = None, {}
+            self._brokers, self._containers = {}, {}
 
     @property
     def broker(self) -> Broker:
         """The broker; raises `StackError` while nothing is up."""
-        if self._broker is None:
+        return self.brokers[BROKER]
+
+    @property
+    def brokers(self) -> Mapping[str, Broker]:
+        """Every broker by its service's name; raises `StackError` while nothing is up."""
+        if not self._brokers:
             raise StackError(_NOT_UP)
-        return self._broker
+        return self._brokers
 
     def cell_url(self, name: str) -> str:
         """Return the URL of a cell's root, without a slash at its end."""
@@ -219,14 +232,11 @@ class Stack:
         self._compose("start", service)
         self._containers = self._list_containers()
         self._check_running(service)
-        if service == BROKER:
-            self._broker = replace(
-                self.broker,
-                amqp_port=self._port(BROKER, 5672),
-                tls_port=self._port(BROKER, 5671) if self.broker.tls_port else None,
-                management_url=f"http://{_HOST}:{self._port(BROKER, 15672)}",
+        if (known := self._brokers.get(service)) is not None:
+            self._brokers[service] = broker = self._describe_broker(
+                service, own=known.tls_port is not None
             )
-            self._wait(BROKER, self._broker.check_ready)
+            self._wait(service, broker.check_ready)
         else:
             self._wait(service, functools.partial(self._check_cell, service))
 
@@ -282,17 +292,16 @@ class Stack:
         known = ", ".join(sorted(self._containers))
         raise StackError(f"no service {service!r} with a port {inside}; the services are {known}")
 
-    def _describe_broker(self, images: Images) -> Broker:
-        own = images.own_rabbitmq
+    def _describe_broker(self, name: str, *, own: bool) -> Broker:
         return Broker(
             host=_HOST,
-            amqp_port=self._port(BROKER, 5672),
-            tls_port=self._port(BROKER, 5671) if own else None,
-            management_url=f"http://{_HOST}:{self._port(BROKER, 15672)}",
+            amqp_port=self._port(name, 5672),
+            tls_port=self._port(name, 5671) if own else None,
+            management_url=f"http://{_HOST}:{self._port(name, 15672)}",
             user=services.USER,
             password=self._password,
-            read_log=lambda: self.logs(BROKER),
-            read_ca=(lambda: self.exec(BROKER, ["cat", CA_FILE])) if own else None,
+            read_log=lambda: self.logs(name),
+            read_ca=(lambda: self.exec(name, ["cat", CA_FILE])) if own else None,
         )
 
     def _check_cell(self, name: str) -> None:

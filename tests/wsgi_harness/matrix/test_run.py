@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from wsgi_harness.errors import HarnessError, StackError
-from wsgi_harness.matrix import answering
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.errors import HarnessError, ImageError, StackError
+from wsgi_harness.matrix import answering, brokers
 from wsgi_harness.matrix.run import services_of, that_can_run
 from wsgi_harness.matrix.scenarios import SCENARIOS, SCHEMES, select
 from wsgi_harness.observe import wiretap
@@ -36,21 +37,81 @@ def test_hbshims_own_broker_takes_every_cell() -> None:
     assert display.said == []
 
 
-def test_cells_over_tls_are_left_out_with_another_broker_and_it_is_said() -> None:
+def test_cells_that_need_more_than_one_foreign_broker_are_left_out_and_it_is_said() -> None:
     display = Lines()
 
     chosen = that_can_run(SCENARIOS, "rabbitmq:4", display)
 
-    encrypted = [scenario for scenario in SCENARIOS if scenario.world.tls]
-    assert [scenario for scenario in SCENARIOS if scenario not in chosen] == encrypted
+    own = [each for each in SCENARIOS if each.world.tls or each.world.rabbitmq]
+    assert [scenario for scenario in SCENARIOS if scenario not in chosen] == own
     assert display.said == [
-        f"left out: {len(encrypted)} cells over TLS, which need hbshim's own broker image"
+        f"left out: {len(own)} cells over TLS or on other versions, which need hbshim's own "
+        "broker images"
     ]
 
 
-def test_nothing_but_cells_over_tls_cannot_run_with_another_broker() -> None:
+@pytest.mark.parametrize("pattern", ["*-tls", "*-rabbitmq43"])
+def test_nothing_but_cells_that_need_own_brokers_cannot_run_with_another(pattern: str) -> None:
     with pytest.raises(HarnessError, match="without --rabbitmq-image"):
-        that_can_run(select(["*-tls"]), "rabbitmq:4", Lines())
+        that_can_run(select([pattern]), "rabbitmq:4", Lines())
+
+
+def engine_with(*versions: str, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine that has images of these versions of RabbitMQ and can build no other."""
+
+    def ensure(_engine: Engine, version: str, **_options: object) -> str:
+        if version not in versions:
+            raise ImageError("the archive is broken")
+        return f"image:{version}"
+
+    monkeypatch.setattr(brokers, "ensure_broker_image", ensure)
+    return Engine("docker", "1", ("docker",), ("docker",), ("docker", "compose"))
+
+
+def test_each_further_version_gets_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = Lines()
+    engine = engine_with("3.10", "4.3", monkeypatch=monkeypatch)
+
+    images, chosen = brokers.images_of(SCENARIOS, engine, display.say)
+
+    assert images == {"rabbitmq310": "image:3.10", "rabbitmq43": "image:4.3"}
+    assert chosen == SCENARIOS
+    assert brokers.images_of(select(["none-kombu"]), engine, display.say)[0] == {}
+
+
+def test_a_version_that_cannot_be_had_costs_its_cells_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    display = Lines()
+    engine = engine_with("3.10", monkeypatch=monkeypatch)
+
+    images, chosen = brokers.images_of(SCENARIOS, engine, display.say)
+
+    assert images == {"rabbitmq310": "image:3.10"}
+    assert [each for each in SCENARIOS if each not in chosen] == list(select(["*-rabbitmq43"]))
+    assert display.said == [
+        "left out: the cells on RabbitMQ 4.3, which cannot be had: the archive is broken"
+    ]
+
+
+def test_a_run_of_nothing_but_cells_that_have_no_broker_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = engine_with(monkeypatch=monkeypatch)
+
+    with pytest.raises(ImageError, match="the archive is broken"):
+        brokers.images_of(select(["*-rabbitmq310", "*-rabbitmq43"]), engine, Lines().say)
+
+
+def test_cells_on_another_version_go_to_its_broker_through_a_relay_of_its_own() -> None:
+    services = {each.name: each for each in services_of(select(["none-kombu*"]), 4)}
+
+    told = json.loads(services["none-kombu-rabbitmq43"].environment["CELL"])
+    relay = services[told["host"]]
+    assert "--target=rabbitmq43:5672" in relay.entrypoint
+    assert f"--listen=none-kombu-rabbitmq43={told['port']}" in relay.entrypoint
+    assert "--target=rabbitmq:5672" in services[wiretap.RELAY].entrypoint
+    assert not any("rabbitmq43=" in argument for argument in services[wiretap.RELAY].entrypoint)
 
 
 def test_cells_over_tls_go_past_the_relay() -> None:

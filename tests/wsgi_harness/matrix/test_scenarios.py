@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from wsgi_harness.engine.bases import RABBITMQ
 from wsgi_harness.matrix import scenarios
 from wsgi_harness.matrix.scenarios import (
     LIBRARIES,
@@ -44,7 +45,10 @@ def test_every_way_of_beating_is_tried_in_the_world_that_fails(method: str, libr
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("world", ["unpatched", "daemon", "event", "gevent", "sub", "tls"])
+@pytest.mark.parametrize(
+    "world",
+    ["unpatched", "daemon", "event", "gevent", "sub", "tls", "rabbitmq310", "rabbitmq43"],
+)
 def test_every_other_world_has_a_control_and_the_fix(world: str, library: str) -> None:
     assert BY_NAME[f"none-{library}-{world}"].expected == "closed"
     assert BY_NAME[f"hbshim-auto-{library}-{world}"].is_fix
@@ -83,6 +87,12 @@ def test_a_forced_worker_that_cannot_hold_is_no_fix_but_must_be_warned_about() -
 
     assert {scenario.method.key for scenario in forced} == {"hbshim-greenthread", "hbshim-tpool"}
     assert not any(scenario.is_fix or scenario.is_control for scenario in forced)
+
+
+def test_every_version_of_rabbitmq_is_the_default_or_has_its_cells() -> None:
+    tried = {each.world.rabbitmq for each in SCENARIOS if each.world.rabbitmq}
+
+    assert tried | {"4.0"} == set(RABBITMQ)
 
 
 def test_every_expectation_has_its_reason() -> None:

@@ -102,7 +102,7 @@ def test_an_unknown_service_is_named_with_those_there_are(stack: Stack) -> None:
 
 @pytest.mark.parametrize("names", [["Upper"], ["a b"], [""], ["rabbitmq"], ["twice", "twice"]])
 def test_names_that_cannot_be_used_are_refused_at_once(names: list[str]) -> None:
-    with pytest.raises(StackError, match="cannot name a cell"):
+    with pytest.raises(StackError, match="cannot name a service"):
         Stack("hbshim-names", [CellService(name) for name in names])
 
 

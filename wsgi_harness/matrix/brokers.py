@@ -1,0 +1,44 @@
+"""The brokers of a run: the one of most cells, and one for each further version of RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import ensure_broker_image
+from wsgi_harness.errors import ImageError
+from wsgi_harness.matrix.scenarios import Scenario
+from wsgi_harness.paths import set_up_lock
+from wsgi_harness.stack.stack import BROKER
+
+Say = Callable[[str], None]
+
+
+def broker_of(scenario: Scenario) -> str:
+    """Return the name of the broker's service that a cell connects to."""
+    return scenario.world.key if scenario.world.rabbitmq else BROKER
+
+
+def images_of(
+    scenarios: Sequence[Scenario], engine: Engine, say: Say
+) -> tuple[dict[str, str], tuple[Scenario, ...]]:
+    """Return the image of each further broker, by service, and the scenarios that have a broker.
+
+    A version that cannot be had costs its cells, not the run.
+
+    Raises:
+        ImageError: then no cell is left.
+    """
+    versions = {broker_of(each): each.world.rabbitmq for each in scenarios if each.world.rabbitmq}
+    images: dict[str, str] = {}
+    missing: set[str] = set()
+    for service, version in versions.items():
+        try:
+            with set_up_lock(say):
+                images[service] = ensure_broker_image(engine, version, progress=say)
+        except ImageError as error:
+            if all(broker_of(each) in {service, *missing} for each in scenarios):
+                raise
+            missing.add(service)
+            say(f"left out: the cells on RabbitMQ {version}, which cannot be had: {error}")
+    return images, tuple(each for each in scenarios if broker_of(each) not in missing)

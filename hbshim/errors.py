@@ -213,5 +213,9 @@ class RemoteError(MessagingError):
         self.trace = trace
 
 
+class DirectoryError(MessagingError):
+    """The directory of hosts cannot be used as it is configured."""
+
+
 class NoSuchMethodError(MessagingError):
     """No endpoint of the server has this method, in this namespace and version."""

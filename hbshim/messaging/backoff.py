@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from hbshim.extras import needs
 
-with needs(("tenacity",), "kombu", "pika"):
+with needs(("tenacity",), "kombu", "pika", "zmq"):
     import tenacity
 
 #: The longest pause, in seconds.

@@ -1,7 +1,12 @@
-"""Hosts of the ZeroMQ driver, without a broker."""
+"""Hosts of the ZeroMQ driver, without a broker; and Redis servers for its directory.
+
+The container outlives each of its servers: one that is killed and started again has the same
+address.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +15,10 @@ import pytest
 from hbshim import messaging
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, Node
+from tests.messaging.zmq.redis_server import Container, RedisServer
+from wsgi_harness.engine.engine import Engine
+from wsgi_harness.engine.images import Images
+from wsgi_harness.stack.leftovers import OWNER_LABEL, owner
 
 
 @pytest.fixture
@@ -57,3 +66,31 @@ def endpoint() -> Iterator[Endpoint]:
     found = Endpoint()
     yield found
     found.release.set()
+
+
+@pytest.fixture(scope="session")
+def redis_container(engine: Engine, images: Images) -> Iterator[Container]:
+    """A container in which Redis can be started."""
+    name = f"hbshim-redis-{secrets.token_hex(4)}"
+    engine.run(
+        *("run", "--detach", "--rm", "--init", "--name", name),
+        *("--label", f"{OWNER_LABEL}={owner()}", "--publish", "127.0.0.1::6379", images.redis),
+    )
+    try:
+        yield Container(engine, name)
+    finally:
+        engine.run("rm", "--force", name)
+
+
+@pytest.fixture(scope="session")
+def started_redis(redis_container: Container) -> RedisServer:
+    """One server for all tests of the session."""
+    return RedisServer(redis_container)
+
+
+@pytest.fixture
+def redis_server(started_redis: RedisServer) -> RedisServer:
+    """A Redis that runs, and is empty."""
+    started_redis.start()
+    started_redis.command("FLUSHALL")
+    return started_redis

@@ -83,6 +83,16 @@ class Ledger:
             if host in (None, name):
                 entry.unwritten.update(entry.listeners)
 
+    def keys_of(self, host: str) -> list[bytes]:
+        """Return the keys that a host serves, each once."""
+        entry = self.hosts.get(host)
+        listeners = entry.listeners.values() if entry else ()
+        return list(dict.fromkeys(key for each in listeners for key in each.keys))
+
+    def keys(self) -> list[bytes]:
+        """Return the keys that any of the hosts serves, each once."""
+        return list(dict.fromkeys(key for host in self.hosts for key in self.keys_of(host)))
+
     def unwritten(self, host: str | None = None) -> bool:
         """Whether something is still to be written, of a host or, with None, of any."""
         return any(each.host == host or host is None for each in self.withdrawals) or any(

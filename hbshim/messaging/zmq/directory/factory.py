@@ -1,0 +1,34 @@
+"""Makes the directory that an address names; redis-py is loaded for no other one."""
+
+from __future__ import annotations
+
+import os
+
+from hbshim.messaging.zmq.directory import Directory
+from hbshim.messaging.zmq.directory.address import read_address
+from hbshim.messaging.zmq.directory.local import LocalDirectory
+from hbshim.messaging.zmq.directory.memory import MemoryDirectory
+from hbshim.messaging.zmq.directory.settings import DirectorySettings
+from hbshim.messaging.zmq.directory.static import StaticDirectory
+
+
+def open_directory(url: str, settings: DirectorySettings) -> Directory:
+    """Return the directory that a URL names; it connects when it is first used.
+
+    ``file:`` names a file of hosts that is written by hand, if the path ends with ``.json``; else a
+    folder, which the proxies of this machine write.
+
+    Raises:
+        OptionError: the URL cannot be taken apart, or a file cannot be used.
+        MissingExtraError: redis-py is needed and not installed.
+    """
+    address = read_address(url)
+    if address.kind == "memory":
+        return MemoryDirectory()
+    if address.kind == "file":
+        if address.path.endswith(".json"):
+            return StaticDirectory(address.path, settings.ports)
+        return LocalDirectory(os.path.normpath(address.path), settings.expire)
+    from hbshim.messaging.zmq.directory.redis import RedisDirectory
+
+    return RedisDirectory(address, settings)

@@ -1,0 +1,376 @@
+"""A directory in Redis, on one server or behind Sentinels.
+
+One native thread owns the connections. It writes what proxies register, renews leases, looks up
+what callers wait for, and keeps known routes up to date. Callers read memory; they wait for the
+thread only for a key of which nothing is known. Nothing here waits inside a green hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from _socket import socketpair
+from collections.abc import Callable, Sequence
+
+from hbshim.errors import DirectoryError, WorkerError
+from hbshim.messaging.backoff import pauses
+from hbshim.messaging.zmq.directory import HostRecord, Registration, Routes
+from hbshim.messaging.zmq.directory.address import Address
+from hbshim.messaging.zmq.directory.cache import RouteCache
+from hbshim.messaging.zmq.directory.client import ERRORS, RedisClient, wait_readable
+from hbshim.messaging.zmq.directory.events import Events
+from hbshim.messaging.zmq.directory.latch import Latch
+from hbshim.messaging.zmq.directory.lease import Lease
+from hbshim.messaging.zmq.directory.ledger import Ledger
+from hbshim.messaging.zmq.directory.records import RecordError, decode_change
+from hbshim.messaging.zmq.directory.settings import DirectorySettings
+from hbshim.messaging.zmq.directory.store import RedisStore
+from hbshim.runtime.fork import process_mark
+from hbshim.runtime.unpatched import allocate_lock, start_native_thread
+
+#: Seconds that no pause before another try to connect exceeds.
+LONGEST_PAUSE = 5.0
+
+#: Seconds for which an idle thread sleeps at most.
+LONGEST_SLEEP = 60.0
+
+
+class RedisDirectory:
+    """See :class:`hbshim.messaging.zmq.directory.Directory`.
+
+    A forked child keeps the routes that were known, reads with a connection of its own, and
+    neither renews nor writes what its parent registered.
+    """
+
+    def __init__(self, address: Address, settings: DirectorySettings) -> None:
+        self._address = address
+        self._settings = settings
+        self.events = Events(address.name)
+        self._cache = RouteCache(settings.expire)
+        self._mark = process_mark()
+        self._closed = False
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        settings = self._settings
+        # A native one, held only for a moment, and never during I/O.
+        self._lock = allocate_lock()
+        self._store = RedisStore(
+            RedisClient(
+                self._address, f"hbzmq:{{{settings.namespace}}}:changes", settings.socket_timeout
+            ),
+            settings,
+            self.events,
+        )
+        self._ledger = Ledger()
+        self._lease: Lease | None = None
+        self._watchers: dict[object, Callable[[], None]] = {}
+        # Keys to look up, with those that wait for it; and hosts, with those that wait for them to
+        # be written.
+        self._lookups: dict[bytes, list[Latch]] = {}
+        self._writes: list[tuple[str, Latch]] = []
+        self._renew: set[str] = set()
+        self._reachable = False
+        self._running = False
+        self._pauses = pauses(settings.wait_timeout, LONGEST_PAUSE)
+        self._retry_at = self._opened_at = -math.inf
+        self._refresh_at = math.inf
+        self._clean_at = math.inf
+        self._wake_in, self._wake_out = socketpair()
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)
+
+    # -- called by the program, in any thread ---------------------------------
+
+    def routes(self, key: bytes, deadline: float) -> Routes:
+        self._ensure()
+        with self._lock:
+            found = self._cache.find(key, time.monotonic())
+            if found is not None:
+                return Routes(found, self._reachable)
+        if not self._wait_for_lookup(key, deadline):
+            return Routes(self._cache.peek(key), False)
+        with self._lock:
+            return Routes(self._cache.peek(key), self._reachable)
+
+    def forget(self, key: bytes, host: str) -> None:
+        self._adopt()
+        with self._lock:
+            self._cache.forget(key, host, time.monotonic())
+
+    def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        self._ensure()
+        mark = object()
+        with self._lock:
+            self._watchers[mark] = on_change
+        self._wake()
+
+        def end() -> None:
+            with self._lock:
+                self._watchers.pop(mark, None)
+
+        return end
+
+    def register(self, record: HostRecord, registration: Registration, deadline: float) -> bool:
+        self._ensure()
+        with self._lock:
+            self._ledger.register(record, registration)
+            lease = None
+            if self._lease is None:
+                lease = self._lease = Lease(self._settings.expire, self._on_due)
+        if lease is not None:
+            self._start_lease(lease)
+        return self._wait_for_write(record.host, deadline)
+
+    def withdraw(self, host: str, instance: str | None, deadline: float) -> bool:
+        self._ensure()
+        with self._lock:
+            self._ledger.withdraw(host, instance)
+            if not self._ledger.unwritten(host):
+                return True
+        return self._wait_for_write(host, deadline)
+
+    def renew(self, host: str, deadline: float) -> bool:
+        self._ensure()
+        with self._lock:
+            if host not in self._ledger.hosts:
+                return False
+            self._renew.add(host)
+        return self._wait_for_write(host, deadline)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._lease is not None:
+            self._lease.end()
+        self._wake()
+
+    def _start_lease(self, lease: Lease) -> None:
+        try:
+            lease.start()
+        except WorkerError as error:
+            self.events.refused(str(error))
+
+    def _adopt(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""
+        if not self._mark[0]:
+            self._mark = process_mark()
+            # The parent's connections lose a descriptor here, and no byte is sent on them.
+            self._store.client.close()
+            self._wake_in.close()
+            self._wake_out.close()
+            self._cache.lost()
+            self._start_afresh()
+
+    def _ensure(self) -> None:
+        """Have the thread run."""
+        self._adopt()
+        with self._lock:
+            if self._running or self._closed:
+                return
+            self._running = True
+        try:
+            start_native_thread(self._run, self.close)
+        except WorkerError as error:
+            self._running = False
+            self.events.refused(str(error))
+
+    def _wake(self) -> None:
+        # Full: there is a byte already. Closed: the thread has ended.
+        with contextlib.suppress(OSError):
+            self._wake_out.send(b"\0")
+
+    def _wait_for_lookup(self, key: bytes, deadline: float) -> bool:
+        latch = Latch()
+        try:
+            with self._lock:
+                self._lookups.setdefault(key, []).append(latch)
+            self._wake()
+            return self._running and latch.wait(deadline)
+        finally:
+            latch.close()
+
+    def _wait_for_write(self, host: str, deadline: float) -> bool:
+        latch = Latch()
+        try:
+            with self._lock:
+                self._writes.append((host, latch))
+            self._wake()
+            if self._running:
+                latch.wait(deadline)
+        finally:
+            latch.close()
+        with self._lock:
+            return self._reachable and not self._ledger.unwritten(host) and host not in self._renew
+
+    def _on_due(self) -> None:
+        """In the heartbeat engine's thread, which does no I/O for it."""
+        self._renew.update(self._ledger.hosts)
+        self._wake()
+
+    # -- the thread -----------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                try:
+                    due = self._run_once()
+                except ERRORS as error:
+                    due = self._lost(error)
+                except Exception as error:
+                    # A fault of this module must not end the thread: leases would end with it.
+                    due = self._lost(DirectoryError(f"an error inside hbshim: {error!r}"))
+                self._sleep(due)
+        finally:
+            self._running = False
+            self._store.client.close()
+            self._answer_all()
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _run_once(self) -> float:
+        """Do what is due; return when there is more."""
+        now = time.monotonic()
+        client = self._store.client
+        if not client.is_open:
+            if now < self._retry_at:
+                self._answer_all()
+                return self._retry_at
+            self._reconnect()
+        client.check_master(now)
+        changed = self._read_announcements()
+        self._write()
+        changed |= self._look_up(time.monotonic())
+        if changed:
+            self._announce()
+        return self._next_due()
+
+    def _reconnect(self) -> None:
+        self._store.client.open()
+        with self._lock:
+            # Whatever was written before may be lost.
+            self._ledger.lost()
+            self._reachable = True
+        self._opened_at = time.monotonic()
+        self._refresh_at = -math.inf
+        self._clean_at = self._opened_at + self._store.clean_interval()
+        self.events.reached()
+
+    def _lost(self, error: BaseException) -> float:
+        was_open, was_reachable = self._store.client.is_open, self._reachable
+        self._store.client.close()
+        with self._lock:
+            self._cache.lost()
+            self._reachable = False
+        if isinstance(error, DirectoryError):
+            self.events.refused(str(error))
+        else:
+            self.events.lost(str(error) or type(error).__name__)
+        now = time.monotonic()
+        if was_open and now - self._opened_at > LONGEST_PAUSE:
+            # It worked: another try at once, and pauses only from then on.
+            self._pauses = pauses(self._settings.wait_timeout, LONGEST_PAUSE)
+            self._retry_at = now
+        else:
+            self._retry_at = now + next(self._pauses)
+        if was_reachable:
+            self._announce()
+        return self._retry_at
+
+    def _sleep(self, due: float) -> None:
+        left = min(due - time.monotonic(), LONGEST_SLEEP)
+        if left > 0 and not self._closed:
+            wait_readable((self._wake_in.fileno(), self._store.client.descriptor()), left)
+        with contextlib.suppress(OSError):
+            self._wake_in.recv(4096)
+
+    def _write(self) -> None:
+        with self._lock:
+            writes, self._writes = self._writes, []
+            renew, self._renew = self._renew, set()
+        try:
+            self._store.write(self._lock, self._ledger, renew)
+        except BaseException:
+            with self._lock:
+                self._renew |= renew & self._ledger.hosts.keys()
+                self._writes[:0] = writes
+            raise
+        for _, latch in writes:
+            latch.open()
+        if time.monotonic() >= self._clean_at:
+            self._clean_at = time.monotonic() + self._store.clean_interval()
+            with self._lock:
+                keys = self._ledger.keys()
+            self._store.clean(keys)
+
+    def _look_up(self, now: float) -> bool:
+        with self._lock:
+            lookups, self._lookups = self._lookups, {}
+            wanted = set(lookups)
+            if now >= self._refresh_at:
+                self._cache.drop_unused(now)
+                wanted.update(self._cache.keys)
+        changed = False
+        try:
+            if wanted or now >= self._refresh_at:
+                changed = self._put(sorted(wanted))
+        except BaseException:
+            with self._lock:
+                for key, latches in lookups.items():
+                    self._lookups.setdefault(key, [])[:0] = latches
+            raise
+        for latches in lookups.values():
+            for latch in latches:
+                latch.open()
+        return changed
+
+    def _put(self, keys: Sequence[bytes]) -> bool:
+        epoch, found = self._store.look_up(keys)
+        now = time.monotonic()
+        with self._lock:
+            self._cache.reached(epoch, now)
+            changed = [self._cache.put(key, routes, now) for key, routes in found.items()]
+            ends = self._cache.next_end(now)
+        # Shortly after the end of a lease, to see that it was not renewed.
+        self._refresh_at = now + max(min(self._settings.update, ends - now + 0.05), 0.1)
+        return any(changed)
+
+    def _read_announcements(self) -> bool:
+        changed = False
+        for text in self._store.client.announcements():
+            try:
+                change = decode_change(text)
+            except RecordError as error:
+                self.events.bad_record("an announcement", error)
+                continue
+            with self._lock:
+                if change.gone is not None:
+                    changed |= self._cache.withdraw(change.host, change.gone)
+                    continue
+                for key in self._cache.added(change.host, change.keys):
+                    self._lookups.setdefault(key, [])
+            # Also where no key of ours is in it: a caller may wait for one that is not known.
+            changed = True
+        return changed
+
+    def _next_due(self) -> float:
+        with self._lock:
+            if self._lookups or self._writes or self._renew:
+                return -math.inf
+            has_hosts = bool(self._ledger.hosts)
+        return min(self._refresh_at, self._clean_at if has_hosts else math.inf)
+
+    def _answer_all(self) -> None:
+        """Let those go on that wait for what cannot be done now."""
+        with self._lock:
+            latches = [latch for each in self._lookups.values() for latch in each]
+            latches += [latch for _, latch in self._writes]
+            self._lookups, self._writes = {}, []
+        for latch in latches:
+            latch.open()
+
+    def _announce(self) -> None:
+        with self._lock:
+            watchers = list(self._watchers.values())
+        for on_change in watchers:
+            on_change()

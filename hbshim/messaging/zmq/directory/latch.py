@@ -10,17 +10,23 @@ from hbshim.messaging.readiness import Readiness
 
 
 class Latch:
-    """Is opened once, by a native thread, which touches no lock of the program's kind for it."""
+    """Is opened once, by a native thread, which touches no lock of the program's kind for it.
+
+    Attributes:
+        done: whether what was waited for was done.
+    """
 
     def __init__(self) -> None:
+        self.done = False
         self._opened = False
         self._in, self._out = socketpair()
         for end in (self._in, self._out):
             end.setblocking(False)
         self._readiness = Readiness(self._in.fileno())
 
-    def open(self) -> None:
+    def open(self, *, done: bool) -> None:
         """Have the thread that waits go on; never waits."""
+        self.done = done
         self._opened = True
         with contextlib.suppress(OSError):  # closed: the thread has given up
             self._out.send(b"\0")

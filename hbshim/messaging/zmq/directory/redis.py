@@ -66,10 +66,10 @@ class RedisDirectory:
         self._ledger = Ledger()
         self._lease: Lease | None = None
         self._watchers: dict[object, Callable[[], None]] = {}
-        # Keys to look up, with those that wait for it; and hosts, with those that wait for them to
-        # be written.
+        # Keys to look up, with those that wait for it; and those that wait for what
+        # was registered and withdrawn before.
         self._lookups: dict[bytes, list[Latch]] = {}
-        self._writes: list[tuple[str, Latch]] = []
+        self._writes: list[Latch] = []
         self._renew: set[str] = set()
         self._reachable = False
         self._running = False
@@ -121,7 +121,7 @@ class RedisDirectory:
                 lease = self._lease = Lease(self._settings.expire, self._on_due)
         if lease is not None:
             self._start_lease(lease)
-        return self._wait_for_write(record.host, deadline)
+        return self._wait_for_write(deadline)
 
     def withdraw(self, host: str, instance: str | None, deadline: float) -> bool:
         self._ensure()
@@ -129,7 +129,7 @@ class RedisDirectory:
             self._ledger.withdraw(host, instance)
             if not self._ledger.unwritten(host):
                 return True
-        return self._wait_for_write(host, deadline)
+        return self._wait_for_write(deadline)
 
     def renew(self, host: str, deadline: float) -> bool:
         self._ensure()
@@ -137,13 +137,17 @@ class RedisDirectory:
             if host not in self._ledger.hosts:
                 return False
             self._renew.add(host)
-        return self._wait_for_write(host, deadline)
+        return self._wait_for_write(deadline)
 
     def close(self) -> None:
         self._closed = True
         if self._lease is not None:
             self._lease.end()
         self._wake()
+        with self._lock:
+            if not self._running:  # it was never used; else the thread closes them
+                self._wake_in.close()
+                self._wake_out.close()
 
     def _start_lease(self, lease: Lease) -> None:
         try:
@@ -190,18 +194,15 @@ class RedisDirectory:
         finally:
             latch.close()
 
-    def _wait_for_write(self, host: str, deadline: float) -> bool:
+    def _wait_for_write(self, deadline: float) -> bool:
         latch = Latch()
         try:
             with self._lock:
-                self._writes.append((host, latch))
+                self._writes.append(latch)
             self._wake()
-            if self._running:
-                latch.wait(deadline)
+            return self._running and latch.wait(deadline) and latch.done
         finally:
             latch.close()
-        with self._lock:
-            return self._reachable and not self._ledger.unwritten(host) and host not in self._renew
 
     def _on_due(self) -> None:
         """In the heartbeat engine's thread, which does no I/O for it."""
@@ -295,8 +296,8 @@ class RedisDirectory:
                 self._renew |= renew & self._ledger.hosts.keys()
                 self._writes[:0] = writes
             raise
-        for _, latch in writes:
-            latch.open()
+        for latch in writes:
+            latch.open(done=True)
         if time.monotonic() >= self._clean_at:
             self._clean_at = time.monotonic() + self._store.clean_interval()
             with self._lock:
@@ -321,7 +322,7 @@ class RedisDirectory:
             raise
         for latches in lookups.values():
             for latch in latches:
-                latch.open()
+                latch.open(done=True)
         return changed
 
     def _put(self, keys: Sequence[bytes]) -> bool:
@@ -364,10 +365,10 @@ class RedisDirectory:
         """Let those go on that wait for what cannot be done now."""
         with self._lock:
             latches = [latch for each in self._lookups.values() for latch in each]
-            latches += [latch for _, latch in self._writes]
+            latches += self._writes
             self._lookups, self._writes = {}, []
         for latch in latches:
-            latch.open()
+            latch.open(done=False)
 
     def _announce(self) -> None:
         with self._lock:

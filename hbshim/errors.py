@@ -17,6 +17,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "DeliveryError",
+    "DirectoryError",
     "DriverLoadError",
     "HbshimError",
     "LostServerError",

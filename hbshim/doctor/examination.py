@@ -190,11 +190,13 @@ def _supported() -> dict[str, str]:
         lines = metadata.requires("hbshim") or ()
     except metadata.PackageNotFoundError:
         return {}
-    read = filter(None, map(_REQUIREMENT.match, lines))
+    read = [found.groups() for found in map(_REQUIREMENT.match, lines) if found]
+    # The extra `zmq` has a command, and so what the extra `cli` has.
+    commands = {name for name, _, extra in read if extra == "cli"}
     return {
         name: range_
-        for name, range_, extra in (each.groups() for each in read)
-        if extra not in _OTHER_EXTRAS
+        for name, range_, extra in read
+        if extra not in _OTHER_EXTRAS and name not in commands
     }
 
 

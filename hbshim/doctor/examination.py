@@ -44,7 +44,7 @@ TIMEOUT = 15.0
 HEARTBEAT = 4
 
 #: Extras without a library whose connections hbshim knows.
-_OTHER_EXTRAS = ("cli", "coverage", "docs", "test")
+_OTHER_EXTRAS = ("cli", "coverage", "docs", "test", "zmq")
 #: A line of hbshim's own metadata: a library, the range of its versions, and the extra.
 _REQUIREMENT = re.compile(
     r"([\w.-]+)(?:\[.*?\])?\s*\(?([^;()]*)\)?\s*;.*\bextra\s*==\s*[\"']([\w.-]+)"

@@ -170,6 +170,7 @@ class _Call:
         kind: Kind = Kind.CALL,
     ) -> None:
         self._kind = kind
+        self._began = time.monotonic()
         self._flags = Flag.MANDATORY if mandatory else Flag.NONE
         if kind is Kind.CAST:
             self._flags |= Flag.WANTS_ACK
@@ -226,14 +227,17 @@ class _Call:
 
     def _wait(self, change: _Change, pause: float, outcomes: set[Outcome]) -> None:
         reasons = ", ".join(sorted(each.value for each in outcomes)) or "no host serves it"
-        until = time.monotonic() + pause
-        if until >= self._deadline:
-            until = self._deadline
+        end = self._deadline
+        if self._call_monitor_timeout is not None:
+            monitored = self._began + self._call_monitor_timeout
+            if monitored < end:
+                end, reasons = monitored, f"no keepalive: {reasons}"
+        until = min(time.monotonic() + pause, end)
         try:
             while not change.changed:
                 self._caller._role.wait_once(change, until, reasons)
         except CallTimeoutError:
-            if until >= self._deadline:
+            if until >= end:
                 raise
 
     def _attempt(self, record: HostRecord) -> Reply:

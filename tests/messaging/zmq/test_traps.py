@@ -1,0 +1,117 @@
+"""The rules for sockets: each as it is kept, and some with a control that fails without it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+import hbshim
+from hbshim.messaging.zmq.frames import FRAME_LIMIT, HEADER_LIMIT
+from hbshim.messaging.zmq.loop import try_send
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import LOCAL, ROLES, Role, make, options_of
+from tests.messaging.zmq.nodes import LIMIT, own_address
+from tests.waiting import wait_until
+
+SOURCES = sorted((Path(hbshim.__file__).parent / "messaging" / "zmq").rglob("*.py"))
+
+#: The modules that run in the thread of a loop, or make one.
+IN_THE_LOOP = {"io.py", "loop.py", "outbox.py", "peers.py", "link.py", "sockets.py", "requests.py"}
+
+
+Make = Callable[..., "zmq.Socket[bytes]"]
+
+
+@pytest.fixture
+def new() -> Iterator[Make]:
+    """Make sockets as hbshim does; each is closed when the test ends."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    made: list[zmq.Socket[bytes]] = []
+
+    def socket(role: Role, name: bytes | None = None) -> zmq.Socket[bytes]:
+        made.append(make(context, role, SocketSettings(), name))
+        return made[-1]
+
+    yield socket
+    for each in made:
+        each.close(linger=0)
+    context.term()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_options_of_every_socket(role: Role) -> None:
+    options = options_of(role, SocketSettings(heartbeat_interval=32))
+    assert options[zmq.RCVHWM] == 0
+    assert 0 < options[zmq.SNDHWM] < 100_000
+    assert options[zmq.IMMEDIATE] == 1
+    assert 0 <= options[zmq.LINGER] < 60_000
+    assert FRAME_LIMIT <= options[zmq.MAXMSGSIZE] < 2 * FRAME_LIMIT
+    assert options[zmq.MAXMSGSIZE] >= HEADER_LIMIT
+    # The TTL has 16 bits for tenths of a second.
+    assert options[zmq.HEARTBEAT_IVL] < options[zmq.HEARTBEAT_TIMEOUT] <= 32_000
+    assert options[zmq.HEARTBEAT_TTL] <= 64_000
+    kind, binds = ROLES[role]
+    if kind == zmq.ROUTER:
+        assert options[zmq.ROUTER_MANDATORY] == options[zmq.ROUTER_HANDOVER] == 1
+    assert (zmq.HANDSHAKE_IVL in options) == binds
+    assert (zmq.TCP_KEEPALIVE in options) == (role not in LOCAL)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_without_heartbeats_none_are_asked_for(new: Make, role: Role) -> None:
+    options = options_of(role, SocketSettings(heartbeat_interval=0, keepalive=(0, -1, -1, -1)))
+    assert not {zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TTL, zmq.TCP_KEEPALIVE_IDLE} & set(options)
+    made = new(role, b"name")
+    assert made.get(zmq.ROUTING_ID) == b"name"
+
+
+def test_only_modules_of_the_loop_touch_sockets() -> None:
+    assert len(SOURCES) > 20
+    for source in SOURCES:
+        text = source.read_text(encoding="utf-8")
+        assert ("import zmq\n" in text) <= (source.name in IN_THE_LOOP), source
+        # pyzmq's garbage thread, its authentication thread and its shared context use locks
+        # that may be green; and a green socket, or its descriptor, belongs to a hub.
+        for word in ("copy=False", "zmq.auth", "Context.instance", "zmq.green", "zmq.FD"):
+            assert word not in text, source
+
+
+@pytest.mark.parametrize("immediate", [1, 0])
+def test_a_host_that_is_down_is_known_at_once_and_not_with_immediate_off(
+    new: Make, immediate: int
+) -> None:
+    address = f"tcp://{own_address()}:9501"
+    proxy = new("proxy-call", b"host")
+    proxy.bind(address)
+    client = new("client-call", b"client")
+    client.set(zmq.IMMEDIATE, immediate)
+    client.connect(address)
+    # Its probe; the answer tells the client who is there. A socket that nothing touches sends none.
+    wait_until(lambda: client.get(zmq.EVENTS) is not None and proxy.poll(10), LIMIT)
+    assert proxy.recv_multipart() == [b"client", b""]
+    assert not try_send(proxy, [b"client", b"hello"])
+    wait_until(lambda: client.poll(10), LIMIT)
+    assert client.recv_multipart() == [b"host", b"hello"]
+    assert not try_send(client, [b"host", b"request"])
+    proxy.close(linger=0)
+    if immediate:
+        wait_until(lambda: try_send(client, [b"host", b"lost"]) == zmq.EHOSTUNREACH, LIMIT)
+        return
+    until = time.monotonic() + 0.5
+    taken = 0
+    while time.monotonic() < until:
+        taken += not try_send(client, [b"host", b"lost"])
+        time.sleep(0.005)
+    assert taken > 20
+    assert try_send(client, [b"host", b"lost"]) != zmq.EHOSTUNREACH
+
+
+def test_a_router_that_is_not_mandatory_drops_without_a_word(new: Make) -> None:
+    client = new("client-call")
+    assert try_send(client, [b"nobody", b"lost"]) == zmq.EHOSTUNREACH
+    client.set(zmq.ROUTER_MANDATORY, 0)
+    assert try_send(client, [b"nobody", b"lost"]) == 0

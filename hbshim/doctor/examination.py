@@ -190,13 +190,11 @@ def _supported() -> dict[str, str]:
         lines = metadata.requires("hbshim") or ()
     except metadata.PackageNotFoundError:
         return {}
-    read = [found.groups() for found in map(_REQUIREMENT.match, lines) if found]
-    # The extra `zmq` has a command, and so what the extra `cli` has.
-    commands = {name for name, _, extra in read if extra == "cli"}
+    read = filter(None, map(_REQUIREMENT.match, lines))
     return {
         name: range_
-        for name, range_, extra in read
-        if extra not in _OTHER_EXTRAS and name not in commands
+        for name, range_, extra in (each.groups() for each in read)
+        if extra not in _OTHER_EXTRAS
     }
 
 

@@ -161,7 +161,7 @@ WORLDS = (
 )
 
 METHODS = (
-    Method("none", "nobody", "Nothing is called between two requests."),
+    Method("none", "none", "Nothing is called between two requests."),
     Method(
         "green",
         "green thread",

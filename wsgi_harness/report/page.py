@@ -19,7 +19,8 @@ PAGE = Template(
   h1 { font-size: 1.7rem; margin-bottom: .2rem; }
   h2 { font-size: 1.3rem; margin-top: 2.6rem; border-bottom: 1px solid #ccc; }
   h3 { font-size: 1.05rem; margin: 0; }
-  table + h3 { margin-top: 1.6rem; }
+  .scroll { overflow-x: auto; padding: 3px; }
+  .scroll + h3 { margin-top: 1.6rem; }
   a { color: #0072B2; }
   table { border-collapse: separate; border-spacing: 3px; width: 100%; font-size: .8rem; }
   th { text-align: left; font-weight: 600; }
@@ -41,7 +42,8 @@ PAGE = Template(
   .verdict.alive { background: #cdeee2; } .verdict.closed { background: #fadfcd; }
   .verdict.unmet { background: #fff; outline: 3px solid #000; }
   svg { display: block; width: 100%; height: auto; }
-  figure { margin: .6rem 0 0; }
+  figure { margin: .6rem 0 0; overflow-x: auto; }
+  figure svg { min-width: 38rem; }
   td small { display: block; font-weight: 400; }
   tr.group th { padding-top: .6rem; color: #444; font-weight: 400; font-style: italic; }
   figcaption { font-size: .9rem; color: #444; }

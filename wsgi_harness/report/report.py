@@ -140,7 +140,7 @@ def _table(rows: list[Row]) -> str:
             )
             title = f'<th title="{escape(method.what)}">{escape(method.title)}</th>'
             lines.append(f"<tr>{title}{fields}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def _field(row: Row | None) -> str:

@@ -130,6 +130,8 @@ class OptionSet:
             value = getattr(self, field.name)
             try:
                 parsed = field.metadata["parse"](value)
+            except OptionError:
+                raise  # it has its own text, perhaps because the value holds a password
             except (ValueError, OverflowError):
                 raise OptionError(
                     f"{field.name}={value!r} is not valid; use one of: {field.metadata['accepts']}"

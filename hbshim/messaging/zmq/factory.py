@@ -23,14 +23,16 @@ class ZmqFactory:
         return options.zmq_call_port
 
     def open(self, hosts: Sequence[Host], options: ZmqOptions) -> Driver:
-        """Return a driver for `hosts`, each of which runs a proxy.
+        """Return a driver for `hosts`, each of which runs a proxy, or for those of a directory.
 
         Raises:
-            OptionError: the URL has a login or a virtual host.
+            MissingExtraError: pyzmq, or the directory's library, is not installed.
+            OptionError: the URL has a login or a virtual host, or hosts beside a directory.
             UnsupportedVersionError: the ZeroMQ library is too old.
         """
         with needs(("zmq",), "zmq"):
             from hbshim.messaging.zmq.directory.addresses import Addresses
+            from hbshim.messaging.zmq.directory.factory import open_directory
             from hbshim.messaging.zmq.driver import ZmqDriver
             from hbshim.messaging.zmq.frames import VERSION
             from hbshim.messaging.zmq.sockets import check_library
@@ -42,6 +44,14 @@ class ZmqFactory:
                     "hbzmq:// has neither logins nor virtual hosts; write "
                     "hbzmq://host1,host2/?option=value with the hosts that run hbshim zmq-proxy"
                 )
+        if options.fanout_ds_address is not None:
+            if hosts[1:] or hosts[0].hostname != "localhost":
+                raise OptionError(
+                    "hbzmq:// has its hosts either from the URL or from the directory that "
+                    "fanout_ds_address names; remove one of them"
+                )
+            found = open_directory(options.fanout_ds_address, options.directory_settings())
+            return ZmqDriver(options, found)
         directory = Addresses([{"call": f"tcp://{host.name}"} for host in hosts], VERSION)
         return ZmqDriver(options, directory)
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from hbshim.errors import OptionError
-from hbshim.messaging.options import MIB, MessagingOptions, driver_option
+from hbshim.messaging.options import (
+    MIB,
+    MessagingOptions,
+    driver_option,
+    optional,
+    positive_seconds,
+)
+from hbshim.messaging.zmq.directory.address import FORMS, Address, read_address
+from hbshim.messaging.zmq.directory.settings import PORTS, DirectorySettings
 from hbshim.messaging.zmq.settings import SocketSettings, default_ipc_directory, ipc_path
 from hbshim.options import seconds, whole
 
@@ -15,6 +24,25 @@ _probes = whole(-1, 32767)
 
 #: The longest name of a local socket that is made in `rpc_zmq_ipc_dir`.
 LONGEST_SOCKET = "servers"
+
+
+def _address(value: object) -> Address | None:
+    if value is None or isinstance(value, Address):
+        return value
+    address = read_address(str(value).strip())
+    if address.kind == "memory":
+        raise OptionError(
+            "fanout_ds_address=memory:// is for a proxy in the same process, which hbzmq:// does "
+            "not have yet; name a folder of this machine, file:///path, or a Redis"
+        )
+    return address
+
+
+def _namespace(value: object) -> str:
+    text = str(value)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise ValueError
+    return text
 
 
 def _directory(value: object) -> str:
@@ -64,6 +92,36 @@ class ZmqOptions(MessagingOptions):
         "an absolute path",
         "Directory of the local sockets by which the servers of a host reach its proxy; the same "
         "for both. It belongs to one user, and no other may enter it.",
+    )
+    fanout_ds_address: Address | None = driver_option(  # noqa: RUF009 - as the others
+        "fanout_ds_address",
+        None,
+        optional(_address),
+        FORMS,
+        "The directory that says which host serves a target; the same for proxies and clients. "
+        "Without it a client knows the hosts of its URL only.",
+    )
+    directory_namespace: str = driver_option(
+        "directory_namespace",
+        "default",
+        _namespace,
+        "1 to 64 letters, digits, _, . and -",
+        "Separates deployments that share one Redis.",
+    )
+    zmq_target_expire: float = driver_option(
+        "zmq_target_expire",
+        15.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Seconds that a host stays in the directory after its proxy was killed.",
+    )
+    zmq_target_update: float = driver_option(
+        "zmq_target_update",
+        5.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Seconds after which routes that are in use are looked up again, beside what the directory "
+        "announces.",
     )
     zmq_linger: float = driver_option(
         "zmq_linger",
@@ -117,6 +175,15 @@ class ZmqOptions(MessagingOptions):
                 "or a driver over a broker: hbkombu:// or hbpika://"
             )
         ipc_path(self.rpc_zmq_ipc_dir, LONGEST_SOCKET)
+
+    def directory_settings(self) -> DirectorySettings:
+        """Return what the directory needs of them."""
+        return DirectorySettings(
+            expire=self.zmq_target_expire,
+            update=self.zmq_target_update,
+            namespace=self.directory_namespace,
+            ports={**PORTS, "call": self.zmq_call_port},
+        )
 
     def socket_settings(self) -> SocketSettings:
         """Return what the sockets need of them."""

@@ -67,6 +67,6 @@ def test_another_one_is_refused_and_not_repeated(url: str) -> None:
     ],
 )
 def test_the_address_chooses_the_directory(url: str, kind: str, tmp_path: Path) -> None:
-    directory = open_directory(url.format(path=tmp_path), DirectorySettings())
+    directory = open_directory(read_address(url.format(path=tmp_path)), DirectorySettings())
     assert type(directory).__name__ == kind
     directory.close()

@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 
 from hbshim.messaging.zmq.directory import Directory
-from hbshim.messaging.zmq.directory.address import read_address
+from hbshim.messaging.zmq.directory.address import Address
 from hbshim.messaging.zmq.directory.local import LocalDirectory
 from hbshim.messaging.zmq.directory.memory import MemoryDirectory
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
 from hbshim.messaging.zmq.directory.static import StaticDirectory
 
 
-def open_directory(url: str, settings: DirectorySettings) -> Directory:
-    """Return the directory that a URL names; it connects when it is first used.
+def open_directory(address: Address, settings: DirectorySettings) -> Directory:
+    """Return the directory at an address; it connects when it is first used.
 
     ``file:`` names a file of hosts that is written by hand, if the path ends with ``.json``; else a
     folder, which the proxies of this machine write.
 
     Raises:
-        OptionError: the URL cannot be taken apart, or a file cannot be used.
+        OptionError: a file cannot be used.
         MissingExtraError: redis-py is needed and not installed.
     """
-    address = read_address(url)
     if address.kind == "memory":
         return MemoryDirectory()
     if address.kind == "file":

@@ -16,6 +16,7 @@ from hbshim.messaging.zmq.frames import NAME_LIMIT
 @click.option("--host", help="Name of this host in the directory; its host name unless given.")
 @click.option("--bind", default="*", show_default=True, help="Address to listen at.")
 @click.option("--call-port", help="Port for calls. See zmq_call_port.")
+@click.option("--directory", help="Where the host is registered. See fanout_ds_address.")
 @click.option("--ipc-dir", help="Directory of the local sockets. See rpc_zmq_ipc_dir.")
 @click.option(
     "--grace",
@@ -25,7 +26,12 @@ from hbshim.messaging.zmq.frames import NAME_LIMIT
     help="Seconds for calls that run when it is told to stop.",
 )
 def zmq_proxy(
-    host: str | None, bind: str, call_port: str | None, ipc_dir: str | None, grace: float
+    host: str | None,
+    bind: str,
+    call_port: str | None,
+    directory: str | None,
+    ipc_dir: str | None,
+    grace: float,
 ) -> None:
     """Take messages for the servers of this host from the network, and hand them over.
 
@@ -36,6 +42,7 @@ def zmq_proxy(
     hbshim_zmq of the file that HBSHIM_CONFIG names.
     """
     with needs(("zmq",), "zmq"):
+        from hbshim.messaging.zmq.directory.factory import open_directory
         from hbshim.messaging.zmq.options import ZmqOptions
         from hbshim.messaging.zmq.proxy.process import run
         from hbshim.messaging.zmq.proxy.requests import ProxySettings
@@ -43,8 +50,12 @@ def zmq_proxy(
     name = host or socket.gethostname()
     if not 0 < len(name.encode()) <= NAME_LIMIT:
         raise click.BadParameter(f"a name has 1 to {NAME_LIMIT} bytes", param_hint="--host")
-    options = ZmqOptions.load(zmq_call_port=call_port, rpc_zmq_ipc_dir=ipc_dir)
+    options = ZmqOptions.load(
+        zmq_call_port=call_port, rpc_zmq_ipc_dir=ipc_dir, fanout_ds_address=directory
+    )
     settings = ProxySettings(
         name, bind, options.zmq_call_port, options.rpc_zmq_ipc_dir, options.socket_settings()
     )
-    run(settings, grace, lambda line: click.echo(f"hbshim zmq-proxy: {line}"))
+    address = options.fanout_ds_address
+    opened = None if address is None else open_directory(address, options.directory_settings())
+    run(settings, opened, grace, lambda line: click.echo(f"hbshim zmq-proxy: {line}"))

@@ -7,20 +7,31 @@ import fcntl
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 from hbshim.errors import OptionError
 from hbshim.heartbeat import service
+from hbshim.messaging.zmq.directory import Directory
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.requests import ProxySettings, RequestProxy
 from hbshim.messaging.zmq.settings import open_ipc_directory
 from hbshim.messaging.zmq.sockets import check_library
 
+#: Seconds for the last withdrawal, which the directory may have missed when it was announced.
+_WITHDRAW_WITHIN = 2.0
 
-def run(settings: ProxySettings, grace: float, report: Callable[[str], None]) -> None:
+
+def run(
+    settings: ProxySettings,
+    directory: Directory | None,
+    grace: float,
+    report: Callable[[str], None],
+) -> None:
     """Run a proxy until SIGTERM or SIGINT; a second one ends it at once.
 
     Parameters:
+        directory: where it registers the host; closed at the end. None: it does not.
         grace: seconds for what it still has to do when it is told to stop.
         report: takes one line when it is ready.
 
@@ -34,7 +45,7 @@ def run(settings: ProxySettings, grace: float, report: Callable[[str], None]) ->
     try:
         _lock(descriptor, settings.ipc_directory)
         loop = Loop()
-        proxy = RequestProxy(loop, settings, None, service.current().metrics)
+        proxy = RequestProxy(loop, settings, directory, service.current().metrics)
 
         def on_signal(_number: int, _frame: object) -> None:
             for each in (signal.SIGTERM, signal.SIGINT):
@@ -47,8 +58,12 @@ def run(settings: ProxySettings, grace: float, report: Callable[[str], None]) ->
         _notify_systemd()
         loop.run()
         loop.end()
+        if directory is not None:
+            directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)
     finally:
         os.close(descriptor)
+        if directory is not None:
+            directory.close()
 
 
 def _lock(descriptor: int, path: str) -> None:

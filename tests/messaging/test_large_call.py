@@ -22,8 +22,9 @@ from wsgi_harness.wire.relay import Relay
 
 Serve = Callable[..., Server]
 MIB = 1024 * 1024
-SIZE = 32 * MIB
-#: Seconds that the call may take; the relay takes 16 for all of it.
+#: RabbitMQ 4 refuses more than 16 MiB.
+SIZE = 15 * MIB
+#: Seconds that the call may take; the relay takes 7 for all of it.
 TIMEOUT = 3.0
 
 
@@ -62,7 +63,7 @@ def test_a_large_call_that_is_cut_in_the_middle_of_a_frame(
 
         def served() -> bool:
             with contextlib.suppress(MessagingError):
-                return bool(client.prepare(timeout=5).call("length", value=value) == SIZE)
+                return bool(client.prepare(timeout=LIMIT).call("length", value=value) == SIZE)
             return False
 
         wait_until(served, 2 * LIMIT)

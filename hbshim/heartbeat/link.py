@@ -485,6 +485,9 @@ class Link:
             event, sample = self._observe(time.monotonic(), writing=True)
             if event in (Event.PEER_CLOSED, Event.SILENT):
                 self._step(event, sample)
+        elif self.state is State.LOST:
+            # The thread that set the state may not have shut the socket down yet.
+            self.wire.shut_write()
 
     def before_idle_write(self) -> None:
         """The pre-write check: :meth:`check_peer`, before bytes are passed to the kernel.

@@ -419,3 +419,24 @@ def test_a_torn_stream_in_a_forked_child_is_left_to_the_parent(
     assert outcome_in_child(tear) == 42
     client.sendall(b"still open")
     assert peer.recv(100) == b"still open"
+
+
+def test_a_write_fails_before_the_thread_that_gave_the_link_up_has_shut_the_socket_down(
+    connected: tuple[socket.socket, socket.socket], link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, _ = connected
+    found: list[BaseException] = []
+
+    def written_meanwhile() -> None:
+        link.before_idle_write()
+        try:
+            client.send(b"x")
+        except OSError as error:
+            found.append(error)
+        Wire.shut_both(link.wire)
+
+    monkeypatch.setattr(link.wire, "shut_both", written_meanwhile)
+    sample = Sample(999.0, 999.0, 999.0, 0, 0, 0, 999.0, writing=False, peer_closed=False)
+    link._step(Event.SILENT, sample)
+    assert link.state is State.LOST
+    assert [type(error) for error in found] == [BrokenPipeError]

@@ -26,6 +26,9 @@ WAIT_AT_MOST = 60.0
 #: Seconds between two checks for messages while no thread polls.
 CHECK_EVERY = 0.2
 
+#: Seconds to wait for another thread that polls when no more time is left: it may be a moment.
+SHORTEST_WAIT = 0.1
+
 #: Seconds to wait for the broker to confirm connection.close when no more time is left.
 SHORTEST_CLOSE = 0.1
 
@@ -112,7 +115,9 @@ class PollingListener(ABC, Generic[M, C]):
             return False
         deadline = time.monotonic() + timeout
         try:
-            return self._polling.run(lambda: self._open(deadline), None) is True
+            opened = self._polling.run(lambda: self._open(deadline), max(SHORTEST_WAIT, timeout))
+            # A thread that polls all the time opens it, too.
+            return self._serves() if opened is OCCUPIED else opened
         finally:
             self._after_polling()
 
@@ -144,7 +149,10 @@ class PollingListener(ABC, Generic[M, C]):
         over: object = False
         while not over:
             try:
-                over = self._polling.run(poll, None)
+                left = None if deadline is None else deadline - time.monotonic()
+                wait = None if left is None else max(SHORTEST_WAIT, left)
+                # Occupied is over: the time is, or this thread polls already.
+                over = self._polling.run(poll, wait)
             finally:
                 self._after_polling()
             if not over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -123,3 +124,34 @@ def test_after_an_interrupted_close_another_one_closes() -> None:
         assert all(each.closed for each in listener.opened)
 
     assert interrupt_everywhere(close, after)
+
+
+class Slow(Listener):
+    """Polls until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = threading.Event()
+        self.end = threading.Event()
+
+    def _receive(self, left: float, *, drain: bool = True) -> None:
+        super()._receive(left, drain=drain)
+        self.inside.set()
+        self.end.wait(LIMIT)
+
+
+def test_open_and_poll_end_in_time_while_another_thread_polls() -> None:
+    listener = Slow()
+    polling = threading.Thread(target=listener.poll, args=(LIMIT,), daemon=True)
+    polling.start()
+    assert listener.inside.wait(LIMIT)
+    try:
+        began = time.monotonic()
+        assert listener.open(0.2)  # by the thread that polls
+        assert listener.poll(0.2) == []
+        assert time.monotonic() - began < LIMIT / 2
+    finally:
+        listener.stop()
+        listener.end.set()
+        polling.join(LIMIT)
+    assert not polling.is_alive()

@@ -96,8 +96,8 @@ class LocalDirectory(PolledDirectory):
             return host in self._ledger.hosts and self._write(host)
 
     def close(self) -> None:
-        self._lease.end()
         super().close()
+        self._lease.end()
         with self._lock:
             # The worker may be about to renew: it finds nothing.
             self._ledger = Ledger()
@@ -106,10 +106,10 @@ class LocalDirectory(PolledDirectory):
             self._locks = {}
 
     def drop_inherited(self) -> None:
+        super().drop_inherited()
         # Its record locks stayed with the parent; the descriptors did not.
-        for descriptor in self._locks.values():
-            os.close(descriptor)
-        self._locks = {}
+        while self._locks:
+            os.close(self._locks.popitem()[1])
         self._ledger = Ledger()
         self._leased = False
         self._lease = Lease(self._seconds, self._on_due)

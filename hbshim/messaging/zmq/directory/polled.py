@@ -13,7 +13,7 @@ from hbshim.heartbeat.workers import PthreadWorker
 from hbshim.messaging.zmq.directory import HostRecord, Registration, Route, Routes
 from hbshim.messaging.zmq.directory.cache import NEGATIVE
 from hbshim.messaging.zmq.directory.events import Events
-from hbshim.runtime.fork import process_mark
+from hbshim.messaging.zmq.directory.inheritance import Inheritable
 from hbshim.runtime.unpatched import allocate_lock
 
 #: Seconds between two checks for changes, while something watches.
@@ -43,7 +43,7 @@ class Listed(NamedTuple):
     ends: float
 
 
-class PolledDirectory:
+class PolledDirectory(Inheritable):
     """Reads files when they have changed; see :class:`hbshim.messaging.zmq.directory.Reader`.
 
     A lookup checks the time of a file, which takes some microseconds and no wait.
@@ -53,9 +53,9 @@ class PolledDirectory:
     """
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self.path = path
         self.events = Events(path)
-        self._mark = process_mark()
         # A native one, held only for a moment: renewals come from a native thread.
         self._lock = allocate_lock()
         self._listed: list[Listed] = []
@@ -90,6 +90,7 @@ class PolledDirectory:
             )
 
     def forget(self, key: bytes, host: str) -> None:
+        self.adopt()
         now = time.monotonic()
         with self._lock:
             for listed in self._listed:
@@ -111,6 +112,7 @@ class PolledDirectory:
         return end
 
     def close(self) -> None:
+        self.adopt()
         self._closed = True
         self._worker.stop()
 
@@ -126,17 +128,10 @@ class PolledDirectory:
         except WorkerError as error:
             self.events.refused(str(error))
 
-    def adopt(self) -> None:
-        """In a forked child: let go of what belongs to the parent."""
-        if not self._mark[0]:
-            self._mark = process_mark()
-            self._lock = allocate_lock()
-            self._worker = PthreadWorker()
-            self._watchers = {}
-            self.drop_inherited()
-
     def drop_inherited(self) -> None:
-        """Let go of more of what belongs to the parent, in a forked child."""
+        self._lock = allocate_lock()
+        self._worker = PthreadWorker()
+        self._watchers = {}
 
     def work(self, now: float) -> None:
         """Do more than to check for changes, in the native thread; must not raise."""

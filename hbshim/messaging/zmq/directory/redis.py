@@ -20,13 +20,13 @@ from hbshim.messaging.zmq.directory.address import Address
 from hbshim.messaging.zmq.directory.cache import RouteCache
 from hbshim.messaging.zmq.directory.client import ERRORS, RedisClient, wait_readable
 from hbshim.messaging.zmq.directory.events import Events
+from hbshim.messaging.zmq.directory.inheritance import Inheritable
 from hbshim.messaging.zmq.directory.latch import Latch
 from hbshim.messaging.zmq.directory.lease import Lease
 from hbshim.messaging.zmq.directory.ledger import Ledger
 from hbshim.messaging.zmq.directory.records import RecordError, decode_change
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
 from hbshim.messaging.zmq.directory.store import RedisStore
-from hbshim.runtime.fork import process_mark
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
 #: Seconds that no pause before another try to connect exceeds.
@@ -36,7 +36,7 @@ LONGEST_PAUSE = 5.0
 LONGEST_SLEEP = 60.0
 
 
-class RedisDirectory:
+class RedisDirectory(Inheritable):
     """See :class:`hbshim.messaging.zmq.directory.Directory`.
 
     A forked child keeps the routes that were known, reads with a connection of its own, and
@@ -44,11 +44,11 @@ class RedisDirectory:
     """
 
     def __init__(self, address: Address, settings: DirectorySettings) -> None:
+        super().__init__()
         self._address = address
         self._settings = settings
         self.events = Events(address.name)
         self._cache = RouteCache(settings.expire)
-        self._mark = process_mark()
         self._closed = False
         self._start_afresh()
 
@@ -71,6 +71,7 @@ class RedisDirectory:
         self._lookups: dict[bytes, list[Latch]] = {}
         self._writes: list[Latch] = []
         self._renew: set[str] = set()
+        self._renew_all = False
         self._reachable = False
         self._running = False
         self._pauses = pauses(settings.wait_timeout, LONGEST_PAUSE)
@@ -95,7 +96,7 @@ class RedisDirectory:
             return Routes(self._cache.peek(key), self._reachable)
 
     def forget(self, key: bytes, host: str) -> None:
-        self._adopt()
+        self.adopt()
         with self._lock:
             self._cache.forget(key, host, time.monotonic())
 
@@ -140,6 +141,7 @@ class RedisDirectory:
         return self._wait_for_write(deadline)
 
     def close(self) -> None:
+        self.adopt()
         self._closed = True
         if self._lease is not None:
             self._lease.end()
@@ -155,20 +157,17 @@ class RedisDirectory:
         except WorkerError as error:
             self.events.refused(str(error))
 
-    def _adopt(self) -> None:
-        """In a forked child: let go of what belongs to the parent."""
-        if not self._mark[0]:
-            self._mark = process_mark()
-            # The parent's connections lose a descriptor here, and no byte is sent on them.
-            self._store.client.close()
-            self._wake_in.close()
-            self._wake_out.close()
-            self._cache.lost()
-            self._start_afresh()
+    def drop_inherited(self) -> None:
+        # The parent's connections lose a descriptor here, and no byte is sent on them.
+        self._store.client.close()
+        self._wake_in.close()
+        self._wake_out.close()
+        self._cache.lost()
+        self._start_afresh()
 
     def _ensure(self) -> None:
         """Have the thread run."""
-        self._adopt()
+        self.adopt()
         with self._lock:
             if self._running or self._closed:
                 return
@@ -206,7 +205,8 @@ class RedisDirectory:
 
     def _on_due(self) -> None:
         """In the heartbeat engine's thread, which does no I/O for it."""
-        self._renew.update(self._ledger.hosts)
+        # A mark, and no set: the directory's thread may iterate over both.
+        self._renew_all = True
         self._wake()
 
     # -- the thread -----------------------------------------------------------
@@ -289,6 +289,9 @@ class RedisDirectory:
         with self._lock:
             writes, self._writes = self._writes, []
             renew, self._renew = self._renew, set()
+            if self._renew_all:
+                self._renew_all = False
+                renew.update(self._ledger.hosts)
         try:
             self._store.write(self._lock, self._ledger, renew)
         except BaseException:
@@ -356,7 +359,7 @@ class RedisDirectory:
 
     def _next_due(self) -> float:
         with self._lock:
-            if self._lookups or self._writes or self._renew:
+            if self._lookups or self._writes or self._renew or self._renew_all:
                 return -math.inf
             has_hosts = bool(self._ledger.hosts)
         return min(self._refresh_at, self._clean_at if has_hosts else math.inf)

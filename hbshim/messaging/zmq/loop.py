@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from hbshim.heartbeat import service
+from hbshim.runtime.unpatched import original
 
 #: Messages that are read from one socket before the next one has its turn.
 BATCH = 200
@@ -27,6 +28,9 @@ HOUSEKEEPING = 1.0
 
 #: Seconds that the loop sleeps at most.
 _LONGEST_SLEEP = 60.0
+
+#: Seconds of a pause after an error of the poll, which may come again at once.
+_PAUSE = 0.1
 
 Handler = Callable[[list[bytes]], None]
 
@@ -132,9 +136,14 @@ class Loop:
         self.later(seconds, call)
 
     def run(self) -> None:
-        """Run until :meth:`stop`."""
+        """Run until :meth:`stop`. An error of the poll itself is reported, too."""
         while not self._stopped:
-            self.run_once(_LONGEST_SLEEP)
+            try:
+                self.run_once(_LONGEST_SLEEP)
+            except Exception as error:
+                # Every call of the process needs this thread.
+                _report(error)
+                original("time", "sleep")(_PAUSE)
 
     def run_once(self, longest: float) -> None:
         """Do what is due, after waiting for at most `longest` seconds."""

@@ -38,6 +38,9 @@ RETRY_AFTER = 0.01
 #: Seconds for which replies are held for a client that has lost its connection.
 REPLY_GRACE = 30.0
 
+#: Clients that are told when the proxy stops: the latest. The others find out at their next call.
+_CLIENTS_KEPT = 10_000
+
 #: Seconds between two checks whether a proxy that stops has anything left to do.
 _STOP_CHECK = 0.05
 
@@ -150,7 +153,11 @@ class RequestProxy:
 
     def _on_probe(self, client: bytes) -> None:
         """Greet a client that has connected; it learns whether this proxy has restarted."""
+        # Those that come and go without a call would otherwise stay for ever.
+        self._clients.pop(client, None)
         self._clients[client] = None
+        if len(self._clients) > _CLIENTS_KEPT:
+            del self._clients[next(iter(self._clients))]
         kind = Kind.BYE if self._stopping else Kind.HELLO
         hello = frames.encode(Header(kind, self._incarnation.bytes, server=self._host))
         try_send(self._front, [client, hello])

@@ -156,7 +156,7 @@ OTHER_VERSIONS = ("3.10", "4.3")
 def other_broker(request: pytest.FixtureRequest, engine: Engine, images: Images) -> Broker:
     """A RabbitMQ of another version, like :func:`broker`.
 
-    An image takes a minute to build. Where nobody requires a broker it is built only on demand.
+    An image takes a minute to build. Where no broker is required it is built only on demand.
     """
     version: str = request.param
     if not broker_is_required() and not has_broker_image(engine, version):

@@ -112,7 +112,7 @@ def test_nothing_of_it_stays_in_the_process(broker: Broker, client: str) -> None
 
 @pytest.fixture
 def nowhere() -> Iterator[int]:
-    """A port that refuses connections, and that nobody gets meanwhile: bound, not listening."""
+    """A port that refuses connections, and that no other process gets: bound, not listening."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield unused.getsockname()[1]

@@ -66,7 +66,7 @@ def ensure_engine(progress: Progress = silent) -> Engine:
     """Return an engine that answers; find, start or install one.
 
     Raises:
-        EngineUnavailableError: none is there and none can be had; says what to do by hand.
+        EngineUnavailableError: none is there and none can be had; says what to do.
     """
     version = _docker_version()
     if version is not None:

@@ -145,7 +145,7 @@ def _debian_with(version: str) -> Base:
 
 
 def image_tag(name: str, base: Base) -> str:
-    """Return the name of an image of ours, with a hash of all that goes into it."""
+    """Return the name of one of hbshim's images, with a hash of all that goes into it."""
     digest = hashlib.sha256(base.image.encode())
     for path in sorted((CONTAINERS / name).iterdir()):
         if path.is_file():

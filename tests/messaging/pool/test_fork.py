@@ -53,7 +53,7 @@ def drop_inherited(line):
 
 pool = Pool(lambda timeout: Line(), Line.close, lambda line: False, max_size=2, max_overflow=0,
             drop_inherited={drop_inherited})
-lent, idle = pool.acquire(), pool.acquire()
+leased, idle = pool.acquire(), pool.acquire()
 pool.release(idle)
 
 {before}
@@ -67,14 +67,14 @@ if child == 0:
         seen["limit"] = False
     except PoolTimeoutError:
         seen["limit"] = True
-    pool.release(lent)
+    pool.release(leased)
     seen["kept"] = pool.statistics().checked_out
     for line in mine:
         pool.release(line)
-    seen["dropped"] = sorted(line is lent or line is idle for line in dropped)
+    seen["dropped"] = sorted(line is leased or line is idle for line in dropped)
     seen["created"] = pool.statistics().created
     try:
-        pool.release(lent)
+        pool.release(leased)
     except PoolError:
         seen["twice"] = "refused"
     pool.close()
@@ -84,9 +84,9 @@ if child == 0:
 
 {after}
 _, status = os.waitpid(child, 0)
-pool.release(lent)
-heard = [lent.heard(), idle.heard()]
-again = sorted([pool.acquire() is line for line in (lent, idle)])
+pool.release(leased)
+heard = [leased.heard(), idle.heard()]
+again = sorted([pool.acquire() is line for line in (leased, idle)])
 print(json.dumps({{"status": status, "heard": heard, "again": again,
                    "created": pool.statistics().created, "dropped": len(dropped)}}))
 """

@@ -64,7 +64,7 @@ def test_a_directory_that_is_newly_empty_proves_nothing(epoch: bytes | None) -> 
     cache.reached(epoch, 200.0)
     cache.put(TOPIC, [], 200.0 + LEASE - 0.1)
     assert known(cache) == ["a"]
-    # A lease later whoever lives has registered again; where nobody has, the proxies may be the
+    # A lease later each host that is up has registered again. If none has, the proxies may be the
     # ones that cannot reach it.
     cache.reached(epoch, 200.0 + LEASE)
     cache.put(TOPIC, [], 200.0 + LEASE)

@@ -77,7 +77,7 @@ def answered(client: Client, value: int) -> bool:
 
 def unroutable(client: Client) -> bool:
     try:
-        client.prepare(timeout=5).call("echo", value="nobody")
+        client.prepare(timeout=5).call("echo", value="unanswered")
     except MessagingError:
         return True
     return False

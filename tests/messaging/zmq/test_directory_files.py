@@ -1,4 +1,4 @@
-"""Directories in files: one written by hand, and one that the proxies of a machine write."""
+"""Directories in files: one of an operator, and one that the proxies of a machine write."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_reader_never_sees_half_a_file(local: Callable[..., LocalDirectory]) -
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"record": {"host": "a"}}', "\ud800 no UTF-8"])
-def test_a_file_made_by_hand_is_skipped_with_one_event(
+def test_an_invalid_file_is_skipped_with_one_event(
     local: Callable[..., LocalDirectory], folder: Path, text: str
 ) -> None:
     proxy, client = local(), local()
@@ -249,7 +249,7 @@ def test_a_folder_that_is_not_this_users_alone_is_refused(
     assert not list(folder.glob("*"))
 
 
-# -- written by hand ----------------------------------------------------------
+# -- of an operator ----------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The directory in Redis, with a real one that is killed, slow, wrong or written to by hand."""
+"""The directory in Redis, with a real one that is killed, slow, wrong or holds invalid records."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_known_routes_stay_while_redis_is_killed_and_when_it_is_empty(
     assert events("directory-back")
 
 
-def test_an_emptied_redis_that_nobody_has_written_to_proves_nothing(
+def test_an_emptied_redis_that_no_proxy_has_written_to_proves_nothing(
     directory: Open, redis_server: RedisServer
 ) -> None:
     proxy, client = registered(directory, expire=1.0, update=0.1)
@@ -322,7 +322,7 @@ JUNK = st.binary(max_size=60) | st.sampled_from([b"{}", b"a|", b"|", b"\xff|1", 
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(members=st.lists(JUNK, max_size=4), text=JUNK, announced=JUNK, spoilt=st.booleans())
-def test_what_was_written_by_hand_neither_stops_nor_misleads(
+def test_an_invalid_record_neither_stops_nor_misleads(
     directory: Open,
     redis_server: RedisServer,
     members: list[bytes],

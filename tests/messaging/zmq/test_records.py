@@ -106,7 +106,7 @@ def test_anything_else_is_refused_by_one_error(text: bytes) -> None:
         ({"more": "x" * records.RECORD_LIMIT}, "more than"),
     ],
 )
-def test_a_record_made_by_hand_is_refused(document: dict[str, Any], reason: str) -> None:
+def test_an_invalid_record_is_refused(document: dict[str, Any], reason: str) -> None:
     with pytest.raises(RecordError, match=reason):
         records.decode_record(close_to_a_record(document), "a")
 

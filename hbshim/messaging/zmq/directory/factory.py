@@ -15,7 +15,7 @@ from hbshim.messaging.zmq.directory.static import StaticDirectory
 def open_directory(address: Address, settings: DirectorySettings) -> Directory:
     """Return the directory at an address; it connects when it is first used.
 
-    ``file:`` names a file of hosts that is written by hand, if the path ends with ``.json``; else a
+    ``file:`` names a file of hosts that an operator writes, if the path ends with ``.json``; else a
     folder, which the proxies of this machine write.
 
     Raises:

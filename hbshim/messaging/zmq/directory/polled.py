@@ -210,7 +210,7 @@ def _route(listed: Listed, key: bytes) -> Route | None:
 
 
 def check_private(descriptor: int, path: str, *, is_directory: bool) -> None:
-    """Check that a file belongs to this user and nobody else may use it.
+    """Check that a file belongs to this user, and that no other may use it.
 
     Raises:
         UnusableError: it does not, or others may.

@@ -1,4 +1,4 @@
-"""What a directory stores, as text and back; anything may have been written there by hand. No I/O.
+"""What a directory stores, as text and back; anyone with access may have written there. No I/O.
 
 Names are percent-encoded wherever they are part of a key or of a member of a set, so that no name
 can be taken for two.

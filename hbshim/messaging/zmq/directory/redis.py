@@ -353,7 +353,7 @@ class RedisDirectory(Inheritable):
                     continue
                 for key in self._cache.added(change.host, change.keys):
                     self._lookups.setdefault(key, [])
-            # Also where no key of ours is in it: a caller may wait for one that is not known.
+            # Also if no key in it is known here: a caller may wait for one that is not known.
             changed = True
         return changed
 

@@ -23,7 +23,7 @@ class Script:
 
 #: KEYS: the host's record, the epoch, and a set for each member.
 #: ARGV: the record, ms of the lease, ms of a set, a fresh epoch, channel, announcement, members.
-#: A key of another type, made by hand, is replaced.
+#: A key of another type, which no proxy made, is replaced.
 REGISTER = Script("""
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[4], 'NX')
@@ -61,7 +61,7 @@ return 1
 
 #: KEYS: the epoch, and sets. ARGV: what the keys of records begin with, the longest record.
 #: Returns the epoch, the members of each set, and host, record and ms left of each host in them.
-#: A key of another type, made by hand, counts as an empty one.
+#: A key of another type, which no proxy made, counts as an empty one.
 LOOKUP = Script("""
 local seen, hosts, sets = {}, {}, {}
 for i = 2, #KEYS do

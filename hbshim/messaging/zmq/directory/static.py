@@ -1,4 +1,4 @@
-"""A directory in a file that is written by hand: hosts that do not change, and nothing to run.
+"""A directory in a file that an operator writes: hosts that do not change, and nothing to run.
 
 ::
 

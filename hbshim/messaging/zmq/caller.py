@@ -21,6 +21,7 @@ from hbshim.errors import (
     UnconfirmedError,
     UnroutableError,
 )
+from hbshim.event_log import log_problems
 from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
@@ -72,6 +73,7 @@ class Caller:
         self.pid = os.getpid()
         self._options = options
         self._directory = directory
+        self._metrics = metrics
         self._rotation = Rotation()
         self._mailbox: Mailbox[tuple[bytes, Reply | Outcome] | None] = Mailbox()
         self._role = ReaderRole(self._read)
@@ -206,6 +208,8 @@ class _Call:
                     reply = self._attempt(route.record)
                     if not isinstance(reply, _NoReply):
                         return reply
+                    # The threads that record the reason must not log it.
+                    log_problems(caller._metrics)
                     if reply.outcome is Outcome.LOST:
                         raise LostServerError(
                             f"{described(self._target)} may have run the call, and will not "
@@ -226,6 +230,7 @@ class _Call:
             del caller._changes[change]
 
     def _wait(self, change: _Change, pause: float, outcomes: set[Outcome]) -> None:
+        log_problems(self._caller._metrics)
         reasons = ", ".join(sorted(each.value for each in outcomes)) or "no host serves it"
         end = self._deadline
         if self._call_monitor_timeout is not None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hbshim import messaging
 
@@ -52,10 +52,14 @@ class Node:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *arguments: str) -> None:
-        """Start the proxy; return when it is ready."""
+    def start(self, *arguments: str, log: IO[str] | None = None) -> None:
+        """Start the proxy; return when it is ready.
+
+        Parameters:
+            log: takes its standard error.
+        """
         command = [*COMMAND, "--bind", self.address, "--ipc-dir", self.ipc, *arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert "ready" in line, line

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hbshim import messaging
 from hbshim.errors import (
     CallTimeoutError,
     ConnectError,
@@ -340,3 +341,15 @@ def test_a_driver_that_is_closed_ends_its_calls(
     wait_until(lambda: endpoint.asked, LIMIT)
     driver.close()
     assert "closed" in str(call.join(EARLY))
+
+
+def test_a_caller_logs_why_its_host_is_not_reached(caplog: pytest.LogCaptureFixture) -> None:
+    """The directory's thread records the reason, and must not log."""
+    url = "redis://127.0.0.1:1/0"
+    driver = messaging.connect("hbzmq://", fanout_ds_address=url)
+    try:
+        with pytest.raises(CallTimeoutError):
+            Client(driver, TARGET, timeout=2).call("echo", value=1)
+    finally:
+        driver.close()
+    assert any("directory-lost" in each.getMessage() for each in caplog.records)

@@ -182,13 +182,13 @@ def test_calls_are_taken_out_and_casts_stay() -> None:
 
 
 def test_replies_are_held_for_a_time_and_up_to_a_limit() -> None:
-    held = HeldReplies(grace=10, most_bytes=5)
-    held.put(b"a", [b"one"], 0.0)
-    held.put(b"a", [b"2"], 5.0)
-    held.put(b"b", [b"too long"], 5.0)
+    held = HeldReplies(most_bytes=5)
+    held.put(b"a", [b"one"], 10.0)
+    held.put(b"a", [b"2"], 15.0)
+    held.put(b"b", [b"too long"], 15.0)
     assert (len(held), held.dropped, held.holds(b"b")) == (2, 1, False)
     held.drop_late(11.0)
-    assert (held.take(b"a"), held.dropped) == ([[b"2"]], 2)
-    held.put(b"b", [b"fits."], 5.0)
+    assert (held.take(b"a"), held.dropped) == ([(15.0, [b"2"])], 2)
+    held.put(b"b", [b"fits."], 15.0)
     held.drop_late(20.0)
     assert (len(held), held.take(b"b"), held.holds(b"b")) == (0, [], False)

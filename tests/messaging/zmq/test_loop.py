@@ -6,16 +6,27 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from hbshim.heartbeat import service
+from hbshim.messaging.zmq.frames import Kind
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy import requests
-from hbshim.messaging.zmq.proxy.requests import ProxySettings, RequestProxy
+from hbshim.messaging.zmq.proxy.requests import REPLY_GRACE, ProxySettings, RequestProxy
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.metrics import Metrics
 from tests.messaging.zmq.nodes import LIMIT, own_address
+
+
+@pytest.fixture
+def proxy(loop: Loop) -> Iterator[RequestProxy]:
+    """One whose loop runs only when the test runs it."""
+    directory = tempfile.mkdtemp(prefix="hbz")
+    settings = ProxySettings("one", own_address(), 9501, directory, SocketSettings())
+    yield RequestProxy(loop, settings, None, Metrics())
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -52,15 +63,30 @@ def test_an_error_of_the_poll_is_reported_and_the_loop_goes_on(
 
 
 def test_clients_that_come_and_go_without_a_call_do_not_stay(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
+    proxy: RequestProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "_CLIENTS_KEPT", 3)
-    directory = tempfile.mkdtemp(prefix="hbz")
-    try:
-        settings = ProxySettings("one", own_address(), 9501, directory, SocketSettings())
-        proxy = RequestProxy(loop, settings, None, Metrics())
-        for number in [0, *range(5), 2]:
-            proxy._on_probe(b"c%d" % number)
-        assert list(proxy._clients) == [b"c3", b"c4", b"c2"]
-    finally:
-        shutil.rmtree(directory)
+    for number in [0, *range(5), 2]:
+        proxy._on_probe(b"c%d" % number)
+    assert list(proxy._clients) == [b"c3", b"c4", b"c2"]
+
+
+def test_a_reply_that_cannot_be_sent_is_held_for_its_own_time_and_then_reported(
+    proxy: RequestProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(requests, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    proxy._reply(b"gone", Kind.RESULT, [b"reply"])
+    for _ in range(3):
+        clock[0] += REPLY_GRACE / 4
+        proxy._send_held(b"gone")  # as when there was no space for it
+    proxy._check()
+    assert proxy._metrics.take_events() == []
+    clock[0] += REPLY_GRACE / 4
+    proxy._check()
+    proxy._check()
+    (event,) = proxy._metrics.take_events()
+    assert (event.kind, event.link) == ("zmq-dropped", "one")
+    assert "0 requests" in event.detail
+    assert "1 replies" in event.detail
+    assert proxy._metrics.snapshot()["zmq_replies_dropped"] == 1

@@ -12,9 +12,11 @@ import pytest
 import zmq
 
 from hbshim.errors import OptionError, UnsupportedVersionError
-from hbshim.messaging import connect
+from hbshim.messaging import Server, Target, connect
 from hbshim.messaging.zmq.settings import open_ipc_directory
+from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import COMMAND, LIMIT, Node
+from tests.waiting import wait_until
 
 
 def refused(*arguments: str) -> str:
@@ -55,6 +57,19 @@ def test_the_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
     made = tmp_path / "deep" / "made"
     os.close(open_ipc_directory(str(made)))
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
+
+
+def test_a_proxy_says_that_its_directory_cannot_be_reached(
+    nodes: Callable[[], Node], serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Its events are on standard error: there is no other place for them."""
+    node = nodes()
+    with (tmp_path / "log").open("w") as log:
+        node.start("--directory", "redis://:only-for-tests@127.0.0.1:1/0", log=log)
+        serve(node.driver(), Target("compute"), Endpoint())
+        wait_until(lambda: "directory-lost" in (tmp_path / "log").read_text(), LIMIT)
+    assert "redis://127.0.0.1:1/0" in (tmp_path / "log").read_text()
+    assert "only-for-tests" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,13 @@ class HeldReplies:
     """Bounded by time and by bytes; what does not fit is dropped.
 
     Parameters:
-        grace: seconds for which a reply is held.
         most_bytes: of all replies.
 
     Attributes:
         dropped: how many replies never reached their clients.
     """
 
-    def __init__(self, grace: float, most_bytes: int) -> None:
-        self._grace = grace
+    def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._size = 0
         self._by_client: dict[bytes, deque[tuple[float, list[bytes]]]] = {}
@@ -30,20 +28,24 @@ class HeldReplies:
         """Return whether replies are held for a client."""
         return client in self._by_client
 
-    def put(self, client: bytes, message: list[bytes], now: float) -> None:
-        """Hold a reply behind the earlier ones of its client."""
+    def put(self, client: bytes, message: list[bytes], until: float) -> None:
+        """Hold a reply behind the earlier ones of its client.
+
+        Parameters:
+            until: when it is dropped, of ``time.monotonic()``; not before the earlier ones.
+        """
         size = sum(map(len, message))
         if self._size + size > self._most_bytes:
             self.dropped += 1
             return
         self._size += size
-        self._by_client.setdefault(client, deque()).append((now + self._grace, message))
+        self._by_client.setdefault(client, deque()).append((until, message))
 
-    def take(self, client: bytes) -> list[list[bytes]]:
-        """Remove and return the replies to a client."""
-        messages = [message for _, message in self._by_client.pop(client, ())]
-        self._size -= sum(len(frame) for message in messages for frame in message)
-        return messages
+    def take(self, client: bytes) -> list[tuple[float, list[bytes]]]:
+        """Remove and return the replies to a client, each with the time until which it is held."""
+        held = list(self._by_client.pop(client, ()))
+        self._size -= sum(len(frame) for _, message in held for frame in message)
+        return held
 
     def drop_late(self, now: float) -> None:
         """Drop what was held for its time."""

@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable
 
 from hbshim.errors import OptionError
+from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.messaging.zmq.directory import Directory
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.requests import ProxySettings, RequestProxy
 from hbshim.messaging.zmq.settings import open_ipc_directory
 from hbshim.messaging.zmq.sockets import check_library
+
+#: Seconds between two times that events are logged.
+_LOG_EVERY = 1.0
 
 #: Seconds for the last withdrawal, which the directory may have missed when it was announced.
 _WITHDRAW_WITHIN = 2.0
@@ -45,7 +49,10 @@ def run(
     try:
         _lock(descriptor, settings.ipc_directory)
         loop = Loop()
-        proxy = RequestProxy(loop, settings, directory, service.current().metrics)
+        metrics = service.current().metrics
+        proxy = RequestProxy(loop, settings, directory, metrics)
+        # The loop runs in the only thread of this program that may log.
+        loop.every(_LOG_EVERY, lambda: log_problems(metrics))
 
         def on_signal(_number: int, _frame: object) -> None:
             for each in (signal.SIGTERM, signal.SIGINT):
@@ -60,6 +67,7 @@ def run(
         loop.end()
         if directory is not None:
             directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)
+        log_problems(metrics)
     finally:
         os.close(descriptor)
         if directory is not None:

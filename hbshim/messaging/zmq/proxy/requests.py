@@ -88,9 +88,10 @@ class RequestProxy:
         self._incarnation = uuid.uuid4()
         self._table = DispatchTable()
         self._queue = RequestQueue(settings.backlog, settings.queue_bytes)
-        self._held = HeldReplies(REPLY_GRACE, settings.queue_bytes)
+        self._held = HeldReplies(settings.queue_bytes)
         self._clients: dict[bytes, None] = {}
         self._stopping = False
+        self._reported = 0, 0
         name = settings.host.encode()
         self._front = make(loop.context, "proxy-call", settings.sockets, name)
         self._back = make(loop.context, "proxy-servers", settings.sockets, name)
@@ -265,7 +266,10 @@ class RequestProxy:
         elif not self._hand_over(header.key, waiting):
             self._queue.put_back(header.key, waiting)
 
-    def _reply(self, client: bytes, kind: Kind, message: list[bytes]) -> None:
+    def _reply(
+        self, client: bytes, kind: Kind, message: list[bytes], until: float | None = None
+    ) -> None:
+        """Send a reply, or hold it; `until` is that of a reply which was held before."""
         if not self._held.holds(client):
             error = try_send(self._front, [client, *message])
             if not error:
@@ -275,11 +279,13 @@ class RequestProxy:
             else:
                 self._loop.later(RETRY_AFTER, lambda: self._send_held(client))
         if kind is not Kind.ALIVE:
-            self._held.put(client, message, time.monotonic())
+            if until is None:
+                until = time.monotonic() + REPLY_GRACE
+            self._held.put(client, message, until)
 
     def _send_held(self, client: bytes) -> None:
-        for message in self._held.take(client):
-            self._reply(client, Kind.RESULT, message)
+        for until, message in self._held.take(client):
+            self._reply(client, Kind.RESULT, message, until)
 
     # -- whether the servers are still there ---------------------------------
 
@@ -287,8 +293,24 @@ class RequestProxy:
         now = time.monotonic()
         self._queue.drop_expired(now)
         self._held.drop_late(now)
+        self._report_dropped()
         for server in self._table.servers:
             self._ping(server)
+
+    def _report_dropped(self) -> None:
+        """Count what was dropped since the last time; a cast among it was accepted before."""
+        expired, replies = self._queue.expired, self._held.dropped
+        new = expired - self._reported[0], replies - self._reported[1]
+        if any(new):
+            self._reported = expired, replies
+            self._metrics.count("zmq_requests_expired", new[0])
+            self._metrics.count("zmq_replies_dropped", new[1])
+            self._metrics.record(
+                "zmq-dropped",
+                self._host,
+                f"{new[0]} requests waited until their time was over, and {new[1]} replies had no "
+                "client any more",
+            )
 
     def _ping(self, server: Server) -> None:
         ping = frames.encode(Header(Kind.PING, self._incarnation.bytes))

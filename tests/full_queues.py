@@ -12,9 +12,13 @@ def fill(sock: socket.socket) -> None:
     """Send until nothing more is taken; leaves `sock` non-blocking."""
     sock.setblocking(False)
     full_since: float | None = None
-    while full_since is None or time.monotonic() < full_since + SETTLED:
+    while True:
+        tried = time.monotonic()
         try:
             sock.send(b"\x01" * 65536)  # no heartbeat: only the application may take it
             full_since = None
         except BlockingIOError:
-            full_since = full_since or time.monotonic()
+            # By another attempt after that time: this thread may have been stopped meanwhile.
+            if full_since is not None and tried >= full_since + SETTLED:
+                return
+            full_since = full_since or tried

@@ -120,13 +120,23 @@ class Browser:
         )
 
     def click(self, selector: str) -> None:
-        """Click the first element that a CSS selector matches, where it is on the screen."""
-        box = self.wait_for(
+        """Click the first element that a CSS selector matches, once it no longer moves."""
+        center = (
             f"(() => {{ const it = document.querySelector({selector!r}); if (!it) return null;"
             " it.scrollIntoView({block: 'center', behavior: 'instant'});"
             " const box = it.getBoundingClientRect();"
             " return box.width && [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
+        box = None
+        while box is None or box != self.evaluate(center):
+            box = self.wait_for(center)
+            # Two frames: what is animated is somewhere else then.
+            self.command(
+                "Runtime.evaluate",
+                expression="new Promise(done => requestAnimationFrame("
+                "() => requestAnimationFrame(done)))",
+                awaitPromise=True,
+            )
         for event in ("mousePressed", "mouseReleased"):
             self.command(
                 "Input.dispatchMouseEvent",
@@ -138,8 +148,10 @@ class Browser:
             )
 
     def type(self, text: str) -> None:
-        """Type a text into the element that has the focus."""
-        self.command("Input.insertText", text=text)
+        """Press the keys of a text; they go to the element that has the focus."""
+        for key in text:
+            self.command("Input.dispatchKeyEvent", type="keyDown", text=key, key=key)
+            self.command("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def picture(self, width: int, height: int) -> bytes:
         """Return what is on a screen of this size, as PNG."""

@@ -89,6 +89,10 @@ def test_a_reader_searches_and_navigates(browser: Browser) -> None:
         )
 
         browser.click("input.md-search__input")
+        # The page says so once its script listens; what is typed before that is not searched for.
+        browser.wait_for(
+            "document.querySelector('.md-search-result__meta')?.innerText.startsWith('Type to')"
+        )
         browser.type("liveness_timeout")
         browser.click(".md-search-result__link[href*='options.html']")
         browser.wait_for("location.search.startsWith('?h=liveness')")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from hbshim.errors import OptionError
 from hbshim.messaging.options import (
@@ -13,6 +14,7 @@ from hbshim.messaging.options import (
     optional,
     positive_seconds,
 )
+from hbshim.messaging.zmq.directory import Pipeline
 from hbshim.messaging.zmq.directory.address import FORMS, Address, read_address
 from hbshim.messaging.zmq.directory.settings import PORTS, DirectorySettings
 from hbshim.messaging.zmq.settings import SocketSettings, default_ipc_directory, ipc_path
@@ -23,7 +25,7 @@ _on_or_system = whole(-1, 1)
 _probes = whole(-1, 32767)
 
 #: The longest name of a local socket that is made in `rpc_zmq_ipc_dir`.
-LONGEST_SOCKET = "servers"
+LONGEST_SOCKET = "control-requests"
 
 
 def _address(value: object) -> Address | None:
@@ -80,10 +82,32 @@ class ZmqOptions(MessagingOptions):
     )
     zmq_call_port: int = driver_option(
         "zmq_call_port",
-        9501,
+        PORTS["call"],
         _port,
         "1 to 65535",
         "Port for calls of a host whose URL names none.",
+    )
+    zmq_fanout_port: int = driver_option(
+        "zmq_fanout_port",
+        PORTS["fanout"],
+        _port,
+        "1 to 65535",
+        "Port for casts to a fanout.",
+    )
+    zmq_notify_port: int = driver_option(
+        "zmq_notify_port",
+        PORTS["notify"],
+        _port,
+        "1 to 65535",
+        "Port for notifications.",
+    )
+    zmq_fanout_hwm: int = driver_option(
+        "zmq_fanout_hwm",
+        1000,
+        whole(1, 1_000_000),
+        "1 to 1000000",
+        "Messages of a fanout, or notifications, that wait for one subscriber that does not keep "
+        "up; it misses what comes after them.",
     )
     rpc_zmq_ipc_dir: str = driver_option(
         "rpc_zmq_ipc_dir",
@@ -176,13 +200,22 @@ class ZmqOptions(MessagingOptions):
             )
         ipc_path(self.rpc_zmq_ipc_dir, LONGEST_SOCKET)
 
+    def ports(self) -> Mapping[Pipeline, int]:
+        """Return the port of each pipeline."""
+        return {
+            **PORTS,
+            "call": self.zmq_call_port,
+            "fanout": self.zmq_fanout_port,
+            "notify": self.zmq_notify_port,
+        }
+
     def directory_settings(self) -> DirectorySettings:
         """Return what the directory needs of them."""
         return DirectorySettings(
             expire=self.zmq_target_expire,
             update=self.zmq_target_update,
             namespace=self.directory_namespace,
-            ports={**PORTS, "call": self.zmq_call_port},
+            ports=self.ports(),
         )
 
     def socket_settings(self) -> SocketSettings:
@@ -196,4 +229,5 @@ class ZmqOptions(MessagingOptions):
                 self.zmq_tcp_keepalive_cnt,
                 self.zmq_tcp_keepalive_intvl,
             ),
+            self.zmq_fanout_hwm,
         )

@@ -21,11 +21,13 @@ class SocketSettings:
         heartbeat_interval: T, in seconds; 0: no heartbeats.
         linger: seconds for which a closed socket still sends.
         keepalive: of TCP: on, seconds idle, probes, seconds between two probes.
+        fanout_hwm: publications that wait for one subscriber.
     """
 
     heartbeat_interval: int = 10
     linger: float = 2.0
     keepalive: tuple[int, int, int, int] = (1, 10, 3, 5)
+    fanout_hwm: int = 1000
 
 
 def ipc_path(directory: str, name: str) -> str:

@@ -25,6 +25,12 @@ Role: TypeAlias = Literal[
     "proxy-call",
     "proxy-servers",
     "server-call",
+    "client-publish",
+    "proxy-publishers",
+    "proxy-subscribers",
+    "server-subscribe",
+    "proxy-control",
+    "control",
 ]
 
 #: The type of each socket, and whether it binds.
@@ -33,10 +39,26 @@ ROLES: dict[Role, tuple[int, bool]] = {
     "proxy-call": (zmq.ROUTER, True),
     "proxy-servers": (zmq.ROUTER, True),
     "server-call": (zmq.DEALER, False),
+    # XPUB at both ends of a publication: what is subscribed arrives as a message.
+    "client-publish": (zmq.XPUB, False),
+    "proxy-publishers": (zmq.XSUB, True),
+    "proxy-subscribers": (zmq.XPUB, True),
+    "server-subscribe": (zmq.SUB, False),
+    "proxy-control": (zmq.REP, True),
+    "control": (zmq.REQ, False),
 }
 
 #: Sockets within a host.
-LOCAL: frozenset[Role] = frozenset(("proxy-servers", "server-call"))
+LOCAL: frozenset[Role] = frozenset(
+    (
+        "proxy-servers",
+        "server-call",
+        "proxy-subscribers",
+        "server-subscribe",
+        "proxy-control",
+        "control",
+    )
+)
 
 
 def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
@@ -72,6 +94,15 @@ def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
         options[zmq.ROUTER_MANDATORY] = 1
         # A peer that reconnects replaces its old connection, which may not be noticed yet.
         options[zmq.ROUTER_HANDOVER] = 1
+    if kind == zmq.XPUB:
+        # Of messages that wait for one subscriber.
+        options[zmq.SNDHWM] = settings.fanout_hwm
+    if kind in (zmq.SUB, zmq.XSUB):
+        # Of subscriptions: those beyond it are dropped without a word (libzmq issue 2258).
+        options[zmq.SNDHWM] = 0
+    if role == "client-publish":
+        # A subscriber that does not keep up is an error at the sender, once, and not silence.
+        options[zmq.XPUB_NODROP] = 1
     if role in ("client-call", "proxy-servers"):
         # The peer notices each new connection, and says who it is.
         options[zmq.PROBE_ROUTER] = 1

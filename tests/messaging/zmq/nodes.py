@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from hbshim import messaging
+from hbshim.errors import CallTimeoutError
 
 #: Seconds for what takes none; the machine may be busy.
 LIMIT = 30.0
@@ -20,6 +23,36 @@ LIMIT = 30.0
 _numbers = itertools.count(1)
 
 COMMAND = (sys.executable, "-m", "hbshim", "zmq-proxy")
+
+
+def refused(client: messaging.Client) -> bool:
+    """Whether a proxy that stops takes nothing more."""
+    try:
+        client.prepare(timeout=2).call("echo", value="refused")
+    except CallTimeoutError:
+        return True
+    return False
+
+
+class InBackground:
+    """Runs a function in a thread; notes what it raises or returns."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.outcome: object = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self._work()
+        except Exception as error:
+            self.outcome = error
+
+    def join(self, limit: float = LIMIT) -> object:
+        self._thread.join(limit)
+        assert not self._thread.is_alive()
+        return self.outcome
 
 
 def own_address() -> str:
@@ -52,13 +85,16 @@ class Node:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *arguments: str, log: IO[str] | None = None) -> None:
+    def start(self, *arguments: str, log: IO[str] | None = None, whole: bool = False) -> None:
         """Start the proxy; return when it is ready.
 
         Parameters:
             log: takes its standard error.
+            whole: all processes of it, and not the one for calls and casts alone.
         """
         command = [*COMMAND, "--bind", self.address, "--ipc-dir", self.ipc, *arguments]
+        if not whole:
+            command += ["--process", "requests"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -70,9 +106,13 @@ class Node:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the proxy; return its status."""
+        self.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end of the proxy; return its status."""
         process, self._process = self._process, None
         assert process is not None
-        process.send_signal(number)
         status = process.wait(LIMIT)
         assert process.stdout is not None
         process.stdout.close()
@@ -96,6 +136,16 @@ class Node:
         if self._process is not None:
             self.end(signal.SIGKILL)
         shutil.rmtree(self.ipc, ignore_errors=True)
+
+
+def children(pid: int) -> dict[str, int]:
+    """The processes of a proxy, by name."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        if b"--process" in words:
+            found[words[words.index(b"--process") + 1].decode()] = int(child)
+    return found
 
 
 def listening_ports(pid: int) -> set[int]:

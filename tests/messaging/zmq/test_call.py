@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from hbshim.errors import (
 )
 from hbshim.messaging import Client, Payload, Server, Target
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, Node, listening_ports
+from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, listening_ports, refused
 from tests.waiting import wait_until
 
 Serve = Callable[..., Server]
@@ -56,36 +55,6 @@ def server_process(node: Node) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def refused(client: Client) -> bool:
-    """Whether a proxy that stops takes nothing more."""
-    try:
-        client.prepare(timeout=2).call("echo", value="refused")
-    except CallTimeoutError:
-        return True
-    return False
-
-
-class InBackground:
-    """Runs a function in a thread; notes what it raises or returns."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self.outcome: object = None
-        self._work = work
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.outcome = self._work()
-        except Exception as error:
-            self.outcome = error
-
-    def join(self, limit: float = LIMIT) -> object:
-        self._thread.join(limit)
-        assert not self._thread.is_alive()
-        return self.outcome
 
 
 def test_a_call_and_its_result(node: Node, serve: Serve, endpoint: Endpoint) -> None:
@@ -327,9 +296,9 @@ def test_a_cast_that_waits_too_long_is_not_run(
 
 def test_what_needs_a_store_is_refused_by_name(node: Node) -> None:
     client = Client(node.driver(), TARGET)
-    for refused in (lambda: client.submit("echo", value=1), lambda: client.attach("1")):
+    for unsupported in (lambda: client.submit("echo", value=1), lambda: client.attach("1")):
         with pytest.raises(OptionError, match="hbkombu:// or hbpika://"):
-            refused()  # type: ignore[no-untyped-call]
+            unsupported()  # type: ignore[no-untyped-call]
 
 
 def test_a_driver_that_is_closed_ends_its_calls(

@@ -14,8 +14,8 @@ from hbshim.heartbeat import service
 from hbshim.messaging.zmq.frames import Kind
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy import requests
-from hbshim.messaging.zmq.proxy.requests import REPLY_GRACE, ProxySettings, RequestProxy
-from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
+from hbshim.messaging.zmq.proxy.requests import REPLY_GRACE, RequestProxy
 from hbshim.metrics import Metrics
 from tests.messaging.zmq.nodes import LIMIT, own_address
 
@@ -24,7 +24,7 @@ from tests.messaging.zmq.nodes import LIMIT, own_address
 def proxy(loop: Loop) -> Iterator[RequestProxy]:
     """One whose loop runs only when the test runs it."""
     directory = tempfile.mkdtemp(prefix="hbz")
-    settings = ProxySettings("one", own_address(), 9501, directory, SocketSettings())
+    settings = ProxySettings("one", own_address(), directory)
     yield RequestProxy(loop, settings, None, Metrics())
     shutil.rmtree(directory)
 

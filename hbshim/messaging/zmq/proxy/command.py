@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hbshim.errors import HbshimError
 from hbshim.extras import needs
 from hbshim.messaging.zmq.frames import NAME_LIMIT
+
+if TYPE_CHECKING:
+    from hbshim.messaging.zmq.directory import Directory
+    from hbshim.messaging.zmq.loop import Loop
+    from hbshim.messaging.zmq.options import ZmqOptions
+    from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
+
+#: Options of the command that are options of the driver, too, with their names there.
+_DRIVER_OPTIONS = {
+    "call_port": "zmq_call_port",
+    "fanout_port": "zmq_fanout_port",
+    "notify_port": "zmq_notify_port",
+    "directory": "fanout_ds_address",
+    "ipc_dir": "rpc_zmq_ipc_dir",
+}
+
+#: Seconds for the last withdrawal, which the directory may have missed when it was announced.
+_WITHDRAW_WITHIN = 2.0
 
 
 @click.command(
@@ -16,6 +40,8 @@ from hbshim.messaging.zmq.frames import NAME_LIMIT
 @click.option("--host", help="Name of this host in the directory; its host name unless given.")
 @click.option("--bind", default="*", show_default=True, help="Address to listen at.")
 @click.option("--call-port", help="Port for calls. See zmq_call_port.")
+@click.option("--fanout-port", help="Port for casts to a fanout. See zmq_fanout_port.")
+@click.option("--notify-port", help="Port for notifications. See zmq_notify_port.")
 @click.option("--directory", help="Where the host is registered. See fanout_ds_address.")
 @click.option("--ipc-dir", help="Directory of the local sockets. See rpc_zmq_ipc_dir.")
 @click.option(
@@ -25,37 +51,153 @@ from hbshim.messaging.zmq.frames import NAME_LIMIT
     show_default=True,
     help="Seconds for calls that run when it is told to stop.",
 )
+@click.option("--status", is_flag=True, help="Print the figures of the proxy that runs here.")
+@click.option("--json", "as_json", is_flag=True, help="With --status: as JSON.")
+@click.option(
+    "--process",
+    type=click.Choice(["requests", "fanout", "notify"]),
+    help="Run this one in the foreground, for a supervisor of your own.",
+)
+@click.option("--supervised", is_flag=True, hidden=True)
 def zmq_proxy(
     host: str | None,
     bind: str,
-    call_port: str | None,
-    directory: str | None,
-    ipc_dir: str | None,
     grace: float,
+    status: bool,
+    as_json: bool,
+    process: ProcessName | None,
+    supervised: bool,
+    **given: str | None,
 ) -> None:
     """Take messages for the servers of this host from the network, and hand them over.
 
-    One runs on each host that has servers. It stops at SIGTERM: what waits is handed out, and
-    replies are forwarded, for as long as --grace allows. A second SIGTERM ends it at once.
+    One runs on each host that has servers. It has three processes: one for calls and casts, one
+    for casts to a fanout, one for notifications. One that dies is started again. It stops at
+    SIGTERM: what waits is handed out, and replies are forwarded, for as long as --grace allows. A
+    second SIGTERM ends it at once.
 
     Options that are not given come from HBSHIM_ZMQ_... variables, or from the section
     hbshim_zmq of the file that HBSHIM_CONFIG names.
+
+    --status ends with status 1 if one of the processes does not answer: a health check.
     """
     with needs(("zmq",), "zmq"):
-        from hbshim.messaging.zmq.directory.factory import open_directory
         from hbshim.messaging.zmq.options import ZmqOptions
-        from hbshim.messaging.zmq.proxy.process import run
-        from hbshim.messaging.zmq.proxy.requests import ProxySettings
+        from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
 
     name = host or socket.gethostname()
     if not 0 < len(name.encode()) <= NAME_LIMIT:
         raise click.BadParameter(f"a name has 1 to {NAME_LIMIT} bytes", param_hint="--host")
-    options = ZmqOptions.load(
-        zmq_call_port=call_port, rpc_zmq_ipc_dir=ipc_dir, fanout_ds_address=directory
-    )
+    values: dict[str, Any] = {_DRIVER_OPTIONS[key]: value for key, value in given.items()}
+    options = ZmqOptions.load(**values)
     settings = ProxySettings(
-        name, bind, options.zmq_call_port, options.rpc_zmq_ipc_dir, options.socket_settings()
+        name, bind, options.rpc_zmq_ipc_dir, options.socket_settings(), options.ports()
     )
+    if status:
+        _print_status(settings, as_json)
+    elif process is None:
+        _supervise(settings, values, grace)
+    else:
+        _run(process, settings, options, grace, supervised=supervised)
+
+
+def _print_status(settings: ProxySettings, as_json: bool) -> None:
+    from hbshim.messaging.zmq.proxy.control import ask
+
+    found = ask(settings.ipc_directory)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, sort_keys=True))
+    for name, figures in () if as_json else found.items():
+        if figures is None:
+            click.echo(f"{name}: no answer")
+            continue
+        click.echo(f"{name}:")
+        for figure, value in sorted(figures.items()):
+            click.echo(f"  {figure.replace('_', ' ')}: {value:g}")
+    if None in found.values():
+        sys.exit(1)
+
+
+def _supervise(settings: ProxySettings, values: dict[str, Any], grace: float) -> None:
+    from hbshim.messaging.zmq.proxy.supervisor import (
+        Supervisor,
+        command_of_this_program,
+        notify_systemd,
+    )
+    from hbshim.messaging.zmq.settings import open_ipc_directory
+
+    os.close(open_ipc_directory(settings.ipc_directory))
+    # By variables, and not by the command line, which every user can read: the directory's
+    # address may have a password.
+    environment = dict(os.environ)
+    systemd = environment.pop("NOTIFY_SOCKET", "")
+    for name, value in values.items():
+        if value is not None:
+            environment[f"HBSHIM_ZMQ_{name.upper()}"] = value
+    command = [*command_of_this_program(), "--host", settings.host, "--bind", settings.bind]
+
+    def ready(addresses: str) -> None:
+        click.echo(f"hbshim zmq-proxy: ready: host {settings.host}, {addresses}")
+        if systemd:
+            notify_systemd(systemd)
+
+    def report(line: str) -> None:
+        click.echo(f"hbshim zmq-proxy: {line}", err=True)
+
+    Supervisor([*command, "--grace", f"{grace:g}"], environment, grace, report).run(ready)
+
+
+def _run(
+    process: ProcessName,
+    settings: ProxySettings,
+    options: ZmqOptions,
+    grace: float,
+    *,
+    supervised: bool,
+) -> None:
+    from hbshim.messaging.zmq.proxy.process import end_with_parent, run
+    from hbshim.messaging.zmq.proxy.supervisor import REFUSED
+
+    prefix = "" if supervised else f"hbshim zmq-proxy: ready: host {settings.host}, "
+    directory = None
+    try:
+        if supervised:
+            end_with_parent()
+        if process == "requests":
+            directory = _open_directory(options)
+        run(
+            process,
+            lambda loop: _make(process, loop, settings, directory),
+            settings,
+            grace,
+            lambda line: click.echo(f"{prefix}{line}"),
+        )
+        if directory is not None:
+            directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)
+    except HbshimError as error:
+        if not supervised:
+            raise
+        click.echo(f"{REFUSED}{error}")
+        sys.exit(2)
+    finally:
+        if directory is not None:
+            directory.close()
+
+
+def _open_directory(options: ZmqOptions) -> Directory | None:
+    from hbshim.messaging.zmq.directory.factory import open_directory
+
     address = options.fanout_ds_address
-    opened = None if address is None else open_directory(address, options.directory_settings())
-    run(settings, opened, grace, lambda line: click.echo(f"hbshim zmq-proxy: {line}"))
+    return None if address is None else open_directory(address, options.directory_settings())
+
+
+def _make(
+    process: ProcessName, loop: Loop, settings: ProxySettings, directory: Directory | None
+) -> Server:
+    from hbshim.heartbeat import service
+    from hbshim.messaging.zmq.proxy.pubsub import PubSubProxy
+    from hbshim.messaging.zmq.proxy.requests import RequestProxy
+
+    if process == "requests":
+        return RequestProxy(loop, settings, directory, service.current().metrics)
+    return PubSubProxy(loop, process, settings)

@@ -1,43 +1,41 @@
-"""The process of a proxy: it binds, reports that it is ready, and stops when it is told."""
+"""One process of a proxy: it binds, reports that it is ready, and stops when it is told to."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
-import socket
-import time
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from hbshim.errors import OptionError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
-from hbshim.messaging.zmq.directory import Directory
 from hbshim.messaging.zmq.loop import Loop
-from hbshim.messaging.zmq.proxy.requests import ProxySettings, RequestProxy
+from hbshim.messaging.zmq.proxy.control import ControlServer
+from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
 from hbshim.messaging.zmq.settings import open_ipc_directory
 from hbshim.messaging.zmq.sockets import check_library
+from hbshim.runtime.unpatched import start_native_thread
 
 #: Seconds between two times that events are logged.
 _LOG_EVERY = 1.0
 
-#: Seconds for the last withdrawal, which the directory may have missed when it was announced.
-_WITHDRAW_WITHIN = 2.0
-
 
 def run(
+    name: ProcessName,
+    make: Callable[[Loop], Server],
     settings: ProxySettings,
-    directory: Directory | None,
     grace: float,
     report: Callable[[str], None],
 ) -> None:
-    """Run a proxy until SIGTERM or SIGINT; a second one ends it at once.
+    """Run one process until SIGTERM or SIGINT; a second one ends it at once.
 
     Parameters:
-        directory: where it registers the host; closed at the end. None: it does not.
+        make: opens its sockets.
         grace: seconds for what it still has to do when it is told to stop.
-        report: takes one line when it is ready.
+        report: takes what it listens at, when it is ready.
 
     Raises:
         OptionError: an address or the directory of the local sockets cannot be used, or another
@@ -47,47 +45,55 @@ def run(
     check_library()
     descriptor = open_ipc_directory(settings.ipc_directory)
     try:
-        _lock(descriptor, settings.ipc_directory)
+        lock = _lock(descriptor, name, settings.ipc_directory)
+    finally:
+        os.close(descriptor)
+    try:
         loop = Loop()
         metrics = service.current().metrics
-        proxy = RequestProxy(loop, settings, directory, metrics)
+        server = make(loop)
+        control = ControlServer(loop, name, settings, server.statistics, metrics)
         # The loop runs in the only thread of this program that may log.
         loop.every(_LOG_EVERY, lambda: log_problems(metrics))
 
         def on_signal(_number: int, _frame: object) -> None:
             for each in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(each, lambda *_: os._exit(1))
-            loop.post(lambda: proxy.stop(grace, loop.stop))
+            loop.post(lambda: server.stop(grace))
 
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, on_signal)
-        report(f"ready: host {settings.host}, calls at {proxy.address}")
-        _notify_systemd()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        report(server.description)
         loop.run()
+        control.close()
         loop.end()
-        if directory is not None:
-            directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)
         log_problems(metrics)
     finally:
-        os.close(descriptor)
-        if directory is not None:
-            directory.close()
+        os.close(lock)
 
 
-def _lock(descriptor: int, path: str) -> None:
+def end_with_parent() -> None:
+    """End this process at once when the one that holds the other end of its input has ended."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        os._exit(1)
+
+    start_native_thread(watch, lambda: None)
+
+
+def _lock(descriptor: int, name: ProcessName, path: str) -> int:
+    """Return a descriptor that holds the lock of a process of the proxy."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(f"{name}.lock", flags, 0o600, dir_fd=descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(lock)
         raise OptionError(
-            f"another proxy uses rpc_zmq_ipc_dir={path!r}; a host has one, unless each has a "
-            "directory and ports of its own"
+            f"another proxy uses rpc_zmq_ipc_dir={str(Path(path))!r}; a host has one, unless each "
+            "has a directory and ports of its own"
         ) from None
-
-
-def _notify_systemd() -> None:
-    """Report to systemd, where it started this process and asks for it (sd_notify(3))."""
-    address = os.environ.pop("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)
+    return lock

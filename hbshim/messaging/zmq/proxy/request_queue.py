@@ -64,6 +64,10 @@ class RequestQueue:
     def __len__(self) -> int:
         return sum(map(len, self._by_key.values()))
 
+    def oldest(self, now: float) -> float:
+        """Return for how many seconds the oldest request has waited; 0 where none does."""
+        return max((now - queue[0].since for queue in self._by_key.values()), default=0.0)
+
     def waits(self, key: bytes) -> bool:
         """Return whether requests to `key` wait."""
         return key in self._by_key

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import zmq
 
-from hbshim.errors import OptionError
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.directory import Directory, HostRecord, Registration
+from hbshim.messaging.zmq.directory import Directory, HostRecord, Pipeline, Registration
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.proxy.dispatch_table import DispatchTable, Lost, Server
+from hbshim.messaging.zmq.proxy.endpoints import ProxySettings, bind, bind_port
 from hbshim.messaging.zmq.proxy.held import HeldReplies
 from hbshim.messaging.zmq.proxy.request_queue import RequestQueue, Waiting
-from hbshim.messaging.zmq.settings import SocketSettings, ipc_path
+from hbshim.messaging.zmq.settings import ipc_path
 from hbshim.messaging.zmq.sockets import make
 
 if TYPE_CHECKING:
@@ -48,28 +47,8 @@ _FINAL = frozenset((Kind.RESULT, Kind.ERROR))
 _REPLIES = _FINAL | {Kind.PROGRESS, Kind.ALIVE}
 
 
-@dataclass(frozen=True, slots=True)
-class ProxySettings:
-    """What a proxy is told.
-
-    Attributes:
-        host: its name.
-        bind: the address to listen at, without a port; ``*`` is every one.
-        backlog: requests that wait for the servers of one key, at most.
-        queue_bytes: that wait for all servers, at most.
-    """
-
-    host: str
-    bind: str
-    call_port: int
-    ipc_directory: str
-    sockets: SocketSettings
-    backlog: int = 1000
-    queue_bytes: int = 64 * 1024 * 1024
-
-
 class RequestProxy:
-    """See the module.
+    """See the module, and :class:`hbshim.messaging.zmq.proxy.endpoints.Server`.
 
     Parameters:
         directory: where servers are registered; None: clients find the host by its address.
@@ -95,23 +74,18 @@ class RequestProxy:
         name = settings.host.encode()
         self._front = make(loop.context, "proxy-call", settings.sockets, name)
         self._back = make(loop.context, "proxy-servers", settings.sockets, name)
-        port = _bind(self._front, f"tcp://{settings.bind}:{settings.call_port}")
-        here = settings.host if settings.bind == "*" else settings.bind
-        self.address = f"tcp://{here}:{port}"
-        _bind(self._back, ipc_path(settings.ipc_directory, "servers"))
-        self._record = HostRecord(
-            settings.host, self._incarnation.hex, {"call": self.address}, frames.VERSION
-        )
+        bind_port(self._front, settings, "call")
+        bind(self._back, ipc_path(settings.ipc_directory, "servers"))
+        offered: tuple[Pipeline, ...] = ("call", "fanout", "notify")
+        addresses = {pipeline: settings.address(pipeline) for pipeline in offered}
+        self.description = f"calls at {addresses['call']}"
+        self._record = HostRecord(settings.host, self._incarnation.hex, addresses, frames.VERSION)
         loop.read(self._front, self._on_client)
         loop.read(self._back, self._on_server)
         loop.every(PING_EVERY, self._check)
 
-    def stop(self, grace: float, then: Callable[[], None]) -> None:
-        """Take nothing new, hand out what waits, and forward replies; then call `then`.
-
-        Parameters:
-            grace: seconds for all of it.
-        """
+    def stop(self, grace: float) -> None:
+        """Take nothing new, hand out what waits, and forward replies; then stop the loop."""
         if self._stopping:
             return
         self._stopping = True
@@ -127,9 +101,23 @@ class RequestProxy:
             if busy and time.monotonic() < until:
                 self._loop.later(_STOP_CHECK, check)
             else:
-                then()
+                self._loop.stop()
 
         check()
+
+    def statistics(self) -> Mapping[str, float]:
+        servers = self._table.servers
+        return {
+            "servers": len(servers),
+            "credit": sum(max(0, server.credit) for server in servers),
+            "outstanding": self._table.outstanding,
+            "waiting": len(self._queue),
+            "oldest_waiting_seconds": self._queue.oldest(time.monotonic()),
+            "expired": self._queue.expired,
+            "replies_held": len(self._held),
+            "replies_dropped": self._held.dropped,
+            "clients": len(self._clients),
+        }
 
     # -- from the network ----------------------------------------------------
 
@@ -346,16 +334,3 @@ class RequestProxy:
         for request, client in lost:
             self._metrics.count("zmq_lost")
             self._reply(client, Kind.LOST, [frames.encode(Header(Kind.LOST, request))])
-
-
-def _bind(socket: zmq.Socket[bytes], address: str) -> str:
-    """Bind a socket; return what stands behind the last colon of its address."""
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        socket.close()
-        raise OptionError(
-            f"{address} cannot be bound ({zmq.strerror(error.errno or 0)}); is another proxy "
-            "running on this host?"
-        ) from None
-    return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0").rpartition(":")[2]

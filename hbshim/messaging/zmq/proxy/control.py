@@ -1,0 +1,76 @@
+"""The figures of a proxy's processes: each answers at a local socket, and a command asks there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import zmq
+
+from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.proxy.endpoints import PROCESSES, ProcessName, ProxySettings, bind
+from hbshim.messaging.zmq.settings import SocketSettings, ipc_path
+from hbshim.messaging.zmq.sockets import make
+from hbshim.metrics import Metrics
+
+#: Seconds that a process may take to answer.
+ANSWER_WITHIN = 2.0
+
+#: What is asked.
+STATUS = b"status"
+
+
+class ControlServer:
+    """Answers in the thread of the loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: ProcessName,
+        settings: ProxySettings,
+        statistics: Callable[[], Mapping[str, float]],
+        metrics: Metrics,
+    ) -> None:
+        self._loop = loop
+        self._statistics = statistics
+        self._metrics = metrics
+        self._socket = make(loop.context, "proxy-control", settings.sockets)
+        bind(self._socket, _address(settings.ipc_directory, name))
+        loop.read(self._socket, self._on_question)
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._loop.close(self._socket)
+
+    def _on_question(self, message: list[bytes]) -> None:
+        counted = {
+            name.removeprefix("zmq_"): value
+            for name, value in self._metrics.snapshot().items()
+            if name.startswith("zmq_")
+        }
+        answer = {**counted, **self._statistics()} if message == [STATUS] else {}
+        # A socket of this type answers each question, or takes no other one.
+        try_send(self._socket, [json.dumps(answer).encode()])
+
+
+def ask(ipc_directory: str, timeout: float = ANSWER_WITHIN) -> dict[ProcessName, Any]:
+    """Return the figures of each process of the proxy of this host; None: it does not answer."""
+    with zmq.Context() as context:
+        found: dict[ProcessName, Any] = {}
+        sockets = {}
+        for name in PROCESSES:
+            socket = make(context, "control", SocketSettings(linger=0.0))
+            socket.set(zmq.IMMEDIATE, 0)
+            socket.connect(_address(ipc_directory, name))
+            socket.send(STATUS)
+            sockets[name] = socket
+        for name, socket in sockets.items():
+            answered = socket.poll(int(timeout * 1000))
+            found[name] = json.loads(socket.recv()) if answered else None
+            socket.close()
+        return found
+
+
+def _address(ipc_directory: str, name: ProcessName) -> str:
+    return ipc_path(ipc_directory, f"control-{name}")

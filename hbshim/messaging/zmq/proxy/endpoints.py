@@ -1,0 +1,85 @@
+"""Where the processes of a proxy listen: ports of the network, and local sockets for servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+import zmq
+
+from hbshim.errors import OptionError
+from hbshim.messaging.zmq.directory import Pipeline
+from hbshim.messaging.zmq.directory.settings import PORTS
+from hbshim.messaging.zmq.settings import SocketSettings
+
+#: The processes of a proxy. Calls and casts share a dispatch table, and so a process.
+ProcessName: TypeAlias = Literal["requests", "fanout", "notify"]
+
+#: All of them, in the order in which they start.
+PROCESSES: tuple[ProcessName, ...] = ("requests", "fanout", "notify")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """What a proxy is told.
+
+    Attributes:
+        host: its name.
+        bind: the address to listen at, without a port; ``*`` is every one.
+        backlog: requests that wait for the servers of one key, at most.
+        queue_bytes: that wait for all servers, at most.
+    """
+
+    host: str
+    bind: str
+    ipc_directory: str
+    sockets: SocketSettings = field(default_factory=SocketSettings)
+    ports: Mapping[Pipeline, int] = field(default_factory=lambda: PORTS)
+    backlog: int = 1000
+    queue_bytes: int = 64 * 1024 * 1024
+
+    def address(self, pipeline: Pipeline) -> str:
+        """Return the address of a pipeline, as clients use it."""
+        here = self.host if self.bind == "*" else self.bind
+        return f"tcp://{here}:{self.ports[pipeline]}"
+
+
+class Server(Protocol):
+    """What one process of a proxy runs. Its methods belong to the thread of the loop."""
+
+    #: What it listens at, as a sentence has it.
+    description: str
+
+    def stop(self, grace: float) -> None:
+        """Take nothing new, finish what there is within `grace` seconds, then stop the loop."""
+        ...
+
+    def statistics(self) -> Mapping[str, float]:
+        """Return its figures, by name."""
+        ...
+
+
+def bind_port(socket: zmq.Socket[bytes], settings: ProxySettings, pipeline: Pipeline) -> None:
+    """Bind a socket to the port of a pipeline.
+
+    Raises:
+        OptionError: it cannot be bound.
+    """
+    bind(socket, f"tcp://{settings.bind}:{settings.ports[pipeline]}")
+
+
+def bind(socket: zmq.Socket[bytes], address: str) -> None:
+    """Bind a socket.
+
+    Raises:
+        OptionError: it cannot be bound; the socket is closed.
+    """
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise OptionError(
+            f"{address} cannot be bound ({zmq.strerror(error.errno or 0)}); is another proxy "
+            "running on this host?"
+        ) from None

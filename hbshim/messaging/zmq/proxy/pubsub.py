@@ -1,0 +1,95 @@
+"""The proxy of one PUB/SUB pipeline: publications from the network to the servers of a host.
+
+ZeroMQ's own proxy forwards them in C, in a native thread that owns both sockets. Subscriptions
+travel the other way, end markers among them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Literal
+
+import zmq
+
+from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.proxy.endpoints import ProxySettings, bind, bind_port
+from hbshim.messaging.zmq.settings import ipc_path
+from hbshim.messaging.zmq.sockets import make
+from hbshim.runtime.unpatched import start_native_thread
+
+#: Seconds between two times that the proxy is asked for its figures.
+_ASK_EVERY = 1.0
+
+#: In the order in which the proxy gives them, see zmq_proxy_steerable(3).
+_FIGURES = (
+    "messages_received",
+    "bytes_received",
+    "subscriptions_sent",
+    "subscription_bytes_sent",
+    "subscriptions_received",
+    "subscription_bytes_received",
+    "messages_sent",
+    "bytes_sent",
+)
+
+
+class PubSubProxy:
+    """See :class:`hbshim.messaging.zmq.proxy.endpoints.Server`.
+
+    Parameters:
+        pipeline: which one.
+
+    Raises:
+        OptionError: an address cannot be bound.
+    """
+
+    def __init__(
+        self, loop: Loop, pipeline: Literal["fanout", "notify"], settings: ProxySettings
+    ) -> None:
+        self._loop = loop
+        self._stopping = False
+        self._figures: dict[str, float] = {}
+        self._front = make(loop.context, "proxy-publishers", settings.sockets)
+        bind_port(self._front, settings, pipeline)
+        self._back = make(loop.context, "proxy-subscribers", settings.sockets)
+        bind(self._back, ipc_path(settings.ipc_directory, pipeline))
+        self.description = f"{pipeline} at {settings.address(pipeline)}"
+        self._control = loop.context.socket(zmq.PAIR)
+        self._steered = loop.context.socket(zmq.PAIR)
+        self._control.bind(f"inproc://{pipeline}")
+        self._steered.connect(f"inproc://{pipeline}")
+        loop.read(self._control, self._on_figures)
+        loop.every(_ASK_EVERY, self._ask)
+        # From here on both sockets belong to that thread.
+        start_native_thread(self._run, lambda: None)
+
+    def stop(self, grace: float) -> None:
+        """End at once: nothing waits here but for the network."""
+        self._stopping = True
+        self._control.send(b"TERMINATE", zmq.NOBLOCK)
+
+    def statistics(self) -> Mapping[str, float]:
+        return self._figures
+
+    def _run(self) -> None:
+        try:
+            zmq.proxy_steerable(self._front, self._back, None, self._steered)
+        finally:
+            for socket in (self._front, self._back, self._steered):
+                socket.close()
+            self._loop.post(self._on_end)
+
+    def _on_end(self) -> None:
+        self._loop.stop()
+        if not self._stopping:
+            # The supervisor starts another process.
+            raise RuntimeError("the proxy ended without being told to")
+
+    def _ask(self) -> None:
+        if not self._stopping:
+            self._control.send(b"STATISTICS", zmq.NOBLOCK)
+
+    def _on_figures(self, message: list[bytes]) -> None:
+        values = [float(struct.unpack("=Q", frame)[0]) for frame in message if len(frame) == 8]
+        self._figures = dict(zip(_FIGURES, values, strict=False))

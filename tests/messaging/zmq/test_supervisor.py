@@ -1,0 +1,110 @@
+"""The processes of a proxy: independent of each other, started again, and ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hbshim.errors import LostServerError
+from hbshim.messaging import Client, Server, Target
+from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.nodes import (
+    COMMAND,
+    LIMIT,
+    InBackground,
+    Node,
+    children,
+    listening_ports,
+    refused,
+)
+from tests.waiting import wait_until
+
+NAMES = {"requests", "fanout", "notify"}
+PORTS = {"requests": {9501}, "fanout": {9502}, "notify": {9503}}
+
+TARGET = Target("compute")
+
+
+@pytest.fixture
+def node(nodes: Callable[[], Node]) -> Node:
+    """A host with the whole proxy."""
+    made = nodes()
+    made.start(whole=True)
+    return made
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def status(node: Node) -> tuple[int, dict[str, dict[str, float] | None]]:
+    command = [*COMMAND, "--ipc-dir", node.ipc, "--status", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_each_process_that_is_killed_is_started_again_alone(
+    nodes: Callable[[], Node],
+    serve: Callable[..., Server],
+    endpoint: Endpoint,
+    tmp_path: Path,
+) -> None:
+    node = nodes()
+    with (tmp_path / "log").open("w") as log:
+        node.start(log=log, whole=True)
+    serve(node.driver(), TARGET, endpoint)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    before = children(node.pid)
+    assert before.keys() == NAMES
+    assert {name: listening_ports(pid) for name, pid in before.items()} == PORTS
+    assert listening_ports(node.pid) == set()
+
+    for killed in ("fanout", "notify", "requests"):
+        os.kill(children(node.pid)[killed], signal.SIGKILL)
+        if killed != "requests":
+            assert client.call("echo", value=1) == 1
+        wait_until(lambda: status(node)[0] == 0, LIMIT)
+    after = children(node.pid)
+    assert {name: listening_ports(pid) for name, pid in after.items()} == PORTS
+    assert not set(after.values()) & set(before.values())
+    assert client.call("echo", value=2) == 2
+    said = (tmp_path / "log").read_text()
+    assert all(f"{name} ended with status -9; it starts again in 0.1 s" in said for name in NAMES)
+
+
+def test_the_processes_end_with_a_supervisor_that_is_killed(node: Node) -> None:
+    pids = children(node.pid).values()
+    assert len(pids) == 3
+    node.end(signal.SIGKILL)
+    wait_until(lambda: not any(map(is_running, pids)), LIMIT)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_graceful_stop_answers_what_runs_and_a_second_signal_ends_all(
+    node: Node, serve: Callable[..., Server], endpoint: Endpoint, signals: int
+) -> None:
+    serve(node.driver(), TARGET, endpoint)
+    client = Client(node.driver(), TARGET, timeout=600)
+    held = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    pids = children(node.pid).values()
+    node.send_signal(signal.SIGTERM)
+    wait_until(lambda: refused(client), LIMIT)
+    if signals == 2:
+        assert node.end(signal.SIGTERM) == 1
+        assert isinstance(held.join(), LostServerError)
+    else:
+        assert status(node)[1]["fanout"] is not None
+        endpoint.release.set()
+        assert held.join() == "held"
+        assert node.wait() == 0
+    wait_until(lambda: not any(map(is_running, pids)), LIMIT)

@@ -20,7 +20,10 @@ from tests.stress.oslo.suite import CLUSTER
 WORLDS = ("green", "native")
 
 #: One test of each kind, for CI: they take little time and leave out no part of a driver. Each is
-#: the whole end of a test's name.
+#: the whole end of a test's name. ``CastTestCase.test_server_in_group`` is not among them: it
+#: expects that a cast is done when the next one is, though each has a thread of its own. On a busy
+#: machine that failed in 10 of 160 rounds of hbshim's drivers, none of whose casts was lost, and in
+#: none of 80 of ``rabbit://``, which hands out one message at a time. `make oslo` has it.
 SUBSET = (
     "CallTestCase.test_exception",
     "CallTestCase.test_mandatory_call",
@@ -28,7 +31,7 @@ SUBSET = (
     "CallTestCase.test_timeout",
     "CallTestCase.test_timeout_with_concurrently_queues",
     "CastTestCase.test_fanout",
-    "CastTestCase.test_server_in_group",
+    "CastTestCase.test_specific_server",
     "NotifyTestCase.test_all_categories",
     "NotifyTestCase.test_simple",
     "NotifyTestCase.test_simple_batch",

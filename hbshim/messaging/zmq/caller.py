@@ -7,9 +7,12 @@ handed over is never sent again.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import time
 import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +20,6 @@ from hbshim.errors import (
     CallTimeoutError,
     ConnectError,
     LostServerError,
-    OptionError,
     UnconfirmedError,
     UnroutableError,
 )
@@ -26,12 +28,14 @@ from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.directory import HostRecord, Reader
+from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.io import io_thread
 from hbshim.messaging.zmq.mailbox import Mailbox
 from hbshim.messaging.zmq.peers import Outcome, Peers, Request
+from hbshim.messaging.zmq.publisher import Publication, Publisher
 from hbshim.messaging.zmq.selection import Rotation, name_of
+from hbshim.messaging.zmq.wording import described, shorter
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
@@ -39,6 +43,12 @@ if TYPE_CHECKING:
 
 #: Seconds of the first pause after every host was tried, and of the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+
+#: Seconds beyond its own limit that publishing may take.
+PUBLISH_ALLOWANCE = 0.4
+
+#: The pipelines whose messages are published.
+PUB_SUB: tuple[Pipeline, ...] = ("fanout", "notify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,10 @@ class Caller:
             lambda request, what: self._mailbox.put((request, what)),
             self._on_change,
         )
+        self._publishers: dict[Pipeline, Publisher] = {
+            pipeline: Publisher(self._loop, options.socket_settings(), pipeline, metrics)
+            for pipeline in PUB_SUB
+        }
         self._loop.post(self._peers.start)
         self._end_watch = directory.watch(self._on_change)
 
@@ -133,11 +147,80 @@ class Caller:
                 f"{described(target)}: the proxy was lost before it confirmed the cast"
             ) from None
 
+    def publish(
+        self, pipeline: Pipeline, hosts: Sequence[HostRecord], publication: Publication
+    ) -> int:
+        """Publish over a pipeline; return the number of copies that were sent.
+
+        Raises:
+            CallTimeoutError: the I/O thread did not take it in time.
+        """
+        publisher = self._publishers[pipeline]
+        request = publication.header.id
+
+        def done(copies: int) -> None:
+            self._mailbox.put((request, Reply("result", Payload(str(copies).encode()))))
+
+        publication.done = done
+        # The publisher waits for what is missing; this is for a thread that cannot run.
+        deadline = publication.until + PUBLISH_ALLOWANCE
+        send = functools.partial(publisher.publish, hosts, publication)
+        return int(self.ask({request: send}, deadline)[request].payload.body)
+
+    def listeners(
+        self, key: bytes, hosts: Sequence[HostRecord], deadline: float
+    ) -> list[tuple[HostRecord, list[bytes]]]:
+        """Ask proxies which listeners they have; those that cannot be reached are left out."""
+        asked: dict[bytes, HostRecord] = {}
+        sends: dict[bytes, Callable[[], None]] = {}
+        for host in hosts:
+            header = Header(Kind.LISTENERS, uuid.uuid4().bytes)
+            question = Request(header.id, [frames.encode(header), key], patient=True)
+            asked[header.id] = host
+            sends[header.id] = functools.partial(self._peers.send, host, question)
+        found = []
+        for request, reply in self.ask(sends, deadline).items():
+            if isinstance(reply, _NoReply):
+                self._metrics.count("zmq_hosts_left_out")
+                continue
+            with contextlib.suppress(frames.FrameError):
+                found.append((asked[request], frames.split_instances(reply.payload.body)))
+        return found
+
+    def ask(self, sends: Mapping[bytes, Callable[[], None]], deadline: float) -> dict[bytes, Reply]:
+        """Have functions run by the I/O thread; return the answers that come in time.
+
+        Parameters:
+            sends: each sends one request, by the id of that.
+
+        Raises:
+            CallTimeoutError: no answer came in time, to none of them.
+        """
+        waiting = {request: self._calls.begin(None, request.hex()) for request in sends}
+        answers: dict[bytes, Reply] = {}
+        try:
+            for send in sends.values():
+                self._loop.post(send)
+            for request, call in waiting.items():
+                try:
+                    answers[request] = self._calls.wait(call, deadline, None)
+                except CallTimeoutError:
+                    if not answers:
+                        raise
+        finally:
+            for request, call in waiting.items():
+                self._calls.end(call)
+                if request not in answers:
+                    self._loop.post(functools.partial(self._peers.forget, request))
+        return answers
+
     def close(self) -> None:
         """Close the connections; calls that wait fail."""
         self._end_watch()
         self._role.close()
         self._loop.post(self._peers.close)
+        for publisher in self._publishers.values():
+            self._loop.post(publisher.close)
         self._mailbox.close()
 
     def _on_change(self) -> None:
@@ -186,10 +269,8 @@ class _Call:
         options = caller._options
         self._exchange = target.exchange or options.default_rpc_exchange
         self._server = target.server or ""
-        try:
+        with shorter(target):
             self._key = frames.key_of(self._exchange, target.topic, self._server)
-        except frames.FrameError as error:
-            raise OptionError(f"the target {described(target)}: {error}; shorten it") from None
         self._body = frames.split(payload.body)
 
     def run(self) -> Reply:
@@ -277,9 +358,3 @@ class _Call:
             caller._calls.end(waiting)
             if not answered:
                 caller._loop.post(lambda: caller._peers.forget(request))
-
-
-def described(target: Target) -> str:
-    """Return a target as errors name it."""
-    server = f" on {target.server}" if target.server else ""
-    return f"topic {target.topic!r}{server}"

@@ -3,31 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
+from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Header
 from hbshim.messaging.zmq.io import io_thread
-from hbshim.messaging.zmq.link import Arrived, Link, State
+from hbshim.messaging.zmq.link import Link, State
 from hbshim.messaging.zmq.mailbox import Mailbox
 from hbshim.messaging.zmq.settings import ipc_path
+from hbshim.messaging.zmq.subscriber import Subscriber
+from hbshim.messaging.zmq.subscriptions import fanout_subscription, pool_subscription
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
     from hbshim.metrics import Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a listener receives over a PUB/SUB pipeline.
+
+    Attributes:
+        keys: of topics; for notifications, of topics and priorities.
+        pool: of a listener to notifications; None: it listens to a fanout.
+    """
+
+    keys: Sequence[bytes]
+    pool: str | None = None
+
+    @property
+    def pipeline(self) -> Literal["fanout", "notify"]:
+        """The pipeline; its local socket has the same name."""
+        return "fanout" if self.pool is None else "notify"
+
+    def of(self, instance: bytes) -> list[bytes]:
+        """Return the subscriptions of a listener."""
+        if self.pool is None:
+            return [fanout_subscription(key) for key in self.keys]
+        return [pool_subscription(key, self.pool, instance) for key in self.keys]
+
+
 class Connection:
-    """What a listener's threads use of its link, which the I/O thread owns."""
+    """What a listener's threads use of its link and its subscriptions, which the I/O thread owns.
+
+    Parameters:
+        keys: what it is registered for.
+    """
 
     def __init__(
-        self, options: ZmqOptions, keys: Sequence[bytes], prefetch: int, metrics: Metrics
+        self,
+        options: ZmqOptions,
+        keys: Sequence[bytes],
+        subscription: Subscription,
+        prefetch: int,
+        metrics: Metrics,
     ) -> None:
         self.mailbox: Mailbox[Arrived | State] = Mailbox()
         self._most = options.zmq_outbox_bytes
         self._loop = io_thread(options.zmq_linger).loop
-        address = ipc_path(options.rpc_zmq_ipc_dir, "servers")
+        directory = options.rpc_zmq_ipc_dir
         settings, put = options.socket_settings(), self.mailbox.put
+        address = ipc_path(directory, "servers")
         self._link = Link(self._loop, settings, address, keys, prefetch, metrics, put)
+        self._subscriber = Subscriber(
+            self._loop,
+            settings,
+            ipc_path(directory, subscription.pipeline),
+            subscription.of(self._link.incarnation),
+            self._link.incarnation,
+            options.zmq_inbox_bytes,
+            metrics,
+            put,
+        )
+        # Publishers learn of it by the link, and then wait for its subscriptions.
+        self._loop.post(self._subscriber.open)
         self._loop.post(self._link.open)
 
     @property
@@ -35,22 +85,37 @@ class Connection:
         """Whether a reply can be taken."""
         return self._link.size < self._most
 
-    def acknowledge(self) -> None:
-        self._loop.post(self._link.acknowledge)
+    def acknowledge(self, arrived: Arrived) -> None:
+        if arrived.is_publication:
+            self._loop.post(lambda: self._subscriber.settle(arrived))
+        else:
+            self._loop.post(self._link.acknowledge)
 
-    def release(self, request: Arrived) -> None:
-        self._loop.post(lambda: self._link.release(request))
+    def release(self, arrived: Arrived) -> None:
+        """Give a message back that was not begun."""
+        if arrived.is_publication:
+            self._loop.post(lambda: self._subscriber.requeue(arrived, 0.0))
+        else:
+            self._loop.post(lambda: self._link.release(arrived))
+
+    def requeue(self, arrived: Arrived, delay: float) -> None:
+        """Have a publication handled again, in `delay` seconds."""
+        again = replace(arrived, attempts=arrived.attempts + 1)
+        self._loop.post(lambda: self._subscriber.requeue(again, delay))
 
     def reply(self, client: bytes, header: Header, body: Sequence[bytes]) -> None:
         self._loop.post(lambda: self._link.reply(client, header, body))
 
     def pause(self) -> None:
+        self._loop.post(self._subscriber.pause)
         self._loop.post(self._link.pause)
 
     def resume(self) -> None:
+        self._loop.post(self._subscriber.resume)
         self._loop.post(self._link.resume)
 
     def stop(self) -> None:
+        self._loop.post(self._subscriber.close)
         self._loop.post(self._link.stop)
 
     def drain(self, timeout: float) -> None:
@@ -60,5 +125,6 @@ class Connection:
         self.mailbox.wake()
 
     def close(self, timeout: float) -> None:
+        self._loop.post(self._subscriber.close)
         self._loop.post(self._link.close)
         self.mailbox.close()

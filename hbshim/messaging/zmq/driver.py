@@ -6,19 +6,20 @@ import os
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConnectionLostError, OptionError, UnsupportedError
+from hbshim.errors import ConnectionLostError, OptionError
 from hbshim.heartbeat import service
 from hbshim.messaging.base import Listener, OnReply, Payload, Reply
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.caller import Caller, described
+from hbshim.messaging.zmq.broadcast import Broadcaster
+from hbshim.messaging.zmq.caller import Caller
+from hbshim.messaging.zmq.connection import Subscription
 from hbshim.messaging.zmq.directory import Reader
 from hbshim.messaging.zmq.listener import ZmqListener
 from hbshim.messaging.zmq.options import ZmqOptions
+from hbshim.messaging.zmq.wording import shorter
 from hbshim.options import DEFAULT, Default
-
-_INSTEAD = "use calls and casts, or a driver over a broker: hbkombu:// or hbpika://"
 
 
 class ZmqDriver:
@@ -28,13 +29,14 @@ class ZmqDriver:
         directory: says which hosts serve a target.
     """
 
-    capabilities = Capabilities(mandatory=True)
+    capabilities = Capabilities(mandatory=True, pools=True)
 
     def __init__(self, options: ZmqOptions, directory: Reader) -> None:
         self.options = options
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
         self._directory = directory
+        self._broadcaster = Broadcaster(options, directory, service.current().metrics)
         # By process id: the first two threads of a child agree here on one.
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
@@ -70,9 +72,8 @@ class ZmqDriver:
         mandatory: bool = False,
     ) -> None:
         if target.fanout:
-            raise UnsupportedError(
-                f"hbzmq:// sends to one server, and to no fanout yet; {_INSTEAD}"
-            )
+            self._broadcaster.fanout(self._caller(), target, payload, timeout)
+            return
         self._caller().cast(target, payload, timeout, mandatory=mandatory)
 
     def notify(
@@ -84,7 +85,7 @@ class ZmqDriver:
         *,
         attempts: int | Default | None = DEFAULT,
     ) -> None:
-        raise UnsupportedError(f"hbzmq:// sends no notifications yet; {_INSTEAD}")
+        self._broadcaster.notify(self._caller(), target, payload, priority, timeout)
 
     def listen(
         self,
@@ -97,21 +98,12 @@ class ZmqDriver:
         self._refuse_closed()
         exchange = target.exchange or self.options.default_rpc_exchange
         names = [""] if target.server is None else ["", target.server]
-        try:
+        with shorter(target):
             keys = [frames.key_of(exchange, target.topic, name) for name in names]
-        except frames.FrameError as error:
-            raise OptionError(f"the target {described(target)}: {error}; shorten it") from None
         if prefetch is DEFAULT:
             prefetch = self.options.rpc_prefetch_count
-        made = ZmqListener(
-            self.options,
-            keys,
-            prefetch,
-            service.current().metrics,
-            acknowledge_first=acknowledge_first,
-        )
-        self._listeners.add(made)
-        return made
+        subscription = Subscription([keys[0]])
+        return self._listener(keys, subscription, prefetch, acknowledge_first=acknowledge_first)
 
     def listen_for_notifications(
         self,
@@ -119,7 +111,38 @@ class ZmqDriver:
         pool: str | None = None,
         prefetch: int | Default = DEFAULT,
     ) -> Listener:
-        raise UnsupportedError(f"hbzmq:// receives no notifications yet; {_INSTEAD}")
+        self._refuse_closed()
+        default = self.options.default_notification_exchange
+        keys = []
+        for target, priority in targets:
+            exchange = target.exchange or default
+            with shorter(target):
+                keys.append(frames.notification_key(exchange, target.topic, priority))
+        if len((pool or "").encode()) > frames.NAME_LIMIT:
+            raise OptionError(f"pool={pool!r} is too long: {frames.NAME_LIMIT} bytes are allowed")
+        if prefetch is DEFAULT:
+            prefetch = self.options.notification_prefetch_count
+        subscription = Subscription(keys, pool or "")
+        return self._listener(keys, subscription, prefetch, acknowledge_first=False)
+
+    def _listener(
+        self,
+        keys: Sequence[bytes],
+        subscription: Subscription,
+        prefetch: int,
+        *,
+        acknowledge_first: bool,
+    ) -> Listener:
+        made = ZmqListener(
+            self.options,
+            keys,
+            subscription,
+            prefetch,
+            service.current().metrics,
+            acknowledge_first=acknowledge_first,
+        )
+        self._listeners.add(made)
+        return made
 
     def close(self) -> None:
         self._closed = True

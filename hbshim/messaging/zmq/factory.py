@@ -12,6 +12,7 @@ from hbshim.messaging.zmq.options import ZmqOptions
 
 if TYPE_CHECKING:
     from hbshim.messaging.base import Driver
+    from hbshim.messaging.zmq.directory import Pipeline
 
 
 class ZmqFactory:
@@ -52,8 +53,17 @@ class ZmqFactory:
                 )
             found = open_directory(options.fanout_ds_address, options.directory_settings())
             return ZmqDriver(options, found)
-        directory = Addresses([{"call": f"tcp://{host.name}"} for host in hosts], VERSION)
+        directory = Addresses([_addresses(host, options) for host in hosts], VERSION)
         return ZmqDriver(options, directory)
+
+
+def _addresses(host: Host, options: ZmqOptions) -> dict[Pipeline, str]:
+    """Return where the pipelines of a host are: the URL has the port for calls."""
+    call = f"tcp://{host.name}"
+    others: dict[Pipeline, str] = {
+        pipeline: f"{call.rpartition(':')[0]}:{port}" for pipeline, port in options.ports().items()
+    }
+    return {**others, "call": call}
 
 
 ZMQ = ZmqFactory()

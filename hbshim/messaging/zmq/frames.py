@@ -29,6 +29,12 @@ NAME_LIMIT = 255
 #: Milliseconds left that fit into the field; a longer time is sent as this one, seven weeks.
 LONGEST_LEFT = 2**32 - 1
 
+#: Bytes of the id of a listener, a proxy or a publisher.
+INSTANCE_SIZE = 16
+
+#: The end of the key of notifications: it never equals one of calls and casts.
+NOTIFICATION = b"N"
+
 _MAGIC = b"HBZ1"
 _FIXED = struct.Struct("!4sBBH16sQI4B")
 _CREDIT = struct.Struct("!q")
@@ -79,6 +85,8 @@ class Kind(enum.IntEnum):
     #: Handed to a server that is gone; it may have been run.
     LOST = 39
     PING = 40
+    #: To a proxy: which listeners has this key? Its answer has their ids as body.
+    LISTENERS = 41
 
 
 #: Why a request is rejected.
@@ -116,7 +124,9 @@ class Header(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """Its address, see :func:`key_of`."""
+        """Its address, see :func:`key_of` and :func:`notification_key`."""
+        if self.kind is Kind.NOTIFY:
+            return key_of(self.exchange, self.topic) + NOTIFICATION
         return key_of(self.exchange, self.topic, self.server)
 
 
@@ -219,6 +229,15 @@ def key_of(exchange: str, topic: str, server: str = "") -> bytes:
     return key
 
 
+def notification_key(exchange: str, topic: str, priority: str) -> bytes:
+    """Return the address of notifications, which each pool of listeners gets.
+
+    Raises:
+        FrameError: a name is too long.
+    """
+    return key_of(exchange, f"{topic}.{priority}") + NOTIFICATION
+
+
 def milliseconds(left: float | None) -> int:
     """Return a time left as a header has it: at least one millisecond, 0 for no limit.
 
@@ -228,6 +247,17 @@ def milliseconds(left: float | None) -> int:
     if left is None or left == math.inf:
         return 0
     return max(1, min(LONGEST_LEFT, int(left * 1000)))
+
+
+def split_instances(body: bytes) -> list[bytes]:
+    """Return the ids of listeners that the body of LISTENERS holds.
+
+    Raises:
+        FrameError: it holds none.
+    """
+    if len(body) % INSTANCE_SIZE:
+        raise FrameError(f"ids of listeners have {INSTANCE_SIZE} bytes each")
+    return [body[at : at + INSTANCE_SIZE] for at in range(0, len(body), INSTANCE_SIZE)]
 
 
 def encode_credit(credit: int) -> bytes:

@@ -10,11 +10,12 @@ from hbshim.heartbeat import service
 from hbshim.messaging.base import Payload, ReplyKind
 from hbshim.messaging.duplicates import DuplicateCache, Key
 from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Header, Kind
-from hbshim.messaging.zmq.link import Arrived
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.connection import Connection
+    from hbshim.messaging.zmq.options import ZmqOptions
 
 _KINDS: dict[ReplyKind, Kind] = {
     "result": Kind.RESULT,
@@ -25,6 +26,9 @@ _KINDS: dict[ReplyKind, Kind] = {
 
 #: Seconds that sending a reply may take where its caller gave no timeout.
 REPLY_LIMIT = 60.0
+
+#: The longest pause before a notification is handled again, in seconds.
+LONGEST_RETRY_PAUSE = 60.0
 
 #: Seconds between two checks whether the proxy takes replies again.
 _CHECK_EVERY = 0.01
@@ -37,17 +41,16 @@ class ZmqIncoming:
         FrameError: its body cannot be read.
     """
 
-    __slots__ = ("_arrived", "_connection", "_settled", "payload")
+    __slots__ = ("_arrived", "_connection", "_options", "_settled", "payload")
 
     #: It is handed to one server once, so it is never a copy.
-    attempts = 0
     may_have_run = False
     may_be_copy = False
     key: Key | None = None
-    priority = ""
 
-    def __init__(self, arrived: Arrived, connection: Connection) -> None:
+    def __init__(self, arrived: Arrived, connection: Connection, options: ZmqOptions) -> None:
         self._arrived = arrived
+        self._options = options
         self._connection = connection
         self._settled = False
         body = frames.join(arrived.body, frames.BODY_LIMIT)
@@ -56,6 +59,15 @@ class ZmqIncoming:
     @property
     def message_id(self) -> str:
         return self._arrived.header.id.hex()
+
+    @property
+    def attempts(self) -> int:
+        return self._arrived.attempts
+
+    @property
+    def priority(self) -> str:
+        header = self._arrived.header
+        return header.topic.rpartition(".")[2] if header.kind is Kind.NOTIFY else ""
 
     @property
     def expects_reply(self) -> bool:
@@ -82,7 +94,7 @@ class ZmqIncoming:
     def acknowledge(self) -> bool:
         if not self._settled:
             self._settled = True
-            self._connection.acknowledge()
+            self._connection.acknowledge(self._arrived)
         return True
 
     def reject(self, reason: str) -> None:
@@ -96,7 +108,15 @@ class ZmqIncoming:
             self._connection.release(self._arrived)
 
     def requeue(self) -> None:
-        self.return_to_queue()
+        """Handle a notification here again later; give anything else back at once."""
+        if not self._arrived.is_publication:
+            self.return_to_queue()
+        elif self.attempts + 1 >= self._options.notification_retry_attempts:
+            self.reject(f"it was tried {self.attempts + 1} times")
+        elif not self._settled:
+            self._settled = True
+            delay = self._options.notification_retry_delay * 2**self.attempts
+            self._connection.requeue(self._arrived, min(delay, LONGEST_RETRY_PAUSE))
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         if not self.expects_reply:

@@ -11,12 +11,12 @@ import enum
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
 
 from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.outbox import Outbox
@@ -28,21 +28,6 @@ if TYPE_CHECKING:
 
 #: Credit of a listener that may hold any number of requests.
 UNLIMITED = 2**31
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A request from the proxy.
-
-    Attributes:
-        client: the routing id that its replies go to.
-        at: when it arrived, of ``time.monotonic()``.
-    """
-
-    client: bytes
-    header: Header
-    body: Sequence[bytes]
-    at: float
 
 
 class State(enum.Enum):
@@ -62,6 +47,9 @@ class Link:
         keys: what the listener listens to.
         prefetch: requests that it may hold; 0: any number.
         deliver: takes what the listener is to see.
+
+    Attributes:
+        incarnation: the id of the listener.
     """
 
     def __init__(
@@ -81,7 +69,7 @@ class Link:
         self._prefetch = prefetch or UNLIMITED
         self._metrics = metrics
         self._deliver = deliver
-        self._incarnation = uuid.uuid4().bytes
+        self.incarnation = uuid.uuid4().bytes
         self._accepting = False
         self._held = 0
         self._grant = 0
@@ -97,7 +85,7 @@ class Link:
 
     def open(self) -> None:
         """Connect; HELLO is sent with each connection."""
-        name = b"s" + self._incarnation
+        name = b"s" + self.incarnation
         made = make(self._loop.context, "server-call", self._settings, name)
         self._accepting = True
         self._socket, self._outbox = made, Outbox(self._loop, made)
@@ -169,7 +157,7 @@ class Link:
         self._control(Kind.CREDIT, frames.encode_credit(credit))
 
     def _control(self, kind: Kind, *body: bytes) -> None:
-        self._send([b"", frames.encode(Header(kind, self._incarnation)), *body])
+        self._send([b"", frames.encode(Header(kind, self.incarnation)), *body])
 
     def _send(self, message: list[bytes]) -> None:
         if self._outbox is not None:

@@ -1,4 +1,4 @@
-"""Receives calls and casts from the proxy of this host."""
+"""Receives calls, casts and publications from the proxy of this host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hbshim.messaging.polling import PollingListener
-from hbshim.messaging.zmq.connection import Connection
+from hbshim.messaging.zmq.connection import Connection, Subscription
 from hbshim.messaging.zmq.frames import FrameError
 from hbshim.messaging.zmq.incoming import ZmqIncoming
 from hbshim.messaging.zmq.link import State
@@ -27,7 +27,8 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
     """See :class:`hbshim.messaging.base.Listener`.
 
     Parameters:
-        keys: what it listens to.
+        keys: what it is registered for.
+        subscription: what it receives over PUB/SUB.
         prefetch: requests that it may hold; 0: any number.
     """
 
@@ -35,6 +36,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         self,
         options: ZmqOptions,
         keys: Sequence[bytes],
+        subscription: Subscription,
         prefetch: int,
         metrics: Metrics,
         *,
@@ -43,6 +45,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         super().__init__(acknowledge_first=acknowledge_first)
         self._options = options
         self._keys = keys
+        self._subscription = subscription
         self._prefetch = prefetch
         self._metrics = metrics
         self._registered = False
@@ -64,7 +67,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         connection = self._connection
         if connection is None:
             connection = self._connection = Connection(
-                self._options, self._keys, self._prefetch, self._metrics
+                self._options, self._keys, self._subscription, self._prefetch, self._metrics
             )
             self._consuming = True
         elif not self._consuming and not (self._paused or self._stopped):
@@ -84,12 +87,13 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
                 paused = item is State.PAUSED
                 continue
             try:
-                incoming = ZmqIncoming(item, connection)
+                incoming = ZmqIncoming(item, connection, self._options)
             except FrameError:
                 self._metrics.count("zmq_malformed")
-                connection.acknowledge()
+                connection.acknowledge(item)
             else:
-                self._inbox.put((incoming, True))
+                # A publication is this listener's alone: what has arrived is handled at the end.
+                self._inbox.put((incoming, not item.is_publication))
         return paused
 
     def _stop_consuming(self) -> None:

@@ -80,6 +80,13 @@ class ZmqOptions(MessagingOptions):
         "a name",
         "Exchange of calls and casts whose target names none.",
     )
+    default_notification_exchange: str = driver_option(
+        "default_notification_exchange",
+        "openstack_notification",
+        str,
+        "a name",
+        "Exchange of notifications whose target names none.",
+    )
     zmq_call_port: int = driver_option(
         "zmq_call_port",
         PORTS["call"],
@@ -162,6 +169,14 @@ class ZmqOptions(MessagingOptions):
         "bytes, 1 or more",
         "Bytes that a listener keeps for a proxy that does not take them; then sending a reply "
         "waits.",
+    )
+    zmq_inbox_bytes: int = driver_option(
+        "zmq_inbox_bytes",
+        64 * MIB,
+        whole(1, 2**40),
+        "bytes, 1 or more",
+        "Bytes of a fanout, or of notifications, that wait in a listener; the newest are dropped "
+        "beyond it, and counted.",
     )
     zmq_tcp_keepalive: int = driver_option(
         "zmq_tcp_keepalive",

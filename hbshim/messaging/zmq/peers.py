@@ -67,10 +67,17 @@ _REPLIES: dict[Kind, ReplyKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be sent; its id is that of the header."""
+    """What is to be sent.
+
+    Attributes:
+        id: that of the header.
+        patient: where the connection was lost just now, it waits for the next one; other requests
+            go to another host.
+    """
 
     id: bytes
     frames: list[bytes]
+    patient: bool = False
 
 
 @dataclass(eq=False)
@@ -134,8 +141,8 @@ class Peers:
         peer = self._peer(record)
         if peer is None or peer.leaving:
             self._deliver(request.id, Outcome.UNREACHABLE)
-        elif peer.up:
-            self._send(peer, request)
+        elif peer.up and self._send(peer, request):
+            pass
         elif (left := peer.down_since + CONNECT_WITHIN - time.monotonic()) <= 0:
             self._deliver(request.id, Outcome.UNREACHABLE)
         else:
@@ -204,17 +211,21 @@ class Peers:
         else:
             self._loop.close(peer.socket)
 
-    def _send(self, peer: _Peer, request: Request) -> None:
+    def _send(self, peer: _Peer, request: Request) -> bool:
+        """Send a request, or report why not; return False if it can wait for a connection."""
         assert peer.routing_id is not None
         error = try_send(peer.socket, [peer.routing_id, *request.frames])
         if not error:
             peer.outstanding.add(request.id)
             self._sent[request.id] = peer
-            return
+            return True
         if error == zmq.EHOSTUNREACH:
             self._mark_down(peer)
+            if request.patient:
+                return False
         busy = error == zmq.EAGAIN
         self._deliver(request.id, Outcome.BUSY if busy else Outcome.UNREACHABLE)
+        return True
 
     def _give_up(self, peer: _Peer, request: Request) -> None:
         if request in peer.waiting:
@@ -246,6 +257,9 @@ class Peers:
         elif header.kind is Kind.ACK:
             self.forget(header.id)
             self._deliver(header.id, Reply("result", Payload(b"")))
+        elif header.kind is Kind.LISTENERS:
+            self.forget(header.id)
+            self._deliver(header.id, Reply("result", Payload(body)))
         elif header.kind is Kind.HELLO:
             self._on_hello(peer, routing_id, header)
         elif header.kind is Kind.BYE:
@@ -263,7 +277,8 @@ class Peers:
         peer.up, peer.leaving = True, False
         waiting, peer.waiting = peer.waiting, deque()
         for request in waiting:
-            self._send(peer, request)
+            if not self._send(peer, request):
+                self._deliver(request.id, Outcome.UNREACHABLE)
         self._on_change()
 
     def _end(self, request: bytes, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""A program in one concurrency model: ``program.py WORLD URL IPC_DIRECTORY calls|fork``.
+"""A program in one concurrency model: ``program.py WORLD URL IPC_DIRECTORY calls|publish|fork``.
 
 It calls through the proxy, itself unless it forks, and prints what became of it.
 """
@@ -65,6 +65,33 @@ def calls(client: messaging.Client) -> None:
     print(results[-1])
 
 
+def publish(driver: messaging.Driver) -> None:
+    """Receive a fanout and a notification, the latter in two pools."""
+    got: list[object] = []
+
+    class Sink:
+        def echo(self, _request: messaging.Request, value: object) -> None:
+            got.append(value)
+
+        def info(self, notification: messaging.Notification) -> None:
+            got.append(notification.payload)
+
+    pools = [
+        messaging.NotificationServer(driver, ["events"], [Sink()], pool=pool) for pool in ("a", "b")
+    ]
+    servers = [messaging.Server(driver, TARGET, [Sink()]), *pools]
+    for server in servers:
+        server.start(30)
+    messaging.Client(driver, TARGET).prepare(fanout=True).cast("echo", value="fanout")
+    messaging.Notifier(driver, "events", "program").info("happened", "notification")
+    until = time.monotonic() + 30
+    while len(got) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    print(sorted(got))  # type: ignore[type-var]
+    for server in servers:
+        server.stop(30)
+
+
 def fork(client: messaging.Client) -> None:
     """Call before a fork, and after it in both processes."""
     print(client.call("echo", value="before"), flush=True)
@@ -81,6 +108,8 @@ driver = messaging.connect(url, rpc_zmq_ipc_dir=ipc)
 if what == "fork":
     # Green threads of a server would be forked with the rest; it is in another process.
     fork(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
+elif what == "publish":
+    publish(driver)
 else:
     with messaging.Server(driver, TARGET, [Endpoint()]):
         calls(messaging.Client(driver, TARGET, timeout=30))

@@ -21,7 +21,6 @@ from hbshim.errors import (
     LostServerError,
     OptionError,
     UnroutableError,
-    UnsupportedError,
 )
 from hbshim.messaging import Client, Payload, Server, Target
 from tests.messaging.endpoints import Endpoint
@@ -274,8 +273,6 @@ def test_a_cast_that_no_host_takes_is_an_error(node: Node) -> None:
         client.cast("echo", value=1)
     with pytest.raises(UnroutableError, match="compute"):
         node.driver().cast(TARGET, Payload(b"{}"), LIMIT, mandatory=True)
-    with pytest.raises(UnsupportedError, match="hbkombu:// or hbpika://"):
-        client.prepare(fanout=True).cast("echo", value=1)
 
 
 def test_a_cast_that_waits_too_long_is_not_run(

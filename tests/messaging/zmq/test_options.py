@@ -11,12 +11,12 @@ from tests.option_table import shown, table
 
 
 def test_the_documented_table_is_the_code() -> None:
-    names = {"heartbeat_interval", "default_rpc_exchange", "payload_limit"}
+    names = {"heartbeat_interval", "payload_limit"}
     rows = [
         row
         for row in ZmqOptions.describe()
         if row["option"] in names
-        or row["option"].startswith(("zmq_", "rpc_", "fanout_", "directory_"))
+        or row["option"].startswith(("zmq_", "rpc_", "fanout_", "directory_", "default_"))
     ]
     for row in rows:
         if row["option"] == "rpc_zmq_ipc_dir":

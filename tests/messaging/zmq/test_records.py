@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -77,17 +78,14 @@ def close_to_a_record(document: dict[str, Any]) -> str:
 )
 def test_anything_else_is_refused_by_one_error(text: bytes) -> None:
     for decode in (
-        lambda: records.decode_record(text, "a"),
-        lambda: records.decode_change(text),
-        lambda: records.decode_member(text),
+        lambda: records.decode_record(text, "a").host,
+        lambda: records.decode_change(text).host,
+        lambda: all(records.decode_member(text)),
         lambda: decode_host(text, "a.json"),
         lambda: decode_host(b'{"record": ' + text + b', "ends": 1}', "a.json"),
     ):
-        try:
-            decode()
-        except RecordError:
-            continue
-        assert records.decode_change(text).host or records.decode_record(text, "a")
+        with contextlib.suppress(RecordError):
+            assert decode()
 
 
 @pytest.mark.parametrize(

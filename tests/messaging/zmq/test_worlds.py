@@ -1,4 +1,4 @@
-"""CALL in programs of each concurrency model, and across a fork."""
+"""Messages in programs of each concurrency model, and across a fork."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def run(node: Node, *arguments: str) -> list[str]:
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
 def test_many_callers_and_a_thread_that_lets_no_other_run(node: Node, world: str) -> None:
     assert run(node, world, "calls") == ["True", "waited", "ended"]
+
+
+@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+def test_fanouts_and_notifications(nodes: Callable[[], Node], world: str) -> None:
+    node = nodes()
+    node.start(whole=True)
+    expected = ["fanout", "notification", "notification"]
+    assert run(node, world, "publish") == [str(expected), "ended"]
 
 
 @pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])

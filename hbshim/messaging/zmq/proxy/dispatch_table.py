@@ -81,9 +81,13 @@ class DispatchTable:
         """Return the server of a connection."""
         return self._servers.get(routing_id)
 
+    def servers_of(self, key: bytes) -> list[Server]:
+        """Return the servers of `key` that are to stay."""
+        return [server for server in self._by_key.get(key, ()) if not server.draining]
+
     def serves(self, key: bytes) -> bool:
         """Return whether a server here takes requests to `key`, or will again."""
-        return any(not server.draining for server in self._by_key.get(key, ()))
+        return bool(self.servers_of(key))
 
     def hello(
         self, routing_id: bytes, incarnation: bytes, keys: Iterable[bytes], credit: int

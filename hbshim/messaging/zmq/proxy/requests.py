@@ -139,6 +139,15 @@ class RequestProxy:
             return
         if header.kind in (Kind.CALL, Kind.CAST):
             self._on_request(client, rest[0], header, body)
+        elif header.kind is Kind.LISTENERS:
+            answer = [frames.encode(header), *frames.split(self._listeners(body))]
+            self._reply(client, Kind.LISTENERS, answer)
+
+    def _listeners(self, body: list[bytes]) -> bytes:
+        """Return the ids of the servers that have a key; it is the only frame of the body."""
+        if len(body) != 1:
+            raise frames.FrameError("a question without a key")
+        return b"".join(server.incarnation for server in self._table.servers_of(body[0]))
 
     def _on_probe(self, client: bytes) -> None:
         """Greet a client that has connected; it learns whether this proxy has restarted."""

@@ -1,0 +1,38 @@
+"""What the I/O thread has received for a listener."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hbshim.messaging.zmq.frames import Header, Kind
+
+#: Bytes of a message beyond its body, for limits.
+_OVERHEAD = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request or a publication.
+
+    Attributes:
+        client: the routing id that replies go to; empty where none may be sent.
+        at: when it arrived, of ``time.monotonic()``.
+        attempts: how often it was handled before.
+    """
+
+    client: bytes
+    header: Header
+    body: Sequence[bytes]
+    at: float
+    attempts: int = 0
+
+    @property
+    def is_publication(self) -> bool:
+        """Whether it came over a PUB/SUB pipeline, so that its sender waits for nothing."""
+        return self.header.kind in (Kind.FANOUT, Kind.NOTIFY)
+
+    @property
+    def size(self) -> int:
+        """Its bytes, about."""
+        return _OVERHEAD + sum(map(len, self.body))

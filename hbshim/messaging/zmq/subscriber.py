@@ -1,0 +1,156 @@
+"""A listener's subscriptions at the proxy of its host, as the I/O thread sees them.
+
+What arrives is bounded: beyond the limit the newest is dropped, and counted. The numbers that a
+publisher gives its messages show what was lost on the way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import zmq
+
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.arrived import Arrived
+from hbshim.messaging.zmq.frames import INSTANCE_SIZE, Kind
+from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
+from hbshim.messaging.zmq.subscriptions import end_marker
+
+if TYPE_CHECKING:
+    from hbshim.metrics import Metrics
+
+#: Publishers and subscriptions whose latest numbers are remembered.
+_REMEMBERED = 10_000
+
+_KINDS = frozenset((Kind.FANOUT, Kind.NOTIFY))
+
+
+class Subscriber:
+    """See the module. Every method belongs to the I/O thread.
+
+    Parameters:
+        address: of the proxy's local socket.
+        subscriptions: see :mod:`hbshim.messaging.zmq.subscriptions`.
+        instance: the id of the listener.
+        limit: bytes that it may hold.
+        deliver: takes what the listener is to see.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: SocketSettings,
+        address: str,
+        subscriptions: Sequence[bytes],
+        instance: bytes,
+        limit: int,
+        metrics: Metrics,
+        deliver: Callable[[Arrived], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._address = address
+        self._subscriptions = [*subscriptions, end_marker(instance)]
+        self._limit = limit
+        self._metrics = metrics
+        self._deliver = deliver
+        self._socket: zmq.Socket[bytes] | None = None
+        self._latest: dict[tuple[bytes, bytes], int] = {}
+        # What waits for the end of a pause.
+        self._paused: deque[Arrived] | None = None
+        self._size = 0
+        self._overflows = False
+
+    def open(self) -> None:
+        """Connect. All is subscribed before: the marker must be the last."""
+        made = make(self._loop.context, "server-subscribe", self._settings)
+        for subscription in self._subscriptions:
+            made.set(zmq.SUBSCRIBE, subscription)
+        self._loop.read(made, self._on_message)
+        made.connect(self._address)
+        self._socket = made
+
+    def pause(self) -> None:
+        """Hold what arrives."""
+        if self._paused is None:
+            self._paused = deque()
+
+    def resume(self) -> None:
+        """Deliver what was held, and what arrives."""
+        held, self._paused = self._paused or (), None
+        for arrived in held:
+            self._deliver(arrived)
+
+    def close(self) -> None:
+        """Receive nothing more."""
+        if self._socket is not None:
+            self._loop.close(self._socket)
+            self._socket = None
+
+    def settle(self, arrived: Arrived) -> None:
+        """Forget a message that was handled."""
+        self._size -= arrived.size
+
+    def requeue(self, arrived: Arrived, delay: float) -> None:
+        """Deliver a message again.
+
+        Parameters:
+            delay: seconds.
+        """
+        if self._paused is not None and not delay:
+            self._paused.append(arrived)
+        elif delay:
+            self._loop.later(delay, lambda: self.requeue(arrived, 0.0))
+        else:
+            self._deliver(arrived)
+
+    def _on_message(self, message: list[bytes]) -> None:
+        try:
+            subscription, sender, first, *body = message
+            header = frames.decode(first)
+            frames.check(body, frames.BODY_LIMIT)
+            if len(sender) != INSTANCE_SIZE or header.kind not in _KINDS:
+                raise frames.FrameError("not a publication")
+        except ValueError:
+            self._metrics.count("zmq_malformed")
+            return
+        self._count_gap(sender, subscription, header)
+        arrived = Arrived(b"", header, body, time.monotonic())
+        if self._size + arrived.size > self._limit:
+            self._drop(header.topic)
+            return
+        self._overflows = False
+        self._size += arrived.size
+        if self._paused is None:
+            self._deliver(arrived)
+        else:
+            self._paused.append(arrived)
+
+    def _drop(self, topic: str) -> None:
+        self._metrics.count("zmq_publications_dropped")
+        if not self._overflows:
+            self._overflows = True
+            self._metrics.record(
+                "publication-dropped",
+                "",
+                f"topic {topic!r}: {self._size} bytes wait to be handled; zmq_inbox_bytes allows "
+                f"{self._limit}",
+            )
+
+    def _count_gap(self, sender: bytes, subscription: bytes, header: frames.Header) -> None:
+        key = sender, subscription
+        latest = self._latest.pop(key, None)
+        if len(self._latest) >= _REMEMBERED:
+            del self._latest[next(iter(self._latest))]
+        self._latest[key] = header.sequence
+        if latest is not None and header.sequence > latest + 1:
+            missed = header.sequence - latest - 1
+            self._metrics.count("zmq_publications_missed", missed)
+            self._metrics.record(
+                "publications-missed", "", f"topic {header.topic!r}: {missed} of one publisher"
+            )

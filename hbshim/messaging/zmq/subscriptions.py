@@ -1,0 +1,93 @@
+"""What listeners subscribe to, and what publishers conclude from it. No I/O.
+
+A subscription is a key and a slash, so that no key is the beginning of another one. The
+subscriptions of one listener arrive in the order of their bytes, and its end marker comes after
+all others: a publisher that has seen the marker of a listener loses nothing to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hbshim.messaging.zmq.frames import INSTANCE_SIZE, NOTIFICATION
+
+_MARKER = b"\xff\xff"
+_SUBSCRIBED = 1
+
+
+def end_marker(instance: bytes) -> bytes:
+    """Return the subscription that arrives after all others of a listener.
+
+    Parameters:
+        instance: its id, 16 bytes.
+    """
+    return _MARKER + instance
+
+
+def fanout_subscription(key: bytes) -> bytes:
+    """Return the subscription of every listener of a topic."""
+    return key + b"/"
+
+
+def pool_subscription(key: bytes, pool: str, instance: bytes) -> bytes:
+    """Return the subscription of one listener to the notifications of a topic and priority.
+
+    Parameters:
+        key: see :func:`hbshim.messaging.zmq.frames.notification_key`.
+    """
+    encoded = pool.encode()
+    return key + b"/" + bytes((len(encoded),)) + encoded + instance
+
+
+def _split_pool(subscription: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Return key, pool and instance of a subscription to notifications; None for another one."""
+    at = 0
+    for _ in range(3):
+        if at >= len(subscription):
+            return None
+        at += 1 + subscription[at]
+    key, rest = subscription[: at + 1], subscription[at + 1 :]
+    if key[at:] != NOTIFICATION or rest[:1] != b"/" or len(rest) < 2:
+        return None
+    pool, instance = rest[2 : 2 + rest[1]], rest[2 + rest[1] :]
+    return (key, pool, instance) if len(instance) == INSTANCE_SIZE else None
+
+
+class Subscribers:
+    """The listeners that a publisher is connected to, as their subscriptions show them."""
+
+    def __init__(self) -> None:
+        self._complete: set[bytes] = set()
+        self._pools: dict[bytes, dict[bytes, dict[bytes, bytes]]] = {}
+
+    def take(self, message: bytes) -> None:
+        """Take a message of a socket of type XPUB: somebody subscribed, or ended it."""
+        if len(message) < 2:
+            return
+        subscribed, subscription = message[0] == _SUBSCRIBED, message[1:]
+        if subscription.startswith(_MARKER):
+            instance = subscription[len(_MARKER) :]
+            (self._complete.add if subscribed else self._complete.discard)(instance)
+        elif (found := _split_pool(subscription)) is not None:
+            self._take_pool(subscribed, subscription, *found)
+
+    def _take_pool(
+        self, subscribed: bool, subscription: bytes, key: bytes, pool: bytes, instance: bytes
+    ) -> None:
+        if subscribed:
+            self._pools.setdefault(key, {}).setdefault(pool, {})[instance] = subscription
+            return
+        pools = self._pools.get(key, {})
+        pools.get(pool, {}).pop(instance, None)
+        if not pools.get(pool, True):
+            del pools[pool]
+        if not pools:
+            self._pools.pop(key, None)
+
+    def missing(self, instances: Iterable[bytes]) -> set[bytes]:
+        """Return those of the listeners whose subscriptions have not all arrived."""
+        return set(instances) - self._complete
+
+    def pools(self, key: bytes) -> Mapping[bytes, Mapping[bytes, bytes]]:
+        """Return the subscription of each listener, by pool and instance."""
+        return self._pools.get(key, {})

@@ -1,0 +1,29 @@
+"""How errors name a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hbshim.errors import OptionError
+from hbshim.messaging.target import Target
+from hbshim.messaging.zmq.frames import FrameError
+
+
+def described(target: Target) -> str:
+    """Return a target as errors name it."""
+    server = f" on {target.server}" if target.server else ""
+    return f"topic {target.topic!r}{server}"
+
+
+@contextmanager
+def shorter(target: Target) -> Iterator[None]:
+    """Report names that the wire format cannot hold.
+
+    Raises:
+        OptionError: a name of the target is too long.
+    """
+    try:
+        yield
+    except FrameError as error:
+        raise OptionError(f"the target {described(target)}: {error}; shorten it") from None

@@ -1,0 +1,214 @@
+"""FANOUT and NOTIFY end to end: real proxies, from the first message of a publisher on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hbshim.heartbeat import service
+from hbshim.messaging import (
+    REQUEUE,
+    Client,
+    Driver,
+    Notification,
+    NotificationServer,
+    Notifier,
+    Server,
+    Target,
+)
+from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.nodes import LIMIT, Node
+from tests.waiting import wait_until
+
+TARGET = Target("compute")
+
+Serve = Callable[..., Server]
+
+
+class Sink:
+    """Notes what it is notified of.
+
+    Parameters:
+        again: how often each notification is handled again.
+    """
+
+    def __init__(self, again: int = 0) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.release = threading.Event()
+        self.release.set()
+        self._again = again
+
+    def _take(self, notification: Notification) -> str | None:
+        assert self.release.wait(LIMIT)
+        self.seen.append((notification.priority, notification.payload))
+        if self.seen.count((notification.priority, notification.payload)) <= self._again:
+            return REQUEUE
+        return None
+
+    info = error = _take
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Node, Node]]:
+    """Two hosts with the whole proxy."""
+    made = Node(), Node()
+    for node in made:
+        node.start(whole=True)
+    yield made
+    for node in made:
+        node.close()
+
+
+@pytest.fixture
+def drivers(pair: tuple[Node, Node]) -> Iterator[Callable[..., Driver]]:
+    """Make drivers whose servers are on the first or the second host."""
+    made: list[Driver] = []
+
+    def make(host: int = 0, **options: object) -> Driver:
+        made.append(pair[host].driver(pair[1 - host], **options))
+        return made[-1]
+
+    yield make
+    for driver in made:
+        driver.close()
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., NotificationServer]]:
+    """Start servers of notifications; each is stopped when the test ends."""
+    started: list[NotificationServer] = []
+
+    def start(driver: Driver, sink: Sink, pool: str | None = None, **how: object) -> None:
+        started.append(NotificationServer(driver, ["events"], [sink], pool=pool, **how))  # type: ignore[arg-type]
+        assert started[-1].start(LIMIT)
+
+    yield start  # type: ignore[misc]
+    for server in started:
+        server.stop(LIMIT)
+
+
+def test_the_first_fanout_of_a_publisher_reaches_every_listener(
+    drivers: Callable[..., Driver], serve: Serve
+) -> None:
+    endpoints = [Endpoint() for _ in range(4)]
+    for number, each in enumerate(endpoints):
+        serve(drivers(number % 2), TARGET.to(server=f"s{number}"), each)
+    other = Endpoint()
+    serve(drivers(), Target("compute2"), other)
+    for attempt in range(5):
+        # A new driver each time: its connections have seen no subscription yet.
+        Client(drivers(), TARGET).prepare(fanout=True).cast("echo", value=attempt)
+    wait_until(lambda: all(len(each.asked) == 5 for each in endpoints), LIMIT)
+    assert all(each.asked == [0, 1, 2, 3, 4] for each in endpoints)
+    assert other.asked == []
+
+
+def test_a_fanout_without_a_listener_is_no_error(drivers: Callable[..., Driver]) -> None:
+    Client(drivers(), Target("nothing")).prepare(fanout=True).cast("echo", value=1)
+
+
+def test_a_large_fanout_arrives_whole(drivers: Callable[..., Driver], serve: Serve) -> None:
+    endpoint = Endpoint()
+    serve(drivers(), TARGET, endpoint)
+    value = "x" * 3_000_000
+    Client(drivers(1), TARGET).prepare(fanout=True).cast("echo", value=value)
+    wait_until(lambda: endpoint.asked, LIMIT)
+    assert endpoint.asked == [value]
+
+
+def test_each_pool_gets_all_notifications_and_shares_them(
+    drivers: Callable[..., Driver], listen: Callable[..., None]
+) -> None:
+    shared = [Sink(), Sink()]
+    for host, sink in enumerate(shared):
+        listen(drivers(host), sink, "shared")
+    alone, default = Sink(), Sink()
+    listen(drivers(), alone, "alone")
+    listen(drivers(1), default)
+    notifier = Notifier(drivers(), "events", "test", timeout=LIMIT)
+    for number in range(10):
+        notifier.notify("info" if number % 2 else "error", "happened", number)
+    expected = {("info" if number % 2 else "error", number) for number in range(10)}
+    wait_until(lambda: len(alone.seen) == len(default.seen) == 10, LIMIT)
+    wait_until(lambda: sum(len(sink.seen) for sink in shared) == 10, LIMIT)
+    assert set(alone.seen) == set(default.seen) == expected
+    assert {*shared[0].seen, *shared[1].seen} == expected
+    assert shared[0].seen
+    assert shared[1].seen
+
+
+def test_a_notification_is_handled_again_here(
+    drivers: Callable[..., Driver], listen: Callable[..., None]
+) -> None:
+    sink = Sink(again=2)
+    listen(drivers(notification_retry_delay=0.01), sink)
+    Notifier(drivers(), "events", "test").info("happened", 1)
+    wait_until(lambda: len(sink.seen) == 3, LIMIT)
+
+
+def test_notifications_and_calls_of_the_same_names_do_not_mix(
+    drivers: Callable[..., Driver], listen: Callable[..., None], serve: Serve
+) -> None:
+    sink, endpoint = Sink(), Endpoint()
+    both = {"default_rpc_exchange": "one", "default_notification_exchange": "one"}
+    listen(drivers(**both), sink)
+    serve(drivers(**both), Target("events.info"), endpoint)
+    Notifier(drivers(**both), "events", "test").info("happened", 1)
+    Client(drivers(**both), Target("events.info")).prepare(fanout=True).cast("echo", value=2)
+    wait_until(lambda: sink.seen and endpoint.asked, LIMIT)
+    assert (sink.seen, endpoint.asked) == ([("info", 1)], [2])
+
+
+def test_a_pause_holds_publications_and_the_limit_drops_the_newest(
+    drivers: Callable[..., Driver], serve: Serve
+) -> None:
+    endpoint = Endpoint()
+    server = serve(drivers(zmq_inbox_bytes=10_000), TARGET, endpoint)
+    server.pause()
+    before = service.current().metrics.snapshot().get("zmq_publications_dropped", 0)
+    client = Client(drivers(), TARGET).prepare(fanout=True)
+    for number in range(20):
+        client.cast("echo", value=number)
+    wait_until(
+        lambda: service.current().metrics.snapshot().get("zmq_publications_dropped", 0) > before,
+        LIMIT,
+    )
+    server.resume()
+
+    def arrives() -> bool:
+        # The limit holds until those before it are handled.
+        client.cast("echo", value="last")
+        return "last" in endpoint.asked
+
+    wait_until(arrives, LIMIT)
+    held = [value for value in endpoint.asked if value != "last"]
+    assert held == list(range(len(held)))
+    assert 0 < len(held) < 20
+
+
+def test_a_restarted_proxy_is_used_again(
+    nodes: Callable[[], Node], serve: Serve, listen: Callable[..., None]
+) -> None:
+    node = nodes()
+    node.start(whole=True)
+    endpoint, sink = Endpoint(), Sink()
+    serve(node.driver(), TARGET, endpoint)
+    listen(node.driver(), sink)
+    driver = node.driver()
+    client = Client(driver, TARGET, timeout=LIMIT).prepare(fanout=True)
+    notifier = Notifier(driver, "events", "test")
+    client.cast("echo", value=1)
+    notifier.info("happened", 1)
+    wait_until(lambda: endpoint.asked and sink.seen, LIMIT)
+    node.end(signal.SIGKILL)
+    node.start(whole=True)
+
+    def arrives() -> bool:
+        client.cast("echo", value=2)
+        notifier.info("happened", 2)
+        return 2 in endpoint.asked and ("info", 2) in sink.seen
+
+    wait_until(arrives, LIMIT)

@@ -13,9 +13,10 @@ import pytest
 from hbshim.heartbeat import service
 from hbshim.messaging.zmq.frames import Kind
 from hbshim.messaging.zmq.loop import Loop
-from hbshim.messaging.zmq.proxy import requests
+from hbshim.messaging.zmq.proxy import clients, requests
+from hbshim.messaging.zmq.proxy.clients import REPLY_GRACE
 from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
-from hbshim.messaging.zmq.proxy.requests import REPLY_GRACE, RequestProxy
+from hbshim.messaging.zmq.proxy.requests import RequestProxy
 from hbshim.metrics import Metrics
 from tests.messaging.zmq.nodes import LIMIT, own_address
 
@@ -65,21 +66,22 @@ def test_an_error_of_the_poll_is_reported_and_the_loop_goes_on(
 def test_clients_that_come_and_go_without_a_call_do_not_stay(
     proxy: RequestProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "_CLIENTS_KEPT", 3)
+    monkeypatch.setattr(clients, "CLIENTS_KEPT", 3)
     for number in [0, *range(5), 2]:
-        proxy._on_probe(b"c%d" % number)
-    assert list(proxy._clients) == [b"c3", b"c4", b"c2"]
+        proxy._on_client([b"c%d" % number, b""])
+    assert list(proxy._clients._known) == [b"c3", b"c4", b"c2"]
 
 
 def test_a_reply_that_cannot_be_sent_is_held_for_its_own_time_and_then_reported(
     proxy: RequestProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(requests, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    proxy._reply(b"gone", Kind.RESULT, [b"reply"])
+    for module in (clients, requests):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    proxy._clients.reply(b"gone", Kind.RESULT, [b"reply"])
     for _ in range(3):
         clock[0] += REPLY_GRACE / 4
-        proxy._send_held(b"gone")  # as when there was no space for it
+        proxy._clients.send_held(b"gone")  # as when there was no space for it
     proxy._check()
     assert proxy._metrics.take_events() == []
     clock[0] += REPLY_GRACE / 4

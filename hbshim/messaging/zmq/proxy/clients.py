@@ -1,0 +1,113 @@
+"""What a proxy sends to its clients: greetings, replies, and rejections.
+
+A reply to a client that has lost its connection for a moment is held. Everything here runs in the
+thread of the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import zmq
+
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.proxy.held import HeldReplies
+
+if TYPE_CHECKING:
+    from hbshim.metrics import Metrics
+
+#: Seconds until a message is tried again that a socket had no space for.
+RETRY_AFTER = 0.01
+
+#: Seconds for which replies are held for a client that has lost its connection.
+REPLY_GRACE = 30.0
+
+#: Clients that are told when the proxy stops: the latest. The others find out at their next call.
+CLIENTS_KEPT = 10_000
+
+
+class Clients:
+    """See the module.
+
+    Parameters:
+        socket: the router that they are connected to.
+        host: the name of the proxy's host.
+        incarnation: of the proxy.
+        held_bytes: of replies that are held, at most.
+
+    Attributes:
+        held: the replies that are held.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        socket: zmq.Socket[bytes],
+        host: str,
+        incarnation: bytes,
+        held_bytes: int,
+        metrics: Metrics,
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._host = host
+        self._incarnation = incarnation
+        self._metrics = metrics
+        self._known: dict[bytes, None] = {}
+        self.held = HeldReplies(held_bytes)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def greet(self, client: bytes, *, stopping: bool) -> None:
+        """Greet a client that has connected; it learns whether this proxy has restarted."""
+        # Those that come and go without a call would otherwise stay for ever.
+        self._known.pop(client, None)
+        self._known[client] = None
+        if len(self._known) > CLIENTS_KEPT:
+            del self._known[next(iter(self._known))]
+        self._introduce(client, Kind.BYE if stopping else Kind.HELLO)
+        self.send_held(client)
+
+    def say_bye(self) -> None:
+        """Tell all of them that nothing new is taken."""
+        for client in list(self._known):
+            self._introduce(client, Kind.BYE)
+
+    def _introduce(self, client: bytes, kind: Kind) -> None:
+        header = Header(kind, self._incarnation, server=self._host)
+        try_send(self._socket, [client, frames.encode(header)])
+
+    def reject(self, client: bytes, request: bytes, reason: bytes) -> None:
+        """Say that a request was not handed to any server."""
+        self._metrics.count("zmq_rejected")
+        try_send(self._socket, [client, frames.encode(Header(Kind.REJECT, request)), reason])
+
+    def reply(
+        self, client: bytes, kind: Kind, message: list[bytes], until: float | None = None
+    ) -> None:
+        """Send a reply, or hold it.
+
+        Parameters:
+            until: of ``time.monotonic()``, of a reply that was held before.
+        """
+        if not self.held.holds(client):
+            error = try_send(self._socket, [client, *message])
+            if not error:
+                return
+            if error == zmq.EHOSTUNREACH:
+                self._known.pop(client, None)
+            else:
+                self._loop.later(RETRY_AFTER, lambda: self.send_held(client))
+        if kind is not Kind.ALIVE:
+            if until is None:
+                until = time.monotonic() + REPLY_GRACE
+            self.held.put(client, message, until)
+
+    def send_held(self, client: bytes) -> None:
+        """Send what is held for a client."""
+        for until, message in self.held.take(client):
+            self.reply(client, Kind.RESULT, message, until)

@@ -166,6 +166,7 @@ setup(
             "hbrabbit = hbshim.oslo.entry:hbrabbit",
             "hbkombu = hbshim.oslo.entry:hbkombu",
             "hbpika = hbshim.oslo.entry:hbpika",
+            "hbzmq = hbshim.oslo.entry:hbzmq",
         ],
     },
     classifiers=[

@@ -1,4 +1,4 @@
-"""``hbkombu://`` and ``hbpika://``: hbshim's messaging drivers in oslo.messaging.
+"""``hbkombu://``, ``hbpika://`` and ``hbzmq://``: hbshim's messaging drivers in oslo.messaging.
 
 Their messages differ from those of ``rabbit://``, so all services that communicate must change
 together. Their exchanges and queues have other names, so that both may use one broker.
@@ -42,6 +42,9 @@ from hbshim.oslo.incoming import CALL_MONITOR_TIMEOUT, CONTEXT, MESSAGE, OsloLis
 
 LOG = logging.getLogger(__name__)
 
+#: Its options have groups of their own, and its URLs may name a directory.
+ZMQ_SCHEME = "hbzmq"
+
 #: How many targets are cached.
 _target = functools.lru_cache(256)(Target)
 
@@ -83,12 +86,15 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         allowed_remote_exmods: Iterable[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods)
-        settings.register(conf)
-        options, self._chosen = settings.load(conf, url.query, f"{url.transport}://")
+        options, self._chosen = _load(scheme, conf, url)
         self._options = options
         self._encoding = Encoding(limit=options.payload_limit)
         drivers = factory(scheme)
-        self._driver = drivers.open(_hosts(url, drivers.default_port(options)), options)
+        if "+" in url.transport:
+            hosts = [Host("localhost", drivers.default_port(options), None, None, "")]
+        else:
+            hosts = _hosts(url, drivers.default_port(options))
+        self._driver = drivers.open(hosts, options)
 
     def require_features(self, requeue: bool = False) -> None:
         """Check that the driver has what a server or listener needs.
@@ -284,6 +290,17 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             return None
         exchange = target.exchange or self._default_exchange
         return f"{exchange}_{use}" if exchange else None
+
+
+def _load(scheme: str, conf: Any, url: Any) -> tuple[Any, frozenset[str]]:
+    """Return the options of a transport, and the names of those that are set."""
+    if scheme == ZMQ_SCHEME:
+        from hbshim.oslo import zmq_settings
+
+        zmq_settings.register(conf)
+        return zmq_settings.load(conf, url)
+    settings.register(conf)
+    return settings.load(conf, url.query, f"{url.transport}://")
 
 
 def _unlimited(retry: int | None) -> bool:

@@ -46,6 +46,15 @@ def hbpika(conf: Any, url: Any, **arguments: Any) -> Any:
     return _messaging_driver("hbpika", conf, url, arguments)
 
 
+def hbzmq(conf: Any, url: Any, **arguments: Any) -> Any:
+    """The driver of ``hbzmq://``, see :mod:`hbshim.oslo.driver`.
+
+    Raises:
+        oslo_messaging.DriverLoadFailure: as above.
+    """
+    return _messaging_driver("hbzmq", conf, url, arguments)
+
+
 def _messaging_driver(scheme: str, conf: Any, url: Any, arguments: dict[str, Any]) -> Any:
     try:
         from hbshim.oslo.driver import MessagingDriver

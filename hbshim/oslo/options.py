@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from hbshim.adapters.oslo.base import RABBIT_GROUP
-from hbshim.oslo import settings
+from hbshim.oslo import settings, zmq_settings
 from hbshim.oslo.heartbeat_options import RABBIT_OPTIONS
 
 
@@ -15,4 +15,5 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     return [
         (RABBIT_GROUP, copy.deepcopy(RABBIT_OPTIONS)),
         (settings.GROUP, copy.deepcopy(settings.OPTIONS)),
+        *((group, copy.deepcopy(options)) for group, options in zmq_settings.OPTIONS.items()),
     ]

@@ -154,6 +154,42 @@ class ZmqOptions(MessagingOptions):
         "Seconds after which routes that are in use are looked up again, beside what the directory "
         "announces.",
     )
+    directory_timeout: float = driver_option(
+        "directory_timeout",
+        2.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Seconds that connecting to Redis, and each of its answers, may take.",
+    )
+    directory_retry_delay: float = driver_option(
+        "directory_retry_delay",
+        0.25,
+        positive_seconds,
+        "seconds, more than 0",
+        "Longest first pause before Redis is tried again; it doubles, up to 5 s.",
+    )
+    rpc_zmq_host: str = driver_option(
+        "rpc_zmq_host",
+        "",
+        str,
+        "a name of up to 255 bytes",
+        "Name of the host in the directory, for its proxy; empty: the name that the system has.",
+    )
+    rpc_zmq_bind_address: str = driver_option(
+        "rpc_zmq_bind_address",
+        "*",
+        str,
+        "* or an address",
+        "Address at which the proxy listens; *: at every one.",
+    )
+    rpc_zmq_topic_backlog: int = driver_option(
+        "rpc_zmq_topic_backlog",
+        1000,
+        whole(1, 2**31),
+        "1 or more",
+        "Requests to one target that wait in a proxy for a server; more are passed to another "
+        "host, or rejected.",
+    )
     zmq_linger: float = driver_option(
         "zmq_linger",
         2.0,
@@ -230,6 +266,8 @@ class ZmqOptions(MessagingOptions):
             expire=self.zmq_target_expire,
             update=self.zmq_target_update,
             namespace=self.directory_namespace,
+            socket_timeout=self.directory_timeout,
+            wait_timeout=self.directory_retry_delay,
             ports=self.ports(),
         )
 

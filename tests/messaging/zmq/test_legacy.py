@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from hbshim.errors import OptionError
 from hbshim.messaging.zmq.directory.address import read_address
-from hbshim.messaging.zmq.directory.legacy import (
+from hbshim.messaging.zmq.legacy import (
+    ADDRESS,
+    ALWAYS,
+    NOTHING,
     OPTIONS,
     legacy_address,
-    legacy_settings,
-    without_effect,
+    legacy_options,
+    warnings,
 )
+from hbshim.messaging.zmq.options import ZmqOptions
 
 FILE = Path(__file__).with_name("oslo_messaging_8.conf")
 
@@ -32,15 +37,28 @@ def test_a_file_of_oslo_messaging_8_is_understood(sections: dict[str, dict[str, 
     address = read_address(url)
     assert address.name == "sentinel://ctl1:26379,ctl2:26379/oslo-messaging-zeromq"
     assert address.password == "secret/1"
-    settings = legacy_settings(sections)
-    assert (settings.expire, settings.update) == (300.0, 180.0)
-    assert (settings.socket_timeout, settings.wait_timeout) == (10.0, 2.0)
-    assert [each.name for each in without_effect(sections)] == [
+    assert legacy_options(sections) == {
+        "rpc_zmq_bind_address": "*",
+        "rpc_zmq_ipc_dir": "/var/run/openstack",
+        "rpc_zmq_host": "compute-17",
+        "zmq_target_expire": 300.0,
+        "zmq_target_update": 180.0,
+        "directory_retry_delay": 2.0,
+        "directory_timeout": 10.0,
+        "zmq_call_port": 30001,
+        "zmq_fanout_port": 30003,
+    }
+    assert [text.partition(" ")[0] for text in warnings(sections)] == [
         "check_timeout",
         "backend_port",
         "local_publisher",
         "ack_pub_sub",
     ]
+
+
+def test_what_is_always_on_cannot_be_switched_off() -> None:
+    (text,) = warnings({"oslo_messaging_zmq": {"use_pub_sub": "False", "zmq_immediate": "true"}})
+    assert text.startswith("use_pub_sub=False of [oslo_messaging_zmq] has no effect with hbzmq://")
 
 
 def test_each_option_of_these_sections_is_known(sections: dict[str, dict[str, str]]) -> None:
@@ -77,14 +95,34 @@ def test_what_is_set_names_the_directory(
         ("oslo_messaging_zmq", "rpc_zmq_matchmaker", "etcd"),
         ("oslo_messaging_zmq", "zmq_target_expire", "soon"),
         ("matchmaker_redis", "socket_timeout", "nan"),
+        ("oslo_messaging_zmq", "rpc_zmq_serialization", "msgpack"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(section: str, name: str, value: str) -> None:
     with pytest.raises(OptionError, match=name):
         legacy_address({section: {name: value}})
-        legacy_settings({section: {name: value}})
+        legacy_options({section: {name: value}})
+
+
+def test_each_option_becomes_one_that_there_is_and_is_documented() -> None:
+    fields = {field.name for field in dataclasses.fields(ZmqOptions)}
+    kinds = {ADDRESS: "part of the directory's address", ALWAYS: "always on", NOTHING: "no effect"}
+    assert {each.target for each in OPTIONS} <= fields | set(kinds)
+    rows = [
+        {
+            "section": each.section,
+            "option": f"`{each.name}`",
+            "here": kinds.get(each.target, f"`{each.target}`"),
+            "": each.doc,
+        }
+        for each in OPTIONS
+    ]
+    page = (Path(__file__).parents[3] / "docs" / "zmq.md").read_text(encoding="utf-8")
+    marked = page.partition("<!-- former options:")[2].partition("<!-- end of former options")[0]
+    assert [line.split(" | ") for line in marked.splitlines()[3:]] == [
+        [f"| {row['section']}", row["option"], row["here"], f"{row['']} |"] for row in rows
+    ]
 
 
 def test_never_is_no_lease_here() -> None:
-    never = {"oslo_messaging_zmq": {"zmq_target_expire": "-1"}}
-    assert legacy_settings(never).expire == legacy_settings({}).expire
+    assert legacy_options({"oslo_messaging_zmq": {"zmq_target_expire": "-1"}}) == {}

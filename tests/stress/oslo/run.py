@@ -59,6 +59,7 @@ class Cell:
         amqp_url: a virtual host that no other cell uses at the same time.
         cluster: see :meth:`tests.stress.oslo.failover.Control.described`; without it, the tests of
             failovers are skipped.
+        options: more variables of the environment.
     """
 
     scheme: str
@@ -67,6 +68,7 @@ class Cell:
     python: Path
     amqp_url: str = field(repr=False)
     cluster: str = field(default="", repr=False)
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -202,6 +204,7 @@ def _run_part(
         "NOTIFY_TRANSPORT_URL": url(cell.amqp_url, cell.scheme),
         "OS_TEST_TIMEOUT": str(_TEST_LIMIT),
         **({CLUSTER: cell.cluster} if cell.cluster else {}),
+        **dict(cell.options),
         # The suite's own wish: what it starts must be found.
         "PATH": f"{cell.python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }

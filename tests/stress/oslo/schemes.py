@@ -8,10 +8,15 @@ GROUP = "oslo.messaging.drivers"
 STOCK = "rabbit"
 
 
+#: The scheme that has no broker.
+ZMQ = "hbzmq"
+
+
 def ours() -> tuple[str, ...]:
-    """Return the schemes of hbshim that are installed here."""
+    """Return the schemes of hbshim that are installed here and need a broker."""
     found = entry_points(group=GROUP)
-    return tuple(sorted({each.name for each in found if each.value.startswith("hbshim.")}))
+    names = {each.name for each in found if each.value.startswith("hbshim.")}
+    return tuple(sorted(names - {ZMQ}))
 
 
 def url(amqp_url: str, scheme: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import dataclasses
 import json
 import os
 import socket
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hbshim.errors import HbshimError
+from hbshim.errors import HbshimError, OptionError
 from hbshim.extras import needs
 from hbshim.messaging.zmq.frames import NAME_LIMIT
 
@@ -28,6 +30,8 @@ _DRIVER_OPTIONS = {
     "notify_port": "zmq_notify_port",
     "directory": "fanout_ds_address",
     "ipc_dir": "rpc_zmq_ipc_dir",
+    "host": "rpc_zmq_host",
+    "bind": "rpc_zmq_bind_address",
 }
 
 #: Seconds for the last withdrawal, which the directory may have missed when it was announced.
@@ -37,8 +41,8 @@ _WITHDRAW_WITHIN = 2.0
 @click.command(
     "zmq-proxy", short_help="Hand messages over ZeroMQ to the servers of this host (hbzmq://)."
 )
-@click.option("--host", help="Name of this host in the directory; its host name unless given.")
-@click.option("--bind", default="*", show_default=True, help="Address to listen at.")
+@click.option("--host", help="Name of this host in the directory. See rpc_zmq_host.")
+@click.option("--bind", help="Address to listen at. See rpc_zmq_bind_address.")
 @click.option("--call-port", help="Port for calls. See zmq_call_port.")
 @click.option("--fanout-port", help="Port for casts to a fanout. See zmq_fanout_port.")
 @click.option("--notify-port", help="Port for notifications. See zmq_notify_port.")
@@ -54,17 +58,21 @@ _WITHDRAW_WITHIN = 2.0
 @click.option("--status", is_flag=True, help="Print the figures of the proxy that runs here.")
 @click.option("--json", "as_json", is_flag=True, help="With --status: as JSON.")
 @click.option(
+    "--config-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file of oslo.messaging: [oslo_messaging_zmq], [matchmaker_redis], [zmq_proxy_opts].",
+)
+@click.option(
     "--process",
     type=click.Choice(["requests", "fanout", "notify"]),
     help="Run this one in the foreground, for a supervisor of your own.",
 )
 @click.option("--supervised", is_flag=True, hidden=True)
 def zmq_proxy(
-    host: str | None,
-    bind: str,
     grace: float,
     status: bool,
     as_json: bool,
+    config_file: str | None,
     process: ProcessName | None,
     supervised: bool,
     **given: str | None,
@@ -85,13 +93,20 @@ def zmq_proxy(
         from hbshim.messaging.zmq.options import ZmqOptions
         from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
 
-    name = host or socket.gethostname()
-    if not 0 < len(name.encode()) <= NAME_LIMIT:
-        raise click.BadParameter(f"a name has 1 to {NAME_LIMIT} bytes", param_hint="--host")
     values: dict[str, Any] = {_DRIVER_OPTIONS[key]: value for key, value in given.items()}
+    if config_file is not None:
+        values = {**_options_of(config_file), **_set(values)}
     options = ZmqOptions.load(**values)
+    name = options.rpc_zmq_host or socket.gethostname()
+    if len(name.encode()) > NAME_LIMIT:
+        raise OptionError(f"rpc_zmq_host={name!r} has more than {NAME_LIMIT} bytes")
     settings = ProxySettings(
-        name, bind, options.rpc_zmq_ipc_dir, options.socket_settings(), options.ports()
+        name,
+        options.rpc_zmq_bind_address,
+        options.rpc_zmq_ipc_dir,
+        options.socket_settings(),
+        options.ports(),
+        options.rpc_zmq_topic_backlog,
     )
     if status:
         _print_status(settings, as_json)
@@ -99,6 +114,37 @@ def zmq_proxy(
         _supervise(settings, values, grace)
     else:
         _run(process, settings, options, grace, supervised=supervised)
+
+
+def _options_of(config_file: str) -> dict[str, Any]:
+    """Return the options of this driver that a file of oslo.messaging makes.
+
+    Raises:
+        OptionError: it cannot be read, or a value in it cannot be used.
+    """
+    from hbshim.messaging.zmq import legacy
+    from hbshim.messaging.zmq.options import ZmqOptions
+
+    parser = configparser.ConfigParser(interpolation=None, default_section="", strict=False)
+    try:
+        parser.read(config_file, encoding="utf-8")
+    except (OSError, ValueError, configparser.Error) as error:
+        raise OptionError(
+            f"--config-file {config_file}: it cannot be read ({type(error).__name__})"
+        ) from None
+    sections = {name: dict(parser[name]) for name in parser.sections()}
+    for warning in legacy.warnings(sections):
+        click.echo(f"hbshim zmq-proxy: {warning}", err=True)
+    names = {field.name for field in dataclasses.fields(ZmqOptions)}
+    own = {name: text for name, text in sections.get(legacy.ZMQ, {}).items() if name in names}
+    former = legacy.legacy_options(sections)
+    values = {**own, **{name: value for name, value in former.items() if name in names}}
+    address = legacy.legacy_address(sections)
+    return {**values, **({} if address is None else {"fanout_ds_address": address})}
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _print_status(settings: ProxySettings, as_json: bool) -> None:
@@ -133,8 +179,7 @@ def _supervise(settings: ProxySettings, values: dict[str, Any], grace: float) ->
     systemd = environment.pop("NOTIFY_SOCKET", "")
     for name, value in values.items():
         if value is not None:
-            environment[f"HBSHIM_ZMQ_{name.upper()}"] = value
-    command = [*command_of_this_program(), "--host", settings.host, "--bind", settings.bind]
+            environment[f"HBSHIM_ZMQ_{name.upper()}"] = str(value)
 
     def ready(addresses: str) -> None:
         click.echo(f"hbshim zmq-proxy: ready: host {settings.host}, {addresses}")
@@ -144,7 +189,8 @@ def _supervise(settings: ProxySettings, values: dict[str, Any], grace: float) ->
     def report(line: str) -> None:
         click.echo(f"hbshim zmq-proxy: {line}", err=True)
 
-    Supervisor([*command, "--grace", f"{grace:g}"], environment, grace, report).run(ready)
+    command = [*command_of_this_program(), "--grace", f"{grace:g}"]
+    Supervisor(command, environment, grace, report).run(ready)
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""CALL and CAST: from a thread of the application to a server, and back.
+"""CALL: from a thread of the application to a server, and back.
 
 The caller chooses the host. What the I/O thread reports as certainly not handed over goes to the
 next host; after that, to the first again, with pauses, until the caller's time is over. What was
@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 
 from hbshim.errors import (
     CallTimeoutError,
-    ConnectError,
     LostServerError,
-    UnconfirmedError,
     UnroutableError,
 )
 from hbshim.event_log import log_problems
@@ -28,12 +26,13 @@ from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader
+from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader, Route
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.io import io_thread
 from hbshim.messaging.zmq.mailbox import Mailbox
 from hbshim.messaging.zmq.peers import Outcome, Peers, Request
 from hbshim.messaging.zmq.publisher import Publication, Publisher
+from hbshim.messaging.zmq.pusher import Pusher
 from hbshim.messaging.zmq.selection import Rotation, name_of
 from hbshim.messaging.zmq.wording import described, shorter
 
@@ -52,7 +51,7 @@ PUB_SUB: tuple[Pipeline, ...] = ("fanout", "notify")
 
 
 @dataclass(frozen=True, slots=True)
-class _NoReply(Reply):
+class NoReply(Reply):
     """What ends a call instead of a reply."""
 
     outcome: Outcome
@@ -77,6 +76,7 @@ class Caller:
 
     Attributes:
         pid: the process's.
+        pusher: sends casts that nothing acknowledges.
     """
 
     def __init__(self, options: ZmqOptions, directory: Reader, metrics: Metrics) -> None:
@@ -95,14 +95,23 @@ class Caller:
             options.socket_settings(),
             b"c" + uuid.uuid4().bytes,
             metrics,
-            lambda request, what: self._mailbox.put((request, what)),
+            self.put,
             self._on_change,
+            options.zmq_idle_disconnect,
         )
         self._publishers: dict[Pipeline, Publisher] = {
             pipeline: Publisher(self._loop, options.socket_settings(), pipeline, metrics)
             for pipeline in PUB_SUB
         }
+        self.pusher = Pusher(
+            self._loop,
+            options.socket_settings(),
+            options.zmq_outbox_bytes,
+            options.zmq_idle_disconnect,
+            metrics,
+        )
         self._loop.post(self._peers.start)
+        self._loop.post(self.pusher.start)
         self._end_watch = directory.watch(self._on_change)
 
     def call(
@@ -118,33 +127,12 @@ class Caller:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
         timeout = timeout_of(timeout)
         deadline = time.monotonic() + timeout
-        call = _Call(self, target, payload, deadline, call_monitor_timeout, on_reply, mandatory)
+        call = Call(self, target, payload, deadline, call_monitor_timeout, on_reply, mandatory)
         try:
             return call.run()
         except CallTimeoutError as error:
             raise CallTimeoutError(
                 f"no reply from {described(target)} within {timeout:g} s ({error})"
-            ) from None
-
-    def cast(self, target: Target, payload: Payload, timeout: float, *, mandatory: bool) -> None:
-        """CAST, over the pipeline of calls: return when a proxy has taken the message.
-
-        Raises:
-            UnconfirmedError: the proxy was lost before it said so.
-            ConnectError: no proxy took it in time.
-            UnroutableError: with `mandatory`, no server is known.
-        """
-        timeout = timeout_of(timeout)
-        deadline = time.monotonic() + timeout
-        try:
-            _Call(self, target, payload, deadline, None, None, mandatory, Kind.CAST).run()
-        except CallTimeoutError as error:
-            raise ConnectError(
-                f"{described(target)}: no host took the cast within {timeout:g} s ({error})"
-            ) from None
-        except LostServerError:
-            raise UnconfirmedError(
-                f"{described(target)}: the proxy was lost before it confirmed the cast"
             ) from None
 
     def publish(
@@ -180,7 +168,7 @@ class Caller:
             sends[header.id] = functools.partial(self._peers.send, host, question)
         found = []
         for request, reply in self.ask(sends, deadline).items():
-            if isinstance(reply, _NoReply):
+            if isinstance(reply, NoReply):
                 self._metrics.count("zmq_hosts_left_out")
                 continue
             with contextlib.suppress(frames.FrameError):
@@ -214,11 +202,16 @@ class Caller:
                     self._loop.post(functools.partial(self._peers.forget, request))
         return answers
 
+    def put(self, request: bytes, what: Reply | Outcome) -> None:
+        """Pass on what became of a request, from the I/O thread."""
+        self._mailbox.put((request, what))
+
     def close(self) -> None:
         """Close the connections; calls that wait fail."""
         self._end_watch()
         self._role.close()
         self._loop.post(self._peers.close)
+        self._loop.post(self.pusher.close)
         for publisher in self._publishers.values():
             self._loop.post(publisher.close)
         self._mailbox.close()
@@ -235,13 +228,13 @@ class Caller:
                 continue
             request, what = item
             if isinstance(what, Outcome):
-                what = _NoReply("error", Payload(b""), what)
+                what = NoReply("error", Payload(b""), what)
             self._calls.receive(request.hex(), what)
         return True
 
 
-class _Call:
-    """One call or cast, with all its attempts."""
+class Call:
+    """One call, or one cast over the pipeline of calls, with all its attempts."""
 
     def __init__(
         self,
@@ -253,12 +246,11 @@ class _Call:
         on_reply: OnReply | None,
         mandatory: bool,
         kind: Kind = Kind.CALL,
+        flags: Flag = Flag.NONE,
     ) -> None:
         self._kind = kind
         self._began = time.monotonic()
-        self._flags = Flag.MANDATORY if mandatory else Flag.NONE
-        if kind is Kind.CAST:
-            self._flags |= Flag.WANTS_ACK
+        self._flags = flags | Flag.MANDATORY if mandatory else flags
         self._caller = caller
         self._target = target
         self._payload = payload
@@ -286,8 +278,8 @@ class _Call:
                 routes = caller._directory.routes(self._key, self._deadline)
                 route = caller._rotation.choose(self._key, routes, tried)
                 if route is not None:
-                    reply = self._attempt(route.record)
-                    if not isinstance(reply, _NoReply):
+                    reply = self._attempt(route)
+                    if not isinstance(reply, NoReply):
                         return reply
                     # The threads that record the reason must not log it.
                     log_problems(caller._metrics)
@@ -326,31 +318,18 @@ class _Call:
             if until >= end:
                 raise
 
-    def _attempt(self, record: HostRecord) -> Reply:
+    def _attempt(self, route: Route) -> Reply:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise CallTimeoutError("it was not sent")
         caller = self._caller
         # Another one for each attempt: an answer to an earlier one must not end this one.
         request = uuid.uuid4().bytes
-        header = frames.encode(
-            Header(
-                self._kind,
-                request,
-                self._flags,
-                0,
-                frames.milliseconds(left),
-                self._exchange,
-                self._target.topic,
-                self._server,
-                self._payload.content_type,
-            )
-        )
-        message = Request(request, [header, *self._body])
+        message = Request(request, [frames.encode(self._header(request, left)), *self._body])
         waiting = caller._calls.begin(self._on_reply, request.hex())
         answered = False
         try:
-            caller._loop.post(lambda: caller._peers.send(record, message))
+            caller._loop.post(lambda: caller._peers.send(route.record, message))
             reply = caller._calls.wait(waiting, self._deadline, self._call_monitor_timeout)
             answered = True
             return reply
@@ -358,3 +337,16 @@ class _Call:
             caller._calls.end(waiting)
             if not answered:
                 caller._loop.post(lambda: caller._peers.forget(request))
+
+    def _header(self, request: bytes, left: float) -> Header:
+        return Header(
+            self._kind,
+            request,
+            self._flags,
+            0,
+            frames.milliseconds(left),
+            self._exchange,
+            self._target.topic,
+            self._server,
+            self._payload.content_type,
+        )

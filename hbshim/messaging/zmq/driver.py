@@ -11,7 +11,7 @@ from hbshim.heartbeat import service
 from hbshim.messaging.base import Listener, OnReply, Payload, Reply
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.target import Target
-from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq import caster, frames
 from hbshim.messaging.zmq.broadcast import Broadcaster
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.connection import Subscription
@@ -74,7 +74,7 @@ class ZmqDriver:
         if target.fanout:
             self._broadcaster.fanout(self._caller(), target, payload, timeout)
             return
-        self._caller().cast(target, payload, timeout, mandatory=mandatory)
+        caster.cast(self._caller(), target, payload, timeout, mandatory=mandatory)
 
     def notify(
         self,

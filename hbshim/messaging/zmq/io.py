@@ -34,6 +34,7 @@ class IoThread:
     def _run(self) -> None:
         try:
             self.loop.run()
+            self.loop.finish(self._linger)
             self.loop.end()
         finally:
             self._running.release()

@@ -71,6 +71,7 @@ class Loop:
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
         self._poller.register(self._wake_in.fileno(), zmq.POLLIN)
+        self._keeping: list[Callable[[], bool]] = []
         self._sleeping = False
         self._stopped = False
         self.every(HOUSEKEEPING, self._touch)
@@ -100,6 +101,14 @@ class Loop:
         self._readers[socket] = handler
         self._order.append(socket)
         self._poller.register(socket, zmq.POLLIN)
+
+    def look_after(self, socket: zmq.Socket[bytes]) -> None:
+        """Include a socket that receives nothing in housekeeping, and close it at the end."""
+        self._order.append(socket)
+
+    def finish_first(self, keeps: Callable[[], bool]) -> None:
+        """Have :meth:`finish` go on while a function returns True."""
+        self._keeping.append(keeps)
 
     def write(self, socket: zmq.Socket[bytes], on_writable: Callable[[], None] | None) -> None:
         """Have a function called when `socket` can send again; None: no more."""
@@ -199,6 +208,23 @@ class Loop:
     def _touch(self) -> None:
         for socket in self._order:
             socket.get(zmq.EVENTS)
+
+    def finish(self, seconds: float) -> None:
+        """After :meth:`run`: do what was posted, and go on while something waits to be sent.
+
+        Parameters:
+            seconds: the longest time for it.
+        """
+        self._stopped = False
+        until = time.monotonic() + seconds
+        try:
+            while self._commands or any(keeps() for keeps in self._keeping):
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                self.run_once(left)
+        except Exception as error:
+            _report(error)
 
     def end(self) -> None:
         """Close what is left; wait until each socket has sent what it had, within its linger."""

@@ -94,6 +94,13 @@ class ZmqOptions(MessagingOptions):
         "1 to 65535",
         "Port for calls of a host whose URL names none.",
     )
+    zmq_cast_port: int = driver_option(
+        "zmq_cast_port",
+        PORTS["cast"],
+        _port,
+        "1 to 65535",
+        "Port for casts to one server that nothing acknowledges.",
+    )
     zmq_fanout_port: int = driver_option(
         "zmq_fanout_port",
         PORTS["fanout"],
@@ -190,6 +197,13 @@ class ZmqOptions(MessagingOptions):
         "Requests to one target that wait in a proxy for a server; more are passed to another "
         "host, or rejected.",
     )
+    zmq_idle_disconnect: float = driver_option(
+        "zmq_idle_disconnect",
+        300.0,
+        seconds,
+        "seconds, 0 or more",
+        "Seconds after which a host is disconnected to which nothing was sent; 0: never.",
+    )
     zmq_linger: float = driver_option(
         "zmq_linger",
         2.0,
@@ -203,8 +217,8 @@ class ZmqOptions(MessagingOptions):
         64 * MIB,
         whole(1, 2**40),
         "bytes, 1 or more",
-        "Bytes that a listener keeps for a proxy that does not take them; then sending a reply "
-        "waits.",
+        "Bytes of replies that a listener keeps for a proxy that does not take them, and of casts "
+        "that a client keeps; then sending more of them waits.",
     )
     zmq_inbox_bytes: int = driver_option(
         "zmq_inbox_bytes",
@@ -256,6 +270,7 @@ class ZmqOptions(MessagingOptions):
         return {
             **PORTS,
             "call": self.zmq_call_port,
+            "cast": self.zmq_cast_port,
             "fanout": self.zmq_fanout_port,
             "notify": self.zmq_notify_port,
         }

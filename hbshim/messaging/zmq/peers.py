@@ -96,6 +96,7 @@ class _Peer:
     socket: zmq.Socket[bytes]
     routing_id: bytes | None
     down_since: float
+    used: float = field(default_factory=time.monotonic)
     up: bool = False
     leaving: bool = False
     incarnation: bytes | None = None
@@ -109,6 +110,7 @@ class Peers:
     Parameters:
         deliver: takes the id of a request, and its reply or its outcome.
         on_change: called when a host may be reached again.
+        idle: seconds without a request after which a host is disconnected; 0: never.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Peers:
         metrics: Metrics,
         deliver: Callable[[bytes, Reply | Outcome], None],
         on_change: Callable[[], None],
+        idle: float = 0.0,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -126,6 +129,7 @@ class Peers:
         self._metrics = metrics
         self._deliver = deliver
         self._on_change = on_change
+        self._idle = idle
         self._shared: zmq.Socket[bytes] | None = None
         self._peers: dict[str, _Peer] = {}
         self._by_routing_id: dict[bytes, _Peer] = {}
@@ -141,9 +145,11 @@ class Peers:
         peer = self._peer(record)
         if peer is None or peer.leaving:
             self._deliver(request.id, Outcome.UNREACHABLE)
-        elif peer.up and self._send(peer, request):
-            pass
-        elif (left := peer.down_since + CONNECT_WITHIN - time.monotonic()) <= 0:
+            return
+        peer.used = time.monotonic()
+        if peer.up and self._send(peer, request):
+            return
+        if (left := peer.down_since + CONNECT_WITHIN - time.monotonic()) <= 0:
             self._deliver(request.id, Outcome.UNREACHABLE)
         else:
             peer.waiting.append(request)
@@ -227,6 +233,12 @@ class Peers:
         self._deliver(request.id, Outcome.BUSY if busy else Outcome.UNREACHABLE)
         return True
 
+    def _disconnect_idle(self) -> None:
+        before = time.monotonic() - self._idle
+        for peer in list(self._peers.values()):
+            if peer.used < before and not (peer.outstanding or peer.waiting):
+                self._leave(peer)
+
     def _give_up(self, peer: _Peer, request: Request) -> None:
         if request in peer.waiting:
             peer.waiting.remove(request)
@@ -295,6 +307,8 @@ class Peers:
         if self._closed:
             return
         self._loop.later(PING_EVERY, self._ping)
+        if self._idle:
+            self._disconnect_idle()
         ping = frames.encode(Header(Kind.PING, bytes(16)))
         for peer in self._peers.values():
             if peer.outstanding and peer.up and peer.routing_id is not None:

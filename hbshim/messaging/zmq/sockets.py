@@ -25,6 +25,8 @@ Role: TypeAlias = Literal[
     "proxy-call",
     "proxy-servers",
     "server-call",
+    "client-cast",
+    "proxy-cast",
     "client-publish",
     "proxy-publishers",
     "proxy-subscribers",
@@ -39,6 +41,9 @@ ROLES: dict[Role, tuple[int, bool]] = {
     "proxy-call": (zmq.ROUTER, True),
     "proxy-servers": (zmq.ROUTER, True),
     "server-call": (zmq.DEALER, False),
+    # One for each host: a PUSH with several connections distributes messages itself.
+    "client-cast": (zmq.PUSH, False),
+    "proxy-cast": (zmq.PULL, True),
     # XPUB at both ends of a publication: what is subscribed arrives as a message.
     "client-publish": (zmq.XPUB, False),
     "proxy-publishers": (zmq.XSUB, True),

@@ -79,7 +79,7 @@ def test_nothing_but_the_port_is_open(node: Node, serve: Serve, endpoint: Endpoi
     before = listening_ports(os.getpid())
     serve(node.driver(), TARGET, endpoint)
     assert Client(node.driver(), TARGET, timeout=LIMIT).call("echo", value=1) == 1
-    assert listening_ports(node.pid) == {9501}
+    assert listening_ports(node.pid) == {9501, 9504}
     assert listening_ports(os.getpid()) == before
 
 

@@ -26,7 +26,7 @@ from tests.messaging.zmq.nodes import (
 from tests.waiting import wait_until
 
 NAMES = {"requests", "fanout", "notify"}
-PORTS = {"requests": {9501}, "fanout": {9502}, "notify": {9503}}
+PORTS = {"requests": {9501, 9504}, "fanout": {9502}, "notify": {9503}}
 
 TARGET = Target("compute")
 

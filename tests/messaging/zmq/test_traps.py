@@ -23,7 +23,7 @@ SOURCES = sorted((Path(hbshim.__file__).parent / "messaging" / "zmq").rglob("*.p
 IN_THE_LOOP = {
     *("io.py", "loop.py", "outbox.py", "peers.py", "link.py", "sockets.py"),
     *("requests.py", "clients.py", "servers.py"),
-    *("publisher.py", "subscriber.py"),
+    *("publisher.py", "pusher.py", "subscriber.py"),
     # The sockets that ZeroMQ's own proxy owns, in its thread, and those for figures.
     *("endpoints.py", "pubsub.py", "control.py"),
 }

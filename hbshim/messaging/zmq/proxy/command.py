@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: Options of the command that are options of the driver, too, with their names there.
 _DRIVER_OPTIONS = {
     "call_port": "zmq_call_port",
+    "cast_port": "zmq_cast_port",
     "fanout_port": "zmq_fanout_port",
     "notify_port": "zmq_notify_port",
     "directory": "fanout_ds_address",
@@ -44,6 +45,7 @@ _WITHDRAW_WITHIN = 2.0
 @click.option("--host", help="Name of this host in the directory. See rpc_zmq_host.")
 @click.option("--bind", help="Address to listen at. See rpc_zmq_bind_address.")
 @click.option("--call-port", help="Port for calls. See zmq_call_port.")
+@click.option("--cast-port", help="Port for casts to one server. See zmq_cast_port.")
 @click.option("--fanout-port", help="Port for casts to a fanout. See zmq_fanout_port.")
 @click.option("--notify-port", help="Port for notifications. See zmq_notify_port.")
 @click.option("--directory", help="Where the host is registered. See fanout_ds_address.")

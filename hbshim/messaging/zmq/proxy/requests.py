@@ -1,4 +1,7 @@
-"""The request pipelines of a proxy: calls from the network to the servers here, replies back.
+"""The request pipelines of a proxy: calls and casts to the servers here, replies back.
+
+Calls, and casts that are acknowledged, come over a router; other casts come over a PULL socket, and
+one that cannot be placed is dropped and counted. Both have one dispatch table.
 
 Everything here runs in the thread of the loop.
 """
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.directory import Directory, HostRecord, Pipeline
+from hbshim.messaging.zmq.directory import PIPELINES, Directory, HostRecord
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.clients import Clients
@@ -30,6 +33,12 @@ PING_EVERY = 1.0
 
 #: Seconds between two checks whether a proxy that stops has anything left to do.
 _STOP_CHECK = 0.05
+
+#: Seconds without a cast after which a proxy that stops closes: its clients know by then.
+_CASTS_END = 0.25
+
+#: Seconds after its start in which a proxy keeps casts whose servers have not connected again.
+_GATHERING = 2.0
 
 
 class RequestProxy:
@@ -50,15 +59,19 @@ class RequestProxy:
         self._metrics = metrics
         self._host = settings.host
         self._stopping = False
-        self._reported = 0, 0
+        self._reported = 0, 0, 0
+        self._casts = self._casts_dropped = 0
+        self._started = time.monotonic()
+        self._last_cast = -_CASTS_END
         incarnation, name = uuid.uuid4(), settings.host.encode()
         front = make(loop.context, "proxy-call", settings.sockets, name)
         back = make(loop.context, "proxy-servers", settings.sockets, name)
+        pull = make(loop.context, "proxy-cast", settings.sockets)
         bind_port(front, settings, "call")
+        bind_port(pull, settings, "cast")
         bind(back, ipc_path(settings.ipc_directory, "servers"))
-        offered: tuple[Pipeline, ...] = ("call", "fanout", "notify")
-        addresses = {pipeline: settings.address(pipeline) for pipeline in offered}
-        self.description = f"calls at {addresses['call']}"
+        addresses = {pipeline: settings.address(pipeline) for pipeline in PIPELINES}
+        self.description = f"calls at {addresses['call']}, casts at {addresses['cast']}"
         record = HostRecord(settings.host, incarnation.hex, addresses, frames.VERSION)
         self._queue = RequestQueue(settings.backlog, settings.queue_bytes)
         self._clients = Clients(
@@ -66,6 +79,7 @@ class RequestProxy:
         )
         self._servers = Servers(loop, back, self._queue, self._clients, directory, record, metrics)
         loop.read(front, self._on_client)
+        loop.read(pull, self._on_cast)
         loop.read(back, self._servers.on_message)
         loop.every(PING_EVERY, self._check)
 
@@ -80,8 +94,9 @@ class RequestProxy:
         until = time.monotonic() + grace
 
         def check() -> None:
-            busy = self._servers.table.outstanding or len(self._queue) or len(self._clients.held)
-            if busy and time.monotonic() < until:
+            now = time.monotonic()
+            waits = self._servers.table.outstanding or len(self._queue) or len(self._clients.held)
+            if (waits or now < self._last_cast + _CASTS_END) and now < until:
                 self._loop.later(_STOP_CHECK, check)
             else:
                 self._loop.stop()
@@ -97,6 +112,8 @@ class RequestProxy:
             "waiting": len(self._queue),
             "oldest_waiting_seconds": self._queue.oldest(time.monotonic()),
             "expired": self._queue.expired,
+            "casts": self._casts,
+            "casts_dropped": self._casts_dropped,
             "replies_held": len(self._clients.held),
             "replies_dropped": self._clients.held.dropped,
             "clients": len(self._clients),
@@ -140,6 +157,33 @@ class RequestProxy:
             acknowledged = [frames.encode(Header(Kind.ACK, header.id))]
             self._clients.reply(client, Kind.ACK, acknowledged)
 
+    def _on_cast(self, message: list[bytes]) -> None:
+        """Place a cast; its sender learns nothing of what becomes of it."""
+        self._last_cast = time.monotonic()
+        self._casts += 1
+        try:
+            header = frames.decode(message[0])
+            body = message[1:]
+            frames.check(body, frames.BODY_LIMIT)
+        except frames.ForeignVersionError:
+            self._metrics.count("zmq_version_apart")
+            return
+        except frames.FrameError:
+            self._metrics.count("zmq_malformed")
+            return
+        if header.kind is not Kind.CAST:
+            self._metrics.count("zmq_malformed")
+            return
+        key = header.key
+        waiting = Waiting(b"", message[0], header, body, self._last_cast)
+        expected = self._servers.table.serves(key) or self._gathering(header)
+        if not (expected and self._servers.place(key, waiting)):
+            self._casts_dropped += 1
+
+    def _gathering(self, header: Header) -> bool:
+        """Return whether the servers of a cast may be about to connect again."""
+        return header.left > 0 and self._last_cast < self._started + _GATHERING
+
     def _check(self) -> None:
         now = time.monotonic()
         self._queue.drop_expired(now)
@@ -149,15 +193,16 @@ class RequestProxy:
 
     def _report_dropped(self) -> None:
         """Count what was dropped since the last time; a cast among it was accepted before."""
-        expired, replies = self._queue.expired, self._clients.held.dropped
-        new = expired - self._reported[0], replies - self._reported[1]
+        counts = self._queue.expired, self._clients.held.dropped, self._casts_dropped
+        new = [count - before for count, before in zip(counts, self._reported, strict=True)]
         if any(new):
-            self._reported = expired, replies
+            self._reported = counts
             self._metrics.count("zmq_requests_expired", new[0])
             self._metrics.count("zmq_replies_dropped", new[1])
+            self._metrics.count("zmq_casts_dropped", new[2])
             self._metrics.record(
                 "zmq-dropped",
                 self._host,
-                f"{new[0]} requests waited until their time was over, and {new[1]} replies had no "
-                "client any more",
+                f"{new[0]} requests waited until their time was over, {new[1]} replies had no "
+                f"client any more, and {new[2]} casts had no server or no space",
             )

@@ -1,0 +1,82 @@
+"""CAST: from a thread of the application to a server that does not answer.
+
+Where the directory says that a host has the server, and at which address it takes casts, the cast
+goes over a one-way connection. A host of which only an address is known may not have the server,
+and over one way the cast would be lost silently; so there its proxy acknowledges it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+import uuid
+
+from hbshim.errors import CallTimeoutError, ConnectError, LostServerError, UnconfirmedError
+from hbshim.messaging.base import Payload, Reply, timeout_of
+from hbshim.messaging.target import Target
+from hbshim.messaging.zmq.caller import Call, Caller
+from hbshim.messaging.zmq.directory import Route
+from hbshim.messaging.zmq.frames import Flag, Kind
+from hbshim.messaging.zmq.peers import Outcome
+from hbshim.messaging.zmq.pusher import Cast
+from hbshim.messaging.zmq.wording import described
+
+_SENT = Reply("result", Payload(b""))
+
+
+def cast(
+    caller: Caller, target: Target, payload: Payload, timeout: float, *, mandatory: bool
+) -> None:
+    """Return when a live connection, or with `mandatory` a proxy, has taken a message.
+
+    Raises:
+        UnconfirmedError: the proxy was lost before it confirmed the cast.
+        ConnectError: no host took it in time.
+        UnroutableError: with `mandatory`, no server is known.
+    """
+    timeout = timeout_of(timeout)
+    deadline = time.monotonic() + timeout
+    way = Confirmed if mandatory else OneWay
+    try:
+        way(caller, target, payload, deadline, mandatory=mandatory).run()
+    except CallTimeoutError as error:
+        raise ConnectError(
+            f"{described(target)}: no host took the cast within {timeout:g} s ({error})"
+        ) from None
+    except LostServerError:
+        raise UnconfirmedError(
+            f"{described(target)}: the proxy was lost before it confirmed the cast"
+        ) from None
+
+
+class Confirmed(Call):
+    """A cast that a proxy acknowledges."""
+
+    def __init__(
+        self, caller: Caller, target: Target, payload: Payload, deadline: float, *, mandatory: bool
+    ) -> None:
+        super().__init__(
+            caller, target, payload, deadline, None, None, mandatory, Kind.CAST, Flag.WANTS_ACK
+        )
+
+
+class OneWay(Confirmed):
+    """A cast that nothing acknowledges, where the directory knows enough of the host."""
+
+    def _attempt(self, route: Route) -> Reply:
+        if not (route.instances and "cast" in route.record.addresses):
+            return super()._attempt(route)
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise CallTimeoutError("it was not sent")
+        caller, request = self._caller, uuid.uuid4().bytes
+        header = self._header(request, left)._replace(flags=Flag.NONE)
+        if caller.pusher.offer(route.record, Cast(header, self._body, left)):
+            return _SENT
+
+        def done(sent: bool) -> None:
+            caller.put(request, _SENT if sent else Outcome.UNREACHABLE)
+
+        message = Cast(header, self._body, left, done)
+        send = functools.partial(caller.pusher.send, route.record, message)
+        return caller.ask({request: send}, self._deadline)[request]

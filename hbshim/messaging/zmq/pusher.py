@@ -1,0 +1,238 @@
+"""The proxies that a client casts to over one-way connections: a PUSH socket for each host.
+
+A cast is sent when a live connection takes it. While a host takes casts, their senders do not wait
+for the I/O thread; what it cannot send at once is kept, up to a limit, and later senders wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import zmq
+
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.directory import HostRecord
+from hbshim.messaging.zmq.frames import Header
+from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
+from hbshim.runtime.unpatched import allocate_lock
+
+if TYPE_CHECKING:
+    from hbshim.metrics import Metrics
+
+#: Seconds that a cast waits for a host that takes nothing; later ones do not wait for it.
+SEND_WITHIN = 1.0
+
+#: Seconds between two rounds that drop what is late, and close what is idle.
+_CHECK_EVERY = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class Cast:
+    """A cast.
+
+    Attributes:
+        left: seconds until it expires; infinity: never.
+        done: called by the I/O thread with whether it was sent; None: its sender does not wait.
+    """
+
+    header: Header
+    body: Sequence[bytes]
+    left: float
+    done: Callable[[bool], None] | None = None
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def size(self) -> int:
+        """Its bytes, about."""
+        return frames.HEADER_LIMIT + sum(map(len, self.body))
+
+    def frames(self) -> list[bytes]:
+        """Return its frames, with the time that it has left."""
+        left = self.left - (time.monotonic() - self.since)
+        first = self.header._replace(left=frames.milliseconds(max(0.001, left)))
+        return [frames.encode(first), *self.body]
+
+    def expired(self) -> bool:
+        """Return whether its time is over."""
+        return time.monotonic() > self.since + self.left
+
+
+@dataclass(eq=False)
+class _Peer:
+    """One proxy.
+
+    Attributes:
+        ready: it took the last cast, and nothing is kept for it; any thread may read it.
+        down_since: when it was ready last, of ``time.monotonic()``.
+    """
+
+    address: str
+    socket: zmq.Socket[bytes]
+    ready: bool = False
+    down_since: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
+    kept: deque[Cast] = field(default_factory=deque)
+
+
+class Pusher:
+    """See the module. Every method but :meth:`offer` belongs to the I/O thread.
+
+    Parameters:
+        most_bytes: of casts whose senders do not wait.
+        idle: seconds without a cast after which a host is disconnected.
+    """
+
+    def __init__(
+        self, loop: Loop, settings: SocketSettings, most_bytes: int, idle: float, metrics: Metrics
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._most_bytes = most_bytes
+        self._idle = idle
+        self._metrics = metrics
+        self._peers: dict[str, _Peer] = {}
+        self._leaving: set[_Peer] = set()
+        # Native, and held for an addition only.
+        self._lock = allocate_lock()
+        self._size = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Look after the connections from now on."""
+        self._loop.finish_first(self._keeps)
+        self._loop.later(_CHECK_EVERY, self._check)
+
+    def offer(self, record: HostRecord, cast: Cast) -> bool:
+        """Have a cast sent, from any thread, without waiting; return False if that cannot be."""
+        peer = self._peers.get(record.host)
+        if peer is None or not peer.ready or peer.address != record.addresses.get("cast"):
+            return False
+        if not self._add(cast.size):
+            return False
+        self._loop.post(functools.partial(self._send, peer, cast))
+        return True
+
+    def send(self, record: HostRecord, cast: Cast) -> None:
+        """Send a cast whose sender waits, or report that its host does not take it."""
+        peer = self._peer(record)
+        if peer is None:
+            self._end(cast, sent=False)
+        else:
+            self._send(peer, cast)
+
+    def close(self) -> None:
+        """Close the connections, once what is kept was sent, or the linger time is over."""
+        self._closed = True
+        for peer in list(self._peers.values()):
+            self._leave(peer)
+
+    def _keeps(self) -> bool:
+        return any(peer.kept for peer in (*self._peers.values(), *self._leaving))
+
+    def _add(self, size: int) -> bool:
+        with self._lock:
+            if size > 0 and self._size + size > self._most_bytes:
+                return False
+            self._size += size
+            return True
+
+    def _peer(self, record: HostRecord) -> _Peer | None:
+        address = record.addresses["cast"]
+        peer = self._peers.get(record.host)
+        if peer is not None and peer.address != address:
+            self._leave(peer)
+            peer = None
+        if peer is None and not self._closed:
+            made = make(self._loop.context, "client-cast", self._settings)
+            try:
+                made.connect(address)
+            except zmq.ZMQError as error:
+                self._metrics.record("zmq-bad-address", record.host, str(error))
+                made.close()
+                return None
+            peer = self._peers[record.host] = _Peer(address, made)
+            self._loop.look_after(made)
+        return peer
+
+    def _send(self, peer: _Peer, cast: Cast) -> None:
+        peer.used = time.monotonic()
+        if not peer.kept and not peer.socket.closed and not try_send(peer.socket, cast.frames()):
+            peer.ready = True
+            self._end(cast, sent=True)
+            return
+        if peer.ready:
+            peer.ready, peer.down_since = False, peer.used
+        left = peer.down_since + SEND_WITHIN - peer.used
+        if peer.socket.closed or (cast.done is not None and left <= 0):
+            self._end(cast, sent=False)
+            return
+        if not peer.kept:
+            self._loop.write(peer.socket, lambda: self._flush(peer))
+        peer.kept.append(cast)
+        if cast.done is not None:
+            self._loop.later(left, lambda: self._give_up(peer, cast))
+
+    def _flush(self, peer: _Peer) -> None:
+        while peer.kept:
+            cast = peer.kept[0]
+            late = cast.expired()
+            if not late and try_send(peer.socket, cast.frames()):
+                return
+            peer.kept.popleft()
+            self._end(cast, sent=not late)
+        peer.ready = True
+        self._loop.write(peer.socket, None)
+
+    def _give_up(self, peer: _Peer, cast: Cast) -> None:
+        if cast in peer.kept:
+            peer.kept.remove(cast)
+            self._end(cast, sent=False)
+
+    def _end(self, cast: Cast, *, sent: bool) -> None:
+        if cast.done is not None:
+            cast.done(sent)
+            return
+        self._add(-cast.size)
+        if not sent:
+            self._metrics.count("zmq_casts_dropped")
+            detail = f"a cast to topic {cast.header.topic!r}: its host took nothing in time"
+            self._metrics.record("zmq-cast-dropped", "", detail)
+
+    def _leave(self, peer: _Peer) -> None:
+        """Disconnect a host."""
+        self._peers = {name: each for name, each in self._peers.items() if each is not peer}
+        peer.ready = False
+        if peer.kept:
+            # Those that wait for it are told; the others have the linger time.
+            for cast in [each for each in peer.kept if each.done is not None]:
+                self._give_up(peer, cast)
+            self._leaving.add(peer)
+            self._loop.later(self._settings.linger, lambda: self._close(peer))
+        else:
+            self._close(peer)
+
+    def _close(self, peer: _Peer) -> None:
+        while peer.kept:
+            self._end(peer.kept.popleft(), sent=False)
+        self._leaving.discard(peer)
+        self._loop.close(peer.socket)
+
+    def _check(self) -> None:
+        if self._closed:
+            return
+        self._loop.later(_CHECK_EVERY, self._check)
+        before = time.monotonic() - (self._idle or math.inf)
+        for peer in list(self._peers.values()):
+            for cast in [each for each in peer.kept if each.expired()]:
+                peer.kept.remove(cast)
+                self._end(cast, sent=False)
+            if peer.used < before and not peer.kept:
+                self._leave(peer)

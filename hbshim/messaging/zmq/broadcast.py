@@ -6,6 +6,7 @@ their proxies are asked. So the publisher knows for whose subscriptions it has t
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: Seconds that a publisher waits for subscriptions, at most.
 SUBSCRIBE_WITHIN = 1.0
+
+#: Seconds that a proxy may take to say which listeners it has; then those of the others are used.
+ANSWER_WITHIN = 1.0
 
 
 class Broadcaster:
@@ -124,7 +128,10 @@ class Broadcaster:
         unknown = [route.record for route in routes.routes if not route.instances]
         pause = FIRST_PAUSE
         while unknown:
-            found += caller.listeners(key, unknown, deadline)
+            # A proxy that hangs must not keep the others waiting.
+            until = min(deadline, time.monotonic() + ANSWER_WITHIN)
+            with contextlib.suppress(CallTimeoutError):
+                found += caller.listeners(key, unknown, until)
             left = deadline - time.monotonic()
             if found:
                 break

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,17 +86,30 @@ class Node:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *arguments: str, log: IO[str] | None = None, whole: bool = False) -> None:
+    def start(
+        self,
+        *arguments: str,
+        log: IO[str] | None = None,
+        whole: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start the proxy; return when it is ready.
 
         Parameters:
             log: takes its standard error.
             whole: all processes of it, and not the one for calls and casts alone.
+            environment: more variables.
         """
         command = [*COMMAND, "--bind", self.address, "--ipc-dir", self.ipc, *arguments]
         if not whole:
             command += ["--process", "requests"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert "ready" in line, line
@@ -136,6 +150,26 @@ class Node:
         if self._process is not None:
             self.end(signal.SIGKILL)
         shutil.rmtree(self.ipc, ignore_errors=True)
+
+
+@contextmanager
+def server_process(node: Node, topic: str) -> Iterator[subprocess.Popen[str]]:
+    """A server in a process of its own; its output says what it does."""
+    script = str(Path(__file__).with_name("server.py"))
+    process = subprocess.Popen(
+        [sys.executable, script, node.url, node.ipc, topic],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def children(pid: int) -> dict[str, int]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,14 @@ from hbshim.errors import (
 )
 from hbshim.messaging import Client, Payload, Server, Target
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, listening_ports, refused
+from tests.messaging.zmq.nodes import (
+    LIMIT,
+    InBackground,
+    Node,
+    listening_ports,
+    refused,
+    server_process,
+)
 from tests.waiting import wait_until
 
 Serve = Callable[..., Server]
@@ -34,26 +38,6 @@ TARGET = Target("compute")
 
 #: Seconds within which a call that nothing will answer ends; its own timeout is much longer.
 EARLY = 60.0
-
-
-@contextmanager
-def server_process(node: Node) -> Iterator[subprocess.Popen[str]]:
-    """A server in a process of its own; its output says what it does."""
-    script = str(Path(__file__).with_name("server.py"))
-    process = subprocess.Popen(
-        [sys.executable, script, node.url, node.ipc, TARGET.topic],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "started\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_call_and_its_result(node: Node, serve: Serve, endpoint: Endpoint) -> None:
@@ -143,7 +127,7 @@ def test_calls_are_spread_over_hosts_and_over_the_servers_of_one(
 
 def test_the_death_of_a_server_is_known_long_before_the_timeout(node: Node) -> None:
     client = Client(node.driver(), TARGET, timeout=600)
-    with server_process(node) as process:
+    with server_process(node, TARGET.topic) as process:
         call = InBackground(lambda: client.call("hold"))
         assert process.stdout is not None
         assert process.stdout.readline() == "holding\n"

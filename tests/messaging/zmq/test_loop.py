@@ -13,9 +13,10 @@ import pytest
 from hbshim.heartbeat import service
 from hbshim.messaging.zmq.frames import Kind
 from hbshim.messaging.zmq.loop import Loop
-from hbshim.messaging.zmq.proxy import clients, requests
+from hbshim.messaging.zmq.proxy import clients, pubsub, requests
 from hbshim.messaging.zmq.proxy.clients import REPLY_GRACE
 from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
+from hbshim.messaging.zmq.proxy.pubsub import PubSubProxy
 from hbshim.messaging.zmq.proxy.requests import RequestProxy
 from hbshim.metrics import Metrics
 from tests.messaging.zmq.nodes import LIMIT, own_address
@@ -92,3 +93,17 @@ def test_a_reply_that_cannot_be_sent_is_held_for_its_own_time_and_then_reported(
     assert "0 requests" in event.detail
     assert "1 replies" in event.detail
     assert proxy._metrics.snapshot()["zmq_replies_dropped"] == 1
+
+
+def test_a_proxy_in_c_that_ends_by_itself_has_failed_and_old_figures_are_none(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tempfile.mkdtemp(prefix="hbz")
+    proxy = PubSubProxy(loop, "fanout", ProxySettings("one", own_address(), directory))
+    assert proxy.statistics() is not None
+    monkeypatch.setattr(pubsub, "_FRESH", 0.0)
+    assert proxy.statistics() is None
+    proxy._control.send(b"TERMINATE")  # nothing of hbshim's told it to
+    loop.run()
+    assert proxy.failed
+    shutil.rmtree(directory)

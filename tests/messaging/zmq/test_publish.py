@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from hbshim.errors import ConnectError
 from hbshim.heartbeat import service
 from hbshim.messaging import (
     REQUEUE,
@@ -20,7 +23,7 @@ from hbshim.messaging import (
     Target,
 )
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, Node
+from tests.messaging.zmq.nodes import LIMIT, Node, children, server_process
 from tests.waiting import wait_until
 
 TARGET = Target("compute")
@@ -187,6 +190,45 @@ def test_a_pause_holds_publications_and_the_limit_drops_the_newest(
     held = [value for value in endpoint.asked if value != "last"]
     assert held == list(range(len(held)))
     assert 0 < len(held) < 20
+
+
+def test_a_proxy_that_hangs_or_is_gone_delays_the_others_little(
+    nodes: Callable[[], Node], serve: Serve
+) -> None:
+    good, other = nodes(), nodes()
+    for node in (good, other):
+        node.start(whole=True)
+    endpoint = Endpoint()
+    serve(good.driver(), TARGET, endpoint)
+    client = Client(good.driver(other), TARGET, timeout=LIMIT).prepare(fanout=True)
+    client.cast("echo", value=0)
+    requests = children(other.pid)["requests"]
+    os.kill(requests, signal.SIGSTOP)
+    began = time.monotonic()
+    client.cast("echo", value=1)
+    assert time.monotonic() - began < LIMIT / 2
+    os.kill(requests, signal.SIGCONT)
+    other.end(signal.SIGKILL)
+    client.cast("echo", value=2)
+    wait_until(lambda: len(endpoint.asked) == 3, LIMIT)
+    good.end(signal.SIGKILL)
+    with pytest.raises(ConnectError, match="none of its hosts can be reached"):
+        Client(good.driver(), TARGET, timeout=0.3).prepare(fanout=True).cast("echo", value=3)
+
+
+def test_a_listener_that_was_killed_is_left_out_once(
+    pair: tuple[Node, Node], drivers: Callable[..., Driver], serve: Serve
+) -> None:
+    """It is registered until its proxy notices; only one publication waits for it."""
+    endpoint = Endpoint()
+    serve(drivers(), TARGET, endpoint)
+    with server_process(pair[1], TARGET.topic) as process:
+        client = Client(drivers(), TARGET, timeout=LIMIT).prepare(fanout=True)
+        process.kill()
+        process.wait()
+        for number in range(20):
+            client.cast("echo", value=number)
+    wait_until(lambda: len(endpoint.asked) == 20, LIMIT)
 
 
 def test_a_restarted_proxy_is_used_again(

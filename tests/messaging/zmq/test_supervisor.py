@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -108,3 +109,26 @@ def test_a_graceful_stop_answers_what_runs_and_a_second_signal_ends_all(
         assert held.join() == "held"
         assert node.wait() == 0
     wait_until(lambda: not any(map(is_running, pids)), LIMIT)
+
+
+@pytest.mark.parametrize("port", [9501, 9502, 9503, 9504])
+def test_a_port_that_is_taken_is_one_line(nodes: Callable[[], Node], port: int) -> None:
+    node = nodes()
+    with socket.create_server((node.address, port)):
+        command = [*COMMAND, "--bind", node.address, "--ipc-dir", node.ipc]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 2
+    assert f"tcp://{node.address}:{port} cannot be bound (Address already in use)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_systemd_learns_that_every_process_listens(nodes: Callable[[], Node]) -> None:
+    node = nodes()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{node.ipc}/notify-me")
+        systemd.settimeout(LIMIT)
+        node.start(whole=True, environment={"NOTIFY_SOCKET": f"{node.ipc}/notify-me"})
+        assert systemd.recv(100) == b"READY=1"
+    assert set(children(node.pid)) == NAMES
+    assert status(node)[0] == 0

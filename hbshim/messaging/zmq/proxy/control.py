@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ class ControlServer:
         loop: Loop,
         name: ProcessName,
         settings: ProxySettings,
-        statistics: Callable[[], Mapping[str, float]],
+        statistics: Callable[[], Mapping[str, float] | None],
         metrics: Metrics,
     ) -> None:
         self._loop = loop
@@ -49,7 +50,8 @@ class ControlServer:
             for name, value in self._metrics.snapshot().items()
             if name.startswith("zmq_")
         }
-        answer = {**counted, **self._statistics()} if message == [STATUS] else {}
+        figures = self._statistics()
+        answer = None if figures is None or message != [STATUS] else {**counted, **figures}
         # A socket of this type answers each question, or takes no other one.
         try_send(self._socket, [json.dumps(answer).encode()])
 
@@ -65,8 +67,10 @@ def ask(ipc_directory: str, timeout: float = ANSWER_WITHIN) -> dict[ProcessName,
             socket.connect(_address(ipc_directory, name))
             socket.send(STATUS)
             sockets[name] = socket
+        until = time.monotonic() + timeout
         for name, socket in sockets.items():
-            answered = socket.poll(int(timeout * 1000))
+            left = max(0.0, until - time.monotonic())
+            answered = socket.poll(int(left * 1000))
             found[name] = json.loads(socket.recv()) if answered else None
             socket.close()
         return found

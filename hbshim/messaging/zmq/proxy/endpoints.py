@@ -50,13 +50,15 @@ class Server(Protocol):
 
     #: What it listens at, as a sentence has it.
     description: str
+    #: It has ended without being told to.
+    failed: bool
 
     def stop(self, grace: float) -> None:
         """Take nothing new, finish what there is within `grace` seconds, then stop the loop."""
         ...
 
-    def statistics(self) -> Mapping[str, float]:
-        """Return its figures, by name."""
+    def statistics(self) -> Mapping[str, float] | None:
+        """Return its figures, by name; None where it does not work."""
         ...
 
 

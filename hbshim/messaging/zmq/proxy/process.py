@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hbshim.errors import OptionError
+from hbshim.errors import HbshimError, OptionError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.messaging.zmq.loop import Loop
@@ -21,6 +21,10 @@ from hbshim.runtime.unpatched import start_native_thread
 
 #: Seconds between two times that events are logged.
 _LOG_EVERY = 1.0
+
+
+class EndedError(HbshimError):
+    """A process of the proxy has ended by itself."""
 
 
 def run(
@@ -41,6 +45,7 @@ def run(
         OptionError: an address or the directory of the local sockets cannot be used, or another
             proxy uses it.
         UnsupportedVersionError: the ZeroMQ library is too old.
+        EndedError: it has ended by itself.
     """
     check_library()
     descriptor = open_ipc_directory(settings.ipc_directory)
@@ -69,6 +74,8 @@ def run(
         control.close()
         loop.end()
         log_problems(metrics)
+        if server.failed:
+            raise EndedError(f"the process for {name} ended without being told to")
     finally:
         os.close(lock)
 

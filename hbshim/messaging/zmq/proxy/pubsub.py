@@ -7,6 +7,7 @@ travel the other way, end markers among them.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,8 +19,12 @@ from hbshim.messaging.zmq.settings import ipc_path
 from hbshim.messaging.zmq.sockets import make
 from hbshim.runtime.unpatched import start_native_thread
 
-#: Seconds between two times that the proxy is asked for its figures.
+#: Seconds between two times that the proxy is asked for its figures. It wakes up for that, which
+#: also has it forget peers that are gone (libzmq issue 4189).
 _ASK_EVERY = 1.0
+
+#: Seconds after which figures no longer show that the proxy runs.
+_FRESH = 3.0
 
 #: In the order in which the proxy gives them, see zmq_proxy_steerable(3).
 _FIGURES = (
@@ -48,8 +53,10 @@ class PubSubProxy:
         self, loop: Loop, pipeline: Literal["fanout", "notify"], settings: ProxySettings
     ) -> None:
         self._loop = loop
+        self.failed = False
         self._stopping = False
         self._figures: dict[str, float] = {}
+        self._answered = time.monotonic()
         self._front = make(loop.context, "proxy-publishers", settings.sockets)
         bind_port(self._front, settings, pipeline)
         self._back = make(loop.context, "proxy-subscribers", settings.sockets)
@@ -69,8 +76,8 @@ class PubSubProxy:
         self._stopping = True
         self._control.send(b"TERMINATE", zmq.NOBLOCK)
 
-    def statistics(self) -> Mapping[str, float]:
-        return self._figures
+    def statistics(self) -> Mapping[str, float] | None:
+        return self._figures if time.monotonic() < self._answered + _FRESH else None
 
     def _run(self) -> None:
         try:
@@ -81,15 +88,15 @@ class PubSubProxy:
             self._loop.post(self._on_end)
 
     def _on_end(self) -> None:
+        # If it was not told to, the process fails, and the supervisor starts another one.
+        self.failed = not self._stopping
         self._loop.stop()
-        if not self._stopping:
-            # The supervisor starts another process.
-            raise RuntimeError("the proxy ended without being told to")
 
     def _ask(self) -> None:
         if not self._stopping:
             self._control.send(b"STATISTICS", zmq.NOBLOCK)
 
     def _on_figures(self, message: list[bytes]) -> None:
+        self._answered = time.monotonic()
         values = [float(struct.unpack("=Q", frame)[0]) for frame in message if len(frame) == 8]
         self._figures = dict(zip(_FIGURES, values, strict=False))

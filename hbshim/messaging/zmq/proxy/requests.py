@@ -58,6 +58,7 @@ class RequestProxy:
         self._directory = directory
         self._metrics = metrics
         self._host = settings.host
+        self.failed = False
         self._stopping = False
         self._reported = 0, 0, 0
         self._casts = self._casts_dropped = 0

@@ -138,7 +138,7 @@ class Supervisor:
 
     def _on_stop(self, _number: int, _frame: object) -> None:
         if self._stopping:
-            self._kill()
+            # The processes end with the pipes that this one holds.
             os._exit(1)
         self._stopping = True
 
@@ -183,8 +183,7 @@ class Supervisor:
     def _refuse_failed(self) -> None:
         for process in self._processes:
             if process.running is not None and process.running.poll() is not None:
-                if process.running.stdout in self._selector.get_map():
-                    self._read(process)
+                self._read_last(process)
                 if not process.ready:
                     raise OptionError(
                         f"the process for {process.name} ended with status "
@@ -196,7 +195,7 @@ class Supervisor:
         due: float | None = None
         for process in self._processes:
             if process.running is not None and process.running.poll() is not None:
-                self._forget(process)
+                self._read_last(process)
                 status = process.running.returncode
                 process.ended()
                 pause = process.next_start - time.monotonic()
@@ -210,20 +209,20 @@ class Supervisor:
                     due = min(due or process.next_start, process.next_start)
         return due
 
-    def _forget(self, process: _Process) -> None:
+    def _read_last(self, process: _Process) -> None:
+        """Take the line of a process that has ended, if it was not read yet."""
         assert process.running is not None
-        stdout = process.running.stdout
-        if stdout is not None and stdout in self._selector.get_map():
-            self._selector.unregister(stdout)
+        if process.running.stdout in self._selector.get_map():
+            self._read(process)
 
     def _end(self) -> None:
-        """End the requests' process first: what it still forwards needs no other, but time."""
-        until = time.monotonic() + self._grace + _END_ALLOWANCE
+        """End the requests' process first: what it still forwards takes time."""
         for process in self._processes:
             if process.running is not None:
                 process.running.send_signal(signal.SIGTERM)
+                limit = _END_ALLOWANCE + (self._grace if process.name == "requests" else 0.0)
                 with suppress(subprocess.TimeoutExpired):
-                    process.running.wait(max(0.0, until - time.monotonic()))
+                    process.running.wait(limit)
 
     def _kill(self) -> None:
         for process in self._processes:

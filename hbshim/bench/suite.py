@@ -120,7 +120,7 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "rpc": (
         "Messaging, 1 KiB: each beside what it is compared with, as a ratio of rates",
         {
-            "world": "",
+            "model": "",
             "contestant": "",
             "work": "",
             "per_second": ",.0f",

@@ -42,7 +42,7 @@ def left_behind(broker: Broker) -> list[str]:
 
 # Of each group the measure and one more; `make bench ARGS=rpc` has them all.
 @pytest.mark.parametrize(
-    ("world", "group"),
+    ("model", "group"),
     [("native", (PLUG_IN[0], PLUG_IN[-1])), ("eventlet", OWN[:2])],
     ids=["plug-in", "own"],
 )
@@ -51,15 +51,15 @@ def test_there_is_a_row_for_every_contestant_at_every_work(
     tiny: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    world: str,
+    model: str,
     group: tuple[Entry, ...],
 ) -> None:
     monkeypatch.setattr(contest, "GROUPS", (group,))
-    monkeypatch.setattr(contest, "WORLDS", (world,))
+    monkeypatch.setattr(contest, "MODELS", (model,))
     result = suite.run(["rpc"], broker.amqp_url(), quick=True, progress=lambda _: None)
     rows = json.loads(json.dumps(result))["rpc"]
-    assert [(row["world"], row["contestant"], row["work"]) for row in rows] == [
-        (world, entry.name, name) for name in NAMES for entry in group
+    assert [(row["model"], row["contestant"], row["work"]) for row in rows] == [
+        (model, entry.name, name) for name in NAMES for entry in group
     ]
     for row in rows:
         assert row["operations"] > 0

@@ -11,8 +11,8 @@ from wsgi_harness.observe.observation import (
     Life,
     Messages,
     Observation,
+    Probe,
     Request,
-    Ticks,
     WireView,
 )
 
@@ -27,10 +27,10 @@ def scenario(name: str) -> Scenario:
     return SCENARIO[name]
 
 
-def ticks(worst: float) -> Ticks:
-    """Ticks four times a second for the whole silence, of which the worst was this late."""
+def probe(worst: float) -> Probe:
+    """A probe that ran four times a second in the silence, and was so late at worst."""
     due = [BEGAN + number / 4 for number in range(97)]
-    return Ticks(tuple((at, at + 0.001) for at in due), due[-1] + 0.25, worst)
+    return Probe(tuple((at, at + 0.001) for at in due), due[-1] + 0.25, worst)
 
 
 def alive(name: str) -> Observation:
@@ -53,8 +53,8 @@ def alive(name: str) -> Observation:
             client_heartbeats=tuple(BEGAN + 2 * number for number in range(1, 13)),
             server_heartbeats=tuple(BEGAN + 2 * number for number in range(1, 13)),
         ),
-        green=ticks(24.5),
-        native=ticks(0.01),
+        green=probe(24.5),
+        native=probe(0.01),
         messages=Messages(asked=20, accepted=20, arrived=20),
         shim={
             "detected": {"choice": {"worker": "pthread", "reason": "The hub is parked."}},

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_harness.matrix.scenarios import METHODS, SCENARIOS, WORLDS
+from wsgi_harness.matrix.scenarios import DEPLOYMENTS, METHODS, SCENARIOS
 
 PAGE = Path(__file__).parents[2] / "docs" / "regression.md"
 
 
 def grid(*, oslo: bool) -> str:
-    """Ways of beating down, worlds and libraries across, as Markdown."""
+    """Ways of beating down, deployments and libraries across, as Markdown."""
     expected = {
-        (each.method.key, each.world.key, each.library): each.expected
+        (each.method.key, each.deployment.key, each.library): each.expected
         for each in SCENARIOS
-        if bool(each.world.oslo) is oslo
+        if bool(each.deployment.oslo) is oslo
     }
-    worlds = [world for world in WORLDS if bool(world.oslo) is oslo]
-    columns = [(world.key, library) for world in worlds for library in world.libraries]
+    deployments = [deployment for deployment in DEPLOYMENTS if bool(deployment.oslo) is oslo]
+    columns = [
+        (deployment.key, library) for deployment in deployments for library in deployment.libraries
+    ]
     lines = [
-        f"| keepalive | {' | '.join(f'{world}: {library}' for world, library in columns)} |",
+        f"| keepalive | {' | '.join(f'{where}: {library}' for where, library in columns)} |",
         "| --- |" + " --- |" * len(columns),
     ]
     for method in [each for each in METHODS if each.key in {key[0] for key in expected}]:

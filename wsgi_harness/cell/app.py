@@ -39,21 +39,24 @@ from urllib.parse import parse_qs
 
 from wsgi_harness.cell.clients import client_of
 from wsgi_harness.cell.keepalive import Keepalive
-from wsgi_harness.cell.ticks import Ticks
+from wsgi_harness.cell.probe import Probe
 
 Answer = dict[str, object]
 Query = dict[str, list[str]]
 
 _client = client_of(CELL, os.environ["AMQP_URL"])
 _keepalive = Keepalive(_client, CELL["heartbeat"] / 4, _green)
-_ticks: dict[str, Ticks] = {}
+_probes: dict[str, Probe] = {}
 
 
 def _open(_query: Query, body: str) -> Answer:
-    _ticks["green"], _ticks["native"] = Ticks(CELL["tick"]), Ticks(CELL["tick"])
+    _probes["green"], _probes["native"] = (
+        Probe(CELL["probe_interval"]),
+        Probe(CELL["probe_interval"]),
+    )
     # In the request's own thread: this is the hub that an application would use.
-    _green.spawn(_ticks["green"].run, _green.sleep)
-    _green.native_thread(_ticks["native"].run, _green.native_sleep())
+    _green.spawn(_probes["green"].run, _green.sleep)
+    _green.native_thread(_probes["native"].run, _green.native_sleep())
     _client.open(body if CELL["tls"] else None)
     _keepalive.start(CELL["keepalive"])
     return {"python": sys.version.split()[0], "versions": _versions()}
@@ -81,7 +84,7 @@ def _publish(query: Query, _body: str) -> Answer:
 
 def _report(_query: Query, _body: str) -> Answer:
     return {
-        "ticks": {name: ticks.report() for name, ticks in _ticks.items()},
+        "probes": {name: probe.report() for name, probe in _probes.items()},
         "keepalive": _keepalive.report(),
         "shim": _shim() if CELL["tells"] else None,
     }

@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 
 def broker_of(scenario: Scenario) -> str:
     """Return the name of the broker's service that a cell connects to."""
-    return scenario.world.key if scenario.world.rabbitmq else BROKER
+    return scenario.deployment.key if scenario.deployment.rabbitmq else BROKER
 
 
 def images_of(
@@ -29,7 +29,9 @@ def images_of(
     Raises:
         ImageError: then no cell is left.
     """
-    versions = {broker_of(each): each.world.rabbitmq for each in scenarios if each.world.rabbitmq}
+    versions = {
+        broker_of(each): each.deployment.rabbitmq for each in scenarios if each.deployment.rabbitmq
+    }
     images: dict[str, str] = {}
     missing: set[str] = set()
     for service, version in versions.items():

@@ -64,11 +64,11 @@ class Matrix:
         self._display = display
         self._lap = lap
         secret = stack.broker.password
-        tls = any(scenario.world.tls for scenario in scenarios)
+        tls = any(scenario.deployment.tls for scenario in scenarios)
         ca_pem = (stack.broker.ca_pem if tls else None) or ""
         self._cells = {
             each.name: Cell(
-                stack.cell_url(each.name), secret, ca_pem=ca_pem if each.world.tls else ""
+                stack.cell_url(each.name), secret, ca_pem=ca_pem if each.deployment.tls else ""
             )
             for each in scenarios
         }
@@ -80,7 +80,7 @@ class Matrix:
             BrokerUnobservableError: the management API does not answer.
         """
         self._declare_queues()
-        if any(scenario.world.oslo for scenario in self._scenarios):
+        if any(scenario.deployment.oslo for scenario in self._scenarios):
             answering.wait_for(lambda: self._log(answering.ANSWERS))
         with BrokerWatch(self._connections) as watch:
             opened = self._each("opening connections", Cell.open, self._cells)
@@ -97,7 +97,7 @@ class Matrix:
         for broker in self._stack.brokers:
             from_log.update(observer.read_log(self._log(broker)))
         wire = self._wire()
-        several = {scenario.name for scenario in self._scenarios if scenario.world.oslo}
+        several = {scenario.name for scenario in self._scenarios if scenario.deployment.oslo}
 
         def observation(name: str) -> Observation:
             if name not in ready:
@@ -126,12 +126,13 @@ class Matrix:
 
     def _wire(self) -> Mapping[str, WireView]:
         relays = {
-            wiretap.relay_to(broker_of(each)) for each in self._scenarios if not each.world.tls
+            wiretap.relay_to(broker_of(each)) for each in self._scenarios if not each.deployment.tls
         }
         seen = wiretap.read([line for relay in sorted(relays) for line in self._log(relay)])
         unseen = WireView(visible=False)
         return {
-            each.name: unseen if each.world.tls else seen[each.name] for each in self._scenarios
+            each.name: unseen if each.deployment.tls else seen[each.name]
+            for each in self._scenarios
         }
 
     def _log(self, service: str) -> list[str]:
@@ -168,7 +169,7 @@ class Matrix:
         expiry = (SILENCE * self._heartbeat + 600) * 1000
         with self._channels() as channels:
             for scenario in self._scenarios:
-                if scenario.world.oslo:
+                if scenario.deployment.oslo:
                     continue  # a driver declares the queues of its notifications itself
                 channels[broker_of(scenario)].queue_declare(
                     queue_of(scenario), durable=True, arguments={"x-expires": expiry}
@@ -208,7 +209,11 @@ class Matrix:
         for scenario in self._scenarios:
             queue = queue_of(scenario)
             # oslo.messaging's drivers add the priority, and some the exchange before it.
-            told = rf"(.*\.)?{re.escape(queue)}\.info" if scenario.world.oslo else re.escape(queue)
+            told = (
+                rf"(.*\.)?{re.escape(queue)}\.info"
+                if scenario.deployment.oslo
+                else re.escape(queue)
+            )
             broker = broker_of(scenario)
             matching = [each for each in declared[broker] if re.fullmatch(told, each)]
             if scenario.name in names and matching:
@@ -257,8 +262,8 @@ def _observation(name: str, opened: Exchange, published: Exchange, report: Answe
         problems=tuple(problems),
         silence=silence,
         requests=(first, second),
-        green=cells.ticks(report, "green", silence),
-        native=cells.ticks(report, "native", silence),
+        green=cells.probe(report, "green", silence),
+        native=cells.probe(report, "native", silence),
         messages=Messages(asked=MESSAGES, accepted=answer.get("accepted", 0)),
         keepalive=report.get("keepalive", {}),
         shim=report.get("shim"),

@@ -116,7 +116,7 @@ def that_can_run(
     """
     if rabbitmq_image is None:
         return scenarios
-    possible = [each for each in scenarios if not (each.world.tls or each.world.rabbitmq)]
+    possible = [each for each in scenarios if not (each.deployment.tls or each.deployment.rabbitmq)]
     if not possible:
         raise HarnessError(
             f"the image {rabbitmq_image} has no TLS listener that the cells know, and one version; "
@@ -166,7 +166,7 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
     """Return a container for each cell, the relays that cells use, and the server of CALLs."""
     relayed: dict[str, list[str]] = {}
     for scenario in scenarios:
-        if not scenario.world.tls:
+        if not scenario.deployment.tls:
             relayed.setdefault(broker_of(scenario), []).append(scenario.name)
     addresses: dict[str, tuple[str, int]] = {}
     for broker, names in relayed.items():
@@ -175,10 +175,10 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
         CellService(
             scenario.name,
             {
-                "MPM": scenario.world.mpm,
-                "WSGI_MODE": scenario.world.mode,
-                "WSGI_INTERPRETER": scenario.world.interpreter,
-                "WSGI_THREADS": str(scenario.world.threads),
+                "MPM": scenario.deployment.mpm,
+                "WSGI_MODE": scenario.deployment.mode,
+                "WSGI_INTERPRETER": scenario.deployment.interpreter,
+                "WSGI_THREADS": str(scenario.deployment.threads),
                 "CELL": json.dumps(
                     orders(scenario, heartbeat, addresses.get(scenario.name, wiretap.ENCRYPTED))
                 ),
@@ -186,7 +186,7 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
         )
         for scenario in scenarios
     ]
-    schemes = tuple(dict.fromkeys(each.library for each in scenarios if each.world.oslo))
+    schemes = tuple(dict.fromkeys(each.library for each in scenarios if each.deployment.oslo))
     if schemes:
         services = [answering.service(schemes), *services]
     return [*(wiretap.service(names, broker) for broker, names in relayed.items()), *services]

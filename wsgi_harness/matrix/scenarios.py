@@ -36,7 +36,7 @@ BROKER_PATIENCE = (2, 3)
 HEARTBEATS = (2, 600)
 
 #: Latency probes in T, of a green and a native thread in each cell.
-TICKS = 16
+PROBES = 16
 
 #: Messages that the second request publishes.
 MESSAGES = 20
@@ -47,7 +47,7 @@ class UnknownScenarioError(HarnessError):
 
 
 @dataclass(frozen=True)
-class World:
+class Deployment:
     """The setup of Apache and the process.
 
     Attributes:
@@ -111,7 +111,7 @@ class Scenario:
 
     method: Method
     library: Library
-    world: World
+    deployment: Deployment
     expected: Fate
     reason: str
     warns: bool = False
@@ -120,7 +120,9 @@ class Scenario:
     def name(self) -> str:
         """For example ``none-kombu``, ``hbshim-auto-pika-daemon``."""
         parts = [self.method.key, self.library]
-        return "-".join(parts if self.world is WORLDS[0] else [*parts, self.world.key])
+        return "-".join(
+            parts if self.deployment is DEPLOYMENTS[0] else [*parts, self.deployment.key]
+        )
 
     @property
     def is_control(self) -> bool:
@@ -131,7 +133,7 @@ class Scenario:
     def is_green(self) -> bool:
         """Whether a green thread sends the heartbeats: none without its hub."""
         if self.method.keepalive == "driver":
-            return self.world.patched and self.is_control and not self.method.driver
+            return self.deployment.patched and self.is_control and not self.method.driver
         return self.method.keepalive in ("green", "tpool")
 
     @property
@@ -140,24 +142,24 @@ class Scenario:
         return not self.is_control and self.expected == "alive"
 
 
-WORLDS = (
-    World("prefork", "prefork, embedded, monkey-patched"),
-    World("unpatched", "prefork, embedded, nothing patched", patched=False),
-    World("daemon", "prefork, daemon mode, monkey-patched", mode="daemon", threads=4),
-    World("event", "event MPM, embedded, monkey-patched", mpm="event", threads=4),
-    World("gevent", "prefork, embedded, patched by gevent", green="gevent"),
-    World("sub", "prefork, embedded, in a sub-interpreter, monkey-patched", interpreter="sub"),
-    World("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
-    World("rabbitmq310", "prefork, embedded, monkey-patched, RabbitMQ 3.10", rabbitmq="3.10"),
-    World("rabbitmq43", "prefork, embedded, monkey-patched, RabbitMQ 4.3", rabbitmq="4.3"),
-    World("oslo", "oslo.messaging 18.3 in prefork, embedded, monkey-patched", oslo="18.3"),
-    World(
+DEPLOYMENTS = (
+    Deployment("prefork", "prefork, embedded, monkey-patched"),
+    Deployment("unpatched", "prefork, embedded, nothing patched", patched=False),
+    Deployment("daemon", "prefork, daemon mode, monkey-patched", mode="daemon", threads=4),
+    Deployment("event", "event MPM, embedded, monkey-patched", mpm="event", threads=4),
+    Deployment("gevent", "prefork, embedded, patched by gevent", green="gevent"),
+    Deployment("sub", "prefork, embedded, in a sub-interpreter, monkey-patched", interpreter="sub"),
+    Deployment("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
+    Deployment("rabbitmq310", "prefork, embedded, monkey-patched, RabbitMQ 3.10", rabbitmq="3.10"),
+    Deployment("rabbitmq43", "prefork, embedded, monkey-patched, RabbitMQ 4.3", rabbitmq="4.3"),
+    Deployment("oslo", "oslo.messaging 18.3 in prefork, embedded, monkey-patched", oslo="18.3"),
+    Deployment(
         "oslo-unpatched",
         "oslo.messaging 18.3 in prefork, embedded, nothing patched",
         patched=False,
         oslo="18.3",
     ),
-    World("oslo17", "oslo.messaging 17.3 in prefork, embedded, monkey-patched", oslo="17.3"),
+    Deployment("oslo17", "oslo.messaging 17.3 in prefork, embedded, monkey-patched", oslo="17.3"),
 )
 
 METHODS = (
@@ -268,12 +270,12 @@ _DRIVER_SENDS = (
     "hbshim sends heartbeats on every connection of the driver, from its own native thread."
 )
 
-# (method, libraries, worlds, expected, reason)
+# (method, libraries, deployments, expected, reason)
 _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     (
         "none",
         LIBRARIES,
-        tuple(world.key for world in WORLDS if not world.oslo),
+        tuple(deployment.key for deployment in DEPLOYMENTS if not deployment.oslo),
         "closed",
         _NOBODY,
     ),
@@ -298,13 +300,20 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
 
 def _expand() -> tuple[Scenario, ...]:
     methods = {method.key: method for method in METHODS}
-    worlds = {world.key: world for world in WORLDS}
+    deployments = {deployment.key: deployment for deployment in DEPLOYMENTS}
     return tuple(
-        Scenario(methods[method], library, worlds[world], expected, reason, warns=reason is _FORCED)
-        for world in worlds
+        Scenario(
+            methods[method],
+            library,
+            deployments[deployment],
+            expected,
+            reason,
+            warns=reason is _FORCED,
+        )
+        for deployment in deployments
         for method, libraries, where, expected, reason in _TABLE
         for library in libraries
-        if world in where
+        if deployment in where
     )
 
 
@@ -345,14 +354,14 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "name": scenario.name,
         "library": scenario.library,
         "keepalive": scenario.method.keepalive,
-        "green": scenario.world.green,
-        "patched": scenario.world.patched,
-        "tls": scenario.world.tls,
+        "green": scenario.deployment.green,
+        "patched": scenario.deployment.patched,
+        "tls": scenario.deployment.tls,
         "shim": None if scenario.method.shim is None else dict(scenario.method.shim),
         "tells": not scenario.is_control,
-        "driver": _driver(scenario) if scenario.world.oslo else None,
+        "driver": _driver(scenario) if scenario.deployment.oslo else None,
         "heartbeat": heartbeat,
-        "tick": heartbeat / TICKS,
+        "probe_interval": heartbeat / PROBES,
         "queue": queue_of(scenario),
         "host": address[0],
         "port": address[1],
@@ -360,7 +369,7 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
 
 
 def _driver(scenario: Scenario) -> dict[str, Any]:
-    older = scenario.world.oslo == "17.3"
+    older = scenario.deployment.oslo == "17.3"
     return {"path": [_OLDER] if older else [], "options": dict(scenario.method.driver)}
 
 

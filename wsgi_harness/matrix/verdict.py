@@ -134,7 +134,7 @@ def _describe(seen: Observation, heartbeat: int) -> str:
 def _notes(scenario: Scenario, seen: Observation, heartbeat: int) -> Iterator[str]:
     if seen.messages.swallowed:
         yield f"{seen.messages.swallowed} messages were accepted and never arrived"
-    if scenario.world.oslo and not seen.survived:
+    if scenario.deployment.oslo and not seen.survived:
         yield _reconnected(seen)
     if seen.shim is not None and not seen.wire.visible:
         heartbeats = seen.shim["counters"].get("heartbeats_sent", 0)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import requests
 
-from wsgi_harness.observe.observation import Request, Ticks, worst_lateness
+from wsgi_harness.observe.observation import Probe, Request, worst_lateness
 
 #: Seconds for one request; an application that hangs is a failed request, not a hung harness.
 _LIMIT = 30.0
@@ -79,10 +79,10 @@ def _failure(message: str) -> dict[str, Any]:
     return {"error": {"type": "HTTP", "message": message}}
 
 
-def ticks(report: Answer, thread: str, silence: tuple[float, float]) -> Ticks | None:
+def probe(report: Answer, thread: str, silence: tuple[float, float]) -> Probe | None:
     """Return the latency probe of one thread from a cell's report; None if there is none."""
-    found = report.get("ticks", {}).get(thread)
+    found = report.get("probes", {}).get(thread)
     if found is None:
         return None
     taken = tuple((due, came) for due, came in found["taken"])
-    return Ticks(taken, found["awaited"], worst_lateness(taken, found["awaited"], silence))
+    return Probe(taken, found["awaited"], worst_lateness(taken, found["awaited"], silence))

@@ -93,7 +93,7 @@ class WireView:
 
 
 @dataclass(frozen=True)
-class Ticks:
+class Probe:
     """The latency probe of one thread.
 
     Attributes:
@@ -152,8 +152,8 @@ class Observation:
     requests: tuple[Request, ...] = ()
     broker: BrokerView = field(default_factory=BrokerView)
     wire: WireView = field(default_factory=WireView)
-    green: Ticks | None = None
-    native: Ticks | None = None
+    green: Probe | None = None
+    native: Probe | None = None
     messages: Messages = field(default_factory=Messages)
     keepalive: Mapping[str, Any] = field(default_factory=dict)
     shim: Mapping[str, Any] | None = None

@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from wsgi_harness.matrix.scenarios import SILENCE, WORLDS, Scenario
+from wsgi_harness.matrix.scenarios import DEPLOYMENTS, SILENCE, Scenario
 from wsgi_harness.observe.observation import Observation
 from wsgi_harness.report.plots import (
     CLIENT_HEARTBEAT,
     CLOSED,
     FAILED,
-    GREEN_TICK,
+    GREEN_PROBE,
     GREY,
-    NATIVE_TICK,
+    NATIVE_PROBE,
     REQUEST,
     STYLE,
     add_legend,
@@ -29,7 +29,7 @@ from wsgi_harness.report.plots import (
     time_axis,
 )
 
-_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, GREEN_TICK, NATIVE_TICK)
+_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, GREEN_PROBE, NATIVE_PROBE)
 
 
 def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], heartbeat: int) -> str:
@@ -60,10 +60,12 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         for label, (scenario, _) in zip(lives.get_yticklabels(), pairs, strict=True):
             label.set_fontweight("bold" if scenario.is_fix else "normal")
         lives.set_ylim(max(rows.values()) + 0.8, 0.2)
-        for world in WORLDS:
-            if world.key in rows:
+        for deployment in DEPLOYMENTS:
+            if deployment.key in rows:
                 left = left_of(begin, end)
-                lives.text(left, rows[world.key], world.title, fontweight="bold", va="center")
+                lives.text(
+                    left, rows[deployment.key], deployment.title, fontweight="bold", va="center"
+                )
         late.set_xscale("log")
         late.axvline(heartbeat / 2, color=GREY, linewidth=1, linestyle="--")
         late.text(
@@ -84,9 +86,9 @@ def _rows(scenarios: Sequence[Scenario]) -> dict[str, int]:
     """Return a row for each cell, and one above each setup for its title."""
     rows: dict[str, int] = {}
     number = 0
-    for world in WORLDS:
-        inside = [scenario for scenario in scenarios if scenario.world is world]
-        for key in [world.key, *(scenario.name for scenario in inside)] if inside else []:
+    for deployment in DEPLOYMENTS:
+        inside = [scenario for scenario in scenarios if scenario.deployment is deployment]
+        for key in [deployment.key, *(scenario.name for scenario in inside)] if inside else []:
             number += 1
             rows[key] = number
     return rows
@@ -107,8 +109,8 @@ def _draw_row(axes: Axes, seen: Observation, row: int) -> None:
 
 
 def _draw_lateness(axes: Axes, seen: Observation, row: int) -> None:
-    for ticks, mark in ((seen.green, GREEN_TICK), (seen.native, NATIVE_TICK)):
-        if ticks is not None:
+    for probe, mark in ((seen.green, GREEN_PROBE), (seen.native, NATIVE_PROBE)):
+        if probe is not None:
             style = {**mark.style, "markersize": 5.5}
             # A logarithmic axis has no zero: a probe on time is shown as 1 ms late.
-            axes.plot([max(ticks.worst, 0.001)], [row], zorder=3, **style)
+            axes.plot([max(probe.worst, 0.001)], [row], zorder=3, **style)

@@ -78,7 +78,7 @@ $overview
 <figcaption>Left: the green bar is the connection as RabbitMQ saw it (thin ones: one of several),
 the cross its end, a triangle a heartbeat from the cell, the squares the two requests (hollow:
 failed). Heartbeats over TLS are not visible. Right: in each process a green thread (circle) and a
-native thread (diamond) had to run a probe $ticks times in T; shown is the maximum lateness during
+native thread (diamond) had to run a probe $probes times in T; shown is the maximum lateness during
 the silence. If the circle is far right and the diamond far left, the process ran but its green
 threads did not.</figcaption>
 </figure>

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
 from wsgi_harness.matrix.scenarios import BROKER_PATIENCE
-from wsgi_harness.observe.observation import Life, Observation, Ticks
+from wsgi_harness.observe.observation import Life, Observation, Probe
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
@@ -60,9 +60,9 @@ FAILED = Mark("HTTP request, failed", BLACK, "s", 7, filled=False)
 CLOSED = Mark("connection closed", VERMILLION, "X", 9)
 CLIENT_HEARTBEAT = Mark("heartbeat, cell to broker", BLUE, "^", 7.5, rimmed=True)
 SERVER_HEARTBEAT = Mark("heartbeat, broker to cell", SKY, "v", 7.5, rimmed=True)
-GREEN_TICK = Mark("probe of a green thread", PURPLE, "o", 4, filled=False)
-NATIVE_TICK = Mark("probe of a native thread", ORANGE, "D", 3.5)
-_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, SERVER_HEARTBEAT, GREEN_TICK, NATIVE_TICK)
+GREEN_PROBE = Mark("probe of a green thread", PURPLE, "o", 4, filled=False)
+NATIVE_PROBE = Mark("probe of a native thread", ORANGE, "D", 3.5)
+_MARKS = (REQUEST, FAILED, CLOSED, CLIENT_HEARTBEAT, SERVER_HEARTBEAT, GREEN_PROBE, NATIVE_PROBE)
 
 #: Height of a lane that several connections share.
 _BAR = 0.75
@@ -142,8 +142,8 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
     draw_life(axes, seen, rows["connection"], origin)
     put("cell → broker", CLIENT_HEARTBEAT, seen.wire.client_heartbeats)
     put("broker → cell", SERVER_HEARTBEAT, seen.wire.server_heartbeats)
-    put("green probes", GREEN_TICK, _came(seen.green))
-    put("native probes", NATIVE_TICK, _came(seen.native))
+    put("green probes", GREEN_PROBE, _came(seen.green))
+    put("native probes", NATIVE_PROBE, _came(seen.native))
     axes.set_yticks([rows[lane] for lane in _LANES], _LANES)
     axes.set_ylim(0.4, len(_LANES) + 0.6)
     axes.tick_params(axis="y", length=0)
@@ -195,8 +195,8 @@ def end_of(seen: Observation) -> float:
     return max([seen.silence[1], *(request.ended for request in seen.requests)])
 
 
-def _came(ticks: Ticks | None) -> list[float]:
-    return [] if ticks is None else [came for _, came in ticks.taken]
+def _came(probe: Probe | None) -> list[float]:
+    return [] if probe is None else [came for _, came in probe.taken]
 
 
 def time_axis(axes: Axes, begin: float, end: float, heartbeat: int) -> None:

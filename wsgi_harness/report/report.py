@@ -11,11 +11,11 @@ from typing import Any
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.matrix.run import Results
 from wsgi_harness.matrix.scenarios import (
+    DEPLOYMENTS,
     MESSAGES,
     METHODS,
+    PROBES,
     SILENCE,
-    TICKS,
-    WORLDS,
     Scenario,
 )
 from wsgi_harness.matrix.verdict import Verdict, exit_code
@@ -65,7 +65,7 @@ def write(results: Results, directory: Path) -> Path:
 def _picture(results: Results) -> str:
     """Draw the connections of the first setup, in which the controls fail, for use elsewhere."""
     pairs = zip(results.scenarios, results.observations, strict=True)
-    shown = [pair for pair in pairs if pair[0].world is WORLDS[0]]
+    shown = [pair for pair in pairs if pair[0].deployment is DEPLOYMENTS[0]]
     return overview.overview(
         [scenario for scenario, _ in shown], [seen for _, seen in shown], results.heartbeat
     )
@@ -82,7 +82,7 @@ def render(results: Results) -> str:
         silence=SILENCE * results.heartbeat,
         factor=SILENCE,
         messages=MESSAGES,
-        ticks=TICKS,
+        probes=PROBES,
         grid=_grid(rows),
         legend=plots.legend(),
         overview=overview.overview(results.scenarios, results.observations, results.heartbeat),
@@ -111,19 +111,24 @@ def _findings(verdicts: tuple[Verdict, ...]) -> str:
 
 def _grid(rows: list[Row]) -> str:
     """Return the table: strategies in rows, setups and libraries in columns."""
-    by_hand = [row for row in rows if not row[0].world.oslo]
-    by_driver = [row for row in rows if row[0].world.oslo]
+    by_hand = [row for row in rows if not row[0].deployment.oslo]
+    by_driver = [row for row in rows if row[0].deployment.oslo]
     title = "<h3>With oslo.messaging, by the scheme of the transport's URL</h3>"
     return (_table(by_hand) if by_hand else "") + (title + _table(by_driver) if by_driver else "")
 
 
 def _table(rows: list[Row]) -> str:
-    found = {(row[0].method.key, row[0].world.key, row[0].library): row for row in rows}
-    worlds = [world for world in WORLDS if any(key[1] == world.key for key in found)]
+    found = {(row[0].method.key, row[0].deployment.key, row[0].library): row for row in rows}
+    deployments = [
+        deployment for deployment in DEPLOYMENTS if any(key[1] == deployment.key for key in found)
+    ]
     methods = [method for method in METHODS if any(key[0] == method.key for key in found)]
-    columns = [(world, library) for world in worlds for library in world.libraries]
+    columns = [
+        (deployment, library) for deployment in deployments for library in deployment.libraries
+    ]
     head = "".join(
-        f'<th colspan="{len(world.libraries)}">{escape(world.title)}</th>' for world in worlds
+        f'<th colspan="{len(deployment.libraries)}">{escape(deployment.title)}</th>'
+        for deployment in deployments
     )
     libraries = "".join(f"<th>{library}</th>" for _, library in columns)
     controls = [row[0].method for row in rows if row[0].is_control]
@@ -136,7 +141,8 @@ def _table(rows: list[Row]) -> str:
             lines.append(f'<tr class="group"><th>{title}</th></tr>')
         for method in inside:
             fields = "".join(
-                _field(found.get((method.key, world.key, library))) for world, library in columns
+                _field(found.get((method.key, deployment.key, library)))
+                for deployment, library in columns
             )
             title = f'<th title="{escape(method.what)}">{escape(method.title)}</th>'
             lines.append(f"<tr>{title}{fields}</tr>")
@@ -166,7 +172,7 @@ def _classes(seen: Observation, verdict: Verdict) -> str:
 def _cell(scenario: Scenario, seen: Observation, verdict: Verdict, heartbeat: int) -> str:
     return CELL.substitute(
         name=scenario.name,
-        title=escape(f"{scenario.method.title}, {scenario.library} · {scenario.world.title}"),
+        title=escape(f"{scenario.method.title}, {scenario.library} · {scenario.deployment.title}"),
         what=escape(scenario.method.what),
         classes=_classes(seen, verdict),
         verdict=escape(verdict.outcome.value),

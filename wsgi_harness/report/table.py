@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wsgi_harness.matrix.run import Results
-from wsgi_harness.matrix.scenarios import SCENARIOS, WORLDS, Scenario, World
+from wsgi_harness.matrix.scenarios import DEPLOYMENTS, SCENARIOS, Deployment, Scenario
 from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code
-from wsgi_harness.observe.observation import Observation, Ticks
+from wsgi_harness.observe.observation import Observation, Probe
 
 _STYLES = {
     Outcome.PASS: "bold green",
@@ -31,22 +31,22 @@ _WIDE = 100
 def print_verdicts(console: Console, results: Results) -> None:
     """Print a row for each cell, what contradicts the expectations, and a summary."""
     console.print(f"{results.broker}, T = {results.heartbeat} s", style="bold")
-    for world in WORLDS:
+    for deployment in DEPLOYMENTS:
         rows = [
             row
             for row in zip(results.scenarios, results.observations, results.verdicts, strict=True)
-            if row[0].world is world
+            if row[0].deployment is deployment
         ]
         if rows:
-            console.print(_table_of(world, rows, wide=console.width >= _WIDE))
+            console.print(_table_of(deployment, rows, wide=console.width >= _WIDE))
     _print_reasons(console, results.verdicts)
     console.print(summary(results), style="bold", highlight=False)
 
 
 def _table_of(
-    world: World, rows: Sequence[tuple[Scenario, Observation, Verdict]], *, wide: bool
+    deployment: Deployment, rows: Sequence[tuple[Scenario, Observation, Verdict]], *, wide: bool
 ) -> Table:
-    table = _titled(world, gap=2 if wide else 1)
+    table = _titled(deployment, gap=2 if wide else 1)
     table.add_column("cell", no_wrap=True)
     table.add_column("connection")
     table.add_column("failed\nreq.", justify="right")
@@ -67,9 +67,9 @@ def _table_of(
     return table
 
 
-def _titled(world: World, gap: int) -> Table:
+def _titled(deployment: Deployment, gap: int) -> Table:
     return Table(
-        title=f"\n{world.title}",
+        title=f"\n{deployment.title}",
         title_justify="left",
         title_style="bold",
         box=None,
@@ -106,11 +106,11 @@ def summary(results: Results) -> str:
 
 def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS) -> None:
     """Print every scenario, the expected result, and the reason."""
-    for world in WORLDS:
-        listed = [scenario for scenario in scenarios if scenario.world is world]
+    for deployment in DEPLOYMENTS:
+        listed = [scenario for scenario in scenarios if scenario.deployment is deployment]
         if not listed:
             continue
-        table = _titled(world, gap=2)
+        table = _titled(deployment, gap=2)
         table.add_column("scenario", no_wrap=True)
         for header in ("expected", "what runs in the cell", "why that is expected"):
             table.add_column(header)
@@ -119,5 +119,5 @@ def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS)
         console.print(table)
 
 
-def _seconds(ticks: Ticks | None) -> str:
-    return f"{'?' if ticks is None else format(ticks.worst, '.2f'):>6}"
+def _seconds(probe: Probe | None) -> str:
+    return f"{'?' if probe is None else format(probe.worst, '.2f'):>6}"

@@ -25,9 +25,9 @@ KINDS = {
 }
 
 
-def main(role: str, kind: str, scheme: str, topic: str, world: str) -> None:
+def main(role: str, kind: str, scheme: str, topic: str, model: str) -> None:
     """Answer until standard input ends."""
-    if world == "eventlet":
+    if model == "eventlet":
         import eventlet
 
         eventlet.monkey_patch()

@@ -24,7 +24,7 @@ from hbshim.errors import MissingExtraError
 SLICE, SLICES = 1.0, 10
 QUICK_SLICE, QUICK_SLICES = 0.3, 4
 
-WORLDS = ("native", "eventlet")
+MODELS = ("native", "eventlet")
 
 #: What has to be there, and the extra that brings it.
 _LIBRARIES = {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"}
@@ -89,7 +89,7 @@ class _Figures:
 
 
 def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
-    """Measure every contestant; a row for each, in each world, at each work.
+    """Measure every contestant; a row for each, in each concurrency model, at each work.
 
     Raises:
         MissingExtraError: a library that is compared is not installed.
@@ -101,17 +101,17 @@ def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
             raise MissingExtraError(library, extra)
     return [
         row
-        for world in WORLDS
+        for model in MODELS
         for group in GROUPS
-        for row in _compete(broker_url, group, world, quick=quick)
+        for row in _compete(broker_url, group, model, quick=quick)
     ]
 
 
 def _compete(
-    url: str, group: tuple[Entry, ...], world: str, *, quick: bool
+    url: str, group: tuple[Entry, ...], model: str, *, quick: bool
 ) -> Iterator[dict[str, Any]]:
     seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
-    with _present(url, group, world) as contestants:
+    with _present(url, group, model) as contestants:
         for number, (name, work, callers) in enumerate(WORKS):
             figures = [_Figures() for _ in group]
             for contestant in contestants:
@@ -124,17 +124,17 @@ def _compete(
                     _note(figures[index], contestants[index].measure(work, callers, seconds))
             for entry, own in zip(group, figures, strict=True):
                 against = None if entry.against is None else figures[entry.against]
-                yield _row(entry, world, name, own, against, entry.aims[number])
+                yield _row(entry, model, name, own, against, entry.aims[number])
 
 
 @contextlib.contextmanager
-def _present(url: str, group: tuple[Entry, ...], world: str) -> Iterator[list[Contestant]]:
+def _present(url: str, group: tuple[Entry, ...], model: str) -> Iterator[list[Contestant]]:
     run_id = uuid.uuid4().hex[:8]
     topics = [f"{PREFIX}-{run_id}-{index}" for index in range(len(group))]
     with contextlib.ExitStack() as stack:
         stack.callback(tidy, url, topics)
         contestants = [
-            stack.enter_context(Contestant(entry.kind, entry.scheme, topic, world, url))
+            stack.enter_context(Contestant(entry.kind, entry.scheme, topic, model, url))
             for entry, topic in zip(group, topics, strict=True)
         ]
         for contestant in contestants:
@@ -151,7 +151,7 @@ def _note(figures: _Figures, slice_: dict[str, Any]) -> None:
 
 
 def _row(
-    entry: Entry, world: str, name: str, own: _Figures, against: _Figures | None, aim: float | None
+    entry: Entry, model: str, name: str, own: _Figures, against: _Figures | None, aim: float | None
 ) -> dict[str, Any]:
     # Of one value alone, as a busy machine leaves of the shortest slices, it is every percentile.
     taken = own.taken if len(own.taken) > 1 else own.taken * 2
@@ -162,7 +162,7 @@ def _row(
         pairs = zip(own.rates, against.rates, strict=True)
         ratio = statistics.median(mine / theirs for mine, theirs in pairs)
     return {
-        "world": world,
+        "model": model,
         "contestant": entry.name,
         "work": name,
         "operations": len(own.taken),

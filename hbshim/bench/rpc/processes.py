@@ -23,8 +23,8 @@ PATIENCE = 60.0
 class Agent:
     """A process of :mod:`hbshim.bench.rpc.agent`; starts at once, and answers in turn."""
 
-    def __init__(self, role: str, kind: str, scheme: str, topic: str, world: str, url: str) -> None:
-        self._name = f"{kind} {scheme} {role}, {world}"
+    def __init__(self, role: str, kind: str, scheme: str, topic: str, model: str, url: str) -> None:
+        self._name = f"{kind} {scheme} {role}, {model}"
         # Its log and its warnings: shown only if it fails.
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         # The URL holds a password: in the environment no `ps` shows it.
@@ -32,7 +32,7 @@ class Agent:
             [
                 sys.executable,
                 *("-W", "ignore", "-m", "hbshim.bench.rpc.agent"),
-                *(role, kind, scheme, topic, world),
+                *(role, kind, scheme, topic, model),
             ],
             env={**os.environ, BROKER_VARIABLE: url},
             stdin=subprocess.PIPE,
@@ -83,15 +83,15 @@ class Contestant:
         kind: of :data:`hbshim.bench.rpc.agent.KINDS`.
         scheme: of the URL; for those by hand, a name.
         topic: nobody else's.
-        world: "native" or "eventlet".
+        model: "native" or "eventlet".
     """
 
-    def __init__(self, kind: str, scheme: str, topic: str, world: str, url: str) -> None:
-        self.kind, self.scheme, self.world = kind, scheme, world
+    def __init__(self, kind: str, scheme: str, topic: str, model: str, url: str) -> None:
+        self.kind, self.scheme, self.model = kind, scheme, model
         self._ends = ExitStack()
-        self._server = Agent("server", kind, scheme, topic, world, url)
+        self._server = Agent("server", kind, scheme, topic, model, url)
         self._ends.callback(self._server.close)
-        self._client = Agent("client", kind, scheme, topic, world, url)
+        self._client = Agent("client", kind, scheme, topic, model, url)
         self._ends.callback(self._client.close)
         self._expected: dict[str, int] = {"requests": 0, "notifications": 0}
 
@@ -135,7 +135,7 @@ class Contestant:
                 return float(cpu)
             if time.monotonic() > deadline:
                 raise HbshimError(
-                    f"{self.kind} {self.scheme}, {self.world}, {work}: of "
+                    f"{self.kind} {self.scheme}, {self.model}, {work}: of "
                     f"{self._expected} sent, the server took in {seen}"
                 )
             time.sleep(0.01)

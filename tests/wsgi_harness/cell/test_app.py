@@ -73,7 +73,7 @@ ROUND = (("POST", "/open"), ("POST", "/publish", "count=3"), ("GET", "/report"))
 def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
     scenario = BY_NAME[name]
     round_, port = list(ROUND), broker.amqp_port
-    if scenario.world.tls:
+    if scenario.deployment.tls:
         assert broker.tls_port is not None
         assert broker.ca_pem is not None
         round_[0], port = ("POST", "/open", "", broker.ca_pem), broker.tls_port
@@ -84,7 +84,7 @@ def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
     opened, published, report = (json.loads(body) for _, body in answers)
     assert opened["began"] <= opened["ended"] <= published["began"]
     assert published["accepted"] == 3
-    assert set(report["ticks"]) == {"green", "native"}
+    assert set(report["probes"]) == {"green", "native"}
     assert report["keepalive"]["error"] is None
     if scenario.is_control:
         assert report["shim"] is None
@@ -93,9 +93,9 @@ def test_a_cell_opens_publishes_and_reports(broker: Broker, name: str) -> None:
         (link,) = report["shim"]["links"]
         assert (link["state"], link["route"]) == (
             "alive",
-            "tls" if scenario.world.tls else "plain",
+            "tls" if scenario.deployment.tls else "plain",
         )
-        assert scenario.world.green in opened["versions"]
+        assert scenario.deployment.green in opened["versions"]
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,9 @@ json.dump({
 """
 
 
-def run(library: str, method: str, expected: str, *world: str) -> Any:
+def run(library: str, method: str, expected: str, *deployment: str) -> Any:
     finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, library, method, expected, *world],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, library, method, expected, *deployment],
         capture_output=True,
         text=True,
         timeout=60,
@@ -58,13 +58,13 @@ def run(library: str, method: str, expected: str, *world: str) -> Any:
     return json.loads(finished.stdout)
 
 
-@pytest.mark.parametrize("world", [(), ("patched",)], ids=["unpatched", "patched"])
+@pytest.mark.parametrize("deployment", [(), ("patched",)], ids=["unpatched", "patched"])
 @pytest.mark.parametrize("method", ["native", "native-drained"])
 @pytest.mark.parametrize("library", GREEN)
 def test_a_native_thread_sends_without_a_hub_until_the_library_gives_up(
-    library: str, method: str, world: tuple[str, ...]
+    library: str, method: str, deployment: tuple[str, ...]
 ) -> None:
-    told = run(library, method, "sends", *world)
+    told = run(library, method, "sends", *deployment)
 
     assert told["own_thread"]
     assert len(told["report"]["calls"]) == 3

@@ -42,7 +42,7 @@ def test_cells_that_need_more_than_one_foreign_broker_are_left_out_and_it_is_sai
 
     chosen = that_can_run(SCENARIOS, "rabbitmq:4", display)
 
-    own = [each for each in SCENARIOS if each.world.tls or each.world.rabbitmq]
+    own = [each for each in SCENARIOS if each.deployment.tls or each.deployment.rabbitmq]
     assert [scenario for scenario in SCENARIOS if scenario not in chosen] == own
     assert display.said == [
         f"left out: {len(own)} cells over TLS or on other versions, which need hbshim's own "

@@ -36,30 +36,32 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
         "hbshim-tpool",
     ],
 )
-def test_every_way_of_beating_is_tried_in_the_world_that_fails(method: str, library: str) -> None:
+def test_every_way_of_beating_is_tried_in_the_deployment_that_fails(
+    method: str, library: str
+) -> None:
     scenario = BY_NAME[f"{method}-{library}"]
 
-    assert scenario.world.mpm == "prefork"
-    assert scenario.world.mode == "embedded"
-    assert scenario.world.patched
+    assert scenario.deployment.mpm == "prefork"
+    assert scenario.deployment.mode == "embedded"
+    assert scenario.deployment.patched
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
-    "world",
+    "deployment",
     ["unpatched", "daemon", "event", "gevent", "sub", "tls", "rabbitmq310", "rabbitmq43"],
 )
-def test_every_other_world_has_a_control_and_the_fix(world: str, library: str) -> None:
-    assert BY_NAME[f"none-{library}-{world}"].expected == "closed"
-    assert BY_NAME[f"hbshim-auto-{library}-{world}"].is_fix
+def test_every_other_deployment_has_a_control_and_the_fix(deployment: str, library: str) -> None:
+    assert BY_NAME[f"none-{library}-{deployment}"].expected == "closed"
+    assert BY_NAME[f"hbshim-auto-{library}-{deployment}"].is_fix
 
 
-@pytest.mark.parametrize("world", ["oslo", "oslo-unpatched", "oslo17"])
-def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(world: str) -> None:
+@pytest.mark.parametrize("deployment", ["oslo", "oslo-unpatched", "oslo17"])
+def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(deployment: str) -> None:
     stock, *ours = SCHEMES
 
-    assert BY_NAME[f"stock-{stock}-{world}"].is_control
-    assert all(BY_NAME[f"hbshim-{scheme}-{world}"].is_fix for scheme in ours)
+    assert BY_NAME[f"stock-{stock}-{deployment}"].is_control
+    assert all(BY_NAME[f"hbshim-{scheme}-{deployment}"].is_fix for scheme in ours)
 
 
 def test_the_stock_driver_lives_where_its_thread_is_native_alone() -> None:
@@ -90,7 +92,7 @@ def test_a_forced_worker_that_cannot_hold_is_no_fix_but_must_be_warned_about() -
 
 
 def test_every_version_of_rabbitmq_is_the_default_or_has_its_cells() -> None:
-    tried = {each.world.rabbitmq for each in SCENARIOS if each.world.rabbitmq}
+    tried = {each.deployment.rabbitmq for each in SCENARIOS if each.deployment.rabbitmq}
 
     assert tried | {"4.0"} == set(RABBITMQ)
 

@@ -13,9 +13,9 @@ from tests.wsgi_harness.cell_stories import (
     SILENCE,
     alive,
     closed,
+    probe,
     scenario,
     several,
-    ticks,
     warned,
 )
 from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code, judge
@@ -62,7 +62,7 @@ def test_a_control_closed_for_another_reason_is_a_finding() -> None:
 
 
 def test_a_green_control_that_fails_although_its_thread_ran_is_unexpected() -> None:
-    on_time = replace(closed("green-kombu"), green=ticks(0.2))
+    on_time = replace(closed("green-kombu"), green=probe(0.2))
 
     verdict = verdict_on("green-kombu", on_time)
 
@@ -203,13 +203,13 @@ def test_what_a_stock_driver_hides_is_noted() -> None:
 
 def test_a_green_thread_of_a_driver_must_have_been_late() -> None:
     name = "stock-rabbit-oslo17"
-    on_time = replace(several(closed(name), (BEGAN + 12,)), green=ticks(0.2))
+    on_time = replace(several(closed(name), (BEGAN + 12,)), green=probe(0.2))
 
     assert verdict_on(name, on_time).outcome is Outcome.UNEXPECTED
 
 
 def test_a_machine_that_stood_still_is_noted() -> None:
-    stalled = replace(closed("hbshim-auto-kombu"), native=ticks(9.0))
+    stalled = replace(closed("hbshim-auto-kombu"), native=probe(9.0))
 
     verdict = verdict_on("hbshim-auto-kombu", stalled)
 

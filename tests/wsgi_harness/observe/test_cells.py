@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from wsgi_harness.observe.cells import Cell, ticks
+from wsgi_harness.observe.cells import Cell, probe
 
 SECRET = "pa55word"
 ANSWERS = {
@@ -93,12 +93,12 @@ def test_a_cell_that_does_not_answer_is_a_failed_request() -> None:
     assert "no answer from the cell" in request.error
 
 
-def test_ticks_are_taken_out_of_a_report() -> None:
-    report = {"ticks": {"green": {"taken": [[101.0, 101.25]], "awaited": 102.0, "at": 110.0}}}
+def test_probes_are_taken_out_of_a_report() -> None:
+    report = {"probes": {"green": {"taken": [[101.0, 101.25]], "awaited": 102.0, "at": 110.0}}}
 
-    found = ticks(report, "green", (100.0, 110.0))
+    found = probe(report, "green", (100.0, 110.0))
 
     assert found is not None
     assert found.taken == ((101.0, 101.25),)
     assert found.worst == 8.0
-    assert ticks(report, "native", (100.0, 110.0)) is None
+    assert probe(report, "native", (100.0, 110.0)) is None

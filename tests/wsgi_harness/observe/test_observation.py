@@ -15,7 +15,7 @@ WINDOW = (100.0, 200.0)
 @pytest.mark.parametrize(
     ("taken", "awaited", "worst"),
     [
-        pytest.param([(110.0, 110.5), (120.0, 122.0)], 210.0, 2.0, id="the latest tick counts"),
+        pytest.param([(110.0, 110.5), (120.0, 122.0)], 210.0, 2.0, id="the latest run counts"),
         pytest.param([(90.0, 99.0), (201.0, 260.0)], 261.0, 0.0, id="others do not count"),
         pytest.param([(110.0, 110.1)], 120.0, 80.0, id="one that never came"),
         pytest.param([(110.0, 230.0)], 240.0, 90.0, id="one that came after the silence"),

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.wsgi_harness.cell_stories import BEGAN, HEARTBEAT, alive, closed, several, warned
 from wsgi_harness.matrix.run import Results
-from wsgi_harness.matrix.scenarios import SCENARIOS, WORLDS, Scenario, select
+from wsgi_harness.matrix.scenarios import DEPLOYMENTS, SCENARIOS, Scenario, select
 from wsgi_harness.matrix.verdict import judge
 from wsgi_harness.observe.observation import Observation
 from wsgi_harness.report import plots, record, report
@@ -65,7 +65,7 @@ def test_oslo_messagings_drivers_are_a_group_of_their_own(page: str) -> None:
     by_hand, by_driver = re.findall(r"<table>.*?</table>", page, re.DOTALL)
 
     for scenario in SCENARIOS:
-        inside, outside = (by_driver, by_hand) if scenario.world.oslo else (by_hand, by_driver)
+        inside, outside = (by_driver, by_hand) if scenario.deployment.oslo else (by_hand, by_driver)
         assert inside.count(f'href="#{scenario.name}"') == 1
         assert f'href="#{scenario.name}"' not in outside
 
@@ -141,15 +141,17 @@ def test_both_files_are_written_and_agree(tmp_path: Path) -> None:
     assert [cell["name"] for cell in data["cells"]] == [each.name for each in some]
 
 
-def test_the_picture_to_show_has_a_lane_for_each_cell_of_the_first_world(tmp_path: Path) -> None:
+def test_the_picture_to_show_has_a_lane_for_each_cell_of_the_first_deployment(
+    tmp_path: Path,
+) -> None:
     report.write(results(), tmp_path)
 
     picture = (tmp_path / "overview.svg").read_text(encoding="utf-8")
-    for scenario in [each for each in SCENARIOS if each.world is WORLDS[0]]:
+    for scenario in [each for each in SCENARIOS if each.deployment is DEPLOYMENTS[0]]:
         lane = f"{scenario.method.title}, {scenario.library}"
         assert picture.count(f">{lane}<") == 1
-    assert WORLDS[0].title in picture
-    assert WORLDS[1].title not in picture
+    assert DEPLOYMENTS[0].title in picture
+    assert DEPLOYMENTS[1].title not in picture
 
 
 def test_the_data_of_a_cell_is_complete() -> None:

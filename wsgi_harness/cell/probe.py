@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 
-class Ticks:
+class Probe:
     """A latency probe: runs at a fixed interval and records when each run was due and when it came.
 
     A late run is recorded once; those that fell due in the meantime are skipped.

@@ -14,6 +14,7 @@ from hbshim.messaging.zmq.frames import FRAME_LIMIT, HEADER_LIMIT
 from hbshim.messaging.zmq.loop import try_send
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import LOCAL, ROLES, Role, make, options_of
+from hbshim.messaging.zmq.subscriptions import Subscribers, end_marker
 from tests.messaging.zmq.nodes import LIMIT, own_address
 from tests.waiting import wait_until
 
@@ -124,3 +125,89 @@ def test_a_router_that_is_not_mandatory_drops_without_a_word(new: Make) -> None:
     assert try_send(client, [b"unknown", b"lost"]) == zmq.EHOSTUNREACH
     client.set(zmq.ROUTER_MANDATORY, 0)
     assert try_send(client, [b"unknown", b"lost"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["XPUB", "PUB"])
+def test_a_marker_tells_when_nothing_is_lost_and_a_plain_publisher_loses_the_first(
+    new: Make, kind: str
+) -> None:
+    """The slow joiner: a publisher that has just connected knows of no subscription yet."""
+    address = f"tcp://{own_address()}:9502"
+    subscriber = new("server-subscribe")
+    subscriber.set(zmq.SUBSCRIBE, b"topic/")
+    subscriber.set(zmq.SUBSCRIBE, end_marker(bytes(16)))
+    # Here it binds, as the proxy does for it; the publisher is the one that connects.
+    subscriber.bind(address)
+    publisher = new("client-publish")
+    publisher.connect(address)
+    if kind == "XPUB":
+        subscribers = Subscribers()
+
+        def complete() -> bool:
+            # A socket that nothing touches sends no subscription to a new connection.
+            subscriber.get(zmq.EVENTS)
+            while publisher.poll(10):
+                subscribers.take(publisher.recv())
+            return not subscribers.missing([bytes(16)])
+
+        wait_until(complete, LIMIT)
+    for number in range(100):
+        assert not try_send(publisher, [b"topic/", b"%d" % number])
+    assert not try_send(publisher, [b"topic/", b"last"]) or kind == "PUB"
+    received: list[bytes] = []
+
+    def last() -> bool:
+        if kind == "PUB":
+            try_send(publisher, [b"topic/", b"last"])
+        while subscriber.poll(10):
+            received.append(subscriber.recv_multipart()[1])
+        return b"last" in received
+
+    wait_until(last, LIMIT)
+    first = [each for each in received if each != b"last"]
+    assert len(first) == (100 if kind == "XPUB" else 0)
+
+
+@pytest.mark.parametrize("limit", [0, 10])
+def test_subscriptions_beyond_the_limit_are_lost_so_there_is_none(new: Make, limit: int) -> None:
+    address = f"tcp://{own_address()}:9502"
+    subscriber = new("server-subscribe")
+    if limit:
+        subscriber.set(zmq.SNDHWM, limit)
+    for number in range(2000):
+        subscriber.set(zmq.SUBSCRIBE, b"%d/" % number)
+    subscriber.connect(address)
+    publisher = new("client-publish")
+    publisher.bind(address)
+    seen: set[bytes] = set()
+
+    def take() -> bool:
+        subscriber.get(zmq.EVENTS)  # see above
+        while publisher.poll(200):
+            seen.add(publisher.recv())
+        return bool(seen) and (limit > 0 or len(seen) == 2000)
+
+    wait_until(take, LIMIT)
+    assert (len(seen) == 2000) == (limit == 0)
+
+
+@pytest.mark.parametrize("nodrop", [1, 0])
+def test_a_subscriber_that_does_not_keep_up_is_an_error_and_silence_without_the_option(
+    new: Make, nodrop: int
+) -> None:
+    address = f"tcp://{own_address()}:9502"
+    publisher = new("client-publish")
+    publisher.set(zmq.SNDHWM, 10)
+    publisher.set(zmq.SNDBUF, 8192)
+    publisher.set(zmq.XPUB_NODROP, nodrop)
+    publisher.bind(address)
+    subscriber = new("server-subscribe")
+    subscriber.set(zmq.RCVHWM, 1)  # as a process that does not run: it stops reading
+    subscriber.set(zmq.RCVBUF, 8192)
+    subscriber.set(zmq.HEARTBEAT_IVL, 0)
+    subscriber.set(zmq.SUBSCRIBE, b"topic/")
+    subscriber.connect(address)
+    wait_until(lambda: subscriber.get(zmq.EVENTS) is not None and publisher.poll(10), LIMIT)
+    assert publisher.recv() == b"\1topic/"
+    errors = {try_send(publisher, [b"topic/", bytes(10_000)]) for _ in range(2000)}
+    assert errors == ({0, zmq.EAGAIN} if nodrop else {0})

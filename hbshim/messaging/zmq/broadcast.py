@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hbshim.errors import CallTimeoutError, ConnectError
+from hbshim.errors import CallTimeoutError, ConnectError, UnroutableError
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import Payload, timeout_of
 from hbshim.messaging.target import Target
@@ -42,10 +42,13 @@ class Broadcaster:
         self._directory = directory
         self._metrics = metrics
 
-    def fanout(self, caller: Caller, target: Target, payload: Payload, timeout: float) -> None:
+    def fanout(
+        self, caller: Caller, target: Target, payload: Payload, timeout: float, *, mandatory: bool
+    ) -> None:
         """Send to every listener of a topic; return when it is sent.
 
         Raises:
+            UnroutableError: with `mandatory`, no listener is known.
             ConnectError: the directory cannot be reached, and nothing is known of the topic; or
                 no host that is known answers.
         """
@@ -65,7 +68,9 @@ class Broadcaster:
             "",
             payload.content_type,
         )
-        self._publish(caller, "fanout", target, key, header, payload, deadline)
+        copies = self._publish(caller, "fanout", target, key, header, payload, deadline)
+        if mandatory and not copies:
+            raise UnroutableError(f"no listener of {described(target)} is known")
 
     def notify(
         self, caller: Caller, target: Target, payload: Payload, priority: str, timeout: float

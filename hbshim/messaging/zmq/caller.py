@@ -153,7 +153,10 @@ class Caller:
         # The publisher waits for what is missing; this is for a thread that cannot run.
         deadline = publication.until + PUBLISH_ALLOWANCE
         send = functools.partial(publisher.publish, hosts, publication)
-        return int(self.ask({request: send}, deadline)[request].payload.body)
+        try:
+            return int(self.ask({request: send}, deadline)[request].payload.body)
+        finally:
+            publication.given_up = True
 
     def listeners(
         self, key: bytes, hosts: Sequence[HostRecord], deadline: float

@@ -72,7 +72,7 @@ class ZmqDriver:
         mandatory: bool = False,
     ) -> None:
         if target.fanout:
-            self._broadcaster.fanout(self._caller(), target, payload, timeout)
+            self._broadcaster.fanout(self._caller(), target, payload, timeout, mandatory=mandatory)
             return
         caster.cast(self._caller(), target, payload, timeout, mandatory=mandatory)
 

@@ -44,6 +44,7 @@ class Publication:
         instances: ids of the listeners that are known.
         until: when it is published whoever is missing, of ``time.monotonic()``.
         done: called with the number of copies that were sent.
+        given_up: its sender waits no more, and may send it again; any thread may set it.
     """
 
     key: bytes
@@ -52,6 +53,7 @@ class Publication:
     instances: Collection[bytes]
     until: float
     done: Callable[[int], None] = lambda copies: None
+    given_up: bool = False
     missing: set[bytes] = field(default_factory=set)
     timer: Timer | None = None
 
@@ -101,7 +103,7 @@ class Publisher:
         if self._socket is None:
             self._socket = make(self._loop.context, "client-publish", self._settings)
             self._loop.read(self._socket, self._on_subscription)
-            self._loop.every(IDLE_DISCONNECT / 10, self._disconnect_idle)
+            self._loop.later(IDLE_DISCONNECT / 10, self._disconnect_idle)
         now = time.monotonic()
         for host in hosts:
             address = host.addresses.get(self._pipeline)
@@ -119,6 +121,7 @@ class Publisher:
     def _disconnect_idle(self) -> None:
         if self._closed or self._socket is None:
             return
+        self._loop.later(IDLE_DISCONNECT / 10, self._disconnect_idle)
         before = time.monotonic() - IDLE_DISCONNECT
         for address in [address for address, used in self._used.items() if used < before]:
             del self._used[address]
@@ -135,6 +138,8 @@ class Publisher:
 
     def _publish_without(self, publication: Publication) -> None:
         """Publish, though some listeners have not subscribed in time."""
+        if self._closed:
+            return
         self._metrics.count("zmq_listeners_left_out", len(publication.missing))
         self._metrics.record(
             "zmq-listener-left-out",
@@ -151,6 +156,8 @@ class Publisher:
         self._waiting.pop(publication, None)
         if publication.timer is not None:
             publication.timer.cancel()
+        if publication.given_up:
+            return
         copies = 0
         for subscription in self._receivers(publication):
             self._send(subscription, publication)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hbshim.errors import ConnectError
+from hbshim.errors import ConnectError, UnroutableError
 from hbshim.heartbeat import service
 from hbshim.messaging import (
     REQUEUE,
@@ -19,9 +19,15 @@ from hbshim.messaging import (
     Notification,
     NotificationServer,
     Notifier,
+    Payload,
     Server,
     Target,
 )
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.publisher import Publication, Publisher
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, Node, children, server_process
 from tests.waiting import wait_until
@@ -110,7 +116,27 @@ def test_the_first_fanout_of_a_publisher_reaches_every_listener(
 
 
 def test_a_fanout_without_a_listener_is_no_error(drivers: Callable[..., Driver]) -> None:
-    Client(drivers(), Target("nothing")).prepare(fanout=True).cast("echo", value=1)
+    driver = drivers()
+    Client(driver, Target("nothing")).prepare(fanout=True).cast("echo", value=1)
+    with pytest.raises(UnroutableError, match="no listener of topic 'nothing' is known"):
+        driver.cast(Target("nothing", fanout=True), Payload(b"{}"), LIMIT, mandatory=True)
+
+
+def test_what_its_sender_has_given_up_is_not_published_later() -> None:
+    """It may send the message again: the listeners would get it twice."""
+    loop = Loop()
+    publisher = Publisher(loop, SocketSettings(), "fanout", Metrics())
+    sent: list[int] = []
+    header = Header(Kind.FANOUT, bytes(16), topic="t")
+    late = Publication(b"key", header, [], [bytes(16)], time.monotonic() + 0.05, sent.append)
+    publisher.publish([], late)
+    late.given_up = True
+    later = Publication(b"key", header, [], [b"1" * 16], time.monotonic() + 0.1, sent.append)
+    publisher.publish([], later)
+    wait_until(lambda: loop.run_once(0.01) or sent, LIMIT)
+    assert sent == [1]
+    publisher.close()
+    loop.end()
 
 
 def test_a_large_fanout_arrives_whole(drivers: Callable[..., Driver], serve: Serve) -> None:

@@ -125,6 +125,20 @@ def test_a_host_that_is_gone_is_passed_over_and_one_that_returns_is_used(
             time.sleep(0.01)
 
 
+def test_a_burst_of_casts_is_not_dropped_for_its_number(
+    start: Callable[[str], Node], serve: Serve, driver: Driver, endpoint: Endpoint
+) -> None:
+    """Nothing slows the sender down: bytes and time bound what waits, and not a number."""
+    node = start("one")
+    serve(node.driver(), TARGET, endpoint, workers=1)
+    client = Client(driver, TARGET, timeout=LIMIT)
+    for number in range(5000):
+        client.cast("echo", value=number)
+    wait_until(lambda: len(endpoint.asked) == 5000, LIMIT)
+    assert endpoint.asked == list(range(5000))
+    assert figure(node, "casts_dropped") == 0
+
+
 def test_a_proxy_counts_casts_that_it_cannot_place(node: Node) -> None:
     """Why a host that may not have the server gets none over one way: nothing else tells."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

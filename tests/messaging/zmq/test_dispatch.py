@@ -139,13 +139,13 @@ def test_no_order_of_events_loses_a_call_or_ends_it_twice(steps: list[tuple[str,
 
 
 def test_requests_wait_in_order_up_to_the_limits() -> None:
-    queue = RequestQueue(most=2, most_bytes=5)
     first, second = waiting(body=b"xx"), waiting(body=b"yy")
+    queue = RequestQueue(most=2, most_bytes=first.size + second.size)
     assert queue.put(TOPIC, first)
-    assert not queue.put(ONE, waiting(body=b"zzzz"))
+    assert not queue.put(ONE, waiting(body=b"zzz"))
     assert queue.put(TOPIC, second)
     assert not queue.put(TOPIC, waiting(body=b""))
-    assert (len(queue), queue.size) == (2, 4)
+    assert (len(queue), queue.size) == (2, first.size + second.size)
     assert queue.take(TOPIC, 0.0) is first
     queue.put_back(TOPIC, first)
     assert [queue.take(TOPIC, 0.0) for _ in range(3)] == [first, second, None]

@@ -1,6 +1,7 @@
 """Requests that wait in a proxy until a server has credit for them. No I/O.
 
-The queue is bounded by the requests of each key, by bytes, and by the time that each has left.
+The queue is bounded by the requests of each key that can be rejected, by bytes, and by the time
+that each has left.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hbshim.messaging.zmq.frames import Header
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
+
+#: Bytes of a request beyond its frames, about.
+_OVERHEAD = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,13 @@ class Waiting:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
-        return sum(map(len, self.body))
+        """Its bytes, about."""
+        return _OVERHEAD + len(self.first) + sum(map(len, self.body))
+
+    @property
+    def is_one_way(self) -> bool:
+        """Whether its sender cannot be told that there is no space."""
+        return self.header.kind is Kind.CAST and not self.header.flags & Flag.WANTS_ACK
 
     def left(self, now: float) -> int:
         """Return its milliseconds left; less than 1 where its time is over."""
@@ -75,7 +84,9 @@ class RequestQueue:
     def put(self, key: bytes, waiting: Waiting) -> bool:
         """Add a request; return False if there is no space for it."""
         queue = self._by_key.get(key, ())
-        if len(queue) >= self._most or self.size + waiting.size > self._most_bytes:
+        # A burst of casts over one way does not slow its sender down: bytes and time bound it.
+        full = len(queue) >= self._most and not waiting.is_one_way
+        if full or self.size + waiting.size > self._most_bytes:
             return False
         self._by_key.setdefault(key, deque()).append(waiting)
         self.size += waiting.size

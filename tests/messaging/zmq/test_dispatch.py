@@ -153,7 +153,7 @@ def test_requests_wait_in_order_up_to_the_limits() -> None:
 
 
 def test_what_is_late_is_dropped_and_counted() -> None:
-    queue = RequestQueue(10, 1000)
+    queue = RequestQueue(10, 10_000)
     for each in (waiting(left=100), waiting(left=5000), waiting()):
         assert queue.put(TOPIC, each)
     assert queue.put(ONE, waiting(left=100))
@@ -167,7 +167,7 @@ def test_what_is_late_is_dropped_and_counted() -> None:
 
 
 def test_calls_are_taken_out_and_casts_stay() -> None:
-    queue = RequestQueue(10, 1000)
+    queue = RequestQueue(10, 10_000)
     call, cast = waiting(), waiting(client=b"")
     assert queue.put(TOPIC, call)
     assert queue.put(TOPIC, cast)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -76,26 +75,16 @@ def load(conf: Any, url: Any) -> tuple[ZmqOptions, frozenset[str]]:
     }
     for text in legacy.warnings(sections):
         LOG.warning("%s.", text)
-    former = legacy.legacy_options(sections)
-    own = {name: value for name, value in sections[GROUP].items() if name in _FIELDS}
-    # A former name may be one of this driver's with another unit or another "never".
-    units = {each.name for each in legacy.OPTIONS if each.unit and each.section == GROUP}
-    configured: dict[str, object] = {
-        **{name: value for name, value in former.items() if name in _FIELDS},
-        **{name: value for name, value in own.items() if name not in units},
-    }
-    address = _address(url) or own.get("fanout_ds_address") or _former_address(sections, url)
-    if address is not None:
+    configured = legacy.driver_options(sections)
+    if (address := _address(url)) is not None:
         configured["fanout_ds_address"] = address
+    elif url.hosts and "fanout_ds_address" not in sections[GROUP]:
+        # The URL's hosts are those with proxies; former options name a directory in any case.
+        configured.pop("fanout_ds_address", None)
     asked = ZmqOptions.from_query(url.query)
     options = ZmqOptions.load(config=configured, url=asked)
     chosen = frozenset(configured) | frozenset(asked) | ZmqOptions.names_in_environment()
     return options, chosen
-
-
-def _former_address(sections: Mapping[str, Mapping[str, str]], url: Any) -> str | None:
-    """Return the directory of former options; a URL with hosts names the proxies instead."""
-    return None if url.hosts else legacy.legacy_address(sections)
 
 
 def _address(url: Any) -> str | None:

@@ -7,12 +7,14 @@ the reason that is given.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from hbshim.errors import OptionError
 from hbshim.messaging.zmq.directory.address import REDIS_PORT, SENTINEL_GROUP
+from hbshim.messaging.zmq.options import ZmqOptions
 
 
 class Legacy(NamedTuple):
@@ -106,8 +108,9 @@ def legacy_address(sections: Sections) -> str | None:
     Raises:
         OptionError: a value cannot be used; the message holds no password.
     """
-    if address := sections.get("DEFAULT", {}).get("fanout_ds_address"):
-        return address
+    for section in (ZMQ, "DEFAULT"):
+        if address := sections.get(section, {}).get("fanout_ds_address"):
+            return address
     redis = sections.get(REDIS, {})
     kind = sections.get(ZMQ, {}).get("rpc_zmq_matchmaker", "")
     if kind not in ("", "redis", "sentinel", "dummy"):
@@ -141,8 +144,10 @@ def legacy_options(sections: Sections) -> dict[str, object]:
             continue
         if not each.unit:
             found[each.target] = text
-        elif (value := _number(each.name, text) / each.unit) > 0:
-            # The former driver took -1 for "never", and 0 for a port of its choice.
+            continue
+        value = _number(each.name, text) / each.unit
+        # The former driver took -1 for "never", and 0 for a port of its choice.
+        if value > 0 or (value == 0 and each.target == "zmq_linger"):
             found[each.target] = int(value) if each.target.endswith("_port") else value
     serialization = sections.get(ZMQ, {}).get("rpc_zmq_serialization", "json")
     if serialization != "json":
@@ -150,6 +155,25 @@ def legacy_options(sections: Sections) -> dict[str, object]:
             f"rpc_zmq_serialization={serialization!r} is not supported; use json, everywhere"
         )
     return found
+
+
+def driver_options(sections: Sections) -> dict[str, object]:
+    """Return the options of this driver that a configuration file sets, under either name.
+
+    Raises:
+        OptionError: a value of a former option cannot be used.
+    """
+    fields = {field.name for field in dataclasses.fields(ZmqOptions)}
+    # They have this driver's names, but another unit or another "never".
+    former = {each.name for each in OPTIONS if each.section == ZMQ and each.unit}
+    own = {
+        name: text
+        for name, text in sections.get(ZMQ, {}).items()
+        if name in fields and name not in former
+    }
+    address = legacy_address(sections)
+    directory = {} if address is None else {"fanout_ds_address": address}
+    return {**legacy_options(sections), **own, **directory}
 
 
 def warnings(sections: Sections) -> list[str]:

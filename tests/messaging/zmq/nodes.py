@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from hbshim import messaging
 from hbshim.errors import CallTimeoutError
+from hbshim.messaging.zmq.proxy.control import ask
 
 #: Seconds for what takes none; the machine may be busy.
 LIMIT = 30.0
@@ -92,8 +93,8 @@ class Node:
         log: IO[str] | None = None,
         whole: bool = False,
         environment: Mapping[str, str] | None = None,
-    ) -> None:
-        """Start the proxy; return when it is ready.
+    ) -> str:
+        """Start the proxy; return the line that says it is ready.
 
         Parameters:
             log: takes its standard error.
@@ -113,6 +114,7 @@ class Node:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert "ready" in line, line
+        return line
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the proxy."""
@@ -170,6 +172,12 @@ def server_process(node: Node, topic: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def figure(node: Node, name: str) -> float:
+    """A figure of the process for calls and casts; 0 where it does not answer."""
+    found = ask(node.ipc, ("requests",))["requests"]
+    return 0.0 if found is None else found[name]
 
 
 def children(pid: int) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.messaging.zmq.nodes import (
     LIMIT,
     InBackground,
     Node,
+    figure,
     listening_ports,
     refused,
     server_process,
@@ -230,7 +230,9 @@ def test_requests_beyond_the_credit_wait_and_those_that_are_late_are_not_run(
     brief = client.prepare(timeout=0.5)
     late = [InBackground(lambda: brief.call("echo", value="late")) for _ in range(4)]
     assert {type(call.join()) for call in late} == {CallTimeoutError}
-    time.sleep(2.0)  # time left is counted from the arrival, which a busy machine delays
+    # Time left is counted from the arrival, which a busy machine delays.
+    # The first one waits in the server, and has expired before the others.
+    wait_until(lambda: figure(node, "expired") == 3, LIMIT)
     endpoint.release.set()
     assert held.join() == "held"
     assert client.call("echo", value="last") == "last"
@@ -269,7 +271,7 @@ def test_a_cast_that_waits_too_long_is_not_run(
     for _ in range(3):
         client.prepare(timeout=3).cast("echo", value="late")
     client.cast("echo", value="patient")
-    time.sleep(3.1)
+    wait_until(lambda: figure(node, "expired") == 2, LIMIT)
     endpoint.release.set()
     assert client.call("echo", value="last") == "last"
     assert endpoint.asked == ["held", "patient", "last"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from hbshim.messaging.zmq.legacy import (
     ALWAYS,
     NOTHING,
     OPTIONS,
+    driver_options,
     legacy_address,
     legacy_options,
     warnings,
 )
 from hbshim.messaging.zmq.options import ZmqOptions
+from tests.messaging.zmq.nodes import Node
 
 FILE = Path(__file__).with_name("oslo_messaging_8.conf")
 
@@ -125,4 +128,27 @@ def test_each_option_becomes_one_that_there_is_and_is_documented() -> None:
 
 
 def test_never_is_no_lease_here() -> None:
-    assert legacy_options({"oslo_messaging_zmq": {"zmq_target_expire": "-1"}}) == {}
+    never = {"zmq_target_expire": "-1", "zmq_linger": "-1", "zmq_cast_port": "1"}
+    assert driver_options({"oslo_messaging_zmq": never}) == {"zmq_cast_port": "1"}
+    assert driver_options({"oslo_messaging_zmq": {"zmq_linger": "0"}}) == {"zmq_linger": 0.0}
+
+
+def test_the_proxy_reads_the_file_beneath_variables_and_its_command_line(
+    nodes: Callable[[], Node], tmp_path: Path
+) -> None:
+    file = tmp_path / "service.conf"
+    file.write_text(
+        "[oslo_messaging_zmq]\nrpc_zmq_host = file\nzmq_linger = -1\nzmq_cast_port = 9604\n"
+        "[zmq_proxy_opts]\nfrontend_port = 9601\npublisher_port = 9602\n"
+    )
+    node = nodes()
+    line = node.start(
+        *("--config-file", str(file), "--fanout-port", "9702"),
+        whole=True,
+        environment={"HBSHIM_ZMQ_ZMQ_CAST_PORT": "9704"},
+    )
+    here = f"tcp://{node.address}"
+    assert line.endswith(
+        f"host file, calls at {here}:9601, casts at {here}:9704, "
+        f"fanout at {here}:9702, notify at {here}:9503\n"
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import configparser
-import dataclasses
+import functools
 import json
 import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,11 +17,11 @@ import click
 from hbshim.errors import HbshimError, OptionError
 from hbshim.extras import needs
 from hbshim.messaging.zmq.frames import NAME_LIMIT
+from hbshim.messaging.zmq.options import ZmqOptions
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.directory import Directory
     from hbshim.messaging.zmq.loop import Loop
-    from hbshim.messaging.zmq.options import ZmqOptions
     from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
 
 #: Options of the command that are options of the driver, too, with their names there.
@@ -92,13 +93,11 @@ def zmq_proxy(
     --status ends with status 1 if one of the processes does not answer: a health check.
     """
     with needs(("zmq",), "zmq"):
-        from hbshim.messaging.zmq.options import ZmqOptions
         from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
 
     values: dict[str, Any] = {_DRIVER_OPTIONS[key]: value for key, value in given.items()}
-    if config_file is not None:
-        values = {**_options_of(config_file), **_set(values)}
-    options = ZmqOptions.load(**values)
+    configured = None if config_file is None else _options_of(config_file)
+    options = ZmqOptions.load(config=configured, **values)
     name = options.rpc_zmq_host or socket.gethostname()
     if len(name.encode()) > NAME_LIMIT:
         raise OptionError(f"rpc_zmq_host={name!r} has more than {NAME_LIMIT} bytes")
@@ -113,19 +112,18 @@ def zmq_proxy(
     if status:
         _print_status(settings, as_json)
     elif process is None:
-        _supervise(settings, values, grace)
+        _supervise(settings, configured or {}, values, grace)
     else:
         _run(process, settings, options, grace, supervised=supervised)
 
 
-def _options_of(config_file: str) -> dict[str, Any]:
+def _options_of(config_file: str) -> dict[str, object]:
     """Return the options of this driver that a file of oslo.messaging makes.
 
     Raises:
         OptionError: it cannot be read, or a value in it cannot be used.
     """
     from hbshim.messaging.zmq import legacy
-    from hbshim.messaging.zmq.options import ZmqOptions
 
     parser = configparser.ConfigParser(interpolation=None, default_section="", strict=False)
     try:
@@ -137,16 +135,7 @@ def _options_of(config_file: str) -> dict[str, Any]:
     sections = {name: dict(parser[name]) for name in parser.sections()}
     for warning in legacy.warnings(sections):
         click.echo(f"hbshim zmq-proxy: {warning}", err=True)
-    names = {field.name for field in dataclasses.fields(ZmqOptions)}
-    own = {name: text for name, text in sections.get(legacy.ZMQ, {}).items() if name in names}
-    former = legacy.legacy_options(sections)
-    values = {**own, **{name: value for name, value in former.items() if name in names}}
-    address = legacy.legacy_address(sections)
-    return {**values, **({} if address is None else {"fanout_ds_address": address})}
-
-
-def _set(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    return legacy.driver_options(sections)
 
 
 def _print_status(settings: ProxySettings, as_json: bool) -> None:
@@ -166,33 +155,45 @@ def _print_status(settings: ProxySettings, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _supervise(settings: ProxySettings, values: dict[str, Any], grace: float) -> None:
-    from hbshim.messaging.zmq.proxy.supervisor import (
-        Supervisor,
-        command_of_this_program,
-        notify_systemd,
-    )
+def _supervise(
+    settings: ProxySettings,
+    configured: Mapping[str, object],
+    values: Mapping[str, Any],
+    grace: float,
+) -> None:
+    from hbshim.messaging.zmq.proxy.supervisor import Supervisor, command_of_this_program
     from hbshim.messaging.zmq.settings import open_ipc_directory
 
     os.close(open_ipc_directory(settings.ipc_directory))
     # By variables, and not by the command line, which every user can read: the directory's
     # address may have a password.
     environment = dict(os.environ)
-    systemd = environment.pop("NOTIFY_SOCKET", "")
+    environment.pop("NOTIFY_SOCKET", None)  # the supervisor's
+    for name, value in configured.items():
+        environment.setdefault(_variable(name), str(value))
     for name, value in values.items():
         if value is not None:
-            environment[f"HBSHIM_ZMQ_{name.upper()}"] = str(value)
-
-    def ready(addresses: str) -> None:
-        click.echo(f"hbshim zmq-proxy: ready: host {settings.host}, {addresses}")
-        if systemd:
-            notify_systemd(systemd)
+            environment[_variable(name)] = str(value)
 
     def report(line: str) -> None:
         click.echo(f"hbshim zmq-proxy: {line}", err=True)
 
     command = [*command_of_this_program(), "--grace", f"{grace:g}"]
+    ready = functools.partial(_report_ready, settings)
     Supervisor(command, environment, grace, report).run(ready)
+
+
+def _report_ready(settings: ProxySettings, description: str) -> None:
+    """Report that the proxy listens, on standard output and to systemd."""
+    from hbshim.messaging.zmq.proxy.supervisor import notify_systemd
+
+    click.echo(f"hbshim zmq-proxy: ready: host {settings.host}, {description}")
+    if address := os.environ.pop("NOTIFY_SOCKET", ""):
+        notify_systemd(address)
+
+
+def _variable(option: str) -> str:
+    return f"{ZmqOptions.environment_prefix}{option.upper()}"
 
 
 def _run(
@@ -206,7 +207,12 @@ def _run(
     from hbshim.messaging.zmq.proxy.process import end_with_parent, run
     from hbshim.messaging.zmq.proxy.supervisor import REFUSED
 
-    prefix = "" if supervised else f"hbshim zmq-proxy: ready: host {settings.host}, "
+    def ready(description: str) -> None:
+        if supervised:
+            click.echo(description)
+        else:
+            _report_ready(settings, description)
+
     directory = None
     try:
         if supervised:
@@ -218,7 +224,7 @@ def _run(
             lambda loop: _make(process, loop, settings, directory),
             settings,
             grace,
-            lambda line: click.echo(f"{prefix}{line}"),
+            ready,
         )
         if directory is not None:
             directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)

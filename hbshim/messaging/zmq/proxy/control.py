@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -56,24 +56,34 @@ class ControlServer:
         try_send(self._socket, [json.dumps(answer).encode()])
 
 
-def ask(ipc_directory: str, timeout: float = ANSWER_WITHIN) -> dict[ProcessName, Any]:
-    """Return the figures of each process of the proxy of this host; None: it does not answer."""
-    with zmq.Context() as context:
-        found: dict[ProcessName, Any] = {}
+def ask(
+    ipc_directory: str,
+    processes: Sequence[ProcessName] = PROCESSES,
+    timeout: float = ANSWER_WITHIN,
+) -> dict[ProcessName, Any]:
+    """Return the figures of processes of the proxy of this host; None: one does not answer.
+
+    Parameters:
+        timeout: seconds for all of them.
+    """
+    context = zmq.Context()
+    try:
         sockets = {}
-        for name in PROCESSES:
-            socket = make(context, "control", SocketSettings(linger=0.0))
+        for name in processes:
+            sockets[name] = socket = make(context, "control", SocketSettings(linger=0.0))
             socket.set(zmq.IMMEDIATE, 0)
             socket.connect(_address(ipc_directory, name))
             socket.send(STATUS)
-            sockets[name] = socket
+        found: dict[ProcessName, Any] = {}
         until = time.monotonic() + timeout
         for name, socket in sockets.items():
             left = max(0.0, until - time.monotonic())
             answered = socket.poll(int(left * 1000))
             found[name] = json.loads(socket.recv()) if answered else None
-            socket.close()
         return found
+    finally:
+        # Also after Ctrl-C: a context waits for sockets that are open.
+        context.destroy(linger=0)
 
 
 def _address(ipc_directory: str, name: ProcessName) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from hbshim.errors import HbshimError, OptionError
 from hbshim.event_log import log_problems
@@ -94,13 +93,19 @@ def end_with_parent() -> None:
 def _lock(descriptor: int, name: ProcessName, path: str) -> int:
     """Return a descriptor that holds the lock of a process of the proxy."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(f"{name}.lock", flags, 0o600, dir_fd=descriptor)
+    try:
+        lock = os.open(f"{name}.lock", flags, 0o600, dir_fd=descriptor)
+    except OSError as error:
+        raise OptionError(
+            f"{path}/{name}.lock cannot be opened ({error.strerror}); remove it, or name another "
+            "rpc_zmq_ipc_dir"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         raise OptionError(
-            f"another proxy uses rpc_zmq_ipc_dir={str(Path(path))!r}; a host has one, unless each "
+            f"another proxy uses rpc_zmq_ipc_dir={path!r}; a host has one, unless each "
             "has a directory and ports of its own"
         ) from None
     return lock

@@ -33,7 +33,7 @@ REFUSED = "refused: "
 
 
 class _Process:
-    """One process: its command, and how often it was started in vain."""
+    """One process: its command, and when it is started again after it ended."""
 
     def __init__(self, name: ProcessName, command: Sequence[str], environment: Mapping[str, str]):
         self.name = name
@@ -153,6 +153,14 @@ class Supervisor:
         assert process.running.stdout is not None
         self._selector.register(process.running.stdout, selectors.EVENT_READ, process)
 
+    def _start_again(self, process: _Process) -> None:
+        """Start a process; where the system cannot start one now, try later."""
+        try:
+            self._start(process)
+        except OSError as error:
+            process.ended()
+            self._report(f"{process.name} cannot be started now: {error.strerror}")
+
     def _wait(self, until: float | None) -> None:
         """Wait for a signal, a line of a process, or a time of ``time.monotonic()``."""
         left = None if until is None else max(0.0, until - time.monotonic())
@@ -204,8 +212,8 @@ class Supervisor:
                 )
             if process.running is None:
                 if process.next_start <= time.monotonic():
-                    self._start(process)
-                else:
+                    self._start_again(process)
+                if process.running is None:
                     due = min(due or process.next_start, process.next_start)
         return due
 

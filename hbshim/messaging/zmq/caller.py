@@ -24,7 +24,7 @@ from hbshim.errors import (
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
-from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+from hbshim.messaging.waiting import PendingCall, PendingCalls, ReaderRole, Waiter
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader, Route
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
@@ -57,6 +57,10 @@ class NoReply(Reply):
     outcome: Outcome
 
 
+#: The reply that stands for a message which was sent.
+DONE = Reply("result", Payload(b""))
+
+
 class _Change(Waiter):
     """Waits until a route may have changed."""
 
@@ -76,14 +80,15 @@ class Caller:
 
     Attributes:
         pid: the process's.
+        options, directory, metrics: as given.
         pusher: sends casts that nothing acknowledges.
     """
 
     def __init__(self, options: ZmqOptions, directory: Reader, metrics: Metrics) -> None:
         self.pid = os.getpid()
-        self._options = options
-        self._directory = directory
-        self._metrics = metrics
+        self.options = options
+        self.directory = directory
+        self.metrics = metrics
         self._rotation = Rotation()
         self._mailbox: Mailbox[tuple[bytes, Reply | Outcome] | None] = Mailbox()
         self._role = ReaderRole(self._read)
@@ -100,7 +105,13 @@ class Caller:
             options.zmq_idle_disconnect,
         )
         self._publishers: dict[Pipeline, Publisher] = {
-            pipeline: Publisher(self._loop, options.socket_settings(), pipeline, metrics)
+            pipeline: Publisher(
+                self._loop,
+                options.socket_settings(),
+                pipeline,
+                options.zmq_idle_disconnect,
+                metrics,
+            )
             for pipeline in PUB_SUB
         }
         self.pusher = Pusher(
@@ -143,18 +154,19 @@ class Caller:
         Raises:
             CallTimeoutError: the I/O thread did not take it in time.
         """
-        publisher = self._publishers[pipeline]
         request = publication.header.id
+        sent: list[int] = []
 
         def done(copies: int) -> None:
-            self._mailbox.put((request, Reply("result", Payload(str(copies).encode()))))
+            sent.append(copies)
+            self.put(request, DONE)
 
         publication.done = done
-        # The publisher waits for what is missing; this is for a thread that cannot run.
-        deadline = publication.until + PUBLISH_ALLOWANCE
-        send = functools.partial(publisher.publish, hosts, publication)
+        send = functools.partial(self._publishers[pipeline].publish, hosts, publication)
         try:
-            return int(self.ask({request: send}, deadline)[request].payload.body)
+            # The publisher waits for what is missing; the rest is for a thread that cannot run.
+            self.ask({request: send}, publication.until + PUBLISH_ALLOWANCE)
+            return sent[0]
         finally:
             publication.given_up = True
 
@@ -172,7 +184,7 @@ class Caller:
         found = []
         for request, reply in self.ask(sends, deadline).items():
             if isinstance(reply, NoReply):
-                self._metrics.count("zmq_hosts_left_out")
+                self.metrics.count("zmq_hosts_left_out")
                 continue
             with contextlib.suppress(frames.FrameError):
                 found.append((asked[request], frames.split_instances(reply.payload.body)))
@@ -187,10 +199,11 @@ class Caller:
         Raises:
             CallTimeoutError: no answer came in time, to none of them.
         """
-        waiting = {request: self._calls.begin(None, request.hex()) for request in sends}
+        waiting: dict[bytes, PendingCall] = {}
         answers: dict[bytes, Reply] = {}
         try:
-            for send in sends.values():
+            for request, send in sends.items():
+                waiting[request] = self._calls.begin(None, request.hex())
                 self._loop.post(send)
             for request, call in waiting.items():
                 try:
@@ -261,7 +274,7 @@ class Call:
         self._call_monitor_timeout = call_monitor_timeout
         self._on_reply = on_reply
         self._mandatory = mandatory
-        options = caller._options
+        options = caller.options
         self._exchange = target.exchange or options.default_rpc_exchange
         self._server = target.server or ""
         with shorter(target):
@@ -278,21 +291,21 @@ class Call:
         try:
             while True:
                 change.changed = False
-                routes = caller._directory.routes(self._key, self._deadline)
+                routes = caller.directory.routes(self._key, self._deadline)
                 route = caller._rotation.choose(self._key, routes, tried)
                 if route is not None:
                     reply = self._attempt(route)
                     if not isinstance(reply, NoReply):
                         return reply
                     # The threads that record the reason must not log it.
-                    log_problems(caller._metrics)
+                    log_problems(caller.metrics)
                     if reply.outcome is Outcome.LOST:
                         raise LostServerError(
                             f"{described(self._target)} may have run the call, and will not "
                             f"answer: {reply.outcome.value}"
                         )
                     if reply.outcome is Outcome.UNKNOWN:
-                        caller._directory.forget(self._key, route.record.host)
+                        caller.directory.forget(self._key, route.record.host)
                     tried.add(name_of(route))
                     outcomes.add(reply.outcome)
                     continue
@@ -306,7 +319,7 @@ class Call:
             del caller._changes[change]
 
     def _wait(self, change: _Change, pause: float, outcomes: set[Outcome]) -> None:
-        log_problems(self._caller._metrics)
+        log_problems(self._caller.metrics)
         reasons = ", ".join(sorted(each.value for each in outcomes)) or "no host serves it"
         end = self._deadline
         if self._call_monitor_timeout is not None:

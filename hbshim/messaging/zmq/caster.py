@@ -14,14 +14,12 @@ import uuid
 from hbshim.errors import CallTimeoutError, ConnectError, LostServerError, UnconfirmedError
 from hbshim.messaging.base import Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
-from hbshim.messaging.zmq.caller import Call, Caller
+from hbshim.messaging.zmq.caller import DONE, Call, Caller
 from hbshim.messaging.zmq.directory import Route
 from hbshim.messaging.zmq.frames import Flag, Kind
 from hbshim.messaging.zmq.peers import Outcome
 from hbshim.messaging.zmq.pusher import Cast
 from hbshim.messaging.zmq.wording import described
-
-_SENT = Reply("result", Payload(b""))
 
 
 def cast(
@@ -72,10 +70,10 @@ class OneWay(Confirmed):
         caller, request = self._caller, uuid.uuid4().bytes
         header = self._header(request, left)._replace(flags=Flag.NONE)
         if caller.pusher.offer(route.record, Cast(header, self._body, left)):
-            return _SENT
+            return DONE
 
         def done(sent: bool) -> None:
-            caller.put(request, _SENT if sent else Outcome.UNREACHABLE)
+            caller.put(request, DONE if sent else Outcome.UNREACHABLE)
 
         message = Cast(header, self._body, left, done)
         send = functools.partial(caller.pusher.send, route.record, message)

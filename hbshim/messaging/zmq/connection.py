@@ -94,7 +94,7 @@ class Connection:
     def release(self, arrived: Arrived) -> None:
         """Give a message back that was not begun."""
         if arrived.is_publication:
-            self._loop.post(lambda: self._subscriber.requeue(arrived, 0.0))
+            self._loop.post(lambda: self._subscriber.release(arrived))
         else:
             self._loop.post(lambda: self._link.release(arrived))
 

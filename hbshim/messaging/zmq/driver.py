@@ -11,8 +11,7 @@ from hbshim.heartbeat import service
 from hbshim.messaging.base import Listener, OnReply, Payload, Reply
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.target import Target
-from hbshim.messaging.zmq import caster, frames
-from hbshim.messaging.zmq.broadcast import Broadcaster
+from hbshim.messaging.zmq import broadcast, caster, frames
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.connection import Subscription
 from hbshim.messaging.zmq.directory import Reader
@@ -36,7 +35,6 @@ class ZmqDriver:
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
         self._directory = directory
-        self._broadcaster = Broadcaster(options, directory, service.current().metrics)
         # By process id: the first two threads of a child agree here on one.
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
@@ -72,7 +70,7 @@ class ZmqDriver:
         mandatory: bool = False,
     ) -> None:
         if target.fanout:
-            self._broadcaster.fanout(self._caller(), target, payload, timeout, mandatory=mandatory)
+            broadcast.fanout(self._caller(), target, payload, timeout, mandatory=mandatory)
             return
         caster.cast(self._caller(), target, payload, timeout, mandatory=mandatory)
 
@@ -85,7 +83,7 @@ class ZmqDriver:
         *,
         attempts: int | Default | None = DEFAULT,
     ) -> None:
-        self._broadcaster.notify(self._caller(), target, payload, priority, timeout)
+        broadcast.notify(self._caller(), target, payload, priority, timeout)
 
     def listen(
         self,

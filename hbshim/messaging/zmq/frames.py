@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 #: The longest frame of a body, in bytes.
@@ -247,6 +247,15 @@ def milliseconds(left: float | None) -> int:
     if left is None or left == math.inf:
         return 0
     return max(1, min(LONGEST_LEFT, int(left * 1000)))
+
+
+def instances_of(names: Iterable[str]) -> list[bytes]:
+    """Return the ids of listeners that a directory names; none if it names one that is no id."""
+    try:
+        found = [bytes.fromhex(name) for name in names]
+    except ValueError:
+        return []
+    return found if all(len(each) == INSTANCE_SIZE for each in found) else []
 
 
 def split_instances(body: bytes) -> list[bytes]:

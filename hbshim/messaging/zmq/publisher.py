@@ -28,8 +28,8 @@ from hbshim.messaging.zmq.subscriptions import Subscribers, fanout_subscription
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
 
-#: Seconds after which a host that nothing was published to is disconnected.
-IDLE_DISCONNECT = 300.0
+#: Seconds between two times that idle hosts are disconnected.
+_CHECK_EVERY = 10.0
 
 #: Subscriptions whose messages are numbered, and listeners that are not waited for.
 _REMEMBERED = 10_000
@@ -42,7 +42,7 @@ class Publication:
     Attributes:
         key: of the topic; of its pools, for notifications.
         instances: ids of the listeners that are known.
-        until: when it is published whoever is missing, of ``time.monotonic()``.
+        until: when it is published without those that are missing, of ``time.monotonic()``.
         done: called with the number of copies that were sent.
         given_up: its sender waits no more, and may send it again; any thread may set it.
     """
@@ -59,14 +59,24 @@ class Publication:
 
 
 class Publisher:
-    """See the module. It connects when it is first used, and belongs to the I/O thread."""
+    """See the module. It connects when it is first used, and belongs to the I/O thread.
+
+    Parameters:
+        idle: seconds without a publication after which a host is disconnected; 0: never.
+    """
 
     def __init__(
-        self, loop: Loop, settings: SocketSettings, pipeline: Pipeline, metrics: Metrics
+        self,
+        loop: Loop,
+        settings: SocketSettings,
+        pipeline: Pipeline,
+        idle: float,
+        metrics: Metrics,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._pipeline: Pipeline = pipeline
+        self._idle = idle
         self._metrics = metrics
         self._id = uuid.uuid4().bytes
         self._socket: zmq.Socket[bytes] | None = None
@@ -103,7 +113,8 @@ class Publisher:
         if self._socket is None:
             self._socket = make(self._loop.context, "client-publish", self._settings)
             self._loop.read(self._socket, self._on_subscription)
-            self._loop.later(IDLE_DISCONNECT / 10, self._disconnect_idle)
+            if self._idle:
+                self._loop.later(_CHECK_EVERY, self._disconnect_idle)
         now = time.monotonic()
         for host in hosts:
             address = host.addresses.get(self._pipeline)
@@ -121,35 +132,35 @@ class Publisher:
     def _disconnect_idle(self) -> None:
         if self._closed or self._socket is None:
             return
-        self._loop.later(IDLE_DISCONNECT / 10, self._disconnect_idle)
-        before = time.monotonic() - IDLE_DISCONNECT
+        self._loop.later(_CHECK_EVERY, self._disconnect_idle)
+        before = time.monotonic() - self._idle
         for address in [address for address, used in self._used.items() if used < before]:
             del self._used[address]
             self._socket.disconnect(address)
 
     def _on_subscription(self, message: list[bytes]) -> None:
-        self._subscribers.take(message[0])
+        instance = self._subscribers.take(message[0])
+        if instance is None:
+            return
+        self._left_out.pop(instance, None)
         for publication in list(self._waiting):
-            publication.missing = self._subscribers.missing(publication.missing)
+            publication.missing.discard(instance)
             if not publication.missing:
                 self._publish(publication)
-        for instance in self._left_out.keys() - self._subscribers.missing(self._left_out):
-            del self._left_out[instance]
 
     def _publish_without(self, publication: Publication) -> None:
         """Publish, though some listeners have not subscribed in time."""
         if self._closed:
             return
-        self._metrics.count("zmq_listeners_left_out", len(publication.missing))
         self._metrics.record(
             "zmq-listener-left-out",
             "",
             f"{len(publication.missing)} of {len(publication.instances)} listeners of "
             f"{publication.header.topic!r} have not subscribed in time",
         )
-        for instance in publication.missing:
-            if len(self._left_out) < _REMEMBERED:
-                self._left_out[instance] = None
+        self._left_out.update(dict.fromkeys(publication.missing))
+        while len(self._left_out) > _REMEMBERED:
+            del self._left_out[next(iter(self._left_out))]
         self._publish(publication)
 
     def _publish(self, publication: Publication) -> None:
@@ -158,6 +169,9 @@ class Publisher:
             publication.timer.cancel()
         if publication.given_up:
             return
+        # Also those that it did not wait for.
+        left_out = len(self._subscribers.missing(publication.instances))
+        self._metrics.count("zmq_listeners_left_out", left_out)
         copies = 0
         for subscription in self._receivers(publication):
             self._send(subscription, publication)

@@ -55,14 +55,16 @@ class Subscriber:
         self._loop = loop
         self._settings = settings
         self._address = address
-        self._subscriptions = [*subscriptions, end_marker(instance)]
+        self._subscriptions = frozenset((*subscriptions, end_marker(instance)))
         self._limit = limit
         self._metrics = metrics
         self._deliver = deliver
         self._socket: zmq.Socket[bytes] | None = None
         self._latest: dict[tuple[bytes, bytes], int] = {}
-        # What waits for the end of a pause.
-        self._paused: deque[Arrived] | None = None
+        # What waits for the end of a pause: what was given back, and what arrived since.
+        self._is_paused = False
+        self._released: deque[Arrived] = deque()
+        self._arrived: deque[Arrived] = deque()
         self._size = 0
         self._overflows = False
 
@@ -77,14 +79,14 @@ class Subscriber:
 
     def pause(self) -> None:
         """Hold what arrives."""
-        if self._paused is None:
-            self._paused = deque()
+        self._is_paused = True
 
     def resume(self) -> None:
         """Deliver what was held, and what arrives."""
-        held, self._paused = self._paused or (), None
-        for arrived in held:
-            self._deliver(arrived)
+        self._is_paused = False
+        for held in (self._released, self._arrived):
+            while held:
+                self._deliver(held.popleft())
 
     def close(self) -> None:
         """Receive nothing more."""
@@ -102,10 +104,12 @@ class Subscriber:
         Parameters:
             delay: seconds.
         """
-        if self._paused is not None and not delay:
-            self._paused.append(arrived)
-        elif delay:
-            self._loop.later(delay, lambda: self.requeue(arrived, 0.0))
+        self._loop.later(delay, lambda: self.release(arrived))
+
+    def release(self, arrived: Arrived) -> None:
+        """Deliver a message again; after a pause before those that have arrived since."""
+        if self._is_paused:
+            self._released.append(arrived)
         else:
             self._deliver(arrived)
 
@@ -116,6 +120,11 @@ class Subscriber:
             frames.check(body, frames.BODY_LIMIT)
             if len(sender) != INSTANCE_SIZE or header.kind not in _KINDS:
                 raise frames.FrameError("not a publication")
+            # A subscription is a beginning; and what the header says decides what is called.
+            if subscription not in self._subscriptions or not subscription.startswith(
+                header.key + b"/"
+            ):
+                raise frames.FrameError("a publication to another key")
         except ValueError:
             self._metrics.count("zmq_malformed")
             return
@@ -126,10 +135,10 @@ class Subscriber:
             return
         self._overflows = False
         self._size += arrived.size
-        if self._paused is None:
-            self._deliver(arrived)
+        if self._is_paused:
+            self._arrived.append(arrived)
         else:
-            self._paused.append(arrived)
+            self._deliver(arrived)
 
     def _drop(self, topic: str) -> None:
         self._metrics.count("zmq_publications_dropped")

@@ -60,16 +60,24 @@ class Subscribers:
         self._complete: set[bytes] = set()
         self._pools: dict[bytes, dict[bytes, dict[bytes, bytes]]] = {}
 
-    def take(self, message: bytes) -> None:
-        """Take a message of a socket of type XPUB: somebody subscribed, or ended it."""
+    def take(self, message: bytes) -> bytes | None:
+        """Take a message of a socket of type XPUB: a subscription, or the end of one.
+
+        Returns:
+            The id of the listener of which this was the end marker; None for any other message.
+        """
         if len(message) < 2:
-            return
+            return None
         subscribed, subscription = message[0] == _SUBSCRIBED, message[1:]
         if subscription.startswith(_MARKER):
             instance = subscription[len(_MARKER) :]
-            (self._complete.add if subscribed else self._complete.discard)(instance)
+            if subscribed:
+                self._complete.add(instance)
+                return instance
+            self._complete.discard(instance)
         elif (found := _split_pool(subscription)) is not None:
             self._take_pool(subscribed, subscription, *found)
+        return None
 
     def _take_pool(
         self, subscribed: bool, subscription: bytes, key: bytes, pool: bytes, instance: bytes

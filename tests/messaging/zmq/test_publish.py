@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import zmq
 
 from hbshim.errors import ConnectError, UnroutableError
 from hbshim.heartbeat import service
@@ -23,10 +25,11 @@ from hbshim.messaging import (
     Server,
     Target,
 )
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Header, Kind, encode, notification_key
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.publisher import Publication, Publisher
 from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
 from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, Node, children, server_process
@@ -125,7 +128,7 @@ def test_a_fanout_without_a_listener_is_no_error(drivers: Callable[..., Driver])
 def test_what_its_sender_has_given_up_is_not_published_later() -> None:
     """It may send the message again: the listeners would get it twice."""
     loop = Loop()
-    publisher = Publisher(loop, SocketSettings(), "fanout", Metrics())
+    publisher = Publisher(loop, SocketSettings(), "fanout", 0, Metrics())
     sent: list[int] = []
     header = Header(Kind.FANOUT, bytes(16), topic="t")
     late = Publication(b"key", header, [], [bytes(16)], time.monotonic() + 0.05, sent.append)
@@ -217,6 +220,72 @@ def test_a_pause_holds_publications_and_the_limit_drops_the_newest(
     wait_until(arrives, LIMIT)
     held = [value for value in endpoint.asked if value != "last"]
     assert held == list(range(9))
+
+
+def test_what_was_given_back_by_a_pause_comes_before_what_arrives_in_it(
+    drivers: Callable[..., Driver], serve: Serve
+) -> None:
+    endpoint = Endpoint()
+    server = serve(drivers(), TARGET, endpoint, workers=1)
+    client = Client(drivers(), TARGET).prepare(fanout=True)
+    client.cast("hold", value="held")
+    wait_until(lambda: endpoint.asked, LIMIT)
+    for number in range(5):
+        client.cast("echo", value=number)
+    server.pause()
+    for number in range(5, 10):
+        client.cast("echo", value=number)
+    endpoint.release.set()
+    server.resume()
+    wait_until(lambda: len(endpoint.asked) == 11, LIMIT)
+    assert endpoint.asked == ["held", *range(10)]
+
+
+def test_what_a_publisher_names_is_called_only_if_it_is_subscribed_to(
+    pair: tuple[Node, Node], drivers: Callable[..., Driver], listen: Callable[..., None]
+) -> None:
+    """The header has the priority, which is the name of a method."""
+
+    class Endpoint(Sink):
+        def secret(self, notification: Notification) -> None:
+            self.seen.append(("secret", notification.payload))
+
+    sink = Endpoint()
+    listen(drivers(), sink, "pool")
+    Notifier(drivers(), "events", "test", timeout=LIMIT).info("happened", 1)
+    wait_until(lambda: sink.seen, LIMIT)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    publisher = make(context, "client-publish", SocketSettings())
+    try:
+        publisher.connect(f"tcp://{pair[0].address}:9503")
+        key = notification_key("openstack_notification", "events", "info")
+        assert publisher.poll(int(LIMIT * 1000))
+        subscribed: list[bytes] = []
+        wait_until(
+            lambda: (
+                (publisher.poll(10) and subscribed.append(publisher.recv()[1:]))
+                or any(each.startswith(key + b"/") for each in subscribed)
+            ),
+            LIMIT,
+        )
+        (mine,) = [each for each in subscribed if each.startswith(key + b"/")]
+        value = {
+            "event_type": "",
+            "payload": 2,
+            "publisher_id": "",
+            "message_id": "",
+            "timestamp": "",
+        }
+        body = json.dumps(value).encode()
+        for topic in ("events.secret", "events.info"):
+            header = Header(Kind.NOTIFY, bytes(16), exchange="openstack_notification", topic=topic)
+            publisher.send_multipart([mine, bytes(16), encode(header), body])
+            publisher.send_multipart([mine + b"more", bytes(16), encode(header), body])
+        wait_until(lambda: len(sink.seen) > 1, LIMIT)
+        assert sink.seen == [("info", 1), ("info", 2)]
+    finally:
+        publisher.close(linger=0)
+        context.term()
 
 
 def test_a_proxy_that_hangs_or_is_gone_delays_the_others_little(

@@ -110,6 +110,11 @@ class Loop:
         """Have :meth:`finish` go on while a function returns True."""
         self._keeping.append(keeps)
 
+    def finished(self, keeps: Callable[[], bool]) -> None:
+        """Undo :meth:`finish_first`."""
+        with contextlib.suppress(ValueError):
+            self._keeping.remove(keeps)
+
     def write(self, socket: zmq.Socket[bytes], on_writable: Callable[[], None] | None) -> None:
         """Have a function called when `socket` can send again; None: no more."""
         if on_writable is None:

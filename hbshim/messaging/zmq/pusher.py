@@ -22,7 +22,7 @@ from hbshim.messaging.zmq.frames import Header
 from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
-from hbshim.runtime.unpatched import allocate_lock
+from hbshim.runtime.exclusive import TrySection
 
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
@@ -100,10 +100,15 @@ class Pusher:
         self._metrics = metrics
         self._peers: dict[str, _Peer] = {}
         self._leaving: set[_Peer] = set()
-        # Native, and held for an addition only.
-        self._lock = allocate_lock()
-        self._size = 0
+        # Of what was offered, by the threads that offer; and of what has ended, by the I/O thread.
+        self._offering = TrySection()
+        self._offered = self._ended = 0
         self._closed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the casts that were offered and have not ended."""
+        return self._offered - self._ended
 
     def start(self) -> None:
         """Look after the connections from now on."""
@@ -115,10 +120,16 @@ class Pusher:
         peer = self._peers.get(record.host)
         if peer is None or not peer.ready or peer.address != record.addresses.get("cast"):
             return False
-        if not self._add(cast.size):
-            return False
-        self._loop.post(functools.partial(self._send, peer, cast))
-        return True
+
+        def post() -> bool:
+            if self.size + cast.size > self._most_bytes:
+                return False
+            # In this order: what interrupts it leaves no space taken for ever.
+            self._loop.post(functools.partial(self._send, peer, cast))
+            self._offered += cast.size
+            return True
+
+        return self._offering.run(post) is True
 
     def send(self, record: HostRecord, cast: Cast) -> None:
         """Send a cast whose sender waits, or report that its host does not take it."""
@@ -133,16 +144,10 @@ class Pusher:
         self._closed = True
         for peer in list(self._peers.values()):
             self._leave(peer)
+        self._finish()
 
     def _keeps(self) -> bool:
         return any(peer.kept for peer in (*self._peers.values(), *self._leaving))
-
-    def _add(self, size: int) -> bool:
-        with self._lock:
-            if size > 0 and self._size + size > self._most_bytes:
-                return False
-            self._size += size
-            return True
 
     def _peer(self, record: HostRecord) -> _Peer | None:
         address = record.addresses["cast"]
@@ -164,6 +169,9 @@ class Pusher:
 
     def _send(self, peer: _Peer, cast: Cast) -> None:
         peer.used = time.monotonic()
+        if cast.expired():
+            self._end(cast, sent=False)
+            return
         if not peer.kept and not peer.socket.closed and not try_send(peer.socket, cast.frames()):
             peer.ready = True
             self._end(cast, sent=True)
@@ -200,7 +208,7 @@ class Pusher:
         if cast.done is not None:
             cast.done(sent)
             return
-        self._add(-cast.size)
+        self._ended += cast.size
         if not sent:
             self._metrics.count("zmq_casts_dropped")
             detail = f"a cast to topic {cast.header.topic!r}: its host took nothing in time"
@@ -224,6 +232,12 @@ class Pusher:
             self._end(peer.kept.popleft(), sent=False)
         self._leaving.discard(peer)
         self._loop.close(peer.socket)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Have the loop forget a pusher that is closed and keeps nothing."""
+        if self._closed and not self._keeps():
+            self._loop.finished(self._keeps)
 
     def _check(self) -> None:
         if self._closed:

@@ -19,13 +19,12 @@ from hbshim.messaging.zmq import frames, pusher
 from hbshim.messaging.zmq.directory import HostRecord
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.loop import Loop
-from hbshim.messaging.zmq.proxy.control import ask
 from hbshim.messaging.zmq.pusher import Cast, Pusher
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, Node, own_address
+from tests.messaging.zmq.nodes import LIMIT, Node, figure, own_address
 from tests.waiting import wait_until
 
 Serve = Callable[..., Server]
@@ -66,11 +65,6 @@ def driver(directory: str) -> Iterator[Driver]:
     made = messaging.connect("hbzmq://", fanout_ds_address=directory, zmq_target_update=0.2)
     yield made
     made.close()
-
-
-def figure(node: Node, name: str) -> float:
-    found = ask(node.ipc)["requests"]
-    return 0.0 if found is None else found[name]
 
 
 def test_casts_of_a_known_route_arrive_in_order_over_one_way(
@@ -145,7 +139,7 @@ def test_a_proxy_counts_casts_that_it_cannot_place(node: Node) -> None:
     push = make(context, "client-cast", SocketSettings())
     try:
         push.connect(f"tcp://{node.address}:9504")
-        unknown = Header(Kind.CAST, bytes(16), topic="nobody's")
+        unknown = Header(Kind.CAST, bytes(16), topic="unknown")
         wait_until(lambda: push.poll(100, zmq.POLLOUT), LIMIT)
         for frame in (
             frames.encode(unknown),
@@ -218,13 +212,13 @@ def test_a_client_keeps_no_more_than_its_limit_and_loses_nothing_of_it(
     offered = 0
     until = time.monotonic() + LIMIT
     # What the kernel and ZeroMQ keep comes first.
-    while host.pusher._size < 700_000:
+    while host.pusher.size < 700_000:
         assert time.monotonic() < until
         offered += host.pusher.offer(host.record, Cast(Header(Kind.CAST, bytes(16)), body, 60.0))
         if not host.pusher.offer(host.record, Cast(Header(Kind.CAST, bytes(16)), body, 60.0)):
             break
         offered += 1
-    assert host.pusher._size <= 1_000_000
+    assert host.pusher.size <= 1_000_000
     # Behind the casts, as a driver that is closed does it.
     host.loop.post(host.pusher.close)
     received = 0
@@ -235,6 +229,32 @@ def test_a_client_keeps_no_more_than_its_limit_and_loses_nothing_of_it(
             host.socket.recv_multipart()
             received += 1
     assert host.metrics.snapshot().get("zmq_casts_dropped", 0) == 0
+
+
+def test_a_signal_handler_that_casts_finds_no_lock(receiver: Callable[..., Receiver]) -> None:
+    """It may run between any two lines of a cast of the same thread."""
+    host = receiver(1_000_000)
+    assert host.send()
+    inner: list[bool] = []
+    cast = Cast(Header(Kind.CAST, bytes(16)), [], 60.0)
+    post = host.loop.post
+
+    def handler(command: Callable[[], None]) -> None:
+        inner.append(host.pusher.offer(host.record, cast))
+        post(command)
+
+    host.loop.post = handler
+    assert host.pusher.offer(host.record, cast)
+    host.loop.post = post
+    assert inner == [False]  # that one waits for the I/O thread instead
+    wait_until(lambda: host.run() or host.pusher.size == 0, LIMIT)
+
+
+def test_a_closed_pusher_is_forgotten(receiver: Callable[..., Receiver]) -> None:
+    host = receiver(1_000_000)
+    assert host.send()
+    host.pusher.close()
+    assert host.loop._keeping == []
 
 
 def test_an_idle_host_is_disconnected_and_casts_that_are_late_are_dropped(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from wsgi_harness.engine import dockerd
 from wsgi_harness.engine.commands import silent
 
@@ -19,6 +20,9 @@ def bystander(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that lives, under the name `hbother`."""
     program = shutil.copy("/bin/sleep", tmp_path / "hbother")
     with subprocess.Popen([program, "3600"]) as process:
+        # Popen returns when the descriptors are closed, just before the kernel sets the name.
+        name = Path(f"/proc/{process.pid}/comm")
+        wait_until(lambda: name.read_text() == "hbother\n")
         yield process
         process.kill()
 

@@ -19,6 +19,7 @@ INDENT = "    "
 #: Commands that are defined elsewhere, each loaded when it is called.
 ELSEWHERE = {
     "doctor": ("hbshim.doctor.command", "doctor"),
+    "zmq-keys": ("hbshim.messaging.zmq.keys_command", "zmq_keys"),
     "zmq-proxy": ("hbshim.messaging.zmq.proxy.command", "zmq_proxy"),
 }
 

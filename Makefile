@@ -29,7 +29,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test worlds bench chaos cluster coverage docs oslo soak venv images lint clean
+.PHONY: regression test green bench chaos cluster coverage docs oslo soak venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -49,17 +49,17 @@ test: lint images
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;
 # two processes for each, all four at one broker. Not by pytest-xdist: what connects its processes
 # does not work where gevent has patched it.
-WORLD-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool
-WORLD-2 := $(addprefix tests/messaging/,test_connection.py test_driver.py \
+GREEN-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool
+GREEN-2 := $(addprefix tests/messaging/,test_connection.py test_driver.py \
   test_driver_servers.py test_driver_notify.py test_driver_hosts.py \
   $(addprefix contract/,test_call.py test_cut.py test_notify.py test_serve.py test_store.py))
 
-worlds: venv
+green: venv
 	$(BIN)/python -m tests.brokers $(MAKE) --no-print-directory -j4 --output-sync=target $(foreach part,1 2,\
-	  world-eventlet-$(part) world-gevent-$(part))
+	  green-eventlet-$(part) green-gevent-$(part))
 
-world-%: venv
-	HBSHIM_TEST_WORLD=$(firstword $(subst -, ,$*)) $(PYTEST) $(WORLD-$(lastword $(subst -, ,$*)))
+green-%: venv
+	HBSHIM_TEST_CONCURRENCY=$(firstword $(subst -, ,$*)) $(PYTEST) $(GREEN-$(lastword $(subst -, ,$*)))
 
 # Branches too, and in programs that tests start; fails below the floor of pyproject.toml. ARGS
 # choose tests, which have no floor. Pages: build/coverage.

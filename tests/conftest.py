@@ -6,7 +6,7 @@ Without a container engine, tests that need one are skipped at a desk and fail w
 
 from __future__ import annotations
 
-from tests import worlds  # first: it patches before anything else is imported
+from tests import concurrency  # first: it patches before anything else is imported
 
 import contextlib
 import dataclasses

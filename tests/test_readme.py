@@ -40,14 +40,14 @@ def test_every_way_is_shown() -> None:
     assert len(SNIPPETS) == 8
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet"])
+@pytest.mark.parametrize("model", ["native", "eventlet"])
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.sub(r"\W+", "-", s)[:40])
-def test_a_snippet_keeps_its_connection_alive(broker: Broker, snippet: str, world: str) -> None:
+def test_a_snippet_keeps_its_connection_alive(broker: Broker, snippet: str, model: str) -> None:
     """For 5 T in which nothing of the program runs."""
-    holds_at_some_scale(lambda t: check(broker, snippet, world, int(t)), 1, 4)
+    holds_at_some_scale(lambda t: check(broker, snippet, model, int(t)), 1, 4)
 
 
-def check(broker: Broker, snippet: str, world: str, t: int) -> None:
+def check(broker: Broker, snippet: str, model: str, t: int) -> None:
     code = (
         snippet.replace("amqp://user:password@broker/", broker.amqp_url().removesuffix("%2F"))
         .replace(
@@ -60,7 +60,7 @@ def check(broker: Broker, snippet: str, world: str, t: int) -> None:
         )
         .replace("heartbeat=60", f"heartbeat={t}")
     )
-    patch = "import eventlet; eventlet.monkey_patch()\n" if world == "eventlet" else ""
+    patch = "import eventlet; eventlet.monkey_patch()\n" if model == "eventlet" else ""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"T = {t}\n" + patch + code + SURVIVE],
         capture_output=True,

@@ -13,14 +13,14 @@ import pytest
 
 from hbshim import PUBLIC_MODULES
 from tests.browser import Browser
+from tests.concurrency import MODEL
 from tests.conftest import broker_is_required
-from tests.worlds import WORLD
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images, ensure_browser_image, has_browser_image
 from wsgi_harness.paths import set_up_lock
 from wsgi_harness.stack.stack import project_name
 
-pytestmark = pytest.mark.skipif(WORLD != "native", reason="the site is the same everywhere")
+pytestmark = pytest.mark.skipif(MODEL != "native", reason="the site is the same everywhere")
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,8 +22,8 @@ import pytest
 import hbshim
 from hbshim.errors import AttachError, UnsupportedVersionError
 from hbshim.heartbeat.service import current
+from tests.concurrency import MODEL
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -35,7 +35,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def relay(broker: Broker) -> Iterator[Relay]:
-    if WORLD != "native":
+    if MODEL != "native":
         pytest.skip("the relay's event loop does not run in a patched process")
     with Relay(broker.host, broker.amqp_port) as relay:
         yield relay

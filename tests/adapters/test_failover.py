@@ -17,13 +17,13 @@ from kombu.pools import ProducerPool
 
 import hbshim
 from hbshim.heartbeat.link import Link
+from tests.concurrency import MODEL
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 pytestmark = pytest.mark.skipif(
-    WORLD != "native", reason="the relay's event loop does not run in a patched process"
+    MODEL != "native", reason="the relay's event loop does not run in a patched process"
 )
 
 T = 1

@@ -17,8 +17,8 @@ from hbshim.adapters.kombu.heartbeat import SslTransport, connection_options
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat.service import current
 from hbshim.heartbeat.state import State
+from tests.concurrency import needs_os_threads
 from tests.waiting import wait_until
-from tests.worlds import needs_os_threads
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 

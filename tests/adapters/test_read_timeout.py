@@ -12,13 +12,13 @@ import amqp
 import pytest
 
 import hbshim
-from tests.worlds import WORLD
+from tests.concurrency import MODEL
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
 # py-amqp leaves both to the kernel, and a green socket never waits in the kernel: a read that
 # nothing ends goes on for ever there, with hbshim and without.
-pytestmark = pytest.mark.skipif(WORLD != "native", reason="the kernel's timeouts of a socket")
+pytestmark = pytest.mark.skipif(MODEL != "native", reason="the kernel's timeouts of a socket")
 
 #: Seconds. More than half of T, so that heartbeats of the broker come in between.
 READ_TIMEOUT = 3.0

@@ -24,14 +24,14 @@ from hbshim.adapters.tls import SerializedSslObject
 from hbshim.heartbeat import service
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME
 from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
+from tests.concurrency import MODEL
 from tests.interrupts import interrupt
 from tests.permits import always
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 from wsgi_harness.stack.broker import Broker
 
 blocking_socket = pytest.mark.skipif(
-    WORLD != "native", reason="green sockets wait in their hub, by its own rules"
+    MODEL != "native", reason="green sockets wait in their hub, by its own rules"
 )
 
 OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
@@ -189,7 +189,7 @@ class Session:
         return "TLSv1.3"
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("call", ["read", "write", "version", "pending"])
 def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken(call: str) -> None:
     ours, theirs = socket.socketpair()
@@ -586,7 +586,7 @@ def test_a_client_that_stays_inside_is_not_waited_for(
 ) -> None:
     client, _ = session(*KINDS[0])
     wire: Any = wire_for(client)
-    # Another thread of the operating system, in a patched world too.
+    # Another thread of the operating system, in a patched concurrency model too.
     inside, ended, gone = allocate_lock(), allocate_lock(), allocate_lock()
     for lock in (inside, ended, gone):
         lock.acquire()
@@ -655,7 +655,7 @@ def test_an_engine_that_is_stuck_inside_the_session_is_shut_out(
     assert wire.send_heartbeat(always())
 
 
-@pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
+@pytest.mark.skipif(MODEL != "native", reason="forks beside a native thread")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_dropped_copy_is_not_locked_by_a_thread_of_the_parent(
     session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],

@@ -12,10 +12,10 @@ import pytest
 
 from hbshim.bench import engine_load, lateness, suite, throughput
 from hbshim.bench.sinks import open_idle, running_sink
-from tests.worlds import WORLD
+from tests.concurrency import MODEL
 from wsgi_harness.stack.broker import Broker
 
-pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch their own processes")
+pytestmark = pytest.mark.skipif(MODEL != "native", reason="benchmarks patch their own processes")
 
 
 def bench(*argv: str, **environment: Any) -> subprocess.CompletedProcess[str]:

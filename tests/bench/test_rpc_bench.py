@@ -15,10 +15,10 @@ from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.rpc.tidy import tidy
 from hbshim.errors import HbshimError, MissingExtraError
-from tests.worlds import WORLD
+from tests.concurrency import MODEL
 from wsgi_harness.stack.broker import Broker
 
-pytestmark = pytest.mark.skipif(WORLD != "native", reason="benchmarks patch their own processes")
+pytestmark = pytest.mark.skipif(MODEL != "native", reason="benchmarks patch their own processes")
 
 NAMES = [name for name, _, _ in contest.WORKS]
 PLUG_IN, OWN = contest.GROUPS

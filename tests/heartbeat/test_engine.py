@@ -16,9 +16,9 @@ from hbshim.heartbeat.schedule import SLOT
 from hbshim.heartbeat.watchdog import LATE_SHARE, Watchdog
 from hbshim.heartbeat.workers import PthreadWorker, Worker
 from hbshim.metrics import Metrics
+from tests.concurrency import MODEL, needs_os_threads
 from tests.interrupts import interrupt_everywhere
 from tests.waiting import wait_until
-from tests.worlds import WORLD, needs_os_threads
 
 
 class Clock:
@@ -407,7 +407,7 @@ def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wa
     assert [len(each.looked_at) for each in (item, *watched)] == [1, 1]
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_at_any_instant_keeps_the_worker_from_being_started() -> None:
     engines = [make_engine()[0]]
 
@@ -422,7 +422,7 @@ def test_no_exception_at_any_instant_keeps_the_worker_from_being_started() -> No
     assert interrupt_everywhere(lambda: engines[-1].start(), started)
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_a_thread_whose_start_was_interrupted_is_started_again() -> None:
     """Else it is taken to run: its links would have no heartbeats until it is overdue by T."""
     workers: list[Any] = [PthreadWorker()]

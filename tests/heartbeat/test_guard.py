@@ -13,10 +13,10 @@ import pytest
 
 from hbshim.heartbeat import guard as guard_module
 from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK, Guard
+from tests.concurrency import MODEL, needs_os_threads
 from tests.interrupts import interrupt
 from tests.native_fork import fork_in_c
 from tests.waiting import wait_until
-from tests.worlds import WORLD, needs_os_threads
 
 
 def nothing() -> None:
@@ -420,7 +420,7 @@ def test_an_engine_is_never_counted_as_a_second_writer() -> None:
     assert guard.writers.overlaps == 0
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("way", ["send", "flush", "read"])
 def test_no_exception_at_any_instant_leaves_a_gate_taken(way: str) -> None:
     guard = Guard()

@@ -30,9 +30,9 @@ from hbshim.heartbeat.state import (
 from hbshim.heartbeat.syscalls import gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.metrics import Metrics
+from tests.concurrency import MODEL
 from tests.permits import always
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(
     assert link.heartbeats_sent == 1
 
 
-@pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
+@pytest.mark.skipif(MODEL != "native", reason="forks beside a native thread")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link: Link) -> None:
     def write() -> int:
@@ -405,7 +405,7 @@ def test_a_write_that_fails_because_the_peer_has_gone_is_reported_as_that(
     assert link.state is State.LOST
 
 
-@pytest.mark.skipif(WORLD != "native", reason="forks beside a native thread")
+@pytest.mark.skipif(MODEL != "native", reason="forks beside a native thread")
 def test_a_torn_stream_in_a_forked_child_is_left_to_the_parent(
     connected: tuple[socket.socket, socket.socket],
 ) -> None:

@@ -21,10 +21,10 @@ from hbshim.heartbeat.supervisor import GRACE_AT_LEAST, Supervisor
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
 from hbshim.heartbeat.workers import Worker, _NativeThread
 from hbshim.metrics import Metrics
+from tests.concurrency import MODEL, needs_os_threads
 from tests.heartbeat.test_engine import Clock, IdleWorker, Item
 from tests.interrupts import interrupt_everywhere
 from tests.waiting import wait_until
-from tests.worlds import WORLD, needs_os_threads
 
 pytestmark = needs_os_threads
 
@@ -319,7 +319,7 @@ def test_a_thread_that_was_stopped_while_it_replaced_the_worker_is_not_waited_fo
     wait_until(lambda: service._replace_thread(engine, "it ended") or service.metrics.recorded())
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_at_any_instant_keeps_the_supervisor_from_being_started() -> None:
     def make() -> Supervisor:
         return Supervisor(

@@ -18,11 +18,11 @@ from hbshim.heartbeat import wire as wire_module
 from hbshim.heartbeat.syscalls import Calls, gil_keeping_calls
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, DescriptorReusedError, Wire, acting
 from hbshim.runtime.unpatched import original
+from tests.concurrency import MODEL
 from tests.full_queues import fill
 from tests.interrupts import interrupt_everywhere
 from tests.permits import always
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
 
@@ -382,7 +382,7 @@ def test_the_limit_for_acknowledgements_in_seconds(
     wire.user_timeout = 1.0
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_at_any_instant_leaves_a_system_call_under_way() -> None:
     """Each later write would wait for its end, and no heartbeat would be sent."""
     permit = always()

@@ -1,4 +1,4 @@
-"""A driver that is used, then forked, and used in both processes: ``forking.py WORLD TOPIC``."""
+"""A driver that is used, then forked, and used in both processes: ``forking.py MODEL TOPIC``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LIMIT = 20
 ON_A_BUSY_MACHINE = {"socket_timeout": LIMIT, "handshake_timeout": LIMIT}
 
 
-def patch(world: str) -> None:
+def patch(model: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if world == "eventlet":
+        if model == "eventlet":
             import eventlet
 
             eventlet.monkey_patch()
-        elif world == "gevent":
+        elif model == "gevent":
             from gevent import monkey
 
             monkey.patch_all()
@@ -48,8 +48,8 @@ def use(driver: Any, client: Any, notifier: Any, name: str) -> None:
     os.write(1, f"{name}\n".encode())
 
 
-def main(world: str, topic: str) -> None:
-    patch(world)
+def main(model: str, topic: str) -> None:
+    patch(model)
     from hbshim import messaging
 
     options: dict[str, Any] = ON_A_BUSY_MACHINE
@@ -58,7 +58,7 @@ def main(world: str, topic: str) -> None:
     client = messaging.Client(driver, target, timeout=LIMIT)
     notifier = messaging.Notifier(driver, topic, "fork", timeout=LIMIT)
     server = messaging.Server(driver, messaging.Target(topic + "-own"), [object()])
-    if world == "native":
+    if model == "native":
         # A listener, too, whose threads and locks stay behind; green ones fork with the rest.
         assert server.start(LIMIT)
     assert client.call("echo", value="before") == "before"

@@ -15,7 +15,7 @@ from hbshim.errors import ConnectError, TopologyError
 from hbshim.messaging.backoff import TOO_LITTLE, pauses, retrying
 
 
-class World:
+class Model:
     """A clock, and a sleep that moves it; every try fails, and takes so long."""
 
     def __init__(self, takes: float = 0.0) -> None:
@@ -80,50 +80,50 @@ def test_jitter_is_full() -> None:
 
 
 def test_success_ends_it() -> None:
-    world = World()
-    assert world.run(5, 1, None, succeed_at=3) == "in"
-    assert world.slept == [1, 2]
+    model = Model()
+    assert model.run(5, 1, None, succeed_at=3) == "in"
+    assert model.slept == [1, 2]
 
 
 def test_a_first_success_costs_no_pause() -> None:
-    world = World()
-    assert world.run(5, 1, None, succeed_at=1) == "in"
-    assert world.slept == []
+    model = Model()
+    assert model.run(5, 1, None, succeed_at=1) == "in"
+    assert model.slept == []
 
 
 def test_the_last_error_is_raised_as_it_was() -> None:
-    world = World()
+    model = Model()
     with pytest.raises(ConnectError, match="try 3"):
-        world.run(3, 1, None)
-    assert world.slept == [1, 2]
+        model.run(3, 1, None)
+    assert model.slept == [1, 2]
 
 
 def test_one_attempt_is_one() -> None:
-    world = World()
+    model = Model()
     with pytest.raises(ConnectError, match="try 1"):
-        world.run(1, 1, None)
-    assert world.slept == []
+        model.run(1, 1, None)
+    assert model.slept == []
 
 
 def test_an_error_that_no_other_try_helps_against_ends_it() -> None:
-    world = World()
+    model = Model()
     with pytest.raises(TopologyError, match="try 1"):
-        world.run(9, 1, None, error=TopologyError)
+        model.run(9, 1, None, error=TopologyError)
 
 
 def test_without_a_number_the_deadline_ends_it() -> None:
-    world = World(takes=0.5)
+    model = Model(takes=0.5)
     with pytest.raises(ConnectError):
-        world.run(None, 0.1, 110.0)
-    assert len(world.tried) > 3
-    assert max(world.tried) < 110.0
+        model.run(None, 0.1, 110.0)
+    assert len(model.tried) > 3
+    assert max(model.tried) < 110.0
 
 
 def test_a_deadline_that_has_passed_allows_one_try() -> None:
-    world = World()
+    model = Model()
     with pytest.raises(ConnectError, match="try 1"):
-        world.run(9, 1, 50.0)
-    assert world.slept == []
+        model.run(9, 1, 50.0)
+    assert model.slept == []
 
 
 @settings(deadline=None, database=None)
@@ -137,21 +137,21 @@ def test_a_deadline_that_has_passed_allows_one_try() -> None:
 def test_no_pause_reaches_past_the_deadline(
     attempts: int | None, delay: float, seconds: float, takes: float, dice: ArtificialRandom
 ) -> None:
-    world = World(takes)
-    deadline = world.now + seconds
+    model = Model(takes)
+    deadline = model.now + seconds
     with pytest.raises(ConnectError):
-        world.run(attempts, delay, deadline, uniform=dice.uniform)
-    assert attempts is None or len(world.tried) <= attempts
-    assert all(started < deadline for started in world.tried[1:])
+        model.run(attempts, delay, deadline, uniform=dice.uniform)
+    assert attempts is None or len(model.tried) <= attempts
+    assert all(started < deadline for started in model.tried[1:])
     if attempts is None:
-        assert deadline - world.now <= TOO_LITTLE + 1e-9
+        assert deadline - model.now <= TOO_LITTLE + 1e-9
 
 
 def test_the_programs_own_sleep_is_looked_up_when_it_is_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = World()
-    monkeypatch.setattr("time.sleep", world.sleep)
+    model = Model()
+    monkeypatch.setattr("time.sleep", model.sleep)
     with pytest.raises(ConnectError):
-        world.run(2, 1, None, sleep=None)
-    assert world.slept == [1]
+        model.run(2, 1, None, sleep=None)
+    assert model.slept == [1]

@@ -1,4 +1,4 @@
-"""The contract of a connection: the same for every library, in every world."""
+"""The contract of a connection: the same for every library, in every concurrency model."""
 
 from __future__ import annotations
 

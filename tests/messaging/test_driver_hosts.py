@@ -24,10 +24,10 @@ from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
 from hbshim.protocol.messages import Message
+from tests.concurrency import MODEL
 from tests.messaging.conftest import LIMIT, at_once, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -247,10 +247,10 @@ def test_a_closed_driver(drivers: Drivers, target: Target) -> None:
 # -- forks ---------------------------------------------------------------------
 
 
-@pytest.mark.skipif(WORLD != "native", reason="the processes patch themselves")
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+@pytest.mark.skipif(MODEL != "native", reason="the processes patch themselves")
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
 def test_a_fork(
-    world: str, library: str, driver: AmqpDriver, broker: Broker, target: Target
+    model: str, library: str, driver: AmqpDriver, broker: Broker, target: Target
 ) -> None:
     """Both processes go on with a driver that was used before."""
     endpoint = Endpoint()
@@ -258,7 +258,7 @@ def test_a_fork(
     assert server.start(LIMIT)
     try:
         done = subprocess.run(
-            [sys.executable, CHECKOUT / "tests/messaging/forking.py", world, target.topic],
+            [sys.executable, CHECKOUT / "tests/messaging/forking.py", model, target.topic],
             env={
                 **os.environ,
                 "PYTHONPATH": str(CHECKOUT),

@@ -12,8 +12,8 @@ import pytest
 
 from hbshim.messaging.amqp.listener import AmqpListener, Source
 from hbshim.messaging.serving import Workers
+from tests.concurrency import needs_os_threads
 from tests.native_fork import fork_in_c
-from tests.worlds import needs_os_threads
 
 pytestmark = [
     needs_os_threads,

@@ -9,10 +9,10 @@ import pytest
 
 from hbshim.messaging.inbox import Received
 from hbshim.messaging.polling import PollingListener
+from tests.concurrency import MODEL
 from tests.interrupts import interrupt_everywhere
-from tests.worlds import WORLD
 
-pytestmark = pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+pytestmark = pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 
 LIMIT = 30.0
 

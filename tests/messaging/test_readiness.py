@@ -1,4 +1,4 @@
-"""Waiting for a descriptor, or for a wake-up, in whichever world runs the tests."""
+"""Waiting for a descriptor, or for a wake-up, in whichever concurrency model runs the tests."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from hbshim.messaging.amqp.stream import Stream
 from hbshim.messaging.readiness import Readiness
 from hbshim.options import Options
 from hbshim.protocol.frames import Frame
+from tests.concurrency import MODEL
 from tests.interrupts import InterruptError, interrupt
 from tests.messaging.conftest import LIMIT
 from tests.waiting import wait_until
-from tests.worlds import WORLD
 
 
 class Silent:
@@ -163,7 +163,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("way", WAYS)
 def test_no_exception_at_any_instant_leaves_anything_taken(
     way: str, new_stream: Callable[..., Any]

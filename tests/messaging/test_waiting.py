@@ -11,8 +11,8 @@ import pytest
 from hbshim.errors import CallTimeoutError, ConnectionLostError
 from hbshim.messaging.base import Payload, Reply, ReplyKind
 from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+from tests.concurrency import MODEL
 from tests.interrupts import interrupt
-from tests.worlds import WORLD
 
 #: Seconds for what takes none; the machine may be busy.
 LIMIT = 30.0
@@ -158,7 +158,7 @@ def test_a_server_is_silent_after_the_last_that_was_heard_of_it() -> None:
     assert time.monotonic() - call.last_heard < LIMIT
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_at_any_instant_leaves_the_reader_role_taken() -> None:
     """Then no call of the process would ever read its reply."""
     role, left_taken = role_over(), []

@@ -14,8 +14,8 @@ import pytest
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).parents[2]
-#: First lines of a program in each world.
-WORLD_PATCHES = {
+#: First lines of a program in each concurrency model.
+PATCHES_OF_MODEL = {
     "native": "",
     "eventlet": "import eventlet; eventlet.monkey_patch()",
     "gevent": "from gevent import monkey; monkey.patch_all()",
@@ -30,7 +30,7 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str
     started = []
 
     def start(
-        world: str = "native",
+        model: str = "native",
         path: str | Path | None = None,
         *,
         status: int = 0,
@@ -39,7 +39,7 @@ def watched(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str
         socket_path = str(path or tmp_path / "{pid}.sock")
         kept = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", WATCHED, world, socket_path],
+            [sys.executable, "-W", "error", WATCHED, model, socket_path],
             env={**kept, "PYTHONPATH": str(CHECKOUT), "EVENTLET_TESTS": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -19,9 +19,9 @@ from hbshim.errors import WatchError
 from hbshim.observe import listen, stop_listening
 from hbshim.observe.client import ask
 from hbshim.observe.listening import offer
+from tests.concurrency import MODEL
 from tests.interrupts import interrupt_everywhere
-from tests.observe.conftest import CHECKOUT, WORLD_PATCHES
-from tests.worlds import WORLD
+from tests.observe.conftest import CHECKOUT, PATCHES_OF_MODEL
 
 
 @pytest.fixture(autouse=True)
@@ -213,11 +213,11 @@ def test_the_socket_moves_and_goes(tmp_path: Path) -> None:
     assert not os.path.lexists(second)
 
 
-@pytest.mark.parametrize("world", WORLD_PATCHES)
-def test_a_hub_is_not_needed_for_listening_twice(tmp_path: Path, world: str) -> None:
+@pytest.mark.parametrize("model", PATCHES_OF_MODEL)
+def test_a_hub_is_not_needed_for_listening_twice(tmp_path: Path, model: str) -> None:
     """gevent's `os.close`, for one, waits for it, once there is a hub."""
     code = f"""
-{WORLD_PATCHES[world]}
+{PATCHES_OF_MODEL[model]}
 import time
 from hbshim.observe import listen
 time.sleep(0.01)
@@ -270,7 +270,7 @@ sys.stdin.readline()
     assert not os.path.lexists(path)
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 # A socket whose creation was interrupted is closed when it is collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_exception_at_any_instant_keeps_the_socket_from_being_opened(tmp_path: Path) -> None:

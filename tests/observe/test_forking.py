@@ -14,7 +14,7 @@ import pytest
 
 from hbshim.errors import WatchError
 from hbshim.observe.client import ProcessGone, ask
-from tests.observe.conftest import CHECKOUT, WORLD_PATCHES
+from tests.observe.conftest import CHECKOUT, PATCHES_OF_MODEL
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 
@@ -55,10 +55,10 @@ print(json.dumps({{
 """
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
 @pytest.mark.parametrize("way", WAYS)
-def test_parent_and_child_each_have_their_own(tmp_path: Path, world: str, way: str) -> None:
-    program = PROGRAM.format(patch=WORLD_PATCHES[world], fork=WAYS[way])
+def test_parent_and_child_each_have_their_own(tmp_path: Path, model: str, way: str) -> None:
+    program = PROGRAM.format(patch=PATCHES_OF_MODEL[model], fork=WAYS[way])
     done = subprocess.run(
         # Python warns of forks in a process with threads; they are the point.
         [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)],

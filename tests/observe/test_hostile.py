@@ -28,9 +28,9 @@ from hbshim.observe.protocol import ANSWER_LIMIT, REQUEST
 from hbshim.observe.server import WatchServer
 from hbshim.observe.socketfile import SocketFile
 from hbshim.observe.table import render
+from tests.concurrency import needs_os_threads
 from tests.observe.conftest import CHECKOUT
 from tests.waiting import wait_until
-from tests.worlds import needs_os_threads
 
 pytestmark = needs_os_threads
 
@@ -86,11 +86,11 @@ def footprint(pid: int) -> tuple[int, int, int]:
     return len(os.listdir(f"/proc/{pid}/fd")), threads, pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
 def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(
-    watched: Callable[..., tuple[subprocess.Popen[str], str]], world: str
+    watched: Callable[..., tuple[subprocess.Popen[str], str]], model: str
 ) -> None:
-    process, path = watched(world)
+    process, path = watched(model)
     rng = random.Random(3)
     for _ in range(10):
         rng.choice(HOSTILE)(path, rng)

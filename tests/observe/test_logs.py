@@ -19,12 +19,12 @@ from hbshim.heartbeat.service import current
 from hbshim.observe import log_events
 from tests.observe.conftest import CHECKOUT
 
-WORLD = Path(__file__).with_name("logging_world.py")
+MODEL = Path(__file__).with_name("logging_program.py")
 
 
-def run(script: Path, world: str) -> str:
+def run(script: Path, model: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", script, world],
+        [sys.executable, "-W", "error", script, model],
         capture_output=True,
         text=True,
         timeout=120,
@@ -34,14 +34,14 @@ def run(script: Path, world: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_death_is_logged_by_the_programs_own_thread(world: str) -> None:
-    run(WORLD, world)
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+def test_a_death_is_logged_by_the_programs_own_thread(model: str) -> None:
+    run(MODEL, model)
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_a_problem_that_nothing_takes_is_logged_by_the_programs_own_thread(world: str) -> None:
-    said = run(WORLD.with_name("default_log_world.py"), world)
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+def test_a_problem_that_nothing_takes_is_logged_by_the_programs_own_thread(model: str) -> None:
+    said = run(MODEL.with_name("default_log_program.py"), model)
     assert "peer-closed: " in said, "not visible without a configuration of logging"
 
 

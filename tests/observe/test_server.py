@@ -12,8 +12,8 @@ from hbshim.observe.protocol import REQUEST
 from hbshim.observe.server import WatchServer
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.unpatched import original_module
+from tests.concurrency import needs_os_threads
 from tests.waiting import wait_until
-from tests.worlds import needs_os_threads
 
 pytestmark = needs_os_threads
 

@@ -27,8 +27,8 @@ from hbshim.observe import listening
 from hbshim.observe.answer import ProcessSeen, parse
 from hbshim.observe.live import look_again
 from hbshim.observe.table import Unanswered, age, lateness, render
+from tests.concurrency import needs_os_threads
 from tests.observe.conftest import CHECKOUT
-from tests.worlds import needs_os_threads
 
 
 def process(**links: Any) -> ProcessSeen:

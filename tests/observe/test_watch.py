@@ -1,4 +1,4 @@
-"""`hbshim watch` as a user runs it, against a real process in each world."""
+"""`hbshim watch` as a user runs it, against a real process in each concurrency model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.observe.conftest import gone
 from tests.waiting import wait_until
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
 def test_a_process_is_watched_while_its_main_thread_is_blocked(
     watched: Callable[..., tuple[subprocess.Popen[str], str]],
     hbshim: Callable[..., subprocess.CompletedProcess[str]],
-    world: str,
+    model: str,
 ) -> None:
-    process, path = watched(world)
+    process, path = watched(model)
     done = hbshim("watch", "--json", path)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)

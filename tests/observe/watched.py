@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-WORLD, PATH = sys.argv[1:3]
-if WORLD == "eventlet":
+MODEL, PATH = sys.argv[1:3]
+if MODEL == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif WORLD == "gevent":
+elif MODEL == "gevent":
     from gevent import monkey
 
     monkey.patch_all()

@@ -13,7 +13,7 @@ from tests.stress.oslo.processes import Service, configuration
 from wsgi_harness.stack.broker import Broker
 
 T = 2
-WORLDS = ("green", "native")
+MODELS = ("green", "native")
 
 
 class Pair:
@@ -29,8 +29,8 @@ def service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
     numbers = itertools.count()
 
-    def start(world: str, *lines: str, heartbeat: int = T) -> Service:
-        one = Service(world, tmp_path / f"{next(numbers)}.log")
+    def start(model: str, *lines: str, heartbeat: int = T) -> Service:
+        one = Service(model, tmp_path / f"{next(numbers)}.log")
         started.append(one)
         one.send("configure", lines=configuration(lines, heartbeat=heartbeat))
         return one
@@ -55,13 +55,13 @@ def url(broker: Broker) -> Callable[..., str]:
 def pair(
     service: Callable[..., Service], url: Callable[..., str], request: pytest.FixtureRequest
 ) -> Callable[..., Pair]:
-    """Start a server and a client, of one world and scheme or of two."""
+    """Start a server and a client, of one concurrency model and scheme or of two."""
     numbers = itertools.count()
 
-    def start(world: str, server: str, client: str, *lines: str, port: int | None = None) -> Pair:
+    def start(model: str, server: str, client: str, *lines: str, port: int | None = None) -> Pair:
         found = Pair(
-            service(world, *lines),
-            service(world, *lines),
+            service(model, *lines),
+            service(model, *lines),
             f"{request.node.name}-{next(numbers)}",
         )
         # Side by side: importing oslo.messaging takes a second.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.oslo.conftest import WORLDS
+from tests.oslo.conftest import MODELS
 from tests.stress.oslo.processes import ProgramError, Service
 from tests.stress.oslo.schemes import STOCK, ours
 from tests.waiting import wait_until
@@ -29,8 +29,8 @@ def exchange(server: Service, client: Service, name: str) -> None:
 def two(service: Callable[..., Service]) -> Callable[[str], tuple[Service, Service]]:
     """Two services, not connected yet."""
 
-    def start(world: str) -> tuple[Service, Service]:
-        found = service(world), service(world)
+    def start(model: str) -> tuple[Service, Service]:
+        found = service(model), service(model)
         for each in found:
             each.answer()
         return found
@@ -38,15 +38,15 @@ def two(service: Callable[..., Service]) -> Callable[[str], tuple[Service, Servi
     return start
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_every_kind_of_message(
     two: Callable[[str], tuple[Service, Service]],
     url: Callable[..., str],
     request: pytest.FixtureRequest,
-    world: str,
+    model: str,
 ) -> None:
     """Over every scheme, a topic each."""
-    server, client = two(world)
+    server, client = two(model)
     for scheme in ours():
         topic = f"{request.node.name}-{scheme}"
         server.do("serve", url=url(scheme), topic=topic)
@@ -54,16 +54,16 @@ def test_every_kind_of_message(
         exchange(server, client, scheme)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_rolling_change_of_the_scheme(
     two: Callable[[str], tuple[Service, Service]],
     url: Callable[..., str],
     request: pytest.FixtureRequest,
-    world: str,
+    model: str,
 ) -> None:
     """From rabbit:// to hbrabbit:// and back, clients first and servers first, on one topic."""
     there = request.node.name
-    first, second = two(world)
+    first, second = two(model)
     first.do("serve", url=url(STOCK), topic=there)
     second.do("open", url=url(STOCK), topic=there)
     exchange(first, second, "old-old")
@@ -79,15 +79,15 @@ def test_a_rolling_change_of_the_scheme(
     exchange(first, second, "back")
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_two_schemes_in_one_service(
     two: Callable[[str], tuple[Service, Service]],
     url: Callable[..., str],
     request: pytest.FixtureRequest,
-    world: str,
+    model: str,
 ) -> None:
     """RPC over one and notifications over another: every pair of drivers."""
-    server, client = two(world)
+    server, client = two(model)
     schemes = (STOCK, *ours())
     for number, rpc in enumerate(schemes):
         news = schemes[(number + 1) % len(schemes)]

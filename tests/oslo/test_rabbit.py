@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.oslo.conftest import WORLDS, Pair, T
+from tests.oslo.conftest import MODELS, Pair, T
 from tests.stress.oslo.processes import ProgramError, Service
 from tests.stress.oslo.schemes import ours
 from tests.waiting import wait_until
@@ -28,11 +28,11 @@ def workers(service: Service) -> set[str]:
     return {link["worker"] for link in status["links"]}
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(
-    pair: Callable[..., Pair], world: str
+    pair: Callable[..., Pair], model: str
 ) -> None:
-    both = pair(world, "hbrabbit", "hbrabbit")
+    both = pair(model, "hbrabbit", "hbrabbit")
     assert both.client.do("call", value=1) == 1
     for each in (both.client, both.server):
         # Sending and listening: the client calls, and waits for replies.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.oslo.conftest import WORLDS
+from tests.oslo.conftest import MODELS
 from tests.stress.oslo.processes import ProgramError, Service
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -35,9 +35,9 @@ def through(
 ) -> Callable[..., tuple[Service, Service]]:
     """Start a server at the broker, and a client that reaches it through the relay."""
 
-    def start(world: str, scheme: str, **opening: Any) -> tuple[Service, Service]:
+    def start(model: str, scheme: str, **opening: Any) -> tuple[Service, Service]:
         topic = request.node.name
-        server, client = service(world, heartbeat=HOUR), service(world, heartbeat=HOUR)
+        server, client = service(model, heartbeat=HOUR), service(model, heartbeat=HOUR)
         server.send("serve", url=url(scheme), topic=topic)
         client.send("open", url=url(scheme, relay.port), topic=topic, **opening)
         for each in (server, client):
@@ -50,13 +50,13 @@ def through(
     return start
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("scheme", ["hbrabbit", "rabbit"])
 def test_a_connection_that_is_gone_is_replaced_before_it_is_used(
-    through: Callable[..., tuple[Service, Service]], relay: Relay, world: str, scheme: str
+    through: Callable[..., tuple[Service, Service]], relay: Relay, model: str, scheme: str
 ) -> None:
     """Stock, the control, runs into the loss, logs an error, and waits for a second."""
-    server, client = through(world, scheme)
+    server, client = through(model, scheme)
     relay.reset()
     relay.wait_for("closed")
     client.do("cast", value="after")
@@ -68,11 +68,11 @@ def test_a_connection_that_is_gone_is_replaced_before_it_is_used(
         assert [link["state"] for link in report["links"]] == ["alive"]
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_broker_that_stays_away_is_told_as_ever(
-    through: Callable[..., tuple[Service, Service]], relay: Relay, world: str
+    through: Callable[..., tuple[Service, Service]], relay: Relay, model: str
 ) -> None:
-    server, client = through(world, "hbrabbit", retry=1)
+    server, client = through(model, "hbrabbit", retry=1)
     relay.stop()
     with pytest.raises(ProgramError) as raised:
         client.do("cast", value="lost")
@@ -83,12 +83,12 @@ def test_a_broker_that_stays_away_is_told_as_ever(
     wait_until(lambda: server.do("heard") == ["before", "after"], 20)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_forked_child_opens_a_connection_of_its_own(
-    through: Callable[..., tuple[Service, Service]], relay: Relay, world: str
+    through: Callable[..., tuple[Service, Service]], relay: Relay, model: str
 ) -> None:
     """And leaves its parent's alone; with stock both write into one stream."""
-    server, client = through(world, "hbrabbit")
+    server, client = through(model, "hbrabbit")
     opened = len(relay.seen("opened"))
     assert client.do("cast_from_child", value="child") == 0
     assert len(relay.seen("opened")) == opened + 1

@@ -13,7 +13,7 @@ import pytest
 
 from tests.messaging.zmq.nodes import Node
 from tests.stress.oslo.report import short
-from tests.stress.oslo.run import SUBSET, WORLDS, Cell, repeat, run
+from tests.stress.oslo.run import MODELS, SUBSET, Cell, repeat, run
 
 #: A service of a deployment with oslo.messaging 8.1.
 FILE = Path(__file__).parents[1] / "messaging" / "zmq" / "oslo_messaging_8.conf"
@@ -22,7 +22,7 @@ FILE = Path(__file__).parents[1] / "messaging" / "zmq" / "oslo_messaging_8.conf"
 @pytest.fixture
 def nodes() -> Iterator[list[Node]]:
     """Hosts with the whole proxy; two, as the suite's topics have the same names in each run."""
-    made = [Node() for _ in WORLDS]
+    made = [Node() for _ in MODELS]
     for node in made:
         node.start(whole=True)
     yield made
@@ -78,10 +78,10 @@ def test_one_test_of_each_kind_passes(nodes: list[Node], tmp_path: Path) -> None
     cells = [
         # Not in the URL: the suite looks for what is in its query among the options of all drivers.
         Cell(
-            *("hbzmq", "18.3", world, Path(sys.executable), node.url),
+            *("hbzmq", "18.3", model, Path(sys.executable), node.url),
             options=(("HBSHIM_ZMQ_RPC_ZMQ_IPC_DIR", node.ipc),),
         )
-        for world, node in zip(WORLDS, nodes, strict=True)
+        for model, node in zip(MODELS, nodes, strict=True)
     ]
     for first in run(cells, tmp_path, only=SUBSET, parts=1, limit=200, side_by_side=2):
         outcome = repeat(first, tmp_path)

@@ -10,13 +10,13 @@ import pytest
 
 from hbshim.runtime import fork as process_marks
 from hbshim.runtime.fork import _PidMark, process_mark
+from tests.concurrency import MODEL
 from tests.native_fork import fork_in_c
-from tests.worlds import WORLD
 
 MARKS = {"page": process_mark, "pid": process_marks._PidMark}
 
 
-@pytest.mark.skipif(WORLD != "native", reason="forks in C")
+@pytest.mark.skipif(MODEL != "native", reason="forks in C")
 @pytest.mark.parametrize("make", MARKS.values(), ids=MARKS)
 @pytest.mark.parametrize("fork", [os.fork, fork_in_c], ids=["python", "c"])
 def test_a_child_does_not_have_its_parents_mark(

@@ -1,4 +1,4 @@
-"""Real primitives in every world, and threads that end with their interpreter."""
+"""Real primitives in every concurrency model, and threads that end with their interpreter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-WORLDS = {
+MODELS = {
     "native": "",
     "eventlet": "import eventlet; eventlet.monkey_patch()",
     "gevent": "from gevent import monkey; monkey.patch_all()",
@@ -28,7 +28,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
+@pytest.mark.parametrize("patch", MODELS.values(), ids=MODELS.keys())
 def test_a_native_thread_runs_while_the_main_thread_waits_natively(patch: str) -> None:
     printed = run(
         patch
@@ -46,7 +46,7 @@ print("native")
     assert printed == "native\n"
 
 
-@pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
+@pytest.mark.parametrize("patch", MODELS.values(), ids=MODELS.keys())
 def test_a_reentrant_lock_belongs_to_the_operating_systems_thread(patch: str) -> None:
     printed = run(
         patch
@@ -63,7 +63,7 @@ print(taken)
     assert printed == "[False]\n"
 
 
-@pytest.mark.parametrize("patch", WORLDS.values(), ids=WORLDS.keys())
+@pytest.mark.parametrize("patch", MODELS.values(), ids=MODELS.keys())
 def test_a_native_thread_receives_no_signals_and_its_starter_keeps_its_own(patch: str) -> None:
     """A program that blocks SIGTERM in its only thread must not get it in a thread of hbshim."""
     printed = run(

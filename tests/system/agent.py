@@ -1,9 +1,9 @@
-"""One AMQP client in one world, in an interpreter of its own, steered line by line.
+"""One AMQP client in one concurrency model, in an interpreter of its own, steered line by line.
 
     python tests/system/agent.py native|eventlet|gevent|gevent-unpatched amqp|kombu|pika|pika-gevent
 
 reads one command per line of JSON and answers each with one line. While it waits
-for a command its main thread is blocked in a native read: in a patched world the
+for a command its main thread is blocked in a native read: in a patched concurrency model the
 hub stands still then, as it does in Apache between two requests.
 """
 
@@ -13,16 +13,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-WORLD, LIBRARY = sys.argv[1:]
-if WORLD == "eventlet":
+MODEL, LIBRARY = sys.argv[1:]
+if MODEL == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif WORLD == "gevent":
+elif MODEL == "gevent":
     from gevent import monkey
 
     monkey.patch_all()
-elif WORLD == "gevent-unpatched":
+elif MODEL == "gevent-unpatched":
     import gevent
 
 import gc
@@ -124,12 +124,12 @@ class Agent:
             "wakeups": sum(engine.wakeups for engine in service.current().engines()),
         }
 
-    # -- the world -------------------------------------------------------------
+    # -- the concurrency model ------------------------------------------------
 
     def wait(self, seconds: float, how: str = "hub") -> None:
         """Let time pass: in the hub, with the thread blocked, or computing."""
         if how == "hub":
-            (gevent.sleep if WORLD == "gevent-unpatched" else time.sleep)(seconds)
+            (gevent.sleep if MODEL == "gevent-unpatched" else time.sleep)(seconds)
         elif how == "block":
             original("time", "sleep")(seconds)
         else:

@@ -19,7 +19,7 @@ from wsgi_harness.wire.relay import Relay
 
 _numbers = itertools.count(1)
 
-WORLDS = ("native", "eventlet", "gevent")
+MODELS = ("native", "eventlet", "gevent")
 
 
 class CommandError(Exception):
@@ -46,12 +46,12 @@ class RemoteClient:
         name: the connection's name at the broker.
     """
 
-    def __init__(self, broker: Broker, world: str, library: str, script: str = "agent.py") -> None:
+    def __init__(self, broker: Broker, model: str, library: str, script: str = "agent.py") -> None:
         self.broker = broker
-        self.world, self.library = world, library
-        self.name = f"{library}-{world}-{os.getpid()}-{next(_numbers)}"
+        self.model, self.library = model, library
+        self.name = f"{library}-{model}-{os.getpid()}-{next(_numbers)}"
         self._child = Child(
-            ["-W", "error", CHECKOUT / "tests/system" / script, world, library],
+            ["-W", "error", CHECKOUT / "tests/system" / script, model, library],
             environment=clean_environment(EVENTLET_TESTS="1"),
         )
 
@@ -148,8 +148,8 @@ def start(broker: Broker) -> Iterator[Callable[..., RemoteClient]]:
     """Start clients; each is in a process of its own, which ends with the test."""
     started: list[RemoteClient] = []
 
-    def start_one(world: str, library: str, script: str = "agent.py") -> RemoteClient:
-        started.append(RemoteClient(broker, world, library, script))
+    def start_one(model: str, library: str, script: str = "agent.py") -> RemoteClient:
+        started.append(RemoteClient(broker, model, library, script))
         return started[-1]
 
     yield start_one
@@ -159,8 +159,8 @@ def start(broker: Broker) -> Iterator[Callable[..., RemoteClient]]:
 
 @pytest.fixture
 def everywhere(start: Callable[[str, str], RemoteClient]) -> list[RemoteClient]:
-    """One client of each library in each world, so that they can wait side by side."""
-    return [start(world, library) for world in WORLDS for library in ("kombu", "pika")]
+    """One client of each library in each concurrency model, so that they can wait side by side."""
+    return [start(model, library) for model in MODELS for library in ("kombu", "pika")]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.system.conftest import WORLDS, RemoteClient
+from tests.system.conftest import MODELS, RemoteClient
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -30,7 +30,7 @@ def broker(own_broker: Broker) -> Broker:
 def test_a_writer_stuck_for_several_t(
     start: Callable[..., RemoteClient], broker: Broker, memory_alarm: Callable[[], None]
 ) -> None:
-    cells = [(world, library) for world in WORLDS for library in ("kombu", "pika")]
+    cells = [(model, library) for model in MODELS for library in ("kombu", "pika")]
     with Relay(broker.host, broker.amqp_port) as relay:
         clients = [start(*cell) for cell in cells]
         for number, client in enumerate(clients, 1):

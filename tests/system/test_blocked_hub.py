@@ -18,7 +18,7 @@ CELLS = [
 
 
 def test_blocked_for_8_seconds(start: Callable[..., RemoteClient], relay: Relay) -> None:
-    clients = [start(world, library) for world, library, _ in CELLS]
+    clients = [start(model, library) for model, library, _ in CELLS]
     for client, (_, _, timeout) in zip(clients, CELLS, strict=True):
         client.open(relay, heartbeat=timeout)
         # The hub runs, and so the heartbeats start there.

@@ -28,14 +28,14 @@ LASTS = 3 * T
 HABITS = ["listener", "idle", "steady", "confirmed"]
 
 ROWS = {
-    "computing": Setting(T, 6, ["busy"], worlds=["native"], habits=HABITS),
-    "hub-blocked": Setting(T, 7, ["blocked"], worlds=["eventlet", "gevent"], habits=HABITS),
-    # Many threads, each on a connection of its own; green ones in the second world.
+    "computing": Setting(T, 6, ["busy"], models=["native"], habits=HABITS),
+    "hub-blocked": Setting(T, 7, ["blocked"], models=["eventlet", "gevent"], habits=HABITS),
+    # Many threads, each on a connection of its own; green ones in the second concurrency model.
     "many": Setting(
         T, 8, [f"many{number}" for number in range(8)], habits=["steady", "confirmed", "listener"]
     ),
     # A smaller T, so that the time is long enough for the broker's patience to end.
-    "bare": Setting(T // 2, 9, ["bare"], worlds=["native"], habits=HABITS, shim=False),
+    "bare": Setting(T // 2, 9, ["bare"], models=["native"], habits=HABITS, shim=False),
 }
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.alone
 #: Below, the relays that share this process come too late on a busy machine.
 T = 2
 PARENTS = [
-    *((world, library) for world in ("native", "eventlet") for library in ("kombu", "pika")),
+    *((model, library) for model in ("native", "eventlet") for library in ("kombu", "pika")),
     ("native", "amqp"),
     ("gevent", "kombu"),
     ("gevent", "pika"),
@@ -34,22 +34,22 @@ PARENTS = [
 #: In C, as uWSGI and mod_wsgi fork. Without gevent, which must be told of a fork.
 WAYS = ["os", "multiprocessing", "c"]
 ROWS = [
-    (world, library, way)
-    for world, library in PARENTS
+    (model, library, way)
+    for model, library in PARENTS
     for way in WAYS
-    if (world, way) != ("gevent", "c")
+    if (model, way) != ("gevent", "c")
 ]
 #: Seconds that a child may take; beyond, it hangs.
 LIMIT = 30.0
 
 
-def acts_of(world: str, way: str) -> list[str]:
+def acts_of(model: str, way: str) -> list[str]:
     """What the children do, in this order, each in a process of its own."""
     acts = ["connect_beside", "write", "write at once", "close", "clean_up", "collect", "reconnect"]
     if way != "c":
         # Behind Python's back, the child's copy is dropped when hbshim is next asked.
         acts.append("idle")
-    if (world, way) == ("native", "os"):
+    if (model, way) == ("native", "os"):
         acts.append("forkserver")
     return [*acts, "outlive"]
 
@@ -57,8 +57,8 @@ def acts_of(world: str, way: str) -> list[str]:
 class Story:
     """One parent with its relay, and what became of each of its children."""
 
-    def __init__(self, broker: Broker, world: str, library: str, way: str) -> None:
-        self.client = RemoteClient(broker, world, library)
+    def __init__(self, broker: Broker, model: str, library: str, way: str) -> None:
+        self.client = RemoteClient(broker, model, library)
         self.relay = Relay(broker.host, broker.amqp_port)
         self.way = way
         self.outcomes: dict[str, Any] = {}
@@ -74,7 +74,7 @@ class Story:
         }
         with self.relay:
             try:
-                for act in acts_of(self.client.world, self.way):
+                for act in acts_of(self.client.model, self.way):
                     self.outcomes[act] = attempts.get(act, self._connect_then_fork)(act)
             except Exception as error:
                 self.error = error

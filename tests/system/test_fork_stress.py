@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.worlds import needs_os_threads
+from tests.concurrency import needs_os_threads
 from wsgi_harness.stack.broker import Broker
 
 pytestmark = [needs_os_threads, pytest.mark.alone]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.system.conftest import WORLDS, RemoteClient
+from tests.system.conftest import MODELS, RemoteClient
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -21,11 +21,11 @@ def narrow_relay(broker: Broker) -> Iterator[Relay]:
 
 
 @pytest.mark.parametrize("library", ["kombu", "pika"])
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_no_frame_is_torn(
-    start: Callable[..., RemoteClient], narrow_relay: Relay, world: str, library: str
+    start: Callable[..., RemoteClient], narrow_relay: Relay, model: str, library: str
 ) -> None:
-    client = start(world, library)
+    client = start(model, library)
     client.open(narrow_relay, heartbeat=1, patient=True, send_buffer=8192)
     client.do("force_beats")
     narrow_relay.slow(MEBIBYTE)

@@ -35,21 +35,21 @@ class Row:
     """One situation.
 
     Attributes:
-        world: patched by gevent, or merely using it.
+        model: patched by gevent, or merely using it.
         hub: "runs" between two calls, or "parked".
         worker: what the user forces; None for hbshim's choice; "nobody" without hbshim.
         engines: the first engine, and the one that has the link in the end; None where
             RabbitMQ closes the connection.
     """
 
-    world: str
+    model: str
     hub: str
     worker: str | None
     engines: tuple[str, str] | None
 
     @property
     def name(self) -> str:
-        return f"{self.world}-{self.hub}-{self.worker or 'auto'}"
+        return f"{self.model}-{self.hub}-{self.worker or 'auto'}"
 
 
 #: The watchdog notices that the hub stands still.
@@ -88,7 +88,7 @@ class Cell:
 
     def __init__(self, broker: Broker, row: Row, library: str) -> None:
         self.row = row
-        self.client = RemoteClient(broker, row.world, library)
+        self.client = RemoteClient(broker, row.model, library)
 
     def open(self) -> None:
         worker = self.row.worker

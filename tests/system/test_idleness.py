@@ -67,7 +67,7 @@ def test_consumers_whose_callback_takes_10_t_with_their_queue_full(
 ) -> None:
     cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
     clients = [
-        (start(world, library), how) for world, how in cells for library in ("kombu", "pika")
+        (start(model, library), how) for model, how in cells for library in ("kombu", "pika")
     ]
     for client, _ in clients:
         client.open(heartbeat=T, receive_buffer=SMALL)

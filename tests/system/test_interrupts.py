@@ -19,7 +19,7 @@ from typing import NamedTuple
 import amqp
 import pytest
 
-from tests.worlds import needs_os_threads
+from tests.concurrency import needs_os_threads
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.events import RelayEvent
 from wsgi_harness.wire.relay import Relay

@@ -1,8 +1,8 @@
 """Broken networks: how soon it is known, and what is lost; the same without hbshim beside it.
 
 Every row at once: a relay for each kind of fault, and behind each one connections of both
-libraries in two worlds, which publish seldom, often, with and without confirms, or only wait
-for messages. The judge of the chaos harness counts; here is written what must come out.
+libraries in two concurrency models, which publish seldom, often, with and without confirms, or
+only wait for messages. The judge of the chaos harness counts; here is written what must come out.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ def test_a_consumer_at_work_does_not_hide_it(
     start: Callable[..., RemoteClient], relay: Relay
 ) -> None:
     """A few messages wait unread while a callback runs for 8 T; that is no reason to wait."""
-    worlds = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
-    cells = [(world, how, library) for world, how in worlds for library in ("kombu", "pika")]
-    clients = [start(world, library) for world, _, library in cells]
+    models = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
+    cells = [(model, how, library) for model, how in models for library in ("kombu", "pika")]
+    clients = [start(model, library) for model, _, library in cells]
     for client in clients:
         client.open(relay, heartbeat=T)
         client.do("publish", times=20)

@@ -1,6 +1,6 @@
 """TLS: beats go through the session under load, and a silent peer is noticed.
 
-Idle connections: test_tls_worlds.py.
+Idle connections: test_tls_silence.py.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 import pika
 import pytest
 
-from tests.system.conftest import WORLDS, RemoteClient
+from tests.system.conftest import MODELS, RemoteClient
 from wsgi_harness.observe import observer
 from wsgi_harness.stack.broker import Broker
 
@@ -35,7 +35,7 @@ def test_consumers_that_only_read_are_beaten_for(
     ca_file = tmp_path / "ca.pem"
     assert broker.ca_pem
     ca_file.write_text(broker.ca_pem)
-    clients = [start(world, library, "tls_agent.py") for world in WORLDS for library in LIBRARIES]
+    clients = [start(model, library, "tls_agent.py") for model in MODELS for library in LIBRARIES]
     for client in clients:
         opening = {
             "host": "127.0.0.1",

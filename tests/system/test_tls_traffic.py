@@ -2,7 +2,7 @@
 
 `HBSHIM_TLS_SECONDS=600` makes it ten minutes. The SSL objects are watched from beneath
 hbshim, and each read and write lingers inside, so that a second thread has time to come
-in. Beats come from a native thread in every world. The controls are the same program
+in. Beats come from a native thread in every concurrency model. The controls are the same program
 with hbshim's lock taken away: the witness must see threads meet there.
 """
 
@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import pytest
 
-from tests.system.conftest import WORLDS, RemoteClient
+from tests.system.conftest import MODELS, RemoteClient
 from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
@@ -33,11 +33,11 @@ class Talk:
     """A process with one connection of each TLS version, and what it told in the end."""
 
     def __init__(
-        self, broker: Broker, ca_file: str, world: str, library: str, serialised: bool
+        self, broker: Broker, ca_file: str, model: str, library: str, serialised: bool
     ) -> None:
         self.serialised = serialised
         self.seconds = SECONDS if serialised else CONTROL_SECONDS
-        self.client = RemoteClient(broker, world, library, "tls_agent.py")
+        self.client = RemoteClient(broker, model, library, "tls_agent.py")
         opening = {
             "host": "127.0.0.1",
             "port": broker.tls_port,
@@ -69,17 +69,17 @@ class Talk:
         self.links, self.counters = report["links"], report["counters"]
 
 
-#: By (world, library, serialised).
+#: By (model, library, serialised).
 Talks: TypeAlias = dict[tuple[str, str, bool], Talk]
 
 
 @pytest.fixture(scope="module")
 def talks(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talks]:
-    """Every world and library, and the controls, side by side; by (world, library, serialised)."""
+    """Every model and library, and the controls, side by side; by (model, library, serialised)."""
     ca_file = tmp_path_factory.mktemp("ca") / "ca.pem"
     assert broker.ca_pem
     ca_file.write_text(broker.ca_pem)
-    cells = [(world, library, True) for world in WORLDS for library in LIBRARIES]
+    cells = [(model, library, True) for model in MODELS for library in LIBRARIES]
     cells += [("native", library, False) for library in LIBRARIES]
     started = {}
     try:
@@ -96,14 +96,14 @@ def talks(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_no_record_is_corrupted(
     talks: Talks,
-    world: str,
+    model: str,
     library: str,
     record_testsuite_property: Callable[[str, object], None],
 ) -> None:
-    talk = talks[world, library, True]
+    talk = talks[model, library, True]
     figures = {
         "seconds": talk.seconds,
         "messages": sum(result.get("received", 0) for result in talk.results),
@@ -113,7 +113,7 @@ def test_no_record_is_corrupted(
         "errors": [result["error"] for result in talk.results if result["error"]],
     }
     # For a reader: `pytest --junit-xml=FILE` writes them down.
-    record_testsuite_property(f"TLS traffic, {world}, {library}", figures)
+    record_testsuite_property(f"TLS traffic, {model}, {library}", figures)
     assert figures["errors"] == []
     for result, link in zip(talk.results, talk.links, strict=True):
         assert result["sent"] == result["received"] > talk.seconds
@@ -122,11 +122,11 @@ def test_no_record_is_corrupted(
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_one_ssl_object_is_never_used_by_two_threads_at_once(
-    talks: Talks, world: str, library: str
+    talks: Talks, model: str, library: str
 ) -> None:
-    seen = talks[world, library, True].witnessed
+    seen = talks[model, library, True].witnessed
     assert seen["threads"] >= 2
     assert {"do_handshake", "read", "write"} <= set(seen["calls"])
     assert (seen["overlaps"], seen["first"]) == (0, [])

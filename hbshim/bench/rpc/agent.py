@@ -1,6 +1,6 @@
 """One contestant's client or server, in a process of its own.
 
-``python -m hbshim.bench.rpc.agent ROLE KIND SCHEME TOPIC WORLD``: each line read, of JSON, asks
+``python -m hbshim.bench.rpc.agent ROLE KIND SCHEME TOPIC MODEL``: each line read, of JSON, asks
 for something and is answered by one. The broker's URL comes from the environment.
 """
 

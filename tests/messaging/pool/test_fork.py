@@ -12,7 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[3]
 
-WORLDS = {
+MODELS = {
     "native": "",
     "eventlet": "import eventlet; eventlet.monkey_patch()",
     "gevent": "from gevent import monkey; monkey.patch_all()",
@@ -94,7 +94,7 @@ print(json.dumps({{"status": status, "heard": heard, "again": again,
 
 def run(
     tmp_path: Path,
-    world: str,
+    model: str,
     way: str,
     *,
     drop_inherited: str = "drop_inherited",
@@ -102,7 +102,7 @@ def run(
     after: str = "",
 ) -> tuple[dict[str, int | list[bool | str]], dict[str, int | list[bool] | str]]:
     program = PROGRAM.format(
-        patch=WORLDS[world],
+        patch=MODELS[model],
         fork=WAYS[way],
         drop_inherited=drop_inherited,
         before=before,
@@ -130,10 +130,10 @@ UNTOUCHED = {
 }
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("way", WAYS)
-def test_parent_and_child_have_nothing_in_common(tmp_path: Path, world: str, way: str) -> None:
-    parent, child = run(tmp_path, world, way)
+def test_parent_and_child_have_nothing_in_common(tmp_path: Path, model: str, way: str) -> None:
+    parent, child = run(tmp_path, model, way)
     assert parent == UNTOUCHED
     assert child == {
         "own": True,

@@ -12,9 +12,9 @@ import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
 from hbshim.messaging.pool import Pool, PoolStatistics
+from tests.concurrency import MODEL
 from tests.interrupts import interrupt, interrupt_everywhere
 from tests.messaging.pool.things import Shop, Thing
-from tests.worlds import WORLD
 
 NOTHING = PoolStatistics(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
@@ -349,7 +349,7 @@ def test_a_caller_closes_for_a_limited_time(shop: Shop) -> None:
     assert not shop.open
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_leaves_the_lock_held(shop: Shop) -> None:
     """Every later acquire would wait for it without an end."""
     # An interrupt between the two may lose the thing itself: it is not under test here.
@@ -368,7 +368,7 @@ def test_no_exception_leaves_the_lock_held(shop: Shop) -> None:
     assert not any(left_taken)
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 @pytest.mark.parametrize("idle", [True, False], ids=["one idle", "none yet"])
 def test_no_exception_at_any_instant_of_an_acquire_costs_a_slot(shop: Shop, idle: bool) -> None:
     pool = shop.pool(max_size=1, max_overflow=0)
@@ -387,7 +387,7 @@ def test_no_exception_at_any_instant_of_an_acquire_costs_a_slot(shop: Shop, idle
     assert len(acquired) == 1
 
 
-@pytest.mark.skipif(WORLD != "native", reason="a signal handler of Python's own")
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_at_any_instant_of_a_wait_costs_a_slot(shop: Shop) -> None:
     pool = shop.pool(max_size=1, max_overflow=0)
     thing = pool.acquire()

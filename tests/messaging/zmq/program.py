@@ -1,4 +1,4 @@
-"""A program in one concurrency model: ``program.py WORLD URL IPC_DIRECTORY calls|publish|fork``.
+"""A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY calls|publish|fork``.
 
 It calls through the proxy, itself unless it forks, and prints what became of it.
 """
@@ -9,15 +9,15 @@ import os
 import sys
 import warnings
 
-world, url, ipc, what = sys.argv[1:]
+model, url, ipc, what = sys.argv[1:]
 
 # Both libraries announce their end, or that something was imported before; that is not the point.
 warnings.simplefilter("ignore")
-if world == "eventlet":
+if model == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif world == "gevent":
+elif model == "gevent":
     from gevent import monkey
 
     monkey.patch_all()
@@ -59,7 +59,7 @@ def calls(client: messaging.Client) -> None:
     while not any(each == "waited" for each in results) and waiting.is_alive():
         until = time.monotonic() + 0.3
         while time.monotonic() < until:
-            pass  # the hub of a green world is blocked, in a native one the others run
+            pass  # the hub of a green model is blocked, in a native one the others run
         time.sleep(0.01)
     waiting.join()
     print(results[-1])

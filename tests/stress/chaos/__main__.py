@@ -58,7 +58,7 @@ _SHORTEST = 5.0
     metavar="NAME",
     help="Only this fault; repeatable.",
 )
-@click.option("--gevent", is_flag=True, help="Applications in gevent's world, too.")
+@click.option("--gevent", is_flag=True, help="Applications over gevent, too.")
 @click.option("--without-hbshim", is_flag=True, help="The control: the invariant must not hold.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 @click.option(
@@ -117,13 +117,13 @@ def _run(
 ) -> bool:
     # Costly, and most of them need the extra `harness`.
     from tests.stress.chaos import report
-    from tests.stress.chaos.run import WORLDS, Arena, Setting
+    from tests.stress.chaos.run import MODELS, Arena, Setting
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
     from wsgi_harness.stack.stack import Stack, project_name
 
-    worlds = (*WORLDS, "gevent") if gevent else WORLDS
-    setting = Setting(heartbeat, seed, zones, worlds=worlds, shim=shim)
+    models = (*MODELS, "gevent") if gevent else MODELS
+    setting = Setting(heartbeat, seed, zones, models=models, shim=shim)
     kinds = [FAULTS[name] for name in names]
     steps = draw(seed, seconds, heartbeat, zones, setting.processes, kinds)
     logs = build_dir() / "chaos"

@@ -1,4 +1,4 @@
-"""The application that faults befall: many connections of one library in one world.
+"""The application that faults befall: many connections of one library in one concurrency model.
 
     python -m tests.stress.chaos.application native|eventlet|gevent kombu|pika
 
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import sys
 
-WORLD, LIBRARY = sys.argv[1:3]
-if WORLD == "eventlet":
+MODEL, LIBRARY = sys.argv[1:3]
+if MODEL == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif WORLD == "gevent":
+elif MODEL == "gevent":
     from gevent import monkey
 
     monkey.patch_all()

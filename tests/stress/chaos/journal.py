@@ -40,7 +40,7 @@ class Journal:
     """Everything that one process told.
 
     Attributes:
-        process: its name, `world-library`.
+        process: its name, `model-library`.
         entries: oldest first.
         lateness: worst seconds that a look was late by, for each worker; and `nobody`, how
             late a native thread came that had nothing else to do: the machine's own share.

@@ -19,17 +19,17 @@ class Application:
     """One process of :mod:`.application`.
 
     Attributes:
-        name: ``world-library``.
+        name: ``model-library``.
         journal: what it has told so far; kept in a file as well, beside the log.
     """
 
-    def __init__(self, world: str, library: str, config: dict[str, Any], logs: Path) -> None:
-        self.name = f"{world}-{library}"
+    def __init__(self, model: str, library: str, config: dict[str, Any], logs: Path) -> None:
+        self.name = f"{model}-{library}"
         self.journal = Journal(self.name)
         self._log = (logs / f"{self.name}.log").open("wb")
         self._copy = (logs / f"{self.name}.jsonl").open("w", encoding="utf-8")
         self._child = Child(
-            ["-m", "tests.stress.chaos.application", world, library],
+            ["-m", "tests.stress.chaos.application", model, library],
             on_line=self._keep,
             stderr=self._log,
             environment=clean_environment(PYTHONWARNINGS="ignore"),

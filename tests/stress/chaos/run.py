@@ -26,7 +26,7 @@ from wsgi_harness.stack.broker import Broker
 from wsgi_harness.stack.stack import Stack
 from wsgi_harness.wire.relay import Relay
 
-WORLDS = ("native", "eventlet")
+MODELS = ("native", "eventlet")
 LIBRARIES = ("kombu", "pika")
 
 _CONNECT_LIMIT = 60.0
@@ -50,7 +50,7 @@ class Setting:
     heartbeat: int
     seed: int
     zones: Sequence[str]
-    worlds: Sequence[str] = WORLDS
+    models: Sequence[str] = MODELS
     libraries: Sequence[str] = LIBRARIES
     habits: Sequence[str] = tuple(HABITS)
     shim: bool = True
@@ -58,7 +58,7 @@ class Setting:
     @property
     def processes(self) -> list[str]:
         """Names of the applications."""
-        return [f"{world}-{library}" for world in self.worlds for library in self.libraries]
+        return [f"{model}-{library}" for model in self.models for library in self.libraries]
 
     @property
     def places(self) -> list[Place]:
@@ -129,9 +129,9 @@ class Arena:
             self._declare_queues()
             if self._logs is None:
                 self._logs = Path(on_error.enter_context(TemporaryDirectory(prefix="chaos-")))
-            for world in self.setting.worlds:
+            for model in self.setting.models:
                 for library in self.setting.libraries:
-                    application = self._start(world, library, self._logs)
+                    application = self._start(model, library, self._logs)
                     on_error.callback(application.end)
                     self.applications[application.name] = application
             self.wait_until_connected()
@@ -143,8 +143,8 @@ class Arena:
     def __exit__(self, *exc_info: object) -> None:
         self._on_exit.close()
 
-    def _start(self, world: str, library: str, logs: Path) -> Application:
-        name = f"{world}-{library}"
+    def _start(self, model: str, library: str, logs: Path) -> Application:
+        name = f"{model}-{library}"
         config = {
             "shim": self.setting.shim,
             "seed": self.setting.seed,
@@ -162,7 +162,7 @@ class Arena:
                 if place.process == name
             ],
         }
-        return Application(world, library, config, logs)
+        return Application(model, library, config, logs)
 
     def wait_until_connected(self) -> None:
         """Return when every session has an open connection that nobody has given up.

@@ -37,7 +37,7 @@ _BLOCKED = "hub blocked for 4 T"
 )
 @click.option(
     "--threads",
-    "worlds",
+    "models",
     type=click.Choice(["green", "native"]),
     multiple=True,
     help="Which threads the suite runs in.  [default: both]",
@@ -68,7 +68,7 @@ _BLOCKED = "hub blocked for 4 T"
 def main(
     schemes: tuple[str, ...],
     versions: tuple[str, ...],
-    worlds: tuple[str, ...],
+    models: tuple[str, ...],
     parts: tuple[str, ...],
     trials: int,
     subset: bool,
@@ -80,14 +80,14 @@ def main(
     Stock ``rabbit://`` runs beside them, with the same broker and the same versions.
     """
     with ending_well("oslo"):
-        held = _run(schemes, versions, worlds, parts, trials, subset, only, directory)
+        held = _run(schemes, versions, models, parts, trials, subset, only, directory)
     sys.exit(0 if held else 1)
 
 
 def _run(
     schemes: tuple[str, ...],
     versions: tuple[str, ...],
-    worlds: tuple[str, ...],
+    models: tuple[str, ...],
     parts: tuple[str, ...],
     trials: int,
     subset: bool,
@@ -97,9 +97,9 @@ def _run(
     # Costly, and most of them need the extra `harness`.
     from tests.stress.oslo import environments, failover, failures, report
     from tests.stress.oslo.run import (
+        MODELS,
         STOCK_DRIVERS,
         SUBSET,
-        WORLDS,
         Cell,
         Outcome,
         merged,
@@ -133,15 +133,15 @@ def _run(
             project = project_name("oslo-cluster")
             with Cluster(project, engine, images.rabbitmq, progress=display.say) as cluster:
                 needed = [
-                    (version, world, scheme)
+                    (version, model, scheme)
                     for version in pythons
-                    for world in worlds or WORLDS
+                    for model in models or MODELS
                     for scheme in STOCK_DRIVERS
                     if scheme in (STOCK, *chosen)
                 ]
                 with display.stage("the suite on a cluster", total=len(needed)) as advance:
-                    for number, (version, world, scheme) in enumerate(needed, 1):
-                        one = Cell(scheme, version, world, pythons[version], cluster.url())
+                    for number, (version, model, scheme) in enumerate(needed, 1):
+                        one = Cell(scheme, version, model, pythons[version], cluster.url())
                         outcomes += failover.run(cluster, one, directory / "failover")
                         advance(number)
             outcomes = merged(outcomes)
@@ -154,18 +154,18 @@ def _run(
             def control(*arguments: str) -> None:
                 stack.exec(BROKER, [*inside, *arguments], timeout=_CTL_LIMIT)
 
-            def cell(version: str, world: str, scheme: str) -> Cell:
-                vhost = f"{version}-{world}-{scheme}"
+            def cell(version: str, model: str, scheme: str) -> Cell:
+                vhost = f"{version}-{model}-{scheme}"
                 control("add_vhost", vhost)
                 control("set_permissions", "-p", vhost, stack.broker.user, ".*", ".*", ".*")
                 amqp_url = stack.broker.amqp_url(vhost=vhost)
-                return Cell(scheme, version, world, pythons[version], amqp_url)
+                return Cell(scheme, version, model, pythons[version], amqp_url)
 
             if not parts or "suite" in parts:
                 cells = [
-                    cell(version, world, scheme)
+                    cell(version, model, scheme)
                     for version in pythons
-                    for world in worlds or WORLDS
+                    for model in models or MODELS
                     for scheme in (STOCK, *chosen)
                 ]
                 with display.stage("the functional suite", total=3 * len(cells)) as advance:

@@ -38,15 +38,15 @@ class Service:
     """A program with oslo.messaging in a process of its own; a context manager.
 
     Parameters:
-        world: `green` (eventlet has patched everything) or `native`.
+        model: `green` (eventlet has patched everything) or `native`.
         log: where its standard error goes.
         python: the interpreter, of an environment that has hbshim.
     """
 
-    def __init__(self, world: str, log: Path, python: Path | str = sys.executable) -> None:
+    def __init__(self, model: str, log: Path, python: Path | str = sys.executable) -> None:
         self._log = log
         # Warnings are oslo.messaging's and eventlet's news of their own retirement.
-        arguments = ["-W", "ignore", "-m", "tests.stress.oslo.program", world]
+        arguments = ["-W", "ignore", "-m", "tests.stress.oslo.program", model]
         with log.open("wb") as errors:
             self._child = Child(arguments, stderr=errors, python=python)
 

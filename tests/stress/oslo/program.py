@@ -11,8 +11,8 @@ other end.
 
 import sys
 
-WORLD = sys.argv[1]
-if WORLD == "green":
+MODEL = sys.argv[1]
+if MODEL == "green":
     import eventlet
 
     eventlet.monkey_patch()
@@ -31,7 +31,7 @@ from oslo_config import cfg
 import hbshim
 from hbshim.runtime.unpatched import original
 
-EXECUTOR = {"green": "eventlet", "native": "threading"}[WORLD]
+EXECUTOR = {"green": "eventlet", "native": "threading"}[MODEL]
 GROUP = "oslo_messaging_rabbit"
 
 
@@ -67,7 +67,7 @@ class Batches:
 
 
 class Callers:
-    """Threads, green in a green world, that call on and on."""
+    """Threads, green in a green model, that call on and on."""
 
     def __init__(self, client: Any, number: int, pause: float) -> None:
         #: When each answered call began and ended, for each caller.
@@ -261,7 +261,7 @@ def commands() -> Iterator[str]:
     """The lines of standard input; the hub runs while none has come."""
     rest = b""
     while True:
-        if WORLD == "green":
+        if MODEL == "green":
             from eventlet.hubs import trampoline
 
             trampoline(0, read=True)

@@ -29,7 +29,7 @@ def _second(test: str) -> str:
 
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print a line for each scheme, version and world."""
+    """Print a line for each scheme, version and concurrency model."""
     table = Table(title="oslo.messaging's functional suite")
     for column in ("version", "threads", "scheme"):
         table.add_column(column)
@@ -40,7 +40,7 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
         counts = (str(each.count(outcome)) for outcome in ("passed", "failed", "skipped"))
         table.add_row(
             each.cell.version,
-            each.cell.world,
+            each.cell.model,
             f"{each.cell.scheme}://",
             *counts,
             f"{each.seconds:.0f}",
@@ -83,7 +83,7 @@ def as_data(
             {
                 "scheme": each.cell.scheme,
                 "version": each.cell.version,
-                "world": each.cell.world,
+                "model": each.cell.model,
                 "seconds": each.seconds,
                 "repeated": list(map(short, each.repeated)),
                 "tests": {short(name): outcome for name, outcome in each.tests.items()},

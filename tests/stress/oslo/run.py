@@ -1,4 +1,4 @@
-"""Runs oslo.messaging's functional suite: schemes, versions and worlds, side by side."""
+"""Run oslo.messaging's functional suite: schemes, versions and models, side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stress.oslo import machine
 from tests.stress.oslo.schemes import STOCK, url
 from tests.stress.oslo.suite import CLUSTER
 
-WORLDS = ("green", "native")
+MODELS = ("green", "native")
 
 #: One test of each kind, for CI: they take little time and leave out no part of a driver. Each is
 #: the whole end of a test's name. ``CastTestCase.test_server_in_group`` is not among them: it
@@ -64,7 +64,7 @@ class Cell:
 
     scheme: str
     version: str
-    world: str
+    model: str
     python: Path
     amqp_url: str = field(repr=False)
     cluster: str = field(default="", repr=False)
@@ -73,7 +73,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for files."""
-        return f"{self.scheme}-{self.version}-{self.world}"
+        return f"{self.scheme}-{self.version}-{self.model}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _run_part(
         # The suite's own wish: what it starts must be found.
         "PATH": f"{cell.python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    argv = [str(cell.python), "-W", "ignore", "-m", "tests.stress.oslo.suite", cell.world]
+    argv = [str(cell.python), "-W", "ignore", "-m", "tests.stress.oslo.suite", cell.model]
     share = ["--part", str(index), str(parts), *(["--only", *only] if only else [])]
     with path.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
@@ -242,7 +242,7 @@ def _outcome(cell: Cell, parts: Sequence[tuple[Path, float]]) -> Outcome:
 def complaints(outcomes: Sequence[Outcome]) -> list[str]:
     """Return what a scheme of hbshim does not pass and oslo.messaging's own does."""
     stock = {
-        (each.cell.version, each.cell.world): each.tests
+        (each.cell.version, each.cell.model): each.tests
         for each in outcomes
         if each.cell.scheme == STOCK
     }
@@ -251,7 +251,7 @@ def complaints(outcomes: Sequence[Outcome]) -> list[str]:
         cell = each.cell
         if cell.scheme == STOCK:
             continue
-        control = stock.get((cell.version, cell.world), {})
+        control = stock.get((cell.version, cell.model), {})
         if not each.count("passed"):
             found.append(f"{cell.name}: nothing passed")
         for name in sorted({*control, *each.tests}):

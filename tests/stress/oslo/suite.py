@@ -1,6 +1,6 @@
 """oslo.messaging's own functional suite, in the interpreter that has it, unchanged.
 
-    python -m tests.stress.oslo.suite WORLD RESULTS [--part INDEX OF] [--only TEXT ...]
+    python -m tests.stress.oslo.suite MODEL RESULTS [--part INDEX OF] [--only TEXT ...]
 
 appends a line of JSON to the file RESULTS once all tests are loaded, for each test that it is
 going to run, and as each ends; ``RPC_TRANSPORT_URL`` and ``NOTIFY_TRANSPORT_URL`` name the
@@ -9,7 +9,7 @@ driver. Two things about it are not as in upstream's gate, and neither is the lo
 * A few tests look whether the URL begins with ``rabbit://``, and are skipped otherwise. To
   them, and nobody else, a URL whose scheme is hbshim's begins so too (:class:`GuardedUrl`).
 * The suite patches everything with eventlet as it is imported, and its servers ask for the
-  executor ``eventlet``. In the world ``native`` neither happens: the patching is left
+  executor ``eventlet``. In the model ``native`` neither happens: the patching is left
   out, and the executor is ``threading``.
 
 Loaded by :mod:`unittest` and not by stestr, so that parts run side by side without a
@@ -186,14 +186,14 @@ def is_chosen(name: str, texts: Sequence[str]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("world", choices=("green", "native"))
+    parser.add_argument("model", choices=("green", "native"))
     parser.add_argument("results", type=Path)
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("INDEX", "OF"))
     parser.add_argument("--only", nargs="*", default=())
     given = parser.parse_args()
-    if given.world == "native":
+    if given.model == "native":
         leave_native()
-    # First, or in the green world nothing is patched yet when this is imported.
+    # First, or in the green model nothing is patched yet when this is imported.
     __import__("oslo_messaging.tests")
     open_guards()
     if described := os.environ.pop(CLUSTER, ""):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from tests.oslo.conftest import WORLDS
+from tests.oslo.conftest import MODELS
 from tests.stress.child import clean_environment
 from tests.stress.oslo.machine import Times, idle_share, now, wait_until_calm
 from tests.stress.oslo.report import short
@@ -20,8 +20,8 @@ from tests.stress.oslo.suite import GuardedUrl, is_chosen
 from wsgi_harness.stack.broker import Broker
 
 
-def cell(scheme: str, world: str = "green", amqp_url: str = "") -> Cell:
-    return Cell(scheme, "18.3", world, Path(sys.executable), amqp_url)
+def cell(scheme: str, model: str = "green", amqp_url: str = "") -> Cell:
+    return Cell(scheme, "18.3", model, Path(sys.executable), amqp_url)
 
 
 @pytest.mark.alone
@@ -31,11 +31,11 @@ def test_one_test_of_each_kind_passes(broker: Broker, tmp_path: Path) -> None:
     `make oslo` runs every scheme in both.
     """
     cells = []
-    for scheme, world in zip(ours(), itertools.cycle(WORLDS)):
+    for scheme, model in zip(ours(), itertools.cycle(MODELS)):
         # Its own: the suite's topics have the same names in each run.
-        vhost = f"{scheme}-{world}"
+        vhost = f"{scheme}-{model}"
         broker.management.add_vhost(vhost)
-        cells.append(cell(scheme, world, broker.amqp_url(vhost=vhost)))
+        cells.append(cell(scheme, model, broker.amqp_url(vhost=vhost)))
     for first in run(cells, tmp_path, only=SUBSET, parts=1, limit=400, side_by_side=3):
         # As the command does: one of the tests counts what comes within two seconds.
         outcome = repeat(first, tmp_path)

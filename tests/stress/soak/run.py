@@ -26,7 +26,7 @@ _OTHER_LIMIT = 120.0
 _GROWTH_A_CYCLE = 300.0
 _GROWTH_AT_ALL = 8 * 1024 * 1024
 
-WORLDS = ("native", "eventlet")
+MODELS = ("native", "eventlet")
 LIBRARIES = ("kombu", "pika")
 
 
@@ -44,14 +44,14 @@ class Setting:
     cycles: int
     connections: int
     heartbeat: int
-    worlds: Sequence[str] = WORLDS
+    models: Sequence[str] = MODELS
     libraries: Sequence[str] = LIBRARIES
     shim: bool = True
 
     @property
     def limit(self) -> float:
         """Seconds after which a subject that has not ended never will."""
-        subjects = len(self.worlds) * len(self.libraries)
+        subjects = len(self.models) * len(self.libraries)
         return self.seconds + 2 * self.cycles * _CYCLE_LIMIT * subjects + _OTHER_LIMIT
 
 
@@ -154,10 +154,10 @@ def run(
     logs.mkdir(exist_ok=True)
     lives, children = [], []
     with contextlib.ExitStack() as on_exit:
-        for world in setting.worlds:
+        for model in setting.models:
             for library in setting.libraries:
-                life = Life(f"{world}-{library}")
-                children.append(_start(life, world, library, setting, broker, on_exit))
+                life = Life(f"{model}-{library}")
+                children.append(_start(life, model, library, setting, broker, on_exit))
                 lives.append(life)
         begin = time.monotonic()
         while any(child.prints for child in children):
@@ -171,7 +171,7 @@ def run(
 
 def _start(
     life: Life,
-    world: str,
+    model: str,
     library: str,
     setting: Setting,
     broker: Broker,
@@ -179,7 +179,7 @@ def _start(
 ) -> Child:
     log = on_exit.enter_context((build_dir() / "soak" / f"{life.name}.log").open("wb"))
     child = Child(
-        ["-m", "tests.stress.soak.subject", world, library],
+        ["-m", "tests.stress.soak.subject", model, library],
         on_line=life.add,
         stderr=log,
         environment=clean_environment(PYTHONWARNINGS="ignore"),

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import sys
 
-WORLD, LIBRARY = sys.argv[1:3]
-if WORLD == "eventlet":
+MODEL, LIBRARY = sys.argv[1:3]
+if MODEL == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif WORLD == "gevent":
+elif MODEL == "gevent":
     from gevent import monkey
 
     monkey.patch_all()

@@ -5,19 +5,19 @@
 import os
 import sys
 
-world, client, ca = sys.argv[1:]
-if world == "eventlet":
+model, client, ca = sys.argv[1:]
+if model == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif world == "gevent":
+elif model == "gevent":
     from gevent import monkey
 
     monkey.patch_all()
 
 from hbshim.doctor import examine
 
-expected = "pthread" if world == "native" else "greenthread"
+expected = "pthread" if model == "native" else "greenthread"
 for url, route in ((os.environ["URL"], "plain"), (os.environ["TLS_URL"], "tls")):
     report = examine(url, client=client, ca=ca if route == "tls" else None, heartbeat=2, timeout=60)
     for check in ("worker", "connection", "heartbeat-out", "heartbeat-in", "libraries"):

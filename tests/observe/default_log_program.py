@@ -1,6 +1,6 @@
-"""A program that asks for no log gets its problems logged, by its own thread, in one world.
+"""A program that asks for no log gets its problems logged by its own thread.
 
-    python tests/observe/default_log_world.py native|eventlet|gevent
+    python tests/observe/default_log_program.py native|eventlet|gevent
 
 Prints "pass" at its end; what is logged goes to stderr, as Python has it by default.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from typing import Any, NoReturn
 
-WORLD = sys.argv[1]
-if WORLD == "eventlet":
+MODEL = sys.argv[1]
+if MODEL == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif WORLD == "gevent":
+elif MODEL == "gevent":
     from gevent import monkey
 
     monkey.patch_all()

@@ -19,9 +19,9 @@ PROGRAM = str(Path(__file__).with_name("program.py"))
 
 def run(node: Node, *arguments: str) -> list[str]:
     """What a program prints, which must end well."""
-    world, what = arguments
+    model, what = arguments
     done = subprocess.run(
-        [sys.executable, PROGRAM, world, node.url, node.ipc, what],
+        [sys.executable, PROGRAM, model, node.url, node.ipc, what],
         capture_output=True,
         text=True,
         timeout=120,
@@ -32,23 +32,23 @@ def run(node: Node, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_many_callers_and_a_thread_that_lets_no_other_run(node: Node, world: str) -> None:
-    assert run(node, world, "calls") == ["True", "waited", "ended"]
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+def test_many_callers_and_a_thread_that_lets_no_other_run(node: Node, model: str) -> None:
+    assert run(node, model, "calls") == ["True", "waited", "ended"]
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
-def test_fanouts_and_notifications(nodes: Callable[[], Node], world: str) -> None:
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+def test_fanouts_and_notifications(nodes: Callable[[], Node], model: str) -> None:
     node = nodes()
     node.start(whole=True)
     expected = ["fanout", "notification", "notification"]
-    assert run(node, world, "publish") == [str(expected), "ended"]
+    assert run(node, model, "publish") == [str(expected), "ended"]
 
 
-@pytest.mark.parametrize("world", ["native", "eventlet", "gevent"])
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
 def test_a_forked_child_calls_over_connections_of_its_own(
-    node: Node, serve: Callable[..., Server], endpoint: Endpoint, world: str
+    node: Node, serve: Callable[..., Server], endpoint: Endpoint, model: str
 ) -> None:
     serve(node.driver(), Target("elsewhere"), endpoint)
-    assert run(node, world, "fork") == ["before", "child", "0", "parent", "ended"]
+    assert run(node, model, "fork") == ["before", "child", "0", "parent", "ended"]
     assert endpoint.asked == ["before", "child", "parent"]

@@ -1,4 +1,4 @@
-"""The doctor inside programs: each world a script in an interpreter of its own."""
+"""The doctor inside programs: each concurrency model a script in an interpreter of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from wsgi_harness.stack.broker import Broker
 
-HERE = Path(__file__).parent / "worlds"
+HERE = Path(__file__).parent / "concurrency"
 CHECKOUT = Path(__file__).parent.parent.parent
 ALONE = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("broker_"))
-WORLDS = ("native", "eventlet", "gevent")
+MODELS = ("native", "eventlet", "gevent")
 
 
 def run(script: str, *argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,19 +30,19 @@ def run(script: str, *argv: str, **environment: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("script", ALONE)
-def test_world(script: str) -> None:
+def test_model(script: str) -> None:
     done = run(script)
     assert (done.returncode, done.stdout) == (0, "pass\n"), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("client", ["amqp", "pika"])
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_beat_is_watched_from_within(
-    broker: Broker, tmp_path: Path, world: str, client: str
+    broker: Broker, tmp_path: Path, model: str, client: str
 ) -> None:
     ca = tmp_path / "ca.pem"
     assert broker.ca_pem
     ca.write_text(broker.ca_pem)
     secure = f"amqps://{broker.user}:{broker.password}@localhost:{broker.tls_port}/"
-    done = run("broker_visit", world, client, str(ca), URL=broker.amqp_url(), TLS_URL=secure)
+    done = run("broker_visit", model, client, str(ca), URL=broker.amqp_url(), TLS_URL=secure)
     assert (done.returncode, done.stdout) == (0, "pass\n"), done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """Run every script of this directory in an interpreter of its own.
 
 Monkey patching cannot be undone, and what is loaded already decides what hbshim
-sees; so each patched world is a script. It asserts, and says "pass" at its end.
+sees; so each patched concurrency model is a script. It asserts, and says "pass" at its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCRIPTS = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.starts
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_world(script: str) -> None:
+def test_model(script: str) -> None:
     environment = {key: value for key, value in os.environ.items() if "HBSHIM" not in key}
     environment["PYTHONPATH"] = str(CHECKOUT)
     # All warnings are errors, but eventlet's announcement of its own retirement.

@@ -1,8 +1,8 @@
-"""TLS 1.2 and 1.3, both libraries, every world, consumer and publisher: one common silence.
+"""One silence over TLS: both versions and libraries, every model, consumers and publishers.
 
 Beside each cell stands the same program without hbshim, which RabbitMQ must close unless its
 library keeps it alive. A process holds one connection of each TLS version. The publishers'
-processes are blocked in a native read, so a patched world's hub is parked; the consumers'
+processes are blocked in a native read, so the hub of a green one is parked; the consumers'
 hubs run.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import pika
 import pytest
 
-from tests.system.conftest import WORLDS, RemoteClient, after_silence
+from tests.system.conftest import MODELS, RemoteClient, after_silence
 from wsgi_harness.observe.observation import BrokerView
 from wsgi_harness.stack.broker import Broker
 
@@ -50,7 +50,7 @@ class Told:
         return bool(self.result.get("consumed") or self.result.get("arrived"))
 
 
-#: By (world, library, role, shim, version).
+#: By (model, library, role, shim, version).
 Cells: TypeAlias = dict[tuple[str, ...], Told]
 
 
@@ -58,11 +58,11 @@ class Process:
     """One process of the matrix: a connection of each TLS version, in one role."""
 
     def __init__(
-        self, broker: Broker, ca_file: str, world: str, library: str, role: str, shim: str
+        self, broker: Broker, ca_file: str, model: str, library: str, role: str, shim: str
     ) -> None:
-        self.key = (world, library, role, shim)
+        self.key = (model, library, role, shim)
         self.role, self.shim = role, shim
-        self.client = RemoteClient(broker, world, library, "tls_agent.py")
+        self.client = RemoteClient(broker, model, library, "tls_agent.py")
         self.names = {version: f"{self.client.name}-{role}-{version}" for version in VERSIONS}
         openings = [
             {
@@ -108,17 +108,17 @@ class Process:
 
 @pytest.fixture(scope="module")
 def told(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
-    """Everything that every cell showed, by (world, library, role, shim, version)."""
+    """Everything that every cell showed, by (model, library, role, shim, version)."""
     ca_file = tmp_path_factory.mktemp("ca") / "ca.pem"
     assert broker.ca_pem
     ca_file.write_text(broker.ca_pem)
     processes = []
     try:
         for shim in ("install", "none"):
-            for world in WORLDS:
+            for model in MODELS:
                 for library in LIBRARIES:
                     for role in ROLES:
-                        process = Process(broker, str(ca_file), world, library, role, shim)
+                        process = Process(broker, str(ca_file), model, library, role, shim)
                         processes.append(process)
         for process in processes:
             process.opened()
@@ -149,9 +149,9 @@ def send_to_consumers(broker: Broker, processes: list[Process]) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("world", WORLDS)
-def test_kept_alive(told: Cells, world: str, library: str, role: str, version: str) -> None:
-    cell = told[world, library, role, "install", version]
+@pytest.mark.parametrize("model", MODELS)
+def test_kept_alive(told: Cells, model: str, library: str, role: str, version: str) -> None:
+    cell = told[model, library, role, "install", version]
     assert cell.version == version.replace("_", ".")
     assert cell.listed, cell
     assert cell.works, cell
@@ -165,11 +165,11 @@ def test_kept_alive(told: Cells, world: str, library: str, role: str, version: s
 @pytest.mark.parametrize(
     ("library", "role"), [cell for cell in product(LIBRARIES, ROLES) if cell not in SURVIVORS]
 )
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_control_is_closed_by_the_broker(
-    told: Cells, world: str, library: str, role: str, version: str
+    told: Cells, model: str, library: str, role: str, version: str
 ) -> None:
-    cell = told[world, library, role, "none", version]
+    cell = told[model, library, role, "none", version]
     assert cell.link is None
     assert cell.missed_heartbeats, cell
     assert not cell.listed, cell
@@ -179,11 +179,11 @@ def test_control_is_closed_by_the_broker(
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("library", "role"), SURVIVORS)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("model", MODELS)
 def test_control_that_may_survive(
-    told: Cells, world: str, library: str, role: str, version: str
+    told: Cells, model: str, library: str, role: str, version: str
 ) -> None:
     """On a machine that starves its process for 2 T it does not, and then it says so."""
-    cell = told[world, library, role, "none", version]
+    cell = told[model, library, role, "none", version]
     assert cell.link is None
     assert cell.works == (not cell.result["error"]), cell

@@ -1,6 +1,6 @@
-"""Events of a link that dies are logged by the program's own thread, in one world.
+"""Events of a link that dies are logged by the program's own thread.
 
-    python tests/observe/logging_world.py native|eventlet|gevent
+    python tests/observe/logging_program.py native|eventlet|gevent
 
 Prints "pass" at its end.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-WORLD = sys.argv[1]
-if WORLD == "eventlet":
+MODEL = sys.argv[1]
+if MODEL == "eventlet":
     import eventlet
 
     eventlet.monkey_patch()
-elif WORLD == "gevent":
+elif MODEL == "gevent":
     from gevent import monkey
 
     monkey.patch_all()
@@ -71,7 +71,7 @@ assert record.levelno == logging.WARNING
 assert 0 <= time.time() - record.hbshim_at < 60
 worker: Any = service.current().engine("pthread").worker
 assert thread != worker.native_id
-if WORLD != "native":
+if MODEL != "native":
     assert thread == get_native_id(), "not in the hub's thread"
 
 for sock in (client, server):

@@ -10,6 +10,7 @@ from hbshim import messaging
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.contract.laboratory import Laboratory, opened, parameters, require_features
 from tests.messaging.endpoints import Endpoint, Versioned
+from tests.messaging.zmq.nodes import Node
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.stack.broker import Broker
@@ -94,3 +95,22 @@ def restartable(engine: Engine, images: Images) -> Iterator[tuple[Broker, Callab
             stack.exec(BROKER, ["env", "HOME=/var/lib/rabbitmq", *evaluate], timeout=90)
 
         yield stack.broker, restart
+
+
+@pytest.fixture(scope="session")
+def shared_node() -> Iterator[Node]:
+    """A host with a proxy, which no test restarts."""
+    yield from _node()
+
+
+@pytest.fixture(scope="module")
+def restartable_node() -> Iterator[Node]:
+    """A host with a proxy of the module's own."""
+    yield from _node()
+
+
+def _node() -> Iterator[Node]:
+    node = Node()
+    node.start(whole=True)
+    yield node
+    node.close()

@@ -25,8 +25,10 @@ class RabbitmqLaboratory:
         self._relay = Relay(broker.host, broker.amqp_port).__enter__()
         self._restart = restart
         login = f"{scheme}://{broker.user}:{broker.password}"
-        self.url = f"{login}@{self._relay.host}:{self._relay.port}/"
-        self._direct_url = f"{login}@{broker.host}:{broker.amqp_port}/"
+        # In the URL, so that they hold in another process, too.
+        limits = f"socket_timeout={LIMIT:g}&handshake_timeout={LIMIT:g}&rpc_queue_expiration=30"
+        self.url = f"{login}@{self._relay.host}:{self._relay.port}/?{limits}"
+        self._direct_url = f"{login}@{broker.host}:{broker.amqp_port}/?{limits}"
         self._drivers: list[messaging.Driver] = []
 
     def start(self, **options: Any) -> messaging.Driver:
@@ -36,13 +38,7 @@ class RabbitmqLaboratory:
         return self._connect(self._direct_url, options)
 
     def _connect(self, url: str, options: dict[str, Any]) -> messaging.Driver:
-        settings = {
-            "socket_timeout": LIMIT,
-            "handshake_timeout": LIMIT,
-            "rpc_queue_expiration": 30,
-            **options,
-        }
-        self._drivers.append(messaging.connect(url, **settings))
+        self._drivers.append(messaging.connect(url, **options))
         return self._drivers[-1]
 
     def cut(self) -> None:

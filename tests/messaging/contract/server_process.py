@@ -26,7 +26,7 @@ class Endpoint:
 
 
 def main(topic: str, acknowledge: Literal["before", "after"]) -> None:
-    driver = messaging.connect(os.environ["URL"], socket_timeout=LIMIT, handshake_timeout=LIMIT)
+    driver = messaging.connect(os.environ["URL"])
     server = messaging.Server(
         driver, messaging.Target(topic), [Endpoint()], acknowledge=acknowledge
     )

@@ -324,7 +324,7 @@ raise SystemExit(subprocess.run({command}, close_fds=False).returncode)
     assert nothing.stderr.startswith("hbshim: cannot run :")
 
 
-@pytest.mark.parametrize("benchmark", ["memory", "lateness", "engine", "throughput", "rpc"])
+@pytest.mark.parametrize("benchmark", ["memory", "lateness", "engine", "throughput", "rpc", "zmq"])
 def test_a_benchmark_names_the_extra_that_it_needs(with_cli: Environment, benchmark: str) -> None:
     done = with_cli.run("hbshim", "bench", benchmark)
     assert done.returncode == 2

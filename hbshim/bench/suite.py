@@ -12,11 +12,12 @@ from hbshim import __version__
 from hbshim.bench import engine_load, footprint, lateness, throughput
 from hbshim.bench.publisher import BROKER_VARIABLE
 from hbshim.bench.rpc import contest
+from hbshim.bench.zmq import contest as zmq_contest
 from hbshim.errors import HbshimError, MissingExtraError
 from hbshim.runtime.loaded import is_loaded
 
 #: What each benchmark is, in the order they run.
-BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc")
+BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc", "zmq")
 
 #: The library that each benchmark imports, and the extra that brings it.
 _LIBRARIES: dict[str, dict[str, str]] = {
@@ -25,6 +26,7 @@ _LIBRARIES: dict[str, dict[str, str]] = {
     "lateness": {"amqp": "kombu", "eventlet": "eventlet"},
     "engine": {"amqp": "kombu"},
     "rpc": {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"},
+    "zmq": {"zmq": "zmq", "eventlet": "eventlet", "gevent": "gevent"},
 }
 
 #: Those that are nothing without a broker.
@@ -38,8 +40,9 @@ def run(
 
     Parameters:
         names: of :data:`BENCHMARKS`.
-        broker_url: an AMQP URL, or None: then the throughput and the messaging are left
-            out, and said to be, and the engine's load is measured on the local sink.
+        broker_url: an AMQP URL, or None: then the throughput, the messaging over AMQP and the
+            comparison of ZeroMQ with it are left out, and the engine's load is measured on the
+            local sink.
         quick: fewer pairs and shorter waits.
         progress: told what runs now.
 
@@ -69,6 +72,8 @@ def run(
             result[name] = lateness.run(quick=quick)
         elif name == "engine":
             result[name] = engine_load.run(broker_url, quick=quick)
+        elif name == "zmq":
+            result[name] = zmq_contest.run(broker_url, quick=quick)
         elif name in _ON_BROKER:
             measure = _ON_BROKER[name]
             result[name] = None if broker_url is None else measure(broker_url, quick=quick)
@@ -129,6 +134,21 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "ratio": ".2f",
             "aim": ".1f",
             "reached": "",
+        },
+    ),
+    "zmq": (
+        "Messaging over ZeroMQ, 1 KiB: ratios of rates, beside what each must be",
+        {
+            "work": "",
+            "contestant": "",
+            "against": "",
+            "ratio": ".2f",
+            "must": "",
+            "reached": "",
+            "per_second": ",.0f",
+            "client_us": ".0f",
+            "server_us": ".0f",
+            "proxy_us": ".0f",
         },
     ),
 }

@@ -11,7 +11,7 @@ import pytest
 from hbshim.bench import suite
 from hbshim.bench.rpc import contest, processes
 from hbshim.bench.rpc.contest import Entry
-from hbshim.bench.rpc.parts import PREFIX
+from hbshim.bench.rpc.parts import PREFIX, Work
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.rpc.tidy import tidy
 from hbshim.errors import HbshimError, MissingExtraError
@@ -20,8 +20,9 @@ from wsgi_harness.stack.broker import Broker
 
 pytestmark = pytest.mark.skipif(MODEL != "native", reason="benchmarks patch their own processes")
 
-NAMES = [name for name, _, _ in contest.WORKS]
+NAMES = [work.name for work in contest.WORKS]
 PLUG_IN, OWN = contest.GROUPS
+CAST = Work("cast", "cast")
 
 
 @pytest.fixture
@@ -79,11 +80,11 @@ def test_a_message_that_does_not_arrive_is_noticed(
     topic = f"{PREFIX}-lost"
     with Contestant("own", "hbpika", topic, "native", broker.amqp_url()) as contestant:
         contestant.await_ready()
-        assert contestant.measure("cast", 1, 0.05)["rate"] > 0
+        assert contestant.measure(CAST, 0.05)["rate"] > 0
         contestant._expected["requests"] += 1
         monkeypatch.setattr(processes, "PATIENCE", 2.0)
         with pytest.raises(HbshimError, match="the server took in"):
-            contestant.measure("cast", 1, 0.05)
+            contestant.measure(CAST, 0.05)
     tidy(broker.amqp_url(), [topic])
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from hbshim.bench.publisher import BROKER_VARIABLE
@@ -19,9 +19,10 @@ from hbshim.bench.publisher import BROKER_VARIABLE
 #: For each kind of contestant the module, by its scheme where there is one for each, and in it
 #: what makes a client and a server of (scheme, url, topic).
 KINDS = {
-    "plug-in": ("plugin", "PluginClient", "PluginServer"),
-    "own": ("own", "OwnClient", "OwnServer"),
-    "by hand": ("by_hand_{}", "client", "Server"),
+    "plug-in": ("rpc.plugin", "PluginClient", "PluginServer"),
+    "own": ("rpc.own", "OwnClient", "OwnServer"),
+    "by hand": ("rpc.by_hand_{}", "client", "Server"),
+    "bare pyzmq": ("zmq.through_{}", "client", "Server"),
 }
 
 
@@ -31,8 +32,12 @@ def main(role: str, kind: str, scheme: str, topic: str, model: str) -> None:
         import eventlet
 
         eventlet.monkey_patch()
+    elif model == "gevent":
+        from gevent import monkey
+
+        monkey.patch_all()
     module, client, server = KINDS[kind]
-    found = importlib.import_module(f"hbshim.bench.rpc.{module.format(scheme)}")
+    found = importlib.import_module(f"hbshim.bench.{module.format(scheme)}")
     make = getattr(found, server if role == "server" else client)
     contestant = make(scheme, os.environ[BROKER_VARIABLE], topic)
     _say({"ready": True})
@@ -51,15 +56,18 @@ def _answer_client(client: Any, order: dict[str, Any]) -> dict[str, Any]:
     from hbshim.bench.rpc.parts import repeat
 
     work, seconds = order["work"], order["seconds"]
-    works: dict[str, Callable[[], list[float]]] = {
-        "call": lambda: client.calls(order["callers"], seconds),
-        "cast": lambda: repeat(client.cast, seconds),
-        "notify": lambda: repeat(client.notify, seconds),
+    begin, cpu = time.monotonic(), time.process_time()
+    if work == "call":
+        taken = client.calls(order["callers"], seconds)
+    else:
+        taken = repeat(getattr(client, work), seconds, order["most"])
+    whole, cpu = time.monotonic() - begin, time.process_time() - cpu
+    return {
+        "begin": begin,
+        "seconds": whole,
+        "cpu": cpu,
+        "taken": [round(1e6 * each) for each in taken],
     }
-    begin, cpu = time.perf_counter(), time.process_time()
-    taken = works[work]()
-    whole, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    return {"seconds": whole, "cpu": cpu, "taken": [round(1e6 * each) for each in taken]}
 
 
 def _lines() -> Iterator[str]:

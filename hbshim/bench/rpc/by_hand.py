@@ -107,7 +107,7 @@ class HandServer:
     def start(self) -> None:
         self._thread.start()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         return self.counter.counts()
 
     def stop(self) -> None:

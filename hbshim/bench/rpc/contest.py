@@ -12,12 +12,13 @@ import statistics
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from hbshim.bench.rpc.parts import PREFIX
+from hbshim.bench.rpc.parts import PREFIX, Work
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.rpc.tidy import tidy
+from hbshim.bench.rpc.turns import Figures, ratio_of, take_turns
 from hbshim.errors import MissingExtraError
 
 #: Seconds of a slice, and how many each contestant has for each work.
@@ -29,12 +30,11 @@ MODELS = ("native", "eventlet")
 #: What has to be there, and the extra that brings it.
 _LIBRARIES = {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"}
 
-#: The row's name, the work, and how many callers there are.
 WORKS = (
-    ("call", "call", 1),
-    ("call, 32 callers", "call", 32),
-    ("cast", "cast", 1),
-    ("notify", "notify", 1),
+    Work("call", "call"),
+    Work("call, 32 callers", "call", callers=32),
+    Work("cast", "cast"),
+    Work("notify", "notify"),
 )
 
 _BY_HAND = 0.7
@@ -79,15 +79,6 @@ GROUPS: tuple[tuple[Entry, ...], ...] = (
 )
 
 
-@dataclass
-class _Figures:
-    taken: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    arrived: list[float] = field(default_factory=list)
-    client_cpu: float = 0.0
-    server_cpu: float = 0.0
-
-
 def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
     """Measure every contestant; a row for each, in each concurrency model, at each work.
 
@@ -112,19 +103,11 @@ def _compete(
 ) -> Iterator[dict[str, Any]]:
     seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
     with _present(url, group, model) as contestants:
-        for number, (name, work, callers) in enumerate(WORKS):
-            figures = [_Figures() for _ in group]
-            for contestant in contestants:
-                contestant.measure(work, callers, seconds / 2)  # warms up
-            for turn in range(count):
-                for each in range(len(group)):
-                    # A contestant's result depends on the state in which the one before leaves the
-                    # machine.
-                    index = (turn + each) % len(group)
-                    _note(figures[index], contestants[index].measure(work, callers, seconds))
+        for number, work in enumerate(WORKS):
+            figures = take_turns(contestants, work, seconds, count)
             for entry, own in zip(group, figures, strict=True):
                 against = None if entry.against is None else figures[entry.against]
-                yield _row(entry, model, name, own, against, entry.aims[number])
+                yield _row(entry, model, work.name, own, against, entry.aims[number])
 
 
 @contextlib.contextmanager
@@ -142,36 +125,21 @@ def _present(url: str, group: tuple[Entry, ...], model: str) -> Iterator[list[Co
         yield contestants
 
 
-def _note(figures: _Figures, slice_: dict[str, Any]) -> None:
-    figures.taken += slice_["taken"]
-    figures.rates.append(slice_["rate"])
-    figures.arrived.append(slice_["arrived"])
-    figures.client_cpu += slice_["client_cpu"]
-    figures.server_cpu += slice_["server_cpu"]
-
-
 def _row(
-    entry: Entry, model: str, name: str, own: _Figures, against: _Figures | None, aim: float | None
+    entry: Entry, model: str, name: str, own: Figures, against: Figures | None, aim: float | None
 ) -> dict[str, Any]:
-    # Of one value alone, as a busy machine leaves of the shortest slices, it is every percentile.
-    taken = own.taken if len(own.taken) > 1 else own.taken * 2
-    percentiles = statistics.quantiles(taken, n=100, method="inclusive")
-    ratio = None
-    if against is not None:
-        # Within one turn; in the next the machine may be busier.
-        pairs = zip(own.rates, against.rates, strict=True)
-        ratio = statistics.median(mine / theirs for mine, theirs in pairs)
+    ratio = None if against is None else ratio_of(own.rates, against.rates)
     return {
         "model": model,
         "contestant": entry.name,
         "work": name,
         "operations": len(own.taken),
         "per_second": statistics.median(own.rates),
-        "p50_ms": percentiles[49] / 1000,
-        "p99_ms": percentiles[98] / 1000,
+        "p50_ms": own.percentile(50),
+        "p99_ms": own.percentile(99),
         "arrived_per_second": statistics.median(own.arrived),
-        "client_us": 1e6 * own.client_cpu / len(own.taken),
-        "server_us": 1e6 * own.server_cpu / len(own.taken),
+        "client_us": own.microseconds(own.client_cpu),
+        "server_us": own.microseconds(own.server_cpu),
         "ratio": ratio,
         "aim": aim,
         "reached": None if aim is None or ratio is None else ratio >= aim,

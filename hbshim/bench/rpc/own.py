@@ -22,6 +22,7 @@ class OwnClient:
         driver = _driver(scheme, url)
         target = messaging.Target(topic, exchange=_RPC)
         self._client = messaging.Client(driver, target, timeout=TIMEOUT)
+        self._all = self._client.prepare(fanout=True)
         self._notifier = messaging.Notifier(
             driver, f"{topic}-notes", PREFIX, timeout=TIMEOUT, exchange=_NOTES
         )
@@ -34,6 +35,9 @@ class OwnClient:
 
     def cast(self) -> None:
         self._client.cast("take", payload=PAYLOAD)
+
+    def fanout(self) -> None:
+        self._all.cast("take", payload=PAYLOAD)
 
     def notify(self) -> None:
         self._notifier.info("bench", PAYLOAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 #: 1 KiB, as text, because it goes through JSON.
 PAYLOAD = "x" * 1024
@@ -15,6 +15,22 @@ PREFIX = "hbshim-bench"
 
 #: Seconds for one operation before the benchmark fails.
 TIMEOUT = 30.0
+
+
+class Work(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        name: of its rows.
+        operation: call, cast, fanout or notify.
+        callers: how many call at a time.
+        most: operations of a slice, at most.
+    """
+
+    name: str
+    operation: str
+    callers: int = 1
+    most: int | None = None
 
 
 class Client(Protocol):
@@ -31,36 +47,48 @@ class Client(Protocol):
 class Server(Protocol):
     """Answers, and counts what arrived: casts and calls, and notifications."""
 
-    def counts(self) -> dict[str, int]: ...
+    def counts(self) -> dict[str, float]: ...
     def stop(self) -> None: ...
 
 
 class Counter:
-    """Counts from any thread; the server's endpoints and consumers share one."""
+    """Counts from any thread; the server's endpoints and consumers share one.
+
+    Attributes:
+        latest: when it last counted, of ``time.monotonic()``, which all processes share.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests = self.notifications = 0
+        self.latest = 0.0
 
     def request(self) -> None:
         with self._lock:
             self.requests += 1
+            self.latest = time.monotonic()
 
     def notification(self) -> None:
         with self._lock:
             self.notifications += 1
+            self.latest = time.monotonic()
 
-    def counts(self) -> dict[str, int]:
-        return {"requests": self.requests, "notifications": self.notifications}
+    def counts(self) -> dict[str, float]:
+        with self._lock:
+            return {
+                "requests": self.requests,
+                "notifications": self.notifications,
+                "latest": self.latest,
+            }
 
 
-def repeat(work: Callable[[], object], seconds: float) -> list[float]:
-    """Do `work` for so long; how long each took, in seconds."""
+def repeat(work: Callable[[], object], seconds: float, most: int | None = None) -> list[float]:
+    """Do `work` for so long, or `most` times; how long each took, in seconds."""
     clock = time.perf_counter
     taken: list[float] = []
     begin = now = clock()
     end = begin + seconds
-    while now < end:
+    while now < end and len(taken) != most:
         work()
         before, now = now, clock()
         taken.append(now - before)

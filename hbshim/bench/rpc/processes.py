@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 from hbshim.bench.publisher import BROKER_VARIABLE
+from hbshim.bench.rpc.parts import Work
 from hbshim.errors import HbshimError
 
 #: Seconds that an answer may take beyond what was asked for.
@@ -83,11 +85,21 @@ class Contestant:
         kind: of :data:`hbshim.bench.rpc.agent.KINDS`.
         scheme: of the URL; for those by hand, a name.
         topic: nobody else's.
-        model: "native" or "eventlet".
+        model: "native", "eventlet" or "gevent".
+        between_cpu: returns the CPU time so far, in seconds, of what lies between the two.
     """
 
-    def __init__(self, kind: str, scheme: str, topic: str, model: str, url: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        scheme: str,
+        topic: str,
+        model: str,
+        url: str,
+        between_cpu: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.kind, self.scheme, self.model = kind, scheme, model
+        self._between_cpu = between_cpu
         self._ends = ExitStack()
         self._server = Agent("server", kind, scheme, topic, model, url)
         self._ends.callback(self._server.close)
@@ -100,42 +112,45 @@ class Contestant:
         for agent in (self._server, self._client):
             agent.answer()
 
-    def measure(self, work: str, callers: int, seconds: float) -> dict[str, Any]:
+    def measure(self, work: Work, seconds: float) -> dict[str, Any]:
         """One slice.
 
         Returns:
             taken: microseconds of each operation.
             rate: of the client, each second.
-            arrived: the same, until the server had taken in all of them.
-            client_cpu, server_cpu: seconds of CPU time that they used.
+            arrived: the same, until the server had received the last of them.
+            client_cpu, server_cpu, between_cpu: seconds of CPU time that they used.
 
         Raises:
-            HbshimError: the server did not take in what was sent.
+            HbshimError: the server did not receive what was sent.
         """
-        cpu = self._server.ask(work="count")["cpu"]
-        begin = time.perf_counter()
-        answer = self._client.ask(seconds, work=work, callers=callers)
+        cpu, between = self._server.ask(work="count")["cpu"], self._between_cpu()
+        answer = self._client.ask(
+            seconds, work=work.operation, callers=work.callers, most=work.most
+        )
         taken = answer["taken"]
-        self._expected["notifications" if work == "notify" else "requests"] += len(taken)
-        cpu = self._await_arrival(work) - cpu
+        counted = "notifications" if work.operation == "notify" else "requests"
+        self._expected[counted] += len(taken)
+        received = self._await_arrival(work)
         return {
             "taken": taken,
             "rate": len(taken) / answer["seconds"],
-            "arrived": len(taken) / (time.perf_counter() - begin),
+            "arrived": len(taken) / (received["counts"]["latest"] - answer["begin"]),
             "client_cpu": answer["cpu"],
-            "server_cpu": cpu,
+            "server_cpu": received["cpu"] - cpu,
+            "between_cpu": self._between_cpu() - between,
         }
 
-    def _await_arrival(self, work: str) -> float:
+    def _await_arrival(self, work: Work) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE
         while True:
             answer = self._server.ask(work="count")
-            seen, cpu = answer["counts"], answer["cpu"]
+            seen = {name: answer["counts"][name] for name in self._expected}
             if seen == self._expected:
-                return float(cpu)
+                return answer
             if time.monotonic() > deadline:
                 raise HbshimError(
-                    f"{self.kind} {self.scheme}, {self.model}, {work}: of "
+                    f"{self.kind} {self.scheme}, {self.model}, {work.name}: of "
                     f"{self._expected} sent, the server took in {seen}"
                 )
             time.sleep(0.01)

@@ -1,0 +1,1 @@
+"""CALL, CAST, FANOUT and NOTIFY over ZeroMQ: hbshim's driver, bare pyzmq, and RabbitMQ."""

@@ -1,0 +1,203 @@
+"""Rates over ZeroMQ, in alternating slices: hbshim's driver beside what it is compared with.
+
+CALL is counted by its replies; CAST, FANOUT and NOTIFY by what has arrived. Client, proxy and
+server are separate processes, and every contestant has a client and a server of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import statistics
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hbshim.bench.rpc.parts import PREFIX, Work
+from hbshim.bench.rpc.processes import Contestant
+from hbshim.bench.rpc.tidy import tidy
+from hbshim.bench.rpc.turns import Figures, ratio_of, take_turns
+from hbshim.bench.zmq.proxies import Proxy, c_proxy, own_proxy
+from hbshim.errors import MissingExtraError
+
+#: Seconds of a slice, and how many each contestant has for each work.
+SLICE, SLICES = 1.0, 10
+QUICK_SLICE, QUICK_SLICES = 0.3, 4
+
+#: What has to be there, and the extra that brings it; the second for the comparison with RabbitMQ.
+_LIBRARIES = {"zmq": "zmq", "eventlet": "eventlet", "gevent": "gevent"}
+_BROKER_LIBRARIES = {"kombu": "kombu", "pika": "pika"}
+
+#: Messages of a slice without replies: what waits for the server stays below every limit.
+_MOST = 10_000
+
+CALL, CALLS = Work("call", "call"), Work("call × 32", "call", callers=32)
+CAST = Work("cast", "cast", most=_MOST)
+FANOUT = Work("fanout", "fanout", most=_MOST)
+NOTIFY = Work("notify", "notify", most=_MOST)
+WORKS = (CALL, CALLS, CAST, FANOUT, NOTIFY)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant.
+
+    Attributes:
+        name: of its rows.
+        via: what is between its client and its server.
+    """
+
+    name: str
+    kind: str
+    scheme: str
+    model: str
+    via: Literal["own proxy", "C proxy", "broker"]
+
+
+OWN = Entry("hbzmq", "own", "hbzmq", "native", "own proxy")
+EVENTLET = Entry("hbzmq, eventlet", "own", "hbzmq", "eventlet", "own proxy")
+GEVENT = Entry("hbzmq, gevent", "own", "hbzmq", "gevent", "own proxy")
+BARE = Entry("pyzmq, same proxy", "bare pyzmq", "hbshim", "native", "own proxy")
+BARE_C = Entry("pyzmq, zmq.proxy", "bare pyzmq", "c", "native", "C proxy")
+RABBIT = Entry("hbkombu", "own", "hbkombu", "native", "broker")
+ENTRIES = (OWN, EVENTLET, GEVENT, BARE, BARE_C, RABBIT)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two contestants at one work.
+
+    Attributes:
+        must: the ratio of rates to be reached; None: it is for information.
+    """
+
+    work: Work
+    of: Entry
+    against: Entry
+    must: float | None = None
+
+
+COMPARISONS = (
+    Comparison(CALL, OWN, BARE, 0.6),
+    Comparison(CALL, OWN, BARE_C),
+    Comparison(CALL, OWN, RABBIT, 1.5),
+    Comparison(CALL, EVENTLET, BARE, 0.6),
+    Comparison(CALL, GEVENT, BARE, 0.6),
+    Comparison(CALLS, OWN, BARE, 0.55),
+    Comparison(CALLS, OWN, BARE_C),
+    Comparison(CALLS, OWN, RABBIT, 2.0),
+    Comparison(CALLS, EVENTLET, BARE, 0.55),
+    Comparison(CALLS, GEVENT, BARE, 0.55),
+    Comparison(CAST, OWN, BARE, 0.4),
+    Comparison(CAST, OWN, BARE_C),
+    Comparison(CAST, OWN, RABBIT, 1.5),
+    Comparison(FANOUT, OWN, BARE, 0.4),
+    Comparison(FANOUT, OWN, BARE_C),
+    Comparison(NOTIFY, OWN, BARE),
+    Comparison(NOTIFY, OWN, BARE_C),
+    Comparison(NOTIFY, OWN, RABBIT, 5.0),
+)
+
+#: The CPU time of hbshim's proxy for one call, as a multiple of that of ZeroMQ's own, at most.
+PROXY_CPU = 4.5
+
+
+def run(broker_url: str | None, *, quick: bool) -> list[dict[str, Any]]:
+    """Measure; a row for each comparison.
+
+    Parameters:
+        broker_url: of a RabbitMQ; None: hbkombu is left out.
+
+    Raises:
+        MissingExtraError: a library that is compared is not installed.
+        HbshimError: a contestant or a proxy failed, or messages did not arrive.
+    """
+    libraries = _LIBRARIES if broker_url is None else {**_LIBRARIES, **_BROKER_LIBRARIES}
+    for library, extra in libraries.items():
+        # kombu has put another object in the place of its module, which has no spec.
+        if library not in sys.modules and importlib.util.find_spec(library) is None:
+            raise MissingExtraError(library, extra)
+    seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
+    comparisons = [
+        each for each in COMPARISONS if broker_url is not None or each.against is not RABBIT
+    ]
+    present = {each.name for pair in comparisons for each in (pair.of, pair.against)}
+    entries = [entry for entry in ENTRIES if entry.name in present]
+    rows = []
+    with _present(entries, broker_url) as contestants:
+        for work in WORKS:
+            here = [each for each in comparisons if each.work is work]
+            names = {each.name for pair in here for each in (pair.of, pair.against)}
+            turns = {name: each for name, each in contestants.items() if name in names}
+            figures = take_turns(list(turns.values()), work, seconds, count)
+            by_name = dict(zip(turns, figures, strict=True))
+            for pair in here:
+                rows.append(_row(pair, by_name[pair.of.name], by_name[pair.against.name]))
+            if {BARE.name, BARE_C.name} <= names and work.operation == "call":
+                rows.append(_proxy_row(work, by_name[BARE.name], by_name[BARE_C.name]))
+    return rows
+
+
+@contextlib.contextmanager
+def _present(entries: list[Entry], broker_url: str | None) -> Iterator[dict[str, Contestant]]:
+    run_id = uuid.uuid4().hex[:8]
+    topics = {entry.name: f"{PREFIX}-{run_id}-{at}" for at, entry in enumerate(entries)}
+    with contextlib.ExitStack() as stack:
+        if broker_url is not None:
+            stack.callback(tidy, broker_url, topics.values())
+        own, in_c = stack.enter_context(own_proxy()), stack.enter_context(c_proxy())
+        contestants = {}
+        for entry in entries:
+            proxy = {"own proxy": own, "C proxy": in_c}.get(entry.via)
+            url = broker_url or "" if proxy is None else _url(entry, proxy)
+            names = (entry.kind, entry.scheme, topics[entry.name], entry.model)
+            made = Contestant(*names, url, *([] if proxy is None else [proxy.cpu]))
+            contestants[entry.name] = stack.enter_context(made)
+        for contestant in contestants.values():
+            contestant.await_ready()
+        yield contestants
+
+
+def _url(entry: Entry, proxy: Proxy) -> str:
+    return proxy.url if entry.kind == "own" else proxy.place
+
+
+def _row(pair: Comparison, own: Figures, against: Figures) -> dict[str, Any]:
+    # A call ends with its reply; what has none counts when it has arrived.
+    replied = pair.work.operation == "call"
+    mine, theirs = (own.rates, against.rates) if replied else (own.arrived, against.arrived)
+    ratio = ratio_of(mine, theirs)
+    return {
+        "work": pair.work.name,
+        "contestant": pair.of.name,
+        "against": pair.against.name,
+        "ratio": ratio,
+        "must": None if pair.must is None else f"≥ {pair.must:g}",
+        "reached": None if pair.must is None else ratio >= pair.must,
+        "per_second": statistics.median(mine),
+        "against_per_second": statistics.median(theirs),
+        "p50_ms": own.percentile(50) if replied else None,
+        "client_us": own.microseconds(own.client_cpu),
+        "server_us": own.microseconds(own.server_cpu),
+        "proxy_us": own.microseconds(own.between_cpu),
+    }
+
+
+def _proxy_row(work: Work, own: Figures, in_c: Figures) -> dict[str, Any]:
+    mine, theirs = own.microseconds(own.between_cpu), in_c.microseconds(in_c.between_cpu)
+    return {
+        "work": work.name,
+        "contestant": "CPU of zmq-proxy",
+        "against": "CPU of zmq.proxy",
+        "ratio": mine / theirs,
+        "must": f"≤ {PROXY_CPU:g}",
+        "reached": mine / theirs <= PROXY_CPU,
+        "per_second": statistics.median(own.rates),
+        "against_per_second": statistics.median(in_c.rates),
+        "p50_ms": None,
+        "client_us": None,
+        "server_us": None,
+        "proxy_us": mine,
+    }

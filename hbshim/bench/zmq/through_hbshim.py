@@ -1,0 +1,144 @@
+"""A contestant: bare pyzmq, with ``hbshim zmq-proxy`` between client and server.
+
+It speaks the proxy's wire format. Headers are made once, except for the id of each message.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import zmq
+
+from hbshim.bench.rpc.by_hand import CONTENT_TYPE, PREFETCH, notes
+from hbshim.bench.rpc.parts import TIMEOUT
+from hbshim.bench.zmq.bare import (
+    BareClient,
+    BareServer,
+    Context,
+    Publisher,
+    arrived,
+    connected,
+    places,
+)
+from hbshim.errors import HbshimError
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.subscriptions import fanout_subscription, pool_subscription
+
+#: Where the id of a message is in its header.
+_ID = slice(8, 24)
+
+_PRIORITY = "info"
+
+#: The proxy hands over no request that has no time left.
+_LEFT = int(TIMEOUT * 1000)
+
+
+def _note_key(topic: str) -> bytes:
+    return frames.notification_key("", notes(topic), _PRIORITY)
+
+
+class _Headers:
+    """Headers of one kind, which differ in their ids."""
+
+    def __init__(self, kind: Kind, topic: str = "", left: int = 0) -> None:
+        header = Header(kind, bytes(16), left=left, topic=topic, content_type=CONTENT_TYPE)
+        made = frames.encode(header)
+        self._before, self._behind = made[: _ID.start], made[_ID.stop :]
+
+    def of(self, id_: bytes) -> bytes:
+        return self._before + id_ + self._behind
+
+    def new(self) -> bytes:
+        return self.of(uuid.uuid4().bytes)
+
+
+class _Line:
+    def __init__(self, url: str, topic: str) -> None:
+        place = places(url)
+        context: Context = zmq.Context()
+        self.replies: list[tuple[str, bytes]] = []
+        self._calls, self._casts = _Headers(Kind.CALL, topic, _LEFT), _Headers(Kind.CAST, topic)
+        self._fanouts = _Headers(Kind.FANOUT, topic)
+        self._notifications = _Headers(Kind.NOTIFY, f"{notes(topic)}.{_PRIORITY}")
+        self._id = uuid.uuid4().bytes
+        self._call = connected(context, zmq.DEALER, place["call"])
+        self._cast = connected(context, zmq.PUSH, place["cast"])
+        key = frames.key_of("", topic)
+        self._topic = Publisher(context, place["fanout"], fanout_subscription(key))
+        self._notes = Publisher(context, place["notify"], _note_key(topic))
+
+    def call(self, correlation: str, body: bytes) -> None:
+        self._call.send_multipart((self._calls.of(bytes.fromhex(correlation)), body))
+
+    def cast(self, body: bytes) -> None:
+        self._cast.send_multipart((self._casts.new(), body))
+
+    def fanout(self, body: bytes) -> None:
+        self._topic.publish(self._id, self._fanouts.new(), body)
+
+    def notify(self, body: bytes) -> None:
+        self._notes.publish(self._id, self._notifications.new(), body)
+
+    def drain(self, seconds: float) -> None:
+        if self._call.poll(int(seconds * 1000)):
+            for first, *body in arrived(self._call):
+                self.replies.append((first[_ID].hex(), b"".join(body)))
+
+
+def client(_scheme: str, url: str, topic: str) -> BareClient:
+    """A client."""
+    return BareClient(_Line(url, topic))
+
+
+class Server(BareServer):
+    """A server: one more request for each that it received, as soon as it is handled."""
+
+    def __init__(self, _scheme: str, url: str, topic: str) -> None:
+        super().__init__()
+        place, context = places(url), self.context
+        self._instance = uuid.uuid4().bytes
+        self._key = frames.key_of("", topic)
+        self._results = _Headers(Kind.RESULT)
+        name = b"s" + self._instance
+        self._requests = connected(context, zmq.DEALER, place["server-servers"], name)
+        self._register()
+        self.read(self._requests, self._on_request)
+        for pipeline, subscription, handler in (
+            ("fanout", fanout_subscription(self._key), self.on_cast),
+            ("notify", pool_subscription(_note_key(topic), "", self._instance), self.on_note),
+        ):
+            socket = connected(context, zmq.SUB, place[f"server-{pipeline}"])
+            socket.set(zmq.SUBSCRIBE, subscription)
+            self.read(socket, handler)
+        self.start()
+
+    def _register(self) -> None:
+        """Answer the proxy's probe, and wait until it has registered the server."""
+        while self._requests.poll(int(TIMEOUT * 1000)):
+            message = self._requests.recv_multipart()
+            if message != [b""]:
+                return
+            self._send_control(Kind.HELLO, frames.encode_credit(PREFETCH), self._key)
+        raise HbshimError("the proxy did not register the server")
+
+    def _send_control(self, kind: Kind, *body: bytes) -> None:
+        header = frames.encode(Header(kind, self._instance))
+        self._requests.send_multipart((b"", header, *body))
+
+    def serve_once(self, seconds: float) -> None:
+        self._handled = 0
+        super().serve_once(seconds)
+        if self._handled:
+            self._send_control(Kind.CREDIT, frames.encode_credit(self._handled))
+
+    def _on_request(self, message: list[bytes]) -> None:
+        client, first, *body = message
+        if not body:
+            return  # a check of the proxy
+        self._handled += 1
+        if client:
+            answer = self.answer(b"".join(body))
+            self._requests.send_multipart((client, self._results.of(first[_ID]), answer))
+        else:
+            self.on_cast(body)

@@ -1,0 +1,164 @@
+"""Composite types: classes whose fields are sent as a list behind a descriptor (part 1, 1.4)."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from hbshim.amqp1.decoding import READERS, checked, deeper, read_list_header, read_value
+from hbshim.amqp1.encoding import encode, encode_list
+from hbshim.amqp1.errors import ProtocolError
+from hbshim.amqp1.fields import NULL, Kind
+from hbshim.amqp1.values import Described, Symbol, ULong
+
+C = TypeVar("C", bound=type)
+
+_DESCRIBED = 0
+_SMALL_ULONG = 0x53
+_NULL = bytes((NULL,))
+
+
+class _Field(NamedTuple):
+    """A field of a composite type.
+
+    Attributes:
+        default: its value when it is not sent.
+        mandatory: it must be sent.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    mandatory: bool
+
+
+class _Layout(NamedTuple):
+    """How a composite type is sent."""
+
+    make: Any
+    head: bytes
+    fields: tuple[_Field, ...]
+
+
+_BY_CLASS: dict[type, _Layout] = {}
+_BY_DESCRIPTOR: dict[int | Symbol, _Layout] = {}
+
+
+def composite(code: int, name: str) -> Callable[[C], C]:
+    """Register a named tuple as a composite type; its annotations name the types of its fields.
+
+    A field that is neither optional nor has a default is mandatory.
+
+    Parameters:
+        code: the descriptor; the upper half, the domain 0x00000000, is not part of it.
+        name: the descriptor as a symbol.
+    """
+
+    def register(cls: C) -> C:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        defaults: dict[str, Any] = getattr(cls, "_field_defaults")  # noqa: B009 - a named tuple
+        fields = []
+        for field, hint in hints.items():
+            optional = type(None) in typing.get_args(hint)
+            (kind,) = (
+                each.__metadata__[0]
+                for each in (hint, *typing.get_args(hint))
+                if hasattr(each, "__metadata__")
+            )
+            mandatory = not optional and field not in defaults
+            fields.append(_Field(field, kind, defaults.get(field), mandatory))
+        layout = _Layout(cls, bytes((_DESCRIBED,)) + encode(ULong(code)), tuple(fields))
+        _BY_CLASS[cls] = _BY_DESCRIPTOR[code] = _BY_DESCRIPTOR[Symbol(name)] = layout
+        return cls
+
+    return register
+
+
+def one_of(*classes: type, unknown: bool = False) -> Kind:
+    """Return the type of a field that holds a value of these classes.
+
+    Parameters:
+        unknown: a described value that is of no composite type known here is accepted, too.
+    """
+    accepted = (*classes, Described) if unknown else classes
+    names = " or ".join(each.__name__.lower() for each in classes)
+
+    def read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        value, at = read_composite(data, at - 1, depth)
+        if not isinstance(value, accepted):
+            raise ProtocolError(f"a field of type {names} holds {type(value).__name__.lower()}")
+        return value, at
+
+    return Kind(names, {_DESCRIBED: read}, encode_composite)
+
+
+def encode_composite(value: Any) -> bytes:
+    """Return a composite, or a described value, as bytes.
+
+    Raises:
+        PayloadError: a field cannot be sent.
+    """
+    layout = _BY_CLASS.get(type(value))
+    if layout is None:
+        return encode(value)
+    items: list[bytes] = []
+    filled = 0
+    for item, (_, kind, default, mandatory) in zip(value, layout.fields, strict=True):
+        if item is None or (item == default and not mandatory):
+            items.append(_NULL)
+        else:
+            items.append(kind.write(item))
+            filled = len(items)
+    return layout.head + encode_list(items[:filled])
+
+
+def decode_composite(data: bytes, at: int = 0) -> tuple[Any, int]:
+    """Return the composite at an offset, and the offset after it.
+
+    Raises:
+        ProtocolError: there is none, or none that is known.
+    """
+    value, at = checked(read_composite, data, at)
+    if isinstance(value, Described):
+        raise ProtocolError(f"{value.descriptor!r:.40} is not the descriptor of any known type")
+    return value, at
+
+
+def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """Read a composite; a `Described` where its descriptor is not known."""
+    depth = deeper(depth)
+    descriptor, begin = read_descriptor(data, at, depth)
+    layout = _BY_DESCRIPTOR.get(descriptor) if isinstance(descriptor, (int, Symbol)) else None
+    if layout is None:
+        return READERS[_DESCRIBED](data, at + 1, depth)
+    name = layout.make.__name__
+    count, at, end = read_list_header(data, begin)
+    if count > len(layout.fields):
+        raise ProtocolError(f"{name} has {len(layout.fields)} fields, not {count}")
+    values: list[Any] = []
+    for position, (field, kind, default, mandatory) in enumerate(layout.fields):
+        code = data[at] if position < count else NULL
+        reader = kind.readers.get(code)
+        if reader is not None:
+            value, at = reader(data, at + 1, depth)
+            values.append(value)
+            continue
+        if code != NULL:
+            raise ProtocolError(f"{name}.{field} is of type {kind.name}, not {code:#04x}")
+        if mandatory:
+            raise ProtocolError(f"{name}.{field} is missing")
+        values.append(default)
+        at += position < count
+    if at != end:
+        raise ProtocolError(f"{name} does not end where its size says")
+    return layout.make._make(values), at
+
+
+def read_descriptor(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    """Read the descriptor of the described value at an offset."""
+    if data[at] != _DESCRIBED:
+        raise ProtocolError(f"a value without descriptor, with the constructor {data[at]:#04x}")
+    if data[at + 1] == _SMALL_ULONG:
+        return data[at + 2], at + 3
+    return read_value(data, at + 1, depth)

@@ -1,0 +1,154 @@
+"""Whatever arrives, one error of ours at most; never one of Python's.
+
+Inputs are mutations of valid ones: plain random bytes seldom get further than their first one.
+`HBSHIM_FUZZ_INPUTS=1000000` tries more, `HBSHIM_FUZZ_SEED` others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hbshim.amqp1.composites import decode_composite, encode_composite
+from hbshim.amqp1.decoding import decode
+from hbshim.amqp1.encoding import encode
+from hbshim.amqp1.errors import ProtocolError
+from hbshim.amqp1.frames import FrameSplitter, encode_frame
+from hbshim.amqp1.messages import Data, Message, Single, decode_message, encode_message
+from hbshim.amqp1.performatives import (
+    Accepted,
+    Attach,
+    Begin,
+    Close,
+    Disposition,
+    Error,
+    Flow,
+    Header,
+    Modified,
+    Open,
+    Properties,
+    Rejected,
+    SaslInit,
+    SaslMechanisms,
+    Source,
+    Target,
+    Transfer,
+)
+from hbshim.amqp1.values import Array, Char, Described, Float, Symbol, Timestamp, UInt, ULong
+
+INPUTS = int(os.environ.get("HBSHIM_FUZZ_INPUTS", "100000"))
+SEED = int(os.environ.get("HBSHIM_FUZZ_SEED", "1"))
+
+SOURCE = Source("a", filter={"f": Described(Symbol("f"), ["x"])}, default_outcome=Modified(True))
+VALUES = [
+    {"a": [1, 2.5, None, True], Symbol("b"): {UInt(3): b"bytes"}, Char("c"): Timestamp(4)},
+    [Array(Symbol, (Symbol("a"),)), Array(list, ([1], [])), Array(int, (1,), ULong(5))],
+    [Described(ULong(300), [Float(1.5)]), "ä" * 200, list(range(60)), [[[[[[]]]]]]],
+]
+PERFORMATIVES = [
+    Open("c", "h", 512, 9, 1000, ("en",), (), ("A", "B"), (), {"product": "x"}),
+    Begin(None, 0, 10, 10, 7),
+    Attach("l", 0, False, source=SOURCE, target=Target("b"), unsettled={b"1": Accepted()}),
+    Flow(0, 10, 0, 10, 0, 0, 100, None, True, True),
+    Transfer(0, 1, b"1", 0, True, True, 1, Rejected(Error("a", "b", {"c": 1}))),
+    Disposition(True, 0, 300, True, Modified(True, True, {"x": [1]})),
+    Close(Error("amqp:internal-error", "text")),
+    SaslMechanisms(("PLAIN", "ANONYMOUS")),
+    SaslInit("PLAIN", b"\0a\0b", "h"),
+]
+MESSAGES = [
+    Message(
+        Data((b"body", b"more")),
+        Header(True, 9, 1000, True, 3),
+        {"a": 1},
+        {"b": Symbol("c")},
+        Properties(ULong(1), b"u", "to", "s", "r", b"c", "t", "e", 1, 2, "g", 3, "h"),
+        {"k": "v", "n": 1.5},
+        {"f": b"x"},
+    ),
+    Message(Single(VALUES[0])),
+]
+
+
+def _frames(data: bytes) -> object:
+    return FrameSplitter(0x10000).split(data)
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
+    "values": (decode, [encode(each) for each in VALUES]),
+    "performatives": (decode_composite, [encode_composite(each) for each in PERFORMATIVES]),
+    "messages": (decode_message, [encode_message(each) for each in MESSAGES]),
+    "frames": (_frames, [encode_frame(encode_composite(each), 1) for each in PERFORMATIVES]),
+}
+
+#: Constructors, and the largest and smallest sizes.
+_CONSTRUCTORS = bytes.fromhex(
+    "00 40 41 42 43 44 45 50 51 52 53 54 55 56 60 61 70 71 72 73 74 80 81 82 83 84 94 98"
+    "a0 a1 a3 b0 b1 b3 c0 c1 d0 d1 e0 f0"
+)
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """The input with a few bytes changed, removed, doubled or inserted."""
+    found = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(found) + 1)
+        match chance.randrange(6):
+            case 0:
+                found[at : at + 1] = chance.randbytes(1)
+            case 1:
+                found[at : at + 1] = bytes((chance.choice(_CONSTRUCTORS),))
+            case 2:
+                found[at : at + 4] = chance.choice((b"\xff" * 4, b"\0" * 4, b"\0\0\0\xff"))
+            case 3:
+                del found[at : at + chance.randint(1, 8)]
+            case 4:
+                found[at:at] = found[at : at + chance.randint(1, 30)]
+            case _:
+                found[at:at] = chance.randbytes(chance.randint(1, 4))
+    return bytes(found)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_whatever_arrives_is_a_value_or_one_error(name: str) -> None:
+    target, corpus = TARGETS[name]
+    chance = random.Random(f"{SEED} {name}")
+    accepted = 0
+    for _ in range(INPUTS // len(TARGETS)):
+        data = mutated(chance.choice(corpus), chance)
+        try:
+            target(data)
+        except ProtocolError:
+            continue
+        except Exception as error:
+            pytest.fail(f"{type(error).__name__}: {error}, for {data.hex()}")
+        accepted += 1
+    # Otherwise the mutations are too wild to get anywhere.
+    assert accepted > INPUTS // len(TARGETS) // 50
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode_frame(bytes.fromhex("d0 0000fff0 ffffffff") + b"\x45" * 0xFFEC)[8:],
+        bytes.fromhex("d0 0000fff0 00004000") + bytes.fromhex("e0021040") * 0x3FFB,
+        bytes.fromhex("f0 0000fff0 ffffffff 45") + bytes(0xFFF0),
+        bytes.fromhex("b0 ffffffff") + bytes(0xFFFB),
+    ],
+    ids=["lists", "arrays of nulls", "array of lists", "binary"],
+)
+def test_memory_is_bounded_by_what_arrives(data: bytes) -> None:
+    """A list takes 64 bytes in Python, and one byte in a frame: nothing multiplies by more."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError):
+            decode(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100 * len(data)

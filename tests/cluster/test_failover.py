@@ -37,7 +37,7 @@ RECOVERED_WITHIN = 10.0
 #: The same for a partition: the nodes notice it after 8 to 10 s (`net_ticktime`).
 NOTICED_WITHIN = 12.0
 #: Seconds for which every call must be answered, and how many there must be.
-JUDGED = 3.0
+CHECKED = 3.0
 ENOUGH = 5
 READY_LIMIT = 90.0
 #: The fault after which every node has been there again, and so every queue.
@@ -87,7 +87,7 @@ class Fault:
 
     name: str
     at: float
-    judged: tuple[float, float]
+    checked: tuple[float, float]
 
 
 @dataclass
@@ -198,22 +198,22 @@ def most_used(cluster: Cluster) -> str:
     raise AssertionError("no node answers")
 
 
-def judge(story: Story, name: str, do: Callable[[], object], within: float) -> None:
+def check_recovery(story: Story, name: str, do: Callable[[], object], within: float) -> None:
     """Do something to the cluster, and wait until every load has recovered, or time is up."""
     do()
     at = time.time()
     everyone = name == EACH_RESTARTED or not story.faults
     loads = [*REPLICATED, *CLASSIC] if everyone else REPLICATED
-    while (now := time.time()) < at + within + JUDGED:
-        since = now - JUDGED
+    while (now := time.time()) < at + within + CHECKED:
+        since = now - CHECKED
         if since > at and all(story.services[load].is_steady(since) for load in loads):
             break
         time.sleep(0.1)
-    story.faults.append(Fault(name, at, (now - JUDGED, now)))
+    story.faults.append(Fault(name, at, (now - CHECKED, now)))
 
 
 def fail_nodes(cluster: Cluster, queue: str, story: Story) -> None:
-    """Make each kind of fault, and judge the recovery from it.
+    """Make each kind of fault, and check the recovery from it.
 
     Parameters:
         queue: whose leader is a victim.
@@ -221,57 +221,57 @@ def fail_nodes(cluster: Cluster, queue: str, story: Story) -> None:
     for _ in range(ROUNDS):
         victim = most_used(cluster) if story.faults else NODES[0]
         kill = functools.partial(cluster.kill, victim)
-        judge(story, "client's node killed", kill, RECOVERED_WITHIN)
+        check_recovery(story, "client's node killed", kill, RECOVERED_WITHIN)
         cluster.start(victim)
 
         victim = cluster.home(queue)
         kill = functools.partial(cluster.kill, victim)
-        judge(story, "leader's node killed", kill, RECOVERED_WITHIN)
+        check_recovery(story, "leader's node killed", kill, RECOVERED_WITHIN)
         cluster.start(victim)
 
         victim = most_used(cluster)
         stop = functools.partial(cluster.stop, victim)
-        judge(story, "node stopped", stop, RECOVERED_WITHIN)
+        check_recovery(story, "node stopped", stop, RECOVERED_WITHIN)
         cluster.start(victim)
 
         victim = most_used(cluster)
         cut_off = functools.partial(cluster.partition, victim)
-        judge(story, "node cut off", cut_off, NOTICED_WITHIN + RECOVERED_WITHIN)
+        check_recovery(story, "node cut off", cut_off, NOTICED_WITHIN + RECOVERED_WITHIN)
         cluster.heal(victim)
 
         def restart_each() -> None:
             for node in NODES:
                 cluster.restart(node)
 
-        judge(story, EACH_RESTARTED, restart_each, RECOVERED_WITHIN)
+        check_recovery(story, EACH_RESTARTED, restart_each, RECOVERED_WITHIN)
 
 
 @pytest.fixture(scope="module")
 def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """All loads, through all faults."""
-    told = Story()
+    reported = Story()
     directory = tmp_path_factory.mktemp("loads")
-    services = told.services
+    services = reported.services
     try:
         for load in EVERY:
             services[load] = Service(load, cluster, directory)
         for service in services.values():
             service.await_ready()
-        fail_nodes(cluster, f"openstack_rpc.{services[REPLICATED[0]].topic}", told)
-        told.outcomes = {load: service.end() for load, service in services.items()}
+        fail_nodes(cluster, f"openstack_rpc.{services[REPLICATED[0]].topic}", reported)
+        reported.outcomes = {load: service.end() for load, service in services.items()}
     finally:
         for service in services.values():
             service.kill()
-    sys.stderr.write(f"\n{told.report()}\n")
-    return told
+    sys.stderr.write(f"\n{reported.report()}\n")
+    return reported
 
 
 @pytest.mark.parametrize("load", REPLICATED, ids=lambda load: load.name)
 def test_calls_are_answered_soon_after_every_fault(story: Story, load: Load) -> None:
     for fault in story.faults:
-        judged = story.calls(load, *fault.judged)
-        assert judged, f"{fault.name}: no calls\n{story.report()}"
-        errors = Counter(call.error for call in judged if call.error)
+        checked = story.calls(load, *fault.checked)
+        assert checked, f"{fault.name}: no calls\n{story.report()}"
+        errors = Counter(call.error for call in checked if call.error)
         assert not errors, f"{fault.name}: {errors}\n{story.report()}"
 
 
@@ -281,9 +281,9 @@ def test_without_replication_the_loss_of_a_clients_node_alone_is_survived(
 ) -> None:
     """The queues are on the server's node. While that one is dead, so are they."""
     for fault in (story.faults[0], story.faults[-1]):
-        judged = story.calls(load, *fault.judged)
-        assert judged, f"{fault.name}: no calls\n{story.report()}"
-        errors = Counter(call.error for call in judged if call.error)
+        checked = story.calls(load, *fault.checked)
+        assert checked, f"{fault.name}: no calls\n{story.report()}"
+        errors = Counter(call.error for call in checked if call.error)
         assert not errors, f"{fault.name}: {errors}\n{story.report()}"
 
 

@@ -27,7 +27,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.options import Options
 
 #: Seconds that the broker may take to answer.
-_PATIENCE = 30
+_TIMEOUT = 30
 
 #: kombu's own default.
 _OPEN_LIMIT = 5
@@ -362,7 +362,7 @@ class PikaOnGevent(PikaClient):
             on_open_error_callback=lambda _, error: opened.set_exception(error),
         )
         gevent.spawn(self.connection.ioloop.start)
-        opened.get(timeout=_PATIENCE)
+        opened.get(timeout=_TIMEOUT)
         self.channel = self.called_back(lambda done: self.connection.channel(on_open_callback=done))
         self.queue = self.declared("", exclusive=True).queue
 
@@ -372,7 +372,7 @@ class PikaOnGevent(PikaClient):
 
         answer = AsyncResult()
         ask(answer.set)
-        return answer.get(timeout=_PATIENCE)
+        return answer.get(timeout=_TIMEOUT)
 
     def declared(self, queue: str, **how: Any) -> Any:
         return self.called_back(

@@ -172,8 +172,8 @@ class Agent:
 
     # -- interference ----------------------------------------------------------
 
-    def force_beats(self, every: float = 0.005) -> None:
-        """Have the engine find a beat due at each look, and look all the time."""
+    def force_heartbeats(self, every: float = 0.005) -> None:
+        """Have the engine find a heartbeat due at each check, and look all the time."""
         schedule.SLOT = every
         vars(engine_module)["SLOT"] = every
         for link in self._links():
@@ -188,20 +188,20 @@ class Agent:
     def blind_guard(self) -> None:
         """Make the guard useless, to see a test notice it."""
         for link in self._links():
-            gate = link.guard.writers
+            held = link.guard.writers
             link.guard.writers = type(
                 "NoGate",
                 (),
                 {
                     "overlaps": 0,
                     "occupied": False,
-                    "try_acquire": lambda _, gate=gate: Permit(frozenset(), gate._acting),
+                    "try_acquire": lambda _, held=held: Permit(frozenset(), held._acting),
                     "inside": frozenset(),
                     "release": lambda _: None,
-                    "gate": gate,
+                    "held": held,
                 },
             )()
-            # Beat into a full queue, too.
+            # Send heartbeats into a full queue, too.
             link._half_written = lambda: False
             view = link.wire.kernel_view
             link.wire.kernel_view = lambda view=view: view()._replace(queued=0)

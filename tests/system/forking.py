@@ -117,7 +117,7 @@ class Child:
     """
 
     def __init__(self, act: Act, client: Any, way: str) -> None:
-        self._answers, self._tells = os.pipe()
+        self._answers, self._reports = os.pipe()
         self._waits, self._says = os.pipe()
         self._process: Any = None
 
@@ -130,7 +130,7 @@ class Child:
             except Exception:
                 answer = {"error": traceback.format_exc()}
             finally:
-                os.write(self._tells, json.dumps(answer).encode() + b"\n")
+                os.write(self._reports, json.dumps(answer).encode() + b"\n")
 
         with warnings.catch_warnings():
             # Python 3.12 warns of a fork with threads; that is what is tested here.
@@ -157,7 +157,7 @@ class Child:
         else:
             # gevent's own would wait for a signal that its hub, parked here, never handles.
             original("os", "waitpid")(self._pid, 0)
-        for descriptor in (self._tells, self._waits, self._says):
+        for descriptor in (self._reports, self._waits, self._says):
             os.close(descriptor)
         return answer
 

@@ -2,9 +2,9 @@
 
     /open      connect, in the process that answers
     /publish   send one message on each connection
-    /report    hbshim's own account
+    /report    hbshim's own report
 
-Its orders are JSON in the environment variable HOST_ORDERS. No request does anything
+Its configuration is JSON in the environment variable HOST_ORDERS. No request does anything
 for a heartbeat. Run as a program, with a socket's path, it is a plain script that
 waits for its next request in the kernel.
 """
@@ -20,8 +20,8 @@ import wsgiref.simple_server
 from collections.abc import Callable
 from typing import Any
 
-ORDERS: dict[str, Any] = json.loads(os.environ["HOST_ORDERS"])
-if ORDERS["shim"]:
+CONFIG: dict[str, Any] = json.loads(os.environ["HOST_ORDERS"])
+if CONFIG["shim"]:
     import hbshim
 
     hbshim.install()
@@ -37,8 +37,8 @@ _publishers: dict[str, Publish] = {}
 
 def with_kombu(name: str) -> Publish:
     connection = kombu.Connection(
-        ORDERS["url"],
-        heartbeat=ORDERS["heartbeat"],
+        CONFIG["url"],
+        heartbeat=CONFIG["heartbeat"],
         transport_options={"client_properties": {"connection_name": name}},
     )
     connection.connect()
@@ -47,8 +47,8 @@ def with_kombu(name: str) -> Publish:
 
 
 def with_pika(name: str) -> Publish:
-    parameters = pika.URLParameters(ORDERS["url"])
-    parameters.heartbeat = ORDERS["heartbeat"]
+    parameters = pika.URLParameters(CONFIG["url"])
+    parameters.heartbeat = CONFIG["heartbeat"]
     parameters.client_properties = {"connection_name": name}
     channel = pika.BlockingConnection(parameters).channel()
     return lambda queue, body: channel.basic_publish("", queue, body)
@@ -58,10 +58,10 @@ def with_celery(name: str) -> Publish:
     """A producer, as a web application has one; its pool connects at its first task."""
     import celery
 
-    app = celery.Celery(name, broker=ORDERS["url"], set_as_current=False)
-    app.conf.broker_heartbeat = ORDERS["heartbeat"]
+    app = celery.Celery(name, broker=CONFIG["url"], set_as_current=False)
+    app.conf.broker_heartbeat = CONFIG["heartbeat"]
     app.conf.task_queues = [kombu.Queue(name, no_declare=True)]
-    if ORDERS["shim"]:
+    if CONFIG["shim"]:
         hbshim.install(app)
     # Without Celery's retries: what is lost shows as lost, what fails as failed.
     return lambda queue, body: app.send_task(
@@ -75,7 +75,7 @@ OPENERS = {"celery": with_celery, "kombu": with_kombu, "pika": with_pika}
 def connect() -> dict[str, Any]:
     """Open a connection of each library; this process uses those from here on."""
     suffix = "-again" if _publishers else ""
-    for library, name in ORDERS["names"].items():
+    for library, name in CONFIG["names"].items():
         _publishers[library] = OPENERS[library](name + suffix)
     return {}
 
@@ -87,7 +87,7 @@ def publish() -> dict[str, Any]:
 
 def _error_of(library: str, send: Publish) -> str | None:
     try:
-        send(ORDERS["names"][library], library.encode())
+        send(CONFIG["names"][library], library.encode())
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -95,7 +95,7 @@ def _error_of(library: str, send: Publish) -> str | None:
 
 def report() -> dict[str, Any]:
     """Links and events, in a process that has hbshim."""
-    if not ORDERS["shim"]:
+    if not CONFIG["shim"]:
         return {}
     events = [(event.kind, event.detail) for event in hbshim.take_events()]
     return {"links": hbshim.status().as_dict()["links"], "events": events}
@@ -123,7 +123,7 @@ class _PlainServer(socketserver.UnixStreamServer, wsgiref.simple_server.WSGIServ
         return super().get_request()[0], ("unix", 0)
 
 
-if ORDERS.get("connect") == "at import":
+if CONFIG.get("connect") == "at import":
     # Where a server loads its application before it forks, in the master.
     connect()
     publish()

@@ -4,7 +4,7 @@ python -m tests.system.interrupted MODEL LIBRARY SECONDS SEED HOST:PORT USER PAS
 
 After each interruption it checks what hbshim promises: a torn stream is shut down and reported
 at once, and its next publish fails with the library's error; otherwise the connection is as good
-as before. No gate stays taken, and no link without heartbeats. The result is one line of JSON.
+as before. No lock stays held, and no link without heartbeats. The result is one line of JSON.
 With `blind` a torn stream is left open, so that the test can be seen to notice.
 """
 # ruff: noqa: E402, T201 - patch first, import later; the result is printed.
@@ -160,7 +160,7 @@ class Run:
     def check(self, client: AmqpClient) -> None:
         link, guard = self.link, self.link.guard
         if guard.writers.occupied or guard.readers.occupied:
-            self.faults.append(f"a gate stays taken after publish {self.number}")
+            self.faults.append(f"a lock stays held after publish {self.number}")
         if link.state in WATCHED and not guard.torn:
             if self.choose.randrange(IDLE_EVERY) == 0:
                 self.leave_idle(client)

@@ -54,7 +54,7 @@ class Witness:
         self._sleep = original("time", "sleep")
         self._books = allocate_lock()
         self._calls: dict[str, int] = {}
-        self._octets = {"read": 0, "write": 0}
+        self._bytes = {"read": 0, "write": 0}
         self._records_written = 0
         self._threads: set[int] = set()
         self._overlaps: list[tuple[str, str]] = []
@@ -82,7 +82,7 @@ class Witness:
             with inside["lock"]:
                 inside.update(thread=thread, call=name, depth=inside["depth"] + 1)
                 try:
-                    if name in self._octets and self._linger:
+                    if name in self._bytes and self._linger:
                         self._sleep(self._linger)
                     result = function(*args)
                 finally:
@@ -96,9 +96,9 @@ class Witness:
         with self._books:
             self._calls[name] = self._calls.get(name, 0) + 1
             self._threads.add(thread)
-            if name in self._octets:
+            if name in self._bytes:
                 octets = len(result) if isinstance(result, bytes) else result
-                self._octets[name] += octets
+                self._bytes[name] += octets
                 if name == "write":
                     self._records_written += -(-octets // RECORD)
 
@@ -107,7 +107,7 @@ class Witness:
         with self._books:
             return {
                 "calls": dict(self._calls),
-                "octets": dict(self._octets),
+                "octets": dict(self._bytes),
                 "records_written": self._records_written,
                 "threads": len(self._threads),
                 "overlaps": len(self._overlaps),

@@ -17,25 +17,25 @@ class Stream:
         self._relay = relay
         self._connection = connection
 
-    def beats(self) -> list[RelayEvent]:
+    def heartbeats(self) -> list[RelayEvent]:
         """The client's heartbeats so far; each knows how many frames had passed."""
-        beats = self._relay.seen("heartbeat", "client")
-        return [beat for beat in beats if beat.connection == self._connection]
+        heartbeats = self._relay.seen("heartbeat", "client")
+        return [heartbeat for heartbeat in heartbeats if heartbeat.connection == self._connection]
 
-    def after_next_beat(self) -> RelayEvent:
+    def after_next_heartbeat(self) -> RelayEvent:
         """Wait for a heartbeat from now on."""
-        self._wait_for_beats(1)
-        return self.beats()[-1]
+        self._wait_for_heartbeats(1)
+        return self.heartbeats()[-1]
 
-    def check_only_beats_since(self, first: RelayEvent) -> None:
+    def check_only_heartbeats_since(self, first: RelayEvent) -> None:
         """Every frame after `first`, up to the next heartbeat from now, was a heartbeat.
 
-        What somebody else has sent by now has gone before that one.
+        What others have sent by now has gone before that one.
         """
-        self._wait_for_beats(1)
-        since = [beat for beat in self.beats() if beat.frames >= first.frames]
+        self._wait_for_heartbeats(1)
+        since = [heartbeat for heartbeat in self.heartbeats() if heartbeat.frames >= first.frames]
         expected = list(range(first.frames, first.frames + len(since)))
-        assert [beat.frames for beat in since] == expected, "somebody else's frame"
+        assert [heartbeat.frames for heartbeat in since] == expected, "a frame of another sender"
         ends = [event for kind in ("fin", "rst") for event in self._relay.seen(kind)]
         assert not [event for event in ends if event.connection == self._connection]
         assert self._relay.errors == []
@@ -45,10 +45,10 @@ class Stream:
         ends = self._relay.seen("fin", "client")
         return [end.frames for end in ends if end.connection == self._connection]
 
-    def _wait_for_beats(self, count: int) -> None:
-        wanted = len(self.beats()) + count
+    def _wait_for_heartbeats(self, count: int) -> None:
+        wanted = len(self.heartbeats()) + count
         # Waits for the relay's news, of whatever connection, until it is enough.
         total = len(self._relay.seen("heartbeat", "client"))
-        while len(self.beats()) < wanted:
+        while len(self.heartbeats()) < wanted:
             total += 1
             self._relay.wait_for("heartbeat", "client", count=total)

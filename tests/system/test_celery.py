@@ -107,8 +107,8 @@ class Celeries:
     def start_web(self, kind: str, shim: bool) -> None:
         relay, url = self._relay()
         sink = self._declare("sink")
-        orders = {"shim": shim, "url": url, "heartbeat": T, "names": {"celery": sink}}
-        variables = {"HOST_ORDERS": json.dumps(orders)}
+        config = {"shim": shim, "url": url, "heartbeat": T, "names": {"celery": sink}}
+        variables = {"HOST_ORDERS": json.dumps(config)}
         host = self._stack.enter_context(hosted(*SERVERS[kind], variables=variables))
         self.rows[kind, shim] = Row(host, relay, None, sink, shim)
 
@@ -223,7 +223,7 @@ for _ in range(3):
 """
 
 
-def test_a_worker_and_its_caller_that_nobody_edits(broker: Broker) -> None:
+def test_an_unchanged_worker_and_its_caller(broker: Broker) -> None:
     """`hbshim run`, a real result backend, a heartbeat from the environment."""
     variables = {
         "URL": broker.amqp_url(),

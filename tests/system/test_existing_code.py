@@ -36,7 +36,7 @@ def test_calls_that_keep_alive_are_harmless(
         client.wait_for_messages(2)
 
 
-def test_a_consumer_that_waits_for_a_message_is_beaten_for(
+def test_a_consumer_that_waits_for_a_message_is_kept_alive(
     everywhere: list[RemoteClient], relay: Relay, start: Callable[..., RemoteClient]
 ) -> None:
     for client in everywhere:

@@ -96,10 +96,10 @@ class Story:
         return client.do("child_answer", limit=LIMIT)
 
     def _connect_then_fork(self, act: str) -> Any:
-        """The child acts while the parent is idle: only the parent's beats may pass."""
-        before = self.stream.after_next_beat()
+        """The child acts while the parent is idle: only the parent's heartbeats may pass."""
+        before = self.stream.after_next_heartbeat()
         answer = self._child(act)
-        self.stream.check_only_beats_since(before)
+        self.stream.check_only_heartbeats_since(before)
         self._parent_goes_on()
         return answer
 
@@ -112,9 +112,9 @@ class Story:
         return answer
 
     def _forkserver(self, _act: str) -> Any:
-        before = self.stream.after_next_beat()
+        before = self.stream.after_next_heartbeat()
         answer = self.client.do("forkserver", limit=LIMIT)
-        self.stream.check_only_beats_since(before)
+        self.stream.check_only_heartbeats_since(before)
         self._parent_goes_on()
         return answer
 
@@ -129,14 +129,14 @@ class Story:
         return answer
 
     def _parent_goes_on(self) -> None:
-        """Nobody but the parent beats on its stream, and it can be used."""
+        """Only the parent sends heartbeats on its stream, and it can be used."""
         self.client.do("publish")
         self.published += 1
         self.client.wait_for_messages(self.published)
-        beats = len(self.stream.beats())
+        heartbeats = len(self.stream.heartbeats())
         link = self.client.link
         assert link["state"] == "alive"
-        assert beats <= link["heartbeats_sent"], "the heartbeat of another process"
+        assert heartbeats <= link["heartbeats_sent"], "the heartbeat of another process"
 
     def _opening(self) -> dict[str, Any]:
         broker = self.client.broker
@@ -154,8 +154,8 @@ class Story:
 def stories(broker: Broker) -> dict[tuple[str, str, str], Story]:
     """Every parent after all its children."""
     found = {row: Story(broker, *row) for row in ROWS}
-    with ThreadPoolExecutor(len(found)) as tellers:
-        for job in [tellers.submit(story.run) for story in found.values()]:
+    with ThreadPoolExecutor(len(found)) as reporters:
+        for job in [reporters.submit(story.run) for story in found.values()]:
             job.result()
     return found
 
@@ -234,7 +234,7 @@ def test_a_child_of_a_fork_server_inherits_nothing(answer: Any) -> None:
 
 @pytest.fixture
 def control(broker: Broker) -> Iterator[Any]:
-    """A parent without hbshim; its T is so long that nobody beats."""
+    """A parent without hbshim; its T is so long that no heartbeat is due."""
     with Relay(broker.host, broker.amqp_port) as relay:
         clients = []
 

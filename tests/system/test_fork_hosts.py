@@ -80,10 +80,10 @@ class Row:
         self.inherited: dict[str, int] = {}
         self.arrived: dict[str, int] = {}
         self.opened = 0
-        self.beats_of_master: dict[str, bool] = {}
+        self.heartbeats_of_master: dict[str, bool] = {}
         self.error: Exception | None = None
 
-    def tell(self, broker: Broker, master_beats: bool) -> None:
+    def write(self, broker: Broker, master_heartbeats: bool) -> None:
         """Have the worker use what it has, then what it opens; from a thread of its own."""
         with kombu.Connection(broker.amqp_url()) as connection:
             channel = connection.channel()
@@ -109,7 +109,9 @@ class Row:
             self.host.get("/")
             streams = {name: Stream(self.relay, LIBRARIES[name]) for name in self.queues}
             before = {
-                name: stream.after_next_beat() for name, stream in streams.items() if master_beats
+                name: stream.after_next_heartbeat()
+                for name, stream in streams.items()
+                if master_heartbeats
             }
             self.opened = len(self.relay.seen("opened"))
             self.first = self.host.get("/publish")["answer"]
@@ -120,7 +122,7 @@ class Row:
             self.answers.append(self.again)
             self.arrived = count()
             for name in before:
-                streams[name].check_only_beats_since(before[name])
+                streams[name].check_only_heartbeats_since(before[name])
 
 
 @dataclasses.dataclass
@@ -135,9 +137,9 @@ class Rows:
         mark = f"{os.getpid()}-{next(_numbers)}"
         queues = {library: self.declare(f"fork-{library}-{mark}") for library in LIBRARIES}
         relay, url = self.relay()
-        orders = {"shim": shim, "url": url, "heartbeat": T, "names": queues}
-        orders["connect"] = "at import"
-        variables = {"HOST_ORDERS": json.dumps(orders)}
+        config = {"shim": shim, "url": url, "heartbeat": T, "names": queues}
+        config["connect"] = "at import"
+        variables = {"HOST_ORDERS": json.dumps(config)}
         host = self.stack.enter_context(hosted(*command, variables=variables))
         return Row(host, relay, queues)
 
@@ -167,16 +169,16 @@ def rows(broker: Broker) -> Iterator[dict[tuple[str, bool], Row | str]]:
                 found[name, shim] = starting.start(command(), shim)
             except pytest.skip.Exception as missing:
                 found[name, shim] = str(missing)
-        with ThreadPoolExecutor(len(wanted)) as tellers:
+        with ThreadPoolExecutor(len(wanted)) as reporters:
             for (name, shim), row in found.items():
                 if isinstance(row, Row):
-                    tellers.submit(tell, row, broker, shim and name in CONNECT_THEN_FORK)
+                    reporters.submit(write, row, broker, shim and name in CONNECT_THEN_FORK)
         yield found
 
 
-def tell(row: Row, broker: Broker, master_beats: bool) -> None:
+def write(row: Row, broker: Broker, master_heartbeats: bool) -> None:
     try:
-        row.tell(broker, master_beats)
+        row.write(broker, master_heartbeats)
     except Exception as error:
         row.error = error
 
@@ -242,7 +244,7 @@ def test_celerys_prefork_pool_leaves_its_parents_pool_alone(broker: Broker, shim
         host = stack.enter_context(hosted(*worker, variables=variables))
         host.wait_until_said("ready.")
         stream = Stream(relay, 1)
-        before = stream.after_next_beat() if shim else None
+        before = stream.after_next_heartbeat() if shim else None
         caller = celery.Celery("caller", broker=broker.amqp_url(), set_as_current=False)
         stack.callback(caller.close)
         opened = len(relay.seen("opened"))
@@ -256,5 +258,5 @@ def test_celerys_prefork_pool_leaves_its_parents_pool_alone(broker: Broker, shim
         wait_until(lambda: arrived() == 2, 30)
         assert len(relay.seen("opened")) > opened, "the child used its parent's connection"
         if before is not None:
-            stream.check_only_beats_since(before)
+            stream.check_only_heartbeats_since(before)
         assert relay.errors == []

@@ -1,4 +1,4 @@
-"""Large bodies through a slow relay, with beats forced whenever the guard allows one."""
+"""Large bodies through a slow relay, with heartbeats forced whenever the guard allows one."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_no_frame_is_torn(
 ) -> None:
     client = start(model, library)
     client.open(narrow_relay, heartbeat=1, patient=True, send_buffer=8192)
-    client.do("force_beats")
+    client.do("force_heartbeats")
     narrow_relay.slow(MEBIBYTE)
     for _ in range(3):
         client.do("publish", size=MEBIBYTE)
         client.do("publish", size=10, times=20, pause=0.02)
     client.wait_for_messages(63)
-    beats = client.link["heartbeats_sent"]
+    heartbeats = client.link["heartbeats_sent"]
     client.do("close")
     narrow_relay.wait_for("closed")
     assert narrow_relay.errors == []
-    # Every beat written arrived as a frame of its own; some more before the close.
-    assert len(narrow_relay.seen("heartbeat", "client")) >= beats >= 10
+    # Every heartbeat written arrived as a frame of its own; some more before the close.
+    assert len(narrow_relay.seen("heartbeat", "client")) >= heartbeats >= 10
 
 
 @pytest.mark.parametrize("library", ["amqp", "pika"])
@@ -48,7 +48,7 @@ def test_without_a_guard_this_test_sees_torn_frames(
     client = start("native", library)
     client.open(narrow_relay, heartbeat=1, patient=True, send_buffer=8192)
     client.do("blind_guard")
-    client.do("force_beats")
+    client.do("force_heartbeats")
     narrow_relay.slow(MEBIBYTE)
     # The broker closes a connection with a torn frame; no matter how that is told.
     client.send("publish", size=MEBIBYTE)

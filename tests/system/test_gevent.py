@@ -37,7 +37,7 @@ class Row:
     Attributes:
         model: patched by gevent, or merely using it.
         hub: "runs" between two calls, or "parked".
-        worker: what the user forces; None for hbshim's choice; "nobody" without hbshim.
+        worker: what the user forces; None for hbshim's choice; "none" without hbshim.
         engines: the first engine, and the one that has the link in the end; None where
             RabbitMQ closes the connection.
     """
@@ -70,9 +70,9 @@ CLOSED = (
     Row("gevent", "parked", "tpool", None),
 )
 CONTROLS = (
-    Row("gevent", "runs", "nobody", None),
-    Row("gevent", "parked", "nobody", None),
-    Row("gevent-unpatched", "parked", "nobody", None),
+    Row("gevent", "runs", "none", None),
+    Row("gevent", "parked", "none", None),
+    Row("gevent-unpatched", "parked", "none", None),
 )
 #: A control that lives where the machine lets it: pika's adapter for gevent has timers of its
 #: own in the hub that runs.
@@ -92,8 +92,8 @@ class Cell:
 
     def open(self) -> None:
         worker = self.row.worker
-        shim = "none" if worker == "nobody" else "install"
-        options = {} if worker in (None, "nobody") else {"worker": worker}
+        shim = "none" if worker == "none" else "install"
+        options = {} if worker in (None, "none") else {"worker": worker}
         self.client.open(heartbeat=T, shim=shim, options=options)
         if self.row.hub == "runs":
             self.client.send("run_hub")
@@ -157,7 +157,7 @@ def test_kept_alive(cell: Cell) -> None:
 
 
 @each_of(*ALIVE)
-def test_the_worker_that_beats(cell: Cell) -> None:
+def test_the_worker_that_sends_heartbeats(cell: Cell) -> None:
     engines = (cell.report["workers"][0], cell.engine_of_link)
     assert engines == cell.row.engines
     moved = cell.report["counters"].get("event:worker-moved", 0)

@@ -39,7 +39,7 @@ from wsgi_harness.stack.broker import Broker
 pytestmark = pytest.mark.alone
 
 T = 2
-#: More than 4 T; RabbitMQ needs up to 3 T to close what nobody beats for.
+#: More than 4 T; RabbitMQ needs up to 3 T to close what is not kept alive.
 SILENCE = 4.5 * T
 LIBRARIES = ("kombu", "pika")
 APP = "tests.system.host_app"
@@ -78,7 +78,7 @@ class Row:
 
     Attributes:
         names: by library, of its connection at the broker, and of its queue.
-        views: the broker's own account of each connection.
+        views: the broker's own view of each connection.
         said: each library's error at the second request, or None.
         arrived: messages in each library's queue.
         events: kind and detail of what hbshim recorded.
@@ -95,13 +95,13 @@ class Row:
 def start(broker: Broker, command: list[str | Path], shim: bool, stack: Any) -> Row:
     mark = f"host-{os.getpid()}-{next(_numbers)}"
     names = {library: f"{library}-{mark}" for library in LIBRARIES}
-    orders = {
+    config = {
         "shim": shim,
         "url": broker.amqp_url(),
         "heartbeat": T,
         "names": names,
     }
-    host = stack.enter_context(hosted(*command, variables={"HOST_ORDERS": json.dumps(orders)}))
+    host = stack.enter_context(hosted(*command, variables={"HOST_ORDERS": json.dumps(config)}))
     return Row(host, names)
 
 
@@ -140,7 +140,7 @@ def rows(broker: Broker) -> Iterator[dict[tuple[str, bool], Row | str]]:
 
 
 def keep_silent(broker: Broker, rows: list[Row]) -> None:
-    """All open, nobody is asked anything for more than 4 T, then the broker tells who is left."""
+    """All open, no request for more than 4 T, then the broker lists the open ones."""
     with BrokerWatch(broker.management.connections) as watch:
         # At once: a control that opens first would be gone when the last one opens.
         with ThreadPoolExecutor(len(rows)) as openers:
@@ -203,5 +203,5 @@ def test_where_no_thread_runs_hbshim_names_the_flag(rows: Any) -> None:
     for library in LIBRARIES:
         assert row.views[library].missed_heartbeats, "uWSGI ran a thread it was not told to run"
     assert "--enable-threads" in dict(row.events)["choice-warning"]
-    # Nobody could beat, but the dead connection is known before a message is lost on it.
+    # No heartbeat could be sent, but the dead connection is known before a message is lost on it.
     assert all(row.said.values()), row.said

@@ -32,7 +32,7 @@ def hurrying_relay(broker: Broker) -> Iterator[Relay]:
         yield relay
 
 
-def test_publishers_nobody_reads_for(everywhere: list[RemoteClient], hurrying_relay: Relay) -> None:
+def test_publishers_that_do_not_read(everywhere: list[RemoteClient], hurrying_relay: Relay) -> None:
     for client in everywhere:
         client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)
 

@@ -74,7 +74,7 @@ def test_several_timeouts(start: Callable[..., RemoteClient], relay: Relay) -> N
     last = clients[-1][1]
     wait_until(lambda: last.link["heartbeats_sent"] >= 5, 30)
     for timeout, client in clients:
-        # About as many as halves of T have passed, no more: a beat per half T of silence.
+        # About as many as halves of T have passed, no more: a heartbeat per half T of silence.
         assert 12.5 / timeout <= client.link["heartbeats_sent"] <= 80 / timeout, (
             timeout,
             client.name,

@@ -21,19 +21,19 @@ def test_the_broker_closes_the_connection_of_a_hung_application(
         client.open(heartbeat=T, options=HUNG_AFTER)
     for client in controls:
         client.open(heartbeat=T)
-    beats = {}
+    heartbeats = {}
     for client in everywhere:
         wait_until(lambda client=client: client.link["state"] != "alive", 15)  # type: ignore[misc]
-        beats[client] = client.link["heartbeats_sent"]
+        heartbeats[client] = client.link["heartbeats_sent"]
     for client in everywhere:
         client.wait_until_lost(30)
-        assert client.link["heartbeats_sent"] == beats[client], client.name
+        assert client.link["heartbeats_sent"] == heartbeats[client], client.name
 
         # It was the broker that gave up, not hbshim. The event comes a moment after the state.
-        def told(client: RemoteClient = client) -> bool:
+        def reported(client: RemoteClient = client) -> bool:
             return client.do("report")["counters"].get("event:peer-closed") == 1
 
-        wait_until(told)
+        wait_until(reported)
         counters = client.do("report")["counters"]
         assert counters["event:application-hung"] == 1, client.name
         assert "event:link-silent" not in counters, client.name
@@ -45,7 +45,9 @@ def test_the_broker_closes_the_connection_of_a_hung_application(
         client.do("publish")
 
 
-def test_beats_go_on_when_the_application_ticks_again(everywhere: list[RemoteClient]) -> None:
+def test_heartbeats_resume_when_the_application_is_active_again(
+    everywhere: list[RemoteClient],
+) -> None:
     # A round of questions to all of them must be over before the next one hangs again.
     for client in everywhere:
         client.open(heartbeat=2 * T, options={"liveness_timeout": 3})

@@ -2,7 +2,7 @@
 
 Every row at once: a relay for each kind of fault, and behind each one connections of both
 libraries in two concurrency models, which publish seldom, often, with and without confirms, or
-only wait for messages. The judge of the chaos harness counts; here is written what must come out.
+only wait for messages. The chaos harness checks its invariant; the expectations are below.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pytest
 
 from tests.stress.chaos import report
 from tests.stress.chaos.faults import FAULTS
-from tests.stress.chaos.judge import Account
+from tests.stress.chaos.invariant import SessionResult
 from tests.stress.chaos.plan import Step
-from tests.stress.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos.run import ChaosTestbed, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -26,10 +26,10 @@ from wsgi_harness.wire.relay import Relay
 pytestmark = pytest.mark.alone
 
 T = 2
-HABITS = ["idle", "steady", "confirmed", "listener"]
+WORKLOADS = ["idle", "steady", "confirmed", "listener"]
 
-#: What each fault of a zone does to connections that nobody keeps, at the least: broken rules
-#: of the invariant. `lost`: messages vanished and nobody was told; `late`: so was the end of the
+#: What each fault of a zone does to unprotected connections, at the least: broken rules
+#: of the invariant. `lost`: messages vanished unreported; `late`: so was the end of the
 #: connection. After a reset, and where the broker can still say that it closes, even a library
 #: alone loses nothing: its next publish fails; but one that is idle learns it late.
 WITHOUT: dict[str, set[str]] = {
@@ -42,7 +42,7 @@ WITHOUT: dict[str, set[str]] = {
     "deaf-to-broker": {"late"},
     "reset": {"late"},
     "outage": {"late"},
-    # Nothing happened, but for the broker's patience with clients that do not beat.
+    # Nothing happened, but for the broker's timeout for clients that send no heartbeat.
     "hiccup": {"false-death"},
 }
 NAT = "nat"
@@ -50,7 +50,7 @@ NAT = "nat"
 
 @dataclass
 class Run:
-    """One arena's outcome, or why there is none."""
+    """One testbed's outcome, or why there is none."""
 
     setting: Setting
     relays: dict[str, Relay]
@@ -60,17 +60,17 @@ class Run:
 
     def carry_out(self, broker: Broker) -> None:
         try:
-            with Arena(self.setting, broker, relays=self.relays) as arena:
-                arena.carry_out(self.steps)
-                self.outcome = arena.outcome(self.steps)
+            with ChaosTestbed(self.setting, broker, relays=self.relays) as testbed:
+                testbed.carry_out(self.steps)
+                self.outcome = testbed.outcome(self.steps)
         except BaseException as error:
             self.error = error
 
-    def zone(self, name: str) -> list[Account]:
+    def zone(self, name: str) -> list[SessionResult]:
         if self.error is not None:
             raise self.error
         assert self.outcome is not None
-        return [each for each in self.outcome.accounts if each.place.zone == name]
+        return [each for each in self.outcome.session_results if each.place.zone == name]
 
 
 def networks(stack: ExitStack, broker: Broker, shim: bool) -> Run:
@@ -82,7 +82,7 @@ def networks(stack: ExitStack, broker: Broker, shim: bool) -> Run:
         Step(1.5 * T, FAULTS[name], mark + name, T * FAULTS[name].lasts[1]) for name in WITHOUT
     ]
     zones = [mark + name for name in [*WITHOUT, NAT]]
-    setting = Setting(T, 3, zones, habits=HABITS, shim=shim)
+    setting = Setting(T, 3, zones, workloads=WORKLOADS, shim=shim)
     return Run(setting, {mark + NAT: nat}, steps)
 
 
@@ -99,43 +99,49 @@ def runs(broker: Broker) -> Iterator[dict[bool, Run]]:
         yield found
 
 
-def told(run: Run, name: str) -> str:
+def reported(run: Run, name: str) -> str:
     """What was measured, for the log of the test."""
-    accounts = run.zone(name)
+    session_results = run.zone(name)
     assert run.outcome is not None
     seconds = report.detections(run.outcome).get(name.removeprefix("bare-"), [])
     known = f"{len(seconds)} deaths known after {max(seconds):.2f} s at most" if seconds else ""
-    rules = sorted({each.rule for account in accounts for each in account.violations})
-    return f"{name}: {known} {report.totals(accounts)} broken: {rules}"
+    rules = sorted(
+        {each.rule for session_result in session_results for each in session_result.violations}
+    )
+    return f"{name}: {known} {report.totals(session_results)} broken: {rules}"
 
 
 @pytest.mark.parametrize("fault", WITHOUT)
 def test_kept(runs: dict[bool, Run], fault: str) -> None:
     """Every death within its bound; nothing accepted after it lost; with confirms nothing."""
-    print(told(runs[True], fault))  # noqa: T201 - the measurement
-    accounts = runs[True].zone(fault)
-    assert [text for account in accounts for text in account.violations] == []
+    print(reported(runs[True], fault))  # noqa: T201 - the measurement
+    session_results = runs[True].zone(fault)
+    assert [text for session_result in session_results for text in session_result.violations] == []
     # Each of them lived through the fault and came back, or never went.
-    assert report.totals(accounts)["arrived"] > 0
-    deaths = [seconds for account in accounts for _, seconds in account.detections]
-    assert (len(deaths) == len(accounts)) == FAULTS[fault].kills
+    assert report.totals(session_results)["arrived"] > 0
+    deaths = [
+        seconds for session_result in session_results for _, seconds in session_result.detections
+    ]
+    assert (len(deaths) == len(session_results)) == FAULTS[fault].kills
 
 
 @pytest.mark.parametrize("fault", WITHOUT)
 def test_without_hbshim(runs: dict[bool, Run], fault: str) -> None:
-    print(told(runs[False], f"bare-{fault}"))  # noqa: T201 - the measurement
-    accounts = runs[False].zone(f"bare-{fault}")
-    assert WITHOUT[fault] <= {each.rule for account in accounts for each in account.violations}
+    print(reported(runs[False], f"bare-{fault}"))  # noqa: T201 - the measurement
+    session_results = runs[False].zone(f"bare-{fault}")
+    assert WITHOUT[fault] <= {
+        each.rule for session_result in session_results for each in session_result.violations
+    }
 
 
 def test_a_middlebox_that_cuts_connections_idle_for_1_t(runs: dict[bool, Run]) -> None:
     kept = runs[True].zone(NAT)
     assert runs[True].relays[NAT].seen("forgotten") == []
-    assert [text for account in kept for text in account.violations] == []
-    assert {account.generations for account in kept} == {1}
+    assert [text for session_result in kept for text in session_result.violations] == []
+    assert {session_result.generations for session_result in kept} == {1}
 
 
 def test_a_middlebox_without_hbshim(runs: dict[bool, Run]) -> None:
     bare = runs[False].zone(f"bare-{NAT}")
     assert runs[False].relays[f"bare-{NAT}"].seen("forgotten")
-    assert "lost" in {each.rule for account in bare for each in account.violations}
+    assert "lost" in {each.rule for session_result in bare for each in session_result.violations}

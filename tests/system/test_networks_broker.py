@@ -13,9 +13,9 @@ import pytest
 
 from tests.stress.chaos import report
 from tests.stress.chaos.faults import FAULTS, Effect
-from tests.stress.chaos.judge import Account
+from tests.stress.chaos.invariant import SessionResult
 from tests.stress.chaos.plan import Step
-from tests.stress.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos.run import ChaosTestbed, Outcome, Setting
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.stack.stack import Stack, project_name
@@ -24,7 +24,7 @@ from wsgi_harness.stack.stack import Stack, project_name
 pytestmark = pytest.mark.alone
 
 T = 1
-HABITS = ["idle", "steady", "confirmed", "listener"]
+WORKLOADS = ["idle", "steady", "confirmed", "listener"]
 #: The alarm lasts for more than 3 T, in which the broker reads nothing.
 FAULT_LIST = ["broker-paused", "alarm", "broker-stopped", "broker-killed"]
 
@@ -33,14 +33,14 @@ FAULT_LIST = ["broker-paused", "alarm", "broker-stopped", "broker-killed"]
 def outcomes(engine: Engine, images: Images) -> Iterator[dict[bool, Outcome]]:
     """With hbshim and without, behind relays of their own before one broker."""
     steps = [Step(0.0, FAULTS[name], "", T * FAULTS[name].lasts[0]) for name in FAULT_LIST]
-    setting = Setting(T, 4, ["zone"], habits=HABITS)
+    setting = Setting(T, 4, ["zone"], workloads=WORKLOADS)
     with ExitStack() as on_exit:
         stack = on_exit.enter_context(
             Stack(project_name("networks"), heartbeat=60, prepared=(engine, images))
         )
-        kept = on_exit.enter_context(Arena(setting, stack.broker, stack))
+        kept = on_exit.enter_context(ChaosTestbed(setting, stack.broker, stack))
         control = replace(setting, zones=["bare"], shim=False)
-        bare = on_exit.enter_context(Arena(control, stack.broker, stack))
+        bare = on_exit.enter_context(ChaosTestbed(control, stack.broker, stack))
         for step in steps:
             kept.carry_out([step])
             for relay in bare.zones.values():
@@ -50,16 +50,16 @@ def outcomes(engine: Engine, images: Images) -> Iterator[dict[bool, Outcome]]:
         yield {True: kept.outcome(steps), False: bare.outcome(steps)}
 
 
-def told(accounts: list[Account], outcome: Outcome) -> str:
+def reported(session_results: list[SessionResult], outcome: Outcome) -> str:
     """What was measured, for the log of the test."""
     worst = {name: f"{max(found):.2f}" for name, found in report.detections(outcome).items()}
-    return f"deaths known after {worst} s at most; {report.totals(accounts)}"
+    return f"deaths known after {worst} s at most; {report.totals(session_results)}"
 
 
 def test_kept(outcomes: dict[bool, Outcome]) -> None:
     """Every death within its bound, none in an alarm, every confirmed message there."""
     outcome = outcomes[True]
-    print(told(outcome.accounts, outcome))  # noqa: T201 - the measurement
+    print(reported(outcome.session_results, outcome))  # noqa: T201 - the measurement
     assert outcome.violations == []
     assert [fault.kind.name for fault in outcome.faults] == FAULT_LIST
 
@@ -71,13 +71,13 @@ def test_each_connection_knew_of_each_end(outcomes: dict[bool, Outcome], name: s
     if FAULTS[name].effect is Effect.HARMLESS:
         assert seconds == []
     else:
-        assert len(seconds) == len(outcome.accounts)
+        assert len(seconds) == len(outcome.session_results)
         assert max(seconds) <= 2 * T + 1
 
 
 def test_without_hbshim(outcomes: dict[bool, Outcome]) -> None:
     outcome = outcomes[False]
-    print(told(outcome.accounts, outcome))  # noqa: T201 - the measurement
+    print(reported(outcome.session_results, outcome))  # noqa: T201 - the measurement
     rules = {violation.rule for violation in outcome.violations}
     # A paused broker is not noticed, and connections die of missed heartbeats in between.
     assert {"late", "false-death"} <= rules

@@ -1,7 +1,7 @@
 """The process itself stops and goes on, or its clock jumps.
 
-A stopped process cannot beat: after 2 to 3 T the broker closes. Once it goes on, it must know
-that before its next message is swallowed, also when the broker's goodbye never arrived.
+A stopped process cannot send heartbeats: after 2 to 3 T the broker closes. Once it goes on, it
+must know that before its next message is swallowed, also when the broker's goodbye never arrived.
 The wall clock must not matter at all: the kernel's ages and the engine's deadlines do not
 come from it.
 """
@@ -17,14 +17,16 @@ from tests.stress.chaos import report
 from tests.stress.chaos.faults import FAULTS, Fault
 from tests.stress.chaos.journal import Entry, Journal
 from tests.stress.chaos.plan import Step
-from tests.stress.chaos.run import Arena, Outcome, Setting
+from tests.stress.chaos.run import ChaosTestbed, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
 pytestmark = pytest.mark.alone
 
 T = 2
-SETTING = Setting(T, 5, ["plain", "swallowed"], habits=["idle", "steady", "confirmed", "listener"])
+SETTING = Setting(
+    T, 5, ["plain", "swallowed"], workloads=["idle", "steady", "confirmed", "listener"]
+)
 STOP = 3.5 * T
 HOUR = 3600
 
@@ -34,9 +36,9 @@ def stopped(broker: Broker, setting: Setting) -> Outcome:
     steps = [Step(0.2, FAULTS["stopped"], name, STOP) for name in setting.processes]
     # Begins once they are stopped, and ends when they have gone on: FIN and RST never arrive.
     steps += [Step(0.5, FAULTS["swallow"], setting.zones[1], STOP + 2 * T + 1)]
-    with Arena(setting, broker) as arena:
-        arena.carry_out(steps)
-        return arena.outcome(steps)
+    with ChaosTestbed(setting, broker) as testbed:
+        testbed.carry_out(steps)
+        return testbed.outcome(steps)
 
 
 def jumped(broker: Broker, setting: Setting) -> Outcome:
@@ -46,9 +48,9 @@ def jumped(broker: Broker, setting: Setting) -> Outcome:
         for number, name in enumerate(["clock-ahead", "clock-back", "clock-ahead"])
         for process in setting.processes
     ]
-    with Arena(setting, broker) as arena:
-        arena.carry_out(steps)
-        return arena.outcome(steps)
+    with ChaosTestbed(setting, broker) as testbed:
+        testbed.carry_out(steps)
+        return testbed.outcome(steps)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_a_stopped_process_knows_before_it_writes(outcomes: dict[str, Outcome]) 
     known = report.detections(outcome)["stopped"]
     print(f"{len(known)} deaths known {max(known):.2f} s after SIGCONT")  # noqa: T201
     assert outcome.violations == []
-    assert len(known) == len(outcome.accounts)
+    assert len(known) == len(outcome.session_results)
     for zone in outcome.setting.zones:
         assert accepted_afterwards(outcome, zone) == []
 
@@ -109,7 +111,7 @@ def test_without_hbshim_it_writes_into_the_void(outcomes: dict[str, Outcome]) ->
 def test_a_clock_that_jumps_changes_nothing(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["clock"]
     assert outcome.violations == []
-    assert {account.generations for account in outcome.accounts} == {1}
+    assert {session_result.generations for session_result in outcome.session_results} == {1}
     for journal in outcome.journals.values():
         assert {0, HOUR} <= journal.jumps, journal.process
         assert journal.counters["heartbeats_sent"] > 0

@@ -65,7 +65,7 @@ def test_a_consumer_at_work_does_not_hide_it(
         client.wait_for_messages(20)
     for client, (_, how, _) in zip(clients, cells, strict=True):
         client.send("consume", callback=8 * T, total=20, how=how)
-    # The broker has sent them all when it beats again: it does so on a connection that is idle.
+    # The broker has sent them all when it sends heartbeats again, as on any idle connection.
     seen = len(relay.seen("heartbeat", "server"))
     relay.wait_for("heartbeat", "server", count=seen + len(clients))
     relay.deaf()

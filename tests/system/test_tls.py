@@ -1,4 +1,4 @@
-"""TLS: beats go through the session under load, and a silent peer is noticed.
+"""TLS: heartbeats go through the session under load, and a silent peer is noticed.
 
 Idle connections: test_tls_silence.py.
 """
@@ -32,13 +32,13 @@ def tls_relay(broker: Broker) -> Iterator[Relay]:
         yield relay
 
 
-def test_under_load_with_beats_forced(
+def test_forced_heartbeats_under_load(
     everywhere: list[RemoteClient], tls_relay: Relay, ca_file: str
 ) -> None:
     """A session that is written by two threads at once breaks: the peer sees a bad record."""
     for client in everywhere:
         client.open(tls_relay, heartbeat=T, ca_file=ca_file)
-        client.do("force_beats")
+        client.do("force_heartbeats")
         client.send("publish", size=50_000, times=60, pause=0.01)
     for client in everywhere:
         client.answer()
@@ -48,14 +48,14 @@ def test_under_load_with_beats_forced(
     assert tls_relay.seen("closed") == []
 
 
-def test_consumers_are_beaten_for_while_they_read(
+def test_consumers_are_kept_alive_while_they_read(
     everywhere: list[RemoteClient], tls_relay: Relay, ca_file: str
 ) -> None:
     for client in everywhere:
         client.open(tls_relay, heartbeat=T, ca_file=ca_file)
         client.do("publish", size=20_000, times=200)
         client.wait_for_messages(200)
-        client.do("force_beats")
+        client.do("force_heartbeats")
     before = sum(client.link["heartbeats_sent"] for client in everywhere)
     for client in everywhere:
         client.send("consume", callback=0, total=200)

@@ -29,7 +29,7 @@ LINGER = 0.002
 BODY = bytes(20_000)
 
 
-def test_consumers_that_only_read_are_beaten_for(
+def test_consumers_that_only_read_are_kept_alive(
     broker: Broker, start: Callable[..., RemoteClient], tmp_path: Path
 ) -> None:
     ca_file = tmp_path / "ca.pem"

@@ -31,7 +31,9 @@ LIBRARIES = ("amqp", "pika")
 ROLES = ("consumer", "publisher")
 
 #: A control that lives where the machine lets it, and why it does.
-SURVIVORS = {("pika", "consumer"): "pika's own timer beats while process_data_events waits"}
+SURVIVORS = {
+    ("pika", "consumer"): "pika's own timer sends heartbeats while process_data_events waits"
+}
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Process:
         if self.role == "publisher":
             self.client.send("publish_all")
 
-    def told(self, listed: set[str | None], log: dict[str, BrokerView]) -> dict[str, Told]:
+    def reported(self, listed: set[str | None], log: dict[str, BrokerView]) -> dict[str, Told]:
         results = self.client.answer(120)
         links = self.client.do("report")["links"] or [None] * len(VERSIONS)
         return {
@@ -107,7 +109,7 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def told(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
+def reported(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cells]:
     """Everything that every cell showed, by (model, library, role, shim, version)."""
     ca_file = tmp_path_factory.mktemp("ca") / "ca.pem"
     assert broker.ca_pem
@@ -129,7 +131,7 @@ def told(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield {
             (*process.key, version): cell
             for process in processes
-            for version, cell in process.told(listed, log).items()
+            for version, cell in process.reported(listed, log).items()
         }
     finally:
         for process in processes:
@@ -150,8 +152,8 @@ def send_to_consumers(broker: Broker, processes: list[Process]) -> None:
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("model", MODELS)
-def test_kept_alive(told: Cells, model: str, library: str, role: str, version: str) -> None:
-    cell = told[model, library, role, "install", version]
+def test_kept_alive(reported: Cells, model: str, library: str, role: str, version: str) -> None:
+    cell = reported[model, library, role, "install", version]
     assert cell.version == version.replace("_", ".")
     assert cell.listed, cell
     assert cell.works, cell
@@ -167,9 +169,9 @@ def test_kept_alive(told: Cells, model: str, library: str, role: str, version: s
 )
 @pytest.mark.parametrize("model", MODELS)
 def test_control_is_closed_by_the_broker(
-    told: Cells, model: str, library: str, role: str, version: str
+    reported: Cells, model: str, library: str, role: str, version: str
 ) -> None:
-    cell = told[model, library, role, "none", version]
+    cell = reported[model, library, role, "none", version]
     assert cell.link is None
     assert cell.missed_heartbeats, cell
     assert not cell.listed, cell
@@ -181,9 +183,9 @@ def test_control_is_closed_by_the_broker(
 @pytest.mark.parametrize(("library", "role"), SURVIVORS)
 @pytest.mark.parametrize("model", MODELS)
 def test_control_that_may_survive(
-    told: Cells, model: str, library: str, role: str, version: str
+    reported: Cells, model: str, library: str, role: str, version: str
 ) -> None:
     """On a machine that starves its process for 2 T it does not, and then it says so."""
-    cell = told[model, library, role, "none", version]
+    cell = reported[model, library, role, "none", version]
     assert cell.link is None
     assert cell.works == (not cell.result["error"]), cell

@@ -1,9 +1,9 @@
-"""Traffic both ways over TLS with forced beats: no record corrupted, no two threads in OpenSSL.
+"""Two-way TLS traffic with forced heartbeats: no record corrupted, no two threads in OpenSSL.
 
 `HBSHIM_TLS_SECONDS=600` makes it ten minutes. The SSL objects are watched from beneath
 hbshim, and each read and write lingers inside, so that a second thread has time to come
-in. Beats come from a native thread in every concurrency model. The controls are the same program
-with hbshim's lock taken away: the witness must see threads meet there.
+in. Heartbeats come from a native thread in every concurrency model. The controls are the same
+program with hbshim's lock taken away: the witness must see threads meet there.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SECONDS = float(os.environ.get("HBSHIM_TLS_SECONDS", "10"))
 CONTROL_SECONDS = min(SECONDS, 10.0)
 VERSIONS = ("TLSv1_2", "TLSv1_3")
 LIBRARIES = ("amqp", "pika")
-#: Seconds between two looks of the engine; at each a beat is due.
+#: Seconds between two checks of the engine; at each a heartbeat is due.
 EVERY = 0.01
 LINGER = 0.001
 
 
 class Talk:
-    """A process with one connection of each TLS version, and what it told in the end."""
+    """A process with one connection of each TLS version, and what it reported in the end."""
 
     def __init__(
         self, broker: Broker, ca_file: str, model: str, library: str, serialised: bool
@@ -59,7 +59,7 @@ class Talk:
         assert [session["version"] for session in sessions] == ["TLSv1.2", "TLSv1.3"]
         if not self.serialised:
             self.client.do("let_all_threads_in")
-        self.client.do("force_beats", every=EVERY)
+        self.client.do("force_heartbeats", every=EVERY)
         self.client.send("converse_all", seconds=self.seconds)
 
     def end(self) -> None:
@@ -109,7 +109,7 @@ def test_no_record_is_corrupted(
         "messages": sum(result.get("received", 0) for result in talk.results),
         "records_written": talk.witnessed["records_written"],
         "octets": talk.witnessed["octets"],
-        "beats": talk.counters["heartbeats_sent"],
+        "heartbeats": talk.counters["heartbeats_sent"],
         "errors": [result["error"] for result in talk.results if result["error"]],
     }
     # For a reader: `pytest --junit-xml=FILE` writes them down.

@@ -29,7 +29,7 @@ SIZES = (0, 100, 4_000, 20_000, 70_000)
 #: Messages under way, so that the broker writes while the client does.
 WINDOW = 5
 #: Seconds to wait for the broker's next message.
-PATIENCE = 60
+TIMEOUT = 60
 
 
 class TlsAgent(Agent):
@@ -99,7 +99,7 @@ class TlsAgent(Agent):
             client.subscribe(acks=False)
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                client.drain(PATIENCE)
+                client.drain(TIMEOUT)
             result["consumed"] = client.consumed
 
         return self._side_by_side(listen)
@@ -155,7 +155,7 @@ class TlsAgent(Agent):
 
 
 class NoLock:
-    """Keeps nobody out."""
+    """A lock that excludes no thread."""
 
     def __enter__(self) -> NoLock:
         return self
@@ -190,11 +190,11 @@ def converse(client: AmqpClient, seconds: float, result: dict[str, Any]) -> None
             client.send(zlib.crc32(inside).to_bytes(4, "big") + inside)
             result["sent"] += 1
         while result["received"] < result["sent"] - WINDOW:
-            client.drain(PATIENCE)
-        # Silence enough for a beat to find nobody inside.
+            client.drain(TIMEOUT)
+        # Silence enough for a heartbeat to find the SSL object free.
         time.sleep(0.02)
     while result["received"] < result["sent"]:
-        client.drain(PATIENCE)
+        client.drain(TIMEOUT)
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ _SHORTEST = 5.0
     type=click.IntRange(1, 20),
     default=3,
     show_default=True,
-    help="Relays; each application has a connection of each habit behind each of them.",
+    help="Relays; each application has a connection of each workload behind each of them.",
 )
 @click.option(
     "--fault",
@@ -117,7 +117,7 @@ def _run(
 ) -> bool:
     # Costly, and most of them need the extra `harness`.
     from tests.stress.chaos import report
-    from tests.stress.chaos.run import MODELS, Arena, Setting
+    from tests.stress.chaos.run import MODELS, ChaosTestbed, Setting
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
     from wsgi_harness.stack.stack import Stack, project_name
@@ -135,16 +135,16 @@ def _run(
 
         with Stack(project_name("chaos"), heartbeat=60, progress=display.say) as stack:
             display.say("connecting")
-            with Arena(setting, stack.broker, stack, logs=logs) as arena:
+            with ChaosTestbed(setting, stack.broker, stack, logs=logs) as testbed:
                 with display.stage("faults", total=max(len(steps), 1)) as advance:
 
-                    def told(step: Step) -> None:
+                    def reported(step: Step) -> None:
                         display.say(f"{step.at:6.1f} s  {step.kind.name} {step.target}")
                         advance(steps.index(step) + 1)
 
-                    arena.carry_out(steps, told)
+                    testbed.carry_out(steps, reported)
                 display.say("all is well again; waiting for the last messages")
-                outcome = arena.outcome(steps)
+                outcome = testbed.outcome(steps)
     report.write(outcome, path)
     if as_json:
         click.echo(json.dumps(report.as_data(outcome)))

@@ -4,7 +4,7 @@
 
 The first line of standard input is its configuration, each further line a command,
 all JSON. What happens on each connection goes to standard output as it happens, see
-:mod:`.journal`; the judge decides what it means. Without hbshim (``"shim": false``)
+:mod:`.journal`; the invariant decides what it means. Without hbshim (``"shim": false``)
 it is the same application, and its own control.
 """
 # ruff: noqa: E402 - patch first, import later.
@@ -45,12 +45,12 @@ from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from hbshim.runtime.unpatched import original, start_native_thread
-from tests.stress.chaos.habits import HABITS
 from tests.stress.chaos.plan import OPEN_LIMIT
+from tests.stress.chaos.workloads import WORKLOADS
 from tests.stress.clients import CLIENTS, AmqpClient
 
 #: Seconds between two looks at each link's state, and between two reports of lateness.
-_LOOK_EVERY = 0.02
+_POLL_INTERVAL = 0.02
 _REPORT_EVERY = 0.5
 #: Seconds until a connection that could not be opened is tried again.
 _RETRY_AFTER = 0.2
@@ -60,7 +60,7 @@ _RETRY_AFTER = 0.2
 _write = original("os", "write")
 
 
-def tell(kind: str, **details: Any) -> None:
+def write(kind: str, **details: Any) -> None:
     """Write a line of the journal. One system call: no lock, from any thread, native or green."""
     line = {"kind": kind, "at": time.monotonic(), **details}
     _write(1, (json.dumps(line) + "\n").encode())
@@ -71,10 +71,10 @@ class Session:
 
     def __init__(self, config: dict[str, Any], spec: dict[str, Any]) -> None:
         self.name: str = spec["name"]
-        self.habit = HABITS[spec["habit"]]
+        self.workload = WORKLOADS[spec["workload"]]
         self.shim: bool = config["shim"]
         self.link: Link | None = None
-        self.told_lost = False
+        self.reported_lost = False
         self.over = False
         self.generation = 0
         self._number = 0
@@ -87,7 +87,7 @@ class Session:
             "heartbeat": self._heartbeat,
             "name": self.name,
             "queue": self.name,
-            "confirms": self.habit.confirms,
+            "confirms": self.workload.confirms,
             "persistent": True,
             "open_limit": OPEN_LIMIT,
         }
@@ -103,16 +103,16 @@ class Session:
                 client.connect()
                 self.link = client.link() if self.shim else None
             except Exception as error:
-                tell("unreachable", name=self.name, began=began, error=_named(error))
+                write("unreachable", name=self.name, began=began, error=_named(error))
                 _let_go(client)
                 time.sleep(_RETRY_AFTER)
                 continue
             self.generation += 1
-            self.told_lost = False
-            self._tell("up", began=began, port=self._local_port())
+            self.reported_lost = False
+            self._record("up", began=began, port=self._local_port())
             last_word = self._use(client)
             self.link = None
-        tell("over", name=self.name)
+        write("over", name=self.name)
 
     def _local_port(self) -> int:
         """As the relay sees this connection; 0 when hbshim is not there to tell."""
@@ -124,20 +124,20 @@ class Session:
         while True:
             over = self.over
             try:
-                if over or not self.habit.listens:
+                if over or not self.workload.listens:
                     self._publish(client)
                 else:
                     # Shorter than the broker's heartbeats come: py-amqp begins its limit anew
                     # with each of them.
                     client.listen(self._heartbeat / 4)
                 calls += 1
-                if over or calls == self.habit.closes_after:
+                if over or calls == self.workload.closes_after:
                     began = time.monotonic()
                     client.close()
-                    self._tell("closed", began=began)
+                    self._record("closed", began=began)
                     return over
             except Exception as error:
-                self._tell("down", error=_named(error), recoverable=client.recoverable(error))
+                self._record("down", error=_named(error), recoverable=client.recoverable(error))
                 _let_go(client)
                 return False
             self._pause()
@@ -148,18 +148,18 @@ class Session:
         try:
             client.send(str(self._number).encode())
         except Exception:
-            self._tell("refused", number=self._number, began=began)
+            self._record("refused", number=self._number, began=began)
             raise
-        kind = "confirmed" if self.habit.confirms else "accepted"
-        self._tell(kind, number=self._number, began=began)
+        kind = "confirmed" if self.workload.confirms else "accepted"
+        self._record(kind, number=self._number, began=began)
 
     def _pause(self) -> None:
-        end = time.monotonic() + self.habit.pause(self._draw, self._heartbeat)
+        end = time.monotonic() + self.workload.pause(self._draw, self._heartbeat)
         while not self.over and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
 
-    def _tell(self, kind: str, **details: Any) -> None:
-        tell(kind, name=self.name, generation=self.generation, **details)
+    def _record(self, kind: str, **details: Any) -> None:
+        write(kind, name=self.name, generation=self.generation, **details)
 
 
 def _named(error: BaseException) -> str:
@@ -183,16 +183,16 @@ class Watcher:
     def run(self) -> None:
         report_at = 0.0
         while True:
-            due = time.monotonic() + _LOOK_EVERY
+            due = time.monotonic() + _POLL_INTERVAL
             for session in self._sessions:
                 link = session.link
-                if link is not None and link.state is State.LOST and not session.told_lost:
-                    session.told_lost = True
-                    tell("lost", name=session.name, generation=session.generation)
+                if link is not None and link.state is State.LOST and not session.reported_lost:
+                    session.reported_lost = True
+                    write("lost", name=session.name, generation=session.generation)
             if time.monotonic() >= report_at:
                 report_at = time.monotonic() + _REPORT_EVERY
                 self._report()
-                due = time.monotonic() + _LOOK_EVERY
+                due = time.monotonic() + _POLL_INTERVAL
             self._sleep(max(0.0, due - time.monotonic()))
             self._own_lateness = max(self._own_lateness, time.monotonic() - due)
 
@@ -205,12 +205,12 @@ class Watcher:
         for engine in heartbeats.engines():
             engine.lateness.clear()
         for event in hbshim.take_events():
-            tell("event", event=event.kind, link=event.link, detail=event.detail)
-        # How late this very thread came, which nobody keeps from anything, tells how much of
+            write("event", event=event.kind, link=event.link, detail=event.detail)
+        # How late this very thread was, which waits for nothing else, shows how much of
         # that is the machine's doing. And the wall clock, to see that it has jumped.
-        late["nobody"], self._own_lateness = self._own_lateness, 0.0
+        late["idle"], self._own_lateness = self._own_lateness, 0.0
         jumped = time.time() - _true_time()
-        tell("pulse", lateness=late, jumped=jumped, counters=heartbeats.metrics.snapshot())
+        write("pulse", lateness=late, jumped=jumped, counters=heartbeats.metrics.snapshot())
 
 
 class Commands:
@@ -250,7 +250,7 @@ def main() -> None:
     commands = Commands()
     start_native_thread(commands.read, lambda: None)
     while not commands.waiting:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
     config = commands.waiting.popleft()
     if config["shim"]:
         hbshim.install()
@@ -265,8 +265,8 @@ def main() -> None:
     while going or any(thread.is_alive() for thread in threads):
         if commands.waiting:
             going = _carry_out(commands.waiting.popleft(), sessions) and going
-        time.sleep(_LOOK_EVERY)
-    tell("end")
+        time.sleep(_POLL_INTERVAL)
+    write("end")
     os._exit(0)
 
 

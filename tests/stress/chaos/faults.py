@@ -26,7 +26,7 @@ class Effect(enum.Enum):
 
     #: Nothing arrives any more: dead, and known to be, 2 T later.
     SILENCE = "silence"
-    #: What the client sends does not arrive, while the broker is still heard. Nobody but the
+    #: What the client sends does not arrive, while the broker is still heard. Only the
     #: broker can know, and it says so after at most 3 T, by closing.
     UNHEARD = "unheard"
     #: The connection is ended, and the client's kernel is told.
@@ -43,7 +43,7 @@ _PROMISES = {
     Effect.UNHEARD: "the broker closes; known within 3 T + 1 s",
     Effect.CUT: "ended; known within 2 T + 1 s",
     Effect.STOPPED: "known before the first write after it",
-    Effect.HARMLESS: "lives",
+    Effect.HARMLESS: "stays alive",
 }
 
 

@@ -37,12 +37,12 @@ class Entry:
 
 @dataclass
 class Journal:
-    """Everything that one process told.
+    """Everything that one process reported.
 
     Attributes:
         process: its name, `model-library`.
         entries: oldest first.
-        lateness: worst seconds that a look was late by, for each worker; and `nobody`, how
+        lateness: worst seconds that a check was late by, for each worker; and `idle`, how
             late a native thread came that had nothing else to do: the machine's own share.
         starved: when, and for how many seconds, that thread did not get to run.
         jumps: seconds that the wall clock was seen to be off by.
@@ -60,15 +60,15 @@ class Journal:
 
     def add(self, line: str) -> None:
         """Take one line of the application's standard output."""
-        told: dict[str, Any] = json.loads(line)
-        kind = told["kind"]
+        reported: dict[str, Any] = json.loads(line)
+        kind = reported["kind"]
         if kind == "pulse":
-            self.counters = told["counters"]
-            self.jumps.add(round(told["jumped"]))
-            self.starved.append((told["at"], told["lateness"]["nobody"]))
-            for worker, seconds in told["lateness"].items():
+            self.counters = reported["counters"]
+            self.jumps.add(round(reported["jumped"]))
+            self.starved.append((reported["at"], reported["lateness"]["idle"]))
+            for worker, seconds in reported["lateness"].items():
                 self.lateness[worker] = max(seconds, self.lateness.get(worker, 0.0))
         elif kind == "end":
             self.ended = True
         elif kind != "event":  # those are for whoever reads the file
-            self.entries.append(Entry(**told))
+            self.entries.append(Entry(**reported))

@@ -20,7 +20,7 @@ class Application:
 
     Attributes:
         name: ``model-library``.
-        journal: what it has told so far; kept in a file as well, beside the log.
+        journal: what it has reported so far; kept in a file as well, beside the log.
     """
 
     def __init__(self, model: str, library: str, config: dict[str, Any], logs: Path) -> None:
@@ -44,7 +44,7 @@ class Application:
         """Give a command.
 
         Raises:
-            ApplicationError: nobody is there to take it.
+            ApplicationError: no process takes it.
         """
         try:
             self._child.send(command)

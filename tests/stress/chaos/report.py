@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.stress.chaos.faults import FAULTS
-from tests.stress.chaos.judge import Account
+from tests.stress.chaos.invariant import SessionResult
 from tests.stress.chaos.run import Outcome
 
 #: Rises when a field changes its meaning.
@@ -21,16 +21,19 @@ _SHOWN = 20
 _COUNTS = ("accepted", "confirmed", "refused", "arrived", "excused", "generations", "truly_silent")
 
 
-def totals(accounts: list[Account]) -> dict[str, int]:
+def totals(session_results: list[SessionResult]) -> dict[str, int]:
     """Messages and connections of these sessions."""
-    return {name: sum(getattr(account, name) for account in accounts) for name in _COUNTS}
+    return {
+        name: sum(getattr(session_result, name) for session_result in session_results)
+        for name in _COUNTS
+    }
 
 
 def detections(outcome: Outcome) -> dict[str, list[float]]:
     """For each kind of fault, after how many seconds each dead connection was known to be dead."""
     found: dict[str, list[float]] = {}
-    for account in outcome.accounts:
-        for kind, seconds in account.detections:
+    for session_result in outcome.session_results:
+        for kind, seconds in session_result.detections:
             found.setdefault(kind, []).append(seconds)
     return found
 
@@ -45,8 +48,8 @@ def as_data(outcome: Outcome) -> dict[str, Any]:
         "seed": setting.seed,
         "heartbeat": setting.heartbeat,
         "hbshim": setting.shim,
-        "sessions": len(outcome.accounts),
-        "totals": totals(outcome.accounts),
+        "sessions": len(outcome.session_results),
+        "totals": totals(outcome.session_results),
         "faults": [
             {
                 "kind": fault.kind.name,
@@ -84,9 +87,9 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
 
 def summary(outcome: Outcome) -> str:
     """One sentence about the whole run."""
-    count = totals(outcome.accounts)
+    count = totals(outcome.session_results)
     what = (
-        f"{len(outcome.faults)} faults, {len(outcome.accounts)} sessions, "
+        f"{len(outcome.faults)} faults, {len(outcome.session_results)} sessions, "
         f"{count['generations']} connections, {count['arrived']} messages arrived"
     )
     if not outcome.violations:
@@ -130,9 +133,13 @@ def _messages(outcome: Outcome) -> Table:
     headers = ("confirmed", "lost", "accepted", "lost, reported", "refused", "connections")
     table = _table("Messages and connections", "application", *headers)
     for process in outcome.setting.processes:
-        accounts = [each for each in outcome.accounts if each.place.process == process]
-        count = totals(accounts)
-        rules = [each.rule for account in accounts for each in account.violations]
+        session_results = [
+            each for each in outcome.session_results if each.place.process == process
+        ]
+        count = totals(session_results)
+        rules = [
+            each.rule for session_result in session_results for each in session_result.violations
+        ]
         row = [count["confirmed"], rules.count("lost"), count["accepted"], count["excused"]]
         row += [count["refused"], count["generations"]]
         table.add_row(process, *map(str, row))

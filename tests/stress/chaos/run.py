@@ -16,11 +16,11 @@ import pika
 
 from tests.stress.chaos.actions import Actions
 from tests.stress.chaos.faults import Fault, Scope
-from tests.stress.chaos.habits import HABITS
+from tests.stress.chaos.invariant import Position, SessionResult, Violation, check_invariant
 from tests.stress.chaos.journal import Journal
-from tests.stress.chaos.judge import Account, Place, Violation, judge
 from tests.stress.chaos.plan import Step
 from tests.stress.chaos.processes import Application
+from tests.stress.chaos.workloads import WORKLOADS
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.stack.stack import Stack
@@ -43,7 +43,7 @@ class Setting:
     Attributes:
         heartbeat: T in seconds.
         zones: names of the relays.
-        habits: names of habits; each process has a connection of each in each zone.
+        workloads: names of workloads; each process has a connection of each in each zone.
         shim: False runs the control.
     """
 
@@ -52,7 +52,7 @@ class Setting:
     zones: Sequence[str]
     models: Sequence[str] = MODELS
     libraries: Sequence[str] = LIBRARIES
-    habits: Sequence[str] = tuple(HABITS)
+    workloads: Sequence[str] = tuple(WORKLOADS)
     shim: bool = True
 
     @property
@@ -61,13 +61,13 @@ class Setting:
         return [f"{model}-{library}" for model in self.models for library in self.libraries]
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Position]:
         """Every session."""
         return [
-            Place(f"{process}-{zone}-{habit}", zone, process, habit)
+            Position(f"{process}-{zone}-{workload}", zone, process, workload)
             for process in self.processes
             for zone in self.zones
-            for habit in self.habits
+            for workload in self.workloads
         ]
 
 
@@ -78,16 +78,18 @@ class Outcome:
     setting: Setting
     steps: Sequence[Step]
     faults: list[Fault] = field(default_factory=list)
-    accounts: list[Account] = field(default_factory=list)
+    session_results: list[SessionResult] = field(default_factory=list)
     journals: dict[str, Journal] = field(default_factory=dict)
 
     @property
     def violations(self) -> list[Violation]:
         """Every breach of the invariant."""
-        return [each for account in self.accounts for each in account.violations]
+        return [
+            each for session_result in self.session_results for each in session_result.violations
+        ]
 
 
-class Arena:
+class ChaosTestbed:
     """Relays and applications, and the faults that befall them; a context manager.
 
     Parameters:
@@ -120,7 +122,7 @@ class Arena:
         self._failures: list[BaseException] = []
         self._on_exit = contextlib.ExitStack()
 
-    def __enter__(self) -> Arena:
+    def __enter__(self) -> ChaosTestbed:
         with contextlib.ExitStack() as on_error:
             for zone in self.setting.zones:
                 if zone not in self.zones:
@@ -156,7 +158,7 @@ class Arena:
                 {
                     "name": place.name,
                     "port": self.zones[place.zone].port,
-                    "habit": place.habit,
+                    "workload": place.workload,
                 }
                 for place in self.setting.places
                 if place.process == name
@@ -165,7 +167,7 @@ class Arena:
         return Application(model, library, config, logs)
 
     def wait_until_connected(self) -> None:
-        """Return when every session has an open connection that nobody has given up.
+        """Return when every session has an open connection that is not given up.
 
         Raises:
             HarnessError: some have none after a minute.
@@ -200,7 +202,7 @@ class Arena:
         return f" ({errors[-1]})" if errors else ""
 
     def carry_out(
-        self, steps: Sequence[Step], told: Callable[[Step], None] = lambda step: None
+        self, steps: Sequence[Step], reported: Callable[[Step], None] = lambda step: None
     ) -> None:
         """Let the faults happen, each at its time; return when all are over.
 
@@ -211,7 +213,7 @@ class Arena:
         threads = []
         for step in sorted(steps, key=lambda step: step.at):
             time.sleep(max(0.0, origin + step.at - time.monotonic()))
-            told(step)
+            reported(step)
             thread = threading.Thread(target=self._happen, args=(step,), daemon=True)
             thread.start()
             threads.append(thread)
@@ -241,7 +243,7 @@ class Arena:
             self.faults.append(fault)
 
     def outcome(self, steps: Sequence[Step]) -> Outcome:
-        """End the applications, count what arrived, and judge."""
+        """End the applications, count what arrived, and check the invariant."""
         for application in self.applications.values():
             application.send({"do": "end"})
         deadline = time.monotonic() + _RETURN_LIMIT
@@ -252,8 +254,10 @@ class Arena:
         arrived = self._count()
         places = self.setting.places
         heard = self._heard()
-        accounts = judge(self.setting.heartbeat, self.faults, places, journals, arrived, heard)
-        return Outcome(self.setting, steps, self.faults, accounts, journals)
+        session_results = check_invariant(
+            self.setting.heartbeat, self.faults, places, journals, arrived, heard
+        )
+        return Outcome(self.setting, steps, self.faults, session_results, journals)
 
     def _heard(self) -> dict[tuple[str, int], list[float]]:
         """When each relay heard heartbeats of the broker, by the client's port."""

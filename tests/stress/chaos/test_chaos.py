@@ -12,7 +12,7 @@ import pytest
 from tests.stress.chaos import report
 from tests.stress.chaos.faults import FAULTS
 from tests.stress.chaos.plan import Step
-from tests.stress.chaos.run import Arena, Setting
+from tests.stress.chaos.run import ChaosTestbed, Setting
 from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
@@ -46,21 +46,21 @@ def test_the_invariant_holds_for_a_while(tmp_path: Path) -> None:
 def test_behind_a_network_gone_silent_it_holds_with_hbshim_alone(
     broker: Broker, shim: bool
 ) -> None:
-    setting = Setting(T, 1, ["zone"], habits=["idle", "steady"], shim=shim)
+    setting = Setting(T, 1, ["zone"], workloads=["idle", "steady"], shim=shim)
     steps = [Step(0.5, FAULTS["swallow"], "zone", 4.0 * T)]
-    with Arena(setting, broker) as arena:
-        arena.carry_out(steps)
-        outcome = arena.outcome(steps)
+    with ChaosTestbed(setting, broker) as testbed:
+        testbed.carry_out(steps)
+        outcome = testbed.outcome(steps)
     rules = {violation.rule for violation in outcome.violations}
     if shim:
         assert outcome.violations == []
         assert report.detections(outcome)["swallow"]
     else:
-        # Messages that nobody was told of, on connections that nobody called dead.
+        # Unreported messages, on connections that were not reported dead.
         assert {"lost", "late"} <= rules
 
 
-def test_the_commands_own_limits_are_told() -> None:
+def test_the_limits_of_the_command_are_reported() -> None:
     done = chaos("--seconds", "1")
     assert done.returncode == 2
     assert "--seconds" in done.stderr

@@ -122,7 +122,7 @@ def _run(
     directory = directory or build_dir() / "oslo" / "report"
     directory.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
-    fates: dict[str, list[list[failures.Fate]]] = {}
+    trial_results: dict[str, list[list[failures.TrialResult]]] = {}
     with TerminalDisplay(Console(stderr=True)) as display:
         pythons = {
             version: environments.prepare(version, display.say)
@@ -181,32 +181,34 @@ def _run(
             if not parts or "failures" in parts:
                 restarted = functools.partial(
                     failures.restart,
-                    failures.restart_subjects(chosen, pythons),
+                    failures.restart_targets(chosen, pythons),
                     stack.broker,
                     control,
                     directory / "restart",
                 )
                 blocked = functools.partial(
                     failures.blocked,
-                    failures.blocked_subjects(chosen, pythons),
+                    failures.blocked_targets(chosen, pythons),
                     stack.broker,
                     directory / "blocked",
                 )
                 for title, bring_about in ((_RESTART, restarted), (_BLOCKED, blocked)):
-                    fates[title] = []
+                    trial_results[title] = []
                     with display.stage(title, total=trials) as advance:
                         for number in range(1, trials + 1):
-                            fates[title].append(bring_about())
+                            trial_results[title].append(bring_about())
                             advance(number)
     console = result_console()
     if outcomes:
         report.print_outcomes(console, outcomes)
-    for title, of_trials in fates.items():
-        report.print_fates(console, title, of_trials)
-    complaints = report.complaints(outcomes, fates)
+    for title, of_trials in trial_results.items():
+        report.print_trials(console, title, of_trials)
+    complaints = report.complaints(outcomes, trial_results)
     for text in complaints:
         click.echo(f"- {text}")
-    click.echo(f"Results: {report.write(report.as_data(outcomes, fates, complaints), directory)}")
+    click.echo(
+        f"Results: {report.write(report.as_data(outcomes, trial_results, complaints), directory)}"
+    )
     return not complaints
 
 

@@ -2,7 +2,7 @@
 
 * A broker restart under 40 green callers: with 17.3's own ``heartbeat_in_pthread`` the
   service hangs for good.
-* A hub that stands still for 4 T: 18.3, which beats from a green thread, loses the connection.
+* A hub that stands still for 4 T: 18.3, which heartbeats from a green thread, loses the connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PAUSE = 2.0
 _RESTART_T = 1
 _BLOCKED_T = 2
 _BLOCKED_FOR = 4 * _BLOCKED_T
-#: What has answered nobody for so many seconds after the broker's return is taken to hang.
+#: A service without an answer for so many seconds after the broker's return is taken to hang.
 _HANGS_AFTER = 45.0
 _START_LIMIT = 120.0
 #: What greenlet says when a native thread meets a green lock.
@@ -36,7 +36,7 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A service that meets a failure.
 
     Attributes:
@@ -63,14 +63,14 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What became of a subject.
+class TrialResult:
+    """What became of a target.
 
     Attributes:
         after: seconds from the failure's end until all went well again; None without survival.
     """
 
-    subject: Subject
+    target: Target
     survived: bool
     what: str
     after: float | None = None
@@ -78,58 +78,58 @@ class Fate:
 
 @dataclass
 class _Pair:
-    subject: Subject
+    target: Target
     server: Service
     client: Service
 
 
-def restart_subjects(schemes: Sequence[str], pythons: dict[str, Path]) -> list[Subject]:
+def restart_targets(schemes: Sequence[str], pythons: dict[str, Path]) -> list[Target]:
     """Return who meets the restart: each scheme with the option on and, the newest, on `auto`."""
     newest = max(pythons)
     found = [
-        Subject(scheme, version, python, "true")
+        Target(scheme, version, python, "true")
         for scheme in schemes
         for version, python in pythons.items()
     ]
-    found += [Subject(scheme, newest, pythons[newest], "auto") for scheme in schemes]
+    found += [Target(scheme, newest, pythons[newest], "auto") for scheme in schemes]
     with_option = [version for version in pythons if int(version.split(".")[0]) < 18]
     return found + [
-        Subject(STOCK, version, pythons[version], "true", control=True) for version in with_option
+        Target(STOCK, version, pythons[version], "true", control=True) for version in with_option
     ]
 
 
-def blocked_subjects(schemes: Sequence[str], pythons: dict[str, Path]) -> list[Subject]:
+def blocked_targets(schemes: Sequence[str], pythons: dict[str, Path]) -> list[Target]:
     """Return whose hub is blocked: each scheme, and oslo.messaging's own."""
     return [
-        Subject(scheme, version, python, control=scheme == STOCK)
+        Target(scheme, version, python, control=scheme == STOCK)
         for scheme in (*schemes, STOCK)
         for version, python in pythons.items()
     ]
 
 
 def restart(
-    subjects: Sequence[Subject],
+    targets: Sequence[Target],
     broker: Broker,
     control: Callable[..., object],
     directory: Path,
     *,
     outage: float = 9.0,
     limit: float = 90.0,
-) -> list[Fate]:
-    """Stop a broker under 40 green callers of each subject, and start it again.
+) -> list[TrialResult]:
+    """Stop a broker under 40 green callers of each target, and start it again.
 
     Parameters:
         control: calls ``rabbitmqctl`` of that broker.
         outage: seconds that it stays away.
         limit: seconds after its return within which each caller has to be answered.
     """
-    with _pairs(subjects, directory, broker.amqp_url(), _RESTART_T) as pairs:
+    with _pairs(targets, directory, broker.amqp_url(), _RESTART_T) as pairs:
         for pair in pairs:
             pair.client.do("start_callers", number=CALLERS, pause=_PAUSE)
         began = time.time()
         for pair in pairs:
             if not wait_for(functools.partial(_all_called, pair.client, began), _START_LIMIT):
-                raise HarnessError(f"{pair.subject.name}: its callers are not answered")
+                raise HarnessError(f"{pair.target.name}: its callers are not answered")
         control("stop_app")
         time.sleep(outage)
         control("start_app")
@@ -137,9 +137,9 @@ def restart(
         return [_after_restart(pair, back, limit) for pair in pairs]
 
 
-def _after_restart(pair: _Pair, back: float, limit: float) -> Fate:
+def _after_restart(pair: _Pair, back: float, limit: float) -> TrialResult:
     # The others have had their time, too, once the first was waited for: never less than 5 s.
-    left = max(back + (_HANGS_AFTER if pair.subject.control else limit) - time.time(), 5.0)
+    left = max(back + (_HANGS_AFTER if pair.target.control else limit) - time.time(), 5.0)
     try:
         wait_for(lambda: _all_called(pair.client, back), left)
         found = pair.client.do("callers", since=back, limit=10.0)
@@ -147,16 +147,18 @@ def _after_restart(pair: _Pair, back: float, limit: float) -> Fate:
     except HarnessError as error:
         return _hung(pair, str(error).splitlines()[0])
     answers = found["answers"]
-    if replaced and not pair.subject.control:
-        return Fate(pair.subject, False, "modules of oslo.messaging were replaced")
+    if replaced and not pair.target.control:
+        return TrialResult(pair.target, False, "modules of oslo.messaging were replaced")
     if len(answers) == CALLERS:
-        return Fate(pair.subject, True, f"all {CALLERS} callers answered", max(answers) - back)
+        return TrialResult(
+            pair.target, True, f"all {CALLERS} callers answered", max(answers) - back
+        )
     return _hung(pair, f"{len(answers)} of {CALLERS} answered")
 
 
-def _hung(pair: _Pair, what: str) -> Fate:
-    told = f"; '{_SWITCHED}'" if _SWITCHED in pair.client.log() else ""
-    return Fate(pair.subject, False, f"hangs: {what}{told}")
+def _hung(pair: _Pair, what: str) -> TrialResult:
+    reported = f"; '{_SWITCHED}'" if _SWITCHED in pair.client.log() else ""
+    return TrialResult(pair.target, False, f"hangs: {what}{reported}")
 
 
 def _all_called(client: Service, since: float) -> bool:
@@ -164,16 +166,16 @@ def _all_called(client: Service, since: float) -> bool:
     return len(answers) == CALLERS
 
 
-def blocked(subjects: Sequence[Subject], broker: Broker, directory: Path) -> list[Fate]:
-    """Block each subject's hub for 4 T, and look at its connections from outside."""
+def blocked(targets: Sequence[Target], broker: Broker, directory: Path) -> list[TrialResult]:
+    """Block each target's hub for 4 T, and look at its connections from outside."""
     with contextlib.ExitStack() as stack:
-        relays = [stack.enter_context(Relay(broker.host, broker.amqp_port)) for _ in subjects]
+        relays = [stack.enter_context(Relay(broker.host, broker.amqp_port)) for _ in targets]
         through = [
             broker.amqp_url().replace(f":{broker.amqp_port}/", f":{relay.port}/", 1)
             for relay in relays
         ]
         pairs = stack.enter_context(
-            _pairs(subjects, directory, broker.amqp_url(), _BLOCKED_T, through)
+            _pairs(targets, directory, broker.amqp_url(), _BLOCKED_T, through)
         )
         for pair in pairs:
             pair.client.do("call", value=1)
@@ -184,47 +186,47 @@ def blocked(subjects: Sequence[Subject], broker: Broker, directory: Path) -> lis
         return [_after_block(*each) for each in zip(pairs, relays, strict=True)]
 
 
-def _after_block(pair: _Pair, relay: Relay) -> Fate:
+def _after_block(pair: _Pair, relay: Relay) -> TrialResult:
     lost = len(relay.seen("closed"))
     try:
         began = time.monotonic()
         pair.client.do("call", value=2)
     except HarnessError as error:
-        return Fate(pair.subject, False, f"the next call fails: {str(error).splitlines()[0]}")
+        return TrialResult(pair.target, False, f"the next call fails: {str(error).splitlines()[0]}")
     if lost:
-        return Fate(pair.subject, False, f"lost {lost} of {len(relay.seen('opened'))} connections")
-    return Fate(pair.subject, True, "kept every connection", time.monotonic() - began)
+        return TrialResult(
+            pair.target, False, f"lost {lost} of {len(relay.seen('opened'))} connections"
+        )
+    return TrialResult(pair.target, True, "kept every connection", time.monotonic() - began)
 
 
 @contextlib.contextmanager
 def _pairs(
-    subjects: Sequence[Subject],
+    targets: Sequence[Target],
     directory: Path,
     amqp_url: str,
     heartbeat: int,
     through: Sequence[str] | None = None,
 ) -> Iterator[list[_Pair]]:
-    """Start a server and a client of each subject; `through` is where the clients connect."""
+    """Start a server and a client of each target; `through` is where the clients connect."""
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
 
-        def start(subject: Subject, role: str, number: int) -> Service:
-            log = directory / f"{subject.scheme}-{subject.version}-{role}-{number}.log"
-            service = stack.enter_context(Service("green", log, subject.python))
-            lines = configuration(subject.lines(), heartbeat=heartbeat)
+        def start(target: Target, role: str, number: int) -> Service:
+            log = directory / f"{target.scheme}-{target.version}-{role}-{number}.log"
+            service = stack.enter_context(Service("green", log, target.python))
+            lines = configuration(target.lines(), heartbeat=heartbeat)
             service.send("configure", lines=lines)
             return service
 
         pairs = []
-        for index, subject in enumerate(subjects):
+        for index, target in enumerate(targets):
             number = next(_numbers)
-            pair = _Pair(
-                subject, start(subject, "server", number), start(subject, "client", number)
-            )
+            pair = _Pair(target, start(target, "server", number), start(target, "client", number))
             topic = f"failures-{number}"
             there = through[index] if through else amqp_url
-            pair.server.send("serve", url=url(amqp_url, subject.scheme), topic=topic)
-            pair.client.send("open", url=url(there, subject.scheme), topic=topic)
+            pair.server.send("serve", url=url(amqp_url, target.scheme), topic=topic)
+            pair.client.send("open", url=url(there, target.scheme), topic=topic)
             pairs.append(pair)
         for pair in pairs:
             for service in (pair.server, pair.client):
@@ -233,27 +235,27 @@ def _pairs(
         yield pairs
 
 
-def complaints(fates: Sequence[Fate]) -> list[str]:
+def complaints(trial_results: Sequence[TrialResult]) -> list[str]:
     """Return what must not be: one of ours that did not survive, and a control that always did."""
     found = [
-        f"{fate.subject.name}, oslo.messaging {fate.subject.version}: {fate.what}"
-        for fate in fates
-        if not fate.subject.control and not fate.survived
+        f"{each.target.name}, oslo.messaging {each.target.version}: {each.what}"
+        for each in trial_results
+        if not each.target.control and not each.survived
     ]
-    controls = [fate for fate in fates if fate.subject.control]
-    if controls and all(fate.survived for fate in controls):
+    controls = [trial_result for trial_result in trial_results if trial_result.target.control]
+    if controls and all(trial_result.survived for trial_result in controls):
         found.append("every control survived, so the failure was none")
     return found
 
 
-def as_data(fate: Fate) -> dict[str, Any]:
+def as_data(trial_result: TrialResult) -> dict[str, Any]:
     """Return it as JSON takes it."""
     return {
-        "scheme": fate.subject.scheme,
-        "version": fate.subject.version,
-        "heartbeat_in_pthread": fate.subject.in_pthread,
-        "control": fate.subject.control,
-        "survived": fate.survived,
-        "what": fate.what,
-        "after": fate.after,
+        "scheme": trial_result.target.scheme,
+        "version": trial_result.target.version,
+        "heartbeat_in_pthread": trial_result.target.in_pthread,
+        "control": trial_result.target.control,
+        "survived": trial_result.survived,
+        "what": trial_result.what,
+        "after": trial_result.after,
     }

@@ -14,7 +14,7 @@ from typing import Any
 from tests.stress.child import EXIT_LIMIT, Child
 from wsgi_harness.errors import HarnessError
 
-_LOOK_EVERY = 0.1
+_POLL_INTERVAL = 0.1
 _LOG_TAIL = 2000
 
 
@@ -104,7 +104,7 @@ def wait_for(condition: Callable[[], bool], limit: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
     return True
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.stress.oslo import failures, run
-from tests.stress.oslo.failures import Fate
+from tests.stress.oslo.failures import TrialResult
 from tests.stress.oslo.run import Outcome
 from tests.stress.oslo.suite import PACKAGE
 
@@ -49,30 +49,39 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(table)
 
 
-def print_fates(console: Console, title: str, trials: Sequence[Sequence[Fate]]) -> None:
-    """Print a line for each subject of a failure: in how many trials it survived."""
+def print_trials(console: Console, title: str, trials: Sequence[Sequence[TrialResult]]) -> None:
+    """Print a line for each target of a failure: in how many trials it survived."""
     table = Table(title=title)
     for column in ("version", "scheme", "in_pthread"):
         table.add_column(column)
     table.add_column("survived", justify="right")
     table.add_column("s until well again", justify="right")
     table.add_column("what became of it", overflow="fold")
-    for subject in dict.fromkeys(fate.subject for trial in trials for fate in trial):
-        fates = [fate for trial in trials for fate in trial if fate.subject == subject]
-        after = [fate.after for fate in fates if fate.after is not None]
+    for target in dict.fromkeys(trial_result.target for trial in trials for trial_result in trial):
+        trial_results = [
+            trial_result
+            for trial in trials
+            for trial_result in trial
+            if trial_result.target == target
+        ]
+        after = [
+            trial_result.after for trial_result in trial_results if trial_result.after is not None
+        ]
         table.add_row(
-            subject.version,
-            f"{subject.scheme}://{' (control)' if subject.control else ''}",
-            subject.in_pthread or "",
-            f"{sum(fate.survived for fate in fates)} of {len(fates)}",
+            target.version,
+            f"{target.scheme}://{' (control)' if target.control else ''}",
+            target.in_pthread or "",
+            f"{sum(each.survived for each in trial_results)} of {len(trial_results)}",
             f"{min(after):.1f} to {max(after):.1f}" if after else "",
-            "\n".join(dict.fromkeys(fate.what for fate in fates)),
+            "\n".join(dict.fromkeys(trial_result.what for trial_result in trial_results)),
         )
     console.print(table)
 
 
 def as_data(
-    outcomes: Sequence[Outcome], fates: dict[str, list[list[Fate]]], complaints: Sequence[str]
+    outcomes: Sequence[Outcome],
+    trial_results: dict[str, list[list[TrialResult]]],
+    complaints: Sequence[str],
 ) -> dict[str, Any]:
     """Return everything as JSON takes it."""
     return {
@@ -92,8 +101,8 @@ def as_data(
             for each in outcomes
         ],
         "failures": {
-            title: [[failures.as_data(fate) for fate in trial] for trial in trials]
-            for title, trials in fates.items()
+            title: [[failures.as_data(trial_result) for trial_result in trial] for trial in trials]
+            for title, trials in trial_results.items()
         },
     }
 
@@ -105,9 +114,11 @@ def write(data: dict[str, Any], directory: Path) -> Path:
     return path
 
 
-def complaints(outcomes: Sequence[Outcome], fates: dict[str, list[list[Fate]]]) -> list[str]:
+def complaints(
+    outcomes: Sequence[Outcome], trial_results: dict[str, list[list[TrialResult]]]
+) -> list[str]:
     """Return everything that must not be."""
     found = run.complaints(outcomes)
-    for title, trials in fates.items():
+    for title, trials in trial_results.items():
         found += [f"{title}: {text}" for trial in trials for text in failures.complaints(trial)]
     return found

@@ -7,7 +7,7 @@ going to run, and as each ends; ``RPC_TRANSPORT_URL`` and ``NOTIFY_TRANSPORT_URL
 driver. Two things about it are not as in upstream's gate, and neither is the logic of a test:
 
 * A few tests look whether the URL begins with ``rabbit://``, and are skipped otherwise. To
-  them, and nobody else, a URL whose scheme is hbshim's begins so too (:class:`GuardedUrl`).
+  them alone, a URL whose scheme is hbshim's begins so too (:class:`GuardedUrl`).
 * The suite patches everything with eventlet as it is imported, and its servers ask for the
   executor ``eventlet``. In the model ``native`` neither happens: the patching is left
   out, and the executor is ``threading``.

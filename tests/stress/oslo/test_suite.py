@@ -46,7 +46,7 @@ def test_one_test_of_each_kind_passes(broker: Broker, tmp_path: Path) -> None:
 
 def test_a_broker_that_is_not_there_fails(tmp_path: Path) -> None:
     """The runner can see a failure, and a test that never ends."""
-    nowhere = cell("hbrabbit", amqp_url="amqp://nobody:secret@127.0.0.1:1/")
+    nowhere = cell("hbrabbit", amqp_url="amqp://unknown:secret@127.0.0.1:1/")
     (outcome,) = run(
         [nowhere], tmp_path, only=["CastTestCase.test_specific_server"], parts=1, limit=8
     )
@@ -160,7 +160,7 @@ def test_calm_is_waited_for() -> None:
     assert slept == [1.0, 1.0, 1.0]
 
 
-def test_the_kernel_tells_how_busy_the_machine_is(tmp_path: Path) -> None:
+def test_the_kernel_reports_how_busy_the_machine_is(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  10 20 30 400 50 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
     assert now(stat) == Times(idle=450, total=531)
@@ -210,7 +210,7 @@ def test_guards_see_rabbit_and_everything_else_sees_the_scheme() -> None:
     assert f"{url}" == "hbrabbit://host/"
 
 
-def test_a_scheme_that_is_not_there_is_told() -> None:
+def test_a_missing_scheme_is_reported() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.stress.oslo", "--scheme", "hbpigeon"],
         capture_output=True,

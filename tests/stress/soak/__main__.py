@@ -13,7 +13,7 @@ from wsgi_harness.report.terminal import ending_well, result_console
 
 _EXIT_CODES = """\b
 Exit codes:
-  0    nothing was left over, and every look came in time
+  0    nothing was left over, and every check was in time
   1    something was
   2    the command line is wrong
   3    no verdict: the containers could not be had
@@ -99,15 +99,15 @@ def _run(
             Stack(project_name("soak"), heartbeat=60, progress=display.say) as stack,
             display.stage("soaking", total=setting.limit) as advance,
         ):
-            lives = run(setting, stack.broker, advance)
+            soak_reports = run(setting, stack.broker, advance)
         display.say("drawing the report")
-        page = report.write(lives, setting, directory)
+        page = report.write(soak_reports, setting, directory)
     if as_json:
-        click.echo(json.dumps(report.as_data(lives, setting)))
+        click.echo(json.dumps(report.as_data(soak_reports, setting)))
     else:
-        report.print_lives(result_console(), lives, setting)
+        report.print_soak_reports(result_console(), soak_reports, setting)
         click.echo(f"Report: {page}")
-    return not report.complaints(lives, setting)
+    return not report.complaints(soak_reports, setting)
 
 
 if __name__ == "__main__":

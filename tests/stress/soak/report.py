@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from tests.stress.soak.run import Life, Setting
+from tests.stress.soak.run import Setting, SoakReport
 from wsgi_harness.report.plots import BLUE, GREEN, ORANGE, PURPLE, STYLE, VERMILLION, as_svg
 
 #: Rises when a field changes its meaning.
@@ -64,14 +64,18 @@ $table
 )
 
 
-def complaints(lives: Sequence[Life], setting: Setting) -> list[str]:
-    """Everything that must not be, each with its subject's name."""
-    return [f"{life.name}: {text}" for life in lives for text in life.complaints(setting)]
+def complaints(soak_reports: Sequence[SoakReport], setting: Setting) -> list[str]:
+    """Everything that must not be, each with its target's name."""
+    return [
+        f"{soak_report.name}: {text}"
+        for soak_report in soak_reports
+        for text in soak_report.complaints(setting)
+    ]
 
 
-def as_data(lives: Sequence[Life], setting: Setting) -> dict[str, Any]:
+def as_data(soak_reports: Sequence[SoakReport], setting: Setting) -> dict[str, Any]:
     """The outcome as JSON takes it; times in seconds, memory in bytes."""
-    found = complaints(lives, setting)
+    found = complaints(soak_reports, setting)
     return {
         "format": FORMAT,
         "held": not found,
@@ -81,56 +85,60 @@ def as_data(lives: Sequence[Life], setting: Setting) -> dict[str, Any]:
         "seconds": setting.seconds,
         "connections": setting.connections,
         "hbshim": setting.shim,
-        "subjects": {
-            life.name: {
-                "censuses": life.censuses,
-                "growth_in_cycles": life.growth_in_cycles,
-                "growth_in_endurance": life.growth_in_endurance,
-                "samples": life.samples,
+        "targets": {
+            soak_report.name: {
+                "censuses": soak_report.censuses,
+                "growth_in_cycles": soak_report.growth_in_cycles,
+                "growth_in_endurance": soak_report.growth_in_endurance,
+                "samples": soak_report.samples,
             }
-            for life in lives
+            for soak_report in soak_reports
         },
     }
 
 
-def write(lives: Sequence[Life], setting: Setting, directory: Path) -> Path:
+def write(soak_reports: Sequence[SoakReport], setting: Setting, directory: Path) -> Path:
     """Write results.json and index.html; return the page. OSError when that cannot be."""
-    data = json.dumps(as_data(lives, setting)) + "\n"
+    data = json.dumps(as_data(soak_reports, setting)) + "\n"
     (directory / "results.json").write_text(data, encoding="utf-8")
     page = directory / "index.html"
-    page.write_text(render(lives, setting), encoding="utf-8")
+    page.write_text(render(soak_reports, setting), encoding="utf-8")
     return page
 
 
-def render(lives: Sequence[Life], setting: Setting) -> str:
+def render(soak_reports: Sequence[SoakReport], setting: Setting) -> str:
     """The page."""
-    found = complaints(lives, setting)
+    found = complaints(soak_reports, setting)
     listed = "".join(f"<li>{escape(text)}</li>" for text in found)
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in _rows(lives)
+        for row in _rows(soak_reports)
     )
     headers = "".join(f"<th>{escape(header)}</th>" for header in _HEADERS)
     return _PAGE.substitute(
-        headline=escape(summary(lives, setting)),
+        headline=escape(summary(soak_reports, setting)),
         tone="bad" if found else "ok",
         facts=escape(_facts(setting)),
         complaints=f"<ul>{listed}</ul>" if found else "",
-        plot=plot(lives),
+        plot=plot(soak_reports),
         table=f"<table><tr>{headers}</tr>{rows}</table>",
     )
 
 
-def plot(lives: Sequence[Life]) -> str:
-    """Memory, descriptors, threads and lateness over time, a line for each subject, as SVG."""
+def plot(soak_reports: Sequence[SoakReport]) -> str:
+    """Memory, descriptors, threads and lateness over time, a line for each target, as SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 9.0), layout="constrained")
         axes = figure.subplots(len(_PANELS), 1, sharex=True)
         for panel, (title, value) in zip(axes, _PANELS, strict=True):
-            for life, (colour, style) in zip(lives, _LINES * len(lives), strict=False):
-                times = [sample["at"] / 60 for sample in life.samples]
-                values = [value(sample) for sample in life.samples]
-                panel.plot(times, values, style, color=colour, linewidth=1.3, label=life.name)
+            for soak_report, (colour, style) in zip(
+                soak_reports, _LINES * len(soak_reports), strict=False
+            ):
+                times = [sample["at"] / 60 for sample in soak_report.samples]
+                values = [value(sample) for sample in soak_report.samples]
+                panel.plot(
+                    times, values, style, color=colour, linewidth=1.3, label=soak_report.name
+                )
             panel.set_ylabel(title)
             panel.set_ylim(bottom=0)
             panel.grid(axis="y", color="#dddddd", linewidth=0.8)
@@ -139,28 +147,30 @@ def plot(lives: Sequence[Life]) -> str:
         return as_svg(figure)
 
 
-def print_lives(console: Console, lives: Sequence[Life], setting: Setting) -> None:
-    """Print what each subject held at rest, and what must not be."""
+def print_soak_reports(
+    console: Console, soak_reports: Sequence[SoakReport], setting: Setting
+) -> None:
+    """Print what each target held at rest, and what must not be."""
     table = Table(title=_facts(setting), title_justify="left", box=None)
     for header in _HEADERS:
         table.add_column(header, justify="left" if header == _HEADERS[0] else "right")
-    for row in _rows(lives):
+    for row in _rows(soak_reports):
         table.add_row(*row)
     console.print(table)
-    for text in complaints(lives, setting):
+    for text in complaints(soak_reports, setting):
         console.print(text, markup=False)
-    console.print(summary(lives, setting), style="bold", highlight=False)
+    console.print(summary(soak_reports, setting), style="bold", highlight=False)
 
 
-def summary(lives: Sequence[Life], setting: Setting) -> str:
+def summary(soak_reports: Sequence[SoakReport], setting: Setting) -> str:
     """One sentence about the whole run."""
-    found = complaints(lives, setting)
+    found = complaints(soak_reports, setting)
     if found:
         return f"{len(found)} complaint{'s' if len(found) > 1 else ''}."
-    cycles = 2 * setting.cycles * len(lives)
+    cycles = 2 * setting.cycles * len(soak_reports)
     return (
         f"After {cycles} connections opened and closed, nothing is left over in "
-        f"{len(lives)} processes."
+        f"{len(soak_reports)} processes."
     )
 
 
@@ -172,13 +182,13 @@ def _facts(setting: Setting) -> str:
     )
 
 
-_HEADERS = ("subject", "at rest after", "MiB", "descriptors", "threads", "left over")
+_HEADERS = ("target", "at rest after", "MiB", "descriptors", "threads", "left over")
 
 
-def _rows(lives: Sequence[Life]) -> list[list[str]]:
+def _rows(soak_reports: Sequence[SoakReport]) -> list[list[str]]:
     return [
         [
-            life.name,
+            soak_report.name,
             phase,
             f"{census['resident'] / _MEBIBYTE:.1f}",
             str(census["descriptors"]),
@@ -186,6 +196,6 @@ def _rows(lives: Sequence[Life]) -> list[list[str]]:
             ", ".join(f"{count} {what}" for what, count in census["left_over"].items())
             or "nothing",
         ]
-        for life in lives
-        for phase, census in life.censuses.items()
+        for soak_report in soak_reports
+        for phase, census in soak_report.censuses.items()
     ]

@@ -1,4 +1,4 @@
-"""Runs the subjects side by side, listens to them, and says whether anything was left over."""
+"""Runs the target side by side, listens to them, and says whether anything was left over."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Setting:
 
     Attributes:
         seconds: of endurance, between two times `cycles`.
-        connections: of each subject while it endures.
+        connections: of each target while it endures.
         heartbeat: T in seconds.
     """
 
@@ -50,14 +50,14 @@ class Setting:
 
     @property
     def limit(self) -> float:
-        """Seconds after which a subject that has not ended never will."""
-        subjects = len(self.models) * len(self.libraries)
-        return self.seconds + 2 * self.cycles * _CYCLE_LIMIT * subjects + _OTHER_LIMIT
+        """Seconds after which a target that has not ended never will."""
+        targets = len(self.models) * len(self.libraries)
+        return self.seconds + 2 * self.cycles * _CYCLE_LIMIT * targets + _OTHER_LIMIT
 
 
 @dataclass
-class Life:
-    """What one subject told.
+class SoakReport:
+    """What one target reported.
 
     Attributes:
         samples: while it lived; `at` in seconds since its beginning.
@@ -72,16 +72,16 @@ class Life:
     _origin: float | None = None
 
     def add(self, line: str) -> None:
-        """Take one line of the subject's standard output."""
-        told: dict[str, Any] = json.loads(line)
-        kind = told.pop("kind")
+        """Take one line of the target standard output."""
+        reported: dict[str, Any] = json.loads(line)
+        kind = reported.pop("kind")
         if self._origin is None:
-            self._origin = told["at"]
-        told["at"] -= self._origin
+            self._origin = reported["at"]
+        reported["at"] -= self._origin
         if kind == "sample":
-            self.samples.append(told)
+            self.samples.append(reported)
         elif kind == "census":
-            self.censuses[told["phase"]] = told
+            self.censuses[reported["phase"]] = reported
         else:
             self.ended = True
 
@@ -103,7 +103,7 @@ class Life:
         starved = max((sample["starved"] for sample in self._enduring), default=0.0)
         if late - starved > setting.heartbeat / 8:
             yield (
-                f"a look came {late:.2f} s late, a thread without work {starved:.2f} s, "
+                f"a check was {late:.2f} s late, a thread without work {starved:.2f} s, "
                 f"T/8 is {setting.heartbeat / 8:.2f} s"
             )
         if self.samples:
@@ -140,25 +140,25 @@ class Life:
 
 def run(
     setting: Setting, broker: Broker, advance: Callable[[float], None] = lambda seconds: None
-) -> list[Life]:
-    """Let every subject live; return what they told.
+) -> list[SoakReport]:
+    """Let every target live; return what they reported.
 
     Parameters:
         broker: where they connect to.
-        advance: told every second how many seconds have passed.
+        advance: called every second with how many seconds have passed.
 
     Raises:
-        HarnessError: a subject cannot be started.
+        HarnessError: a target cannot be started.
     """
     logs = build_dir() / "soak"
     logs.mkdir(exist_ok=True)
-    lives, children = [], []
+    soak_reports, children = [], []
     with contextlib.ExitStack() as on_exit:
         for model in setting.models:
             for library in setting.libraries:
-                life = Life(f"{model}-{library}")
-                children.append(_start(life, model, library, setting, broker, on_exit))
-                lives.append(life)
+                soak_report = SoakReport(f"{model}-{library}")
+                children.append(_start(soak_report, model, library, setting, broker, on_exit))
+                soak_reports.append(soak_report)
         begin = time.monotonic()
         while any(child.prints for child in children):
             passed = time.monotonic() - begin
@@ -166,21 +166,21 @@ def run(
                 break
             advance(passed)
             time.sleep(1.0)
-    return lives
+    return soak_reports
 
 
 def _start(
-    life: Life,
+    soak_report: SoakReport,
     model: str,
     library: str,
     setting: Setting,
     broker: Broker,
     on_exit: contextlib.ExitStack,
 ) -> Child:
-    log = on_exit.enter_context((build_dir() / "soak" / f"{life.name}.log").open("wb"))
+    log = on_exit.enter_context((build_dir() / "soak" / f"{soak_report.name}.log").open("wb"))
     child = Child(
-        ["-m", "tests.stress.soak.subject", model, library],
-        on_line=life.add,
+        ["-m", "tests.stress.soak.target", model, library],
+        on_line=soak_report.add,
         stderr=log,
         environment=clean_environment(PYTHONWARNINGS="ignore"),
     )
@@ -200,5 +200,5 @@ def _start(
     try:
         child.send(config)
     except OSError:
-        raise HarnessError(f"the subject did not start; see {log.name}") from None
+        raise HarnessError(f"the target did not start; see {log.name}") from None
     return child

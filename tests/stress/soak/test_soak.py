@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tests.stress.soak import report
 from tests.stress.soak.__main__ import main
 from tests.stress.soak.measure import Census
-from tests.stress.soak.run import Life, Setting, run
+from tests.stress.soak.run import Setting, SoakReport, run
 from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
@@ -24,13 +24,13 @@ T = 2
 SETTING = Setting(seconds=6.0, cycles=150, connections=5, heartbeat=T)
 
 
-def told(**details: Any) -> str:
+def reported(**details: Any) -> str:
     return json.dumps({"at": 0.0, **details})
 
 
 def census(phase: str, resident: int = 50 << 20, **left_over: int) -> str:
     rest = {"descriptors": 4, "threads": 2, "objects": {}, "left_over": left_over}
-    return told(kind="census", phase=phase, resident=resident, **rest)
+    return reported(kind="census", phase=phase, resident=resident, **rest)
 
 
 def sample(
@@ -42,12 +42,12 @@ def sample(
 ) -> str:
     figures = {"resident": resident, "descriptors": 4, "threads": 2, "links": 5, "cycles": 9}
     late = {"lateness": lateness, "starved": starved}
-    return told(kind="sample", phase=phase, counters=counters, **late, **figures)
+    return reported(kind="sample", phase=phase, counters=counters, **late, **figures)
 
 
-def life(*lines: str, end: bool = True) -> Life:
-    found = Life("native-kombu")
-    for line in [*lines, *([told(kind="end")] if end else [])]:
+def soak_report(*lines: str, end: bool = True) -> SoakReport:
+    found = SoakReport("native-kombu")
+    for line in [*lines, *([reported(kind="end")] if end else [])]:
         found.add(line)
     return found
 
@@ -81,44 +81,44 @@ SILENT: dict[str, Any] = {"event:link-silent": 2}
         ([*CLEAN[:2], census("second cycles", Link=3)], "left over after second cycles: 3 Link"),
         ([*CLEAN[:2], census("second cycles", resident=90 << 20)], "its memory grew by 40960 KiB"),
         ([*GROWING, *CLEAN[1:]], "its memory grew by 10240 KiB while it endured"),
-        ([sample(lateness=0.3), *CLEAN[1:]], "a look came 0.30 s late"),
+        ([sample(lateness=0.3), *CLEAN[1:]], "a check was 0.30 s late"),
         ([sample(**SILENT), *CLEAN[1:]], "2 events link-silent"),
     ],
 )
 def test_each_complaint(lines: list[str], complaint: str) -> None:
-    (found,) = life(*lines).complaints(SETTING)
+    (found,) = soak_report(*lines).complaints(SETTING)
     assert found.startswith(complaint)
-    assert report.as_data([life(*lines)], SETTING)["held"] is False
-    assert complaint in report.render([life(*lines)], SETTING)
+    assert report.as_data([soak_report(*lines)], SETTING)["held"] is False
+    assert complaint in report.render([soak_report(*lines)], SETTING)
 
 
-def test_a_subject_that_did_not_live_to_its_end() -> None:
-    (found,) = life(*CLEAN, end=False).complaints(SETTING)
+def test_a_target_that_ended_early() -> None:
+    (found,) = soak_report(*CLEAN, end=False).complaints(SETTING)
     assert found == "it ended early; see its log"
 
 
 def test_no_complaints() -> None:
     starved = sample(lateness=0.3, starved=0.1)
     cycling = sample("second cycles", lateness=9.0)
-    assert list(life(*CLEAN, starved, cycling).complaints(SETTING)) == []
+    assert list(soak_report(*CLEAN, starved, cycling).complaints(SETTING)) == []
 
 
 def test_a_short_soak_leaves_nothing_over(broker: Broker, tmp_path: Path) -> None:
-    lives = run(SETTING, broker)
-    assert report.complaints(lives, SETTING) == []
-    for each in lives:
+    soak_reports = run(SETTING, broker)
+    assert report.complaints(soak_reports, SETTING) == []
+    for each in soak_reports:
         assert each.ended
         assert [*each.censuses] == ["warm-up", "first cycles", "endurance", "second cycles"]
         assert each.samples[-1]["cycles"] >= 2 * SETTING.cycles
         assert each.samples[-1]["counters"]["heartbeats_sent"] > 0
         assert max(sample["links"] for sample in each.samples) >= SETTING.connections
-    page = report.write(lives, SETTING, tmp_path)
+    page = report.write(soak_reports, SETTING, tmp_path)
     assert "<svg" in page.read_text()
     assert json.loads((tmp_path / "results.json").read_text())["held"] is True
     assert broker.password not in page.read_text() + (tmp_path / "results.json").read_text()
 
 
-def test_bad_input_is_told() -> None:
+def test_bad_input_is_reported() -> None:
     assert CliRunner().invoke(main, ["--hours", "0"]).exit_code == 2
     answer = CliRunner().invoke(main, ["--report", "/proc/nowhere"])
     assert answer.exit_code == 3

@@ -1,7 +1,7 @@
 """The invariant: every message is confirmed or reported, every link is alive, reconnected or
 reported dead within its bound.
 
-Pure: it reads what the applications told, which faults happened, and what the broker holds.
+Pure: it reads what the applications reported, which faults happened, and what the broker holds.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where a connection is: what may befall it."""
 
     name: str
     zone: str
     process: str
-    habit: str
+    workload: str
 
 
 @dataclass
-class Account:
+class SessionResult:
     """What became of one session's messages and connections.
 
     Attributes:
@@ -72,7 +72,7 @@ class Account:
             seconds after the fault took effect that was known.
     """
 
-    place: Place
+    place: Position
     accepted: int = 0
     confirmed: int = 0
     refused: int = 0
@@ -84,14 +84,14 @@ class Account:
     violations: list[Violation] = field(default_factory=list)
 
 
-def judge(
+def check_invariant(
     heartbeat: float,
     faults: Sequence[Fault],
-    places: Sequence[Place],
+    places: Sequence[Position],
     journals: Mapping[str, Journal],
     arrived: Mapping[str, set[int]],
-    beats: Mapping[tuple[str, int], Sequence[float]] | None = None,
-) -> list[Account]:
+    heartbeats: Mapping[tuple[str, int], Sequence[float]] | None = None,
+) -> list[SessionResult]:
     """Judge every session.
 
     Parameters:
@@ -100,21 +100,21 @@ def judge(
         places: every session there was.
         journals: by name of the process.
         arrived: by name of the session, the numbers of the messages in its queue.
-        beats: by zone and the client's port, when the relay heard the broker's heartbeats;
+        heartbeats: by zone and the client's port, when the relay heard the broker's heartbeats;
             None when that is not known.
     """
-    accounts = []
+    session_results = []
     for place in places:
         journal = journals[place.process]
         entries = [entry for entry in journal.entries if entry.name == place.name]
         at_hand = [fault for fault in faults if _hits(fault, place)]
         numbers = arrived.get(place.name, set())
-        trial = _Trial(heartbeat, at_hand, place, entries, numbers, beats, journal.starved)
-        accounts.append(trial.account())
-    return accounts
+        trial = _Trial(heartbeat, at_hand, place, entries, numbers, heartbeats, journal.starved)
+        session_results.append(trial.session_result())
+    return session_results
 
 
-def _hits(fault: Fault, place: Place) -> bool:
+def _hits(fault: Fault, place: Position) -> bool:
     return fault.kind.scope is Scope.BROKER or fault.target in (place.zone, place.process)
 
 
@@ -125,22 +125,22 @@ class _Trial:
         self,
         heartbeat: float,
         faults: list[Fault],
-        place: Place,
+        place: Position,
         entries: list[Entry],
         arrived: set[int],
-        beats: Mapping[tuple[str, int], Sequence[float]] | None,
+        heartbeats: Mapping[tuple[str, int], Sequence[float]] | None,
         starved: Sequence[tuple[float, float]],
     ) -> None:
         self._heartbeat = heartbeat
         self._faults = faults
         self._entries = entries
         self._arrived = arrived
-        self._beats = beats
+        self._heartbeats = heartbeats
         self._starved_at = starved
-        self._result = Account(place)
+        self._result = SessionResult(place)
         self._generations = list(_generations(entries))
 
-    def account(self) -> Account:
+    def session_result(self) -> SessionResult:
         result = self._result
         kinds = [entry.kind for entry in self._entries]
         result.accepted, result.confirmed = kinds.count("accepted"), kinds.count("confirmed")
@@ -204,12 +204,12 @@ class _Trial:
         self._object("false-death", f"connection {generation.number} died and nothing had happened")
 
     def _truly_silent(self, generation: Generation, died: float) -> bool:
-        if self._beats is None or not generation.port:
+        if self._heartbeats is None or not generation.port:
             return False
-        beats = self._beats.get((self._result.place.zone, generation.port), ())
+        heartbeats = self._heartbeats.get((self._result.place.zone, generation.port), ())
         # What the relay heard reaches the client a moment later, or too late: when a machine
-        # that stood still goes on, everybody's look and everybody's beat come at once.
-        latest = max((at for at in beats if at <= died - _RELAYED), default=generation.up)
+        # that stood still goes on, all checks and all heartbeats are due at once.
+        latest = max((at for at in heartbeats if at <= died - _RELAYED), default=generation.up)
         return died - max(latest, generation.up) >= 2 * self._heartbeat - _RELAYED
 
     def _check_detection(self, generation: Generation) -> None:
@@ -249,8 +249,8 @@ class _Trial:
         if any(entry.began > fault.healed for entry in generation.confirmed):
             return True
         # A broker that confirms needs no heartbeats; else they are the sign.
-        beats = (self._beats or {}).get((self._result.place.zone, generation.port), ())
-        return any(fault.healed + SLACK < at < generation.end for at in beats)
+        heartbeats = (self._heartbeats or {}).get((self._result.place.zone, generation.port), ())
+        return any(fault.healed + SLACK < at < generation.end for at in heartbeats)
 
     def _running(self, since: float, seconds: float) -> float:
         """When the process has run for so many seconds since then."""

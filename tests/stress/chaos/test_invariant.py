@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.stress.chaos.faults import FAULTS, Fault
+from tests.stress.chaos.invariant import Position, SessionResult, check_invariant
 from tests.stress.chaos.journal import Entry, Journal
-from tests.stress.chaos.judge import Account, Place, judge
 
 T = 2
-PLACE = Place("s", "zone", "process", "steady")
+PLACE = Position("s", "zone", "process", "steady")
 #: Deaf from second 10 to 18; deaths must be known at 15.
 DEAF = Fault(FAULTS["deaf"], "zone", 10.0, 10.0, 18.0, 18.0)
 UP = Entry("up", "s", 1.0, 1, began=0.9)
@@ -28,38 +28,40 @@ def tried(
     *entries: Entry,
     faults: list[Fault] | None = None,
     arrived: set[int] | None = None,
-    beats: dict[tuple[str, int], list[float]] | None = None,
-) -> Account:
+    heartbeats: dict[tuple[str, int], list[float]] | None = None,
+) -> SessionResult:
     journals = {"process": Journal("process", list(entries))}
     faults = [DEAF] if faults is None else faults
-    (account,) = judge(T, faults, [PLACE], journals, {"s": arrived or set()}, beats)
-    return account
+    (session_result,) = check_invariant(
+        T, faults, [PLACE], journals, {"s": arrived or set()}, heartbeats
+    )
+    return session_result
 
 
-def rules(account: Account) -> list[str]:
-    return [violation.rule for violation in account.violations]
+def rules(session_result: SessionResult) -> list[str]:
+    return [violation.rule for violation in session_result.violations]
 
 
 def test_a_death_known_in_time_excuses_what_was_accepted_before() -> None:
-    account = tried(UP, accepted(1, 5), accepted(2, 11), lost(14.5), *OVER, arrived={1})
-    assert rules(account) == []
-    assert (account.accepted, account.arrived, account.excused) == (2, 1, 1)
-    assert account.detections == [("deaf", 4.5)]
+    session_result = tried(UP, accepted(1, 5), accepted(2, 11), lost(14.5), *OVER, arrived={1})
+    assert rules(session_result) == []
+    assert (session_result.accepted, session_result.arrived, session_result.excused) == (2, 1, 1)
+    assert session_result.detections == [("deaf", 4.5)]
 
 
 def test_a_death_known_too_late() -> None:
-    account = tried(UP, accepted(1, 10.5), lost(15.6), *OVER)
-    assert rules(account) == ["lost", "late"]
+    session_result = tried(UP, accepted(1, 10.5), lost(15.6), *OVER)
+    assert rules(session_result) == ["lost", "late"]
 
 
-def test_a_dead_connection_nobody_ever_tells_of() -> None:
-    account = tried(UP, accepted(1, 11), *OVER)
-    assert rules(account) == ["lost", "late"]
+def test_a_dead_connection_that_is_never_reported() -> None:
+    session_result = tried(UP, accepted(1, 11), *OVER)
+    assert rules(session_result) == ["lost", "late"]
 
 
 def test_a_confirmed_message_that_did_not_arrive_has_no_excuse() -> None:
-    account = tried(UP, accepted(1, 11, "confirmed"), lost(14), *OVER)
-    assert rules(account) == ["lost"]
+    session_result = tried(UP, accepted(1, 11, "confirmed"), lost(14), *OVER)
+    assert rules(session_result) == ["lost"]
 
 
 def test_a_message_lost_before_anything_happened() -> None:
@@ -94,7 +96,7 @@ def test_a_stopped_process_must_know_when_it_goes_on() -> None:
     assert "late" in rules(tried(UP, lost(24.5), *OVER, faults=[stopped]))
 
 
-def test_an_error_on_which_nobody_reconnects() -> None:
+def test_an_error_without_reconnection() -> None:
     down = Entry("down", "s", 14.0, 1, error="RuntimeError", recoverable=False)
     assert rules(tried(UP, down, *OVER)) == ["error"]
 
@@ -116,35 +118,35 @@ def test_a_silence_in_which_the_process_stood_still() -> None:
 
 
 @pytest.mark.parametrize(
-    ("beats", "found"), [([2.0, 6.5], []), ([2.0, 6.05], []), ([2.0, 4.5], ["false-death"])]
+    ("heartbeats", "found"), [([2.0, 6.5], []), ([2.0, 6.05], []), ([2.0, 4.5], ["false-death"])]
 )
 def test_a_broker_that_was_silent_by_itself_is_no_false_death(
-    beats: list[float], found: list[str]
+    heartbeats: list[float], found: list[str]
 ) -> None:
     up = Entry("up", "s", 1.0, 1, began=0.9, port=7)
-    account = tried(up, lost(6.1), *OVER, faults=[], beats={("zone", 7): beats})
-    assert rules(account) == found
-    assert account.truly_silent == (not found)
+    session_result = tried(up, lost(6.1), *OVER, faults=[], heartbeats={("zone", 7): heartbeats})
+    assert rules(session_result) == found
+    assert session_result.truly_silent == (not found)
 
 
-def test_a_machine_that_let_nobody_run_is_not_held_against_hbshim() -> None:
+def test_starvation_by_the_machine_is_no_violation() -> None:
     journal = Journal("process", [UP, lost(16.5), *OVER])
-    (account,) = judge(T, [DEAF], [PLACE], {"process": journal}, {})
-    assert rules(account) == ["late"]
+    (session_result,) = check_invariant(T, [DEAF], [PLACE], {"process": journal}, {})
+    assert rules(session_result) == ["late"]
     journal.starved.append((14.0, 1.8))
-    (account,) = judge(T, [DEAF], [PLACE], {"process": journal}, {})
-    assert rules(account) == []
+    (session_result,) = check_invariant(T, [DEAF], [PLACE], {"process": journal}, {})
+    assert rules(session_result) == []
 
 
-@pytest.mark.parametrize(("beats", "found"), [([25.5], []), ([9.0], ["late", "late"])])
+@pytest.mark.parametrize(("heartbeats", "found"), [([25.5], []), ([9.0], ["late", "late"])])
 def test_a_silence_and_a_stop_that_a_connection_outlived(
-    beats: list[float], found: list[str]
+    heartbeats: list[float], found: list[str]
 ) -> None:
     up = Entry("up", "s", 1.0, 1, began=0.9, port=7)
     paused = Fault(FAULTS["broker-paused"], "", 10.0, 10.2, 18.0, 18.2)
     stopped = Fault(FAULTS["stopped"], "process", 12.0, 12.0, 21.0, 21.0)
     over = Entry("over", "s", 40.0)
-    account = tried(up, over, faults=[paused, stopped], beats={("zone", 7): beats})
-    assert rules(account) == found
+    session_result = tried(up, over, faults=[paused, stopped], heartbeats={("zone", 7): heartbeats})
+    assert rules(session_result) == found
     confirmed = accepted(1, 25.0, "confirmed")
     assert rules(tried(up, confirmed, over, faults=[paused, stopped], arrived={1})) == []

@@ -1,6 +1,6 @@
 """The process that endures: connects and closes thousands of times, and lives for hours.
 
-    python -m tests.stress.soak.subject native|eventlet|gevent kombu|pika
+    python -m tests.stress.soak.target native|eventlet|gevent kombu|pika
 
 Its configuration is one line of JSON on standard input; it tells on standard output,
 a line at a time: ``census`` (at rest, before and after each phase), ``sample`` (while
@@ -54,12 +54,12 @@ _write = original("os", "write")
 _native_sleep = original("time", "sleep")
 
 
-def tell(kind: str, **details: Any) -> None:
+def write(kind: str, **details: Any) -> None:
     """Write a line; from any thread."""
     _write(1, (json.dumps({"kind": kind, "at": time.monotonic(), **details}) + "\n").encode())
 
 
-class Subject:
+class Target:
     """One process's life."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ class Subject:
     def live(self) -> None:
         """Go through all phases."""
         start_native_thread(self._sample_for_ever, lambda: None)
-        # Made once, by the first beat, which may come after the first count.
+        # Made once, by the first heartbeat, which may come after the first count.
         gil_keeping_calls()
         self._cycle(_WARM_UP)
         self._before = self._rest("warm-up")
@@ -83,7 +83,7 @@ class Subject:
                 self._phase = "endurance"
                 self._endure()
                 self._rest(self._phase)
-        tell("end")
+        write("end")
 
     def _open(self, name: str) -> AmqpClient:
         where = ("host", "port", "user", "password", "heartbeat")
@@ -102,10 +102,10 @@ class Subject:
             except BaseException as error:
                 failed.append(error)
 
-        crew = [threading.Thread(target=some, args=(first,)) for first in range(_ABREAST)]
-        for thread in crew:
+        workers = [threading.Thread(target=some, args=(first,)) for first in range(_ABREAST)]
+        for thread in workers:
             thread.start()
-        for thread in crew:
+        for thread in workers:
             thread.join()
         for error in failed:
             raise error
@@ -143,7 +143,7 @@ class Subject:
             if time.monotonic() > deadline or (before is None and self._idle()):
                 break
         left = {} if before is None else census.left_over(before)
-        tell("census", phase=phase, **dataclasses.asdict(census), left_over=left)
+        write("census", phase=phase, **dataclasses.asdict(census), left_over=left)
         return census
 
     def _idle(self) -> bool:
@@ -159,7 +159,7 @@ class Subject:
             for engine in heartbeats.engines():
                 late = max([late, *engine.lateness])
                 engine.lateness.clear()
-            tell(
+            write(
                 "sample",
                 phase=self._phase,
                 resident=resident(),
@@ -189,7 +189,7 @@ def main() -> None:
     if config["shim"]:
         hbshim.install()
     importlib.import_module(LIBRARY)
-    Subject(config).live()
+    Target(config).live()
     os._exit(0)
 
 

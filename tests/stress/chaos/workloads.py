@@ -1,4 +1,4 @@
-"""How an application uses its connection; each habit meets a fault at another moment."""
+"""How an application uses its connection; each workload meets a fault at another moment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Habit:
+class Workload:
     """What one connection does all day.
 
     Attributes:
@@ -29,17 +29,19 @@ class Habit:
         return heartbeat * draw.uniform(*self.pauses)
 
 
-HABITS = {
-    habit.name: habit
-    for habit in (
-        Habit("idle", "publishes after 3 to 6 T of silence, without confirms", (3.0, 6.0)),
-        Habit("steady", "publishes many times in T, without confirms", (0.02, 0.15)),
-        Habit("confirmed", "publishes many times in T, with confirms", (0.02, 0.15), confirms=True),
-        Habit(
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("idle", "publishes after 3 to 6 T of silence, without confirms", (3.0, 6.0)),
+        Workload("steady", "publishes many times in T, without confirms", (0.02, 0.15)),
+        Workload(
+            "confirmed", "publishes many times in T, with confirms", (0.02, 0.15), confirms=True
+        ),
+        Workload(
             "seldom", "publishes after 1 to 3 T of silence, with confirms", (1, 3), confirms=True
         ),
-        Habit("listener", "waits for messages that never come", (0.0, 0.0), listens=True),
-        Habit(
+        Workload("listener", "waits for messages that never come", (0.0, 0.0), listens=True),
+        Workload(
             "churner",
             "opens, publishes four times with confirms, closes, and again",
             (0.05, 0.3),

@@ -28,7 +28,7 @@ def cast(
     """Return when a live connection, or with `mandatory` a proxy, has taken a message.
 
     Raises:
-        UnconfirmedError: the proxy was lost before it confirmed the cast.
+        UnconfirmedError: the connection or the proxy was lost before the cast was confirmed.
         ConnectError: no host took it in time.
         UnroutableError: with `mandatory`, no server is known.
     """
@@ -43,7 +43,7 @@ def cast(
         ) from None
     except LostServerError:
         raise UnconfirmedError(
-            f"{described(target)}: the proxy was lost before it confirmed the cast"
+            f"{described(target)}: the connection or the proxy was lost before the confirmation"
         ) from None
 
 

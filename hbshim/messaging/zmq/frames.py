@@ -38,6 +38,7 @@ NOTIFICATION = b"N"
 _MAGIC = b"HBZ1"
 _FIXED = struct.Struct("!4sBBH16sQI4B")
 _CREDIT = struct.Struct("!q")
+_OUTSTANDING = struct.Struct("!16sQ")
 
 #: The longest header, in bytes.
 HEADER_LIMIT = _FIXED.size + 4 * NAME_LIMIT
@@ -87,11 +88,14 @@ class Kind(enum.IntEnum):
     PING = 40
     #: To a proxy: which listeners has this key? Its answer has their ids as body.
     LISTENERS = 41
+    #: To a proxy, or from it to a server, over a new connection: the requests that its sender
+    #: waits for. Those that the receiver knows nothing of are answered.
+    OUTSTANDING = 42
 
 
-#: Why a request is rejected.
-BUSY, UNKNOWN, APART = b"busy", b"unknown", b"version"
-REASONS = frozenset((BUSY, UNKNOWN, APART))
+#: Why a request is rejected. One that was missed did not arrive before its connection broke.
+BUSY, UNKNOWN, APART, MISSED = b"busy", b"unknown", b"version", b"missed"
+REASONS = frozenset((BUSY, UNKNOWN, APART, MISSED))
 
 
 class Flag(enum.IntFlag):
@@ -108,7 +112,9 @@ class Header(NamedTuple):
 
     Attributes:
         id: 16 bytes; replies have that of their request.
-        sequence: numbers what one sender sends to one key, so that the receiver counts gaps.
+        sequence: of a publication: numbers what one sender sends to one key, so that the receiver
+            counts gaps. Of a request: numbers those of a client, so that its proxy knows which
+            have arrived; 0: its client does not ask for that.
         left: milliseconds until the message expires; 0: it does not.
     """
 
@@ -152,6 +158,16 @@ def encode(header: Header) -> bytes:
         *map(len, names),
     )
     return fixed + b"".join(names)
+
+
+def id_of(frame: bytes) -> bytes:
+    """Return the id in an encoded header."""
+    return frame[8:24]
+
+
+def numbered(frame: bytes, sequence: int) -> bytes:
+    """Return an encoded header with another sequence number."""
+    return b"".join((frame[:24], sequence.to_bytes(8, "big"), frame[32:]))
 
 
 def decode(frame: bytes) -> Header:
@@ -267,6 +283,26 @@ def split_instances(body: bytes) -> list[bytes]:
     if len(body) % INSTANCE_SIZE:
         raise FrameError(f"ids of listeners have {INSTANCE_SIZE} bytes each")
     return [body[at : at + INSTANCE_SIZE] for at in range(0, len(body), INSTANCE_SIZE)]
+
+
+def encode_outstanding(requests: Iterable[tuple[bytes, int]]) -> bytes:
+    """Return the body of OUTSTANDING.
+
+    Parameters:
+        requests: the id of each, and its sequence number.
+    """
+    return b"".join(_OUTSTANDING.pack(*request) for request in requests)
+
+
+def decode_outstanding(body: bytes) -> list[tuple[bytes, int]]:
+    """Return the requests in the body of OUTSTANDING.
+
+    Raises:
+        FrameError: it holds none.
+    """
+    if len(body) % _OUTSTANDING.size:
+        raise FrameError(f"a request has {_OUTSTANDING.size} bytes here")
+    return list(_OUTSTANDING.iter_unpack(body))
 
 
 def encode_credit(credit: int) -> bytes:

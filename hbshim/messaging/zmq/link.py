@@ -8,6 +8,7 @@ to 0. A proxy that restarts learns the true credit from HELLO.
 from __future__ import annotations
 
 import enum
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 #: Credit of a listener that may hold any number of requests.
 UNLIMITED = 2**31
+
+#: Calls that are noted, at least, before those whose time is over are forgotten.
+_CALLS = 1000
+
+_FINAL = frozenset((Kind.RESULT, Kind.ERROR))
 
 
 class State(enum.Enum):
@@ -72,6 +78,9 @@ class Link:
         self.incarnation = uuid.uuid4().bytes
         self._accepting = False
         self._held = 0
+        # Those that are not answered, and when their time is over, of ``time.monotonic()``.
+        self._calls: dict[bytes, float] = {}
+        self._most_calls = _CALLS
         self._grant = 0
         self._stopping = False
         self._socket: zmq.Socket[bytes] | None = None
@@ -137,6 +146,7 @@ class Link:
         """Give a request back that was not begun; another server may take it."""
         self._held -= 1
         header = request.header
+        self._calls.pop(header.id, None)
         left = header.left
         if left:
             left = max(1, left - int((time.monotonic() - request.at) * 1000))
@@ -146,6 +156,8 @@ class Link:
 
     def reply(self, client: bytes, header: Header, body: Sequence[bytes]) -> None:
         """Send a reply."""
+        if header.kind in _FINAL:
+            self._calls.pop(header.id, None)
         self._send([client, frames.encode(header), *body])
 
     def _send_grant(self) -> None:
@@ -176,12 +188,26 @@ class Link:
         if header.kind in (Kind.CALL, Kind.CAST):
             self._held += 1
             arrived = Arrived(client, header, body, time.monotonic())
+            if header.kind is Kind.CALL:
+                self._note(arrived)
             if self._accepting:
                 self._deliver(arrived)
             else:
                 self.release(arrived)
         elif header.kind is Kind.ACK:
             self._deliver(State.REGISTERED)
+        elif header.kind is Kind.OUTSTANDING:
+            for call, _ in frames.decode_outstanding(b"".join(body)):
+                if call not in self._calls:
+                    self._send([b"", frames.encode(Header(Kind.LOST, call))])
+
+    def _note(self, call: Arrived) -> None:
+        """Note a call until it is answered, or no caller waits for it."""
+        if len(self._calls) >= self._most_calls:
+            self._calls = {id_: until for id_, until in self._calls.items() if until > call.at}
+            self._most_calls = 2 * len(self._calls) + _CALLS
+        left = call.header.left
+        self._calls[call.header.id] = call.at + left / 1000 if left else math.inf
 
     def _on_connected(self) -> None:
         """Send HELLO: the proxy, which may have restarted, has probed a new connection."""

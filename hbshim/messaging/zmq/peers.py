@@ -4,7 +4,8 @@ One router reaches all hosts that the directory names. A host that only an addre
 a router of its own, because nothing else says which host answers there.
 
 A request that was certainly not handed over ends as UNREACHABLE, BUSY or UNKNOWN, and may go to
-another host. One that was handed over to a proxy that is gone ends as LOST.
+another host. One that was handed over to a proxy that is gone ends as LOST. Where only a connection
+is gone, the proxy is asked what it has: it knows by the numbers of the requests which have arrived.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _REASONS = {
     frames.BUSY: Outcome.BUSY,
     frames.UNKNOWN: Outcome.UNKNOWN,
     frames.APART: Outcome.APART,
+    frames.MISSED: Outcome.UNREACHABLE,
 }
 
 _REPLIES: dict[Kind, ReplyKind] = {
@@ -89,6 +91,7 @@ class _Peer:
         up: it is connected and has said HELLO.
         leaving: it stops, and takes nothing new.
         down_since: of ``time.monotonic()``.
+        outstanding: the requests that it was sent, with their numbers.
     """
 
     record: HostRecord
@@ -100,7 +103,7 @@ class _Peer:
     up: bool = False
     leaving: bool = False
     incarnation: bytes | None = None
-    outstanding: set[bytes] = field(default_factory=set)
+    outstanding: dict[bytes, int] = field(default_factory=dict)
     waiting: deque[Request] = field(default_factory=deque)
 
 
@@ -134,6 +137,7 @@ class Peers:
         self._peers: dict[str, _Peer] = {}
         self._by_routing_id: dict[bytes, _Peer] = {}
         self._sent: dict[bytes, _Peer] = {}
+        self._sequence = 0
         self._closed = False
 
     def start(self) -> None:
@@ -159,7 +163,7 @@ class Peers:
         """Drop a request whose caller waits no more."""
         peer = self._sent.pop(request, None)
         if peer is not None:
-            peer.outstanding.discard(request)
+            peer.outstanding.pop(request, None)
 
     def close(self) -> None:
         """Close every connection."""
@@ -220,9 +224,11 @@ class Peers:
     def _send(self, peer: _Peer, request: Request) -> bool:
         """Send a request, or report why not; return False if it can wait for a connection."""
         assert peer.routing_id is not None
-        error = try_send(peer.socket, [peer.routing_id, *request.frames])
+        first, *body = request.frames
+        sequence = self._sequence + 1
+        error = try_send(peer.socket, [peer.routing_id, frames.numbered(first, sequence), *body])
         if not error:
-            peer.outstanding.add(request.id)
+            self._sequence = peer.outstanding[request.id] = sequence
             self._sent[request.id] = peer
             return True
         if error == zmq.EHOSTUNREACH:
@@ -285,6 +291,11 @@ class Peers:
         if peer.incarnation not in (None, header.id):
             self._metrics.record("zmq-proxy-restarted", header.server)
             self._fail(peer, Outcome.LOST)
+        elif peer.outstanding:
+            # This may be another connection than they were sent over.
+            asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
+            requests = frames.encode_outstanding(peer.outstanding.items())
+            try_send(peer.socket, [routing_id, asked, *frames.split(requests)])
         peer.incarnation, peer.routing_id = header.id, routing_id
         peer.up, peer.leaving = True, False
         waiting, peer.waiting = peer.waiting, deque()

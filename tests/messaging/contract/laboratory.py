@@ -127,9 +127,6 @@ LABORATORIES: dict[str, Entry] = {
             "test_a_cast_without_a_server_is_lost_and_no_error": (
                 "a cast waits for a server, and is an error if none takes it in time"
             ),
-            "test_calls_and_casts_go_on_after_a_cut": (
-                "a call that is under way as its connection is cut may end at its timeout"
-            ),
             "test_calls_that_run_are_answered_after_a_restart": (
                 "a proxy stores nothing: calls that run as it is killed end with LostServerError"
             ),

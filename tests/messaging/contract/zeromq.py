@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hbshim import messaging
-from tests.messaging.contract.wires import Address, Wires
+from tests.messaging.wires import Address, Wires
 from tests.messaging.zmq.nodes import Node, own_address
 
 #: Of calls, fanouts, notifications and casts; as the ports of clients are by default.

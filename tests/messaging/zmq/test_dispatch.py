@@ -88,6 +88,22 @@ def test_a_server_that_leaves_is_removed_with_its_last_call(table: DispatchTable
     assert table.get(b"a") is None
 
 
+def test_calls_that_no_caller_waits_for_any_more_are_forgotten(table: DispatchTable) -> None:
+    server = table.get(b"a")
+    assert server is not None
+    table.hand_over(server, b"brief", b"client", until=5.0)
+    table.hand_over(server, b"other", b"another", until=9.0)
+    table.hand_over(server, b"for ever", b"client")
+    assert table.calls_of(b"client") == {b"brief", b"for ever"}
+    table.drop_late(5.0)
+    assert table.calls_of(b"client") == {b"for ever"}
+    table.bye(server)
+    table.answered(server, b"for ever")
+    assert table.get(b"a") is server
+    table.drop_late(9.0)
+    assert table.get(b"a") is None
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["hello", "new", "credit", "match", "lost", "fine", "bye", "answer"]),

@@ -54,6 +54,25 @@ def test_a_header_is_read_as_it_was_written(header: Header) -> None:
 
 
 @patient
+@given(headers, st.integers(0, 2**64 - 1))
+def test_a_header_is_numbered_as_it_is(header: Header, sequence: int) -> None:
+    numbered = frames.numbered(frames.encode(header), sequence)
+    assert frames.decode(numbered) == header._replace(sequence=sequence)
+    assert frames.id_of(numbered) == header.id
+
+
+@patient
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 2**64 - 1))))
+def test_outstanding_requests_are_read_as_they_were_written(
+    requests: list[tuple[bytes, int]],
+) -> None:
+    body = frames.encode_outstanding(requests)
+    assert frames.decode_outstanding(body) == requests
+    with pytest.raises(FrameError, match="24 bytes"):
+        frames.decode_outstanding(body + b"x")
+
+
+@patient
 @given(st.binary(max_size=2000))
 def test_random_bytes_are_no_header(data: bytes) -> None:
     with pytest.raises(FrameError):

@@ -25,8 +25,11 @@ RETRY_AFTER = 0.01
 #: Seconds for which replies are held for a client that has lost its connection.
 REPLY_GRACE = 30.0
 
-#: Clients that are told when the proxy stops: the latest. The others find out at their next call.
+#: Clients that are told when the proxy stops, and whose requests are numbered: the latest.
 CLIENTS_KEPT = 10_000
+
+#: How the ids begin that a router gives to connections. Those that clients choose begin otherwise.
+_GIVEN = b"\0"
 
 
 class Clients:
@@ -57,6 +60,9 @@ class Clients:
         self._incarnation = incarnation
         self._metrics = metrics
         self._known: dict[bytes, None] = {}
+        # Of the last request of each client; None: it was forgotten.
+        self._numbers: dict[bytes, int | None] = {}
+        self._forgotten = False
         self.held = HeldReplies(held_bytes)
 
     def __len__(self) -> int:
@@ -69,8 +75,30 @@ class Clients:
         self._known[client] = None
         if len(self._known) > CLIENTS_KEPT:
             del self._known[next(iter(self._known))]
+        self._numbers[client] = self._numbers.pop(client, None if self._forgotten else 0)
+        if len(self._numbers) > CLIENTS_KEPT:
+            del self._numbers[next(iter(self._numbers))]
+            self._forgotten = True
         self._introduce(client, Kind.BYE if stopping else Kind.HELLO)
         self.send_held(client)
+
+    def arrived(self, client: bytes, sequence: int) -> bool:
+        """Note the number of a request that has arrived; return False if it must not be run.
+
+        That is one of a connection which was replaced: its client may send it again, and an answer
+        would not reach it.
+        """
+        if sequence and client.startswith(_GIVEN):
+            self._metrics.count("zmq_requests_replaced")
+            return False
+        if client in self._numbers:
+            self._numbers[client] = sequence
+        return True
+
+    def missed(self, client: bytes, sequence: int) -> bool:
+        """Return whether a request has certainly not arrived, and will not."""
+        last = self._numbers.get(client)
+        return last is not None and sequence > last
 
     def say_bye(self) -> None:
         """Tell all of them that nothing new is taken."""
@@ -85,6 +113,11 @@ class Clients:
         """Say that a request was not handed to any server."""
         self._metrics.count("zmq_rejected")
         try_send(self._socket, [client, frames.encode(Header(Kind.REJECT, request)), reason])
+
+    def lose(self, client: bytes, request: bytes) -> None:
+        """Report that a request will not be answered, and may have been run."""
+        self._metrics.count("zmq_lost")
+        self.reply(client, Kind.LOST, [frames.encode(Header(Kind.LOST, request))])
 
     def reply(
         self, client: bytes, kind: Kind, message: list[bytes], until: float | None = None

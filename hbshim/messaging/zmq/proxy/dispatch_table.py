@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -34,7 +35,8 @@ class Server:
         routing_id: of its connection.
         incarnation: chosen by it; another one means that it restarted.
         used: the number of the last request that it was handed.
-        outstanding: the clients of the calls that it works on, by message id.
+        outstanding: the calls that it works on, by message id: the client of each, and when its
+            time is over.
     """
 
     routing_id: bytes
@@ -44,7 +46,7 @@ class Server:
     used: int = 0
     suspect: bool = False
     draining: bool = False
-    outstanding: dict[bytes, bytes] = field(default_factory=dict)
+    outstanding: dict[bytes, tuple[bytes, float]] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
@@ -81,6 +83,15 @@ class DispatchTable:
         """Return the server of a connection."""
         return self._servers.get(routing_id)
 
+    def calls_of(self, client: bytes) -> set[bytes]:
+        """Return the ids of the calls of a client that are being worked on."""
+        return {
+            call
+            for server in self._servers.values()
+            for call, (waits, _) in server.outstanding.items()
+            if waits == client
+        }
+
     def servers_of(self, key: bytes) -> list[Server]:
         """Return the servers of `key` that are to stay."""
         return [server for server in self._by_key.get(key, ()) if not server.draining]
@@ -114,22 +125,32 @@ class DispatchTable:
         ready = [each for each in self._by_key.get(key, ()) if each.state is State.READY]
         return min(ready, key=lambda server: server.used) if ready else None
 
-    def hand_over(self, server: Server, call: bytes | None, client: bytes) -> None:
+    def hand_over(
+        self, server: Server, call: bytes | None, client: bytes, until: float = math.inf
+    ) -> None:
         """Note that a server was handed a request.
 
         Parameters:
             call: the id of a call; None for a cast, which nothing waits for.
+            until: when no caller waits for it any more.
         """
         server.credit -= 1
         server.used = next(self._numbers)
         if call is not None:
-            server.outstanding[call] = client
+            server.outstanding[call] = client, until
 
     def answered(self, server: Server, call: bytes) -> None:
         """A call has ended. A server that drains and holds no more is removed."""
         server.outstanding.pop(call, None)
         if server.draining and not server.outstanding:
             self.remove(server)
+
+    def drop_late(self, now: float) -> None:
+        """Forget the calls that no caller waits for any more; their servers may not answer."""
+        for server in self.servers:
+            late = [call for call, (_, until) in server.outstanding.items() if until <= now]
+            for call in late:
+                self.answered(server, call)
 
     def bye(self, server: Server) -> None:
         """A server takes nothing more."""
@@ -160,6 +181,6 @@ class DispatchTable:
                 self._by_key[key].remove(server)
                 if not self._by_key[key]:
                     del self._by_key[key]
-        lost = list(server.outstanding.items())
+        lost = [(call, client) for call, (client, _) in server.outstanding.items()]
         server.outstanding.clear()
         return lost

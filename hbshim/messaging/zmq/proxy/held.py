@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from hbshim.messaging.zmq import frames
+
 
 class HeldReplies:
     """Bounded by time and by bytes; what does not fit is dropped.
@@ -27,6 +29,10 @@ class HeldReplies:
     def holds(self, client: bytes) -> bool:
         """Return whether replies are held for a client."""
         return client in self._by_client
+
+    def held_for(self, client: bytes) -> set[bytes]:
+        """Return the ids of the requests whose replies are held for a client."""
+        return {frames.id_of(message[0]) for _, message in self._by_client.get(client, ())}
 
     def put(self, client: bytes, message: list[bytes], until: float) -> None:
         """Hold a reply behind the earlier ones of its client.

@@ -6,6 +6,7 @@ that each has left.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Waiting:
     def size(self) -> int:
         """Its bytes, about."""
         return _OVERHEAD + len(self.first) + sum(map(len, self.body))
+
+    @property
+    def until(self) -> float:
+        """When its time is over, of ``time.monotonic()``."""
+        return self.since + self.header.left / 1000 if self.header.left else math.inf
 
     @property
     def is_one_way(self) -> bool:
@@ -109,6 +115,11 @@ class RequestQueue:
                 return waiting
             self.expired += 1
         return None
+
+    def calls_of(self, client: bytes) -> set[bytes]:
+        """Return the ids of the calls of a client."""
+        queues = self._by_key.values()
+        return {each.header.id for queue in queues for each in queue if each.client == client}
 
     def drop_expired(self, now: float) -> None:
         """Remove the requests whose time is over."""

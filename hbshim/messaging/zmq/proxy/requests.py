@@ -137,9 +137,24 @@ class RequestProxy:
             self._metrics.count("zmq_malformed")
             return
         if header.kind in (Kind.CALL, Kind.CAST):
-            self._on_request(client, rest[0], header, body)
+            if self._clients.arrived(client, header.sequence):
+                self._on_request(client, rest[0], header, body)
         elif header.kind is Kind.LISTENERS:
             self._on_question(client, rest[0], b"".join(body))
+        elif header.kind is Kind.OUTSTANDING:
+            self._on_outstanding(client, frames.decode_outstanding(b"".join(body)))
+
+    def _on_outstanding(self, client: bytes, requests: list[tuple[bytes, int]]) -> None:
+        """Answer for what a client waits for, and this proxy will not answer otherwise."""
+        here = self._queue.calls_of(client) | self._servers.table.calls_of(client)
+        here |= self._clients.held.held_for(client)
+        for request, sequence in requests:
+            if request in here:
+                continue
+            if self._clients.missed(client, sequence):
+                self._clients.reject(client, request, frames.MISSED)
+            else:
+                self._clients.lose(client, request)
 
     def _on_question(self, client: bytes, first: bytes, key: bytes) -> None:
         """Answer with the ids of the servers that have a key."""
@@ -188,6 +203,7 @@ class RequestProxy:
     def _check(self) -> None:
         now = time.monotonic()
         self._queue.drop_expired(now)
+        self._servers.table.drop_late(now)
         self._clients.held.drop_late(now)
         self._report_dropped()
         self._servers.check()

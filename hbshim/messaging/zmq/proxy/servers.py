@@ -81,7 +81,7 @@ class Servers:
             error = try_send(self._socket, message)
             if not error:
                 call = waiting.header.id if waiting.client else None
-                self.table.hand_over(server, call, waiting.client)
+                self.table.hand_over(server, call, waiting.client, waiting.until)
                 self._metrics.count("zmq_handed_over")
                 return True
             if error != zmq.EHOSTUNREACH:
@@ -126,6 +126,10 @@ class Servers:
             self._drain(server.keys)
         elif header.kind is Kind.RELEASE:
             self._on_release(server, client, header.id, body)
+        elif header.kind is Kind.LOST and header.id in server.outstanding:
+            client, _ = server.outstanding[header.id]
+            self.table.answered(server, header.id)
+            self._lose([(header.id, client)])
         elif header.kind is Kind.BYE:
             self.table.bye(server)
             self._gone(server, [])
@@ -139,6 +143,12 @@ class Servers:
             self._directory.register(self._record, registration, time.monotonic())
         acknowledged = frames.encode(Header(Kind.ACK, header.id))
         try_send(self._socket, [routing_id, b"", acknowledged])
+        server = self.table.get(routing_id)
+        if server is not None and server.outstanding:
+            # It has connected again, and what was on its way may be lost.
+            asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
+            calls = frames.encode_outstanding((call, 0) for call in server.outstanding)
+            try_send(self._socket, [routing_id, b"", asked, *frames.split(calls)])
         self._drain(tuple(keys))
 
     def _on_release(self, server: Server, client: bytes, request: bytes, body: list[bytes]) -> None:
@@ -193,6 +203,4 @@ class Servers:
 
     def _lose(self, lost: Lost) -> None:
         for request, client in lost:
-            self._metrics.count("zmq_lost")
-            message = [frames.encode(Header(Kind.LOST, request))]
-            self._clients.reply(client, Kind.LOST, message)
+            self._clients.lose(client, request)

@@ -31,10 +31,12 @@ class Wires:
 
     Attributes:
         opened: how many connections were passed on so far.
+        swallowed: bytes that were thrown away.
     """
 
     def __init__(self, routes: Mapping[Address, Address]) -> None:
-        self.opened = 0
+        self.opened = self.swallowed = 0
+        self._swallows = False
         self._routes = routes
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -46,6 +48,10 @@ class Wires:
     def cut(self) -> None:
         """Break every connection; new ones are accepted."""
         self._run(self._cut())
+
+    def swallow(self) -> None:
+        """Throw away what comes, until the connections are broken."""
+        self._swallows = True
 
     def stop(self) -> None:
         """Break every connection, and accept none until :meth:`accept`."""
@@ -89,6 +95,7 @@ class Wires:
         await self._cut()
 
     async def _cut(self) -> None:
+        self._swallows = False
         connections = dict(self._connections)
         for task, writers in connections.items():
             for writer in writers:
@@ -109,7 +116,7 @@ class Wires:
                 far_reader, far_writer = await asyncio.open_connection(*target)
             writers.append(far_writer)
             self.opened += 1
-            ways = [_pump(reader, far_writer), _pump(far_reader, writer)]
+            ways = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
             await asyncio.wait(
                 [asyncio.ensure_future(way) for way in ways],
                 return_when=asyncio.FIRST_COMPLETED,
@@ -121,12 +128,14 @@ class Wires:
                 _reset(each)
             del self._connections[task]
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                if self._swallows:
+                    self.swallowed += len(data)
+                    continue
+                writer.write(data)
+                await writer.drain()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,151 @@
+"""What becomes of the calls that are under way as a connection breaks, and both ends live on."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from hbshim import messaging
+from hbshim.errors import CallTimeoutError, LostServerError
+from hbshim.messaging import Client, Server, Target
+from tests.messaging.endpoints import Endpoint
+from tests.messaging.wires import Wires
+from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, figure, own_address
+from tests.waiting import wait_until
+
+Serve = Callable[..., Server]
+
+TARGET = Target("compute")
+
+#: Longer than what else is sent while it is on its way.
+VALUE = "x" * 20_000
+
+
+@dataclass
+class Between:
+    """A host, and what can be broken there.
+
+    Attributes:
+        clients, servers: the connections of its proxy.
+        url, ipc: for drivers whose connections these are.
+    """
+
+    node: Node
+    clients: Wires
+    servers: Wires
+    url: str
+    ipc: str
+
+
+@pytest.fixture
+def between(node: Node) -> Iterator[Between]:
+    address, ipc = own_address(), tempfile.mkdtemp(prefix="hbz")
+    clients = Wires({(address, 9501): (node.address, 9501)})
+    # Fanouts need none here.
+    servers = Wires({f"{ipc}/servers": f"{node.ipc}/servers"})
+    yield Between(node, clients, servers, f"hbzmq://{address}/", ipc)
+    clients.close()
+    servers.close()
+    shutil.rmtree(ipc)
+
+
+@pytest.fixture
+def driver(between: Between) -> Iterator[messaging.Driver]:
+    made = messaging.connect(between.url, rpc_zmq_ipc_dir=between.ipc)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(driver: messaging.Driver, serve: Serve, endpoint: Endpoint) -> Client:
+    serve(driver, TARGET, endpoint)
+    made = Client(driver, TARGET, timeout=600)
+    assert made.call("echo", value="connected") == "connected"
+    endpoint.asked.clear()
+    return made
+
+
+@pytest.fixture(params=["clients", "servers"])
+def wires(request: pytest.FixtureRequest, between: Between) -> Wires:
+    """Those between the client and the proxy, then those between the proxy and the server."""
+    found: Wires = getattr(between, request.param)
+    return found
+
+
+def swallowed(wires: Wires) -> bool:
+    return wires.swallowed >= len(VALUE)
+
+
+def test_a_request_that_did_not_arrive_is_sent_again_and_run_once(
+    between: Between, client: Client, endpoint: Endpoint
+) -> None:
+    between.clients.swallow()
+    call = InBackground(lambda: client.call("echo", value=VALUE))
+    wait_until(lambda: swallowed(between.clients), LIMIT)
+    between.clients.cut()
+    assert call.join() == VALUE
+    assert endpoint.asked == [VALUE]
+
+
+def test_a_request_that_the_server_did_not_get_is_known_to_be_lost(
+    between: Between, client: Client, endpoint: Endpoint
+) -> None:
+    between.servers.swallow()
+    call = InBackground(lambda: client.call("echo", value=VALUE))
+    wait_until(lambda: swallowed(between.servers), LIMIT)
+    between.servers.cut()
+    assert isinstance(call.join(), LostServerError)
+    assert client.call("echo", value="next") == "next"
+    assert endpoint.asked == ["next"]
+    assert figure(between.node, "outstanding") == 0
+
+
+def test_a_reply_that_did_not_arrive_is_known_to_be_lost(
+    between: Between, client: Client, endpoint: Endpoint, wires: Wires
+) -> None:
+    call = InBackground(lambda: client.call("hold", value=VALUE))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    wires.swallow()
+    endpoint.release.set()
+    wait_until(lambda: swallowed(wires), LIMIT)
+    wires.cut()
+    assert isinstance(call.join(), LostServerError)
+    assert client.call("echo", value="next") == "next"
+    assert endpoint.asked == [VALUE, "next"]
+    assert figure(between.node, "outstanding") == 0
+
+
+def test_calls_that_wait_or_run_are_answered_after_a_break(
+    driver: messaging.Driver, serve: Serve, endpoint: Endpoint, wires: Wires
+) -> None:
+    """Some run, some wait in the server, and some in the proxy."""
+    serve(driver, TARGET, endpoint, workers=1, prefetch=2)
+    client = Client(driver, TARGET, timeout=600)
+    calls = [InBackground(lambda n=n: client.call("hold", value=n)) for n in range(6)]  # type: ignore[misc]
+    wait_until(lambda: endpoint.asked, LIMIT)
+    before = wires.opened
+    wires.cut()
+    wait_until(lambda: wires.opened > before, LIMIT)
+    endpoint.release.set()
+    assert [call.join() for call in calls] == list(range(6))
+    assert sorted(endpoint.asked) == list(range(6))
+
+
+def test_a_call_that_expires_in_its_server_does_not_stay_in_the_proxy(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    """A proxy that stops would wait for its answer."""
+    serve(node.driver(), TARGET, endpoint, workers=1)
+    client = Client(node.driver(), TARGET, timeout=LIMIT)
+    client.cast("hold", value="busy")
+    wait_until(lambda: endpoint.asked, LIMIT)
+    with pytest.raises(CallTimeoutError):
+        client.prepare(timeout=0.3).call("echo", value="late")
+    endpoint.release.set()
+    assert client.call("echo", value="next") == "next"
+    wait_until(lambda: figure(node, "outstanding") == 0, LIMIT)
+    assert endpoint.asked == ["busy", "next"]

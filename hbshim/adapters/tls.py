@@ -432,9 +432,9 @@ class TlsWire(Wire):
             ("TLSv1.2", "GCM"): 8 + _TAG,
             ("TLSv1.2", "CHACHA20"): _TAG,
         }
-        for (known_version, mode), octets in extra.items():
+        for (known_version, mode), extra_bytes in extra.items():
             if version == known_version and mode in cipher:
-                return (_prefix(len(HEARTBEAT_FRAME) + octets),), False
+                return (_prefix(len(HEARTBEAT_FRAME) + extra_bytes),), False
         mac = _MACS.get(cipher.rpartition("-")[2])
         if version != "TLSv1.2" or mac is None or not ("AES" in cipher or "CAMELLIA" in cipher):
             return (), False
@@ -444,9 +444,9 @@ class TlsWire(Wire):
         return (_prefix(_BLOCK + encrypted_with), _prefix(_BLOCK + behind + mac)), True
 
 
-def _padded(octets: int) -> int:
+def _padded(size: int) -> int:
     """Return the size of whole blocks for the data and at least one byte of padding."""
-    return (octets // _BLOCK + 1) * _BLOCK
+    return (size // _BLOCK + 1) * _BLOCK
 
 
 def _prefix(length: int) -> bytes:

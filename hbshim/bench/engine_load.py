@@ -74,14 +74,14 @@ def _watch(engine: Engine, connections: list[Any], seconds: float) -> dict[str, 
     links = [connection.transport.hbshim_link for connection in connections]
     # The first check of each link, and its drain, belong to its opening.
     time.sleep(TIMEOUT / 2)
-    beats = sum(link.heartbeats_sent for link in links)
+    heartbeats = sum(link.heartbeats_sent for link in links)
     cpu, wall, wakeups = thread_cpu(engine), time.monotonic(), engine.wakeups
     time.sleep(seconds)
     cpu, wall = thread_cpu(engine) - cpu, time.monotonic() - wall
     return {
         "seconds": wall,
         "core_share": cpu / wall,
-        "beats": sum(link.heartbeats_sent for link in links) - beats,
+        "heartbeats": sum(link.heartbeats_sent for link in links) - heartbeats,
         "wakeups": engine.wakeups - wakeups,
         "lost": sum(link.state is not State.ALIVE for link in links),
     }

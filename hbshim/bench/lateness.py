@@ -83,7 +83,7 @@ def measure(condition: str, seconds: float, links: int) -> dict[str, Any]:
         engine.lateness.clear()
         CONDITIONS[condition](seconds)
         lateness = sorted(engine.lateness)
-        beats = current().metrics.snapshot().get("heartbeats_sent", 0)
+        heartbeats = current().metrics.snapshot().get("heartbeats_sent", 0)
         for connection in connections:
             connection.collect()
     percentiles = statistics.quantiles(lateness, n=100, method="inclusive")
@@ -92,7 +92,7 @@ def measure(condition: str, seconds: float, links: int) -> dict[str, Any]:
         "worker": worker,
         "links": links,
         "looks": len(lateness),
-        "beats": beats,
+        "heartbeats": heartbeats,
         "p50_ms": 1000 * percentiles[49],
         "p99_ms": 1000 * percentiles[98],
         "max_ms": 1000 * lateness[-1],

@@ -20,7 +20,7 @@ import hbshim
 BROKER_VARIABLE = "HBSHIM_BROKER_URL"
 BODY = b"x" * 1024
 #: No queue is bound to it, so the broker routes and drops: the client is what is measured.
-ROUTING_KEY = "hbshim-bench-nobody"
+ROUTING_KEY = "hbshim-bench-unbound"
 
 Publish = Callable[[], object]
 #: A connection, how to publish one message on it, and how to wait for the broker.

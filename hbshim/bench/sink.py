@@ -44,7 +44,7 @@ class SinkConnection(asyncio.Protocol):
         self._buffer = b""
         self._greeted = False
         self._transport: asyncio.Transport | None = None
-        self._beat: asyncio.TimerHandle | None = None
+        self._heartbeat_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -90,11 +90,11 @@ class SinkConnection(asyncio.Protocol):
     def _send_heartbeat(self) -> None:
         self._send(HEARTBEAT)
         loop = asyncio.get_running_loop()
-        self._beat = loop.call_later(self._timeout / 2, self._send_heartbeat)
+        self._heartbeat_timer = loop.call_later(self._timeout / 2, self._send_heartbeat)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
 
 
 async def serve(timeout: int) -> None:

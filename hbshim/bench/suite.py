@@ -117,7 +117,7 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "peer": "",
             "seconds": ".0f",
             "core_share": ".3%",
-            "beats": "d",
+            "heartbeats": "d",
             "wakeups": "d",
             "lost": "d",
         },

@@ -69,10 +69,10 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
 
     Of most use inside a program: call hbshim.detect().explain() there.
     """
-    from hbshim.runtime.detect import detect as look
+    from hbshim.runtime.detect import detect as detect_here
 
     options = Options.load(heartbeat_in_pthread=heartbeat_in_pthread, worker=worker)
-    report = look(options.heartbeat_in_pthread, options.forced_worker)
+    report = detect_here(options.heartbeat_in_pthread, options.forced_worker)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:

@@ -36,7 +36,7 @@ AGES_GROW_WITHIN = 1.0
 NOTABLE_DELAY = 1 / 8
 
 
-def _nobody() -> bool:
+def _never() -> bool:
     return False
 
 
@@ -100,8 +100,8 @@ class Link:
         name: str,
         metrics: Metrics,
         *,
-        half_written: Callable[[], bool] = _nobody,
-        half_read: Callable[[], bool] = _nobody,
+        half_written: Callable[[], bool] = _never,
+        half_read: Callable[[], bool] = _never,
         on_orphaned: Callable[[], None] = _nothing,
         forked_error: Callable[[], Exception] = ConnectionError,
     ) -> None:

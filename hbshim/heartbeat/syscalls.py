@@ -93,7 +93,7 @@ def gil_keeping_calls() -> Calls | None:
     libc_recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     libc_send.restype = libc_recv.restype = ctypes.c_ssize_t
 
-    look = socket.MSG_PEEK | socket.MSG_DONTWAIT
+    peeking = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
     def checked(result: int) -> int:
         if result < 0:
@@ -118,7 +118,7 @@ def gil_keeping_calls() -> Calls | None:
 
     def peek(descriptor: int, most: int) -> bytes:
         buffer: Any = ctypes.create_string_buffer(most)
-        size = checked(libc_recv(descriptor, buffer, most, look))
+        size = checked(libc_recv(descriptor, buffer, most, peeking))
         return bytes(memoryview(buffer)[:size])
 
     def receive(descriptor: int, most: int, permit: Permit) -> bytes | None:
@@ -127,11 +127,11 @@ def gil_keeping_calls() -> Calls | None:
         size = libc_recv(*arguments) if permit.valid and not permit.inside else None
         return size if size is None else bytes(memoryview(buffer)[: checked(size)])
 
-    one_octet = ctypes.create_string_buffer(1)  # shared: its content is not used
+    one_byte = ctypes.create_string_buffer(1)  # shared: its content is not used
     get_errno = ctypes.get_errno
     would_wait = (errno.EAGAIN, errno.EWOULDBLOCK)
 
     def nothing_waits(descriptor: int) -> bool:
-        return libc_recv(descriptor, one_octet, 1, look) < 0 and get_errno() in would_wait
+        return libc_recv(descriptor, one_byte, 1, peeking) < 0 and get_errno() in would_wait
 
     return Calls(send, send_after, peek, receive, nothing_waits)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from hbshim.errors import OptionError
-from hbshim.messaging.url import refusal, split, unescaped
+from hbshim.messaging.url import malformed_url, split, unescaped
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<name>[\w.-]*))(?::(?P<port>[0-9]{1,5}))?")
 
@@ -63,7 +63,7 @@ def read_hosts(url: str, default_port: int) -> tuple[Host, ...]:
     if all(host.hostname for host in hosts):
         return hosts
     if len(hosts) > 1:
-        raise refusal()
+        raise malformed_url()
     return (replace(hosts[0], hostname="localhost"),)
 
 
@@ -71,15 +71,15 @@ def _host(text: str, port: int, path: str) -> Host:
     login, at, address = text.rpartition("@")
     found = _ADDRESS.fullmatch(address)
     if found is None or "@" in login or login.startswith(":") or (at and not login):
-        raise refusal()
+        raise malformed_url()
     if found["six"]:
         try:
             ipaddress.IPv6Address(found["six"])
         except ValueError:
-            raise refusal() from None
+            raise malformed_url() from None
     number = int(found["port"] or port)
     if not 1 <= number <= 65535:
-        raise refusal()
+        raise malformed_url()
     username, colon, password = login.partition(":")
     return Host(
         hostname=found["six"] or found["name"],

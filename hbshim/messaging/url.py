@@ -42,10 +42,10 @@ def split(url: str) -> Parts:
     """
     found = _URL.fullmatch(url)
     if found is None or not has_driver(found["scheme"]) or not url.isprintable():
-        raise refusal()
+        raise malformed_url()
     path, query = found["path"] or "", found["query"] or ""
     if "@" in path + query:
-        raise refusal()
+        raise malformed_url()
     return Parts(
         scheme=found["scheme"],
         hosts=found["hosts"],
@@ -72,10 +72,10 @@ def unescaped(text: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise refusal() from None
+        raise malformed_url() from None
 
 
-def refusal() -> OptionError:
+def malformed_url() -> OptionError:
     """Return the message for a URL that cannot be used."""
     return OptionError(
         f"this URL is malformed (it is not repeated here); write {_FORM}, with one of the "

@@ -104,7 +104,7 @@ def rejection(channel: int, tag: int) -> bytes:
     return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 1, 0xCE)
 
 
-def refusal(channel: int, tag: int) -> bytes:
+def rejection_without_requeue(channel: int, tag: int) -> bytes:
     """Return basic.reject of one delivery, which is then dead-lettered or dropped."""
     return _SETTLE.pack(1, channel, 13, _BASIC, _REJECT, tag, 0, 0xCE)
 

@@ -43,7 +43,7 @@ class Facts:
     forked_since_import: bool
 
     @property
-    def tpool_has_room(self) -> bool:
+    def tpool_has_free_thread(self) -> bool:
         """Whether a green library is in use and its native pool has a spare thread."""
         # An iteration may run at any time: the pool needs another thread for the program, and
         # eventlet's pool of size 0 runs its jobs in the hub.
@@ -146,7 +146,7 @@ RULE: tuple[Row, ...] = (
 
 def row_for(facts: Facts, worker_late: bool) -> Row:
     """Return the row of :data:`RULE` that applies to this process."""
-    situation = (facts.green.library, facts.hub, worker_late, facts.tpool_has_room)
+    situation = (facts.green.library, facts.hub, worker_late, facts.tpool_has_free_thread)
     return next(row for row in RULE if row.fits(*situation))
 
 
@@ -224,13 +224,13 @@ CAUTIONS: tuple[Caution, ...] = (
     ),
     Caution(
         frozenset({"tpool"}),
-        lambda facts, late: facts.green.library == "eventlet" and not facts.tpool_has_room,
+        lambda facts, late: facts.green.library == "eventlet" and not facts.tpool_has_free_thread,
         "eventlet's thread pool has no thread to spare for the heartbeat: raise "
         "EVENTLET_THREADPOOL_SIZE to 2 or more, or set worker to pthread or auto.",
     ),
     Caution(
         frozenset({"tpool"}),
-        lambda facts, late: facts.green.library == "gevent" and not facts.tpool_has_room,
+        lambda facts, late: facts.green.library == "gevent" and not facts.tpool_has_free_thread,
         "gevent's thread pool has no thread to spare for the heartbeat: set "
         "gevent.hub.Hub.threadpool_size to 2 or more before the hub starts, or set worker "
         "to pthread or auto.",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from hbshim.runtime.loaded import is_loaded, module_of, peek
 
 HostKind = Literal["mod_wsgi", "uwsgi", "gunicorn", "celery", "plain"]
-HubOwner = Literal["eventlet", "gevent", "program", "nobody", "unknown"]
+HubOwner = Literal["eventlet", "gevent", "program", "outside", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class HostFacts:
         kind: the host; "plain" for a program of its own.
         mode: mod_wsgi "embedded" or "daemon"; uWSGI's loop engine or "sync";
             gunicorn's worker class; Celery's pool; None for a plain program.
-        hub: whose hub the host runs between two requests or tasks: "nobody" when
+        hub: whose hub the host runs between two requests or tasks: "outside" when
             it waits outside any hub, "program" when that is the program's own
             doing, "unknown" when nothing promises either.
         version: the host's version, where it says.
@@ -71,7 +71,7 @@ def _mod_wsgi() -> HostFacts | None:
         kind="mod_wsgi",
         mode="daemon" if process_group else "embedded",
         # Apache's own loop, in C, runs between requests.
-        hub="nobody",
+        hub="outside",
         version=None if version is None else ".".join(map(str, version)),
         processes=peek("mod_wsgi", "maximum_processes"),
         threads=peek("mod_wsgi", "threads_per_process"),
@@ -91,7 +91,7 @@ def _uwsgi() -> HostFacts | None:
     return HostFacts(
         kind="uwsgi",
         mode="sync" if loop is None else _text(loop),
-        hub="nobody" if loop is None else "gevent" if _text(loop) == "gevent" else "unknown",
+        hub="outside" if loop is None else "gevent" if _text(loop) == "gevent" else "unknown",
         version=None if version is None else _text(version),
         processes=peek("uwsgi", "numproc"),
         threads=peek("uwsgi", "cores"),
@@ -124,7 +124,7 @@ GUNICORN_WORKERS: dict[str, tuple[str, HubOwner]] = {
     # Nothing promises it, so it is no reason to rely on it.
     "gunicorn.workers.sync": ("sync", "unknown"),
     # Waits in an epoll object made before the application could patch anything.
-    "gunicorn.workers.gthread": ("gthread", "nobody"),
+    "gunicorn.workers.gthread": ("gthread", "outside"),
     "gunicorn.workers.geventlet": ("eventlet", "eventlet"),
     "gunicorn.workers.ggevent": ("gevent", "gevent"),
     "gunicorn.workers.gtornado": ("tornado", "unknown"),
@@ -164,7 +164,7 @@ CELERY_POOLS: dict[str, tuple[str, HubOwner]] = {
     "celery.concurrency.thread": ("threads", "unknown"),
     "celery.concurrency.solo": ("solo", "unknown"),
     # A pool process waits for its next task in a pipe.
-    "celery.concurrency.prefork": ("prefork", "nobody"),
+    "celery.concurrency.prefork": ("prefork", "outside"),
 }
 
 

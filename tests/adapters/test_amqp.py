@@ -42,7 +42,9 @@ def connect(broker: Broker) -> Iterator[Callable[..., amqp.Connection]]:
             connection.close()
 
 
-def test_keep_alive_beats_for_an_open_connection(connect: Callable[..., amqp.Connection]) -> None:
+def test_keep_alive_sends_heartbeats(
+    connect: Callable[..., amqp.Connection],
+) -> None:
     connection = connect(heartbeat=1)
     assert hbshim.keep_alive(connection) is connection
     link = connection.transport.hbshim_link
@@ -87,7 +89,7 @@ def test_heartbeat_checks_of_existing_code_become_harmless(
     connection.channel().queue_declare("", exclusive=True)
 
 
-def test_a_lost_link_is_told_through_heartbeat_check_too(
+def test_a_lost_link_is_reported_through_heartbeat_check_too(
     connect: Callable[..., amqp.Connection],
 ) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=1))
@@ -110,7 +112,7 @@ def test_a_closed_connection_is_as_it_was_before(connect: Callable[..., amqp.Con
     assert gone() is None
 
 
-def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(
+def test_a_check_without_waiting_finds_what_is_there_and_times_out_otherwise(
     connect: Callable[..., amqp.Connection],
 ) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=60))
@@ -131,7 +133,7 @@ def test_a_look_without_waiting_finds_what_is_there_and_times_out_otherwise(
     assert received[0].body == "body"
 
 
-def test_a_look_without_waiting_finds_the_end(connect: Callable[..., amqp.Connection]) -> None:
+def test_a_check_without_waiting_finds_the_end(connect: Callable[..., amqp.Connection]) -> None:
     connection = hbshim.keep_alive(connect(heartbeat=60))
     connection.transport.sock.shutdown(socket.SHUT_RDWR)
     # "Closed", or "reset" where the broker was quicker; not that nothing is there yet.

@@ -188,9 +188,12 @@ def test_existing_heartbeat_checks_go_on_working(
 ) -> None:
     hbshim.install()
     connection = connect()
-    beats = link_of(connection).heartbeats_sent
+    sent = link_of(connection).heartbeats_sent
     wait_until(
-        lambda: (connection.heartbeat_check(), link_of(connection).heartbeats_sent >= beats + 6)[1]
+        lambda: (
+            connection.heartbeat_check(),
+            link_of(connection).heartbeats_sent >= sent + 6,
+        )[1]
     )
     use(connection)
 

@@ -56,7 +56,7 @@ def use(connection: BlockingConnection | pika.BlockingConnection) -> None:
     connection.channel().queue_declare("", exclusive=True)
 
 
-def test_keep_alive_beats_for_an_open_connection(
+def test_keep_alive_sends_heartbeats(
     connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
 ) -> None:
     connection = connect()
@@ -89,16 +89,16 @@ def test_options_in_the_url_are_accepted_and_checked(
 
 
 def test_the_stand_in_with_callbacks_needs_no_install(broker: Broker) -> None:
-    def wait_for_beats() -> None:
+    def wait_for_heartbeats() -> None:
         if connection._heartbeat_checker._link.heartbeats_sent >= 2:
             connection.close()
         else:
-            connection.ioloop.call_later(0.05, wait_for_beats)
+            connection.ioloop.call_later(0.05, wait_for_heartbeats)
 
     ended = []
     connection = hbshim.pika.SelectConnection(
         broker.amqp_url(heartbeat=1, heartbeat_in_pthread="true"),
-        on_open_callback=lambda _: wait_for_beats(),
+        on_open_callback=lambda _: wait_for_heartbeats(),
         on_open_error_callback=lambda c, error: (ended.append(error), c.ioloop.stop()),
         on_close_callback=lambda c, error: (ended.append(error), c.ioloop.stop()),
         liveness_timeout=60,
@@ -230,7 +230,7 @@ def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(
     connection.channel()
 
 
-def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(
+def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_heartbeats(
     connect: Callable[..., BlockingConnection | pika.BlockingConnection | None],
 ) -> None:
     """A hub that is blocked between a publish and the poll that would send it."""
@@ -240,8 +240,8 @@ def test_frames_that_wait_for_their_first_byte_do_not_hold_up_the_beats(
     # The connection beneath buffers, and leaves sending to its I/O loop.
     channel._impl.basic_publish("", queue, b"x" * 1000)
     assert connection._impl._transport._tx_buffers
-    beats = link_of(connection).heartbeats_sent
-    wait_until(lambda: link_of(connection).heartbeats_sent >= beats + 6)
+    heartbeats = link_of(connection).heartbeats_sent
+    wait_until(lambda: link_of(connection).heartbeats_sent >= heartbeats + 6)
     wait_until(lambda: channel.queue_declare(queue, passive=True).method.message_count == 1)
 
 

@@ -206,7 +206,7 @@ def test_no_exception_at_any_instant_changes_the_socket_or_leaves_its_lock_taken
         assert interrupt(lambda: go(*arguments), look) == 300
 
 
-def test_a_read_of_no_octets_does_not_wait(
+def test_a_read_of_no_bytes_does_not_wait(
     session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
 ) -> None:
     client, _server = session(ssl.TLSVersion.TLSv1_3, None)
@@ -431,7 +431,7 @@ def test_heartbeats_are_taken_and_the_rest_is_left(
 
 
 @pytest.mark.parametrize(("version", "ciphers"), KINDS)
-def test_eight_other_octets_reach_the_client(
+def test_eight_other_bytes_reach_the_client(
     session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
     version: ssl.TLSVersion,
     ciphers: str,
@@ -536,7 +536,7 @@ def test_a_cipher_that_hbshim_does_not_know_is_left_alone(
     assert client.recv(8) == HEARTBEAT_FRAME
 
 
-def test_a_beat_waits_for_a_client_that_is_inside_for_a_moment(
+def test_a_heartbeat_waits_for_a_client_that_is_inside_for_a_moment(
     session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, server = session(*KINDS[0])

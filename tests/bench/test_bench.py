@@ -28,7 +28,7 @@ def bench(*argv: str, **environment: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_sink_speaks_enough_amqp_to_open_beat_and_close() -> None:
+def test_the_sink_speaks_enough_amqp_for_open_heartbeat_and_close() -> None:
     with running_sink(2) as port:
         connection = open_idle(f"127.0.0.1:{port}", "guest", "guest", 2)
         assert connection.heartbeat == 2
@@ -49,22 +49,22 @@ def test_the_sinks_connections_end_with_it() -> None:
     connection.collect()
 
 
-def test_engine_load_counts_the_beats_and_the_time_of_the_engines_own_thread(
+def test_engine_load_counts_the_heartbeats_and_the_time_of_the_engines_own_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engine_load, "TIMEOUT", 1)
     measured = engine_load.measure(20, 2.0, None)
     assert measured["links"] == 20
     assert measured["lost"] == 0
-    assert measured["beats"] >= 20
+    assert measured["heartbeats"] >= 20
     assert 0 < measured["core_share"] < 1
 
 
-def test_lateness_is_of_looks_that_really_took_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lateness_is_of_checks_that_really_took_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lateness, "TIMEOUT", 1)
     measured = lateness.measure("idle", 2.0, 10)
     assert measured["looks"] >= 20
-    assert measured["beats"] >= 10
+    assert measured["heartbeats"] >= 10
     assert measured["p50_ms"] <= measured["p99_ms"] <= measured["max_ms"]
 
 

@@ -52,10 +52,10 @@ class Item:
 
     def __init__(self, every: float | None = 4.0) -> None:
         self.every = every
-        self.looked_at: list[Any] = []
+        self.checks: list[Any] = []
 
     def check(self, now: float) -> float | None:
-        self.looked_at.append(now)
+        self.checks.append(now)
         return None if self.every is None else now + self.every
 
 
@@ -64,23 +64,23 @@ def make_engine(worker: Any = None) -> tuple[Engine, Clock, Metrics]:
     return Engine(cast(Worker, worker or IdleWorker()), metrics, clock), clock, metrics
 
 
-def test_an_item_is_looked_at_at_once_and_then_when_it_asked_for() -> None:
+def test_an_item_is_checked_at_once_and_then_when_it_asked_for() -> None:
     engine, clock, _ = make_engine()
     item = Item()
     engine.watch(item)
     clock.now += SLOT
     engine.run_once()
-    assert item.looked_at == [clock.now]
+    assert item.checks == [clock.now]
     first = clock.now
     clock.now += 3.9
     engine.run_once()
-    assert item.looked_at == [first]
+    assert item.checks == [first]
     clock.now += 0.2
     engine.run_once()
-    assert len(item.looked_at) == 2
+    assert len(item.checks) == 2
 
 
-def test_an_item_that_wants_no_further_look_gets_none() -> None:
+def test_an_item_that_wants_no_further_check_gets_none() -> None:
     engine, clock, _ = make_engine()
     item = Item(every=None)
     engine.watch(item)
@@ -126,10 +126,10 @@ def test_an_item_whose_watch_is_over_may_be_forgotten_and_vanish_at_once() -> No
     gc.collect()
     clock.now += 5.0
     engine.run_once()
-    assert len(other.looked_at) == 2
+    assert len(other.checks) == 2
 
 
-def test_a_broken_item_does_not_end_the_beats_of_the_others() -> None:
+def test_a_broken_item_does_not_end_the_heartbeats_of_the_others() -> None:
     engine, clock, metrics = make_engine()
 
     class Broken(Item):
@@ -141,7 +141,7 @@ def test_a_broken_item_does_not_end_the_beats_of_the_others() -> None:
     engine.watch(sound)
     clock.now += SLOT
     engine.run_once()
-    assert len(sound.looked_at) == 1
+    assert len(sound.checks) == 1
     assert [event.kind for event in metrics.take_events()] == ["check-failed"]
 
 
@@ -156,25 +156,25 @@ def test_lateness_is_measured_against_the_deadline() -> None:
     assert abs(engine.lateness[-1] - 0.5) < 1e-6
 
 
-def test_a_real_thread_looks_on_its_own_and_sleeps_when_nothing_is_left() -> None:
+def test_a_real_thread_checks_on_its_own_and_sleeps_when_nothing_is_left() -> None:
     engine = Engine(PthreadWorker(), Metrics())
     item = Item(every=0.02)
     engine.watch(item)
-    wait_until(lambda: len(item.looked_at) > 5)
+    wait_until(lambda: len(item.checks) > 5)
     engine.forget(item)
     wait_until(lambda: engine.next_due is None)
-    seen, wakeups = len(item.looked_at), engine.wakeups
+    seen, wakeups = len(item.checks), engine.wakeups
     other = Item(every=None)
     engine.watch(other)
-    wait_until(lambda: other.looked_at)
-    assert len(item.looked_at) == seen
+    wait_until(lambda: other.checks)
+    assert len(item.checks) == seen
     # One turn for the other item's arrival, one for its look: none for the forgotten one.
     assert engine.wakeups - wakeups <= 3
     engine.worker.stop()
     wait_until(lambda: not engine.worker.running)
 
 
-def test_a_watchdog_is_content_with_turns_taken_in_time() -> None:
+def test_a_watchdog_accepts_runs_in_time() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
@@ -187,7 +187,7 @@ def test_a_watchdog_is_content_with_turns_taken_in_time() -> None:
     assert told == []
 
 
-def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn() -> None:
+def test_a_watchdog_notices_a_hub_that_never_ran_first() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
@@ -201,7 +201,7 @@ def test_a_watchdog_notices_a_hub_that_never_took_its_first_turn() -> None:
     assert [event.kind for event in metrics.take_events()] == ["worker-late"]
 
 
-def test_a_watchdog_that_may_not_move_tells_once_of_each_lateness() -> None:
+def test_a_watchdog_that_may_not_move_reports_each_lateness_once() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
@@ -256,20 +256,20 @@ def test_a_retired_engine_watches_nothing_until_the_next_item() -> None:
     assert engine.worker.running
     clock.now += SLOT
     engine.run_once()
-    assert len(later.looked_at) == 1
+    assert len(later.checks) == 1
 
 
 class Interrupted(BaseException):
     """As a green library's timeout, which may hit a check anywhere."""
 
 
-def test_an_interrupted_turn_loses_none_of_the_items_that_are_due() -> None:
+def test_an_interrupted_run_loses_none_of_the_items_that_are_due() -> None:
     engine, clock, _ = make_engine()
 
     class Interrupts(Item):
         def check(self, now: float) -> float | None:
             super().check(now)
-            if len(self.looked_at) == 1:
+            if len(self.checks) == 1:
                 raise Interrupted
             return now + self.every  # type: ignore[operator]
 
@@ -281,10 +281,10 @@ def test_an_interrupted_turn_loses_none_of_the_items_that_are_due() -> None:
         with pytest.raises(Interrupted):
             engine.run_once()
     assert engine.run_once() > clock.now  # type: ignore[operator]
-    assert [len(item.looked_at) for item in items] == [1] * 5
+    assert [len(item.checks) for item in items] == [1] * 5
     clock.now += 4.0
     engine.run_once()
-    assert [len(item.looked_at) for item in items] == [2] * 5
+    assert [len(item.checks) for item in items] == [2] * 5
 
 
 @needs_os_threads
@@ -294,16 +294,16 @@ def test_a_worker_that_dies_has_a_successor_that_watches_what_it_watched() -> No
     class Deadly(Item):
         def check(self, now: float) -> float | None:
             super().check(now)
-            if len(self.looked_at) == 1:
+            if len(self.checks) == 1:
                 raise SystemExit
             return now + self.every  # type: ignore[operator]
 
     deadly, other = Deadly(every=0.02), Item(every=0.02)
     engine.watch(other)
     engine.watch(deadly)
-    wait_until(lambda: len(deadly.looked_at) > 3)
-    seen = len(other.looked_at)
-    wait_until(lambda: len(other.looked_at) > seen + 3)
+    wait_until(lambda: len(deadly.checks) > 3)
+    seen = len(other.checks)
+    wait_until(lambda: len(other.checks) > seen + 3)
     assert engine.worker.running
     engine.retire()
     wait_until(lambda: not engine.worker.running)
@@ -332,14 +332,14 @@ def test_a_thread_that_is_stuck_finds_itself_replaced_and_ends() -> None:
     assert "wait" in worker.where()
     old = worker._thread
     engine.restart(lambda: [blocking, other])
-    wait_until(lambda: len(other.looked_at) > 3 and len(blocking.looked_at) > 3)
+    wait_until(lambda: len(other.checks) > 3 and len(blocking.checks) > 3)
     assert not old.ended
     go_on.set()
     assert ended.wait(10)
     wait_until(lambda: old.ended)
     assert len(threads) == 2
-    seen = len(other.looked_at)
-    wait_until(lambda: len(other.looked_at) > seen + 3)
+    seen = len(other.checks)
+    wait_until(lambda: len(other.checks) > seen + 3)
     engine.retire()
     wait_until(lambda: not engine.worker.running)
 
@@ -362,7 +362,7 @@ def test_a_worker_that_is_replaced_while_it_starts_watches_what_its_successor_wo
     clock.now += SLOT
     worker: Any = engine.worker
     worker.turn()
-    assert len(item.looked_at) == 1
+    assert len(item.checks) == 1
 
 
 def test_a_worker_that_is_replaced_hands_on_what_it_has_just_taken() -> None:
@@ -385,7 +385,7 @@ def test_a_worker_that_is_replaced_hands_on_what_it_has_just_taken() -> None:
     assert worker.woken > woken
     clock.now += SLOT
     engine.run_once()
-    assert len(item.looked_at) == 1
+    assert len(item.checks) == 1
 
 
 def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wait() -> None:
@@ -404,7 +404,7 @@ def test_a_finalizer_that_watches_while_its_thread_starts_the_worker_does_not_wa
     engine.watch(item)
     clock.now += SLOT
     engine.run_once()
-    assert [len(each.looked_at) for each in (item, *watched)] == [1, 1]
+    assert [len(each.checks) for each in (item, *watched)] == [1, 1]
 
 
 @pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")

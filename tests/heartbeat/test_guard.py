@@ -226,7 +226,7 @@ def test_a_stream_stays_torn_when_a_later_write_writes_nothing() -> None:
     assert guard.torn
 
 
-def test_only_a_write_after_a_silence_looks_first() -> None:
+def test_only_a_write_after_a_silence_checks_first() -> None:
     guard, looks = Guard(), []
     write = writer(guard, nothing, before=lambda: looks.append(1))
     write()

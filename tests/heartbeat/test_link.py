@@ -138,7 +138,7 @@ def outcome_in_child(action: Callable[..., Any]) -> int:
 
 
 @pytest.mark.parametrize("drains", [False, True], ids=["short-cut", "table"])
-def test_a_beat_that_could_not_be_sent_is_tried_again_soon(
+def test_a_heartbeat_that_could_not_be_sent_is_tried_again_soon(
     connected: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, drains: bool
 ) -> None:
     client, peer = connected
@@ -157,7 +157,7 @@ def test_a_beat_that_could_not_be_sent_is_tried_again_soon(
 
 @pytest.mark.skipif(MODEL != "native", reason="forks beside a native thread")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_child_forked_in_the_middle_of_a_look_is_refused_its_write(link: Link) -> None:
+def test_a_child_forked_in_the_middle_of_a_check_is_refused_its_write(link: Link) -> None:
     def write() -> int:
         try:
             link.before_idle_write()

@@ -13,7 +13,7 @@ def test_nothing_is_due_in_an_empty_schedule() -> None:
     assert list(schedule.pop_due(1e9)) == []
 
 
-def test_an_item_is_due_within_the_tick_before_its_deadline() -> None:
+def test_an_item_is_due_within_the_slot_before_its_deadline() -> None:
     schedule: Schedule[str] = Schedule()
     schedule.put("a", 10.001)
     assert list(schedule.pop_due(10.001 - SLOT)) == []
@@ -39,7 +39,7 @@ def test_a_discarded_item_leaves_no_deadline_behind() -> None:
     assert not schedule._buckets
 
 
-def test_many_items_come_out_in_the_order_of_their_ticks() -> None:
+def test_many_items_come_out_in_the_order_of_their_slots() -> None:
     schedule: Schedule[str] = Schedule()
     rng = random.Random(7)
     deadlines = {f"link {n}": rng.uniform(0, 60) for n in range(2000)}

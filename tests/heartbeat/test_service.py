@@ -48,7 +48,9 @@ def link_on(client: socket.socket, service: HeartbeatService, timeout: float = 0
     return Link(Wire(native_socket(client)), timeout, "test", service.metrics)
 
 
-def test_a_link_is_beaten_at_half_of_t(connected: tuple[socket.socket, socket.socket]) -> None:
+def test_a_heartbeat_at_half_of_t(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
     client, peer = connected
     service = HeartbeatService()
     link = link_on(client, service)
@@ -102,7 +104,7 @@ def test_forced_and_other_links_on_one_hub_are_each_watched_over(
     assert forced not in native.items()
 
 
-def test_nobody_is_woken_up_once_the_hub_has_no_links(
+def test_no_wake_up_once_the_hub_has_no_links(
     connected: tuple[socket.socket, socket.socket],
 ) -> None:
     class Hub(ParkedWorker):
@@ -150,7 +152,7 @@ def test_an_item_that_is_no_link_is_checked_by_the_next_worker_too() -> None:
     service.engine("pthread").retire()
 
 
-def test_a_silent_peer_is_shut_down_and_told_of(
+def test_a_silent_peer_is_shut_down_and_reported(
     connected: tuple[socket.socket, socket.socket],
 ) -> None:
     client, _ = connected
@@ -189,7 +191,7 @@ def test_little_that_waits_is_no_excuse_for_a_silence(
 
 
 @pytest.fixture
-def looked_at(
+def checks(
     connected: tuple[socket.socket, socket.socket],
 ) -> tuple[socket.socket, socket.socket, Link, Callable[..., State]]:
     """A link, a peer, and a way to look at the link when its kernel says so long a silence."""
@@ -207,9 +209,9 @@ def looked_at(
 
 
 def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(
-    looked_at: tuple[socket.socket, socket.socket, Link, Callable[..., State]],
+    checks: tuple[socket.socket, socket.socket, Link, Callable[..., State]],
 ) -> None:
-    _, _, link, look = looked_at
+    _, _, link, look = checks
     now = time.monotonic() + 100
     assert look(now - 1.1, silence=0.95) is State.ALIVE
     link.guard.last_read = now - 1.0
@@ -217,9 +219,9 @@ def test_a_heartbeat_that_the_client_read_does_not_put_off_the_end_of_a_silence(
 
 
 def test_bytes_that_waited_in_a_silence_put_it_off_from_when_they_were_read(
-    looked_at: tuple[socket.socket, socket.socket, Link, Callable[..., State]],
+    checks: tuple[socket.socket, socket.socket, Link, Callable[..., State]],
 ) -> None:
-    client, peer, link, look = looked_at
+    client, peer, link, look = checks
     now = time.monotonic() + 100
     fill(peer)
     assert look(now - 3.0, silence=1.5) is State.ALIVE
@@ -245,7 +247,7 @@ def test_a_write_on_a_closed_peer_fails_instead_of_being_swallowed(
         client.send(b"publish")
 
 
-def test_concurrent_writers_are_told_of_once(
+def test_concurrent_writers_are_reported_once(
     connected: tuple[socket.socket, socket.socket],
 ) -> None:
     client, _ = connected
@@ -261,7 +263,7 @@ def test_concurrent_writers_are_told_of_once(
     assert kinds == ["concurrent-writers"]
 
 
-def test_after_a_broken_off_write_no_beat_is_sent_and_it_is_told_once(
+def test_after_a_broken_off_write_no_heartbeat_is_sent_and_it_is_reported_once(
     connected: tuple[socket.socket, socket.socket],
 ) -> None:
     client, _ = connected

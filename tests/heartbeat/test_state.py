@@ -42,7 +42,7 @@ def test_only_a_link_that_is_alive_or_comes_back_gets_heartbeats() -> None:
     assert set(kept_alive.values()) == {State.ALIVE}
 
 
-def test_nothing_but_a_tick_brings_a_hung_link_back() -> None:
+def test_only_activity_brings_a_hung_link_back() -> None:
     back = {event for event in Event if TABLE[State.HUNG, event][0] is State.ALIVE}
     assert back == {Event.FRESH, Event.MOVING, Event.DUE}
     for change in ({}, {"writing": True}, {"sent_ago": 9}):
@@ -51,7 +51,7 @@ def test_nothing_but_a_tick_brings_a_hung_link_back() -> None:
         assert classify(sample._replace(marked_ago=29.9), T, liveness=30) in back
 
 
-def test_without_the_rule_nobody_is_hung() -> None:
+def test_without_the_rule_no_link_is_hung() -> None:
     assert classify(QUIET._replace(marked_ago=1e9), T) is Event.FRESH
 
 
@@ -68,13 +68,13 @@ def test_a_hung_application_hides_nothing_weightier(change: dict[str, Any], even
     assert classify(QUIET._replace(marked_ago=99, **change), T, liveness=30) is event
 
 
-def test_the_application_is_looked_at_when_it_would_be_hung() -> None:
+def test_the_application_is_checked_when_it_would_be_hung() -> None:
     assert next_check(Event.FRESH, QUIET._replace(marked_ago=28), T, 30) == pytest.approx(2)
     assert next_check(Event.FRESH, QUIET._replace(marked_ago=1), T, 30) == pytest.approx(4)
     assert next_check(Event.PEER_CLOSED, QUIET, T, 30) is None
 
 
-def test_a_hung_application_is_looked_at_often_enough_to_beat_again_in_time() -> None:
+def test_a_hung_application_is_checked_often_enough_for_the_next_heartbeat() -> None:
     assert next_check(Event.HUNG, QUIET._replace(marked_ago=99), T, 30) == pytest.approx(T / 8)
     nearly_dead = QUIET._replace(marked_ago=99, received_ago=19.5)
     assert next_check(Event.HUNG, nearly_dead, T, 30) == pytest.approx(0.5)
@@ -126,23 +126,23 @@ def test_a_peer_that_was_kept_from_sending_has_2_t_from_there() -> None:
     assert silent(just_read._replace(unread_ago=20), T)
 
 
-def test_a_beat_is_due_again_after_half_of_t() -> None:
+def test_a_heartbeat_is_due_again_after_half_of_t() -> None:
     assert next_check(Event.DUE, QUIET, T) == T / 2
 
 
-def test_a_fresh_link_is_looked_at_when_its_beat_falls_due() -> None:
+def test_a_fresh_link_is_checked_when_its_heartbeat_falls_due() -> None:
     assert next_check(Event.FRESH, QUIET._replace(sent_ago=2), T) == pytest.approx(3)
 
 
-def test_a_silent_peer_is_looked_at_when_it_must_be_called_dead() -> None:
+def test_a_silent_peer_is_checked_when_it_must_be_called_dead() -> None:
     assert next_check(Event.DUE, QUIET._replace(sent_ago=5, received_ago=18), T) == pytest.approx(2)
 
 
-def test_moving_bytes_are_looked_at_soon() -> None:
+def test_moving_bytes_are_checked_soon() -> None:
     assert next_check(Event.MOVING, QUIET, 60.0) == pytest.approx(0.25)
     assert next_check(Event.MOVING, QUIET, 1.0) == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("event", [Event.SILENT, Event.PEER_CLOSED, Event.APPLICATION_CLOSED])
-def test_an_ended_link_is_not_looked_at_again(event: Event) -> None:
+def test_an_ended_link_is_not_checked_again(event: Event) -> None:
     assert next_check(event, QUIET, T) is None

@@ -39,7 +39,7 @@ def supervised() -> tuple[Engine, Supervisor, Clock, list[Any], Item]:
     engine.watch(item := Item())
     clock.now += 0.125
     engine.run_once()
-    assert len(item.looked_at) == 1
+    assert len(item.checks) == 1
     return engine, supervisor, clock, broken, item
 
 
@@ -54,7 +54,7 @@ def pass_time(
         meanwhile()
 
 
-def test_a_thread_that_takes_its_turns_is_left_alone(
+def test_a_thread_that_runs_in_time_is_left_alone(
     supervised: tuple[Engine, Supervisor, Clock, list[Any], Item],
 ) -> None:
     engine, supervisor, clock, broken, _ = supervised

@@ -39,7 +39,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
-def test_a_beat_is_eight_bytes_of_amqp(
+def test_a_heartbeat_is_eight_bytes_of_amqp(
     pair: tuple[socket.socket, socket.socket], calls: Calls | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)
@@ -156,7 +156,7 @@ def test_taking_never_blocks_even_on_a_socket_with_a_timeout(
 
 
 @pytest.mark.parametrize("calls", [gil_keeping_calls(), None], ids=["ctypes", "socket"])
-def test_a_beat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(
+def test_a_heartbeat_on_a_full_queue_is_put_off_and_on_a_lost_connection_fails(
     pair: tuple[socket.socket, socket.socket], calls: Calls | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hbshim.heartbeat.wire.gil_keeping_calls", lambda: calls)

@@ -368,7 +368,7 @@ def test_a_queue_deleted_under_its_consumer(
     assert cancelled == [name]
 
 
-def test_a_refusal_leaves_the_consumers_alone(connection: Connection, queue: str) -> None:
+def test_an_error_leaves_the_consumers_alone(connection: Connection, queue: str) -> None:
     arrived: list[Delivery] = []
     connection.consume(queue, arrived.append, on_cancelled=lambda _reason: pytest.fail("cancelled"))
     for refused in (
@@ -406,7 +406,7 @@ def test_publishing_to_an_exchange_that_is_not_there_ends_the_consumers(
     assert connection.is_open
 
 
-def test_a_consumer_that_nobody_asked_to_be_told_of_does_not_end_unnoticed(
+def test_a_consumer_without_a_callback_does_not_end_unnoticed(
     connection: Connection, queue: str
 ) -> None:
     connection.consume(queue, print)

@@ -109,7 +109,7 @@ def test_a_missing_virtual_host(opened: Opened, host: Host) -> None:
     assert str(host.password) not in str(caught.value)
 
 
-def test_a_port_where_nobody_listens(opened: Opened, host: Host) -> None:
+def test_a_port_without_a_listener(opened: Opened, host: Host) -> None:
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         with pytest.raises(ConnectError) as caught:

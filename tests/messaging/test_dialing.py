@@ -54,7 +54,7 @@ def test_every_address_of_a_name_is_tried(
         assert sock.getpeername()[0] == address
 
 
-def test_nobody_listens(listener: socket.socket) -> None:
+def test_no_listener(listener: socket.socket) -> None:
     address, port = listener.getsockname()[:2]
     listener.close()
     host = Host(address, port)

@@ -127,7 +127,7 @@ def test_a_cast_into_nowhere_disturbs_whoever_publishes_next(
     drain_until(connection, lambda: len([each for each in arrived if each.body]) == 101)
 
 
-def test_a_consumer_whose_channel_is_closed_is_told_and_old_tags_are_forgotten(
+def test_a_consumer_whose_channel_is_closed_is_reported_and_old_tags_are_forgotten(
     connection: Connection, queue: str
 ) -> None:
     arrived: list[Delivery] = []
@@ -152,7 +152,7 @@ def test_a_consumer_whose_channel_is_closed_is_told_and_old_tags_are_forgotten(
     drain_until(connection, lambda: len(arrived) == 3)
 
 
-def test_a_consumer_that_cannot_be_told_takes_the_connection_with_it(
+def test_a_consumer_without_a_callback_takes_the_connection_with_it(
     connection: Connection,
 ) -> None:
     connection.consume(DIRECT_REPLY, lambda _: None, acknowledged=False)

@@ -237,7 +237,7 @@ def test_without_tls_there_is_no_context() -> None:
     assert load(ssl_options="verify=no").ssl_context() is None
 
 
-def test_tls_verifies_unless_told_otherwise(certificates: Path) -> None:
+def test_tls_verifies_by_default(certificates: Path) -> None:
     context = load(ssl=True).ssl_context()
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     lax = load(ssl=True, ssl_options="verify=false").ssl_context()

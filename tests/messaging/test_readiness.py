@@ -133,7 +133,7 @@ def test_closing_leaves_no_descriptor(pair: tuple[socket.socket, socket.socket])
     assert readiness.wait(LONG) is False
 
 
-def test_waiting_until_octets_can_be_sent(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_waiting_until_bytes_can_be_sent(pair: tuple[socket.socket, socket.socket]) -> None:
     near, far = pair
     assert wait_writable(near.fileno(), LONG)
     fill(near)
@@ -145,7 +145,7 @@ def test_waiting_until_octets_can_be_sent(pair: tuple[socket.socket, socket.sock
     assert wait_writable(near.fileno(), LONG)
 
 
-def test_told_of_a_wake_up_that_is_not_there(
+def test_notified_of_a_wake_up_that_is_not_there(
     readiness: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As eventlet does where a descriptor's number is that of one just closed."""

@@ -118,7 +118,7 @@ def test_an_address_is_not_looked_up_in_a_thread(
     assert resolve(Host(address, 5672), soon())[0][4][0] == address
 
 
-def test_without_a_thread_it_is_resolved_as_ever(
+def test_without_a_thread_it_is_resolved_as_before(
     resolver: Resolver, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none_left(_thread: threading.Thread) -> None:

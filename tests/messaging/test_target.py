@@ -40,5 +40,5 @@ def test_names_that_make_no_queue_are_refused() -> None:
         Target("topic", server="one", fanout=True)
 
 
-def test_a_copy_differs_in_what_it_is_told() -> None:
+def test_a_copy_differs_in_what_it_is_given() -> None:
     assert Target("topic").to(server="one") == Target("topic", server="one")

@@ -50,7 +50,7 @@ def listen(url: str) -> None:
 
 
 @contextlib.contextmanager
-def two_ports_where_nobody_listens() -> Iterator[list[int]]:
+def two_ports_without_a_listener() -> Iterator[list[int]]:
     """Bound, not listening: no other process gets them meanwhile."""
     with socket.socket() as one, socket.socket() as two:
         for each in (one, two):
@@ -143,7 +143,7 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def main() -> None:
-    with two_ports_where_nobody_listens() as ports:
+    with two_ports_without_a_listener() as ports:
         tell(cases(ports))
 
 

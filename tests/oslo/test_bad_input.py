@@ -69,7 +69,7 @@ def outcome(
 
 
 @pytest.mark.parametrize("case", EXPECTED)
-def test_it_is_told_in_its_own_terms(
+def test_it_is_reported_in_its_own_terms(
     outcome: tuple[dict[str, dict[str, Any]], str], case: str
 ) -> None:
     found = outcome[0][case]
@@ -87,7 +87,7 @@ def test_every_host_is_named_with_its_reason(
     assert text.count("connection refused") == 2, text
 
 
-def test_no_password_is_told(
+def test_no_password_is_reported(
     outcome: tuple[dict[str, dict[str, Any]], str],
 ) -> None:
     found, logged = outcome

@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 OWN_THREAD = "Rabbit-heartbeat"
 
 
-def beats(service: Service) -> int:
+def heartbeats(service: Service) -> int:
     return sum(link["heartbeats_sent"] for link in service.do("report")["status"]["links"])
 
 
@@ -29,7 +29,7 @@ def workers(service: Service) -> set[str]:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(
+def test_hbshim_sends_heartbeats_and_the_drivers_own_thread_does_not_run(
     pair: Callable[..., Pair], model: str
 ) -> None:
     both = pair(model, "hbrabbit", "hbrabbit")
@@ -37,7 +37,7 @@ def test_hbshim_beats_and_the_drivers_own_thread_does_not_run(
     for each in (both.client, both.server):
         # Sending and listening: the client calls, and waits for replies.
         assert len(each.do("report")["status"]["links"]) >= 2
-        wait_until(lambda each=each: beats(each) >= 2, 10 * T)  # type: ignore[misc]
+        wait_until(lambda each=each: heartbeats(each) >= 2, 10 * T)  # type: ignore[misc]
         assert OWN_THREAD not in each.do("report")["threads"]
 
 

@@ -69,7 +69,7 @@ def test_a_connection_that_is_gone_is_replaced_before_it_is_used(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_broker_that_stays_away_is_told_as_ever(
+def test_a_broker_that_stays_away_is_reported_as_before(
     through: Callable[..., tuple[Service, Service]], relay: Relay, model: str
 ) -> None:
     server, client = through(model, "hbrabbit", retry=1)

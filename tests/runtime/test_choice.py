@@ -117,7 +117,7 @@ def test_no_green_thread_can_be_had_where_nothing_is_patched() -> None:
     assert "leave the option at auto" in (choice.warning or "")
 
 
-NO_THREADS = dataclasses.replace(HOST, kind="uwsgi", mode="sync", hub="nobody", threads_run=False)
+NO_THREADS = dataclasses.replace(HOST, kind="uwsgi", mode="sync", hub="outside", threads_run=False)
 OWN_GIL = dataclasses.replace(INTERPRETER, main=False, daemon_threads=False, own_gil=True)
 
 

@@ -43,7 +43,7 @@ def test_the_cautions() -> None:
 
 
 def test_the_hosts() -> None:
-    hubs = {"nobody": "parked", "unknown": "unknown"}
+    hubs = {"outside": "parked", "unknown": "unknown"}
     rows = [
         f"| {host} `{mode}` | {hubs.get(hub, 'runs')} |"
         for host, modes in (("gunicorn", GUNICORN_WORKERS), ("Celery", CELERY_POOLS))

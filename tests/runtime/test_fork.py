@@ -8,7 +8,7 @@ from typing import Any
 from hbshim.runtime.fork import ProcessLocal
 
 
-def test_a_value_is_made_once_and_a_look_makes_none() -> None:
+def test_a_value_is_made_once_and_a_check_makes_none() -> None:
     made = []
     local = ProcessLocal(lambda: made.append(1) or object(), lambda _: None)
     assert local.peek() is None

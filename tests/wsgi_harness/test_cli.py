@@ -42,7 +42,7 @@ def test_an_absurd_heartbeat_is_refused(value: str) -> None:
     assert "--heartbeat" in result.stderr
 
 
-def test_an_unknown_scenario_is_refused_and_the_way_to_the_list_told() -> None:
+def test_an_unknown_scenario_is_refused_with_the_way_to_the_list() -> None:
     result = call("--scenario", "nonsense")
 
     assert result.exit_code == 2
@@ -50,7 +50,7 @@ def test_an_unknown_scenario_is_refused_and_the_way_to_the_list_told() -> None:
     assert "--list" in result.stderr
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_starts(
+def test_a_report_that_cannot_be_written_is_an_error_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def started(*_: object, **__: object) -> None:
@@ -92,7 +92,7 @@ def test_a_run_that_does_not_end_has_its_own_exit_code(
     assert "Traceback" not in result.output
 
 
-def test_help_tells_the_exit_codes() -> None:
+def test_help_reports_the_exit_codes() -> None:
     text = call("--help").stdout
 
     told = re.findall(r"^ +(\d+) +\w", text[text.index("Exit codes") :], re.MULTILINE)

@@ -35,7 +35,7 @@ class Port(Protocol):
 
     name: str
     on_event: Callable[[RelayEvent], None]
-    octets_a_second: float | None
+    bytes_per_second: float | None
     extra_heartbeats: int
     forget_idle_after: float | None
 
@@ -108,7 +108,7 @@ class RelayedConnection:
         self.client = Side("client", client)
         self.server: Side | None = None
         self._first_end = ""
-        self._lost_octets = False
+        self._lost_bytes = False
         self._forgotten = False
         # Not a cancellation: that could hit the clean-up, and leave a socket open.
         self._stop_ordered = asyncio.Event()
@@ -197,11 +197,11 @@ class RelayedConnection:
             if not data:
                 self._ended(source, "fin")
             if self._mode_of(source) is Mode.SWALLOW:
-                self._lost_octets = self._lost_octets or bool(data)
+                self._lost_bytes = self._lost_bytes or bool(data)
                 if not data:
                     await self.port.mode_changed()
                 continue
-            if self._lost_octets or source.ended == "rst":
+            if self._lost_bytes or source.ended == "rst":
                 return True
             if not data:
                 with contextlib.suppress(OSError):
@@ -215,8 +215,8 @@ class RelayedConnection:
             except OSError:
                 self._ended(sink, "rst")
                 return True
-            if self.port.octets_a_second:
-                await asyncio.sleep(len(data) / self.port.octets_a_second)
+            if self.port.bytes_per_second:
+                await asyncio.sleep(len(data) / self.port.bytes_per_second)
 
     async def _watch_kernel(self) -> bool:
         """See ends that no pump reads, because it is deaf or waits to send; pass on a reset."""
@@ -232,7 +232,7 @@ class RelayedConnection:
             if any(self._mode_of(side) is not Mode.PASS for side in sides):
                 continue
             # With octets lost the stream has a hole: behave like a firewall that forgot it.
-            if self._lost_octets or any(side.ended == "rst" for side in sides):
+            if self._lost_bytes or any(side.ended == "rst" for side in sides):
                 return True
 
     def _forget_if_idle(self) -> None:

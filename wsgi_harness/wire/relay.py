@@ -117,9 +117,9 @@ class Relay:
         """Forward again; a connection of which bytes were swallowed is reset."""
         self._set_mode(Mode.PASS)
 
-    def slow(self, octets_a_second: float | None) -> None:
+    def slow(self, bytes_per_second: float | None) -> None:
         """Limit each direction of each connection; None lifts the limit."""
-        self._cell.octets_a_second = octets_a_second
+        self._cell.bytes_per_second = bytes_per_second
 
     def repeat_heartbeats(self, extra: int) -> None:
         """Have `extra` more follow each heartbeat of the server: many idle days in seconds."""

@@ -31,7 +31,7 @@ class Cell:
 
     Attributes:
         target: host and port of the broker; a new one holds for new connections.
-        octets_a_second: limit in each direction; None for none.
+        bytes_per_second: limit in each direction; None for none.
         extra_heartbeats: how many more follow each heartbeat of the server, so that
             days of idleness pass in seconds.
         forget_idle_after: seconds without a byte from the client after which its connection
@@ -51,7 +51,7 @@ class Cell:
         self.name = name
         self.on_event = on_event
         self.target = target
-        self.octets_a_second: float | None = None
+        self.bytes_per_second: float | None = None
         self.extra_heartbeats = 0
         self.forget_idle_after: float | None = None
         self.address = listen
@@ -68,9 +68,9 @@ class Cell:
     @property
     def chunk(self) -> int:
         """Return how much to read at once."""
-        if self.octets_a_second is None:
+        if self.bytes_per_second is None:
             return _CHUNK
-        return max(1, min(_CHUNK, int(self.octets_a_second / _SLICES_A_SECOND)))
+        return max(1, min(_CHUNK, int(self.bytes_per_second / _SLICES_A_SECOND)))
 
     async def listen(self) -> None:
         """Accept connections, at the same port as before.

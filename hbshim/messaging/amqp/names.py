@@ -15,7 +15,7 @@ import hashlib
 import re
 
 from hbshim.errors import OptionError
-from hbshim.messaging.url import refusal
+from hbshim.messaging.url import malformed_url
 
 #: As IANA registered them, for AMQP and for AMQP over TLS.
 PORT, TLS_PORT = 5672, 5671
@@ -89,7 +89,7 @@ def check_virtual_host(name: str) -> None:
         OptionError: it is too long; the message does not repeat it, because it is part of a URL.
     """
     if len(name.encode()) > LONGEST:
-        raise refusal()
+        raise malformed_url()
 
 
 def _encoded(character: str) -> str:

@@ -212,10 +212,10 @@ def dead_letter_name(queue: str) -> str:
 
 def _suffixed(queue: str, suffix: str) -> str:
     data = queue.encode()
-    room = _NAME_LIMIT - len(suffix.encode())
-    if len(data) > room:
+    limit = _NAME_LIMIT - len(suffix.encode())
+    if len(data) > limit:
         digest = hashlib.sha256(data).hexdigest()[:16]
-        kept = data[: room - len(digest) - 1].decode(errors="ignore")
+        kept = data[: limit - len(digest) - 1].decode(errors="ignore")
         queue = f"{kept}-{digest}"
     return queue + suffix
 

@@ -40,7 +40,12 @@ from hbshim.messaging.amqp.connection import (
 from hbshim.messaging.amqp.stream import Stream
 from hbshim.protocol import methods
 from hbshim.protocol.decode import DeliveryDecoder, OnMessage
-from hbshim.protocol.encode import acknowledgement, publication, refusal, rejection
+from hbshim.protocol.encode import (
+    acknowledgement,
+    publication,
+    rejection,
+    rejection_without_requeue,
+)
 from hbshim.protocol.frames import not_amqp
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.methods import MethodId
@@ -354,7 +359,7 @@ class Session:
         return self._settle(rejection, tag)
 
     def refuse(self, tag: int) -> bool:
-        return self._settle(refusal, tag)
+        return self._settle(rejection_without_requeue, tag)
 
     def _settle(self, frame: Callable[[int, int], bytes], tag: int) -> bool:
         stream = self._stream

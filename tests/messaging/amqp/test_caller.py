@@ -244,7 +244,7 @@ def test_what_might_close_the_channel_is_sent_over_another_connection() -> None:
     assert outcome[0].kind == "result"
 
 
-def test_the_brokers_limit_is_taken_from_its_refusal() -> None:
+def test_the_brokers_limit_is_taken_from_its_error() -> None:
     connector = FakeConnector()
     caller = caller_over(connector)
     text = "PRECONDITION_FAILED - message size 101 is larger than configured max size 100"
@@ -326,7 +326,7 @@ def test_a_late_queue_that_is_not_answered_costs_the_connection_and_not_the_call
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
-def test_calls_are_told_of_the_end_before_the_connection_is_closed(
+def test_calls_are_notified_of_the_end_before_the_connection_is_closed(
     error: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To close it takes time, and may be interrupted."""

@@ -240,7 +240,7 @@ def test_what_arrives_while_a_consumer_is_cancelled_returns_to_its_queue(
     assert set(connection.consumers) == {rig.topic, fanout}
 
 
-def test_a_listener_that_stops_hands_out_what_nobody_else_can_get(
+def test_a_listener_that_stops_hands_out_what_no_other_can_get(
     rigs: Callable[..., Rig],
 ) -> None:
     rig, everywhere = rigs(), identity()
@@ -269,7 +269,7 @@ def test_a_pause_withdraws_at_once_though_a_poll_was_under_way(
     assert len(connection.cancelled) == 2
 
 
-def test_the_end_of_the_prefetch_drain_threads_turn_withdraws(rigs: Callable[..., Rig]) -> None:
+def test_the_end_of_the_prefetch_drain_thread_withdraws(rigs: Callable[..., Rig]) -> None:
     """It was that thread that held the lock, and all that poll are at work."""
     rig = rigs()
     connection = rig.open()

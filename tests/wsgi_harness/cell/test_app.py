@@ -183,7 +183,7 @@ def test_a_broker_that_cannot_be_reached_is_a_failed_request_without_the_passwor
     assert "pa55word" not in json.dumps(answers)
 
 
-def test_another_path_is_not_found_and_told_what_there_is() -> None:
+def test_another_path_is_not_found_and_the_answer_lists_the_paths() -> None:
     ((status, body),) = call(
         BY_NAME["none-kombu"], ("127.0.0.1", 9), "amqp://u:p@nowhere/", ("GET", "/")
     )

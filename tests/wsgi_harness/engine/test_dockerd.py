@@ -104,7 +104,7 @@ def test_leaves_alone_a_daemon_whose_data_is_there_or_that_is_not_ours(tmp_path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes mount namespaces")
-def test_a_daemons_data_is_looked_for_where_the_daemon_lives(tmp_path: Path) -> None:
+def test_a_daemons_data_is_searched_where_the_daemon_lives(tmp_path: Path) -> None:
     there = tmp_path / "there"
     script = f"mount -t tmpfs none {tmp_path} && touch {there} && echo mounted && exec sleep 3600"
     command = ["unshare", "--mount", "sh", "-c", script]

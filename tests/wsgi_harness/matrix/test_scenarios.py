@@ -106,7 +106,7 @@ def test_names_are_unique_and_can_name_containers() -> None:
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) for name in BY_NAME)
 
 
-def test_the_silence_outlasts_a_client_that_beats_but_never_reads() -> None:
+def test_the_silence_outlasts_a_client_that_sends_heartbeats_but_never_reads() -> None:
     client_gives_up = 2
 
     assert client_gives_up + max(scenarios.BROKER_PATIENCE) < scenarios.SILENCE
@@ -121,7 +121,7 @@ def test_orders_are_plain_data_and_hold_no_secret() -> None:
     assert not any("pass" in key or "url" in key for key in orders)
 
 
-def test_nothing_but_the_scheme_tells_a_driver_of_hbshims_from_the_stock_one() -> None:
+def test_only_the_scheme_distinguishes_hbshims_driver_from_the_stock_one() -> None:
     stock, ours = (
         scenarios.orders(BY_NAME[name], 4, ("relay", 10001))
         for name in ("stock-rabbit-oslo17", "hbshim-hbrabbit-oslo17")

@@ -142,7 +142,7 @@ def test_messages_that_were_accepted_and_never_arrived_are_noted() -> None:
     assert any("3 messages were accepted and never arrived" in note for note in verdict.notes)
 
 
-def test_beats_that_nobody_could_see_are_told_by_hbshims_own_account() -> None:
+def test_heartbeats_that_no_witness_saw_are_reported_by_hbshim() -> None:
     lived = alive("hbshim-auto-kombu-tls")
     unseen = replace(lived, wire=WireView(visible=False))
 

@@ -41,7 +41,7 @@ def test_a_request_without_status_200_failed() -> None:
     assert closed("none-kombu").failed_requests == 1
 
 
-def test_the_client_was_last_heard_when_it_last_beat_before_the_second_request() -> None:
+def test_the_client_was_last_heard_at_its_last_heartbeat_before_the_second_request() -> None:
     assert alive("x").client_last_heard == BEGAN + 24
     assert closed("x").client_last_heard == BEGAN
     late = replace(alive("x").wire, client_heartbeats=(BEGAN + 2, SILENCE[1] + 1))

@@ -86,7 +86,7 @@ def silent(broker: Broker) -> Iterator[str]:
         connection.process_data_events(time_limit=1)
 
 
-def test_both_views_of_a_real_broker_tell_the_same_death(broker: Broker, silent: str) -> None:
+def test_both_views_of_a_real_broker_report_the_same_death(broker: Broker, silent: str) -> None:
     with BrokerWatch(broker.management.connections) as watch:
         wait_until(lambda: silent in watch.listed_now(), timeout=15)
         wait_until(lambda: silent not in watch.listed_now(), timeout=10 * HEARTBEAT)
@@ -131,12 +131,12 @@ def test_a_management_api_that_does_not_answer_is_an_error_of_our_own(
 ) -> None:
     monkeypatch.setattr(observer, "_SAMPLE_LIMIT", 2.0)
 
-    def nobody_there() -> list[dict[str, object]]:
+    def no_peer() -> list[dict[str, object]]:
         requests.get("http://127.0.0.1:9/api/connections", timeout=1)
         return []
 
     with (
-        BrokerWatch(nobody_there) as watch,
+        BrokerWatch(no_peer) as watch,
         pytest.raises(BrokerUnobservableError, match="management API has not answered for 2 s"),
     ):
         watch.listed_now()

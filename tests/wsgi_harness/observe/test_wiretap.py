@@ -25,7 +25,7 @@ def test_the_service_listens_where_the_cells_are_sent() -> None:
         assert f"--listen={cell}={port}" in service.entrypoint
 
 
-def test_beats_are_told_apart_by_side_and_cell() -> None:
+def test_heartbeats_are_distinguished_by_side_and_cell() -> None:
     lines = [
         "something that is no event",
         line("heartbeat", "client", 1.0),
@@ -41,7 +41,7 @@ def test_beats_are_told_apart_by_side_and_cell() -> None:
     assert seen["never-connected"].client_heartbeats == ()
 
 
-def test_the_first_end_tells_who_ended_it() -> None:
+def test_the_first_end_reports_who_ended_it() -> None:
     lines = [line("rst", "server", 5.0), line("fin", "client", 6.0), line("closed", "server", 6.0)]
 
     view = wiretap.read(lines)["none-kombu"]

@@ -123,7 +123,7 @@ def test_a_cell_that_was_not_measured_is_shown_without_a_timeline() -> None:
     assert "AH00161" in page
 
 
-def test_hbshim_tells_its_choice_and_its_warnings(page: str) -> None:
+def test_hbshim_reports_its_choice_and_its_warnings(page: str) -> None:
     assert "detect(): pthread: The hub is parked." in page
     assert "event choice-warning: The host parks the hub." in page
 
@@ -168,7 +168,7 @@ def test_the_data_of_a_cell_is_complete() -> None:
     assert fix["native"]["worst"] < fix["green"]["worst"]
 
 
-def test_a_place_that_cannot_be_written_to_is_told_before_the_run(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to_is_reported_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(ReportError, match="--report"):
@@ -193,7 +193,7 @@ def test_the_terminal_shows_each_cell_on_one_line(width: int) -> None:
         assert "…" not in shown[0]
 
 
-def test_the_terminal_tells_what_was_not_expected() -> None:
+def test_the_terminal_reports_what_was_not_expected() -> None:
     broke = replace(closed("hbshim-auto-pika"), shim={"events": []})
 
     text = printed(results(hbshim_auto_pika=broke))

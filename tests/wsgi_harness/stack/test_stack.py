@@ -126,7 +126,7 @@ def test_a_cell_that_ends_is_an_error_with_its_last_words(engine: Engine, images
     assert not (build_dir() / "stacks" / project).exists()
 
 
-def test_another_rabbitmq_image_is_told_what_it_needs(engine: Engine, images: Images) -> None:
+def test_another_rabbitmq_image_needs_what_the_error_says(engine: Engine, images: Images) -> None:
     # Ours under another name: it reads the same variables and the same conf.d as the official one.
     engine.run("tag", images.rabbitmq, "hbshim-test-foreign:latest")
     try:
@@ -219,7 +219,7 @@ def without_network_removal(engine: Engine, directory: Path, complaint: str) -> 
     return replace(engine, compose=(str(script),))
 
 
-def test_a_network_that_the_engine_keeps_is_told_once_and_no_error(
+def test_a_network_that_the_engine_keeps_is_reported_once_and_no_error(
     engine: Engine, images: Images, tmp_path: Path
 ) -> None:
     project, lines = project_name("network"), list[str]()

@@ -255,7 +255,7 @@ def test_an_unreachable_broker_resets_the_client(relay: Relay, listener: socket.
     assert relay.wait_for("unreachable")[0].detail == "ConnectionRefusedError"
 
 
-def test_waiting_for_what_does_not_come_ends_and_tells_what_came(
+def test_waiting_for_what_does_not_come_ends_and_reports_what_came(
     relay: Relay, listener: socket.socket
 ) -> None:
     with pytest.raises(TimeoutError, match=r"0 of 2 events 'heartbeat' from client .*: nothing$"):

@@ -8,12 +8,14 @@ the process share it, because a redelivered message may arrive at any of them.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
+
+from hbshim.messaging.recent import Recent
 
 #: The type of the messages that a listener receives.
 Incoming = TypeVar("Incoming")
@@ -34,30 +36,21 @@ class Begun(Enum):
     DONE = "done"
 
 
-class _Latest(set[Key]):
-    """The latest keys that were added."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._order: deque[Key] = deque()
-
-    def add(self, key: Key) -> None:
-        super().add(key)
-        self._order.append(key)
-        if len(self._order) > REMEMBERED:
-            self.discard(self._order.popleft())
-
-
 class DuplicateCache(Generic[Incoming]):
-    """Remembers the latest :data:`REMEMBERED` messages, and all that are running."""
+    """Remembers the latest messages, and all that are running.
 
-    def __init__(self) -> None:
+    Parameters:
+        most: messages that are remembered.
+        lifetime: seconds for which each is remembered.
+    """
+
+    def __init__(self, most: int = REMEMBERED, lifetime: float = math.inf) -> None:
         self._lock = threading.Lock()
         self._running: dict[Key, list[Incoming]] = {}
-        self._done = _Latest()
-        self._suspect = _Latest()
+        self._done: Recent[Key] = Recent(most, lifetime)
+        self._suspect: Recent[Key] = Recent(most, lifetime)
         # Started, and to be started again: a connection lost later says nothing about these.
-        self._forgotten = _Latest()
+        self._forgotten: Recent[Key] = Recent(most, lifetime)
 
     def begin_once(self, key: Key, *, check: bool) -> bool:
         """Record the start of a message that is acknowledged already.
@@ -122,9 +115,13 @@ class DuplicateCache(Generic[Incoming]):
 
 
 #: By process id: a lock that another thread holds at a fork stays locked in the child.
-_caches: dict[int, DuplicateCache[Any]] = {}
+_caches: dict[tuple[int, int, float], DuplicateCache[Any]] = {}
 
 
-def duplicate_cache() -> DuplicateCache[Any]:
-    """Return the duplicate cache of this process."""
-    return _caches.setdefault(os.getpid(), DuplicateCache())
+def duplicate_cache(most: int = REMEMBERED, lifetime: float = math.inf) -> DuplicateCache[Any]:
+    """Return the duplicate cache of this process that has these limits.
+
+    Parameters:
+        most, lifetime: see :class:`DuplicateCache`.
+    """
+    return _caches.setdefault((os.getpid(), most, lifetime), DuplicateCache(most, lifetime))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Generic, Protocol, TypeVar
 
-from hbshim.messaging.duplicates import Begun, DuplicateCache, Key, duplicate_cache
+from hbshim.messaging.duplicates import Begun, DuplicateCache, Key
 
 #: How many of the latest messages of a connection are remembered when it is lost.
 SUSPECTS = 1000
@@ -37,6 +37,10 @@ class Received(Protocol):
     def acknowledge(self) -> bool: ...
     def return_to_queue(self) -> None: ...
 
+    def skip(self) -> None:
+        """Drop it, because its time is over before it was begun."""
+        ...
+
     def renew(self) -> bool:
         """Replace it by a fresh copy if the broker might soon drop it.
 
@@ -48,6 +52,13 @@ class Received(Protocol):
         """Have the end of its processing recorded in `duplicates`."""
         ...
 
+    def report_begun(self) -> None:
+        """Report to its sender, if that waits for it, that this process has begun the message.
+
+        It may have begun it earlier, as another copy.
+        """
+        ...
+
 
 M = TypeVar("M", bound=Received)
 
@@ -57,18 +68,18 @@ class Inbox(Generic[M]):
 
     Parameters:
         acknowledge_first: acknowledge each message when it is handed out, before it is processed.
+        duplicates: the messages that this process has started.
 
     Attributes:
         put: adds a message, and whether its queue exists longer than the listener. A message of
             another queue would be lost if it were requeued.
-        duplicates: the messages that this process has started.
     """
 
-    def __init__(self, *, acknowledge_first: bool) -> None:
+    def __init__(self, duplicates: DuplicateCache[M], *, acknowledge_first: bool) -> None:
         self._acknowledge_first = acknowledge_first
         self._entries: deque[tuple[M, bool]] = deque()
         self.put = self._entries.append
-        self.duplicates: DuplicateCache[M] = duplicate_cache()
+        self.duplicates = duplicates
         self._latest: deque[Key] = deque(maxlen=SUSPECTS)
 
     def __len__(self) -> int:
@@ -83,7 +94,7 @@ class Inbox(Generic[M]):
         """Remove the first message; append it to `batch` if it is to be processed."""
         message, kept = self._entries.popleft()
         if message.expired():
-            message.acknowledge()
+            message.skip()
             return
         if kept and message.renew():
             return
@@ -94,6 +105,7 @@ class Inbox(Generic[M]):
         key = message.key
         if key is not None:
             state = self.duplicates.begin(key, message, check=message.may_be_copy)
+            message.report_begun()
             if state is Begun.RUNNING:
                 return
             if state is Begun.DONE:
@@ -108,6 +120,7 @@ class Inbox(Generic[M]):
         key = message.key
         if key is not None and not self.duplicates.begin_once(key, check=message.may_be_copy):
             message.acknowledge()
+            message.report_begun()
             return False
         if not message.acknowledge() and kept:
             # It is still the broker's, which redelivers it, here or to another server.
@@ -116,6 +129,7 @@ class Inbox(Generic[M]):
             return False
         if key is not None:
             self._latest.append(key)
+            message.report_begun()
         return True
 
     def return_to_queue(self, *, stopped: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.base import CLOSE_LIMIT
+from hbshim.messaging.duplicates import DuplicateCache, duplicate_cache
 from hbshim.messaging.inbox import Inbox, Received
 from hbshim.messaging.reporting import LOG, OnError, log_error
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
@@ -51,12 +52,17 @@ class PollingListener(ABC, Generic[M, C]):
     Parameters:
         acknowledge_first: acknowledge each message when it is handed out, before it is processed:
             it is processed at most once. Otherwise it is acknowledged after its processing.
+        duplicates: the messages that this process has started; None: those of all drivers over
+            brokers.
     """
 
-    def __init__(self, *, acknowledge_first: bool) -> None:
+    def __init__(
+        self, *, acknowledge_first: bool, duplicates: DuplicateCache[M] | None = None
+    ) -> None:
         self.on_error: OnError = log_error
         self._pid = os.getpid()
-        self._inbox: Inbox[M] = Inbox(acknowledge_first=acknowledge_first)
+        started = duplicate_cache() if duplicates is None else duplicates
+        self._inbox: Inbox[M] = Inbox(started, acknowledge_first=acknowledge_first)
         self._connection: C | None = None
         #: At least one of its sources delivers to it.
         self._consuming = False

@@ -47,6 +47,7 @@ def test_a_file_of_oslo_messaging_8_loads_with_another_scheme() -> None:
     assert (found["password"], former["password"]) == ("secret", "secret/1")
     assert (found["host"], found["ipc"]) == ("compute-17", "/var/run/openstack")
     assert found["leases"] == [300.0, 180.0]
+    assert found["acks"] == [True, 15.0, -1]
     assert {"rpc_zmq_host", "fanout_ds_address"} <= set(found["chosen"])
     assert "secret" not in str(found["warnings"])
     assert any("backend_port of [zmq_proxy_opts] has no effect" in x for x in found["warnings"])

@@ -43,6 +43,7 @@ def loaded(conf: Any, url: str) -> dict[str, Any]:
         "password": address and address.password,
         "host": options.rpc_zmq_host,
         "ipc": options.rpc_zmq_ipc_dir,
+        "acks": [options.rpc_use_acks, options.rpc_ack_timeout_base, options.rpc_retry_attempts],
         "leases": [options.zmq_target_expire, options.zmq_target_update],
         "chosen": sorted(chosen),
     }

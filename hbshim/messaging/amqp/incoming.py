@@ -140,6 +140,12 @@ class AmqpIncoming:
         """Have the end of its processing recorded: it has started, and is not acknowledged yet."""
         self._duplicates, self._key = duplicates, key
 
+    def skip(self) -> None:
+        self.acknowledge()
+
+    def report_begun(self) -> None:
+        """Do nothing: the broker took it from its sender."""
+
     def acknowledge(self) -> bool:
         return self._end("acknowledge")
 

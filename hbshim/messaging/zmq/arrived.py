@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
 
 #: Bytes of a message beyond its body, for limits.
 _OVERHEAD = 1000
@@ -31,6 +31,11 @@ class Arrived:
     def is_publication(self) -> bool:
         """Whether it came over a PUB/SUB pipeline, so that its sender waits for nothing."""
         return self.header.kind in (Kind.FANOUT, Kind.NOTIFY)
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether its sender waits until this process says that it has begun or handled it."""
+        return bool(self.client and self.header.flags & Flag.ACKNOWLEDGED)
 
     @property
     def size(self) -> int:

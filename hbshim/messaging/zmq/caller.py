@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 import uuid
@@ -61,7 +62,7 @@ class NoReply(Reply):
 DONE = Reply("result", Payload(b""))
 
 
-class _Change(Waiter):
+class Change(Waiter):
     """Waits until a route may have changed."""
 
     __slots__ = ("changed",)
@@ -82,6 +83,9 @@ class Caller:
         pid: the process's.
         options, directory, metrics: as given.
         pusher: sends casts that nothing acknowledges.
+        rotation: of the hosts that serve a key.
+        changes: those that wait until a route may have changed.
+        takers: called with what became of a request, by its id or token; in any thread.
     """
 
     def __init__(self, options: ZmqOptions, directory: Reader, metrics: Metrics) -> None:
@@ -89,11 +93,12 @@ class Caller:
         self.options = options
         self.directory = directory
         self.metrics = metrics
-        self._rotation = Rotation()
+        self.rotation = Rotation()
         self._mailbox: Mailbox[tuple[bytes, Reply | Outcome] | None] = Mailbox()
         self._role = ReaderRole(self._read)
         self._calls = PendingCalls(self._role)
-        self._changes: dict[_Change, None] = {}
+        self.changes: dict[Change, None] = {}
+        self.takers: dict[bytes, Callable[[Reply | Outcome], None]] = {}
         self._loop = io_thread(options.zmq_linger).loop
         self._peers = Peers(
             self._loop,
@@ -178,7 +183,7 @@ class Caller:
         sends: dict[bytes, Callable[[], None]] = {}
         for host in hosts:
             header = Header(Kind.LISTENERS, uuid.uuid4().bytes)
-            question = Request(header.id, [frames.encode(header), key], patient=True)
+            question = Request(header, [key], math.inf, patient=True)
             asked[header.id] = host
             sends[header.id] = functools.partial(self._peers.send, host, question)
         found = []
@@ -215,8 +220,29 @@ class Caller:
             for request, call in waiting.items():
                 self._calls.end(call)
                 if request not in answers:
-                    self._loop.post(functools.partial(self._peers.forget, request))
+                    self.forget(request)
         return answers
+
+    def send(self, record: HostRecord, request: Request) -> None:
+        """Have a request sent to the proxy of a host."""
+        self._loop.post(functools.partial(self._peers.send, record, request))
+
+    def give_up(self, request: Request) -> None:
+        """Have it reported, in order with what else is, that a request is not acknowledged."""
+        self._loop.post(functools.partial(self._peers.give_up, request))
+
+    def forget(self, request: bytes) -> None:
+        """Wait no more for what becomes of a request."""
+        self._loop.post(functools.partial(self._peers.forget, request))
+
+    def wait(self, waiter: Waiter, until: float) -> None:
+        """Wait until something may have changed for `waiter`, or the time is over.
+
+        Raises:
+            ConnectionLostError: the driver was closed.
+        """
+        with contextlib.suppress(CallTimeoutError):
+            self._role.wait_once(waiter, until, "")
 
     def put(self, request: bytes, what: Reply | Outcome) -> None:
         """Pass on what became of a request, from the I/O thread."""
@@ -238,11 +264,14 @@ class Caller:
     def _read(self, until: float) -> bool:
         for item in self._mailbox.take(max(0.0, until - time.monotonic())):
             if item is None:
-                for change in list(self._changes):
+                for change in list(self.changes):
                     change.changed = True
                     change.notify()
                 continue
             request, what = item
+            if (taker := self.takers.get(request)) is not None:
+                taker(what)
+                continue
             if isinstance(what, Outcome):
                 what = NoReply("error", Payload(b""), what)
             self._calls.receive(request.hex(), what)
@@ -286,20 +315,20 @@ class Call:
         tried: set[str] = set()
         outcomes: set[Outcome] = set()
         pause = FIRST_PAUSE
-        change = _Change()
-        caller._changes[change] = None
+        change = Change()
+        caller.changes[change] = None
         try:
             while True:
                 change.changed = False
                 routes = caller.directory.routes(self._key, self._deadline)
-                route = caller._rotation.choose(self._key, routes, tried)
+                route = caller.rotation.choose(self._key, routes, tried)
                 if route is not None:
                     reply = self._attempt(route)
                     if not isinstance(reply, NoReply):
                         return reply
                     # The threads that record the reason must not log it.
                     log_problems(caller.metrics)
-                    if reply.outcome is Outcome.LOST:
+                    if reply.outcome in (Outcome.LOST, Outcome.CUT):
                         raise LostServerError(
                             f"{described(self._target)} may have run the call, and will not "
                             f"answer: {reply.outcome.value}"
@@ -316,9 +345,9 @@ class Call:
                 tried.clear()
                 outcomes.clear()
         finally:
-            del caller._changes[change]
+            del caller.changes[change]
 
-    def _wait(self, change: _Change, pause: float, outcomes: set[Outcome]) -> None:
+    def _wait(self, change: Change, pause: float, outcomes: set[Outcome]) -> None:
         log_problems(self._caller.metrics)
         reasons = ", ".join(sorted(each.value for each in outcomes)) or "no host serves it"
         end = self._deadline
@@ -341,28 +370,26 @@ class Call:
         caller = self._caller
         # Another one for each attempt: an answer to an earlier one must not end this one.
         request = uuid.uuid4().bytes
-        message = Request(request, [frames.encode(self._header(request, left)), *self._body])
+        message = Request(self._header(request), self._body, left)
         waiting = caller._calls.begin(self._on_reply, request.hex())
         answered = False
         try:
-            caller._loop.post(lambda: caller._peers.send(route.record, message))
+            caller.send(route.record, message)
             reply = caller._calls.wait(waiting, self._deadline, self._call_monitor_timeout)
             answered = True
             return reply
         finally:
             caller._calls.end(waiting)
             if not answered:
-                caller._loop.post(lambda: caller._peers.forget(request))
+                caller.forget(request)
 
-    def _header(self, request: bytes, left: float) -> Header:
+    def _header(self, request: bytes) -> Header:
         return Header(
             self._kind,
             request,
             self._flags,
-            0,
-            frames.milliseconds(left),
-            self._exchange,
-            self._target.topic,
-            self._server,
-            self._payload.content_type,
+            exchange=self._exchange,
+            topic=self._target.topic,
+            server=self._server,
+            content_type=self._payload.content_type,
         )

@@ -2,7 +2,8 @@
 
 Where the directory says that a host has the server, and at which address it takes casts, the cast
 goes over a one-way connection. A host of which only an address is known may not have the server,
-and over one way the cast would be lost silently; so there its proxy acknowledges it.
+and over one way the cast would be lost silently; so there its proxy acknowledges it. With the
+option `rpc_use_acks` the server does.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import uuid
 from hbshim.errors import CallTimeoutError, ConnectError, LostServerError, UnconfirmedError
 from hbshim.messaging.base import Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
+from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import DONE, Call, Caller
+from hbshim.messaging.zmq.delivery import Delivery, Limits, deliver
 from hbshim.messaging.zmq.directory import Route
-from hbshim.messaging.zmq.frames import Flag, Kind
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.peers import Outcome
 from hbshim.messaging.zmq.pusher import Cast
-from hbshim.messaging.zmq.wording import described
+from hbshim.messaging.zmq.wording import described, shorter
 
 
 def cast(
@@ -27,13 +30,19 @@ def cast(
 ) -> None:
     """Return when a live connection, or with `mandatory` a proxy, has taken a message.
 
+    With `rpc_use_acks`, return when a server has begun it.
+
     Raises:
         UnconfirmedError: the connection or the proxy was lost before the cast was confirmed.
         ConnectError: no host took it in time.
-        UnroutableError: with `mandatory`, no server is known.
+        UnroutableError: with `mandatory` or `rpc_use_acks`, no server is known.
+        DeliveryError: with `rpc_use_acks`, no server acknowledged it.
     """
     timeout = timeout_of(timeout)
     deadline = time.monotonic() + timeout
+    if caller.options.rpc_use_acks:
+        _cast_acknowledged(caller, target, payload, deadline, mandatory=mandatory)
+        return
     way = Confirmed if mandatory else OneWay
     try:
         way(caller, target, payload, deadline, mandatory=mandatory).run()
@@ -45,6 +54,37 @@ def cast(
         raise UnconfirmedError(
             f"{described(target)}: the connection or the proxy was lost before the confirmation"
         ) from None
+
+
+def _cast_acknowledged(
+    caller: Caller, target: Target, payload: Payload, deadline: float, *, mandatory: bool
+) -> None:
+    options, directory = caller.options, caller.directory
+    header = Header(
+        Kind.CAST,
+        uuid.uuid4().bytes,
+        exchange=target.exchange or options.default_rpc_exchange,
+        topic=target.topic,
+        server=target.server or "",
+        content_type=payload.content_type,
+    )
+    with shorter(target):
+        key = header.key
+    delivery = Delivery(
+        caller,
+        header,
+        frames.split(payload.body),
+        functools.partial(directory.routes, key, deadline),
+        key,
+        Limits.of(options),
+        deadline,
+        f"the cast to {described(target)}",
+        on_unknown=functools.partial(directory.forget, key),
+        mandatory=mandatory,
+    )
+    deliver(caller, [delivery])
+    if delivery.error is not None:
+        raise delivery.error
 
 
 class Confirmed(Call):
@@ -68,7 +108,7 @@ class OneWay(Confirmed):
         if left <= 0:
             raise CallTimeoutError("it was not sent")
         caller, request = self._caller, uuid.uuid4().bytes
-        header = self._header(request, left)._replace(flags=Flag.NONE)
+        header = self._header(request)._replace(flags=Flag.NONE)
         if caller.pusher.offer(route.record, Cast(header, self._body, left)):
             return DONE
 

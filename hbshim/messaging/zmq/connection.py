@@ -65,7 +65,10 @@ class Connection:
         directory = options.rpc_zmq_ipc_dir
         settings, put = options.socket_settings(), self.mailbox.put
         address = ipc_path(directory, "servers")
-        self._link = Link(self._loop, settings, address, keys, prefetch, metrics, put)
+        self._link = Link(
+            *(self._loop, settings, address, keys, prefetch),
+            *(options.rpc_message_ttl, metrics, put),
+        )
         self._subscriber = Subscriber(
             self._loop,
             settings,
@@ -90,6 +93,10 @@ class Connection:
             self._loop.post(lambda: self._subscriber.settle(arrived))
         else:
             self._loop.post(self._link.acknowledge)
+
+    def confirm(self, arrived: Arrived) -> None:
+        """Acknowledge a request to its sender."""
+        self._loop.post(lambda: self._link.confirm(arrived))
 
     def release(self, arrived: Arrived) -> None:
         """Give a message back that was not begun."""

@@ -74,7 +74,8 @@ class Kind(enum.IntEnum):
     #: From a server: its target, incarnation and credit. From a proxy: its incarnation.
     HELLO = 32
     BYE = 33
-    #: From a proxy: a server is registered. Of a CAST or NOTIFY: it was taken.
+    #: From a proxy: a server is registered, or a cast was taken. From a server: a message with the
+    #: flag ACKNOWLEDGED was begun or handled.
     ACK = 34
     #: More requests that the proxy may hand over; fewer, if negative.
     CREDIT = 35
@@ -102,9 +103,14 @@ class Flag(enum.IntFlag):
     """How a message is to be treated."""
 
     NONE = 0
+    #: A proxy acknowledges it when it has taken it.
     WANTS_ACK = 1
     MANDATORY = 2
     NEVER_REDELIVER = 4
+    #: A server acknowledges it.
+    ACKNOWLEDGED = 8
+    #: An earlier copy of it was sent, and may have reached a server.
+    AGAIN = 16
 
 
 class Header(NamedTuple):

@@ -11,7 +11,7 @@ from hbshim.messaging.base import Payload, ReplyKind
 from hbshim.messaging.duplicates import DuplicateCache, Key
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.arrived import Arrived
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.connection import Connection
@@ -41,24 +41,43 @@ class ZmqIncoming:
         FrameError: its body cannot be read.
     """
 
-    __slots__ = ("_arrived", "_connection", "_options", "_settled", "payload")
-
-    #: It is handed to one server once, so it is never a copy.
-    may_have_run = False
-    may_be_copy = False
-    key: Key | None = None
+    __slots__ = (
+        "_arrived",
+        "_begun",
+        "_connection",
+        "_duplicates",
+        "_options",
+        "_settled",
+        "payload",
+    )
 
     def __init__(self, arrived: Arrived, connection: Connection, options: ZmqOptions) -> None:
         self._arrived = arrived
         self._options = options
         self._connection = connection
         self._settled = False
+        self._begun = False
+        self._duplicates: DuplicateCache[ZmqIncoming] | None = None
         body = frames.join(arrived.body, frames.BODY_LIMIT)
         self.payload = Payload(body, arrived.header.content_type or "application/json")
 
     @property
     def message_id(self) -> str:
         return self._arrived.header.id.hex()
+
+    @property
+    def may_have_run(self) -> bool:
+        return bool(self._arrived.header.flags & Flag.AGAIN)
+
+    @property
+    def may_be_copy(self) -> bool:
+        """Whether it may have been begun before: the copies arrive in any order."""
+        return self._arrived.is_acknowledged
+
+    @property
+    def key(self) -> Key | None:
+        """The key for the duplicate cache; None for what is never sent again."""
+        return ("", self.message_id, 0) if self._arrived.is_acknowledged else None
 
     @property
     def attempts(self) -> int:
@@ -75,7 +94,8 @@ class ZmqIncoming:
 
     @property
     def expires(self) -> bool:
-        return self._arrived.header.left != 0
+        # What is acknowledged has a time in which it may be begun, and nothing waits for its end.
+        return self._arrived.header.left != 0 and not (self._begun and self.may_be_copy)
 
     @property
     def _until(self) -> float:
@@ -85,7 +105,11 @@ class ZmqIncoming:
         return self.expires and time.monotonic() > self._until
 
     def begin(self, duplicates: DuplicateCache[Any], key: Key) -> None:
-        """Do nothing: without a key it has no copies."""
+        self._duplicates = duplicates
+
+    def report_begun(self) -> None:
+        self._begun = True
+        self._connection.confirm(self._arrived)
 
     def renew(self) -> bool:
         """Return False: the proxy does not count how often it is given back."""
@@ -95,7 +119,14 @@ class ZmqIncoming:
         if not self._settled:
             self._settled = True
             self._connection.acknowledge(self._arrived)
+            if self._duplicates is not None and self.key is not None:
+                for copy in self._duplicates.end(self.key):
+                    copy.acknowledge()
         return True
+
+    def skip(self) -> None:
+        self._settled = True
+        self._connection.acknowledge(self._arrived)
 
     def reject(self, reason: str) -> None:
         detail = f"message {self.message_id} of topic {self._arrived.header.topic!r}: {reason}"
@@ -106,6 +137,9 @@ class ZmqIncoming:
         if not self._settled:
             self._settled = True
             self._connection.release(self._arrived)
+            if self._duplicates is not None and self.key is not None:
+                for copy in self._duplicates.forget(self.key):
+                    copy.acknowledge()
 
     def requeue(self) -> None:
         """Handle a notification here again later; give anything else back at once."""

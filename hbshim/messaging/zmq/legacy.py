@@ -41,7 +41,6 @@ NOTHING: Final = ""
 REDIS, PROXY, ZMQ = "matchmaker_redis", "zmq_proxy_opts", "oslo_messaging_zmq"
 
 _SERVERS_HERE = "Servers are reached by local sockets and the fixed ports."
-_NO_ACKS = "No server acknowledges a cast to its sender."
 _ONE_CONTEXT = "One thread of a process owns all sockets."
 
 OPTIONS = (
@@ -59,11 +58,11 @@ OPTIONS = (
     Legacy(ZMQ, "zmq_tcp_keepalive_idle", "zmq_tcp_keepalive_idle", "As there."),
     Legacy(ZMQ, "zmq_tcp_keepalive_cnt", "zmq_tcp_keepalive_cnt", "As there."),
     Legacy(ZMQ, "zmq_tcp_keepalive_intvl", "zmq_tcp_keepalive_intvl", "As there."),
-    Legacy(ZMQ, "rpc_use_acks", NOTHING, _NO_ACKS),
-    Legacy(ZMQ, "rpc_ack_timeout_base", NOTHING, _NO_ACKS),
-    Legacy(ZMQ, "rpc_ack_timeout_multiplier", NOTHING, _NO_ACKS),
-    Legacy(ZMQ, "rpc_retry_attempts", NOTHING, _NO_ACKS),
-    Legacy(ZMQ, "rpc_message_ttl", NOTHING, _NO_ACKS),
+    Legacy(ZMQ, "rpc_use_acks", "rpc_use_acks", "For casts; a cast waits. Not for calls."),
+    Legacy(ZMQ, "rpc_ack_timeout_base", "rpc_ack_timeout_base", "As there."),
+    Legacy(ZMQ, "rpc_ack_timeout_multiplier", "rpc_ack_timeout_multiplier", "As there."),
+    Legacy(ZMQ, "rpc_retry_attempts", "rpc_retry_attempts", "As there; then DeliveryError."),
+    Legacy(ZMQ, "rpc_message_ttl", "rpc_message_ttl", "As there."),
     Legacy(ZMQ, "rpc_zmq_serialization", ALWAYS, "json; msgpack is refused."),
     Legacy(ZMQ, "use_pub_sub", ALWAYS, "Fanouts and notifications are published."),
     Legacy(ZMQ, "use_router_proxy", ALWAYS, "Every message passes the proxy of a host."),

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from hbshim.messaging.recent import Recent
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.outbox import Outbox
-from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.settings import COPIES_KEPT, SocketSettings
 from hbshim.messaging.zmq.sockets import make
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ UNLIMITED = 2**31
 #: Calls that are noted, at least, before those whose time is over are forgotten.
 _CALLS = 1000
 
-_FINAL = frozenset((Kind.RESULT, Kind.ERROR))
+_FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK))
 
 
 class State(enum.Enum):
@@ -52,6 +53,7 @@ class Link:
         address: of the proxy's local socket.
         keys: what the listener listens to.
         prefetch: requests that it may hold; 0: any number.
+        copies_lifetime: seconds for which copies of requests are recognised.
         deliver: takes what the listener is to see.
 
     Attributes:
@@ -65,6 +67,7 @@ class Link:
         address: str,
         keys: Sequence[bytes],
         prefetch: int,
+        copies_lifetime: float,
         metrics: Metrics,
         deliver: Callable[[Arrived | State], None],
     ) -> None:
@@ -76,9 +79,11 @@ class Link:
         self._metrics = metrics
         self._deliver = deliver
         self.incarnation = uuid.uuid4().bytes
+        self._confirmed: Recent[bytes] = Recent(COPIES_KEPT, copies_lifetime)
         self._accepting = False
         self._held = 0
-        # Those that are not answered, and when their time is over, of ``time.monotonic()``.
+        # Those that are neither answered nor acknowledged, and when their time is over, of
+        # ``time.monotonic()``.
         self._calls: dict[bytes, float] = {}
         self._most_calls = _CALLS
         self._grant = 0
@@ -142,11 +147,17 @@ class Link:
             self._loop.post(self._send_grant)
         self._grant += 1
 
+    def confirm(self, request: Arrived) -> None:
+        """Acknowledge a request to its sender."""
+        self._confirmed.add(request.header.id)
+        self.reply(request.client, Header(Kind.ACK, request.header.id), [])
+
     def release(self, request: Arrived) -> None:
         """Give a request back that was not begun; another server may take it."""
         self._held -= 1
         header = request.header
         self._calls.pop(header.id, None)
+        self._confirmed.discard(header.id)
         left = header.left
         if left:
             left = max(1, left - int((time.monotonic() - request.at) * 1000))
@@ -188,9 +199,13 @@ class Link:
         if header.kind in (Kind.CALL, Kind.CAST):
             self._held += 1
             arrived = Arrived(client, header, body, time.monotonic())
-            if header.kind is Kind.CALL:
+            if header.kind is Kind.CALL or arrived.is_acknowledged:
                 self._note(arrived)
-            if self._accepting:
+            if arrived.is_acknowledged and header.id in self._confirmed:
+                # Also while every worker is busy, perhaps with the first copy.
+                self.confirm(arrived)
+                self.acknowledge()
+            elif self._accepting:
                 self._deliver(arrived)
             else:
                 self.release(arrived)
@@ -199,7 +214,8 @@ class Link:
         elif header.kind is Kind.OUTSTANDING:
             for call, _ in frames.decode_outstanding(b"".join(body)):
                 if call not in self._calls:
-                    self._send([b"", frames.encode(Header(Kind.LOST, call))])
+                    kind = Kind.ACK if call in self._confirmed else Kind.LOST
+                    self._send([b"", frames.encode(Header(kind, call))])
 
     def _note(self, call: Arrived) -> None:
         """Note a call until it is answered, or no caller waits for it."""

@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hbshim.messaging.duplicates import duplicate_cache
 from hbshim.messaging.polling import PollingListener
 from hbshim.messaging.zmq.connection import Connection, Subscription
 from hbshim.messaging.zmq.frames import FrameError
 from hbshim.messaging.zmq.incoming import ZmqIncoming
 from hbshim.messaging.zmq.link import State
+from hbshim.messaging.zmq.settings import COPIES_KEPT
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
@@ -42,7 +44,8 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         *,
         acknowledge_first: bool,
     ) -> None:
-        super().__init__(acknowledge_first=acknowledge_first)
+        started = duplicate_cache(COPIES_KEPT, options.rpc_message_ttl)
+        super().__init__(acknowledge_first=acknowledge_first, duplicates=started)
         self._options = options
         self._keys = keys
         self._subscription = subscription

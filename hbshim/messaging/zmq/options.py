@@ -17,8 +17,13 @@ from hbshim.messaging.options import (
 from hbshim.messaging.zmq.directory import Pipeline
 from hbshim.messaging.zmq.directory.address import FORMS, Address, read_address
 from hbshim.messaging.zmq.directory.settings import PORTS, DirectorySettings
-from hbshim.messaging.zmq.settings import SocketSettings, default_ipc_directory, ipc_path
-from hbshim.options import seconds, whole
+from hbshim.messaging.zmq.settings import (
+    COPIES_KEPT,
+    SocketSettings,
+    default_ipc_directory,
+    ipc_path,
+)
+from hbshim.options import boolean, seconds, whole
 
 _port = whole(1, 65535)
 _on_or_system = whole(-1, 1)
@@ -196,6 +201,42 @@ class ZmqOptions(MessagingOptions):
         "1 or more",
         "Requests to one target that wait in a proxy for a server; more are passed to another "
         "host, or rejected.",
+    )
+    rpc_use_acks: bool = driver_option(
+        "rpc_use_acks",
+        False,
+        boolean,
+        "true | false",
+        "A cast to one server returns when a server has begun it, and is sent again until then.",
+    )
+    rpc_ack_timeout_base: float = driver_option(
+        "rpc_ack_timeout_base",
+        15.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Seconds until a cast without an acknowledgement is sent again.",
+    )
+    rpc_ack_timeout_multiplier: int = driver_option(
+        "rpc_ack_timeout_multiplier",
+        2,
+        whole(1, 1000),
+        "1 to 1000",
+        "Each time that it is sent again, these seconds are multiplied by this.",
+    )
+    rpc_retry_attempts: int = driver_option(
+        "rpc_retry_attempts",
+        3,
+        whole(-(2**31), 2**31),
+        "a whole number",
+        "How often it is sent again, within the timeout of the cast; below 0: any number of times.",
+    )
+    rpc_message_ttl: float = driver_option(
+        "rpc_message_ttl",
+        300.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Seconds for which proxies and servers recognise what is sent again, of the latest "
+        f"{COPIES_KEPT} messages.",
     )
     zmq_idle_disconnect: float = driver_option(
         "zmq_idle_disconnect",

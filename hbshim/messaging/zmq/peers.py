@@ -4,8 +4,9 @@ One router reaches all hosts that the directory names. A host that only an addre
 a router of its own, because nothing else says which host answers there.
 
 A request that was certainly not handed over ends as UNREACHABLE, BUSY or UNKNOWN, and may go to
-another host. One that was handed over to a proxy that is gone ends as LOST. Where only a connection
-is gone, the proxy is asked what it has: it knows by the numbers of the requests which have arrived.
+another host. One whose server is gone ends as LOST, and one whose proxy is gone as CUT. Where only
+a connection is gone, the proxy is asked what it has: it knows by the numbers of the requests which
+have arrived.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import HostRecord
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.outgoing import Outgoing
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 
@@ -49,7 +51,9 @@ class Outcome(enum.Enum):
     BUSY = "its host has too many requests waiting"
     UNKNOWN = "its host has no such server"
     APART = "its host speaks another version of the protocol"
-    LOST = "it was handed over, and its server or the proxy is gone"
+    LOST = "it was handed over, and its server is gone"
+    CUT = "it was handed over, and the proxy is gone"
+    SILENT = "no acknowledgement came in time"
 
 
 _REASONS = {
@@ -67,19 +71,22 @@ _REPLIES: dict[Kind, ReplyKind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+@dataclass(eq=False, slots=True)
+class Request(Outgoing):
     """What is to be sent.
 
     Attributes:
-        id: that of the header.
         patient: where the connection was lost just now, it waits for the next one; other requests
             go to another host.
+        token: names this sending where its outcome is delivered; empty: the id of the header does.
     """
 
-    id: bytes
-    frames: list[bytes]
     patient: bool = False
+    token: bytes = b""
+
+    @property
+    def id(self) -> bytes:
+        return self.header.id
 
 
 @dataclass(eq=False)
@@ -111,7 +118,7 @@ class Peers:
     """See the module. Every method belongs to the I/O thread.
 
     Parameters:
-        deliver: takes the id of a request, and its reply or its outcome.
+        deliver: takes the id of a request and its reply, or its token and its outcome.
         on_change: called when a host may be reached again.
         idle: seconds without a request after which a host is disconnected; 0: never.
     """
@@ -136,7 +143,7 @@ class Peers:
         self._shared: zmq.Socket[bytes] | None = None
         self._peers: dict[str, _Peer] = {}
         self._by_routing_id: dict[bytes, _Peer] = {}
-        self._sent: dict[bytes, _Peer] = {}
+        self._sent: dict[bytes, tuple[_Peer, Request]] = {}
         self._sequence = 0
         self._closed = False
 
@@ -148,22 +155,30 @@ class Peers:
         """Send a request to the proxy of a host, once it is connected."""
         peer = self._peer(record)
         if peer is None or peer.leaving:
-            self._deliver(request.id, Outcome.UNREACHABLE)
+            self._report(request, Outcome.UNREACHABLE)
             return
         peer.used = time.monotonic()
         if peer.up and self._send(peer, request):
             return
         if (left := peer.down_since + CONNECT_WITHIN - time.monotonic()) <= 0:
-            self._deliver(request.id, Outcome.UNREACHABLE)
+            self._report(request, Outcome.UNREACHABLE)
         else:
             peer.waiting.append(request)
             self._loop.later(left, lambda: self._give_up(peer, request))
 
+    def give_up(self, request: Request) -> None:
+        """Report a request that is not acknowledged: as not sent, where that is certain."""
+        for peer in self._peers.values():
+            if request in peer.waiting:
+                self._give_up(peer, request)
+                return
+        self.forget(request.id)
+        self._report(request, Outcome.SILENT)
+
     def forget(self, request: bytes) -> None:
         """Drop a request whose caller waits no more."""
-        peer = self._sent.pop(request, None)
-        if peer is not None:
-            peer.outstanding.pop(request, None)
+        if (sent := self._sent.pop(request, None)) is not None:
+            sent[0].outstanding.pop(request, None)
 
     def close(self) -> None:
         """Close every connection."""
@@ -211,7 +226,7 @@ class Peers:
         return made
 
     def _leave(self, peer: _Peer) -> None:
-        self._fail(peer, Outcome.LOST)
+        self._fail(peer)
         self._peers = {name: each for name, each in self._peers.items() if each is not peer}
         if peer.socket is self._shared:
             self._by_routing_id = {
@@ -224,19 +239,19 @@ class Peers:
     def _send(self, peer: _Peer, request: Request) -> bool:
         """Send a request, or report why not; return False if it can wait for a connection."""
         assert peer.routing_id is not None
-        first, *body = request.frames
+        first, *body = request.frames()
         sequence = self._sequence + 1
         error = try_send(peer.socket, [peer.routing_id, frames.numbered(first, sequence), *body])
         if not error:
             self._sequence = peer.outstanding[request.id] = sequence
-            self._sent[request.id] = peer
+            self._sent[request.id] = peer, request
             return True
         if error == zmq.EHOSTUNREACH:
             self._mark_down(peer)
             if request.patient:
                 return False
         busy = error == zmq.EAGAIN
-        self._deliver(request.id, Outcome.BUSY if busy else Outcome.UNREACHABLE)
+        self._report(request, Outcome.BUSY if busy else Outcome.UNREACHABLE)
         return True
 
     def _disconnect_idle(self) -> None:
@@ -248,7 +263,7 @@ class Peers:
     def _give_up(self, peer: _Peer, request: Request) -> None:
         if request in peer.waiting:
             peer.waiting.remove(request)
-            self._deliver(request.id, Outcome.UNREACHABLE)
+            self._report(request, Outcome.UNREACHABLE)
 
     # -- what a proxy says ---------------------------------------------------
 
@@ -283,14 +298,14 @@ class Peers:
         elif header.kind is Kind.BYE:
             peer.leaving = True
         elif header.kind is Kind.REJECT:
-            self._end(header.id, _REASONS.get(body, Outcome.BUSY))
+            self._end(peer, header.id, _REASONS.get(body, Outcome.BUSY))
         elif header.kind is Kind.LOST:
-            self._end(header.id, Outcome.LOST)
+            self._end(peer, header.id, Outcome.LOST)
 
     def _on_hello(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
         if peer.incarnation not in (None, header.id):
             self._metrics.record("zmq-proxy-restarted", header.server)
-            self._fail(peer, Outcome.LOST)
+            self._fail(peer)
         elif peer.outstanding:
             # This may be another connection than they were sent over.
             asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
@@ -300,17 +315,24 @@ class Peers:
         peer.up, peer.leaving = True, False
         waiting, peer.waiting = peer.waiting, deque()
         for request in waiting:
-            if not self._send(peer, request):
-                self._deliver(request.id, Outcome.UNREACHABLE)
+            if request.expired() or not self._send(peer, request):
+                self._report(request, Outcome.UNREACHABLE)
         self._on_change()
 
-    def _end(self, request: bytes, outcome: Outcome) -> None:
-        self.forget(request)
-        self._deliver(request, outcome)
+    def _end(self, peer: _Peer, request: bytes, outcome: Outcome) -> None:
+        """Report what became of a request, unless it was sent to another proxy since."""
+        sent = self._sent.get(request)
+        if sent is not None and sent[0] is peer:
+            self.forget(request)
+            self._report(sent[1], outcome)
 
-    def _fail(self, peer: _Peer, outcome: Outcome) -> None:
+    def _report(self, request: Request, outcome: Outcome) -> None:
+        self._deliver(request.token or request.id, outcome)
+
+    def _fail(self, peer: _Peer) -> None:
+        """The proxy is gone, and with it what it was handed."""
         for request in list(peer.outstanding):
-            self._end(request, outcome)
+            self._end(peer, request, Outcome.CUT)
 
     # -- whether a proxy is still there --------------------------------------
 
@@ -336,6 +358,6 @@ class Peers:
         def check() -> None:
             if not peer.up and peer.down_since == since:
                 self._metrics.record("zmq-proxy-dead", peer.address)
-                self._fail(peer, Outcome.LOST)
+                self._fail(peer)
 
         self._loop.later(DEAD_AFTER, check)

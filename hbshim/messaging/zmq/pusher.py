@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ import zmq
 
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import HostRecord
-from hbshim.messaging.zmq.frames import Header
 from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.outgoing import Outgoing
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.runtime.exclusive import TrySection
@@ -35,34 +35,19 @@ _CHECK_EVERY = 1.0
 
 
 @dataclass(eq=False, slots=True)
-class Cast:
+class Cast(Outgoing):
     """A cast.
 
     Attributes:
-        left: seconds until it expires; infinity: never.
         done: called by the I/O thread with whether it was sent; None: its sender does not wait.
     """
 
-    header: Header
-    body: Sequence[bytes]
-    left: float
     done: Callable[[bool], None] | None = None
-    since: float = field(default_factory=time.monotonic)
 
     @property
     def size(self) -> int:
         """Its bytes, about."""
         return frames.HEADER_LIMIT + sum(map(len, self.body))
-
-    def frames(self) -> list[bytes]:
-        """Return its frames, with the time that it has left."""
-        left = self.left - (time.monotonic() - self.since)
-        first = self.header._replace(left=frames.milliseconds(max(0.001, left)))
-        return [frames.encode(first), *self.body]
-
-    def expired(self) -> bool:
-        """Return whether its time is over."""
-        return time.monotonic() > self.since + self.left
 
 
 @dataclass(eq=False)

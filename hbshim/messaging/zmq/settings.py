@@ -9,6 +9,9 @@ from pathlib import Path
 
 from hbshim.errors import OptionError
 
+#: Acknowledged messages whose copies are recognised, by each proxy and each process of servers.
+COPIES_KEPT = 100_000
+
 #: Bytes of a path that a Unix socket may have (sun_path, without the last 0).
 _PATH_LIMIT = 107
 

@@ -1,6 +1,7 @@
-"""A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY calls|publish|fork``.
+"""A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY WHAT``.
 
-It calls through the proxy, itself unless it forks, and prints what became of it.
+It does ``calls``, ``casts``, ``publish`` or ``fork`` through the proxy, itself unless it forks, and
+prints what became of it.
 """
 
 from __future__ import annotations
@@ -65,6 +66,30 @@ def calls(client: messaging.Client) -> None:
     print(results[-1])
 
 
+def casts(driver: messaging.Driver) -> None:
+    """Cast from many threads at once to a server that is slow to begin them."""
+    begun: list[int] = []
+
+    class Slow:
+        def note(self, _request: messaging.Request, value: int) -> None:
+            begun.append(value)
+            time.sleep(0.05)
+
+    client = messaging.Client(driver, TARGET, timeout=60)
+
+    def cast(number: int) -> None:
+        for each in range(5):
+            client.cast("note", value=10 * number + each)
+
+    threads = [threading.Thread(target=cast, args=(number,)) for number in range(5)]
+    with messaging.Server(driver, TARGET, [Slow()], workers=1):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    print(sorted(begun) == [10 * number + each for number in range(5) for each in range(5)])
+
+
 def publish(driver: messaging.Driver) -> None:
     """Receive a fanout and a notification, the latter in two pools."""
     got: list[object] = []
@@ -104,10 +129,14 @@ def fork(client: messaging.Client) -> None:
     print(client.call("echo", value="parent"))
 
 
-driver = messaging.connect(url, rpc_zmq_ipc_dir=ipc)
+driver = messaging.connect(
+    url, rpc_zmq_ipc_dir=ipc, rpc_use_acks=what == "casts", rpc_ack_timeout_base=0.1
+)
 if what == "fork":
     # Green threads of a server would be forked with the rest; it is in another process.
     fork(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
+elif what == "casts":
+    casts(driver)
 elif what == "publish":
     publish(driver)
 else:

@@ -38,6 +38,11 @@ def test_many_callers_and_a_thread_that_lets_no_other_run(node: Node, model: str
 
 
 @pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+def test_casts_that_are_acknowledged_late(node: Node, model: str) -> None:
+    assert run(node, model, "casts") == ["True", "ended"]
+
+
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
 def test_fanouts_and_notifications(nodes: Callable[[], Node], model: str) -> None:
     node = nodes()
     node.start(whole=True)

@@ -114,6 +114,10 @@ class Clients:
         self._metrics.count("zmq_rejected")
         try_send(self._socket, [client, frames.encode(Header(Kind.REJECT, request)), reason])
 
+    def acknowledge(self, client: bytes, request: bytes) -> None:
+        """Report that a request was taken, or that a server has acknowledged it."""
+        self.reply(client, Kind.ACK, [frames.encode(Header(Kind.ACK, request))])
+
     def lose(self, client: bytes, request: bytes) -> None:
         """Report that a request will not be answered, and may have been run."""
         self._metrics.count("zmq_lost")

@@ -108,6 +108,7 @@ def zmq_proxy(
         options.socket_settings(),
         options.ports(),
         options.rpc_zmq_topic_backlog,
+        copies_lifetime=options.rpc_message_ttl,
     )
     if status:
         _print_status(settings, as_json)

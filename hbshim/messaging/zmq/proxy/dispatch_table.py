@@ -35,8 +35,8 @@ class Server:
         routing_id: of its connection.
         incarnation: chosen by it; another one means that it restarted.
         used: the number of the last request that it was handed.
-        outstanding: the calls that it works on, by message id: the client of each, and when its
-            time is over.
+        outstanding: the calls that it works on, and what it has not acknowledged yet, by message
+            id: the client of each, and when its time is over.
     """
 
     routing_id: bytes
@@ -138,6 +138,11 @@ class DispatchTable:
         server.used = next(self._numbers)
         if call is not None:
             server.outstanding[call] = client, until
+
+    def forget(self, call: bytes) -> None:
+        """A copy of a request has come, so the loss of an earlier one says nothing."""
+        for server in self.servers:
+            self.answered(server, call)
 
     def answered(self, server: Server, call: bytes) -> None:
         """A call has ended. A server that drains and holds no more is removed."""

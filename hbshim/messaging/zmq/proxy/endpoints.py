@@ -29,6 +29,7 @@ class ProxySettings:
         bind: the address to listen at, without a port; ``*`` is every one.
         backlog: requests that wait for the servers of one key, at most.
         queue_bytes: that wait for all servers, at most.
+        copies_lifetime: seconds for which copies of acknowledged requests are recognised.
     """
 
     host: str
@@ -38,6 +39,7 @@ class ProxySettings:
     ports: Mapping[Pipeline, int] = field(default_factory=lambda: PORTS)
     backlog: int = 1000
     queue_bytes: int = 64 * 1024 * 1024
+    copies_lifetime: float = 300.0
 
     def address(self, pipeline: Pipeline) -> str:
         """Return the address of a pipeline, as clients use it."""

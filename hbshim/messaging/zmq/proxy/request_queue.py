@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hbshim.messaging.zmq.frames import Flag, Header, Kind
+from hbshim.messaging.zmq.frames import Flag, Header
 
 #: Bytes of a request beyond its frames, about.
 _OVERHEAD = 500
@@ -22,7 +22,8 @@ class Waiting:
     """A request.
 
     Attributes:
-        client: the routing id that its replies go to; empty for a cast.
+        client: the routing id that its replies go to; empty for a cast that no server
+            acknowledges.
         header: decoded from `first`.
         since: when it arrived, of ``time.monotonic()``.
     """
@@ -46,7 +47,7 @@ class Waiting:
     @property
     def is_one_way(self) -> bool:
         """Whether its sender cannot be told that there is no space."""
-        return self.header.kind is Kind.CAST and not self.header.flags & Flag.WANTS_ACK
+        return not (self.client or self.header.flags & Flag.WANTS_ACK)
 
     def left(self, now: float) -> int:
         """Return its milliseconds left; less than 1 where its time is over."""
@@ -133,7 +134,7 @@ class RequestQueue:
                 del self._by_key[key]
 
     def take_calls(self, key: bytes) -> list[Waiting]:
-        """Remove and return all calls to `key`; casts stay until their time is over."""
+        """Remove and return what clients wait for; other casts stay until their time is over."""
         queue = self._by_key.pop(key, None)
         if queue is None:
             return []

@@ -1,7 +1,8 @@
 """The request pipelines of a proxy: calls and casts to the servers here, replies back.
 
-Calls, and casts that are acknowledged, come over a router; other casts come over a PULL socket, and
-one that cannot be placed is dropped and counted. Both have one dispatch table.
+Calls, and casts that are acknowledged by the proxy or by a server, come over a router; other casts
+come over a PULL socket, and one that cannot be placed is dropped and counted. Both have one
+dispatch table.
 
 Everything here runs in the thread of the loop.
 """
@@ -78,7 +79,10 @@ class RequestProxy:
         self._clients = Clients(
             loop, front, settings.host, incarnation.bytes, settings.queue_bytes, metrics
         )
-        self._servers = Servers(loop, back, self._queue, self._clients, directory, record, metrics)
+        self._servers = Servers(
+            *(loop, back, self._queue, self._clients, directory, record),
+            *(settings.copies_lifetime, metrics),
+        )
         loop.read(front, self._on_client)
         loop.read(pull, self._on_cast)
         loop.read(back, self._servers.on_message)
@@ -151,7 +155,9 @@ class RequestProxy:
         for request, sequence in requests:
             if request in here:
                 continue
-            if self._clients.missed(client, sequence):
+            if request in self._servers.acknowledged:
+                self._clients.acknowledge(client, request)
+            elif self._clients.missed(client, sequence):
                 self._clients.reject(client, request, frames.MISSED)
             else:
                 self._clients.lose(client, request)
@@ -163,15 +169,18 @@ class RequestProxy:
 
     def _on_request(self, client: bytes, first: bytes, header: Header, body: list[bytes]) -> None:
         key = header.key
-        receiver = client if header.kind is Kind.CALL else b""
-        waiting = Waiting(receiver, first, header, body, time.monotonic())
+        answered = header.kind is Kind.CALL or header.flags & Flag.ACKNOWLEDGED
+        waiting = Waiting(client if answered else b"", first, header, body, time.monotonic())
+        if header.flags & Flag.AGAIN:
+            self._servers.table.forget(header.id)
+        if self._servers.answer_copy(waiting):
+            return
         if not self._servers.table.serves(key):
             self._clients.reject(client, header.id, frames.UNKNOWN)
         elif self._stopping or not self._servers.place(key, waiting):
             self._clients.reject(client, header.id, frames.BUSY)
         elif header.flags & Flag.WANTS_ACK:
-            acknowledged = [frames.encode(Header(Kind.ACK, header.id))]
-            self._clients.reply(client, Kind.ACK, acknowledged)
+            self._clients.acknowledge(client, header.id)
 
     def _on_cast(self, message: list[bytes]) -> None:
         """Place a cast; its sender learns nothing of what becomes of it."""

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from hbshim.messaging.recent import Recent
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import Directory, HostRecord, Registration
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.proxy.clients import RETRY_AFTER, Clients
 from hbshim.messaging.zmq.proxy.dispatch_table import DispatchTable, Lost, Server
 from hbshim.messaging.zmq.proxy.request_queue import RequestQueue, Waiting
+from hbshim.messaging.zmq.settings import COPIES_KEPT
 
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 #: Seconds until a server that was not reached is checked again.
 PING_SUSPECT_AFTER = 0.25
 
-_FINAL = frozenset((Kind.RESULT, Kind.ERROR))
+_FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK))
 _REPLIES = _FINAL | {Kind.PROGRESS, Kind.ALIVE}
 
 
@@ -37,9 +39,11 @@ class Servers:
         queue: of the requests that wait.
         directory: where they are registered; None: clients find the host by its address.
         record: of the host.
+        copies_lifetime: seconds for which copies of acknowledged requests are recognised.
 
     Attributes:
         table: what is known of them.
+        acknowledged: requests that they have acknowledged to their senders, the latest.
         closing: those that come are not registered any more.
     """
 
@@ -51,6 +55,7 @@ class Servers:
         clients: Clients,
         directory: Directory | None,
         record: HostRecord,
+        copies_lifetime: float,
         metrics: Metrics,
     ) -> None:
         self._loop = loop
@@ -61,8 +66,18 @@ class Servers:
         self._record = record
         self._metrics = metrics
         self._ping_message = frames.encode(Header(Kind.PING, bytes.fromhex(record.incarnation)))
+        self.acknowledged: Recent[bytes] = Recent(COPIES_KEPT, copies_lifetime)
         self.table = DispatchTable()
         self.closing = False
+
+    def answer_copy(self, waiting: Waiting) -> bool:
+        """Answer a copy of what a server has acknowledged; return False for any other request."""
+        header = waiting.header
+        copied = waiting.client and header.flags & Flag.AGAIN
+        if not copied or header.id not in self.acknowledged:
+            return False
+        self._clients.acknowledge(waiting.client, header.id)
+        return True
 
     def place(self, key: bytes, waiting: Waiting) -> bool:
         """Hand a request over, or have it wait behind others; return whether it was done."""
@@ -71,6 +86,8 @@ class Servers:
         return self._queue.put(key, waiting)
 
     def _hand_over(self, key: bytes, waiting: Waiting) -> bool:
+        if self.answer_copy(waiting):
+            return True
         first = waiting.first
         if waiting.header.left:
             left = waiting.left(time.monotonic())
@@ -114,6 +131,10 @@ class Servers:
             return
         server = self.table.get(routing_id)
         if header.kind in _REPLIES:
+            if header.kind is Kind.ACK:
+                self.acknowledged.add(header.id)
+                if not client and server is not None:
+                    client, _ = server.outstanding.get(header.id, (b"", 0.0))
             if server is not None and header.kind in _FINAL:
                 self.table.answered(server, header.id)
             self._clients.reply(client, header.kind, [first, *body])
@@ -157,6 +178,7 @@ class Servers:
         header = frames.decode(first)
         server.credit += 1
         self.table.answered(server, request)
+        self.acknowledged.discard(request)
         waiting = Waiting(client, first, header, rest, time.monotonic())
         if client and not self.table.serves(header.key):
             self._clients.reject(client, request, frames.UNKNOWN)

@@ -1,0 +1,35 @@
+"""What a client sends to the proxy of a host over the pipelines of calls and casts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.frames import Header
+
+
+@dataclass(eq=False, slots=True)
+class Outgoing:
+    """A message.
+
+    Attributes:
+        left: seconds until it expires; infinity: never.
+        since: when that was so, of ``time.monotonic()``.
+    """
+
+    header: Header
+    body: Sequence[bytes]
+    left: float
+    since: float = field(default_factory=time.monotonic, kw_only=True)
+
+    def frames(self) -> list[bytes]:
+        """Return its frames, with the time that it has left."""
+        left = self.left - (time.monotonic() - self.since)
+        first = self.header._replace(left=frames.milliseconds(max(0.001, left)))
+        return [frames.encode(first), *self.body]
+
+    def expired(self) -> bool:
+        """Return whether its time is over."""
+        return time.monotonic() > self.since + self.left

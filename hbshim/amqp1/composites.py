@@ -19,26 +19,37 @@ _SMALL_ULONG = 0x53
 _NULL = bytes((NULL,))
 
 
+#: Equal to no value of a field.
+_MANDATORY = object()
+
+
 class _Field(NamedTuple):
     """A field of a composite type.
 
     Attributes:
-        default: its value when it is not sent.
-        mandatory: it must be sent.
+        default: its value when it is not sent; `_MANDATORY` if it must be.
     """
 
     name: str
     kind: Kind
     default: Any
-    mandatory: bool
 
 
 class _Layout(NamedTuple):
-    """How a composite type is sent."""
+    """How a composite type is sent.
 
+    Attributes:
+        make: makes a value of the values of its fields.
+        head: the descriptor.
+        required: fields up to the last one that is mandatory.
+    """
+
+    name: str
     make: Any
     head: bytes
     fields: tuple[_Field, ...]
+    defaults: tuple[Any, ...]
+    required: int
 
 
 _BY_CLASS: dict[type, _Layout] = {}
@@ -66,9 +77,16 @@ def composite(code: int, name: str) -> Callable[[C], C]:
                 for each in (hint, *typing.get_args(hint))
                 if hasattr(each, "__metadata__")
             )
-            mandatory = not optional and field not in defaults
-            fields.append(_Field(field, kind, defaults.get(field), mandatory))
-        layout = _Layout(cls, bytes((_DESCRIBED,)) + encode(ULong(code)), tuple(fields))
+            default = None if optional else _MANDATORY
+            fields.append(_Field(field, kind, defaults.get(field, default)))
+        layout = _Layout(
+            cls.__name__,
+            getattr(cls, "_make"),  # noqa: B009 - a named tuple
+            bytes((_DESCRIBED,)) + encode(ULong(code)),
+            tuple(fields),
+            tuple(each.default for each in fields),
+            max((n for n, each in enumerate(fields, 1) if each.default is _MANDATORY), default=0),
+        )
         _BY_CLASS[cls] = _BY_DESCRIPTOR[code] = _BY_DESCRIPTOR[Symbol(name)] = layout
         return cls
 
@@ -104,8 +122,8 @@ def encode_composite(value: Any) -> bytes:
         return encode(value)
     items: list[bytes] = []
     filled = 0
-    for item, (_, kind, default, mandatory) in zip(value, layout.fields, strict=True):
-        if item is None or (item == default and not mandatory):
+    for item, (_, kind, default) in zip(value, layout.fields, strict=True):
+        if item is None or item == default:
             items.append(_NULL)
         else:
             items.append(kind.write(item))
@@ -132,27 +150,31 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     layout = _BY_DESCRIPTOR.get(descriptor) if isinstance(descriptor, (int, Symbol)) else None
     if layout is None:
         return READERS[_DESCRIBED](data, at + 1, depth)
-    name = layout.make.__name__
     count, at, end = read_list_header(data, begin)
-    if count > len(layout.fields):
-        raise ProtocolError(f"{name} has {len(layout.fields)} fields, not {count}")
+    if not layout.required <= count <= len(layout.fields):
+        least = layout.fields[layout.required - 1].name if layout.required else "none"
+        raise ProtocolError(
+            f"{layout.name} has {count} fields; the most are {len(layout.fields)}, and the last "
+            f"that must be there is {least}"
+        )
     values: list[Any] = []
-    for position, (field, kind, default, mandatory) in enumerate(layout.fields):
-        code = data[at] if position < count else NULL
+    for field, kind, default in layout.fields[:count]:
+        code = data[at]
         reader = kind.readers.get(code)
         if reader is not None:
             value, at = reader(data, at + 1, depth)
             values.append(value)
             continue
         if code != NULL:
-            raise ProtocolError(f"{name}.{field} is of type {kind.name}, not {code:#04x}")
-        if mandatory:
-            raise ProtocolError(f"{name}.{field} is missing")
+            raise ProtocolError(f"{layout.name}.{field} is of type {kind.name}, not {code:#04x}")
+        if default is _MANDATORY:
+            raise ProtocolError(f"{layout.name}.{field} is missing")
         values.append(default)
-        at += position < count
+        at += 1
     if at != end:
-        raise ProtocolError(f"{name} does not end where its size says")
-    return layout.make._make(values), at
+        raise ProtocolError(f"{layout.name} does not end where its size says")
+    values += layout.defaults[count:]
+    return layout.make(values), at
 
 
 def read_descriptor(data: bytes, at: int, depth: int) -> tuple[Any, int]:

@@ -6,6 +6,7 @@ Inputs are mutations of valid ones: plain random bytes seldom get further than t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import tracemalloc
@@ -15,17 +16,30 @@ from typing import Any
 import pytest
 
 from hbshim.amqp1.composites import decode_composite, encode_composite
+from hbshim.amqp1.connection import Connection
 from hbshim.amqp1.decoding import decode
 from hbshim.amqp1.encoding import encode
-from hbshim.amqp1.errors import ProtocolError
-from hbshim.amqp1.frames import FrameSplitter, encode_frame
+from hbshim.amqp1.errors import ProtocolError, StateError
+from hbshim.amqp1.events import (
+    AttachRequested,
+    Closed,
+    CreditChanged,
+    Event,
+    LoginRefused,
+    Opened,
+    Received,
+)
+from hbshim.amqp1.frames import AMQP_HEADER, SASL, SASL_HEADER, FrameSplitter, encode_frame
+from hbshim.amqp1.mechanisms import Anonymous
 from hbshim.amqp1.messages import Data, Message, Single, decode_message, encode_message
 from hbshim.amqp1.performatives import (
     Accepted,
     Attach,
     Begin,
     Close,
+    Detach,
     Disposition,
+    End,
     Error,
     Flow,
     Header,
@@ -35,10 +49,12 @@ from hbshim.amqp1.performatives import (
     Rejected,
     SaslInit,
     SaslMechanisms,
+    SaslOutcome,
     Source,
     Target,
     Transfer,
 )
+from hbshim.amqp1.sasl import SaslClient
 from hbshim.amqp1.values import Array, Char, Described, Float, Symbol, Timestamp, UInt, ULong
 
 INPUTS = int(os.environ.get("HBSHIM_FUZZ_INPUTS", "100000"))
@@ -76,7 +92,7 @@ MESSAGES = [
 
 
 def _frames(data: bytes) -> object:
-    return FrameSplitter(0x10000).split(data)
+    return list(FrameSplitter(0x10000).split(data))
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
@@ -152,3 +168,93 @@ def test_memory_is_bounded_by_what_arrives(data: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert most < 100 * len(data)
+
+
+#: Frames of a peer on channel 7, for a session with a sender and a receiver.
+CONVERSATION = [
+    Begin(0, 0, 100, 100),
+    Attach("to", 3, True, source=Source(), target=Target("a")),
+    Attach("from", 4, False, source=Source("a"), target=Target(), initial_delivery_count=0),
+    Attach("other", 5, False, source=Source("a"), target=Target(), initial_delivery_count=0),
+    Flow(0, 100, 0, 100, 3, 0, 10),
+    Transfer(4, 0, b"a", 0, more=True),
+    Transfer(4),
+    Transfer(4, 1, b"b", 0, True),
+    Disposition(True, 0, 3, True, Accepted()),
+    Disposition(False, 0, 3, True),
+    Flow(0, 100, 0, 100, 4, 2, echo=True),
+    Detach(3, True),
+    End(),
+    Close(),
+]
+
+
+def frames_of_the_peer(*, login: bool) -> list[bytes]:
+    """The conversation, from the beginning."""
+    sasl = (SaslMechanisms(("ANONYMOUS",)), SaslOutcome(0))
+    before = [SASL_HEADER, *(encode_frame(encode_composite(each), kind=SASL) for each in sasl)]
+    return [
+        *(before if login else []),
+        AMQP_HEADER,
+        encode_frame(encode_composite(Open("s"))),
+        *(
+            encode_frame(encode_composite(each) + b"x" * isinstance(each, Transfer), 7)
+            for each in CONVERSATION
+        ),
+    ]
+
+
+def react(connection: Connection, event: Event) -> None:
+    """Do what a driver does."""
+    if isinstance(event, Opened):
+        session = connection.begin()
+        session.attach_receiver("from", Source("a")).grant(5)
+        session.attach_sender("to", Target("a"))
+    elif isinstance(event, AttachRequested):
+        event.link.accept()
+    elif isinstance(event, CreditChanged):
+        event.link.send(b"x" * 1000)
+    elif isinstance(event, Received):
+        event.link.settle(event.delivery, Accepted())
+
+
+@pytest.mark.parametrize("login", [False, True])
+def test_whatever_arrives_ends_a_connection_at_most(login: bool) -> None:
+    """And what is sent are whole frames that the other side can read."""
+    chance = random.Random(f"{SEED} {login}")
+    complete, rounds = 0, INPUTS // 50
+    for _ in range(rounds):
+        connection = Connection("c", sasl=SaslClient([Anonymous()], None) if login else None)
+        frames = frames_of_the_peer(login=login)
+        at, other = chance.randrange(len(frames)), chance.randrange(len(frames))
+        frames[at] = mutated(frames[at], chance)
+        if chance.random() < 0.3:
+            frames[at], frames[other] = frames[other], frames[at]
+        events: list[Event] = []
+        for data in filter(None, frames):
+            found = connection.receive_data(data, 1.0)
+            events += found
+            for event in found:
+                # What has ended meanwhile refuses it.
+                with contextlib.suppress(StateError):
+                    react(connection, event)
+        events += connection.receive_data(b"", 1.0)
+        ends = [event for event in events if isinstance(event, (Closed, LoginRefused))]
+        assert len(ends) == 1, ends
+        complete += any(isinstance(event, Received) for event in events)
+        check_frames(connection.data_to_send(1.0))
+    # Otherwise the mutations are too wild to get anywhere.
+    assert complete > rounds // 10
+
+
+def check_frames(data: bytes) -> None:
+    """Fail unless these are whole frames, with protocol headers where they may be."""
+    while data:
+        if data.startswith(b"AMQP"):
+            data = data[8:]
+            continue
+        size = int.from_bytes(data[:4], "big")
+        assert 8 <= size <= len(data)
+        if size > 8:
+            decode_composite(data[8:size])
+        data = data[size:]

@@ -105,8 +105,14 @@ MALFORMED = {
     "unknown descriptor": (fields(0x99), "not the descriptor of any known type"),
     "a list as descriptor": (encode(Described([], [])), "not the descriptor of any known type"),
     "a map instead of a list": (encode(Described(ULong(0x18), {})), "a list cannot have"),
-    "too many fields": (fields(0x18, None, None), "Close has 1 fields, not 2"),
-    "a mandatory field is missing": (fields(0x10), "Open.container_id is missing"),
+    "too many fields": (
+        fields(0x18, None, None),
+        "Close has 2 fields; the most are 1, and the last that must be there is none",
+    ),
+    "a mandatory field is missing": (
+        fields(0x10),
+        "Open has 0 fields; the most are 10, and the last .* is container_id",
+    ),
     "a mandatory field is null": (fields(0x10, None), "Open.container_id is missing"),
     "a field of another type": (fields(0x10, b"c"), "Open.container_id is of type string, not"),
     "int for uint": (fields(0x15, True, 5), "Disposition.first is of type uint, not 0x55"),

@@ -20,9 +20,6 @@ DIRECT_REPLY = "amq.rabbitmq.reply-to"
 #: Milliseconds after which an unused queue goes.
 EXPIRES = 600_000
 
-#: Unacknowledged messages that a server may hold.
-PREFETCH = 100
-
 #: As hbshim's drivers do unless told otherwise; confirms come sooner so.
 TRANSIENT = 1
 

@@ -11,12 +11,12 @@ from hbshim.bench.rpc.by_hand import (
     CONTENT_TYPE,
     DIRECT_REPLY,
     EXPIRES,
-    PREFETCH,
     TRANSIENT,
     HandClient,
     HandServer,
     notes,
 )
+from hbshim.bench.rpc.parts import PREFETCH
 
 
 def _connected(url: str, *, confirming: bool = False) -> Any:

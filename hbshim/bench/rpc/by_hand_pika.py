@@ -10,12 +10,12 @@ from hbshim.bench.rpc.by_hand import (
     CONTENT_TYPE,
     DIRECT_REPLY,
     EXPIRES,
-    PREFETCH,
     TRANSIENT,
     HandClient,
     HandServer,
     notes,
 )
+from hbshim.bench.rpc.parts import PREFETCH
 
 
 class _Line:

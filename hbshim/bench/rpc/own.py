@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from hbshim import messaging
-from hbshim.bench.rpc.parts import PAYLOAD, PREFIX, TIMEOUT, Counter, together
+from hbshim.bench.rpc.parts import PAYLOAD, PREFETCH, PREFIX, TIMEOUT, Counter, together
 
 #: As the plug-in names them.
 _RPC, _NOTES = f"{PREFIX}_rpc", f"{PREFIX}_notification"
@@ -67,7 +67,9 @@ class OwnServer:
         self.counts = counter.counts
         endpoint = _Endpoint(counter)
         self._servers = (
-            messaging.Server(driver, messaging.Target(topic, "server", _RPC), [endpoint]),
+            messaging.Server(
+                driver, messaging.Target(topic, "server", _RPC), [endpoint], prefetch=PREFETCH
+            ),
             messaging.NotificationServer(driver, [f"{topic}-notes"], [endpoint], exchange=_NOTES),
         )
         for server in self._servers:

@@ -13,6 +13,9 @@ PAYLOAD = "x" * 1024
 #: Prefix of the exchanges and queues of the benchmark.
 PREFIX = "hbshim-bench"
 
+#: Unacknowledged messages that a server may hold, whatever the contestant.
+PREFETCH = 100
+
 #: Seconds for one operation before the benchmark fails.
 TIMEOUT = 30.0
 

@@ -9,8 +9,8 @@ import uuid
 
 import zmq
 
-from hbshim.bench.rpc.by_hand import CONTENT_TYPE, PREFETCH, notes
-from hbshim.bench.rpc.parts import TIMEOUT
+from hbshim.bench.rpc.by_hand import CONTENT_TYPE, notes
+from hbshim.bench.rpc.parts import PREFETCH, TIMEOUT
 from hbshim.bench.zmq.bare import (
     BareClient,
     BareServer,

@@ -90,9 +90,9 @@ class Connection:
 
     def acknowledge(self, arrived: Arrived) -> None:
         if arrived.is_publication:
-            self._loop.post(lambda: self._subscriber.settle(arrived))
+            self._subscriber.settle(arrived)
         else:
-            self._loop.post(self._link.acknowledge)
+            self._link.acknowledge()
 
     def confirm(self, arrived: Arrived) -> None:
         """Acknowledge a request to its sender."""

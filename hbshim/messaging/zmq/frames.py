@@ -99,6 +99,10 @@ BUSY, UNKNOWN, APART, MISSED = b"busy", b"unknown", b"version", b"missed"
 REASONS = frozenset((BUSY, UNKNOWN, APART, MISSED))
 
 
+#: Faster than to call the class.
+_KINDS = {kind.value: kind for kind in Kind}
+
+
 class Flag(enum.IntFlag):
     """How a message is to be treated."""
 
@@ -196,7 +200,9 @@ def decode(frame: bytes) -> Header:
         for length in lengths:
             names.append(frame[at : at + length].decode())
             at += length
-        return Header(Kind(kind), id_, flags, sequence, left, *names)
+        return Header(_KINDS[kind], id_, flags, sequence, left, *names)
+    except KeyError:
+        raise FrameError(f"a header of an unknown kind: {kind}") from None
     except ValueError as error:
         raise FrameError(f"a header that cannot be read: {error}") from None
 

@@ -1,8 +1,9 @@
 """A listener's connection to the proxy of its host, as the I/O thread sees it.
 
 The proxy hands over no more requests than it has credit for. The credit that it has, and the
-requests that are here or on their way, add up to the prefetch count; while the listener is paused,
-to 0. A proxy that restarts learns the true credit from HELLO.
+requests that it handed over and got no credit back for, add up to the prefetch count; while the
+listener is paused, to 0. Credit is returned once the proxy has less than half of it, so a server
+that keeps up sends no message for it. A proxy that restarts learns the true credit from HELLO.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import enum
 import math
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,7 +49,7 @@ class State(enum.Enum):
 
 
 class Link:
-    """See the module. Every method belongs to the I/O thread.
+    """See the module. Every method but :meth:`acknowledge` belongs to the I/O thread.
 
     Parameters:
         address: of the proxy's local socket.
@@ -76,17 +78,20 @@ class Link:
         self._address = address
         self._keys = keys
         self._prefetch = prefetch or UNLIMITED
+        self._half = self._prefetch // 2
         self._metrics = metrics
         self._deliver = deliver
         self.incarnation = uuid.uuid4().bytes
         self._confirmed: Recent[bytes] = Recent(COPIES_KEPT, copies_lifetime)
         self._accepting = False
-        self._held = 0
+        # Requests that the proxy counts as handed over, and those of them that are held no more:
+        # a mark for each, from any thread.
+        self._handed = 0
+        self._settled: deque[None] = deque()
         # Those that are neither answered nor acknowledged, and when their time is over, of
         # ``time.monotonic()``.
         self._calls: dict[bytes, float] = {}
         self._most_calls = _CALLS
-        self._grant = 0
         self._stopping = False
         self._socket: zmq.Socket[bytes] | None = None
         self._outbox: Outbox | None = None
@@ -140,12 +145,11 @@ class Link:
         self._socket = self._outbox = None
 
     def acknowledge(self) -> None:
-        """Grant one more request, for one that is held no more."""
-        self._held -= 1
-        if not self._grant:
-            # With those of other requests in the same round.
-            self._loop.post(self._send_grant)
-        self._grant += 1
+        """Note, in any thread, that a request is held no more, so that another may come."""
+        # In this order, as in _on_message: one of the two threads sees what the other has done.
+        self._settled.append(None)
+        if self._handed >= self._half:
+            self._loop.post(self._return_credit)
 
     def confirm(self, request: Arrived) -> None:
         """Acknowledge a request to its sender."""
@@ -154,7 +158,7 @@ class Link:
 
     def release(self, request: Arrived) -> None:
         """Give a request back that was not begun; another server may take it."""
-        self._held -= 1
+        self._handed -= 1
         header = request.header
         self._calls.pop(header.id, None)
         self._confirmed.discard(header.id)
@@ -171,10 +175,20 @@ class Link:
             self._calls.pop(header.id, None)
         self._send([client, frames.encode(header), *body])
 
-    def _send_grant(self) -> None:
-        grant, self._grant = self._grant, 0
-        if not self._stopping:
-            self._send_credit(grant)
+    def _return_credit(self) -> None:
+        """Grant one more request for each that is held no more."""
+        credit = self._settle()
+        if credit and not self._stopping:
+            self._send_credit(credit)
+
+    def _settle(self) -> int:
+        """Return how many requests are held no more since the last time."""
+        settled = 0
+        while self._settled:
+            self._settled.popleft()
+            settled += 1
+        self._handed -= settled
+        return settled
 
     def _send_credit(self, credit: int) -> None:
         self._control(Kind.CREDIT, frames.encode_credit(credit))
@@ -197,7 +211,9 @@ class Link:
             self._metrics.count("zmq_malformed")
             return
         if header.kind in (Kind.CALL, Kind.CAST):
-            self._held += 1
+            self._handed += 1
+            if self._settled and self._handed >= self._half:
+                self._return_credit()
             arrived = Arrived(client, header, body, time.monotonic())
             if header.kind is Kind.CALL or arrived.is_acknowledged:
                 self._note(arrived)
@@ -229,7 +245,6 @@ class Link:
         """Send HELLO: the proxy, which may have restarted, has probed a new connection."""
         if self._stopping:
             return
-        # What is granted later is in it already.
-        self._grant = 0
-        credit = (self._prefetch if self._accepting else 0) - self._held
+        self._settle()
+        credit = (self._prefetch if self._accepting else 0) - self._handed
         self._control(Kind.HELLO, frames.encode_credit(credit), *self._keys)

@@ -32,6 +32,10 @@ _LONGEST_SLEEP = 60.0
 #: Seconds of a pause after an error of the poll, which may come again at once.
 _PAUSE = 0.1
 
+#: As plain numbers: operators of the library's enumerations cost more than sending a frame.
+_NOBLOCK, _SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
+_READABLE, _WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
+
 Handler = Callable[[list[bytes]], None]
 
 
@@ -62,15 +66,15 @@ class Loop:
         self._poller = zmq.Poller()
         self._readers: dict[zmq.Socket[bytes], Handler] = {}
         self._writers: dict[zmq.Socket[bytes], Callable[[], None]] = {}
-        self._order: deque[zmq.Socket[bytes]] = deque()
+        self._sockets: dict[zmq.Socket[bytes], None] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
-        self._numbers = itertools.count()
+        self._numbers, self._rounds = itertools.count(), itertools.count()
         # Native ones, whatever is patched.
         self._wake_in, self._wake_out = socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
-        self._poller.register(self._wake_in.fileno(), zmq.POLLIN)
+        self._poller.register(self._wake_in.fileno(), _READABLE)
         self._keeping: list[Callable[[], bool]] = []
         self._sleeping = False
         self._stopped = False
@@ -82,6 +86,8 @@ class Loop:
         """Have `command` run by the loop, soon and in order; it must not wait."""
         self._commands.append(command)
         if self._sleeping:
+            # One byte is enough for all that is posted until it wakes up.
+            self._sleeping = False
             self._wake()
 
     def stop(self) -> None:
@@ -99,12 +105,12 @@ class Loop:
     def read(self, socket: zmq.Socket[bytes], handler: Handler) -> None:
         """Have `handler` called with each message that `socket` receives."""
         self._readers[socket] = handler
-        self._order.append(socket)
-        self._poller.register(socket, zmq.POLLIN)
+        self._sockets[socket] = None
+        self._poller.register(socket, _READABLE)
 
     def look_after(self, socket: zmq.Socket[bytes]) -> None:
         """Include a socket that receives nothing in housekeeping, and close it at the end."""
-        self._order.append(socket)
+        self._sockets[socket] = None
 
     def finish_first(self, keeps: Callable[[], bool]) -> None:
         """Have :meth:`finish` go on while a function returns True."""
@@ -121,15 +127,14 @@ class Loop:
             self._writers.pop(socket, None)
         else:
             self._writers[socket] = on_writable
-        reads = zmq.POLLIN if socket in self._readers else 0
-        self._poller.register(socket, reads | (zmq.POLLOUT if on_writable else 0))
+        reads = _READABLE if socket in self._readers else 0
+        self._poller.register(socket, reads | (_WRITABLE if on_writable else 0))
 
     def close(self, socket: zmq.Socket[bytes]) -> None:
         """Close a socket; what it has not sent yet, it sends within its linger time."""
         self._readers.pop(socket, None)
         self._writers.pop(socket, None)
-        with contextlib.suppress(ValueError):
-            self._order.remove(socket)
+        self._sockets.pop(socket, None)
         with contextlib.suppress(KeyError):
             self._poller.unregister(socket)
         socket.close()
@@ -167,27 +172,32 @@ class Loop:
         self._sleeping = True
         # After the mark: what is posted from now on writes to the pair.
         wait = 0.0 if self._commands or self._stopped else max(0.0, until - time.monotonic())
-        events = dict(self._poller.poll(int(wait * 1000) + (wait > 0)))
+        events = self._poller.poll(int(wait * 1000) + (wait > 0))
         self._sleeping = False
-        if events.pop(self._wake_in.fileno(), 0):
+        if any(each == self._wake_in.fileno() for each, _ in events):
             with contextlib.suppress(BlockingIOError):
                 self._wake_in.recv(4096)
         for _ in range(len(self._commands)):
             self._guarded(self._commands.popleft())
-        self._order.rotate(-1)
-        for socket in list(self._order):
-            if events.get(socket, 0) & zmq.POLLIN and socket in self._readers:
+        for socket, event in self._in_turn(events):
+            if event & _READABLE and socket in self._readers:
                 self._read(socket)
-        for socket, on_writable in list(self._writers.items()):
-            if events.get(socket, 0) & zmq.POLLOUT:
+            if event & _WRITABLE and (on_writable := self._writers.get(socket)) is not None:
                 self._guarded(on_writable)
         self._call_timers()
 
+    def _in_turn(
+        self, events: list[tuple[zmq.Socket[bytes], int]]
+    ) -> list[tuple[zmq.Socket[bytes], int]]:
+        """Return the events with another one first in each round."""
+        first = next(self._rounds) % len(events) if events else 0
+        return events[first:] + events[:first]
+
     def _read(self, socket: zmq.Socket[bytes]) -> None:
         handler = self._readers[socket]
-        for _ in range(BATCH):
+        for number in range(BATCH):
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
+                frames = receive(socket)
             except zmq.ZMQError:
                 return  # nothing more
             try:
@@ -195,6 +205,9 @@ class Loop:
             except Exception as error:
                 _report(error)
             if socket.closed:
+                return
+            # To ask costs less than the error, and more than a message in a row of many.
+            if number == 0 and not int(socket.get(zmq.EVENTS)) & _READABLE:
                 return
 
     def _call_timers(self) -> None:
@@ -211,7 +224,7 @@ class Loop:
             _report(error)
 
     def _touch(self) -> None:
-        for socket in self._order:
+        for socket in self._sockets:
             socket.get(zmq.EVENTS)
 
     def finish(self, seconds: float) -> None:
@@ -233,7 +246,7 @@ class Loop:
 
     def end(self) -> None:
         """Close what is left; wait until each socket has sent what it had, within its linger."""
-        for socket in list(self._order):
+        for socket in list(self._sockets):
             self.close(socket)
         self.context.destroy()
         for end in (self._wake_in, self._wake_out):
@@ -247,10 +260,24 @@ def try_send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> int:
     connection to the peer that the first frame names.
     """
     try:
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+        for frame in frames[:-1]:
+            socket.send(frame, _NOBLOCK | _SNDMORE)
+        socket.send(frames[-1], _NOBLOCK)
     except zmq.ZMQError as error:
         return error.errno or zmq.EAGAIN
     return 0
+
+
+def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
+    """Return a whole message that has arrived.
+
+    Raises:
+        zmq.Again: none has.
+    """
+    frames = [socket.recv(_NOBLOCK)]
+    while socket.get(zmq.RCVMORE):
+        frames.append(socket.recv(_NOBLOCK))
+    return frames
 
 
 def _report(error: Exception) -> None:

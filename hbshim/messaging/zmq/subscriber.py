@@ -31,7 +31,7 @@ _KINDS = frozenset((Kind.FANOUT, Kind.NOTIFY))
 
 
 class Subscriber:
-    """See the module. Every method belongs to the I/O thread.
+    """See the module. Every method but :meth:`settle` belongs to the I/O thread.
 
     Parameters:
         address: of the proxy's local socket.
@@ -66,6 +66,8 @@ class Subscriber:
         self._released: deque[Arrived] = deque()
         self._arrived: deque[Arrived] = deque()
         self._size = 0
+        # Bytes of each message that was handled, until they are subtracted.
+        self._settled: deque[int] = deque()
         self._overflows = False
 
     def open(self) -> None:
@@ -95,8 +97,8 @@ class Subscriber:
             self._socket = None
 
     def settle(self, arrived: Arrived) -> None:
-        """Forget a message that was handled."""
-        self._size -= arrived.size
+        """Note, in any thread, that a message was handled."""
+        self._settled.append(arrived.size)
 
     def requeue(self, arrived: Arrived, delay: float) -> None:
         """Deliver a message again.
@@ -130,6 +132,8 @@ class Subscriber:
             return
         self._count_gap(sender, subscription, header)
         arrived = Arrived(b"", header, body, time.monotonic())
+        while self._settled:
+            self._size -= self._settled.popleft()
         if self._size + arrived.size > self._limit:
             self._drop(header.topic)
             return

@@ -16,7 +16,7 @@ from hbshim.event_log import log_problems
 from hbshim.messaging.base import Payload, timeout_of
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller
+from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, reasons_of
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.publisher import Publication
@@ -113,16 +113,19 @@ def _listeners(
         else:
             unknown.append(route.record)
     pause = FIRST_PAUSE
+    reasons = ""
     while unknown:
         # A proxy that hangs must not keep the others waiting.
         until = min(deadline, time.monotonic() + ANSWER_WITHIN)
         with contextlib.suppress(CallTimeoutError):
-            found += caller.listeners(key, unknown, until)
+            answered, outcomes = caller.listeners(key, unknown, until)
+            found += answered
+            reasons = f" ({reasons_of(outcomes)})"
         left = deadline - time.monotonic()
         if found:
             break
         if left <= 0:
-            raise ConnectError(f"{described(target)}: none of its hosts can be reached")
+            raise ConnectError(f"{described(target)}: none of its hosts can be reached{reasons}")
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
     return found

@@ -8,12 +8,13 @@ handed over is never sent again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,13 @@ from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCall, PendingCalls, ReaderRole, Waiter
 from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader, Route
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.io import io_thread
 from hbshim.messaging.zmq.mailbox import Mailbox
-from hbshim.messaging.zmq.peers import Outcome, Peers, Request
+from hbshim.messaging.zmq.outcomes import Outcome
+from hbshim.messaging.zmq.peers import Peers, Request
 from hbshim.messaging.zmq.publisher import Publication, Publisher
 from hbshim.messaging.zmq.pusher import Pusher
 from hbshim.messaging.zmq.selection import Rotation, name_of
@@ -62,6 +65,11 @@ class NoReply(Reply):
 DONE = Reply("result", Payload(b""))
 
 
+def reasons_of(outcomes: Collection[Outcome]) -> str:
+    """Return what several hosts have answered, as errors say it."""
+    return ", ".join(sorted(each.value for each in outcomes))
+
+
 class Change(Waiter):
     """Waits until a route may have changed."""
 
@@ -88,7 +96,13 @@ class Caller:
         takers: called with what became of a request, by its id or token; in any thread.
     """
 
-    def __init__(self, options: ZmqOptions, directory: Reader, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        options: ZmqOptions,
+        directory: Reader,
+        metrics: Metrics,
+        curve: Curve | None = None,
+    ) -> None:
         self.pid = os.getpid()
         self.options = options
         self.directory = directory
@@ -100,31 +114,38 @@ class Caller:
         self.changes: dict[Change, None] = {}
         self.takers: dict[bytes, Callable[[Reply | Outcome], None]] = {}
         self._loop = io_thread(options.zmq_linger).loop
+        settings, server_keys = options.socket_settings(), None
+        if curve is not None:
+            settings = dataclasses.replace(settings, secret_key=curve.secret_key)
+            server_keys = curve.server_keys
         self._peers = Peers(
             self._loop,
-            options.socket_settings(),
+            settings,
             b"c" + uuid.uuid4().bytes,
             metrics,
             self.put,
             self._on_change,
             options.zmq_idle_disconnect,
+            server_keys,
         )
         self._publishers: dict[Pipeline, Publisher] = {
             pipeline: Publisher(
                 self._loop,
-                options.socket_settings(),
+                settings,
                 pipeline,
                 options.zmq_idle_disconnect,
                 metrics,
+                server_keys,
             )
             for pipeline in PUB_SUB
         }
         self.pusher = Pusher(
             self._loop,
-            options.socket_settings(),
+            settings,
             options.zmq_outbox_bytes,
             options.zmq_idle_disconnect,
             metrics,
+            server_keys,
         )
         self._loop.post(self._peers.start)
         self._loop.post(self.pusher.start)
@@ -177,8 +198,12 @@ class Caller:
 
     def listeners(
         self, key: bytes, hosts: Sequence[HostRecord], deadline: float
-    ) -> list[tuple[HostRecord, list[bytes]]]:
-        """Ask proxies which listeners they have; those that cannot be reached are left out."""
+    ) -> tuple[list[tuple[HostRecord, list[bytes]]], set[Outcome]]:
+        """Ask proxies which listeners they have.
+
+        Returns:
+            Those that answered, each with its listeners; and why others did not.
+        """
         asked: dict[bytes, HostRecord] = {}
         sends: dict[bytes, Callable[[], None]] = {}
         for host in hosts:
@@ -186,14 +211,15 @@ class Caller:
             question = Request(header, [key], math.inf, patient=True)
             asked[header.id] = host
             sends[header.id] = functools.partial(self._peers.send, host, question)
-        found = []
+        found, outcomes = [], set()
         for request, reply in self.ask(sends, deadline).items():
             if isinstance(reply, NoReply):
+                outcomes.add(reply.outcome)
                 self.metrics.count("zmq_hosts_left_out")
                 continue
             with contextlib.suppress(frames.FrameError):
                 found.append((asked[request], frames.split_instances(reply.payload.body)))
-        return found
+        return found, outcomes
 
     def ask(self, sends: Mapping[bytes, Callable[[], None]], deadline: float) -> dict[bytes, Reply]:
         """Have functions run by the I/O thread; return the answers that come in time.
@@ -349,7 +375,7 @@ class Call:
 
     def _wait(self, change: Change, pause: float, outcomes: set[Outcome]) -> None:
         log_problems(self._caller.metrics)
-        reasons = ", ".join(sorted(each.value for each in outcomes)) or "no host serves it"
+        reasons = reasons_of(outcomes) or "no host serves it"
         end = self._deadline
         if self._call_monitor_timeout is not None:
             monitored = self._began + self._call_monitor_timeout

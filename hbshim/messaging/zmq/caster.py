@@ -20,7 +20,7 @@ from hbshim.messaging.zmq.caller import DONE, Call, Caller
 from hbshim.messaging.zmq.delivery import Delivery, Limits, deliver
 from hbshim.messaging.zmq.directory import Route
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
-from hbshim.messaging.zmq.peers import Outcome
+from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.pusher import Cast
 from hbshim.messaging.zmq.wording import described, shorter
 
@@ -112,8 +112,8 @@ class OneWay(Confirmed):
         if caller.pusher.offer(route.record, Cast(header, self._body, left)):
             return DONE
 
-        def done(sent: bool) -> None:
-            caller.put(request, DONE if sent else Outcome.UNREACHABLE)
+        def done(why: Outcome | None) -> None:
+            caller.put(request, why or DONE)
 
         message = Cast(header, self._body, left, done)
         send = functools.partial(caller.pusher.send, route.record, message)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from hbshim.errors import ConnectError, DeliveryError, MessagingError, UnroutableError
 from hbshim.messaging.base import Reply
-from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, Change
+from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, Change, reasons_of
 from hbshim.messaging.zmq.directory import Route, Routes
 from hbshim.messaging.zmq.frames import Flag, Header
-from hbshim.messaging.zmq.peers import Outcome, Request
+from hbshim.messaging.zmq.outcomes import Outcome
+from hbshim.messaging.zmq.peers import Request
 from hbshim.messaging.zmq.selection import name_of
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ class Delivery:
         elif self._is_unknown:
             self.error = UnroutableError(f"{self._described}: no server is known")
         else:
-            reasons = ", ".join(sorted(each.value for each in self._refusals))
+            reasons = reasons_of(self._refusals)
             self.error = ConnectError(
                 f"{self._described}: no host took it in time "
                 f"({reasons or 'the directory cannot be reached'})"

@@ -14,6 +14,7 @@ from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import broadcast, caster, frames
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.connection import Subscription
+from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import Reader
 from hbshim.messaging.zmq.listener import ZmqListener
 from hbshim.messaging.zmq.options import ZmqOptions
@@ -26,15 +27,17 @@ class ZmqDriver:
 
     Parameters:
         directory: says which hosts serve a target.
+        curve: the keys, for encrypted connections to proxies.
     """
 
     capabilities = Capabilities(mandatory=True, pools=True)
 
-    def __init__(self, options: ZmqOptions, directory: Reader) -> None:
+    def __init__(self, options: ZmqOptions, directory: Reader, curve: Curve | None = None) -> None:
         self.options = options
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
         self._directory = directory
+        self._curve = curve
         # By process id: the first two threads of a child agree here on one.
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
@@ -157,7 +160,7 @@ class ZmqDriver:
         caller = self._callers.get(pid)
         if caller is None:
             self._refuse_closed()
-            made = Caller(self.options, self._directory, service.current().metrics)
+            made = Caller(self.options, self._directory, service.current().metrics, self._curve)
             caller = self._callers.setdefault(pid, made)
             if caller is not made:
                 made.close()

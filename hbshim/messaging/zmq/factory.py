@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from hbshim.errors import OptionError
 from hbshim.extras import needs
+from hbshim.heartbeat.service import current
 from hbshim.messaging.hosts import Host
+from hbshim.messaging.zmq.curve import Curve, ServerKeys
+from hbshim.messaging.zmq.keys import PublicKeys
 from hbshim.messaging.zmq.options import ZmqOptions
 
 if TYPE_CHECKING:
@@ -28,9 +31,11 @@ class ZmqFactory:
 
         Raises:
             MissingExtraError: pyzmq, or the directory's library, is not installed.
-            OptionError: the URL has a login or a virtual host, or hosts beside a directory.
+            OptionError: the URL has a login or a virtual host, or hosts beside a directory; or a
+                file of keys cannot be used.
             UnsupportedVersionError: the ZeroMQ library is too old.
         """
+        curve = _curve(options)
         with needs(("zmq",), "zmq"):
             from hbshim.messaging.zmq.directory.addresses import Addresses
             from hbshim.messaging.zmq.directory.factory import open_directory
@@ -38,7 +43,7 @@ class ZmqFactory:
             from hbshim.messaging.zmq.frames import VERSION
             from hbshim.messaging.zmq.sockets import check_library
 
-        check_library()
+        check_library(curve=curve is not None)
         for host in hosts:
             if host.username is not None or host.path not in ("", "/"):
                 raise OptionError(
@@ -52,9 +57,37 @@ class ZmqFactory:
                     "fanout_ds_address names; remove one of them"
                 )
             found = open_directory(options.fanout_ds_address, options.directory_settings())
-            return ZmqDriver(options, found)
+            return ZmqDriver(options, found, curve)
         directory = Addresses([_addresses(host, options) for host in hosts], VERSION)
-        return ZmqDriver(options, directory)
+        return ZmqDriver(options, directory, curve)
+
+
+def _curve(options: ZmqOptions) -> Curve | None:
+    """Return the keys of a client; None: CURVE is off.
+
+    Raises:
+        OptionError: a file of keys cannot be used, or nothing has the keys of the proxies.
+    """
+    secret, pinned = options.secret_key(), options.zmq_curve_server_keys
+    if secret is None:
+        return None
+    if pinned is not None:
+        return Curve(secret, ServerKeys(PublicKeys("zmq_curve_server_keys", pinned)))
+    address = options.fanout_ds_address
+    if address is None:
+        raise OptionError(
+            "zmq_curve_secret_key_file turns CURVE on, and nothing has the public keys of the "
+            "proxies; name a file of them, zmq_curve_server_keys, or a directory, fanout_ds_address"
+        )
+    if address.kind != "file":
+        weakness = f" ({address.weakness})" if address.weakness else ""
+        current().metrics.record_once(
+            "zmq-keys-not-pinned",
+            address.name,
+            "the public keys of proxies come from the directory, and anyone who can write "
+            f"there{weakness} can replace them; pin them, zmq_curve_server_keys",
+        )
+    return Curve(secret, ServerKeys(None))
 
 
 def _addresses(host: Host, options: ZmqOptions) -> dict[Pipeline, str]:

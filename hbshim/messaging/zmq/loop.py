@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import struct
 import time
 from _socket import socketpair
 from collections import deque
@@ -37,6 +38,9 @@ _NOBLOCK, _SNDMORE = int(zmq.NOBLOCK), int(zmq.SNDMORE)
 _READABLE, _WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
 
 Handler = Callable[[list[bytes]], None]
+
+#: Takes an event of a socket's connections, its value, and the address that was connected or bound.
+OnEvent = Callable[[int, int, str], None]
 
 
 class Timer:
@@ -67,6 +71,7 @@ class Loop:
         self._readers: dict[zmq.Socket[bytes], Handler] = {}
         self._writers: dict[zmq.Socket[bytes], Callable[[], None]] = {}
         self._sockets: dict[zmq.Socket[bytes], None] = {}
+        self._monitors: dict[zmq.Socket[bytes], zmq.Socket[bytes]] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers, self._rounds = itertools.count(), itertools.count()
@@ -130,8 +135,35 @@ class Loop:
         reads = _READABLE if socket in self._readers else 0
         self._poller.register(socket, reads | (_WRITABLE if on_writable else 0))
 
+    def monitor(self, socket: zmq.Socket[bytes], events: int, on_event: OnEvent) -> None:
+        """Have a function called with events of a socket's connections, see zmq_socket_monitor(3).
+
+        Call this before the socket connects or binds. Another thread may own the socket afterwards.
+
+        Parameters:
+            events: a sum of ``zmq.EVENT_...``.
+        """
+        address = f"inproc://monitor-{next(self._numbers)}"
+        socket.monitor(address, events)
+        reader = self.context.socket(zmq.PAIR)
+        # While a queue is full, ZeroMQ's own thread would wait, and with it every socket.
+        reader.set(zmq.RCVHWM, 0)
+        reader.connect(address)
+        self._monitors[socket] = reader
+
+        def handle(message: list[bytes]) -> None:
+            event, value = struct.unpack("=HI", message[0])
+            on_event(event, value, message[1].decode())
+
+        self.read(reader, handle)
+
     def close(self, socket: zmq.Socket[bytes]) -> None:
         """Close a socket; what it has not sent yet, it sends within its linger time."""
+        reader = self._monitors.pop(socket, None)
+        if reader is not None:
+            # In this order: an event that nothing takes has ZeroMQ's own thread wait, too.
+            stop_monitor(socket)
+            self.close(reader)
         self._readers.pop(socket, None)
         self._writers.pop(socket, None)
         self._sockets.pop(socket, None)
@@ -246,7 +278,8 @@ class Loop:
 
     def end(self) -> None:
         """Close what is left; wait until each socket has sent what it had, within its linger."""
-        for socket in list(self._sockets):
+        # Those that are monitored before what reads their events.
+        for socket in [*self._monitors, *self._sockets]:
             self.close(socket)
         self.context.destroy()
         for end in (self._wake_in, self._wake_out):
@@ -278,6 +311,12 @@ def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
     while socket.get(zmq.RCVMORE):
         frames.append(socket.recv(_NOBLOCK))
     return frames
+
+
+def stop_monitor(socket: zmq.Socket[bytes]) -> None:
+    """End :meth:`Loop.monitor`, in the thread that owns a socket and is about to close it."""
+    if not socket.closed:
+        socket.monitor(None, 0)
 
 
 def _report(error: Exception) -> None:

@@ -17,6 +17,7 @@ from hbshim.messaging.options import (
 from hbshim.messaging.zmq.directory import Pipeline
 from hbshim.messaging.zmq.directory.address import FORMS, Address, read_address
 from hbshim.messaging.zmq.directory.settings import PORTS, DirectorySettings
+from hbshim.messaging.zmq.keys import read_secret_key
 from hbshim.messaging.zmq.settings import (
     COPIES_KEPT,
     SocketSettings,
@@ -28,6 +29,9 @@ from hbshim.options import boolean, seconds, whole
 _port = whole(1, 65535)
 _on_or_system = whole(-1, 1)
 _probes = whole(-1, 32767)
+
+#: The option that turns CURVE on.
+SECRET_KEY_OPTION = "zmq_curve_secret_key_file"
 
 #: The longest name of a local socket that is made in `rpc_zmq_ipc_dir`.
 LONGEST_SOCKET = "control-requests"
@@ -52,7 +56,11 @@ def _namespace(value: object) -> str:
     return text
 
 
-def _directory(value: object) -> str:
+def _path_or_any(value: object) -> str:
+    return "*" if str(value).strip() == "*" else _path(value)
+
+
+def _path(value: object) -> str:
     text = str(value).strip()
     if not text.startswith("/") or "\0" in text:
         raise ValueError
@@ -131,7 +139,7 @@ class ZmqOptions(MessagingOptions):
     rpc_zmq_ipc_dir: str = driver_option(
         "rpc_zmq_ipc_dir",
         default_ipc_directory(),
-        _directory,
+        _path,
         "an absolute path",
         "Directory of the local sockets by which the servers of a host reach its proxy; the same "
         "for both. It belongs to one user, and no other may enter it.",
@@ -238,6 +246,31 @@ class ZmqOptions(MessagingOptions):
         "Seconds for which proxies and servers recognise what is sent again, of the latest "
         f"{COPIES_KEPT} messages.",
     )
+    zmq_curve_secret_key_file: str | None = driver_option(
+        "zmq_curve_secret_key_file",
+        None,
+        optional(_path),
+        "an absolute path",
+        "Turns CURVE on, which encrypts and authenticates: the file with the secret key of this "
+        "proxy or client, of mode 0600, as `hbshim zmq-keys` makes it.",
+    )
+    zmq_curve_server_keys: str | None = driver_option(
+        "zmq_curve_server_keys",
+        None,
+        optional(_path),
+        "an absolute path",
+        "Of clients: the public keys of the proxies by the names of their hosts, `*` for all "
+        "others; a file, or a folder of *.public files. Without it the directory is believed, "
+        "with a warning.",
+    )
+    zmq_curve_allowed_keys: str | None = driver_option(
+        "zmq_curve_allowed_keys",
+        None,
+        optional(_path_or_any),
+        "an absolute path, or *",
+        "Of proxies: the public keys of the clients that may connect; a file, or a folder of "
+        "*.public files. *: any key, with a warning.",
+    )
     zmq_idle_disconnect: float = driver_option(
         "zmq_idle_disconnect",
         300.0,
@@ -301,10 +334,16 @@ class ZmqOptions(MessagingOptions):
     def _check(self) -> None:
         if self.ssl or self.ssl_options:
             raise OptionError(
-                "ZeroMQ speaks no TLS; remove ssl and ssl_options, and use trusted networks only, "
-                "or a driver over a broker: hbkombu:// or hbpika://"
+                "ZeroMQ speaks no TLS; remove ssl and ssl_options, and encrypt with CURVE: "
+                f"{SECRET_KEY_OPTION}"
             )
         ipc_path(self.rpc_zmq_ipc_dir, LONGEST_SOCKET)
+        for name in ("zmq_curve_server_keys", "zmq_curve_allowed_keys"):
+            if getattr(self, name) is not None and self.zmq_curve_secret_key_file is None:
+                raise OptionError(
+                    f"{name} has no effect without CURVE; turn that on with "
+                    f"{SECRET_KEY_OPTION}, or remove {name}"
+                )
 
     def ports(self) -> Mapping[Pipeline, int]:
         """Return the port of each pipeline."""
@@ -327,8 +366,17 @@ class ZmqOptions(MessagingOptions):
             ports=self.ports(),
         )
 
+    def secret_key(self) -> bytes | None:
+        """Return the secret key of this process; None: CURVE is off.
+
+        Raises:
+            OptionError: the file cannot be used, see :func:`read_secret_key`.
+        """
+        path = self.zmq_curve_secret_key_file
+        return None if path is None else read_secret_key(SECRET_KEY_OPTION, path)
+
     def socket_settings(self) -> SocketSettings:
-        """Return what the sockets need of them."""
+        """Return what the sockets need of them, without a key."""
         return SocketSettings(
             self.heartbeat_interval,
             self.zmq_linger,

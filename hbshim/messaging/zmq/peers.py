@@ -11,7 +11,6 @@ have arrived.
 
 from __future__ import annotations
 
-import enum
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,9 +21,12 @@ import zmq
 
 from hbshim.messaging.base import Payload, Reply, ReplyKind
 from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.connector import Connector
+from hbshim.messaging.zmq.curve import ServerKeys
 from hbshim.messaging.zmq.directory import HostRecord
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.outgoing import Outgoing
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
@@ -42,18 +44,6 @@ DEAD_AFTER = 1.0
 #: Seconds that a request waits for a proxy which is not connected yet, from the loss of the
 #: connection or from the first attempt.
 CONNECT_WITHIN = 1.0
-
-
-class Outcome(enum.Enum):
-    """Why a request has no reply."""
-
-    UNREACHABLE = "its host cannot be reached"
-    BUSY = "its host has too many requests waiting"
-    UNKNOWN = "its host has no such server"
-    APART = "its host speaks another version of the protocol"
-    LOST = "it was handed over, and its server is gone"
-    CUT = "it was handed over, and the proxy is gone"
-    SILENT = "no acknowledgement came in time"
 
 
 _REASONS = {
@@ -99,16 +89,19 @@ class _Peer:
         leaving: it stops, and takes nothing new.
         down_since: of ``time.monotonic()``.
         outstanding: the requests that it was sent, with their numbers.
+        refusal: why the proxy refuses the connection, until it accepts it.
     """
 
     record: HostRecord
     address: str
     socket: zmq.Socket[bytes]
+    connector: Connector
     routing_id: bytes | None
     down_since: float
     used: float = field(default_factory=time.monotonic)
     up: bool = False
     leaving: bool = False
+    refusal: Outcome | None = None
     incarnation: bytes | None = None
     outstanding: dict[bytes, int] = field(default_factory=dict)
     waiting: deque[Request] = field(default_factory=deque)
@@ -121,6 +114,7 @@ class Peers:
         deliver: takes the id of a request and its reply, or its token and its outcome.
         on_change: called when a host may be reached again.
         idle: seconds without a request after which a host is disconnected; 0: never.
+        server_keys: of the proxies; None: without CURVE.
     """
 
     def __init__(
@@ -132,6 +126,7 @@ class Peers:
         deliver: Callable[[bytes, Reply | Outcome], None],
         on_change: Callable[[], None],
         idle: float = 0.0,
+        server_keys: ServerKeys | None = None,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -140,7 +135,8 @@ class Peers:
         self._deliver = deliver
         self._on_change = on_change
         self._idle = idle
-        self._shared: zmq.Socket[bytes] | None = None
+        self._server_keys = server_keys
+        self._shared: tuple[zmq.Socket[bytes], Connector] | None = None
         self._peers: dict[str, _Peer] = {}
         self._by_routing_id: dict[bytes, _Peer] = {}
         self._sent: dict[bytes, tuple[_Peer, Request]] = {}
@@ -155,13 +151,15 @@ class Peers:
         """Send a request to the proxy of a host, once it is connected."""
         peer = self._peer(record)
         if peer is None or peer.leaving:
-            self._report(request, Outcome.UNREACHABLE)
+            why = None if peer is None else peer.refusal
+            self._report(request, why or Outcome.UNREACHABLE)
             return
         peer.used = time.monotonic()
         if peer.up and self._send(peer, request):
             return
-        if (left := peer.down_since + CONNECT_WITHIN - time.monotonic()) <= 0:
-            self._report(request, Outcome.UNREACHABLE)
+        left = peer.down_since + CONNECT_WITHIN - time.monotonic()
+        if peer.refusal is not None or left <= 0:
+            self._report(request, peer.refusal or Outcome.UNREACHABLE)
         else:
             peer.waiting.append(request)
             self._loop.later(left, lambda: self._give_up(peer, request))
@@ -197,6 +195,8 @@ class Peers:
             peer = None
         if peer is None and not self._closed:
             peer = self._connect(record, name, address)
+        elif peer is not None:
+            peer.connector.update(record)
         return peer
 
     def _connect(self, record: HostRecord, name: str, address: str) -> _Peer | None:
@@ -204,14 +204,11 @@ class Peers:
         if known:
             if self._shared is None:
                 self._shared = self._router(self._on_shared)
-            peer = _Peer(record, address, self._shared, known, time.monotonic())
+            peer = _Peer(record, address, *self._shared, known, time.monotonic())
         else:
             own = self._router(lambda message: self._on_message(peer, message))
-            peer = _Peer(record, address, own, None, time.monotonic())
-        try:
-            peer.socket.connect(address)
-        except zmq.ZMQError as error:
-            self._metrics.record("zmq-bad-address", name, str(error))
+            peer = _Peer(record, address, *own, None, time.monotonic())
+        if not peer.connector.connect(record):
             if not known:
                 self._loop.close(peer.socket)
             return None
@@ -220,19 +217,31 @@ class Peers:
             self._by_routing_id[known] = peer
         return peer
 
-    def _router(self, handler: Callable[[list[bytes]], None]) -> zmq.Socket[bytes]:
+    def _router(
+        self, handler: Callable[[list[bytes]], None]
+    ) -> tuple[zmq.Socket[bytes], Connector]:
         made = make(self._loop.context, "client-call", self._settings, self._routing_id)
         self._loop.read(made, handler)
-        return made
+        connector = Connector(
+            self._loop, made, "call", self._server_keys, self._metrics, self._on_refused
+        )
+        return made, connector
+
+    def _on_refused(self, address: str, why: Outcome) -> None:
+        for peer in self._peers.values():
+            if peer.address == address:
+                peer.refusal = why
+                while peer.waiting:
+                    self._report(peer.waiting.popleft(), why)
 
     def _leave(self, peer: _Peer) -> None:
         self._fail(peer)
         self._peers = {name: each for name, each in self._peers.items() if each is not peer}
-        if peer.socket is self._shared:
+        if peer.record.host:
             self._by_routing_id = {
                 key: each for key, each in self._by_routing_id.items() if each is not peer
             }
-            peer.socket.disconnect(peer.address)
+            peer.connector.disconnect(peer.address)
         else:
             self._loop.close(peer.socket)
 
@@ -263,7 +272,7 @@ class Peers:
     def _give_up(self, peer: _Peer, request: Request) -> None:
         if request in peer.waiting:
             peer.waiting.remove(request)
-            self._report(request, Outcome.UNREACHABLE)
+            self._report(request, peer.refusal or Outcome.UNREACHABLE)
 
     # -- what a proxy says ---------------------------------------------------
 
@@ -312,7 +321,7 @@ class Peers:
             requests = frames.encode_outstanding(peer.outstanding.items())
             try_send(peer.socket, [routing_id, asked, *frames.split(requests)])
         peer.incarnation, peer.routing_id = header.id, routing_id
-        peer.up, peer.leaving = True, False
+        peer.up, peer.leaving, peer.refusal = True, False, None
         waiting, peer.waiting = peer.waiting, deque()
         for request in waiting:
             if request.expired() or not self._send(peer, request):

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import zmq
 
 from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.connector import Connector
+from hbshim.messaging.zmq.curve import ServerKeys
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline
 from hbshim.messaging.zmq.frames import Header
 from hbshim.messaging.zmq.loop import Loop, Timer, try_send
@@ -63,6 +65,7 @@ class Publisher:
 
     Parameters:
         idle: seconds without a publication after which a host is disconnected; 0: never.
+        server_keys: of the proxies; None: without CURVE.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Publisher:
         pipeline: Pipeline,
         idle: float,
         metrics: Metrics,
+        server_keys: ServerKeys | None = None,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -79,7 +83,9 @@ class Publisher:
         self._idle = idle
         self._metrics = metrics
         self._id = uuid.uuid4().bytes
+        self._server_keys = server_keys
         self._socket: zmq.Socket[bytes] | None = None
+        self._connector: Connector | None = None
         self._used: dict[str, float] = {}
         self._subscribers = Subscribers()
         self._waiting: dict[Publication, None] = {}
@@ -110,9 +116,18 @@ class Publisher:
             self._loop.close(self._socket)
 
     def _connect(self, hosts: Sequence[HostRecord]) -> None:
-        if self._socket is None:
+        if self._socket is None or self._connector is None:
             self._socket = make(self._loop.context, "client-publish", self._settings)
             self._loop.read(self._socket, self._on_subscription)
+            # A listener whose proxy refuses is left out.
+            self._connector = Connector(
+                self._loop,
+                self._socket,
+                self._pipeline,
+                self._server_keys,
+                self._metrics,
+                lambda address, why: None,
+            )
             if self._idle:
                 self._loop.later(_CHECK_EVERY, self._disconnect_idle)
         now = time.monotonic()
@@ -121,22 +136,20 @@ class Publisher:
             if address is None:
                 self._metrics.count("zmq_hosts_without_pipeline")
                 continue
-            if address not in self._used:
-                try:
-                    self._socket.connect(address)
-                except zmq.ZMQError as error:
-                    self._metrics.record("zmq-bad-address", host.host or address, str(error))
-                    continue
+            if address in self._used:
+                self._connector.update(host)
+            elif not self._connector.connect(host):
+                continue
             self._used[address] = now
 
     def _disconnect_idle(self) -> None:
-        if self._closed or self._socket is None:
+        if self._closed or self._connector is None:
             return
         self._loop.later(_CHECK_EVERY, self._disconnect_idle)
         before = time.monotonic() - self._idle
         for address in [address for address, used in self._used.items() if used < before]:
             del self._used[address]
-            self._socket.disconnect(address)
+            self._connector.disconnect(address)
 
     def _on_subscription(self, message: list[bytes]) -> None:
         instance = self._subscribers.take(message[0])

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 import zmq
 
 from hbshim.messaging.zmq import frames
+from hbshim.messaging.zmq.connector import Connector
+from hbshim.messaging.zmq.curve import ServerKeys
 from hbshim.messaging.zmq.directory import HostRecord
 from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.outgoing import Outgoing
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
@@ -39,10 +42,10 @@ class Cast(Outgoing):
     """A cast.
 
     Attributes:
-        done: called by the I/O thread with whether it was sent; None: its sender does not wait.
+        done: called by the I/O thread with why it was not sent, or None; its sender waits for it.
     """
 
-    done: Callable[[bool], None] | None = None
+    done: Callable[[Outcome | None], None] | None = None
 
     @property
     def size(self) -> int:
@@ -57,11 +60,14 @@ class _Peer:
     Attributes:
         ready: it took the last cast, and nothing is kept for it; any thread may read it.
         down_since: when it was ready last, of ``time.monotonic()``.
+        refusal: why the proxy refuses the connection, until it takes a cast.
     """
 
     address: str
     socket: zmq.Socket[bytes]
+    connector: Connector
     ready: bool = False
+    refusal: Outcome | None = None
     down_since: float = field(default_factory=time.monotonic)
     used: float = field(default_factory=time.monotonic)
     kept: deque[Cast] = field(default_factory=deque)
@@ -73,16 +79,24 @@ class Pusher:
     Parameters:
         most_bytes: of casts whose senders do not wait.
         idle: seconds without a cast after which a host is disconnected.
+        server_keys: of the proxies; None: without CURVE.
     """
 
     def __init__(
-        self, loop: Loop, settings: SocketSettings, most_bytes: int, idle: float, metrics: Metrics
+        self,
+        loop: Loop,
+        settings: SocketSettings,
+        most_bytes: int,
+        idle: float,
+        metrics: Metrics,
+        server_keys: ServerKeys | None = None,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._most_bytes = most_bytes
         self._idle = idle
         self._metrics = metrics
+        self._server_keys = server_keys
         self._peers: dict[str, _Peer] = {}
         self._leaving: set[_Peer] = set()
         # Of what was offered, by the threads that offer; and of what has ended, by the I/O thread.
@@ -120,7 +134,7 @@ class Pusher:
         """Send a cast whose sender waits, or report that its host does not take it."""
         peer = self._peer(record)
         if peer is None:
-            self._end(cast, sent=False)
+            self._end(cast, Outcome.UNREACHABLE)
         else:
             self._send(peer, cast)
 
@@ -142,30 +156,45 @@ class Pusher:
             peer = None
         if peer is None and not self._closed:
             made = make(self._loop.context, "client-cast", self._settings)
-            try:
-                made.connect(address)
-            except zmq.ZMQError as error:
-                self._metrics.record("zmq-bad-address", record.host, str(error))
-                made.close()
+            connector = Connector(
+                self._loop,
+                made,
+                "cast",
+                self._server_keys,
+                self._metrics,
+                lambda address, why: self._on_refused(record.host, address, why),
+            )
+            if not connector.connect(record):
+                self._loop.close(made)
                 return None
-            peer = self._peers[record.host] = _Peer(address, made)
+            peer = self._peers[record.host] = _Peer(address, made, connector)
             self._loop.look_after(made)
+        elif peer is not None:
+            peer.connector.update(record)
         return peer
+
+    def _on_refused(self, host: str, address: str, why: Outcome) -> None:
+        peer = self._peers.get(host)
+        if peer is not None and peer.address == address:
+            peer.refusal = why
+            for cast in [each for each in peer.kept if each.done is not None]:
+                self._give_up(peer, cast)
 
     def _send(self, peer: _Peer, cast: Cast) -> None:
         peer.used = time.monotonic()
         if cast.expired():
-            self._end(cast, sent=False)
+            self._end(cast, Outcome.UNREACHABLE)
             return
         if not peer.kept and not peer.socket.closed and not try_send(peer.socket, cast.frames()):
-            peer.ready = True
-            self._end(cast, sent=True)
+            peer.ready, peer.refusal = True, None
+            self._end(cast)
             return
         if peer.ready:
             peer.ready, peer.down_since = False, peer.used
         left = peer.down_since + SEND_WITHIN - peer.used
-        if peer.socket.closed or (cast.done is not None and left <= 0):
-            self._end(cast, sent=False)
+        hopeless = left <= 0 or peer.refusal is not None
+        if peer.socket.closed or (cast.done is not None and hopeless):
+            self._end(cast, peer.refusal or Outcome.UNREACHABLE)
             return
         if not peer.kept:
             self._loop.write(peer.socket, lambda: self._flush(peer))
@@ -180,23 +209,28 @@ class Pusher:
             if not late and try_send(peer.socket, cast.frames()):
                 return
             peer.kept.popleft()
-            self._end(cast, sent=not late)
-        peer.ready = True
+            self._end(cast, Outcome.UNREACHABLE if late else None)
+        peer.ready, peer.refusal = True, None
         self._loop.write(peer.socket, None)
 
     def _give_up(self, peer: _Peer, cast: Cast) -> None:
         if cast in peer.kept:
             peer.kept.remove(cast)
-            self._end(cast, sent=False)
+            self._end(cast, peer.refusal or Outcome.UNREACHABLE)
 
-    def _end(self, cast: Cast, *, sent: bool) -> None:
+    def _end(self, cast: Cast, why: Outcome | None = None) -> None:
+        """Report what became of a cast.
+
+        Parameters:
+            why: it was not sent; None: it was.
+        """
         if cast.done is not None:
-            cast.done(sent)
+            cast.done(why)
             return
         self._ended += cast.size
-        if not sent:
+        if why is not None:
             self._metrics.count("zmq_casts_dropped")
-            detail = f"a cast to topic {cast.header.topic!r}: its host took nothing in time"
+            detail = f"a cast to topic {cast.header.topic!r} waited too long: {why.value}"
             self._metrics.record("zmq-cast-dropped", "", detail)
 
     def _leave(self, peer: _Peer) -> None:
@@ -214,7 +248,7 @@ class Pusher:
 
     def _close(self, peer: _Peer) -> None:
         while peer.kept:
-            self._end(peer.kept.popleft(), sent=False)
+            self._end(peer.kept.popleft(), peer.refusal or Outcome.UNREACHABLE)
         self._leaving.discard(peer)
         self._loop.close(peer.socket)
         self._finish()
@@ -232,6 +266,6 @@ class Pusher:
         for peer in list(self._peers.values()):
             for cast in [each for each in peer.kept if each.expired()]:
                 peer.kept.remove(cast)
-                self._end(cast, sent=False)
+                self._end(cast, Outcome.UNREACHABLE)
             if peer.used < before and not peer.kept:
                 self._leave(peer)

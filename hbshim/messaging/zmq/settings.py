@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hbshim.errors import OptionError
@@ -25,12 +25,14 @@ class SocketSettings:
         linger: seconds for which a closed socket still sends.
         keepalive: of TCP: on, seconds idle, probes, seconds between two probes.
         fanout_hwm: publications that wait for one subscriber.
+        secret_key: turns CURVE on for the sockets of the network. Not shown by ``repr``.
     """
 
     heartbeat_interval: int = 10
     linger: float = 2.0
     keepalive: tuple[int, int, int, int] = (1, 10, 3, 5)
     fanout_hwm: int = 1000
+    secret_key: bytes | None = field(default=None, repr=False)
 
 
 def ipc_path(directory: str, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import zmq
 
-from hbshim.errors import UnsupportedVersionError
+from hbshim.errors import OptionError, UnsupportedVersionError
 from hbshim.messaging.zmq.frames import FRAME_LIMIT
 from hbshim.messaging.zmq.settings import SocketSettings
 
@@ -52,6 +52,9 @@ ROLES: dict[Role, tuple[int, bool]] = {
     "proxy-control": (zmq.REP, True),
     "control": (zmq.REQ, False),
 }
+
+#: Of the proxy's question whether a client's key is allowed. Not empty: it has to be answered.
+ZAP_DOMAIN = b"hbshim"
 
 #: Sockets within a host.
 LOCAL: frozenset[Role] = frozenset(
@@ -136,17 +139,38 @@ def make(
         made.set(option, value)
     if routing_id is not None:
         made.set(zmq.ROUTING_ID, routing_id)
+    if settings.secret_key is not None and role not in LOCAL:
+        made.set(zmq.CURVE_SECRETKEY, settings.secret_key)
+        if ROLES[role][1]:
+            made.set(zmq.CURVE_SERVER, 1)
+            made.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+            # Without an answer a client is refused, and not accepted.
+            made.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        else:
+            # The key of the proxy is set before each connection.
+            made.set(zmq.CURVE_PUBLICKEY, public_key(settings.secret_key))
     return made
 
 
-def check_library() -> None:
-    """Refuse a ZeroMQ library that is too old.
+def public_key(secret_key: bytes) -> bytes:
+    """Return the public key that belongs to a secret one."""
+    return zmq.curve_public(secret_key)
+
+
+def check_library(*, curve: bool) -> None:
+    """Refuse a ZeroMQ library that is too old, or has no CURVE where that is on.
 
     Raises:
-        UnsupportedVersionError: it is.
+        UnsupportedVersionError: it is too old.
+        OptionError: it has no CURVE.
     """
     found = zmq.zmq_version_info()
     if found < OLDEST_LIBZMQ:
         raise UnsupportedVersionError(
             "libzmq", ".".join(map(str, found)), "it has known security faults", ">=4.3.4"
+        )
+    if curve and not zmq.has("curve"):
+        raise OptionError(
+            "zmq_curve_secret_key_file turns CURVE on, and this libzmq has none; install pyzmq's "
+            "wheel, or a libzmq that was built with libsodium"
         )

@@ -19,6 +19,7 @@ from hbshim.messaging.zmq import frames, pusher
 from hbshim.messaging.zmq.directory import HostRecord
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.pusher import Cast, Pusher
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
@@ -171,15 +172,15 @@ class Receiver:
         settings = SocketSettings(linger=30.0)
         self.pusher = Pusher(self.loop, settings, most_bytes, idle, self.metrics)
         self.pusher.start()
-        self.sent: list[bool] = []
+        self.failures: list[Outcome | None] = []
 
     def send(self) -> bool:
-        """Send a cast whose sender waits."""
-        self.sent.clear()
+        """Send a cast whose sender waits; return whether it was sent."""
+        self.failures.clear()
         header = Header(Kind.CAST, bytes(16))
-        self.pusher.send(self.record, Cast(header, [], 60.0, self.sent.append))
-        wait_until(lambda: self.run() or self.sent, LIMIT)
-        return self.sent[0]
+        self.pusher.send(self.record, Cast(header, [], 60.0, self.failures.append))
+        wait_until(lambda: self.run() or self.failures, LIMIT)
+        return self.failures[0] is None
 
     def run(self) -> None:
         self.loop.run_once(0.01)

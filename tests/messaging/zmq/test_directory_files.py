@@ -324,6 +324,7 @@ def test_a_new_file_is_read_and_a_broken_one_is_not(
         ({"hosts": [{**A, "host": ""}]}, "its host is no name"),
         ({"hosts": [{**A, "address": "no address"}]}, "is not tcp://host:port"),
         ({"hosts": [{**A, "serves": "t"}]}, "what it serves is no list"),
+        ({"hosts": [{**A, "curve_key": "short"}]}, "its curve_key is no public key"),
         ({"hosts": [{**A, "serves": ["t"]}]}, "it serves something that is not"),
         ({"hosts": [{**A, "serves": [{"topic": "x" * 256}]}]}, "a name that is too long"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zmq.utils import z85
 
 from hbshim.messaging.zmq.directory import HostRecord, Registration, records
 from hbshim.messaging.zmq.directory.local import decode_host
@@ -30,9 +31,10 @@ JSON = st.recursive(
 
 
 @CALM
-@given(NAMES, NAMES)
-def test_a_record_is_read_back(host: str, incarnation: str) -> None:
-    written = HostRecord(host, incarnation, {"call": "tcp://[::1]:9501"}, VERSION)
+@given(NAMES, NAMES, st.none() | st.binary(min_size=32, max_size=32).map(z85.encode))
+def test_a_record_is_read_back(host: str, incarnation: str, key: bytes | None) -> None:
+    curve_key = None if key is None else key.decode()
+    written = HostRecord(host, incarnation, {"call": "tcp://[::1]:9501"}, VERSION, curve_key)
     assert records.decode_record(records.encode_record(written), host) == written
 
 
@@ -102,6 +104,8 @@ def test_anything_else_is_refused_by_one_error(text: bytes) -> None:
         ({"addresses": {"call": "tcp://a:1 ; rm"}}, "not tcp://host:port"),
         ({"addresses": {"call": "pgm://a:1"}}, "not tcp://host:port"),
         ({"more": "x" * records.RECORD_LIMIT}, "more than"),
+        ({"curve_key": "short"}, "its curve_key is no public key"),
+        ({"curve_key": ["x"] * 40}, "its curve_key is no public key"),
     ],
 )
 def test_an_invalid_record_is_refused(document: dict[str, Any], reason: str) -> None:

@@ -22,11 +22,13 @@ SOURCES = sorted((Path(hbshim.__file__).parent / "messaging" / "zmq").rglob("*.p
 
 #: The modules that run in the thread of a loop, or make one.
 IN_THE_LOOP = {
-    *("io.py", "loop.py", "outbox.py", "peers.py", "link.py", "sockets.py"),
+    *("connector.py", "io.py", "loop.py", "outbox.py", "peers.py", "link.py", "sockets.py"),
     *("requests.py", "clients.py", "servers.py"),
     *("publisher.py", "pusher.py", "subscriber.py"),
     # The sockets that ZeroMQ's own proxy owns, in its thread, and those for figures.
-    *("endpoints.py", "pubsub.py", "control.py"),
+    *("access.py", "endpoints.py", "pubsub.py", "control.py"),
+    # It makes keys, and no socket.
+    "keys_command.py",
 }
 
 

@@ -25,12 +25,14 @@ class HostRecord:
         incarnation: chosen by the proxy when it starts; another one means that it restarted.
         addresses: ``tcp://host:port`` of each pipeline that the proxy offers.
         version: of the wire format, as :data:`hbshim.messaging.zmq.frames.VERSION`.
+        curve_key: the proxy's public key; None: it has none, or the directory does not have it.
     """
 
     host: str
     incarnation: str
     addresses: Mapping[Pipeline, str]
     version: int
+    curve_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

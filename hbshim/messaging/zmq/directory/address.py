@@ -52,6 +52,16 @@ class Address:
     tls: tuple[tuple[str, str], ...] | None = None
 
     @property
+    def weakness(self) -> str:
+        """Why anyone who reaches it can change it; "" where a password and TLS prevent that."""
+        if self.kind in ("file", "memory"):
+            return ""
+        missing = [] if self.password is not None else ["password"]
+        if self.tls is None:
+            missing.append("TLS")
+        return f"it has no {' and no '.join(missing)}" if missing else ""
+
+    @property
     def name(self) -> str:
         """Where it is, for people, without credentials."""
         hosts = ",".join(

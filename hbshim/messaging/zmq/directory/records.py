@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 from hbshim.messaging.zmq.directory import PIPELINES, HostRecord, Pipeline, Registration
 from hbshim.messaging.zmq.frames import NAME_LIMIT, VERSION
+from hbshim.messaging.zmq.keys import is_key
 
 #: The longest record of a host, in bytes. Four addresses take about 300.
 RECORD_LIMIT = 64 * 1024
@@ -53,15 +54,15 @@ def escape(name: str | bytes) -> str:
 
 def encode_record(record: HostRecord) -> str:
     """Return the text of a host's record."""
-    return json.dumps(
-        {
-            "host": record.host,
-            "incarnation": record.incarnation,
-            "addresses": dict(record.addresses),
-            "version": record.version,
-        },
-        sort_keys=True,
-    )
+    document = {
+        "host": record.host,
+        "incarnation": record.incarnation,
+        "addresses": dict(record.addresses),
+        "version": record.version,
+    }
+    if record.curve_key is not None:
+        document["curve_key"] = record.curve_key
+    return json.dumps(document, sort_keys=True)
 
 
 def decode_record(text: bytes | str, host: str) -> HostRecord:
@@ -92,7 +93,11 @@ def record_of(found: object, host: str) -> HostRecord:
         raise ForeignVersionError(
             f"it speaks version {version >> 4} of the wire format; this is {VERSION >> 4}"
         )
-    return HostRecord(host, found["incarnation"], addresses_of(found.get("addresses")), version)
+    curve_key = found.get("curve_key")
+    if curve_key is not None and not is_key(curve_key):
+        raise RecordError("its curve_key is no public key")
+    addresses = addresses_of(found.get("addresses"))
+    return HostRecord(host, found["incarnation"], addresses, version, curve_key)
 
 
 def addresses_of(found: object) -> Mapping[Pipeline, str]:

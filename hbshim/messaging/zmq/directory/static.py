@@ -113,7 +113,7 @@ class StaticDirectory(PolledDirectory):
     def _listed_of(self, entry: Any) -> Listed:
         if not isinstance(entry, dict):
             raise RecordError("it is no JSON object")
-        if unknown := set(entry) - {"host", "address", "addresses", "serves"}:
+        if unknown := set(entry) - {"host", "address", "addresses", "serves", "curve_key"}:
             raise RecordError(f"it has an unknown key, {min(map(str, unknown))!r}")
         host = entry.get("host")
         if not is_name(host):
@@ -129,6 +129,7 @@ class StaticDirectory(PolledDirectory):
             "incarnation": INCARNATION,
             "addresses": addresses,
             "version": VERSION,
+            "curve_key": entry.get("curve_key"),
         }
         record = record_of(document, str(host))
         return Listed(record, {}, _prefixes(entry.get("serves")), math.inf)

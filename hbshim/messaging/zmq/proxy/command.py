@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import functools
 import json
 import os
@@ -22,6 +23,7 @@ from hbshim.messaging.zmq.options import ZmqOptions
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.directory import Directory
     from hbshim.messaging.zmq.loop import Loop
+    from hbshim.messaging.zmq.proxy.access import Access
     from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
 
 #: Options of the command that are options of the driver, too, with their names there.
@@ -32,6 +34,8 @@ _DRIVER_OPTIONS = {
     "notify_port": "zmq_notify_port",
     "directory": "fanout_ds_address",
     "ipc_dir": "rpc_zmq_ipc_dir",
+    "secret_key_file": "zmq_curve_secret_key_file",
+    "allowed_keys": "zmq_curve_allowed_keys",
     "host": "rpc_zmq_host",
     "bind": "rpc_zmq_bind_address",
 }
@@ -51,6 +55,8 @@ _WITHDRAW_WITHIN = 2.0
 @click.option("--notify-port", help="Port for notifications. See zmq_notify_port.")
 @click.option("--directory", help="Where the host is registered. See fanout_ds_address.")
 @click.option("--ipc-dir", help="Directory of the local sockets. See rpc_zmq_ipc_dir.")
+@click.option("--secret-key-file", help="Turns CURVE on. See zmq_curve_secret_key_file.")
+@click.option("--allowed-keys", help="Of clients, with CURVE. See zmq_curve_allowed_keys.")
 @click.option(
     "--grace",
     type=click.FloatRange(0, 86400),
@@ -111,8 +117,11 @@ def zmq_proxy(
         copies_lifetime=options.rpc_message_ttl,
     )
     if status:
+        # Without the key, which the user of a health check need not be able to read.
         _print_status(settings, as_json)
-    elif process is None:
+        return
+    settings = _with_keys(settings, options, warn=not supervised)
+    if process is None:
         _supervise(settings, configured or {}, values, grace)
     else:
         _run(process, settings, options, grace, supervised=supervised)
@@ -137,6 +146,37 @@ def _options_of(config_file: str) -> dict[str, object]:
     for warning in legacy.warnings(sections):
         click.echo(f"hbshim zmq-proxy: {warning}", err=True)
     return legacy.driver_options(sections)
+
+
+def _with_keys(settings: ProxySettings, options: ZmqOptions, *, warn: bool) -> ProxySettings:
+    """Return the settings with what CURVE needs, where it is on.
+
+    Raises:
+        OptionError: the key cannot be used, or it is not said who may connect.
+    """
+    secret = options.secret_key()
+    if secret is None:
+        return settings
+    allowed = options.zmq_curve_allowed_keys
+    if allowed is None:
+        raise OptionError(
+            "zmq_curve_secret_key_file turns CURVE on, and nothing says which clients may connect; "
+            "name a file of their public keys, zmq_curve_allowed_keys, or * for any client with a "
+            "key pair"
+        )
+    warnings = []
+    if allowed == "*":
+        warnings.append("zmq_curve_allowed_keys=*: every client with a key pair may connect")
+    address = options.fanout_ds_address
+    if address is not None and address.weakness:
+        warnings.append(
+            f"{address.name} has the public key of this proxy, and {address.weakness}: anyone "
+            "who reaches it can replace the key; pin it at the clients, zmq_curve_server_keys"
+        )
+    for warning in warnings if warn else ():
+        click.echo(f"hbshim zmq-proxy: {warning}", err=True)
+    sockets = dataclasses.replace(settings.sockets, secret_key=secret)
+    return dataclasses.replace(settings, sockets=sockets, allowed_keys=allowed)
 
 
 def _print_status(settings: ProxySettings, as_json: bool) -> None:
@@ -222,7 +262,7 @@ def _run(
             directory = _open_directory(options)
         run(
             process,
-            lambda loop: _make(process, loop, settings, directory),
+            lambda loop, access: _make(process, loop, settings, directory, access),
             settings,
             grace,
             ready,
@@ -247,12 +287,16 @@ def _open_directory(options: ZmqOptions) -> Directory | None:
 
 
 def _make(
-    process: ProcessName, loop: Loop, settings: ProxySettings, directory: Directory | None
+    process: ProcessName,
+    loop: Loop,
+    settings: ProxySettings,
+    directory: Directory | None,
+    access: Access | None,
 ) -> Server:
     from hbshim.heartbeat import service
     from hbshim.messaging.zmq.proxy.pubsub import PubSubProxy
     from hbshim.messaging.zmq.proxy.requests import RequestProxy
 
     if process == "requests":
-        return RequestProxy(loop, settings, directory, service.current().metrics)
-    return PubSubProxy(loop, process, settings)
+        return RequestProxy(loop, settings, directory, service.current().metrics, access)
+    return PubSubProxy(loop, process, settings, access)

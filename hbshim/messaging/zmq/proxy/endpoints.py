@@ -11,7 +11,11 @@ import zmq
 from hbshim.errors import OptionError
 from hbshim.messaging.zmq.directory import Pipeline
 from hbshim.messaging.zmq.directory.settings import PORTS
+from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.settings import SocketSettings
+
+#: Seconds until a port is tried again that was given up just now.
+REBIND_AFTER = 0.01
 
 #: The processes of a proxy. Calls and casts share a dispatch table, and so a process.
 ProcessName: TypeAlias = Literal["requests", "fanout", "notify"]
@@ -30,6 +34,7 @@ class ProxySettings:
         backlog: requests that wait for the servers of one key, at most.
         queue_bytes: that wait for all servers, at most.
         copies_lifetime: seconds for which copies of acknowledged requests are recognised.
+        allowed_keys: of clients, see :class:`hbshim.messaging.zmq.proxy.access.Access`.
     """
 
     host: str
@@ -40,6 +45,7 @@ class ProxySettings:
     backlog: int = 1000
     queue_bytes: int = 64 * 1024 * 1024
     copies_lifetime: float = 300.0
+    allowed_keys: str = ""
 
     def address(self, pipeline: Pipeline) -> str:
         """Return the address of a pipeline, as clients use it."""
@@ -63,14 +69,35 @@ class Server(Protocol):
         """Return its figures, by name; None where it does not work."""
         ...
 
+    def drop_connections(self) -> None:
+        """End every connection of the network; clients that may connect come back at once."""
+        ...
 
-def bind_port(socket: zmq.Socket[bytes], settings: ProxySettings, pipeline: Pipeline) -> None:
-    """Bind a socket to the port of a pipeline.
+
+def bind_port(
+    socket: zmq.Socket[bytes], settings: ProxySettings, pipeline: Pipeline, access: Access | None
+) -> str:
+    """Bind a socket to the port of a pipeline; return its address.
+
+    Parameters:
+        access: counts the handshakes that fail; None: there are no keys.
 
     Raises:
         OptionError: it cannot be bound.
     """
+    if access is not None:
+        access.watch(socket)
     bind(socket, f"tcp://{settings.bind}:{settings.ports[pipeline]}")
+    return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def bind_again(socket: zmq.Socket[bytes], address: str) -> bool:
+    """Bind a socket again that was unbound; return False if the address is not free yet."""
+    try:
+        socket.bind(address)
+    except zmq.ZMQError:
+        return False
+    return True
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> None:

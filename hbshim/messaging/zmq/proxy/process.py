@@ -6,12 +6,13 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hbshim.errors import HbshimError, OptionError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.control import ControlServer
 from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
 from hbshim.messaging.zmq.settings import open_ipc_directory
@@ -28,7 +29,7 @@ class EndedError(HbshimError):
 
 def run(
     name: ProcessName,
-    make: Callable[[Loop], Server],
+    make: Callable[[Loop, Access | None], Server],
     settings: ProxySettings,
     grace: float,
     report: Callable[[str], None],
@@ -36,7 +37,7 @@ def run(
     """Run one process until SIGTERM or SIGINT; a second one ends it at once.
 
     Parameters:
-        make: opens its sockets.
+        make: opens its sockets; with CURVE, what says who may connect is open before.
         grace: seconds for what it still has to do when it is told to stop.
         report: takes what it listens at, when it is ready.
 
@@ -46,7 +47,7 @@ def run(
         UnsupportedVersionError: the ZeroMQ library is too old.
         EndedError: it has ended by itself.
     """
-    check_library()
+    check_library(curve=settings.sockets.secret_key is not None)
     descriptor = open_ipc_directory(settings.ipc_directory)
     try:
         lock = _lock(descriptor, name, settings.ipc_directory)
@@ -55,8 +56,24 @@ def run(
     try:
         loop = Loop()
         metrics = service.current().metrics
-        server = make(loop)
-        control = ControlServer(loop, name, settings, server.statistics, metrics)
+        access = None
+        if settings.sockets.secret_key is not None:
+            access = Access(
+                loop,
+                settings.allowed_keys,
+                settings.host,
+                metrics,
+                lambda: server.drop_connections(),
+            )
+        server = make(loop, access)
+
+        def statistics() -> Mapping[str, float] | None:
+            figures = server.statistics()
+            if figures is None or access is None:
+                return figures
+            return {**figures, **access.statistics()}
+
+        control = ControlServer(loop, name, settings, statistics, metrics)
         # The loop runs in the only thread of this program that may log.
         loop.every(_LOG_EVERY, lambda: log_problems(metrics))
 

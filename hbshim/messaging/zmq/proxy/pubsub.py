@@ -13,8 +13,15 @@ from typing import Literal
 
 import zmq
 
-from hbshim.messaging.zmq.loop import Loop
-from hbshim.messaging.zmq.proxy.endpoints import ProxySettings, bind, bind_port
+from hbshim.messaging.zmq.loop import Loop, stop_monitor
+from hbshim.messaging.zmq.proxy.access import Access
+from hbshim.messaging.zmq.proxy.endpoints import (
+    REBIND_AFTER,
+    ProxySettings,
+    bind,
+    bind_again,
+    bind_port,
+)
 from hbshim.messaging.zmq.settings import ipc_path
 from hbshim.messaging.zmq.sockets import make
 from hbshim.runtime.unpatched import start_native_thread
@@ -44,21 +51,26 @@ class PubSubProxy:
 
     Parameters:
         pipeline: which one.
+        access: says who may connect; None: everyone, without encryption.
 
     Raises:
         OptionError: an address cannot be bound.
     """
 
     def __init__(
-        self, loop: Loop, pipeline: Literal["fanout", "notify"], settings: ProxySettings
+        self,
+        loop: Loop,
+        pipeline: Literal["fanout", "notify"],
+        settings: ProxySettings,
+        access: Access | None = None,
     ) -> None:
         self._loop = loop
         self.failed = False
-        self._stopping = False
+        self._stopping = self._dropping = False
         self._figures: dict[str, float] = {}
         self._answered = time.monotonic()
         self._front = make(loop.context, "proxy-publishers", settings.sockets)
-        bind_port(self._front, settings, pipeline)
+        self._port = bind_port(self._front, settings, pipeline, access)
         self._back = make(loop.context, "proxy-subscribers", settings.sockets)
         bind(self._back, ipc_path(settings.ipc_directory, pipeline))
         self.description = f"{pipeline} at {settings.address(pipeline)}"
@@ -79,10 +91,21 @@ class PubSubProxy:
     def statistics(self) -> Mapping[str, float] | None:
         return self._figures if time.monotonic() < self._answered + _FRESH else None
 
+    def drop_connections(self) -> None:
+        self._dropping = True
+        self._control.send(b"TERMINATE", zmq.NOBLOCK)
+
     def _run(self) -> None:
         try:
             zmq.proxy_steerable(self._front, self._back, None, self._steered)
+            while self._dropping:
+                self._dropping = False
+                self._front.unbind(self._port)
+                while not bind_again(self._front, self._port):
+                    time.sleep(REBIND_AFTER)
+                zmq.proxy_steerable(self._front, self._back, None, self._steered)
         finally:
+            stop_monitor(self._front)
             for socket in (self._front, self._back, self._steered):
                 socket.close()
             self._loop.post(self._on_end)

@@ -14,16 +14,25 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import zmq
+
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import PIPELINES, Directory, HostRecord
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.clients import Clients
-from hbshim.messaging.zmq.proxy.endpoints import ProxySettings, bind, bind_port
+from hbshim.messaging.zmq.proxy.endpoints import (
+    REBIND_AFTER,
+    ProxySettings,
+    bind,
+    bind_again,
+    bind_port,
+)
 from hbshim.messaging.zmq.proxy.request_queue import RequestQueue, Waiting
 from hbshim.messaging.zmq.proxy.servers import Servers
 from hbshim.messaging.zmq.settings import ipc_path
-from hbshim.messaging.zmq.sockets import make
+from hbshim.messaging.zmq.sockets import make, public_key
 
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
@@ -47,13 +56,19 @@ class RequestProxy:
 
     Parameters:
         directory: where servers are registered; None: clients find the host by its address.
+        access: says who may connect; None: everyone, without encryption.
 
     Raises:
         OptionError: an address cannot be bound.
     """
 
     def __init__(
-        self, loop: Loop, settings: ProxySettings, directory: Directory | None, metrics: Metrics
+        self,
+        loop: Loop,
+        settings: ProxySettings,
+        directory: Directory | None,
+        metrics: Metrics,
+        access: Access | None = None,
     ) -> None:
         self._loop = loop
         self._directory = directory
@@ -69,12 +84,16 @@ class RequestProxy:
         front = make(loop.context, "proxy-call", settings.sockets, name)
         back = make(loop.context, "proxy-servers", settings.sockets, name)
         pull = make(loop.context, "proxy-cast", settings.sockets)
-        bind_port(front, settings, "call")
-        bind_port(pull, settings, "cast")
+        self._ports = {
+            front: bind_port(front, settings, "call", access),
+            pull: bind_port(pull, settings, "cast", access),
+        }
         bind(back, ipc_path(settings.ipc_directory, "servers"))
         addresses = {pipeline: settings.address(pipeline) for pipeline in PIPELINES}
         self.description = f"calls at {addresses['call']}, casts at {addresses['cast']}"
-        record = HostRecord(settings.host, incarnation.hex, addresses, frames.VERSION)
+        secret = settings.sockets.secret_key
+        key = None if secret is None else public_key(secret).decode()
+        record = HostRecord(settings.host, incarnation.hex, addresses, frames.VERSION, key)
         self._queue = RequestQueue(settings.backlog, settings.queue_bytes)
         self._clients = Clients(
             loop, front, settings.host, incarnation.bytes, settings.queue_bytes, metrics
@@ -123,6 +142,15 @@ class RequestProxy:
             "replies_dropped": self._clients.held.dropped,
             "clients": len(self._clients),
         }
+
+    def drop_connections(self) -> None:
+        for socket, address in self._ports.items():
+            socket.unbind(address)
+            self._bind_again(socket, address)
+
+    def _bind_again(self, socket: zmq.Socket[bytes], address: str) -> None:
+        if not bind_again(socket, address):
+            self._loop.later(REBIND_AFTER, lambda: self._bind_again(socket, address))
 
     def _on_client(self, message: list[bytes]) -> None:
         client, *rest = message

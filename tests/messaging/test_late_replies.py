@@ -117,7 +117,7 @@ def cluster() -> Cluster:
 
 def calls_over(cluster: Cluster, **options: Any) -> Caller:
     topology = Topology(AmqpOptions(**options))
-    return Caller(cluster, FakeSender(), topology)  # type: ignore[arg-type]
+    return Caller(cluster, FakeSender(cluster.limits), topology)  # type: ignore[arg-type]
 
 
 def call(caller: Caller, timeout: float = LIMIT) -> str:

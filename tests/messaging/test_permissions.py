@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import requests
 
 from hbshim.errors import TopologyError
-from hbshim.messaging import Client, NotificationServer, Server, Target
+from hbshim.messaging import Client, NotificationServer, Notifier, Server, Target
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host
 from tests.messaging.conftest import LIMIT, unique
@@ -128,3 +129,32 @@ def test_a_server_that_loses_its_permission_reports_it(
     assert client.call("echo", value="back") == "back"
     assert len(errors) < 10
     server.stop(LIMIT)
+
+
+@pytest.mark.parametrize("operation", ["call", "cast", "fanout", "submit", "notify"])
+def test_a_user_who_may_not_write(
+    drivers: Callable[..., AmqpDriver],
+    user_with: Grant,
+    serve: Serve,
+    target: Target,
+    operation: str,
+) -> None:
+    """Each operation, the first too, fails at once with the broker's reason."""
+    serve(drivers(), target.to(server="one"), Endpoint())
+    driver = drivers(user_with(".*", "^$", ".*"))
+    client = Client(driver, target, timeout=LIMIT)
+    perform: dict[str, Callable[[], object]] = {
+        "call": lambda: client.call("echo", value=1),
+        "cast": lambda: client.cast("echo", value=1),
+        "fanout": lambda: Client(driver, target.to(fanout=True), timeout=LIMIT).cast(
+            "echo", value=1
+        ),
+        "submit": lambda: client.submit("echo", value=1),
+        "notify": lambda: Notifier(driver, target.topic, publisher_id="p").info("event", {}),
+    }
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(TopologyError, match=r"permission") as refused:
+            perform[operation]()
+        assert refused.value.code == 403
+        assert time.monotonic() - began < LIMIT / 2

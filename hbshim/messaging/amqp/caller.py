@@ -58,6 +58,9 @@ LATE_NAMES = 3
 #: Error codes for which a queue of another name may succeed.
 OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
 
+#: Errors of what comes before a request is sent.
+NOT_SENT = (ConnectionLostError, PoolTimeoutError, BrokerBlockedError, ConfirmTimeoutError)
+
 #: Prefetch of a consumer of stored replies.
 PREFETCH = 100
 
@@ -159,7 +162,7 @@ class Caller:
         """Call `work` with a connection of the pool, for synchronous methods."""
         try:
             return self._sender.with_connection(work, deadline, None)
-        except (ConnectionLostError, PoolTimeoutError, BrokerBlockedError) as error:
+        except NOT_SENT as error:
             raise CallTimeoutError(f"it was not sent: {error}") from None
         except ConnectError as error:
             if error.final:
@@ -172,12 +175,16 @@ class Caller:
         limits.check(size)
         while True:
             line = self.connected(deadline, attempts, exchange)
-            if not limits.known(size, exchange) and self._late_on is line.connection:
-                self._send_confirmed(message, deadline)
-                return
             if exchange not in line.declared:
                 self.with_connection(lambda found: found.prepare(exchange, deadline), deadline)
                 line.declared.add(exchange)
+            if not limits.writable(exchange):
+                self.with_connection(
+                    lambda found: found.check_write_access(exchange, deadline), deadline
+                )
+            if not limits.known(size, exchange) and self._late_on is line.connection:
+                self._send_confirmed(message, deadline)
+                return
             try:
                 line.connection.publish(message, max(0.0, deadline - time.monotonic()))
             except ConnectionLostError:

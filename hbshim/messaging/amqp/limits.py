@@ -1,9 +1,10 @@
-"""The largest message that the broker accepts, as far as it is known.
+"""What the broker accepts, as far as it is known: sizes of messages, and write access.
 
-AMQP 0-9-1 does not announce RabbitMQ's `max_message_size`. The broker closes the channel over a
-larger message, and so ends all consumers on it. A message of a size that is not known to be
-accepted is therefore sent on a connection where a closed channel affects no other caller. The
-limit is read from the broker's error.
+AMQP 0-9-1 does not announce RabbitMQ's `max_message_size`, nor the exchanges that a user may write
+to. The broker closes the channel over a message that it does not accept, and so ends all consumers
+on it, and drops what is published meanwhile. A message that is not known to be accepted is
+therefore sent with a confirm, on a connection where a closed channel affects no other caller. The
+size limit is read from the broker's error.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ _TOO_LARGE = re.compile(r"larger than (?:configured )?max size '?(\d+)")
 
 
 class Limits:
-    """The limits of the brokers of one driver, and the exchanges without write access."""
+    """The limits of the brokers of one driver, and the exchanges with write access."""
 
     def __init__(self) -> None:
         self._accepted = ACCEPTED
         self._largest: int | None = None
-        self._refused: set[str] = set()
+        # The default exchange has the replies, which are not worth a confirm each.
+        self._writable = {""}
 
     def check(self, size: int) -> None:
         """Raise an error for a body that the broker is known to refuse.
@@ -45,13 +47,17 @@ class Limits:
 
     def known(self, size: int, exchange: str) -> bool:
         """Return whether a message is known not to make the broker close its channel."""
-        return size <= self._accepted and exchange not in self._refused
+        return size <= self._accepted and exchange in self._writable
+
+    def writable(self, exchange: str) -> bool:
+        """Return whether the broker accepts messages to this exchange, as it did the last one."""
+        return exchange in self._writable
 
     def accepted(self, size: int, exchange: str) -> None:
         """Record that the broker has confirmed such a message."""
         if size > self._accepted:
             self._accepted = size
-        self._refused.discard(exchange)
+        self._writable.add(exchange)
 
     def refused(self, code: int | None, text: str, exchanges: set[str]) -> None:
         """Record that the broker has closed a channel.
@@ -65,4 +71,4 @@ class Limits:
             self._largest = int(found[1])
             self._accepted = min(self._accepted, self._largest)
         else:
-            self._refused.update(name for name in exchanges if f"'{name}'" in text)
+            self._writable.difference_update(name for name in exchanges if f"'{name}'" in text)

@@ -37,6 +37,9 @@ T = TypeVar("T")
 #: Seconds for closing a pooled connection. A caller waits for it.
 CLOSE_WITHIN = 0.4
 
+#: A routing key that no queue is bound with.
+ACCESS_CHECK = "hbshim-access-check"
+
 #: After these errors the broker has not stored the message, and may accept it at another attempt.
 NOT_TAKEN = (RejectedError, UnroutableError)
 
@@ -73,6 +76,28 @@ class Sending:
         if exchange and exchange not in self.declared:
             self.connection.declare_exchange(exchange, DIRECT, deadline)
             self.declared.add(exchange)
+
+    def check_write_access(self, exchange: str, deadline: float) -> None:
+        """Ask the broker, with a message that no queue gets, whether it accepts messages here.
+
+        Raises:
+            TopologyError: it does not.
+        """
+        now = time.monotonic()
+        # It expires, for an alternate exchange that a policy may name.
+        check = Message(b"", exchange, ACCESS_CHECK, deadline=min(deadline, now + 1))
+        try:
+            with contextlib.suppress(UnroutableError):
+                self.connection.publish_confirmed(check, deadline - now)
+        except TopologyError as error:
+            self.refused(exchange, error)
+            raise
+        self._limits.accepted(0, exchange)
+
+    def refused(self, exchange: str, error: TopologyError) -> None:
+        """Record that the broker has closed the channel over a message to `exchange`."""
+        self.declared.discard(exchange)
+        self._limits.refused(error.code, str(error), {exchange})
 
     def prepare_queue(self, subscription: Subscription, deadline: float) -> None:
         """Declare a queue, its exchange and its binding once."""
@@ -241,8 +266,7 @@ class Sender:
                 self._limits.accepted(size, message.exchange)
                 raise
             except TopologyError as error:
-                sending.declared.discard(message.exchange)
-                self._limits.refused(error.code, str(error), {message.exchange})
+                sending.refused(message.exchange, error)
                 self._limits.check(size)
                 raise
             self._limits.accepted(size, message.exchange)

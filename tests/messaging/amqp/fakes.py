@@ -137,7 +137,8 @@ class FakeSender:
         confirmed: what was to be sent with a confirm, or as if it needed one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.connection = FakeConnection()
         self.confirmed: list[Message] = []
 
@@ -148,4 +149,4 @@ class FakeSender:
     def with_connection(
         self, work: Callable[[Any], Any], _deadline: float, _attempts: Any = None
     ) -> Any:
-        return work(Sending(self.connection, Limits()))
+        return work(Sending(self.connection, self.limits))

@@ -37,7 +37,7 @@ TARGET = Target("topic")
 
 def caller_over(connector: FakeConnector) -> Caller:
     topology = Topology(AmqpOptions())
-    return Caller(connector, FakeSender(), topology)  # type: ignore[arg-type]
+    return Caller(connector, FakeSender(connector.limits), topology)  # type: ignore[arg-type]
 
 
 def call(caller: Caller, timeout: float = LIMIT, **named: Any) -> Reply:
@@ -260,7 +260,7 @@ def test_the_brokers_limit_is_taken_from_its_error() -> None:
             attempts=None,
         )
     assert not connector.opened
-    assert connector.limits.known(100, "any")
+    assert connector.limits.known(100, "")
 
 
 def test_a_driver_that_is_closed_while_it_connects_keeps_no_connection(

@@ -10,8 +10,8 @@ from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Header
 from hbshim.messaging.zmq.io import io_thread
 from hbshim.messaging.zmq.link import Link, State
+from hbshim.messaging.zmq.local_sockets import ipc_path
 from hbshim.messaging.zmq.mailbox import Mailbox
-from hbshim.messaging.zmq.settings import ipc_path
 from hbshim.messaging.zmq.subscriber import Subscriber
 from hbshim.messaging.zmq.subscriptions import fanout_subscription, pool_subscription
 

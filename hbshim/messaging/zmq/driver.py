@@ -17,6 +17,7 @@ from hbshim.messaging.zmq.connection import Subscription
 from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import Reader
 from hbshim.messaging.zmq.listener import ZmqListener
+from hbshim.messaging.zmq.local_sockets import check_ipc_directory
 from hbshim.messaging.zmq.options import ZmqOptions
 from hbshim.messaging.zmq.wording import shorter
 from hbshim.options import DEFAULT, Default
@@ -134,6 +135,7 @@ class ZmqDriver:
         *,
         acknowledge_first: bool,
     ) -> Listener:
+        check_ipc_directory(self.options.rpc_zmq_ipc_dir, self.options.ipc_group())
         made = ZmqListener(
             self.options,
             keys,

@@ -18,12 +18,8 @@ from hbshim.messaging.zmq.directory import Pipeline
 from hbshim.messaging.zmq.directory.address import FORMS, Address, read_address
 from hbshim.messaging.zmq.directory.settings import PORTS, DirectorySettings
 from hbshim.messaging.zmq.keys import read_secret_key
-from hbshim.messaging.zmq.settings import (
-    COPIES_KEPT,
-    SocketSettings,
-    default_ipc_directory,
-    ipc_path,
-)
+from hbshim.messaging.zmq.local_sockets import default_ipc_directory, group_number, ipc_path
+from hbshim.messaging.zmq.settings import COPIES_KEPT, SocketSettings
 from hbshim.options import boolean, seconds, whole
 
 _port = whole(1, 65535)
@@ -52,6 +48,13 @@ def _address(value: object) -> Address | None:
 def _namespace(value: object) -> str:
     text = str(value)
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise ValueError
+    return text
+
+
+def _group(value: object) -> str:
+    text = str(value).strip()
+    if not text:
         raise ValueError
     return text
 
@@ -142,7 +145,15 @@ class ZmqOptions(MessagingOptions):
         _path,
         "an absolute path",
         "Directory of the local sockets by which the servers of a host reach its proxy; the same "
-        "for both. It belongs to one user, and no other may enter it.",
+        "for both. It belongs to one user, and no other may enter it, unless zmq_ipc_group is set.",
+    )
+    zmq_ipc_group: str | None = driver_option(
+        "zmq_ipc_group",
+        None,
+        optional(_group),
+        "a group of the system, or its number",
+        "Group of users whose proxy and servers share rpc_zmq_ipc_dir; its mode is 0770 then. The "
+        "same for both.",
     )
     fanout_ds_address: Address | None = driver_option(  # noqa: RUF009 - as the others
         "fanout_ds_address",
@@ -365,6 +376,15 @@ class ZmqOptions(MessagingOptions):
             wait_timeout=self.directory_retry_delay,
             ports=self.ports(),
         )
+
+    def ipc_group(self) -> int | None:
+        """Return the number of the group that may enter `rpc_zmq_ipc_dir`; None: there is none.
+
+        Raises:
+            OptionError: the system has no such group.
+        """
+        name = self.zmq_ipc_group
+        return None if name is None else group_number(name)
 
     def secret_key(self) -> bytes | None:
         """Return the secret key of this process; None: CURVE is off.

@@ -13,10 +13,15 @@ import zmq
 
 from hbshim.errors import OptionError, UnsupportedVersionError
 from hbshim.messaging import Server, Target, connect
-from hbshim.messaging.zmq.settings import open_ipc_directory
+from hbshim.messaging.zmq.local_sockets import open_ipc_directory
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import COMMAND, LIMIT, Node
 from tests.waiting import wait_until
+
+#: A user and a group that no process of the system has.
+OTHER_USER, GROUP = 12345, 54321
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a file of another user needs root")
 
 
 def refused(*arguments: str) -> str:
@@ -57,6 +62,62 @@ def test_the_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
     made = tmp_path / "deep" / "made"
     os.close(open_ipc_directory(str(made)))
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
+
+
+@as_root
+def test_a_directory_of_another_user(nodes: Callable[[], Node]) -> None:
+    """Neither a proxy nor a server uses it: its owner would see all messages."""
+    node = nodes()
+    os.chown(node.ipc, OTHER_USER, -1)
+    assert f"belongs to user {OTHER_USER}" in refused("--ipc-dir", node.ipc)
+    with pytest.raises(OptionError, match=f"belongs to user {OTHER_USER}"):
+        Server(node.driver(), Target("compute"), [Endpoint()])
+
+
+def test_a_server_makes_the_directory_before_another_user_can(
+    nodes: Callable[[], Node], tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    server = Server(nodes().driver(rpc_zmq_ipc_dir=str(made)), Target("compute"), [Endpoint()])
+    assert not server.start(0.1)
+    server.stop(LIMIT)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+
+
+@as_root
+def test_a_group_may_share_the_directory(nodes: Callable[[], Node]) -> None:
+    node = nodes()
+    node.start("--ipc-group", str(GROUP), whole=True)
+    found = [Path(node.ipc), *(each for each in Path(node.ipc).iterdir() if each.is_socket())]
+    assert {each.name for each in found[1:]} >= {"servers", "fanout", "notify"}
+    assert {each.stat().st_gid for each in found} == {GROUP}
+    assert [stat.S_IMODE(each.stat().st_mode) for each in found] == [0o770] + 6 * [0o660]
+    connect_to = f"import socket; socket.socket(socket.AF_UNIX).connect('{node.ipc}/servers')"
+    for group, connects in ((GROUP, True), (GROUP + 1, False)):
+        done = subprocess.run(
+            ["python3", "-c", connect_to],
+            capture_output=True,
+            text=True,
+            user=OTHER_USER,
+            group=group,
+            extra_groups=(),
+        )
+        assert (done.returncode == 0) is connects, done
+        assert connects or "PermissionError" in done.stderr
+
+    # Of a server in another process; the directory belongs to this user, and is given again.
+    os.close(open_ipc_directory(node.ipc, GROUP))
+    with pytest.raises(OptionError, match="not to user 0 alone"):
+        open_ipc_directory(node.ipc)
+    os.chown(node.ipc, OTHER_USER, GROUP)
+    os.close(open_ipc_directory(node.ipc, GROUP))
+    os.chown(node.ipc, OTHER_USER, GROUP + 1)
+    with pytest.raises(OptionError, match=f"not to zmq_ipc_group, {GROUP}; make it 0770"):
+        open_ipc_directory(node.ipc, GROUP)
+
+
+def test_a_group_that_is_none() -> None:
+    assert "zmq_ipc_group='no-such-group' is no group" in refused("--ipc-group", "no-such-group")
 
 
 def test_a_proxy_says_that_its_directory_cannot_be_reached(

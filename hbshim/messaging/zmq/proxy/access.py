@@ -66,7 +66,7 @@ class Access:
         self._socket.bind(_ADDRESS)
         self._loop = loop
         loop.read(self._socket, self._on_question)
-        loop.every(_REFRESH_EVERY, self._refresh)
+        loop.every(_REFRESH_EVERY, self.refresh)
         loop.every(_REPORT_EVERY, self._report)
 
     def watch(self, socket: zmq.Socket[bytes]) -> None:
@@ -117,7 +117,8 @@ class Access:
         by_name = {} if self._keys is None else self._keys.by_name
         return {key: name for name, keys in by_name.items() for key in keys}
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the keys again if they have changed."""
         try:
             if self._keys is None or not self._keys.refresh():
                 return

@@ -34,6 +34,7 @@ _DRIVER_OPTIONS = {
     "notify_port": "zmq_notify_port",
     "directory": "fanout_ds_address",
     "ipc_dir": "rpc_zmq_ipc_dir",
+    "ipc_group": "zmq_ipc_group",
     "secret_key_file": "zmq_curve_secret_key_file",
     "allowed_keys": "zmq_curve_allowed_keys",
     "host": "rpc_zmq_host",
@@ -55,6 +56,7 @@ _WITHDRAW_WITHIN = 2.0
 @click.option("--notify-port", help="Port for notifications. See zmq_notify_port.")
 @click.option("--directory", help="Where the host is registered. See fanout_ds_address.")
 @click.option("--ipc-dir", help="Directory of the local sockets. See rpc_zmq_ipc_dir.")
+@click.option("--ipc-group", help="Group whose users may enter it. See zmq_ipc_group.")
 @click.option("--secret-key-file", help="Turns CURVE on. See zmq_curve_secret_key_file.")
 @click.option("--allowed-keys", help="Of clients, with CURVE. See zmq_curve_allowed_keys.")
 @click.option(
@@ -115,6 +117,7 @@ def zmq_proxy(
         options.ports(),
         options.rpc_zmq_topic_backlog,
         copies_lifetime=options.rpc_message_ttl,
+        ipc_group=options.ipc_group(),
     )
     if status:
         # Without the key, which the user of a health check need not be able to read.
@@ -202,10 +205,10 @@ def _supervise(
     values: Mapping[str, Any],
     grace: float,
 ) -> None:
+    from hbshim.messaging.zmq.local_sockets import open_ipc_directory
     from hbshim.messaging.zmq.proxy.supervisor import Supervisor, command_of_this_program
-    from hbshim.messaging.zmq.settings import open_ipc_directory
 
-    os.close(open_ipc_directory(settings.ipc_directory))
+    os.close(open_ipc_directory(settings.ipc_directory, settings.ipc_group))
     # By variables, and not by the command line, which every user can read: the directory's
     # address may have a password.
     environment = dict(os.environ)

@@ -9,9 +9,10 @@ from typing import Any
 
 import zmq
 
+from hbshim.messaging.zmq.local_sockets import ipc_path
 from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.proxy.endpoints import PROCESSES, ProcessName, ProxySettings, bind
-from hbshim.messaging.zmq.settings import SocketSettings, ipc_path
+from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.metrics import Metrics
 
@@ -37,7 +38,7 @@ class ControlServer:
         self._statistics = statistics
         self._metrics = metrics
         self._socket = make(loop.context, "proxy-control", settings.sockets)
-        bind(self._socket, _address(settings.ipc_directory, name))
+        bind(self._socket, _address(settings.ipc_directory, name), settings.ipc_group)
         loop.read(self._socket, self._on_question)
 
     def close(self) -> None:

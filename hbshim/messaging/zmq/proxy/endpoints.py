@@ -11,6 +11,7 @@ import zmq
 from hbshim.errors import OptionError
 from hbshim.messaging.zmq.directory import Pipeline
 from hbshim.messaging.zmq.directory.settings import PORTS
+from hbshim.messaging.zmq.local_sockets import share_socket
 from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.settings import SocketSettings
 
@@ -34,6 +35,7 @@ class ProxySettings:
         backlog: requests that wait for the servers of one key, at most.
         queue_bytes: that wait for all servers, at most.
         copies_lifetime: seconds for which copies of acknowledged requests are recognised.
+        ipc_group: of the users whose servers may connect, beside the proxy's own; None: no other.
         allowed_keys: of clients, see :class:`hbshim.messaging.zmq.proxy.access.Access`.
     """
 
@@ -45,6 +47,7 @@ class ProxySettings:
     backlog: int = 1000
     queue_bytes: int = 64 * 1024 * 1024
     copies_lifetime: float = 300.0
+    ipc_group: int | None = None
     allowed_keys: str = ""
 
     def address(self, pipeline: Pipeline) -> str:
@@ -100,14 +103,19 @@ def bind_again(socket: zmq.Socket[bytes], address: str) -> bool:
     return True
 
 
-def bind(socket: zmq.Socket[bytes], address: str) -> None:
+def bind(socket: zmq.Socket[bytes], address: str, group: int | None = None) -> None:
     """Bind a socket.
+
+    Parameters:
+        group: whose users may connect to a local socket, too.
 
     Raises:
         OptionError: it cannot be bound; the socket is closed.
     """
     try:
         socket.bind(address)
+        if group is not None:
+            share_socket(address, group)
     except zmq.ZMQError as error:
         socket.close()
         raise OptionError(

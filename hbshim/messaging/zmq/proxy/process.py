@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from hbshim.errors import HbshimError, OptionError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
+from hbshim.messaging.zmq.local_sockets import open_ipc_directory
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.control import ControlServer
 from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
-from hbshim.messaging.zmq.settings import open_ipc_directory
 from hbshim.messaging.zmq.sockets import check_library
 from hbshim.runtime.unpatched import start_native_thread
 
@@ -48,7 +48,7 @@ def run(
         EndedError: it has ended by itself.
     """
     check_library(curve=settings.sockets.secret_key is not None)
-    descriptor = open_ipc_directory(settings.ipc_directory)
+    descriptor = open_ipc_directory(settings.ipc_directory, settings.ipc_group)
     try:
         lock = _lock(descriptor, name, settings.ipc_directory)
     finally:
@@ -58,13 +58,12 @@ def run(
         metrics = service.current().metrics
         access = None
         if settings.sockets.secret_key is not None:
-            access = Access(
-                loop,
-                settings.allowed_keys,
-                settings.host,
-                metrics,
-                lambda: server.drop_connections(),
-            )
+
+            def drop_connections() -> None:
+                server.drop_connections()
+
+            keys, host = settings.allowed_keys, settings.host
+            access = Access(loop, keys, host, metrics, drop_connections)
         server = make(loop, access)
 
         def statistics() -> Mapping[str, float] | None:
@@ -84,7 +83,8 @@ def run(
 
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, on_signal)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        on_hangup = signal.SIG_IGN if access is None else lambda *_: loop.post(access.refresh)
+        signal.signal(signal.SIGHUP, on_hangup)
         report(server.description)
         loop.run()
         control.close()

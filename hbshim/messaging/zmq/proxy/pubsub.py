@@ -13,6 +13,7 @@ from typing import Literal
 
 import zmq
 
+from hbshim.messaging.zmq.local_sockets import ipc_path
 from hbshim.messaging.zmq.loop import Loop, stop_monitor
 from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.endpoints import (
@@ -22,7 +23,6 @@ from hbshim.messaging.zmq.proxy.endpoints import (
     bind_again,
     bind_port,
 )
-from hbshim.messaging.zmq.settings import ipc_path
 from hbshim.messaging.zmq.sockets import make
 from hbshim.runtime.unpatched import start_native_thread
 
@@ -72,7 +72,7 @@ class PubSubProxy:
         self._front = make(loop.context, "proxy-publishers", settings.sockets)
         self._port = bind_port(self._front, settings, pipeline, access)
         self._back = make(loop.context, "proxy-subscribers", settings.sockets)
-        bind(self._back, ipc_path(settings.ipc_directory, pipeline))
+        bind(self._back, ipc_path(settings.ipc_directory, pipeline), settings.ipc_group)
         self.description = f"{pipeline} at {settings.address(pipeline)}"
         self._control = loop.context.socket(zmq.PAIR)
         self._steered = loop.context.socket(zmq.PAIR)

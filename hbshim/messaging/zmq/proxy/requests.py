@@ -19,6 +19,7 @@ import zmq
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import PIPELINES, Directory, HostRecord
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
+from hbshim.messaging.zmq.local_sockets import ipc_path
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.clients import Clients
@@ -31,7 +32,6 @@ from hbshim.messaging.zmq.proxy.endpoints import (
 )
 from hbshim.messaging.zmq.proxy.request_queue import RequestQueue, Waiting
 from hbshim.messaging.zmq.proxy.servers import Servers
-from hbshim.messaging.zmq.settings import ipc_path
 from hbshim.messaging.zmq.sockets import make, public_key
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class RequestProxy:
             front: bind_port(front, settings, "call", access),
             pull: bind_port(pull, settings, "cast", access),
         }
-        bind(back, ipc_path(settings.ipc_directory, "servers"))
+        bind(back, ipc_path(settings.ipc_directory, "servers"), settings.ipc_group)
         addresses = {pipeline: settings.address(pipeline) for pipeline in PIPELINES}
         self.description = f"calls at {addresses['call']}, casts at {addresses['cast']}"
         secret = settings.sockets.secret_key

@@ -25,7 +25,9 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(BUILD)/hypothesis
 # dependency, interpreter or place does everything.
 INPUTS := $(shell { cat setup.py pyproject.toml; $(PYTHON) --version; echo '$(CURDIR)'; } 2>&1 \
 	| sha256sum | cut -c1-16)
-PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/pytest
+# A process that ended over a test that hung is not replaced: it would only run that test again.
+PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/pytest \
+  --max-worker-restart=0
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 

@@ -158,7 +158,7 @@ def test_keys_of_maps_are_sent_as_symbols() -> None:
         (Attach("l", 0, True, snd_settle_mode=3), "ubyte must be in 0..2, got 3"),
         (SaslOutcome(9), "ubyte must be in 0..4, got 9"),
         (Error("ä"), "cannot be sent as ascii"),
-        (Flow(None, 0, 0, 0, properties={"a": object()}), "no type for builtins.object"),
+        (Flow(None, 0, 0, 0, properties={"a": ...}), "no type for builtins.ellipsis"),
     ],
     ids=str,
 )

@@ -148,6 +148,7 @@ class Connection:
         self._events: list[Any] = []
         self._sent_at = self._received_at = 0.0
         self._sessions: dict[int, Session] = {}
+        self._latest_channel = -1
         self._by_remote_channel: dict[int, Session] = {}
         self._handlers: dict[type, Callable[[int, Any], None]] = {
             Open: self._receive_open,
@@ -412,8 +413,17 @@ class Connection:
         return session
 
     def _free_channel(self) -> int | None:
-        most = min(CHANNEL_MAX, self.remote.channel_max if self.remote else CHANNEL_MAX)
-        return next((each for each in range(most + 1) if each not in self._sessions), None)
+        """Return the free channel that was used longest ago, roughly; None if there is none.
+
+        RabbitMQ 4.0 loses a begin on a channel whose end it has answered a moment ago.
+        """
+        count = min(CHANNEL_MAX, self.remote.channel_max if self.remote else CHANNEL_MAX) + 1
+        for offset in range(1, count + 1):
+            channel = (self._latest_channel + offset) % count
+            if channel not in self._sessions:
+                self._latest_channel = channel
+                return channel
+        return None
 
 
 _SESSION_FRAMES = frozenset({Attach, Flow, Transfer, Disposition, Detach})

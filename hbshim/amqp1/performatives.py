@@ -58,6 +58,10 @@ class Received(NamedTuple):
 class Accepted(NamedTuple):
     """The receiver has processed the message (3.4.2)."""
 
+    def __bool__(self) -> bool:
+        # A tuple without fields is false, and would be taken for no state.
+        return True
+
 
 @composite(0x25, "amqp:rejected:list")
 class Rejected(NamedTuple):
@@ -69,6 +73,9 @@ class Rejected(NamedTuple):
 @composite(0x26, "amqp:released:list")
 class Released(NamedTuple):
     """The receiver has not processed the message, and will not (3.4.4)."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 @composite(0x27, "amqp:modified:list")

@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.amqp1 import peers
+from tests.amqp1.peers import Peer, Program
 from tests.conftest import broker_is_required
 from wsgi_harness.errors import HarnessError
 
-HERE = Path(__file__).parent
+
+def _installed(name: str, *, has: Callable[[], bool], install: Callable[[], None]) -> None:
+    """Install a peer, or skip the test."""
+    if has():
+        return
+    if not broker_is_required():
+        pytest.skip(f"{name} is not installed here; HBSHIM_REQUIRE_BROKER=1 installs it")
+    try:
+        install()
+    except HarnessError as error:
+        pytest.skip(f"{name} cannot be installed here: {error}")
 
 
 @pytest.fixture(scope="session")
-def proton() -> Path:
-    """An interpreter that has python-qpid-proton."""
-    if not peers.has_proton():
-        if not broker_is_required():
-            pytest.skip(f"{peers.PROTON} is not built here; HBSHIM_REQUIRE_BROKER=1 builds it")
-        try:
-            peers.install_proton()
-        except HarnessError as error:
-            pytest.skip(f"{peers.PROTON} cannot be built here: {error}")
-    return peers.proton_python()
+def proton() -> Peer:
+    """qpid-proton, with Python."""
+    _installed(peers.PROTON, has=peers.has_proton, install=peers.install_proton)
+    return Peer("proton", (str(peers.proton_python()),), ".py")
 
 
 @pytest.fixture(scope="session")
-def proton_codec(proton: Path) -> Iterator[peers.Program]:
+def rhea() -> Peer:
+    """rhea, with Node.js."""
+    _installed(peers.RHEA, has=peers.has_rhea, install=peers.install_rhea)
+    return Peer("rhea", ("env", f"NODE_PATH={peers.rhea_modules()}", "node"), ".js")
+
+
+@pytest.fixture(scope="session", params=["proton", "rhea"])
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """Each of them."""
+    found: Peer = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
+def proton_codec(proton: Peer) -> Iterator[Program]:
     """Decodes and encodes again what it is sent."""
-    with peers.running(proton, HERE / "proton_codec.py") as program:
+    with proton.running("codec") as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def rhea_codec(rhea: Peer) -> Iterator[Program]:
+    """Decodes and encodes again what it is sent."""
+    with rhea.running("codec") as program:
         yield program

@@ -338,18 +338,19 @@ def test_sessions_are_limited_on_both_sides() -> None:
     assert not connection.closed
 
 
-def test_a_channel_is_used_again() -> None:
-    pair = opened()
-    session, _ = pair.session()
-    session.end()
-    # The peer has not answered yet.
-    other = pair.client.begin()
-    assert (session.channel, other.channel) == (0, 1)
-    pair.run()
-    assert pair.last(0, Ended) == Ended(session, None, by_peer=False)
-    assert pair.client.begin().channel == 0
-    pair.run()
-    assert pair.last(0, Begun).session.channel == 0
+def test_a_channel_is_used_again_after_all_others() -> None:
+    """RabbitMQ 4.0 loses a begin on a channel whose end it has just answered."""
+    connection = Connection("c")
+    connection.receive_data(AMQP_HEADER + frame(Open("s", channel_max=2)), NOW)
+    for channel in (0, 1, 2, 0, 1):
+        session = connection.begin()
+        assert session.channel == channel
+        (event,) = connection.receive_data(frame(Begin(channel, 0, 1, 1), 9), NOW)
+        assert event == Begun(session)
+        session.end()
+        assert connection.receive_data(frame(End(), 9), NOW) == [Ended(session, None, False)]
+    kept = connection.begin()
+    assert [connection.begin().channel, connection.begin().channel, kept.channel] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from hbshim.amqp1.performatives import (
     Flow,
     Modified,
     Open,
+    Rejected,
+    Released,
     SaslMechanisms,
     SaslOutcome,
     Source,
@@ -141,6 +143,11 @@ def test_a_state_and_a_target_of_another_specification_are_passed_on() -> None:
     coordinator = Described(ULong(0x30), [Array(Symbol, (Symbol("amqp:local-transactions"),))])
     attach = Attach("l", 0, False, target=coordinator)
     assert decode_composite(encode_composite(attach))[0] == attach
+
+
+def test_every_state_is_true() -> None:
+    """`if delivery.state` asks whether there is one."""
+    assert all((Accepted(), Released(), Rejected(), Modified()))
 
 
 def test_keys_of_maps_are_sent_as_symbols() -> None:

@@ -241,7 +241,10 @@ class Peers:
             self._by_routing_id = {
                 key: each for key, each in self._by_routing_id.items() if each is not peer
             }
-            peer.connector.disconnect(peer.address)
+            # ZeroMQ disconnects all that is connected to an address, and a host that was renamed
+            # is there twice.
+            if peer.address not in {each.address for each in self._by_routing_id.values()}:
+                peer.connector.disconnect(peer.address)
         else:
             self._loop.close(peer.socket)
 

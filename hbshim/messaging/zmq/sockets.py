@@ -20,6 +20,13 @@ OLDEST_LIBZMQ = (4, 3, 4)
 #: child of it holds its connections is noticed by this.
 LOCAL_HEARTBEAT = 3
 
+#: Seconds, the longest pause before a local socket connects again: an attempt costs little there,
+#: and a proxy that was restarted has to know its servers soon.
+LOCAL_RECONNECT = 0.25
+
+#: The same of other sockets.
+RECONNECT = 1.0
+
 Role: TypeAlias = Literal[
     "client-call",
     "proxy-call",
@@ -85,9 +92,9 @@ def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
         # Of each frame; a header is shorter than the allowance.
         zmq.MAXMSGSIZE: FRAME_LIMIT + 4096,
         zmq.IPV6: 1,
-        # A new connection to a restarted peer within 50 ms to 1 s.
+        # The pauses before a new connection to a peer that was restarted grow.
         zmq.RECONNECT_IVL: 50,
-        zmq.RECONNECT_IVL_MAX: 1000,
+        zmq.RECONNECT_IVL_MAX: int(1000 * (LOCAL_RECONNECT if role in LOCAL else RECONNECT)),
     }
     interval = settings.heartbeat_interval
     if role in LOCAL:

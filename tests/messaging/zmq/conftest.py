@@ -14,8 +14,10 @@ import pytest
 
 from hbshim import messaging
 from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.machines import SETUP
 from tests.messaging.zmq.nodes import LIMIT, Node
 from tests.messaging.zmq.redis_server import Container, RedisServer
+from tests.messaging.zmq.stage import Stage
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.stack.leftovers import OWNER_LABEL, owner
@@ -41,6 +43,13 @@ def node(nodes: Callable[[], Node]) -> Node:
     made = nodes()
     made.start()
     return made
+
+
+@pytest.fixture(params=[SETUP])
+def stage() -> Iterator[Stage]:
+    """Machines of the test's own; its name says what they are here."""
+    with Stage() as made:
+        yield made
 
 
 @pytest.fixture

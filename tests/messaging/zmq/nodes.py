@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,15 @@ from hbshim.messaging.zmq.proxy.control import ask
 LIMIT = 30.0
 
 _numbers = itertools.count(1)
+
+#: Runs the same command with a wall clock that is wrong.
+WRONG_CLOCK = """
+import runpy, sys, time
+true, offset = time.time, float(sys.argv.pop(1))
+time.time = lambda: true() + offset
+sys.argv.insert(1, "zmq-proxy")
+runpy.run_module("hbshim", run_name="__main__", alter_sys=True)
+"""
 
 COMMAND = (sys.executable, "-m", "hbshim", "zmq-proxy")
 
@@ -66,13 +75,17 @@ def own_address() -> str:
 class Node:
     """A host: its proxy, and the drivers on it.
 
+    Parameters:
+        within: what the command of its proxy begins with.
+
     Attributes:
         address: of its proxy; the ports are the fixed ones.
         ipc: its directory of local sockets.
     """
 
-    def __init__(self) -> None:
-        self.address = own_address()
+    def __init__(self, address: str | None = None, within: Sequence[str] = ()) -> None:
+        self.address = address or own_address()
+        self._within = within
         # Not pytest's: the path of a Unix socket has 107 bytes at most.
         self.ipc = tempfile.mkdtemp(prefix="hbz")
         self._drivers: list[messaging.Driver] = []
@@ -93,6 +106,7 @@ class Node:
         log: IO[str] | None = None,
         whole: bool = False,
         environment: Mapping[str, str] | None = None,
+        clock: float = 0.0,
     ) -> str:
         """Start the proxy; return the line that says it is ready.
 
@@ -100,8 +114,18 @@ class Node:
             log: takes its standard error.
             whole: all processes of it, and not the one for calls and casts alone.
             environment: more variables.
+            clock: seconds by which its wall clock is wrong.
         """
-        command = [*COMMAND, "--bind", self.address, "--ipc-dir", self.ipc, *arguments]
+        program = [sys.executable, "-c", WRONG_CLOCK, str(clock)] if clock else COMMAND
+        command = [
+            *self._within,
+            *program,
+            "--bind",
+            self.address,
+            "--ipc-dir",
+            self.ipc,
+            *arguments,
+        ]
         if not whole:
             command += ["--process", "requests"]
         self._process = subprocess.Popen(

@@ -32,7 +32,7 @@ from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, Node, children, server_process
+from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, children, figure, server_process
 from tests.waiting import wait_until
 
 TARGET = Target("compute")
@@ -350,3 +350,18 @@ def test_a_restarted_proxy_is_used_again(
         return 2 in endpoint.asked and ("info", 2) in sink.seen
 
     wait_until(arrives, LIMIT)
+
+
+def test_a_fanout_waits_for_listeners_that_connect_to_a_proxy_that_has_just_started(
+    nodes: Callable[[], Node], serve: Serve
+) -> None:
+    """As after a restart: the listeners are there, and their proxy does not know them yet."""
+    node = nodes()
+    node.start(whole=True)
+    endpoint = Endpoint()
+    client = Client(node.driver(), TARGET, timeout=LIMIT).prepare(fanout=True)
+    cast = InBackground(lambda: client.cast("echo", value=1))
+    wait_until(lambda: figure(node, "clients") == 1, LIMIT)
+    serve(node.driver(), TARGET, endpoint)
+    assert cast.join() is None
+    wait_until(lambda: endpoint.asked == [1], LIMIT)

@@ -32,7 +32,7 @@ from hbshim.messaging.zmq.proxy.endpoints import (
 )
 from hbshim.messaging.zmq.proxy.request_queue import RequestQueue, Waiting
 from hbshim.messaging.zmq.proxy.servers import Servers
-from hbshim.messaging.zmq.sockets import make, public_key
+from hbshim.messaging.zmq.sockets import LOCAL_RECONNECT, make, public_key
 
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
@@ -47,8 +47,16 @@ _STOP_CHECK = 0.05
 #: Seconds without a cast after which a proxy that stops closes: its clients know by then.
 _CASTS_END = 0.25
 
-#: Seconds after its start in which a proxy keeps casts whose servers have not connected again.
+#: Seconds after its start in which a proxy keeps casts whose servers have not connected again, and
+#: does not say yet that a key has no listeners.
 _GATHERING = 2.0
+
+#: Seconds after its start in which the listeners of a proxy that was restarted connect again:
+#: twice the longest pause between their attempts.
+_SETTLING = 2 * LOCAL_RECONNECT
+
+#: Seconds between two checks whether a listener has come.
+_LISTENER_CHECK = 0.05
 
 
 class RequestProxy:
@@ -193,6 +201,10 @@ class RequestProxy:
     def _on_question(self, client: bytes, first: bytes, key: bytes) -> None:
         """Answer with the ids of the servers that have a key."""
         found = b"".join(server.incarnation for server in self._servers.table.servers_of(key))
+        # Publishers wait for the listeners that are named, and for no others.
+        if time.monotonic() < self._started + (_SETTLING if found else _GATHERING):
+            self._loop.later(_LISTENER_CHECK, lambda: self._on_question(client, first, key))
+            return
         self._clients.reply(client, Kind.LISTENERS, [first, *frames.split(found)])
 
     def _on_request(self, client: bytes, first: bytes, header: Header, body: list[bytes]) -> None:

@@ -200,6 +200,9 @@ class PendingCalls:
         self._numbers = itertools.count(1)
         self._calls: dict[str, PendingCall] = {}
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def begin(self, on_reply: OnReply | None, correlation_id: str | None = None) -> PendingCall:
         """Return a new call, which can receive replies from now on.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from hbshim.errors import WatchError
+from hbshim.observe.drivers import PATTERNS, ZmqStatus
 from hbshim.observe.protocol import VERSION
 from hbshim.observe.snapshot import LinkStatus
 
@@ -41,6 +42,7 @@ class ProcessSeen:
     links: tuple[LinkStatus, ...]
     engines: tuple[WorkerSeen, ...]
     counters: dict[str, int]
+    zmq: tuple[ZmqStatus, ...]
     document: dict[str, Any]
 
 
@@ -62,6 +64,8 @@ def parse(answer: bytes) -> ProcessSeen:
             links=tuple(_read(LinkStatus, link) for link in document["links"]),
             engines=tuple(_read(WorkerSeen, engine) for engine in document["engines"]),
             counters={_text(name): _integer(value) for name, value in counters},
+            # Earlier versions of the same format have none.
+            zmq=tuple(_read(ZmqStatus, driver) for driver in document.get("zmq", ())),
             document=document,
         )
     # RecursionError: brackets without end.
@@ -110,9 +114,14 @@ def _number_or_none(value: object) -> float | None:
     return None if value is None else _number(value)
 
 
+def _by_pattern(value: Any) -> dict[str, int]:
+    return {pattern: _integer(value[pattern]) for pattern in PATTERNS}
+
+
 _READERS: dict[str, Callable[[object], object]] = {
     "str": _text,
     "int": _integer,
     "float": _number,
     "float | None": _number_or_none,
+    "dict[str, int]": _by_pattern,
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
 from typing import Generic, TypeAlias, TypeVar
 
+from hbshim.observe.drivers import ZmqStatus
 from hbshim.observe.snapshot import Lateness, Status
 
 Value = TypeVar("Value")
@@ -94,6 +95,37 @@ def _oldest(direction: str) -> Read[float]:
     return lambda status: [((), max(map(age, status.links), default=0.0))]
 
 
+def _of_drivers(values: Callable[[ZmqStatus], Mapping[str, float]]) -> Read[float]:
+    """Return what reads figures of each driver over ZeroMQ; those of one name are added up.
+
+    Parameters:
+        values: figures of one driver, by the label beside its name; "" for none.
+    """
+
+    def read(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
+        sums: dict[tuple[str, ...], float] = {}
+        for driver in status.zmq:
+            for label, value in values(driver).items():
+                key = (driver.name, label) if label else (driver.name,)
+                sums[key] = sums.get(key, 0) + value
+        return sums.items()
+
+    return read
+
+
+def _figure(name: str) -> Read[float]:
+    return _of_drivers(lambda driver: {"": getattr(driver, name)})
+
+
+def _lost(driver: ZmqStatus) -> Mapping[str, float]:
+    return {"dropped": driver.dropped, "expired": driver.expired, "gap": driver.gaps}
+
+
+def _io_idle(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
+    # One thread serves all drivers of a process.
+    return [((), max(driver.io_idle for driver in status.zmq))] if status.zmq else []
+
+
 COUNTERS: tuple[Measure[float], ...] = (
     Measure("heartbeats_sent", "Heartbeats sent.", _counter("heartbeats_sent")),
     Measure(
@@ -119,6 +151,24 @@ COUNTERS: tuple[Measure[float], ...] = (
         "Events that were dropped because they were not taken out in time.",
         _counter("events_dropped"),
     ),
+    Measure(
+        "zmq_messages_sent",
+        "Messages over ZeroMQ that were handed to a connection.",
+        _of_drivers(attrgetter("sent")),
+        ("driver", "pattern"),
+    ),
+    Measure(
+        "zmq_messages_received",
+        "Messages over ZeroMQ that arrived at listeners of this process.",
+        _of_drivers(attrgetter("received")),
+        ("driver", "pattern"),
+    ),
+    Measure(
+        "zmq_messages_lost",
+        "Messages over ZeroMQ that this process dropped, got too late, or missed.",
+        _of_drivers(_lost),
+        ("driver", "reason"),
+    ),
 )
 
 GAUGES: tuple[Measure[float], ...] = (
@@ -137,6 +187,26 @@ GAUGES: tuple[Measure[float], ...] = (
             _oldest(direction),
         )
         for direction in ("write", "read")
+    ),
+    Measure(
+        "zmq_hosts",
+        "Hosts that are connected.",
+        _of_drivers(attrgetter("hosts")),
+        ("driver", "pattern"),
+    ),
+    *(
+        Measure(f"zmq_{name}", help_, _figure(name), ("driver",))
+        for name, help_ in (
+            ("calls_waiting", "Calls over ZeroMQ that wait for their replies."),
+            ("listeners", "Listeners of servers over ZeroMQ."),
+            ("outbox_bytes", "Bytes of casts and replies that wait to be sent."),
+            ("inbox_bytes", "Bytes of publications that wait to be handled."),
+        )
+    ),
+    Measure(
+        "zmq_io_idle_seconds",
+        "Time since the thread ran that owns the ZeroMQ sockets; it runs each second.",
+        _io_idle,
     ),
 )
 

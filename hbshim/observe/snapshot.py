@@ -13,6 +13,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import existing
 from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Event
+from hbshim.observe.drivers import ZmqStatus, zmq_drivers
 
 #: How many checks of a worker the maximum lateness covers.
 RECENT_CHECKS = 100
@@ -91,11 +92,17 @@ class Status:
         links: every connection that is kept alive.
         engines: every worker that was started.
         counters: by name, see docs/observing.md.
+        zmq: every driver over ZeroMQ that this process uses.
     """
 
     links: list[LinkStatus]
     engines: list[EngineStatus]
     counters: dict[str, int]
+    zmq: list[ZmqStatus]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a part of it by its name, as in :meth:`as_dict`."""
+        return self.as_dict()[name]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain values, for instance for JSON."""
@@ -118,13 +125,14 @@ def snapshot() -> Status:
     """Return what :func:`status` returns, from any thread: it logs nothing."""
     service, now = existing(), time.monotonic()
     if service is None:
-        return Status([], [], {})
+        return Status([], [], {}, zmq_drivers())
     placements = service.placements()
     links_of = Counter(engine for _, engine in placements)
     return Status(
         [_link(link, engine, now) for link, engine in placements],
         [_engine(engine, links_of[engine]) for engine in service.engines()],
         service.metrics.snapshot(),
+        zmq_drivers(),
     )
 
 

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from hbshim.observe.answer import ProcessSeen
+from hbshim.observe.columns import WIDE, age, lateness, make_fit, table_of
+from hbshim.observe.drivers_table import drivers_height, drivers_table
 from hbshim.observe.snapshot import LinkStatus
-
-#: From this width in columns, every column is shown.
-WIDE = 110
-
-#: Columns between two columns of the table, and the least for the broker's address.
-GAP = 2
-BROKER_AT_LEAST = 10
 
 #: Lines of a process's table that are not links.
 _FRAME = 5
@@ -60,6 +54,8 @@ def render(
 def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableType:
     wide = width >= WIDE
     late = {engine.worker: engine.worst_lateness for engine in process.engines}
+    if room is not None and process.zmq:
+        room = max(1, room - drivers_height(process.zmq))
     shown = sorted(process.links, key=_urgency)[:room]
     titles = [
         "local port, broker" if wide else "broker",
@@ -74,31 +70,14 @@ def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableTy
         "state",
     ]
     rows = [_row(link, late.get(link.worker, 0.0), wide) for link in shown]
-    _make_fit(titles, rows, width)
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for title in titles:
-        right = title not in (titles[0], "worker", "route", "state")
-        table.add_column(title, justify="right" if right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return Group(_heading(process), table, *_footer(process, len(shown)))
-
-
-def _make_fit(titles: list[str], rows: list[list[Text]], width: int) -> None:
-    """Shorten the first column, the only one that can be shortened, until the row fits."""
-    others = zip(titles[1:], *(row[1:] for row in rows), strict=True)
-    taken = sum(GAP + max(map(_width, column)) for column in others)
-    room = max(BROKER_AT_LEAST, width - taken)
-    titles[0] = titles[0][:room]
-    for row in rows:
-        text = row[0].plain
-        if len(text) > room:
-            # Both ends matter more than the middle: the port is at one of them.
-            row[0] = Text(f"{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}")
-
-
-def _width(cell: str | Text) -> int:
-    return cell.cell_len if isinstance(cell, Text) else len(cell)
+    make_fit(titles, rows, width)
+    table = table_of(titles, rows, left=("worker", "route", "state"))
+    parts: list[RenderableType] = [_heading(process)]
+    if rows or not process.zmq:
+        parts.append(table)
+    if process.zmq:
+        parts.append(drivers_table(process.zmq, width))
+    return Group(*parts, *_footer(process, len(shown)))
 
 
 def _row(link: LinkStatus, late: float, wide: bool) -> list[Text]:
@@ -157,22 +136,3 @@ def _age(seconds: float | None, limit: float) -> Text:
     # A peer is dead after 2 T, and by then this side is dead for the broker.
     style = "red" if seconds > 1.5 * limit else "yellow" if seconds > limit else ""
     return Text(age(seconds), style)
-
-
-def age(seconds: float) -> str:
-    """Return an age such as 3.4s, 52s, 7m05s, 3h20m, 12d04h."""
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f}s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole // 60 % 60:02}m"
-    return f"{whole // 86400}d{whole // 3600 % 24:02}h"
-
-
-def lateness(seconds: float) -> str:
-    """Return a lateness such as 0ms (or early), 14ms, 2.5s."""
-    return f"{max(0.0, seconds) * 1000:.0f}ms" if seconds < 1 else age(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import current
 from hbshim.heartbeat.wire import Wire
 from hbshim.observe import snapshot
+from hbshim.observe.measures import COUNTERS, GAUGES, LATENESS
 from hbshim.observe.snapshot import Status
 from hbshim.options import WorkerName
+from tests.observe.conftest import CHECKOUT
 from tests.waiting import wait_until
 
 
@@ -250,3 +253,15 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, module)
     with pytest.raises(MissingExtraError, match=rf"pip install 'hbshim\[{extra}\]'"):
         importlib.import_module(module)
+
+
+def test_the_documented_metrics_are_those_that_are_exported() -> None:
+    page = (CHECKOUT / "docs" / "observing.md").read_text(encoding="utf-8")
+    rows = page.split("| Prometheus | ")[1].split("\n\n")[0].splitlines()[2:]
+    documented = {re.match(r"\| `hbshim_(\w+)", row).group(1) for row in rows}
+    exported = {f"{each.name}_total" for each in COUNTERS} | {each.name for each in GAUGES}
+    # One row for both ages.
+    assert documented == exported - {"oldest_application_read_seconds"} | {LATENESS.name}
+    for row, measure in ((row, each) for row in rows for each in (*COUNTERS, *GAUGES)):
+        if f"`hbshim.{measure.name.removesuffix('_seconds')}`" in row and measure.labels:
+            assert f"{{{','.join(measure.labels)}}}" in row

@@ -25,8 +25,9 @@ from rich.console import Console
 
 from hbshim.observe import listening
 from hbshim.observe.answer import ProcessSeen, parse
+from hbshim.observe.columns import age, lateness
 from hbshim.observe.live import look_again
-from hbshim.observe.table import Unanswered, age, lateness, render
+from hbshim.observe.table import Unanswered, render
 from tests.concurrency import needs_os_threads
 from tests.observe.conftest import CHECKOUT
 

@@ -42,7 +42,7 @@ from hbshim.messaging.zmq.wording import described, shorter
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Seconds of the first pause after every host was tried, and of the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
@@ -100,7 +100,7 @@ class Caller:
         self,
         options: ZmqOptions,
         directory: Reader,
-        metrics: Metrics,
+        metrics: Traffic,
         curve: Curve | None = None,
     ) -> None:
         self.pid = os.getpid()
@@ -150,6 +150,19 @@ class Caller:
         self._loop.post(self._peers.start)
         self._loop.post(self.pusher.start)
         self._end_watch = directory.watch(self._on_change)
+
+    @property
+    def connected(self) -> dict[str, int]:
+        """The number of hosts that are connected for each pattern; any thread may read it."""
+        found = {"call": self._peers.connected, "cast": self.pusher.connected}
+        for pipeline, publisher in self._publishers.items():
+            found[pipeline] = publisher.connected
+        return found
+
+    @property
+    def waiting(self) -> int:
+        """The number of calls, and of what else waits for an answer; any thread may read it."""
+        return len(self._calls)
 
     def call(
         self,

@@ -17,7 +17,7 @@ from hbshim.messaging.zmq.subscriptions import fanout_subscription, pool_subscri
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,10 @@ class Connection:
         keys: Sequence[bytes],
         subscription: Subscription,
         prefetch: int,
-        metrics: Metrics,
+        metrics: Traffic,
     ) -> None:
         self.mailbox: Mailbox[Arrived | State] = Mailbox()
+        self._metrics = metrics
         self._most = options.zmq_outbox_bytes
         self._loop = io_thread(options.zmq_linger).loop
         directory = options.rpc_zmq_ipc_dir
@@ -87,6 +88,21 @@ class Connection:
     def has_space(self) -> bool:
         """Whether a reply can be taken."""
         return self._link.size < self._most
+
+    @property
+    def outbox_bytes(self) -> int:
+        """Bytes of replies that wait to be sent."""
+        return self._link.size
+
+    @property
+    def inbox_bytes(self) -> int:
+        """Bytes of publications that wait to be handled."""
+        return self._subscriber.size
+
+    def expire(self, arrived: Arrived) -> None:
+        """Acknowledge a message whose time was over."""
+        self._metrics.count("zmq_requests_expired")
+        self.acknowledge(arrived)
 
     def acknowledge(self, arrived: Arrived) -> None:
         if arrived.is_publication:

@@ -19,7 +19,11 @@ from hbshim.messaging.zmq.directory import Reader
 from hbshim.messaging.zmq.listener import ZmqListener
 from hbshim.messaging.zmq.local_sockets import check_ipc_directory
 from hbshim.messaging.zmq.options import ZmqOptions
+from hbshim.messaging.zmq.status import status_of
+from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.messaging.zmq.wording import shorter
+from hbshim.observe import drivers
+from hbshim.observe.drivers import ZmqStatus
 from hbshim.options import DEFAULT, Default
 
 
@@ -29,20 +33,26 @@ class ZmqDriver:
     Parameters:
         directory: says which hosts serve a target.
         curve: the keys, for encrypted connections to proxies.
+        name: of its hosts or its directory, for people, without credentials.
     """
 
     capabilities = Capabilities(mandatory=True, pools=True)
 
-    def __init__(self, options: ZmqOptions, directory: Reader, curve: Curve | None = None) -> None:
+    def __init__(
+        self, options: ZmqOptions, directory: Reader, name: str, curve: Curve | None = None
+    ) -> None:
         self.options = options
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
         self._directory = directory
         self._curve = curve
+        self._name = name
         # By process id: the first two threads of a child agree here on one.
         self._callers: dict[int, Caller] = {}
+        self._traffic: dict[int, Traffic] = {}
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
         self._closed = False
+        drivers.register(self)
 
     def call(
         self,
@@ -141,7 +151,7 @@ class ZmqDriver:
             keys,
             subscription,
             prefetch,
-            service.current().metrics,
+            self._counters(),
             acknowledge_first=acknowledge_first,
         )
         self._listeners.add(made)
@@ -156,13 +166,35 @@ class ZmqDriver:
             listener.close()
         self._directory.close()
 
+    def zmq_status(self) -> ZmqStatus | None:
+        """Return what this process does with the driver; None: nothing."""
+        traffic = self._traffic.get(os.getpid())
+        if traffic is None or self._closed:
+            return None
+        listeners = [each for each in self._opened() if each.metrics is traffic]
+        return status_of(self._name, traffic, self._callers.get(os.getpid()), listeners)
+
+    def _opened(self) -> list[ZmqListener]:
+        while True:
+            try:
+                return list(self._listeners)
+            except RuntimeError:
+                continue  # another thread opened one meanwhile
+
+    def _counters(self) -> Traffic:
+        pid = os.getpid()
+        traffic = self._traffic.get(pid)
+        if traffic is None:
+            traffic = self._traffic.setdefault(pid, Traffic(service.current().metrics))
+        return traffic
+
     def _caller(self) -> Caller:
         """Return the caller of this process; a forked child has one of its own."""
         pid = os.getpid()
         caller = self._callers.get(pid)
         if caller is None:
             self._refuse_closed()
-            made = Caller(self.options, self._directory, service.current().metrics, self._curve)
+            made = Caller(self.options, self._directory, self._counters(), self._curve)
             caller = self._callers.setdefault(pid, made)
             if caller is not made:
                 made.close()

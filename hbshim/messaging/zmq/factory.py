@@ -57,9 +57,9 @@ class ZmqFactory:
                     "fanout_ds_address names; remove one of them"
                 )
             found = open_directory(options.fanout_ds_address, options.directory_settings())
-            return ZmqDriver(options, found, curve)
+            return ZmqDriver(options, found, options.fanout_ds_address.name, curve)
         directory = Addresses([_addresses(host, options) for host in hosts], VERSION)
-        return ZmqDriver(options, directory, curve)
+        return ZmqDriver(options, directory, ",".join(host.name for host in hosts), curve)
 
 
 def _curve(options: ZmqOptions) -> Curve | None:

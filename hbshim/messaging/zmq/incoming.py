@@ -126,7 +126,7 @@ class ZmqIncoming:
 
     def skip(self) -> None:
         self._settled = True
-        self._connection.acknowledge(self._arrived)
+        self._connection.expire(self._arrived)
 
     def reject(self, reason: str) -> None:
         detail = f"message {self.message_id} of topic {self._arrived.header.topic!r}: {reason}"

@@ -7,6 +7,7 @@ inherited as it is. It neither logs nor calls code of the application.
 from __future__ import annotations
 
 import atexit
+import time
 
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.runtime.fork import ProcessLocal
@@ -52,6 +53,12 @@ _linger = 0.0
 _inherited: list[IoThread] = []
 
 _threads: ProcessLocal[IoThread] = ProcessLocal(lambda: IoThread(_linger), _inherited.append)
+
+
+def idle() -> float:
+    """Return the seconds since the I/O thread of this process ran; 0 where there is none."""
+    thread = _threads.peek()
+    return 0.0 if thread is None else time.monotonic() - thread.loop.last_active
 
 
 def io_thread(linger: float) -> IoThread:

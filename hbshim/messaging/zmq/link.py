@@ -28,7 +28,7 @@ from hbshim.messaging.zmq.settings import COPIES_KEPT, SocketSettings
 from hbshim.messaging.zmq.sockets import make
 
 if TYPE_CHECKING:
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Credit of a listener that may hold any number of requests.
 UNLIMITED = 2**31
@@ -70,7 +70,7 @@ class Link:
         keys: Sequence[bytes],
         prefetch: int,
         copies_lifetime: float,
-        metrics: Metrics,
+        metrics: Traffic,
         deliver: Callable[[Arrived | State], None],
     ) -> None:
         self._loop = loop
@@ -212,6 +212,7 @@ class Link:
             return
         if header.kind in (Kind.CALL, Kind.CAST):
             self._handed += 1
+            self._metrics.received(header.kind)
             if self._settled and self._handed >= self._half:
                 self._return_credit()
             arrived = Arrived(client, header, body, time.monotonic())

@@ -16,7 +16,7 @@ from hbshim.messaging.zmq.settings import COPIES_KEPT
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Seconds between two checks whether the proxy has registered the listener.
 _CHECK_EVERY = 0.2
@@ -32,6 +32,9 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         keys: what it is registered for.
         subscription: what it receives over PUB/SUB.
         prefetch: requests that it may hold; 0: any number.
+
+    Attributes:
+        metrics: as given.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         keys: Sequence[bytes],
         subscription: Subscription,
         prefetch: int,
-        metrics: Metrics,
+        metrics: Traffic,
         *,
         acknowledge_first: bool,
     ) -> None:
@@ -50,8 +53,25 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         self._keys = keys
         self._subscription = subscription
         self._prefetch = prefetch
-        self._metrics = metrics
+        self.metrics = metrics
         self._registered = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected to its proxy, or about to be."""
+        return self._connection is not None
+
+    @property
+    def outbox_bytes(self) -> int:
+        """Bytes of replies that wait to be sent; any thread may read it."""
+        connection = self._connection
+        return 0 if connection is None else connection.outbox_bytes
+
+    @property
+    def inbox_bytes(self) -> int:
+        """Bytes of publications that wait to be handled; any thread may read it."""
+        connection = self._connection
+        return 0 if connection is None else connection.inbox_bytes
 
     def _serves(self) -> bool:
         return self._registered and self._consuming
@@ -70,7 +90,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         connection = self._connection
         if connection is None:
             connection = self._connection = Connection(
-                self._options, self._keys, self._subscription, self._prefetch, self._metrics
+                self._options, self._keys, self._subscription, self._prefetch, self.metrics
             )
             self._consuming = True
         elif not self._consuming and not (self._paused or self._stopped):
@@ -92,7 +112,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
             try:
                 incoming = ZmqIncoming(item, connection, self._options)
             except FrameError:
-                self._metrics.count("zmq_malformed")
+                self.metrics.count("zmq_malformed")
                 connection.acknowledge(item)
             else:
                 # A publication is this listener's alone: what has arrived is handled at the end.

@@ -83,6 +83,8 @@ class Loop:
         self._keeping: list[Callable[[], bool]] = []
         self._sleeping = False
         self._stopped = False
+        #: When it last began to run what is due, of ``time.monotonic()``.
+        self.last_active = time.monotonic()
         self.every(HOUSEKEEPING, self._touch)
 
     # -- from any thread -----------------------------------------------------
@@ -206,6 +208,7 @@ class Loop:
         wait = 0.0 if self._commands or self._stopped else max(0.0, until - time.monotonic())
         events = self._poller.poll(int(wait * 1000) + (wait > 0))
         self._sleeping = False
+        self.last_active = time.monotonic()
         if any(each == self._wake_in.fileno() for each, _ in events):
             with contextlib.suppress(BlockingIOError):
                 self._wake_in.recv(4096)

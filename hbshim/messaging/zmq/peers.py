@@ -32,7 +32,7 @@ from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 
 if TYPE_CHECKING:
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Seconds between two checks whether a proxy that calls wait for is still connected.
 PING_EVERY = 0.5
@@ -122,7 +122,7 @@ class Peers:
         loop: Loop,
         settings: SocketSettings,
         routing_id: bytes,
-        metrics: Metrics,
+        metrics: Traffic,
         deliver: Callable[[bytes, Reply | Outcome], None],
         on_change: Callable[[], None],
         idle: float = 0.0,
@@ -142,6 +142,11 @@ class Peers:
         self._sent: dict[bytes, tuple[_Peer, Request]] = {}
         self._sequence = 0
         self._closed = False
+
+    @property
+    def connected(self) -> int:
+        """Number of hosts that are connected; any thread may read it."""
+        return sum(peer.up for peer in list(self._peers.values()))
 
     def start(self) -> None:
         """Check from now on whether the proxies are still there."""
@@ -255,6 +260,7 @@ class Peers:
         sequence = self._sequence + 1
         error = try_send(peer.socket, [peer.routing_id, frames.numbered(first, sequence), *body])
         if not error:
+            self._metrics.sent(request.header.kind)
             self._sequence = peer.outstanding[request.id] = sequence
             self._sent[request.id] = peer, request
             return True

@@ -28,7 +28,7 @@ from hbshim.messaging.zmq.sockets import make
 from hbshim.messaging.zmq.subscriptions import Subscribers, fanout_subscription
 
 if TYPE_CHECKING:
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Seconds between two times that idle hosts are disconnected.
 _CHECK_EVERY = 10.0
@@ -74,7 +74,7 @@ class Publisher:
         settings: SocketSettings,
         pipeline: Pipeline,
         idle: float,
-        metrics: Metrics,
+        metrics: Traffic,
         server_keys: ServerKeys | None = None,
     ) -> None:
         self._loop = loop
@@ -93,6 +93,11 @@ class Publisher:
         self._sent: Counter[bytes] = Counter()
         self._turns = itertools.count()
         self._closed = False
+
+    @property
+    def connected(self) -> int:
+        """Number of hosts that are published to; any thread may read it."""
+        return len(self._used)
 
     def publish(self, hosts: Sequence[HostRecord], publication: Publication) -> None:
         """Publish to the listeners of hosts, once they have subscribed."""
@@ -210,7 +215,7 @@ class Publisher:
         self._sent[subscription] += 1
         header = publication.header._replace(sequence=self._sent[subscription])
         message = [subscription, self._id, frames.encode(header), *publication.body]
-        self._metrics.count("zmq_published")
+        self._metrics.sent(header.kind)
         if not try_send(self._socket, message):
             return
         # A subscriber does not keep up: the others get it, and that one counts a gap.

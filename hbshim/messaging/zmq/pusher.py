@@ -28,7 +28,7 @@ from hbshim.messaging.zmq.sockets import make
 from hbshim.runtime.exclusive import TrySection
 
 if TYPE_CHECKING:
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Seconds that a cast waits for a host that takes nothing; later ones do not wait for it.
 SEND_WITHIN = 1.0
@@ -88,7 +88,7 @@ class Pusher:
         settings: SocketSettings,
         most_bytes: int,
         idle: float,
-        metrics: Metrics,
+        metrics: Traffic,
         server_keys: ServerKeys | None = None,
     ) -> None:
         self._loop = loop
@@ -103,6 +103,11 @@ class Pusher:
         self._offering = TrySection()
         self._offered = self._ended = 0
         self._closed = False
+
+    @property
+    def connected(self) -> int:
+        """Number of hosts that take casts; any thread may read it."""
+        return sum(peer.ready for peer in list(self._peers.values()))
 
     @property
     def size(self) -> int:
@@ -224,6 +229,8 @@ class Pusher:
         Parameters:
             why: it was not sent; None: it was.
         """
+        if why is None:
+            self._metrics.sent(cast.header.kind)
         if cast.done is not None:
             cast.done(why)
             return

@@ -22,7 +22,7 @@ from hbshim.messaging.zmq.sockets import make
 from hbshim.messaging.zmq.subscriptions import end_marker
 
 if TYPE_CHECKING:
-    from hbshim.metrics import Metrics
+    from hbshim.messaging.zmq.traffic import Traffic
 
 #: Publishers and subscriptions whose latest numbers are remembered.
 _REMEMBERED = 10_000
@@ -49,7 +49,7 @@ class Subscriber:
         subscriptions: Sequence[bytes],
         instance: bytes,
         limit: int,
-        metrics: Metrics,
+        metrics: Traffic,
         deliver: Callable[[Arrived], None],
     ) -> None:
         self._loop = loop
@@ -69,6 +69,11 @@ class Subscriber:
         # Bytes of each message that was handled, until they are subtracted.
         self._settled: deque[int] = deque()
         self._overflows = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait to be handled, about; any thread may read it."""
+        return max(0, self._size - sum(tuple(self._settled)))
 
     def open(self) -> None:
         """Connect. All is subscribed before: the marker must be the last."""
@@ -130,6 +135,7 @@ class Subscriber:
         except ValueError:
             self._metrics.count("zmq_malformed")
             return
+        self._metrics.received(header.kind)
         self._count_gap(sender, subscription, header)
         arrived = Arrived(b"", header, body, time.monotonic())
         while self._settled:

@@ -23,6 +23,7 @@ from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.pusher import Cast, Pusher
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
+from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, Node, figure, own_address
@@ -160,7 +161,7 @@ class Receiver:
 
     def __init__(self, most_bytes: int, idle: float = 0.0) -> None:
         self.loop = Loop()
-        self.metrics = Metrics()
+        self.metrics = Traffic(Metrics())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self._context.socket(zmq.PULL)
         # As a proxy that does not run: nothing reads.

@@ -30,6 +30,7 @@ from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.publisher import Publication, Publisher
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
+from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, children, figure, server_process
@@ -128,7 +129,7 @@ def test_a_fanout_without_a_listener_is_no_error(drivers: Callable[..., Driver])
 def test_what_its_sender_has_given_up_is_not_published_later() -> None:
     """It may send the message again: the listeners would get it twice."""
     loop = Loop()
-    publisher = Publisher(loop, SocketSettings(), "fanout", 0, Metrics())
+    publisher = Publisher(loop, SocketSettings(), "fanout", 0, Traffic(Metrics()))
     sent: list[int] = []
     header = Header(Kind.FANOUT, bytes(16), topic="t")
     late = Publication(b"key", header, [], [bytes(16)], time.monotonic() + 0.05, sent.append)

@@ -14,12 +14,16 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from hbshim.errors import OptionError
+from hbshim.runtime.unpatched import original
 
 #: The end of the name of a file of public keys, where an option names a folder.
 PUBLIC_SUFFIX = ".public"
 
 #: The longest file, in bytes: some ten thousand keys.
 FILE_LIMIT = 1024 * 1024
+
+#: That of a patched program would have the I/O thread start a hub.
+_open: Callable[[str, int], int] = original("os", "open")
 
 #: Seconds within which two changes of a file may have one time: that of the kernel's clock tick.
 _TICK = 0.05
@@ -140,7 +144,7 @@ def _lines(option: str, path: str, check: _Check) -> list[str]:
     """Return the lines of a file that is checked first, without comments and empty ones."""
     try:
         # A pipe must not keep this process waiting.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_size > FILE_LIMIT:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hbshim import messaging
 from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.curve import Keys
 from tests.messaging.zmq.machines import SETUP
 from tests.messaging.zmq.nodes import LIMIT, Node
 from tests.messaging.zmq.redis_server import Container, RedisServer
@@ -75,6 +77,14 @@ def endpoint() -> Iterator[Endpoint]:
     found = Endpoint()
     yield found
     found.release.set()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """Key pairs, of which one is a client's that may connect."""
+    made = Keys(tmp_path)
+    made.allow("client")
+    return made
 
 
 @pytest.fixture(scope="session")

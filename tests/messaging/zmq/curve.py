@@ -1,11 +1,8 @@
-"""Key pairs of tests, clients without hbshim, and a look at the wire."""
+"""Key pairs of tests, and clients without hbshim."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,37 +101,3 @@ def handshake(
         return event.name.removeprefix("HANDSHAKE_")
     finally:
         context.destroy(linger=0)
-
-
-class Tap:
-    """Forwards one TCP connection, and keeps what passes; a context manager."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.seen = bytearray()
-        self._open: list[socket.socket] = [self._listener]
-
-    def __enter__(self) -> Tap:
-        threading.Thread(target=self._run, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._open:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
-
-    def _run(self) -> None:
-        client, _ = self._listener.accept()
-        server = socket.create_connection(self._target)
-        self._open += [client, server]
-        threading.Thread(target=self._copy, args=(server, client), daemon=True).start()
-        self._copy(client, server)
-
-    def _copy(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self.seen += data
-                target.sendall(data)

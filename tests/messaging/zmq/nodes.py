@@ -198,6 +198,21 @@ def server_process(node: Node, topic: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def run_program(node: Node, model: str, what: str) -> list[str]:
+    """What program.py prints in a concurrency model; it must end well."""
+    program = str(Path(__file__).with_name("program.py"))
+    done = subprocess.run(
+        [sys.executable, program, model, node.url, node.ipc, what],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
 def figure(node: Node, name: str) -> float:
     """A figure of the process for calls and casts; 0 where it does not answer."""
     found = ask(node.ipc, ("requests",))["requests"]

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a proxy's port, which loses what the proxy answers."""
+"""A TCP relay in front of a proxy's port, which sees what passes, and loses answers on demand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class Relay:
     Attributes:
         address: ``host:port`` where clients connect.
         swallows: whether it drops what comes from the proxy.
+        seen: what has come from both sides.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -23,6 +24,7 @@ class Relay:
         self.address = f"{host}:{self._listener.getsockname()[1]}"
         self.swallows = False
         self.swallowed = 0
+        self.seen = bytearray()
 
     def __enter__(self) -> Relay:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -56,6 +58,7 @@ class Relay:
     def _copy(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self.seen += data
                 if answers and self.swallows:
                     self.swallowed += len(data)
                 else:

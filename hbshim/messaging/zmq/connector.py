@@ -50,7 +50,7 @@ class _Link:
         untried: keys that the proxy may have, of those known when the first was tried.
         waits: it was refused, and is made again later.
         ended: handshakes in a row that the proxy ended without a reason.
-        failures: refusals in a row.
+        pause: seconds until it is made again, once it is refused.
         refusal: why it was refused; None: it was not.
     """
 
@@ -58,7 +58,7 @@ class _Link:
     untried: list[bytes] = field(default_factory=list)
     waits: bool = False
     ended: int = 0
-    failures: int = 0
+    pause: float = FIRST_PAUSE
     refusal: Outcome | None = None
 
 
@@ -144,7 +144,7 @@ class Connector:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             # After a refusal, the address is the one that was given.
             if (link := self._links.get(address)) is not None:
-                link.ended = link.failures = 0
+                link.ended, link.pause = 0, FIRST_PAUSE
                 link.refusal, link.untried = None, []
         elif address in self._links:
             self._on_failure(address, event, value)
@@ -187,8 +187,9 @@ class Connector:
         if why is Outcome.WRONG_KEY and link.untried:
             self._loop.later(FIRST_PAUSE, lambda: self._dial_again(address, link))
             return
-        pause = min(FIRST_PAUSE * 2**link.failures, LONGEST_PAUSE)
-        link.failures += 1
+        # The next round begins with the first key again.
+        link.untried = []
+        pause, link.pause = link.pause, min(2 * link.pause, LONGEST_PAUSE)
         self._loop.later(pause, lambda: self._dial_again(address, link))
         self._metrics.count("zmq_connections_refused")
         if link.refusal is not why:

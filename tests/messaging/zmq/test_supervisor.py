@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -133,3 +134,22 @@ def test_systemd_learns_that_every_process_listens(nodes: Callable[[], Node], wh
         assert systemd.recv(100) == b"READY=1"
     assert set(children(node.pid)) == (NAMES if whole else set())
     assert status(node)[0] == (0 if whole else 1)
+
+
+def test_each_process_may_open_as_many_descriptors_as_the_system_allows(
+    nodes: Callable[[], Node],
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    node = nodes()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        node.start(whole=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    figures = status(node)[1]
+    assert figures.keys() == NAMES
+    for each in figures.values():
+        assert each is not None
+        assert each["descriptor_limit"] == hard
+        assert 5 < each["descriptors"] < 256
+        assert each["socket_limit"] > 1023

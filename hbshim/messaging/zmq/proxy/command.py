@@ -194,7 +194,7 @@ def _print_status(settings: ProxySettings, as_json: bool) -> None:
             continue
         click.echo(f"{name}:")
         for figure, value in sorted(figures.items()):
-            click.echo(f"  {figure.replace('_', ' ')}: {value:g}")
+            click.echo(f"  {figure.replace('_', ' ')}: {round(value, 3)}")
     if None in found.values():
         sys.exit(1)
 

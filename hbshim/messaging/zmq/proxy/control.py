@@ -15,6 +15,7 @@ from hbshim.messaging.zmq.proxy.endpoints import PROCESSES, ProcessName, ProxySe
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.metrics import Metrics
+from hbshim.runtime import descriptors
 
 #: Seconds that a process may take to answer.
 ANSWER_WITHIN = 2.0
@@ -51,8 +52,14 @@ class ControlServer:
             for name, value in self._metrics.snapshot().items()
             if name.startswith("zmq_")
         }
+        limits = {
+            "descriptors": descriptors.count(),
+            "descriptor_limit": descriptors.limit(),
+            "socket_limit": self._loop.context.get(zmq.MAX_SOCKETS),
+        }
         figures = self._statistics()
-        answer = None if figures is None or message != [STATUS] else {**counted, **figures}
+        known = figures is not None and message == [STATUS]
+        answer = {**counted, **limits, **(figures or {})} if known else None
         # A socket of this type answers each question, or takes no other one.
         try_send(self._socket, [json.dumps(answer).encode()])
 

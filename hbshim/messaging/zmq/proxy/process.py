@@ -17,6 +17,7 @@ from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.control import ControlServer
 from hbshim.messaging.zmq.proxy.endpoints import ProcessName, ProxySettings, Server
 from hbshim.messaging.zmq.sockets import check_library
+from hbshim.runtime import descriptors
 from hbshim.runtime.unpatched import start_native_thread
 
 #: Seconds between two times that events are logged.
@@ -47,6 +48,8 @@ def run(
         UnsupportedVersionError: the ZeroMQ library is too old.
         EndedError: it has ended by itself.
     """
+    # Each connection takes one, and a router can refuse none.
+    descriptors.raise_limit()
     check_library(curve=settings.sockets.secret_key is not None)
     descriptor = open_ipc_directory(settings.ipc_directory, settings.ipc_group)
     try:

@@ -179,7 +179,9 @@ class Node:
 
 
 @contextmanager
-def server_process(node: Node, topic: str) -> Iterator[subprocess.Popen[str]]:
+def server_process(
+    node: Node, topic: str, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A server in a process of its own; its output says what it does."""
     script = str(Path(__file__).with_name("server.py"))
     process = subprocess.Popen(
@@ -187,7 +189,11 @@ def server_process(node: Node, topic: str) -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **(environment or {}),
+        },
     )
     try:
         assert process.stdout is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 
 from hbshim import messaging
 
@@ -14,6 +16,17 @@ class Endpoint:
     def hold(self, _request: messaging.Request) -> None:
         print("holding", flush=True)  # noqa: T201 - the test reads it
         threading.Event().wait()
+
+    def fork(self, _request: messaging.Request) -> int:
+        """Leave a child behind; return its process id."""
+        child = os.fork()
+        if not child:
+            # What the test reads ends with this process, and not with its child.
+            for descriptor in (0, 1, 2):
+                os.close(descriptor)
+            time.sleep(600)
+            os._exit(0)
+        return child
 
     def echo(self, _request: messaging.Request, value: object) -> object:
         return value

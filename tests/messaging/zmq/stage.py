@@ -29,6 +29,13 @@ ENDED = DETECTED + 1.5
 #: Seconds after which the record of a host that was killed is dropped.
 LEASE = 1
 
+#: Of TCP; it would end an idle connection within 3 s.
+KEEPALIVE = {
+    "HBSHIM_ZMQ_ZMQ_TCP_KEEPALIVE_IDLE": "1",
+    "HBSHIM_ZMQ_ZMQ_TCP_KEEPALIVE_INTVL": "1",
+    "HBSHIM_ZMQ_ZMQ_TCP_KEEPALIVE_CNT": "2",
+}
+
 #: Two proxies share an address where one of them is the control.
 PORTS, CONTROL_PORTS = (9501, 9504), (9601, 9604)
 
@@ -69,7 +76,7 @@ class Stage:
     ) -> Host:
         node = machine.node()
         self._stack.callback(node.close)
-        options = {"HBSHIM_ZMQ_HEARTBEAT_INTERVAL": str(heartbeat)}
+        options = {"HBSHIM_ZMQ_HEARTBEAT_INTERVAL": str(heartbeat), **KEEPALIVE}
         arguments = ["--call-port", str(ports[0]), "--cast-port", str(ports[1]), "--host", name]
         if directory:
             arguments += ["--directory", directory]
@@ -90,6 +97,7 @@ class Stage:
         options = {
             "HBSHIM_ZMQ_HEARTBEAT_INTERVAL": str(heartbeat),
             "HBSHIM_ZMQ_ZMQ_IDLE_DISCONNECT": str(idle),
+            **KEEPALIVE,
         }
         url = "hbzmq://"
         if directory:

@@ -1,0 +1,228 @@
+"""What single sockets, ZeroMQ's proxy and Redis do, and hbshim therefore does not rely on."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import zmq
+
+from hbshim.messaging import Server, Target
+from hbshim.messaging.zmq import directory, frames
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.loop import try_send
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import Role, make, options_of
+from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.nodes import LIMIT, Node, children, own_address
+from tests.messaging.zmq.redis_server import RedisServer
+from tests.waiting import wait_until
+
+Context = zmq.Context["zmq.Socket[bytes]"]
+
+
+class Sockets:
+    """Makes sockets of any kind, and as hbshim does; keeps them until the test ends."""
+
+    def __init__(self) -> None:
+        self.context: Context = zmq.Context()
+        self._made: list[zmq.Socket[bytes]] = []
+
+    def bare(self, kind: int) -> zmq.Socket[bytes]:
+        self._made.append(self.context.socket(kind))
+        return self._made[-1]
+
+    def hbshim(self, role: Role, name: bytes | None = None) -> zmq.Socket[bytes]:
+        self._made.append(make(self.context, role, SocketSettings(), name))
+        return self._made[-1]
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    made = Sockets()
+    yield made
+    made.context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("named_by", ["the side that connects", "the side that binds"])
+def test_a_name_that_is_given_to_a_peer_has_no_effect_with_immediate(
+    sockets: Sockets, named_by: str
+) -> None:
+    """CONNECT_ROUTING_ID; so each proxy has its name as ROUTING_ID (libzmq issue 1575)."""
+    address = f"tcp://{own_address()}:9501"
+    is_named = named_by == "the side that binds"
+    proxy = sockets.hbshim("proxy-call", b"host" if is_named else None)
+    proxy.bind(address)
+    client = sockets.hbshim("client-call", b"client")
+    if not is_named:
+        client.set(zmq.CONNECT_ROUTING_ID, b"host")
+    client.connect(address)
+    wait_until(lambda: client.get(zmq.EVENTS) is not None and proxy.poll(10), LIMIT)
+    assert proxy.recv_multipart() == [b"client", b""]
+    assert not try_send(proxy, [b"client", b"hello"])
+    wait_until(lambda: client.poll(10), LIMIT)
+    client.recv_multipart()
+    assert try_send(client, [b"host", b"request"]) == (0 if is_named else zmq.EHOSTUNREACH)
+
+
+def test_a_descriptor_of_zeromq_tells_of_a_message_once(sockets: Sockets) -> None:
+    """The edge of ZMQ_FD is used up by the first; so nothing waits for it."""
+    one, other = sockets.bare(zmq.PAIR), sockets.bare(zmq.PAIR)
+    one.bind("inproc://edge")
+    other.connect("inproc://edge")
+    descriptor = int(other.get(zmq.FD))
+    assert not int(other.get(zmq.EVENTS)) & zmq.POLLIN
+    for _ in range(2):
+        one.send(b"message")
+    wait_until(lambda: select.select([descriptor], [], [], 0.1)[0], LIMIT)
+    assert other.recv() == b"message"
+    assert not select.select([descriptor], [], [], 0.1)[0]
+    assert int(other.get(zmq.EVENTS)) & zmq.POLLIN
+
+
+@pytest.mark.parametrize("mandatory", [0, 1])
+def test_zeromqs_proxy_ends_with_a_message_that_cannot_be_sent(
+    sockets: Sockets, mandatory: int
+) -> None:
+    """So behind it no socket is mandatory, and none reports that a subscriber is behind."""
+    for role in ("proxy-publishers", "proxy-subscribers"):
+        options = options_of(role, SocketSettings())
+        assert not {zmq.ROUTER_MANDATORY, zmq.XPUB_NODROP} & set(options)
+    front, back = sockets.bare(zmq.ROUTER), sockets.bare(zmq.DEALER)
+    server = sockets.bare(zmq.DEALER)
+    front.set(zmq.ROUTER_MANDATORY, mandatory)
+    front.bind("inproc://front")
+    back.bind("inproc://back")
+    server.connect("inproc://back")
+    ended: list[int | None] = []
+
+    def run() -> None:
+        try:
+            zmq.proxy(front, back)
+        except zmq.ZMQError as error:
+            ended.append(error.errno)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    server.send_multipart([b"a client that is gone", b"reply"])
+    client = sockets.bare(zmq.DEALER)
+    client.connect("inproc://front")
+    client.send(b"request")
+    if mandatory:
+        wait_until(lambda: ended == [zmq.EHOSTUNREACH], LIMIT)
+    else:
+        assert server.poll(int(1000 * LIMIT))
+        assert ended == []
+    sockets.context.destroy(linger=0)
+    thread.join(LIMIT)
+
+
+#: A publisher that publishes nothing, and nobody touches unless it is told to.
+IDLE_PUBLISHER = """
+import sys, time, zmq
+socket = zmq.Context().socket(zmq.PUB)
+print(socket.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_an_idle_publisher_keeps_what_departed_peers_had(
+    sockets: Sockets, nodes: Callable[[], Node]
+) -> None:
+    """Until something touches it (libzmq issue 4189); the proxy touches its sockets each second."""
+    node = nodes()
+    node.start(whole=True)
+    bare = subprocess.Popen(
+        [sys.executable, "-c", IDLE_PUBLISHER], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert bare.stdout is not None
+        ours, address = children(node.pid)["fanout"], f"tcp://127.0.0.1:{bare.stdout.readline()}"
+        growth = {}
+        for pid, kind, to in (
+            (bare.pid, zmq.SUB, address.strip()),
+            (ours, zmq.XPUB, f"tcp://{node.address}:9502"),
+        ):
+            come_and_go(sockets.context, kind, to, 100)
+            before = memory_of(pid)
+            come_and_go(sockets.context, kind, to, 1500)
+            growth[pid] = memory_of(pid) - before
+        assert growth[bare.pid] > 5_000_000
+        assert growth[ours] < growth[bare.pid] / 3
+    finally:
+        bare.kill()
+        bare.communicate()
+
+
+def come_and_go(context: Context, kind: int, address: str, count: int) -> None:
+    """Connect one peer after the other, each for a moment."""
+    for _ in range(count):
+        with context.socket(kind) as socket:
+            monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            if kind == zmq.SUB:
+                socket.set(zmq.SUBSCRIBE, b"topic/")
+            socket.connect(address)
+            assert monitor.poll(int(1000 * LIMIT))
+            socket.disable_monitor()
+            monitor.close(linger=0)
+            socket.close(linger=0)
+
+
+def test_a_socket_of_any_program_may_call_without_numbers_of_its_own(
+    sockets: Sockets, node: Node, serve: Callable[..., Server], endpoint: Endpoint
+) -> None:
+    """The wire format is enough: a DEALER for each host, as the specification has it."""
+    serve(node.driver(), Target("compute", exchange="e"), endpoint)
+    dealer = sockets.bare(zmq.DEALER)
+    dealer.connect(f"tcp://{node.address}:9501")
+    header = Header(Kind.CALL, os.urandom(16), exchange="e", topic="compute")
+    body = b'{"method": "echo", "args": {"value": 7}}'
+    dealer.send_multipart([frames.encode(header), body])
+    assert dealer.poll(int(1000 * LIMIT))
+    first, result = dealer.recv_multipart()
+    assert (frames.decode(first).kind, frames.decode(first).id) == (Kind.RESULT, header.id)
+    assert b"7" in result
+
+
+def test_redis_announces_what_has_expired_whenever_it_comes_to_it(
+    redis_server: RedisServer,
+) -> None:
+    """So the directory uses the reader's clock, and announces changes itself."""
+    sources = Path(str(directory.__file__)).parent.glob("*.py")
+    assert not [path for path in sources if "keyspace" in path.read_text(encoding="utf-8")]
+    redis_server.command("CONFIG", "SET", "notify-keyspace-events", "Ex")
+    script = "for n = 1, 100000 do redis.call('SET', 'k' .. n, 'v', 'PX', 600000) end"
+    client = redis.Redis(redis_server.host, redis_server.port)
+    try:
+        redis_server.command("EVAL", script, "0")
+        events = client.pubsub()
+        events.psubscribe("__keyevent@0__:expired")
+        for number in range(12):
+            client.set(f"brief-{number}", "v", px=300)
+        heard = set()
+        until = time.monotonic() + 0.3 + 1.5
+        while (left := until - time.monotonic()) > 0:
+            message = events.get_message(timeout=left)
+            if message is not None and message["type"] == "pmessage":
+                heard.add(message["data"])
+        assert len(heard) < 12
+        events.close()
+    finally:
+        client.close()
+        redis_server.command("CONFIG", "SET", "notify-keyspace-events", "")
+        redis_server.command("FLUSHALL")

@@ -103,7 +103,10 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             NotImplementedError: as oslo.messaging's own class does.
         """
         if requeue and not self._driver.capabilities.requeues:
-            raise NotImplementedError("this transport cannot requeue messages")
+            raise NotImplementedError(
+                "this transport cannot requeue messages; with hbzmq://, set notification_acks=true "
+                "here and where the notifications come from"
+            )
 
     def send(
         self,

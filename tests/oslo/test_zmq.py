@@ -73,6 +73,19 @@ def test_the_scheme_names_the_directory_and_what_cannot_be_used_is_named() -> No
     assert "zmq_call_ports" in option["error"]
 
 
+def test_a_listener_may_requeue(nodes: list[Node]) -> None:
+    program = str(Path(__file__).with_name("zmq_requeue.py"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", program, nodes[0].url, nodes[0].ipc],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    first, second = (["notification " + number] * 3 for number in "01")
+    assert done.stdout.splitlines() == [*first, "sent", *second, "sent"], done.stderr
+    assert done.stderr == ""
+
+
 @pytest.mark.alone
 def test_one_test_of_each_kind_passes(nodes: list[Node], tmp_path: Path) -> None:
     """In green threads and in native ones, with the newest oslo.messaging."""

@@ -30,7 +30,7 @@ class Arrived:
     @property
     def is_publication(self) -> bool:
         """Whether it came over a PUB/SUB pipeline, so that its sender waits for nothing."""
-        return self.header.kind in (Kind.FANOUT, Kind.NOTIFY)
+        return self.header.kind in (Kind.FANOUT, Kind.NOTIFY) and not self.client
 
     @property
     def is_acknowledged(self) -> bool:

@@ -20,13 +20,11 @@ from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, reas
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.publisher import Publication
+from hbshim.messaging.zmq.questions import ANSWER_WITHIN, known_routes
 from hbshim.messaging.zmq.wording import described, shorter
 
 #: Seconds that a publisher waits for subscriptions, at most.
 SUBSCRIBE_WITHIN = 1.0
-
-#: Seconds that a proxy may take to say which listeners it has; then those of the others are used.
-ANSWER_WITHIN = 1.0
 
 
 def fanout(
@@ -99,11 +97,7 @@ def _listeners(
     caller: Caller, target: Target, key: bytes, deadline: float
 ) -> Sequence[tuple[HostRecord, list[bytes]]]:
     """Return the hosts that have listeners, and the ids of these."""
-    routes = caller.directory.routes(key, deadline)
-    if not routes.routes and not routes.reachable:
-        raise ConnectError(
-            f"{described(target)}: the directory cannot be reached, and nothing is known of it"
-        )
+    routes = known_routes(caller, target, key, deadline)
     found: list[tuple[HostRecord, list[bytes]]] = []
     unknown: list[HostRecord] = []
     for route in routes.routes:
@@ -117,10 +111,12 @@ def _listeners(
     while unknown:
         # A proxy that hangs must not keep the others waiting.
         until = min(deadline, time.monotonic() + ANSWER_WITHIN)
-        with contextlib.suppress(CallTimeoutError):
-            answered, outcomes = caller.listeners(key, unknown, until)
-            found += answered
-            reasons = f" ({reasons_of(outcomes)})"
+        answers = caller.question(Kind.LISTENERS, key, unknown, until)
+        for host, body in answers.found:
+            with contextlib.suppress(frames.FrameError):
+                found.append((host, frames.split_instances(body)))
+        if answers.outcomes:
+            reasons = f" ({reasons_of(answers.outcomes)})"
         left = deadline - time.monotonic()
         if found:
             break

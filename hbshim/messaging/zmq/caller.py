@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hbshim.errors import (
     CallTimeoutError,
@@ -32,6 +32,7 @@ from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader, Route
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.io import io_thread
+from hbshim.messaging.zmq.known_pools import KnownPools
 from hbshim.messaging.zmq.mailbox import Mailbox
 from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.peers import Peers, Request
@@ -59,6 +60,20 @@ class NoReply(Reply):
     """What ends a call instead of a reply."""
 
     outcome: Outcome
+
+
+class Answers(NamedTuple):
+    """What proxies have answered.
+
+    Attributes:
+        found: each with the body of its answer.
+        silent: those that did not answer in time.
+        outcomes: why the others did not answer.
+    """
+
+    found: list[tuple[HostRecord, bytes]]
+    silent: list[HostRecord]
+    outcomes: set[Outcome]
 
 
 #: The reply that stands for a message which was sent.
@@ -94,6 +109,7 @@ class Caller:
         rotation: of the hosts that serve a key.
         changes: those that wait until a route may have changed.
         takers: called with what became of a request, by its id or token; in any thread.
+        known_pools: of listeners to notifications.
     """
 
     def __init__(
@@ -113,6 +129,7 @@ class Caller:
         self._calls = PendingCalls(self._role)
         self.changes: dict[Change, None] = {}
         self.takers: dict[bytes, Callable[[Reply | Outcome], None]] = {}
+        self.known_pools = KnownPools()
         self._loop = io_thread(options.zmq_linger).loop
         settings, server_keys = options.socket_settings(), None
         if curve is not None:
@@ -209,30 +226,31 @@ class Caller:
         finally:
             publication.given_up = True
 
-    def listeners(
-        self, key: bytes, hosts: Sequence[HostRecord], deadline: float
-    ) -> tuple[list[tuple[HostRecord, list[bytes]]], set[Outcome]]:
-        """Ask proxies which listeners they have.
-
-        Returns:
-            Those that answered, each with its listeners; and why others did not.
-        """
+    def question(
+        self, kind: Kind, key: bytes, hosts: Sequence[HostRecord], deadline: float
+    ) -> Answers:
+        """Ask proxies which listeners or pools they have."""
         asked: dict[bytes, HostRecord] = {}
         sends: dict[bytes, Callable[[], None]] = {}
         for host in hosts:
-            header = Header(Kind.LISTENERS, uuid.uuid4().bytes)
+            header = Header(kind, uuid.uuid4().bytes)
             question = Request(header, [key], math.inf, patient=True)
             asked[header.id] = host
             sends[header.id] = functools.partial(self._peers.send, host, question)
-        found, outcomes = [], set()
-        for request, reply in self.ask(sends, deadline).items():
-            if isinstance(reply, NoReply):
-                outcomes.add(reply.outcome)
+        replies: Mapping[bytes, Reply] = {}
+        with contextlib.suppress(CallTimeoutError):
+            replies = self.ask(sends, deadline)
+        answers = Answers([], [], set())
+        for request, host in asked.items():
+            reply = replies.get(request)
+            if reply is None:
+                answers.silent.append(host)
+            elif isinstance(reply, NoReply):
+                answers.outcomes.add(reply.outcome)
                 self.metrics.count("zmq_hosts_left_out")
-                continue
-            with contextlib.suppress(frames.FrameError):
-                found.append((asked[request], frames.split_instances(reply.payload.body)))
-        return found, outcomes
+            else:
+                answers.found.append((host, reply.payload.body))
+        return answers
 
     def ask(self, sends: Mapping[bytes, Callable[[], None]], deadline: float) -> dict[bytes, Reply]:
         """Have functions run by the I/O thread; return the answers that come in time.

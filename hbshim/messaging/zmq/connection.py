@@ -122,9 +122,13 @@ class Connection:
             self._loop.post(lambda: self._link.release(arrived))
 
     def requeue(self, arrived: Arrived, delay: float) -> None:
-        """Have a publication handled again, in `delay` seconds."""
+        """Have a publication handled again here, in `delay` seconds."""
         again = replace(arrived, attempts=arrived.attempts + 1)
         self._loop.post(lambda: self._subscriber.requeue(again, delay))
+
+    def requeue_elsewhere(self, arrived: Arrived) -> None:
+        """Have a notification sent again by its sender, to any listener of its pool."""
+        self._loop.post(lambda: self._link.requeue(arrived))
 
     def reply(self, client: bytes, header: Header, body: Sequence[bytes]) -> None:
         self._loop.post(lambda: self._link.reply(client, header, body))

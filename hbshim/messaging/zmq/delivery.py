@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hbshim.errors import ConnectError, DeliveryError, MessagingError, UnroutableError
+from hbshim.event_log import log_problems
 from hbshim.messaging.base import Reply
 from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, Change, reasons_of
 from hbshim.messaging.zmq.directory import Route, Routes
 from hbshim.messaging.zmq.frames import Flag, Header
+from hbshim.messaging.zmq.incoming import LONGEST_RETRY_PAUSE
 from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.peers import Request
 from hbshim.messaging.zmq.selection import name_of
@@ -50,11 +52,15 @@ class Limits:
         first_wait: seconds for the first acknowledgement.
         multiplier: of that time, for each further one.
         retries: how often it is sent again; negative: as often as the deadline allows.
+        requeues: how often its listener may have a notification handled, the first time included.
+        requeue_delay: seconds until the second time; each further one doubles it.
     """
 
     first_wait: float
     multiplier: int
     retries: int
+    requeues: int = 1
+    requeue_delay: float = 0.0
 
     def wait(self, copies: int) -> float:
         """Return the seconds for an acknowledgement after so many copies that had none."""
@@ -67,6 +73,8 @@ class Limits:
             options.rpc_ack_timeout_base,
             options.rpc_ack_timeout_multiplier,
             options.rpc_retry_attempts,
+            options.notification_retry_attempts,
+            options.notification_retry_delay,
         )
 
 
@@ -133,8 +141,10 @@ class Delivery:
         self._refusals: set[Outcome] = set()
         self._reachable = True
         self._pause = FIRST_PAUSE
-        self._copies = 0
+        # How often it was not acknowledged, and how often it was requeued.
+        self._copies = self._requeued = 0
         self._reason = ""
+        self._not_before = 0.0
         self.due = 0.0
         self.ended = False
         self.error: MessagingError | None = None
@@ -170,7 +180,7 @@ class Delivery:
     def hurry(self) -> None:
         """Try again at once: a host may be reached that could not be before."""
         if self._request is None:
-            self.due = 0.0
+            self.due = self._not_before
 
     def _listen(self, name: bytes) -> None:
         self._caller.takers[name] = functools.partial(self._note, name)
@@ -185,8 +195,12 @@ class Delivery:
     def _take(self, outcome: Outcome) -> None:
         if outcome is Outcome.CUT:
             return
+        log_problems(self._caller.metrics)
         if outcome in (Outcome.LOST, Outcome.SILENT):
             self._retry(outcome.value)
+            return
+        if outcome is Outcome.REQUEUED:
+            self._requeue(outcome.value)
             return
         assert self._route is not None
         if outcome is Outcome.UNKNOWN:
@@ -210,13 +224,26 @@ class Delivery:
         if 0 <= self._limits.retries < self._copies:
             self._fail()
 
+    def _requeue(self, reason: str) -> None:
+        """Its listener does not handle it now."""
+        limits = self._limits
+        delay = limits.requeue_delay * 2.0 ** min(self._requeued, _MOST_GROWTH)
+        self._free()
+        self._requeued += 1
+        self._reason = reason
+        self.due = self._not_before = time.monotonic() + min(delay, LONGEST_RETRY_PAUSE)
+        if self._requeued >= limits.requeues:
+            self._fail()
+
     def _send(self) -> None:
         routes = self._find_routes()
         self._reachable = routes.reachable
+        if not routes.routes:
+            self._refusals.clear()
         route = self._caller.rotation.choose(self._key, routes, self._tried)
         now = time.monotonic()
         left = self._deadline - now
-        refused = route is None and self._mandatory and self._is_unknown and not self._copies
+        refused = route is None and self._mandatory and self._is_unknown and not self._times
         if refused or left < _TOO_LITTLE:
             self._fail()
         elif route is None:
@@ -232,7 +259,7 @@ class Delivery:
             self._refusals.clear()
         self._tried.add(name_of(route))
         flags = self._header.flags | Flag.ACKNOWLEDGED
-        if self._copies:
+        if self._times:
             flags |= Flag.AGAIN
         header = self._header._replace(flags=flags)
         begin_within = wait - min(LATE_PART * wait, LONGEST_LATE)
@@ -243,19 +270,24 @@ class Delivery:
         self._caller.send(route.record, self._request)
 
     @property
+    def _times(self) -> int:
+        """How often it was handed over."""
+        return self._copies + self._requeued
+
+    @property
     def _is_unknown(self) -> bool:
         """Whether no host is known to have a server."""
         return self._reachable and self._refusals <= {Outcome.UNKNOWN}
 
     def _fail(self) -> None:
         self.ended = True
-        if self._copies:
+        if self._times:
             self.error = DeliveryError(
-                f"{self._described}: no server acknowledged it; it was sent {self._copies} times, "
-                f"and may have been begun ({self._reason})"
+                f"{self._described} was sent {self._times} times, and not acknowledged "
+                f"({self._reason}); it may have been begun"
             )
         elif self._is_unknown:
-            self.error = UnroutableError(f"{self._described}: no server is known")
+            self.error = UnroutableError(f"{self._described}: nothing that takes it is known")
         else:
             reasons = reasons_of(self._refusals)
             self.error = ConnectError(

@@ -12,6 +12,7 @@ from hbshim.messaging.base import Listener, OnReply, Payload, Reply
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import broadcast, caster, frames
+from hbshim.messaging.zmq.acknowledged import notify_acknowledged
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.connection import Subscription
 from hbshim.messaging.zmq.curve import Curve
@@ -36,12 +37,13 @@ class ZmqDriver:
         name: of its hosts or its directory, for people, without credentials.
     """
 
-    capabilities = Capabilities(mandatory=True, pools=True)
-
     def __init__(
         self, options: ZmqOptions, directory: Reader, name: str, curve: Curve | None = None
     ) -> None:
         self.options = options
+        self.capabilities = Capabilities(
+            mandatory=True, pools=True, requeues=options.notification_acks
+        )
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
         self._directory = directory
@@ -97,7 +99,10 @@ class ZmqDriver:
         *,
         attempts: int | Default | None = DEFAULT,
     ) -> None:
-        broadcast.notify(self._caller(), target, payload, priority, timeout)
+        if self.options.notification_acks:
+            notify_acknowledged(self._caller(), target, payload, priority, timeout)
+        else:
+            broadcast.notify(self._caller(), target, payload, priority, timeout)
 
     def listen(
         self,
@@ -125,17 +130,20 @@ class ZmqDriver:
     ) -> Listener:
         self._refuse_closed()
         default = self.options.default_notification_exchange
-        keys = []
+        pool = pool or ""
+        if len(pool.encode()) > frames.NAME_LIMIT:
+            raise OptionError(f"pool={pool!r} is too long: {frames.NAME_LIMIT} bytes are allowed")
+        keys, pool_keys = [], []
         for target, priority in targets:
             exchange = target.exchange or default
             with shorter(target):
                 keys.append(frames.notification_key(exchange, target.topic, priority))
-        if len((pool or "").encode()) > frames.NAME_LIMIT:
-            raise OptionError(f"pool={pool!r} is too long: {frames.NAME_LIMIT} bytes are allowed")
+                topic = f"{target.topic}.{priority}"
+                pool_keys.append(frames.pool_key(exchange, topic, pool))
         if prefetch is DEFAULT:
             prefetch = self.options.notification_prefetch_count
-        subscription = Subscription(keys, pool or "")
-        return self._listener(keys, subscription, prefetch, acknowledge_first=False)
+        subscription = Subscription(keys, pool)
+        return self._listener([*keys, *pool_keys], subscription, prefetch, acknowledge_first=False)
 
     def _listener(
         self,

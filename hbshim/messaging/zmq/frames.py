@@ -35,6 +35,9 @@ INSTANCE_SIZE = 16
 #: The end of the key of notifications: it never equals one of calls and casts.
 NOTIFICATION = b"N"
 
+#: The end of the key of one pool of listeners.
+POOL = b"P"
+
 _MAGIC = b"HBZ1"
 _FIXED = struct.Struct("!4sBBH16sQI4B")
 _CREDIT = struct.Struct("!q")
@@ -92,11 +95,16 @@ class Kind(enum.IntEnum):
     #: To a proxy, or from it to a server, over a new connection: the requests that its sender
     #: waits for. Those that the receiver knows nothing of are answered.
     OUTSTANDING = 42
+    #: To a proxy: which pools have listeners with this key? Its answer has the id of each of these,
+    #: and its pool, as body.
+    POOLS = 43
 
 
-#: Why a request is rejected. One that was missed did not arrive before its connection broke.
+#: Why a request is rejected. One that was missed did not arrive before its connection broke. A
+#: notification is requeued by its listener, to be handled later.
 BUSY, UNKNOWN, APART, MISSED = b"busy", b"unknown", b"version", b"missed"
-REASONS = frozenset((BUSY, UNKNOWN, APART, MISSED))
+REQUEUED = b"requeued"
+REASONS = frozenset((BUSY, UNKNOWN, APART, MISSED, REQUEUED))
 
 
 #: Faster than to call the class.
@@ -144,6 +152,13 @@ class Header(NamedTuple):
         if self.kind is Kind.NOTIFY:
             return key_of(self.exchange, self.topic) + NOTIFICATION
         return key_of(self.exchange, self.topic, self.server)
+
+    @property
+    def dispatch_key(self) -> bytes:
+        """The key by which a proxy finds a server for it; of a notification, see `pool_key`."""
+        if self.kind is Kind.NOTIFY:
+            return pool_key(self.exchange, self.topic, self.server)
+        return self.key
 
 
 def encode(header: Header) -> bytes:
@@ -266,6 +281,31 @@ def notification_key(exchange: str, topic: str, priority: str) -> bytes:
     return key_of(exchange, f"{topic}.{priority}") + NOTIFICATION
 
 
+def pool_key(exchange: str, topic: str, pool: str) -> bytes:
+    """Return the address of the listeners of one pool.
+
+    Parameters:
+        topic: with a dot and the priority.
+
+    Raises:
+        FrameError: a name is too long.
+    """
+    return key_of(exchange, topic, pool) + POOL
+
+
+def split_pool_key(key: bytes) -> tuple[bytes, bytes] | None:
+    """Return the notification key and the pool of a key of a pool; None of any other key."""
+    at, ends = 0, []
+    for _ in range(3):
+        if at >= len(key):
+            return None
+        at += 1 + key[at]
+        ends.append(at)
+    if key[at:] != POOL:
+        return None
+    return key[: ends[1]] + b"\0" + NOTIFICATION, key[ends[1] + 1 : at]
+
+
 def milliseconds(left: float | None) -> int:
     """Return a time left as a header has it: at least one millisecond, 0 for no limit.
 
@@ -295,6 +335,36 @@ def split_instances(body: bytes) -> list[bytes]:
     if len(body) % INSTANCE_SIZE:
         raise FrameError(f"ids of listeners have {INSTANCE_SIZE} bytes each")
     return [body[at : at + INSTANCE_SIZE] for at in range(0, len(body), INSTANCE_SIZE)]
+
+
+def encode_pools(listeners: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the body of POOLS.
+
+    Parameters:
+        listeners: the id of each, and its pool.
+    """
+    return b"".join(instance + bytes((len(pool),)) + pool for instance, pool in listeners)
+
+
+def decode_pools(body: bytes) -> list[tuple[bytes, str]]:
+    """Return the listeners in the body of POOLS: the id of each, and its pool.
+
+    Raises:
+        FrameError: it holds none.
+    """
+    found = []
+    at = 0
+    try:
+        while at < len(body):
+            name = at + INSTANCE_SIZE + 1
+            end = name + body[name - 1]
+            if end > len(body):
+                raise FrameError("a pool with a wrong length")
+            found.append((body[at : name - 1], body[name:end].decode()))
+            at = end
+    except (IndexError, UnicodeDecodeError):
+        raise FrameError("pools that cannot be read") from None
+    return found
 
 
 def encode_outstanding(requests: Iterable[tuple[bytes, int]]) -> bytes:

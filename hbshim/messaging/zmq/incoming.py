@@ -81,12 +81,16 @@ class ZmqIncoming:
 
     @property
     def attempts(self) -> int:
-        return self._arrived.attempts
+        # Those of what is sent again count at its sender.
+        return self._arrived.attempts or int(self.may_have_run)
 
     @property
     def priority(self) -> str:
-        header = self._arrived.header
-        return header.topic.rpartition(".")[2] if header.kind is Kind.NOTIFY else ""
+        return self._arrived.header.topic.rpartition(".")[2] if self._is_notification else ""
+
+    @property
+    def _is_notification(self) -> bool:
+        return self._arrived.header.kind is Kind.NOTIFY
 
     @property
     def expects_reply(self) -> bool:
@@ -109,7 +113,8 @@ class ZmqIncoming:
 
     def report_begun(self) -> None:
         self._begun = True
-        self._connection.confirm(self._arrived)
+        if not self._is_notification:
+            self._connection.confirm(self._arrived)
 
     def renew(self) -> bool:
         """Return False: the proxy does not count how often it is given back."""
@@ -119,6 +124,8 @@ class ZmqIncoming:
         if not self._settled:
             self._settled = True
             self._connection.acknowledge(self._arrived)
+            if self._is_notification and self._arrived.is_acknowledged:
+                self._connection.confirm(self._arrived)
             if self._duplicates is not None and self.key is not None:
                 for copy in self._duplicates.end(self.key):
                     copy.acknowledge()
@@ -136,14 +143,20 @@ class ZmqIncoming:
     def return_to_queue(self) -> None:
         if not self._settled:
             self._settled = True
+            self._forget()
             self._connection.release(self._arrived)
-            if self._duplicates is not None and self.key is not None:
-                for copy in self._duplicates.forget(self.key):
-                    copy.acknowledge()
 
     def requeue(self) -> None:
-        """Handle a notification here again later; give anything else back at once."""
-        if not self._arrived.is_publication:
+        """Have a notification handled again later; give anything else back at once.
+
+        One that its sender waits for is sent again, to any listener of its pool. Another one stays.
+        """
+        if self._is_notification and self._arrived.is_acknowledged:
+            if not self._settled:
+                self._settled = True
+                self._forget()
+                self._connection.requeue_elsewhere(self._arrived)
+        elif not self._arrived.is_publication:
             self.return_to_queue()
         elif self.attempts + 1 >= self._options.notification_retry_attempts:
             self.reject(f"it was tried {self.attempts + 1} times")
@@ -151,6 +164,12 @@ class ZmqIncoming:
             self._settled = True
             delay = self._options.notification_retry_delay * 2**self.attempts
             self._connection.requeue(self._arrived, min(delay, LONGEST_RETRY_PAUSE))
+
+    def _forget(self) -> None:
+        """Allow this process to begin it again, and drop the copies that have come meanwhile."""
+        if self._duplicates is not None and self.key is not None:
+            for copy in self._duplicates.forget(self.key):
+                copy.skip()
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         if not self.expects_reply:

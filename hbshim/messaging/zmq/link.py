@@ -36,7 +36,8 @@ UNLIMITED = 2**31
 #: Calls that are noted, at least, before those whose time is over are forgotten.
 _CALLS = 1000
 
-_FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK))
+_REQUESTS = frozenset((Kind.CALL, Kind.CAST, Kind.NOTIFY))
+_FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK, Kind.REJECT))
 
 
 class State(enum.Enum):
@@ -156,6 +157,11 @@ class Link:
         self._confirmed.add(request.header.id)
         self.reply(request.client, Header(Kind.ACK, request.header.id), [])
 
+    def requeue(self, request: Arrived) -> None:
+        """Have the sender of a notification send it again later."""
+        self.acknowledge()
+        self.reply(request.client, Header(Kind.REJECT, request.header.id), [frames.REQUEUED])
+
     def release(self, request: Arrived) -> None:
         """Give a request back that was not begun; another server may take it."""
         self._handed -= 1
@@ -210,7 +216,7 @@ class Link:
         except ValueError:
             self._metrics.count("zmq_malformed")
             return
-        if header.kind in (Kind.CALL, Kind.CAST):
+        if header.kind in _REQUESTS:
             self._handed += 1
             self._metrics.received(header.kind)
             if self._settled and self._handed >= self._half:

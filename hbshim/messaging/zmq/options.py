@@ -228,12 +228,20 @@ class ZmqOptions(MessagingOptions):
         "true | false",
         "A cast to one server returns when a server has begun it, and is sent again until then.",
     )
+    notification_acks: bool = driver_option(
+        "notification_acks",
+        False,
+        boolean,
+        "true | false",
+        "A notification returns when a listener of each pool has handled it, and is sent again "
+        "until then. The same for publishers and listeners.",
+    )
     rpc_ack_timeout_base: float = driver_option(
         "rpc_ack_timeout_base",
         15.0,
         positive_seconds,
         "seconds, more than 0",
-        "Seconds until a cast without an acknowledgement is sent again.",
+        "Seconds until a cast or notification without an acknowledgement is sent again.",
     )
     rpc_ack_timeout_multiplier: int = driver_option(
         "rpc_ack_timeout_multiplier",
@@ -247,7 +255,7 @@ class ZmqOptions(MessagingOptions):
         3,
         whole(-(2**31), 2**31),
         "a whole number",
-        "How often it is sent again, within the timeout of the cast; below 0: any number of times.",
+        "How often it is sent again, within its timeout; below 0: any number of times.",
     )
     rpc_message_ttl: float = driver_option(
         "rpc_message_ttl",

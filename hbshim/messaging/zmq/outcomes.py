@@ -6,7 +6,7 @@ import enum
 
 
 class Outcome(enum.Enum):
-    """What ended a request. All but LOST, CUT and SILENT: it was certainly not handed over."""
+    """What ended a request. All but LOST, CUT, SILENT and REQUEUED: it was not handed over."""
 
     UNREACHABLE = "its host cannot be reached"
     BUSY = "its host has too many requests waiting"
@@ -15,6 +15,7 @@ class Outcome(enum.Enum):
     LOST = "it was handed over, and its server is gone"
     CUT = "it was handed over, and the proxy is gone"
     SILENT = "no acknowledgement came in time"
+    REQUEUED = "its listener requeued it"
     # The proxy is there, and the connection was refused.
     NO_KEY = (
         "the public key of its proxy is not known; name it in the file of zmq_curve_server_keys"

@@ -51,6 +51,7 @@ _REASONS = {
     frames.UNKNOWN: Outcome.UNKNOWN,
     frames.APART: Outcome.APART,
     frames.MISSED: Outcome.UNREACHABLE,
+    frames.REQUEUED: Outcome.REQUEUED,
 }
 
 _REPLIES: dict[Kind, ReplyKind] = {
@@ -308,7 +309,7 @@ class Peers:
         elif header.kind is Kind.ACK:
             self.forget(header.id)
             self._deliver(header.id, Reply("result", Payload(b"")))
-        elif header.kind is Kind.LISTENERS:
+        elif header.kind in (Kind.LISTENERS, Kind.POOLS):
             self.forget(header.id)
             self._deliver(header.id, Reply("result", Payload(body)))
         elif header.kind is Kind.HELLO:

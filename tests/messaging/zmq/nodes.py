@@ -220,9 +220,9 @@ def run_program(node: Node, model: str, what: str) -> list[str]:
 
 
 def figure(node: Node, name: str) -> float:
-    """A figure of the process for calls and casts; 0 where it does not answer."""
+    """A figure of the process for calls and casts; 0 where it has counted none, or is not there."""
     found = ask(node.ipc, ("requests",))["requests"]
-    return 0.0 if found is None else found[name]
+    return 0.0 if found is None else found.get(name, 0.0)
 
 
 def children(pid: int) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY WHAT``.
 
-It does ``calls``, ``casts``, ``publish`` or ``fork`` through the proxy, itself unless it forks, and
-prints what became of it.
+It does ``calls``, ``casts``, ``publish``, ``acknowledged`` or ``fork`` through the proxy, itself
+unless it forks, and prints what became of it.
 """
 
 from __future__ import annotations
@@ -130,14 +130,18 @@ def fork(client: messaging.Client) -> None:
 
 
 driver = messaging.connect(
-    url, rpc_zmq_ipc_dir=ipc, rpc_use_acks=what == "casts", rpc_ack_timeout_base=0.1
+    url,
+    rpc_zmq_ipc_dir=ipc,
+    rpc_use_acks=what == "casts",
+    notification_acks=what == "acknowledged",
+    rpc_ack_timeout_base=0.1 if what == "casts" else 15,
 )
 if what == "fork":
     # Green threads of a server would be forked with the rest; it is in another process.
     fork(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
 elif what == "casts":
     casts(driver)
-elif what == "publish":
+elif what in ("publish", "acknowledged"):
     publish(driver)
 else:
     with messaging.Server(driver, TARGET, [Endpoint()]):

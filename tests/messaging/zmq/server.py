@@ -28,6 +28,10 @@ class Endpoint:
             os._exit(0)
         return child
 
+    def info(self, _notification: messaging.Notification) -> None:
+        print("handling", flush=True)  # noqa: T201 - the test reads it
+        threading.Event().wait()
+
     def echo(self, _request: messaging.Request, value: object) -> object:
         return value
 
@@ -35,7 +39,9 @@ class Endpoint:
 def main(url: str, ipc: str, topic: str) -> None:
     driver = messaging.connect(url, rpc_zmq_ipc_dir=ipc)
     server = messaging.Server(driver, messaging.Target(topic), [Endpoint()], workers=2)
+    listener = messaging.NotificationServer(driver, [topic], [Endpoint()], pool="pool")
     assert server.start(30)
+    assert listener.start(30)
     print("started", flush=True)  # noqa: T201 - the test reads it
     sys.stdin.read()
 

@@ -21,12 +21,13 @@ def test_casts_that_are_acknowledged_late(node: Node, model: str) -> None:
     assert run_program(node, model, "casts") == ["True", "ended"]
 
 
+@pytest.mark.parametrize("what", ["publish", "acknowledged"])
 @pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
-def test_fanouts_and_notifications(nodes: Callable[[], Node], model: str) -> None:
+def test_fanouts_and_notifications(nodes: Callable[[], Node], model: str, what: str) -> None:
     node = nodes()
     node.start(whole=True)
     expected = ["fanout", "notification", "notification"]
-    assert run_program(node, model, "publish") == [str(expected), "ended"]
+    assert run_program(node, model, what) == [str(expected), "ended"]
 
 
 @pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])

@@ -54,6 +54,45 @@ def test_a_header_is_read_as_it_was_written(header: Header) -> None:
 
 
 @patient
+@given(names, names, names)
+def test_the_key_of_a_pool_is_that_of_no_other_target(exchange: str, topic: str, pool: str) -> None:
+    try:
+        notified = frames.notification_key(exchange, topic, "info")
+        key = frames.pool_key(exchange, f"{topic}.info", pool)
+    except FrameError:
+        return  # together they are too long
+    assert frames.split_pool_key(key) == (notified, pool.encode())
+    assert frames.split_pool_key(notified) is None
+    assert frames.split_pool_key(frames.key_of(exchange, topic, pool)) is None
+    header = Header(Kind.NOTIFY, ID, exchange=exchange, topic=f"{topic}.info", server=pool)
+    assert (header.key, header.dispatch_key) == (notified, key)
+
+
+@patient
+@given(st.binary())
+def test_any_key_may_be_split(key: bytes) -> None:
+    found = frames.split_pool_key(key)
+    assert found is None or key.endswith(frames.POOL)
+
+
+@patient
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), names)))
+def test_pools_are_read_as_they_were_written(listeners: list[tuple[bytes, str]]) -> None:
+    body = frames.encode_pools((instance, pool.encode()) for instance, pool in listeners)
+    assert frames.decode_pools(body) == listeners
+
+
+@patient
+@given(st.binary(max_size=100))
+def test_pools_that_are_none_are_refused(body: bytes) -> None:
+    try:
+        found = frames.decode_pools(body)
+    except FrameError:
+        return
+    assert frames.encode_pools((each, pool.encode()) for each, pool in found) == body
+
+
+@patient
 @given(headers, st.integers(0, 2**64 - 1))
 def test_a_header_is_numbered_as_it_is(header: Header, sequence: int) -> None:
     numbered = frames.numbered(frames.encode(header), sequence)

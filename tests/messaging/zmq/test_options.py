@@ -11,7 +11,7 @@ from tests.option_table import shown, table
 
 
 def test_the_documented_table_is_the_code() -> None:
-    names = {"heartbeat_interval", "payload_limit"}
+    names = {"heartbeat_interval", "payload_limit", "notification_acks"}
     rows = [
         row
         for row in ZmqOptions.describe()

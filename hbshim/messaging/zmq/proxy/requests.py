@@ -47,8 +47,8 @@ _STOP_CHECK = 0.05
 #: Seconds without a cast after which a proxy that stops closes: its clients know by then.
 _CASTS_END = 0.25
 
-#: Seconds after its start in which a proxy keeps casts whose servers have not connected again, and
-#: does not say yet that a key has no listeners.
+#: Seconds after its start in which the servers of a proxy may not have connected again: it keeps
+#: casts to them, and does not say yet that a key has no listeners.
 _GATHERING = 2.0
 
 #: Seconds after its start in which the listeners of a proxy that was restarted connect again:
@@ -176,11 +176,12 @@ class RequestProxy:
         except (frames.FrameError, IndexError):
             self._metrics.count("zmq_malformed")
             return
-        if header.kind in (Kind.CALL, Kind.CAST):
+        notified = header.kind is Kind.NOTIFY and header.flags & Flag.ACKNOWLEDGED
+        if header.kind in (Kind.CALL, Kind.CAST) or notified:
             if self._clients.arrived(client, header.sequence):
                 self._on_request(client, rest[0], header, body)
-        elif header.kind is Kind.LISTENERS:
-            self._on_question(client, rest[0], b"".join(body))
+        elif header.kind in (Kind.LISTENERS, Kind.POOLS):
+            self._on_question(client, header.kind, rest[0], b"".join(body))
         elif header.kind is Kind.OUTSTANDING:
             self._on_outstanding(client, frames.decode_outstanding(b"".join(body)))
 
@@ -198,17 +199,26 @@ class RequestProxy:
             else:
                 self._clients.lose(client, request)
 
-    def _on_question(self, client: bytes, first: bytes, key: bytes) -> None:
-        """Answer with the ids of the servers that have a key."""
-        found = b"".join(server.incarnation for server in self._servers.table.servers_of(key))
+    def _on_question(self, client: bytes, kind: Kind, first: bytes, key: bytes) -> None:
+        """Answer with the ids, or with the ids and pools, of the servers that have a key."""
+        servers = self._servers.table.servers_of(key)
         # Publishers wait for the listeners that are named, and for no others.
-        if time.monotonic() < self._started + (_SETTLING if found else _GATHERING):
-            self._loop.later(_LISTENER_CHECK, lambda: self._on_question(client, first, key))
+        if time.monotonic() < self._started + (_SETTLING if servers else _GATHERING):
+            self._loop.later(_LISTENER_CHECK, lambda: self._on_question(client, kind, first, key))
             return
-        self._clients.reply(client, Kind.LISTENERS, [first, *frames.split(found)])
+        if kind is Kind.LISTENERS:
+            found = b"".join(server.incarnation for server in servers)
+        else:
+            found = frames.encode_pools(
+                (server.incarnation, split[1])
+                for server in servers
+                for split in map(frames.split_pool_key, server.keys)
+                if split is not None and split[0] == key
+            )
+        self._clients.reply(client, kind, [first, *frames.split(found)])
 
     def _on_request(self, client: bytes, first: bytes, header: Header, body: list[bytes]) -> None:
-        key = header.key
+        key = header.dispatch_key
         answered = header.kind is Kind.CALL or header.flags & Flag.ACKNOWLEDGED
         waiting = Waiting(client if answered else b"", first, header, body, time.monotonic())
         if header.flags & Flag.AGAIN:
@@ -216,7 +226,10 @@ class RequestProxy:
         if self._servers.answer_copy(waiting):
             return
         if not self._servers.table.serves(key):
-            self._clients.reject(client, header.id, frames.UNKNOWN)
+            # A pool that is unknown has ended, unless its listeners are about to connect again.
+            notified = header.kind is Kind.NOTIFY
+            reason = frames.BUSY if notified and self._gathering() else frames.UNKNOWN
+            self._clients.reject(client, header.id, reason)
         elif self._stopping or not self._servers.place(key, waiting):
             self._clients.reject(client, header.id, frames.BUSY)
         elif header.flags & Flag.WANTS_ACK:
@@ -241,13 +254,13 @@ class RequestProxy:
             return
         key = header.key
         waiting = Waiting(b"", message[0], header, body, self._last_cast)
-        expected = self._servers.table.serves(key) or self._gathering(header)
+        expected = self._servers.table.serves(key) or (header.left > 0 and self._gathering())
         if not (expected and self._servers.place(key, waiting)):
             self._casts_dropped += 1
 
-    def _gathering(self, header: Header) -> bool:
-        """Return whether the servers of a cast may be about to connect again."""
-        return header.left > 0 and self._last_cast < self._started + _GATHERING
+    def _gathering(self) -> bool:
+        """Return whether servers may be about to connect again."""
+        return time.monotonic() < self._started + _GATHERING
 
     def _check(self) -> None:
         now = time.monotonic()

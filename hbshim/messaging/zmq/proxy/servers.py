@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: Seconds until a server that was not reached is checked again.
 PING_SUSPECT_AFTER = 0.25
 
-_FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK))
+_FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK, Kind.REJECT))
 _REPLIES = _FINAL | {Kind.PROGRESS, Kind.ALIVE}
 
 
@@ -160,7 +160,9 @@ class Servers:
         lost = self.table.hello(routing_id, header.id, keys, frames.decode_credit(credit))
         self._lose(lost)
         if self._directory is not None and not self.closing:
-            registration = Registration(tuple(keys), header.id.hex())
+            # Publishers ask for the pools of a host.
+            public = [key for key in keys if frames.split_pool_key(key) is None]
+            registration = Registration(tuple(public), header.id.hex())
             self._directory.register(self._record, registration, time.monotonic())
         acknowledged = frames.encode(Header(Kind.ACK, header.id))
         try_send(self._socket, [routing_id, b"", acknowledged])
@@ -180,10 +182,11 @@ class Servers:
         self.table.answered(server, request)
         self.acknowledged.discard(request)
         waiting = Waiting(client, first, header, rest, time.monotonic())
-        if client and not self.table.serves(header.key):
+        key = header.dispatch_key
+        if client and not self.table.serves(key):
             self._clients.reject(client, request, frames.UNKNOWN)
-        elif not self._hand_over(header.key, waiting):
-            self._queue.put_back(header.key, waiting)
+        elif not self._hand_over(key, waiting):
+            self._queue.put_back(key, waiting)
 
     # -- whether they are still there ----------------------------------------
 

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 from hbshim.errors import CallTimeoutError, ConnectionLostError
 from hbshim.messaging.base import FINAL, OnReply, Reply
@@ -157,7 +158,7 @@ class PendingCall(Waiter):
         last_heard: time of the last report from its server, of ``time.monotonic()``.
     """
 
-    __slots__ = ("_on_reply", "correlation_id", "last_heard", "progress", "result")
+    __slots__ = ("__weakref__", "_on_reply", "correlation_id", "last_heard", "progress", "result")
 
     def __init__(self, correlation_id: str, on_reply: OnReply | None) -> None:
         super().__init__()
@@ -198,7 +199,8 @@ class PendingCalls:
         self.client = uuid.uuid4().hex
         self.late = 0
         self._numbers = itertools.count(1)
-        self._calls: dict[str, PendingCall] = {}
+        # An exception of a signal handler may end a caller before it can end its call.
+        self._calls: WeakValueDictionary[str, PendingCall] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -217,7 +219,7 @@ class PendingCalls:
 
     def end(self, call: PendingCall) -> None:
         """Forget a call; later replies to it are dropped."""
-        del self._calls[call.correlation_id]
+        self._calls.pop(call.correlation_id, None)
 
     def receive(self, correlation_id: str, reply: Reply) -> None:
         """Pass a reply to the call that waits for it; drop a duplicate."""

@@ -176,3 +176,22 @@ def test_no_exception_at_any_instant_leaves_the_reader_role_taken() -> None:
     assert interrupt(wait, look, times=1000) == 1000
     assert not any(left_taken)
     assert not role._waiting
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_leaves_a_call_behind() -> None:
+    calls, left = PendingCalls(role_over()), []
+
+    def begin_and_end() -> None:
+        call = calls.begin(None)
+        try:
+            assert not call.ready
+        finally:
+            calls.end(call)
+
+    def check() -> None:
+        left.append(len(calls._calls))
+        calls._calls.clear()
+
+    assert interrupt(begin_and_end, check, times=1000) == 1000
+    assert not any(left)

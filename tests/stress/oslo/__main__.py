@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -95,6 +96,7 @@ def _run(
     directory: Path | None,
 ) -> bool:
     # Costly, and most of them need the extra `harness`.
+    from tests.messaging.zmq.nodes import Node
     from tests.stress.oslo import environments, failover, failures, report
     from tests.stress.oslo.run import (
         MODELS,
@@ -106,19 +108,20 @@ def _run(
         repeat,
         run,
     )
-    from tests.stress.oslo.schemes import STOCK, ours
+    from tests.stress.oslo.schemes import STOCK, ZMQ, ours
     from wsgi_harness.engine.images import prepare
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
     from wsgi_harness.stack.cluster import Cluster
     from wsgi_harness.stack.stack import BROKER, Stack, project_name
 
-    known = ours()
+    known = (*ours(), ZMQ)
     if unknown := sorted(set(schemes) - set(known)):
         raise click.UsageError(
             f"no scheme of hbshim: {', '.join(unknown)}; there are {', '.join(known)}"
         )
     chosen = schemes or known
+    over_broker = tuple(scheme for scheme in chosen if scheme != ZMQ)
     directory = directory or build_dir() / "oslo" / "report"
     directory.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
@@ -137,7 +140,7 @@ def _run(
                     for version in pythons
                     for model in models or MODELS
                     for scheme in STOCK_DRIVERS
-                    if scheme in (STOCK, *chosen)
+                    if scheme in (STOCK, *over_broker)
                 ]
                 with display.stage("the suite on a cluster", total=len(needed)) as advance:
                     for number, (version, model, scheme) in enumerate(needed, 1):
@@ -145,9 +148,12 @@ def _run(
                         outcomes += failover.run(cluster, one, directory / "failover")
                         advance(number)
             outcomes = merged(outcomes)
-        with Stack(
-            project_name("oslo"), heartbeat=60, progress=display.say, prepared=prepared
-        ) as stack:
+        with (
+            Stack(
+                project_name("oslo"), heartbeat=60, progress=display.say, prepared=prepared
+            ) as stack,
+            ExitStack() as hosts,
+        ):
             # The cookie that lets the tool in lies in this directory.
             inside = ["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl"]
 
@@ -155,6 +161,12 @@ def _run(
                 stack.exec(BROKER, [*inside, *arguments], timeout=_CTL_LIMIT)
 
             def cell(version: str, model: str, scheme: str) -> Cell:
+                if scheme == ZMQ:
+                    node = Node()
+                    hosts.callback(node.close)
+                    node.start(whole=True)
+                    local = (("HBSHIM_ZMQ_RPC_ZMQ_IPC_DIR", node.ipc),)
+                    return Cell(scheme, version, model, pythons[version], node.url, options=local)
                 vhost = f"{version}-{model}-{scheme}"
                 control("add_vhost", vhost)
                 control("set_permissions", "-p", vhost, stack.broker.user, ".*", ".*", ".*")
@@ -181,14 +193,14 @@ def _run(
             if not parts or "failures" in parts:
                 restarted = functools.partial(
                     failures.restart,
-                    failures.restart_targets(chosen, pythons),
+                    failures.restart_targets(over_broker, pythons),
                     stack.broker,
                     control,
                     directory / "restart",
                 )
                 blocked = functools.partial(
                     failures.blocked,
-                    failures.blocked_targets(chosen, pythons),
+                    failures.blocked_targets(over_broker, pythons),
                     stack.broker,
                     directory / "blocked",
                 )

@@ -59,7 +59,7 @@ def prepare(version: str, progress: Progress) -> Path:
             # Not cleared: another run may be using it.
             run([sys.executable, "-m", "venv", directory], timeout=_LIMIT)
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            ours = ["--editable", f"{CHECKOUT}[oslo,eventlet]"]
+            ours = ["--editable", f"{CHECKOUT}[oslo,eventlet,zmq]"]
             run([*pip, *ours, f"oslo.messaging~={version}.0", *_OF_TESTS], timeout=_LIMIT)
             stamp.touch()
     return python

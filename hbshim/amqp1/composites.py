@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from hbshim.amqp1.decoding import READERS, checked, deeper, read_list_header, read_value
+from hbshim.amqp1.decoding import READERS, Reader, checked, deeper, read_list_header, read_value
 from hbshim.amqp1.encoding import encode, encode_list
 from hbshim.amqp1.errors import ProtocolError
 from hbshim.amqp1.fields import NULL, Kind
@@ -19,35 +19,29 @@ _SMALL_ULONG = 0x53
 _NULL = bytes((NULL,))
 
 
-#: Equal to no value of a field.
+#: The default of a field that must be sent: equal to no value.
 _MANDATORY = object()
 
 
-class _Field(NamedTuple):
-    """A field of a composite type.
-
-    Attributes:
-        default: its value when it is not sent; `_MANDATORY` if it must be.
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-
-
 class _Layout(NamedTuple):
-    """How a composite type is sent.
+    """How a composite type is sent. Fields are in their order.
 
     Attributes:
         make: makes a value of the values of its fields.
         head: the descriptor.
+        fields: their names and types.
+        writers: their writers, and the values that are not sent.
+        readers: their readers, by constructor.
+        defaults: their values when they are not sent.
         required: fields up to the last one that is mandatory.
     """
 
     name: str
     make: Any
     head: bytes
-    fields: tuple[_Field, ...]
+    fields: tuple[tuple[str, Kind], ...]
+    writers: tuple[tuple[Callable[[Any], bytes], Any], ...]
+    readers: tuple[Mapping[int, Reader], ...]
     defaults: tuple[Any, ...]
     required: int
 
@@ -78,19 +72,28 @@ def composite(code: int, name: str) -> Callable[[C], C]:
                 if hasattr(each, "__metadata__")
             )
             default = None if optional else _MANDATORY
-            fields.append(_Field(field, kind, defaults.get(field, default)))
+            fields.append((field, kind, defaults.get(field, default)))
+        mandatory = [n for n, (_, _, default) in enumerate(fields, 1) if default is _MANDATORY]
         layout = _Layout(
             cls.__name__,
             getattr(cls, "_make"),  # noqa: B009 - a named tuple
             bytes((_DESCRIBED,)) + encode(ULong(code)),
-            tuple(fields),
-            tuple(each.default for each in fields),
-            max((n for n, each in enumerate(fields, 1) if each.default is _MANDATORY), default=0),
+            tuple((field, kind) for field, kind, _ in fields),
+            tuple((kind.write, default) for _, kind, default in fields),
+            tuple(_readers(kind, default) for _, kind, default in fields),
+            tuple(default for _, _, default in fields),
+            max(mandatory, default=0),
         )
         _BY_CLASS[cls] = _BY_DESCRIPTOR[code] = _BY_DESCRIPTOR[Symbol(name)] = layout
         return cls
 
     return register
+
+
+def _readers(kind: Kind, default: Any) -> Mapping[int, Reader]:
+    if default is _MANDATORY:
+        return kind.readers
+    return {NULL: lambda data, at, depth: (default, at), **kind.readers}
 
 
 def one_of(*classes: type, unknown: bool = False) -> Kind:
@@ -122,11 +125,11 @@ def encode_composite(value: Any) -> bytes:
         return encode(value)
     items: list[bytes] = []
     filled = 0
-    for item, (_, kind, default) in zip(value, layout.fields, strict=True):
+    for item, (write, default) in zip(value, layout.writers, strict=True):
         if item is None or item == default:
             items.append(_NULL)
         else:
-            items.append(kind.write(item))
+            items.append(write(item))
             filled = len(items)
     return layout.head + encode_list(items[:filled])
 
@@ -152,25 +155,22 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         return READERS[_DESCRIBED](data, at + 1, depth)
     count, at, end = read_list_header(data, begin)
     if not layout.required <= count <= len(layout.fields):
-        least = layout.fields[layout.required - 1].name if layout.required else "none"
+        least = layout.fields[layout.required - 1][0] if layout.required else "none"
         raise ProtocolError(
             f"{layout.name} has {count} fields; the most are {len(layout.fields)}, and the last "
             f"that must be there is {least}"
         )
     values: list[Any] = []
-    for field, kind, default in layout.fields[:count]:
-        code = data[at]
-        reader = kind.readers.get(code)
-        if reader is not None:
-            value, at = reader(data, at + 1, depth)
-            values.append(value)
-            continue
-        if code != NULL:
-            raise ProtocolError(f"{layout.name}.{field} is of type {kind.name}, not {code:#04x}")
-        if default is _MANDATORY:
-            raise ProtocolError(f"{layout.name}.{field} is missing")
-        values.append(default)
-        at += 1
+    for readers in layout.readers[:count]:
+        reader = readers.get(data[at])
+        if reader is None:
+            field, kind = layout.fields[len(values)]
+            if data[at] == NULL:
+                raise ProtocolError(f"{layout.name}.{field} is missing")
+            found = f"not {data[at]:#04x}"
+            raise ProtocolError(f"{layout.name}.{field} is of type {kind.name}, {found}")
+        value, at = reader(data, at + 1, depth)
+        values.append(value)
     if at != end:
         raise ProtocolError(f"{layout.name} does not end where its size says")
     values += layout.defaults[count:]

@@ -4,7 +4,7 @@ No socket, clock, thread or lock: the caller reads, writes, keeps the time, and 
 time. A client::
 
     connection = Connection("an-id", hostname="vhost:/", sasl=SaslClient([Plain(user, password)]))
-    while connection.is_open:
+    while not connection.closed:
         sock.sendall(connection.data_to_send(now()))
         for event in connection.receive_data(sock.recv(65536), now()):
             ...
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hbshim.amqp1 import states
+from hbshim.amqp1.channels import Channels
 from hbshim.amqp1.composites import decode_composite, encode_composite
 from hbshim.amqp1.errors import (
     FRAMING_ERROR,
@@ -147,9 +148,7 @@ class Connection:
         self._out: list[bytes | memoryview] = []
         self._events: list[Any] = []
         self._sent_at = self._received_at = 0.0
-        self._sessions: dict[int, Session] = {}
-        self._latest_channel = -1
-        self._by_remote_channel: dict[int, Session] = {}
+        self._sessions = Channels()
         self._handlers: dict[type, Callable[[int, Any], None]] = {
             Open: self._receive_open,
             Begin: self._receive_begin,
@@ -239,7 +238,7 @@ class Connection:
             raise StateError(f"{self!r} has {len(self._sessions)} sessions; no more are allowed")
         session = Session(self, channel)
         session.begin()
-        self._sessions[channel] = session
+        self._sessions.add(session)
         return session
 
     def close(self, error: Error | None = None) -> None:
@@ -264,7 +263,7 @@ class Connection:
         self._events.append(event)
 
     def _move(self, event: ConnectionEvent) -> Action:
-        self.state, action = states.advance(states.CONNECTION, self.state, event, "connection")
+        self.state, action = states.advance(states.CONNECTION, self.state, event, self)
         return action
 
     def _start(self) -> None:
@@ -276,7 +275,7 @@ class Connection:
     def _close(self, error: Error | None) -> None:
         if self._move(ConnectionEvent.SEND_CLOSE) is Action.DO:
             self._out.append(encode_frame(encode_composite(Close(error))))
-        self._lose_sessions()
+        self._sessions.lose()
 
     def _fail(self, condition: str, description: str) -> None:
         """Close the connection because the peer did what is not allowed."""
@@ -290,16 +289,10 @@ class Connection:
 
     def _report(self, event: Closed | LoginRefused) -> None:
         """Report the end of the connection, once."""
-        self._lose_sessions()
+        self._sessions.lose()
         if not self.closed:
             self.closed = True
             self.emit(event)
-
-    def _lose_sessions(self) -> None:
-        for session in self._sessions.values():
-            session.lose()
-        self._sessions.clear()
-        self._by_remote_channel.clear()
 
     def _receive(self, frame: Frame) -> None:
         if self.state is ConnectionState.END:
@@ -354,7 +347,7 @@ class Connection:
         elif kind not in _SESSION_FRAMES:
             raise ProtocolError(f"a frame holds {kind.__name__}, which is no performative")
         elif self._move(ConnectionEvent.RECEIVE_FRAME) is Action.DO:
-            self._session(channel).receive(performative, body[end:])
+            self._sessions.of_peer(channel).receive(performative, body[end:])
 
     def _receive_open(self, channel: int, remote: Open) -> None:
         if self._move(ConnectionEvent.RECEIVE_OPEN) is Action.IGNORE:
@@ -382,48 +375,27 @@ class Connection:
             return
         if channel > CHANNEL_MAX:
             raise ProtocolError(f"begin: channel {channel} is above {CHANNEL_MAX}", NOT_ALLOWED)
-        if channel in self._by_remote_channel:
-            raise ProtocolError(f"begin: channel {channel} has a session", ILLEGAL_STATE)
         if begin.remote_channel is None:
             number = self._free_channel()
             if number is None:
                 text = f"begin: there are {len(self._sessions)} sessions already"
                 raise ProtocolError(text, RESOURCE_LIMIT_EXCEEDED)
-            session = self._sessions[number] = Session(self, number)
+            session = Session(self, number)
+            self._sessions.add(session)
         else:
-            found = self._sessions.get(begin.remote_channel)
-            if found is None or found.remote is not None:
-                text = f"begin: channel {begin.remote_channel} waits for no answer"
-                raise ProtocolError(text, ILLEGAL_STATE)
-            session = found
-        self._by_remote_channel[channel] = session
+            session = self._sessions.waiting(begin.remote_channel)
+        self._sessions.bind(channel, session)
         session.receive_begin(begin, channel)
 
     def _receive_end(self, channel: int, end: End) -> None:
         if self._move(ConnectionEvent.RECEIVE_FRAME) is Action.IGNORE:
             return
-        session = self._session(channel)
-        session.receive_end(end)
-        del self._by_remote_channel[channel], self._sessions[session.channel]
-
-    def _session(self, channel: int) -> Session:
-        session = self._by_remote_channel.get(channel)
-        if session is None:
-            raise ProtocolError(f"channel {channel} has no session", ILLEGAL_STATE)
-        return session
+        self._sessions.of_peer(channel).receive_end(end)
+        self._sessions.remove(channel)
 
     def _free_channel(self) -> int | None:
-        """Return the free channel that was used longest ago, roughly; None if there is none.
-
-        RabbitMQ 4.0 loses a begin on a channel whose end it has answered a moment ago.
-        """
-        count = min(CHANNEL_MAX, self.remote.channel_max if self.remote else CHANNEL_MAX) + 1
-        for offset in range(1, count + 1):
-            channel = (self._latest_channel + offset) % count
-            if channel not in self._sessions:
-                self._latest_channel = channel
-                return channel
-        return None
+        limit = self.remote.channel_max if self.remote else CHANNEL_MAX
+        return self._sessions.free(min(CHANNEL_MAX, limit))
 
 
 _SESSION_FRAMES = frozenset({Attach, Flow, Transfer, Disposition, Detach})

@@ -48,5 +48,5 @@ class Delivery:
         Raises:
             StateError, ProtocolError: its phase does not allow it.
         """
-        self.phase, action = states.advance(states.DELIVERY, self.phase, event, "delivery")
+        self.phase, action = states.advance(states.DELIVERY, self.phase, event, self)
         return action

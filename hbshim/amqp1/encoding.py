@@ -55,11 +55,48 @@ def encode_list(items: list[bytes]) -> bytes:
     return _compound(0xC0, b"".join(items), len(items))
 
 
-def encode_variable(code: int, data: bytes) -> bytes:
-    """Return binary data, a string or a symbol; `code` is the constructor of its short form."""
-    if len(data) <= 255:
-        return bytes((code, len(data))) + data
-    return bytes((code | 0x10,)) + len(data).to_bytes(4, "big") + data
+def encode_binary(value: bytes) -> bytes:
+    """Return binary data."""
+    return _variable(_BINARY, value)
+
+
+def encode_string(value: str) -> bytes:
+    """Return a string.
+
+    Raises:
+        PayloadError: it has half of a surrogate pair.
+    """
+    try:
+        return _variable(_STRING, value.encode())
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"text cannot be sent as UTF-8: {error.reason}") from None
+
+
+def encode_symbol(value: str) -> bytes:
+    """Return a symbol.
+
+    Raises:
+        PayloadError: it is not ASCII.
+    """
+    try:
+        return _variable(_SYMBOL, value.encode("ascii"))
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"a symbol cannot be sent as ASCII: {error.reason}") from None
+
+
+def _heads(short: int) -> list[bytes]:
+    """Return what is sent before a value of each length up to 255."""
+    return [bytes((short, length)) for length in range(256)]
+
+
+_BINARY, _STRING, _SYMBOL = _heads(0xA0), _heads(0xA1), _heads(0xA3)
+
+
+def _variable(heads: list[bytes], data: bytes) -> bytes:
+    length = len(data)
+    if length <= 255:
+        return heads[length] + data
+    return bytes((heads[0][0] | 0x10,)) + length.to_bytes(4, "big") + data
 
 
 def _encode(value: Value, depth: int) -> bytes:
@@ -113,16 +150,6 @@ def _short(code: int, wide: Writer, zero: bytes = b"") -> Writer:
 def _short_signed(code: int, wide: Writer) -> Writer:
     def write(value: Value, depth: int) -> bytes:
         return bytes((code, value & 255)) if -128 <= value <= 127 else wide(value, depth)
-
-    return write
-
-
-def _text(code: int, charset: str) -> Writer:
-    def write(value: Value, depth: int) -> bytes:
-        try:
-            return encode_variable(code, value.encode(charset))
-        except UnicodeEncodeError as error:
-            raise PayloadError(f"text cannot be sent as {charset}: {error.reason}") from None
 
     return write
 
@@ -215,9 +242,9 @@ _WRITERS: dict[type, Writer] = {
     Decimal128: _sized(0x94, 16),
     Char: _char,
     uuid.UUID: lambda value, depth: b"\x98" + value.bytes,
-    bytes: lambda value, depth: encode_variable(0xA0, value),
-    str: _text(0xA1, "utf-8"),
-    Symbol: _text(0xA3, "ascii"),
+    bytes: lambda value, depth: encode_binary(value),
+    str: lambda value, depth: encode_string(value),
+    Symbol: lambda value, depth: encode_symbol(value),
     list: _list,
     tuple: _list,
     dict: _map,

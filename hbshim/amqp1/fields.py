@@ -6,14 +6,13 @@ is an `UInt` elsewhere is an `int` in a field of type uint.
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from hbshim.amqp1.decoding import READERS, Reader
-from hbshim.amqp1.encoding import encode, encode_variable
+from hbshim.amqp1.encoding import encode, encode_binary, encode_string, encode_symbol
 from hbshim.amqp1.errors import ProtocolError
 from hbshim.amqp1.values import Array, Symbol, Timestamp, UByte, UInt, ULong, UShort, Value
 from hbshim.errors import PayloadError
@@ -37,18 +36,20 @@ class Kind:
     write: Callable[[Any], bytes]
 
 
-def _integer(kind: type[int], readers: Mapping[int, Reader], largest: int) -> Kind:
+def _integer(kind: type[int], readers: Mapping[int, Reader], largest: int, wide: str) -> Kind:
+    """Return a type of integers; `wide` is the layout of those above 255, with constructor."""
     name = kind.__name__.lower()
-
-    # Numbers below 256 are most of all that is sent.
-    encoded = [encode(kind(value)) for value in range(min(largest, 255) + 1)]
+    pack, code = struct.Struct(wide).pack, max(readers)
+    # Most numbers that are sent are among these.
+    encoded = {value: encode(kind(value)) for value in range(min(largest, 255) + 1)}
 
     def write(value: int) -> bytes:
-        if 0 <= value < len(encoded):
-            return encoded[value]
+        found = encoded.get(value)
+        if found is not None:
+            return found
         if not 0 <= value <= largest:
             raise PayloadError(f"a field of type {name} must be in 0..{largest}, got {value}")
-        return encode(kind(value))
+        return pack(code, value)
 
     return Kind(name, readers, write)
 
@@ -73,7 +74,7 @@ def _zero(data: bytes, at: int, depth: int) -> tuple[int, int]:
 
 def ubyte(largest: int = 255) -> Kind:
     """Return the type of small numbers; those of an enumeration have a largest one."""
-    return _integer(UByte, {0x50: _plain(">B", largest)}, largest)
+    return _integer(UByte, {0x50: _plain(">B", largest)}, largest, ">BB")
 
 
 def _of(name: str, write: Callable[[Any], bytes], *constructors: int) -> Kind:
@@ -107,13 +108,13 @@ def write_map(value: Mapping[Any, Value]) -> bytes:
 _BYTE = _plain(">B")
 
 BOOLEAN = _of("boolean", lambda value: b"\x41" if value else b"\x42", 0x41, 0x42, 0x56)
-USHORT = _integer(UShort, {0x60: _plain(">H")}, 0xFFFF)
-UINT = _integer(UInt, {0x43: _zero, 0x52: _BYTE, 0x70: _plain(">I")}, 0xFFFFFFFF)
-ULONG = _integer(ULong, {0x44: _zero, 0x53: _BYTE, 0x80: _plain(">Q")}, 2**64 - 1)
+USHORT = _integer(UShort, {0x60: _plain(">H")}, 0xFFFF, ">BH")
+UINT = _integer(UInt, {0x43: _zero, 0x52: _BYTE, 0x70: _plain(">I")}, 0xFFFFFFFF, ">BI")
+ULONG = _integer(ULong, {0x44: _zero, 0x53: _BYTE, 0x80: _plain(">Q")}, 2**64 - 1, ">BQ")
 TIMESTAMP = _of("timestamp", lambda value: encode(Timestamp(value)), 0x83)
-STRING = _of("string", lambda value: encode(str(value)), 0xA1, 0xB1)
-SYMBOL = _of("symbol", lambda value: encode(Symbol(value)), 0xA3, 0xB3)
-BINARY = _of("binary", functools.partial(encode_variable, 0xA0), 0xA0, 0xB0)
+STRING = _of("string", encode_string, 0xA1, 0xB1)
+SYMBOL = _of("symbol", encode_symbol, 0xA3, 0xB3)
+BINARY = _of("binary", encode_binary, 0xA0, 0xB0)
 MAP = _of("map", write_map, 0xC1, 0xD1)
 SYMBOLS = Kind(
     "symbols", {code: _symbols(code) for code in (0xA3, 0xB3, 0xE0, 0xF0)}, _write_symbols

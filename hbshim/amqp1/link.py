@@ -98,6 +98,8 @@ class Link:
         self.state = LinkState.DETACHED
         self.credit = 0
         self.delivery_count = 0
+        # Its end has been reported, and the peer's answer is no further event.
+        self._failed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {self.state.value}>"
@@ -155,6 +157,7 @@ class Link:
             self.refuse(error)
         else:
             self.detach(error)
+        self._failed = True
         self.session.emit(Detached(self, error, by_peer=False))
 
     def settle(self, delivery: Delivery, state: DeliveryState | None = None) -> None:
@@ -181,7 +184,7 @@ class Link:
         Raises:
             StateError, ProtocolError: its state does not allow it.
         """
-        self.state, action = states.advance(states.LINK, self.state, event, f"link {self.name!r}")
+        self.state, action = states.advance(states.LINK, self.state, event, self)
         return action
 
     def receive_attach(self, attach: Attach) -> None:
@@ -203,7 +206,7 @@ class Link:
         if self.move(LinkEvent.RECEIVE_DETACH) is Action.ANSWER:
             self.session.send(Detach(self.local.handle, detach.closed))
             self.session.emit(Detached(self, detach.error, by_peer=True))
-        else:
+        elif not self._failed:
             self.session.emit(Detached(self, detach.error, by_peer=False))
 
     def start(self, attach: Attach) -> None:

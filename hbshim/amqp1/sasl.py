@@ -81,7 +81,7 @@ class SaslClient:
                 return SaslInit(mechanism.name, mechanism.initial_response(), self._hostname)
         names = ", ".join(mechanism.name for mechanism in self._mechanisms)
         found = ", ".join(offered)
-        return LoginRefused(None, f"the peer offers the SASL mechanisms {found}; not {names}")
+        return LoginRefused(None, f"the peer offers the SASL mechanisms {found:.200}; not {names}")
 
 
 class SaslServer:

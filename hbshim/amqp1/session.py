@@ -1,4 +1,7 @@
-"""Sessions: they carry links, number deliveries, and limit the frames on their way (2.5)."""
+"""Sessions: they carry links, number deliveries, and limit the frames on their way (2.5).
+
+It is longer than other modules, because attaching a link takes all that a link can be asked for.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from hbshim.amqp1.errors import (
     ProtocolError,
     StateError,
 )
+from hbshim.amqp1.handles import Handles
 from hbshim.amqp1.link import Link, Part
 from hbshim.amqp1.performatives import (
     FIRST,
@@ -101,13 +105,14 @@ class Session:
         self.state = SessionState.UNMAPPED
         self.remote: Begin | None = None
         self._connection = connection
-        self._links: dict[int, Link] = {}
-        self._by_remote_handle: dict[int, Link] = {}
+        self._links = Handles()
         self._transfers = TransferQueue(self._write)
         self._next_incoming_id = 0
         self._incoming_window = INCOMING_WINDOW
         self._next_delivery_id = 0
         self._outgoing, self._incoming = Unsettled(), Unsettled()
+        # Its end has been reported, and the peer's answer is no further event.
+        self._failed = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             Attach: self._receive_attach,
             Flow: self._receive_flow,
@@ -207,10 +212,7 @@ class Session:
 
     def close(self) -> None:
         """Forget links and deliveries: the session is over, or its connection."""
-        for link in self._links.values():
-            link.end()
-        self._links.clear()
-        self._by_remote_handle.clear()
+        self._links.end()
         self._transfers.clear()
         self._outgoing.clear()
         self._incoming.clear()
@@ -226,10 +228,10 @@ class Session:
         Parameters:
             channel: the number of the session on the peer's side.
         """
+        self.remote = begin
         action = self._move(SessionEvent.RECEIVE_BEGIN)
         if action is Action.IGNORE:
             return
-        self.remote = begin
         self._next_incoming_id = begin.next_outgoing_id
         self._transfers.window = begin.incoming_window
         if action is Action.ANSWER:
@@ -242,7 +244,8 @@ class Session:
         if by_peer:
             self._write(encode_composite(End()))
             self.close()
-        self._connection.emit(Ended(self, end.error, by_peer))
+        if not self._failed:
+            self._connection.emit(Ended(self, end.error, by_peer))
 
     def receive(self, performative: Any, payload: bytes) -> None:
         """Handle another frame.
@@ -310,7 +313,7 @@ class Session:
         self._transfers.add_disposition(link, delivery, encode_composite(disposition))
 
     def _move(self, event: SessionEvent) -> Action:
-        self.state, action = states.advance(states.SESSION, self.state, event, "session")
+        self.state, action = states.advance(states.SESSION, self.state, event, self)
         return action
 
     def _write_begin(self, remote_channel: int | None) -> None:
@@ -327,7 +330,7 @@ class Session:
         self._connection.write(self.channel, body, payload)
 
     def _handle_for(self, name: str, role: bool) -> int:
-        if self._named(name, role):
+        if self._links.named(name, role):
             raise StateError(f"a link with the name {name!r} is attached already; detach it first")
         handle = self._free_handle()
         if handle is None:
@@ -336,23 +339,18 @@ class Session:
 
     def _free_handle(self) -> int | None:
         most = min(HANDLE_MAX, self.remote.handle_max if self.remote else HANDLE_MAX)
-        return next((each for each in range(most + 1) if each not in self._links), None)
-
-    def _named(self, name: str, role: bool) -> Link | None:
-        for link in self._links.values():
-            if link.name == name and link.role is role:
-                return link
-        return None
+        return self._links.free(most)
 
     def _attach(self, link: L) -> L:
         link.attach()
-        self._links[link.local.handle] = link
+        self._links.add(link)
         return link
 
     def _fail(self, condition: str, description: str) -> None:
         """End the session because the peer did in it what is not allowed."""
         error = Error(condition, description)
         self.end(error)
+        self._failed = True
         self._connection.emit(Ended(self, error, by_peer=False))
 
     def _receive_attach(self, attach: Attach) -> None:
@@ -360,11 +358,11 @@ class Session:
             raise ProtocolError(
                 f"attach: handle {attach.handle} is above {HANDLE_MAX}", FRAMING_ERROR
             )
-        if attach.handle in self._by_remote_handle:
+        if self._links.of_peer(attach.handle) is not None:
             self._fail(HANDLE_IN_USE, f"handle {attach.handle} is attached already")
             return
         role = not attach.role
-        link = self._named(attach.name, role)
+        link = self._links.named(attach.name, role)
         if link is None:
             handle = self._free_handle()
             if handle is None:
@@ -380,24 +378,25 @@ class Session:
                 initial_delivery_count=0 if role is SENDER else None,
                 max_message_size=MAX_MESSAGE_SIZE if role is RECEIVER else None,
             )
-            link = self._links[answer.handle] = kind(self, answer)
-        self._by_remote_handle[attach.handle] = link
+            link = kind(self, answer)
+            self._links.add(link)
+        self._links.bind(attach.handle, link)
         link.receive_attach(attach)
 
     def _receive_detach(self, detach: Detach) -> None:
-        link = self._by_remote_handle.pop(detach.handle, None)
+        link = self._links.of_peer(detach.handle)
         if link is None:
             self._fail(UNATTACHED_HANDLE, f"detach: handle {detach.handle} is not attached")
             return
         link.receive_detach(detach)
-        del self._links[link.local.handle]
+        self._links.remove(detach.handle)
         self._outgoing.drop(link)
         self._incoming.drop(link)
 
     def _receive_flow(self, flow: Flow) -> None:
         self._transfers.receive_flow(flow)
         if flow.handle is not None:
-            link = self._by_remote_handle.get(flow.handle)
+            link = self._links.of_peer(flow.handle)
             if link is None:
                 self._fail(UNATTACHED_HANDLE, f"flow: handle {flow.handle} is not attached")
                 return
@@ -412,7 +411,7 @@ class Session:
         if self._incoming_window < 0:
             self._fail(WINDOW_VIOLATION, f"more than {INCOMING_WINDOW} frames were sent at once")
             return
-        link = self._by_remote_handle.get(transfer.handle)
+        link = self._links.of_peer(transfer.handle)
         if not isinstance(link, Receiver):
             text = f"transfer: handle {transfer.handle} is not attached, or is not of a sender"
             self._fail(UNATTACHED_HANDLE, text)

@@ -135,8 +135,8 @@ E = TypeVar("E", bound=enum.Enum)
 Table: TypeAlias = dict[tuple[S, E], tuple[S, Action]]
 
 
-def advance(table: Table[S, E], state: S, event: E, what: str) -> tuple[S, Action]:
-    """Return the next state of `what`, and what is done with the event.
+def advance(table: Table[S, E], state: S, event: E, owner: object) -> tuple[S, Action]:
+    """Return the next state of `owner`, and what is done with the event.
 
     Raises:
         StateError: this side must not send that now.
@@ -144,7 +144,7 @@ def advance(table: Table[S, E], state: S, event: E, what: str) -> tuple[S, Actio
     """
     after, action = table[state, event]
     if action is Action.REFUSE:
-        text = f"cannot {event.value}: the {what} is in the state {state.value}"
+        text = f"cannot {event.value}: {owner!r}"
         if event.name.startswith("RECEIVE"):
             raise ProtocolError(text, ILLEGAL_STATE)
         raise StateError(text)

@@ -56,7 +56,7 @@ class TransferQueue:
 
     def add_disposition(self, link: Link, delivery: Delivery, body: bytes) -> None:
         """Send a disposition behind the transfers of its delivery."""
-        if any(queued.delivery is delivery for queued in self._queue):
+        if self._queue and any(queued.delivery is delivery for queued in self._queue):
             self._queue.append(_Queued(link, delivery, Part(body, b""), False))
         else:
             self._write(body, b"")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hbshim.amqp1.connection import Connection
+from hbshim.amqp1.delivery import Delivery
 from hbshim.amqp1.events import (
     Attached,
     AttachRequested,
@@ -19,6 +20,7 @@ from hbshim.amqp1.events import (
     Opened,
     Updated,
 )
+from hbshim.amqp1.messages import Data, Message, decode_message, encode_message
 from hbshim.amqp1.performatives import Source, Target
 from hbshim.amqp1.receiver import Receiver
 from hbshim.amqp1.sender import Sender
@@ -136,3 +138,15 @@ class Driver:
         """Close the connection, and wait for the peer's answer."""
         self.connection.close()
         self.wait_for(Closed)
+
+
+def message(body: bytes, **fields: Any) -> bytes:
+    """An encoded message; the fields are those of `Message`."""
+    return encode_message(Message(Data((body,)), **fields))
+
+
+def content(delivery: Delivery) -> bytes:
+    """The body of a message that has arrived."""
+    body = decode_message(delivery.payload).body
+    assert isinstance(body, Data)
+    return body.content

@@ -286,7 +286,7 @@ def test_no_frame_is_larger_than_the_peer_allows() -> None:
 
 def test_a_message_that_the_receiver_does_not_take() -> None:
     pair = opened()
-    session, theirs = pair.session()
+    _, theirs = pair.session()
     sender = theirs.attach_sender("l", Target("a"))
     pair.run()
     link = pair.last(0, AttachRequested).link
@@ -309,7 +309,6 @@ def test_a_message_that_the_receiver_does_not_take() -> None:
     assert ended.error.condition == "amqp:link:message-size-exceeded"
     assert pair.last(0, Detached).by_peer is False
     assert not pair.client.closed
-    del session
 
 
 def test_a_sender_that_ignores_credit_is_detached() -> None:

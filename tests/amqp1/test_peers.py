@@ -14,7 +14,6 @@ from hbshim.amqp1.connection import Connection
 from hbshim.amqp1.delivery import Delivery
 from hbshim.amqp1.events import Closed, CreditChanged, Detached, Drained, Origin, Received
 from hbshim.amqp1.mechanisms import Anonymous, plain_credentials
-from hbshim.amqp1.messages import Data, Message, decode_message, encode_message
 from hbshim.amqp1.performatives import (
     Accepted,
     Modified,
@@ -25,19 +24,9 @@ from hbshim.amqp1.performatives import (
     Target,
 )
 from hbshim.amqp1.sasl import SaslClient, SaslServer
-from tests.amqp1.driver import Driver
+from tests.amqp1.driver import Driver, content, message
 from tests.amqp1.peers import Peer, Program
 from tests.amqp1.store import serving
-
-
-def message(body: bytes, **fields: Any) -> bytes:
-    return encode_message(Message(Data((body,)), **fields))
-
-
-def content(delivery: Any) -> bytes:
-    body = decode_message(delivery.payload).body
-    assert isinstance(body, Data)
-    return body.content
 
 
 @pytest.fixture

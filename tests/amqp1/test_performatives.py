@@ -164,7 +164,7 @@ def test_keys_of_maps_are_sent_as_symbols() -> None:
         (Open("c", channel_max=65536), "ushort must be in 0..65535, got 65536"),
         (Attach("l", 0, True, snd_settle_mode=3), "ubyte must be in 0..2, got 3"),
         (SaslOutcome(9), "ubyte must be in 0..4, got 9"),
-        (Error("ä"), "cannot be sent as ascii"),
+        (Error("ä"), "a symbol cannot be sent as ASCII"),
         (Flow(None, 0, 0, 0, properties={"a": ...}), "no type for builtins.ellipsis"),
     ],
     ids=str,

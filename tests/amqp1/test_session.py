@@ -130,7 +130,7 @@ def test_a_session_begins_and_ends() -> None:
     assert {mine.state, theirs.state} == {SessionState.ENDED}
     mine.end()
     assert pair.client.data_to_send(NOW) == b""
-    with pytest.raises(StateError, match="the session is in the state ended"):
+    with pytest.raises(StateError, match="cannot send another frame: <Session 0, ended>"):
         mine.attach_sender("l", Target("a"))
 
 
@@ -140,7 +140,7 @@ def test_links_end_with_their_session_and_sessions_with_their_connection() -> No
     sender, _ = pair.sender(session, credit=1)
     session.end()
     assert sender.state is LinkState.ENDED
-    with pytest.raises(StateError, match="the link 'to' is in the state ended"):
+    with pytest.raises(StateError, match="cannot send flow or transfer: <Sender 'to', ended>"):
         sender.send(b"")
     pair.run()
     session, theirs = pair.session()
@@ -222,9 +222,7 @@ def test_the_own_window_is_opened_again() -> None:
     assert receiver.credit == INCOMING_WINDOW // 2
 
 
-def test_a_peer_that_ignores_the_window_loses_its_session(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_peer_that_ignores_the_window_loses_its_session() -> None:
     peer = Peer()
     peer.receiver()
     peer.session._incoming_window = 0
@@ -234,7 +232,8 @@ def test_a_peer_that_ignores_the_window_loses_its_session(
     assert not peer.connection.closed
     # What it sent before it has seen that is ignored.
     assert peer.sends(Transfer(4, 1, b"t")) == []
-    assert peer.sends(End()) == [Ended(peer.session, None, by_peer=False)]
+    assert peer.sends(End()) == []
+    assert peer.connection.begin().channel == 1
 
 
 def test_numbers_wrap_around() -> None:
@@ -393,6 +392,27 @@ def test_a_peer_that_makes_a_mistake_is_told(
     assert event.error.condition == condition
     sent: Any = peer.sent()[-1]
     assert sent.error == event.error
+
+
+def test_an_answer_to_a_session_that_has_been_given_up() -> None:
+    peer = Peer()
+    session = peer.connection.begin()
+    session.end()
+    answer = encode_frame(encode_composite(Begin(1, 0, 1, 1)), 8)
+    assert peer.sends(raw=answer) == []
+    again = encode_frame(encode_composite(Begin(1, 0, 1, 1)), 9)
+    closed = only(peer.sends(raw=again), Closed)
+    assert closed.error.description == "begin: channel 1 waits for no answer"
+
+
+def test_a_link_that_fails_is_reported_once() -> None:
+    peer = Peer()
+    peer.receiver(credit=1)
+    peer.sends(Transfer(4, 0, b"a"))
+    detached = only(peer.sends(Transfer(4, 1, b"b")), Detached)
+    assert detached.error.condition == "amqp:link:transfer-limit-exceeded"
+    assert peer.sends(Detach(4, True)) == []
+    assert peer.session.attach_receiver("from", Source("a")).local.handle == 0
 
 
 def test_links_are_limited_on_both_sides() -> None:

@@ -95,7 +95,7 @@ def test_messages_are_sent_on_attached_links_only() -> None:
 
 
 def test_what_is_refused_is_an_error_of_the_side_that_did_it() -> None:
-    with pytest.raises(StateError, match="cannot send open: the connection is in the state end"):
-        advance(CONNECTION, ConnectionState.END, ConnectionEvent.SEND_OPEN, "connection")
-    with pytest.raises(ProtocolError, match="cannot receive end: the session is in the state"):
-        advance(SESSION, SessionState.BEGIN_SENT, SessionEvent.RECEIVE_END, "session")
+    with pytest.raises(StateError, match="cannot send open: 'its owner'"):
+        advance(CONNECTION, ConnectionState.END, ConnectionEvent.SEND_OPEN, "its owner")
+    with pytest.raises(ProtocolError, match="cannot receive end: 'its owner'"):
+        advance(SESSION, SessionState.BEGIN_SENT, SessionEvent.RECEIVE_END, "its owner")

@@ -63,6 +63,7 @@ def install_rhea() -> None:
     directory = rhea_modules().parent
     with set_up_lock(silent):
         if not has_rhea():
+            run(["node", "--version"], timeout=_LIMIT)
             directory.mkdir(parents=True, exist_ok=True)
             npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix"]
             run([*npm, str(directory), RHEA], timeout=_LIMIT)

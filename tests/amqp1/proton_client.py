@@ -57,7 +57,7 @@ class Client:
         return [len(message.body), message.id, message.delivery_count]
 
     def pause(self, seconds: float) -> str:
-        """Stay connected without a message, as proton does while somebody waits in it."""
+        """Stay connected without a message, as proton does while a caller waits in it."""
         ends = time.monotonic() + seconds
         self.connection.wait(lambda: time.monotonic() > ends, timeout=seconds + 10)
         return "connected"

@@ -200,6 +200,12 @@ def test_a_client_chooses_what_was_offered() -> None:
     assert event.error.description == "SASL ANONYMOUS was not offered"
 
 
+def test_a_client_that_asks_for_no_mechanism() -> None:
+    connection = Connection("s", server=True, sasl=SaslServer(["PLAIN"], lambda name, data: True))
+    (event,) = connection.receive_data(SASL_HEADER + sasl_frame(SaslOutcome(0)), NOW)
+    assert event.error.description == "SaslOutcome is not allowed now"
+
+
 def test_nothing_is_read_before_the_login() -> None:
     connection = Connection("s", server=True, sasl=SaslServer(["PLAIN"], lambda name, data: True))
     (event,) = connection.receive_data(SASL_HEADER + frame(Open("c")), NOW)
@@ -333,9 +339,12 @@ def test_sessions_are_limited_on_both_sides() -> None:
     with pytest.raises(StateError, match="has 2 sessions; no more are allowed"):
         connection.begin()
     connection = client()
-    for channel in range(CHANNEL_MAX + 1):
-        connection.receive_data(frame(Begin(None, 0, 1, 1), channel), NOW)
-    assert not connection.closed
+    own = connection.begin()
+    for channel in range(CHANNEL_MAX):
+        (event,) = connection.receive_data(frame(Begin(None, 0, 1, 1), channel), NOW)
+        assert event.session is not own
+    (closed,) = connection.receive_data(frame(Begin(None, 0, 1, 1), CHANNEL_MAX), NOW)
+    assert closed.error.condition == "amqp:resource-limit-exceeded"
 
 
 def test_a_channel_is_used_again_after_all_others() -> None:

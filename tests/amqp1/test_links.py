@@ -155,6 +155,7 @@ def test_an_outcome_that_the_sender_settles() -> None:
     assert got.settled
     pair.clear()
     # Too late, and no mistake.
+    receiver.update(got, Modified())
     receiver.settle(got, Modified())
     pair.run()
     assert pair.events == ([], [])

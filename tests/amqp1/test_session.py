@@ -19,6 +19,7 @@ from hbshim.amqp1.events import (
     Closed,
     CreditChanged,
     Detached,
+    Drained,
     Ended,
     Event,
     Opened,
@@ -311,6 +312,27 @@ def test_a_message_that_the_sender_gives_up() -> None:
     assert peer.sends(Transfer(4, aborted=True)) == []
     got = only(peer.sends(Transfer(4, 1, b"t"), payload=b"cd"), Received).delivery
     assert (got.id, got.payload, receiver.credit) == (1, b"cd", 8)
+
+
+def test_a_state_that_comes_with_the_message() -> None:
+    peer = Peer()
+    peer.receiver()
+    got = only(peer.sends(Transfer(4, 0, b"t", state=Released())), Received).delivery
+    assert (got.state, got.settled, repr(got)) == (Released(), False, "<Delivery 0, unsettled>")
+
+
+def test_a_sender_that_still_has_credit_after_a_flow_of_its_own() -> None:
+    """It was sent before the drain arrived."""
+    peer = Peer()
+    receiver = peer.receiver(credit=5)
+    receiver.drain()
+    assert peer.sends(Flow(0, 1, 0, 1, 4, 2)) == []
+    assert receiver.credit == 3
+    assert peer.sends(Flow(0, 1, 0, 1, 4, 5)) == [Drained(receiver)]
+    receiver.grant(1)
+    drain, credit = peer.sent()
+    assert (drain.drain, drain.link_credit) == (True, 5)
+    assert (credit.drain, credit.link_credit, credit.delivery_count) == (False, 1, 5)
 
 
 def test_the_peer_asks_for_an_echo() -> None:

@@ -224,6 +224,16 @@ def figures(node: Node) -> dict[str, float]:
     return dict(found)
 
 
+def test_a_proxy_warns_of_a_directory_that_anyone_can_write(
+    nodes: Callable[[], Node], keys: Keys
+) -> None:
+    with (keys.folder / "log").open("w") as log:
+        keys.start(nodes(), "--directory", "redis://:only-for-tests@127.0.0.1:1/0", log=log)
+    said = (keys.folder / "log").read_text()
+    assert "redis://127.0.0.1:1/0 has the public key of this proxy, and it has no TLS" in said
+    assert "only-for-tests" not in said
+
+
 def test_a_proxy_refuses_keys_that_it_cannot_use(keys: Keys) -> None:
     proxy = keys.pair("proxy")
     secret = ("--secret-key-file", str(proxy.path))

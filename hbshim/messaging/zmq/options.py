@@ -1,4 +1,7 @@
-"""The options of the driver over ZeroMQ, and of its proxy."""
+"""The options of the driver over ZeroMQ, and of its proxy.
+
+One field for each: it is longer than other modules because it is a table.
+"""
 
 from __future__ import annotations
 

@@ -117,22 +117,41 @@ class Entry:
 
 _RABBITMQ = Entry("tests.messaging.contract.rabbitmq:rabbitmq_laboratory", (pytest.mark.broker,))
 
-#: By the scheme of the driver.
+_ZEROMQ = "tests.messaging.contract.zeromq:zeromq_laboratory"
+_ZEROMQ_GUARANTEES = {
+    "test_a_cast_without_a_server_is_lost_and_no_error": (
+        "a cast waits for a server, and is an error if none takes it in time"
+    ),
+    "test_calls_that_run_are_answered_after_a_restart": (
+        "a proxy stores nothing: calls that run as it is killed end with LostServerError"
+    ),
+}
+
+#: By the scheme of the driver, and what is added to it where another option changes its guarantees.
 LABORATORIES: dict[str, Entry] = {
     "hbpika": _RABBITMQ,
     "hbkombu": _RABBITMQ,
     "hbzmq": Entry(
-        "tests.messaging.contract.zeromq:zeromq_laboratory",
+        _ZEROMQ,
         other_guarantees={
-            "test_a_cast_without_a_server_is_lost_and_no_error": (
-                "a cast waits for a server, and is an error if none takes it in time"
-            ),
-            "test_calls_that_run_are_answered_after_a_restart": (
-                "a proxy stores nothing: calls that run as it is killed end with LostServerError"
-            ),
+            **_ZEROMQ_GUARANTEES,
             "test_notifications_are_handled_though_their_connections_are_cut": (
                 "a notification that is under way as its connection is cut is lost, and counted"
             ),
+        },
+    ),
+    "hbzmq_acknowledged": Entry(
+        _ZEROMQ,
+        other_guarantees={
+            **_ZEROMQ_GUARANTEES,
+            "test_one_that_fails_does_not_have_its_batch_repeated": (
+                "a notification returns when it is handled, so a paused listener gets no batch"
+            ),
+            "test_a_server_gets_the_priorities_that_it_has_methods_for": (
+                "a notification of a priority to which nothing listens is an error"
+            ),
+            "test_pausing": "a cast to a paused server returns when it is resumed",
+            "test_bounded_workers": "a cast returns when a worker has begun it",
         },
     ),
 }

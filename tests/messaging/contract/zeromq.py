@@ -19,6 +19,12 @@ from tests.messaging.zmq.nodes import Node, own_address
 #: Of calls, fanouts, notifications and casts; as the ports of clients are by default.
 _PORTS = (9501, 9502, 9503, 9504)
 
+#: By the name of the laboratory.
+_QUERIES = {
+    "hbzmq": "",
+    "hbzmq_acknowledged": "&rpc_use_acks=true&notification_acks=true&rpc_ack_timeout_base=2",
+}
+
 #: The sockets of servers.
 _LOCAL = ("servers", "fanout", "notify")
 
@@ -28,11 +34,13 @@ class ZeromqLaboratory:
 
     Parameters:
         node: a host whose proxy runs.
+        query: options of every driver, as a URL has them.
         restarts: nothing else uses it.
     """
 
-    def __init__(self, node: Node, *, restarts: bool) -> None:
+    def __init__(self, node: Node, query: str, *, restarts: bool) -> None:
         self._node = node
+        self._query = query
         self._restarts = restarts
         # Not pytest's: the path of a Unix socket has 107 bytes at most.
         self._ipc = tempfile.mkdtemp(prefix="hbz")
@@ -43,14 +51,14 @@ class ZeromqLaboratory:
                 **_local(self._ipc, node.ipc),
             }
         )
-        self.url = _url(address, self._ipc)
+        self.url = _url(address, self._ipc, query)
         self._drivers: list[messaging.Driver] = []
 
     def start(self, **options: Any) -> messaging.Driver:
         return self._connect(self.url, options)
 
     def start_uncut(self, **options: Any) -> messaging.Driver:
-        return self._connect(_url(self._node.address, self._node.ipc), options)
+        return self._connect(_url(self._node.address, self._node.ipc, self._query), options)
 
     def _connect(self, url: str, options: dict[str, Any]) -> messaging.Driver:
         self._drivers.append(messaging.connect(url, **options))
@@ -80,8 +88,8 @@ class ZeromqLaboratory:
         shutil.rmtree(self._ipc)
 
 
-def _url(address: str, ipc: str) -> str:
-    return f"hbzmq://{address}/?rpc_zmq_ipc_dir={ipc}"
+def _url(address: str, ipc: str, query: str) -> str:
+    return f"hbzmq://{address}/?rpc_zmq_ipc_dir={ipc}{query}"
 
 
 def _local(here: str, there: str) -> dict[Address, Address]:
@@ -92,6 +100,5 @@ def zeromq_laboratory(
     scheme: str, request: pytest.FixtureRequest, *, restarts: bool
 ) -> ZeromqLaboratory:
     """Return a laboratory on the proxy of the tests, or on one that may be restarted."""
-    assert scheme == "hbzmq"
     node: Node = request.getfixturevalue("restartable_node" if restarts else "shared_node")
-    return ZeromqLaboratory(node, restarts=restarts)
+    return ZeromqLaboratory(node, _QUERIES[scheme], restarts=restarts)

@@ -11,7 +11,7 @@ REFUSES_TRANSIENT = (4, 3)
 #: The same notes: classic queues no longer have a consumer timeout.
 QUORUM_ALONE_TIMES_OUT = (4, 3)
 
-NO_URL = "No --url was given."
+NO_URL = "No --url of a broker was given."
 NAMED_AT_MOST = 3
 
 

@@ -70,12 +70,14 @@ def _libraries(context: Context) -> Answer:
     ]
     if outside:
         return Answer("problem", f"Outside the range that hbshim supports: {', '.join(outside)}.")
-    if not any(client in known for client in CLIENTS):
+    if context.zmq is None and not any(client in known for client in CLIENTS):
         return Answer(
             "warning",
             "Neither py-amqp nor pika is installed here, so there is nothing to keep alive.",
             "Install one of them: pip install 'hbshim[kombu]' or 'hbshim[pika]'.",
         )
+    if not known:
+        return Answer("not-applicable", "None of these libraries is installed.")
     listed = ", ".join(f"{name} {version}" for name, version in known.items())
     return Answer("ok", f"hbshim supports {listed}.")
 

@@ -17,6 +17,9 @@ from hbshim.errors import HbshimError, OptionError
 
 URL_VARIABLE = "HBSHIM_BROKER_URL"
 
+#: Checks that find what was named out of reach.
+_REACHING = ("connection", "queue-kinds", "zmq-directory", "zmq-proxies", "zmq-stale-hosts")
+
 
 @click.command(
     short_help="Find what keeps heartbeats from working here, with remedies.",
@@ -81,7 +84,7 @@ def doctor(
     as_json: bool,
     surplus: tuple[str, ...],
 ) -> None:
-    """Examine this process and, with --url, a broker; explain each finding.
+    """Examine this process and, with --url, a broker or hosts of hbzmq://; explain each finding.
 
     Exit status: 0 nothing is wrong; 1 a warning or a problem was found; 2 bad input, or
     a broker that was named is out of reach. Passwords are never printed.
@@ -119,7 +122,7 @@ def doctor(
 
         print_report(report, Console(highlight=False), everything=everything)
     if report.unreachable:
-        for name in ("connection", "queue-kinds"):
+        for name in _REACHING:
             finding = report.finding(name)
             if finding.verdict == "problem":
                 click.echo(f"hbshim: {finding.sentence} {finding.remedy}", err=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.activity import Activity
 from hbshim.doctor.proposals import Proposal
+from hbshim.doctor.zmq_facts import ZmqFacts
 from hbshim.runtime.detect import RuntimeReport
 
 
@@ -113,6 +114,7 @@ class Context:
         probe: the connection to the broker, if one was requested and succeeded.
         broker_error: why it failed, and the remedy.
         queues: what the management API listed; or why that failed, and the remedy.
+        zmq: what was found out for a URL of the driver over ZeroMQ.
     """
 
     runtime: RuntimeReport
@@ -131,6 +133,7 @@ class Context:
     probe: ConnectionProbe | None = None
     broker_error: tuple[str, str] | None = None
     queues: Queues | tuple[str, str] | None = None
+    zmq: ZmqFacts | None = None
 
     @property
     def expected(self) -> tuple[Expected, ...]:

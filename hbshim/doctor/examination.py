@@ -15,6 +15,7 @@ from hbshim.doctor import (
     checks_kept_alive,
     checks_runtime,
     checks_versions,
+    checks_zmq,
 )
 from hbshim.doctor.activity import activity_of
 from hbshim.doctor.context import ConnectionProbe, Context, Queues
@@ -22,7 +23,8 @@ from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.findings import Report, finding_of
 from hbshim.doctor.other_clients import loaded_unknown_clients, transport_of_kombu
 from hbshim.doctor.proposals import clients_in_use, loaded_clients, proposals
-from hbshim.doctor.target import broker_target, management_target
+from hbshim.doctor.target import broker_target, is_zmq_url, management_target
+from hbshim.doctor.zmq_facts import ZmqFacts
 from hbshim.errors import BrokerError, OptionError
 from hbshim.heartbeat import service
 from hbshim.options import Options
@@ -36,6 +38,7 @@ CHECKS = (
     *checks_kept_alive.CHECKS,
     *checks_heartbeat.CHECKS,
     *checks_broker.CHECKS,
+    *checks_zmq.CHECKS,
 )
 
 #: Seconds for everything that uses the broker.
@@ -65,14 +68,16 @@ def examine(
     progress: Callable[[str], None] = lambda sentence: None,
     **options: Any,
 ) -> Report:
-    """Examine this process and, with a URL, a broker; call it inside the program itself.
+    """Examine this process and, with a URL, a broker or the hosts of the driver over ZeroMQ.
+
+    Call it inside the program itself.
 
     Without a URL it imports no library, opens no connection, and takes some milliseconds. With a
     URL it opens a connection of its own and closes it.
 
     Parameters:
-        url: the broker's; its query may hold hbshim's options. It appears in no report and no
-            message.
+        url: the broker's, or of the driver over ZeroMQ; its query may hold hbshim's options. It
+            appears in no report and no message.
         idle_limit: seconds after which a load balancer or firewall drops a silent connection.
         ca: PEM file of the authority to trust, for ``amqps://``.
         management: URL of RabbitMQ's management API; without a login in it, the broker's is used.
@@ -93,12 +98,15 @@ def examine(
     """
     if (management or ca) and url is None:
         raise OptionError("--management and --ca belong to a broker; name it with --url")
-    if heartbeat > timeout:
+    over_zmq = url is not None and is_zmq_url(url)
+    if heartbeat > timeout and not over_zmq:
         raise OptionError(
             f"at T = {heartbeat} s heartbeats arrive within {heartbeat} s, longer than the timeout "
             f"of {timeout:g} s; give a longer --timeout or a shorter --heartbeat"
         )
-    target = None if url is None else broker_target(url)
+    if over_zmq and (management or ca):
+        raise OptionError("--management and --ca belong to a broker, and hbzmq:// has none")
+    target = None if url is None or over_zmq else broker_target(url)
     installed = installed_options()
     # A messaging driver takes its options only from its URL, the environment and the file.
     base = {} if installed is None or (target is not None and target.driver) else dict(installed)
@@ -151,6 +159,11 @@ def examine(
                 queues = list_queues(api, tls if api.tls else None, deadline)
             except BrokerError as error:
                 queues = _sentences(error)
+    facts: ZmqFacts | None = None
+    if url is not None and over_zmq:
+        from hbshim.doctor.zmq_examination import examine_zmq
+
+        facts = examine_zmq(url, Deadline(timeout), progress)
     context = Context(
         runtime=runtime,
         installed=_versions(ranges),
@@ -173,10 +186,13 @@ def examine(
         probe=probe,
         broker_error=broker_error,
         queues=queues,
+        zmq=facts,
     )
     return Report(
         tuple(finding_of(check, context) for check in CHECKS),
-        unreachable=broker_error is not None or isinstance(queues, tuple),
+        unreachable=broker_error is not None
+        or isinstance(queues, tuple)
+        or (facts is not None and facts.unreachable),
     )
 
 

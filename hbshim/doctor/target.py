@@ -21,6 +21,8 @@ KOMBU_SCHEMES = ("pyamqp", "hbshim")
 OSLO_SCHEMES = ("rabbit", "hbrabbit")
 #: Schemes of messaging drivers, whose URLs may name several hosts.
 DRIVER_SCHEMES = ("hbkombu", "hbpika", *OSLO_SCHEMES)
+#: Of the driver over ZeroMQ; behind a + there may be the scheme of a directory.
+ZMQ_SCHEME = "hbzmq"
 MANAGEMENT_PORTS = {"http": 15672, "https": 15671}
 LONGEST_TEXT = 160
 
@@ -76,6 +78,11 @@ class Target:
             shown = shown.replace(self.password, "***")
         shown = "".join(char if char.isprintable() else "?" for char in shown)
         return shown if len(shown) <= LONGEST_TEXT else shown[:LONGEST_TEXT] + "..."
+
+
+def is_zmq_url(url: str) -> bool:
+    """Return whether a URL is for the driver over ZeroMQ."""
+    return url.partition("://")[0].partition("+")[0] == ZMQ_SCHEME
 
 
 def broker_target(url: str) -> Target:

@@ -69,6 +69,7 @@ class Connector:
         socket: not connected yet.
         server_keys: the keys of the proxies; None: without CURVE.
         on_refused: called with the address of a proxy, and why it refuses.
+        on_connected: called when a handshake has succeeded.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Connector:
         server_keys: ServerKeys | None,
         metrics: Metrics,
         on_refused: Callable[[str, Outcome], None],
+        on_connected: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = loop
         self._socket = socket
@@ -86,6 +88,7 @@ class Connector:
         self._server_keys = server_keys
         self._metrics = metrics
         self._on_refused = on_refused
+        self._on_connected = on_connected
         self._places = Places(loop)
         self._links: dict[str, _Link] = {}
         self._has_one = True
@@ -142,6 +145,7 @@ class Connector:
 
     def _on_event(self, event: int, value: int, address: str) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._on_connected()
             # After a refusal, the address is the one that was given.
             if (link := self._links.get(address)) is not None:
                 link.ended, link.pause = 0, FIRST_PAUSE

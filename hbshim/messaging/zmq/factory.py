@@ -35,7 +35,8 @@ class ZmqFactory:
                 file of keys cannot be used.
             UnsupportedVersionError: the ZeroMQ library is too old.
         """
-        curve = _curve(options)
+        curve = curve_of(options)
+        _warn_unless_pinned(curve, options)
         with needs(("zmq",), "zmq"):
             from hbshim.messaging.zmq.directory.addresses import Addresses
             from hbshim.messaging.zmq.directory.factory import open_directory
@@ -44,25 +45,34 @@ class ZmqFactory:
             from hbshim.messaging.zmq.sockets import check_library
 
         check_library(curve=curve is not None)
-        for host in hosts:
-            if host.username is not None or host.path not in ("", "/"):
-                raise OptionError(
-                    "hbzmq:// has neither logins nor virtual hosts; write "
-                    "hbzmq://host1,host2/?option=value with the hosts that run hbshim zmq-proxy"
-                )
+        check_hosts(hosts, options)
         if options.fanout_ds_address is not None:
-            if hosts[1:] or hosts[0].hostname != "localhost":
-                raise OptionError(
-                    "hbzmq:// has its hosts either from the URL or from the directory that "
-                    "fanout_ds_address names; remove one of them"
-                )
             found = open_directory(options.fanout_ds_address, options.directory_settings())
             return ZmqDriver(options, found, options.fanout_ds_address.name, curve)
-        directory = Addresses([_addresses(host, options) for host in hosts], VERSION)
+        directory = Addresses([addresses_of(host, options) for host in hosts], VERSION)
         return ZmqDriver(options, directory, ",".join(host.name for host in hosts), curve)
 
 
-def _curve(options: ZmqOptions) -> Curve | None:
+def check_hosts(hosts: Sequence[Host], options: ZmqOptions) -> None:
+    """Refuse hosts that this driver cannot have.
+
+    Raises:
+        OptionError: they have a login or a virtual host, or are there beside a directory.
+    """
+    for host in hosts:
+        if host.username is not None or host.path not in ("", "/"):
+            raise OptionError(
+                "hbzmq:// has neither logins nor virtual hosts; write "
+                "hbzmq://host1,host2/?option=value with the hosts that run hbshim zmq-proxy"
+            )
+    if options.fanout_ds_address is not None and (hosts[1:] or hosts[0].hostname != "localhost"):
+        raise OptionError(
+            "hbzmq:// has its hosts either from the URL or from the directory that "
+            "fanout_ds_address names; remove one of them"
+        )
+
+
+def curve_of(options: ZmqOptions) -> Curve | None:
     """Return the keys of a client; None: CURVE is off.
 
     Raises:
@@ -73,12 +83,18 @@ def _curve(options: ZmqOptions) -> Curve | None:
         return None
     if pinned is not None:
         return Curve(secret, ServerKeys(PublicKeys("zmq_curve_server_keys", pinned)))
-    address = options.fanout_ds_address
-    if address is None:
+    if options.fanout_ds_address is None:
         raise OptionError(
             "zmq_curve_secret_key_file turns CURVE on, and nothing has the public keys of the "
             "proxies; name a file of them, zmq_curve_server_keys, or a directory, fanout_ds_address"
         )
+    return Curve(secret, ServerKeys(None))
+
+
+def _warn_unless_pinned(curve: Curve | None, options: ZmqOptions) -> None:
+    address = options.fanout_ds_address
+    if curve is None or options.zmq_curve_server_keys is not None or address is None:
+        return
     if address.kind != "file":
         weakness = f" ({address.weakness})" if address.weakness else ""
         current().metrics.record_once(
@@ -87,10 +103,9 @@ def _curve(options: ZmqOptions) -> Curve | None:
             "the public keys of proxies come from the directory, and anyone who can write "
             f"there{weakness} can replace them; pin them, zmq_curve_server_keys",
         )
-    return Curve(secret, ServerKeys(None))
 
 
-def _addresses(host: Host, options: ZmqOptions) -> dict[Pipeline, str]:
+def addresses_of(host: Host, options: ZmqOptions) -> dict[Pipeline, str]:
     """Return where the pipelines of a host are: the URL has the port for calls."""
     call = f"tcp://{host.name}"
     others: dict[Pipeline, str] = {

@@ -71,10 +71,7 @@ def open_ipc_directory(path: str, group: int | None = None) -> int:
         Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY)
     except OSError as error:
-        raise OptionError(
-            f"rpc_zmq_ipc_dir={path!r} cannot be used ({error.strerror}); name a directory of this "
-            "user's, which is no symbolic link"
-        ) from None
+        raise _unusable(path, error) from None
     try:
         if group is not None and os.fstat(descriptor).st_uid == os.getuid():
             _give(descriptor, path, group)
@@ -83,6 +80,25 @@ def open_ipc_directory(path: str, group: int | None = None) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def inspect_ipc_directory(path: str, group: int | None = None) -> None:
+    """Check the directory of the local sockets, and change nothing.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OptionError: as :func:`open_ipc_directory`.
+    """
+    try:
+        descriptor = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unusable(path, error) from None
+    try:
+        _check(os.fstat(descriptor), path, group)
+    finally:
+        os.close(descriptor)
 
 
 def check_ipc_directory(path: str, group: int | None = None) -> None:
@@ -123,6 +139,13 @@ def _give(descriptor: int, path: str, group: int) -> None:
         os.fchmod(descriptor, 0o770)
     except OSError as error:
         raise _not_given(path, group, error) from None
+
+
+def _unusable(path: str, error: OSError) -> OptionError:
+    return OptionError(
+        f"rpc_zmq_ipc_dir={path!r} cannot be used ({error.strerror}); name a directory of this "
+        "user's, which is no symbolic link"
+    )
 
 
 def _not_given(path: str, group: int, error: OSError) -> OptionError:

@@ -65,7 +65,7 @@ class RedisClient:
         self._checked = time.monotonic()
         try:
             self._commands = self._connect(self._server)
-            if self._address.kind == "sentinel" and self._call("ROLE")[0] != b"master":
+            if self._address.kind == "sentinel" and self.call("ROLE")[0] != b"master":
                 raise LostError("a server that is no master any more, or not yet")
             self._announcements = self._connect(self._server)
             self._announcements.send_command("SUBSCRIBE", self.channel)
@@ -93,9 +93,9 @@ class RedisClient:
         """
         words = (len(keys), *keys, *arguments)
         try:
-            return self._call("EVALSHA", script.digest, *words)
+            return self.call("EVALSHA", script.digest, *words)
         except NoScriptError:
-            return self._call("EVAL", script.text, *words)
+            return self.call("EVAL", script.text, *words)
         except ReadOnlyError:
             raise LostError("a server that is no master any more") from None
 
@@ -133,7 +133,12 @@ class RedisClient:
                 arrived.append(answer[2])
         return arrived
 
-    def _call(self, *words: Any) -> Any:
+    def call(self, *words: Any) -> Any:
+        """Run a command; return what it returns.
+
+        Raises:
+            OSError, RedisError: it failed; the connection is to be closed.
+        """
         connection = self._commands
         if connection is None:
             raise LostError("not connected")

@@ -26,7 +26,7 @@ from hbshim.messaging.zmq.directory.lease import Lease
 from hbshim.messaging.zmq.directory.ledger import Ledger
 from hbshim.messaging.zmq.directory.records import RecordError, decode_change
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
-from hbshim.messaging.zmq.directory.store import RedisStore
+from hbshim.messaging.zmq.directory.store import RedisStore, channel_of
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
 #: Seconds that no pause before another try to connect exceeds.
@@ -57,9 +57,7 @@ class RedisDirectory(Inheritable):
         # A native one, held only for a moment, and never during I/O.
         self._lock = allocate_lock()
         self._store = RedisStore(
-            RedisClient(
-                self._address, f"hbzmq:{{{settings.namespace}}}:changes", settings.socket_timeout
-            ),
+            RedisClient(self._address, channel_of(settings.namespace), settings.socket_timeout),
             settings,
             self.events,
         )

@@ -39,6 +39,16 @@ CLEANED_AFTER = 10
 SETS_KEPT_EACH = 10
 
 
+def prefix_of(namespace: str) -> str:
+    """Return what all keys of a namespace begin with."""
+    return f"hbzmq:{{{namespace}}}:"
+
+
+def channel_of(namespace: str) -> str:
+    """Return the channel that changes are announced on."""
+    return f"{prefix_of(namespace)}changes"
+
+
 class RedisStore:
     """The records of one namespace."""
 
@@ -46,7 +56,7 @@ class RedisStore:
         self.client = client
         self._settings = settings
         self._events = events
-        self._prefix = f"hbzmq:{{{settings.namespace}}}:"
+        self._prefix = prefix_of(settings.namespace)
         self._renewals = 0
         self._gone: dict[bytes, list[bytes]] = {}
 

@@ -73,7 +73,7 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         )
         late.set_xlim(0.0008, 3 * SILENCE * heartbeat)
         late.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        late.set_xlabel("maximum lateness of a probe, seconds")
+        late.set_xlabel("latest probe, seconds late")
         late.set_title("which thread was late", fontsize=9.5, loc="left")
         late.grid(axis="x", color="#dddddd", linewidth=0.8)
         for axes in (lives, late):

@@ -253,7 +253,8 @@ def test_a_client_that_is_killed_while_its_replies_arrive_disturbs_no_other(stag
     host = stage.host(there, "host")
     killed, client = stage.client(at, host), stage.client(other, host)
     client.command("load", threads=2, seconds=0, timeout=LIMIT, pause=0.01)
-    killed.command("load", threads=1000, seconds=0, timeout=LIMIT, pause=LIMIT)
+    # Long enough that most replies come after the client has gone, however late that is noticed.
+    killed.command("load", threads=1000, seconds=0.02, timeout=LIMIT, pause=LIMIT)
     wait_until(lambda: len(killed.outcomes) > 100, LIMIT)
     killed.send_signal(signal.SIGKILL)
     ended = time.monotonic()

@@ -6,7 +6,7 @@ from _socket import socket as NativeSocket  # noqa: N812
 from typing import Any
 
 from hbshim.errors import AttachError
-from hbshim.heartbeat.wire import Wire
+from hbshim.heartbeat.wire import AMQP_0_9_1, HeartbeatFormat, Wire
 
 
 def native_socket(sock: Any) -> Any:
@@ -29,12 +29,17 @@ def native_socket(sock: Any) -> Any:
     )
 
 
-def wire_for(sock: Any) -> Wire:
-    """Return the wire beneath `sock`: plain TCP, or through its TLS session."""
+def wire_for(sock: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> Wire:
+    """Return the wire beneath `sock`: plain TCP, or through its TLS session.
+
+    Parameters:
+        sock: as for :func:`native_socket`.
+        heartbeat: the protocol's.
+    """
     native = native_socket(sock)
     if hasattr(sock, "_sslobj"):
         # Imported only now: `ssl` is slow to import, and may be missing.
         from hbshim.adapters.tls import TlsWire
 
-        return TlsWire(sock, native)
-    return Wire(native)
+        return TlsWire(sock, native, heartbeat)
+    return Wire(native, heartbeat=heartbeat)

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hbshim.heartbeat.guard import Guard, Permit
-from hbshim.heartbeat.wire import DRAIN_AT_MOST, HEARTBEAT_FRAME, Wire
+from hbshim.heartbeat.wire import AMQP_0_9_1, DRAIN_AT_MOST, HeartbeatFormat, Wire
 from hbshim.runtime.unpatched import (
     NativeLock,
     allocate_reentrant_lock,
@@ -79,15 +79,17 @@ class SerializedSslObject:
         "_engine_calls",
         "_engine_lock",
         "_engine_waits_until",
+        "_heartbeat",
         "_heartbeat_begun",
         "_inner",
         "_native",
         "lock",
     )
 
-    def __init__(self, inner: Any, native: Any) -> None:
+    def __init__(self, inner: Any, native: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> None:
         self._inner = inner
         self._native = native
+        self._heartbeat = heartbeat
         # Read already, and not a heartbeat: the client's next bytes.
         self._ahead = b""
         # OpenSSL holds the rest of a heartbeat's record, which must be sent before everything else.
@@ -281,7 +283,7 @@ class SerializedSslObject:
         try:
             lock.acquire()
             if self._heartbeat_begun:
-                self._inner.write(HEARTBEAT_FRAME)
+                self._inner.write(self._heartbeat.frame)
                 self._heartbeat_begun = False
             return self._inner.write(*args)
         finally:
@@ -299,11 +301,12 @@ class SerializedSslObject:
         lock = self._engine_enters(_MOMENT)
         if lock is None:
             return False
+        frame = self._heartbeat.frame
         self._engine_calls = True
         try:
             # One expression: see `hbshim.heartbeat.syscalls.Calls`.
             sent = (
-                self._inner.write(HEARTBEAT_FRAME)
+                self._inner.write(frame)
                 if permit.valid and not permit.inside and self.lock is lock
                 else 0
             )
@@ -317,7 +320,7 @@ class SerializedSslObject:
             self._engine_leaves(lock)
         if sent:
             self._heartbeat_begun = False
-        return bool(sent == len(HEARTBEAT_FRAME))
+        return bool(sent == len(frame))
 
     def pending(self) -> int:
         return int(self.alone(self._pending)())
@@ -348,7 +351,7 @@ class SerializedSslObject:
                 )
                 if data is None:
                     return taken
-                if data != HEARTBEAT_FRAME:
+                if not self._heartbeat.matches(data):
                     self._ahead = data
                     return taken
             return at_most
@@ -363,14 +366,15 @@ class TlsWire(Wire):
     Parameters:
         sock: the ``ssl.SSLSocket`` or its green counterpart.
         native: the operating-system socket beneath it.
+        heartbeat: the protocol's.
     """
 
     route = "tls"
 
-    def __init__(self, sock: Any, native: Any) -> None:
-        super().__init__(native)
+    def __init__(self, sock: Any, native: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> None:
+        super().__init__(native, heartbeat=heartbeat)
         if not isinstance(sock._sslobj, SerializedSslObject):
-            sock._sslobj = SerializedSslObject(sock._sslobj, native)
+            sock._sslobj = SerializedSslObject(sock._sslobj, native, heartbeat)
             if sock is native:
                 # Another thread must not mistake the 0 of a read for the client's timeout.
                 for name in ("gettimeout", "settimeout", "setblocking"):
@@ -423,6 +427,7 @@ class TlsWire(Wire):
         Returns also whether other records look like it.
         """
         version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]
+        size = len(self._frame)
         # RFC 8446 section 5.2: the inner type adds a byte; no handshake message that is also sent
         # as type 23 has a length of 25. RFC 5288 section 3 and RFC 7905 section 2: GCM sends eight
         # bytes of its nonce, ChaCha20 none.
@@ -434,13 +439,13 @@ class TlsWire(Wire):
         }
         for (known_version, mode), extra_bytes in extra.items():
             if version == known_version and mode in cipher:
-                return (_prefix(len(HEARTBEAT_FRAME) + extra_bytes),), False
+                return (_prefix(size + extra_bytes),), False
         mac = _MACS.get(cipher.rpartition("-")[2])
         if version != "TLSv1.2" or mac is None or not ("AES" in cipher or "CAMELLIA" in cipher):
             return (), False
         # RFC 5246 section 6.2.3.2: the MAC is encrypted with the data; RFC 7366, an extension: it
         # follows the encrypted data. Which of them is used cannot be queried.
-        encrypted_with, behind = _padded(len(HEARTBEAT_FRAME) + mac), _padded(len(HEARTBEAT_FRAME))
+        encrypted_with, behind = _padded(size + mac), _padded(size)
         return (_prefix(_BLOCK + encrypted_with), _prefix(_BLOCK + behind + mac)), True
 
 

@@ -21,6 +21,7 @@ from hbshim.heartbeat.state import (
     classify,
     due_after,
     next_check,
+    silence_of,
 )
 from hbshim.heartbeat.wire import DescriptorReusedError, HeartbeatTornError, Wire
 from hbshim.metrics import Metrics
@@ -49,9 +50,12 @@ class Link:
 
     Parameters:
         wire: the connection's socket.
-        timeout: T, the negotiated heartbeat timeout, in seconds, above 0.
+        timeout: T, in seconds, above 0: in AMQP 0-9-1 the negotiated heartbeat timeout, in AMQP 1.0
+            the idle-time-out that the peer advertised.
         name: for reports; without credentials.
         metrics: receives counters and events.
+        silence: seconds without a byte received after which the peer is dead; infinity if it
+            is not known to send anything while it is idle. 2 T if not set, as in AMQP 0-9-1.
         half_written: whether the client has buffered the rest of a frame whose beginning
             was sent.
         half_read: whether the client has buffered the beginning of a frame.
@@ -81,6 +85,7 @@ class Link:
         "_on_orphaned",
         "_overlaps_reported",
         "_pid",
+        "_silence",
         "_torn_reported",
         "guard",
         "heartbeats_sent",
@@ -100,6 +105,7 @@ class Link:
         name: str,
         metrics: Metrics,
         *,
+        silence: float | None = None,
         half_written: Callable[[], bool] = _never,
         half_read: Callable[[], bool] = _never,
         on_orphaned: Callable[[], None] = _nothing,
@@ -107,6 +113,7 @@ class Link:
     ) -> None:
         self.wire = wire
         self.timeout = timeout
+        self._silence = silence
         self.name = name
         self.guard = Guard()
         self.state = State.ALIVE
@@ -133,6 +140,11 @@ class Link:
         if wire.tcp_info_unusable:
             self._report_counting()
 
+    @property
+    def silence(self) -> float:
+        """Seconds without a byte received after which the peer is dead."""
+        return silence_of(self.timeout, self._silence)
+
     # -- the engine's side ---------------------------------------------------
 
     def check(self, now: float) -> float | None:
@@ -153,7 +165,7 @@ class Link:
         if self.guard.torn and not self.guard.writers.inside:
             self.tear()
         self._report_misuse()
-        pause = next_check(event, sample, self.timeout, self.liveness_timeout)
+        pause = next_check(event, sample, self.timeout, self.liveness_timeout, self._silence)
         if self.state not in WATCHED or pause is None:
             return None
         return now + pause
@@ -178,8 +190,9 @@ class Link:
             or self._half_written()
         ):
             return False
+        quiet = self.timeout if self._silence is None else self._silence / 2
         try:
-            if not self.wire.send_if_idle(due_after(self.timeout), self.timeout, guard):
+            if not self.wire.send_if_idle(due_after(self.timeout), quiet, guard):
                 return False
         except OSError:
             return False  # the table determines the cause
@@ -217,12 +230,13 @@ class Link:
         # Draining keeps an idle client's window open, and makes sure that unread bytes are
         # something else than heartbeats before the peer is reported dead.
         if (
-            self._checks % CHECKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.timeout
+            self._checks % CHECKS_BETWEEN_DRAINS == 0 or sample.received_ago > self.silence / 2
         ) and self._drain(now):
             sample = self._sample(now, writing)
         if sample.unread:
             self._last_unread = now
-        return classify(sample, self.timeout, self.liveness_timeout), sample
+        event = classify(sample, self.timeout, self.liveness_timeout, self._silence)
+        return event, sample
 
     def _sample(self, now: float, writing: bool) -> Sample:
         writing = writing or self.guard.torn or self._half_written()
@@ -241,7 +255,7 @@ class Link:
                 self._report_counting()
                 return self._counted_sample(now, writing)
             # One more system call, so only if the answer matters.
-            waited = view.received_ago > self.timeout
+            waited = view.received_ago > self.silence / 2
             unread = self.wire.unread_in_the_way() if waited else 0
         except OSError:
             return self._closed_sample(forked)
@@ -331,7 +345,7 @@ class Link:
             self._metrics.record(
                 "link-silent",
                 self.name,
-                f"nothing received for {sample.received_ago:.1f} s, T = {self.timeout:g} s; "
+                f"nothing received for {sample.received_ago:.1f} s, {self._limits()}; "
                 "shut down so that the next call fails and the application reconnects",
             )
         elif action is Action.SHUT_WRITE:
@@ -343,6 +357,10 @@ class Link:
         if after not in WATCHED and after is not before:
             self._report_misuse()  # there may be no later opportunity
         return True
+
+    def _limits(self) -> str:
+        limits = f"T = {self.timeout:g} s"
+        return limits if self._silence is None else f"{limits}, silence = {self._silence:g} s"
 
     def _send_heartbeat(self, permit: Permit) -> bool:
         try:

@@ -4,16 +4,21 @@ Pure: no clock, no socket, no lock. The link takes a sample, :func:`classify` na
 :data:`TABLE` defines the transition, and :func:`next_check` returns when to check again. Time is
 always an argument, in seconds.
 
-The rules, with T the negotiated heartbeat timeout:
+The rules, with T the time within which the peer wants to receive something:
 
 * A heartbeat is due after T/2 without a byte sent (RabbitMQ's heartbeat guide: "Heartbeat frames
   are sent about every heartbeat timeout / 2 seconds").
-* A peer is dead after 2 T without a byte received (AMQP 0-9-1 section 4.2.7: "If a peer
-  detects no incoming traffic (i.e. received octets) for two heartbeat intervals
-  or longer, it should close the connection").
+* A peer is dead after `silence` without a byte received. In AMQP 0-9-1 both sides agree on one T,
+  and `silence` is 2 T (section 4.2.7: "If a peer detects no incoming traffic (i.e. received octets)
+  for two heartbeat intervals or longer, it should close the connection"). In AMQP 1.0 each side
+  advertises a time of its own (2.4.5): T is the peer's, and `silence` is twice this side's. It is
+  infinite if this side advertised none, because an idle peer then sends nothing.
 * Except if this side causes the silence: unread bytes may have closed the receive window, and
-  then the peer *cannot* send. Once they are read, the peer has another 2 T, because its kernel
-  must first learn that the window is open. Too few bytes to close the window are no exception.
+  then the peer *cannot* send. Once they are read, the peer has another `silence`, because its
+  kernel must first learn that the window is open. Too few bytes to close the window are no
+  exception.
+* A peer whose kernel has not acknowledged bytes in flight for 2 T is dead in any case: it does not
+  receive the heartbeats either.
 * With a liveness timeout above 0, a link whose application was inactive for that long sends no
   heartbeat until the application is active again. Everything else continues.
 """
@@ -154,29 +159,51 @@ def recheck_after(timeout: float) -> float:
     return min(RECHECK_SHARE * timeout, RECHECK_AT_MOST)
 
 
-def silent(sample: Sample, timeout: float) -> bool:
-    """Return whether the peer is dead; `timeout` is T in seconds.
+def silence_of(timeout: float, silence: float | None) -> float:
+    """Return the seconds without a byte received after which the peer is dead.
+
+    Parameters:
+        timeout: T.
+        silence: that time, if it does not follow from T as in AMQP 0-9-1.
+    """
+    return 2 * timeout if silence is None else silence
+
+
+def silent(sample: Sample, timeout: float, silence: float | None = None) -> bool:
+    """Return whether the peer is dead.
 
     Unread bytes are an exception, because this side's closed window may cause the silence. There is
     no exception for a peer whose *kernel* has not acknowledged sent bytes for as long.
+
+    Parameters:
+        sample: the sample.
+        timeout: T, in seconds.
+        silence: as for :func:`silence_of`.
     """
-    limit = 2 * timeout
-    if sample.received_ago < limit:
-        return False
-    if sample.unread_ago >= limit:
+    limit = silence_of(timeout, silence)
+    if sample.received_ago >= limit and sample.unread_ago >= limit:
         return True
+    limit = min(limit, 2 * timeout)
     # In flight, not queued: a closed window is probed ever less often, up to once in two
     # minutes, and only those probes are acknowledged.
-    return bool(sample.in_flight) and sample.acked_ago is not None and sample.acked_ago >= limit
+    return (
+        sample.received_ago >= limit
+        and bool(sample.in_flight)
+        and sample.acked_ago is not None
+        and sample.acked_ago >= limit
+    )
 
 
-def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
+def classify(
+    sample: Sample, timeout: float, liveness: float = 0.0, silence: float | None = None
+) -> Event:
     """Return the event that applies to `sample`, for a link whose T is `timeout` seconds.
 
     Parameters:
         sample: the sample.
         timeout: T, in seconds.
         liveness: seconds of inactivity after which the application is hung; 0 for never.
+        silence: as for :func:`silence_of`.
     """
     if sample.forked:
         return Event.FORKED
@@ -184,7 +211,7 @@ def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
         return Event.APPLICATION_CLOSED
     if sample.peer_closed:
         return Event.PEER_CLOSED
-    if silent(sample, timeout):
+    if silent(sample, timeout, silence):
         return Event.SILENT
     if liveness and sample.marked_ago >= liveness:
         return Event.HUNG
@@ -195,16 +222,22 @@ def classify(sample: Sample, timeout: float, liveness: float = 0.0) -> Event:
     return Event.FRESH
 
 
-def next_check(event: Event, sample: Sample, timeout: float, liveness: float = 0.0) -> float | None:
+def next_check(
+    event: Event,
+    sample: Sample,
+    timeout: float,
+    liveness: float = 0.0,
+    silence: float | None = None,
+) -> float | None:
     """Return the seconds until the next check of the link; None for never again."""
-    pause = _next_check(event, sample, timeout)
+    pause = _next_check(event, sample, timeout, silence_of(timeout, silence))
     if pause is None or not liveness or event is Event.HUNG:
         return pause
     return min(pause, liveness - sample.marked_ago)
 
 
-def _next_check(event: Event, sample: Sample, timeout: float) -> float | None:
-    until_dead = 2 * timeout - sample.received_ago
+def _next_check(event: Event, sample: Sample, timeout: float, silence: float) -> float | None:
+    until_dead = silence - sample.received_ago
     if until_dead <= 0:  # and is an exception
         until_dead = RECHECK_SHARE * timeout
     if event is Event.MOVING:

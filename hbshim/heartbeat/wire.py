@@ -1,5 +1,7 @@
 """The kernel's information about one connection, and the eight bytes of a heartbeat.
 
+Both protocols, AMQP 0-9-1 and 1.0, have heartbeats of that length.
+
 Everything here is non-blocking and works on the operating-system socket beneath the client's green
 socket, if it has one, so that a native thread may call it.
 
@@ -28,6 +30,39 @@ from hbshim.heartbeat.syscalls import SEND_FLAGS, gil_keeping_calls
 
 #: AMQP 0-9-1 section 4.2.7: frame type 8, channel 0, empty payload, frame-end 0xCE.
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+
+
+class HeartbeatFormat(NamedTuple):
+    """The heartbeat of one protocol.
+
+    Attributes:
+        protocol: its name, for reports.
+        frame: the heartbeat that is sent; no other frame of the protocol is that short.
+        fixed: the number of its first bytes by which a received one is recognized.
+    """
+
+    protocol: str
+    frame: bytes
+    fixed: int
+
+    def matches(self, data: bytes) -> bool:
+        """Return whether `data` is one heartbeat."""
+        return len(data) == len(self.frame) and data.startswith(self.frame[: self.fixed])
+
+    def count_in_front(self, data: bytes) -> int:
+        """Return the number of whole heartbeats with which `data` begins."""
+        size, prefix = len(self.frame), self.frame[: self.fixed]
+        end = 0
+        while end + size <= len(data) and data.startswith(prefix, end):
+            end += size
+        return end // size
+
+
+AMQP_0_9_1 = HeartbeatFormat("AMQP 0-9-1", HEARTBEAT_FRAME, len(HEARTBEAT_FRAME))
+
+#: AMQP 1.0, 2.4.5 and 2.3.1: a frame of 8 bytes, whose body would begin at byte 2 * 4, of type 0
+#: (AMQP). The channel, its last two bytes, may be any.
+AMQP_1_0 = HeartbeatFormat("AMQP 1.0", b"\x00\x00\x00\x08\x02\x00\x00\x00", 6)
 
 #: The most heartbeats taken off the receive queue in one check.
 DRAIN_AT_MOST = 512
@@ -128,9 +163,11 @@ class Wire:
         native: the operating-system socket. Referenced, so that its own ``close()`` cannot free the
             descriptor's number while this object still writes. Before each use it is checked
             whether the program has closed the number by ``os.close()``.
+        heartbeat: the protocol's.
         tcp_info: False: do without ``TCP_INFO``, as on other platforms.
 
     Attributes:
+        heartbeat: the protocol's.
         has_tcp_info: ages come from the kernel; otherwise the guard counts.
         tcp_info_unusable: this kernel has ``TCP_INFO`` but does not fill it in.
     """
@@ -138,8 +175,16 @@ class Wire:
     #: How a heartbeat is sent, for reports.
     route = "plain"
 
-    def __init__(self, native: socket.socket, *, tcp_info: bool = True) -> None:
+    def __init__(
+        self,
+        native: socket.socket,
+        *,
+        heartbeat: HeartbeatFormat = AMQP_0_9_1,
+        tcp_info: bool = True,
+    ) -> None:
         self.native = native
+        self.heartbeat = heartbeat
+        self._frame = heartbeat.frame
         self.tcp_info_unusable = False
         self.has_tcp_info = tcp_info and self._try_tcp_info()
         self._identity_of, self._identity = self._identify()
@@ -324,8 +369,8 @@ class Wire:
             return False
         if not self.plainly_idle(sent_ago, received_ago) or _cookie(self.native) != self._identity:
             return False
-        sent = calls.send_after(last_write, guard, _fileno(self.native), HEARTBEAT_FRAME)
-        if 0 < sent < len(HEARTBEAT_FRAME):
+        sent = calls.send_after(last_write, guard, _fileno(self.native), self._frame)
+        if 0 < sent < len(self._frame):
             raise HeartbeatTornError
         return sent > 0
 
@@ -341,12 +386,12 @@ class Wire:
         self.require_own_socket()
         try:
             if (calls := gil_keeping_calls()) is not None:
-                sent = calls.send(_fileno(self.native), HEARTBEAT_FRAME, permit)
+                sent = calls.send(_fileno(self.native), self._frame, permit)
             else:
-                sent = acting(permit, NativeSocket.send, self.native, HEARTBEAT_FRAME, SEND_FLAGS)
+                sent = acting(permit, NativeSocket.send, self.native, self._frame, SEND_FLAGS)
         except BlockingIOError:
             return False
-        if sent is not None and sent != len(HEARTBEAT_FRAME):
+        if sent is not None and sent != len(self._frame):
             raise HeartbeatTornError
         return sent is not None
 
@@ -363,11 +408,8 @@ class Wire:
             OSError: the connection is closed, or its descriptor belongs to another one.
         """
         self.require_own_socket()
-        size = len(HEARTBEAT_FRAME)
-        waiting = self._peek(size * DRAIN_AT_MOST)
-        count = 0
-        while waiting[count * size : (count + 1) * size] == HEARTBEAT_FRAME:
-            count += 1
+        size = len(self._frame)
+        count = self.heartbeat.count_in_front(self._peek(size * DRAIN_AT_MOST))
         # With the permit under which they were peeked: no client has read since.
         return count if count and self._receive(count * size, permit) else 0
 

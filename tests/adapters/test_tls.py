@@ -22,7 +22,7 @@ import hbshim
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.tls import SerializedSslObject
 from hbshim.heartbeat import service
-from hbshim.heartbeat.wire import HEARTBEAT_FRAME
+from hbshim.heartbeat.wire import AMQP_1_0, HEARTBEAT_FRAME
 from hbshim.runtime.unpatched import allocate_lock, original, start_native_thread
 from tests.concurrency import MODEL
 from tests.interrupts import interrupt
@@ -398,6 +398,23 @@ SHORT_FRAMES = [
     b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce",
     b"\x01\x00\x01\x00\x00\x00\x07\x00\x3c\x00\x1e\x011\x01\xce",
 ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_empty_frames_of_amqp_1_0_are_sent_and_taken(
+    session: Callable[..., tuple[ssl.SSLSocket, ssl.SSLSocket]],
+    kind: tuple[int | ssl.TLSVersion | str, ...],
+) -> None:
+    client, server = session(*kind)
+    wire: Any = wire_for(client, AMQP_1_0)
+    assert wire.send_heartbeat(always())
+    assert server.recv(100) == AMQP_1_0.frame
+    server.sendall(AMQP_1_0.frame[:-1] + b"\x07")  # on another channel
+    server.sendall(HEARTBEAT_FRAME)  # as long, and something else
+    wait_until(lambda: wire.take_heartbeats(always()) == 1)
+    wait_until(wire.unread)
+    assert wire.take_heartbeats(always()) == 0
+    assert client.recv(100) == HEARTBEAT_FRAME
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *PADDED])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hbshim.errors import BrokerBlockedError, ConnectionLostError
+from hbshim.messaging import stream as waits_module
 from hbshim.messaging.amqp import stream as stream_module
 from hbshim.messaging.amqp.stream import Stream
 from hbshim.messaging.readiness import Readiness
@@ -104,11 +105,11 @@ class Sock:
 @pytest.fixture
 def new_stream(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(stream_module, "Transport", lambda _sock: Always())
-    monkeypatch.setattr(stream_module, "wait_writable", lambda _fd, _timeout: False)
+    monkeypatch.setattr(waits_module, "wait_writable", lambda _fd, _timeout: False)
 
     def new(*, stalled: bool = False, sock: Any = None) -> Any:
         ready = Readiness(sock.fileno()) if sock else Ready()
-        monkeypatch.setattr(stream_module, "Readiness", lambda _fd: ready)
+        monkeypatch.setattr(waits_module, "Readiness", lambda _fd: ready)
         stream: Any = Stream(sock or Sock(), "broker", lambda _send: Silent())  # type: ignore[arg-type, return-value]
         stream._transport.stalled = stalled
         stream.on_frame = lambda *_: None

@@ -83,13 +83,16 @@ def log_problems(metrics: Metrics) -> None:
     A log handler may open a connection, which calls this function again, with another event. Then
     nothing is logged until the next call, to avoid endless recursion.
     """
+    log, latest = _log.get(), metrics.latest
+    if latest is None or (log.done and log.done[-1] is latest):
+        return  # nothing was recorded since the last call; drivers call this for each message
     outer = _logging.get()
     if outer is not None and outer.under_way:
         return
     this = _Logging()
     before = _logging.set(this)
     try:
-        _log_fresh(_log.get(), metrics)
+        _log_fresh(log, metrics)
     finally:
         this.under_way = False
         _logging.reset(before)

@@ -72,6 +72,14 @@ class Metrics:
         if not self.snapshot().get(f"event:{kind}"):
             self.record(kind, link, detail)
 
+    @property
+    def latest(self) -> Event | None:
+        """The event that was recorded last, if it is in the queue."""
+        try:
+            return self._events[-1]
+        except IndexError:
+            return None
+
     def recorded(self) -> list[Event]:
         """Return the events that are in the queue, oldest first; they stay."""
         while True:

@@ -16,6 +16,7 @@ import pytest
 
 from hbshim.event_log import LEVELS, log_problems
 from hbshim.heartbeat.service import current
+from hbshim.metrics import Event, Metrics
 from hbshim.observe import log_events
 from tests.observe.conftest import CHECKOUT
 
@@ -54,6 +55,31 @@ def test_what_was_logged_already_is_not_repeated(caplog: pytest.LogCaptureFixtur
     caplog.clear()
     assert log_events() == 2
     assert [vars(record)["hbshim_kind"] for record in caplog.records] == ["worker-moved"]
+
+
+def test_events_that_were_logged_cost_the_next_call_nothing() -> None:
+    """Drivers call it for each message, and a program may leave a thousand events there."""
+    copies = 0
+
+    class Counting(Metrics):
+        def recorded(self) -> list[Event]:
+            nonlocal copies
+            copies += 1
+            return super().recorded()
+
+    metrics = Counting()
+    log_problems(metrics)
+    assert copies == 0
+    metrics.record("worker-moved", "", "no problem")
+    for _ in range(3):
+        log_problems(metrics)
+    assert copies == 1
+    metrics.record("worker-moved", "", "another one")
+    log_problems(metrics)
+    assert copies == 2
+    metrics.take_events()
+    log_problems(metrics)
+    assert copies == 2
 
 
 class Connecting(logging.Handler):

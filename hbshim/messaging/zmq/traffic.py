@@ -36,6 +36,10 @@ class Traffic(Metrics):
     def record_once(self, kind: str, link: str = "", detail: str = "") -> None:
         self._process.record_once(kind, link, detail)
 
+    @property
+    def latest(self) -> Event | None:
+        return self._process.latest
+
     def recorded(self) -> list[Event]:
         return self._process.recorded()
 

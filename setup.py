@@ -83,6 +83,8 @@ GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
 OTEL = ["opentelemetry-api>=1.20,<2"]
 OSLO = [*KOMBU, *PIKA, "oslo.messaging>=17.3,<19"]
+# Not an extra: a program that uses aio-pika has it.
+ASYNCIO = ["aio-pika>=9.6,<11", "aiormq>=6.9,<8", "uvloop>=0.19,<1"]
 # mkdocs-material is maintained until May 2027; its successor, Zensical, reads the same settings.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2"]
 # Not an extra: wsgi_harness is no part of the wheel.
@@ -98,6 +100,7 @@ TEST = [
     *OTEL,
     *OSLO,
     *ZMQ,
+    *ASYNCIO,
     "build>=1",
     "gunicorn>=21,<26",
     "hypothesis>=6.100,<7",

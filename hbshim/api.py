@@ -51,7 +51,7 @@ def install(
     config: Mapping[str, object] | None = None,
     **options: Unpack[InstallOptions],
 ) -> None:
-    """Keep alive every py-amqp, kombu and pika connection that is opened from now on.
+    """Keep alive every connection of py-amqp, kombu, pika and aiormq that is opened from now on.
 
     Imports none of these libraries: each is prepared when the program imports it, or at once if it
     is imported already. Call it at any time, before or after ``monkey_patch()``. Another call
@@ -140,6 +140,7 @@ _PREPARED_BY = {
     "amqp": "pyamqp.heartbeat",
     "kombu.connection": "kombu.heartbeat",
     "pika": "pika.heartbeat",
+    "aiormq": "aiormq.heartbeat",
     "eventlet.patcher": "eventlet",
 }
 
@@ -148,6 +149,7 @@ _PREPARED_AGAIN = {
     "amqp.connection": "amqp",
     "kombu.connection": "kombu.connection",
     "pika.connection": "pika",
+    "aiormq.connection": "aiormq",
 }
 
 #: The adapter that keeps a connection of a library alive; kombu's connections are also py-amqp's.
@@ -155,6 +157,8 @@ _KEPT_ALIVE_BY = {
     "kombu": "kombu.heartbeat",
     "amqp": "pyamqp.heartbeat",
     "pika": "pika.heartbeat",
+    "aio_pika": "aiormq.aio_pika",
+    "aiormq": "aiormq.heartbeat",
 }
 
 
@@ -219,8 +223,9 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
 
     Parameters:
         connection: an ``amqp.Connection``, a ``kombu.Connection`` (which stays kept alive when it
-            reconnects), a ``pika.BlockingConnection`` or any ``pika.connection.Connection`` on
-            pika's own transport.
+            reconnects), a ``pika.BlockingConnection``, any ``pika.connection.Connection`` on
+            pika's own transport, an ``aiormq.Connection`` or an ``aio_pika.Connection`` (a robust
+            one stays kept alive when it reconnects).
         options: see :class:`hbshim.Options`. They also apply to a connection that is kept alive
             already; `heartbeat` and `strip_polling` have no effect at this time.
 
@@ -247,7 +252,8 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
     if attach(connection, loaded) is None:
         raise AttachError(
             "this connection negotiated no heartbeat, so the broker never drops it and there "
-            "is none to send; open it with heartbeat=60 (kombu, py-amqp, pika) to have one"
+            "is none to send; open it with heartbeat=60 (kombu, py-amqp, pika, aio-pika) to have "
+            "one"
         )
     return connection
 
@@ -264,8 +270,8 @@ def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
 
     raise AttachError(
         f"hbshim does not know connections of type "
-        f"{_name_of(type(connection))}; it keeps amqp.Connection, kombu.Connection and "
-        "pika connections alive"
+        f"{_name_of(type(connection))}; it keeps amqp.Connection, kombu.Connection, "
+        "pika, aiormq and aio-pika connections alive"
     )
 
 

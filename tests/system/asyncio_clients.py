@@ -1,0 +1,63 @@
+"""Connections of aio-pika and aiormq, for tests that block the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aio_pika
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+
+from wsgi_harness.stack.broker import Broker
+
+#: The negotiated heartbeat timeout, in seconds. RabbitMQ gives a silent client up after 2 T to 3 T.
+T = 1
+
+#: What aio-pika raises when a connection has ended.
+RECOVERABLE = (*CONNECTION_EXCEPTIONS, aio_pika.exceptions.ChannelInvalidStateError)
+
+#: Seconds after which a step counts as hanging.
+LIMIT = 30.0
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    broker: Broker, connect: Callable[..., Any] = aio_pika.connect, **query: Any
+) -> AsyncIterator[Any]:
+    """Open a connection of aio-pika and close it in the end."""
+    connection = await connect(broker.amqp_url(**{"heartbeat": T, **query}))
+    try:
+        yield connection
+    finally:
+        await asyncio.wait_for(connection.close(), LIMIT)
+
+
+async def publish(connection: Any, body: bytes = b"alive") -> None:
+    """Publish one message on a new channel, and wait for the broker's confirmation."""
+    channel = await connection.channel()
+    message = aio_pika.Message(body)
+    await asyncio.wait_for(channel.default_exchange.publish(message, "nobody-reads-this"), LIMIT)
+    await channel.close()
+
+
+def block_by_sleeping(seconds: float) -> None:
+    """Block the calling thread, and with it the event loop, in a system call."""
+    time.sleep(seconds)
+
+
+def block_by_computing(seconds: float) -> None:
+    """Block the calling thread, and with it the event loop, in Python code."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return as soon as `condition` is true; the event loop runs meanwhile."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LIMIT} s: {condition}"
+        await asyncio.sleep(0.005)

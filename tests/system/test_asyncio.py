@@ -1,0 +1,55 @@
+"""An event loop that is blocked: aio-pika's connections stay open, and without hbshim they end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import hbshim
+from hbshim.heartbeat import service
+from tests.concurrency import MODEL
+from tests.system.asyncio_clients import (
+    RECOVERABLE,
+    T,
+    block_by_computing,
+    block_by_sleeping,
+    opened,
+    publish,
+)
+from wsgi_harness.stack.broker import Broker
+
+pytestmark = pytest.mark.skipif(MODEL != "native", reason="asyncio runs on an unpatched library")
+
+#: How often the event loop is blocked, each time for 5 T.
+BLOCKS = int(os.environ.get("HBSHIM_ASYNCIO_BLOCKS", "1"))
+
+
+@pytest.fixture(autouse=True)
+def uninstalled() -> Iterator[None]:
+    yield
+    hbshim.uninstall()
+
+
+@pytest.mark.parametrize("block", [block_by_sleeping, block_by_computing])
+def test_a_connection_outlives_a_blocked_loop_and_a_stock_one_does_not(
+    broker: Broker, block: Callable[[float], None]
+) -> None:
+    async def main() -> None:
+        async with opened(broker) as stock:
+            await publish(stock)
+            hbshim.install()
+            async with opened(broker) as kept:
+                (link,) = service.current().links()
+                for _ in range(BLOCKS):
+                    await publish(kept)
+                    sent = link.heartbeats_sent
+                    block(5 * T)
+                    await publish(kept)
+                    assert link.heartbeats_sent - sent >= 8
+                with pytest.raises(RECOVERABLE):
+                    await publish(stock)
+
+    asyncio.run(main())

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: Credit of a listener that may hold any number of requests.
 UNLIMITED = 2**31
 
+#: Acknowledgements that are sent again over a new connection, at most, and for how many seconds.
+RESENT, RESENT_WITHIN = 1000, 10.0
+
 #: Calls that are noted, at least, before those whose time is over are forgotten.
 _CALLS = 1000
 
@@ -84,6 +87,8 @@ class Link:
         self._deliver = deliver
         self.incarnation = uuid.uuid4().bytes
         self._confirmed: Recent[bytes] = Recent(COPIES_KEPT, copies_lifetime)
+        # The latest acknowledgements: when each was sent, to which client, and its id.
+        self._acknowledgements: deque[tuple[float, bytes, bytes]] = deque(maxlen=RESENT)
         self._accepting = False
         # Requests that the proxy counts as handed over, and those of them that are held no more:
         # a mark for each, from any thread.
@@ -155,6 +160,7 @@ class Link:
     def confirm(self, request: Arrived) -> None:
         """Acknowledge a request to its sender."""
         self._confirmed.add(request.header.id)
+        self._acknowledgements.append((time.monotonic(), request.client, request.header.id))
         self.reply(request.client, Header(Kind.ACK, request.header.id), [])
 
     def requeue(self, request: Arrived) -> None:
@@ -255,3 +261,8 @@ class Link:
         self._settle()
         credit = (self._prefetch if self._accepting else 0) - self._handed
         self._control(Kind.HELLO, frames.encode_credit(credit), *self._keys)
+        # A proxy that was killed may have taken them along.
+        since = time.monotonic() - RESENT_WITHIN
+        for at, client, request in self._acknowledgements:
+            if at >= since and request in self._confirmed:
+                self._send([client, frames.encode(Header(Kind.ACK, request))])

@@ -134,6 +134,24 @@ def test_a_proxy_is_killed_and_its_queue_with_it(
         assert len(endpoint.asked) == 3
 
 
+def test_an_acknowledgement_that_was_lost_with_a_proxy_is_sent_again_to_the_next_one(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    """Else the cast would be sent again, perhaps to another process."""
+    serve(node.driver(), TARGET, endpoint, workers=1)
+    client = acknowledged(node.driver, wait=600)
+    client.cast("hold", value="held")
+    cast = InBackground(lambda: client.cast("echo", value=1))
+    wait_until(lambda: figure(node, "handed_over") == 2, LIMIT)
+    node.send_signal(signal.SIGSTOP)
+    endpoint.release.set()
+    wait_until(lambda: endpoint.asked == ["held", 1], LIMIT)
+    node.end(signal.SIGKILL)
+    node.start()
+    assert cast.join() is None
+    assert endpoint.asked == ["held", 1]
+
+
 def test_what_a_busy_server_has_not_begun_goes_to_another_host_and_runs_once(
     nodes: Nodes, serve: Serve
 ) -> None:
@@ -201,7 +219,41 @@ def test_an_acknowledgement_that_is_lost_has_nothing_run_twice(
             driver.close()
 
 
-def test_a_process_recognises_copies_whichever_of_its_servers_gets_them(
+def test_an_acknowledgement_is_asked_for_where_its_connection_broke(
+    nodes: Nodes, serve: Serve
+) -> None:
+    """So no copy goes to the other host."""
+    one, two = nodes(), nodes()
+    one.start()
+    two.start()
+    first, second = Endpoint("first"), Endpoint("second")
+    serve(one.driver(), TARGET, first)
+    serve(two.driver(), TARGET, second)
+    with Relay(one.address, 9501) as relay:
+        driver = messaging.connect(
+            f"hbzmq://{relay.address},{two.address}/", rpc_use_acks=True, rpc_ack_timeout_base=LONG
+        )
+        client = Client(driver, TARGET, timeout=LIMIT)
+        try:
+            wait_until(lambda: client.call("who") == "first", LIMIT)
+            for number in range(4):
+                relay.swallows = True
+                cast = InBackground(lambda n=number: client.cast("echo", value=n))  # type: ignore[misc]
+                wait_until(lambda n=number: n in first.asked + second.asked, LIMIT)  # type: ignore[misc]
+                if number in first.asked:
+                    wait_until(lambda: relay.swallowed, LIMIT)
+                    relay.cut()
+                relay.swallows = False
+                relay.swallowed = 0
+                assert cast.join() is None
+            asked = [value for value in first.asked + second.asked if value != "who"]
+            assert sorted(asked) == list(range(4))
+            assert set(first.asked) & set(range(4))
+        finally:
+            driver.close()
+
+
+def test_a_process_recognises_copies_whichever_of_its_servers_gets_them_and_so_does_a_proxy(
     node: Node, serve: Serve, endpoint: Endpoint
 ) -> None:
     for _ in range(2):
@@ -225,14 +277,21 @@ def test_a_process_recognises_copies_whichever_of_its_servers_gets_them(
                 message = dealer.recv_multipart()
                 if message != [b""] and decode(message[-1]).kind is Kind.ACK:
                     acknowledged.append(decode(message[-1]).id)
-            return len(acknowledged) == 4
+            return len(acknowledged) == sent
 
         # Without the flag that has the proxy answer itself; one after the other, to both servers.
         body = b'{"method": "echo", "args": {"value": 1}}'
         for _ in range(4):
             dealer.send_multipart([encode(header), body])
+        sent = 4
         wait_until(answered, LIMIT)
-        assert acknowledged == [header.id] * 4
+        assert figure(node, "handed_over") == 4
+        again = header._replace(flags=Flag.ACKNOWLEDGED | Flag.AGAIN)
+        dealer.send_multipart([encode(again), body])
+        sent = 5
+        wait_until(answered, LIMIT)
+        assert figure(node, "handed_over") == 4
+        assert acknowledged == [header.id] * 5
         assert endpoint.asked == [1]
     finally:
         dealer.close(linger=0)

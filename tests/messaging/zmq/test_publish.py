@@ -126,6 +126,16 @@ def test_a_fanout_without_a_listener_is_no_error(drivers: Callable[..., Driver])
         driver.cast(Target("nothing", fanout=True), Payload(b"{}"), LIMIT, mandatory=True)
 
 
+def test_a_notification_without_a_listener_is_counted(drivers: Callable[..., Driver]) -> None:
+    def counted() -> int:
+        metrics = service.current().metrics.snapshot()
+        return metrics.get("zmq_notifications_without_listener", 0)
+
+    before = counted()
+    Notifier(drivers(), "unheard", "test", timeout=LIMIT).info("happened", 1)
+    assert counted() == before + 1
+
+
 def test_what_its_sender_has_given_up_is_not_published_later() -> None:
     """It may send the message again: the listeners would get it twice."""
     loop = Loop()

@@ -98,6 +98,9 @@ def test_zeromqs_proxy_ends_with_a_message_that_cannot_be_sent(
         assert not {zmq.ROUTER_MANDATORY, zmq.XPUB_NODROP} & set(options)
     front, back = sockets.bare(zmq.ROUTER), sockets.bare(zmq.DEALER)
     server = sockets.bare(zmq.DEALER)
+    control, steered = sockets.bare(zmq.PAIR), sockets.bare(zmq.PAIR)
+    control.bind("inproc://control")
+    steered.connect("inproc://control")
     front.set(zmq.ROUTER_MANDATORY, mandatory)
     front.bind("inproc://front")
     back.bind("inproc://back")
@@ -106,7 +109,7 @@ def test_zeromqs_proxy_ends_with_a_message_that_cannot_be_sent(
 
     def run() -> None:
         try:
-            zmq.proxy(front, back)
+            zmq.proxy_steerable(front, back, None, steered)
         except zmq.ZMQError as error:
             ended.append(error.errno)
 
@@ -121,8 +124,10 @@ def test_zeromqs_proxy_ends_with_a_message_that_cannot_be_sent(
     else:
         assert server.poll(int(1000 * LIMIT))
         assert ended == []
-    sockets.context.destroy(linger=0)
+        control.send(b"TERMINATE")
+    # Before the sockets are closed, which are the thread's.
     thread.join(LIMIT)
+    assert not thread.is_alive()
 
 
 #: A publisher that publishes nothing, and nobody touches unless it is told to.

@@ -140,6 +140,11 @@ class ZmqDriver:
                 keys.append(frames.notification_key(exchange, target.topic, priority))
                 topic = f"{target.topic}.{priority}"
                 pool_keys.append(frames.pool_key(exchange, topic, pool))
+        if len(keys) + len(pool_keys) > frames.KEYS_LIMIT:
+            raise OptionError(
+                f"{len(keys)} topics with a priority are too many for one listener: "
+                f"{frames.KEYS_LIMIT // 2} are allowed; use several listeners"
+            )
         if prefetch is DEFAULT:
             prefetch = self.options.notification_prefetch_count
         subscription = Subscription(keys, pool)

@@ -32,6 +32,9 @@ LONGEST_LEFT = 2**32 - 1
 #: Bytes of the id of a listener, a proxy or a publisher.
 INSTANCE_SIZE = 16
 
+#: Keys that one listener may have.
+KEYS_LIMIT = 200_000
+
 #: The end of the key of notifications: it never equals one of calls and casts.
 NOTIFICATION = b"N"
 
@@ -220,6 +223,16 @@ def decode(frame: bytes) -> Header:
         raise FrameError(f"a header of an unknown kind: {kind}") from None
     except ValueError as error:
         raise FrameError(f"a header that cannot be read: {error}") from None
+
+
+def require(message: Sequence[bytes], count: int) -> None:
+    """Refuse a message with fewer than `count` frames.
+
+    Raises:
+        FrameError: it has fewer.
+    """
+    if len(message) < count:
+        raise FrameError(f"a message with {len(message)} frames")
 
 
 def split(body: bytes) -> list[bytes]:

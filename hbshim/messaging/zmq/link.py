@@ -216,12 +216,9 @@ class Link:
         if message == [b""]:
             self._on_connected()
             return
-        try:
-            client, first, *body = message
-            header = frames.decode(first)
-        except ValueError:
-            self._metrics.count("zmq_malformed")
-            return
+        frames.require(message, 2)
+        client, first, *body = message
+        header = frames.decode(first)
         if header.kind in _REQUESTS:
             self._handed += 1
             self._metrics.received(header.kind)

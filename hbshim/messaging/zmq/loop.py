@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from hbshim.heartbeat import service
+from hbshim.messaging.zmq.frames import ForeignVersionError, FrameError
 from hbshim.runtime.unpatched import original
 
 #: Messages that are read from one socket before the next one has its turn.
@@ -60,7 +61,8 @@ class Timer:
 class Loop:
     """Reads sockets, runs commands of other threads, and calls timers.
 
-    A handler that raises is reported as an event, and the loop goes on.
+    A message whose handler raises a :class:`FrameError` is counted, and dropped. Another error is
+    reported as an event, and the loop goes on.
     """
 
     def __init__(self) -> None:
@@ -237,6 +239,10 @@ class Loop:
                 return  # nothing more
             try:
                 handler(frames)
+            except ForeignVersionError:
+                service.current().metrics.count("zmq_version_apart")
+            except FrameError:
+                service.current().metrics.count("zmq_malformed")
             except Exception as error:
                 _report(error)
             if socket.closed:
@@ -324,4 +330,5 @@ def stop_monitor(socket: zmq.Socket[bytes]) -> None:
 
 def _report(error: Exception) -> None:
     detail = f"{type(error).__name__}: {error}"
+    service.current().metrics.count("zmq_errors")
     service.current().metrics.record("zmq-error", "", detail)

@@ -295,12 +295,9 @@ class Peers:
         routing_id, *rest = message
         if rest == [b""]:
             return  # a probe; HELLO follows
-        try:
-            header = frames.decode(rest[0])
-            body = frames.join(rest[1:], frames.BODY_LIMIT)
-        except (frames.FrameError, IndexError):
-            self._metrics.count("zmq_malformed")
-            return
+        frames.require(rest, 1)
+        header = frames.decode(rest[0])
+        body = frames.join(rest[1:], frames.BODY_LIMIT)
         kind = _REPLIES.get(header.kind)
         if kind is not None:
             if kind in ("result", "error"):

@@ -56,7 +56,8 @@ ROLES: dict[Role, tuple[int, bool]] = {
     "proxy-publishers": (zmq.XSUB, True),
     "proxy-subscribers": (zmq.XPUB, True),
     "server-subscribe": (zmq.SUB, False),
-    "proxy-control": (zmq.REP, True),
+    # No REP: its next answer is lost after a message that it cannot read, of a peer that is gone.
+    "proxy-control": (zmq.ROUTER, True),
     "control": (zmq.REQ, False),
 }
 

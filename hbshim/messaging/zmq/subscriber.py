@@ -121,20 +121,17 @@ class Subscriber:
             self._deliver(arrived)
 
     def _on_message(self, message: list[bytes]) -> None:
-        try:
-            subscription, sender, first, *body = message
-            header = frames.decode(first)
-            frames.check(body, frames.BODY_LIMIT)
-            if len(sender) != INSTANCE_SIZE or header.kind not in _KINDS:
-                raise frames.FrameError("not a publication")
-            # A subscription is a beginning; and what the header says decides what is called.
-            if subscription not in self._subscriptions or not subscription.startswith(
-                header.key + b"/"
-            ):
-                raise frames.FrameError("a publication to another key")
-        except ValueError:
-            self._metrics.count("zmq_malformed")
-            return
+        frames.require(message, 3)
+        subscription, sender, first, *body = message
+        header = frames.decode(first)
+        frames.check(body, frames.BODY_LIMIT)
+        if len(sender) != INSTANCE_SIZE or header.kind not in _KINDS:
+            raise frames.FrameError("not a publication")
+        # A subscription is a beginning; and what the header says decides what is called.
+        if subscription not in self._subscriptions or not subscription.startswith(
+            header.key + b"/"
+        ):
+            raise frames.FrameError("a publication to another key")
         self._metrics.received(header.kind)
         self._count_gap(sender, subscription, header)
         arrived = Arrived(b"", header, body, time.monotonic())

@@ -7,15 +7,17 @@ address.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from hbshim import messaging
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.curve import Keys
+from tests.messaging.zmq.hostile import Attack, Attacker, Context, Host
 from tests.messaging.zmq.machines import SETUP
 from tests.messaging.zmq.nodes import LIMIT, Node
 from tests.messaging.zmq.redis_server import Container, RedisServer
@@ -85,6 +87,33 @@ def keys(tmp_path: Path) -> Keys:
     made = Keys(tmp_path)
     made.allow("client")
     return made
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("hostile"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Context]:
+    made: Context = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+@pytest.fixture
+def attack(context: Context) -> Iterator[Attack]:
+    made: list[Attacker] = []
+
+    def start(kind: int, address: str, before: Sequence[bytes] = ()) -> Attacker:
+        made.append(Attacker(context, kind, address, before))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,6 +218,16 @@ def run_program(node: Node, model: str, what: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
+
+
+def figures(node: Node) -> dict[str, float]:
+    """The figures of the process for calls and casts, once it answers."""
+    found: dict[str, float] | None = None
+    until = time.monotonic() + LIMIT
+    while found is None:
+        assert time.monotonic() < until
+        found = ask(node.ipc, ("requests",))["requests"]
+    return found
 
 
 def figure(node: Node, name: str) -> float:

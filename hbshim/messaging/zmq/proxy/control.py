@@ -9,6 +9,7 @@ from typing import Any
 
 import zmq
 
+from hbshim.messaging.zmq.frames import FrameError
 from hbshim.messaging.zmq.local_sockets import ipc_path
 from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.proxy.endpoints import PROCESSES, ProcessName, ProxySettings, bind
@@ -47,6 +48,8 @@ class ControlServer:
         self._loop.close(self._socket)
 
     def _on_question(self, message: list[bytes]) -> None:
+        if len(message) != 3 or message[1:] != [b"", STATUS]:
+            raise FrameError("not a question for figures")
         counted = {
             name.removeprefix("zmq_"): value
             for name, value in self._metrics.snapshot().items()
@@ -58,10 +61,8 @@ class ControlServer:
             "socket_limit": self._loop.context.get(zmq.MAX_SOCKETS),
         }
         figures = self._statistics()
-        known = figures is not None and message == [STATUS]
-        answer = {**counted, **limits, **(figures or {})} if known else None
-        # A socket of this type answers each question, or takes no other one.
-        try_send(self._socket, [json.dumps(answer).encode()])
+        answer = None if figures is None else {**counted, **limits, **figures}
+        try_send(self._socket, [message[0], b"", json.dumps(answer).encode()])
 
 
 def ask(

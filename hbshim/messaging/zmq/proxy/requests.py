@@ -165,17 +165,14 @@ class RequestProxy:
         if rest == [b""]:
             self._clients.greet(client, stopping=self._stopping)
             return
+        frames.require(rest, 1)
         try:
             header = frames.decode(rest[0])
-            body = rest[1:]
-            frames.check(body, frames.BODY_LIMIT)
         except frames.ForeignVersionError as error:
-            self._metrics.count("zmq_version_apart")
             self._clients.reject(client, error.id, frames.APART)
-            return
-        except (frames.FrameError, IndexError):
-            self._metrics.count("zmq_malformed")
-            return
+            raise
+        body = rest[1:]
+        frames.check(body, frames.BODY_LIMIT)
         notified = header.kind is Kind.NOTIFY and header.flags & Flag.ACKNOWLEDGED
         if header.kind in (Kind.CALL, Kind.CAST) or notified:
             if self._clients.arrived(client, header.sequence):
@@ -239,19 +236,11 @@ class RequestProxy:
         """Place a cast; its sender learns nothing of what becomes of it."""
         self._last_cast = time.monotonic()
         self._casts += 1
-        try:
-            header = frames.decode(message[0])
-            body = message[1:]
-            frames.check(body, frames.BODY_LIMIT)
-        except frames.ForeignVersionError:
-            self._metrics.count("zmq_version_apart")
-            return
-        except frames.FrameError:
-            self._metrics.count("zmq_malformed")
-            return
+        header = frames.decode(message[0])
+        body = message[1:]
+        frames.check(body, frames.BODY_LIMIT)
         if header.kind is not Kind.CAST:
-            self._metrics.count("zmq_malformed")
-            return
+            raise frames.FrameError(f"{header.kind.name} is no cast")
         key = header.key
         waiting = Waiting(b"", message[0], header, body, self._last_cast)
         expected = self._servers.table.serves(key) or (header.left > 0 and self._gathering())

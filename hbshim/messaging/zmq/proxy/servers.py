@@ -123,12 +123,9 @@ class Servers:
         routing_id, *rest = message
         if rest == [b""]:
             return
-        try:
-            client, first, *body = rest
-            header = frames.decode(first)
-        except ValueError:
-            self._metrics.count("zmq_malformed")
-            return
+        frames.require(rest, 2)
+        client, first, *body = rest
+        header = frames.decode(first)
         server = self.table.get(routing_id)
         if header.kind in _REPLIES:
             if header.kind is Kind.ACK:
@@ -156,7 +153,10 @@ class Servers:
             self._gone(server, [])
 
     def _on_hello(self, routing_id: bytes, header: Header, body: list[bytes]) -> None:
+        frames.require(body, 1)
         credit, *keys = body
+        if len(keys) > frames.KEYS_LIMIT:
+            raise frames.FrameError(f"{len(keys)} keys; the limit is {frames.KEYS_LIMIT}")
         lost = self.table.hello(routing_id, header.id, keys, frames.decode_credit(credit))
         self._lose(lost)
         if self._directory is not None and not self.closing:
@@ -176,6 +176,7 @@ class Servers:
 
     def _on_release(self, server: Server, client: bytes, request: bytes, body: list[bytes]) -> None:
         """A server gives back a request that it has not begun."""
+        frames.require(body, 1)
         first, *rest = body
         header = frames.decode(first)
         server.credit += 1

@@ -50,7 +50,7 @@ class Connection:
 def declare(connection: Connection, queue: Queue) -> list[str]:
     """Declare a queue, and return the events that this causes."""
     hbshim.take_events()
-    Subscription(queue, "exchange", "key").declare(connection)  # type: ignore[arg-type]
+    Subscription(queue, "exchange", "key").declare(connection)
     assert connection.bound == [queue.name]
     return [event.kind for event in hbshim.take_events()]
 
@@ -74,7 +74,7 @@ def test_other_properties_are_refused() -> None:
     for wanted in (Queue("q", expires=30), Queue("q", expires=30, quorum=True)):
         # Also where the type differs as well: a listener takes over the lifetime.
         with pytest.raises(TopologyError, match="x-expires"):
-            Subscription(wanted, "exchange", "key").declare(connection)  # type: ignore[arg-type]
+            Subscription(wanted, "exchange", "key").declare(connection)
     assert connection.bound == []
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.names import DEAD
-from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.amqp.queue_options import QueueOptions
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.backoff import Backoff
 from hbshim.protocol.messages import Message
@@ -71,7 +71,7 @@ class Retries:
         held: deliveries that could not be stored.
     """
 
-    def __init__(self, sender: Sender, options: AmqpOptions) -> None:
+    def __init__(self, sender: Sender, options: QueueOptions) -> None:
         self._sender = sender
         self.attempts = options.notification_retry_attempts
         self.held = Held()

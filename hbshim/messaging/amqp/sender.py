@@ -23,12 +23,13 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.messaging.amqp.connection import Connection
-from hbshim.messaging.amqp.connector import Connector, may_connect_yet
+from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
 from hbshim.messaging.backoff import TOO_LITTLE, retrying
+from hbshim.messaging.connecting import may_connect_yet
 from hbshim.messaging.pool import Pool
 from hbshim.protocol.messages import Message
 

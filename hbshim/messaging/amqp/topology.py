@@ -19,13 +19,14 @@ import dataclasses
 import functools
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 from hbshim.errors import OptionError, TopologyError
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp import names
-from hbshim.messaging.amqp.connection import Connection, Queue
+from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.names import DEAD, joined, part
-from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.amqp.queue_options import QueueOptions
 from hbshim.messaging.base import NEVER, PRIORITIES
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
@@ -59,6 +60,19 @@ _RESERVED = (*PRIORITIES, DEAD[1:])
 _REMEMBERED = 256
 
 
+class Declaring(Protocol):
+    """A connection that declares exchanges and queues.
+
+    See :class:`hbshim.messaging.amqp.connection.Connection`.
+    """
+
+    def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None: ...
+    def declare_queue(self, queue: Queue, deadline: float | None = None) -> None: ...
+    def bind(
+        self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """A queue, and its bindings."""
@@ -67,7 +81,7 @@ class Subscription:
     exchange: str
     routing_key: str
 
-    def declare(self, connection: Connection, deadline: float | None = None) -> None:
+    def declare(self, connection: Declaring, deadline: float | None = None) -> None:
         """Declare queue, exchange and bindings.
 
         An existing queue keeps its type (classic or quorum).
@@ -123,7 +137,7 @@ def _report_classic(name: str) -> None:
 class Topology:
     """Names and types of exchanges and queues, as the options define them."""
 
-    def __init__(self, options: AmqpOptions) -> None:
+    def __init__(self, options: QueueOptions) -> None:
         self._options = options
         #: The queue for one priority of a topic; each pool has one. Called for each notification.
         self.notifications = functools.lru_cache(_REMEMBERED)(self._notifications)

@@ -164,6 +164,11 @@ class Connection:
         return f"<Connection {self.local.container_id!r}, {self.state.value}>"
 
     @property
+    def logged_in(self) -> bool:
+        """Whether the login has succeeded, or there is none."""
+        return self._login is None
+
+    @property
     def peer_max_frame_size(self) -> int:
         """The largest frame that is sent, in bytes: both sides limit it."""
         limit = self.remote.max_frame_size if self.remote else SMALLEST_MAX_FRAME_SIZE

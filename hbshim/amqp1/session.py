@@ -129,6 +129,11 @@ class Session:
         return self._connection.peer_max_frame_size
 
     @property
+    def peer_window(self) -> int:
+        """Frames with messages that the peer accepts now."""
+        return self._transfers.window
+
+    @property
     def queued_frames(self) -> int:
         """Frames that wait for the peer's window."""
         return len(self._transfers)

@@ -1,0 +1,40 @@
+"""Addresses of RabbitMQ 4 (its "address v2"), made of exchanges, routing keys and queues."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+_QUEUES = "/queues/"
+
+
+def address(exchange: str, routing_key: str) -> str:
+    """Return where a message goes to.
+
+    Parameters:
+        exchange: a name; "" is the default exchange, whose routing keys are names of queues.
+        routing_key: of the message.
+    """
+    if not exchange:
+        return queue_address(routing_key)
+    return f"{exchange_address(exchange)}/{_encoded(routing_key)}"
+
+
+def exchange_address(name: str) -> str:
+    """Return the address of an exchange."""
+    return f"/exchanges/{_encoded(name)}"
+
+
+def queue_address(name: str) -> str:
+    """Return the address of a queue."""
+    return f"{_QUEUES}{_encoded(name)}"
+
+
+def queue_at(address: object) -> str | None:
+    """Return the name of the queue that an address means; None if it means none."""
+    if not isinstance(address, str) or not address.startswith(_QUEUES):
+        return None
+    return unquote(address[len(_QUEUES) :])
+
+
+def _encoded(name: str) -> str:
+    return quote(name, safe="")

@@ -1,0 +1,374 @@
+"""One AMQP 1.0 connection of the messaging driver, to RabbitMQ.
+
+Any thread may call any method; one at a time calls :meth:`Connection.drain`. All errors are of
+:mod:`hbshim.errors`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hbshim.amqp1.connection import Connection as Engine
+from hbshim.amqp1.delivery import Delivery as EngineDelivery
+from hbshim.amqp1.errors import ProtocolError
+from hbshim.amqp1.events import (
+    Attached,
+    AttachRequested,
+    CreditChanged,
+    Detached,
+    Drained,
+    Ended,
+    Event,
+    Received,
+    Updated,
+)
+from hbshim.amqp1.performatives import (
+    Accepted,
+    DeliveryState,
+    Error,
+    Rejected,
+    Released,
+    Source,
+    Target,
+)
+from hbshim.amqp1.session import Session
+from hbshim.amqp1.states import LinkState
+from hbshim.amqp1.values import Int, Symbol
+from hbshim.errors import BrokerBlockedError, ConnectionLostError, PayloadError
+from hbshim.heartbeat import service
+from hbshim.messaging.amqp1.attaching import Attaching
+from hbshim.messaging.amqp1.content import decode, encode
+from hbshim.messaging.amqp1.links import IncomingLink, OpenLink, OutgoingLink
+from hbshim.messaging.amqp1.outcomes import OnOutcome
+from hbshim.messaging.amqp1.stream import EngineStream, described
+from hbshim.protocol.messages import Delivery, Message
+
+#: The most sessions for links that receive; RabbitMQ allows 64 of each connection.
+MOST_SESSIONS = 16
+
+#: Seconds that closing waits for the peer.
+CLOSE_TIMEOUT = 1.0
+
+_monotonic = time.monotonic
+
+
+class Connection:
+    """See the module.
+
+    Parameters:
+        stream: open.
+
+    Attributes:
+        name: host and port, for messages; without credentials.
+        attaching: its sessions and links.
+    """
+
+    def __init__(self, stream: EngineStream) -> None:
+        self.name = stream.name
+        self._stream = stream
+        self.attaching = Attaching(stream)
+        self._anonymous: OutgoingLink | None = None
+        self._numbers = itertools.count(1)
+        self._tags = itertools.count(1)
+        self._unsettled: dict[int, tuple[IncomingLink, EngineDelivery]] = {}
+        # For the next `drain`: functions to call.
+        self._arrived: deque[Callable[[], None]] = deque()
+        stream.on_event, stream.on_end = self._on_event, self._on_end
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, as far as this side knows; the peer is not asked."""
+        return self._stream.is_open
+
+    # -- what arrives: under the stream's lock -----------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Received):
+            self._on_received(event)
+        elif isinstance(event, Updated):
+            sender = self.attaching.by_link.get(event.link)
+            if isinstance(sender, OutgoingLink):
+                sender.update(event.delivery)
+                self._arrived.append(_nothing)
+        elif isinstance(event, Drained):
+            receiver = self.attaching.by_link.get(event.link)
+            if isinstance(receiver, IncomingLink):
+                receiver.drained()
+        elif isinstance(event, Attached):
+            self.attaching.by_link[event.link].attached = True
+        elif isinstance(event, Detached):
+            link = self.attaching.end_link(event.link, event.error)
+            self._on_link_ended(link, event.error)
+        elif isinstance(event, Ended):
+            for link in self.attaching.end_session(event.session, event.error):
+                self._on_link_ended(link, event.error)
+        # Frames behind the one that this event is about may have ended the link.
+        elif isinstance(event, CreditChanged):
+            if event.drain and event.link.state is LinkState.ATTACHED:
+                event.link.drained()
+        elif isinstance(event, AttachRequested) and event.link.state is LinkState.ATTACH_RECEIVED:
+            event.link.refuse(Error("amqp:not-implemented", "this side attaches all links"))
+
+    def _on_received(self, event: Received) -> None:
+        link = self.attaching.by_link.get(event.link)
+        if not isinstance(link, IncomingLink):
+            return
+        tag, delivery = next(self._tags), event.delivery
+        if not delivery.settled:
+            self._unsettled[tag] = (link, delivery)
+        link.received(settled=delivery.settled)
+        if link.immediate:
+            link.on_delivery(delivery.payload, tag)
+        else:
+            self._arrived.append(lambda: link.on_delivery(delivery.payload, tag))
+
+    def _on_link_ended(self, link: OpenLink[Any] | None, error: Error | None) -> None:
+        if isinstance(link, IncomingLink):
+            for tag in [tag for tag, found in self._unsettled.items() if found[0] is link]:
+                del self._unsettled[tag]
+            reason = "the peer ended the link" if error is None else described(error)
+            self._arrived.append(lambda: link.on_end(reason))
+
+    def _on_end(self) -> None:
+        self.attaching.end()
+        self._unsettled.clear()
+
+    # -- sending ---------------------------------------------------------------------
+
+    def publish(
+        self, message: Message, deadline: float, on_outcome: OnOutcome, *, resent: int = 0
+    ) -> Callable[[], None]:
+        """Send a message, and return when it is written.
+
+        An error means that the peer has not received the whole message, and ignores it.
+
+        Parameters:
+            message: the message.
+            deadline: of ``time.monotonic()``.
+            on_outcome: called with what becomes of it, by the thread that drains or that finds the
+                connection lost. It must not wait.
+            resent: see :func:`hbshim.messaging.amqp1.content.encode`.
+
+        Returns:
+            What ends the interest in its outcome: `on_outcome` is not called after that.
+
+        Raises:
+            PayloadError: it is larger than the peer accepts.
+            BrokerBlockedError: the peer accepts no message by `deadline`.
+            ConnectionLostError: the connection has ended.
+        """
+        stream = self._stream
+        while True:
+            link = self._sending_link(deadline)
+            if not stream.wait_for(lambda: link.ready or link.ended, deadline):  # noqa: B023
+                raise self._blocked("gives no credit")
+            if stream.unsent and not stream.flush(deadline):
+                raise self._blocked("reads nothing")
+
+            def send(_engine: Engine, link: OutgoingLink = link) -> EngineDelivery | None:
+                stream.read_waiting()
+                if link.ended or not link.ready or stream.unsent:
+                    return None
+                return link.send(encode(message, resent=resent), on_outcome)
+
+            delivery = stream.work(send)
+            if delivery is not None:
+                self._write_whole(link, delivery, deadline)
+                return lambda: self._settle_sent(link, delivery)
+
+    def _sending_link(self, deadline: float) -> OutgoingLink:
+        doing = "accept messages"
+        link = self._anonymous
+        if link is None or link.ended:
+
+            def make(session: Session, name: str) -> OutgoingLink:
+                if self._anonymous is None or self._anonymous.ended:
+                    # Without a target: each message names its own.
+                    self._anonymous = OutgoingLink(session.attach_sender(name, Target()), session)
+                return self._anonymous
+
+            return self.attaching.attach("send", make, doing, deadline)
+        return self.attaching.wait_until_attached(link, doing, deadline)
+
+    def _write_whole(self, link: OutgoingLink, delivery: EngineDelivery, deadline: float) -> None:
+        """Wait until a message has left; end the connection if a part of it has not by then."""
+        stream = self._stream
+        if delivery.complete and not stream.unsent:
+            return
+        if not stream.wait_for(lambda: delivery.complete or link.ended, deadline):
+            raise stream.fail(TimeoutError("the peer accepted only a part of a message in time"))
+        if not delivery.complete:
+            raise ConnectionLostError(
+                f"{self.name}: the link ended within a message; send it again"
+            )
+        if not stream.flush(deadline):
+            raise stream.fail(TimeoutError("the peer accepted only a part of a message in time"))
+
+    def _settle_sent(self, link: OutgoingLink, delivery: EngineDelivery) -> None:
+        if self.is_open:
+            self._stream.work(lambda _: link.settle(delivery))
+
+    def _blocked(self, how: str) -> BrokerBlockedError:
+        return BrokerBlockedError(
+            f"{self.name}: the peer {how}, and did not in time (a memory or disk alarm, or "
+            "overload?); nothing was sent: try again later, and check its log"
+        )
+
+    def check_address(self, address: str, deadline: float) -> None:
+        """Have the peer check that a message may be sent to an address.
+
+        Raises:
+            TopologyError: it may not.
+        """
+        link = self.attaching.attach(
+            "check",
+            lambda session, name: OutgoingLink(
+                session.attach_sender(name, Target(address)), session
+            ),
+            f"accept messages to {address}",
+            deadline,
+        )
+        self._stream.work(lambda _: None if link.ended else link.link.detach())
+
+    # -- receiving -------------------------------------------------------------------
+
+    def receive_from(
+        self,
+        address: str,
+        prefetch: int,
+        on_delivery: Callable[[Delivery], None],
+        on_end: Callable[[str], None],
+        deadline: float,
+        *,
+        priority: int = 0,
+    ) -> IncomingLink:
+        """Receive messages; :meth:`drain` calls `on_delivery` with them.
+
+        Parameters:
+            address: of the queue.
+            prefetch: the most messages that are not settled; 0: any number.
+            on_delivery: called with each message.
+            on_end: called from :meth:`drain` with the reason when the peer ends the link; what was
+                not settled is requeued then.
+            deadline: of ``time.monotonic()``.
+            priority: of this consumer among those of the queue.
+
+        Raises:
+            TopologyError: there is no such queue, or it may not be read.
+        """
+        properties = {Symbol("rabbitmq:priority"): Int(priority)} if priority else None
+
+        def decode_and_deliver(data: bytes, tag: int) -> None:
+            try:
+                delivery = decode(data, self, tag)
+            except (ProtocolError, PayloadError) as error:
+                detail = f"a message of {address} cannot be read: {error}"
+                service.current().metrics.record("message-rejected", self.name, detail)
+                self.refuse(tag)
+            else:
+                on_delivery(delivery)
+
+        def make(session: Session, name: str) -> IncomingLink:
+            link = session.attach_receiver(name, Source(address), properties=properties)
+            found = IncomingLink(link, session, prefetch, decode_and_deliver, on_end)
+            found.replenish()
+            return found
+
+        session_name = f"receive-{next(self._numbers) % MOST_SESSIONS}"
+        return self.attaching.attach(session_name, make, f"deliver messages of {address}", deadline)
+
+    def pause(self, links: list[IncomingLink], deadline: float) -> None:
+        """Receive nothing more over `links`, until :meth:`resume`; wait for what is under way."""
+
+        def pause(_engine: Engine) -> None:
+            for link in links:
+                link.pause()
+
+        self._stream.work(pause)
+        self._stream.wait_for(lambda: all(link.quiet for link in links), deadline)
+
+    def resume(self, link: IncomingLink) -> None:
+        """Receive again."""
+        self._stream.work(lambda _: link.resume())
+
+    def acknowledge(self, tag: int) -> bool:
+        """Settle a delivery as accepted, without waiting.
+
+        Returns:
+            False if its link has ended, so that the peer has requeued it.
+        """
+        return self._settle(tag, Accepted())
+
+    def requeue(self, tag: int) -> bool:
+        """Give a delivery back; returns as :meth:`acknowledge` does."""
+        return self._settle(tag, Released())
+
+    def refuse(self, tag: int) -> bool:
+        """Reject a delivery: the broker drops or dead-letters it. Returns as above."""
+        return self._settle(tag, Rejected())
+
+    def _settle(self, tag: int, state: DeliveryState) -> bool:
+        def settle(_engine: Engine) -> bool:
+            found = self._unsettled.pop(tag, None)
+            if found is None:
+                return False
+            link, delivery = found
+            link.link.settle(delivery, state)
+            link.settled()
+            return True
+
+        return self._stream.work(settle)
+
+    # -- waiting, and the end --------------------------------------------------------
+
+    def drain(self, timeout: float) -> None:
+        """Receive what the peer sends: call the functions of links and messages.
+
+        Returns after the first batch, when :meth:`wake` is called, or after `timeout` seconds.
+        """
+        arrived, stream = self._arrived, self._stream
+        deadline = _monotonic() + timeout
+        left = timeout
+        while not arrived and not stream.take_wake():
+            try:
+                stream.receive(left, lambda: arrived or stream.woken)
+            except ConnectionLostError:
+                if not arrived:
+                    raise
+            left = deadline - _monotonic()
+            if left <= 0:
+                break
+        for _ in range(len(arrived)):
+            try:
+                call = arrived.popleft()
+            except IndexError:
+                return  # another draining thread was faster
+            call()
+
+    def wait_for(self, condition: Callable[[], object], deadline: float) -> bool:
+        """Read until `condition` is true; return False if it is not by `deadline`."""
+        return self._stream.wait_for(condition, deadline)
+
+    def work(self, call: Callable[[Engine], Any]) -> Any:
+        """See :meth:`hbshim.messaging.amqp1.stream.EngineStream.work`."""
+        return self._stream.work(call)
+
+    def wake(self) -> None:
+        """End the current :meth:`drain`, or else the next one."""
+        self._stream.wake()
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close; never raises.
+
+        Parameters:
+            timeout: seconds to wait for the peer's answer.
+        """
+        self._stream.close(timeout)
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,118 @@
+"""Opens a connection to one host, before a deadline: TCP, TLS, SASL and `Open`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+import uuid
+
+import hbshim
+from hbshim.amqp1.connection import Connection as Engine
+from hbshim.amqp1.events import Closed, LoginRefused
+from hbshim.amqp1.mechanisms import Anonymous, External, Mechanism, Plain
+from hbshim.amqp1.performatives import SASL_AUTH
+from hbshim.amqp1.sasl import SaslClient
+from hbshim.amqp1.values import Symbol
+from hbshim.errors import ConnectError, ConnectionLostError
+from hbshim.messaging.amqp.login import Login, login_at
+from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.options import Amqp1Options
+from hbshim.messaging.amqp1.stream import EngineStream, described
+from hbshim.messaging.dialing import dial
+from hbshim.messaging.hosts import Host
+
+
+def open_connection(host: Host, options: Amqp1Options, deadline: float) -> Connection:
+    """Open a connection to one host.
+
+    Parameters:
+        host: the peer.
+        options: those of the driver.
+        deadline: of ``time.monotonic()``, for everything.
+
+    Raises:
+        ConnectError: it did not accept; `final` for wrong credentials.
+        OptionError: a file that the options name for TLS cannot be used.
+    """
+    deadline = min(deadline, time.monotonic() + options.handshake_timeout)
+    engine = _engine(host, options)
+    stream = EngineStream(dial(host, options, deadline), host.name, engine)
+    try:
+        _shake_hands(stream, host, options, deadline)
+        return Connection(stream)
+    except BaseException:
+        stream.drop()
+        raise
+
+
+def _engine(host: Host, options: Amqp1Options) -> Engine:
+    login = login_at(host)
+    properties = {
+        Symbol("product"): "hbshim",
+        Symbol("version"): hbshim.__version__,
+        Symbol("platform"): f"Python {platform.python_version()}",
+        Symbol("process"): os.path.basename(sys.argv[0]) or "python",
+        Symbol("pid"): os.getpid(),
+    }
+    return Engine(
+        f"hbshim-{uuid.uuid4().hex}",
+        # RabbitMQ selects the virtual host by it.
+        hostname=f"vhost:{login.virtual_host}",
+        sasl=SaslClient([_mechanism(login, options)], host.hostname),
+        max_frame_size=options.max_frame_size,
+        idle_timeout=options.heartbeat_interval or None,
+        properties=properties,
+    )
+
+
+def _mechanism(login: Login, options: Amqp1Options) -> Mechanism:
+    if options.login_method == "EXTERNAL":
+        return External()
+    if options.login_method == "ANONYMOUS":
+        return Anonymous()
+    return Plain(login.username, login.password)
+
+
+def _shake_hands(stream: EngineStream, host: Host, options: Amqp1Options, deadline: float) -> None:
+    try:
+        answered = stream.shake_hands(deadline)
+    except ConnectionLostError as error:
+        raise _refused(stream, host, options, error) from None
+    if not answered:
+        raise ConnectError(
+            f"{host.name}: the peer does not answer in time (handshake_timeout is "
+            f"{options.handshake_timeout:g} s); is it overloaded, or does something else listen "
+            "there?"
+        )
+
+
+def _refused(
+    stream: EngineStream, host: Host, options: Amqp1Options, error: ConnectionLostError
+) -> ConnectError:
+    login = login_at(host)
+    over = stream.over
+    if isinstance(over, LoginRefused):
+        user = f" of user {login.username!r}" if options.login_method == "PLAIN" else ""
+        return ConnectError(
+            f"{host.name}: the login{user} failed: {over.reason}; correct user name and password, "
+            "or choose another login_method",
+            final=over.code in (None, SASL_AUTH),
+        )
+    if isinstance(over, Closed) and over.error is not None:
+        return ConnectError(
+            f"{host.name}: the peer refused the connection to virtual host "
+            f"{login.virtual_host!r}: {described(over.error)}"
+        )
+    if stream.engine.logged_in:
+        # RabbitMQ gives no reason, and hangs up after 3 s.
+        return ConnectError(
+            f"{host.name}: the peer closed the connection after the login, without a reason; is "
+            f"there a virtual host {login.virtual_host!r}, and has user {login.username!r} access "
+            "to it?"
+        )
+    return ConnectError(
+        f"{host.name}: no AMQP 1.0 connection ({error.__cause__ or error}); does RabbitMQ 4 or a "
+        "router listen there, and is it the port with TLS, or without?"
+    )

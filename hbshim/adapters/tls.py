@@ -387,7 +387,9 @@ class TlsWire(Wire):
         self.require_own_socket()
         return self._ssl.write_heartbeat(permit)
 
-    def send_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
+    def send_if_idle(
+        self, sent_ago: float, received_ago: float, guard: Guard, last_write: float
+    ) -> bool:
         """Return False: a session needs its lock first."""
         return False
 

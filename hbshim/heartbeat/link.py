@@ -177,6 +177,7 @@ class Link:
         other case, and a regular check with its drain, to the table.
         """
         guard, checks = self.guard, self._checks + 1
+        last_write = guard.last_write
         if (
             checks % CHECKS_BETWEEN_DRAINS == 0
             or self.state is not State.ALIVE
@@ -192,7 +193,7 @@ class Link:
             return False
         quiet = self.timeout if self._silence is None else self._silence / 2
         try:
-            if not self.wire.send_if_idle(due_after(self.timeout), quiet, guard):
+            if not self.wire.send_if_idle(due_after(self.timeout), quiet, guard, last_write):
                 return False
         except OSError:
             return False  # the table determines the cause

@@ -347,15 +347,18 @@ class Wire:
         answer = fcntl.ioctl(NativeSocket.fileno(self.native), request, b"\0\0\0\0")
         return int(_INT.unpack(answer)[0])
 
-    def send_if_idle(self, sent_ago: float, received_ago: float, guard: Guard) -> bool:
+    def send_if_idle(
+        self, sent_ago: float, received_ago: float, guard: Guard, last_write: float
+    ) -> bool:
         """Send one heartbeat frame if the connection is healthy and idle, by the fastest path.
 
         Without a permit: at the moment of the system call no client is inside, and none has written
-        since the kernel's answer.
+        `last_write` was read.
 
         Parameters:
             sent_ago, received_ago: as for :meth:`plainly_idle`.
             guard: the guard of the connection.
+            last_write: of the guard, read before everything else that allows the heartbeat.
 
         Returns:
             False if it was not idle, or the platform does not allow it.
@@ -364,7 +367,7 @@ class Wire:
             HeartbeatTornError: only a part of it was sent.
             OSError: the connection is closed.
         """
-        calls, last_write = gil_keeping_calls(), guard.last_write
+        calls = gil_keeping_calls()
         if calls is None or self._identity_of is not _cookie:
             return False
         if not self.plainly_idle(sent_ago, received_ago) or _cookie(self.native) != self._identity:

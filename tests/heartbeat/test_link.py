@@ -121,10 +121,30 @@ def test_the_short_cut_sends_nothing_once_a_client_has_acted(
     with monkeypatch.context() as patch:
         patch.setattr(link.wire, "plainly_idle", idle_and_then)
         guard = link.guard
-        assert not link.wire.send_if_idle(due_after(link.timeout), link.timeout, guard)
+        due = due_after(link.timeout)
+        assert not link.wire.send_if_idle(due, link.timeout, guard, guard.last_write)
     peer.setblocking(False)
     with pytest.raises(BlockingIOError):
         peer.recv(1)
+
+
+def test_the_short_cut_sends_nothing_once_a_client_has_written_after_it_asked_for_its_buffer(
+    connected: tuple[socket.socket, socket.socket],
+) -> None:
+    """The write may have left the rest of a frame in that buffer."""
+    client, peer = connected
+
+    def nothing_buffered() -> bool:
+        write(own.guard)
+        return False
+
+    own = Link(
+        Wire(native_socket(client)), 2 * EARLY, "test", Metrics(), half_written=nothing_buffered
+    )
+    peer.sendall(HEARTBEAT_FRAME)
+    own._checks = 0
+    assert not own._send_quickly(0.0)
+    assert own.heartbeats_sent == 0
 
 
 def outcome_in_child(action: Callable[..., Any]) -> int:

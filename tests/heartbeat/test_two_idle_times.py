@@ -109,7 +109,7 @@ def test_what_is_sent_quickly_is_due_by_the_table(
     link = Link(Wire(native_socket(connected[0])), 8.0, "test", Metrics(), silence=silence)
     asked: list[bool] = []
 
-    def sends(_wire: Wire, sent_ago: float, received_ago: float, _guard: object) -> bool:
+    def sends(_wire: Wire, sent_ago: float, received_ago: float, *_guard: object) -> bool:
         asked.append(_wire.plainly_idle(sent_ago, received_ago))
         return asked[-1]
 

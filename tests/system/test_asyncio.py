@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 
@@ -10,15 +9,17 @@ import pytest
 
 import hbshim
 from hbshim.heartbeat import service
-from tests.concurrency import MODEL
-from tests.system.asyncio_clients import (
+from tests.asyncio_clients import (
+    LOOPS,
     RECOVERABLE,
     T,
     block_by_computing,
     block_by_sleeping,
     opened,
     publish,
+    run_in,
 )
+from tests.concurrency import MODEL
 from wsgi_harness.stack.broker import Broker
 
 pytestmark = pytest.mark.skipif(MODEL != "native", reason="asyncio runs on an unpatched library")
@@ -34,8 +35,9 @@ def uninstalled() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("block", [block_by_sleeping, block_by_computing])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_connection_outlives_a_blocked_loop_and_a_stock_one_does_not(
-    broker: Broker, block: Callable[[float], None]
+    broker: Broker, loop: str, block: Callable[[float], None]
 ) -> None:
     async def main() -> None:
         async with opened(broker) as stock:
@@ -52,4 +54,4 @@ def test_a_connection_outlives_a_blocked_loop_and_a_stock_one_does_not(
                 with pytest.raises(RECOVERABLE):
                     await publish(stock)
 
-    asyncio.run(main())
+    run_in(loop, main())

@@ -17,7 +17,7 @@ from typing import Any
 from aiormq.connection import TransportFactory, __version__
 from aiormq.exceptions import AMQPConnectionError
 
-from hbshim.adapters.asyncio.streams import UnknownTransportError, open_link, require_known
+from hbshim.adapters.asyncio.streams import UnknownTransportError, beneath, open_link
 from hbshim.adapters.attach import (
     OptionsFor,
     change,
@@ -217,7 +217,7 @@ class _Opening(TransportFactory):  # type: ignore[misc]
         if connection.heartbeat_timeout or not seconds:
             return
         try:
-            require_known(self._writer)
+            beneath(self._writer)
         except (AttachError, UnsupportedVersionError):
             return  # recorded when it is attached
         if ready(self._options, _name(connection)):
@@ -225,9 +225,9 @@ class _Opening(TransportFactory):  # type: ignore[misc]
             setattr(connection, _GRACE, (seconds + 1) * connection.HEARTBEAT_GRACE_MULTIPLIER)
 
     async def _heartbeat(self) -> None:
-        """Take the place of aiormq's heartbeat task, which runs if hbshim cannot help."""
+        """Take the place of aiormq's heartbeat task, and start that if hbshim cannot help."""
         if not await self._kept:
-            await self._stock_heartbeat()
+            self._connection.create_task(self._stock_heartbeat())
 
     def attach(self) -> None:
         """Keep the open connection alive, or record why it is left alone."""

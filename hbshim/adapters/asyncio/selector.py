@@ -28,43 +28,59 @@ SUPPORTED = ">=3.10,<3.15"
 _NAMES = ("_sock", "_sock_fd", "_buffer", "_loop", "_write_ready", "_force_close", "__dict__")
 
 
-def supports(transport: Any) -> bool:
-    """Return whether `transport` is one of these."""
+def is_selector_transport(transport: Any) -> bool:
+    """Return whether `transport` is a TCP transport of asyncio's selector loop."""
     return isinstance(transport, selector_events._SelectorSocketTransport)  # type: ignore[attr-defined]
 
 
-def require_structure(transport: Any) -> None:
-    """Check that `transport` has the attributes that are used here.
+class SelectorTransport:
+    """Sends beneath such a transport. See :class:`hbshim.adapters.asyncio.streams.Beneath`.
 
     Raises:
-        UnsupportedVersionError: one is missing.
+        UnsupportedVersionError: the transport does not have the attributes that are used here.
     """
-    require_attributes("asyncio", platform.python_version(), SUPPORTED, transport, _NAMES)
+
+    supports = staticmethod(is_selector_transport)
+
+    def __init__(self, writer: Any) -> None:
+        self._transport = transport = writer.transport
+        require_attributes("asyncio", platform.python_version(), SUPPORTED, transport, _NAMES)
+
+    def wire(self) -> Wire:
+        return Wire(native_socket(self._transport._sock))
+
+    def half_written(self) -> Callable[[], bool]:
+        buffer = self._transport._buffer
+        return lambda: bool(buffer)
+
+    def guard(self, link: Link, end: Callable[[], None]) -> Callable[[], None]:
+        transport, guard = self._transport, link.guard
+        check, tear = link.before_idle_write, link.tear
+        return replace_methods(
+            transport,
+            end,
+            guard.around_send(transport.write, check, tears, tear),
+            guard.around_flush(transport._write_ready, check, tears, tear),
+        )
 
 
-def wire_for(transport: Any) -> Wire:
-    """Return the wire beneath `transport`."""
-    return Wire(native_socket(transport._sock))
-
-
-def half_written(transport: Any) -> Callable[[], bool]:
-    """Return a function that returns whether `transport` may hold the rest of a frame."""
-    buffer = transport._buffer
-    return lambda: bool(buffer)
-
-
-def guard(transport: Any, link: Link, end: Callable[[], None]) -> Callable[[], None]:
-    """Put the guard around what sends and what closes.
+def replace_methods(
+    transport: Any,
+    end: Callable[[], None],
+    write: Callable[[Any], None],
+    flush: Callable[[], Any],
+) -> Callable[[], None]:
+    """Replace the methods of a selector transport that send and that close.
 
     Parameters:
         transport: the transport.
-        link: its link.
-        end: called before the transport closes, or drops what it has not sent.
+        end: called before it closes, or drops what it has not sent.
+        write: takes the place of ``write()``.
+        flush: takes the place of the function that sends what is buffered.
 
     Returns:
-        A function that removes the guard.
+        A function that restores the transport's own methods.
     """
-    lock, check, tear = link.guard, link.before_idle_write, link.tear
     close, force_close = transport.close, transport._force_close
 
     def end_and_close() -> None:
@@ -78,20 +94,20 @@ def guard(transport: Any, link: Link, end: Callable[[], None]) -> Callable[[], N
     restore = replace(
         transport,
         {
-            "write": lock.around_send(transport.write, check, _tears, tear),
-            "_write_ready": lock.around_flush(transport._write_ready, check, _tears, tear),
+            "write": write,
+            "_write_ready": flush,
             "close": end_and_close,
             "_force_close": end_and_force_close,
         },
     )
     if transport._buffer:
         # The loop has the function that was there before.
-        transport._loop._add_writer(transport._sock_fd, transport._write_ready)
+        transport._loop._add_writer(transport._sock_fd, flush)
     return restore
 
 
-def _tears(_error: BaseException) -> bool:
-    """Return True: the transport handles errors of the socket itself.
+def tears(_error: BaseException) -> bool:
+    """Return True: a transport handles errors of the socket itself.
 
     So an exception comes from elsewhere, such as a signal handler, and perhaps between a partial
     send and the transport's own record of it.

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from hbshim.adapters.asyncio import selector
 from hbshim.adapters.asyncio.attributes import replace
+from hbshim.adapters.asyncio.selector import SelectorTransport
+from hbshim.adapters.asyncio.uv import UvTransport
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.wire import Wire
 
 _monotonic = time.monotonic
 
@@ -22,21 +24,49 @@ class UnknownTransportError(AttachError):
     """A connection uses a transport beneath which hbshim cannot send."""
 
 
-def require_known(writer: Any) -> None:
-    """Check that hbshim can send beneath the transport of `writer`.
+class Beneath(Protocol):
+    """Sends beneath one kind of transport."""
+
+    def wire(self) -> Wire:
+        """Return the wire beneath the transport.
+
+        Raises:
+            AttachError: it is closed.
+        """
+
+    def half_written(self) -> Callable[[], bool]:
+        """Return a function that returns whether the transport may hold the rest of a frame.
+
+        The heartbeat thread calls it. It does not keep the transport alive.
+        """
+
+    def guard(self, link: Link, end: Callable[[], None]) -> Callable[[], None]:
+        """Put the guard around what writes and what closes; return what undoes it.
+
+        Parameters:
+            link: the link.
+            end: to be called before the transport closes, or drops what it has not sent.
+        """
+
+
+_KINDS = (SelectorTransport, UvTransport)
+
+
+def beneath(writer: Any) -> Beneath:
+    """Return what sends beneath the transport of `writer`, an ``asyncio.StreamWriter``.
 
     Raises:
-        UnknownTransportError: it cannot.
+        UnknownTransportError: no heartbeat can be sent there.
         UnsupportedVersionError: hbshim does not know this version of asyncio.
     """
-    transport = writer.transport
-    if not selector.supports(transport):
-        kind = type(transport)
-        raise UnknownTransportError(
-            f"hbshim cannot send beneath the transport {kind.__module__}.{kind.__qualname__}; it "
-            "sends beneath plain TCP on asyncio's selector loop"
-        )
-    selector.require_structure(transport)
+    for kind in _KINDS:
+        if kind.supports(writer.transport):
+            return kind(writer)
+    unknown = type(writer.transport)
+    raise UnknownTransportError(
+        f"hbshim cannot send beneath the transport {unknown.__module__}.{unknown.__qualname__}; "
+        "use plain TCP on asyncio's own event loop or uvloop"
+    )
 
 
 def open_link(
@@ -60,17 +90,16 @@ def open_link(
         AttachError: the connection is closed, or hbshim cannot send beneath its transport.
         UnsupportedVersionError: hbshim does not know this version of asyncio.
     """
-    require_known(writer)
-    transport = writer.transport
+    transport, below = writer.transport, beneath(writer)
     if transport.is_closing():
         raise AttachError("the connection is closing; open a new one")
-    wire = selector.wire_for(transport)
+    wire = below.wire()
     link = Link(
         wire,
         timeout,
         wire.name(),
         service.current().metrics,
-        half_written=selector.half_written(transport),
+        half_written=below.half_written(),
         half_read=_always,
         forked_error=forked_error,
     )
@@ -81,11 +110,9 @@ def open_link(
         while restorers:
             restorers.pop()()
 
-    restorers += [
-        on_ended,
-        _observe(transport.get_protocol(), link, end),
-        selector.guard(transport, link, end),
-    ]
+    restorers.append(on_ended)
+    restorers.append(_observe(transport.get_protocol(), link, end))
+    restorers.append(below.guard(link, end))
     return link, end
 
 

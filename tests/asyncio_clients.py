@@ -1,17 +1,23 @@
-"""Connections of aio-pika and aiormq, for tests that block the event loop."""
+"""Event loops, and connections of aio-pika, for tests that block the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import aio_pika
+import uvloop
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from wsgi_harness.stack.broker import Broker
+
+LOOPS: dict[str, Callable[[], Any]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+}
 
 #: The negotiated heartbeat timeout, in seconds. RabbitMQ gives a silent client up after 2 T to 3 T.
 T = 1
@@ -61,3 +67,27 @@ async def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {LIMIT} s: {condition}"
         await asyncio.sleep(0.005)
+
+
+def run_in(kind: str, main: Coroutine[Any, Any, None]) -> None:
+    """Run `main` in a new event loop, as ``asyncio.run()`` does.
+
+    Parameters:
+        kind: of the event loop, a key of `LOOPS`.
+    """
+    loop = LOOPS[kind]()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(main)
+        _cancel_tasks_left(loop)
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _cancel_tasks_left(loop: asyncio.AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.listener import AmqpListener
+from hbshim.messaging.consuming import Source
 from hbshim.messaging.serving import Workers
 from tests.concurrency import needs_os_threads
 from tests.native_fork import fork_in_c

@@ -14,7 +14,7 @@ from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingErr
 from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.connector import Connector, Open
-from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.listener import AmqpListener
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
@@ -22,6 +22,7 @@ from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.consuming import Source
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.pool import PoolStatistics
 from hbshim.messaging.target import Target

@@ -13,12 +13,13 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp.names import DEAD
 from hbshim.messaging.amqp.queue_options import QueueOptions
-from hbshim.messaging.amqp.sender import Sender, Sending
+from hbshim.messaging.amqp.topology import Declaring
 from hbshim.messaging.backoff import Backoff
 from hbshim.protocol.messages import Message
 from hbshim.protocol.reply_codes import PRECONDITION_FAILED
@@ -60,6 +61,20 @@ _SPARE = 60.0
 _NAME_LIMIT = 255
 
 
+class RetrySender(Protocol):
+    """Declares the queues for retries, and stores messages in them."""
+
+    def declare(self, work: Callable[[Declaring], None], deadline: float) -> None:
+        """Call `work` with a connection, and again with another one while that is lost."""
+        ...
+
+    def send_confirmed(
+        self, message: Message, subscription: None, deadline: float, attempts: None, /
+    ) -> None:
+        """Publish, and return when the broker has confirmed that a queue stores the message."""
+        ...
+
+
 class Retries:
     """Stores messages for later attempts, over the connections of a sender.
 
@@ -71,7 +86,7 @@ class Retries:
         held: deliveries that could not be stored.
     """
 
-    def __init__(self, sender: Sender, options: QueueOptions) -> None:
+    def __init__(self, sender: RetrySender, options: QueueOptions) -> None:
         self._sender = sender
         self.attempts = options.notification_retry_attempts
         self.held = Held()
@@ -144,17 +159,17 @@ class Retries:
         """
         deadline = time.monotonic() + STORE_LIMIT
 
-        def declare(sending: Sending) -> None:
+        def declare(connection: Declaring) -> None:
             try:
-                sending.connection.declare_queue(queue, deadline)
+                connection.declare_queue(queue, deadline)
             except TopologyError as error:
                 if error.code != PRECONDITION_FAILED:
                     raise
                 if other is not None:
-                    sending.connection.declare_queue(other, deadline)
+                    connection.declare_queue(other, deadline)
 
         # Each time: an unused queue lives longer only if it is declared again.
-        self._sender.with_connection(declare, deadline)
+        self._sender.declare(declare, deadline)
         self._sender.send_confirmed(_to(message, queue.name), None, deadline, None)
 
 

@@ -27,7 +27,7 @@ from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.replies import DirectReplies
-from hbshim.messaging.amqp.topology import DIRECT, Subscription
+from hbshim.messaging.amqp.topology import DIRECT, Declaring, Subscription
 from hbshim.messaging.backoff import TOO_LITTLE, retrying
 from hbshim.messaging.connecting import may_connect_yet
 from hbshim.messaging.pool import Pool
@@ -288,6 +288,10 @@ class Sender:
                 return work(sending)
 
         return self._retry(once, deadline, attempts)
+
+    def declare(self, work: Callable[[Declaring], None], deadline: float) -> None:
+        """Call `work` with a pooled connection, and retry it until the deadline."""
+        self.with_connection(lambda sending: work(sending.connection), deadline)
 
     def _checkout(self, deadline: float) -> _Checkout:
         left = deadline - time.monotonic()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +39,11 @@ DIRECT = "direct"
 
 #: The argument for the lifetime of an unused queue, which the broker's errors name.
 LIFETIME = "x-expires"
+
+#: The broker's text when a queue exists with another lifetime.
+_LIFETIME = re.compile(
+    rf"inequivalent arg '{LIFETIME}' .* current is (none|(the value )?'(?P<milliseconds>\d+)')"
+)
 
 #: Arguments that classic queues do not have.
 QUORUM_ARGUMENTS = frozenset(
@@ -111,6 +117,25 @@ class Subscription:
             if self.queue.quorum:
                 _report_classic(self.queue.name)
         connection.bind(self.queue.name, self.exchange, self.routing_key, deadline)
+
+    def declare_as_there(self, connection: Declaring, deadline: float | None = None) -> None:
+        """Declare it as :meth:`declare` does; an existing queue also keeps its lifetime.
+
+        Raises:
+            TopologyError: as for :meth:`declare`.
+        """
+        try:
+            self.declare(connection, deadline)
+        except TopologyError as error:
+            found = _LIFETIME.search(str(error))
+            if found is None:
+                raise
+            queue = self.queue
+            arguments = dict(queue.arguments)
+            if found["milliseconds"]:
+                arguments[LIFETIME] = int(found["milliseconds"])
+            there = dataclasses.replace(queue, expires=None, arguments=arguments)
+            dataclasses.replace(self, queue=there).declare(connection, deadline)
 
     def _of_the_other_type(self) -> Queue | None:
         queue = self.queue

@@ -20,8 +20,9 @@ from hbshim.errors import (
 )
 from hbshim.messaging.amqp.connection import FORMAT, Queue
 from hbshim.messaging.amqp.incoming import AmqpIncoming
-from hbshim.messaging.amqp.listener import AmqpListener, Source
+from hbshim.messaging.amqp.listener import AmqpListener
 from hbshim.messaging.amqp.topology import Subscription
+from hbshim.messaging.consuming import Source
 from tests.messaging.amqp.broker_double import FakeConnection, FakeConnector, FakeRetries
 from tests.waiting import wait_until
 

@@ -25,11 +25,7 @@ class Broker:
         self.code = code
         self.stored: list[Message] = []
 
-    @property
-    def connection(self) -> Broker:
-        return self
-
-    def with_connection(self, work: Callable[[Any], None], _deadline: float) -> None:
+    def declare(self, work: Callable[[Any], None], _deadline: float) -> None:
         work(self)
 
     def declare_queue(self, queue: Queue, _deadline: float) -> None:
@@ -43,7 +39,7 @@ class Broker:
 
 
 def retries(broker: Broker, **options: Any) -> Retries:
-    return Retries(broker, AmqpOptions(**options))  # type: ignore[arg-type]
+    return Retries(broker, AmqpOptions(**options))
 
 
 def message() -> Message:

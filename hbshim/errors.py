@@ -167,7 +167,7 @@ class TopologyError(MessagingError):
 
 
 class DeliveryError(MessagingError):
-    """The broker did not accept a message."""
+    """The broker did not accept a message, or no server acknowledged it; that may have it."""
 
 
 class RejectedError(DeliveryError):
@@ -175,7 +175,7 @@ class RejectedError(DeliveryError):
 
 
 class UnroutableError(DeliveryError):
-    """No queue is bound for a message (basic.return); it was not stored."""
+    """No queue is bound for a message (basic.return), or no server is known; it was not stored."""
 
 
 class ConfirmTimeoutError(DeliveryError):

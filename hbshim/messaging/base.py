@@ -279,6 +279,7 @@ class Driver(Protocol):
         Raises:
             UnroutableError: with `mandatory`: no server has a queue for it.
             RejectedError, ConfirmTimeoutError: with `mandatory`: the broker did not accept it.
+            DeliveryError: a driver that waits for servers: none acknowledged it.
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
                 not sent.
         """
@@ -303,7 +304,8 @@ class Driver(Protocol):
             attempts: as for :meth:`cast`.
 
         Raises:
-            DeliveryError: the broker did not accept it at any attempt.
+            DeliveryError: the broker did not accept it at any attempt; or a driver that waits for
+                listeners: those of a pool did not acknowledge it.
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: it was
                 not sent.
         """

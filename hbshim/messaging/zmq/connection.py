@@ -100,8 +100,10 @@ class Connection:
         return self._subscriber.size
 
     def expire(self, arrived: Arrived) -> None:
-        """Acknowledge a message whose time was over."""
-        self._metrics.count("zmq_requests_expired")
+        """Drop a message whose time was over."""
+        # One that is sent again is not lost.
+        if not arrived.is_acknowledged:
+            self._metrics.count("zmq_requests_expired")
         self.acknowledge(arrived)
 
     def acknowledge(self, arrived: Arrived) -> None:

@@ -303,8 +303,8 @@ def deliver(caller: Caller, deliveries: Collection[Delivery]) -> None:
         ConnectionLostError: the driver was closed.
     """
     news = News()
-    caller.changes[news] = None
     try:
+        caller.changes[news] = None
         for each in deliveries:
             each.start(news)
         while True:
@@ -321,4 +321,4 @@ def deliver(caller: Caller, deliveries: Collection[Delivery]) -> None:
     finally:
         for each in deliveries:
             each.stop()
-        del caller.changes[news]
+        caller.changes.pop(news, None)

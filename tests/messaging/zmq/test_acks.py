@@ -298,6 +298,17 @@ def test_a_process_recognises_copies_whichever_of_its_servers_gets_them_and_so_d
         context.term()
 
 
+def test_a_driver_that_is_closed_ends_its_casts(
+    node: Node, serve: Serve, endpoint: Endpoint
+) -> None:
+    serve(node.driver(), TARGET, endpoint).pause()
+    client = acknowledged(node.driver, wait=600)
+    cast = InBackground(lambda: client.cast("echo", value=1))
+    wait_until(lambda: figure(node, "waiting") == 1, LIMIT)
+    client.driver.close()
+    assert "closed" in str(cast.join())
+
+
 def test_it_fails_when_no_server_acknowledges(
     nodes: Nodes, serve: Serve, endpoint: Endpoint
 ) -> None:

@@ -128,6 +128,20 @@ def has_browser_image(engine: Engine) -> bool:
     return _is_built(engine, image_tag("browser", debian_base(default_suite())))
 
 
+def ensure_zmq_image(engine: Engine, *, progress: Progress = silent) -> str:
+    """Return the name of the image of a host that runs `hbshim zmq-proxy`, built where missing.
+
+    Raises:
+        ImageError: it cannot be had.
+    """
+    return _ensure_own(engine, "zmq", debian_base(default_suite()), progress)
+
+
+def has_zmq_image(engine: Engine) -> bool:
+    """Return whether :func:`ensure_zmq_image` would have nothing to build."""
+    return _is_built(engine, image_tag("zmq", debian_base(default_suite())))
+
+
 def has_broker_image(engine: Engine, version: str) -> bool:
     """Return whether :func:`ensure_broker_image` would have nothing to build."""
     return _broker_image(engine, version) is not None

@@ -37,13 +37,17 @@ def test_tag_follows_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert image_tag("rabbitmq", BOOKWORM) == other
 
 
-def test_the_apache_image_has_what_the_extras_need() -> None:
-    lines = (CONTAINERS / "apache" / "requirements.txt").read_text().splitlines()
+@pytest.mark.parametrize(
+    ("image", "extras"),
+    [("apache", ("", "kombu", "pika", "eventlet", "gevent", "oslo")), ("zmq", ("", "zmq"))],
+)
+def test_an_image_has_what_the_extras_need(image: str, extras: tuple[str, ...]) -> None:
+    lines = (CONTAINERS / image / "requirements.txt").read_text().splitlines()
     installed = {str(Requirement(line)) for line in lines if not line.startswith("#")}
 
     needed = set()
     for requirement in map(Requirement, importlib.metadata.requires("hbshim") or ()):
-        for extra in ("", "kombu", "pika", "eventlet", "gevent", "oslo"):
+        for extra in extras:
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 requirement.marker = None
                 needed.add(str(requirement))

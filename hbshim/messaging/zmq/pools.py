@@ -58,11 +58,12 @@ class Pools:
         self._look()
         while self._missing or not self._answered:
             now = time.monotonic()
-            if now >= self._deadline and not self._answered:
+            over = now >= until and self._answered
+            if now >= self._deadline or (over and not self._found):
                 raise ConnectError(
                     f"{described(self._target)}: none of its hosts can be reached{self._reasons}"
                 )
-            if now >= until and self._answered:
+            if over:
                 self._leave_out()
                 break
             time.sleep(pause)

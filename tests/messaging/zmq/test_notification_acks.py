@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 Nodes = Callable[[], Node]
 
 #: Seconds for an acknowledgement: see test_acks.py.
-SHORT, LONG = 0.4, 3.0
+SHORT, LONG = 0.4, 1.5
 
 
 class Sink:
@@ -248,6 +248,22 @@ def test_pools_are_known_from_the_directory_and_change_with_it(
             listen(one.driver(), third, "pool")
             wait_until(lambda: _arrives(events, third), LIMIT)
         assert other.seen == []
+    finally:
+        driver.close()
+
+
+def test_listeners_that_cannot_be_asked_for_their_pools_are_no_missing_listeners(
+    nodes: Nodes, listen: Listen, tmp_path: Path
+) -> None:
+    directory = f"file://{tmp_path}/directory"
+    node = nodes()
+    node.start("--host", "one", "--directory", directory)
+    listen(node.driver(), Sink())
+    node.end(signal.SIGKILL)
+    driver = messaging.connect("hbzmq://", fanout_ds_address=directory, notification_acks=True)
+    try:
+        with pytest.raises(ConnectError, match=r"none of its hosts can be reached"):
+            Notifier(driver, "events", "test", timeout=LIMIT).info("happened", 1)
     finally:
         driver.close()
 

@@ -77,6 +77,8 @@ TENACITY = ["tenacity>=8.2,<10"]
 KOMBU = ["kombu>=5.3,<6", "amqp>=5.2,<6", *TENACITY]
 CELERY = [*KOMBU, "celery>=5.3,<6"]
 PIKA = ["pika>=1.3,<2", *TENACITY]
+# It has no wheels: each installation needs a C compiler.
+PROTON = ["python-qpid-proton>=0.37,<0.41"]
 ZMQ = [*CLI, "pyzmq>=26.2,<28", "redis>=5,<8", *TENACITY]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
@@ -99,6 +101,7 @@ TEST = [
     *PROMETHEUS,
     *OTEL,
     *OSLO,
+    *PROTON,
     *ZMQ,
     *ASYNCIO,
     "build>=1",
@@ -122,7 +125,7 @@ TEST = [
 setup(
     name="hbshim",
     version=VERSION,
-    description="Heartbeat and concurrency compatibility shim for AMQP 0-9-1 clients",
+    description="Heartbeat and concurrency compatibility shim for AMQP clients",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -145,6 +148,7 @@ setup(
         "kombu": KOMBU,
         "celery": CELERY,
         "pika": PIKA,
+        "proton": PROTON,
         "eventlet": EVENTLET,
         "gevent": GEVENT,
         "prometheus": PROMETHEUS,

@@ -51,7 +51,7 @@ def install(
     config: Mapping[str, object] | None = None,
     **options: Unpack[InstallOptions],
 ) -> None:
-    """Keep alive every connection of py-amqp, kombu, pika and aiormq that is opened from now on.
+    """Keep alive each connection of py-amqp, kombu, pika, aiormq or proton opened from now on.
 
     Imports none of these libraries: each is prepared when the program imports it, or at once if it
     is imported already. Call it at any time, before or after ``monkey_patch()``. Another call
@@ -141,6 +141,7 @@ _PREPARED_BY = {
     "kombu.connection": "kombu.heartbeat",
     "pika": "pika.heartbeat",
     "aiormq": "aiormq.heartbeat",
+    "proton._handlers": "proton.heartbeat",
     "eventlet.patcher": "eventlet",
 }
 
@@ -150,6 +151,7 @@ _PREPARED_AGAIN = {
     "kombu.connection": "kombu.connection",
     "pika.connection": "pika",
     "aiormq.connection": "aiormq",
+    "proton._handlers": "proton._handlers",
 }
 
 #: The adapter that keeps a connection of a library alive; kombu's connections are also py-amqp's.
@@ -159,6 +161,7 @@ _KEPT_ALIVE_BY = {
     "pika": "pika.heartbeat",
     "aio_pika": "aiormq.aio_pika",
     "aiormq": "aiormq.heartbeat",
+    "proton": "proton.heartbeat",
 }
 
 
@@ -225,7 +228,8 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
         connection: an ``amqp.Connection``, a ``kombu.Connection`` (which stays kept alive when it
             reconnects), a ``pika.BlockingConnection``, any ``pika.connection.Connection`` on
             pika's own transport, an ``aiormq.Connection`` or an ``aio_pika.Connection`` (a robust
-            one stays kept alive when it reconnects).
+            one stays kept alive when it reconnects), a ``proton.utils.BlockingConnection`` or any
+            ``proton.Connection`` of a ``proton.reactor.Container``, without TLS.
         options: see :class:`hbshim.Options`. They also apply to a connection that is kept alive
             already; `heartbeat` and `strip_polling` have no effect at this time.
 
@@ -252,8 +256,7 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
     if attach(connection, loaded) is None:
         raise AttachError(
             "this connection negotiated no heartbeat, so the broker never drops it and there "
-            "is none to send; open it with heartbeat=60 (kombu, py-amqp, pika, aio-pika) to have "
-            "one"
+            "is none to send; open it with heartbeat=60 to have one"
         )
     return connection
 
@@ -271,7 +274,7 @@ def _adapter_of(connection: Any) -> Callable[[Any, Options], Any]:
     raise AttachError(
         f"hbshim does not know connections of type "
         f"{_name_of(type(connection))}; it keeps amqp.Connection, kombu.Connection, "
-        "pika, aiormq and aio-pika connections alive"
+        "pika, aiormq, aio-pika and proton connections alive"
     )
 
 

@@ -204,7 +204,7 @@ def not_negotiated(name: str, options: Options) -> None:
         "not-negotiated",
         name,
         "the connection negotiated no heartbeat, so none is sent; ask for one with heartbeat=60, "
-        "or with the option heartbeat (HBSHIM_HEARTBEAT=60) for py-amqp and kombu",
+        "or with the option heartbeat (HBSHIM_HEARTBEAT=60) for py-amqp, kombu and proton",
     )
     log_problems(metrics)
 

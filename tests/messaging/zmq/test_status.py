@@ -97,9 +97,9 @@ def test_calls_that_wait_and_casts_that_come_too_late(
     wait_until(lambda: endpoint.asked, LIMIT)
     of_server, of_client = statuses(node)
     assert (of_server.calls_waiting, of_client.calls_waiting) == (0, 1)
-    client.prepare(timeout=0.2).cast("echo", value="late")
+    client.prepare(timeout=2).cast("echo", value="late")
     wait_until(lambda: statuses(node)[0].received["cast"] == 1, LIMIT)
-    hold_until_late = InBackground(lambda: client.prepare(timeout=0.3).call("echo", value=1))
+    hold_until_late = InBackground(lambda: client.prepare(timeout=2).call("echo", value=1))
     assert isinstance(hold_until_late.join(), Exception)
     endpoint.release.set()
     assert held.join() is None

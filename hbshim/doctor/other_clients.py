@@ -11,9 +11,7 @@ from hbshim.runtime.loaded import is_loaded, peek
 
 #: Modules of AMQP clients that hbshim does not know.
 UNKNOWN_CLIENTS = (
-    "aio_pika",
     "aioamqp",
-    "aiormq",
     "amqpstorm",
     "haigha",
     "librabbitmq",

@@ -175,7 +175,7 @@ def test_a_client_that_hbshim_does_not_know_is_told() -> None:
     assert other in answer.sentence
     assert "pyamqp://" in answer.remedy
     assert verdict("clients", clients=("pika",), kombu_transport=other) == "ok"
-    assert verdict("clients", clients=("amqp",), other_clients=("aio_pika",)) == "warning"
+    assert verdict("clients", clients=("amqp",), other_clients=("aioamqp",)) == "warning"
     assert verdict("clients", clients=("amqp", "pika")) == "ok"
     assert verdict("clients") == "not-applicable"
 

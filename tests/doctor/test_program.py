@@ -41,10 +41,11 @@ def uninstalled() -> Iterator[None]:
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doctor sees a process in which hbshim has not done anything yet."""
+    """The doctor sees a process in which hbshim has not done anything yet, nor other tests."""
     nothing = types.SimpleNamespace(existing=lambda: None)
     monkeypatch.setattr("hbshim.doctor.examination.service", nothing)
     monkeypatch.setattr("hbshim.doctor.examination.apps_in_use", list)
+    monkeypatch.setattr("hbshim.doctor.examination.loaded_unknown_clients", tuple)
 
 
 def negotiated_by(client: str, url: str) -> float:

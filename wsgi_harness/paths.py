@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HARNESS = Path(__file__).resolve().parent
-_CHECKOUT = HARNESS.parent
+CHECKOUT = HARNESS.parent
 
-CONTAINERS = _CHECKOUT / "containers"
+CONTAINERS = CHECKOUT / "containers"
 
 
 def build_dir() -> Path:
@@ -21,7 +21,7 @@ def build_dir() -> Path:
     `HBSHIM_BUILD_DIR` names it; without, it is `build/` of the checkout.
     """
     named = os.environ.get("HBSHIM_BUILD_DIR")
-    path = Path(named).resolve() if named else _CHECKOUT / "build"
+    path = Path(named).resolve() if named else CHECKOUT / "build"
     path.mkdir(parents=True, exist_ok=True)
     return path
 

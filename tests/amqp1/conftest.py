@@ -10,6 +10,7 @@ from tests.amqp1 import peers
 from tests.amqp1.peers import Peer, Program
 from tests.conftest import broker_is_required
 from wsgi_harness.errors import HarnessError
+from wsgi_harness.router.environment import PROTON, has_proton, install_proton, proton_python
 
 
 def _installed(name: str, *, has: Callable[[], bool], install: Callable[[], None]) -> None:
@@ -27,8 +28,8 @@ def _installed(name: str, *, has: Callable[[], bool], install: Callable[[], None
 @pytest.fixture(scope="session")
 def proton() -> Peer:
     """qpid-proton, with Python."""
-    _installed(peers.PROTON, has=peers.has_proton, install=peers.install_proton)
-    return Peer("proton", (str(peers.proton_python()),), ".py")
+    _installed(PROTON, has=has_proton, install=install_proton)
+    return Peer("proton", (str(proton_python()),), ".py")
 
 
 @pytest.fixture(scope="session")

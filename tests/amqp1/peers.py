@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,36 +12,9 @@ from pathlib import Path
 from wsgi_harness.engine.commands import run, silent
 from wsgi_harness.paths import build_dir, set_up_lock
 
-PROTON = "python-qpid-proton==0.40.0"
 RHEA = "rhea@3.0.5"
-#: proton is compiled where it is installed.
 _LIMIT = 600.0
 _ANSWER_LIMIT = 60.0
-
-
-def proton_python() -> Path:
-    """The interpreter of an environment with proton; it is there once it is installed."""
-    return build_dir() / "amqp1" / "proton" / "bin" / "python"
-
-
-def has_proton() -> bool:
-    return (proton_python().parent.parent / ".installed").exists()
-
-
-def install_proton() -> None:
-    """Build proton from its source; needs a C compiler and the headers of Python.
-
-    Raises:
-        HarnessError: it cannot be built.
-    """
-    python = proton_python()
-    directory = python.parent.parent
-    with set_up_lock(silent):
-        if not has_proton():
-            run([sys.executable, "-m", "venv", str(directory)], timeout=_LIMIT)
-            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            run([*pip, PROTON], timeout=_LIMIT)
-            (directory / ".installed").touch()
 
 
 def rhea_modules() -> Path:

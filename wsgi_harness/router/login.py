@@ -1,0 +1,157 @@
+"""The server's side of SASL (AMQP 1.0, part 5), before proton gets the stream.
+
+proton checks passwords only if it was built with Cyrus, and then by a database of its own format.
+So the frames are read and written here, with proton's codec. Accounts are in a file with a line
+``user@realm password`` for each, where `sasldb_path` of the router's SASL configuration points; a
+real router has a database of Cyrus there.
+"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proton import UNDESCRIBED, Array, Data, Described, symbol, ubyte, ulong
+
+SASL_HEADER = b"AMQP\x03\x01\x00\x00"
+_MECHANISMS, _INIT, _OUTCOME = 0x40, 0x41, 0x44
+_OK, _AUTH = 0, 1
+_LARGEST = 4096
+
+
+class LoginError(Exception):
+    """The client is refused; the stream ends."""
+
+
+def accounts(directory: str | None, name: str) -> dict[str, str]:
+    """Return the passwords of a router's users, by name and realm.
+
+    Parameters:
+        directory: `saslConfigDir` of the router; None: there are no users.
+        name: `saslConfigName`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if directory is None:
+        return {}
+    found: dict[str, str] = {}
+    for line in (Path(directory) / f"{name}.conf").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "sasldb_path":
+            for account in Path(value.strip()).read_text().splitlines():
+                user, _, password = account.partition(" ")
+                found[user] = password
+    return found
+
+
+class Login:
+    """The login of a client.
+
+    Parameters:
+        mechanisms: that are offered.
+        users: passwords, by name and realm.
+        required: a client that skips the login is refused.
+        subject: of the client's certificate.
+
+    Attributes:
+        user: who has logged in; None: it skipped that, or is anonymous.
+        done: what follows is AMQP.
+    """
+
+    def __init__(
+        self,
+        mechanisms: Sequence[str],
+        users: Mapping[str, str],
+        *,
+        required: bool,
+        subject: str | None,
+    ) -> None:
+        self._mechanisms = mechanisms
+        self._users = users
+        self._required = required
+        self._subject = subject
+        self._buffer = b""
+        self._began = False
+        self.user: str | None = None
+        self.done = False
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """Handle what has arrived.
+
+        Returns:
+            What is to be sent, and what belongs to AMQP already.
+
+        Raises:
+            LoginError: the client is refused, after the answer in the error's arguments.
+        """
+        self._buffer += data
+        answer = b""
+        if not self._began:
+            if len(self._buffer) < len(SASL_HEADER):
+                return b"", b""
+            if not self._buffer.startswith(SASL_HEADER):
+                if self._required:
+                    raise LoginError(SASL_HEADER)
+                self.done = True
+                return b"", self._take(len(self._buffer))
+            self._take(len(SASL_HEADER))
+            self._began = True
+            names = [symbol(name) for name in self._mechanisms]
+            answer = SASL_HEADER + _frame(_MECHANISMS, [Array(UNDESCRIBED, Data.SYMBOL, *names)])
+        if len(self._buffer) < 4:
+            return answer, b""
+        (size,) = struct.unpack(">I", self._buffer[:4])
+        if size > _LARGEST:
+            raise LoginError(b"")
+        if len(self._buffer) < size:
+            return answer, b""
+        accepted = self._check(self._take(size))
+        answer += _frame(_OUTCOME, [ubyte(_OK if accepted else _AUTH)])
+        if not accepted:
+            raise LoginError(answer)
+        self.done = True
+        return answer, self._take(len(self._buffer))
+
+    def _take(self, size: int) -> bytes:
+        taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return taken
+
+    def _check(self, frame: bytes) -> bool:
+        decoded = Data()
+        decoded.decode(frame[4 * frame[4] :])
+        decoded.rewind()
+        decoded.next()
+        init: Any = decoded.get_object()
+        if not isinstance(init, Described) or init.descriptor not in (_INIT, "amqp:sasl-init:list"):
+            return False
+        mechanism, response = [*init.value, None][:2]
+        if mechanism not in self._mechanisms:
+            return False
+        if mechanism == "PLAIN":
+            return self._check_password(bytes(response or b""))
+        if mechanism == "EXTERNAL":
+            self.user = self._subject
+            return self._subject is not None
+        return bool(mechanism == "ANONYMOUS")
+
+    def _check_password(self, response: bytes) -> bool:
+        _, user, password = [*response.decode().split("\0"), "", "", ""][:3]
+        # A name without a realm is one of this machine's (R12).
+        name = user if "@" in user else f"{user}@{socket.gethostname()}"
+        expected = self._users.get(name)
+        if expected is None or not hmac.compare_digest(expected.encode(), password.encode()):
+            return False
+        self.user = name
+        return True
+
+
+def _frame(code: int, fields: list[Any]) -> bytes:
+    data = Data()
+    data.put_object(Described(ulong(code), fields))
+    body = data.encode()
+    return struct.pack(">IBBH", 8 + len(body), 2, 1, 0) + bytes(body)

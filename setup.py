@@ -155,6 +155,7 @@ setup(
         "otel": OTEL,
         "oslo": OSLO,
         "zmq": ZMQ,
+        "amqp1": TENACITY,
         "coverage": COVERAGE,
         "docs": DOCS,
         "test": TEST,
@@ -167,6 +168,8 @@ setup(
             "hbkombu = hbshim.messaging.amqp.factory:KOMBU",
             "hbpika = hbshim.messaging.amqp.factory:PIKA",
             "hbzmq = hbshim.messaging.zmq.factory:ZMQ",
+            "hbamqp = hbshim.messaging.amqp1.factory:PLAIN",
+            "hbamqps = hbshim.messaging.amqp1.factory:TLS",
         ],
         "oslo.config.opts": ["hbshim.oslo = hbshim.oslo.options:list_opts"],
         "oslo.messaging.drivers": [

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from hbshim.extras import needs
 
-with needs(("tenacity",), "kombu", "pika", "zmq"):
+with needs(("tenacity",), "kombu", "pika", "zmq", "amqp1"):
     import tenacity
 
 #: The longest pause, in seconds.

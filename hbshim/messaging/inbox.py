@@ -8,6 +8,7 @@ docs/messaging.md for the limits of this guarantee.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from hbshim.messaging.duplicates import Begun, DuplicateCache, Key
@@ -149,7 +150,14 @@ class Inbox(Generic[M]):
 
     def drop_redelivered(self) -> None:
         """Drop the messages that the broker redelivers; keep those of a deleted queue."""
-        entries = [entry for entry in self._entries if not entry[1]]
+        self._keep(lambda _message, kept: not kept)
+
+    def drop(self, which: Callable[[M], bool]) -> None:
+        """Drop the messages for which `which` is true, if the broker redelivers them."""
+        self._keep(lambda message, kept: not (kept and which(message)))
+
+    def _keep(self, which: Callable[[M, bool], bool]) -> None:
+        entries = [entry for entry in self._entries if which(*entry)]
         self._entries.clear()
         self._entries.extend(entries)
 

@@ -20,6 +20,8 @@ BUILT_IN = {
     "hbkombu": "hbshim.messaging.amqp.factory:KOMBU",
     "hbpika": "hbshim.messaging.amqp.factory:PIKA",
     "hbzmq": "hbshim.messaging.zmq.factory:ZMQ",
+    "hbamqp": "hbshim.messaging.amqp1.factory:PLAIN",
+    "hbamqps": "hbshim.messaging.amqp1.factory:TLS",
 }
 
 

@@ -60,7 +60,7 @@ def test_a_result_has_its_own_lifetime(drivers: Drivers, target: Target) -> None
     driver.declare_queue(target, 30)
     client = Client(driver, target, timeout=LIMIT)
     names = {
-        lifetime: driver._topology.results(
+        lifetime: driver._results(
             client.prepare(result_lifetime=lifetime).submit("echo", value=1).id
         ).name
         for lifetime in (0.2, 30, DEFAULT, NEVER)

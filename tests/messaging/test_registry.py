@@ -74,10 +74,8 @@ def test_the_driver_of_another_package(install: Callable[..., None]) -> None:
     driver: Any = connect("zmq://u:p@one,u:p@two:9/?rpc_timeout=3")
     assert [(host.hostname, host.port) for host in driver.hosts] == [("one", 5555), ("two", 9)]
     assert driver.options.rpc_timeout == 3
-    assert schemes() == ("hbkombu", "hbpika", "hbzmq", "zmq")
-    with pytest.raises(
-        OptionError, match="begin it with hbkombu:// or hbpika:// or hbzmq:// or zmq://"
-    ):
+    assert schemes() == ("hbkombu", "hbpika", "hbzmq", "hbamqp", "hbamqps", "zmq")
+    with pytest.raises(OptionError, match="or hbzmq:// or hbamqp:// or hbamqps:// or zmq://"):
         connect("amqp://host/")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError, OptionError
 from hbshim.messaging.amqp.caller import Caller
-from hbshim.messaging.amqp.connection import FORMAT
+from hbshim.messaging.amqp.connection import FORMAT, Queue
 from hbshim.messaging.amqp.connector import Connector, Open
 from hbshim.messaging.amqp.listener import AmqpListener
 from hbshim.messaging.amqp.options import AmqpOptions
@@ -146,7 +146,7 @@ class AmqpDriver:
         if ignore_result:
             self._sender.send_confirmed(message, None, deadline, attempts)
             return None
-        queue = self._topology.results(request, result_lifetime)
+        queue = self._results(request, result_lifetime)
         message.correlation_id, message.reply_to = request, queue.name
         self._sender.with_connection(
             lambda found: found.connection.declare_queue(queue, deadline),
@@ -171,7 +171,12 @@ class AmqpDriver:
             )
 
     def attach(self, request: str) -> StoredReplies:
-        return StoredReplies(self._caller_here, request, self._topology.results(request).name)
+        return StoredReplies(self._caller_here, request, self._results(request).name)
+
+    def _results(self, request: str, lifetime: float | Default = DEFAULT) -> Queue:
+        if lifetime is DEFAULT:
+            lifetime = self.options.result_expiration
+        return self._topology.results(request, lifetime)
 
     def notify(
         self,

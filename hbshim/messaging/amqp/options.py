@@ -94,6 +94,15 @@ class AmqpOptions(QueueOptions):
         "A connection that was idle for so long is closed, not reused.",
     )
 
+    result_expiration: float = driver_option(
+        "result_expiration",
+        86400.0,
+        positive_seconds,
+        "seconds, more than 0",
+        "Age at which the broker deletes the result of a submitted request that no caller waits "
+        "for, where the caller gives no lifetime; longer than the work takes.",
+    )
+
     def _check(self) -> None:
         super()._check()
         if self.login_method == "EXTERNAL" and "certfile" not in (self.ssl_options or {}):

@@ -6,7 +6,7 @@ import dataclasses
 
 from hbshim.messaging.amqp.names import LONGEST
 from hbshim.messaging.base import NEVER
-from hbshim.messaging.options import MessagingOptions, driver_option, optional, positive_seconds
+from hbshim.messaging.options import MessagingOptions, driver_option, optional
 from hbshim.options import boolean, seconds, whole
 
 
@@ -54,14 +54,6 @@ class QueueOptions(MessagingOptions):
         _lifetime,
         "seconds | never",
         "Time after which the broker deletes an RPC queue without a consumer; 0 is never.",
-    )
-    result_expiration: float = driver_option(
-        "result_expiration",
-        86400.0,
-        positive_seconds,
-        "seconds, more than 0",
-        "Age at which the broker deletes the result of a submitted request that no caller waits "
-        "for, where the caller gives no lifetime; longer than the work takes.",
     )
     default_rpc_exchange: str = driver_option(
         "default_rpc_exchange",

@@ -223,7 +223,7 @@ class Topology:
         name = joined(part(exchange), *([part(pool)] if pool else []), *key)
         return Subscription(self._shared(name, NEVER), exchange, joined(*key))
 
-    def results(self, request: str, expires: float | Default = DEFAULT) -> Queue:
+    def results(self, request: str, expires: float) -> Queue:
         """Return the queue for the replies to a stored request.
 
         Its name is its routing key in the default exchange.
@@ -231,12 +231,11 @@ class Topology:
         Parameters:
             request: the id of the request.
             expires: seconds after which it expires while no caller waits for the replies, or
-                :data:`NEVER`; DEFAULT: the option `result_expiration`.
+                :data:`NEVER`.
         """
         exchange = names.exchange(self._options.rpc_reply_exchange)
         name = joined(part(exchange), part(request), _RESULTS)
-        lifetime = self._options.result_expiration if expires is DEFAULT else expires
-        return self._shared(name, lifetime)
+        return self._shared(name, expires)
 
     def replies(self, client: str, number: int = 0) -> Subscription:
         """Return the queue for the replies that did not arrive by direct reply-to.

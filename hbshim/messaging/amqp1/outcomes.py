@@ -41,6 +41,7 @@ class Action(enum.Enum):
     RESEND = "send again"
     RESEND_MARKED = "send again, marked"
     REFUSE = "`RejectedError`"
+    RETRY = "send again, `rejected_message_retry_attempts` times"
     LOSE_SERVER = "`LostServerError` at once"
     LEAVE = "in doubt: not sent again"
 
@@ -78,7 +79,7 @@ TABLE: Mapping[Outcome, Mapping[Pattern, Action]] = {
         Pattern.NOTIFY: Action.RESEND_MARKED,
         Pattern.REPLY: Action.DONE,
     },
-    Outcome.REJECTED: dict.fromkeys(Pattern, Action.REFUSE),
+    Outcome.REJECTED: {**dict.fromkeys(Pattern, Action.REFUSE), Pattern.NOTIFY: Action.RETRY},
     Outcome.UNKNOWN: {
         Pattern.CALL: Action.WAIT,
         Pattern.CAST: Action.LEAVE,

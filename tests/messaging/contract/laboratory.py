@@ -131,6 +131,15 @@ _ZEROMQ_GUARANTEES = {
 LABORATORIES: dict[str, Entry] = {
     "hbpika": _RABBITMQ,
     "hbkombu": _RABBITMQ,
+    "hbamqp": Entry(
+        "tests.messaging.contract.rabbitmq:rabbitmq_laboratory",
+        (pytest.mark.broker,),
+        other_guarantees={
+            "test_a_cast_without_a_server_is_lost_and_no_error": (
+                "a cast waits for a server's queue, and is an error if there is none in time"
+            ),
+        },
+    ),
     "hbzmq": Entry(
         _ZEROMQ,
         other_guarantees={

@@ -1,0 +1,361 @@
+"""The client side of CALL: many concurrent calls over one connection.
+
+Each attempt to send a request has a correlation id of its own, so that an outcome or a reply of an
+earlier one does not end it. A request whose outcome is unknown is never sent again: the call waits
+for its reply.
+
+Replies arrive in a queue of the client, which exists longer than its connection: the client
+consumes from it again after a reconnection. A caller that gives up settles its request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from hbshim.errors import (
+    BrokerBlockedError,
+    CallTimeoutError,
+    ConnectError,
+    ConnectionLostError,
+    LostServerError,
+    MessagingError,
+    RejectedError,
+    TopologyError,
+    UnroutableError,
+)
+from hbshim.heartbeat import service
+from hbshim.messaging.amqp.connection import FORMAT
+from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.amqp1.addressing import queue_address
+from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.outcomes import TABLE, Action, OnOutcome, Outcome, Pattern
+from hbshim.messaging.amqp1.prepared import Prepared
+from hbshim.messaging.amqp1.sender import FIRST_PAUSE, LONGEST_PAUSE
+from hbshim.messaging.amqp1.shared import CLOSE_WITHIN, SharedConnection
+from hbshim.messaging.backoff import TOO_LITTLE
+from hbshim.messaging.base import LONGEST_TIMEOUT, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.connecting import HostConnector
+from hbshim.messaging.target import Target
+from hbshim.messaging.waiting import PendingCalls
+from hbshim.protocol.messages import Delivery, Message
+from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
+from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection, Occupied
+
+#: The most replies that are not settled.
+PREFETCH = 100
+
+#: Seconds for declaring the queue for replies. A node of a cluster does not answer while it waits
+#: for another node that is down.
+REPLIES_LIMIT = 4.0
+
+#: How many names for that queue are tried on one connection.
+MOST_NAMES = 3
+
+#: Error codes for which a queue of another name may succeed.
+OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
+
+#: Seconds before the queue for replies is tried again after the broker refused it.
+TRY_AGAIN = 1.0
+
+_log = logging.getLogger("hbshim.messaging")
+
+
+@dataclass(frozen=True, slots=True)
+class NoReply(Reply):
+    """What ends an attempt instead of a reply.
+
+    Attributes:
+        outcome: of its request.
+        reason: of the peer, if it gave one.
+    """
+
+    outcome: Outcome
+    reason: str
+
+
+_NOTHING = Payload(b"")
+
+
+class Caller:
+    """The calls of one process through one driver. A forked child needs its own.
+
+    Attributes:
+        shared: the connection, which also sends what is no call.
+        topology: the names of exchanges and queues.
+        calls: those that wait.
+    """
+
+    def __init__(self, connector: HostConnector[Connection], topology: Topology) -> None:
+        self.topology = topology
+        self.shared = SharedConnection(connector, self._refresh)
+        self.calls = PendingCalls(self.shared.role)
+        self._attaching = ExclusiveSection(threading.RLock())
+        # Nothing is declared for a process that never calls.
+        self._calls_made = False
+        self._generation = 0
+        self._queue_number = 0
+        self._next_try = 0.0
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None,
+        on_reply: OnReply | None,
+        mandatory: bool,
+        attempts: int | None,
+    ) -> Reply:
+        """See :meth:`hbshim.messaging.base.Driver.call`."""
+        timeout = timeout_of(timeout)
+        call = _Call(
+            self, target, payload, time.monotonic() + timeout, call_monitor_timeout, on_reply
+        )
+        try:
+            return call.run(mandatory=mandatory, attempts=attempts)
+        except CallTimeoutError as error:
+            raise CallTimeoutError(
+                f"no reply from {_described(target)} within {timeout:g} s ({error})"
+            ) from None
+
+    def close(self) -> None:
+        """Close the connection; calls that wait raise an error."""
+        self.shared.close(self._delete_replies)
+
+    def _delete_replies(self, prepared: Prepared) -> None:
+        """Delete the queue for replies, which would only expire later."""
+        if prepared.replies is not None:
+            prepared.management.delete_queue(self.replies_to, time.monotonic() + CLOSE_WITHIN)
+
+    @property
+    def replies_to(self) -> str:
+        """The name of the queue for replies."""
+        return self.topology.replies(self.calls.client, self._queue_number).queue.name
+
+    # -- the queue for replies ----------------------------------------------------
+
+    def _refresh(self, prepared: Prepared, deadline: float) -> float:
+        """Consume replies again, over a new connection or after the broker has ended the link.
+
+        Returns:
+            The seconds until it is to be called again at the latest.
+        """
+        if not self._calls_made or prepared.replies is not None:
+            return LONGEST_TIMEOUT
+        left = self._next_try - time.monotonic()
+        if left > 0:
+            return left
+        try:
+            self._attach_once(prepared, deadline)
+        except TopologyError as error:
+            self._next_try = time.monotonic() + TRY_AGAIN
+            name = prepared.connection.name
+            detail = f"no queue for replies: {error}"
+            service.current().metrics.record("reply-queue-refused", name, detail)
+            _log.warning("%s: %s", name, detail)
+        return LONGEST_TIMEOUT if prepared.replies is not None else TRY_AGAIN
+
+    def connected(self, deadline: float, attempts: int | None) -> Prepared:
+        """Return the connection, over which replies arrive.
+
+        Raises:
+            TopologyError: the broker refuses the queue for replies.
+            ConnectError, ConnectionLostError, BrokerBlockedError: there is no connection.
+        """
+        self._calls_made = True
+        prepared = self.shared.connected(deadline, attempts)
+        if prepared.replies is None and self._attach_once(prepared, deadline) is OCCUPIED:
+            raise CallTimeoutError("the queue for replies was not declared")
+        return prepared
+
+    def _attach_once(self, prepared: Prepared, deadline: float) -> Occupied | None:
+        left = max(0.0, deadline - time.monotonic())
+        return self._attaching.run(lambda: self._attach(prepared, deadline), left)
+
+    def _attach(self, prepared: Prepared, deadline: float) -> None:
+        """Consume from the queue for replies, under another name if one is refused.
+
+        Raises:
+            TopologyError: the broker refuses it.
+        """
+        if prepared.replies is not None:
+            return
+        until = min(deadline, time.monotonic() + REPLIES_LIMIT)
+        for left in reversed(range(MOST_NAMES)):
+            queue = self.topology.replies(self.calls.client, self._queue_number).queue
+            self._generation += 1
+            try:
+                prepared.management.declare_queue(queue, until)
+                # The broker may not have noticed that an older consumer is gone: the newest one
+                # gets the highest priority.
+                prepared.replies = prepared.connection.receive_from(
+                    queue_address(queue.name),
+                    PREFETCH,
+                    self._on_reply,
+                    lambda _reason: self._on_replies_ended(prepared),
+                    until,
+                    priority=self._generation,
+                )
+            except TopologyError as error:
+                if error.code not in OF_THIS_NAME or not left:
+                    raise
+                self._queue_number += 1
+            else:
+                return
+
+    def _on_replies_ended(self, prepared: Prepared) -> None:
+        prepared.replies = None
+
+    def _on_reply(self, delivery: Delivery) -> None:
+        # If the settlement is lost, the reply is redelivered and dropped as a duplicate.
+        with contextlib.suppress(MessagingError):
+            delivery.connection.acknowledge(delivery.tag)
+        payload = Payload(delivery.body, delivery.content_type or "application/json")
+        reply = Reply(delivery.type or "result", payload)  # type: ignore[arg-type]
+        self.calls.receive(delivery.correlation_id or "", reply)
+
+
+class _Call:
+    """One call, until it has its reply."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        target: Target,
+        payload: Payload,
+        deadline: float,
+        call_monitor_timeout: float | None,
+        on_reply: OnReply | None,
+    ) -> None:
+        self._caller = caller
+        self._target = target
+        self._payload = payload
+        self._deadline = deadline
+        self._call_monitor_timeout = call_monitor_timeout
+        self._on_reply = on_reply
+        self._began = time.monotonic()
+        self._pause = FIRST_PAUSE
+        self._resent = 0
+        self._message_id: str | None = None
+
+    def run(self, *, mandatory: bool, attempts: int | None) -> Reply:
+        """Send the request until it need not be sent again, and return the reply."""
+        while True:
+            reply = self._attempt(attempts)
+            if not isinstance(reply, NoReply):
+                return reply
+            action = TABLE[reply.outcome][Pattern.CALL]
+            if action is Action.LOSE_SERVER:
+                raise LostServerError(
+                    f"the server of {_described(self._target)} that had the call is gone; it may "
+                    "have run it"
+                )
+            if action is Action.REFUSE:
+                raise RejectedError(
+                    f"the peer rejected the call of {_described(self._target)}: {reply.reason}"
+                )
+            if mandatory:
+                self._unroutable()
+            self._resent += action is Action.RESEND_MARKED
+            self._wait()
+
+    def _unroutable(self) -> NoReturn:
+        raise UnroutableError(
+            f"no server has a queue for {_described(self._target)} yet; start it, or declare its "
+            "queue beforehand"
+        )
+
+    def _wait(self) -> None:
+        """Pause before the next attempt."""
+        reason, end = "no server has a queue for it", self._deadline
+        if self._call_monitor_timeout is not None:
+            monitored = self._began + self._call_monitor_timeout
+            if monitored < end:
+                reason, end = f"no keepalive: {reason}", monitored
+        left = end - time.monotonic()
+        if left <= TOO_LITTLE:
+            raise CallTimeoutError(reason)
+        time.sleep(min(self._pause, left))
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _attempt(self, attempts: int | None) -> Reply:
+        """Send the request; return the reply, or why there is none."""
+        calls = self._caller.calls
+        waiting = calls.begin(self._on_reply)
+        correlation = waiting.correlation_id
+        self._message_id = self._message_id or correlation
+
+        def on_outcome(outcome: Outcome, reason: str) -> None:
+            if TABLE[outcome][Pattern.CALL] is not Action.WAIT:
+                calls.receive(correlation, NoReply("error", _NOTHING, outcome, reason))
+
+        withdraw: Callable[[], None] | None = None
+        try:
+            withdraw = self._send(correlation, on_outcome, attempts)
+            waiting.last_heard = time.monotonic()
+            reply = calls.wait(waiting, self._deadline, self._call_monitor_timeout)
+            withdraw = None
+            return reply
+        finally:
+            calls.end(waiting)
+            if withdraw is not None:
+                with contextlib.suppress(MessagingError):
+                    withdraw()
+
+    def _send(
+        self, correlation: str, on_outcome: OnOutcome, attempts: int | None
+    ) -> Callable[[], None]:
+        """Send the request, over another connection if one is lost; return what withdraws it.
+
+        Raises:
+            CallTimeoutError: it was not sent in time.
+        """
+        caller, deadline = self._caller, self._deadline
+        topology = caller.topology
+        exchange = topology.rpc_exchange(self._target)
+        while True:
+            try:
+                prepared = caller.connected(deadline, attempts)
+                prepared.prepare(exchange, deadline)
+                message = Message(
+                    self._payload.body,
+                    exchange,
+                    topology.rpc_key(self._target),
+                    content_type=self._payload.content_type,
+                    message_id=self._message_id,
+                    correlation_id=correlation,
+                    reply_to=caller.replies_to,
+                    # A server must not start a request whose caller has timed out.
+                    deadline=deadline,
+                    type=FORMAT,
+                )
+                withdraw = prepared.connection.publish(
+                    message, deadline, on_outcome, resent=self._resent
+                )
+            except ConnectionLostError:
+                # Not sent whole: no server has it, and it may be sent again.
+                if caller.shared.closed:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise CallTimeoutError("the connection was lost") from None
+            except ConnectError as error:
+                if error.final or attempts is not None:
+                    raise
+                raise CallTimeoutError(f"no connection: {error}") from None
+            except BrokerBlockedError as error:
+                raise CallTimeoutError(f"it was not sent: {error}") from None
+            else:
+                prepared.used = True
+                return withdraw
+
+
+def _described(target: Target) -> str:
+    server = f" on {target.server}" if target.server else ""
+    return f"topic {target.topic!r}{server}"

@@ -1,0 +1,227 @@
+"""The driver over AMQP 1.0, to RabbitMQ 4."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+
+from hbshim.errors import ConnectionLostError, OptionError
+from hbshim.messaging.amqp.connection import FORMAT
+from hbshim.messaging.amqp.retries import Retries
+from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.amqp1.caller import Caller
+from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.listener import Amqp1Listener
+from hbshim.messaging.amqp1.options import Amqp1Options
+from hbshim.messaging.amqp1.outcomes import Pattern
+from hbshim.messaging.amqp1.sender import Sender
+from hbshim.messaging.amqp1.shared import SharedConnection
+from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.connecting import HostConnector
+from hbshim.messaging.consuming import Source
+from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
+from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
+
+
+class Amqp1Driver:
+    """See :class:`hbshim.messaging.base.Driver`. It connects at its first use.
+
+    Parameters:
+        connector: opens connections to the hosts.
+        options: see :class:`Amqp1Options`.
+    """
+
+    capabilities = Capabilities(requeues=True, pools=True, mandatory=True, survives_restart=True)
+
+    def __init__(self, connector: HostConnector[Connection], options: Amqp1Options) -> None:
+        self.options = options
+        self.rpc_timeout = options.rpc_timeout
+        self.payload_limit = options.payload_limit
+        self._connector = connector
+        self._topology = Topology(options)
+        self._sender = Sender(self._shared, options)
+        # By process id: the first two threads of a child agree here on one.
+        self._callers: dict[int, Caller] = {}
+        self._listeners: weakref.WeakSet[Amqp1Listener] = weakref.WeakSet()
+        self._closed = False
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Reply:
+        return self._caller().call(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+
+    def _caller(self) -> Caller:
+        """Return the caller of this process, found by its id: a fork in C runs no callback."""
+        pid = os.getpid()
+        caller = self._callers.get(pid)
+        if caller is None:
+            self._refuse_closed()
+            caller = self._callers.setdefault(pid, Caller(self._connector, self._topology))
+        return caller
+
+    def _shared(self) -> SharedConnection:
+        return self._caller().shared
+
+    def cast(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        attempts: int | Default | None = DEFAULT,
+        mandatory: bool = False,
+    ) -> None:
+        topology = self._topology
+        if target.fanout:
+            pattern = Pattern.FANOUT
+            exchange, key = topology.fanout_exchange(target), topology.fanout_key(target)
+        else:
+            pattern = Pattern.CAST
+            exchange, key = topology.rpc_exchange(target), topology.rpc_key(target)
+        deadline = time.monotonic() + timeout_of(timeout)
+        message = Message(
+            payload.body,
+            exchange,
+            key,
+            content_type=payload.content_type,
+            message_id=uuid.uuid4().hex,
+            deadline=deadline,
+            type=FORMAT,
+        )
+        self._sender.send(
+            message,
+            pattern,
+            deadline,
+            self._attempts(attempts),
+            wait=mandatory or (self.options.cast_confirm and not target.fanout),
+            mandatory=mandatory,
+        )
+
+    def notify(
+        self,
+        target: Target,
+        payload: Payload,
+        priority: str,
+        timeout: float,
+        *,
+        attempts: int | Default | None = DEFAULT,
+    ) -> None:
+        deadline = time.monotonic() + timeout_of(timeout)
+        subscription = self._topology.notifications(target, priority, None)
+        message = Message(
+            payload.body,
+            subscription.exchange,
+            subscription.routing_key,
+            content_type=payload.content_type,
+            message_id=uuid.uuid4().hex,
+            delivery_mode=PERSISTENT if self.options.notification_persistence else TRANSIENT,
+        )
+        self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
+
+    def _attempts(self, attempts: int | Default | None) -> int | None:
+        return self.options.connection_retry_attempts if attempts is DEFAULT else attempts
+
+    def listen(
+        self,
+        target: Target,
+        prefetch: int | Default = DEFAULT,
+        *,
+        acknowledge_first: bool = True,
+        expires: float | Default = DEFAULT,
+    ) -> Amqp1Listener:
+        topology = self._topology
+        shared = topology.rpc(target.to(server=None, fanout=False), expires)
+        sources = [
+            Source(lambda: shared),
+            # A new name for each connection: the broker may not have noticed that the old one
+            # ended.
+            Source(lambda: topology.fanout(target, uuid.uuid4().hex), kept=False),
+        ]
+        if target.server is not None:
+            # Useless without its server: it expires, even if the queue of the topic does not.
+            own = topology.rpc(target, DEFAULT if expires == NEVER else expires)
+            sources.insert(1, Source(lambda: own))
+        count = _count(prefetch, self.options.rpc_prefetch_count)
+        return self._listener(sources, count, acknowledge_first=acknowledge_first)
+
+    def listen_for_notifications(
+        self,
+        targets: Sequence[tuple[Target, str]],
+        pool: str | None = None,
+        prefetch: int | Default = DEFAULT,
+    ) -> Amqp1Listener:
+        sources = [
+            Source(
+                functools.partial(_same, self._topology.notifications(target, priority, pool)),
+                priority=priority,
+                later=True,
+            )
+            for target, priority in targets
+        ]
+        count = _count(prefetch, self.options.notification_prefetch_count)
+        return self._listener(sources, count, acknowledge_first=False)
+
+    def _listener(
+        self, sources: Sequence[Source], prefetch: int, *, acknowledge_first: bool
+    ) -> Amqp1Listener:
+        self._refuse_closed()
+        listener = Amqp1Listener(
+            self._connector,
+            self._sender,
+            sources,
+            prefetch,
+            acknowledge_first=acknowledge_first,
+            retry_delay=self.options.connection_retry_delay,
+            retries=Retries(self._sender, self.options),
+        )
+        self._listeners.add(listener)
+        return listener
+
+    def close(self) -> None:
+        self._closed = True
+        for listener in list(self._listeners):
+            listener.close()
+        caller = self._callers.pop(os.getpid(), None)
+        if caller is not None:
+            caller.close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ConnectionLostError("the driver is closed; create a new one")
+
+
+def _same(subscription: Subscription) -> Subscription:
+    return subscription
+
+
+def _count(prefetch: int | Default, option: int) -> int:
+    """Return the prefetch of a listener."""
+    count = option if prefetch is DEFAULT else prefetch
+    if not isinstance(count, int):
+        raise OptionError(
+            f"prefetch must be a number of messages, got {count!r}; leave it out, or give DEFAULT, "
+            "for the option's value"
+        )
+    return count

@@ -1,0 +1,127 @@
+"""Receives messages over AMQP 1.0; see :mod:`hbshim.messaging.consuming`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hbshim.errors import ConnectionLostError
+from hbshim.messaging.amqp.retries import Retries
+from hbshim.messaging.amqp.topology import Subscription
+from hbshim.messaging.amqp1.addressing import queue_address
+from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.incoming import Amqp1Incoming
+from hbshim.messaging.amqp1.links import IncomingLink
+from hbshim.messaging.amqp1.management import Management
+from hbshim.messaging.amqp1.sender import Sender
+from hbshim.messaging.connecting import HostConnector
+from hbshim.messaging.consuming import Consumer, ConsumingListener, Source
+from hbshim.protocol.messages import Delivery
+
+#: Seconds for declaring a queue and consuming from it.
+START_LIMIT = 10.0
+
+
+class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
+    """See :class:`hbshim.messaging.base.Listener`.
+
+    Parameters:
+        sources: the queues to listen to.
+        prefetch: the most unsettled messages of each link; 0: any number.
+        acknowledge_first, retry_delay: see
+            :class:`hbshim.messaging.consuming.ConsumingListener`.
+
+    Raises:
+        OptionError: there is no source.
+    """
+
+    def __init__(
+        self,
+        connector: HostConnector[Connection],
+        sender: Sender,
+        sources: Sequence[Source],
+        prefetch: int,
+        *,
+        acknowledge_first: bool,
+        retry_delay: float,
+        retries: Retries,
+    ) -> None:
+        super().__init__(sources, acknowledge_first=acknowledge_first, retry_delay=retry_delay)
+        self._connector = connector
+        self._sender = sender
+        self._prefetch = prefetch
+        self._retries = retries
+        self._management: Management | None = None
+        # Links that are paused stay, so that their queues do not expire.
+        self._paused_links: dict[Consumer, IncomingLink] = {}
+
+    def _hold_left(self) -> float:
+        return self._retries.held.left()
+
+    def _retry_held(self) -> None:
+        self._retries.held.retry()
+
+    def _open_connection(self, deadline: float) -> Connection:
+        return self._connector.connect(deadline, attempts=1)
+
+    def _connected(self, connection: Connection) -> None:
+        self._management = Management(connection)
+        self._paused_links.clear()
+
+    def _start(self, connection: Connection, consumer: Consumer) -> None:
+        link = self._paused_links.pop(consumer, None)
+        if link is not None and not link.ended:
+            consumer.tag = link
+            connection.resume(link)
+            return
+        subscription: Subscription = consumer.subscription
+        deadline = time.monotonic() + START_LIMIT
+        assert self._management is not None, "it is connected"
+        subscription.declare_as_there(self._management, deadline)
+        consumer.tag = connection.receive_from(
+            queue_address(subscription.queue.name),
+            self._prefetch,
+            self._on_delivery(consumer, subscription.queue.name),
+            self._on_end(consumer),
+            deadline,
+        )
+
+    def _on_delivery(self, consumer: Consumer, queue: str) -> Callable[[Delivery], None]:
+        sender, retries, source = self._sender, self._retries, consumer.source
+        put, kept, priority, later = self._inbox.put, source.kept, source.priority, source.later
+
+        def on_delivery(delivery: Delivery) -> None:
+            incoming = Amqp1Incoming(
+                delivery, sender, priority, queue=queue, retries=retries, later=later
+            )
+            put((incoming, kept))
+            self._delivered(consumer)
+
+        return on_delivery
+
+    def _on_end(self, consumer: Consumer) -> Callable[[str], None]:
+        def on_end(reason: str) -> None:
+            queue = consumer.subscription and consumer.subscription.queue.name
+            self._cancelled(consumer)
+            # What was delivered over the link was requeued.
+            self._inbox.drop(lambda message: message.queue == queue)
+            self._errors.append(
+                ConnectionLostError(
+                    f"the broker stopped delivering from queue {queue!r}: {reason}; the listener "
+                    "tries again"
+                )
+            )
+
+        return on_end
+
+    def _stop(self, connection: Connection, tags: Sequence[Any], deadline: float) -> None:
+        connection.pause(list(tags), deadline)
+        # Deliveries that arrived before the broker's answer.
+        connection.drain(0)
+
+    def _stop_consuming(self) -> None:
+        for consumer in self._consumers:
+            if consumer.tag is not None:
+                self._paused_links[consumer] = consumer.tag
+        super()._stop_consuming()

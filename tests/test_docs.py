@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,3 +37,21 @@ def test_every_error_that_is_explained_exists() -> None:
     named = set(re.findall(r"^\| `(\w+Error)", text, re.MULTILINE)) - {"ConnectionResetError"}
     assert named
     assert all(issubclass(getattr(errors, name), errors.HbshimError) for name in named)
+
+
+def literals(folder: Path) -> str:
+    """All texts of the modules of a folder; what a text is formatted with splits it."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in folder.rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    values = (node.value for node in nodes if isinstance(node, ast.Constant))
+    return "\0".join(value for value in values if isinstance(value, str))
+
+
+def test_every_text_of_hbzmq_that_is_explained_exists() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    section = page.partition("<!-- hbzmq texts:")[2].partition("<!-- end of hbzmq texts -->")[0]
+    texts = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
+    there = literals(ROOT / "hbshim" / "messaging" / "zmq")
+    pieces = [piece for text in texts for piece in re.sub(r"^\w+Error: ", "", text).split("...")]
+    assert pieces
+    assert [piece for piece in pieces if piece not in there] == []

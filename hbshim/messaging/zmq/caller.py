@@ -39,7 +39,7 @@ from hbshim.messaging.zmq.peers import Peers, Request
 from hbshim.messaging.zmq.publisher import Publication, Publisher
 from hbshim.messaging.zmq.pusher import Pusher
 from hbshim.messaging.zmq.selection import Rotation, name_of
-from hbshim.messaging.zmq.wording import described, shorter
+from hbshim.messaging.zmq.wording import NOTHING_KNOWN, described, shorter
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
@@ -397,16 +397,16 @@ class Call:
                     continue
                 if self._mandatory and routes.reachable and outcomes <= {Outcome.UNKNOWN}:
                     raise UnroutableError(f"no server of {described(self._target)} is known")
-                self._wait(change, pause, outcomes)
+                no_route = "no host serves it" if routes.reachable else NOTHING_KNOWN
+                self._wait(change, pause, reasons_of(outcomes) or no_route)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 tried.clear()
                 outcomes.clear()
         finally:
             del caller.changes[change]
 
-    def _wait(self, change: Change, pause: float, outcomes: set[Outcome]) -> None:
+    def _wait(self, change: Change, pause: float, reasons: str) -> None:
         log_problems(self._caller.metrics)
-        reasons = reasons_of(outcomes) or "no host serves it"
         end = self._deadline
         if self._call_monitor_timeout is not None:
             monitored = self._began + self._call_monitor_timeout

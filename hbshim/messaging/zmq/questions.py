@@ -6,7 +6,7 @@ from hbshim.errors import ConnectError
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.directory import Routes
-from hbshim.messaging.zmq.wording import described
+from hbshim.messaging.zmq.wording import NOTHING_KNOWN, described
 
 #: Seconds that a proxy may take to say which listeners it has; then those of the others are used.
 ANSWER_WITHIN = 1.0
@@ -20,7 +20,5 @@ def known_routes(caller: Caller, target: Target, key: bytes, deadline: float) ->
     """
     routes = caller.directory.routes(key, deadline)
     if not routes.routes and not routes.reachable:
-        raise ConnectError(
-            f"{described(target)}: the directory cannot be reached, and nothing is known of it"
-        )
+        raise ConnectError(f"{described(target)}: {NOTHING_KNOWN}")
     return routes

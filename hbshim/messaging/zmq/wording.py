@@ -9,6 +9,9 @@ from hbshim.errors import OptionError
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq.frames import FrameError
 
+#: Why nothing was sent, where nothing but the directory could say who serves a target.
+NOTHING_KNOWN = "the directory cannot be reached, and nothing is known of it"
+
 
 def described(target: Target) -> str:
     """Return a target as errors name it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hbshim import messaging
-from hbshim.errors import MessagingError, OptionError
+from hbshim.errors import CallTimeoutError, ConnectError, MessagingError, OptionError
 from hbshim.messaging import Client, Driver, Server, Target
 from hbshim.messaging.zmq.options import ZmqOptions
 from tests.messaging.endpoints import Endpoint
@@ -96,6 +96,7 @@ def test_a_known_route_outlives_its_directory(
         redis_server.kill()
         for value in range(1, 20):
             assert client.call("echo", value=value) == value
+        assert_it_knows_nothing(directory)
         redis_server.start()
         wait_until(lambda: redis_server.command("DBSIZE") > 0, LIMIT)
         fresh = connected(directory)
@@ -103,6 +104,19 @@ def test_a_known_route_outlives_its_directory(
             assert Client(fresh, TARGET, timeout=LIMIT).call("echo", value=20) == 20
         finally:
             fresh.close()
+    finally:
+        driver.close()
+
+
+def assert_it_knows_nothing(directory: str) -> None:
+    """A driver that starts without its directory says what is missing."""
+    driver = connected(directory)
+    try:
+        client = Client(driver, TARGET, timeout=0.5)
+        with pytest.raises(CallTimeoutError, match="the directory cannot be reached"):
+            client.call("echo", value=0)
+        with pytest.raises(ConnectError, match="the directory cannot be reached"):
+            client.cast("echo", value=0)
     finally:
         driver.close()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import dataclasses
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -13,6 +16,7 @@ import uvloop
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
 
 LOOPS: dict[str, Callable[[], Any]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -29,16 +33,74 @@ RECOVERABLE = (*CONNECTION_EXCEPTIONS, aio_pika.exceptions.ChannelInvalidStateEr
 LIMIT = 30.0
 
 
-@contextlib.asynccontextmanager
-async def opened(
-    broker: Broker, connect: Callable[..., Any] = aio_pika.connect, **query: Any
-) -> AsyncIterator[Any]:
-    """Open a connection of aio-pika and close it in the end."""
-    connection = await connect(broker.amqp_url(**{"heartbeat": T, **query}))
-    try:
-        yield connection
-    finally:
-        await asyncio.wait_for(connection.close(), LIMIT)
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to connect: a kind of event loop, and a URL scheme.
+
+    Attributes:
+        loop: a key of `LOOPS`.
+        scheme: amqp or amqps.
+    """
+
+    loop: str
+    scheme: str
+    broker: Broker
+
+    @property
+    def port(self) -> int:
+        """The broker's port for the scheme."""
+        port = self.broker.tls_port if self.scheme == "amqps" else self.broker.amqp_port
+        assert port
+        return port
+
+    def url(self, relay: Relay | None = None, **query: Any) -> str:
+        """Return the URL of the broker, or of a relay before it; T unless the query has another."""
+        if self.scheme == "amqps":
+            assert self.broker.ca_pem
+            authority = ssl.PEM_cert_to_DER_cert(self.broker.ca_pem)
+            query["cadata"] = base64.b64encode(authority).decode()
+        port = self.port if relay is None else relay.port
+        url = self.broker.amqp_url(**{"heartbeat": T, **query})
+        url = url.replace(f":{self.broker.amqp_port}/", f":{port}/")
+        return url.replace("amqp:", f"{self.scheme}:", 1)
+
+    def relay(self, **buffers: int) -> Relay:
+        """Make a relay before the broker."""
+        return Relay(self.broker.host, self.port, **buffers)
+
+    @contextlib.asynccontextmanager
+    async def opened(
+        self, connect: Callable[..., Any] = aio_pika.connect, **query: Any
+    ) -> AsyncIterator[Any]:
+        """Open a connection of aio-pika and close it in the end."""
+        connection = await connect(self.url(**query))
+        try:
+            yield connection
+        finally:
+            await asyncio.wait_for(connection.close(), LIMIT)
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run `main` in a new event loop, as ``asyncio.run()`` does."""
+        loop = LOOPS[self.loop]()
+        try:
+            asyncio.set_event_loop(loop)
+            loop.run_until_complete(main)
+            _cancel_tasks_left(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _cancel_tasks_left(loop: asyncio.AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+
+#: Loop and scheme of the ways to connect that a blocked event loop leaves alive.
+KEPT_ALIVE = [("asyncio", "amqp"), ("asyncio", "amqps"), ("uvloop", "amqp")]
 
 
 async def publish(connection: Any, body: bytes = b"alive") -> None:
@@ -67,27 +129,3 @@ async def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {LIMIT} s: {condition}"
         await asyncio.sleep(0.005)
-
-
-def run_in(kind: str, main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` in a new event loop, as ``asyncio.run()`` does.
-
-    Parameters:
-        kind: of the event loop, a key of `LOOPS`.
-    """
-    loop = LOOPS[kind]()
-    try:
-        asyncio.set_event_loop(loop)
-        loop.run_until_complete(main)
-        _cancel_tasks_left(loop)
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-def _cancel_tasks_left(loop: asyncio.AbstractEventLoop) -> None:
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))

@@ -388,15 +388,24 @@ class Wire:
         """
         self.require_own_socket()
         try:
-            if (calls := gil_keeping_calls()) is not None:
-                sent = calls.send(_fileno(self.native), self._frame, permit)
-            else:
-                sent = acting(permit, NativeSocket.send, self.native, self._frame, SEND_FLAGS)
+            sent = self.send_some(self._frame, permit)
         except BlockingIOError:
             return False
         if sent is not None and sent != len(self._frame):
             raise HeartbeatTornError
         return sent is not None
+
+    def send_some(self, data: bytes, permit: Permit) -> int | None:
+        """Pass bytes to the kernel, as many as it takes; None, and none, if the permit is revoked.
+
+        Raises:
+            BlockingIOError: it takes none.
+            OSError: the connection is closed.
+        """
+        if (calls := gil_keeping_calls()) is not None:
+            return calls.send(_fileno(self.native), data, permit)
+        sent: int | None = acting(permit, NativeSocket.send, self.native, data, SEND_FLAGS)
+        return sent
 
     def take_heartbeats(self, permit: Permit) -> int:
         """Take whole heartbeat frames off the front of the receive queue.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import time
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import aio_pika
 import aiormq
@@ -22,23 +21,20 @@ from hbshim.heartbeat import service
 from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
-from tests.asyncio_clients import LOOPS, RECOVERABLE, T, opened, publish, run_in, until
+from tests.asyncio_clients import KEPT_ALIVE, RECOVERABLE, T, Way, publish, until
 from tests.concurrency import MODEL
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
-from wsgi_harness.wire.relay import Relay
 
 pytestmark = pytest.mark.skipif(MODEL != "native", reason="asyncio runs on an unpatched library")
-
-#: Runs a coroutine in an event loop of one kind.
-Run: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
 
 CONNECTS = [aio_pika.connect, aio_pika.connect_robust]
 
 
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Run:
-    return functools.partial(run_in, request.param)
+@pytest.fixture(params=KEPT_ALIVE, ids="-".join)
+def way(request: pytest.FixtureRequest, broker: Broker) -> Way:
+    loop, scheme = request.param
+    return Way(loop, scheme, broker)
 
 
 def link_of(connection: Any) -> Any:
@@ -53,27 +49,22 @@ def heartbeat_tasks() -> list[str]:
     return [name for name in names if "__heartbeat" in name]
 
 
-def through(relay: Relay, broker: Broker) -> str:
-    """The broker's URL, by way of the relay."""
-    return broker.amqp_url(heartbeat=T).replace(f":{broker.amqp_port}/", f":{relay.port}/")
-
-
 @pytest.mark.parametrize("connect", CONNECTS)
-def test_keep_alive_sends_heartbeats(run: Run, broker: Broker, connect: Callable[..., Any]) -> None:
+def test_keep_alive_sends_heartbeats(way: Way, connect: Callable[..., Any]) -> None:
     async def main() -> None:
-        async with opened(broker, connect) as connection:
+        async with way.opened(connect) as connection:
             await until(heartbeat_tasks)
             assert hbshim.keep_alive(connection) is connection
             await until(lambda: link_of(connection).heartbeats_sent >= 3)
             assert heartbeat_tasks() == []
             await publish(connection)
 
-    run(main())
+    way.run(main())
 
 
-def test_keep_alive_takes_a_connection_of_aiormq(run: Run, broker: Broker) -> None:
+def test_keep_alive_takes_a_connection_of_aiormq(way: Way) -> None:
     async def main() -> None:
-        connection = await aiormq.connect(broker.amqp_url(heartbeat=T))
+        connection = await aiormq.connect(way.url())
         hbshim.keep_alive(connection, liveness_timeout=50)
         link = link_of(connection)
         hbshim.keep_alive(connection, liveness_timeout=70)
@@ -85,72 +76,68 @@ def test_keep_alive_takes_a_connection_of_aiormq(run: Run, broker: Broker) -> No
         with pytest.raises(AttachError, match="not open"):
             hbshim.keep_alive(connection)
 
-    run(main())
+    way.run(main())
 
 
-def test_install_reaches_connections_opened_from_now_on(run: Run, broker: Broker) -> None:
+def test_install_reaches_connections_opened_from_now_on(way: Way) -> None:
     async def main() -> None:
-        async with opened(broker) as before:
+        async with way.opened() as before:
             hbshim.install()
-            async with opened(broker) as after:
+            async with way.opened() as after:
                 hbshim.uninstall()
-                async with opened(broker) as later:
+                async with way.opened() as later:
                     kept = [link_of(c) is not None for c in (before, after, later)]
                     assert kept == [False, True, False]
 
-    run(main())
+    way.run(main())
 
 
-def test_no_task_of_aiormq_sends_heartbeats_any_more(run: Run, broker: Broker) -> None:
+def test_no_task_of_aiormq_sends_heartbeats_any_more(way: Way) -> None:
     async def main() -> None:
         hbshim.install()
-        async with opened(broker) as connection:
+        async with way.opened() as connection:
             await until(lambda: link_of(connection).heartbeats_sent >= 2)
             assert heartbeat_tasks() == []
 
-    run(main())
+    way.run(main())
 
 
-def test_options_in_the_url_are_read_and_checked(run: Run, broker: Broker) -> None:
+def test_options_in_the_url_are_read_and_checked(way: Way) -> None:
     async def main() -> None:
         hbshim.install()
-        async with opened(broker, hbshim_liveness_timeout=77) as connection:
+        async with way.opened(hbshim_liveness_timeout=77) as connection:
             assert link_of(connection).liveness_timeout == 77
         with pytest.raises(OptionError, match="worker='fiber'"):
-            await aio_pika.connect(broker.amqp_url(hbshim_worker="fiber"))
+            await aio_pika.connect(way.url(hbshim_worker="fiber"))
         with pytest.raises(OptionError, match="hbshim_wrong is not an option"):
-            await aio_pika.connect(broker.amqp_url(hbshim_wrong="1"))
+            await aio_pika.connect(way.url(hbshim_wrong="1"))
 
-    run(main())
+    way.run(main())
 
 
-def test_a_connection_without_heartbeats(
-    run: Run, broker: Broker, events: Callable[..., Any]
-) -> None:
+def test_a_connection_without_heartbeats(way: Way, events: Callable[..., Any]) -> None:
     async def main() -> None:
-        async with opened(broker, heartbeat=0) as connection:
+        async with way.opened(heartbeat=0) as connection:
             with pytest.raises(AttachError, match="negotiated no heartbeat"):
                 hbshim.keep_alive(connection)
             hbshim.install(heartbeat=T)
-            async with opened(broker, heartbeat=0) as asking:
+            async with way.opened(heartbeat=0) as asking:
                 link = link_of(asking)
                 assert link.timeout == T
                 await until(lambda: link.heartbeats_sent >= 2)
                 await publish(asking)
 
-    run(main())
+    way.run(main())
     assert events() == ["not-negotiated"]
 
 
 @pytest.mark.parametrize("how", ["install", "keep_alive"])
-def test_a_robust_connection_is_kept_alive_after_each_reconnection(
-    run: Run, broker: Broker, how: str
-) -> None:
+def test_a_robust_connection_is_kept_alive_after_each_reconnection(way: Way, how: str) -> None:
     async def main() -> None:
         if how == "install":
             hbshim.install(liveness_timeout=88)
-        with Relay(broker.host, broker.amqp_port) as relay:
-            url = through(relay, broker)
+        with way.relay() as relay:
+            url = way.url(relay)
             connection = await aio_pika.connect_robust(url, reconnect_interval=0.1)
             if how == "keep_alive":
                 hbshim.keep_alive(connection, liveness_timeout=77)
@@ -168,16 +155,16 @@ def test_a_robust_connection_is_kept_alive_after_each_reconnection(
             await connection.close()
             assert [link.state in (State.CLOSED, State.LOST) for link in seen] == [True] * 3
 
-    run(main())
+    way.run(main())
 
 
 def test_a_peer_that_goes_silent_is_reported_and_a_robust_connection_reconnects(
-    run: Run, broker: Broker, events: Callable[..., Any]
+    way: Way, events: Callable[..., Any]
 ) -> None:
     async def main() -> None:
         hbshim.install()
-        with Relay(broker.host, broker.amqp_port) as relay:
-            url = through(relay, broker)
+        with way.relay() as relay:
+            url = way.url(relay)
             connection = await aio_pika.connect_robust(url, reconnect_interval=0.1)
             link = link_of(connection)
             relay.deaf(swallow=True)
@@ -187,21 +174,20 @@ def test_a_peer_that_goes_silent_is_reported_and_a_robust_connection_reconnects(
             await publish(connection)
             await connection.close()
 
-    run(main())
+    way.run(main())
     assert events() == ["link-silent"]
 
 
 def test_a_write_to_a_closed_peer_raises_the_librarys_error_and_sends_nothing(
-    run: Run,
-    broker: Broker,
+    way: Way,
 ) -> None:
     def prevented() -> int:
         return service.current().metrics.snapshot().get("stale_writes_prevented", 0)
 
     async def main() -> None:
         hbshim.install()
-        with Relay(broker.host, broker.amqp_port) as relay:
-            connection = await aio_pika.connect(through(relay, broker))
+        with way.relay() as relay:
+            connection = await aio_pika.connect(way.url(relay))
             channel = await connection.channel()
             link = link_of(connection)
             before = prevented()
@@ -214,17 +200,17 @@ def test_a_write_to_a_closed_peer_raises_the_librarys_error_and_sends_nothing(
             await connection.close()
         assert prevented() == before + 1
 
-    run(main())
+    way.run(main())
 
 
-def test_a_connection_that_is_closed_or_dropped_leaves_nothing(run: Run, broker: Broker) -> None:
+def test_a_connection_that_is_closed_or_dropped_leaves_nothing(way: Way) -> None:
     links: list[weakref.ref[Any]] = []
     connections: list[weakref.ref[Any]] = []
 
     async def main() -> None:
         hbshim.install()
         for _ in range(3):
-            async with opened(broker) as connection:
+            async with way.opened() as connection:
                 link = link_of(connection)
                 links.append(weakref.ref(link))
                 connections.append(weakref.ref(connection.transport.connection))
@@ -232,14 +218,14 @@ def test_a_connection_that_is_closed_or_dropped_leaves_nothing(run: Run, broker:
             assert link.wire.closed
             del connection, link
 
-    run(main())
+    way.run(main())
     gc.collect()
     assert [reference() for reference in (*links, *connections)] == [None] * 6
 
 
-def test_a_connection_of_another_loop_is_refused(run: Run, broker: Broker) -> None:
+def test_a_connection_of_another_loop_is_refused(way: Way) -> None:
     async def main() -> None:
-        async with opened(broker) as connection:
+        async with way.opened() as connection:
             caught: list[BaseException] = []
 
             def elsewhere() -> None:
@@ -252,26 +238,26 @@ def test_a_connection_of_another_loop_is_refused(run: Run, broker: Broker) -> No
             assert "runs in another thread" in str(caught[0])
             assert link_of(connection) is None
 
-    run(main())
+    way.run(main())
 
 
 def test_an_unknown_version_works_as_without_hbshim(
-    run: Run, broker: Broker, events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    way: Way, events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         hbshim.install()
         monkeypatch.setattr(adapter, "__version__", "99.0")
-        async with opened(broker) as connection:
+        async with way.opened() as connection:
             assert link_of(connection) is None
             await until(heartbeat_tasks)
             await publish(connection)
 
-    run(main())
+    way.run(main())
     assert events() == ["not-kept-alive"]
 
 
 def test_a_connection_that_cannot_be_watched_has_aiormqs_own_heartbeats(
-    run: Run, broker: Broker, events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    way: Way, events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_arguments: object) -> None:
         raise RuntimeError("no thread can be started")
@@ -279,24 +265,23 @@ def test_a_connection_that_cannot_be_watched_has_aiormqs_own_heartbeats(
     async def main() -> None:
         hbshim.install()
         monkeypatch.setattr(adapter, "watch", fail)
-        async with opened(broker) as connection:
+        async with way.opened() as connection:
             assert link_of(connection) is None
             await until(heartbeat_tasks)
-            await asyncio.sleep(4 * T)
             await publish(connection)
             writer = adapter._writer_of(connection.transport.connection)
             assert "write" not in {**vars(writer), **getattr(writer.transport, "__dict__", {})}
 
-    run(main())
+    way.run(main())
     assert events() == ["not-kept-alive"]
 
 
-def test_opening_can_be_cancelled_at_any_moment(run: Run, broker: Broker) -> None:
+def test_opening_can_be_cancelled_at_any_moment(way: Way) -> None:
     async def main() -> None:
         hbshim.install()
         links = len(service.current().links())
-        for moment in range(0, 120, 2):
-            connection = aiormq.Connection(broker.amqp_url(heartbeat=T))
+        for moment in range(0, 120, 8):
+            connection = aiormq.Connection(way.url())
             task = asyncio.ensure_future(connection.connect())
             for _ in range(moment):
                 await asyncio.sleep(0.0001)
@@ -310,4 +295,4 @@ def test_opening_can_be_cancelled_at_any_moment(run: Run, broker: Broker) -> Non
         gc.collect()
         assert len(service.current().links()) == links
 
-    run(main())
+    way.run(main())

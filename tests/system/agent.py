@@ -34,10 +34,9 @@ import traceback
 import weakref
 
 import hbshim
-from hbshim.heartbeat import engine as engine_module
-from hbshim.heartbeat import schedule, service
-from hbshim.heartbeat.guard import Permit
+from hbshim.heartbeat import service
 from hbshim.runtime.unpatched import original
+from tests.forcing import blind_guard, check_often, force_heartbeats
 from tests.stress.clients import CLIENTS
 from tests.system.forking import ACTS, Child, in_forkserver
 
@@ -174,37 +173,14 @@ class Agent:
 
     def force_heartbeats(self, every: float = 0.005) -> None:
         """Have the engine find a heartbeat due at each check, and look all the time."""
-        schedule.SLOT = every
-        vars(engine_module)["SLOT"] = every
+        check_often(every)
         for link in self._links():
-            view = link.wire.kernel_view
-            link.timeout = 2 * every
-            link.wire.kernel_view = lambda view=view: view()._replace(
-                sent_ago=float("inf"), received_ago=0.0
-            )
-            for engine in service.current().engines():
-                engine.watch(link)
+            force_heartbeats(link, every)
 
     def blind_guard(self) -> None:
         """Make the guard useless, to see a test notice it."""
         for link in self._links():
-            held = link.guard.writers
-            link.guard.writers = type(
-                "NoGate",
-                (),
-                {
-                    "overlaps": 0,
-                    "occupied": False,
-                    "try_acquire": lambda _, held=held: Permit(frozenset(), held._acting),
-                    "inside": frozenset(),
-                    "release": lambda _: None,
-                    "held": held,
-                },
-            )()
-            # Send heartbeats into a full queue, too.
-            link._half_written = lambda: False
-            view = link.wire.kernel_view
-            link.wire.kernel_view = lambda view=view: view()._replace(queued=0)
+            blind_guard(link)
 
     def without_tcp_info(self) -> None:
         for link in self._links():

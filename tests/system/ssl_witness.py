@@ -62,13 +62,17 @@ class Witness:
     def watch_new_sessions(self) -> None:
         """Put a :class:`WatchedSslObject` into every SSL socket made from now on."""
         context_type: Any = ssl.SSLContext
-        create = context_type._wrap_socket
+        # eventlet's and gevent's inherit it
+        context_type._wrap_socket = self.watching(context_type._wrap_socket)
+
+    def watching(self, create: Any) -> Any:
+        """Wrap a method of an SSL context that makes inner SSL objects."""
 
         @functools.wraps(create)
         def wrap_and_watch(context: Any, *args: Any, **kwargs: Any) -> WatchedSslObject:
             return WatchedSslObject(create(context, *args, **kwargs), self)
 
-        context_type._wrap_socket = wrap_and_watch  # eventlet's and gevent's inherit it
+        return wrap_and_watch
 
     def watched(self, function: Any, name: str, inside: dict[str, Any]) -> Any:
         """Wrap `function` with a note of who is inside; one object's functions share `inside`."""

@@ -10,14 +10,13 @@ import pytest
 import hbshim
 from hbshim.heartbeat import service
 from tests.asyncio_clients import (
-    LOOPS,
+    KEPT_ALIVE,
     RECOVERABLE,
     T,
+    Way,
     block_by_computing,
     block_by_sleeping,
-    opened,
     publish,
-    run_in,
 )
 from tests.concurrency import MODEL
 from wsgi_harness.stack.broker import Broker
@@ -34,16 +33,21 @@ def uninstalled() -> Iterator[None]:
     hbshim.uninstall()
 
 
+@pytest.fixture(params=KEPT_ALIVE, ids="-".join)
+def way(request: pytest.FixtureRequest, broker: Broker) -> Way:
+    loop, scheme = request.param
+    return Way(loop, scheme, broker)
+
+
 @pytest.mark.parametrize("block", [block_by_sleeping, block_by_computing])
-@pytest.mark.parametrize("loop", LOOPS)
 def test_a_connection_outlives_a_blocked_loop_and_a_stock_one_does_not(
-    broker: Broker, loop: str, block: Callable[[float], None]
+    way: Way, block: Callable[[float], None]
 ) -> None:
     async def main() -> None:
-        async with opened(broker) as stock:
+        async with way.opened() as stock:
             await publish(stock)
             hbshim.install()
-            async with opened(broker) as kept:
+            async with way.opened() as kept:
                 (link,) = service.current().links()
                 for _ in range(BLOCKS):
                     await publish(kept)
@@ -54,4 +58,4 @@ def test_a_connection_outlives_a_blocked_loop_and_a_stock_one_does_not(
                 with pytest.raises(RECOVERABLE):
                     await publish(stock)
 
-    run_in(loop, main())
+    way.run(main())

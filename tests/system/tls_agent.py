@@ -22,6 +22,7 @@ import zlib
 from random import Random
 
 import hbshim
+from tests.forcing import NoLock
 from tests.stress.clients import CLIENTS, AmqpClient
 from tests.system.ssl_witness import Witness
 
@@ -152,22 +153,6 @@ class TlsAgent(Agent):
         """Take hbshim's lock around the SSL objects away, to see the witness notice it."""
         for link in self._links():
             link.wire._ssl.lock = NoLock()
-
-
-class NoLock:
-    """A lock that excludes no thread."""
-
-    def __enter__(self) -> NoLock:
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        pass
-
-    def acquire(self, _blocking: bool = True, _timeout: float = -1) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
 
 
 def converse(client: AmqpClient, seconds: float, result: dict[str, Any]) -> None:

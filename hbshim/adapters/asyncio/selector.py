@@ -43,7 +43,11 @@ class SelectorTransport:
     supports = staticmethod(is_selector_transport)
 
     def __init__(self, writer: Any) -> None:
-        self._transport = transport = writer.transport
+        self._transport = writer.transport
+        self.require_structure(self._transport)
+
+    @staticmethod
+    def require_structure(transport: Any) -> None:
         require_attributes("asyncio", platform.python_version(), SUPPORTED, transport, _NAMES)
 
     def wire(self) -> Wire:
@@ -84,12 +88,16 @@ def replace_methods(
     close, force_close = transport.close, transport._force_close
 
     def end_and_close() -> None:
-        end()
-        close()
+        try:
+            end()
+        finally:
+            close()
 
     def end_and_force_close(error: BaseException | None) -> None:
-        end()
-        force_close(error)
+        try:
+            end()
+        finally:
+            force_close(error)
 
     restore = replace(
         transport,

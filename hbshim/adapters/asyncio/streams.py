@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from hbshim.adapters.asyncio.attributes import replace
 from hbshim.adapters.asyncio.selector import SelectorTransport
+from hbshim.adapters.asyncio.tls import TlsTransport
 from hbshim.adapters.asyncio.uv import UvTransport
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
@@ -49,7 +50,7 @@ class Beneath(Protocol):
         """
 
 
-_KINDS = (SelectorTransport, UvTransport)
+_KINDS = (SelectorTransport, TlsTransport, UvTransport)
 
 
 def beneath(writer: Any) -> Beneath:
@@ -65,7 +66,7 @@ def beneath(writer: Any) -> Beneath:
     unknown = type(writer.transport)
     raise UnknownTransportError(
         f"hbshim cannot send beneath the transport {unknown.__module__}.{unknown.__qualname__}; "
-        "use plain TCP on asyncio's own event loop or uvloop"
+        "use plain TCP, or TLS on asyncio's own event loop instead of uvloop"
     )
 
 
@@ -134,7 +135,9 @@ def _observe(protocol: Any, link: Link, end: Callable[[], None]) -> Callable[[],
         received(data)
 
     def connection_lost(error: BaseException | None) -> None:
-        end()
-        lost(error)
+        try:
+            end()
+        finally:
+            lost(error)
 
     return replace(protocol, {"data_received": data_received, "connection_lost": connection_lost})

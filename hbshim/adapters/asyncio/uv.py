@@ -74,8 +74,10 @@ class UvTransport:
         write, close = writer.write, writer.close
 
         def end_and_close() -> None:
-            end()
-            close()
+            try:
+                end()
+            finally:
+                close()
 
         guarded = link.guard.around_send(write, link.before_idle_write, tears, link.tear)
         restore = replace(writer, {"write": guarded, "close": end_and_close})

@@ -115,6 +115,7 @@ TEST = [
     "pifpaf>=3.2,<4",
     "pytest>=9",
     "pytest-xdist>=3.8,<4",
+    "rabbitmq-amqp-python-client>=1.0,<2",
     "ruff>=0.6",
     "setuptools>=70",
     "testscenarios>=0.5,<1",

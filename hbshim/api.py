@@ -142,6 +142,7 @@ _PREPARED_BY = {
     "pika": "pika.heartbeat",
     "aiormq": "aiormq.heartbeat",
     "proton._handlers": "proton.heartbeat",
+    "rabbitmq_amqp_python_client.qpid.proton._handlers": "proton.rabbitmq_client",
     "eventlet.patcher": "eventlet",
 }
 
@@ -162,6 +163,7 @@ _KEPT_ALIVE_BY = {
     "aio_pika": "aiormq.aio_pika",
     "aiormq": "aiormq.heartbeat",
     "proton": "proton.heartbeat",
+    "rabbitmq_amqp_python_client": "proton.heartbeat",
 }
 
 
@@ -229,7 +231,8 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
             reconnects), a ``pika.BlockingConnection``, any ``pika.connection.Connection`` on
             pika's own transport, an ``aiormq.Connection`` or an ``aio_pika.Connection`` (a robust
             one stays kept alive when it reconnects), a ``proton.utils.BlockingConnection`` or any
-            ``proton.Connection`` of a ``proton.reactor.Container``, without TLS.
+            ``proton.Connection`` of a ``proton.reactor.Container``, without TLS (they stay kept
+            alive when the Container reconnects), or a connection of rabbitmq-amqp-python-client.
         options: see :class:`hbshim.Options`. They also apply to a connection that is kept alive
             already; `heartbeat` and `strip_polling` have no effect at this time.
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 HEADER = b"AMQP\x00\x01\x00\x00"
 EMPTY_FRAME = bytes.fromhex("00000008 02 00 0000")
@@ -45,6 +46,14 @@ def split(data: bytes) -> tuple[list[bytes], bytes]:
 def is_kind(frame: bytes, performative: int) -> bool:
     """Whether it is a frame with this performative."""
     return frame[8:11] == bytes([0x00, 0x53, performative])
+
+
+def has_closed(client: Any) -> bool:
+    """Whether the peer of a client's socket has sent Close, which the client has not read."""
+    with contextlib.suppress(BlockingIOError):
+        waiting: bytes = client.recv(65536, socket.MSG_PEEK)
+        return not waiting or any(is_kind(frame, 0x18) for frame in split(waiting)[0])
+    return False
 
 
 class Peer:

@@ -12,7 +12,9 @@ from typing import Any
 
 import proton
 import pytest
-from proton import ConnectionException
+from proton import ConnectionException, Endpoint
+from proton.handlers import MessagingHandler
+from proton.reactor import Container
 from proton.utils import BlockingConnection
 
 import hbshim
@@ -44,7 +46,8 @@ def connect() -> Iterator[Connect]:
     opened: list[Any] = []
 
     def connect(peer: Peer, **options: Any) -> Any:
-        connection = BlockingConnection(peer.url, timeout=10, sasl_enabled=False, **options)
+        options = {"url": peer.url, **options}
+        connection = BlockingConnection(timeout=10, sasl_enabled=False, **options)
         opened.append(connection)
         return connection
 
@@ -87,9 +90,15 @@ def test_a_sleeping_connection_is_kept_alive(connect: Connect, peer: Peer) -> No
 
 
 def test_install_reaches_connections_opened_from_now_on(connect: Connect, peer: Peer) -> None:
-    hbshim.install()
-    connection = connect(peer)
-    hbshim.uninstall()
+    with serving(Peer(60_000)) as other:
+        before = connect(other)
+        hbshim.install(heartbeat=10)
+        connection = connect(peer)
+        hbshim.uninstall()
+        use(before)
+        assert link_of(before) is None
+        assert before.conn.transport.idle_timeout == 0
+        before.close()
     link = link_of(connection)
     wait_until(lambda: link.heartbeats_sent >= 3)
     connection.close()
@@ -229,6 +238,44 @@ def test_a_close_by_the_peer_is_known_before_the_next_write(
         with pytest.raises(ConnectionException):
             connection.create_sender("queue")
         assert link.state in (State.LOST, State.CLOSED)
+
+
+@pytest.mark.parametrize("way", ["install", "keep_alive"])
+def test_a_connection_that_its_container_opens_again_is_kept_alive(way: str) -> None:
+    if way == "install":
+        hbshim.install()
+    with serving(Peer(2000)) as peer:
+        open_again(peer, way)
+
+
+def open_again(peer: Peer, way: str) -> None:
+    container = Container(MessagingHandler())
+    container.timeout = 0.05
+    container.start()
+    connection = container.connect(peer.url, sasl_enabled=False, reconnect=[0.0, 0.1, 0.1])
+
+    def is_open() -> bool:
+        container.process()
+        both = Endpoint.LOCAL_ACTIVE | Endpoint.REMOTE_ACTIVE
+        return bool(connection.state == both and connection.remote_container)
+
+    wait_until(is_open)
+    if way == "keep_alive":
+        hbshim.keep_alive(connection)
+    links: list[Any] = []
+    while len(links) < 3:
+        wait_until(lambda: is_open() and peer.opened == len(links) + 1)
+        links.append(connection.transport._selectable.hbshim_link)
+        wait_until(lambda: links[-1].heartbeats_sent >= 1)
+        # proton fails if its deadline passes together with the connection.
+        container.process()
+        if len(links) < 3:
+            peer.connection.shutdown(2)
+    assert [link.state for link in links] == [State.CLOSED, State.CLOSED, State.ALIVE]
+    assert peer.closed_after is None
+    connection.close()
+    wait_until(lambda: not container.process())
+    assert links[-1].state is State.CLOSED
 
 
 def test_a_closed_connection_leaves_nothing_behind(connect: Connect, peer: Peer) -> None:

@@ -26,6 +26,7 @@ from proton.utils import BlockingConnection
 import hbshim
 from hbshim.errors import AttachError
 from hbshim.heartbeat.state import State
+from tests.adapters.amqp1_peer import has_closed
 from tests.concurrency import MODEL
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -68,19 +69,13 @@ def link_of(connection: Any) -> Any:
     return connection.conn.transport._selectable.__dict__.get("hbshim_link")
 
 
-def is_closed_by_peer(connection: Any) -> Callable[[], bool]:
-    native = connection.conn.transport._selectable._delegate
-    state = native.getsockopt
-    return lambda: state(6, 11, 1)[0] in (7, 8)  # TCP_INFO: CLOSE, CLOSE_WAIT
-
-
 def test_a_sleeping_client_is_closed_without_hbshim_and_alive_with_it(
     connect: Connect, queue: str
 ) -> None:
     control, kept = connect(), hbshim.keep_alive(connect())
     senders = [each.create_sender(queue) for each in (control, kept)]
     assert link_of(kept).timeout == 2.0
-    wait_until(is_closed_by_peer(control))
+    wait_until(lambda: has_closed(control.conn.transport._selectable))
     with pytest.raises(ConnectionException):
         senders[0].send(Message("lost"))
     began = time.monotonic()

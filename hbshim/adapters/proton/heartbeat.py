@@ -44,7 +44,9 @@ SUPPORTED = ">=0.37,<0.41"
 
 #: Where a selectable has its link: None if it is left alone, absent before Open has arrived.
 _LINK = "hbshim_link"
-#: Where it has, once it was seen, whether hbshim has advertised an idle-time-out for it.
+#: Where the connection has the options that keep_alive() got.
+_OPTIONS = "hbshim_options"
+#: Where a selectable has, once it was seen, whether hbshim has advertised an idle-time-out for it.
 _ASKED = "hbshim_asked"
 
 _SELECTABLE_NAMES = ("_delegate", "_transport", "_reactor", "send", "recv", "close", "update")
@@ -53,6 +55,7 @@ _TRANSPORT_NAMES = (
     "close_head",
     "close_tail",
     "encrypted",
+    "frames_output",
     "idle_timeout",
     "pending",
     "remote_idle_timeout",
@@ -68,9 +71,11 @@ _IN_C = (
 def attach(connection: Any, options: Options) -> Link | None:
     """Keep an open connection of proton alive.
 
+    It stays kept alive when its Container reconnects it.
+
     Parameters:
-        connection: a ``proton.utils.BlockingConnection`` or ``proton.Connection``, or that of
-            rabbitmq-amqp-python-client.
+        connection: a ``proton.utils.BlockingConnection`` or ``proton.Connection``, or a connection
+            of rabbitmq-amqp-python-client.
         options: hbshim's options.
 
     Returns:
@@ -82,28 +87,35 @@ def attach(connection: Any, options: Options) -> Link | None:
         WorkerError: the worker cannot run in this process.
     """
     endpoint = _endpoint_of(connection)
-    transport = None if endpoint is None else endpoint.transport
+    transport: Any = getattr(endpoint, "transport", None)
     selectable = getattr(transport, "_selectable", None)
     if selectable is None or not _is_open(endpoint):
-        raise AttachError("the proton connection is not open; attach it after it has opened")
+        raise AttachError(
+            f"this {type(connection).__name__} is not open; attach a connection of proton after "
+            "it has opened"
+        )
     link: Link | None = selectable.__dict__.get(_LINK)
     if link is not None:
         refuse_inherited(link)
         change(link, options)
-        return link
-    return _attach(transport, selectable, options)
+    else:
+        link = _attach(transport, selectable, options)
+    if link is not None:
+        _attach_after_reconnects(endpoint, transport._reactor, options)
+    return link
 
 
 def _endpoint_of(connection: Any) -> Any:
     """Return the ``proton.Connection`` of `connection`; None if it has none."""
-    for name in ("_conn", "conn"):
+    for name in ("_connection", "_conn", "conn"):
         connection = getattr(connection, name, connection)
     return connection
 
 
 def _is_open(endpoint: Any) -> bool:
     both = endpoint.LOCAL_ACTIVE | endpoint.REMOTE_ACTIVE
-    return bool(endpoint.state & both == both)
+    # The state stays as it was when the connection is opened again; what came with Open does not.
+    return endpoint.state & both == both and endpoint.remote_container is not None
 
 
 def _root_of(thing: Any) -> str:
@@ -145,11 +157,11 @@ def _ask(transport: Any, selectable: Any, options_for: OptionsFor) -> bool:
     """
     name = _name(selectable)
     options = options_for_connect(options_for, dict, name)
-    if options is None:
-        setattr(selectable, _LINK, None)
-        return False
     try:
         _check_version(transport, selectable)
+        if options is None or transport.frames_output:  # opened before install()
+            setattr(selectable, _LINK, None)
+            return False
         advertises = not options.heartbeat or transport.idle_timeout
         if advertises or transport._ssl is not None or not ready(options, name):
             return False
@@ -178,6 +190,37 @@ def _attach_once_open(transport: Any, selectable: Any, options_for: OptionsFor) 
     if link is None and getattr(selectable, _ASKED):
         # Only hbshim could keep it.
         transport.idle_timeout = 0
+
+
+def _attach_after_reconnects(endpoint: Any, reactor: Any, options: Options) -> None:
+    """Attach a connection again each time its Container has reconnected it."""
+    # Of the connection itself, so that nothing is left when it goes.
+    setattr(endpoint, _OPTIONS, options)
+    handler = reactor.global_handler
+    handler = getattr(handler, "base", handler)
+    if "update" in handler.__dict__:
+        return
+    stock = handler.update
+
+    def update(transport: Any, selectable: Any, now: float) -> None:
+        stock(transport, selectable, now)
+        if selectable.__dict__.get(_LINK) is None and selectable._transport is not None:
+            _attach_again(transport, selectable)
+
+    handler.update = update
+
+
+def _attach_again(transport: Any, selectable: Any) -> None:
+    endpoint = transport.connection
+    options = getattr(endpoint, _OPTIONS, None)
+    if options is None or not _is_open(endpoint):
+        return
+    setattr(endpoint, _OPTIONS, None)
+    try:
+        if _attach(transport, selectable, options) is not None:
+            setattr(endpoint, _OPTIONS, options)
+    except Exception as error:
+        leave_alone(_name(selectable), error)
 
 
 def _name(selectable: Any) -> str:

@@ -11,15 +11,16 @@ import weakref
 from _socket import socket as NativeSocket  # noqa: N812
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from hbshim.adapters.attach import leave_alone, not_negotiated, watch
 from hbshim.adapters.sockets import native_socket, wire_for
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import WATCHED
+from hbshim.heartbeat.wire import AMQP_0_9_1, HeartbeatFormat
 from hbshim.options import Options
-from hbshim.protocol.frames import Frame, Splitter
+from hbshim.protocol.frames import Splitter
 
 #: The most bytes of one read, unless a frame that has begun is longer.
 _READ = 65536
@@ -28,12 +29,29 @@ _READ = 65536
 _NEVER = float("inf")
 
 
+class FrameSplitter(Protocol):
+    """Splits what arrives into frames.
+
+    Attributes:
+        missing: bytes that are missing of an incomplete frame, at least; 0 at a frame boundary.
+    """
+
+    @property
+    def missing(self) -> int: ...
+
+    def split(self, data: bytes, /) -> list[Any]:
+        """Return what :meth:`Transport.read` returns."""
+        ...
+
+
 class Transport:
     """Sends and receives frames over TCP or TLS.
 
     Parameters:
         sock: connected, non-blocking; a TLS socket with its handshake done. It belongs to the
             caller, which closes it after :meth:`end`.
+        splitter: of the protocol; by default that of AMQP 0-9-1.
+        heartbeat: of the protocol.
 
     Attributes:
         queued, sent: bytes passed to :meth:`send` so far, and bytes that the socket accepted.
@@ -45,13 +63,18 @@ class Transport:
             has ended.
     """
 
-    def __init__(self, sock: Any) -> None:
+    def __init__(
+        self,
+        sock: Any,
+        splitter: FrameSplitter | None = None,
+        heartbeat: HeartbeatFormat = AMQP_0_9_1,
+    ) -> None:
         self.queued = self.sent = 0
         self.more = False
         self.link: Link | None = None
         self._native = native_socket(sock)
-        self._wire = wire_for(sock)
-        self._splitter = Splitter()
+        self._wire = wire_for(sock, heartbeat)
+        self._splitter: FrameSplitter = Splitter() if splitter is None else splitter
         self._waiting: deque[memoryview] = deque()
         # The SSL object itself: it has no descriptor for which a green library would wait.
         self._session = getattr(sock, "_sslobj", None)
@@ -63,7 +86,7 @@ class Transport:
             self._would_wait += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
         # Until T is known, which the guard needs.
         self.send: Callable[[bytes], None] = self._send
-        self.read: Callable[[], list[Frame]] = self._read
+        self.read: Callable[[], list[Any]] = self._read
 
     @property
     def alive(self) -> bool:
@@ -135,7 +158,7 @@ class Transport:
             return int(NativeSocket.send(self._native, data))
         return int(self._session.write(data))
 
-    def _read(self) -> list[Frame]:
+    def _read(self) -> list[Any]:
         at_most = max(_READ, self._splitter.missing)
         try:
             if self._session is None:
@@ -157,14 +180,26 @@ class Transport:
             )
         return self._splitter.split(data)
 
-    def keep_alive(self, timeout: float, options: Options, on_orphaned: Callable[[], None]) -> None:
+    def keep_alive(
+        self,
+        timeout: float,
+        options: Options,
+        on_orphaned: Callable[[], None],
+        *,
+        silence: float | None = None,
+    ) -> bool:
         """Put the guard around reads and writes, and start heartbeats.
 
         Parameters:
             timeout: T, as negotiated, in seconds; 0: no heartbeats are sent.
             options: hbshim's options.
             on_orphaned: called in a forked child, after its copy of the descriptor is dropped.
+            silence: see :class:`hbshim.heartbeat.link.Link`.
+
+        Returns:
+            Whether hbshim keeps the connection alive.
         """
+        watched = False
         myself = weakref.ref(self)
 
         def half_written() -> bool:
@@ -180,6 +215,7 @@ class Transport:
             timeout or _NEVER,
             self._wire.name(),
             service.current().metrics,
+            silence=silence,
             half_written=half_written,
             half_read=half_read,
             on_orphaned=on_orphaned,
@@ -188,6 +224,7 @@ class Transport:
         if timeout:
             try:
                 watch(link, options)
+                watched = True
             except Exception as error:
                 leave_alone(self._wire.name(), error)
         else:
@@ -196,6 +233,7 @@ class Transport:
         guard = link.guard
         self.send = guard.around_send(self._send, link.before_idle_write, _tears, link.tear)
         self.read = guard.around_read(self._read, link.before_idle_write)
+        return watched
 
 
 def _tears(_error: BaseException) -> bool:
@@ -211,5 +249,5 @@ def _refuse_send(_data: bytes) -> None:
     raise ConnectionError("the connection has ended")
 
 
-def _refuse_read() -> list[Frame]:
+def _refuse_read() -> list[Any]:
     raise ConnectionError("the connection has ended")

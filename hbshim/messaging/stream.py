@@ -267,7 +267,7 @@ class ByteStream(ABC, Generic[_I]):
                 for item in transport.read():
                     if self.ended:
                         return
-                    self._handle(item)  # type: ignore[arg-type]
+                    self._handle(item)
                 if self.ended or not transport.more:
                     return
         except Exception as error:

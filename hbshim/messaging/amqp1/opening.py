@@ -9,6 +9,7 @@ import time
 import uuid
 
 import hbshim
+from hbshim.adapters.attach import options_for_connect
 from hbshim.amqp1.connection import Connection as Engine
 from hbshim.amqp1.events import Closed, LoginRefused
 from hbshim.amqp1.mechanisms import Anonymous, External, Mechanism, Plain
@@ -37,10 +38,13 @@ def open_connection(host: Host, options: Amqp1Options, deadline: float) -> Conne
         OptionError: a file that the options name for TLS cannot be used.
     """
     deadline = min(deadline, time.monotonic() + options.handshake_timeout)
+    heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
     engine = _engine(host, options)
     stream = EngineStream(dial(host, options, deadline), host.name, engine)
     try:
         _shake_hands(stream, host, options, deadline)
+        if heartbeats is not None:
+            stream.keep_alive(heartbeats)
         return Connection(stream)
     except BaseException:
         stream.drop()

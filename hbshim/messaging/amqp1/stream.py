@@ -1,21 +1,26 @@
 """The byte stream of one AMQP 1.0 connection: it drives the engine.
 
-A thread that waits for the peer keeps the connection alive: it wakes up when an empty frame is due.
+hbshim's heartbeat engine keeps the connection alive. Where it cannot, a thread that waits for the
+peer does: it wakes up when an empty frame is due.
 """
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hbshim.amqp1.connection import Connection as Engine
 from hbshim.amqp1.events import Closed, Event, LoginRefused, Opened, Origin
 from hbshim.amqp1.performatives import Error
-from hbshim.messaging.amqp1.transport import EngineTransport
+from hbshim.messaging.amqp1.transport import make_transport
 from hbshim.messaging.stream import ByteStream
+from hbshim.options import Options
 
 _T = TypeVar("_T")
+
+_NEVER = float("inf")
 
 _monotonic = time.monotonic
 
@@ -41,7 +46,9 @@ class EngineStream(ByteStream[bytes]):
         self.over: Closed | LoginRefused | None = None
         self.on_event: Callable[[Event], None] = _ignore
         self.on_end: Callable[[], None] = _nothing
-        super().__init__(sock, name, EngineTransport)
+        # hbshim's heartbeat engine does it.
+        self._kept_alive = False
+        super().__init__(sock, name, make_transport)
 
     def shake_hands(self, deadline: float) -> bool:
         """Open the connection; no other thread may use it meanwhile.
@@ -55,6 +62,27 @@ class EngineStream(ByteStream[bytes]):
         """
         self.locked(self._pump)
         return self._wait_for_handshake(lambda: self.opened, deadline)
+
+    def keep_alive(self, options: Options) -> None:
+        """Start heartbeats, by the times that both sides have advertised."""
+        myself = weakref.ref(self)
+
+        def abandon() -> None:
+            alive = myself()
+            if alive is not None:
+                alive._abandon()
+
+        times = self.engine.idle
+
+        def keep_alive() -> bool:
+            return self._transport.keep_alive(
+                times.timeout or 0.0,
+                options,
+                abandon,
+                silence=_NEVER if times.silence is None else times.silence,
+            )
+
+        self._kept_alive = self.locked(keep_alive)
 
     # -- calls into the engine -------------------------------------------------
 
@@ -98,7 +126,7 @@ class EngineStream(ByteStream[bytes]):
     # -- what arrives ----------------------------------------------------------
 
     def receive(self, timeout: float, enough: Callable[[], object]) -> None:
-        due = self.engine.next_check(_monotonic())
+        due = None if self._kept_alive else self.engine.next_check(_monotonic())
         if due is None or due > timeout:
             super().receive(timeout, enough)
             return

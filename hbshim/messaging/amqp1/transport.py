@@ -5,21 +5,48 @@ from __future__ import annotations
 from typing import Any
 
 from hbshim.adapters.transport import Transport
-from hbshim.protocol.frames import Splitter
+from hbshim.heartbeat.wire import AMQP_1_0
+
+#: AMQP 1.0, 2.3.1: size in 4 bytes, data offset, type, channel.
+_HEADER = 8
+
+#: A protocol header, which is as long as the header of a frame, begins with it.
+_PROTOCOL = b"AMQP"
 
 
-class _Whole(Splitter):
-    """Leaves the splitting to the engine."""
+class Boundaries:
+    """Follows where frames end in what arrives.
 
-    __slots__ = ()
+    Attributes:
+        missing: bytes that are missing of a frame that has arrived in part, at least; 0 at a frame
+            boundary. hbshim takes heartbeats off the receive queue only there.
+    """
 
-    def split(self, data: bytes) -> list[Any]:
+    def __init__(self) -> None:
+        self.missing = 0
+        # Of a header that has arrived in part.
+        self._head = b""
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Return `data`, unchanged."""
+        position, end = 0, len(data)
+        rest = 0 if self._head else self.missing
+        while position < end:
+            if rest:
+                step = min(rest, end - position)
+                rest -= step
+                position += step
+                continue
+            begin, position = position, min(end, position + _HEADER - len(self._head))
+            self._head += data[begin:position]
+            if len(self._head) == _HEADER:
+                if not self._head.startswith(_PROTOCOL):
+                    rest = max(0, int.from_bytes(self._head[:4], "big") - _HEADER)
+                self._head = b""
+        self.missing = _HEADER - len(self._head) if self._head else rest
         return [data]
 
 
-class EngineTransport(Transport):
-    """See :class:`hbshim.adapters.transport.Transport`; `read` returns what has arrived."""
-
-    def __init__(self, sock: Any) -> None:
-        super().__init__(sock)
-        self._splitter = _Whole()
+def make_transport(sock: Any) -> Transport:
+    """Return the transport of a connection of AMQP 1.0."""
+    return Transport(sock, Boundaries(), AMQP_1_0)

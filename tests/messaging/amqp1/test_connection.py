@@ -8,14 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hbshim.adapters import transport
 from hbshim.errors import (
     ConnectError,
     ConnectionLostError,
     PayloadError,
     TopologyError,
+    WorkerError,
 )
 from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp1.addressing import queue_address
@@ -26,6 +29,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.protocol.messages import PERSISTENT, Delivery, Message
 from tests.messaging.amqp1.conftest import soon
 from tests.messaging.conftest import LIMIT, unique
+from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -47,6 +51,15 @@ def queue(management: Management) -> str:
     name = unique("queue/with space %ä")
     management.declare_queue(Queue(name, exclusive=True), soon())
     return name
+
+
+@pytest.fixture
+def ca(broker: Broker, tmp_path: Path) -> Path:
+    """The authority behind the broker's certificate."""
+    assert broker.ca_pem is not None
+    path = tmp_path / "ca.pem"
+    path.write_text(broker.ca_pem)
+    return path
 
 
 def drain_until(connection: Connection, condition: Callable[[], object]) -> None:
@@ -101,11 +114,8 @@ def test_a_peer_that_does_not_answer(opened: Opened) -> None:
             opened(Host("127.0.0.1", port, "user", "password"), handshake_timeout=0.3)
 
 
-def test_over_tls(broker: Broker, opened: Opened, tmp_path: Path) -> None:
+def test_over_tls(broker: Broker, opened: Opened, ca: Path) -> None:
     assert broker.tls_port is not None
-    assert broker.ca_pem is not None
-    ca = tmp_path / "ca.pem"
-    ca.write_text(broker.ca_pem)
     host = Host("localhost", broker.tls_port, broker.user, broker.password)
     connection = opened(host, ssl=True, ssl_options={"cafile": str(ca)})
     name = unique("queue")
@@ -295,12 +305,43 @@ def test_an_address_is_checked_before_it_is_used(
 # -- time and the end --------------------------------------------------------------
 
 
-def test_a_thread_that_waits_keeps_the_connection_alive(connection: Connection, queue: str) -> None:
+def link_of(connection: Connection) -> Any:
+    """What keeps it alive."""
+    return connection._stream._transport.link
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_connection_that_no_thread_uses_is_kept_alive(
+    opened: Opened, broker: Broker, ca: Path, tls: bool
+) -> None:
     """The broker of the tests closes connections that are silent for 8 s at most."""
-    got: list[Delivery] = []
-    connection.receive_from(queue_address(queue), 1, got.append, ignore, soon())
-    connection.drain(12)
-    assert outcome(connection, Message(b"x", "", queue)) is Outcome.ACCEPTED
+    if tls:
+        assert broker.tls_port is not None
+        host = Host("localhost", broker.tls_port, broker.user, broker.password)
+        connection = opened(host, ssl=True, ssl_options={"cafile": str(ca)})
+    else:
+        connection = opened()
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 9 and link_of(connection).heartbeats_sent > 6)
+    assert connection.is_open
+    name = unique("queue")
+    Management(connection).declare_queue(Queue(name, exclusive=True), soon())
+    assert outcome(connection, Message(b"x", "", name)) is Outcome.ACCEPTED
+
+
+def test_a_thread_that_waits_keeps_it_alive_where_hbshim_cannot(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise WorkerError("no thread can be started")
+
+    monkeypatch.setattr(transport, "watch", refuse)
+    connection = opened()
+    until = time.monotonic() + 9
+    while time.monotonic() < until:
+        connection.drain(until - time.monotonic())
+    assert not link_of(connection).heartbeats_sent
+    assert outcome(connection, Message(b"x", "", unique("none"))) is Outcome.RELEASED
 
 
 def test_a_broken_connection(broker: Broker, host: Host, opened: Opened) -> None:

@@ -6,6 +6,7 @@ import time
 import uuid
 
 from hbshim.errors import DeliveryError
+from hbshim.messaging.amqp.addresses import queue_at
 from hbshim.messaging.amqp.queued import QueuedIncoming
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
@@ -46,9 +47,9 @@ class AmqpIncoming(QueuedIncoming):
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         delivery = self._delivery
-        address = delivery.reply_to
-        if address is None:
+        if delivery.reply_to is None:
             return
+        address = queue_at(delivery.reply_to)
         passed = time.monotonic() - self._arrived
         deadline = self._reply_by()
         message = Message(

@@ -145,6 +145,7 @@ class Attaching:
         """Wait for the peer's answer to a link; errors as for :meth:`attach`."""
         self.wait_for_answer(lambda: link.answered, doing, deadline)
         if link.ended and not link.attached:
+            self._stream.check()
             raise self.refused(doing, link.error)
         return link
 

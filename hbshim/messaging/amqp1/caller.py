@@ -30,9 +30,9 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.heartbeat import service
+from hbshim.messaging.amqp.addresses import queue_address
 from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.amqp1.addressing import queue_address
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, OnOutcome, Outcome, Pattern
 from hbshim.messaging.amqp1.prepared import Prepared

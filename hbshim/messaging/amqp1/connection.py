@@ -353,6 +353,10 @@ class Connection:
         """Read until `condition` is true; return False if it is not by `deadline`."""
         return self._stream.wait_for(condition, deadline)
 
+    def check(self) -> None:
+        """Raise ConnectionLostError unless it is open and belongs to this process."""
+        self._stream.check()
+
     def work(self, call: Callable[[Engine], Any]) -> Any:
         """See :meth:`hbshim.messaging.amqp1.stream.EngineStream.work`."""
         return self._stream.work(call)

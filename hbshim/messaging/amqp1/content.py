@@ -16,7 +16,7 @@ from hbshim.amqp1.messages import Message as Encoded
 from hbshim.amqp1.performatives import Header, Properties
 from hbshim.amqp1.values import Symbol
 from hbshim.errors import PayloadError
-from hbshim.messaging.amqp1.addressing import address, queue_address, queue_at
+from hbshim.messaging.amqp.addresses import address, queue_address, queue_at
 from hbshim.protocol.messages import MAX_EXPIRATION, PERSISTENT, Delivery, Message
 
 #: The annotation with what AMQP 0-9-1 calls the type of a message.
@@ -108,7 +108,7 @@ def decode(data: bytes, connection: Any, tag: int) -> Delivery:
         content_type=_text(properties.content_type),
         headers=headers,
         correlation_id=_text(properties.correlation_id),
-        reply_to=queue_at(properties.reply_to),
+        reply_to=None if properties.reply_to is None else queue_at(str(properties.reply_to)),
         message_id=_text(properties.message_id),
         type=_text(annotations.get(TYPE)),
         expiration=None if header.ttl is None else header.ttl / 1000,

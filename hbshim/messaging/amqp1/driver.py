@@ -190,6 +190,7 @@ class Amqp1Driver:
         listener = Amqp1Listener(
             self._connector,
             self._sender,
+            self._topology,
             sources,
             prefetch,
             acknowledge_first=acknowledge_first,

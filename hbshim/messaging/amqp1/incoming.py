@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from hbshim.messaging.amqp.queued import QueuedIncoming
 from hbshim.messaging.amqp.retries import Retries
+from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.base import Payload, ReplyKind
-from hbshim.protocol.messages import Delivery, Message
+from hbshim.messaging.waiting import NUMBER_SIGN
+from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 
 
 class Amqp1Incoming(QueuedIncoming):
@@ -15,14 +17,16 @@ class Amqp1Incoming(QueuedIncoming):
 
     Parameters:
         sender: sends the replies.
+        topology: the names of exchanges and queues.
     """
 
-    __slots__ = ("_sender",)
+    __slots__ = ("_sender", "_topology")
 
     def __init__(
         self,
         delivery: Delivery,
         sender: Sender,
+        topology: Topology,
         priority: str = "",
         *,
         queue: str = "",
@@ -31,15 +35,22 @@ class Amqp1Incoming(QueuedIncoming):
     ) -> None:
         super().__init__(delivery, priority, queue=queue, retries=retries, later=later)
         self._sender = sender
+        self._topology = topology
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         delivery = self._delivery
         if delivery.reply_to is None:
             return
+        exchange, key = "", delivery.reply_to
+        client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
+        if sign and key.startswith(DIRECT_REPLY):
+            # A client over AMQP 0-9-1, which has a queue for replies, too.
+            own = self._topology.replies(client)
+            exchange, key = own.exchange, own.routing_key
         message = Message(
             payload.body,
-            "",
-            delivery.reply_to,
+            exchange,
+            key,
             content_type=payload.content_type,
             correlation_id=delivery.correlation_id,
             type=kind,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hbshim.errors import ConnectionLostError
+from hbshim.messaging.amqp.addresses import queue_address
 from hbshim.messaging.amqp.retries import Retries
-from hbshim.messaging.amqp.topology import Subscription
-from hbshim.messaging.amqp1.addressing import queue_address
+from hbshim.messaging.amqp.topology import Subscription, Topology
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.incoming import Amqp1Incoming
 from hbshim.messaging.amqp1.links import IncomingLink
@@ -40,6 +40,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         self,
         connector: HostConnector[Connection],
         sender: Sender,
+        topology: Topology,
         sources: Sequence[Source],
         prefetch: int,
         *,
@@ -50,6 +51,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         super().__init__(sources, acknowledge_first=acknowledge_first, retry_delay=retry_delay)
         self._connector = connector
         self._sender = sender
+        self._topology = topology
         self._prefetch = prefetch
         self._retries = retries
         self._management: Management | None = None
@@ -88,12 +90,17 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         )
 
     def _on_delivery(self, consumer: Consumer, queue: str) -> Callable[[Delivery], None]:
-        sender, retries, source = self._sender, self._retries, consumer.source
+        sender, topology, retries, source = (
+            self._sender,
+            self._topology,
+            self._retries,
+            consumer.source,
+        )
         put, kept, priority, later = self._inbox.put, source.kept, source.priority, source.later
 
         def on_delivery(delivery: Delivery) -> None:
             incoming = Amqp1Incoming(
-                delivery, sender, priority, queue=queue, retries=retries, later=later
+                delivery, sender, topology, priority, queue=queue, retries=retries, later=later
             )
             put((incoming, kept))
             self._delivered(consumer)

@@ -14,8 +14,8 @@ from hbshim.amqp1.messages import Message, Single, decode_message, encode_messag
 from hbshim.amqp1.performatives import SETTLED, Properties, Source, Target
 from hbshim.amqp1.session import Session
 from hbshim.errors import TopologyError
+from hbshim.messaging.amqp.addresses import exchange_address, queue_address
 from hbshim.messaging.amqp.connection import Queue, answer_by
-from hbshim.messaging.amqp1.addressing import exchange_address, queue_address
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.links import IncomingLink, OutgoingLink
 from hbshim.protocol.reply_codes import (
@@ -144,11 +144,14 @@ class Management:
         )
         connection, attaching = self._connection, self._connection.attaching
         links = self._links(until)
-        attaching.wait_for_answer(lambda: links.ended or links.ready, doing, until)
-        connection.work(lambda _: self._send(links, request))
+        sent = False
+        while not sent:
+            attaching.wait_for_answer(lambda: links.ended or links.ready, doing, until)
+            sent = connection.work(lambda _: self._send(links, request))
         attaching.wait_for_answer(lambda: links.ended or number in self._received, doing, until)
         answer = self._received.pop(number, None)
         if answer is None:
+            connection.check()
             # RabbitMQ ends the session over a request that it does not understand or allow.
             raise attaching.refused(doing, links.error)
         if answer.status >= 300:
@@ -160,9 +163,12 @@ class Management:
         return answer.body
 
     @staticmethod
-    def _send(links: OutgoingLink, request: bytes) -> None:
-        if not links.ended:
+    def _send(links: OutgoingLink, request: bytes) -> bool:
+        """Send a request; return False if another thread has used the credit."""
+        if not links.ended and links.ready:
             links.send(request, _ignore)
+            return True
+        return links.ended
 
     def _links(self, deadline: float) -> OutgoingLink:
         """Return the link for requests; the one for answers has credit.

@@ -11,7 +11,7 @@ import uuid
 import hbshim
 from hbshim.adapters.attach import options_for_connect
 from hbshim.amqp1.connection import Connection as Engine
-from hbshim.amqp1.events import Closed, LoginRefused
+from hbshim.amqp1.events import Closed, LoginRefused, Origin
 from hbshim.amqp1.mechanisms import Anonymous, External, Mechanism, Plain
 from hbshim.amqp1.performatives import SASL_AUTH
 from hbshim.amqp1.sasl import SaslClient
@@ -104,12 +104,12 @@ def _refused(
             "or choose another login_method",
             final=over.code in (None, SASL_AUTH),
         )
-    if isinstance(over, Closed) and over.error is not None:
+    if isinstance(over, Closed) and over.error is not None and over.origin is Origin.PEER:
         return ConnectError(
             f"{host.name}: the peer refused the connection to virtual host "
             f"{login.virtual_host!r}: {described(over.error)}"
         )
-    if stream.engine.logged_in:
+    if stream.engine.logged_in and over is None:
         # RabbitMQ gives no reason, and hangs up after 3 s.
         return ConnectError(
             f"{host.name}: the peer closed the connection after the login, without a reason; is "

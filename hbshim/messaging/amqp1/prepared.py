@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hbshim.messaging.amqp.addresses import exchange_address
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
-from hbshim.messaging.amqp1.addressing import exchange_address
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.links import IncomingLink
 from hbshim.messaging.amqp1.management import Management

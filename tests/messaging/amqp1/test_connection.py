@@ -20,15 +20,15 @@ from hbshim.errors import (
     TopologyError,
     WorkerError,
 )
+from hbshim.messaging.amqp.addresses import queue_address
 from hbshim.messaging.amqp.connection import Queue
-from hbshim.messaging.amqp1.addressing import queue_address
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.management import Management
 from hbshim.messaging.amqp1.outcomes import Outcome
 from hbshim.messaging.hosts import Host
 from hbshim.protocol.messages import PERSISTENT, Delivery, Message
 from tests.messaging.amqp1.conftest import soon
-from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.conftest import LIMIT, at_once, unique
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
@@ -105,6 +105,14 @@ def test_what_listens_there_does_not_speak_amqp(broker: Broker, opened: Opened) 
     port = int(broker.management_url.rpartition(":")[2])
     with pytest.raises(ConnectError, match="does RabbitMQ 4 or a router listen there"):
         opened(Host(broker.host, port, "user", "password"))
+
+
+@pytest.mark.parametrize("other_broker", ["3.10"], indirect=True)
+def test_a_rabbitmq_that_is_too_old(other_broker: Broker, opened: Opened) -> None:
+    host = Host(other_broker.host, other_broker.amqp_port, "user", "password")
+    with pytest.raises(ConnectError, match="does RabbitMQ 4 or a router listen there") as caught:
+        opened(host)
+    assert "does not speak this protocol" in str(caught.value)
 
 
 def test_a_peer_that_does_not_answer(opened: Opened) -> None:
@@ -257,6 +265,13 @@ def test_declaring(connection: Connection, management: Management) -> None:
     assert outcome(connection, Message(b"x", exchange, "key")) is Outcome.ACCEPTED
     assert management.delete_queue(name, soon()) == 1
     assert management.delete_queue(name, soon()) == 0
+
+
+def test_many_threads_declare_at_once(management: Management) -> None:
+    """RabbitMQ gives credit for eight requests."""
+    exchange = unique("exchange")
+    works = [lambda: management.declare_exchange(exchange, "direct", soon())] * 30
+    assert at_once(*works) == [None] * 30
 
 
 def test_another_connections_queue(connection: Connection, queue: str, opened: Opened) -> None:

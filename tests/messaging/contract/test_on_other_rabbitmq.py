@@ -27,7 +27,10 @@ def broker(other_broker: Broker) -> Broker:
     return other_broker
 
 
-@pytest.fixture(params=parameters("hbpika", "hbkombu"))
-def laboratory(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
+@pytest.fixture(params=parameters("hbpika", "hbkombu", "hbamqp"))
+def laboratory(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Laboratory]:
     """The drivers that have a RabbitMQ beneath."""
+    version = broker.management.overview()["rabbitmq_version"]
+    if request.param == "hbamqp" and int(version.partition(".")[0]) < 4:
+        pytest.skip("RabbitMQ speaks AMQP 1.0 natively since 4.0")
     yield from opened(request)

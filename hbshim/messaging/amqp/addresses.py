@@ -1,4 +1,7 @@
-"""Addresses of RabbitMQ 4 (its "address v2"), made of exchanges, routing keys and queues."""
+"""Addresses of RabbitMQ 4 (its "address v2"), made of exchanges, routing keys and queues.
+
+AMQP 1.0 has them in place of names, and a request from there has one as `reply-to`.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,9 @@ def queue_address(name: str) -> str:
     return f"{_QUEUES}{_encoded(name)}"
 
 
-def queue_at(address: object) -> str | None:
-    """Return the name of the queue that an address means; None if it means none."""
-    if not isinstance(address, str) or not address.startswith(_QUEUES):
-        return None
-    return unquote(address[len(_QUEUES) :])
+def queue_at(address: str) -> str:
+    """Return the name of the queue that an address means; what is no address is a name itself."""
+    return unquote(address[len(_QUEUES) :]) if address.startswith(_QUEUES) else address
 
 
 def _encoded(name: str) -> str:

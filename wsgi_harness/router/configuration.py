@@ -30,7 +30,7 @@ class RouterEntity:
 
     id: str = "router"
     mode: str = "standalone"
-    default_distribution: str = "balanced"
+    default_distribution: Distribution = Distribution.BALANCED
     sasl_config_dir: str | None = None
     sasl_config_name: str = "skrouterd"
     worker_threads: int = 1
@@ -89,7 +89,7 @@ class AddressEntity:
     """The distribution of addresses."""
 
     prefix: str = ""
-    distribution: str = "balanced"
+    distribution: Distribution = Distribution.BALANCED
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def load(text: str, dialect: Dialect) -> Configuration:
             profiles[str(name)] = entity
     if not found[RouterEntity]:
         raise ConfigurationError("the router's configuration has no entity 'router'; add one")
-    rules = [Rule(each.prefix, Distribution(each.distribution)) for each in found[AddressEntity]]
+    rules = [Rule(each.prefix, each.distribution) for each in found[AddressEntity]]
     return Configuration(
         router=found[RouterEntity][-1],
         listeners=tuple(found[Listener]),
@@ -247,6 +247,11 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         if str(value).lower() not in ("yes", "no", "true", "false", "on", "off"):
             raise ConfigurationError(f"{name} must be yes or no, got {value!r}")
         return str(value).lower() in ("yes", "true", "on")
+    if kind is Distribution:
+        if value not in [each.value for each in Distribution]:
+            names = ", ".join(each.value for each in Distribution)
+            raise ConfigurationError(f"{name} must be one of {names}, got {value!r}")
+        return Distribution(value)
     if kind is int:
         try:
             return int(value)

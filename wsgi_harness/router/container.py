@@ -18,7 +18,7 @@ from wsgi_harness.engine.commands import tail
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.pulling import pull
 from wsgi_harness.errors import CommandError, ImageError, StackError
-from wsgi_harness.router.plan import CONFIGURATION, Plan
+from wsgi_harness.router.plan import Plan
 
 IMAGE = "quay.io/skupper/skupper-router:latest"
 _DIRECTORY = "/tmp/hbshim"
@@ -31,7 +31,7 @@ while read -r account; do
   printf %s "${{account#* }}" |
     saslpasswd2 -p -c -f {_ACCOUNTS} -u "${{name#*@}}" "${{name%@*}}" || exit
 done < {_DIRECTORY}/users
-exec "$(command -v skrouterd || command -v qdrouterd)" -c {_DIRECTORY}/{CONFIGURATION}
+exec "$(command -v skrouterd || command -v qdrouterd)" -c {_DIRECTORY}/router.*
 """
 
 

@@ -163,6 +163,12 @@ class Router:
 
         What waits for it is released; what it had may have been processed.
         """
+        self.withdraw_receiver(link)
+        for delivery in list(link.unsettled):
+            self.receiver_said(delivery, LOST, settled=True)
+
+    def withdraw_receiver(self, link: ReceiverLink) -> None:
+        """Send a receiver nothing more; it still answers what it has."""
         address = self._leave(link)
         if address is not None:
             links = address.remotes if link.to_router else address.receivers
@@ -170,12 +176,10 @@ class Router:
             if links is address.receivers and not links:
                 self.on_unreachable(address)
             self._drop(address)
-        waiting, unsettled = list(link.waiting), list(link.unsettled)
+        waiting = list(link.waiting)
         link.waiting.clear()
         for delivery in waiting:
             self.receiver_said(delivery, NOT_DELIVERED, settled=True)
-        for delivery in unsettled:
-            self.receiver_said(delivery, LOST, settled=True)
 
     def _receiver_of_multicast_said(
         self,

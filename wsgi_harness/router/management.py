@@ -1,7 +1,7 @@
 """The node `$management`, with which tests count, and cut connections.
 
 A part of AMQP Management as the routers speak it: QUERY of connections, links and addresses, and
-UPDATE of a connection with `adminStatus` `deleted`, which closes it.
+UPDATE of a connection with `adminStatus` `deleted`, which ends it without a word.
 """
 
 from __future__ import annotations
@@ -28,11 +28,19 @@ class Management:
     Parameters:
         prefix: how the names of entities begin.
         connections: those of the router, by their numbers.
+        schedule: calls something after some seconds.
     """
 
-    def __init__(self, router: Router, prefix: str, connections: Mapping[int, Connection]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        prefix: str,
+        connections: Mapping[int, Connection],
+        schedule: Callable[[float, Callable[[], None]], None],
+    ) -> None:
         self._router = router
         self._connections = connections
+        self._schedule = schedule
         self._kinds: Mapping[str, Callable[[], Rows]] = {
             f"{prefix}connection": self._query_connections,
             f"{prefix}router.link": self._query_links,
@@ -72,7 +80,8 @@ class Management:
             return _NOT_FOUND, {}
         if body.get("adminStatus") != "deleted":
             return _BAD_REQUEST, {}
-        connection.close("amqp:connection:forced", "Connection forced-closed by management request")
+        # Not now: it may be the connection that this request has come from.
+        self._schedule(0.0, connection.end)
         return _OK, {"adminStatus": "deleted"}
 
     def _query_connections(self) -> Rows:
@@ -93,7 +102,7 @@ class Management:
         return [
             self._link(connection, name, endpoint)
             for connection in self._connections.values()
-            for name, endpoint in connection.endpoints.items()
+            for endpoint, name in connection.attachments.endpoints.items()
         ]
 
     def _link(self, connection: Connection, name: str, endpoint: Any) -> dict[str, Any]:
@@ -102,7 +111,7 @@ class Management:
         counts = link.counts
         return {
             "identity": f"{connection.number}:{name}",
-            "linkName": name.partition(" ")[2],
+            "linkName": name,
             "connectionId": str(connection.number),
             "linkDir": "in" if sends else "out",
             "owningAddr": None if link.address is None else f"M{link.address}",

@@ -16,9 +16,11 @@ from typing import Any
 from proton import Link, Message
 
 from wsgi_harness.router.addresses import Address
+from wsgi_harness.router.attachments import ANNOUNCE
 from wsgi_harness.router.configuration import Connector
-from wsgi_harness.router.connection import ANNOUNCE, Connection
+from wsgi_harness.router.connection import Connection
 from wsgi_harness.router.core import Router
+from wsgi_harness.router.links import ReceiverLink
 
 
 class _Neighbor:
@@ -26,12 +28,14 @@ class _Neighbor:
 
     Attributes:
         announcements: the link on which it is told addresses.
-        links: to its addresses.
+        links: to its addresses; they stay when an address has no receivers for now.
+        reachable: the addresses that have receivers.
     """
 
     def __init__(self, announcements: Any) -> None:
         self.announcements = announcements
-        self.links: dict[str, Any] = {}
+        self.links: dict[str, ReceiverLink] = {}
+        self.reachable: set[str] = set()
 
 
 class Mesh:
@@ -62,7 +66,7 @@ class Mesh:
 
     def joined(self, connection: Connection) -> None:
         """Handle a connection with another router."""
-        link = connection.mesh_session().sender(f"{ANNOUNCE}#{connection.number}")
+        link = connection.own_session.sender(f"{ANNOUNCE}#{connection.number}")
         link.target.address = ANNOUNCE
         link.snd_settle_mode = Link.SND_SETTLED
         link.open()
@@ -82,13 +86,17 @@ class Mesh:
         message = Message()
         message.decode(payload)
         name, reachable = message.body
-        if neighbor is None or (name in neighbor.links) == reachable:
+        if neighbor is None or (name in neighbor.reachable) == reachable:
             return
         if reachable:
-            link = neighbor.links[name] = connection.open_sender(name)
-            self._router.attach_receiver(connection.carry_receiver(link).link, name)
+            neighbor.reachable.add(name)
+            if name not in neighbor.links:
+                neighbor.links[name] = connection.open_sender(name)
+            self._router.attach_receiver(neighbor.links[name], name)
         else:
-            connection.drop(neighbor.links.pop(name))
+            # Outcomes of what is under way come after this.
+            neighbor.reachable.remove(name)
+            self._router.withdraw_receiver(neighbor.links[name])
 
     def _reachable(self, address: Address) -> None:
         # A client that has just been given an address may be answered at once.

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 #: In a value of the configuration: where the router's files are.
 DIRECTORY = "DIRECTORY"
-CONFIGURATION = "router.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,11 @@ class Plan:
     text: str | None = None
     settle: float = 1.8
 
+    @property
+    def configuration(self) -> str:
+        """The name of the file with the configuration; a real router knows the format by it."""
+        return "router.json" if self.text is None else "router.conf"
+
     def write(self, directory: Path, *, seen_as: str, accounts: str) -> None:
         """Write the router's files.
 
@@ -41,7 +45,7 @@ class Plan:
             accounts: the file with its accounts, as the router sees it.
         """
         text = self.text or json.dumps(self.entities, indent=1)
-        (directory / CONFIGURATION).write_text(text.replace(DIRECTORY, seen_as))
+        (directory / self.configuration).write_text(text.replace(DIRECTORY, seen_as))
         # Cyrus reads the name of its database there; the test router, that of a text file.
         (directory / "skrouterd.conf").write_text(
             "pwcheck_method: auxprop\nauxprop_plugin: sasldb\n"

@@ -12,9 +12,7 @@ from wsgi_harness.engine.commands import tail
 from wsgi_harness.errors import StackError
 from wsgi_harness.paths import CHECKOUT
 from wsgi_harness.router.environment import proton_python
-from wsgi_harness.router.plan import CONFIGURATION, Plan
-
-_STOP_LIMIT = 10.0
+from wsgi_harness.router.plan import Plan
 
 
 class RouterProcess:
@@ -37,11 +35,15 @@ class RouterProcess:
         self._command = [
             str(python or proton_python()),
             *("-m", "wsgi_harness.router"),
-            *("--config", str(directory / CONFIGURATION)),
+            *("--config", str(directory / plan.configuration)),
             *("--dialect", dialect, "--settle", str(plan.settle)),
         ]
         self._process: subprocess.Popen[str] | None = None
-        self.restart()
+        try:
+            self.restart()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def pid(self) -> int:
@@ -52,7 +54,7 @@ class RouterProcess:
     def restart(self) -> None:
         self.kill()
         with self._log.open("a") as log:
-            self._process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -60,12 +62,10 @@ class RouterProcess:
                 cwd=CHECKOUT,
                 text=True,
             )
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.strip() == "ready":
-                return
-        self._process.wait(_STOP_LIMIT)
-        raise StackError(f"the test router did not start:\n{tail(self.log())}")
+        assert process.stdout is not None
+        if not any(line.strip() == "ready" for line in process.stdout):
+            self.kill()
+            raise StackError(f"the test router did not start:\n{tail(self.log())}")
 
     def kill(self) -> None:
         process, self._process = self._process, None

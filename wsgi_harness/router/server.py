@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from wsgi_harness.router.addresses import Distribution
 from wsgi_harness.router.configuration import (
     Configuration,
     Connector,
@@ -58,7 +57,7 @@ class Server:
         self._configuration = configuration
         self.traces = traces
         entity = configuration.router
-        self.router = Router(configuration.rules, Distribution(entity.default_distribution))
+        self.router = Router(configuration.rules, entity.default_distribution)
         self.policy = Policy(configuration.policy, configuration.vhosts)
         self.users = accounts(entity.sasl_config_dir, entity.sasl_config_name)
         self.container = entity.id
@@ -71,7 +70,7 @@ class Server:
         self._changed: dict[Connection, None] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
-        Management(self.router, dialect.management, self.connections)
+        Management(self.router, dialect.management, self.connections, self.schedule)
 
     def start(self) -> list[tuple[str, int]]:
         """Listen, and connect to other routers; return where it listens."""
@@ -119,7 +118,7 @@ class Server:
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
         for connection in list(self.connections.values()):
-            connection.due = connection.tick(now)
+            connection.tick(now)
         # What one connection sends may change another.
         while self._changed:
             connection = next(iter(self._changed))

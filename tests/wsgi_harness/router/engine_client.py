@@ -13,7 +13,6 @@ from hbshim.amqp1.connection import Connection
 from hbshim.amqp1.delivery import Delivery
 from hbshim.amqp1.events import (
     Attached,
-    Begun,
     Closed,
     CreditChanged,
     Detached,
@@ -202,9 +201,9 @@ class EngineBackend:
                 idle=event.remote.idle_time_out,
                 frame=event.remote.max_frame_size,
             )
-            self._session = self._driver.connection.begin()
-        elif isinstance(event, Begun):
             self._connection["open"] = True
+            if not self._driver.connection.closed:
+                self._session = self._driver.connection.begin()
         elif isinstance(event, Closed):
             error = event.error and [event.error.condition, event.error.description]
             self._connection.update(closed=True, error=error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from tests.waiting import wait_until
+from tests.waiting import holds_at_some_scale, wait_until
 from tests.wsgi_harness.router.clients import LIMIT, Client
 from wsgi_harness.router.plan import Plan, RunningRouter, free_port
 
@@ -17,21 +18,24 @@ CAPACITY = 250
 
 
 def test_r1_idle_time_out(start: Start, connect: Connect) -> None:
-    port = free_port()
-    listener = {"host": "127.0.0.1", "port": port, "idleTimeoutSeconds": 2}
-    start(Plan([("router", {"id": "r1"}), ("listener", listener)]), port)
-    client = connect(port, idle_timeout=1)
-    # It advertises half of it.
-    assert client.opened["idle"] == 1000
-    # Its own empty frames arrive, and the client's keep the connection open.
-    client.sender()
-    wait_until(_seconds(3.5, client.closed), LIMIT)
-    assert client.closed() is None
-    client.silence(1.4)
-    assert client.closed() is None
-    client.silence(2.8)
-    expected = ["amqp:resource-limit-exceeded", "local-idle-timeout expired"]
-    assert client.wait_closed() == expected
+    def closes_after(seconds: float) -> None:
+        port = free_port()
+        listener = {"host": "127.0.0.1", "port": port, "idleTimeoutSeconds": int(seconds)}
+        start(Plan([("router", {"id": "r1"}), ("listener", listener)]), port)
+        client = connect(port, idle_timeout=1)
+        # It advertises half of it.
+        assert client.opened["idle"] == 500 * seconds
+        # Its own empty frames arrive, and the client's keep the connection open.
+        end = time.monotonic() + 1.5 * seconds
+        wait_until(lambda: client.closed() or time.monotonic() > end, LIMIT)
+        assert client.closed() is None
+        client.silence(0.6 * seconds)
+        assert client.closed() is None
+        client.silence(1.4 * seconds)
+        expected = ["amqp:resource-limit-exceeded", "local-idle-timeout expired"]
+        assert client.wait_closed() == expected
+
+    holds_at_some_scale(closes_after, 2, 8)
 
 
 def test_r1_default(client: Clients) -> None:
@@ -225,16 +229,3 @@ def test_r10_without_configuration_one_receiver_gets_it(client: Clients) -> None
             server.answer(message, "accepted")
     assert caller.outcome(sent) == "accepted"
     assert sum(len(server.received(receiver)) for server, receiver in pairs) == 1
-
-
-def _seconds(seconds: float, pump: Callable[[], object]) -> Callable[[], bool]:
-    """A condition that is true after some time, in which a client reads and writes."""
-    import time
-
-    end = time.monotonic() + seconds
-
-    def passed() -> bool:
-        pump()
-        return time.monotonic() > end
-
-    return passed

@@ -38,9 +38,11 @@ def left_out() -> int:
 
 def test_no_subscription_is_lost_with_a_proxy_that_restarts(nodes: Callable[[], Node]) -> None:
     node = nodes()
-    node.start(whole=True)
+    # A burst of so many must not be more than what may wait for one subscriber.
+    burst = {"HBSHIM_ZMQ_ZMQ_FANOUT_HWM": str(10 * TOPICS)}
+    node.start(whole=True, environment=burst)
     topics = [f"topic-{number}" for number in range(TOPICS)]
-    driver: messaging.Driver = node.driver()
+    driver: messaging.Driver = node.driver(zmq_fanout_hwm=10 * TOPICS)
     pools = {"one": Events(), "other": Events()}
     notifier = Notifier(driver, topics, "here", timeout=4 * LIMIT)
     with ExitStack() as stack:
@@ -50,7 +52,7 @@ def test_no_subscription_is_lost_with_a_proxy_that_restarts(nodes: Callable[[], 
         for restart in range(RESTARTS + 1):
             if restart:
                 node.end(signal.SIGKILL)
-                node.start(whole=True)
+                node.start(whole=True, environment=burst)
                 wait_until(lambda: figure(node, "servers") == len(pools), LIMIT)
             notifier.info("event", restart)
             for events in pools.values():

@@ -63,10 +63,10 @@ def test_green_contestants_call(model: str) -> None:
 
 
 def test_rabbitmq_is_compared_where_there_is_one(
-    broker: Broker, tiny: None, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, vhost: str, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contest, "COMPARISONS", (Comparison(CALL, OWN, RABBIT, 1.5),))
-    (row,) = contest.run(broker.amqp_url(), quick=True)
+    (row,) = contest.run(broker.amqp_url(vhost=vhost), quick=True)
     assert (row["contestant"], row["against"], row["must"]) == ("hbzmq", "hbkombu", "≥ 1.5")
 
 

@@ -11,7 +11,12 @@ EXCHANGES = (PREFIX, *(f"{PREFIX}{end}" for end in ("_rpc", "_rpc_fanout", "_not
 
 
 def tidy(url: str, topics: Iterable[str]) -> None:
-    """Delete the queues of `topics`, and the exchanges; no error if one does not exist."""
+    """Delete the queues of `topics`, and the exchanges that no other benchmark uses.
+
+    Parameters:
+        url: of the broker.
+        topics: of the contestants; it is no error if a queue does not exist.
+    """
     import pika
 
     connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -26,5 +31,8 @@ def tidy(url: str, topics: Iterable[str]) -> None:
             channel.queue_delete(f"{exchange}.{notes}.info" if exchange else f"{notes}.info")
         channel.exchange_delete(f"{topic}_fanout")
     for exchange in EXCHANGES:
-        channel.exchange_delete(exchange)
+        try:
+            channel.exchange_delete(exchange, if_unused=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            channel = connection.channel()
     connection.close()

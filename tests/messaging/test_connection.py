@@ -542,7 +542,7 @@ def test_closing_while_another_thread_drains(connection: Connection) -> None:
 def errors_and_events(library: str, host: Host) -> list[str]:
     """What a connection over `library` says of everything that can go wrong, in order."""
     connection = connect(library, host)
-    name = "the-same-name-over-both-libraries"
+    name = f"the-same-name-over-both-libraries-{os.getpid()}"
     connection.declare_queue(Queue(name, exclusive=True))
     attempts: list[Callable[[], object]] = [
         lambda: connection.declare_queue(Queue(name, exclusive=True, expires=60)),

@@ -29,6 +29,9 @@ pytestmark = [needs_os_threads, pytest.mark.alone]
 SECONDS = float(os.environ.get("HBSHIM_INTERRUPT_SECONDS", "4"))
 SEED = int(os.environ.get("HBSHIM_INTERRUPT_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
 
+#: Of each message: its number and the checksum of the rest.
+_HEAD = struct.Struct(">QI")
+
 
 class Messages(threading.Thread):
     """Takes every message off a queue, and keeps what is not as it was published."""
@@ -48,8 +51,11 @@ class Messages(threading.Thread):
 
     def _take(self, message: amqp.Message) -> None:
         body = message.body if isinstance(message.body, bytes) else message.body.encode()
-        number, checksum = struct.unpack_from(">QI", body)
-        if zlib.crc32(body[12:]) == checksum:
+        if len(body) < _HEAD.size:
+            self.altered.append(f"a message of {len(body)} bytes")
+            return
+        number, checksum = _HEAD.unpack_from(body)
+        if zlib.crc32(body[_HEAD.size :]) == checksum:
             self.whole += 1
         else:
             self.altered.append(f"message {number} of {len(body)} bytes")

@@ -107,7 +107,7 @@ async def publish(connection: Any, body: bytes = b"alive") -> None:
     """Publish one message on a new channel, and wait for the broker's confirmation."""
     channel = await connection.channel()
     message = aio_pika.Message(body)
-    await asyncio.wait_for(channel.default_exchange.publish(message, "nobody-reads-this"), LIMIT)
+    await asyncio.wait_for(channel.default_exchange.publish(message, "without-a-reader"), LIMIT)
     await channel.close()
 
 

@@ -36,7 +36,7 @@ from hbshim.amqp1.values import (
 #: Elements of an array whose elements have no bytes, such as nulls. Nothing else limits them.
 EMPTY_ELEMENTS_LIMIT = 16
 
-#: Keys of a map that are neither text nor bytes. Whoever sends them can choose numbers whose hashes
+#: Keys of a map that are neither text nor bytes. A sender can choose numbers whose hashes
 #: are equal, and a dict of those takes quadratic time.
 NUMERIC_KEYS_LIMIT = 1000
 

@@ -1,8 +1,8 @@
 """Links: they carry messages in one direction, as many as the receiver gives credit for.
 
 Credit is a window, not an increment (2.6.7): the receiver announces `link_credit` messages from
-`delivery_count` on. Both sides count deliveries, and whoever computes the credit subtracts those
-that are on their way.
+`delivery_count` on. Both sides count deliveries, and the side that computes the credit subtracts
+those that are on their way.
 """
 
 from __future__ import annotations

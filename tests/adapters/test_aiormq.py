@@ -196,7 +196,7 @@ def test_a_write_to_a_closed_peer_raises_the_librarys_error_and_sends_nothing(
             wait_until(lambda: link.wire.kernel_view().peer_closed)
             time.sleep(2 * IDLE_BEFORE_CHECK)
             with pytest.raises(RECOVERABLE):
-                await channel.default_exchange.publish(aio_pika.Message(b""), "nobody-reads-this")
+                await channel.default_exchange.publish(aio_pika.Message(b""), "without-a-reader")
             await connection.close()
         assert prevented() == before + 1
 

@@ -1,4 +1,4 @@
-"""Whatever arrives, one error of ours at most; never one of Python's.
+"""Whatever arrives, at most a ProtocolError; never an error of Python.
 
 Inputs are mutations of valid ones: plain random bytes seldom get further than their first one.
 `HBSHIM_FUZZ_INPUTS=1000000` tries more, `HBSHIM_FUZZ_SEED` others.

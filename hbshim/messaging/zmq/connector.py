@@ -1,6 +1,6 @@
 """Connects a socket of a client to proxies, and finds out why one refuses.
 
-With CURVE each connection expects the key of its proxy. ZeroMQ gives up for good after most
+With CURVE each connection expects the key of its proxy. ZeroMQ gives up permanently after most
 handshakes that fail, and repeats the others twenty times a second; so the connection is made anew,
 after growing pauses, with the keys that are known by then.
 """

@@ -19,7 +19,7 @@ from hbshim.messaging.zmq.keys import FILE_LIMIT, PublicKeys, is_key, read_secre
 
 OPTION = "zmq_curve_secret_key_file"
 
-#: Runs the tests as a user to whom files of another one may belong.
+#: Runs the tests as a user who may own files of another one.
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a file of another user needs root")
 
 

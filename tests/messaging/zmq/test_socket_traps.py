@@ -130,7 +130,7 @@ def test_zeromqs_proxy_ends_with_a_message_that_cannot_be_sent(
     assert not thread.is_alive()
 
 
-#: A publisher that publishes nothing, and nobody touches unless it is told to.
+#: A publisher that publishes nothing, and that is touched only on request.
 IDLE_PUBLISHER = """
 import sys, time, zmq
 socket = zmq.Context().socket(zmq.PUB)

@@ -47,8 +47,8 @@ def test_r2_a_sender_without_receiver_has_no_credit(client: Clients) -> None:
     alone = caller.sender("r2-alone")
     alone_multicast = caller.sender("multicast/r2-alone")
     anonymous = caller.sender()
-    assert caller.outcome(caller.send(anonymous, to="r2-nobody")) == "released"
-    assert caller.outcome(caller.send(anonymous, to="multicast/r2-nobody")) == "released"
+    assert caller.outcome(caller.send(anonymous, to="r2-no-receiver")) == "released"
+    assert caller.outcome(caller.send(anonymous, to="multicast/r2-no-receiver")) == "released"
     assert caller.credit(alone) == caller.credit(alone_multicast) == 0
     server = client()
     server.receiver("r2-alone")
@@ -162,7 +162,7 @@ def test_r7_a_waiting_message_is_withdrawn(client: Clients) -> None:
     assert caller.fate(withdrawn) == dying.fate(orphaned) == (None, False)
     caller.settle(withdrawn)
     # It answers, so what was sent before has arrived.
-    assert caller.outcome(caller.send(caller.sender(), to="r7-nobody")) == "released"
+    assert caller.outcome(caller.send(caller.sender(), to="r7-no-receiver")) == "released"
     dying.end()
     server.silence(0.1)
     server.grant(receiver, 10)

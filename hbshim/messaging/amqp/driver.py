@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 import uuid
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError, OptionError
+from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError
+from hbshim.messaging.amqp import patterns
 from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.connection import FORMAT, Queue
 from hbshim.messaging.amqp.connector import Connector, Open
@@ -19,7 +19,7 @@ from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
-from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.consuming import Source
@@ -27,7 +27,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.pool import PoolStatistics
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
-from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
+from hbshim.protocol.messages import PERSISTENT, Message
 
 #: Seconds for deleting the queue of a request that was not stored; otherwise it expires.
 DELETE_WITHIN = 0.3
@@ -100,23 +100,8 @@ class AmqpDriver:
         attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
-        if target.fanout:
-            exchange, key = (
-                self._topology.fanout_exchange(target),
-                self._topology.fanout_key(target),
-            )
-        else:
-            exchange, key = self._topology.rpc_exchange(target), self._topology.rpc_key(target)
         deadline = time.monotonic() + timeout_of(timeout)
-        message = Message(
-            payload.body,
-            exchange,
-            key,
-            content_type=payload.content_type,
-            message_id=uuid.uuid4().hex,
-            deadline=deadline,
-            type=FORMAT,
-        )
+        message = patterns.cast(self._topology, target, payload, deadline)
         if mandatory:
             self._sender.send_confirmed(message, None, deadline, self._attempts(attempts))
         else:
@@ -189,13 +174,8 @@ class AmqpDriver:
     ) -> None:
         deadline = time.monotonic() + timeout_of(timeout)
         subscription = self._topology.notifications(target, priority, None)
-        message = Message(
-            payload.body,
-            subscription.exchange,
-            subscription.routing_key,
-            content_type=payload.content_type,
-            message_id=uuid.uuid4().hex,
-            delivery_mode=PERSISTENT if self.options.notification_persistence else TRANSIENT,
+        message = patterns.notification(
+            subscription, payload, persistent=self.options.notification_persistence
         )
         self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
 
@@ -210,19 +190,8 @@ class AmqpDriver:
         acknowledge_first: bool = True,
         expires: float | Default = DEFAULT,
     ) -> AmqpListener:
-        topology = self._topology
-        shared = topology.rpc(target.to(server=None, fanout=False), expires)
-        sources = [
-            Source(lambda: shared),
-            # A new name for each connection: the broker may not have noticed that the old one
-            # ended.
-            Source(lambda: topology.fanout(target, uuid.uuid4().hex), kept=False),
-        ]
-        if target.server is not None:
-            # Useless without its server: it expires, even if the queue of the topic does not.
-            own = topology.rpc(target, DEFAULT if expires == NEVER else expires)
-            sources.insert(1, Source(lambda: own))
-        count = _count(prefetch, self.options.rpc_prefetch_count)
+        sources = patterns.rpc_sources(self._topology, target, expires)
+        count = patterns.prefetch_count(prefetch, self.options.rpc_prefetch_count)
         return self._listener(sources, count, acknowledge_first=acknowledge_first)
 
     def listen_for_notifications(
@@ -231,15 +200,8 @@ class AmqpDriver:
         pool: str | None = None,
         prefetch: int | Default = DEFAULT,
     ) -> AmqpListener:
-        subscriptions = [
-            (self._topology.notifications(target, priority, pool), priority)
-            for target, priority in targets
-        ]
-        sources = [
-            Source(functools.partial(_same, subscription), priority=priority, later=True)
-            for subscription, priority in subscriptions
-        ]
-        count = _count(prefetch, self.options.notification_prefetch_count)
+        sources = patterns.notification_sources(self._topology, targets, pool)
+        count = patterns.prefetch_count(prefetch, self.options.notification_prefetch_count)
         return self._listener(sources, count, acknowledge_first=False)
 
     def _listener(
@@ -291,20 +253,5 @@ class AmqpDriver:
         self._sender.pool.close()
 
 
-def _same(subscription: Subscription) -> Subscription:
-    return subscription
-
-
 def _closed() -> ConnectionLostError:
     return ConnectionLostError("the driver is closed; create a new one")
-
-
-def _count(prefetch: int | Default, option: int) -> int:
-    """Return the prefetch of a listener."""
-    count = option if prefetch is DEFAULT else prefetch
-    if not isinstance(count, int):
-        raise OptionError(
-            f"prefetch must be a number of messages, got {count!r}; leave it out, or give DEFAULT, "
-            "for the option's value"
-        )
-    return count

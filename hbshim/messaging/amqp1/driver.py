@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
-import uuid
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConnectionLostError, OptionError
-from hbshim.messaging.amqp.connection import FORMAT
+from hbshim.errors import ConnectionLostError
+from hbshim.messaging.amqp import patterns
 from hbshim.messaging.amqp.retries import Retries
-from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.amqp1.caller import Caller
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.listener import Amqp1Listener
@@ -20,13 +18,12 @@ from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.amqp1.shared import SharedConnection
-from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Source
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
-from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
 
 
 class Amqp1Driver:
@@ -93,26 +90,11 @@ class Amqp1Driver:
         attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
-        topology = self._topology
-        if target.fanout:
-            pattern = Pattern.FANOUT
-            exchange, key = topology.fanout_exchange(target), topology.fanout_key(target)
-        else:
-            pattern = Pattern.CAST
-            exchange, key = topology.rpc_exchange(target), topology.rpc_key(target)
         deadline = time.monotonic() + timeout_of(timeout)
-        message = Message(
-            payload.body,
-            exchange,
-            key,
-            content_type=payload.content_type,
-            message_id=uuid.uuid4().hex,
-            deadline=deadline,
-            type=FORMAT,
-        )
+        message = patterns.cast(self._topology, target, payload, deadline)
         self._sender.send(
             message,
-            pattern,
+            Pattern.FANOUT if target.fanout else Pattern.CAST,
             deadline,
             self._attempts(attempts),
             wait=mandatory or (self.options.cast_confirm and not target.fanout),
@@ -130,13 +112,8 @@ class Amqp1Driver:
     ) -> None:
         deadline = time.monotonic() + timeout_of(timeout)
         subscription = self._topology.notifications(target, priority, None)
-        message = Message(
-            payload.body,
-            subscription.exchange,
-            subscription.routing_key,
-            content_type=payload.content_type,
-            message_id=uuid.uuid4().hex,
-            delivery_mode=PERSISTENT if self.options.notification_persistence else TRANSIENT,
+        message = patterns.notification(
+            subscription, payload, persistent=self.options.notification_persistence
         )
         self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
 
@@ -151,19 +128,8 @@ class Amqp1Driver:
         acknowledge_first: bool = True,
         expires: float | Default = DEFAULT,
     ) -> Amqp1Listener:
-        topology = self._topology
-        shared = topology.rpc(target.to(server=None, fanout=False), expires)
-        sources = [
-            Source(lambda: shared),
-            # A new name for each connection: the broker may not have noticed that the old one
-            # ended.
-            Source(lambda: topology.fanout(target, uuid.uuid4().hex), kept=False),
-        ]
-        if target.server is not None:
-            # Useless without its server: it expires, even if the queue of the topic does not.
-            own = topology.rpc(target, DEFAULT if expires == NEVER else expires)
-            sources.insert(1, Source(lambda: own))
-        count = _count(prefetch, self.options.rpc_prefetch_count)
+        sources = patterns.rpc_sources(self._topology, target, expires)
+        count = patterns.prefetch_count(prefetch, self.options.rpc_prefetch_count)
         return self._listener(sources, count, acknowledge_first=acknowledge_first)
 
     def listen_for_notifications(
@@ -172,15 +138,8 @@ class Amqp1Driver:
         pool: str | None = None,
         prefetch: int | Default = DEFAULT,
     ) -> Amqp1Listener:
-        sources = [
-            Source(
-                functools.partial(_same, self._topology.notifications(target, priority, pool)),
-                priority=priority,
-                later=True,
-            )
-            for target, priority in targets
-        ]
-        count = _count(prefetch, self.options.notification_prefetch_count)
+        sources = patterns.notification_sources(self._topology, targets, pool)
+        count = patterns.prefetch_count(prefetch, self.options.notification_prefetch_count)
         return self._listener(sources, count, acknowledge_first=False)
 
     def _listener(
@@ -211,18 +170,3 @@ class Amqp1Driver:
     def _refuse_closed(self) -> None:
         if self._closed:
             raise ConnectionLostError("the driver is closed; create a new one")
-
-
-def _same(subscription: Subscription) -> Subscription:
-    return subscription
-
-
-def _count(prefetch: int | Default, option: int) -> int:
-    """Return the prefetch of a listener."""
-    count = option if prefetch is DEFAULT else prefetch
-    if not isinstance(count, int):
-        raise OptionError(
-            f"prefetch must be a number of messages, got {count!r}; leave it out, or give DEFAULT, "
-            "for the option's value"
-        )
-    return count

@@ -46,7 +46,7 @@ test: lint images
 	$(if $(ARGS),,$(PYTEST) -m alone --ignore=tests/cluster -n 2 --dist loadfile \
 	  --no-loadscope-reorder)
 	$(if $(ARGS),,$(PYTEST) tests/cluster/test_failover.py)
-	$(if $(ARGS),,$(MAKE) --no-print-directory worlds)
+	$(if $(ARGS),,$(MAKE) --no-print-directory green)
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;
 # two processes for each, all four at one broker. Not by pytest-xdist: what connects its processes

@@ -97,13 +97,16 @@ def test_calls_that_wait_and_casts_that_come_too_late(
     wait_until(lambda: endpoint.asked, LIMIT)
     of_server, of_client = statuses(node)
     assert (of_server.calls_waiting, of_client.calls_waiting) == (0, 1)
-    client.prepare(timeout=2).cast("echo", value="late")
+    client.prepare(timeout=1).cast("echo", value="late")
     wait_until(lambda: statuses(node)[0].received["cast"] == 1, LIMIT)
-    hold_until_late = InBackground(lambda: client.prepare(timeout=2).call("echo", value=1))
-    assert isinstance(hold_until_late.join(), Exception)
+    # A server counts a message's time from its arrival, a little later than its caller does: the
+    # second call makes the first one late there too.
+    for timeout in (1, 3):
+        with pytest.raises(hbshim.errors.CallTimeoutError):
+            client.prepare(timeout=timeout).call("echo", value="late")
     endpoint.release.set()
     assert held.join() is None
-    wait_until(lambda: statuses(node)[0].expired == 2, LIMIT)
+    wait_until(lambda: statuses(node)[0].expired >= 2, LIMIT)
 
 
 def test_publications_that_wait_have_bytes_until_they_are_handled(

@@ -87,6 +87,8 @@ OTEL = ["opentelemetry-api>=1.20,<2"]
 OSLO = [*KOMBU, *PIKA, "oslo.messaging>=17.3,<19"]
 # Not an extra: a program that uses aio-pika has it.
 ASYNCIO = ["aio-pika>=9.6,<11", "aiormq>=6.9,<8", "uvloop>=0.19,<1"]
+# For the cells with an event loop, and the tests of its hosts.
+ASGI = [*ASYNCIO, "uvicorn>=0.23,<1", "django>=4.2,<7", "tornado>=6.3,<7"]
 # mkdocs-material is maintained until May 2027; its successor, Zensical, reads the same settings.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2"]
 # Not an extra: wsgi_harness is no part of the wheel.
@@ -103,7 +105,7 @@ TEST = [
     *OSLO,
     *PROTON,
     *ZMQ,
-    *ASYNCIO,
+    *ASGI,
     "build>=1",
     "gunicorn>=21,<26",
     "hypothesis>=6.100,<7",

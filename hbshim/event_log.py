@@ -28,6 +28,7 @@ LEVELS = {
     "check-failed": logging.ERROR,
     "directory-back": logging.INFO,
     "directory-refused": logging.ERROR,
+    "loop-blocked": logging.INFO,
     "no-amqp": logging.INFO,
     "watch-failed": logging.ERROR,
     "worker-moved": logging.INFO,

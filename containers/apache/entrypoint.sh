@@ -1,5 +1,7 @@
 #!/bin/bash
-# Starts one httpd in the foreground. Environment, all optional:
+# Starts one httpd, or one uvicorn, in the foreground. Environment, all optional:
+#   SERVER          apache (default) | uvicorn: an ASGI application, and none of what follows but CODE
+#   ASGI_APP        the application, as uvicorn is given it; ASGI_LOOP: asyncio (default) | uvloop
 #   MPM             prefork (default) | event
 #   WSGI_MODE       embedded (default) | daemon
 #   WSGI_INTERPRETER  main (default) | sub: an interpreter of the application's own
@@ -11,6 +13,14 @@ set -euo pipefail
 
 fail() { echo "entrypoint: $*" >&2; exit 64; }
 
+case "$SERVER" in
+  apache) ;;
+  uvicorn)
+    cd "$CODE"
+    exec /opt/venv/bin/uvicorn "$ASGI_APP" --host 0.0.0.0 --port 80 --loop "$ASGI_LOOP" \
+      --lifespan off --no-access-log ;;
+  *) fail "SERVER must be apache or uvicorn, not '$SERVER'" ;;
+esac
 case "$MPM" in
   prefork) mpm=MPM_PREFORK ;;
   event) mpm=MPM_EVENT ;;

@@ -111,8 +111,8 @@ CHECKS = (
     ),
     Check(
         "open-connections",
-        "The connections of py-amqp and pika that are open in this process, and whether hbshim "
-        "keeps them alive.",
+        "The connections of py-amqp, pika and aiormq that are open in this process, and whether "
+        "hbshim keeps them alive.",
         "hbshim.install() keeps connections alive that are opened after it. One with T = 0 has no "
         "heartbeats; one that hbshim had to leave alone is among the events.",
         "Call hbshim.install() before the first connection, or hbshim.keep_alive(connection) for "

@@ -8,6 +8,7 @@ from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.activity import Activity
 from hbshim.doctor.proposals import Proposal
 from hbshim.doctor.zmq_facts import ZmqFacts
+from hbshim.observe.loops import LoopStatus
 from hbshim.runtime.detect import RuntimeReport
 
 
@@ -114,6 +115,7 @@ class Context:
         probe: the connection to the broker, if one was requested and succeeded.
         broker_error: why it failed, and the remedy.
         queues: what the management API listed; or why that failed, and the remedy.
+        loops: the event loops that have connections which are kept alive.
         zmq: what was found out for a URL of the driver over ZeroMQ.
     """
 
@@ -133,6 +135,7 @@ class Context:
     probe: ConnectionProbe | None = None
     broker_error: tuple[str, str] | None = None
     queues: Queues | tuple[str, str] | None = None
+    loops: tuple[LoopStatus, ...] = ()
     zmq: ZmqFacts | None = None
 
     @property

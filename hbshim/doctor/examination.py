@@ -13,6 +13,7 @@ from hbshim.doctor import (
     checks_broker,
     checks_heartbeat,
     checks_kept_alive,
+    checks_loops,
     checks_runtime,
     checks_versions,
     checks_zmq,
@@ -27,6 +28,7 @@ from hbshim.doctor.target import broker_target, is_zmq_url, management_target
 from hbshim.doctor.zmq_facts import ZmqFacts
 from hbshim.errors import BrokerError, OptionError
 from hbshim.heartbeat import service
+from hbshim.observe.loops import loops
 from hbshim.options import Options
 from hbshim.runtime.detect import detect
 from hbshim.runtime.loaded import peek
@@ -34,6 +36,7 @@ from hbshim.runtime.loaded import peek
 #: Every check, in the order of the report and of docs/doctor.md.
 CHECKS = (
     *checks_runtime.CHECKS,
+    *checks_loops.CHECKS,
     *checks_versions.CHECKS,
     *checks_kept_alive.CHECKS,
     *checks_heartbeat.CHECKS,
@@ -119,7 +122,7 @@ def examine(
     activity = activity_of(
         running, len(links), installed=installed is not None, loaded=loaded_clients()
     )
-    unknown_clients = loaded_unknown_clients()
+    unknown_clients, loops_here = loaded_unknown_clients(), tuple(loops())
     apps = tuple(apps_in_use() if app is None else [facts_of(app)])
     # An examination must not create the service: see service.existing().
     runtime = detect(
@@ -186,6 +189,7 @@ def examine(
         probe=probe,
         broker_error=broker_error,
         queues=queues,
+        loops=loops_here,
         zmq=facts,
     )
     return Report(

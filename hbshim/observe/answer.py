@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from hbshim.errors import WatchError
 from hbshim.observe.drivers import PATTERNS, ZmqStatus
+from hbshim.observe.loops import LoopStatus
 from hbshim.observe.protocol import VERSION
 from hbshim.observe.snapshot import LinkStatus
 
@@ -43,6 +44,7 @@ class ProcessSeen:
     engines: tuple[WorkerSeen, ...]
     counters: dict[str, int]
     zmq: tuple[ZmqStatus, ...]
+    loops: tuple[LoopStatus, ...]
     document: dict[str, Any]
 
 
@@ -66,6 +68,7 @@ def parse(answer: bytes) -> ProcessSeen:
             counters={_text(name): _integer(value) for name, value in counters},
             # Earlier versions of the same format have none.
             zmq=tuple(_read(ZmqStatus, driver) for driver in document.get("zmq", ())),
+            loops=tuple(_read(LoopStatus, loop) for loop in document.get("loops", ())),
             document=document,
         )
     # RecursionError: brackets without end.
@@ -118,9 +121,16 @@ def _by_pattern(value: Any) -> dict[str, int]:
     return {pattern: _integer(value[pattern]) for pattern in PATTERNS}
 
 
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 _READERS: dict[str, Callable[[object], object]] = {
     "str": _text,
     "int": _integer,
+    "bool": _boolean,
     "float": _number,
     "float | None": _number_or_none,
     "dict[str, int]": _by_pattern,

@@ -126,6 +126,20 @@ def _io_idle(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
     return [((), max(driver.io_idle for driver in status.zmq))] if status.zmq else []
 
 
+def _loops(name: str) -> Read[float]:
+    """Return what reads a figure of each event loop, the worst of one kind in one thread."""
+    value = attrgetter(name)
+
+    def read(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
+        worst: dict[tuple[str, ...], float] = {}
+        for loop in status.loops:
+            key = (loop.kind, loop.thread)
+            worst[key] = max(worst.get(key, 0.0), value(loop))
+        return worst.items()
+
+    return read
+
+
 COUNTERS: tuple[Measure[float], ...] = (
     Measure("heartbeats_sent", "Heartbeats sent.", _counter("heartbeats_sent")),
     Measure(
@@ -178,6 +192,18 @@ GAUGES: tuple[Measure[float], ...] = (
         "Lateness of the latest check; below 0 is early.",
         _latest_lateness,
         ("worker",),
+    ),
+    Measure(
+        "loop_latest_lateness_seconds",
+        "Lateness of the latest timer of an event loop of asyncio; it grows while it is blocked.",
+        _loops("latest_lateness"),
+        ("loop", "thread"),
+    ),
+    Measure(
+        "loop_worst_lateness_seconds",
+        "Maximum lateness of the latest 100 timers of an event loop of asyncio.",
+        _loops("worst_lateness"),
+        ("loop", "thread"),
     ),
     # A heartbeat must not hide a hung application: these are the ages of its own traffic.
     *(

@@ -14,6 +14,7 @@ from hbshim.heartbeat.service import existing
 from hbshim.heartbeat.wire import Wire
 from hbshim.metrics import Event
 from hbshim.observe.drivers import ZmqStatus, zmq_drivers
+from hbshim.observe.loops import LoopStatus, loops
 
 #: How many checks of a worker the maximum lateness covers.
 RECENT_CHECKS = 100
@@ -93,12 +94,14 @@ class Status:
         engines: every worker that was started.
         counters: by name, see docs/observing.md.
         zmq: every driver over ZeroMQ that this process uses.
+        loops: every event loop of asyncio that has connections in `links`.
     """
 
     links: list[LinkStatus]
     engines: list[EngineStatus]
     counters: dict[str, int]
     zmq: list[ZmqStatus]
+    loops: list[LoopStatus]
 
     def __getitem__(self, name: str) -> Any:
         """Return a part of it by its name, as in :meth:`as_dict`."""
@@ -125,7 +128,7 @@ def snapshot() -> Status:
     """Return what :func:`status` returns, from any thread: it logs nothing."""
     service, now = existing(), time.monotonic()
     if service is None:
-        return Status([], [], {}, zmq_drivers())
+        return Status([], [], {}, zmq_drivers(), [])
     placements = service.placements()
     links_of = Counter(engine for _, engine in placements)
     return Status(
@@ -133,6 +136,7 @@ def snapshot() -> Status:
         [_engine(engine, links_of[engine]) for engine in service.engines()],
         service.metrics.snapshot(),
         zmq_drivers(),
+        loops(),
     )
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from hbshim.observe.answer import ProcessSeen
 from hbshim.observe.columns import WIDE, age, lateness, make_fit, table_of
 from hbshim.observe.drivers_table import drivers_height, drivers_table
+from hbshim.observe.loops import LoopStatus
 from hbshim.observe.snapshot import LinkStatus
 
 #: Lines of a process's table that are not links.
@@ -54,6 +55,8 @@ def render(
 def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableType:
     wide = width >= WIDE
     late = {engine.worker: engine.worst_lateness for engine in process.engines}
+    if room is not None:
+        room = max(1, room - len(process.loops))
     if room is not None and process.zmq:
         room = max(1, room - drivers_height(process.zmq))
     shown = sorted(process.links, key=_urgency)[:room]
@@ -107,7 +110,7 @@ def _heading(process: ProcessSeen) -> Text:
 
 
 def _footer(process: ProcessSeen, shown: int) -> list[Text]:
-    lines = []
+    lines = [_loop(loop) for loop in process.loops]
     if process.links_in_all > shown:
         lines.append(Text(f"… and {process.links_in_all - shown} more", "dim"))
     events = {
@@ -119,6 +122,16 @@ def _footer(process: ProcessSeen, shown: int) -> list[Text]:
         told = " · ".join(f"{kind} {count}" for kind, count in events.items())
         lines.append(Text(f"events: {told}", "yellow"))
     return [*lines, Text()]
+
+
+def _loop(loop: LoopStatus) -> Text:
+    limit, count = loop.heartbeat_timeout, loop.links
+    late = f"{lateness(loop.latest_lateness)} late, at worst {lateness(loop.worst_lateness)}"
+    return Text.assemble(
+        f"event loop {loop.kind} in {loop.thread}: {count} link{'' if count == 1 else 's'}, ",
+        (late, "red" if loop.worst_lateness > limit / 2 else ""),
+        "" if loop.running else (", not running", "bold yellow"),
+    )
 
 
 def _urgency(link: LinkStatus) -> tuple[int, str, str]:

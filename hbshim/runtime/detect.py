@@ -1,4 +1,4 @@
-"""The report on this process: what is patched, the host, and the heartbeat worker.
+"""The report on this process: what is patched, the host, its event loops, the heartbeat worker.
 
 It inspects and never imports (see ``loaded.py``), so that the detection does not change its result.
 It may run again at any time, because a program may patch late or fork.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hbshim.options import WorkerName
@@ -16,6 +16,7 @@ from hbshim.runtime.choice import Choice, Facts, HubState, choose
 from hbshim.runtime.green import GreenFacts, Patches, inspect_green
 from hbshim.runtime.host import HostFacts, inspect_host
 from hbshim.runtime.interpreter import inspect_interpreter
+from hbshim.runtime.loops import LoopFacts, inspect_loops
 
 # uWSGI and mod_wsgi fork in C, where os.register_at_fork may not run.
 _PID_AT_IMPORT = os.getpid()
@@ -27,9 +28,11 @@ class RuntimeReport(Facts):
 
     Attributes:
         choice: the heartbeat worker, the reason, and a warning.
+        loops: the event loops of asyncio.
     """
 
     choice: Choice
+    loops: LoopFacts = field(default_factory=LoopFacts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values that ``json.dumps`` accepts."""
@@ -41,6 +44,7 @@ class RuntimeReport(Facts):
             *_explain_green(self.green),
             _explain_host(self.host),
             _HUB_SENTENCES[self.hub],
+            *_explain_loops(self.loops),
             self._explain_interpreter(),
             f"Heartbeats come from: {self.choice.worker}. {self.choice.reason}",
             *([f"Warning: {self.choice.warning}"] if self.choice.warning else []),
@@ -88,7 +92,13 @@ def detect(
     )
     choice = choose(facts, heartbeat_in_pthread, worker, worker_late)
     return RuntimeReport(
-        facts.green, facts.host, facts.hub, facts.interpreter, facts.forked_since_import, choice
+        facts.green,
+        facts.host,
+        facts.hub,
+        facts.interpreter,
+        facts.forked_since_import,
+        choice,
+        inspect_loops(),
     )
 
 
@@ -110,6 +120,16 @@ _HUB_SENTENCES: dict[HubState, str] = {
     "blocked": "The hub stands still whenever the program waits in a native socket.",
     "unknown": "Nothing guarantees that the hub runs between requests.",
 }
+
+
+#: Names of event loops for a reader.
+LOOP_NAMES = {"asyncio": "asyncio's own event loop", "uvloop": "uvloop", "other": "an event loop"}
+
+
+def _explain_loops(loops: LoopFacts) -> list[str]:
+    policy = [f"The event loop policy is {loops.policy}."] if loops.policy else []
+    found = [f"{LOOP_NAMES[each.kind]} in thread {each.thread}" for each in loops.running]
+    return [*policy, *([f"Running: {', '.join(found)}."] if found else [])]
 
 
 def _explain_green(green: GreenFacts) -> list[str]:

@@ -15,7 +15,9 @@ from hbshim.doctor.context import ConnectionProbe, Context, Negotiated, Queues
 from hbshim.doctor.examination import CHECKS, examine
 from hbshim.doctor.findings import Finding, Report, Verdict, finding_of
 from hbshim.doctor.proposals import Proposal
+from hbshim.observe.loops import LoopStatus
 from hbshim.runtime.detect import RuntimeReport
+from hbshim.runtime.loops import RunningLoop
 
 HERE = hbshim.detect()
 AGREED = Negotiated(4, 4, 60, 131072, 2047, "RabbitMQ", "4.0.5")
@@ -324,3 +326,38 @@ def test_findings_are_found_by_name() -> None:
     assert examine().finding("worker").check == "worker"
     with pytest.raises(KeyError):
         examine().finding("no such check")
+
+
+LOOP = LoopStatus("asyncio", "MainThread", True, 2, 10.0, 0.001, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "sentence"),
+    [
+        ({}, "ok", "Asyncio's own event loop in thread MainThread was at most 20 ms late"),
+        ({"worst_lateness": 5.1}, "warning", "was blocked for 5.1 s, longer than T/2 = 5 s"),
+        ({"running": False}, "warning", "does not run, and has 2 connections"),
+        ({"kind": "uvloop"}, "ok", "uvloop in thread MainThread was at most"),
+    ],
+)
+def test_an_event_loop_is_judged_by_its_lateness(
+    changes: dict[str, Any], expected: str, sentence: str
+) -> None:
+    finding = found("event-loop", loops=(dataclasses.replace(LOOP, **changes),))
+    assert finding.verdict == expected
+    assert sentence in finding.sentence
+
+
+def test_a_loop_without_connections_is_named_and_no_loop_is_not_applicable() -> None:
+    assert verdict("event-loop") == "not-applicable"
+    running = process("loops", running=(RunningLoop("uvloop", "MainThread"),))
+    finding = found("event-loop", runtime=running)
+    assert (finding.verdict, finding.sentence[:27]) == ("ok", "uvloop in thread MainThread")
+
+
+def test_connections_over_uvloops_tls_are_told_with_their_limit() -> None:
+    unkept = (Unkept("aiormq", 60.0, over_uvloop_tls=True),)
+    finding = found("event-loop", activity=Activity(installed=True, unkept=unkept))
+    assert finding.verdict == "warning"
+    assert "longer than 1.5 T = 90 s" in finding.sentence
+    assert "--loop asyncio" in finding.remedy

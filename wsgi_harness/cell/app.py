@@ -30,14 +30,12 @@ if CELL["shim"] is not None:
 
     hbshim.install(**CELL["shim"])
 
-import contextlib
-import dataclasses
-import importlib.metadata
 import sys
 import time
 from urllib.parse import parse_qs
 
 from wsgi_harness.cell.clients import client_of
+from wsgi_harness.cell.findings import described, recorded_by_hbshim, versions
 from wsgi_harness.cell.keepalive import Keepalive
 from wsgi_harness.cell.probe import Probe
 
@@ -47,6 +45,7 @@ Query = dict[str, list[str]]
 _client = client_of(CELL, os.environ["AMQP_URL"])
 _keepalive = Keepalive(_client, CELL["heartbeat"] / 4, _green)
 _probes: dict[str, Probe] = {}
+_PACKAGES = ("kombu", "amqp", "pika", "oslo.messaging", "mod_wsgi")
 
 
 def _open(_query: Query, body: str) -> Answer:
@@ -59,16 +58,7 @@ def _open(_query: Query, body: str) -> Answer:
     _green.native_thread(_probes["native"].run, _green.native_sleep())
     _client.open(body if CELL["tls"] else None)
     _keepalive.start(CELL["keepalive"])
-    return {"python": sys.version.split()[0], "versions": _versions()}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in (CELL["green"], "kombu", "amqp", "pika", "oslo.messaging", "mod_wsgi"):
-        # mod_wsgi may be a module of Apache's alone, without its Python package.
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return {"python": sys.version.split()[0], "versions": versions([CELL["green"], *_PACKAGES])}
 
 
 def _publish(query: Query, _body: str) -> Answer:
@@ -77,7 +67,7 @@ def _publish(query: Query, _body: str) -> Answer:
         try:
             _client.publish(CELL["queue"], f"{CELL['name']}/{number}")
         except Exception as error:
-            return {"accepted": accepted, "error": _describe(error)}
+            return {"accepted": accepted, "error": described(error)}
         accepted += 1
     return {"accepted": accepted}
 
@@ -86,42 +76,8 @@ def _report(_query: Query, _body: str) -> Answer:
     return {
         "probes": {name: probe.report() for name, probe in _probes.items()},
         "keepalive": _keepalive.report(),
-        "shim": _shim() if CELL["tells"] else None,
+        "shim": recorded_by_hbshim((CELL["shim"] or {}).get("worker")) if CELL["tells"] else None,
     }
-
-
-def _shim() -> Answer:
-    from hbshim import detect
-    from hbshim.heartbeat import service
-
-    heartbeats = service.current()
-    worker = (CELL["shim"] or {}).get("worker")
-    return {
-        "detected": detect(worker=worker).as_dict(),
-        "counters": heartbeats.metrics.snapshot(),
-        "events": [dataclasses.asdict(event) for event in heartbeats.metrics.take_events()],
-        "engines": [
-            {
-                "worker": engine.worker.name,
-                "wakeups": engine.wakeups,
-                "latest": max(engine.lateness, default=0.0),
-            }
-            for engine in heartbeats.engines()
-        ],
-        "links": [
-            {
-                "name": link.name,
-                "state": link.state.value,
-                "route": link.wire.route,
-                "heartbeats": link.heartbeats_sent,
-            }
-            for link in heartbeats.links()
-        ],
-    }
-
-
-def _describe(error: BaseException) -> Answer:
-    return {"type": type(error).__name__, "message": str(error)[:200]}
 
 
 _ROUTES: dict[tuple[str, str], Callable[[Query, str], Answer]] = {
@@ -145,7 +101,7 @@ def application(
         body = environ["wsgi.input"].read(length).decode() if length else ""
         answer = handler(parse_qs(environ["QUERY_STRING"]), body)
     except Exception as error:
-        answer = {"error": _describe(error)}
+        answer = {"error": described(error)}
     answer |= {"pid": os.getpid(), "began": began, "ended": time.time()}
     status = "500 Internal Server Error" if "error" in answer else "200 OK"
     start_response(status, [("Content-Type", "application/json")])

@@ -77,6 +77,7 @@ class Keepalive:
 STARTERS: dict[str, Callable[[Keepalive], None]] = {
     "none": Keepalive._nothing,
     "driver": Keepalive._nothing,
+    "loop": Keepalive._nothing,
     "green": Keepalive._green,
     "tpool": Keepalive._tpool,
     "native": Keepalive._native,

@@ -175,6 +175,8 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
         CellService(
             scenario.name,
             {
+                "SERVER": scenario.deployment.server,
+                "ASGI_LOOP": scenario.deployment.loop,
                 "MPM": scenario.deployment.mpm,
                 "WSGI_MODE": scenario.deployment.mode,
                 "WSGI_INTERPRETER": scenario.deployment.interpreter,

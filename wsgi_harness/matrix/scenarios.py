@@ -13,7 +13,18 @@ from typing import Any, Literal
 
 from wsgi_harness.errors import HarnessError
 
-Library = Literal["kombu", "pika", "rabbit", "hbrabbit", "hbkombu", "hbpika"]
+Library = Literal[
+    "kombu",
+    "pika",
+    "rabbit",
+    "hbrabbit",
+    "hbkombu",
+    "hbpika",
+    "aio-pika",
+    "pika-asyncio",
+    "pika-tornado",
+    "celery",
+]
 Fate = Literal["closed", "alive"]
 
 #: What an application uses by itself.
@@ -22,12 +33,19 @@ LIBRARIES: tuple[Library, ...] = ("kombu", "pika")
 SCHEMES: tuple[Library, ...] = ("rabbit", "hbrabbit", "hbkombu", "hbpika")
 STOCK, *_OURS = SCHEMES
 
+#: What an application uses in an event loop; the last has no heartbeats of its own there.
+IN_LOOP: tuple[Library, ...] = ("aio-pika", "pika-asyncio", "pika-tornado", "celery")
+
 #: Path of the older oslo.messaging in the image.
 _OLDER = "/opt/oslo17"
 
 #: Length of the silence, in T. A client that sends heartbeats but does not read gives up after 2 T,
 #: RabbitMQ closes up to 3 T after the last byte, and one T is for a busy machine.
 SILENCE = 6
+
+#: How long the handler blocks the event loop in the cells with one, in T: longer than RabbitMQ
+#: waits, and over when the silence ends.
+BLOCKED = 5
 
 #: RabbitMQ closes between 2 and 3 T after the client's last byte (measured; it checks once in T).
 BROKER_PATIENCE = (2, 3)
@@ -48,9 +66,12 @@ class UnknownScenarioError(HarnessError):
 
 @dataclass(frozen=True)
 class Deployment:
-    """The setup of Apache and the process.
+    """The setup of the server and the process.
 
     Attributes:
+        libraries: those that can hold a connection there.
+        server: Apache with mod_wsgi, or uvicorn, which runs an event loop of asyncio. The rest up
+            to `green` is about Apache.
         mpm: Apache's multi-processing module.
         mode: mod_wsgi's mode.
         interpreter: Python's main one (``%{GLOBAL}``), or a sub-interpreter.
@@ -61,10 +82,14 @@ class Deployment:
         oslo: the version of oslo.messaging whose transports hold the connections; empty if the
             application holds its one connection itself.
         rabbitmq: RabbitMQ's minor version; empty for that of the run.
+        loop: uvicorn's event loop.
+        django: whether the application is an async view of Django; a bare one if not.
     """
 
     key: str
     title: str
+    libraries: tuple[Library, ...] = LIBRARIES
+    server: Literal["apache", "uvicorn"] = "apache"
     mpm: Literal["prefork", "event"] = "prefork"
     mode: Literal["embedded", "daemon"] = "embedded"
     interpreter: Literal["main", "sub"] = "main"
@@ -74,11 +99,8 @@ class Deployment:
     threads: int = 1
     oslo: Literal["", "17.3", "18.3"] = ""
     rabbitmq: Literal["", "3.10", "4.3"] = ""
-
-    @property
-    def libraries(self) -> tuple[Library, ...]:
-        """The libraries that can hold a connection there."""
-        return SCHEMES if self.oslo else LIBRARIES
+    loop: Literal["asyncio", "uvloop"] = "asyncio"
+    django: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,10 +153,10 @@ class Scenario:
 
     @property
     def is_green(self) -> bool:
-        """Whether a green thread sends the heartbeats: none without its hub."""
+        """Whether a green thread or a task sends the heartbeats: none without its hub or loop."""
         if self.method.keepalive == "driver":
             return self.deployment.patched and self.is_control and not self.method.driver
-        return self.method.keepalive in ("green", "tpool")
+        return self.method.keepalive in ("green", "tpool", "loop")
 
     @property
     def is_fix(self) -> bool:
@@ -152,14 +174,50 @@ DEPLOYMENTS = (
     Deployment("tls", "prefork, embedded, monkey-patched, over TLS", tls=True),
     Deployment("rabbitmq310", "prefork, embedded, monkey-patched, RabbitMQ 3.10", rabbitmq="3.10"),
     Deployment("rabbitmq43", "prefork, embedded, monkey-patched, RabbitMQ 4.3", rabbitmq="4.3"),
-    Deployment("oslo", "oslo.messaging 18.3 in prefork, embedded, monkey-patched", oslo="18.3"),
+    Deployment(
+        "oslo", "oslo.messaging 18.3 in prefork, embedded, monkey-patched", SCHEMES, oslo="18.3"
+    ),
     Deployment(
         "oslo-unpatched",
         "oslo.messaging 18.3 in prefork, embedded, nothing patched",
+        SCHEMES,
         patched=False,
         oslo="18.3",
     ),
-    Deployment("oslo17", "oslo.messaging 17.3 in prefork, embedded, monkey-patched", oslo="17.3"),
+    Deployment(
+        "oslo17", "oslo.messaging 17.3 in prefork, embedded, monkey-patched", SCHEMES, oslo="17.3"
+    ),
+    Deployment(
+        "uvicorn",
+        "uvicorn, an ASGI application that blocks its event loop",
+        IN_LOOP,
+        server="uvicorn",
+        patched=False,
+    ),
+    Deployment(
+        "uvicorn-tls",
+        "uvicorn, the same over TLS",
+        IN_LOOP[:1],
+        server="uvicorn",
+        patched=False,
+        tls=True,
+    ),
+    Deployment(
+        "uvloop",
+        "uvicorn on uvloop, the same",
+        IN_LOOP[:1],
+        server="uvicorn",
+        patched=False,
+        loop="uvloop",
+    ),
+    Deployment(
+        "django",
+        "uvicorn, an async view of Django that blocks its event loop",
+        IN_LOOP[:1],
+        server="uvicorn",
+        patched=False,
+        django=True,
+    ),
 )
 
 METHODS = (
@@ -187,6 +245,12 @@ METHODS = (
         "native thread that reads",
         "The same as released: the thread also drains events for 1 ms after each call.",
         keepalive="native-drained",
+    ),
+    Method(
+        "own",
+        "the library's own",
+        "The library's own heartbeats, from a task or a timer of the event loop.",
+        keepalive="loop",
     ),
     Method("hbshim-auto", "hbshim", "hbshim.install() and nothing else.", shim={}),
     Method(
@@ -244,6 +308,10 @@ _READS = (
     "A native thread runs, and it reads, so neither side misses the other in this quiet process. "
     "Under load it is not safe: two threads share one connection."
 )
+_BLOCKED = (
+    "The library sends heartbeats from a task or a timer of the event loop, and the handler blocks "
+    "the loop."
+)
 _SENDS = "hbshim sends heartbeats on the wire from its own native thread, beneath the client."
 _ENCRYPTS = (
     "hbshim sends heartbeats through the connection's TLS session, from a native thread, with one "
@@ -275,7 +343,7 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     (
         "none",
         LIBRARIES,
-        tuple(deployment.key for deployment in DEPLOYMENTS if not deployment.oslo),
+        tuple(each.key for each in DEPLOYMENTS if not each.oslo and each.server == "apache"),
         "closed",
         _NOBODY,
     ),
@@ -284,6 +352,12 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("native", ("kombu",), ("prefork", "unpatched"), "closed", _UNREAD),
     ("native", ("pika",), ("prefork", "unpatched"), "alive", _READS),
     ("native-drained", ("kombu",), ("prefork", "unpatched"), "alive", _READS),
+    ("none", ("celery",), ("uvicorn",), "closed", _NOBODY),
+    ("own", IN_LOOP[:3], ("uvicorn",), "closed", _BLOCKED),
+    ("own", IN_LOOP[:1], ("uvicorn-tls", "uvloop", "django"), "closed", _BLOCKED),
+    ("hbshim-auto", IN_LOOP, ("uvicorn",), "alive", _SENDS),
+    ("hbshim-auto", IN_LOOP[:1], ("uvloop", "django"), "alive", _SENDS),
+    ("hbshim-auto", IN_LOOP[:1], ("uvicorn-tls",), "alive", _ENCRYPTS),
     ("hbshim-auto", LIBRARIES, ("prefork", "unpatched", "daemon", "event"), "alive", _SENDS),
     ("hbshim-auto", LIBRARIES, ("gevent", "sub"), "alive", _SENDS),
     ("hbshim-auto", LIBRARIES, ("rabbitmq310", "rabbitmq43"), "alive", _SENDS),
@@ -357,6 +431,8 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "green": scenario.deployment.green,
         "patched": scenario.deployment.patched,
         "tls": scenario.deployment.tls,
+        "django": scenario.deployment.django,
+        "block": BLOCKED * heartbeat,
         "shim": None if scenario.method.shim is None else dict(scenario.method.shim),
         "tells": not scenario.is_control,
         "driver": _driver(scenario) if scenario.deployment.oslo else None,

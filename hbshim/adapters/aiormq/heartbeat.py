@@ -31,6 +31,7 @@ from hbshim.adapters.attach import (
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, UnsupportedVersionError
 from hbshim.heartbeat.link import Link
+from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, Options, check_url_key
 
 SUPPORTED = ">=6.9,<8"
@@ -99,14 +100,23 @@ def _require_own_loop(connection: Any) -> None:
 
 def _writer_of(connection: Any) -> Any:
     """Return the ``asyncio.StreamWriter`` of an open connection, which only its task refers to."""
-    task = getattr(connection, "_writer_task", None)
-    found = inspect.getcoroutinelocals(task.get_coro()) if task is not None else {}
-    if "writer" not in found:
+    writer = _found_writer(connection)
+    if writer is None:
         raise AttachError(
             f"hbshim does not find the stream of this connection in aiormq {__version__}; "
             "call hbshim.install() before it is opened"
         )
-    return found["writer"]
+    return writer
+
+
+def _found_writer(connection: Any) -> Any:
+    task = getattr(connection, "_writer_task", None)
+    return inspect.getcoroutinelocals(task.get_coro()).get("writer") if task is not None else None
+
+
+def transport_of(connection: Any) -> Any:
+    """Return the transport of an open connection; None if it is not found."""
+    return getattr(_found_writer(connection), "transport", None)
 
 
 def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
@@ -125,6 +135,7 @@ def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
     except BaseException:
         end()
         raise
+    watch_loop(connection.loop, link)
     connection.hbshim_link = link
     return link
 

@@ -37,6 +37,7 @@ from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
+from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, ConnectOptions, Options, check_url_key, split_url
 from hbshim.runtime.fork import process_mark
 
@@ -147,6 +148,16 @@ def _watch(link: Link, connection: Any, options: Options) -> None:
         link.close()
         _unwrap(connection, connection._transport)
         raise
+    loop = _loop_of(connection)
+    if loop is not None:
+        watch_loop(loop, link)
+
+
+def _loop_of(connection: Any) -> Any:
+    """Return the event loop of asyncio that runs a connection; None for another I/O loop."""
+    ioloop = getattr(connection, "ioloop", None)
+    loop = getattr(ioloop, "asyncio_loop", ioloop)  # Tornado's has one of asyncio
+    return loop if hasattr(loop, "call_soon_threadsafe") else None
 
 
 def _unwrap(connection: Any, transport: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 from wsgi_harness.engine.bases import RABBITMQ
 from wsgi_harness.matrix import scenarios
 from wsgi_harness.matrix.scenarios import (
+    IN_LOOP,
     LIBRARIES,
     SCENARIOS,
     SCHEMES,
@@ -54,6 +55,25 @@ def test_every_way_of_beating_is_tried_in_the_deployment_that_fails(
 def test_every_other_deployment_has_a_control_and_the_fix(deployment: str, library: str) -> None:
     assert BY_NAME[f"none-{library}-{deployment}"].expected == "closed"
     assert BY_NAME[f"hbshim-auto-{library}-{deployment}"].is_fix
+
+
+@pytest.mark.parametrize("library", IN_LOOP)
+def test_every_library_is_tried_in_an_event_loop_that_is_blocked(library: str) -> None:
+    control = BY_NAME[f"{'none' if library == 'celery' else 'own'}-{library}-uvicorn"]
+
+    assert control.expected == "closed"
+    assert control.is_green is (library != "celery")
+    assert BY_NAME[f"hbshim-auto-{library}-uvicorn"].is_fix
+
+
+@pytest.mark.parametrize("deployment", ["uvicorn-tls", "uvloop", "django"])
+def test_aio_pika_is_tried_in_every_other_event_loop(deployment: str) -> None:
+    assert BY_NAME[f"own-aio-pika-{deployment}"].expected == "closed"
+    assert BY_NAME[f"hbshim-auto-aio-pika-{deployment}"].is_fix
+
+
+def test_the_loop_is_blocked_for_longer_than_the_broker_waits_and_not_beyond_the_silence() -> None:
+    assert max(scenarios.BROKER_PATIENCE) < scenarios.BLOCKED < scenarios.SILENCE
 
 
 @pytest.mark.parametrize("deployment", ["oslo", "oslo-unpatched", "oslo17"])

@@ -15,7 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from hbshim.errors import ConnectError, MessagingError, OptionError, PayloadError, TopologyError
+from hbshim.errors import (
+    ConnectError,
+    MessagingError,
+    OptionError,
+    PayloadError,
+    TopologyError,
+    UnsupportedError,
+)
 from hbshim.messaging.backoff import Backoff
 from hbshim.messaging.base import CLOSE_LIMIT
 from hbshim.messaging.inbox import Received
@@ -225,7 +232,7 @@ class ConsumingListener(PollingListener[M, C]):
                         consumer.subscription = consumer.source.subscription()
                     self._start(connection, consumer)
                     self._consuming = True
-                except (TopologyError, PayloadError) as error:
+                except (TopologyError, PayloadError, UnsupportedError) as error:
                     consumer.subscription = None
                     if consumer.backoff.grows:
                         self._errors.append(error)

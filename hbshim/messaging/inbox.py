@@ -36,6 +36,13 @@ class Received(Protocol):
 
     def expired(self) -> bool: ...
     def acknowledge(self) -> bool: ...
+    def claim(self) -> bool:
+        """Acknowledge it before it is processed.
+
+        Returns whether this process is to process it.
+        """
+        ...
+
     def return_to_queue(self) -> None: ...
 
     def skip(self) -> None:
@@ -123,8 +130,9 @@ class Inbox(Generic[M]):
             message.acknowledge()
             message.report_begun()
             return False
-        if not message.acknowledge() and kept:
-            # It is still the broker's, which redelivers it, here or to another server.
+        if not message.claim() and kept:
+            # It is still the broker's, which redelivers it, here or to another server. Or a
+            # router's, which reports to its sender that it was not processed here.
             if key is not None:
                 self.duplicates.forget(key)
             return False

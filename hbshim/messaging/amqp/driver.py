@@ -201,6 +201,8 @@ class AmqpDriver:
         prefetch: int | Default = DEFAULT,
     ) -> AmqpListener:
         sources = patterns.notification_sources(self._topology, targets, pool)
+        for source in sources:
+            source.subscription()  # a name that cannot be used is an error now
         count = patterns.prefetch_count(prefetch, self.options.notification_prefetch_count)
         return self._listener(sources, count, acknowledge_first=False)
 

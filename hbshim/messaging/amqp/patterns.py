@@ -1,6 +1,7 @@
-"""What each pattern sends, and where a listener receives it, over a broker with queues.
+"""What each pattern sends, and where a listener receives it.
 
-Both versions of AMQP use the same exchanges, queues and messages.
+Both versions of AMQP use the same exchanges, queues and messages. A router of AMQP 1.0 has
+addresses in their place: see :class:`Names`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Sequence
+from typing import Protocol
 
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.connection import FORMAT
-from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.amqp.topology import Subscription
 from hbshim.messaging.base import NEVER, Payload
 from hbshim.messaging.consuming import Source
 from hbshim.messaging.target import Target
@@ -19,7 +21,23 @@ from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, TRANSIENT, Message
 
 
-def cast(topology: Topology, target: Target, payload: Payload, deadline: float) -> Message:
+class Names(Protocol):
+    """Where messages are sent to, and received from.
+
+    :class:`hbshim.messaging.amqp.topology.Topology` has the exchanges and queues of a broker.
+    """
+
+    def rpc_exchange(self, target: Target) -> str: ...
+    def rpc_key(self, target: Target) -> str: ...
+    def fanout_exchange(self, target: Target) -> str: ...
+    def fanout_key(self, target: Target) -> str: ...
+    def rpc(self, target: Target, expires: float | Default = DEFAULT) -> Subscription: ...
+    def fanout(self, target: Target, unique: str) -> Subscription: ...
+    def notifications(self, target: Target, priority: str, pool: str | None, /) -> Subscription: ...
+    def replies(self, client: str, number: int = 0) -> Subscription: ...
+
+
+def cast(topology: Names, target: Target, payload: Payload, deadline: float) -> Message:
     """Return the message of a cast, or of a fanout where the target says so.
 
     Parameters:
@@ -61,7 +79,7 @@ def notification(subscription: Subscription, payload: Payload, *, persistent: bo
     )
 
 
-def rpc_sources(topology: Topology, target: Target, expires: float | Default) -> list[Source]:
+def rpc_sources(topology: Names, target: Target, expires: float | Default) -> list[Source]:
     """Return what a server of `target` receives from.
 
     Parameters:
@@ -83,7 +101,7 @@ def rpc_sources(topology: Topology, target: Target, expires: float | Default) ->
 
 
 def notification_sources(
-    topology: Topology, targets: Sequence[tuple[Target, str]], pool: str | None
+    topology: Names, targets: Sequence[tuple[Target, str]], pool: str | None
 ) -> list[Source]:
     """Return what a listener to notifications receives from.
 
@@ -94,7 +112,7 @@ def notification_sources(
     """
     return [
         Source(
-            functools.partial(_same, topology.notifications(target, priority, pool)),
+            functools.partial(topology.notifications, target, priority, pool),
             priority=priority,
             later=True,
         )
@@ -119,7 +137,3 @@ def prefetch_count(prefetch: int | Default, option: int) -> int:
             "for the option's value"
         )
     return count
-
-
-def _same(subscription: Subscription) -> Subscription:
-    return subscription

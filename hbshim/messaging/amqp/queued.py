@@ -134,11 +134,17 @@ class QueuedIncoming:
     def acknowledge(self) -> bool:
         return self._end("acknowledge")
 
+    def claim(self) -> bool:
+        return self.acknowledge()
+
     def reject(self, reason: str) -> None:
+        self._record_rejected(reason)
+        self._end("refuse")
+
+    def _record_rejected(self, reason: str) -> None:
         service.current().metrics.record(
             "message-rejected", "", f"message {self.message_id} of queue {self.queue!r}: {reason}"
         )
-        self._end("refuse")
 
     def _end(self, how: Literal["acknowledge", "refuse"]) -> bool:
         if self._settled:
@@ -153,16 +159,14 @@ class QueuedIncoming:
     def return_to_queue(self) -> None:
         if self._settled:
             return
-        later = self._duplicates.forget(self._key) if self._duplicates and self._key else []
-        for each in (self, *later):
+        for each in (self, *self._forgotten()):
             each._settled = True
             each._settle("requeue")
 
     def requeue(self) -> None:
         if self._settled:
             return
-        later = self._duplicates.forget(self._key) if self._duplicates and self._key else []
-        *others, latest = self, *later
+        *others, latest = self, *self._forgotten()
         self._settled = True
         for each in others:
             # No effect, unless it is another copy.
@@ -170,6 +174,10 @@ class QueuedIncoming:
             each._settle("requeue")
         latest._settled = True
         latest._retry()
+
+    def _forgotten(self) -> list[QueuedIncoming]:
+        """Allow this process to begin it again; return its copies that have come meanwhile."""
+        return self._duplicates.forget(self._key) if self._duplicates and self._key else []
 
     def _retry(self) -> None:
         began = time.monotonic()
@@ -237,8 +245,8 @@ class QueuedIncoming:
         self._settle("acknowledge")
         return True
 
-    def _settle(self, how: Literal["acknowledge", "requeue", "refuse"]) -> bool:
-        """Write basic.ack or basic.reject; return whether it can still reach the broker."""
+    def _settle(self, how: str) -> bool:
+        """Call a method of its connection; return whether that can still reach the peer."""
         delivery = self._delivery
         connection = delivery.connection
         try:

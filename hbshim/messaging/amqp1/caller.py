@@ -30,9 +30,8 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.heartbeat import service
-from hbshim.messaging.amqp.addresses import queue_address
 from hbshim.messaging.amqp.connection import FORMAT
-from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, OnOutcome, Outcome, Pattern
 from hbshim.messaging.amqp1.prepared import Prepared
@@ -87,12 +86,10 @@ class Caller:
 
     Attributes:
         shared: the connection, which also sends what is no call.
-        topology: the names of exchanges and queues.
         calls: those that wait.
     """
 
-    def __init__(self, connector: HostConnector[Connection], topology: Topology) -> None:
-        self.topology = topology
+    def __init__(self, connector: HostConnector[Connection]) -> None:
         self.shared = SharedConnection(connector, self._refresh)
         self.calls = PendingCalls(self.shared.role)
         self._attaching = ExclusiveSection(threading.RLock())
@@ -132,12 +129,12 @@ class Caller:
     def _delete_replies(self, prepared: Prepared) -> None:
         """Delete the queue for replies, which would only expire later."""
         if prepared.replies is not None:
-            prepared.management.delete_queue(self.replies_to, time.monotonic() + CLOSE_WITHIN)
+            name = self.replies_to(prepared.connection.profile.names)
+            prepared.management.delete_queue(name, time.monotonic() + CLOSE_WITHIN)
 
-    @property
-    def replies_to(self) -> str:
-        """The name of the queue for replies."""
-        return self.topology.replies(self.calls.client, self._queue_number).queue.name
+    def replies_to(self, names: Names) -> str:
+        """Return the name of the queue for replies."""
+        return names.replies(self.calls.client, self._queue_number).queue.name
 
     # -- the queue for replies ----------------------------------------------------
 
@@ -188,15 +185,16 @@ class Caller:
         if prepared.replies is not None:
             return
         until = min(deadline, time.monotonic() + REPLIES_LIMIT)
+        profile = prepared.connection.profile
         for left in reversed(range(MOST_NAMES)):
-            queue = self.topology.replies(self.calls.client, self._queue_number).queue
+            queue = profile.names.replies(self.calls.client, self._queue_number).queue
             self._generation += 1
             try:
                 prepared.management.declare_queue(queue, until)
                 # The broker may not have noticed that an older consumer is gone: the newest one
                 # gets the highest priority.
                 prepared.replies = prepared.connection.receive_from(
-                    queue_address(queue.name),
+                    profile.source(queue.name),
                     PREFETCH,
                     self._on_reply,
                     lambda _reason: self._on_replies_ended(prepared),
@@ -268,13 +266,13 @@ class _Call:
 
     def _unroutable(self) -> NoReturn:
         raise UnroutableError(
-            f"no server has a queue for {_described(self._target)} yet; start it, or declare its "
-            "queue beforehand"
+            f"no server receives for {_described(self._target)} yet; start it, or declare its "
+            "queue beforehand where a broker has queues"
         )
 
     def _wait(self) -> None:
         """Pause before the next attempt."""
-        reason, end = "no server has a queue for it", self._deadline
+        reason, end = "no server receives it", self._deadline
         if self._call_monitor_timeout is not None:
             monitored = self._began + self._call_monitor_timeout
             if monitored < end:
@@ -318,26 +316,26 @@ class _Call:
             CallTimeoutError: it was not sent in time.
         """
         caller, deadline = self._caller, self._deadline
-        topology = caller.topology
-        exchange = topology.rpc_exchange(self._target)
         while True:
             try:
                 prepared = caller.connected(deadline, attempts)
+                names = prepared.connection.profile.names
+                exchange = names.rpc_exchange(self._target)
                 prepared.prepare(exchange, deadline)
                 message = Message(
                     self._payload.body,
                     exchange,
-                    topology.rpc_key(self._target),
+                    names.rpc_key(self._target),
                     content_type=self._payload.content_type,
                     message_id=self._message_id,
                     correlation_id=correlation,
-                    reply_to=caller.replies_to,
+                    reply_to=caller.replies_to(names),
                     # A server must not start a request whose caller has timed out.
                     deadline=deadline,
                     type=FORMAT,
                 )
                 withdraw = prepared.connection.publish(
-                    message, deadline, on_outcome, resent=self._resent
+                    message, deadline, on_outcome, resent=self._resent, awaited=True
                 )
             except ConnectionLostError:
                 # Not sent whole: no server has it, and it may be sent again.

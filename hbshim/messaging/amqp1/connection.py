@@ -1,4 +1,4 @@
-"""One AMQP 1.0 connection of the messaging driver, to RabbitMQ.
+"""One AMQP 1.0 connection of the messaging driver.
 
 Any thread may call any method; one at a time calls :meth:`Connection.drain`. All errors are of
 :mod:`hbshim.errors`.
@@ -30,6 +30,7 @@ from hbshim.amqp1.performatives import (
     Accepted,
     DeliveryState,
     Error,
+    Modified,
     Rejected,
     Released,
     Source,
@@ -43,12 +44,18 @@ from hbshim.heartbeat import service
 from hbshim.messaging.amqp1.attaching import Attaching
 from hbshim.messaging.amqp1.content import decode, encode
 from hbshim.messaging.amqp1.links import IncomingLink, OpenLink, OutgoingLink
-from hbshim.messaging.amqp1.outcomes import OnOutcome
+from hbshim.messaging.amqp1.outcomes import COPY_REFUSED, OnOutcome
+from hbshim.messaging.amqp1.profiles import Profile
+from hbshim.messaging.amqp1.received import Held
 from hbshim.messaging.amqp1.stream import EngineStream, described
 from hbshim.protocol.messages import Delivery, Message
 
 #: The most sessions for links that receive; RabbitMQ allows 64 of each connection.
 MOST_SESSIONS = 16
+
+#: The most links for messages that are sent. A router lets each have 250 messages that are not
+#: settled, and a call that runs for long is one of them.
+MOST_SENDERS = 32
 
 #: Seconds that closing waits for the peer.
 CLOSE_TIMEOUT = 1.0
@@ -64,17 +71,19 @@ class Connection:
 
     Attributes:
         name: host and port, for messages; without credentials.
+        profile: of the peer.
         attaching: its sessions and links.
     """
 
-    def __init__(self, stream: EngineStream) -> None:
+    def __init__(self, stream: EngineStream, profile: Profile) -> None:
         self.name = stream.name
+        self.profile = profile
         self._stream = stream
         self.attaching = Attaching(stream)
-        self._anonymous: OutgoingLink | None = None
+        self._senders: list[OutgoingLink] = []
         self._numbers = itertools.count(1)
         self._tags = itertools.count(1)
-        self._unsettled: dict[int, tuple[IncomingLink, EngineDelivery]] = {}
+        self._held: dict[int, Held] = {}
         # For the next `drain`: functions to call.
         self._arrived: deque[Callable[[], None]] = deque()
         stream.on_event, stream.on_end = self._on_event, self._on_end
@@ -108,6 +117,9 @@ class Connection:
                 self._on_link_ended(link, event.error)
         # Frames behind the one that this event is about may have ended the link.
         elif isinstance(event, CreditChanged):
+            sender = self.attaching.by_link.get(event.link)
+            if isinstance(sender, OutgoingLink) and event.credit:
+                sender.had_credit = True
             if event.drain and event.link.state is LinkState.ATTACHED:
                 event.link.drained()
         elif isinstance(event, AttachRequested) and event.link.state is LinkState.ATTACH_RECEIVED:
@@ -118,9 +130,9 @@ class Connection:
         if not isinstance(link, IncomingLink):
             return
         tag, delivery = next(self._tags), event.delivery
-        if not delivery.settled:
-            self._unsettled[tag] = (link, delivery)
-        link.received(settled=delivery.settled)
+        if not (delivery.settled and link.immediate):
+            self._held[tag] = Held(link, delivery)
+        link.received()
         if link.immediate:
             link.on_delivery(delivery.payload, tag)
         else:
@@ -128,19 +140,25 @@ class Connection:
 
     def _on_link_ended(self, link: OpenLink[Any] | None, error: Error | None) -> None:
         if isinstance(link, IncomingLink):
-            for tag in [tag for tag, found in self._unsettled.items() if found[0] is link]:
-                del self._unsettled[tag]
+            for tag in [tag for tag, found in self._held.items() if found.link is link]:
+                del self._held[tag]
             reason = "the peer ended the link" if error is None else described(error)
             self._arrived.append(lambda: link.on_end(reason))
 
     def _on_end(self) -> None:
         self.attaching.end()
-        self._unsettled.clear()
+        self._held.clear()
 
     # -- sending ---------------------------------------------------------------------
 
     def publish(
-        self, message: Message, deadline: float, on_outcome: OnOutcome, *, resent: int = 0
+        self,
+        message: Message,
+        deadline: float,
+        on_outcome: OnOutcome,
+        *,
+        resent: int = 0,
+        awaited: bool = False,
     ) -> Callable[[], None]:
         """Send a message, and return when it is written.
 
@@ -151,20 +169,21 @@ class Connection:
             deadline: of ``time.monotonic()``.
             on_outcome: called with what becomes of it, by the thread that drains or that finds the
                 connection lost. It must not wait.
-            resent: see :func:`hbshim.messaging.amqp1.content.encode`.
+            resent, awaited: see :func:`hbshim.messaging.amqp1.content.encode`.
 
         Returns:
-            What ends the interest in its outcome: `on_outcome` is not called after that.
+            What ends the interest in its outcome: `on_outcome` is not called after that. A router
+            then withdraws the message, unless it is settled.
 
         Raises:
             PayloadError: it is larger than the peer accepts.
             BrokerBlockedError: the peer accepts no message by `deadline`.
             ConnectionLostError: the connection has ended.
         """
-        stream = self._stream
+        stream, profile = self._stream, self.profile
         while True:
             link = self._sending_link(deadline)
-            if not stream.wait_for(lambda: link.ready or link.ended, deadline):  # noqa: B023
+            if link is None:
                 raise self._blocked("gives no credit")
             if stream.unsent and not stream.flush(deadline):
                 raise self._blocked("reads nothing")
@@ -173,26 +192,51 @@ class Connection:
                 stream.read_waiting()
                 if link.ended or not link.ready or stream.unsent:
                     return None
-                return link.send(encode(message, resent=resent), on_outcome)
+                data = encode(message, profile, resent=resent, awaited=awaited)
+                return link.send(data, on_outcome)
 
             delivery = stream.work(send)
             if delivery is not None:
-                self._write_whole(link, delivery, deadline)
+                try:
+                    self._write_whole(link, delivery, deadline)
+                except BaseException:
+                    # The caller is interrupted: what is left of it is sent and then withdrawn.
+                    self._settle_sent(link, delivery)
+                    raise
                 return lambda: self._settle_sent(link, delivery)
 
-    def _sending_link(self, deadline: float) -> OutgoingLink:
-        doing = "accept messages"
-        link = self._anonymous
-        if link is None or link.ended:
+    def _sending_link(self, deadline: float) -> OutgoingLink | None:
+        """Return a link that has credit; None if there is none by `deadline`."""
+        while True:
+            for link in self._senders:
+                if link.ready and not link.ended:
+                    return link
+            if self._needs_sender():
+                self.attaching.attach("send", self._attach_sender, "accept messages", deadline)
+            elif not self._stream.wait_for(self._may_send, deadline):
+                return None
 
-            def make(session: Session, name: str) -> OutgoingLink:
-                if self._anonymous is None or self._anonymous.ended:
-                    # Without a target: each message names its own.
-                    self._anonymous = OutgoingLink(session.attach_sender(name, Target()), session)
-                return self._anonymous
+    def _needs_sender(self) -> bool:
+        links = [each for each in self._senders if not each.ended]
+        if not links:
+            return True
+        # A broker that gives no credit wants no more messages; a router counts those of a link.
+        return (
+            self.profile.routes
+            and len(links) < MOST_SENDERS
+            and all(each.had_credit and not each.link.credit for each in links)
+        )
 
-            return self.attaching.attach("send", make, doing, deadline)
-        return self.attaching.wait_until_attached(link, doing, deadline)
+    def _attach_sender(self, session: Session, name: str) -> OutgoingLink:
+        if not self._needs_sender():
+            return self._senders[-1]
+        # Without a target: each message names its own.
+        link = OutgoingLink(session.attach_sender(name, Target()), session)
+        self._senders = [*(each for each in self._senders if not each.ended), link]
+        return link
+
+    def _may_send(self) -> bool:
+        return self._needs_sender() or any(each.ready for each in self._senders)
 
     def _write_whole(self, link: OutgoingLink, delivery: EngineDelivery, deadline: float) -> None:
         """Wait until a message has left; end the connection if a part of it has not by then."""
@@ -209,7 +253,8 @@ class Connection:
             raise stream.fail(TimeoutError("the peer accepted only a part of a message in time"))
 
     def _settle_sent(self, link: OutgoingLink, delivery: EngineDelivery) -> None:
-        if self.is_open:
+        # A delivery that is settled by both sides is not used any more.
+        if self.is_open and not delivery.settled:
             self._stream.work(lambda _: link.settle(delivery))
 
     def _blocked(self, how: str) -> BrokerBlockedError:
@@ -261,10 +306,11 @@ class Connection:
             TopologyError: there is no such queue, or it may not be read.
         """
         properties = {Symbol("rabbitmq:priority"): Int(priority)} if priority else None
+        profile = self.profile
 
         def decode_and_deliver(data: bytes, tag: int) -> None:
             try:
-                delivery = decode(data, self, tag)
+                delivery = decode(data, profile, self, tag)
             except (ProtocolError, PayloadError) as error:
                 detail = f"a message of {address} cannot be read: {error}"
                 service.current().metrics.record("message-rejected", self.name, detail)
@@ -311,14 +357,46 @@ class Connection:
         """Reject a delivery: the broker drops or dead-letters it. Returns as above."""
         return self._settle(tag, Rejected())
 
-    def _settle(self, tag: int, state: DeliveryState) -> bool:
-        def settle(_engine: Engine) -> bool:
-            found = self._unsettled.pop(tag, None)
+    def give_back(self, tag: int) -> bool:
+        """Give a delivery back as one that may have been processed. Returns as above."""
+        return self._settle(tag, Modified(delivery_failed=True))
+
+    def refuse_copy(self, tag: int) -> bool:
+        """Reject a delivery because another receiver may have begun it. Returns as above."""
+        reason = "another server has received it before, and may have run it"
+        return self._settle(tag, Rejected(Error(COPY_REFUSED, reason)))
+
+    def begin(self, tag: int) -> bool:
+        """Accept a delivery that is to be settled later; another one may arrive meanwhile.
+
+        Until it is settled, its sender learns if this side is gone. Returns as above.
+        """
+
+        def begin(_engine: Engine) -> bool:
+            found = self._held.get(tag)
             if found is None:
                 return False
-            link, delivery = found
-            link.link.settle(delivery, state)
-            link.settled()
+            found.begin()
+            return True
+
+        return self._stream.work(begin)
+
+    def is_withdrawn(self, tag: int) -> bool:
+        """Return whether the sender of a delivery wants it no more."""
+
+        def check(_engine: Engine) -> bool:
+            self._stream.read_waiting()
+            found = self._held.get(tag)
+            return found is not None and found.withdrawn
+
+        return self._stream.work(check)
+
+    def _settle(self, tag: int, state: DeliveryState) -> bool:
+        def settle(_engine: Engine) -> bool:
+            found = self._held.pop(tag, None)
+            if found is None:
+                return False
+            found.settle(state)
             return True
 
         return self._stream.work(settle)

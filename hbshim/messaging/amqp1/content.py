@@ -16,11 +16,16 @@ from hbshim.amqp1.messages import Message as Encoded
 from hbshim.amqp1.performatives import Header, Properties
 from hbshim.amqp1.values import Symbol
 from hbshim.errors import PayloadError
-from hbshim.messaging.amqp.addresses import address, queue_address, queue_at
+from hbshim.messaging.amqp.addresses import queue_at
+from hbshim.messaging.amqp1.profiles import Profile
 from hbshim.protocol.messages import MAX_EXPIRATION, PERSISTENT, Delivery, Message
 
 #: The annotation with what AMQP 0-9-1 calls the type of a message.
 TYPE = Symbol("x-basic-type")
+
+#: The annotation of a message whose sender settles it when it waits no more. If such a message
+#: arrives settled, its sender has given up, or is gone.
+AWAITED = Symbol("x-hbshim-awaited")
 
 #: The header with the number of times that a quorum queue has requeued a message.
 DELIVERY_COUNT = "x-delivery-count"
@@ -33,12 +38,14 @@ _KNOWN = frozenset((TYPE, _EXCHANGE, _ROUTING_KEY))
 _ANNOTATION = "x-"
 
 
-def encode(message: Message, *, resent: int = 0) -> bytes:
+def encode(message: Message, profile: Profile, *, resent: int = 0, awaited: bool = False) -> bytes:
     """Return a message as bytes, with the time that it has left now.
 
     Parameters:
         message: the message.
+        profile: of the peer.
         resent: how often it was sent before, so that a receiver may have a copy of it.
+        awaited: its sender settles it when it waits no more; see :data:`AWAITED`.
 
     Raises:
         PayloadError: AMQP 1.0 has no type for one of its headers.
@@ -49,6 +56,8 @@ def encode(message: Message, *, resent: int = 0) -> bytes:
     }
     if message.type is not None:
         annotations[TYPE] = message.type
+    if awaited and profile.routes:
+        annotations[AWAITED] = True
     properties = {
         name: value for name, value in headers.items() if not name.startswith(_ANNOTATION)
     }
@@ -59,8 +68,8 @@ def encode(message: Message, *, resent: int = 0) -> bytes:
             message_annotations=annotations or None,
             properties=Properties(
                 message.message_id,
-                to=address(message.exchange, message.routing_key),
-                reply_to=None if message.reply_to is None else queue_address(message.reply_to),
+                to=profile.destination(message.exchange, message.routing_key),
+                reply_to=None if message.reply_to is None else profile.source(message.reply_to),
                 correlation_id=message.correlation_id,
                 content_type=message.content_type,
             ),
@@ -77,11 +86,12 @@ def _ttl(message: Message) -> int | None:
     return min(max(0, int(left * 1000)), 0xFFFFFFFF)
 
 
-def decode(data: bytes, connection: Any, tag: int) -> Delivery:
+def decode(data: bytes, profile: Profile, connection: Any, tag: int) -> Delivery:
     """Return a received message.
 
     Parameters:
         data: the encoded message.
+        profile: of the peer.
         connection, tag: see :class:`Delivery`.
 
     Raises:
@@ -103,8 +113,7 @@ def decode(data: bytes, connection: Any, tag: int) -> Delivery:
         tag,
         message.body.content,
         str(annotations.get(_ROUTING_KEY, "")),
-        # RabbitMQ sets it unless the message was requeued.
-        redelivered=not header.first_acquirer or header.delivery_count > 0,
+        redelivered=profile.may_be_copy(header),
         content_type=_text(properties.content_type),
         headers=headers,
         correlation_id=_text(properties.correlation_id),

@@ -1,21 +1,23 @@
-"""The driver over AMQP 1.0, to RabbitMQ 4."""
+"""The driver over AMQP 1.0, to RabbitMQ 4 or to a router."""
 
 from __future__ import annotations
 
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hbshim.errors import ConnectionLostError
 from hbshim.messaging.amqp import patterns
+from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
-from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.amqp.topology import Subscription
 from hbshim.messaging.amqp1.caller import Caller
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.listener import Amqp1Listener
 from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.amqp1.outcomes import Pattern
+from hbshim.messaging.amqp1.profiles import Profile, Profiles
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.amqp1.shared import SharedConnection
 from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
@@ -24,6 +26,7 @@ from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Source
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
+from hbshim.protocol.messages import Message
 
 
 class Amqp1Driver:
@@ -32,21 +35,31 @@ class Amqp1Driver:
     Parameters:
         connector: opens connections to the hosts.
         options: see :class:`Amqp1Options`.
+        profiles: of its hosts.
     """
 
-    capabilities = Capabilities(requeues=True, pools=True, mandatory=True, survives_restart=True)
-
-    def __init__(self, connector: HostConnector[Connection], options: Amqp1Options) -> None:
+    def __init__(
+        self, connector: HostConnector[Connection], options: Amqp1Options, profiles: Profiles
+    ) -> None:
         self.options = options
         self.rpc_timeout = options.rpc_timeout
         self.payload_limit = options.payload_limit
         self._connector = connector
-        self._topology = Topology(options)
+        self._profiles = profiles
         self._sender = Sender(self._shared, options)
         # By process id: the first two threads of a child agree here on one.
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[Amqp1Listener] = weakref.WeakSet()
         self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those that the peer allows.
+
+        Before it is known, they are those over RabbitMQ, unless `addressing_profile` says what
+        it is.
+        """
+        return self._profiles.current.capabilities
 
     def call(
         self,
@@ -75,7 +88,7 @@ class Amqp1Driver:
         caller = self._callers.get(pid)
         if caller is None:
             self._refuse_closed()
-            caller = self._callers.setdefault(pid, Caller(self._connector, self._topology))
+            caller = self._callers.setdefault(pid, Caller(self._connector))
         return caller
 
     def _shared(self) -> SharedConnection:
@@ -91,9 +104,8 @@ class Amqp1Driver:
         mandatory: bool = False,
     ) -> None:
         deadline = time.monotonic() + timeout_of(timeout)
-        message = patterns.cast(self._topology, target, payload, deadline)
         self._sender.send(
-            message,
+            lambda profile: (patterns.cast(profile.names, target, payload, deadline), None),
             Pattern.FANOUT if target.fanout else Pattern.CAST,
             deadline,
             self._attempts(attempts),
@@ -111,11 +123,14 @@ class Amqp1Driver:
         attempts: int | Default | None = DEFAULT,
     ) -> None:
         deadline = time.monotonic() + timeout_of(timeout)
-        subscription = self._topology.notifications(target, priority, None)
-        message = patterns.notification(
-            subscription, payload, persistent=self.options.notification_persistence
-        )
-        self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
+        persistent = self.options.notification_persistence
+
+        def make(profile: Profile) -> tuple[Message, Subscription]:
+            subscription = profile.names.notifications(target, priority, None)
+            message = patterns.notification(subscription, payload, persistent=persistent)
+            return message, subscription
+
+        self._sender.send(make, Pattern.NOTIFY, deadline, self._attempts(attempts))
 
     def _attempts(self, attempts: int | Default | None) -> int | None:
         return self.options.connection_retry_attempts if attempts is DEFAULT else attempts
@@ -128,9 +143,12 @@ class Amqp1Driver:
         acknowledge_first: bool = True,
         expires: float | Default = DEFAULT,
     ) -> Amqp1Listener:
-        sources = patterns.rpc_sources(self._topology, target, expires)
         count = patterns.prefetch_count(prefetch, self.options.rpc_prefetch_count)
-        return self._listener(sources, count, acknowledge_first=acknowledge_first)
+        return self._listener(
+            lambda names: patterns.rpc_sources(names, target, expires),
+            count,
+            acknowledge_first=acknowledge_first,
+        )
 
     def listen_for_notifications(
         self,
@@ -138,19 +156,28 @@ class Amqp1Driver:
         pool: str | None = None,
         prefetch: int | Default = DEFAULT,
     ) -> Amqp1Listener:
-        sources = patterns.notification_sources(self._topology, targets, pool)
         count = patterns.prefetch_count(prefetch, self.options.notification_prefetch_count)
-        return self._listener(sources, count, acknowledge_first=False)
+        return self._listener(
+            lambda names: patterns.notification_sources(names, targets, pool),
+            count,
+            acknowledge_first=False,
+        )
 
     def _listener(
-        self, sources: Sequence[Source], prefetch: int, *, acknowledge_first: bool
+        self,
+        make_sources: Callable[[Names], Sequence[Source]],
+        prefetch: int,
+        *,
+        acknowledge_first: bool,
     ) -> Amqp1Listener:
         self._refuse_closed()
+        for source in make_sources(self._profiles.current.names):
+            source.subscription()  # a name that cannot be used is an error now
         listener = Amqp1Listener(
             self._connector,
             self._sender,
-            self._topology,
-            sources,
+            make_sources,
+            self._profiles.current,
             prefetch,
             acknowledge_first=acknowledge_first,
             retry_delay=self.options.connection_retry_delay,

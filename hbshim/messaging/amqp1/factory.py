@@ -41,6 +41,7 @@ class Amqp1Factory:
         with needs(("tenacity",), "amqp1"):
             from hbshim.messaging.amqp1.driver import Amqp1Driver
             from hbshim.messaging.amqp1.opening import open_connection
+            from hbshim.messaging.amqp1.profiles import Profiles
             from hbshim.messaging.connecting import HostConnector
         for host in hosts:
             check_virtual_host(login_at(host).virtual_host)
@@ -50,12 +51,13 @@ class Amqp1Factory:
             options = dataclasses.replace(options, quorum_queues=len(hosts) > 1)
         if options.hosts_shuffle:
             hosts = random.sample(hosts, len(hosts))
+        profiles = Profiles(options, login_at(hosts[0]).virtual_host)
         connector = HostConnector(
             hosts,
             options.connection_retry_delay,
-            lambda host, deadline: open_connection(host, options, deadline),
+            lambda host, deadline: open_connection(host, options, deadline, profiles),
         )
-        return Amqp1Driver(connector, options)
+        return Amqp1Driver(connector, options, profiles)
 
 
 PLAIN = Amqp1Factory(secure=False)

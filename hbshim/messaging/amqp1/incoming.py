@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.queued import QueuedIncoming
 from hbshim.messaging.amqp.retries import Retries
-from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.base import Payload, ReplyKind
@@ -17,16 +17,16 @@ class Amqp1Incoming(QueuedIncoming):
 
     Parameters:
         sender: sends the replies.
-        topology: the names of exchanges and queues.
+        names: where replies to clients over AMQP 0-9-1 go.
     """
 
-    __slots__ = ("_sender", "_topology")
+    __slots__ = ("_names", "_sender")
 
     def __init__(
         self,
         delivery: Delivery,
         sender: Sender,
-        topology: Topology,
+        names: Names,
         priority: str = "",
         *,
         queue: str = "",
@@ -35,7 +35,7 @@ class Amqp1Incoming(QueuedIncoming):
     ) -> None:
         super().__init__(delivery, priority, queue=queue, retries=retries, later=later)
         self._sender = sender
-        self._topology = topology
+        self._names = names
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         delivery = self._delivery
@@ -45,7 +45,7 @@ class Amqp1Incoming(QueuedIncoming):
         client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
         if sign and key.startswith(DIRECT_REPLY):
             # A client over AMQP 0-9-1, which has a queue for replies, too.
-            own = self._topology.replies(client)
+            own = self._names.replies(client)
             exchange, key = own.exchange, own.routing_key
         message = Message(
             payload.body,
@@ -55,4 +55,6 @@ class Amqp1Incoming(QueuedIncoming):
             correlation_id=delivery.correlation_id,
             type=kind,
         )
-        self._sender.send(message, Pattern.REPLY, self._reply_by(), None, wait=kind != "alive")
+        self._sender.send(
+            lambda _: (message, None), Pattern.REPLY, self._reply_by(), None, wait=kind != "alive"
+        )

@@ -64,6 +64,8 @@ class OutgoingLink(OpenLink[Sender]):
 
     def __init__(self, link: Sender, session: Session) -> None:
         super().__init__(link, session)
+        #: The peer has given it credit before.
+        self.had_credit = False
         self._sent: dict[Delivery, _Sent] = {}
 
     @property
@@ -118,7 +120,7 @@ class IncomingLink(OpenLink[Receiver]):
     """A link that receives.
 
     Parameters:
-        prefetch: the most messages that are not settled; 0: any number.
+        prefetch: the most messages that are held; 0: any number.
         on_delivery: called with the payload of each message, and its tag.
         on_end: called when the link is over, with the reason.
         immediate: `on_delivery` is called under the lock, not by a thread that drains.
@@ -138,7 +140,8 @@ class IncomingLink(OpenLink[Receiver]):
         self.immediate = immediate
         self.on_delivery = on_delivery
         self.on_end = on_end
-        self.unsettled = 0
+        #: The messages that count for the prefetch.
+        self.held = 0
         self._prefetch = prefetch
         self._paused = self._draining = False
 
@@ -147,23 +150,23 @@ class IncomingLink(OpenLink[Receiver]):
         """Whether nothing arrives any more, once it is paused."""
         return self.ended or not self._draining
 
-    def received(self, *, settled: bool) -> None:
-        """Note that a message has arrived, and whether it is settled already."""
-        self.unsettled += not settled
+    def received(self) -> None:
+        """Note that a message has arrived."""
+        self.held += 1
         if not self._prefetch:
             # Otherwise not now: others may have arrived that are not counted yet.
             self.replenish()
 
-    def settled(self) -> None:
-        """Note that a message was settled."""
-        self.unsettled -= 1
+    def release(self) -> None:
+        """Let another message arrive in place of one."""
+        self.held -= 1
         self.replenish()
 
     def replenish(self) -> None:
         """Have the peer send what may arrive."""
         if self._paused or self._draining or self.ended:
             return
-        most, held = self._prefetch, self.unsettled
+        most, held = self._prefetch, self.held
         if not most:
             most, held = UNLIMITED, 0
         credit = self.link.credit

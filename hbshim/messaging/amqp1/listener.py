@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hbshim.errors import ConnectionLostError
-from hbshim.messaging.amqp.addresses import queue_address
+from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
-from hbshim.messaging.amqp.topology import Subscription, Topology
+from hbshim.messaging.amqp.topology import Subscription
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.incoming import Amqp1Incoming
 from hbshim.messaging.amqp1.links import IncomingLink
-from hbshim.messaging.amqp1.management import Management
+from hbshim.messaging.amqp1.management import Declares, declaring
+from hbshim.messaging.amqp1.profiles import Profile
+from hbshim.messaging.amqp1.routed import RoutedIncoming
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Consumer, ConsumingListener, Source
@@ -27,7 +29,8 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
     """See :class:`hbshim.messaging.base.Listener`.
 
     Parameters:
-        sources: the queues to listen to.
+        make_sources: returns the queues or addresses to listen to, as many for each kind of peer.
+        profile: of the likely peer.
         prefetch: the most unsettled messages of each link; 0: any number.
         acknowledge_first, retry_delay: see
             :class:`hbshim.messaging.consuming.ConsumingListener`.
@@ -40,21 +43,26 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         self,
         connector: HostConnector[Connection],
         sender: Sender,
-        topology: Topology,
-        sources: Sequence[Source],
+        make_sources: Callable[[Names], Sequence[Source]],
+        profile: Profile,
         prefetch: int,
         *,
         acknowledge_first: bool,
         retry_delay: float,
         retries: Retries,
     ) -> None:
-        super().__init__(sources, acknowledge_first=acknowledge_first, retry_delay=retry_delay)
+        super().__init__(
+            make_sources(profile.names),
+            acknowledge_first=acknowledge_first,
+            retry_delay=retry_delay,
+        )
         self._connector = connector
         self._sender = sender
-        self._topology = topology
+        self._make_sources = make_sources
+        self._profile = profile
         self._prefetch = prefetch
         self._retries = retries
-        self._management: Management | None = None
+        self._management: Declares | None = None
         # Links that are paused stay, so that their queues do not expire.
         self._paused_links: dict[Consumer, IncomingLink] = {}
 
@@ -68,8 +76,13 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         return self._connector.connect(deadline, attempts=1)
 
     def _connected(self, connection: Connection) -> None:
-        self._management = Management(connection)
+        self._management = declaring(connection)
         self._paused_links.clear()
+        if connection.profile is not self._profile:
+            self._profile = connection.profile
+            sources = self._make_sources(self._profile.names)
+            for consumer, source in zip(self._consumers, sources, strict=True):
+                consumer.source, consumer.subscription = source, None
 
     def _start(self, connection: Connection, consumer: Consumer) -> None:
         link = self._paused_links.pop(consumer, None)
@@ -82,7 +95,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         assert self._management is not None, "it is connected"
         subscription.declare_as_there(self._management, deadline)
         consumer.tag = connection.receive_from(
-            queue_address(subscription.queue.name),
+            connection.profile.source(subscription.queue.name),
             self._prefetch,
             self._on_delivery(consumer, subscription.queue.name),
             self._on_end(consumer),
@@ -90,17 +103,18 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         )
 
     def _on_delivery(self, consumer: Consumer, queue: str) -> Callable[[Delivery], None]:
-        sender, topology, retries, source = (
+        make = RoutedIncoming if self._profile.routes else Amqp1Incoming
+        sender, names, retries, source = (
             self._sender,
-            self._topology,
+            self._profile.names,
             self._retries,
             consumer.source,
         )
         put, kept, priority, later = self._inbox.put, source.kept, source.priority, source.later
 
         def on_delivery(delivery: Delivery) -> None:
-            incoming = Amqp1Incoming(
-                delivery, sender, topology, priority, queue=queue, retries=retries, later=later
+            incoming = make(
+                delivery, sender, names, priority, queue=queue, retries=retries, later=later
             )
             put((incoming, kept))
             self._delivered(consumer)

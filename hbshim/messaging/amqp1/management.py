@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hbshim.amqp1.errors import ProtocolError
 from hbshim.amqp1.messages import Message, Single, decode_message, encode_message
@@ -16,6 +16,7 @@ from hbshim.amqp1.session import Session
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.addresses import exchange_address, queue_address
 from hbshim.messaging.amqp.connection import Queue, answer_by
+from hbshim.messaging.amqp.topology import Declaring
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.links import IncomingLink, OutgoingLink
 from hbshim.protocol.reply_codes import (
@@ -37,6 +38,36 @@ _MISSING = ("no exchange", "no queue")
 
 #: Status codes of answers as reply codes of AMQP 0-9-1, which errors have.
 _CODES = {400: PRECONDITION_FAILED, 403: ACCESS_REFUSED, 404: NOT_FOUND, 409: PRECONDITION_FAILED}
+
+
+class Declares(Declaring, Protocol):
+    """Declares and deletes."""
+
+    def delete_queue(self, name: str, deadline: float | None = None) -> int: ...
+
+
+class Nothing:
+    """In place of :class:`Management` for a router, which has neither exchanges nor queues."""
+
+    def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
+        """Do nothing."""
+
+    def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
+        """Do nothing."""
+
+    def bind(
+        self, queue: str, exchange: str, routing_key: str, deadline: float | None = None
+    ) -> None:
+        """Do nothing."""
+
+    def delete_queue(self, name: str, deadline: float | None = None) -> int:
+        """Return 0: nothing waited in it."""
+        return 0
+
+
+def declaring(connection: Connection) -> Declares:
+    """Return what declares over a connection."""
+    return Nothing() if connection.profile.routes else Management(connection)
 
 
 class _Answer(NamedTuple):

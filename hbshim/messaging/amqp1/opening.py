@@ -1,4 +1,7 @@
-"""Opens a connection to one host, before a deadline: TCP, TLS, SASL and `Open`."""
+"""Opens a connection to one host, before a deadline: TCP, TLS, SASL and `Open`.
+
+What the peer is, it says in its `Open`; see :mod:`hbshim.messaging.amqp1.profiles`.
+"""
 
 from __future__ import annotations
 
@@ -20,38 +23,98 @@ from hbshim.errors import ConnectError, ConnectionLostError
 from hbshim.messaging.amqp.login import Login, login_at
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.options import Amqp1Options
+from hbshim.messaging.amqp1.profiles import Profile, Profiles
 from hbshim.messaging.amqp1.stream import EngineStream, described
 from hbshim.messaging.dialing import dial
 from hbshim.messaging.hosts import Host
 
+#: The condition with which a router refuses a virtual host.
+_POLICY = "amqp:resource-limit-exceeded"
 
-def open_connection(host: Host, options: Amqp1Options, deadline: float) -> Connection:
+
+#: Seconds for closing a connection that was opened in the form for another peer.
+CLOSE_WITHIN = 0.2
+
+
+def open_connection(
+    host: Host, options: Amqp1Options, deadline: float, profiles: Profiles | None = None
+) -> Connection:
     """Open a connection to one host.
 
     Parameters:
         host: the peer.
         options: those of the driver.
         deadline: of ``time.monotonic()``, for everything.
+        profiles: those of the driver; None: those of this host alone.
 
     Raises:
         ConnectError: it did not accept; `final` for wrong credentials.
         OptionError: a file that the options name for TLS cannot be used.
     """
     deadline = min(deadline, time.monotonic() + options.handshake_timeout)
+    if profiles is None:
+        profiles = Profiles(options, login_at(host).virtual_host)
+    expected = profiles.expected(host)
+    opened = _open(host, options, deadline, profiles, expected)
+    if isinstance(opened, Profile):
+        # It is another kind of peer, to which the virtual host meant nothing.
+        expected = opened
+        opened = _open(host, options, deadline, profiles, expected)
+    if isinstance(opened, Profile):
+        raise ConnectError(
+            f"{host.name}: the peer was a {expected.name} and is a {opened.name} now; do several "
+            "kinds of peers share this address? Set addressing_profile"
+        )
+    profiles.note(host, opened.profile)
+    return opened
+
+
+def _open(
+    host: Host, options: Amqp1Options, deadline: float, profiles: Profiles, expected: Profile
+) -> Connection | Profile:
+    """Open a connection; return the profile of the peer instead if it is another one."""
     heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
-    engine = _engine(host, options)
+    hostname = expected.hostname(host)
+    engine = _engine(host, options, hostname)
     stream = EngineStream(dial(host, options, deadline), host.name, engine)
     try:
-        _shake_hands(stream, host, options, deadline)
+        try:
+            _shake_hands(stream, host, options, deadline)
+        except ConnectError:
+            found = _other_peer(stream, profiles, expected)
+            if found is None:
+                raise
+            stream.drop()
+            return found
+        assert stream.opened is not None, "the peer has answered"
+        found = profiles.of_peer(stream.opened.remote.properties)
+        if found.hostname(host) != hostname:
+            stream.close(CLOSE_WITHIN)
+            return found
         if heartbeats is not None:
             stream.keep_alive(heartbeats)
-        return Connection(stream)
+        return Connection(stream, found)
     except BaseException:
         stream.drop()
         raise
 
 
-def _engine(host: Host, options: Amqp1Options) -> Engine:
+def _other_peer(stream: EngineStream, profiles: Profiles, expected: Profile) -> Profile | None:
+    """Return the profile of a peer that refused the connection, if it may be another one."""
+    if not profiles.detects:
+        return None
+    if stream.opened is not None:
+        found = profiles.of_peer(stream.opened.remote.properties)
+        return None if found is expected else found
+    over = stream.over
+    error = over.error if isinstance(over, Closed) else None
+    if error is not None and str(error.condition) == _POLICY and not expected.routes:
+        # A router that refuses a virtual host need not say what it is.
+        return profiles.router()
+    return None
+
+
+def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
     login = login_at(host)
     properties = {
         Symbol("product"): "hbshim",
@@ -62,8 +125,8 @@ def _engine(host: Host, options: Amqp1Options) -> Engine:
     }
     return Engine(
         f"hbshim-{uuid.uuid4().hex}",
-        # RabbitMQ selects the virtual host by it.
-        hostname=f"vhost:{login.virtual_host}",
+        # The peer selects the virtual host by it.
+        hostname=hostname,
         sasl=SaslClient([_mechanism(login, options)], host.hostname),
         max_frame_size=options.max_frame_size,
         idle_timeout=options.heartbeat_interval or None,

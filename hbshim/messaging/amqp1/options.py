@@ -13,6 +13,13 @@ from hbshim.messaging.options import driver_option
 from hbshim.options import boolean, seconds, whole
 
 
+def _profile(value: object) -> str:
+    text = str(value).strip().lower()
+    if text not in ("auto", "rabbitmq", "router"):
+        raise ValueError
+    return text
+
+
 def _login_method(value: object) -> str:
     text = str(value).strip().upper()
     if text not in ("PLAIN", "EXTERNAL", "ANONYMOUS"):
@@ -70,6 +77,23 @@ class Amqp1Options(QueueOptions):
         "seconds, 0 or more",
         "Longest time for which a server sends a reply again whose client cannot be reached, "
         "within the time that the client waits.",
+    )
+
+    addressing_profile: Literal["auto", "rabbitmq", "router"] = driver_option(
+        "addressing_profile",
+        "auto",
+        _profile,
+        "auto | rabbitmq | router",
+        "What the peer is, which decides on addresses and guarantees. auto: what the peer calls "
+        "itself.",
+    )
+    direct_notifications: bool = driver_option(
+        "direct_notifications",
+        False,
+        boolean,
+        "true | false",
+        "Notify over a router, which stores nothing: a notification returns when a listener has "
+        "handled it, and is an error without a listener.",
     )
 
     def _check(self) -> None:

@@ -18,7 +18,7 @@ class Outcome(enum.Enum):
     ACCEPTED = "`accepted`"
     RELEASED = "`released`, or `modified` without delivery-failed"
     FAILED = "`modified` with delivery-failed, before `accepted`"
-    SERVER_LOST = "`modified` with delivery-failed, after `accepted`"
+    SERVER_LOST = "`modified` with delivery-failed, after `accepted`; or `rejected` as a copy"
     REJECTED = "`rejected`"
     UNKNOWN = "nothing, before the connection or the link ended"
 
@@ -45,6 +45,9 @@ class Action(enum.Enum):
     LOSE_SERVER = "`LostServerError` at once"
     LEAVE = "in doubt: not sent again"
 
+
+#: The condition with which a server rejects a marked copy that another server may have begun.
+COPY_REFUSED = "hbshim:may-have-run"
 
 _EVERY_RESEND = {
     Pattern.CALL: Action.RESEND,
@@ -103,6 +106,8 @@ def outcome_of(state: DeliveryState | None, *, accepted: bool) -> Outcome:
     if isinstance(state, Accepted):
         return Outcome.ACCEPTED
     if isinstance(state, Rejected):
+        if state.error is not None and state.error.condition == COPY_REFUSED:
+            return Outcome.SERVER_LOST
         return Outcome.REJECTED
     if isinstance(state, Modified) and state.delivery_failed:
         return Outcome.SERVER_LOST if accepted else Outcome.FAILED

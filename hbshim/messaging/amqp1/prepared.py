@@ -1,4 +1,4 @@
-"""A connection to RabbitMQ, with the exchanges and queues that were declared on it."""
+"""A connection with the exchanges and queues that were declared on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from hbshim.messaging.amqp.addresses import exchange_address
 from hbshim.messaging.amqp.topology import DIRECT, Subscription
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.links import IncomingLink
-from hbshim.messaging.amqp1.management import Management
+from hbshim.messaging.amqp1.management import Declares, declaring
+from hbshim.protocol.messages import Message
 
 
 class Prepared:
@@ -21,7 +22,7 @@ class Prepared:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.management = Management(connection)
+        self.management: Declares = declaring(connection)
         self.replies: IncomingLink | None = None
         self.used = False
         self._declared: set[str] = set()
@@ -52,8 +53,9 @@ class Prepared:
             self.prepare(subscription.exchange, deadline)
             self._declared.add(name)
 
-    def forget(self, exchange: str, subscription: Subscription | None) -> None:
-        """Declare these again before the next message: they may have been deleted."""
-        self._declared.discard(exchange)
+    def forget(self, message: Message | None, subscription: Subscription | None) -> None:
+        """Declare again what a message is sent to: it may have been deleted."""
+        if message is not None:
+            self._declared.discard(message.exchange)
         if subscription is not None:
             self._declared.discard(f"queue {subscription.queue.name}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from hbshim.errors import (
     CallTimeoutError,
@@ -24,6 +24,7 @@ from hbshim.messaging.amqp.topology import Declaring, Subscription
 from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, Outcome, Pattern
 from hbshim.messaging.amqp1.prepared import Prepared
+from hbshim.messaging.amqp1.profiles import Profile
 from hbshim.messaging.amqp1.shared import SharedConnection
 from hbshim.messaging.backoff import TOO_LITTLE, pauses
 from hbshim.messaging.connecting import may_connect_yet
@@ -31,6 +32,9 @@ from hbshim.messaging.waiting import Waiter
 from hbshim.protocol.messages import Message
 
 T = TypeVar("T")
+
+#: Makes a message for a kind of peer, and what it is to be stored in, if that is declared.
+Make: TypeAlias = Callable[[Profile], "tuple[Message, Subscription | None]"]
 
 #: Seconds of the first and of the longest pause before what was released is sent again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
@@ -76,37 +80,35 @@ class Sender:
 
     def send(
         self,
-        message: Message,
+        make: Make,
         pattern: Pattern,
         deadline: float,
         attempts: int | None,
         *,
         wait: bool = True,
         mandatory: bool = False,
-        subscription: Subscription | None = None,
     ) -> None:
         """Send a message, and return when it is done.
 
         Parameters:
-            message: the message.
+            make: makes the message. The queue beside it is declared if it does not exist.
             pattern: what it is sent for.
             deadline: of ``time.monotonic()``, for everything.
             attempts: the most attempts to connect, and to send again what a lost connection took
                 with it; None: as many as the deadline allows.
             wait: wait for the outcome; otherwise return when it is written.
             mandatory: fail at once if it is released, and if its outcome stays unknown.
-            subscription: the queue, declared if it does not exist; None: do not declare a queue.
 
         Raises:
             ConnectError, ConnectionLostError, BrokerBlockedError: it was not sent.
             UnroutableError: no queue, or no server, has accepted it.
             RejectedError: the peer refused it.
             ConfirmTimeoutError: its outcome was not known by the deadline.
-            PayloadError, TopologyError: it cannot be sent.
+            PayloadError, TopologyError, UnsupportedError: it cannot be sent.
         """
-        _Sending(
-            self._shared(), self._options, message, pattern, deadline, attempts, subscription
-        ).run(wait=wait, mandatory=mandatory)
+        _Sending(self._shared(), self._options, make, pattern, deadline, attempts).run(
+            wait=wait, mandatory=mandatory
+        )
 
     def send_confirmed(
         self,
@@ -117,12 +119,11 @@ class Sender:
     ) -> None:
         """Send a message that a queue is to store; see :meth:`send`."""
         self.send(
-            message,
+            lambda _: (message, subscription),
             Pattern.NOTIFY,
             deadline,
             attempts,
             mandatory=subscription is None,
-            subscription=subscription,
         )
 
     def declare(self, work: Callable[[Declaring], None], deadline: float) -> None:
@@ -188,18 +189,19 @@ class _Sending:
         self,
         shared: SharedConnection,
         options: Amqp1Options,
-        message: Message,
+        make: Make,
         pattern: Pattern,
         deadline: float,
         attempts: int | None,
-        subscription: Subscription | None,
     ) -> None:
         self._shared = shared
         self._options = options
-        self._message = message
+        self._make = make
+        self._made_for: Profile | None = None
+        self._message: Message | None = None
+        self._subscription: Subscription | None = None
         self._pattern = pattern
         self._deadline = deadline
-        self._subscription = subscription
         self._attempts = _Attempts(attempts, options.connection_retry_delay, deadline)
         self._pause = FIRST_PAUSE
         self._resent = 0
@@ -209,7 +211,7 @@ class _Sending:
     def run(self, *, wait: bool, mandatory: bool) -> None:
         """Send it until it is done."""
         while True:
-            prepared, confirmation, forget = self._publish()
+            prepared, confirmation, forget = self._publish(wait=wait)
             if not wait:
                 return
             outcome = self._outcome(confirmation, forget)
@@ -218,7 +220,7 @@ class _Sending:
                 return
             if action is Action.RESEND and outcome is not Outcome.UNKNOWN:
                 # What it was sent to may have been deleted.
-                prepared.forget(self._message.exchange, self._subscription)
+                prepared.forget(self._message, self._subscription)
                 self._released(mandatory)
             elif action is Action.REFUSE or action is Action.RETRY:
                 self._rejected(confirmation.reason, action)
@@ -229,19 +231,29 @@ class _Sending:
                 self._resent += action is Action.RESEND_MARKED
                 self._attempts.failed(_unconfirmed(confirmation.reason), prepared)
 
-    def _publish(self) -> tuple[Prepared, Confirmation, Callable[[], None]]:
+    def _made(self, profile: Profile) -> Message:
+        """Return the message for a kind of peer; its identity stays the same."""
+        if self._message is None or self._made_for is not profile:
+            message, self._subscription = self._make(profile)
+            if self._message is not None:
+                message.message_id = self._message.message_id
+            self._message, self._made_for = message, profile
+        return self._message
+
+    def _publish(self, *, wait: bool) -> tuple[Prepared, Confirmation, Callable[[], None]]:
         deadline = self._deadline
         while True:
             prepared: Prepared | None = None
             confirmation = Confirmation()
             try:
                 prepared = self._shared.connected(deadline, 1)
+                message = self._made(prepared.connection.profile)
                 if self._subscription is not None:
                     prepared.prepare_queue(self._subscription, deadline)
                 else:
-                    prepared.prepare(self._message.exchange, deadline)
+                    prepared.prepare(message.exchange, deadline)
                 forget = prepared.connection.publish(
-                    self._message, deadline, confirmation.set, resent=self._resent
+                    message, deadline, confirmation.set, resent=self._resent, awaited=wait
                 )
                 prepared.used = True
             except MessagingError as error:
@@ -269,14 +281,14 @@ class _Sending:
         limit = self._deadline
         if self._pattern is Pattern.REPLY:
             limit = min(limit, self._began + self._options.reply_retry)
-        if self._pattern is Pattern.NOTIFY:
+        if self._pattern is Pattern.NOTIFY and not (self._made_for and self._made_for.routes):
             self._refusals += 1
             mandatory |= self._refusals >= self._options.rejected_message_retry_attempts
         left = limit - time.monotonic()
         if mandatory or left <= TOO_LITTLE:
             raise UnroutableError(
-                f"no queue or server accepts {self._named()}; start the server, or declare and "
-                "bind a queue"
+                f"no queue, server or listener accepts {self._named()}; start one, or declare and "
+                "bind a queue where a broker has them"
             )
         time.sleep(min(self._pause, left - TOO_LITTLE))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -307,7 +319,9 @@ class _Sending:
 
     def _named(self) -> str:
         message = self._message
-        return f"a message to exchange {message.exchange!r}, routing key {message.routing_key!r}"
+        assert message is not None, "it was made"
+        where = f"exchange {message.exchange!r}, routing key" if message.exchange else "address"
+        return f"a message to {where} {message.routing_key!r}"
 
 
 def _unconfirmed(reason: str) -> UnconfirmedError:

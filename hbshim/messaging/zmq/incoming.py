@@ -131,6 +131,9 @@ class ZmqIncoming:
                     copy.acknowledge()
         return True
 
+    def claim(self) -> bool:
+        return self.acknowledge()
+
     def skip(self) -> None:
         self._settled = True
         self._connection.expire(self._arrived)

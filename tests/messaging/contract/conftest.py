@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hbshim import messaging
+from tests.messaging.amqp1.routers import Router, running
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.contract.laboratory import Laboratory, opened, parameters, require_features
 from tests.messaging.endpoints import Endpoint, Versioned
@@ -95,6 +96,18 @@ def restartable(engine: Engine, images: Images) -> Iterator[tuple[Broker, Callab
             stack.exec(BROKER, ["env", "HOME=/var/lib/rabbitmq", *evaluate], timeout=90)
 
         yield stack.broker, restart
+
+
+@pytest.fixture(scope="session")
+def shared_router() -> Iterator[Router]:
+    """A router that no test restarts."""
+    yield from running()
+
+
+@pytest.fixture(scope="module")
+def restartable_router() -> Iterator[Router]:
+    """A router of the module's own."""
+    yield from running()
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,22 @@ LABORATORIES: dict[str, Entry] = {
             ),
         },
     ),
+    "hbamqp_router": Entry(
+        "tests.messaging.contract.router:router_laboratory",
+        other_guarantees={
+            "test_a_cast_without_a_server_is_lost_and_no_error": (
+                "a cast waits for a server, and is an error if none takes it in time"
+            ),
+            "test_one_that_fails_does_not_have_its_batch_repeated": (
+                "a notification returns when it is handled, so a paused listener gets no batch"
+            ),
+            "test_a_server_gets_the_priorities_that_it_has_methods_for": (
+                "a notification of a priority to which nothing listens is an error"
+            ),
+            "test_pausing": "a cast to a paused server returns when it is resumed",
+            "test_bounded_workers": "a cast returns when a worker has begun it",
+        },
+    ),
     "hbzmq": Entry(
         _ZEROMQ,
         other_guarantees={

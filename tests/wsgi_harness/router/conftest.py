@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from tests.amqp1.peers import Program, running
-from tests.conftest import broker_is_required
+from tests.proton import require_proton
 from tests.wsgi_harness.router.clients import Backend, Client
 from tests.wsgi_harness.router.engine_client import EngineBackend
 from wsgi_harness.engine.engine import Engine, ensure_engine
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.router.container import RouterContainer, ensure_router_image
-from wsgi_harness.router.environment import PROTON, has_proton, install_proton, proton_python
 from wsgi_harness.router.plan import Plan, RunningRouter, free_port
 from wsgi_harness.router.process import RouterProcess
 
@@ -46,14 +45,7 @@ class ProtonBackend:
 @pytest.fixture(scope="session")
 def proton() -> Path:
     """An interpreter with proton."""
-    if not has_proton():
-        if not broker_is_required():
-            pytest.skip(f"{PROTON} is not installed here; HBSHIM_REQUIRE_BROKER=1 installs it")
-        try:
-            install_proton()
-        except HarnessError as error:
-            pytest.skip(f"{PROTON} cannot be installed here: {error}")
-    return proton_python()
+    return require_proton()
 
 
 @pytest.fixture(scope="session")

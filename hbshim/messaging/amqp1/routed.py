@@ -1,0 +1,101 @@
+"""Messages received over a router, whose outcomes go back to their senders.
+
+A router stores nothing: a message is its sender's until it is settled, and the sender learns what
+became of it, also if this process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from hbshim.errors import MessagingError
+from hbshim.messaging.amqp.patterns import Names
+from hbshim.messaging.amqp.retries import Retries
+from hbshim.messaging.amqp1.content import AWAITED, DELIVERY_COUNT
+from hbshim.messaging.amqp1.incoming import Amqp1Incoming
+from hbshim.messaging.amqp1.sender import Sender
+from hbshim.messaging.base import FINAL, Payload, ReplyKind
+from hbshim.protocol.messages import Delivery
+
+
+class RoutedIncoming(Amqp1Incoming):
+    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        sender: Sender,
+        names: Names,
+        priority: str = "",
+        *,
+        queue: str = "",
+        retries: Retries | None = None,
+        later: bool = False,
+    ) -> None:
+        super().__init__(
+            delivery, sender, names, priority, queue=queue, retries=retries, later=later
+        )
+        self.attempts = int(delivery.headers.get(DELIVERY_COUNT, 0))
+        # Accepted, and not settled yet.
+        self._begun = False
+
+    def expired(self) -> bool:
+        """Return whether no caller waits for it: its time is over, or its caller has left."""
+        return super().expired() or self._withdrawn()
+
+    def _withdrawn(self) -> bool:
+        delivery = self._delivery
+        if AWAITED not in delivery.headers:
+            # Its sender may have settled it as it sent it, and ended since.
+            return False
+        try:
+            return bool(delivery.connection.is_withdrawn(delivery.tag))
+        except MessagingError:
+            return False
+
+    def claim(self) -> bool:
+        if self.may_have_run:
+            # Another process may have begun it, and its acceptance got lost.
+            self._settled = True
+            self._settle("refuse_copy")
+            return False
+        if not self.expects_reply:
+            return self.acknowledge()
+        # Settled with the reply: until then, the caller learns if this process is gone.
+        self._begun = self._settled = self._settle("begin")
+        return self._begun
+
+    def reject(self, reason: str) -> None:
+        # Its sender gets an error as the reply, if it waits for one.
+        self._record_rejected(reason)
+        if not self.expects_reply:
+            self.acknowledge()
+
+    def renew(self) -> bool:
+        """Return False: a router does not count how often it is given back."""
+        return False
+
+    def requeue(self) -> None:
+        """Have its sender send a notification again, to any listener; give back anything else."""
+        if not self._later or self._retries is None:
+            self.return_to_queue()
+        elif self.attempts + 1 >= self._retries.attempts:
+            self._record_rejected(f"it was tried {self.attempts + 1} times")
+            self._end("refuse")
+        elif not self._settled:
+            self._settled = True
+            for each in (self, *self._forgotten()):
+                each._settled = True
+                each._settle("give_back")
+
+    def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
+        try:
+            if not self._withdrawn():
+                super().reply(payload, kind)
+        finally:
+            if self._begun and kind in FINAL:
+                self._begun = False
+                with contextlib.suppress(MessagingError):
+                    self._settle("acknowledge")

@@ -246,6 +246,10 @@ class ConsumingListener(PollingListener[M, C]):
         waits = [each.backoff.left() for each in self._consumers if each.tag is None]
         return min(waits) if waits and not self._paused else WAIT_AT_MOST
 
+    def _wait_limit(self) -> float:
+        left = super()._wait_limit()
+        return left if self._complete else min(left, self._next_attempt())
+
     def _delivered(self, consumer: Consumer) -> None:
         """Note that messages arrive."""
         if self._backoff.failures or consumer.backoff.failures:

@@ -9,7 +9,7 @@ import kombu
 from hbshim.adapters.pyamqp.session import Transport
 from hbshim.messaging.amqp.library import Library
 from hbshim.messaging.amqp.login import login_at
-from hbshim.messaging.amqp.opening import connection_name, open_session
+from hbshim.messaging.amqp.opening import client_properties, open_session
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
 from hbshim.messaging.hosts import Host
@@ -46,7 +46,7 @@ def _make_library(
             "heartbeats": kept_alive is not None,
             "channel_max": options.channel_max,
             "frame_max": options.frame_max,
-            "client_properties": {"connection_name": connection_name("kombu")},
+            "client_properties": client_properties("kombu"),
         },
     )
     library: Library = client.transport.establish_connection()

@@ -73,6 +73,13 @@ def _heartbeat_interval(value: object) -> int | Literal["off"]:
     return "off" if str(value).strip().lower() == "off" else interval(value)
 
 
+def _tls_version(value: object) -> str:
+    text = str(value).strip().lower()
+    if text not in TLS_VERSIONS:
+        raise ValueError
+    return text
+
+
 def _ssl_options(value: object) -> dict[str, Any] | None:
     if isinstance(value, str):
         text = value.strip()
@@ -87,9 +94,7 @@ def _ssl_options(value: object) -> dict[str, Any] | None:
     parsed = {key: str(text) for key, text in value.items() if text is not None}
     truths = {key: boolean(parsed[key]) for key in ("verify", "verify_hostname") if key in parsed}
     if "version" in parsed:
-        parsed["version"] = parsed["version"].lower()
-        if parsed["version"] not in TLS_VERSIONS:
-            raise ValueError
+        parsed["version"] = _tls_version(parsed["version"])
     return {**parsed, **truths}
 
 
@@ -133,6 +138,22 @@ class MessagingOptions(OptionSet):
             f"is not the host's, and the version ({', '.join(TLS_VERSIONS)}; sslv23: any).",
             "url_key": "ssl_options",
         },
+    )
+    ssl_version: str | None = driver_option(
+        "ssl_version",
+        None,
+        optional(_tls_version),
+        f"{' | '.join(TLS_VERSIONS)} | none",
+        "Version of TLS, under the name that oslo.messaging's URLs have; takes precedence over "
+        "version in `ssl_options`.",
+    )
+    ssl_ca_file: str | None = driver_option(
+        "ssl_ca_file",
+        None,
+        optional(str),
+        "path of a file | none",
+        "CA to trust, under the name that oslo.messaging's URLs have; takes precedence over cafile "
+        "in `ssl_options`.",
     )
     socket_timeout: float = driver_option(
         "socket_timeout",
@@ -251,6 +272,14 @@ class MessagingOptions(OptionSet):
             heartbeat=0 if self.heartbeat_interval == "off" else None,
         )
 
+    def tls(self) -> dict[str, Any]:
+        """Return the parameters of TLS: `ssl_options`, and what has an option of its own."""
+        named = {"cafile": self.ssl_ca_file, "version": self.ssl_version}
+        return {
+            **(self.ssl_options or {}),
+            **{key: value for key, value in named.items() if value is not None},
+        }
+
     def ssl_context(self) -> SSLContext | None:
         """Return the TLS context, or None without TLS.
 
@@ -261,7 +290,7 @@ class MessagingOptions(OptionSet):
             return None
         import ssl
 
-        own = self.ssl_options or {}
+        own = self.tls()
         try:
             context = ssl.create_default_context(cafile=own.get("cafile"), capath=own.get("capath"))
             if "certfile" in own:
@@ -269,7 +298,7 @@ class MessagingOptions(OptionSet):
         except OSError as error:
             raise OptionError(
                 f"a file that ssl_options names cannot be used ({error}); "
-                "correct cafile, capath, certfile or keyfile"
+                "correct cafile (or ssl_ca_file), capath, certfile or keyfile"
             ) from None
         if not own.get("verify", True):
             context.check_hostname = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hbshim.adapters.pika.session import PikaSession, parameters
 from hbshim.messaging.amqp.library import Library
 from hbshim.messaging.amqp.login import login_at
-from hbshim.messaging.amqp.opening import connection_name, open_session
+from hbshim.messaging.amqp.opening import client_properties, open_session
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.session import Session
 from hbshim.messaging.hosts import Host
@@ -36,6 +36,6 @@ def _make_library(
         channel_max=options.channel_max,
         frame_max=options.frame_max,
         heartbeat=(interval or None) if kept_alive is not None and interval != "off" else 0,
-        client_properties={"connection_name": connection_name("pika")},
+        client_properties=client_properties("pika"),
     )
     return PikaSession(asked, send)

@@ -11,12 +11,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.base import CLOSE_LIMIT
 from hbshim.messaging.duplicates import DuplicateCache, duplicate_cache
 from hbshim.messaging.inbox import Inbox, Received
+from hbshim.messaging.joining import Part
 from hbshim.messaging.reporting import LOG, OnError, log_error
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 from hbshim.runtime.unpatched import start_without_signals
@@ -38,6 +40,18 @@ class Pollable(Protocol):
     """What polling needs of a connection."""
 
     def drain(self, timeout: float) -> None: ...
+
+    def begin_wait(self, part: Part) -> bool:
+        """Begin a wait for several connections at once, instead of :meth:`drain`.
+
+        Returns:
+            False if something has arrived already.
+
+        Raises:
+            ConnectionLostError: the connection has ended.
+        """
+        ...
+
     def wake(self) -> None: ...
     def close(self, timeout: float) -> None: ...
 
@@ -74,6 +88,8 @@ class PollingListener(ABC, Generic[M, C]):
         self._ended = threading.Event()
         self._polling = ExclusiveSection(threading.RLock())
         self._drainer: threading.Thread | None = None
+        #: Called when the drain thread has received messages.
+        self._on_drained: Callable[[], None] = _nothing
 
     # -- what a driver's listener implements ----------------------------------
 
@@ -101,6 +117,10 @@ class PollingListener(ABC, Generic[M, C]):
     @abstractmethod
     def _stop_consuming(self) -> None:
         """Stop the consumers, and requeue what was not handed out."""
+
+    def _wait_limit(self) -> float:
+        """Return the seconds after which something is due, whatever arrives."""
+        return self._hold_left()
 
     def _hold_left(self) -> float:
         """Return the seconds until :meth:`_retry_held` is due."""
@@ -203,6 +223,50 @@ class PollingListener(ABC, Generic[M, C]):
                 break  # a green thread that was forked with the others: the parent listens
         return True
 
+    # -- for a thread that polls several listeners ------------------------------
+
+    @property
+    def serves(self) -> bool:
+        """Whether messages from all sources reach it; if not, :meth:`open` makes them."""
+        return self._serves()
+
+    def check(self, batch_size: int = 1) -> list[M]:
+        """Return up to `batch_size` messages that have arrived; neither wait nor connect."""
+        batch: list[M] = []
+        if self._inherited:
+            return batch
+
+        def check() -> bool:
+            if not self._inbox and self._connection is not None:
+                self._receive(0.0)
+            return self._poll(batch, time.monotonic(), batch_size, None)
+
+        try:
+            # The drain thread is inside for a moment; it reports when it has received something.
+            over = self._polling.run(check, SHORTEST_WAIT)
+        finally:
+            self._after_polling()
+        if not over:
+            self._retry_held()
+        return batch
+
+    def begin_wait(self, part: Part) -> bool:
+        """Begin a wait for several listeners at once; return False if :meth:`check` is due.
+
+        Without a connection it contributes nothing to the wait.
+        """
+        self._on_drained = part.release
+        part.limit = min(part.limit, self._wait_limit())
+        if self._inbox or self._errors or part.limit <= 0:
+            return False
+        connection = self._connection
+        if connection is None:
+            return True
+        try:
+            return connection.begin_wait(part)
+        except MessagingError:
+            return False
+
     def pause(self) -> None:
         self._paused = True
         self._wake()
@@ -286,6 +350,8 @@ class PollingListener(ABC, Generic[M, C]):
         while not self._ended.wait(CHECK_EVERY):
             if self._polling.run(self._drain) is not OCCUPIED:
                 self._after_polling()
+                if self._inbox:
+                    self._on_drained()
 
     def _drain(self) -> None:
         try:
@@ -295,3 +361,7 @@ class PollingListener(ABC, Generic[M, C]):
             pass  # what is lost is found, and opened anew, by a thread that polls
         except Exception:
             LOG.exception("the prefetch drain thread continues after an error")
+
+
+def _nothing() -> None:
+    return None

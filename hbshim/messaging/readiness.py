@@ -10,7 +10,7 @@ import contextlib
 import select
 import threading
 from _socket import socketpair
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 #: The longest wait, in seconds: a poller counts milliseconds in 31 bits.
@@ -26,10 +26,10 @@ class Readiness:
 
     Parameters:
         fd: the descriptor of a socket. It belongs to the caller, which closes it through
-            :meth:`close`.
+            :meth:`close`. None: there are only wake-ups.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int | None) -> None:
         self._fd = fd
         # Native sockets: they are read only when data is there, and never block.
         self._wake_in, self._wake_out = socketpair()
@@ -51,24 +51,42 @@ class Readiness:
         Returns:
             Whether the descriptor is readable, or at its end. False at once when closed.
         """
-        if not self._enter():
+        if not self.enter():
             return False
         try:
             ready = self._ready(min(max(0.0, timeout), LONGEST_WAIT))
             if len(ready) > (self._fd in ready):
-                # A green `select` may report an event of a closed socket whose number this one has.
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_in.recv(4096)
+                self._take_bytes()
             return self._fd in ready
         finally:
-            self._leave()
+            self.leave()
 
-    def _enter(self) -> bool:
+    # -- for a wait that joins several, see hbshim.messaging.joining ---------------
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors to wait for, between :meth:`enter` and :meth:`leave`."""
+        wake = self._wake_in.fileno()
+        return (wake,) if self._fd is None else (self._fd, wake)
+
+    def take_bytes(self, ready: Container[int]) -> None:
+        """Remove the bytes of wake-ups, if their descriptor is among those that are `ready`."""
+        if self._wake_in.fileno() in ready:
+            self._take_bytes()
+
+    def _take_bytes(self) -> None:
+        # A green `select` may report an event of a closed socket whose number this one has.
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.recv(4096)
+
+    def enter(self) -> bool:
+        """Begin to wait; return whether it is open."""
         with self._lock:
             self._waiting = not self._closed
             return self._waiting
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """End a wait, and the object, if it was closed meanwhile."""
         with self._lock:
             self._waiting = False
             if self._closed:
@@ -130,10 +148,10 @@ class Readiness:
     def _ready(self, timeout: float) -> list[int]:
         poll = getattr(select, "poll", None)
         if poll is None:
-            return list(select.select([self._fd, self._wake_in.fileno()], [], [], timeout)[0])
+            return list(select.select(list(self.descriptors), [], [], timeout)[0])
         if poll is not self._made_by:
             self._poller, self._made_by = poll(), poll
-            for fd in (self._fd, self._wake_in.fileno()):
+            for fd in self.descriptors:
                 self._poller.register(fd, select.POLLIN)
         return [fd for fd, _ in self._poller.poll(timeout * 1000)]
 

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from hbshim.adapters.transport import Transport
 from hbshim.errors import ConnectionLostError, HbshimError
+from hbshim.messaging.joining import Part
 from hbshim.messaging.readiness import Readiness, wait_writable
 
 #: Seconds between two checks whether the socket is writable.
@@ -58,7 +59,8 @@ class ByteStream(ABC, Generic[_I]):
         self.ended = False
         self._closing = False
         self._why = "is closed"
-        # Locked locks; each is released to wake up the thread that waits for it.
+        # Locked locks, and parts of joint waits; each is released to wake up the thread that waits
+        # for it.
         self._listeners: set[Any] = set()
         # The tokens of the thread that reads, and of the one that waits to write.
         self._reading: object | None = None
@@ -241,6 +243,43 @@ class ByteStream(ABC, Generic[_I]):
                 if not self.ended and (readable or self._transport.unsent):
                     self._read_available()
             finally:
+                self._notify_listeners()
+
+    def begin_wait(self, part: Part, enough: Callable[[], object]) -> bool:
+        """Begin a wait for several streams at once, instead of :meth:`receive`.
+
+        Until ``part.end()`` the calling thread is the one that waits for this stream. It reads
+        afterwards.
+
+        Parameters:
+            part: of this stream.
+            enough: as for :meth:`receive`.
+
+        Returns:
+            False if there is something to read already.
+
+        Raises:
+            ConnectionLostError: the connection has ended.
+        """
+        self.check()
+        part.on_end = lambda: self._end_wait(part)
+        with self.lock:
+            if enough() or self._transport.buffered:
+                return False
+            if self._reading:
+                self._listeners.add(part)
+            else:
+                self._reading = part
+                part.readiness = self._readiness
+                if self._transport.unsent:
+                    part.limit = min(part.limit, _SLICE)
+        return True
+
+    def _end_wait(self, part: Part) -> None:
+        with self.lock:
+            self._listeners.discard(part)
+            if self._reading is part:
+                self._reading = None
                 self._notify_listeners()
 
     def _listen(self) -> Any:

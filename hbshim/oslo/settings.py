@@ -28,7 +28,12 @@ GROUP = "oslo_messaging_pika"
 #: hbshim's own options in the other group.
 _OF_HBSHIM = frozenset(each.dest for each in heartbeat_options.RABBIT_OPTIONS)
 
-_FIELDS = {field.name: field for field in dataclasses.fields(AmqpOptions)}
+#: oslo.messaging has options of these names in the other group.
+_OF_RABBIT = ("ssl_version", "ssl_ca_file")
+
+_FIELDS = {
+    field.name: field for field in dataclasses.fields(AmqpOptions) if field.name not in _OF_RABBIT
+}
 
 #: Without defaults of oslo.config: an option that is not set is taken from the other group.
 OPTIONS = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hbshim.errors import ConnectError, TopologyError
 
 ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED = 403, 404, 405, 406
-NOT_ALLOWED = 530
+NOT_ALLOWED, INTERNAL_ERROR = 530, 541
 
 _REMEDIES = {
     ACCESS_REFUSED: "grant the user this permission, or use another name",

@@ -13,6 +13,9 @@ import trustme
 
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.options import AmqpOptions
+from hbshim.messaging.hosts import read_hosts
+from hbshim.messaging.options import MessagingOptions
+from hbshim.messaging.registry import factory
 from tests.option_table import shown, table
 
 #: As the specification of oslo.messaging's pika driver has them.
@@ -151,6 +154,7 @@ def test_values_are_read(name: str, text: dict[str, str | None] | int | str, val
         {"rpc_queue_expiration": "nan"},
         {"login_method": "RABBIT-CR-DEMO"},
         {"ssl_options": "version=sslv2"},
+        {"ssl_version": "sslv2"},
         {"quorum_delivery_limit": -1},
         {"default_rpc_exchange": ""},
         {"rpc_reply_exchange": "ä" * 128},
@@ -326,3 +330,39 @@ def test_every_option_documents_itself() -> None:
 def test_the_documented_table_is_the_code() -> None:
     rows = AmqpOptions.describe()
     assert shown("messaging-options.md", "tests/messaging/test_options.py") == table(rows)
+
+
+#: What the service templates of OpenStack-Ansible append to each transport URL.
+OPENSTACK_ANSIBLE = "?ssl=1&ssl_version=TLSv1_2&ssl_ca_file=/etc/ssl/certs/ca.pem"
+
+
+@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika", "hbamqp", "hbamqps"])
+def test_urls_of_openstack_ansible_are_accepted(scheme: str) -> None:
+    url = f"{scheme}://nova:secret@host:5671/nova{OPENSTACK_ANSIBLE}"
+    options = factory(scheme).options_class.load(url=url, environ={})
+    assert isinstance(options, MessagingOptions)
+    assert options.ssl
+    assert options.tls() == {"cafile": "/etc/ssl/certs/ca.pem", "version": "tlsv1_2"}
+
+
+def test_zeromq_has_no_tls_and_names_what_encrypts() -> None:
+    with pytest.raises(OptionError, match="ssl_version and ssl_ca_file, and encrypt with CURVE"):
+        factory("hbzmq").options_class.load(url=f"hbzmq://host/{OPENSTACK_ANSIBLE}", environ={})
+
+
+def test_tls_of_its_own_options_takes_precedence(certificates: Path) -> None:
+    options = load(
+        ssl=True,
+        ssl_options="cafile=/missing,version=tlsv1_3",
+        ssl_ca_file=str(certificates / "ca.pem"),
+        ssl_version="TLSv1_2",
+    )
+    context = options.ssl_context()
+    assert len(context.get_ca_certs()) == 1
+    assert {context.minimum_version, context.maximum_version} == {ssl.TLSVersion.TLSv1_2}
+
+
+def test_a_password_with_special_characters_is_named_as_the_cause() -> None:
+    with pytest.raises(OptionError, match="percent-encode special characters") as caught:
+        read_hosts(f"hbpika://nova:se/cr@et@host:5671/nova{OPENSTACK_ANSIBLE}", 5672)
+    assert "cr" not in str(caught.value).split("percent")[0]

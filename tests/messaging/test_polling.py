@@ -8,6 +8,7 @@ import time
 import pytest
 
 from hbshim.messaging.inbox import Received
+from hbshim.messaging.joining import Part
 from hbshim.messaging.polling import PollingListener
 from tests.concurrency import MODEL
 from tests.interrupts import interrupt_everywhere
@@ -25,6 +26,9 @@ class Connection:
 
     def drain(self, timeout: float) -> None:
         """Receive nothing."""
+
+    def begin_wait(self, part: Part) -> bool:
+        return True
 
     def wake(self) -> None:
         """Wake nothing."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from hbshim.messaging.joining import Part
 from hbshim.protocol.messages import Delivery, Message
 
 #: The property `type` of requests: the version of their format. That of a reply is its kind.
@@ -271,6 +272,10 @@ class Connection(Protocol):
         Returns after the first batch of deliveries, when :meth:`wake` is called, or after
         `timeout` seconds; 0: receive only what has arrived.
         """
+        ...
+
+    def begin_wait(self, part: Part) -> bool:
+        """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""
         ...
 
     def wake(self) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import sys
 import time
 
+import hbshim
 from hbshim.adapters.attach import options_for_connect, ready
 from hbshim.errors import ConnectError, ConnectionLostError
 from hbshim.messaging.amqp.library import MakeLibrary
@@ -76,3 +78,15 @@ def connection_name(library: str) -> str:
     """Return the name of a connection at the broker (client property `connection_name`)."""
     program = os.path.basename(sys.argv[0]) or "python"
     return f"{program}:{os.getpid()}:hbshim-{library}"
+
+
+def client_properties(library: str) -> dict[str, str]:
+    """Return the client properties of a connection, which the broker's management shows.
+
+    The doctor learns from `hbshim_version` whether a server can take part in a migration.
+    """
+    return {
+        "connection_name": connection_name(library),
+        "hbshim_version": hbshim.__version__,
+        "hostname": socket.gethostname(),
+    }

@@ -38,6 +38,7 @@ from hbshim.messaging.amqp.connection import (
     ignore_channel_closed,
 )
 from hbshim.messaging.amqp.stream import Stream
+from hbshim.messaging.joining import Part
 from hbshim.protocol import methods
 from hbshim.protocol.decode import DeliveryDecoder, OnMessage
 from hbshim.protocol.encode import (
@@ -561,6 +562,11 @@ class Session:
             except IndexError:
                 return  # another draining thread was faster
             call(argument)
+
+    def begin_wait(self, part: Part) -> bool:
+        """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""
+        arrived, stream = self._arrived, self._stream
+        return stream.begin_wait(part, lambda: arrived or stream.woken)
 
     def wake(self) -> None:
         self._stream.wake()

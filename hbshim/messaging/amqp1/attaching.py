@@ -22,6 +22,7 @@ from hbshim.messaging.amqp1.links import OpenLink
 from hbshim.messaging.amqp1.stream import EngineStream, described
 from hbshim.protocol.reply_codes import (
     ACCESS_REFUSED,
+    INTERNAL_ERROR,
     NOT_FOUND,
     PRECONDITION_FAILED,
     RESOURCE_LOCKED,
@@ -39,6 +40,7 @@ CODES = {
     "amqp:resource-deleted": NOT_FOUND,
     "amqp:resource-locked": RESOURCE_LOCKED,
     "amqp:precondition-failed": PRECONDITION_FAILED,
+    "amqp:internal-error": INTERNAL_ERROR,
 }
 
 _ANSWERED = (SessionState.MAPPED, SessionState.ENDED)

@@ -48,6 +48,7 @@ from hbshim.messaging.amqp1.outcomes import COPY_REFUSED, OnOutcome
 from hbshim.messaging.amqp1.profiles import Profile
 from hbshim.messaging.amqp1.received import Held
 from hbshim.messaging.amqp1.stream import EngineStream, described
+from hbshim.messaging.joining import Part
 from hbshim.protocol.messages import Delivery, Message
 
 #: The most sessions for links that receive; RabbitMQ allows 64 of each connection.
@@ -438,6 +439,11 @@ class Connection:
     def work(self, call: Callable[[Engine], Any]) -> Any:
         """See :meth:`hbshim.messaging.amqp1.stream.EngineStream.work`."""
         return self._stream.work(call)
+
+    def begin_wait(self, part: Part) -> bool:
+        """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""
+        arrived, stream = self._arrived, self._stream
+        return stream.begin_wait(part, lambda: arrived or stream.woken)
 
     def wake(self) -> None:
         """End the current :meth:`drain`, or else the next one."""

@@ -21,6 +21,7 @@ from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.links import IncomingLink, OutgoingLink
 from hbshim.protocol.reply_codes import (
     ACCESS_REFUSED,
+    INTERNAL_ERROR,
     NOT_FOUND,
     PRECONDITION_FAILED,
     is_missing,
@@ -110,8 +111,15 @@ class Management:
             "auto_delete": False,
             "arguments": queue.declaration(),
         }
-        doing = f"declare queue {queue.name!r}"
-        self._ask(doing, "PUT", queue_address(queue.name), body, deadline)
+        doing, address = f"declare queue {queue.name!r}", queue_address(queue.name)
+        try:
+            self._ask(doing, "PUT", address, body, deadline)
+        except TopologyError as error:
+            # RabbitMQ 4 fails if another connection declares the queue at the same moment. Then it
+            # is there.
+            if error.code != INTERNAL_ERROR:
+                raise
+            self._ask(doing, "PUT", address, body, deadline)
 
     def bind(
         self, queue: str, exchange: str, routing_key: str, deadline: float | None = None

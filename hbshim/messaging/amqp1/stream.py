@@ -15,6 +15,7 @@ from hbshim.amqp1.connection import Connection as Engine
 from hbshim.amqp1.events import Closed, Event, LoginRefused, Opened, Origin
 from hbshim.amqp1.performatives import Error
 from hbshim.messaging.amqp1.transport import make_transport
+from hbshim.messaging.joining import Part
 from hbshim.messaging.stream import ByteStream
 from hbshim.options import Options
 
@@ -132,6 +133,13 @@ class EngineStream(ByteStream[bytes]):
             return
         super().receive(due, enough)
         self.locked(self._check_idle)
+
+    def begin_wait(self, part: Part, enough: Callable[[], object]) -> bool:
+        if not self._kept_alive:
+            due = self.engine.next_check(_monotonic())
+            if due is not None:
+                part.limit = min(part.limit, max(0.0, due))
+        return super().begin_wait(part, enough)
 
     def _check_idle(self) -> None:
         self._take(self.engine.check(_monotonic()))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from hbshim.messaging.joining import Part
 from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Header
 from hbshim.messaging.zmq.io import io_thread
@@ -149,6 +150,10 @@ class Connection:
 
     def drain(self, timeout: float) -> None:
         """Do nothing: the I/O thread receives, and notes when."""
+
+    def begin_wait(self, part: Part) -> bool:
+        """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""
+        return self.mailbox.begin_wait(part)
 
     def wake(self) -> None:
         self.mailbox.wake()

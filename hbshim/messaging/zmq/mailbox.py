@@ -12,6 +12,7 @@ from _socket import socketpair
 from collections import deque
 from typing import Generic, TypeVar
 
+from hbshim.messaging.joining import Part
 from hbshim.messaging.readiness import Readiness
 
 T = TypeVar("T")
@@ -54,6 +55,13 @@ class Mailbox(Generic[T]):
             while True:
                 items.append(self._items.popleft())
         return items
+
+    def begin_wait(self, part: Part) -> bool:
+        """Begin a wait for several at once, instead of :meth:`take`; return False if items wait."""
+        if self._items or self._readiness.woken:
+            return False
+        part.readiness = self._readiness
+        return True
 
     def wake(self) -> None:
         """Have the :meth:`take` that waits, or else the next one, return early."""

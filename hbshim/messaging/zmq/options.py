@@ -354,9 +354,10 @@ class ZmqOptions(MessagingOptions):
     )
 
     def _check(self) -> None:
-        if self.ssl or self.ssl_options:
+        if self.ssl or self.tls():
             raise OptionError(
-                "ZeroMQ speaks no TLS; remove ssl and ssl_options, and encrypt with CURVE: "
+                "ZeroMQ speaks no TLS; remove ssl, ssl_options, ssl_version and ssl_ca_file, and "
+                "encrypt with CURVE: "
                 f"{SECRET_KEY_OPTION}"
             )
         ipc_path(self.rpc_zmq_ipc_dir, LONGEST_SOCKET)

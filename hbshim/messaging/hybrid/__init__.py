@@ -1,0 +1,1 @@
+"""Several backends as one driver: RPC over one, notifications over another."""

@@ -1,0 +1,167 @@
+"""One driver over several backends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from hbshim.messaging.base import NEVER, Driver, Listener, OnReply, Payload, Reply
+from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.hybrid.foreign import as_member
+from hbshim.messaging.hybrid.joint_listener import JointListener
+from hbshim.messaging.storing import PendingReply, StoringDriver, require_store
+from hbshim.messaging.target import Target
+from hbshim.options import DEFAULT, Default
+
+
+class HybridDriver:
+    """See :class:`hbshim.messaging.storing.StoringDriver`.
+
+    Calls, casts and fanouts go to `rpc`, notifications to `notifications`. Requests are stored by
+    the first driver that stores; it is among the drivers that :meth:`listen` listens to. A reply
+    goes over the driver that delivered the request.
+
+    Parameters:
+        rpc: sends calls, casts and fanouts, and receives them.
+        notifications: sends and receives notifications.
+        listen_also: receive calls, casts and fanouts, too.
+        stored_requests: servers listen for submitted requests. Otherwise nothing is submitted.
+    """
+
+    def __init__(
+        self,
+        rpc: Driver,
+        notifications: Driver,
+        listen_also: Sequence[Driver] = (),
+        *,
+        stored_requests: bool = True,
+    ) -> None:
+        self._rpc = rpc
+        self._notifications = notifications
+        self._all = _distinct((rpc, notifications, *listen_also))
+        stores = [each for each in self._all if each.capabilities.stores]
+        self._store = stores[0] if stores and stored_requests else rpc
+        self._listening = _distinct((rpc, *listen_also, self._store))
+        self.rpc_timeout = rpc.rpc_timeout
+        # A request that a server of either accepts.
+        self.payload_limit = min(each.payload_limit for each in self._all)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the driver that has each task; they may change when it connects."""
+        notifications = self._notifications.capabilities
+        return Capabilities(
+            stores=self._store.capabilities.stores,
+            requeues=notifications.requeues,
+            pools=notifications.pools,
+            mandatory=self._rpc.capabilities.mandatory,
+            survives_restart=notifications.survives_restart,
+        )
+
+    def call(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Reply:
+        return self._rpc.call(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+
+    def cast(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        attempts: int | Default | None = DEFAULT,
+        mandatory: bool = False,
+    ) -> None:
+        self._rpc.cast(target, payload, timeout, attempts=attempts, mandatory=mandatory)
+
+    def notify(
+        self,
+        target: Target,
+        payload: Payload,
+        priority: str,
+        timeout: float,
+        *,
+        attempts: int | Default | None = DEFAULT,
+    ) -> None:
+        self._notifications.notify(target, payload, priority, timeout, attempts=attempts)
+
+    def listen(
+        self,
+        target: Target,
+        prefetch: int | Default = DEFAULT,
+        *,
+        acknowledge_first: bool = True,
+        expires: float | Default = DEFAULT,
+    ) -> Listener:
+        listeners = [
+            each.listen(target, prefetch, acknowledge_first=acknowledge_first, expires=expires)
+            for each in self._listening
+        ]
+        if len(listeners) == 1:
+            return listeners[0]
+        return JointListener([as_member(each) for each in listeners])
+
+    def listen_for_notifications(
+        self,
+        targets: Sequence[tuple[Target, str]],
+        pool: str | None = None,
+        prefetch: int | Default = DEFAULT,
+    ) -> Listener:
+        return self._notifications.listen_for_notifications(targets, pool, prefetch)
+
+    # -- the operations of the store ---------------------------------------------
+
+    def submit(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        ignore_result: bool = False,
+        result_lifetime: float | Default = DEFAULT,
+    ) -> PendingReply | None:
+        return self._storing().submit(
+            target,
+            payload,
+            timeout,
+            ignore_result=ignore_result,
+            result_lifetime=result_lifetime,
+        )
+
+    def attach(self, request: str) -> PendingReply:
+        return self._storing().attach(request)
+
+    def declare_queue(self, target: Target, expires: float | Default = NEVER) -> None:
+        self._storing().declare_queue(target, expires)
+
+    def delete_queue(self, target: Target) -> int:
+        return self._storing().delete_queue(target)
+
+    def _storing(self) -> StoringDriver:
+        return require_store(self._store)
+
+    def close(self) -> None:
+        with contextlib.ExitStack() as closing:
+            # Each one, whatever another raises.
+            for driver in self._all:
+                closing.callback(driver.close)
+
+
+def _distinct(drivers: Sequence[Driver]) -> list[Driver]:
+    return list(dict.fromkeys(drivers))

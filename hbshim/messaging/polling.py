@@ -352,6 +352,8 @@ class PollingListener(ABC, Generic[M, C]):
                 self._after_polling()
                 if self._inbox:
                     self._on_drained()
+                if self._hold_left() <= 0:
+                    self._retry_held()
 
     def _drain(self) -> None:
         try:

@@ -428,6 +428,10 @@ class Connection:
                 return  # another draining thread was faster
             call()
 
+    def call_later(self, call: Callable[[], None]) -> None:
+        """Have the next :meth:`drain` call a function; called under the stream's lock."""
+        self._arrived.append(call)
+
     def wait_for(self, condition: Callable[[], object], deadline: float) -> bool:
         """Read until `condition` is true; return False if it is not by `deadline`."""
         return self._stream.wait_for(condition, deadline)

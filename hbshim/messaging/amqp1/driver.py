@@ -182,6 +182,7 @@ class Amqp1Driver:
             acknowledge_first=acknowledge_first,
             retry_delay=self.options.connection_retry_delay,
             retries=Retries(self._sender, self.options),
+            reply_retry=self.options.reply_retry,
         )
         self._listeners.add(listener)
         return listener

@@ -41,20 +41,24 @@ class Amqp1Incoming(QueuedIncoming):
         delivery = self._delivery
         if delivery.reply_to is None:
             return
-        exchange, key = "", delivery.reply_to
+        message = self._reply_message(delivery.reply_to, payload, kind)
+        self._sender.send(
+            lambda _: (message, None), Pattern.REPLY, self._reply_by(), None, wait=kind != "alive"
+        )
+
+    def _reply_message(self, reply_to: str, payload: Payload, kind: ReplyKind) -> Message:
+        delivery = self._delivery
+        exchange, key = "", reply_to
         client, sign, _ = (delivery.correlation_id or "").partition(NUMBER_SIGN)
         if sign and key.startswith(DIRECT_REPLY):
             # A client over AMQP 0-9-1, which has a queue for replies, too.
             own = self._names.replies(client)
             exchange, key = own.exchange, own.routing_key
-        message = Message(
+        return Message(
             payload.body,
             exchange,
             key,
             content_type=payload.content_type,
             correlation_id=delivery.correlation_id,
             type=kind,
-        )
-        self._sender.send(
-            lambda _: (message, None), Pattern.REPLY, self._reply_by(), None, wait=kind != "alive"
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hbshim.errors import ConnectionLostError
+from hbshim.errors import ConnectionLostError, MessagingError
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.topology import Subscription
+from hbshim.messaging.amqp1.answers import Answers
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.incoming import Amqp1Incoming
 from hbshim.messaging.amqp1.links import IncomingLink
@@ -24,6 +26,9 @@ from hbshim.protocol.messages import Delivery
 #: Seconds for declaring a queue and consuming from it.
 START_LIMIT = 10.0
 
+#: Seconds that closing waits for clients to receive their replies, and between two checks.
+ANSWERS_LIMIT, ANSWERS_SLICE = 1.0, 0.05
+
 
 class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
     """See :class:`hbshim.messaging.base.Listener`.
@@ -34,6 +39,8 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         prefetch: the most unsettled messages of each link; 0: any number.
         acknowledge_first, retry_delay: see
             :class:`hbshim.messaging.consuming.ConsumingListener`.
+        retries: stores messages for later attempts, at a broker.
+        reply_retry: the option.
 
     Raises:
         OptionError: there is no source.
@@ -50,6 +57,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         acknowledge_first: bool,
         retry_delay: float,
         retries: Retries,
+        reply_retry: float,
     ) -> None:
         super().__init__(
             make_sources(profile.names),
@@ -62,15 +70,34 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         self._profile = profile
         self._prefetch = prefetch
         self._retries = retries
+        self._answers = Answers(
+            reply_retry, self._errors.append, lambda: self._stopped, self._wake
+        )
         self._management: Declares | None = None
         # Links that are paused stay, so that their queues do not expire.
         self._paused_links: dict[Consumer, IncomingLink] = {}
 
     def _hold_left(self) -> float:
-        return self._retries.held.left()
+        return min(self._retries.held.left(), self._answers.left())
 
     def _retry_held(self) -> None:
         self._retries.held.retry()
+        self._answers.retry(self._connection)
+
+    def _drop(self) -> None:
+        super()._drop()
+        self._answers.lost()
+
+    def _end(self, deadline: float) -> None:
+        until = min(deadline, time.monotonic() + ANSWERS_LIMIT)
+        connection = self._connection
+        try:
+            while connection is not None and self._answers and time.monotonic() < until:
+                connection.drain(ANSWERS_SLICE)
+                self._answers.retry(connection)
+        except MessagingError:
+            pass  # the connection is lost
+        super()._end(deadline)
 
     def _open_connection(self, deadline: float) -> Connection:
         return self._connector.connect(deadline, attempts=1)
@@ -103,7 +130,9 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         )
 
     def _on_delivery(self, consumer: Consumer, queue: str) -> Callable[[Delivery], None]:
-        make = RoutedIncoming if self._profile.routes else Amqp1Incoming
+        make: Callable[..., Amqp1Incoming] = Amqp1Incoming
+        if self._profile.routes:
+            make = functools.partial(RoutedIncoming, answers=self._answers)
         sender, names, retries, source = (
             self._sender,
             self._profile.names,

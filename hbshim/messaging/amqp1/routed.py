@@ -6,22 +6,26 @@ became of it, also if this process dies.
 
 from __future__ import annotations
 
-import contextlib
-
 from hbshim.errors import MessagingError
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
+from hbshim.messaging.amqp1.answers import Answer, Answers
 from hbshim.messaging.amqp1.content import AWAITED, DELIVERY_COUNT
 from hbshim.messaging.amqp1.incoming import Amqp1Incoming
+from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.base import FINAL, Payload, ReplyKind
 from hbshim.protocol.messages import Delivery
 
 
 class RoutedIncoming(Amqp1Incoming):
-    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`."""
+    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`.
 
-    __slots__ = ("_begun",)
+    Parameters:
+        answers: sends the replies.
+    """
+
+    __slots__ = ("_answering", "_answers", "_begun", "_settle_later")
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class RoutedIncoming(Amqp1Incoming):
         names: Names,
         priority: str = "",
         *,
+        answers: Answers,
         queue: str = "",
         retries: Retries | None = None,
         later: bool = False,
@@ -38,8 +43,11 @@ class RoutedIncoming(Amqp1Incoming):
             delivery, sender, names, priority, queue=queue, retries=retries, later=later
         )
         self.attempts = int(delivery.headers.get(DELIVERY_COUNT, 0))
+        self._answers = answers
         # Accepted, and not settled yet.
         self._begun = False
+        # Its reply is under way, and it is to be settled when that has arrived.
+        self._answering = self._settle_later = False
 
     def expired(self) -> bool:
         """Return whether no caller waits for it: its time is over, or its caller has left."""
@@ -90,12 +98,34 @@ class RoutedIncoming(Amqp1Incoming):
                 each._settled = True
                 each._settle("give_back")
 
+    def acknowledge(self) -> bool:
+        # When the client has the reply: until then, it learns if this process is gone.
+        self._settle_later = True
+        return self._answering or super().acknowledge()
+
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
-        try:
-            if not self._withdrawn():
-                super().reply(payload, kind)
-        finally:
-            if self._begun and kind in FINAL:
-                self._begun = False
-                with contextlib.suppress(MessagingError):
-                    self._settle("acknowledge")
+        address = self._delivery.reply_to
+        if address is None:
+            return
+        if self._withdrawn():
+            self._replied(kind)
+            return
+        message = self._reply_message(address, payload, kind)
+        self._answering = kind in FINAL
+        answer = Answer(message, self._reply_by(), lambda: self._replied(kind))
+        if not self._answers.send(answer, self._delivery.connection):
+            try:
+                self._sender.send(lambda _: (message, None), Pattern.REPLY, answer.deadline, None)
+            finally:
+                self._replied(kind)
+
+    def _replied(self, kind: ReplyKind) -> None:
+        """Settle the request if this was its last reply, received or given up."""
+        if kind not in FINAL:
+            return
+        self._answering = False
+        if self._begun:
+            self._begun = False
+            self._settle("acknowledge")
+        elif self._settle_later:
+            super().acknowledge()

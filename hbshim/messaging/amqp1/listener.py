@@ -70,9 +70,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         self._profile = profile
         self._prefetch = prefetch
         self._retries = retries
-        self._answers = Answers(
-            reply_retry, self._errors.append, lambda: self._stopped, self._wake
-        )
+        self._answers = Answers(reply_retry, self._errors.append, lambda: self._stopped, self._wake)
         self._management: Declares | None = None
         # Links that are paused stay, so that their queues do not expire.
         self._paused_links: dict[Consumer, IncomingLink] = {}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from hbshim import messaging
 from hbshim.errors import UnroutableError, UnsupportedError
 from hbshim.messaging.amqp1.driver import Amqp1Driver
-from tests.messaging.amqp1.routers import HOST, Router, running
 from tests.messaging.conftest import LIMIT
 from tests.messaging.endpoints import Endpoint
 
@@ -18,34 +16,13 @@ Drivers = Callable[..., messaging.Driver]
 Serve = Callable[..., messaging.Server]
 
 
-@pytest.fixture(scope="module")
-def router() -> Iterator[Router]:
-    """A router that no test ends."""
-    yield from running()
-
-
-@pytest.fixture
-def drivers(router: Router) -> Iterator[Drivers]:
-    """Make drivers; each is closed when the test ends."""
-    made: list[messaging.Driver] = []
-
-    def make(path: str = "", **options: Any) -> messaging.Driver:
-        url = f"hbamqp://{HOST}:{router.port}/{path}"
-        made.append(messaging.connect(url, **{"login_method": "ANONYMOUS", **options}))
-        return made[-1]
-
-    yield make
-    for driver in made:
-        driver.close()
-
-
 # -- what the peer is --------------------------------------------------------------------
 
 
 def test_the_peer_says_that_it_is_a_router(
-    drivers: Drivers, target: messaging.Target, serve: Serve
+    router_drivers: Drivers, target: messaging.Target, serve: Serve
 ) -> None:
-    driver = drivers()
+    driver = router_drivers()
     assert isinstance(driver, Amqp1Driver)
     assert driver.capabilities.pools
     serve(driver, target, Endpoint())
@@ -54,9 +31,9 @@ def test_the_peer_says_that_it_is_a_router(
 
 
 def test_virtual_hosts_are_different_addresses(
-    drivers: Drivers, target: messaging.Target, serve: Serve
+    router_drivers: Drivers, target: messaging.Target, serve: Serve
 ) -> None:
-    one, two = drivers("one"), drivers("two")
+    one, two = router_drivers("one"), router_drivers("two")
     serve(one, target, Endpoint())
     assert messaging.Client(one, target, timeout=LIMIT).call("echo", value=1) == 1
     with pytest.raises(UnroutableError, match="no server"):
@@ -68,9 +45,9 @@ def test_virtual_hosts_are_different_addresses(
 
 @pytest.mark.parametrize("profile", ["auto", "router"])
 def test_notifications_need_the_opt_in(
-    profile: str, drivers: Drivers, target: messaging.Target
+    profile: str, router_drivers: Drivers, target: messaging.Target
 ) -> None:
-    driver = drivers(addressing_profile=profile)
+    driver = router_drivers(addressing_profile=profile)
     with pytest.raises(UnsupportedError, match="direct_notifications=true"):
         messaging.Notifier(driver, target.topic, "here", timeout=LIMIT).info("event", 1)
 
@@ -82,13 +59,15 @@ def test_notifications_need_the_opt_in(
         messaging.NotificationServer(driver, [target.topic], [Events()]).start(LIMIT)
 
 
-def test_pools_need_a_broker(drivers: Drivers, target: messaging.Target) -> None:
-    driver = drivers(addressing_profile="router", direct_notifications=True)
+def test_pools_need_a_broker(router_drivers: Drivers, target: messaging.Target) -> None:
+    driver = router_drivers(addressing_profile="router", direct_notifications=True)
     with pytest.raises(UnsupportedError, match="pool='one'"):
         driver.listen_for_notifications([(target, "info")], pool="one")
 
 
-def test_a_notification_without_a_listener(drivers: Drivers, target: messaging.Target) -> None:
-    driver = drivers(direct_notifications=True)
+def test_a_notification_without_a_listener(
+    router_drivers: Drivers, target: messaging.Target
+) -> None:
+    driver = router_drivers(direct_notifications=True)
     with pytest.raises(UnroutableError, match=target.topic):
         messaging.Notifier(driver, target.topic, "here", timeout=0.5).info("event", 1)

@@ -3,7 +3,7 @@
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
 # Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
-# make oslo, make bench, make coverage, make docs, make venv,
+# make migration [MESSAGES=20000], make oslo, make bench, make coverage, make docs, make venv,
 # make images, make lint, make clean. ARGS="..." reaches the command at the end.
 
 PYTHON ?= python3
@@ -31,7 +31,7 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test green bench chaos cluster coverage docs oslo soak venv images lint clean
+.PHONY: regression test green bench chaos cluster coverage docs migration oslo soak venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -86,6 +86,10 @@ cluster: images
 
 oslo: venv
 	$(BIN)/python -m tests.stress.oslo $(ARGS)
+
+# A deployment moves from RabbitMQ to a router and back under load; every message is counted.
+migration: venv
+	$(BIN)/python -m tests.stress.migration $(if $(MESSAGES),--messages $(MESSAGES)) $(ARGS)
 
 soak: venv
 	$(BIN)/python -m tests.stress.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)

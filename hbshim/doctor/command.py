@@ -8,14 +8,19 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from hbshim.doctor.examination import HEARTBEAT, TIMEOUT, examine
 from hbshim.errors import HbshimError, OptionError
+from hbshim.messaging.hybrid.phases import NAMES
 
 URL_VARIABLE = "HBSHIM_BROKER_URL"
+NOTIFICATIONS_VARIABLE = "HBSHIM_NOTIFICATIONS_URL"
+
+#: As in phase_gate.py, which is imported when it is needed.
+INTERVAL = 12.0
 
 #: Checks that find what was named out of reach.
 _REACHING = ("connection", "queue-kinds", "zmq-directory", "zmq-proxies", "zmq-stale-hosts")
@@ -66,6 +71,26 @@ _REACHING = ("connection", "queue-kinds", "zmq-directory", "zmq-proxies", "zmq-s
 )
 @click.option("--heartbeat-in-pthread", metavar="true|false|auto", help="See hbshim options.")
 @click.option("--worker", metavar="auto|pthread|greenthread|tpool", help="Force one worker.")
+@click.option(
+    "--phase",
+    type=click.Choice(NAMES),
+    help="Evaluate the gate out of this phase of a migration; --url names the router.",
+)
+@click.option("--back", is_flag=True, help="With --phase: the gate to the phase before.")
+@click.option(
+    "--notifications",
+    metavar="URL",
+    envvar=NOTIFICATIONS_VARIABLE,
+    help=f"With --phase: RabbitMQ; also from {NOTIFICATIONS_VARIABLE}.",
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0, max=3600),
+    default=INTERVAL,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --phase: how long it is observed who sends.",
+)
 @click.option("--all", "everything", is_flag=True, help="Show checks that do not apply, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.argument("surplus", nargs=-1, metavar="")
@@ -80,6 +105,10 @@ def doctor(
     timeout: float,
     heartbeat_in_pthread: str | None,
     worker: str | None,
+    phase: str | None,
+    back: bool,
+    notifications: str | None,
+    interval: float,
     everything: bool,
     as_json: bool,
     surplus: tuple[str, ...],
@@ -97,6 +126,8 @@ def doctor(
     for library in ("amqp", "pika"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore")
+    if phase is not None:
+        _evaluate(phase, url, notifications, management, ca, interval, timeout, back, as_json)
     try:
         report = examine(
             url or None,
@@ -129,6 +160,48 @@ def doctor(
     sys.exit(report.exit_status)
 
 
+def _evaluate(
+    phase: str,
+    url: str | None,
+    notifications: str | None,
+    management: str | None,
+    ca: str | None,
+    interval: float,
+    timeout: float,
+    back: bool,
+    as_json: bool,
+) -> NoReturn:
+    """Print what is in the way of a step of a migration; end with its exit status."""
+    from hbshim.doctor.phase_gate import evaluate
+
+    if not url or not notifications or not management:
+        _give_up("--phase needs --url (the router), --notifications (RabbitMQ) and --management")
+    try:
+        found = evaluate(
+            phase,
+            "back" if back else "forward",
+            router=url,
+            rabbitmq=notifications,
+            management=management,
+            ca=ca,
+            interval=interval,
+            timeout=timeout,
+            progress=_say if sys.stderr.isatty() else lambda sentence: None,
+        )
+    except HbshimError as error:
+        _give_up(str(error))
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        for name, sentences in found.missing.items():
+            click.echo(f"{'not yet' if sentences else 'ok':8} {name}")
+            for sentence in sentences:
+                click.echo(f"         {sentence}")
+        verdict = "may enter" if found.is_open else "may not enter yet"
+        click.echo(f"{found.phase}: {verdict} {found.leads_to}")
+    sys.exit(found.exit_status)
+
+
 def _imported(app: str) -> Any:
     module, _, name = app.partition(":")
     sys.path.insert(0, os.getcwd())  # `celery -A` searches there, too
@@ -142,6 +215,6 @@ def _say(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-def _give_up(sentence: str) -> None:
+def _give_up(sentence: str) -> NoReturn:
     click.echo(f"hbshim: {sentence}", err=True)
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""Lists queues by RabbitMQ's management API."""
+"""Asks RabbitMQ's management API."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def list_queues(target: Target, tls: ssl.SSLContext | None, deadline: Deadline) 
     Raises:
         BrokerError: the API cannot be reached, refuses access, or sends an invalid answer.
     """
-    version = _ask(target, tls, deadline, "overview").get("rabbitmq_version")
-    listed = _ask(
+    version = _ask_for_object(target, tls, deadline, "overview").get("rabbitmq_version")
+    listed = _ask_for_object(
         target,
         tls,
         deadline,
@@ -57,9 +57,25 @@ def list_queues(target: Target, tls: ssl.SSLContext | None, deadline: Deadline) 
     )
 
 
-def _ask(
+def _ask_for_object(
     target: Target, tls: ssl.SSLContext | None, deadline: Deadline, path: str
 ) -> dict[str, Any]:
+    answer = ask(target, tls, deadline, path)
+    if not isinstance(answer, dict):
+        raise _failed(target, "it answers, but not as RabbitMQ does", _REMEDY)
+    return answer
+
+
+def ask(target: Target, tls: ssl.SSLContext | None, deadline: Deadline, path: str) -> Any:
+    """Return what ``GET /api/PATH`` gives.
+
+    Parameters:
+        target, tls, deadline: as for :func:`list_queues`.
+        path: without ``/api/``, escaped.
+
+    Raises:
+        BrokerError: as for :func:`list_queues`.
+    """
     if tls is None:
         connection = http.client.HTTPConnection(target.host, target.port, timeout=deadline.left)
     else:
@@ -95,7 +111,7 @@ def _ask(
             f"it refuses user {target.clean(target.user)!r}",
             "give a login in the --management URL that has the tag monitoring or management",
         )
-    if response.status != http.client.OK or not isinstance(answer, dict):
+    if response.status != http.client.OK:
         raise _failed(target, f"it answers with status {response.status}", _REMEDY)
     return answer
 

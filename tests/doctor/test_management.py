@@ -42,7 +42,7 @@ def ask(
         (stalls_after(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"), "no answer in time"),
         (stalls_after(answer(b"", b"401 Unauthorized")), "it refuses user 'user'"),
         (stalls_after(answer(b"", b"404 Not Found")), "status 404"),
-        (stalls_after(answer(b"[]")), "status 200"),
+        (stalls_after(answer(b"[]")), "but not as RabbitMQ does"),
         (stalls_after(answer(b"{}")), "not with a list of queues"),
         (stalls_after(answer(b"no json")), "JSONDecodeError"),
         (stalls_after(b"\x01\x00\x00\x00\x00\x00\x00\xce\r\n"), "BadStatusLine"),

@@ -170,7 +170,8 @@ NO_PUBLISHER = Condition(
 )
 DRAINED = Condition(
     "rabbitmq-drained",
-    "RPC and reply queues of RabbitMQ have no message that is ready or unacknowledged",
+    "RPC queues of RabbitMQ, and the reply queues of clients that are connected, have no message "
+    "that is ready or unacknowledged",
     _waiting,
 )
 NO_SENDER = Condition(

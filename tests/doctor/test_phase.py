@@ -1,0 +1,164 @@
+"""``hbshim doctor --phase``: the gates of a migration, on a real RabbitMQ and a router."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from hbshim import messaging
+from hbshim.doctor.deadline import Deadline
+from hbshim.doctor.phase_rabbitmq import _topics, rpc_exchanges
+from hbshim.doctor.phase_router import take_router_snapshot, topic_of
+from tests.messaging.amqp1.routers import HOST, Router, running
+from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.endpoints import Endpoint
+from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
+
+
+@pytest.mark.parametrize(
+    ("name", "topic"),
+    [
+        ("Mopenstack.org/om/rpc/anycast/openstack_rpc/compute", "compute"),
+        ("M0openstack.org/om/rpc/anycast/nova/openstack_rpc/compute", "compute"),
+        ("Mopenstack.org/om/rpc/unicast/nova/openstack_rpc/compute/host-1", "compute"),
+        ("Mopenstack.org/om/rpc/multicast/nova/openstack_rpc/a%2Fb", "a/b"),
+        ("Mopenstack.org/om/rpc/unicast/nova/reply/0a1b", None),
+        ("Mopenstack.org/om/rpc/unicast/reply/0a1b", None),
+        ("Mopenstack.org/om/notify/anycast/nova/openstack/info", None),
+        ("M$management", None),
+        ("temp.0a1b", None),
+    ],
+)
+def test_topics_of_addresses(name: str, topic: str | None) -> None:
+    assert topic_of(name) == topic
+
+
+def test_rpc_at_rabbitmq_is_what_has_fanouts_beside_it() -> None:
+    exchanges = {"", "amq.direct", "nova_rpc", "nova_rpc_fanout", "nova", "compute_fanout"}
+    assert rpc_exchanges(exchanges) == {"nova_rpc", "nova_rpc_fanout", "compute_fanout"}
+    bindings = [
+        {"source": source, "routing_key": key, "destination": queue}
+        for source, key, queue in [
+            ("nova_rpc", "com%2Epute", "nova_rpc.com%2Epute"),
+            ("nova_rpc", "compute.host-1", "nova_rpc.compute.host-1"),
+            ("nova_rpc_fanout", "compute", "nova_rpc_fanout.compute.1"),
+            # Those of rabbit://.
+            ("nova", "compute", "compute"),
+            ("nova", "compute.host-1", "compute.host-1"),
+            ("nova", "notifications.info", "notifications.info"),
+            ("", "compute", "compute"),
+        ]
+    ]
+    assert _topics(exchanges, bindings) == {
+        "nova_rpc.com%2Epute": "com.pute",
+        "nova_rpc.compute.host-1": "",
+        "nova_rpc_fanout.compute.1": "",
+        "compute": "compute",
+        "compute.host-1": "",
+    }
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    yield from running()
+
+
+def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hbshim", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_what_lags_behind_is_named(broker: Broker, vhost: str, router: Router) -> None:
+    rabbitmq = broker.amqp_url(vhost=vhost).replace("amqp://", "hbpika://")
+    over_router = f"hbamqp://{HOST}:{router.port}/{vhost}?login_method=ANONYMOUS"
+    login = f"{quote(broker.user)}:{quote(broker.password)}@"
+    named = [
+        *("--url", over_router, "--notifications", rabbitmq, "--json", "--interval", "1"),
+        *("--management", broker.management_url.replace("://", f"://{login}")),
+    ]
+    topic = messaging.Target(unique("topic"))
+    driver = messaging.connect(rabbitmq)
+    both = messaging.connect(rabbitmq, listen_also=[over_router])
+    old = messaging.Server(driver, topic.to(server="old"), [Endpoint()])
+    new = messaging.Server(both, topic.to(server="new"), [Endpoint()])
+    try:
+        assert old.start(LIMIT)
+        # The management API is a second behind.
+        wait_until(lambda: _consumers(named, topic.topic) == "0 of 1", LIMIT)
+        assert doctor(*named, "--phase", "rabbitmq").returncode == 0
+        assert new.start(LIMIT)
+        wait_until(lambda: _consumers(named, topic.topic) == "1 of 2", LIMIT)
+        old.stop(LIMIT)
+        wait_until(lambda: _consumers(named, topic.topic) == "", LIMIT)
+        assert doctor(*named, "--phase", "draining", "--back").returncode == 0
+    finally:
+        for each in (old, new):
+            each.stop(LIMIT)
+        for each_driver in (driver, both):
+            each_driver.close()
+
+
+def _consumers(named: list[str], topic: str) -> str:
+    """What the gate out of `dual` says of a topic."""
+    done = doctor(*named, "--phase", "dual")
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)
+    assert found["exit_status"] == done.returncode
+    for sentence in found["missing"]["servers-at-router"]:
+        if topic in sentence:
+            return str(sentence).split(": ")[1].split(" servers")[0]
+    return ""
+
+
+SECRET = "pa55word-of-nova"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--phase", "dual"], "needs --url (the router), --notifications (RabbitMQ) and --man"),
+        (["--phase", "hybrid"], "needs --url"),
+        (["--phase", "half"], "'half' is not one of"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: list[str], says: str) -> None:
+    done = doctor(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "phase", "says"),
+    [
+        (f"hbamqp://n:{SECRET}@127.0.0.1:1/", "hybrid", "hybrid is the last phase"),
+        (f"hbpika://n:{SECRET}@127.0.0.1:1/", "dual", "give --url hbamqp:// or hbamqps://"),
+        (f"hbamqp://n:{SECRET}@127.0.0.1:1/", "dual", "cannot ask 127.0.0.1:1"),
+        (f"hbamqp://n:{SECRET}/@127.0.0.1:1/", "dual", "cannot ask 127.0.0.1:1"),
+    ],
+)
+def test_bad_input_ends_with_2_and_shows_no_password(url: str, phase: str, says: str) -> None:
+    done = doctor(
+        *("--phase", phase, "--url", url, "--timeout", "5"),
+        *("--notifications", f"hbpika://n:{SECRET}@127.0.0.1:1/"),
+        *("--management", f"http://n:{SECRET}@127.0.0.1:1"),
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_router_that_does_not_answer_is_a_problem_with_its_name(router: Router) -> None:
+    url = f"hbamqp://{HOST}:{router.port},{HOST}:1/?login_method=ANONYMOUS"
+    found = take_router_snapshot(url, Deadline(LIMIT))
+    (problem,) = found.problems
+    assert f"{HOST}:1" in problem

@@ -68,7 +68,7 @@ def broker_is_required() -> bool:
 def prepared() -> tuple[Engine, Images]:
     """A container engine that answers, and hbshim's images."""
     if not broker_is_required():
-        # A desk that has no engine gets none because somebody typed `pytest`.
+        # Where no engine is installed, `pytest` alone does not install one.
         os.environ.setdefault("HBSHIM_INSTALL_ENGINE", "0")
     try:
         return prepare()

@@ -33,19 +33,19 @@ def fork_in_c() -> int:
     while True:
         asleep = _others()
         if _all_sleep(asleep) and _others() == asleep:
-            hears, tells = os.pipe()
+            reading, writing = os.pipe()
             child: int = libc.fork()
             if child == 0:
-                libc.close(tells)
-                if libc.read(hears, verdict, 1) != 1:
+                libc.close(writing)
+                if libc.read(reading, verdict, 1) != 1:
                     libc._exit(1)
-                os.close(hears)
+                os.close(reading)
                 return 0
             sound = child > 0 and _others() == asleep
             if sound:
-                original("os", "write")(tells, b"!")
-            os.close(hears)
-            os.close(tells)
+                original("os", "write")(writing, b"!")
+            os.close(reading)
+            os.close(writing)
             if sound:
                 return child
             assert child > 0, "the C library's fork failed"

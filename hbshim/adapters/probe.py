@@ -59,7 +59,7 @@ class Client(Protocol):
     #: The library with its version.
     label: str
     #: Whether the peer had accepted the TCP connection when it was cut; None if the library's own
-    #: error tells.
+    #: error shows it.
     reached: bool | None
 
     def open(self, login: Login) -> None:

@@ -89,7 +89,7 @@ class Modified(NamedTuple):
 
 _STATE = one_of(Received, Accepted, Rejected, Released, Modified, unknown=True)
 
-#: What one side tells the other about a delivery.
+#: What one side reports about a delivery.
 DeliveryState: TypeAlias = Received | Accepted | Rejected | Released | Modified | Described
 State: TypeAlias = Annotated[DeliveryState, _STATE]
 

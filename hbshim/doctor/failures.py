@@ -64,7 +64,7 @@ def explain(
         target: the broker.
         limit: the time limit of the attempt, in seconds.
         late: the time limit was exceeded.
-        reached: the peer had accepted the TCP connection; None: the error tells.
+        reached: the peer had accepted the TCP connection; None: as the error shows.
     """
     causes = list(_causes(error))
     for cause in causes:

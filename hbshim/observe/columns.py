@@ -36,13 +36,13 @@ def make_fit(titles: list[str], rows: list[list[Text]], width: int) -> None:
     """Shorten the first column, the only one that can be shortened, until the row fits."""
     others = zip(titles[1:], *(row[1:] for row in rows), strict=True)
     taken = sum(GAP + max(map(_width, column)) for column in others)
-    room = max(FIRST_AT_LEAST, width - taken)
-    titles[0] = titles[0][:room]
+    space = max(FIRST_AT_LEAST, width - taken)
+    titles[0] = titles[0][:space]
     for row in rows:
         text = row[0].plain
-        if len(text) > room:
+        if len(text) > space:
             # Both ends matter more than the middle: the port is at one of them.
-            row[0] = Text(f"{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}")
+            row[0] = Text(f"{text[: space // 2]}…{text[len(text) - (space - 1) // 2 :]}")
 
 
 def _width(cell: str | Text) -> int:

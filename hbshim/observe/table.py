@@ -41,10 +41,10 @@ def render(
     """
     processes = sum(isinstance(one, ProcessSeen) for one in seen)
     lines = None if height is None else height - 2 * (len(seen) - processes)
-    room = None if lines is None else max(1, lines // max(1, processes) - _FRAME)
+    lines_left = None if lines is None else max(1, lines // max(1, processes) - _FRAME)
     return Group(
         *(
-            _process(one, width, room)
+            _process(one, width, lines_left)
             if isinstance(one, ProcessSeen)
             else Text(one.reason, "yellow")
             for one in seen
@@ -52,14 +52,14 @@ def render(
     )
 
 
-def _process(process: ProcessSeen, width: int, room: int | None) -> RenderableType:
+def _process(process: ProcessSeen, width: int, lines_left: int | None) -> RenderableType:
     wide = width >= WIDE
     late = {engine.worker: engine.worst_lateness for engine in process.engines}
-    if room is not None:
-        room = max(1, room - len(process.loops))
-    if room is not None and process.zmq:
-        room = max(1, room - drivers_height(process.zmq))
-    shown = sorted(process.links, key=_urgency)[:room]
+    if lines_left is not None:
+        lines_left = max(1, lines_left - len(process.loops))
+    if lines_left is not None and process.zmq:
+        lines_left = max(1, lines_left - drivers_height(process.zmq))
+    shown = sorted(process.links, key=_urgency)[:lines_left]
     titles = [
         "local port, broker" if wide else "broker",
         "T",

@@ -82,7 +82,7 @@ def test_heartbeat_checks_of_existing_code_become_harmless(
     connection = hbshim.keep_alive(connect(heartbeat=1))
     link = connection.transport.hbshim_link
     sent = connection.bytes_sent
-    # py-amqp itself would raise "Too many heartbeats missed": nobody drains here.
+    # py-amqp itself would raise "Too many heartbeats missed": nothing drains here.
     wait_until(lambda: (connection.heartbeat_tick(rate=2), link.heartbeats_sent >= 6)[1])
     assert connection.bytes_sent == sent
     connection.send_heartbeat()

@@ -1,4 +1,4 @@
-"""A Celery app on the real broker: what it negotiates, and what its pools lend.
+"""A Celery app on the real broker: what it negotiates, and what its pools hand out.
 
 Where a test has a control, that is a second app beside the first, which connected
 before hbshim was installed: it does what a program without hbshim does.
@@ -88,7 +88,7 @@ def control(make_app: Callable[..., celery.Celery]) -> celery.Celery:
 
 
 def send(app: celery.Celery, **options: Any) -> None:
-    app.send_task("nobody.listens", ignore_result=True, **options)
+    app.send_task("has.no.worker", ignore_result=True, **options)
 
 
 def pooled(app: celery.Celery) -> Any:
@@ -249,7 +249,7 @@ def test_nothing_is_asked_once_uninstalled(make_app: Callable[..., celery.Celery
     app = make_app()
     hbshim.install(app)
     hbshim.uninstall()
-    assert not pooled(app).heartbeat, "a heartbeat that nobody would send"
+    assert not pooled(app).heartbeat, "a heartbeat that nothing would send"
 
 
 def test_an_app_may_be_configured_afterwards(

@@ -147,8 +147,8 @@ def test_the_stand_in_connection_leaves_the_choice_of_the_transport_to_kombu() -
 def test_several_hosts_keep_their_options(broker: Broker) -> None:
     hbshim.kombu.register()
     good = broker.amqp_url(heartbeat_in_pthread="true")
-    nobody = "amqp://guest:guest@127.0.0.1:1//"
-    for hosts in (f"{nobody};{good}", [nobody, good]):
+    refusing = "amqp://guest:guest@127.0.0.1:1//"
+    for hosts in (f"{refusing};{good}", [refusing, good]):
         connection = kombu.Connection(hosts)
         assert connection_options(connection) == {"heartbeat_in_pthread": "true"}
         assert all("heartbeat_in_pthread" not in url for url in connection.alt)

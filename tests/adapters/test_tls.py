@@ -34,7 +34,7 @@ blocking_socket = pytest.mark.skipif(
     MODEL != "native", reason="green sockets wait in their hub, by its own rules"
 )
 
-OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight octets, and no heartbeat
+OTHER = b"\x01\x00\x01\x00\x00\x00\x00\xce"  # eight bytes, and no heartbeat
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_outcomes_reach_the_sender(outcome: Any) -> None:
 
 
 def test_an_outcome_that_the_sender_settles() -> None:
-    """`accepted` without settling tells that the work has begun."""
+    """`accepted` without settling reports that the work has begun."""
     pair = opened()
     session, _ = pair.session()
     sender, receiver = pair.sender(session, credit=1)

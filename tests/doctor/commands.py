@@ -75,6 +75,6 @@ def in_turn(calls: Mapping[Key, tuple[str, ...]]) -> dict[Key, Said]:
         timeout=300,
         env={**inherited, "COLUMNS": "80"},
     )
-    # What a call leaves on the real stderr, a traceback of a thread say, is nobody's.
+    # What a call leaves on the real stderr, a traceback of a thread say, belongs to no call.
     assert (done.returncode, done.stderr) == (0, "")
     return {key: Said(*said) for key, said in zip(calls, json.loads(done.stdout), strict=True)}

@@ -36,7 +36,7 @@ TUNE = method(10, 30, struct.pack(">HIH", 10, 131072, 4))
 OPEN = struct.pack(">HH", 10, 40)
 OPEN_OK = method(10, 41, shortstr(b""))
 CLOSE = method(10, 50, struct.pack(">H", 320) + shortstr(TEXT_WITH_PASSWORD) + b"\x00\x00\x00\x00")
-BEAT = frame(8, b"")
+HEARTBEAT = frame(8, b"")
 
 
 def nothing(peer: socket.socket, over: threading.Event) -> None:
@@ -75,7 +75,7 @@ def drips(peer: socket.socket, over: threading.Event) -> None:
 def floods(peer: socket.socket, over: threading.Event) -> None:
     peer.settimeout(2)  # a client that has gone leaves a closed window behind
     while not over.is_set():
-        peer.sendall(BEAT * 1000)
+        peer.sendall(HEARTBEAT * 1000)
 
 
 def resets(peer: socket.socket, over: threading.Event) -> None:
@@ -123,19 +123,19 @@ def opens(
     return behave
 
 
-def beats(peer: socket.socket, over: threading.Event) -> None:
+def heartbeats(peer: socket.socket, over: threading.Event) -> None:
     while not over.wait(0.2):
-        peer.sendall(BEAT)
+        peer.sendall(HEARTBEAT)
 
 
 def leaves(peer: socket.socket, over: threading.Event) -> None:
     over.wait(0.2)
 
 
-#: Each lets a client in; but for the first, it spoils what follows. None says farewell.
+#: Each lets a client in; but for the first, it spoils what follows. None sends Connection.Close.
 HALF_BROKERS = {
-    "beats": opens(beats),
-    "beats-never": opens(nothing),
+    "heartbeats": opens(heartbeats),
+    "no-heartbeats": opens(nothing),
     "leaves": opens(leaves),
     "rambles": opens(stalls_after(b"\x01\x00\x00\x00\x00\x00\x04junk\xce" * 50)),
 }

@@ -22,7 +22,7 @@ PASSWORD = "only-for-tests"
 CLIENTS = ("amqp", "pika")
 #: Seconds; of which a stranger that says nothing takes all.
 TIMEOUT = 5.0
-#: A peer that beats is watched for 2 T, however long it may take.
+#: A peer that sends heartbeats is watched for 2 T, however long it may take.
 LONG_TIMEOUT = 60.0
 #: What proves that nothing hangs, with all that a busy machine may need on top.
 HANGS = 180.0
@@ -98,8 +98,8 @@ def test_half_a_broker_is_seen_through(
     assert report.exit_status == 1  # T = 4 s is a warning
     assert report.finding("connection").verdict == "ok"
     expected = {
-        "beats": ("ok", "ok"),
-        "beats-never": ("ok", "problem"),
+        "heartbeats": ("ok", "ok"),
+        "no-heartbeats": ("ok", "problem"),
         "leaves": ("problem", "problem"),
         "rambles": ("ok", "problem"),
     }

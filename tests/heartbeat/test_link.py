@@ -44,7 +44,7 @@ def link(connected: tuple[socket.socket, socket.socket]) -> Link:
 def test_what_is_plainly_due_is_due_by_the_table(
     monkeypatch: pytest.MonkeyPatch, link: Link
 ) -> None:
-    """The short cut of nearly every beat has no rule of its own."""
+    """The short path of nearly every heartbeat has no rule of its own."""
     timeout = 8.0
     answered = []
     ages = (0, 3800, 3860, 4000, 7999, 8000, 15999, 16000, 60000)
@@ -78,7 +78,7 @@ def test_a_writer_inside_keeps_the_short_cut_off_the_wire(
     connected: tuple[socket.socket, socket.socket],
 ) -> None:
     client, peer = connected
-    # A beat of so small a T is due at once.
+    # A heartbeat of so small a T is due at once.
     link = Link(Wire(native_socket(client)), 2 * EARLY, "test", Metrics())
     peer.sendall(HEARTBEAT_FRAME)
     gate = link.guard.writers

@@ -276,7 +276,7 @@ def test_after_a_broken_off_write_no_heartbeat_is_sent_and_it_is_reported_once(
     write = link.guard.around_send(break_off, lambda: None, lambda _: True)
     with pytest.raises(TimeoutError):
         write(b"frame")
-    link.timeout = 0.01  # a beat would have been due long ago
+    link.timeout = 0.01  # a heartbeat would have been due long ago
     link.check(0.0)
     link.check(0.0)
     assert link.heartbeats_sent == 0

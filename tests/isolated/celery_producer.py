@@ -3,7 +3,7 @@
 from celery import Celery
 
 app = Celery("producer", broker="memory://")
-app.send_task("nobody.listens")
+app.send_task("has.no.worker")
 
 import hbshim
 

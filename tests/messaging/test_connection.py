@@ -425,7 +425,7 @@ def test_publishing_to_an_exchange_that_is_not_there_does_not_stop_a_publisher(
         # The broker's answer means that it has seen to what was sent before.
         assert connection.queue_exists(queue)
     connection.publish_confirmed(message(queue), LIMIT)
-    # Those that it took for the closed channel are gone, as any are that nobody waits for.
+    # Those that it took for the closed channel are gone, as are all that nothing waits for.
     assert connection.delete_queue(queue) > 1
 
 

@@ -142,7 +142,7 @@ def test_a_listener_that_speaks_something_else(opened: Opened, host: Host, broke
     assert not caught.value.final
 
 
-#: What a peer might send, and a library must not stumble over: a method that nobody knows, a
+#: What a peer might send, and a library must not stumble over: an unknown method, a
 #: frame without its end, a version of AMQP that is none.
 NONSENSE = [
     b"\x01\0\0\0\0\0\4\xff\xff\xff\xff\xce",
@@ -200,7 +200,7 @@ def test_tls(opened: Opened, secure: Host, ca_file: str) -> None:
     body = os.urandom(300_001)
     began = time.monotonic()
     sent = 0
-    # Long enough for beats in between, each inside the session.
+    # Long enough for heartbeats in between, each inside the session.
     while time.monotonic() - began < 2 * T:
         connection.publish(message(name, body), LIMIT)
         connection.publish_confirmed(message(name, body), LIMIT)
@@ -377,7 +377,7 @@ def test_a_refused_connection_leaves_nothing_behind(library: str, host: Host) ->
 
 def test_a_forked_child_has_no_part_in_it(connection: Connection, queue: str) -> None:
     connection.publish(message(queue))
-    hears, tells = os.pipe()
+    reading, writing = os.pipe()
     with warnings.catch_warnings():
         # eventlet, and Python 3.12, warn of a fork with threads; that is what is tested here.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -391,13 +391,13 @@ def test_a_forked_child_has_no_part_in_it(connection: Connection, queue: str) ->
         except BaseException as error:
             answer = repr(error).encode()
         finally:
-            os.write(tells, answer)
+            os.write(writing, answer)
             os._exit(0)
-    # Not the end of the stream, nor greenly: gevent puts off closing, and hears of a child's end,
+    # Not the end of the stream, nor greenly: gevent puts off closing, and reading of a child's end,
     # when its hub runs.
-    answer = original("os", "read")(hears, 4096)
+    answer = original("os", "read")(reading, 4096)
     original("os", "waitpid")(child, 0)
-    for descriptor in (hears, tells):
+    for descriptor in (reading, writing):
         os.close(descriptor)
     assert answer == b"of no use"
     connection.publish_confirmed(message(queue), LIMIT)

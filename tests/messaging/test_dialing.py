@@ -74,7 +74,7 @@ def test_an_address_that_does_not_answer(listener: socket.socket) -> None:
     listener.listen(0)
     options = AmqpOptions(socket_timeout=0.1)
     began = time.monotonic()
-    # A full queue of connections that nobody accepts answers no further one.
+    # A full queue of connections that nothing accepts answers no further one.
     waiting: list[Any] = []
     try:
         with pytest.raises(ConnectError, match="in time"):

@@ -159,7 +159,7 @@ def test_a_quick_reply_after_a_reconnection(
 def test_the_network_goes_silent_in_mid_call(
     drivers: Drivers, serve: Serve, target: Target, host: Host, direct: Host, relay: Relay
 ) -> None:
-    """hbshim's heartbeats find it, and the other host has the reply; else nobody finds it."""
+    """hbshim's heartbeats find it, and the other host has the reply; otherwise nothing finds it."""
     endpoint = Endpoint()
     serve(drivers(direct), target, endpoint, workers=4)
     kept, bare = (drivers(host, direct, heartbeat_interval=t, **QUICK) for t in (T, 600))
@@ -306,7 +306,7 @@ def blocked(send: Callable[..., object], *arguments: object, **named: object) ->
             assert time.monotonic() - began < LIMIT / 2
         # What goes first is on its way when the broker says so.
         time.sleep(0.05)
-    raise AssertionError("nobody was told")
+    raise AssertionError("no caller was notified")
 
 
 def test_rejected(drivers: Drivers, direct: Host, rabbitmqctl: Callable[..., None]) -> None:
@@ -317,7 +317,7 @@ def test_rejected(drivers: Drivers, direct: Host, rabbitmqctl: Callable[..., Non
     Notifier(few, topic, "here", timeout=LIMIT).info("event", 1)
     with pytest.raises(RejectedError):
         Notifier(few, topic, "here", timeout=LIMIT).info("event", 2)
-    # With more patience it waits for somebody to make room.
+    # With a longer timeout it waits until there is space.
     patient = drivers(direct, rejected_message_retry_attempts=1000)
     sending = threading.Thread(
         target=Notifier(patient, topic, "here", timeout=LIMIT).info, args=("event", 3)

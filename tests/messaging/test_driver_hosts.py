@@ -39,7 +39,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def refusing() -> Iterator[Callable[[], Host]]:
-    """Hosts where nobody listens, and nobody will meanwhile."""
+    """Hosts where nothing listens, nor will meanwhile."""
     with contextlib.ExitStack() as bound:
 
         def one() -> Host:

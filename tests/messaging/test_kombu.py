@@ -44,7 +44,7 @@ def library() -> str:
 
 
 class Relay:
-    """Passes octets on, to the broker only while it is not told to hold them back.
+    """Forwards bytes, to the broker only while it is not asked to hold them back.
 
     Of the program's own threads and sockets: the harness' relay, of native ones, cannot live
     in a process that a green library has patched.
@@ -254,7 +254,7 @@ def fill(sock: socket.socket) -> bytes:
             rest = rest[sock.send(rest) :]
             quiet = 0
         except BlockingIOError:
-            # The kernel moves octets on to the other end, for as long as that takes them.
+            # The kernel moves bytes on to the other end, for as long as that takes them.
             quiet += 1
             time.sleep(0.05)
     return rest[: len(rest) % len(HEARTBEAT_FRAME)]

@@ -32,7 +32,7 @@ def library() -> str:
 
 
 def test_questions_while_another_thread_drains(connection: Session, queue: str) -> None:
-    """Whoever reads an answer that another waits for tells him, whenever he looked last."""
+    """A reader of an answer that another waits for notifies it, whenever that one last checked."""
     stopped = threading.Event()
 
     def drain() -> None:

@@ -31,7 +31,7 @@ def test_the_first_cast_after_all_connections_were_closed_is_sent(
     url = broker.amqp_url().replace("amqp://", f"{scheme}://")
     driver: Any = messaging.connect(url, connection_retry_attempts=1)
     pool = driver._sender.pool
-    client = messaging.Client(driver, messaging.Target("nobody"))
+    client = messaging.Client(driver, messaging.Target("unserved"))
     try:
         with contextlib.ExitStack() as checked_out:
             for _ in range(6):

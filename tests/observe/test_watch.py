@@ -30,7 +30,7 @@ def test_a_process_is_watched_while_its_main_thread_is_blocked(
     assert links[60.0]["worker"] == "pthread"
     assert links[60.0]["state"] == "alive"
     assert links[60.0]["sent_ago"] >= 0
-    # What is shown changes: the next beat is seen.
+    # What is shown changes: the next heartbeat is seen.
     wait_until(lambda: json.loads(hbshim("watch", "--json", path).stdout)["counters"], 120)
 
 

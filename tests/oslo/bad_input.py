@@ -75,7 +75,7 @@ class Endpoint:
 def subprocess_error() -> Exception:
     import subprocess
 
-    return subprocess.SubprocessError("of a module that nobody allowed")
+    return subprocess.SubprocessError("of a module that no one allowed")
 
 
 def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -94,18 +94,18 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "refused credentials", lambda: client(wrong).cast({}, "x")
     missing = URL.rpartition("/")[0] + "/no-such-virtual-host"
     yield "missing virtual host", lambda: client(missing).cast({}, "x")
-    yield "nobody serves", lambda: client(URL, timeout=1).call({}, "x")
+    yield "no server", lambda: client(URL, timeout=1).call({}, "x")
     at_least_once = oslo_messaging.TransportOptions(at_least_once=True)
     yield (
-        "nobody serves, at least once",
+        "no server, at least once",
         lambda: client(URL, transport_options=at_least_once).call({}, "x"),
     )
     yield (
-        "nobody serves, cast at least once",
+        "no server, cast at least once",
         lambda: client(URL, transport_options=at_least_once).cast({}, "x"),
     )
     yield (
-        "nobody serves, fanout at least once",
+        "no server, fanout at least once",
         lambda: client(URL, transport_options=at_least_once).prepare(fanout=True).cast({}, "x"),
     )
     yield "refused credentials, listener", lambda: listen(wrong)

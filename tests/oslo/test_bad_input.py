@@ -15,7 +15,7 @@ from tests.stress.child import clean_environment
 from wsgi_harness.stack.broker import Broker
 
 SCHEMES = ("hbkombu", "hbpika")
-SECRET = "a-password-that-nobody-prints"
+SECRET = "a-password-that-is-never-printed"
 PROGRAM = Path(__file__).with_name("bad_input.py")
 
 #: For each case: the exception, what its text says, and the seconds that it may take. Those
@@ -26,10 +26,10 @@ EXPECTED = {
     "all hosts unreachable, cast with a timeout": ("MessagingTimeout", "127.0.0.1", 20),
     "refused credentials": ("MessageDeliveryFailure", "credentials", 20),
     "missing virtual host": ("MessageDeliveryFailure", "no-such-virtual-host", 20),
-    "nobody serves": ("MessagingTimeout", "not answered", 20),
-    "nobody serves, at least once": ("MessageUndeliverable", "", 9),
-    "nobody serves, cast at least once": ("MessageUndeliverable", "", 9),
-    "nobody serves, fanout at least once": ("no error", "", 9),
+    "no server": ("MessagingTimeout", "not answered", 20),
+    "no server, at least once": ("MessageUndeliverable", "", 9),
+    "no server, cast at least once": ("MessageUndeliverable", "", 9),
+    "no server, fanout at least once": ("no error", "", 9),
     "refused credentials, listener": ("MessageDeliveryFailure", "credentials", 20),
     "exchange of another type": ("MessageDeliveryFailure", "another", 20),
     "target that no queue can be named after": ("InvalidTarget", "use another one", 20),
@@ -39,7 +39,7 @@ EXPECTED = {
     "unknown option": ("DriverLoadFailure", "no_such_option", 20),
     "wrong type": ("DriverLoadFailure", "pool_max_size", 20),
     "endpoint raises": ("KeyError", "missing", 9),
-    "endpoint raises another's": ("RemoteError", "nobody allowed", 9),
+    "endpoint raises another's": ("RemoteError", "no one allowed", 9),
     "result not serialisable": ("RemoteError", "cannot be encoded", 9),
     "no such method": ("RemoteError", "missing", 9),
 }

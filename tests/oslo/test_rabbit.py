@@ -1,4 +1,4 @@
-"""`hbrabbit://`: heartbeats come from hbshim, and from nobody else."""
+"""`hbrabbit://`: heartbeats come from hbshim alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_stock_runs_a_thread_of_its_own(
     """The control; native, because a green thread has no name of its own."""
     one = service("native")
     one.answer()
-    one.do("open", url=url("rabbit"), topic="nobody")
+    one.do("open", url=url("rabbit"), topic="unserved")
     one.do("fanout", value=1)
     report = one.do("report")
     assert report["status"]["links"] == []
@@ -76,7 +76,7 @@ def test_the_option_is_back(
     query = {} if where == "file" else {"heartbeat_in_pthread": value}
     one = service("green", *lines)
     one.answer()
-    one.do("open", url=url(scheme, **query), topic="nobody")
+    one.do("open", url=url(scheme, **query), topic="unserved")
     one.do("fanout", value=1)
     assert workers(one) == expected
     assert not one.do("report")["replaced"]
@@ -87,7 +87,7 @@ def test_the_url_wins_over_the_file(
 ) -> None:
     one = service("green", "heartbeat_in_pthread = false")
     one.answer()
-    one.do("open", url=url("hbrabbit", heartbeat_in_pthread="true"), topic="nobody")
+    one.do("open", url=url("hbrabbit", heartbeat_in_pthread="true"), topic="unserved")
     one.do("fanout", value=1)
     assert workers(one) == {"pthread"}
 

@@ -98,10 +98,10 @@ def test_each_option_has_an_effect_or_is_named(loader: Loader) -> None:
             loader(url=f"{URL}?{query}&{name}={value}"),
         ):
             assert "error" not in result, (name, result)
-            judge(name, before["options"], result)
+            check_result(name, before["options"], result)
 
 
-def judge(
+def check_result(
     name: str,
     before: dict[str, str],
     result: dict[str, Any],

@@ -1,4 +1,4 @@
-"""The application that the real hosts run: it tells what hbshim sees from inside them.
+"""The application that the real hosts run: it reports what hbshim sees from inside them.
 
 The first request starts two clocks, a green thread and a native one. The second
 tells how often each has ticked meanwhile: that is whether the hub ran between

@@ -78,7 +78,7 @@ class AmqpClient:
 
     def socket_settings(self) -> dict[int, int]:
         # py-amqp sets one second here, so its kernel gives up on a broker whose window
-        # is closed, hbshim or not; this asks for the kernel's own patience.
+        # is closed, hbshim or not; this asks for the kernel's own timeout.
         return {socket.TCP_USER_TIMEOUT: 0} if self.opening.get("patient") else {}
 
     def confirms(self) -> bool:

@@ -196,7 +196,7 @@ class Agent:
         self.client = CLIENTS[LIBRARY](opening)
 
     def fork(self, act: str, way: str, publish: bool = False) -> None:
-        """Fork a child that does something to the connection; :meth:`child_answer` tells what.
+        """Fork a child that acts on the connection; :meth:`child_answer` returns the result.
 
         With `publish` the parent has written just before.
         """

@@ -109,7 +109,7 @@ def sockets_to(port: int) -> int:
 
 
 class Child:
-    """A forked child that acts, and tells what came of it.
+    """A forked child that acts, and reports the result.
 
     Parameters:
         way: ``os`` for os.fork(); ``c`` for a fork in C, as uWSGI and mod_wsgi do it,

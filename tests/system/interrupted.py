@@ -82,7 +82,7 @@ KINDS = (TimeLimitError, KeyboardInterrupt, MemoryError)
 
 
 def make_body(number: int, size: int, choose: random.Random) -> bytes:
-    """A body that tells whether it is whole: its number, a checksum, and the rest."""
+    """A body that shows whether it is whole: its number, a checksum, and the rest."""
     # Eight bytes as a heartbeat has them, over and over: what may pass for one is in here.
     rest = (number.to_bytes(8, "big") + b"\x08\x00\x00\x00\x00\x00\x00\xce") * (size // 16)
     rest = rest[choose.randrange(8) :]

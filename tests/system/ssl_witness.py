@@ -21,12 +21,12 @@ from hbshim.runtime.unpatched import (
 WATCHED = ("do_handshake", "read", "write", "pending", "shutdown", "version", "cipher")
 
 
-#: RFC 8446 section 5.1: a record holds at most this many octets.
+#: RFC 8446 section 5.1: a record holds at most this many bytes.
 RECORD = 2**14
 
 
 class WatchedSslObject:
-    """Passes everything on, and tells the witness of each call into OpenSSL."""
+    """Forwards everything, and reports each call into OpenSSL to the witness."""
 
     def __init__(self, inner: Any, witness: Witness) -> None:
         self.__dict__["_inner"] = inner
@@ -101,17 +101,17 @@ class Witness:
             self._calls[name] = self._calls.get(name, 0) + 1
             self._threads.add(thread)
             if name in self._bytes:
-                octets = len(result) if isinstance(result, bytes) else result
-                self._bytes[name] += octets
+                size = len(result) if isinstance(result, bytes) else result
+                self._bytes[name] += size
                 if name == "write":
-                    self._records_written += -(-octets // RECORD)
+                    self._records_written += -(-size // RECORD)
 
     def report(self) -> dict[str, Any]:
-        """Calls by name, octets, number of threads, and the first overlaps (inside, came in)."""
+        """Calls by name, bytes, number of threads, and the first overlaps (inside, came in)."""
         with self._books:
             return {
                 "calls": dict(self._calls),
-                "octets": dict(self._bytes),
+                "byte_count": dict(self._bytes),
                 "records_written": self._records_written,
                 "threads": len(self._threads),
                 "overlaps": len(self._overlaps),

@@ -34,7 +34,7 @@ def test_a_writer_stuck_for_several_t(
     with Relay(broker.host, broker.amqp_port) as relay:
         clients = [start(*cell) for cell in cells]
         for number, client in enumerate(clients, 1):
-            # Without its own second of patience, py-amqp lives to see the end.
+            # Without its own timeout of a second, py-amqp lives to see the end.
             client.open(relay, heartbeat=T, patient=True)
             client.send("publish", size=BODY, times=BODIES)
             relay.wait_for("blocked", "server", count=number)

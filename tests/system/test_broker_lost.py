@@ -71,7 +71,7 @@ def test_restarted(
 def test_restarted_while_the_hub_is_blocked(
     start: Callable[..., RemoteClient], restart: Callable[[Callable[[], None]], None]
 ) -> None:
-    """Both together hung a deployed fix for good: a native thread had touched green locks."""
+    """Both together hung a deployed fix: a native thread had touched green locks."""
     clients = [start(model, lib) for model in ("eventlet", "gevent") for lib in ("kombu", "pika")]
     for client in clients:
         client.open(heartbeat=T)

@@ -37,7 +37,7 @@ ROWS = {
         [f"many{number}" for number in range(8)],
         workloads=["steady", "confirmed", "listener"],
     ),
-    # A smaller T, so that the time is long enough for the broker's patience to end.
+    # A smaller T, so that the time is long enough for the broker's own timeout to end.
     "bare": Setting(T // 2, 9, ["bare"], models=["native"], workloads=WORKLOADS, shim=False),
 }
 

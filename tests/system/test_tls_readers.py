@@ -1,4 +1,4 @@
-"""A consumer over TLS that reads all the time and writes nothing must be beaten for all the same.
+"""A consumer over TLS that reads all the time and writes nothing must be kept alive all the same.
 
 The heartbeat needs the SSL object, and the consumer is nearly always inside it: each read
 lingers there.

@@ -108,7 +108,7 @@ def test_no_record_is_corrupted(
         "seconds": talk.seconds,
         "messages": sum(result.get("received", 0) for result in talk.results),
         "records_written": talk.witnessed["records_written"],
-        "octets": talk.witnessed["octets"],
+        "byte_count": talk.witnessed["byte_count"],
         "heartbeats": talk.counters["heartbeats_sent"],
         "errors": [result["error"] for result in talk.results if result["error"]],
     }

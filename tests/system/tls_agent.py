@@ -158,13 +158,13 @@ class TlsAgent(Agent):
 def converse(client: AmqpClient, seconds: float, result: dict[str, Any]) -> None:
     """Send and receive at once until the time is up, then receive the rest."""
     expected, random = iter(range(2**62)), Random(client.queue)
-    result.update(sent=0, received=0, octets=0)
+    result.update(sent=0, received=0, byte_count=0)
 
     def on_body(body: bytes) -> None:
         assert zlib.crc32(body[4:]) == int.from_bytes(body[:4], "big"), "a body was changed"
         assert int.from_bytes(body[4:12], "big") == next(expected), "a body is missing"
         result["received"] += 1
-        result["octets"] += len(body)
+        result["byte_count"] += len(body)
 
     client.subscribe(on_body)
     end = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""docs/regression.md tells what the table of scenarios holds."""
+"""docs/regression.md shows what the table of scenarios holds."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def grid(shown: Callable[[Deployment], bool]) -> str:
         "| --- |" + " --- |" * len(columns),
     ]
     for method in [each for each in METHODS if each.key in {key[0] for key in expected}]:
-        fates = [expected.get((method.key, *column), "") for column in columns]
-        lines.append(f"| {method.title} | {' | '.join(fates)} |".replace("  ", " "))
+        outcomes = [expected.get((method.key, *column), "") for column in columns]
+        lines.append(f"| {method.title} | {' | '.join(outcomes)} |".replace("  ", " "))
     return "\n".join(lines)
 
 

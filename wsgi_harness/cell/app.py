@@ -76,7 +76,7 @@ def _report(_query: Query, _body: str) -> Answer:
     return {
         "probes": {name: probe.report() for name, probe in _probes.items()},
         "keepalive": _keepalive.report(),
-        "shim": recorded_by_hbshim((CELL["shim"] or {}).get("worker")) if CELL["tells"] else None,
+        "shim": recorded_by_hbshim((CELL["shim"] or {}).get("worker")) if CELL["reports"] else None,
     }
 
 

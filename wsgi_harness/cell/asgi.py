@@ -69,7 +69,7 @@ async def _report(_query: str, _body: str) -> Answer:
     return {
         "probes": {name: probe.report() for name, probe in _probes.items()},
         "keepalive": {"calls": [], "error": None},
-        "shim": recorded_by_hbshim(None) if CELL["tells"] else None,
+        "shim": recorded_by_hbshim(None) if CELL["reports"] else None,
     }
 
 

@@ -81,7 +81,7 @@ class OsloClient:
         """Make both transports, and connect them: by one CALL and one notification.
 
         Raises:
-            oslo_messaging.MessagingException: nobody answers the CALL.
+            oslo_messaging.MessagingException: no server answers the CALL.
         """
         conf = configured(self._options)
         self._rpc = self._oslo.get_rpc_client(

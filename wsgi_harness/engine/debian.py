@@ -44,9 +44,7 @@ def install(packages: Sequence[str], *, why: str, progress: Progress) -> None:
     """
     command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if reason := why_not_installable():
-        raise EngineUnavailableError(
-            f"{why}, but {reason}; do it by hand, as root: {' '.join(command)}"
-        )
+        raise EngineUnavailableError(f"{why}, but {reason}; run this as root: {' '.join(command)}")
     progress(f"{why}; installing: {' '.join(command)} (HBSHIM_INSTALL_ENGINE=0 forbids this)")
     # Another apt may be at work (unattended-upgrades, a second checkout): wait for its lock.
     wait = ["-o", "DPkg::Lock::Timeout=120"]

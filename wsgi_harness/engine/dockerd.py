@@ -215,10 +215,10 @@ def end_namespaces(directory: Path) -> None:
 
 
 def _end(pid: int) -> None:
-    for sign, patience in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
+    for sign, grace in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sign)
-        limit = time.monotonic() + patience
+        limit = time.monotonic() + grace
         while pid in processes() and time.monotonic() < limit:
             time.sleep(0.1)
 

@@ -50,7 +50,7 @@ def unpack(names: list[str], progress: Progress) -> Path:
     except CommandError as error:
         raise EngineUnavailableError(
             f"{shown} (Docker's plugin) is missing and could not be fetched; "
-            f"install it by hand: {error}"
+            f"install it yourself: {error}"
         ) from error
     plugins.mkdir(parents=True, exist_ok=True)
     for name in missing:

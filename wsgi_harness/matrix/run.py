@@ -18,7 +18,7 @@ from wsgi_harness.matrix import answering
 from wsgi_harness.matrix.brokers import broker_of, images_of
 from wsgi_harness.matrix.matrix import Display, Matrix
 from wsgi_harness.matrix.scenarios import Scenario, orders
-from wsgi_harness.matrix.verdict import Verdict, judge
+from wsgi_harness.matrix.verdict import Verdict, evaluate
 from wsgi_harness.observe import wiretap
 from wsgi_harness.observe.observation import Observation
 from wsgi_harness.observe.observer import BrokerUnobservableError
@@ -153,7 +153,7 @@ def _measure(
             f"RabbitMQ stopped answering the harness ({type(error).__name__}); is the machine "
             "overloaded, or its disk full?"
         ) from error
-    verdicts = [judge(*pair, heartbeat) for pair in zip(scenarios, observations, strict=True)]
+    verdicts = [evaluate(*pair, heartbeat) for pair in zip(scenarios, observations, strict=True)]
     observations = [
         seen if verdict.outcome.ok else replace(seen, log=matrix.log_tail(seen.scenario))
         for seen, verdict in zip(observations, verdicts, strict=True)

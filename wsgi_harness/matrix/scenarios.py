@@ -434,7 +434,7 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "django": scenario.deployment.django,
         "block": BLOCKED * heartbeat,
         "shim": None if scenario.method.shim is None else dict(scenario.method.shim),
-        "tells": not scenario.is_control,
+        "reports": not scenario.is_control,
         "driver": _driver(scenario) if scenario.deployment.oslo else None,
         "heartbeat": heartbeat,
         "probe_interval": heartbeat / PROBES,

@@ -49,7 +49,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-def judge(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
+def evaluate(scenario: Scenario, seen: Observation, heartbeat: int) -> Verdict:
     """Return the verdict on one cell.
 
     Parameters:

@@ -24,7 +24,7 @@ from wsgi_harness.observe.observation import Life, Observation, Probe
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-GREY, PATIENCE = "#767676", "#e4e4e4"
+GREY, QUIET = "#767676", "#e4e4e4"
 
 
 Place = Literal["center", "outside upper center"]
@@ -94,8 +94,8 @@ def legend() -> str:
     """Draw the meaning of every marker of the timelines."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 0.8))
-        patience = Patch(color=PATIENCE, label="2 to 3 T without a byte from the cell")
-        add_legend(figure, _MARKS, patience, loc="center")
+        quiet = Patch(color=QUIET, label="2 to 3 T without a byte from the cell")
+        add_legend(figure, _MARKS, quiet, loc="center")
         return as_svg(figure)
 
 
@@ -182,7 +182,7 @@ def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int)
         return
     began, ended = (heard - origin + times * heartbeat for times in BROKER_PATIENCE)
     if began < end_of(seen) - origin:
-        axes.axvspan(began, ended, color=PATIENCE, linewidth=0, zorder=0)
+        axes.axvspan(began, ended, color=QUIET, linewidth=0, zorder=0)
 
 
 def begin_of(seen: Observation) -> float:

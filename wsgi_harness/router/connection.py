@@ -44,7 +44,7 @@ class Host(Protocol):
 
     @property
     def open_properties(self) -> Mapping[str, str]:
-        """What it tells about itself in Open."""
+        """What it states about itself in Open."""
 
     @property
     def container(self) -> str:
@@ -77,7 +77,7 @@ class Routers(Protocol):
         """Handle the end of a connection."""
 
     def announced(self, connection: Connection, payload: bytes) -> None:
-        """Handle what another router tells about an address."""
+        """Handle what another router reports about an address."""
 
 
 class Connection:

@@ -1,8 +1,8 @@
 """Routers that are connected with each other (R9).
 
-Each tells the others which addresses have receivers at its own clients. A router then opens a link
-to that address at the other router, and the link is one more receiver of the address here. So
-credit, outcomes and withdrawal pass through both routers as through one.
+Each reports to the others which addresses have receivers at its own clients. A router then opens
+a link to that address at the other router, and the link is one more receiver of the address here.
+So credit, outcomes and withdrawal pass through both routers as through one.
 
 The protocol between the routers is this module's own: test routers connect with test routers only.
 Each router must be connected with each other one; a message passes two routers at most.

@@ -14,7 +14,7 @@ from typing import Protocol
 from wsgi_harness.wire.events import Mode, RelayEvent
 from wsgi_harness.wire.frames import HEARTBEAT, HEARTBEAT_FRAME, FrameParser, MalformedFrameError
 
-#: How often the kernel is asked for a FIN or RST that nobody would read (seconds).
+#: How often the kernel is asked for a FIN or RST that no read would find (seconds).
 _LOOK_EVERY = 0.1
 
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
@@ -175,8 +175,8 @@ class RelayedConnection:
             else:
                 side.sock.close()
         parsers = (self.client.parser, self.server.parser)
-        frames, octets = sum(p.frames for p in parsers), sum(p.octets for p in parsers)
-        self._tell("closed", self._first_end, frames=frames, octets=octets)
+        frames, byte_count = sum(p.frames for p in parsers), sum(p.byte_count for p in parsers)
+        self._tell("closed", self._first_end, frames=frames, byte_count=byte_count)
 
     async def _pump(self, source: Side, sink: Side) -> bool:
         """Carry one direction; True when a reset ended it, False at its FIN."""
@@ -231,7 +231,7 @@ class RelayedConnection:
             self._forget_if_idle()
             if any(self._mode_of(side) is not Mode.PASS for side in sides):
                 continue
-            # With octets lost the stream has a hole: behave like a firewall that forgot it.
+            # With bytes lost the stream has a hole: behave like a firewall that forgot it.
             if self._lost_bytes or any(side.ended == "rst" for side in sides):
                 return True
 
@@ -248,7 +248,7 @@ class RelayedConnection:
         if side.ended is None:
             side.ended = how
             self._first_end = self._first_end or side.name
-            self._tell(how, side.name, frames=side.parser.frames, octets=side.parser.octets)
+            self._tell(how, side.name, frames=side.parser.frames, byte_count=side.parser.byte_count)
 
     def _listen_in(self, side: Side, data: bytes) -> int:
         """Follow the frames in `data`; return how many heartbeats ended in it."""
@@ -259,16 +259,18 @@ class RelayedConnection:
                 heartbeats += frame.type == HEARTBEAT
                 kind = "heartbeat" if frame.type == HEARTBEAT else frame.method
                 if kind is not None:
-                    self._tell(kind, side.name, frames=parser.frames, octets=parser.octets)
+                    self._tell(kind, side.name, frames=parser.frames, byte_count=parser.byte_count)
         except MalformedFrameError as error:
             self._tell("malformed", side.name, detail=str(error))
         return heartbeats
 
     def _tell(
-        self, kind: str, side: str, *, frames: int = 0, octets: int = 0, detail: str = ""
+        self, kind: str, side: str, *, frames: int = 0, byte_count: int = 0, detail: str = ""
     ) -> None:
         self.port.on_event(
-            RelayEvent(kind, side, self.port.name, self.number, time.time(), frames, octets, detail)
+            RelayEvent(
+                kind, side, self.port.name, self.number, time.time(), frames, byte_count, detail
+            )
         )
 
 

@@ -1,4 +1,4 @@
-"""What the relay can do with bytes, and what it tells of them."""
+"""What the relay can do with bytes, and the events that it reports."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Mode(enum.Enum):
     PASS = "pass"
     #: Reads nothing, so both kernels' windows close in time, as behind a stalled proxy.
     DEAF = "deaf"
-    #: Reads and throws away: both kernels get their acknowledgements, nobody an answer.
+    #: Reads and throws away: both kernels get their acknowledgements, neither program an answer.
     SWALLOW = "swallow"
-    #: Neither reads nor acknowledges, as when the peer or the way to it is gone: nobody answers,
+    #: Neither reads nor acknowledges, as when the peer or the way to it is gone: nothing answers,
     #: not even a kernel. A new connection is not accepted either.
     VANISH = "vanish"
 
@@ -34,7 +34,7 @@ class RelayEvent:
         cell: name of the listening port.
         connection: number of the connection at this port, from 1.
         at: ``time.time()``, in seconds.
-        frames, octets: passed in this direction so far; for ``closed`` in both.
+        frames, byte_count: passed in this direction so far; for ``closed`` in both.
         detail: more about an error; for ``opened`` the client's port.
     """
 
@@ -44,7 +44,7 @@ class RelayEvent:
     connection: int
     at: float
     frames: int = 0
-    octets: int = 0
+    byte_count: int = 0
     detail: str = ""
 
     @property

@@ -37,7 +37,7 @@ class Frame(NamedTuple):
     """One frame that has gone by whole.
 
     Attributes:
-        size: octets on the wire, prefix and frame-end included.
+        size: bytes on the wire, prefix and frame-end included.
         method: ``close``, ``close-ok``, ``blocked`` or ``unblocked`` for these methods of
             class connection; None for everything else.
     """
@@ -52,13 +52,13 @@ class FrameParser:
     """Parses one direction of one connection; payloads are passed over, not kept.
 
     Attributes:
-        octets: seen so far.
+        byte_count: seen so far.
         frames: seen whole so far; a protocol header is none.
         opaque: the stream is a TLS session, or was malformed: it is no longer parsed.
     """
 
     def __init__(self) -> None:
-        self.octets = 0
+        self.byte_count = 0
         self.frames = 0
         self.opaque = False
         self._buffer = bytearray()
@@ -75,7 +75,7 @@ class FrameParser:
         Raises:
             MalformedFrameError: once; after that the stream is opaque.
         """
-        self.octets += len(data)
+        self.byte_count += len(data)
         if self.opaque:
             return
         self._buffer += data
@@ -112,17 +112,17 @@ class FrameParser:
         if kind not in _FRAME_TYPES:
             raise MalformedFrameError(f"frame type {kind} after {self.frames} frames")
         if payload > _LARGEST_PAYLOAD:
-            raise MalformedFrameError(f"a frame of {payload} octets after {self.frames} frames")
+            raise MalformedFrameError(f"a frame of {payload} bytes after {self.frames} frames")
         size = _PREFIX.size + payload + 1
         if len(buffer) - start < size:
             return None
         if buffer[start + size - 1] != _FRAME_END:
             raise MalformedFrameError(
                 f"frame-end is 0x{buffer[start + size - 1]:02X}, not 0xCE, after "
-                f"{self.frames} frames (type {kind}, payload of {payload} octets)"
+                f"{self.frames} frames (type {kind}, payload of {payload} bytes)"
             )
         if kind == HEARTBEAT and (channel or payload):
-            raise MalformedFrameError(f"a heartbeat on channel {channel} of {payload} octets")
+            raise MalformedFrameError(f"a heartbeat on channel {channel} of {payload} bytes")
         return Frame(kind, channel, size, _method_at(buffer, start, kind, payload))
 
 

@@ -35,7 +35,7 @@ class Cell:
         extra_heartbeats: how many more follow each heartbeat of the server, so that
             days of idleness pass in seconds.
         forget_idle_after: seconds without a byte from the client after which its connection
-            is silently dropped for good, as a NAT does; None for never.
+            is silently dropped from then on, as a NAT does; None for never.
     """
 
     def __init__(

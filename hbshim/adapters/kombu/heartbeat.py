@@ -331,6 +331,6 @@ def register() -> None:
     init = module.Connection.__init__
     if not hasattr(init, "hbshim_original"):
         module.Connection.__init__ = take_url_options(init)
-    lend = module.ConnectionPool.prepare
-    if not hasattr(lend, "hbshim_original"):
-        module.ConnectionPool.prepare = keep_dead_ones_back(lend)
+    prepare = module.ConnectionPool.prepare
+    if not hasattr(prepare, "hbshim_original"):
+        module.ConnectionPool.prepare = keep_dead_ones_back(prepare)

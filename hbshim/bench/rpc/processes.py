@@ -84,7 +84,7 @@ class Contestant:
     Parameters:
         kind: of :data:`hbshim.bench.rpc.agent.KINDS`.
         scheme: of the URL; for those by hand, a name.
-        topic: nobody else's.
+        topic: used by this contest alone.
         model: "native", "eventlet" or "gevent".
         between_cpu: returns the CPU time so far, in seconds, of what lies between the two.
     """

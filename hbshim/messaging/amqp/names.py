@@ -4,7 +4,7 @@ Parts are joined by dots. Characters with a special meaning are percent-encoded 
 ordinary names have none of them and stay unchanged.
 
 - ``.`` joins parts.
-- ``*`` begins a part that is not a name but tells what kind of name follows.
+- ``*`` begins a part that is not a name: it states which type of name follows.
 - ``~`` is followed by the hash of a name that is too long for AMQP.
 """
 

@@ -1,4 +1,4 @@
-"""A patched program examines its broker: what beats there is its own worker."""
+"""A patched program examines its broker: the heartbeats there come from its own worker."""
 
 # ruff: noqa: E402, T201
 

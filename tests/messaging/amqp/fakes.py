@@ -14,7 +14,7 @@ from hbshim.protocol.messages import Delivery, Message
 
 
 class Clock:
-    """Takes the place of the module ``time``: it advances when somebody says so."""
+    """Takes the place of the module ``time``: it advances when a test calls for it."""
 
     def __init__(self) -> None:
         self.now = 1000.0

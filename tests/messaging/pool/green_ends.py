@@ -182,13 +182,13 @@ def check(
     assert scene.made[0].closed
     scene.is_whole()
 
-    # Made in vain, with others in line: each has his turn to fail, nobody is forgotten.
+    # A connection that cannot be made, with waiters in line: each gets the error, none is left.
     scene = Scene(sleep)
     failures = []
 
     def refuse(timeout: float) -> None:
         sleep(0.001)
-        raise ConnectError("nobody there")
+        raise ConnectError("no listener")
 
     ordinary, scene.pool._create = scene.pool._create, refuse
 

@@ -117,7 +117,7 @@ def test_an_error_of_create_gives_the_slot_to_the_next_waiter(shop: Shop) -> Non
 
     def fail_once(timeout: float) -> Thing:
         if next(makers, None):
-            raise ConnectError("nobody there")
+            raise ConnectError("no listener")
         return shop.create(timeout)
 
     pool._create = fail_once
@@ -173,7 +173,7 @@ def test_many_threads_share_and_lose_no_connection() -> None:
 
     def create(_timeout: object) -> Careful:
         if dice.random() < 0.1:
-            raise ConnectError("nobody there")
+            raise ConnectError("no listener")
         alive.append(Careful())
         return alive[-1]
 

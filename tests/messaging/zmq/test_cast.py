@@ -136,7 +136,7 @@ def test_a_burst_of_casts_is_not_dropped_for_its_number(
 
 
 def test_a_proxy_counts_casts_that_it_cannot_place(node: Node) -> None:
-    """Why a host that may not have the server gets none over one way: nothing else tells."""
+    """Why a host that may not have the server gets none over one way: nothing else shows it."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     push = make(context, "client-cast", SocketSettings())
     try:

@@ -102,7 +102,7 @@ def test_a_host_that_is_down_is_known_at_once_and_not_with_immediate_off(
     client = new("client-call", b"client")
     client.set(zmq.IMMEDIATE, immediate)
     client.connect(address)
-    # Its probe; the answer tells the client who is there. A socket that nothing touches sends none.
+    # Its probe; the answer names the peer to the client. An untouched socket sends none.
     wait_until(lambda: client.get(zmq.EVENTS) is not None and proxy.poll(10), LIMIT)
     assert proxy.recv_multipart() == [b"client", b""]
     assert not try_send(proxy, [b"client", b"hello"])

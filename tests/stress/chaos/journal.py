@@ -1,4 +1,4 @@
-"""What an application tells of its connections, line by line."""
+"""What an application reports about its connections, line by line."""
 
 from __future__ import annotations
 

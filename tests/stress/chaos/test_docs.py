@@ -1,4 +1,4 @@
-"""docs/chaos.md tells what the fault list and the commands hold."""
+"""docs/chaos.md shows what the fault list and the commands hold."""
 
 from __future__ import annotations
 

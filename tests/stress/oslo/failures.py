@@ -1,7 +1,7 @@
 """The two ways in which oslo.messaging's own heartbeats failed, each with its control.
 
 * A broker restart under 40 green callers: with 17.3's own ``heartbeat_in_pthread`` the
-  service hangs for good.
+  service hangs and never recovers.
 * A hub that stands still for 4 T: 18.3, which heartbeats from a green thread, loses the connection.
 """
 

@@ -265,10 +265,10 @@ def commands() -> Iterator[str]:
             from eventlet.hubs import trampoline
 
             trampoline(0, read=True)
-        octets = original("os", "read")(0, 65536)
-        if not octets:
+        chunk = original("os", "read")(0, 65536)
+        if not chunk:
             return
-        *lines, rest = (rest + octets).split(b"\n")
+        *lines, rest = (rest + chunk).split(b"\n")
         yield from (line.decode() for line in lines)
 
 

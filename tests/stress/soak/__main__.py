@@ -1,4 +1,4 @@
-"""``make soak``: memory, descriptors, threads and lateness over hours; ``--help`` tells more."""
+"""``make soak``: memory, descriptors, threads and lateness over hours; ``--help`` shows more."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python -m tests.stress.soak.target native|eventlet|gevent kombu|pika
 
-Its configuration is one line of JSON on standard input; it tells on standard output,
+Its configuration is one line of JSON on standard input; it reports on standard output,
 a line at a time: ``census`` (at rest, before and after each phase), ``sample`` (while
 it lives) and ``end``.
 """

@@ -85,9 +85,9 @@ def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(deployment:
 
 
 def test_the_stock_driver_lives_where_its_thread_is_native_alone() -> None:
-    fates = {each.name: each.expected for each in SCENARIOS if each.library == "rabbit"}
+    outcomes = {each.name: each.expected for each in SCENARIOS if each.library == "rabbit"}
 
-    assert fates == {
+    assert outcomes == {
         "stock-rabbit-oslo": "closed",
         "stock-rabbit-oslo-unpatched": "alive",
         "stock-rabbit-oslo17": "closed",
@@ -151,7 +151,7 @@ def test_only_the_scheme_distinguishes_hbshims_driver_from_the_stock_one() -> No
         "name",
         "library",
         "queue",
-        "tells",
+        "reports",
     }
     assert ours["driver"]["path"]
 

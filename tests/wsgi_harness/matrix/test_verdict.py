@@ -18,7 +18,7 @@ from tests.wsgi_harness.cell_stories import (
     several,
     warned,
 )
-from wsgi_harness.matrix.verdict import Outcome, Verdict, exit_code, judge
+from wsgi_harness.matrix.verdict import Outcome, Verdict, evaluate, exit_code
 from wsgi_harness.observe.observation import (
     BrokerView,
     Life,
@@ -30,7 +30,7 @@ from wsgi_harness.observe.observation import (
 
 
 def verdict_on(name: str, seen: Observation) -> Verdict:
-    return judge(scenario(name), seen, HEARTBEAT)
+    return evaluate(scenario(name), seen, HEARTBEAT)
 
 
 def test_a_control_that_is_closed_failed_as_it_must() -> None:

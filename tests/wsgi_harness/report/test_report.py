@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.wsgi_harness.cell_stories import BEGAN, HEARTBEAT, alive, closed, several, warned
 from wsgi_harness.matrix.run import Results
 from wsgi_harness.matrix.scenarios import DEPLOYMENTS, SCENARIOS, Scenario, select
-from wsgi_harness.matrix.verdict import judge
+from wsgi_harness.matrix.verdict import evaluate
 from wsgi_harness.observe.observation import Observation
 from wsgi_harness.report import plots, record, report
 from wsgi_harness.report.report import ReportError
@@ -41,7 +41,7 @@ def results(scenarios: Sequence[Scenario] = SCENARIOS, **changed: Observation) -
         scenarios=tuple(scenarios),
         observations=tuple(observations),
         verdicts=tuple(
-            judge(scenario, seen, HEARTBEAT)
+            evaluate(scenario, seen, HEARTBEAT)
             for scenario, seen in zip(scenarios, observations, strict=True)
         ),
     )

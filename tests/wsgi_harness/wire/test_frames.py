@@ -38,7 +38,7 @@ def test_frames_are_found_whatever_the_pieces(piece: int) -> None:
         Frame(BODY, 1, 208),
         Frame(METHOD, 0, 12, "close"),
     ]
-    assert (parser.frames, parser.octets, parser.inside_frame) == (3, len(stream), False)
+    assert (parser.frames, parser.byte_count, parser.inside_frame) == (3, len(stream), False)
 
 
 def test_stream_of_a_server_has_no_protocol_header() -> None:
@@ -59,7 +59,7 @@ def test_half_a_frame_is_reported() -> None:
         (HEARTBEAT_FRAME[:-1] + b"\x00", "frame-end is 0x00"),
         (b"HTTP/1.1 400 Bad Request\r\n", "frame type 72"),
         (bytes.fromhex("08 0001 00000000 CE"), "heartbeat on channel 1"),
-        (bytes.fromhex("03 0001 FFFFFFFF"), "4294967295 octets"),
+        (bytes.fromhex("03 0001 FFFFFFFF"), "4294967295 bytes"),
     ],
 )
 def test_what_is_no_frame_is_reported_once(stream: bytes, message: str) -> None:

@@ -42,7 +42,7 @@ def test_bytes_pass_unchanged_and_frames_are_counted(relay: Relay, listener: soc
         broker.sendall(back)
         assert receive(client, len(back)) == back
     closed = relay.wait_for("closed")[0]
-    assert (closed.frames, closed.octets) == (4, len(there) + len(back))
+    assert (closed.frames, closed.byte_count) == (4, len(there) + len(back))
     assert [event.side for event in relay.seen("heartbeat")] == ["client", "server"]
     assert relay.errors == []
 
@@ -287,7 +287,7 @@ def test_as_a_program_it_prints_the_events_of_each_cell(listener: socket.socket)
     assert [event["kind"] for event in events] == ["opened", "heartbeat", "closed"]
     assert {event["cell"] for event in events} == {"pika"}
     assert events[1]["side"] == "client"
-    assert events[2]["octets"] == 8
+    assert events[2]["byte_count"] == 8
 
 
 @pytest.mark.parametrize("wrong", [["--listen", "5672"], ["--target", "broker"]])

@@ -273,7 +273,7 @@ def _file_name(host: str) -> str | None:
 
 
 def boot_id() -> str:
-    """Return what tells one boot of this machine from another; "" where the system does not say."""
+    """Return the identifier of this machine's boot; "" where the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -2,7 +2,7 @@
 
 All keys have the namespace in braces, so that they belong together in a Redis Cluster, too:
 ``hbzmq:{default}:h:host`` is a host's record, ``hbzmq:{default}:t:key`` the set of a key's
-listeners, and ``hbzmq:{default}:epoch`` tells whether the data was lost since it was last read.
+listeners, and ``hbzmq:{default}:epoch`` shows whether the data was lost since it was last read.
 """
 
 from __future__ import annotations

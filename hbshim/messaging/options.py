@@ -39,6 +39,7 @@ SSL_KEYS = (
     "capath",
     "certfile",
     "keyfile",
+    "password",
     "verify",
     "verify_hostname",
     "server_hostname",
@@ -80,7 +81,27 @@ def _tls_version(value: object) -> str:
     return text
 
 
+class Hidden(str):
+    """Text that ``repr`` does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"
+
+
 def _ssl_options(value: object) -> dict[str, Any] | None:
+    try:
+        return _parsed_ssl_options(value)
+    except ValueError:
+        if "password" not in str(value):
+            raise
+        raise OptionError(
+            f"ssl_options is not valid; give key=value,... with keys of: {', '.join(SSL_KEYS)}"
+        ) from None
+
+
+def _parsed_ssl_options(value: object) -> dict[str, Any] | None:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("{"):
@@ -93,6 +114,8 @@ def _ssl_options(value: object) -> dict[str, Any] | None:
         raise ValueError
     parsed = {key: str(text) for key, text in value.items() if text is not None}
     truths = {key: boolean(parsed[key]) for key in ("verify", "verify_hostname") if key in parsed}
+    if "password" in parsed:
+        parsed["password"] = Hidden(parsed["password"])
     if "version" in parsed:
         parsed["version"] = _tls_version(parsed["version"])
     return {**parsed, **truths}
@@ -133,9 +156,10 @@ class MessagingOptions(OptionSet):
             "parse": optional(_ssl_options),
             "accepts": f"key=value,...; or a mapping, or JSON; keys: {', '.join(SSL_KEYS)}",
             "doc": "Parameters of TLS, with `ssl`: the CA to trust (the system's, unless given), "
-            "the client's certificate and key, whether the broker's certificate (verify) and the "
-            "name in it (verify_hostname) are verified (true unless given), that name, where it "
-            f"is not the host's, and the version ({', '.join(TLS_VERSIONS)}; sslv23: any).",
+            "the client's certificate, its key, and the key's password, whether the broker's "
+            "certificate (verify) and the name in it (verify_hostname) are verified (true unless "
+            "given), that name, where it is not the host's, and the version "
+            f"({', '.join(TLS_VERSIONS)}; sslv23: any).",
             "url_key": "ssl_options",
         },
     )
@@ -294,7 +318,9 @@ class MessagingOptions(OptionSet):
         try:
             context = ssl.create_default_context(cafile=own.get("cafile"), capath=own.get("capath"))
             if "certfile" in own:
-                context.load_cert_chain(own["certfile"], own.get("keyfile"))
+                # Without a password, OpenSSL would ask for one at the terminal.
+                password = str(own.get("password", ""))
+                context.load_cert_chain(own["certfile"], own.get("keyfile"), password)
         except OSError as error:
             raise OptionError(
                 f"a file that ssl_options names cannot be used ({error}); "

@@ -38,7 +38,8 @@ from hbshim.messaging.hosts import Host
 from hbshim.messaging.registry import factory
 from hbshim.messaging.target import Target
 from hbshim.oslo import settings
-from hbshim.oslo.incoming import CALL_MONITOR_TIMEOUT, CONTEXT, MESSAGE, OsloListener
+from hbshim.oslo.envelopes import OWN, Envelope, Request
+from hbshim.oslo.incoming import OsloListener
 
 LOG = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         MissingExtraError: the library is not installed.
     """
 
+    #: How requests are written.
+    envelope: Envelope = OWN
+
     def __init__(
         self,
         scheme: str,
@@ -86,15 +90,41 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         allowed_remote_exmods: Iterable[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods)
-        options, self._chosen = _load(scheme, conf, url)
+        options, self._chosen = self._load(scheme, conf, url)
         self._options = options
         self._encoding = Encoding(limit=options.payload_limit)
         drivers = factory(scheme)
         if "+" in url.transport:
             hosts = [Host("localhost", drivers.default_port(options), None, None, "")]
         else:
-            hosts = _hosts(url, drivers.default_port(options))
+            hosts = self._hosts(url, drivers.default_port(options))
         self._driver = drivers.open(hosts, options)
+
+    def _load(self, scheme: str, conf: Any, url: Any) -> tuple[Any, frozenset[str]]:
+        """Return the options of a transport, and the names of those that are set.
+
+        Raises:
+            OptionError: a value is not valid.
+        """
+        if scheme == ZMQ_SCHEME:
+            from hbshim.oslo import zmq_settings
+
+            zmq_settings.register(conf)
+            return zmq_settings.load(conf, url)
+        settings.register(conf)
+        return settings.load(conf, url.query, f"{url.transport}://")
+
+    def _hosts(self, url: Any, default_port: int) -> list[Host]:
+        return [
+            Host(
+                host.hostname or "localhost",
+                int(host.port or default_port),
+                host.username or None,
+                None if host.password is None else str(host.password),
+                url.virtual_host or "",
+            )
+            for host in url.hosts or [oslo_messaging.TransportHost(hostname="localhost")]
+        ]
 
     def require_features(self, requeue: bool = False) -> None:
         """Check that the driver has what a server or listener needs.
@@ -123,7 +153,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         at_least_once = bool(transport_options and transport_options.at_least_once)
         try:
             ours = self._rpc_target(target)
-            payload = self._payload(ctxt, message, call_monitor_timeout)
+            request = Request(ctxt, message, call_monitor_timeout)
+            payload = self._payload(self.envelope.request(request))
             if not wait_for_reply:
                 cast = functools.partial(
                     self._driver.cast,
@@ -146,11 +177,12 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                 mandatory=at_least_once,
                 attempts=_attempts(retry),
             )
-            if reply.kind != "error":
-                return self._encoding.decode(reply.payload.body, reply.payload.content_type)
+            result, failure = self.envelope.outcome(reply, self._encoding)
+            if failure is None:
+                return result
         except HbshimError as error:
             raise _theirs(error, target, message) from error
-        raise deserialize_remote_exception(reply.payload.body.decode(), self._allowed_remote_exmods)
+        raise self._remote(failure)
 
     def send_notification(
         self, target: Any, ctxt: Any, message: Any, version: float, retry: int | None = None
@@ -158,8 +190,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         topic, _, priority = target.topic.rpartition(".")
         try:
             ours = _target(topic, exchange=self._notification_exchange(target))
-            payload = self._payload(ctxt, message, None)
-            limit = UNLIMITED_LIMIT if _unlimited(retry) else self._options.rpc_timeout
+            payload = self._payload(self.envelope.notification(Request(ctxt, message), version))
+            limit = self._notify_limit(retry)
             notify = functools.partial(self._driver.notify, ours, payload, priority, limit)
             self._persistently(notify, retry)
         except HbshimError as error:
@@ -214,11 +246,21 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             OsloListener(listener, self._encoding, prefetch), batch_size, batch_timeout
         )
 
-    def _payload(self, ctxt: Any, message: Any, call_monitor_timeout: float | None) -> Payload:
-        value = {CONTEXT: ctxt, MESSAGE: message}
-        if call_monitor_timeout:
-            value[CALL_MONITOR_TIMEOUT] = call_monitor_timeout
+    def _payload(self, value: Any) -> Payload:
         return Payload(self._encoding.encode(value), self._encoding.content_type)
+
+    def _notify_limit(self, retry: int | None) -> float:
+        """Return the seconds for one attempt to send a notification."""
+        return UNLIMITED_LIMIT if _unlimited(retry) else self._options.rpc_timeout
+
+    def _remote(self, failure: str) -> Exception:
+        """Return the exception of a server that `failure` describes."""
+        try:
+            return deserialize_remote_exception(failure, self._allowed_remote_exmods)  # type: ignore[no-any-return]
+        except Exception as error:
+            return oslo_messaging.MessageDeliveryFailure(  # type: ignore[no-any-return]
+                f"the server raised an exception, whose description cannot be read: {error!r}"
+            )
 
     def _persistently(self, send: Callable[..., None], retry: int | None) -> None:
         """Send, with as many retries as the caller wants, without a time limit.
@@ -295,36 +337,12 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         return f"{exchange}_{use}" if exchange else None
 
 
-def _load(scheme: str, conf: Any, url: Any) -> tuple[Any, frozenset[str]]:
-    """Return the options of a transport, and the names of those that are set."""
-    if scheme == ZMQ_SCHEME:
-        from hbshim.oslo import zmq_settings
-
-        zmq_settings.register(conf)
-        return zmq_settings.load(conf, url)
-    settings.register(conf)
-    return settings.load(conf, url.query, f"{url.transport}://")
-
-
 def _unlimited(retry: int | None) -> bool:
     return retry is None or retry < 0
 
 
 def _attempts(retry: int | None) -> int | None:
     return None if retry is None or retry < 0 else retry + 1
-
-
-def _hosts(url: Any, default_port: int) -> list[Host]:
-    return [
-        Host(
-            host.hostname or "localhost",
-            int(host.port or default_port),
-            host.username or None,
-            None if host.password is None else str(host.password),
-            url.virtual_host or "",
-        )
-        for host in url.hosts or [oslo_messaging.TransportHost(hostname="localhost")]
-    ]
 
 
 def _theirs(error: HbshimError, target: Any, message: Any = None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from oslo_messaging.transport import DriverLoadFailure
 
+from hbshim.adapters import stevedore
 from hbshim.errors import HbshimError
 
 
@@ -53,6 +54,32 @@ def hbzmq(conf: Any, url: Any, **arguments: Any) -> Any:
         oslo_messaging.DriverLoadFailure: as above.
     """
     return _messaging_driver("hbzmq", conf, url, arguments)
+
+
+def hbamqp(conf: Any, url: Any, **arguments: Any) -> Any:
+    """The driver of ``hbamqp://``, see :mod:`hbshim.oslo.amqp1_driver`.
+
+    Raises:
+        oslo_messaging.DriverLoadFailure: as above.
+    """
+    try:
+        from hbshim.oslo.amqp1_driver import Amqp1MessagingDriver
+
+        return Amqp1MessagingDriver("hbamqp", conf, url, **arguments)
+    except HbshimError as error:
+        raise DriverLoadFailure(url.transport, error) from error
+
+
+def amqp(conf: Any, url: Any, **arguments: Any) -> Any:
+    """The same driver, for ``amqp://``; oslo.messaging's own where it has one (until 14.9).
+
+    Raises:
+        oslo_messaging.DriverLoadFailure: as above.
+    """
+    if stevedore.is_taken("oslo.messaging.drivers", "amqp"):
+        stevedore.give_way(amqp)
+        return None
+    return hbamqp(conf, url, **arguments)
 
 
 def _messaging_driver(scheme: str, conf: Any, url: Any, arguments: dict[str, Any]) -> Any:

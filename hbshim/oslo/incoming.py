@@ -15,12 +15,9 @@ from hbshim.adapters.oslo.base import (
 from hbshim.errors import MessagingError, PayloadError
 from hbshim.messaging.base import Incoming, Listener, Payload
 from hbshim.messaging.encoding import Encoding
+from hbshim.oslo.envelopes import envelope_of
 
 LOG = logging.getLogger(__name__)
-
-#: Keys of a message: what the service sends along, what it sends, and for how many seconds
-#: its caller waits without a keepalive.
-CONTEXT, MESSAGE, CALL_MONITOR_TIMEOUT = "ctxt", "message", "call_monitor_timeout"
 
 _NOTHING = Payload(b"null")
 
@@ -28,9 +25,11 @@ _NOTHING = Payload(b"null")
 class OsloIncoming(RpcIncomingMessage):  # type: ignore[misc]
     """A request or a notification; see oslo.messaging's class."""
 
-    def __init__(self, incoming: Incoming, value: dict[str, Any], encoding: Encoding) -> None:
-        super().__init__(value[CONTEXT], value[MESSAGE], incoming.message_id)
-        self.client_timeout = value.get(CALL_MONITOR_TIMEOUT)
+    def __init__(self, incoming: Incoming, value: Any, encoding: Encoding) -> None:
+        self._envelope = envelope_of(value)
+        request = self._envelope.open(value)
+        super().__init__(request.context, request.message, incoming.message_id)
+        self.client_timeout = request.call_monitor_timeout
         self._incoming = incoming
         self._encoding = encoding
 
@@ -49,13 +48,15 @@ class OsloIncoming(RpcIncomingMessage):  # type: ignore[misc]
             return
         if not failure:
             try:
-                payload = Payload(self._encoding.encode(reply))
+                payload = Payload(self._encoding.encode(self._envelope.result(reply)))
             except PayloadError:
                 # The caller learns of it now, and not by waiting until he gives up.
                 failure = sys.exc_info()
         try:
             if failure:
-                self._incoming.reply(Payload(serialize_remote_exception(failure).encode()), "error")
+                text = serialize_remote_exception(failure)
+                body = self._envelope.failure(text, self._encoding)
+                self._incoming.reply(Payload(body), "error")
             else:
                 self._incoming.reply(payload)
         except MessagingError as error:
@@ -88,9 +89,9 @@ class OsloListener(PollStyleListener):  # type: ignore[misc]
             try:
                 value = self._encoding.decode(payload.body, payload.content_type)
                 yield OsloIncoming(each, value, self._encoding)
-            except (MessagingError, KeyError, TypeError, AttributeError) as error:
+            except MessagingError as error:
                 # Decoding it again would fail again.
-                each.reject(f"it is not a message of oslo.messaging's: {error!r}")
+                each.reject(str(error))
                 LOG.warning("A message that is not oslo.messaging's was rejected: %s", error)
 
     def stop(self) -> None:

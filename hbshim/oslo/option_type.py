@@ -7,6 +7,8 @@ from typing import Any
 
 from oslo_config import types
 
+from hbshim.errors import OptionError
+
 
 class OptionType(types.ConfigType):  # type: ignore[misc]
     """Accepts the values that an option of hbshim accepts.
@@ -27,6 +29,9 @@ class OptionType(types.ConfigType):  # type: ignore[misc]
     def __call__(self, value: object) -> object:
         try:
             return self._field.metadata["parse"](value)
+        except OptionError as error:
+            # It has its own text, perhaps because the value holds a password.
+            raise ValueError(str(error)) from None
         except (ValueError, OverflowError, TypeError):
             raise ValueError(
                 f"{self._name}={value!r} is not valid; "

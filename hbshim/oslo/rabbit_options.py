@@ -8,48 +8,11 @@ own driver and honours them itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Translated:
-    """An option that is honoured.
-
-    Attributes:
-        names: the options of :class:`AmqpOptions` that get its value.
-        meaning: how, for the documentation, where it is not the same value.
-        translate: makes the value of each of them.
-    """
-
-    names: tuple[str, ...]
-    meaning: str = ""
-    translate: Callable[[Any], Any] = lambda value: value
-
-
-@dataclass(frozen=True)
-class Combined:
-    """An option that is honoured together with others, by its own function.
-
-    Attributes:
-        names: as for :class:`Translated`.
-        meaning: how, for the documentation.
-    """
-
-    names: tuple[str, ...]
-    meaning: str
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """An option without effect here.
-
-    Attributes:
-        reason: why, and the alternative; it ends the sentence of the warning.
-    """
-
-    reason: str
+from hbshim.oslo import effects
+from hbshim.oslo.effects import Combined, Effect, Ignored, Translated
 
 
 def _off_unless_positive(seconds: int) -> int | str:
@@ -66,7 +29,7 @@ _PAUSE += "kombu_reconnect_splay"
 _QUEUE_NAMES = "queues have names of hbshim's own, and those of one server end with its connection"
 _PROCESS = "it holds for the whole process; set HBSHIM_{} in the environment"
 
-OPTIONS: Mapping[str, Translated | Combined | Ignored] = {
+OPTIONS: Mapping[str, Effect] = {
     "ssl": Translated(("ssl",)),
     "ssl_ca_file": Combined(_TLS, "`cafile`. Without it the system's authorities are trusted"),
     "ssl_cert_file": Combined(_TLS, "`certfile`"),
@@ -154,11 +117,7 @@ def translated(values: Mapping[str, Any]) -> dict[str, object]:
     Parameters:
         values: the options of the group that are set, by name.
     """
-    own: dict[str, object] = {}
-    for name, value in values.items():
-        entry = OPTIONS.get(name)
-        if isinstance(entry, Translated):
-            own.update(dict.fromkeys(entry.names, entry.translate(value)))
+    own = effects.translated(OPTIONS, values)
     tls = {
         key: values[name] for key, name in _TLS_KEYS.items() if values.get(name) not in (None, "")
     }
@@ -171,34 +130,3 @@ def translated(values: Mapping[str, Any]) -> dict[str, object]:
     if "rpc_conn_pool_size" in values:
         own["pool_max_size"], own["pool_max_overflow"] = values["rpc_conn_pool_size"], 0
     return own
-
-
-def sources(name: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the options in `values` that an option of :class:`AmqpOptions` comes from."""
-    return [
-        each
-        for each in values
-        if not isinstance(entry := OPTIONS.get(each), Ignored | None) and name in entry.names
-    ]
-
-
-def warnings(values: Mapping[str, Any], scheme: str) -> list[str]:
-    """Return a sentence for each option that is set and has no effect.
-
-    Parameters:
-        values: as above.
-        scheme: of the transport's URL.
-    """
-    texts = []
-    for name, value in values.items():
-        entry = OPTIONS.get(name)
-        if entry is None:
-            reason = "hbshim does not know this option"
-        elif isinstance(entry, Ignored):
-            reason = entry.reason
-        else:
-            continue
-        texts.append(
-            f"{name}={value} of [oslo_messaging_rabbit] has no effect on {scheme}: {reason}"
-        )
-    return texts

@@ -18,7 +18,7 @@ from oslo_config import cfg
 from hbshim.adapters.oslo.base import RABBIT_GROUP, RABBIT_OPTIONS, rabbit_option
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.options import AmqpOptions
-from hbshim.oslo import heartbeat_options, rabbit_options
+from hbshim.oslo import effects, heartbeat_options, rabbit_options
 from hbshim.oslo.option_type import OptionType
 
 LOG = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ def load(
         name: _parsed(conf, name, text) for name, text in query.items() if name not in own_query
     }
     effective = {**rabbit, **from_query}
-    for text in rabbit_options.warnings(_unusual(conf, effective), scheme):
+    unusual = _unusual(conf, effective)
+    for text in effects.warnings(rabbit_options.OPTIONS, unusual, RABBIT_GROUP, scheme):
         LOG.warning("%s.", text)
     merged = _translated(effective)
     # The query takes precedence over the other group, and over the environment.
@@ -145,7 +146,8 @@ def _translated(values: Mapping[str, Any]) -> dict[str, object]:
             _FIELDS[name].metadata["parse"](value)
         except (ValueError, OverflowError):
             sources = ", ".join(
-                f"{source}={values[source]!r}" for source in rabbit_options.sources(name, values)
+                f"{source}={values[source]!r}"
+                for source in effects.sources(rabbit_options.OPTIONS, name, values)
             )
             raise OptionError(
                 f"{sources} of [{RABBIT_GROUP}] is not valid here; {name}, which it becomes, "

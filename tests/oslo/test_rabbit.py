@@ -9,7 +9,7 @@ import pytest
 
 from tests.oslo.conftest import MODELS, Pair, T
 from tests.stress.oslo.processes import ProgramError, Service
-from tests.stress.oslo.schemes import ours
+from tests.stress.oslo.schemes import over_0_9_1
 from tests.waiting import wait_until
 
 OWN_THREAD = "Rabbit-heartbeat"
@@ -54,7 +54,7 @@ def test_stock_runs_a_thread_of_its_own(
     assert OWN_THREAD in report["threads"]
 
 
-@pytest.mark.parametrize("scheme", ours())
+@pytest.mark.parametrize("scheme", over_0_9_1())
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [

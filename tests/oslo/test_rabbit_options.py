@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from hbshim.oslo.rabbit_options import OPTIONS, Combined, Ignored, Translated, warnings
+from hbshim.oslo.effects import Combined, Ignored, Translated, warnings
+from hbshim.oslo.rabbit_options import OPTIONS
 from tests.stress.child import clean_environment
 from tests.stress.oslo.environments import VERSIONS, package
 
@@ -129,7 +130,10 @@ def test_hbshims_options_for_the_other_scheme_are_named(one: Loader) -> None:
 
 
 def test_an_option_of_a_later_version_is_named() -> None:
-    assert "does not know" in warnings({"of_tomorrow": 1}, "hbpika://")[0]
+    assert (
+        "does not know"
+        in warnings(OPTIONS, {"of_tomorrow": 1}, "oslo_messaging_rabbit", "hbpika://")[0]
+    )
 
 
 @pytest.mark.parametrize(

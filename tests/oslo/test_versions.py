@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.stress.child import clean_environment
+from tests.stress.oslo.environments import FORMER_VERSION, former_package
 
 PRELUDE = """
 import importlib.metadata, sys
@@ -53,13 +54,13 @@ server.stop()
 """
 
 
-def run(code: str, *argv: str) -> str:
+def run(code: str, *argv: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PRELUDE + code, *argv],
         capture_output=True,
         text=True,
         timeout=150,
-        env=clean_environment(),
+        env=clean_environment(**environment),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -84,3 +85,24 @@ def test_a_client_library_of_an_unknown_version_is_left_alone(url: Callable[...,
     assert "answered" in said.splitlines()
     assert "hbshim does not know amqp 9.0" in said
     assert "'Rabbit-heartbeat'" in said
+
+
+AMQP = """
+transport = oslo_messaging.get_rpc_transport(cfg.CONF, "amqp://nobody:secret@127.0.0.1:1/")
+print(type(transport._driver).__module__)
+"""
+
+
+def test_an_older_oslo_messaging_keeps_its_own_amqp() -> None:
+    """Two distributions have the entry point; without giving way, stevedore refuses both."""
+    package = former_package(lambda _text: None)
+    path = os.pathsep.join([str(package), clean_environment()["PYTHONPATH"]])
+    found = run(AMQP, f"{FORMER_VERSION}.0", PYTHONPATH=path)
+    assert found == "oslo_messaging._drivers.impl_amqp1\n"
+    stays = "import hbshim.adapters.stevedore\nhbshim.adapters.stevedore.give_way = print\n"
+    refused = run(stays + LOAD.replace("hbrabbit", "amqp"), f"{FORMER_VERSION}.0", PYTHONPATH=path)
+    assert "ProtonDriver" in refused.partition("Failed to load")[2]
+
+
+def test_a_newer_one_has_hbshims() -> None:
+    assert run(AMQP, "18.3.1") == "hbshim.oslo.amqp1_driver\n"

@@ -27,7 +27,12 @@ require_attributes(
     version(LIBRARY),
     SUPPORTED,
     common,
-    ("deserialize_remote_exception", "serialize_remote_exception"),
+    (
+        "deserialize_msg",
+        "deserialize_remote_exception",
+        "serialize_msg",
+        "serialize_remote_exception",
+    ),
 )
 require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, impl_rabbit, ("rabbit_opts",))
 require_attributes(LIBRARY, version(LIBRARY), SUPPORTED, amqp, ("amqp_opts",))
@@ -38,6 +43,9 @@ PollStyleListenerAdapter = base.PollStyleListenerAdapter
 RpcIncomingMessage = base.RpcIncomingMessage
 deserialize_remote_exception = common.deserialize_remote_exception
 serialize_remote_exception = common.serialize_remote_exception
+#: The envelope of oslo.messaging 2.0 around the content of a notification.
+deserialize_message = common.deserialize_msg
+serialize_message = common.serialize_msg
 #: The options of the group ``oslo_messaging_rabbit``.
 RABBIT_OPTIONS = [*impl_rabbit.rabbit_opts, *amqp.amqp_opts]
 

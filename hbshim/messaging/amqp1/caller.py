@@ -46,9 +46,6 @@ from hbshim.protocol.messages import Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection, Occupied
 
-#: The most replies that are not settled.
-PREFETCH = 100
-
 #: Seconds for declaring the queue for replies. A node of a cluster does not answer while it waits
 #: for another node that is down.
 REPLIES_LIMIT = 4.0
@@ -84,12 +81,16 @@ _NOTHING = Payload(b"")
 class Caller:
     """The calls of one process through one driver. A forked child needs its own.
 
+    Parameters:
+        prefetch: the most replies that are not settled.
+
     Attributes:
         shared: the connection, which also sends what is no call.
         calls: those that wait.
     """
 
-    def __init__(self, connector: HostConnector[Connection]) -> None:
+    def __init__(self, connector: HostConnector[Connection], prefetch: int) -> None:
+        self._prefetch = prefetch
         self.shared = SharedConnection(connector, self._refresh)
         self.calls = PendingCalls(self.shared.role)
         self._attaching = ExclusiveSection(threading.RLock())
@@ -195,7 +196,7 @@ class Caller:
                 # gets the highest priority.
                 prepared.replies = prepared.connection.receive_from(
                     profile.source(queue.name),
-                    PREFETCH,
+                    self._prefetch,
                     self._on_reply,
                     lambda _reason: self._on_replies_ended(prepared),
                     until,

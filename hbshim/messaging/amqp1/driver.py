@@ -88,7 +88,8 @@ class Amqp1Driver:
         caller = self._callers.get(pid)
         if caller is None:
             self._refuse_closed()
-            caller = self._callers.setdefault(pid, Caller(self._connector))
+            prefetch = self.options.reply_prefetch_count
+            caller = self._callers.setdefault(pid, Caller(self._connector, prefetch))
         return caller
 
     def _shared(self) -> SharedConnection:

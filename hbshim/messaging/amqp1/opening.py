@@ -124,7 +124,7 @@ def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
         Symbol("pid"): os.getpid(),
     }
     return Engine(
-        f"hbshim-{uuid.uuid4().hex}",
+        f"{options.container_name}-{uuid.uuid4().hex}",
         # The peer selects the virtual host by it.
         hostname=hostname,
         sasl=SaslClient([_mechanism(login, options)], host.hostname),

@@ -62,6 +62,20 @@ class Amqp1Options(QueueOptions):
         "PLAIN | EXTERNAL | ANONYMOUS",
         "SASL mechanism of the login. EXTERNAL takes the user from the client's TLS certificate.",
     )
+    container_name: str = driver_option(
+        "container_name",
+        "hbshim",
+        str,
+        "text",
+        "Name of the process at the peer (container-id); each connection has a suffix of its own.",
+    )
+    reply_prefetch_count: int = driver_option(
+        "reply_prefetch_count",
+        100,
+        whole(1, 65535),
+        "1 to 65535",
+        "Replies that a client may hold before it has read them.",
+    )
     cast_confirm: bool = driver_option(
         "cast_confirm",
         True,

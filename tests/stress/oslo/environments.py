@@ -12,18 +12,30 @@ from wsgi_harness.paths import build_dir, set_up_lock
 
 #: The last line that still has the option, and the newest.
 VERSIONS = ("17.3", "18.3")
+#: The last line with the driver ``amqp://``, and what that needs beside proton.
+FORMER_VERSION, _FORMER_NEEDS = "14.9", "pyngus>=2.3,<3"
 #: What oslo.messaging's tests import.
 _OF_TESTS = ("oslotest>=5,<7", "pifpaf>=3.2,<4", "setuptools", "testscenarios>=0.5,<1")
 _LIMIT = 900.0
 
 
-def package(version: str, progress: Progress) -> Path:
+def former_package(progress: Progress) -> Path:
+    """Return a directory with the last oslo.messaging that has a driver ``amqp://``.
+
+    Raises:
+        HarnessError: pip fails.
+    """
+    return package(FORMER_VERSION, progress, _FORMER_NEEDS)
+
+
+def package(version: str, progress: Progress, *more: str) -> Path:
     """Return a directory with this oslo.messaging alone, for the front of ``PYTHONPATH``.
 
     Without what it requires: the interpreter that imports it has that. Made within seconds.
 
     Parameters:
         version: the first two numbers; the latest release of that line is taken.
+        more: what else to put there.
 
     Raises:
         HarnessError: pip fails.
@@ -35,7 +47,7 @@ def package(version: str, progress: Progress) -> Path:
             progress(f"fetching oslo.messaging {version}")
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
             target = ["--upgrade", "--target", str(directory), f"oslo.messaging~={version}.0"]
-            run([*pip, "--disable-pip-version-check", *target], timeout=_LIMIT)
+            run([*pip, *more, "--disable-pip-version-check", *target], timeout=_LIMIT)
             stamp.touch()
     return directory
 

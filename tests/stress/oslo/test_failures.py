@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.stress.oslo import failures
 from tests.stress.oslo.failures import Target, TrialResult
-from tests.stress.oslo.schemes import STOCK, ours
+from tests.stress.oslo.schemes import STOCK, over_0_9_1
 from wsgi_harness.stack.broker import Broker
 
 NEWEST = {"18.3": Path(sys.executable)}
@@ -17,7 +17,9 @@ NEWEST = {"18.3": Path(sys.executable)}
 
 def test_a_hub_that_stands_still_for_4_t(broker: Broker, tmp_path: Path) -> None:
     """Stock loses its connections: the control."""
-    trial_results = failures.blocked(failures.blocked_targets(ours(), NEWEST), broker, tmp_path)
+    trial_results = failures.blocked(
+        failures.blocked_targets(over_0_9_1(), NEWEST), broker, tmp_path
+    )
     assert [
         trial_result.target.scheme for trial_result in trial_results if not trial_result.survived
     ] == [STOCK], trial_results
@@ -27,7 +29,7 @@ def test_40_green_callers_through_a_broker_restart(
     own_broker: Broker, rabbitmqctl: Callable[..., None], tmp_path: Path
 ) -> None:
     """With the option on, which hung 17.3."""
-    targets = [Target(scheme, "18.3", Path(sys.executable), "true") for scheme in ours()]
+    targets = [Target(scheme, "18.3", Path(sys.executable), "true") for scheme in over_0_9_1()]
     trial_results = failures.restart(targets, own_broker, rabbitmqctl, tmp_path, outage=3.0)
     assert all(trial_result.survived for trial_result in trial_results), trial_results
 

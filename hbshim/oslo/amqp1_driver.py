@@ -20,6 +20,8 @@ class Amqp1MessagingDriver(MessagingDriver):
     """See the module; parameters and errors are those of the base class."""
 
     envelope: Envelope = FORMER
+    # Not over a router; over RabbitMQ, the driver adds them.
+    suffixes = False
 
     def _load(self, scheme: str, conf: Any, url: Any) -> tuple[Any, frozenset[str]]:
         amqp1_settings.register(conf)

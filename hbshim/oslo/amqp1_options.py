@@ -29,6 +29,8 @@ def _confirms(patterns: list[str]) -> bool:
     return "rpc-cast" not in [each.lower() for each in patterns]
 
 
+_MODES = {"dynamic": "auto", "routable": "router"}
+
 _TLS = ("ssl", "ssl_options")
 _CYRUS = "hbshim logs in without the Cyrus library; set sasl_mechanisms, and the user in the URL"
 _PAUSES = "the pauses between attempts double with each, up to 30 s, and are random"
@@ -73,16 +75,20 @@ EFFECTS: Mapping[str, Effect] = {
         "`retry` allows",
     ),
     "default_sender_link_timeout": Ignored("one link serves all addresses, and is not purged"),
-    "addressing_mode": Ignored("RabbitMQ has addresses of its own"),
-    "pseudo_vhost": Ignored("RabbitMQ has addresses of its own"),
-    "server_request_prefix": Ignored("RabbitMQ has addresses of its own"),
-    "broadcast_prefix": Ignored("RabbitMQ has addresses of its own"),
-    "group_request_prefix": Ignored("RabbitMQ has addresses of its own"),
-    "rpc_address_prefix": Ignored("RabbitMQ has addresses of its own"),
-    "notify_address_prefix": Ignored("RabbitMQ has addresses of its own"),
-    "multicast_address": Ignored("RabbitMQ has addresses of its own"),
-    "unicast_address": Ignored("RabbitMQ has addresses of its own"),
-    "anycast_address": Ignored("RabbitMQ has addresses of its own"),
+    "addressing_mode": Translated(
+        ("addressing_profile",),
+        "dynamic is `auto`, routable is `router`, legacy is `legacy`",
+        lambda mode: _MODES.get(mode.lower(), mode),
+    ),
+    "pseudo_vhost": Translated(("pseudo_vhost",)),
+    "server_request_prefix": Translated(("server_request_prefix",)),
+    "broadcast_prefix": Translated(("broadcast_prefix",)),
+    "group_request_prefix": Translated(("group_request_prefix",)),
+    "rpc_address_prefix": Translated(("rpc_address_prefix",)),
+    "notify_address_prefix": Translated(("notify_address_prefix",)),
+    "multicast_address": Translated(("multicast_address",)),
+    "unicast_address": Translated(("unicast_address",)),
+    "anycast_address": Translated(("anycast_address",)),
     "default_notification_exchange": Translated(("default_notification_exchange",)),
     "default_rpc_exchange": Translated(("default_rpc_exchange",)),
     "reply_link_credit": Translated(("reply_prefetch_count",)),

@@ -93,6 +93,13 @@ OPTIONS = [
 
 
 @dataclass(frozen=True)
+class ServiceOptions(Amqp1Options):
+    """The options of a driver whose targets are those of oslo.messaging."""
+
+    one_exchange = True
+
+
+@dataclass(frozen=True)
 class Settings:
     """The options of one transport.
 
@@ -150,8 +157,10 @@ def load(conf: Any, url: Any) -> Settings:
     if not has_user:
         # As the former driver: no user, no password.
         configured.setdefault("login_method", "ANONYMOUS")
+    # As the former driver: a notification waits for its listener.
+    configured.setdefault("direct_notifications", True)
     return Settings(
-        Amqp1Options.load(config=configured, url=asked),
+        ServiceOptions.load(config=configured, url=asked),
         frozenset(configured) | frozenset(asked) | Amqp1Options.names_in_environment(),
         former.get("sasl_default_realm") or "",
         former.get("default_notify_timeout"),

@@ -80,6 +80,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
 
     #: How requests are written.
     envelope: Envelope = OWN
+    #: Whether each use of an exchange has a name of its own.
+    suffixes = True
 
     def __init__(
         self,
@@ -334,7 +336,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         if target.exchange is None and option in self._chosen:
             return None
         exchange = target.exchange or self._default_exchange
-        return f"{exchange}_{use}" if exchange else None
+        return f"{exchange}_{use}" if exchange and self.suffixes else exchange
 
 
 def _unlimited(retry: int | None) -> bool:

@@ -176,6 +176,9 @@ class Topology:
     def _named(self, target: Target) -> str:
         return target.exchange or self._options.default_rpc_exchange
 
+    def _named_for_notifications(self, target: Target) -> str:
+        return target.exchange or self._options.default_notification_exchange
+
     def fanout_key(self, target: Target) -> str:
         return joined(part(target.topic))
 
@@ -216,7 +219,7 @@ class Topology:
         return Subscription(Queue(name, exclusive=True), exchange, self.fanout_key(target))
 
     def _notifications(self, target: Target, priority: str, pool: str | None) -> Subscription:
-        exchange = names.exchange(target.exchange or self._options.default_notification_exchange)
+        exchange = names.exchange(self._named_for_notifications(target))
         key = [part(target.topic), priority]
         if priority not in PRIORITIES:
             key[1:] = [_OTHER_PRIORITY, part(priority)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hbshim.amqp1.connection import LARGEST_MAX_FRAME_SIZE, MAX_FRAME_SIZE
 from hbshim.amqp1.frames import SMALLEST_MAX_FRAME_SIZE
@@ -15,9 +15,22 @@ from hbshim.options import boolean, seconds, whole
 
 def _profile(value: object) -> str:
     text = str(value).strip().lower()
-    if text not in ("auto", "rabbitmq", "router"):
+    if text not in ("auto", "rabbitmq", "router", "legacy"):
         raise ValueError
     return text
+
+
+def _address_part(value: object) -> str:
+    text = str(value).strip()
+    if not text:
+        raise ValueError
+    return text
+
+
+def _part(name: str, default: str, use: str) -> str:
+    """Return the option of a part of addresses, as oslo.messaging's former driver had it."""
+    doc = f"Part of the addresses {use}."
+    return driver_option(name, default, _address_part, "text", doc)  # type: ignore[no-any-return]
 
 
 def _login_method(value: object) -> str:
@@ -37,6 +50,8 @@ class Amqp1Options(QueueOptions):
 
     environment_prefix = "HBSHIM_AMQP1_"
     config_section = "hbshim_amqp1"
+    #: Targets have one exchange for all uses; see :mod:`hbshim.messaging.amqp1.profiles`.
+    one_exchange: ClassVar[bool] = False
 
     heartbeat_interval: int = driver_option(
         "heartbeat_interval",
@@ -93,13 +108,45 @@ class Amqp1Options(QueueOptions):
         "within the time that the client waits.",
     )
 
-    addressing_profile: Literal["auto", "rabbitmq", "router"] = driver_option(
+    addressing_profile: Literal["auto", "rabbitmq", "router", "legacy"] = driver_option(
         "addressing_profile",
         "auto",
         _profile,
-        "auto | rabbitmq | router",
+        "auto | rabbitmq | router | legacy",
         "What the peer is, which decides on addresses and guarantees. auto: what the peer calls "
-        "itself.",
+        "itself. legacy: a broker that takes addresses with dots, as oslo.messaging's former "
+        "driver had them.",
+    )
+    pseudo_vhost: bool = driver_option(
+        "pseudo_vhost",
+        True,
+        boolean,
+        "true | false",
+        "The virtual host is a part of each address; not over RabbitMQ.",
+    )
+    rpc_address_prefix: str = _part(
+        "rpc_address_prefix",
+        "openstack.org/om/rpc",
+        "of calls, casts and fanouts, at their beginning",
+    )
+    notify_address_prefix: str = _part(
+        "notify_address_prefix", "openstack.org/om/notify", "of notifications, at their beginning"
+    )
+    unicast_address: str = _part("unicast_address", "unicast", "to one server, after the prefix")
+    multicast_address: str = _part(
+        "multicast_address", "multicast", "to all servers of a topic, after the prefix"
+    )
+    anycast_address: str = _part(
+        "anycast_address", "anycast", "to any server of a topic, after the prefix"
+    )
+    server_request_prefix: str = _part(
+        "server_request_prefix", "exclusive", "to one server; legacy"
+    )
+    broadcast_prefix: str = _part(
+        "broadcast_prefix", "broadcast", "to all servers of a topic; legacy"
+    )
+    group_request_prefix: str = _part(
+        "group_request_prefix", "unicast", "to any server of a topic; legacy"
     )
     direct_notifications: bool = driver_option(
         "direct_notifications",

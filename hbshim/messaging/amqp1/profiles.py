@@ -14,16 +14,18 @@ from hbshim.amqp1.performatives import Header
 from hbshim.messaging.amqp.addresses import address, queue_address
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.topology import Topology
+from hbshim.messaging.amqp1.legacy import Legacy
 from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.amqp1.routable import Routable
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hosts import Host
+from hbshim.messaging.target import Target
 
-RABBITMQ, ROUTER, AUTO = "rabbitmq", "router", "auto"
+RABBITMQ, ROUTER, LEGACY, AUTO = "rabbitmq", "router", "legacy", "auto"
 
 #: The property `product` of a peer's `Open`, which selects a profile. Any other peer is taken for
 #: a router: it routes by addresses, and has no queues that this driver could declare.
-PRODUCTS = {"RabbitMQ": RABBITMQ}
+PRODUCTS = {"RabbitMQ": RABBITMQ, "qpid-cpp": LEGACY}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,21 @@ class Profile:
         return header.delivery_count > 0 or not (self.routes or header.first_acquirer)
 
 
+class ServiceTopology(Topology):
+    """The exchanges of a program that names one for all uses, as oslo.messaging's services do.
+
+    Each use has a suffix: an exchange of the name itself may exist, with another type.
+    """
+
+    def _named(self, target: Target) -> str:
+        return f"{target.exchange}_rpc" if target.exchange else super()._named(target)
+
+    def _named_for_notifications(self, target: Target) -> str:
+        if target.exchange:
+            return f"{target.exchange}_notification"
+        return super()._named_for_notifications(target)
+
+
 class Profiles:
     """The profiles of a driver's hosts.
 
@@ -72,10 +89,11 @@ class Profiles:
 
     def __init__(self, options: Amqp1Options, virtual_host: str) -> None:
         self._option = options.addressing_profile
+        topology = ServiceTopology if options.one_exchange else Topology
         self._by_name = {
             RABBITMQ: Profile(
                 RABBITMQ,
-                Topology(options),
+                topology(options),
                 Capabilities(requeues=True, pools=True, mandatory=True, survives_restart=True),
                 routes=False,
             ),
@@ -83,6 +101,12 @@ class Profiles:
                 ROUTER,
                 Routable(options, virtual_host),
                 Capabilities(mandatory=True, requeues=options.direct_notifications),
+                routes=True,
+            ),
+            LEGACY: Profile(
+                LEGACY,
+                Legacy(options, virtual_host),
+                Capabilities(mandatory=True, requeues=True),
                 routes=True,
             ),
         }

@@ -14,10 +14,6 @@ from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 
-RPC, NOTIFICATIONS = "openstack.org/om/rpc", "openstack.org/om/notify"
-
-UNICAST, MULTICAST, ANYCAST = "unicast", "multicast", "anycast"
-
 _REPLIES = "reply"
 
 
@@ -29,9 +25,13 @@ class Routable:
         virtual_host: a part of each address; "/": there is none.
     """
 
+    #: Whether notifications may be sent whatever the option `direct_notifications` is.
+    notifies = False
+
     def __init__(self, options: Amqp1Options, virtual_host: str) -> None:
         self._options = options
-        self._virtual_host = "" if virtual_host == "/" else virtual_host
+        named = options.pseudo_vhost and virtual_host != "/"
+        self._virtual_host = virtual_host if named else ""
 
     def rpc_exchange(self, target: Target) -> str:
         return ""
@@ -39,15 +39,15 @@ class Routable:
     def rpc_key(self, target: Target) -> str:
         exchange = target.exchange or self._options.default_rpc_exchange
         if target.server is None:
-            return self._address(RPC, ANYCAST, exchange, target.topic)
-        return self._address(RPC, UNICAST, exchange, target.topic, target.server)
+            return self._anycast(self._options.rpc_address_prefix, exchange, target.topic)
+        return self._unicast(exchange, target.topic, target.server)
 
     def fanout_exchange(self, target: Target) -> str:
         return ""
 
     def fanout_key(self, target: Target) -> str:
         exchange = target.exchange or self._options.default_rpc_exchange
-        return self._address(RPC, MULTICAST, exchange, target.topic)
+        return self._multicast(exchange, target.topic)
 
     def rpc(self, target: Target, expires: float | Default = DEFAULT) -> Subscription:
         """Return the address of a topic, or of one server; `expires` has no meaning for it."""
@@ -63,7 +63,7 @@ class Routable:
         Raises:
             UnsupportedError: the option `direct_notifications` is off, or there is a pool.
         """
-        if not self._options.direct_notifications:
+        if not (self.notifies or self._options.direct_notifications):
             raise UnsupportedError(
                 "a router stores no notifications: send them over a broker, with a driver of its "
                 "own, or set direct_notifications=true to have each wait for a listener that "
@@ -75,15 +75,26 @@ class Routable:
                 "each pool; leave the pool out, or use a broker"
             )
         exchange = target.exchange or self._options.default_notification_exchange
-        address = self._address(NOTIFICATIONS, ANYCAST, exchange, f"{target.topic}.{priority}")
-        return _subscription(address)
+        topic = f"{target.topic}.{priority}"
+        return _subscription(self._anycast(self._options.notify_address_prefix, exchange, topic))
 
     def replies(self, client: str, number: int = 0) -> Subscription:
         """Return the address for the replies to a client.
 
         It belongs to no connection: the client receives from it again over another one.
         """
-        return _subscription(self._address(RPC, UNICAST, _REPLIES, client))
+        return _subscription(self._unicast(_REPLIES, client))
+
+    def _unicast(self, *names: str) -> str:
+        options = self._options
+        return self._address(options.rpc_address_prefix, options.unicast_address, *names)
+
+    def _multicast(self, *names: str) -> str:
+        options = self._options
+        return self._address(options.rpc_address_prefix, options.multicast_address, *names)
+
+    def _anycast(self, prefix: str, *names: str) -> str:
+        return self._address(prefix, self._options.anycast_address, *names)
 
     def _address(self, prefix: str, way: str, *names: str) -> str:
         if self._virtual_host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.stress.child import EXIT_LIMIT, Child
+from tests.stress.child import EXIT_LIMIT, Child, clean_environment
 from wsgi_harness.errors import HarnessError
 
 _POLL_INTERVAL = 0.1
@@ -41,14 +42,22 @@ class Service:
         model: `green` (eventlet has patched everything) or `native`.
         log: where its standard error goes.
         python: the interpreter, of an environment that has hbshim.
+        package: a directory that goes first on its path, see
+            :func:`tests.stress.oslo.environments.package`.
     """
 
-    def __init__(self, model: str, log: Path, python: Path | str = sys.executable) -> None:
+    def __init__(
+        self,
+        model: str,
+        log: Path,
+        python: Path | str = sys.executable,
+        package: Path | None = None,
+    ) -> None:
         self._log = log
         # Warnings are oslo.messaging's and eventlet's news of their own retirement.
         arguments = ["-W", "ignore", "-m", "tests.stress.oslo.program", model]
         with log.open("wb") as errors:
-            self._child = Child(arguments, stderr=errors, python=python)
+            self._child = Child(arguments, stderr=errors, python=python, environment=_with(package))
 
     def __enter__(self) -> Service:
         return self
@@ -96,6 +105,13 @@ class Service:
     def end(self) -> None:
         """End the process, whether it answers or not."""
         self._child.end()
+
+
+def _with(package: Path | None) -> dict[str, str]:
+    environment = clean_environment()
+    if package is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(package), environment["PYTHONPATH"]])
+    return environment
 
 
 def wait_for(condition: Callable[[], bool], limit: float) -> bool:

@@ -35,6 +35,10 @@ EXECUTOR = {"green": "eventlet", "native": "threading"}[MODEL]
 GROUP = "oslo_messaging_rabbit"
 
 
+def server_name() -> str:
+    return f"server-{os.getpid()}"
+
+
 class Endpoint:
     """What a server answers with, and what it has been told."""
 
@@ -49,6 +53,13 @@ class Endpoint:
 
     def fail(self, _context: Any, text: str) -> None:
         raise ValueError(text)
+
+    def name(self, _context: Any) -> str:
+        return server_name()
+
+    def echo_late(self, _context: Any, value: Any, seconds: float) -> Any:
+        time.sleep(seconds)
+        return value
 
     def info(
         self, _context: Any, _publisher: Any, _event: Any, payload: Any, _metadata: Any
@@ -140,7 +151,7 @@ class Program:
     def serve(self, url: str, topic: str, *, news: str | None = None) -> None:
         """Serve `topic`, and listen to what is notified there."""
         transport = self._transport(url)
-        target = oslo_messaging.Target(topic=topic, server=f"server-{os.getpid()}")
+        target = oslo_messaging.Target(topic=topic, server=server_name())
         rpc = oslo_messaging.get_rpc_server(transport, target, [self._endpoint], executor=EXECUTOR)
         listener = oslo_messaging.get_notification_listener(
             self._notifications(news or url),
@@ -167,6 +178,16 @@ class Program:
 
     def call(self, value: Any, method: str = "echo") -> Any:
         return self._client.call({}, method, value=value)
+
+    def call_to_server(self, value: Any) -> Any:
+        """Call the server that was called last, by its name."""
+        name = self._client.call({}, "name")
+        return self._client.prepare(server=name).call({}, "echo", value=value)
+
+    def call_monitored(self, value: Any, seconds: float, timeout: float) -> Any:
+        """Call a method that takes `seconds`, with a keepalive at the latest after `timeout`."""
+        client = self._client.prepare(call_monitor_timeout=timeout)
+        return client.call({}, "echo_late", value=value, seconds=seconds)
 
     def cast(self, value: Any) -> None:
         self._client.cast({}, "hear", value=value)

@@ -13,6 +13,8 @@ from _socket import socketpair
 from collections.abc import Callable, Container
 from typing import Any
 
+from hbshim.runtime.fork import process_mark
+
 #: The longest wait, in seconds: a poller counts milliseconds in 31 bits.
 LONGEST_WAIT = 86400.0
 
@@ -42,6 +44,8 @@ class Readiness:
         # The poller, and the function that made it: a program may patch `select` later.
         self._poller: Any = None
         self._made_by: Any = None
+        # In a forked child a copy of a green thread may wait; the bytes belong to the parent.
+        self._mark = process_mark()
 
     def wait(self, timeout: float) -> bool:
         """Wait for at most `timeout` seconds; :meth:`wake` ends one wait.
@@ -49,7 +53,8 @@ class Readiness:
         It may also end early without a reason: check the clock.
 
         Returns:
-            Whether the descriptor is readable, or at its end. False at once when closed.
+            Whether the descriptor is readable, or at its end. False at once when closed, and in a
+            forked child.
         """
         if not self.enter():
             return False
@@ -57,7 +62,7 @@ class Readiness:
             ready = self._ready(min(max(0.0, timeout), LONGEST_WAIT))
             if len(ready) > (self._fd in ready):
                 self._take_bytes()
-            return self._fd in ready
+            return self._fd in ready and bool(self._mark[0])
         finally:
             self.leave()
 
@@ -75,12 +80,16 @@ class Readiness:
             self._take_bytes()
 
     def _take_bytes(self) -> None:
+        if not self._mark[0]:
+            return
         # A green `select` may report an event of a closed socket whose number this one has.
         with contextlib.suppress(BlockingIOError):
             self._wake_in.recv(4096)
 
     def enter(self) -> bool:
-        """Begin to wait; return whether it is open."""
+        """Begin to wait; return whether it is open, and this is no forked child."""
+        if not self._mark[0]:
+            return False
         with self._lock:
             self._waiting = not self._closed
             return self._waiting

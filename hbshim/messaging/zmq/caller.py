@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hbshim.errors import (
     CallTimeoutError,
+    ConnectionLostError,
     LostServerError,
     UnroutableError,
 )
@@ -319,7 +320,12 @@ class Caller:
         self._mailbox.put(None)
 
     def _read(self, until: float) -> bool:
-        for item in self._mailbox.take(max(0.0, until - time.monotonic())):
+        items = self._mailbox.take(max(0.0, until - time.monotonic()))
+        if self._mailbox.inherited:
+            raise ConnectionLostError(
+                "this process was forked while a call waited; its reply goes to the parent"
+            )
+        for item in items:
             if item is None:
                 for change in list(self.changes):
                     change.changed = True

@@ -3,6 +3,8 @@
 The I/O thread adds an item and writes a byte to a native pair of sockets. The receiver waits for
 that with the program's own ``poll`` or ``select``, so no green thread waits for a native lock, and
 the I/O thread touches no green one.
+
+A forked child has a copy of each green thread, which goes on waiting for the pair of the parent.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Generic, TypeVar
 
 from hbshim.messaging.joining import Part
 from hbshim.messaging.readiness import Readiness
+from hbshim.runtime.fork import process_mark
 
 T = TypeVar("T")
 
@@ -28,6 +31,12 @@ class Mailbox(Generic[T]):
             end.setblocking(False)
         self._signaled = False
         self._readiness = Readiness(self._in.fileno())
+        self._mark = process_mark()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, to which nothing in here belongs."""
+        return not self._mark[0]
 
     def put(self, item: T) -> None:
         """Add an item. It neither waits nor fails, in any thread."""
@@ -42,10 +51,15 @@ class Mailbox(Generic[T]):
         return len(self._items)
 
     def take(self, timeout: float) -> list[T]:
-        """Wait for at most `timeout` seconds until something is there; return all of it."""
+        """Wait for at most `timeout` seconds until something is there; return all of it.
+
+        In a forked child it returns nothing, and leaves the byte for the parent.
+        """
         if not self._items:
             self._readiness.wait(timeout)
             self._readiness.take_wake()
+        if self.inherited:
+            return []
         # In this order: what is put after the mark is cleared writes a byte of its own.
         with contextlib.suppress(OSError):
             self._in.recv(4096)

@@ -1,7 +1,7 @@
 """A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY WHAT``.
 
-It does ``calls``, ``casts``, ``publish``, ``acknowledged`` or ``fork`` through the proxy, itself
-unless it forks, and prints what became of it.
+It does ``calls``, ``casts``, ``publish``, ``acknowledged``, ``fork`` or ``copied`` through the
+proxy, itself unless it forks, and prints what became of it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import threading
 import time
 
 from hbshim import messaging
+from hbshim.errors import HbshimError
+from hbshim.runtime.unpatched import original
 
 TARGET = messaging.Target("program")
 
@@ -129,6 +131,40 @@ def fork(client: messaging.Client) -> None:
     print(client.call("echo", value="parent"))
 
 
+def fork_with_a_call(client: messaging.Client) -> None:
+    """Fork while green threads wait for answers: the child has copies of them.
+
+    The answers arrive while the parent does not look, and the child does.
+    """
+    outcomes: list[object] = []
+
+    def wait() -> None:
+        try:
+            outcomes.append(client.call("last", seconds=1))
+        except HbshimError as error:
+            outcomes.append(type(error).__name__)
+
+    threads = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    client.call("echo", value="before")
+    time.sleep(0.1)
+    hears, tells = os.pipe()
+    if not os.fork():
+        # What Python says of the copies of its threads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        until = time.monotonic() + 10
+        while len(outcomes) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        original("os", "write")(tells, f"child: {outcomes}".encode())
+        os._exit(0)
+    print(original("os", "read")(hears, 100).decode())
+    began = time.monotonic()
+    for thread in threads:
+        thread.join(10)
+    print(f"parent: {outcomes}", time.monotonic() - began < 5)
+
+
 driver = messaging.connect(
     url,
     rpc_zmq_ipc_dir=ipc,
@@ -139,6 +175,8 @@ driver = messaging.connect(
 if what == "fork":
     # Green threads of a server would be forked with the rest; it is in another process.
     fork(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
+elif what == "copied":
+    fork_with_a_call(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
 elif what == "casts":
     casts(driver)
 elif what in ("publish", "acknowledged"):

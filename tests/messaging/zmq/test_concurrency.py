@@ -37,3 +37,15 @@ def test_a_forked_child_calls_over_connections_of_its_own(
     serve(node.driver(), Target("elsewhere"), endpoint)
     assert run_program(node, model, "fork") == ["before", "child", "0", "parent", "ended"]
     assert endpoint.asked == ["before", "child", "parent"]
+
+
+def test_the_copies_of_green_callers_in_a_forked_child_take_nothing_from_its_parent(
+    node: Node, serve: Callable[..., Server], endpoint: Endpoint
+) -> None:
+    """Under gevent: a child of an eventlet program shares its hub's epoll, and needs a new one."""
+    serve(node.driver(), Target("elsewhere"), endpoint)
+    assert run_program(node, "gevent", "copied") == [
+        "child: ['ConnectionLostError', 'ConnectionLostError']",
+        "parent: ['at last', 'at last'] True",
+        "ended",
+    ]

@@ -7,6 +7,7 @@ import time
 from _socket import socketpair
 
 from hbshim.messaging.readiness import Readiness
+from hbshim.runtime.fork import process_mark
 
 
 class Latch:
@@ -23,6 +24,7 @@ class Latch:
         for end in (self._in, self._out):
             end.setblocking(False)
         self._readiness = Readiness(self._in.fileno())
+        self._mark = process_mark()
 
     def open(self, *, done: bool) -> None:
         """Have the thread that waits go on; never waits."""
@@ -42,6 +44,8 @@ class Latch:
         """
         while not self._opened and (left := deadline - time.monotonic()) > 0:
             self._readiness.wait(left)
+            if not self._mark[0]:
+                break  # a copy of a green thread, in a forked child
         return self._opened
 
     def close(self) -> None:

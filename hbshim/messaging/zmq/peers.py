@@ -86,7 +86,7 @@ class _Peer:
 
     Attributes:
         routing_id: None until it has said who it is.
-        up: it is connected and has said HELLO.
+        up: it is connected and has said HELLO, or BYE.
         leaving: it stops, and takes nothing new.
         down_since: of ``time.monotonic()``.
         outstanding: the requests that it was sent, with their numbers.
@@ -312,13 +312,29 @@ class Peers:
         elif header.kind is Kind.HELLO:
             self._on_hello(peer, routing_id, header)
         elif header.kind is Kind.BYE:
-            peer.leaving = True
+            self._on_bye(peer, routing_id, header)
         elif header.kind is Kind.REJECT:
             self._end(peer, header.id, _REASONS.get(body, Outcome.BUSY))
         elif header.kind is Kind.LOST:
             self._end(peer, header.id, Outcome.LOST)
 
     def _on_hello(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
+        self._on_connected(peer, routing_id, header)
+        peer.leaving = False
+        waiting, peer.waiting = peer.waiting, deque()
+        for request in waiting:
+            if request.expired() or not self._send(peer, request):
+                self._report(request, Outcome.UNREACHABLE)
+        self._on_change()
+
+    def _on_bye(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
+        """It takes nothing new, and still forwards replies; also over a new connection."""
+        self._on_connected(peer, routing_id, header)
+        peer.leaving = True
+        while peer.waiting:
+            self._report(peer.waiting.popleft(), Outcome.UNREACHABLE)
+
+    def _on_connected(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
         if peer.incarnation not in (None, header.id):
             self._metrics.record("zmq-proxy-restarted", header.server)
             self._fail(peer)
@@ -328,12 +344,7 @@ class Peers:
             requests = frames.encode_outstanding(peer.outstanding.items())
             try_send(peer.socket, [routing_id, asked, *frames.split(requests)])
         peer.incarnation, peer.routing_id = header.id, routing_id
-        peer.up, peer.leaving, peer.refusal = True, False, None
-        waiting, peer.waiting = peer.waiting, deque()
-        for request in waiting:
-            if request.expired() or not self._send(peer, request):
-                self._report(request, Outcome.UNREACHABLE)
-        self._on_change()
+        peer.up, peer.refusal = True, None
 
     def _end(self, peer: _Peer, request: bytes, outcome: Outcome) -> None:
         """Report what became of a request, unless it was sent to another proxy since."""

@@ -27,6 +27,9 @@ LOCAL_RECONNECT = 0.25
 #: The same of other sockets.
 RECONNECT = 1.0
 
+#: Milliseconds that a handshake may take; and in which a peer answers the first packet.
+HANDSHAKE_WITHIN, CONNECT_WITHIN = 5000, 2000
+
 Role: TypeAlias = Literal[
     "client-call",
     "proxy-call",
@@ -122,9 +125,12 @@ def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
     if role in ("client-call", "proxy-servers"):
         # The peer notices each new connection, and says who it is.
         options[zmq.PROBE_ROUTER] = 1
-    if binds:
-        # A connection that says nothing holds a descriptor no longer than this.
-        options[zmq.HANDSHAKE_IVL] = 5000
+    # A connection whose peer says nothing is given up, and made again: heartbeats begin with the
+    # end of the handshake. By itself a client would wait for 30 s, and the pauses in which the
+    # kernel repeats its first packet double.
+    options[zmq.HANDSHAKE_IVL] = HANDSHAKE_WITHIN
+    if not binds:
+        options[zmq.CONNECT_TIMEOUT] = CONNECT_WITHIN
     if role not in LOCAL:
         on, idle, count, between = settings.keepalive
         options[zmq.TCP_KEEPALIVE] = on

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+import zmq
 
 from hbshim import messaging
 from hbshim.errors import CallTimeoutError, LostServerError
 from hbshim.messaging import Client, Server, Target
+from hbshim.messaging.zmq import peers
+from hbshim.messaging.zmq.driver import ZmqDriver
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.wires import Wires
-from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, figure, own_address
+from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, figure, own_address, refused
 from tests.waiting import wait_until
 
 Serve = Callable[..., Server]
@@ -43,7 +51,9 @@ class Between:
 
 
 @pytest.fixture
-def between(node: Node) -> Iterator[Between]:
+def between(nodes: Callable[[], Node]) -> Iterator[Between]:
+    node = nodes()
+    node.start("--grace", "600")
     address, ipc = own_address(), tempfile.mkdtemp(prefix="hbz")
     clients = Wires({(address, 9501): (node.address, 9501)})
     # Fanouts need none here.
@@ -136,6 +146,35 @@ def test_calls_that_wait_or_run_are_answered_after_a_break(
     assert sorted(endpoint.asked) == list(range(6))
 
 
+def test_calls_that_run_are_answered_where_a_connection_breaks_to_a_proxy_that_stops(
+    between: Between,
+    driver: messaging.Driver,
+    client: Client,
+    endpoint: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(driver, ZmqDriver)
+
+    def connected() -> int:
+        status = driver.zmq_status()
+        return 0 if status is None else status.hosts["call"]
+
+    # However long the machine takes to connect again.
+    monkeypatch.setattr(peers, "DEAD_AFTER", 600)
+    call = InBackground(lambda: client.call("hold", value="held"))
+    wait_until(lambda: endpoint.asked, LIMIT)
+    between.node.send_signal(signal.SIGTERM)
+    wait_until(lambda: refused(client), LIMIT)
+    between.clients.stop()
+    wait_until(lambda: not connected(), LIMIT)
+    between.clients.accept()
+    wait_until(connected, LIMIT)
+    assert refused(client)
+    endpoint.release.set()
+    assert call.join() == "held"
+    assert between.node.wait() == 0
+
+
 def test_a_call_that_expires_in_its_server_does_not_stay_in_the_proxy(
     node: Node, serve: Serve, endpoint: Endpoint
 ) -> None:
@@ -153,3 +192,44 @@ def test_a_call_that_expires_in_its_server_does_not_stay_in_the_proxy(
     assert client.call("echo", value="next") == "next"
     wait_until(lambda: figure(node, "outstanding") == 0, LIMIT)
     assert endpoint.asked == ["busy", "next"]
+
+
+def test_a_client_connects_again_where_the_handshake_was_not_answered(
+    nodes: Callable[[], Node], serve: Serve, endpoint: Endpoint
+) -> None:
+    """As where a host dies, or its network, just then: no packet says so."""
+    node = nodes()
+    with socket.create_server((node.address, 9501)) as port:
+        call = InBackground(
+            lambda: Client(node.driver(), TARGET, timeout=600).call("echo", value=1)
+        )
+        silent, _ = port.accept()
+    with silent:
+        node.start()
+        serve(node.driver(), TARGET, endpoint)
+        # ZeroMQ's own limit is 30 s.
+        assert call.join(20) == 1
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_connection_that_nothing_answers_is_tried_anew(limited: bool) -> None:
+    """The control leaves it to the kernel, which waits for 1, 2, 4 s and so on, to two minutes."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with contextlib.ExitStack() as stack:
+        stack.callback(context.destroy, linger=0)
+        port = stack.enter_context(socket.socket())
+        port.bind((own_address(), 0))
+        port.listen(0)
+        # A full queue: what comes now is dropped, and not refused.
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(port.getsockname())
+        made = make(context, "client-call", SocketSettings(), b"client")
+        if not limited:
+            made.set(zmq.CONNECT_TIMEOUT, 0)
+        monitor = made.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED)
+        host, number = port.getsockname()
+        made.connect(f"tcp://{host}:{number}")
+        assert bool(monitor.poll(30_000 if limited else 4_000)) == limited
+        made.disable_monitor()

@@ -69,7 +69,8 @@ def test_the_options_of_every_socket(role: Role) -> None:
     kind, binds = ROLES[role]
     if kind == zmq.ROUTER:
         assert options[zmq.ROUTER_MANDATORY] == options[zmq.ROUTER_HANDOVER] == 1
-    assert (zmq.HANDSHAKE_IVL in options) == binds
+    assert options[zmq.HANDSHAKE_IVL] == 5000
+    assert (zmq.CONNECT_TIMEOUT in options) == (not binds)
     assert (zmq.TCP_KEEPALIVE in options) == (role not in LOCAL)
 
 

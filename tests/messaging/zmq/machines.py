@@ -73,6 +73,13 @@ class Machine:
         """Have every packet from another machine vanish on its way here."""
         self._filter("-A", "INPUT", "-s", other.address, "-j", "DROP")
 
+    def hear_from(self, other: Machine) -> None:
+        """End :meth:`drop_from` for one machine, if that was begun."""
+        rule = ("INPUT", "-s", other.address, "-j", "DROP")
+        # Without one there is nothing to end.
+        command = [*self.within, "iptables", "-w", "-D", *rule]
+        subprocess.run(command, check=False, capture_output=True, timeout=LIMIT)
+
     def reset_from(self, other: Machine, share: float) -> None:
         """Have a share of the packets from another machine reset their connections."""
         self._filter(

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tests.stress.chaos.faults import FAULTS
 from tests.stress.chaos.plan import Step, draw
+from tests.stress.chaos.zmq.faults import FAULTS as ZMQ_FAULTS
 from wsgi_harness.report.terminal import ending_well, result_console
 
 _EXIT_CODES = """\b
@@ -48,13 +49,19 @@ _SHORTEST = 5.0
     type=click.IntRange(1, 20),
     default=3,
     show_default=True,
-    help="Relays; each application has a connection of each workload behind each of them.",
+    help="Relays; each application has a connection of each workload behind each of them. With "
+    "hbzmq: hosts.",
+)
+@click.option(
+    "--driver",
+    type=click.Choice(["hbzmq"]),
+    help="Break messages over this driver, and not connections to a broker.",
 )
 @click.option(
     "--fault",
     "names",
     multiple=True,
-    type=click.Choice(list(FAULTS)),
+    type=click.Choice(list(FAULTS | ZMQ_FAULTS)),
     metavar="NAME",
     help="Only this fault; repeatable.",
 )
@@ -73,6 +80,7 @@ def main(
     seed: int | None,
     heartbeat: int,
     zones: int,
+    driver: str | None,
     names: Sequence[str],
     gevent: bool,
     without_hbshim: bool,
@@ -85,23 +93,67 @@ def main(
     One invariant is checked: every message is confirmed or reported, every link is alive,
     reconnected or reported dead within its bound.
     """
+    known = FAULTS if driver is None else ZMQ_FAULTS
+    if foreign := [name for name in names if name not in known]:
+        raise click.UsageError(f"{', '.join(foreign)}: no such fault; --list shows them")
     if listing:
-        for kind in FAULTS.values():
-            click.echo(f"{kind.name:16} {kind.scope.value:8} {kind.what}")
+        for line in _listed(driver):
+            click.echo(line)
         return
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
     with ending_well("chaos"):
-        held = _run(
-            seconds,
-            secrets.randbelow(1_000_000) if seed is None else seed,
-            heartbeat,
-            [f"zone{number}" for number in range(1, zones + 1)],
-            names or list(FAULTS),
-            gevent,
-            not without_hbshim,
-            as_json,
-            path,
+        held = (
+            _run_zmq(seconds, seed, heartbeat, zones, names, as_json, path)
+            if driver
+            else _run(
+                seconds,
+                seed,
+                heartbeat,
+                [f"zone{number}" for number in range(1, zones + 1)],
+                names or list(FAULTS),
+                gevent,
+                not without_hbshim,
+                as_json,
+                path,
+            )
         )
     sys.exit(0 if held else 1)
+
+
+def _listed(driver: str | None) -> list[str]:
+    if driver is None:
+        return [f"{each.name:16} {each.scope.value:8} {each.what}" for each in FAULTS.values()]
+    return [f"{each.name:18} {each.target.value:10} {each.what}" for each in ZMQ_FAULTS.values()]
+
+
+def _run_zmq(
+    seconds: float,
+    seed: int,
+    heartbeat: int,
+    hosts: int,
+    names: Sequence[str],
+    as_json: bool,
+    path: Path | None,
+) -> bool:
+    # Costly, and they need the extra `zmq`.
+    from tests.stress.chaos.zmq import command
+    from tests.stress.chaos.zmq.run import Setting
+    from wsgi_harness.paths import build_dir
+    from wsgi_harness.report.display import TerminalDisplay
+
+    logs = build_dir() / "chaos-zmq"
+    logs.mkdir(exist_ok=True)
+    path = path or logs / "results.json"
+    path.touch()
+    with TerminalDisplay(Console(stderr=True)) as display:
+        outcome = command.run(Setting(heartbeat, seed, hosts), seconds, names, logs, display)
+    command.dump(outcome, path)
+    if as_json:
+        click.echo(json.dumps(command.as_data(outcome)))
+    else:
+        command.print_outcome(result_console(), outcome)
+        click.echo(f"Data: {path}")
+    return not outcome.result.violations
 
 
 def _run(

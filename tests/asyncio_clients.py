@@ -106,9 +106,14 @@ KEPT_ALIVE = [("asyncio", "amqp"), ("asyncio", "amqps"), ("uvloop", "amqp")]
 async def publish(connection: Any, body: bytes = b"alive") -> None:
     """Publish one message on a new channel, and wait for the broker's confirmation."""
     channel = await connection.channel()
+    await publish_on(channel, body)
+    await channel.close()
+
+
+async def publish_on(channel: Any, body: bytes = b"alive") -> None:
+    """Publish one message on an open channel, and wait for the broker's confirmation."""
     message = aio_pika.Message(body)
     await asyncio.wait_for(channel.default_exchange.publish(message, "without-a-reader"), LIMIT)
-    await channel.close()
 
 
 def block_by_sleeping(seconds: float) -> None:

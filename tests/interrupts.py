@@ -58,7 +58,9 @@ def interrupt(call: Callable[[], object], after: Callable[[], object], times: in
     return interrupted
 
 
-def interrupt_everywhere(call: Callable[[], object], after: Callable[[], object]) -> int:
+def interrupt_everywhere(
+    call: Callable[[], object], after: Callable[[], object], also: tuple[str, ...] = ()
+) -> int:
     """Interrupt `call` at its first instant, then at its second, and so on until it returns.
 
     Python runs signal handlers where a function of Python begins and where a call of C returns
@@ -68,6 +70,7 @@ def interrupt_everywhere(call: Callable[[], object], after: Callable[[], object]
     Parameters:
         call: called over and over, in the same way each time.
         after: called after each interrupt; checks what must hold.
+        also: directories of other code that may be interrupted.
 
     Returns:
         The number of interrupts.
@@ -79,7 +82,7 @@ def interrupt_everywhere(call: Callable[[], object], after: Callable[[], object]
         def profile(frame: FrameType, event: str, _argument: object) -> None:
             nonlocal left
             code = frame.f_code.co_filename
-            if event not in ("call", "c_return") or not code.startswith(_CODE):
+            if event not in ("call", "c_return") or not code.startswith((_CODE, *also)):
                 return
             left -= 1
             if left == -1:

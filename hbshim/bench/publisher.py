@@ -22,9 +22,18 @@ BODY = b"x" * 1024
 #: No queue is bound to it, so the broker routes and drops: the client is what is measured.
 ROUTING_KEY = "hbshim-bench-unbound"
 
-Publish = Callable[[], object]
-#: A connection, how to publish one message on it, and how to wait for the broker.
-Publisher = tuple[Any, Publish, Callable[[], object]]
+#: A connection; publishes so many messages on it; waits for the broker; closes it.
+Publisher = tuple[Any, Callable[[int], object], Callable[[], object], Callable[[], object]]
+
+
+def repeated(publish: Callable[[], object]) -> Callable[[int], object]:
+    """Return what calls `publish` so many times."""
+
+    def burst(messages: int) -> None:
+        for _ in range(messages):
+            publish()
+
+    return burst
 
 
 def open_amqp(url: str) -> Publisher:
@@ -42,8 +51,9 @@ def open_amqp(url: str) -> Publisher:
     channel, message = connection.channel(), amqp.Message(BODY)
     return (
         connection,
-        lambda: channel.basic_publish(message, routing_key=ROUTING_KEY),
+        repeated(lambda: channel.basic_publish(message, routing_key=ROUTING_KEY)),
         lambda: channel.basic_qos(0, 1, False),
+        connection.close,
     )
 
 
@@ -56,13 +66,16 @@ def open_kombu(url: str) -> Publisher:
     producer = connection.Producer()
     return (
         connection,
-        lambda: producer.publish(
-            BODY,
-            routing_key=ROUTING_KEY,
-            content_type="application/octet-stream",
-            content_encoding="binary",
+        repeated(
+            lambda: producer.publish(
+                BODY,
+                routing_key=ROUTING_KEY,
+                content_type="application/octet-stream",
+                content_encoding="binary",
+            )
         ),
         lambda: producer.channel.basic_qos(0, 1, False),
+        connection.close,
     )
 
 
@@ -76,8 +89,39 @@ def open_pika(url: str) -> Publisher:
     channel = connection.channel()
     return (
         connection,
-        lambda: channel.basic_publish("", ROUTING_KEY, BODY),
+        repeated(lambda: channel.basic_publish("", ROUTING_KEY, BODY)),
         lambda: channel.basic_qos(prefetch_count=1),
+        connection.close,
+    )
+
+
+def open_aio_pika(url: str) -> Publisher:
+    """A publisher on aio-pika, in an event loop of its own that runs during a burst."""
+    import asyncio
+
+    import aio_pika
+
+    async def open_both() -> tuple[Any, Any]:
+        connection = await aio_pika.connect(f"{url.partition('?')[0]}?heartbeat=60")
+        return connection, await connection.channel(publisher_confirms=False)
+
+    loop = asyncio.new_event_loop()
+    connection, channel = loop.run_until_complete(open_both())
+    exchange, message = channel.default_exchange, aio_pika.Message(BODY)
+
+    async def burst(messages: int) -> None:
+        for _ in range(messages):
+            await exchange.publish(message, ROUTING_KEY, mandatory=False)
+
+    def close() -> None:
+        loop.run_until_complete(connection.close())
+        loop.close()
+
+    return (
+        connection,
+        lambda messages: loop.run_until_complete(burst(messages)),
+        lambda: loop.run_until_complete(channel.set_qos(prefetch_count=1)),
+        close,
     )
 
 
@@ -85,27 +129,27 @@ LIBRARIES: dict[str, Callable[[str], Publisher]] = {
     "py-amqp": open_amqp,
     "kombu": open_kombu,
     "pika": open_pika,
+    "aio-pika": open_aio_pika,
 }
 
 
 def main(library: str, kind: str) -> None:
     """Answer bursts until standard input ends."""
     url = os.environ[BROKER_VARIABLE]
-    connection, publish, wait_for_broker = LIBRARIES[library](url)
+    connection, burst, wait_for_broker, close = LIBRARIES[library](url)
     # Both kinds have the engine and its thread; only the connection differs.
-    other = LIBRARIES[library](url)[0]
+    other, *_, close_other = LIBRARIES[library](url)
     hbshim.keep_alive(connection if kind == "kept" else other, heartbeat_in_pthread=True)
     for line in sys.stdin:
-        messages = range(int(line))
+        messages = int(line)
         wait_for_broker()
         begin, cpu_begin = time.perf_counter(), time.thread_time()
-        for _ in messages:
-            publish()
+        burst(messages)
         cpu, taken = time.thread_time() - cpu_begin, time.perf_counter() - begin
         sys.stdout.write(f"{taken} {cpu}\n")
         sys.stdout.flush()
-    connection.close()
-    other.close()
+    close()
+    close_other()
 
 
 if __name__ == "__main__":

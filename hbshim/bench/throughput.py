@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from hbshim.bench.publisher import BROKER_VARIABLE, LIBRARIES
@@ -33,9 +34,10 @@ class Burst(NamedTuple):
 
 
 def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
-    """Measure py-amqp, kombu and pika."""
+    """Measure py-amqp, kombu and pika, and aio-pika where it is installed."""
     rounds = ROUNDS // 4 if quick else ROUNDS
-    return [compare(library, broker_url, rounds) for library in LIBRARIES]
+    libraries = [each for each in LIBRARIES if each != "aio-pika" or find_spec("aio_pika")]
+    return [compare(library, broker_url, rounds) for library in libraries]
 
 
 def compare(library: str, url: str, rounds: int) -> dict[str, Any]:

@@ -269,7 +269,7 @@ def test_a_connection_that_cannot_be_watched_has_aiormqs_own_heartbeats(
             assert link_of(connection) is None
             await until(heartbeat_tasks)
             await publish(connection)
-            writer = adapter._writer_of(connection.transport.connection)
+            writer = adapter.writer_of(connection.transport.connection)
             assert "write" not in {**vars(writer), **getattr(writer.transport, "__dict__", {})}
 
     way.run(main())

@@ -183,7 +183,8 @@ def test_no_record_is_corrupted_and_no_two_threads_meet(broker: Broker, witness:
 
     way.run(main())
     report = witness.report()
-    assert report["threads"] == 2
+    # The loop's, the heartbeat thread, and one that has replaced it on a busy machine.
+    assert report["threads"] >= 2
     assert report["overlaps"] == 0, report
 
 

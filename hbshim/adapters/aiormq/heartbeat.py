@@ -75,7 +75,7 @@ def attach(connection: Any, options: Options) -> Link | None:
     if not connection.is_opened:
         raise AttachError("the aiormq connection is not open; await its connect() first")
     _require_own_loop(connection)
-    link = _keep(connection, _writer_of(connection), options)
+    link = _keep(connection, writer_of(connection), options)
     if link is not None:
         _end_heartbeat_task(connection)
     return link
@@ -98,7 +98,7 @@ def _require_own_loop(connection: Any) -> None:
         )
 
 
-def _writer_of(connection: Any) -> Any:
+def writer_of(connection: Any) -> Any:
     """Return the ``asyncio.StreamWriter`` of an open connection, which only its task refers to."""
     writer = _found_writer(connection)
     if writer is None:

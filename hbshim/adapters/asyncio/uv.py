@@ -13,6 +13,7 @@ Under TLS, uvloop's session is compiled, too, and no other thread may use it.
 
 from __future__ import annotations
 
+import os
 import weakref
 from _socket import socket as NativeSocket  # noqa: N812
 from collections.abc import Callable
@@ -36,6 +37,24 @@ class BorrowedSocket(NativeSocket):
         self.detach()
 
 
+class BorrowedWire(Wire):
+    """The wire of a descriptor that uvloop owns, and closes by its number."""
+
+    def drop(self) -> None:
+        """Close this process's copy of the connection, and keep its number occupied.
+
+        uvloop's handle closes the number later, perhaps when it is collected; it must not be that
+        of another connection by then.
+        """
+        if not self.reused:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.dup2(null, self.native.fileno(), inheritable=False)
+            finally:
+                os.close(null)
+        NativeSocket.detach(self.native)
+
+
 class UvTransport:
     """Sends beneath such a transport. See :class:`hbshim.adapters.asyncio.streams.Beneath`."""
 
@@ -54,7 +73,7 @@ class UvTransport:
         if descriptor < 0:
             raise AttachError("the connection is closed; open a new one")
         self._native = native = BorrowedSocket(fileno=descriptor)
-        return Wire(cast(Any, native))
+        return BorrowedWire(cast(Any, native))
 
     def half_written(self) -> Callable[[], bool]:
         reference = weakref.ref(self._writer.transport)

@@ -115,6 +115,7 @@ TEST = [
     "oslotest>=5,<7",
     "packaging>=22",
     "pifpaf>=3.2,<4",
+    "pyngus>=2.3,<3",
     "pytest>=9",
     "pytest-xdist>=3.8,<4",
     "rabbitmq-amqp-python-client>=1.0,<2",

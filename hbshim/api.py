@@ -143,6 +143,7 @@ _PREPARED_BY = {
     "aiormq": "aiormq.heartbeat",
     "proton._handlers": "proton.heartbeat",
     "rabbitmq_amqp_python_client.qpid.proton._handlers": "proton.rabbitmq_client",
+    "pyngus": "proton.pyngus",
     "eventlet.patcher": "eventlet",
 }
 

@@ -80,7 +80,12 @@ def parse(answer: bytes) -> ProcessSeen:
 
 
 def _read(kind: Callable[..., T], raw: dict[str, Any]) -> T:
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    fields = [
+        field
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        # Earlier versions of the same format do not have all of them.
+        if field.name in raw or field.default is dataclasses.MISSING
+    ]
     return kind(**{field.name: _READERS[str(field.type)](raw[field.name]) for field in fields})
 
 

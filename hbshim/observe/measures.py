@@ -9,6 +9,8 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import Generic, TypeAlias, TypeVar
 
+from hbshim.heartbeat.state import WATCHED
+from hbshim.heartbeat.wire import AMQP_0_9_1, AMQP_1_0
 from hbshim.observe.drivers import ZmqStatus
 from hbshim.observe.snapshot import Lateness, Status
 
@@ -18,6 +20,9 @@ Value = TypeVar("Value")
 Read: TypeAlias = Callable[[Status], Iterable[tuple[tuple[str, ...], Value]]]
 
 _EVENT = "event:"
+#: States of a connection whose peer is not known to be gone.
+_KEPT = tuple(state.value for state in WATCHED)
+_PROTOCOLS = ((AMQP_0_9_1.protocol,), (AMQP_1_0.protocol,))
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,21 @@ def _links(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
     counts = Counter({(engine.worker, "alive"): 0 for engine in status.engines})
     counts.update((link.worker, link.state) for link in status.links)
     return counts.items()
+
+
+def _links_by_protocol(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
+    counts = Counter(dict.fromkeys(_PROTOCOLS, 0))
+    counts.update((link.protocol,) for link in status.links)
+    return counts.items()
+
+
+def _silence(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
+    worst = dict.fromkeys(_PROTOCOLS, 0.0)
+    for link in status.links:
+        if link.received_ago is not None and link.peer_timeout and link.state in _KEPT:
+            share = link.received_ago / (2 * link.peer_timeout)
+            worst[link.protocol,] = max(worst[link.protocol,], share)
+    return worst.items()
 
 
 def _latest_lateness(status: Status) -> Iterable[tuple[tuple[str, ...], float]]:
@@ -187,6 +207,19 @@ COUNTERS: tuple[Measure[float], ...] = (
 
 GAUGES: tuple[Measure[float], ...] = (
     Measure("links", "Connections that are kept alive.", _links, ("worker", "state")),
+    Measure(
+        "links_by_protocol",
+        "Connections that are kept alive, by the version of AMQP.",
+        _links_by_protocol,
+        ("protocol",),
+    ),
+    Measure(
+        "peer_silence_ratio",
+        "Time since a byte arrived, as a share of the time after which the peer is taken for dead, "
+        "on the connection where it is largest.",
+        _silence,
+        ("protocol",),
+    ),
     Measure(
         "latest_lateness_seconds",
         "Lateness of the latest check; below 0 is early.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from hbshim.event_log import log_problems
 from hbshim.heartbeat.engine import LATENESS_BOUNDS, Engine
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import existing
-from hbshim.heartbeat.wire import Wire
+from hbshim.heartbeat.wire import AMQP_0_9_1, Wire
 from hbshim.metrics import Event
 from hbshim.observe.drivers import ZmqStatus, zmq_drivers
 from hbshim.observe.loops import LoopStatus, loops
@@ -28,7 +29,8 @@ class LinkStatus:
         name: as RabbitMQ's management shows it.
         peer: the broker's address and port.
         state: see the states in docs/architecture.md.
-        heartbeat_timeout: T, as negotiated.
+        heartbeat_timeout: T: the peer wants to receive a byte within that time. In AMQP 0-9-1 both
+            sides have negotiated it, in AMQP 1.0 the peer has advertised it.
         heartbeats_sent: number sent so far.
         worker: the worker that sends them.
         route: how they are sent, "plain" or "tls".
@@ -36,6 +38,10 @@ class LinkStatus:
             report that, or the connection is closed.
         last_write_ago, last_read_ago: since the application wrote and read; heartbeats do not
             count.
+        protocol: "AMQP 0-9-1" or "AMQP 1.0".
+        peer_timeout: this side wants to receive a byte within that time, and takes the peer for
+            dead after twice as long: in AMQP 0-9-1 T, in AMQP 1.0 what this side has advertised.
+            None if it wants nothing.
     """
 
     name: str
@@ -49,6 +55,9 @@ class LinkStatus:
     received_ago: float | None
     last_write_ago: float
     last_read_ago: float
+    # With defaults for `hbshim watch`: a process with an earlier version does not report them.
+    protocol: str = AMQP_0_9_1.protocol
+    peer_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,8 @@ def _link(link: Link, engine: Engine, now: float) -> LinkStatus:
         received_ago=received,
         last_write_ago=wrote,
         last_read_ago=read,
+        protocol=link.wire.heartbeat.protocol,
+        peer_timeout=None if math.isinf(link.silence) else link.silence / 2,
     )
 
 

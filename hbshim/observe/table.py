@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from hbshim.heartbeat.wire import AMQP_0_9_1
 from hbshim.observe.answer import ProcessSeen
 from hbshim.observe.columns import WIDE, age, lateness, make_fit, table_of
 from hbshim.observe.drivers_table import drivers_height, drivers_table
@@ -69,12 +70,12 @@ def _process(process: ProcessSeen, width: int, lines_left: int | None) -> Render
         "heartbeats",
         "late",
         "worker",
-        *(["route"] if wide else []),
+        *(["route", "protocol"] if wide else []),
         "state",
     ]
     rows = [_row(link, late.get(link.worker, 0.0), wide) for link in shown]
     make_fit(titles, rows, width)
-    table = table_of(titles, rows, left=("worker", "route", "state"))
+    table = table_of(titles, rows, left=("worker", "route", "protocol", "state"))
     parts: list[RenderableType] = [_heading(process)]
     if rows or not process.zmq:
         parts.append(table)
@@ -85,19 +86,32 @@ def _process(process: ProcessSeen, width: int, lines_left: int | None) -> Render
 
 def _row(link: LinkStatus, late: float, wide: bool) -> list[Text]:
     limit = link.heartbeat_timeout
+    wanted = link.peer_timeout if _has_two_times(link) else limit
     traffic = [link.last_write_ago, link.last_read_ago]
     return [
         Text(f"{_local_port(link)} → {link.peer}" if wide else link.peer),
-        Text(f"{limit:g}s"),
+        Text(_limits(link)),
         _age(link.sent_ago, limit),
-        _age(link.received_ago, limit),
+        _age(link.received_ago, wanted),
         *(Text(age(seconds)) for seconds in (traffic if wide else [min(traffic)])),
         Text(str(link.heartbeats_sent)),
         Text(lateness(late), "red" if late > limit / 8 else ""),
         Text(link.worker),
-        *([Text(link.route)] if wide else []),
+        *([Text(link.route), Text(link.protocol)] if wide else []),
         Text(link.state, _STATES.get(link.state, "bold yellow")),
     ]
+
+
+def _has_two_times(link: LinkStatus) -> bool:
+    return link.protocol != AMQP_0_9_1.protocol
+
+
+def _limits(link: LinkStatus) -> str:
+    limit = f"{link.heartbeat_timeout:g}s"
+    if not _has_two_times(link):
+        return limit
+    wanted = link.peer_timeout
+    return f"{limit}/-" if wanted is None else f"{limit}/{wanted:g}s"
 
 
 def _heading(process: ProcessSeen) -> Text:
@@ -143,9 +157,11 @@ def _local_port(link: LinkStatus) -> str:
     return ":" + link.name.partition(" -> ")[0].rpartition(":")[2]
 
 
-def _age(seconds: float | None, limit: float) -> Text:
+def _age(seconds: float | None, limit: float | None) -> Text:
     if seconds is None:
         return Text("-")
+    if limit is None:
+        return Text(age(seconds))
     # A peer is dead after 2 T, and by then this side is dead for the broker.
     style = "red" if seconds > 1.5 * limit else "yellow" if seconds > limit else ""
     return Text(age(seconds), style)

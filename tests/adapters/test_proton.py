@@ -18,7 +18,7 @@ from proton.reactor import Container
 from proton.utils import BlockingConnection
 
 import hbshim
-from hbshim.adapters.proton.selectable import SHORTEST_TIMEOUT
+from hbshim.adapters.proton.io import SHORTEST_TIMEOUT
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.state import State
@@ -106,6 +106,20 @@ def test_install_reaches_connections_opened_from_now_on(connect: Connect, peer: 
     later = connect(peer)
     assert link_of(later) is None
     later.close()
+
+
+@pytest.mark.parametrize(("heartbeat", "wanted"), [(10, 5.0), (None, None)])
+def test_status_shows_the_protocol_and_both_idle_times(
+    connect: Connect, heartbeat: float | None, wanted: float | None
+) -> None:
+    with serving(Peer(2000, closes=False)) as peer:
+        connection = connect(peer, heartbeat=heartbeat)
+        hbshim.keep_alive(connection)
+        name = link_of(connection).name
+        (link,) = [link for link in hbshim.status().links if link.name == name]
+        found = (link.protocol, link.heartbeat_timeout, link.peer_timeout, link.route)
+        assert found == ("AMQP 1.0", 2.0, wanted, "plain")
+        connection.close()
 
 
 NEVER = 2**32 - 1

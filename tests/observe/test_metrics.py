@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import sys
@@ -19,7 +20,7 @@ from hbshim.adapters.sockets import native_socket
 from hbshim.errors import MissingExtraError
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import current
-from hbshim.heartbeat.wire import Wire
+from hbshim.heartbeat.wire import AMQP_0_9_1, AMQP_1_0, HeartbeatFormat, Wire
 from hbshim.observe import snapshot
 from hbshim.observe.measures import COUNTERS, GAUGES, LATENESS
 from hbshim.observe.snapshot import Status
@@ -31,12 +32,19 @@ from tests.waiting import wait_until
 class Peer:
     """A link under watch, and the socket at its other end."""
 
-    def __init__(self, timeout: float, worker: WorkerName = "pthread") -> None:
+    def __init__(
+        self,
+        timeout: float,
+        worker: WorkerName = "pthread",
+        *,
+        silence: float | None = None,
+        heartbeat: HeartbeatFormat = AMQP_0_9_1,
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.client = socket.create_connection(server.getsockname())
             self.peer, _ = server.accept()
-        wire = Wire(native_socket(self.client))
-        self.link = Link(wire, timeout, wire.name(), current().metrics)
+        wire = Wire(native_socket(self.client), heartbeat=heartbeat)
+        self.link = Link(wire, timeout, wire.name(), current().metrics, silence=silence)
         current().watch(self.link, worker)
 
     def close(self) -> None:
@@ -46,11 +54,11 @@ class Peer:
 
 
 @pytest.fixture
-def connect() -> Iterator[Callable[[float], Peer]]:
+def connect() -> Iterator[Callable[..., Peer]]:
     opened = []
 
-    def open_one(timeout: float) -> Peer:
-        opened.append(Peer(timeout))
+    def open_one(timeout: float, **options: Any) -> Peer:
+        opened.append(Peer(timeout, **options))
         return opened[-1]
 
     yield open_one
@@ -92,7 +100,7 @@ def collect() -> Iterator[Callable[..., int]]:
 
 
 def test_links_and_beats(
-    connect: Callable[[float], Peer], scrape: Callable[..., float], collect: Callable[..., int]
+    connect: Callable[..., Peer], scrape: Callable[..., float], collect: Callable[..., int]
 ) -> None:
     heartbeats = scrape("heartbeats_sent_total")
     links = scrape("links", worker="pthread", state="alive")
@@ -104,8 +112,22 @@ def test_links_and_beats(
     assert collect("heartbeats_sent") > heartbeats
 
 
+def test_links_by_protocol_and_the_silence_of_their_peers(
+    connect: Callable[..., Peer], scrape: Callable[..., float], collect: Callable[..., int]
+) -> None:
+    protocol = AMQP_1_0.protocol
+    links = scrape("links_by_protocol", protocol=protocol)
+    # One that wants nothing of its peer, and one that wants a byte within ten seconds.
+    connect(600, silence=math.inf, heartbeat=AMQP_1_0)
+    quiet = connect(600, silence=20, heartbeat=AMQP_1_0)
+    assert scrape("links_by_protocol", protocol=protocol) == links + 2
+    assert collect("links_by_protocol", protocol=protocol) == links + 2
+    wait_until(lambda: quiet.link.wire.kernel_view().received_ago > 0.5)
+    assert scrape("peer_silence_ratio", protocol=protocol) >= 0.5 / 20
+
+
 def test_lateness_is_a_histogram_of_every_look(
-    connect: Callable[[float], Peer], scrape: Callable[..., float], collect: Callable[..., int]
+    connect: Callable[..., Peer], scrape: Callable[..., float], collect: Callable[..., int]
 ) -> None:
     before = scrape("lateness_seconds_count", worker="pthread")
     link = connect(0.5).link
@@ -138,7 +160,7 @@ def test_a_late_look_is_in_the_bucket_of_its_lateness() -> None:
 
 @pytest.mark.parametrize("cause", ["link-silent", "peer-closed"])
 def test_deaths_by_cause(
-    connect: Callable[[float], Peer],
+    connect: Callable[..., Peer],
     scrape: Callable[..., float],
     collect: Callable[..., int],
     cause: str,
@@ -154,7 +176,7 @@ def test_deaths_by_cause(
 
 
 def test_a_write_that_meets_a_dead_peer_is_counted(
-    connect: Callable[[float], Peer], scrape: Callable[..., float], collect: Callable[..., int]
+    connect: Callable[..., Peer], scrape: Callable[..., float], collect: Callable[..., int]
 ) -> None:
     before = scrape("stale_writes_prevented_total")
     one = connect(60)
@@ -203,7 +225,7 @@ def snapshots(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_each_collection_takes_one_snapshot(
-    connect: Callable[[float], Peer], snapshots: list[Any]
+    connect: Callable[..., Peer], snapshots: list[Any]
 ) -> None:
     from hbshim.observe import listening
 
@@ -225,7 +247,7 @@ def test_each_collection_takes_one_snapshot(
 
 
 def test_a_snapshot_is_not_shared_with_a_later_collection(
-    connect: Callable[[float], Peer], snapshots: list[Any], monkeypatch: pytest.MonkeyPatch
+    connect: Callable[..., Peer], snapshots: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = hbshim.otel._SharedSnapshot()
     first = shared.read("one")

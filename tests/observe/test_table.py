@@ -84,6 +84,31 @@ def test_nothing_but_the_address_is_ever_cut(width: int) -> None:
     assert [word for word in row.split() if "m" in word] == ages
 
 
+AMQP1 = {"protocol": "AMQP 1.0", "heartbeat_timeout": 30.0, "peer_timeout": 10.0}
+
+
+@pytest.mark.parametrize("width", [80, 110])
+@pytest.mark.parametrize(("wanted", "limits"), [(10.0, "30s/10s"), (None, "30s/-")])
+def test_a_connection_of_amqp_1_0_has_two_limits(
+    width: int, wanted: float | None, limits: str
+) -> None:
+    lines = shown([process(a={**AMQP1, "peer_timeout": wanted}, b={})], width)
+    assert all(len(line) <= width for line in lines)
+    (row,) = [line for line in lines if limits in line]
+    assert ("AMQP 1.0" in row) is (width >= 110)
+    (other,) = [line for line in lines if " 60s " in line]
+    assert ("AMQP 0-9-1" in other) is (width >= 110)
+
+
+def test_what_is_received_is_measured_by_what_this_side_wants() -> None:
+    silent = {**AMQP1, "received_ago": 16.0}
+    (row,) = [line for line in shown([process(a=silent)], 80, color=True) if "alive" in line]
+    assert re.search(r"\x1b\[31m *16s", row)
+    quiet = {**silent, "peer_timeout": None, "received_ago": 4000.0}
+    (row,) = [line for line in shown([process(a=quiet)], 80, color=True) if "alive" in line]
+    assert re.search(r"\x1b\[3[13]m *1h06m", row) is None
+
+
 def test_those_in_trouble_come_first() -> None:
     seen = process(a={}, b={"state": "hung"}, c={"state": "lost"}, d={"state": "new-one"})
     states = [line.split()[-1] for line in shown([seen], 80)[2:6]]

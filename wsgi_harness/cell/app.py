@@ -45,7 +45,15 @@ Query = dict[str, list[str]]
 _client = client_of(CELL, os.environ["AMQP_URL"])
 _keepalive = Keepalive(_client, CELL["heartbeat"] / 4, _green)
 _probes: dict[str, Probe] = {}
-_PACKAGES = ("kombu", "amqp", "pika", "oslo.messaging", "mod_wsgi")
+_PACKAGES = (
+    "kombu",
+    "amqp",
+    "pika",
+    "python-qpid-proton",
+    "pyngus",
+    "oslo.messaging",
+    "mod_wsgi",
+)
 
 
 def _open(_query: Query, body: str) -> Answer:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 #: Seconds for a CALL, and retries of a notification: less than a request's limit.
 _CALL_LIMIT = 15
 _TRIES = 3
+#: The scheme of the driver over AMQP 1.0, which oslo.messaging had up to 14.
+_AMQP1 = "amqp"
 
 
 def topic_of(scheme: str) -> str:
@@ -22,18 +24,18 @@ def topic_of(scheme: str) -> str:
 
 
 def url_of(scheme: str, amqp_url: str, address: tuple[str, int]) -> str:
-    """Return a transport URL for the account of `amqp_url` at `address`."""
-    login = urlsplit(amqp_url).netloc.rpartition("@")[0]
-    return f"{scheme}://{login}@{address[0]}:{address[1]}/"
+    """Return a transport URL for the account of `amqp_url` at `address`; a router has none."""
+    login = "" if scheme == _AMQP1 else urlsplit(amqp_url).netloc.rpartition("@")[0] + "@"
+    return f"{scheme}://{login}{address[0]}:{address[1]}/"
 
 
-def configured(options: Mapping[str, object]) -> Any:
-    """Return oslo.config's one configuration, read from a file with these options of the driver."""
+def configured(options: Mapping[str, object], group: str = "oslo_messaging_rabbit") -> Any:
+    """Return oslo.config's one configuration, read from a file with these options of a driver."""
     from oslo_config import cfg
 
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
         lines = [f"{name} = {value}" for name, value in options.items()]
-        file.write("\n".join(["[oslo_messaging_rabbit]", *lines, ""]))
+        file.write("\n".join([f"[{group}]", *lines, ""]))
         file.flush()
         cfg.CONF([], project="cell", default_config_files=[file.name])
     return cfg.CONF
@@ -49,7 +51,7 @@ class OsloClient:
         heartbeat: T to ask for, in seconds.
         name: begins the connections' names for the broker.
         path: directories in which oslo.messaging is looked for first.
-        options: further ones of ``[oslo_messaging_rabbit]``.
+        options: further ones of the driver.
     """
 
     def __init__(
@@ -72,7 +74,12 @@ class OsloClient:
         self._name = name
         self._topic = topic_of(scheme)
         self._url = url_of(scheme, url, address)
+        self._group = "oslo_messaging_rabbit"
         self._options = {"heartbeat_timeout_threshold": heartbeat, **(options or {})}
+        if scheme == _AMQP1:
+            self._group = "oslo_messaging_amqp"
+            # What it asks of its peer is left as it is, 0; the peer's own limit is what counts.
+            self._options = {"container_name": name, **(options or {})}
         self._rpc: Any = None
         self._notifications: Any = None
         self._notifiers: dict[str, Any] = {}
@@ -83,9 +90,10 @@ class OsloClient:
         Raises:
             oslo_messaging.MessagingException: no server answers the CALL.
         """
-        conf = configured(self._options)
+        conf = configured(self._options, self._group)
+        transport = self._oslo.get_rpc_transport(conf, self._url)
         self._rpc = self._oslo.get_rpc_client(
-            self._oslo.get_rpc_transport(conf, self._url),
+            transport,
             self._oslo.Target(topic=self._topic),
             timeout=_CALL_LIMIT,
         )

@@ -1,4 +1,4 @@
-"""The service that answers the CALLs of the cells with oslo.messaging."""
+"""The services that answer the CALLs of the cells with oslo.messaging."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ from collections.abc import Callable, Sequence
 
 from wsgi_harness.cell.answers import SERVING
 from wsgi_harness.errors import NotReadyError, StackError
+from wsgi_harness.matrix.brokers import ROUTER, broker_of
+from wsgi_harness.matrix.scenarios import OSLO_PATHS, Scenario
 from wsgi_harness.stack.broker import wait_until
 from wsgi_harness.stack.stack import BROKER, CellService
 
-ANSWERS = "answers"
+#: By the peer that the cells and the service connect to.
+ANSWERS = {BROKER: "answers", ROUTER: "answers-router"}
 _READY_LIMIT = 90.0
+_PYTHON = "/opt/venv/bin/python"
 
 
-def service(schemes: Sequence[str]) -> CellService:
-    """Return the service, as one more container of the stack; its connections bypass the relay."""
-    program = ("/opt/venv/bin/python", "-W", "ignore", "-m", "wsgi_harness.cell.answers")
-    return CellService(ANSWERS, entrypoint=(*program, f"{BROKER}:5672", *schemes))
+def services(scenarios: Sequence[Scenario]) -> list[CellService]:
+    """Return the services, as further containers of the stack; they bypass the relays."""
+    found = []
+    for peer, name in ANSWERS.items():
+        served = [each for each in scenarios if each.deployment.oslo and broker_of(each) == peer]
+        if served:
+            schemes = dict.fromkeys(each.library for each in served)
+            # The driver over AMQP 1.0 is in no other version.
+            path = OSLO_PATHS[served[0].deployment.oslo] if peer == ROUTER else ""
+            program = (_PYTHON, "-W", "ignore", "-m", "wsgi_harness.cell.answers")
+            found.append(
+                CellService(
+                    name,
+                    {"PYTHONPATH": path},
+                    entrypoint=(*program, f"{peer}:5672", *schemes),
+                )
+            )
+    return found
 
 
-def wait_for(lines: Callable[[], Sequence[str]]) -> None:
+def wait_for(what: str, lines: Callable[[], Sequence[str]]) -> None:
     """Return when it serves.
 
     Parameters:
+        what: the service, for the error.
         lines: returns what it has written so far.
 
     Raises:
@@ -31,7 +50,7 @@ def wait_for(lines: Callable[[], Sequence[str]]) -> None:
 
     def check() -> None:
         if SERVING not in lines():
-            raise NotReadyError("the server of the cells with oslo.messaging does not serve")
+            raise NotReadyError(f"the service {what!r} of the cells does not serve")
 
     try:
         wait_until(check, _READY_LIMIT)

@@ -1,4 +1,4 @@
-"""The brokers of a run: the one of most cells, and one for each further version of RabbitMQ."""
+"""The brokers of a run: that of most cells, one for each further version of RabbitMQ, a router."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from wsgi_harness.stack.stack import BROKER
 
 Say = Callable[[str], None]
 
+#: Name of the service of the test router.
+ROUTER = "router"
+
 
 def broker_of(scenario: Scenario) -> str:
-    """Return the name of the broker's service that a cell connects to."""
+    """Return the name of the service that a cell connects to: a broker's, or the router's."""
+    if scenario.deployment.router:
+        return ROUTER
     return scenario.deployment.key if scenario.deployment.rabbitmq else BROKER
 
 

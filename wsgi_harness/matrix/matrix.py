@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 import pika
 
-from wsgi_harness.matrix import answering
-from wsgi_harness.matrix.brokers import broker_of
+from wsgi_harness.matrix import answering, routing
+from wsgi_harness.matrix.brokers import ROUTER, broker_of
 from wsgi_harness.matrix.scenarios import MESSAGES, SILENCE, Scenario, queue_of
-from wsgi_harness.observe import cells, observer, wiretap
+from wsgi_harness.observe import cells, observer, router_log, wiretap
 from wsgi_harness.observe.cells import Answer, Cell
 from wsgi_harness.observe.observation import BrokerView, Messages, Observation, Request, WireView
 from wsgi_harness.observe.observer import BrokerWatch
@@ -63,6 +64,7 @@ class Matrix:
         self._heartbeat = heartbeat
         self._display = display
         self._lap = lap
+        self._routed = {each.name: each for each in scenarios if each.deployment.router}
         secret = stack.broker.password
         tls = any(scenario.deployment.tls for scenario in scenarios)
         ca_pem = (stack.broker.ca_pem if tls else None) or ""
@@ -80,8 +82,7 @@ class Matrix:
             BrokerUnobservableError: the management API does not answer.
         """
         self._declare_queues()
-        if any(scenario.deployment.oslo for scenario in self._scenarios):
-            answering.wait_for(lambda: self._log(answering.ANSWERS))
+        self._wait_for_peers()
         with BrokerWatch(self._connections) as watch:
             opened = self._each("opening connections", Cell.open, self._cells)
             self._lap("open")
@@ -96,6 +97,8 @@ class Matrix:
         from_log: dict[str, BrokerView] = {}
         for broker in self._stack.brokers:
             from_log.update(observer.read_log(self._log(broker)))
+        if self._routed:
+            from_log.update(router_log.read(self._log(ROUTER)))
         wire = self._wire()
         several = {scenario.name for scenario in self._scenarios if scenario.deployment.oslo}
 
@@ -106,15 +109,26 @@ class Matrix:
             view = watch.add_to(from_log.get(name, BrokerView()), name)
             seen = _observation(name, opened[name], published[name], reports[name])
             kept = _kept_at(view, seen.silence) if name in several else 1
+            if name in self._routed:
+                # A router has no list to be sampled: the relay is the second witness.
+                ended = wire[name].ended
+                is_listed = view.opened is not None and not (ended and ended <= seen.silence[1])
+            else:
+                is_listed = listed[name] >= kept
             seen = replace(
                 seen,
-                broker=replace(view, kept=kept, listed_after_silence=listed[name] >= kept),
+                broker=replace(view, kept=kept, listed_after_silence=is_listed),
                 wire=wire[name],
                 messages=replace(seen.messages, arrived=arrived[name]),
             )
             return replace(seen, problems=self._problems(seen))
 
         return [observation(scenario.name) for scenario in self._scenarios]
+
+    def _wait_for_peers(self) -> None:
+        names = [each.name for each in answering.services(self._scenarios)]
+        for name in [*names, *([routing.SINK] if self._routed else [])]:
+            answering.wait_for(name, functools.partial(self._log, name))
 
     def log_tail(self, name: str) -> tuple[str, ...]:
         """Return the end of a cell's Apache log."""
@@ -169,8 +183,8 @@ class Matrix:
         expiry = (SILENCE * self._heartbeat + 600) * 1000
         with self._channels() as channels:
             for scenario in self._scenarios:
-                if scenario.deployment.oslo:
-                    continue  # a driver declares the queues of its notifications itself
+                if scenario.deployment.oslo or scenario.deployment.router:
+                    continue  # a driver declares its queues itself, and a router has none
                 channels[broker_of(scenario)].queue_declare(
                     queue_of(scenario), durable=True, arguments={"x-expires": expiry}
                 )
@@ -178,7 +192,10 @@ class Matrix:
     def _arrived(self, published: Mapping[str, Answer]) -> dict[str, int]:
         """Return how many different messages of each cell reached its queue."""
         found: dict[str, set[bytes]] = {name: set() for name in published}
-        queues = self._queues(published)
+        for name, bodies in self._received().items():
+            if name in found:
+                found[name].update(bodies)
+        queues = self._queues([name for name in published if name not in self._routed])
         limit = time.monotonic() + _ARRIVAL_LIMIT
 
         def awaited(name: str) -> bool:
@@ -191,13 +208,26 @@ class Matrix:
                 for name in waiting:
                     broker, queue = queues[name]
                     for body in _take_all(channels[broker], queue):
-                        # oslo.messaging wraps it; each driver does so differently.
-                        found[name].update(re.findall(rf"{name}/\d+".encode(), body))
+                        found[name].update(_own_messages(name, body))
                 waiting = [name for name in waiting if awaited(name)]
                 if time.monotonic() > limit:
                     break
                 time.sleep(0.1 if waiting else 0)
         return {name: len(bodies) for name, bodies in found.items()}
+
+    def _received(self) -> Mapping[str, set[bytes]]:
+        """Return what arrived through the router; each message was accepted when it had."""
+        if not self._routed:
+            return {}
+        bodies = routing.received(self._log(routing.SINK))
+        return {
+            name: {
+                message
+                for body in bodies.get(routing.address_of(scenario), ())
+                for message in _own_messages(name, body.encode())
+            }
+            for name, scenario in self._routed.items()
+        }
 
     def _queues(self, names: Collection[str]) -> dict[str, tuple[str, str]]:
         """Return broker and queue of each cell; a queue that is not declared is left out."""
@@ -207,6 +237,8 @@ class Matrix:
         }
         found = {}
         for scenario in self._scenarios:
+            if scenario.name not in names:
+                continue
             queue = queue_of(scenario)
             # oslo.messaging's drivers add the priority, and some the exchange before it.
             told = (
@@ -216,7 +248,7 @@ class Matrix:
             )
             broker = broker_of(scenario)
             matching = [each for each in declared[broker] if re.fullmatch(told, each)]
-            if scenario.name in names and matching:
+            if matching:
                 found[scenario.name] = (broker, matching[0])
         return found
 
@@ -269,6 +301,11 @@ def _observation(name: str, opened: Exchange, published: Exchange, report: Answe
         shim=report.get("shim"),
         versions={"python": greeting["python"], **greeting["versions"]},
     )
+
+
+def _own_messages(name: str, body: bytes) -> list[bytes]:
+    # oslo.messaging wraps what was sent; each driver does so differently.
+    return re.findall(rf"{name}/\d+".encode(), body)
 
 
 def _take_all(channel: Any, queue: str) -> Iterator[bytes]:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import pika
 import requests
 
+from wsgi_harness.engine.bases import default_rabbitmq
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images, prepare
 from wsgi_harness.errors import CommandError, HarnessError
-from wsgi_harness.matrix import answering
+from wsgi_harness.matrix import answering, routing
 from wsgi_harness.matrix.brokers import broker_of, images_of
 from wsgi_harness.matrix.matrix import Display, Matrix
 from wsgi_harness.matrix.scenarios import Scenario, orders
@@ -109,25 +110,41 @@ def run(
 def that_can_run(
     scenarios: Sequence[Scenario], rabbitmq_image: str | None, display: Display
 ) -> Sequence[Scenario]:
-    """Return the scenarios that one broker can take if it is not hbshim's own image.
+    """Return the scenarios that the broker of this run can take.
+
+    Another image than hbshim's own takes neither TLS nor another version, and may not have AMQP
+    1.0, which RabbitMQ speaks without a plugin since 4.0.
 
     Raises:
         HarnessError: none is left.
     """
-    if rabbitmq_image is None:
+    old = rabbitmq_image is None and default_rabbitmq().startswith("3.")
+    if rabbitmq_image is None and not old:
         return scenarios
-    possible = [each for each in scenarios if not (each.deployment.tls or each.deployment.rabbitmq)]
+    possible = [
+        each
+        for each in scenarios
+        if not (
+            _on_rabbitmq_with_amqp1(each)
+            or (rabbitmq_image and (each.deployment.tls or each.deployment.rabbitmq))
+        )
+    ]
+    image = rabbitmq_image or f"of RabbitMQ {default_rabbitmq()}"
     if not possible:
         raise HarnessError(
-            f"the image {rabbitmq_image} has no TLS listener that the cells know, and one version; "
-            "run the cells over TLS and on other versions without --rabbitmq-image"
+            f"the image {image} has no TLS listener that the cells know, one version, and maybe no "
+            "AMQP 1.0; run these cells without --rabbitmq-image and HBSHIM_RABBITMQ"
         )
     if len(possible) < len(scenarios):
         display.say(
-            f"left out: {len(scenarios) - len(possible)} cells over TLS or on other versions, "
-            "which need hbshim's own broker images"
+            f"left out: {len(scenarios) - len(possible)} cells over TLS, on other versions or over "
+            f"AMQP 1.0, which the image {image} cannot take"
         )
     return possible
+
+
+def _on_rabbitmq_with_amqp1(scenario: Scenario) -> bool:
+    return scenario.deployment.protocol == "1.0" and not scenario.deployment.router
 
 
 class _Measured(NamedTuple):
@@ -163,7 +180,7 @@ def _measure(
 
 
 def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]:
-    """Return a container for each cell, the relays that cells use, and the server of CALLs."""
+    """Return a container for each cell, the relays that cells use, and their peers."""
     relayed: dict[str, list[str]] = {}
     for scenario in scenarios:
         if not scenario.deployment.tls:
@@ -188,9 +205,11 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
         )
         for scenario in scenarios
     ]
-    schemes = tuple(dict.fromkeys(each.library for each in scenarios if each.deployment.oslo))
-    if schemes:
-        services = [answering.service(schemes), *services]
+    services = [
+        *routing.services(scenarios, heartbeat),
+        *answering.services(scenarios),
+        *services,
+    ]
     return [*(wiretap.service(names, broker) for broker, names in relayed.items()), *services]
 
 

@@ -2,6 +2,8 @@
 
 Pure data. Expectations come from earlier measurements or documentation (docs/regression.md). A run
 that contradicts one is reported as unexpected; the table is corrected afterwards, never by the run.
+
+Longer than others: one table, with all that its rows are made of.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ Library = Literal[
     "pika-asyncio",
     "pika-tornado",
     "celery",
+    "proton",
+    "amqp",
 ]
 Fate = Literal["closed", "alive"]
 
@@ -36,8 +40,13 @@ STOCK, *_OURS = SCHEMES
 #: What an application uses in an event loop; the last has no heartbeats of its own there.
 IN_LOOP: tuple[Library, ...] = ("aio-pika", "pika-asyncio", "pika-tornado", "celery")
 
-#: Path of the older oslo.messaging in the image.
-_OLDER = "/opt/oslo17"
+#: Clients of AMQP 1.0 that an application uses by itself.
+AMQP1_LIBRARIES: tuple[Library, ...] = ("proton",)
+#: oslo.messaging's own driver over AMQP 1.0, which 15.0 has removed.
+REMOVED: Library = "amqp"
+
+#: Paths of other versions of oslo.messaging in the image, beside the latest.
+OSLO_PATHS = {"17.3": "/opt/oslo17", "14.9": "/opt/oslo14"}
 
 #: Length of the silence, in T. A client that sends heartbeats but does not read gives up after 2 T,
 #: RabbitMQ closes up to 3 T after the last byte, and one T is for a busy machine.
@@ -84,6 +93,8 @@ class Deployment:
         rabbitmq: RabbitMQ's minor version; empty for that of the run.
         loop: uvicorn's event loop.
         django: whether the application is an async view of Django; a bare one if not.
+        protocol: the version of AMQP.
+        router: whether the cell connects to the test router instead of RabbitMQ.
     """
 
     key: str
@@ -97,10 +108,12 @@ class Deployment:
     patched: bool = True
     tls: bool = False
     threads: int = 1
-    oslo: Literal["", "17.3", "18.3"] = ""
+    oslo: Literal["", "14.9", "17.3", "18.3"] = ""
     rabbitmq: Literal["", "3.10", "4.3"] = ""
     loop: Literal["asyncio", "uvloop"] = "asyncio"
     django: bool = False
+    protocol: Literal["0-9-1", "1.0"] = "0-9-1"
+    router: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ class Method:
     Attributes:
         keepalive: what runs in the cell beside the application, see ``keepalive.STARTERS``.
         shim: the options of ``hbshim.install()``, or None if it is not called.
-        driver: options of ``[oslo_messaging_rabbit]``.
+        driver: options of oslo.messaging's driver.
     """
 
     key: str
@@ -217,6 +230,41 @@ DEPLOYMENTS = (
         server="uvicorn",
         patched=False,
         django=True,
+    ),
+    Deployment(
+        "amqp1",
+        "AMQP 1.0 on RabbitMQ; prefork, embedded, monkey-patched",
+        AMQP1_LIBRARIES,
+        protocol="1.0",
+    ),
+    Deployment(
+        "amqp1-unpatched",
+        "AMQP 1.0 on RabbitMQ; prefork, embedded, nothing patched",
+        AMQP1_LIBRARIES,
+        protocol="1.0",
+        patched=False,
+    ),
+    Deployment(
+        "amqp1-gevent",
+        "AMQP 1.0 on RabbitMQ; prefork, embedded, patched by gevent",
+        AMQP1_LIBRARIES,
+        protocol="1.0",
+        green="gevent",
+    ),
+    Deployment(
+        "router",
+        "AMQP 1.0 on a router; prefork, embedded, monkey-patched",
+        AMQP1_LIBRARIES,
+        protocol="1.0",
+        router=True,
+    ),
+    Deployment(
+        "oslo14",
+        "oslo.messaging 14.9 on a router; prefork, embedded, monkey-patched",
+        (REMOVED,),
+        oslo="14.9",
+        protocol="1.0",
+        router=True,
     ),
 )
 
@@ -337,13 +385,26 @@ _DRIVER_PTHREAD = (
 _DRIVER_SENDS = (
     "hbshim sends heartbeats on every connection of the driver, from its own native thread."
 )
+_LOOP_STOPS = (
+    "proton sends empty frames only while its loop runs, which nothing does between two requests."
+)
+_IO_PARKED = (
+    "The driver's I/O thread, which runs proton, is green: it stands in the parked hub, and the "
+    "router closes after its idle timeout."
+)
+
+_AMQP1 = tuple(each.key for each in DEPLOYMENTS if each.protocol == "1.0" and not each.oslo)
 
 # (method, libraries, deployments, expected, reason)
 _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     (
         "none",
         LIBRARIES,
-        tuple(each.key for each in DEPLOYMENTS if not each.oslo and each.server == "apache"),
+        tuple(
+            each.key
+            for each in DEPLOYMENTS
+            if not each.oslo and each.server == "apache" and each.protocol == "0-9-1"
+        ),
         "closed",
         _NOBODY,
     ),
@@ -369,6 +430,10 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("stock", (STOCK,), ("oslo-unpatched",), "alive", _DRIVER_NATIVE),
     ("stock-pthread", (STOCK,), ("oslo17",), "alive", _DRIVER_PTHREAD),
     ("hbshim", _OURS, ("oslo", "oslo-unpatched", "oslo17"), "alive", _DRIVER_SENDS),
+    ("none", AMQP1_LIBRARIES, _AMQP1, "closed", _LOOP_STOPS),
+    ("hbshim-auto", AMQP1_LIBRARIES, _AMQP1, "alive", _SENDS),
+    ("stock", (REMOVED,), ("oslo14",), "closed", _IO_PARKED),
+    ("hbshim-auto", (REMOVED,), ("oslo14",), "alive", _DRIVER_SENDS),
 )
 
 
@@ -430,6 +495,7 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "keepalive": scenario.method.keepalive,
         "green": scenario.deployment.green,
         "patched": scenario.deployment.patched,
+        "router": scenario.deployment.router,
         "tls": scenario.deployment.tls,
         "django": scenario.deployment.django,
         "block": BLOCKED * heartbeat,
@@ -445,8 +511,8 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
 
 
 def _driver(scenario: Scenario) -> dict[str, Any]:
-    older = scenario.deployment.oslo == "17.3"
-    return {"path": [_OLDER] if older else [], "options": dict(scenario.method.driver)}
+    path = OSLO_PATHS.get(scenario.deployment.oslo)
+    return {"path": [] if path is None else [path], "options": dict(scenario.method.driver)}
 
 
 def queue_of(scenario: Scenario) -> str:

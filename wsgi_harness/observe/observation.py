@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: Reasons of a peer that has not heard from its client: RabbitMQ over AMQP 0-9-1, the same over
+#: AMQP 1.0, and a router.
+_MISSED = (
+    "missed heartbeats from client",
+    "no frame received from client within idle timeout",
+    "local-idle-timeout expired",
+)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -68,7 +76,7 @@ class BrokerView:
     @property
     def missed_heartbeats(self) -> bool:
         """Whether the broker closed it for missed heartbeats."""
-        return "missed heartbeats from client" in self.reason
+        return any(text in self.reason for text in _MISSED)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,11 @@ _SAMPLE_LIMIT = 15.0
 
 # "2026-01-01 10:20:30.123456+00:00 [error] <0.854.0> text"; RabbitMQ 3.8 to 4.x.
 _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\S*) \[(\w+)\] <([\d.]+)> ?(.*)")
-_NAMED = re.compile(r"has a client-provided name: (.*)")
+# Over AMQP 1.0 a connection has the name of its container.
+_NAMED = re.compile(
+    r"has a client-provided name: (.*)|onnection from AMQP 1\.0 container '([^']*)'"
+)
+_CLOSING = ("closing AMQP connection", "Error on AMQP 1.0 connection")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -79,12 +83,14 @@ def read_log(lines: Sequence[str]) -> Mapping[str, BrokerView]:
     for entry in entries(lines):
         named = _NAMED.search(entry.text)
         if named is not None:
-            name = names[entry.process] = _cell_of(named[1].strip())
+            name = names[entry.process] = _cell_of((named[1] or named[2]).strip())
             lives[name][entry.process] = Life(entry.at)
-        elif entry.text.startswith("closing AMQP connection") and entry.process in names:
+        elif entry.text.startswith(_CLOSING) and entry.process in names:
             told = lives[names[entry.process]]
-            told[entry.process] = replace(told[entry.process], closed=entry.at)
-            reasons[entry.process] = " ".join(entry.text.splitlines()[1:]).strip()
+            # Over AMQP 1.0 an error is followed by the end of the stream, some seconds later.
+            if entry.process not in reasons:
+                told[entry.process] = replace(told[entry.process], closed=entry.at)
+                reasons[entry.process] = " ".join(entry.text.splitlines()[1:]).strip(' "<>')
     return {name: _view(told, reasons) for name, told in lives.items()}
 
 

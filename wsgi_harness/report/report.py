@@ -111,10 +111,15 @@ def _findings(verdicts: tuple[Verdict, ...]) -> str:
 
 def _grid(rows: list[Row]) -> str:
     """Return the table: strategies in rows, setups and libraries in columns."""
-    by_hand = [row for row in rows if not row[0].deployment.oslo]
-    by_driver = [row for row in rows if row[0].deployment.oslo]
-    title = "<h3>With oslo.messaging, by the scheme of the transport's URL</h3>"
-    return (_table(by_hand) if by_hand else "") + (title + _table(by_driver) if by_driver else "")
+    over_amqp1 = [row for row in rows if row[0].deployment.protocol == "1.0"]
+    by_driver = [row for row in rows if row[0].deployment.oslo and row not in over_amqp1]
+    by_hand = [row for row in rows if row not in over_amqp1 and row not in by_driver]
+    parts = (
+        ("", by_hand),
+        ("<h3>With oslo.messaging, by the scheme of the transport's URL</h3>", by_driver),
+        ("<h3>Over AMQP 1.0</h3>", over_amqp1),
+    )
+    return "".join(title + _table(part) for title, part in parts if part)
 
 
 def _table(rows: list[Row]) -> str:

@@ -57,6 +57,12 @@ class Host(Protocol):
     def changed(self, connection: Connection) -> None:
         """Note that a connection may have something to send."""
 
+    def opened(self, connection: Connection) -> None:
+        """Report that a client has opened a connection."""
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """Report that a connection has ended."""
+
     def linger(self, connection: Connection) -> None:
         """End a connection whose peer does not close it in time."""
 
@@ -109,6 +115,7 @@ class Connection:
         self._from_router = settings.role == INTER_ROUTER
         self._login: Login | None = None
         self._ending = False
+        self._closing_reported = False
         self.attachments = Attachments(
             host.router,
             self.changed,
@@ -176,11 +183,21 @@ class Connection:
         if self.over:
             return
         self.over = True
+        self._report_closing("" if self._is_closed else "the peer ended the stream")
         self.attachments.detach_all()
         self._host.mesh.left(self)
         self._host.forget(self.stream.socket)
         self.stream.close()
         self.changed()
+
+    @property
+    def _is_closed(self) -> bool:
+        return bool(self.proton.state & ProtonConnection.REMOTE_CLOSED)
+
+    def _report_closing(self, reason: str) -> None:
+        if not self._closing_reported and self.proton.remote_container is not None:
+            self._closing_reported = True
+            self._host.closed(self, reason)
 
     def open_sender(self, address: str) -> ReceiverLink:
         """Open a link to an address of another router, which receives there."""
@@ -259,14 +276,19 @@ class Connection:
         if permissions.group is not None and permissions.group.max_frame_size:
             self._transport.max_frame_size = permissions.group.max_frame_size
         self.proton.open()
+        self._host.opened(self)
         if self._from_router:
             self._host.mesh.joined(self)
 
     def _on_connection_remote_close(self, event: Any) -> None:
+        self._report_closing("")
         self.attachments.detach_all()
         self.proton.close()
 
     def _on_transport_error(self, event: Any) -> None:
+        condition = self._transport.condition
+        if condition is not None:
+            self._report_closing(f"{condition.name}: {condition.description}")
         self.attachments.detach_all()
 
     def _on_session_remote_open(self, event: Any) -> None:

@@ -39,6 +39,7 @@ class Server:
     Parameters:
         settle: seconds until another router knows a new address (R9).
         traces: frames go to standard error.
+        report: called with what happens to clients' connections, as plain data.
 
     Attributes:
         router: the addresses.
@@ -53,8 +54,10 @@ class Server:
         *,
         settle: float,
         traces: bool = False,
+        report: Callable[[dict[str, object]], None] = lambda _: None,
     ) -> None:
         self._configuration = configuration
+        self._report = report
         self.traces = traces
         entity = configuration.router
         self.router = Router(configuration.rules, entity.default_distribution)
@@ -93,6 +96,15 @@ class Server:
     def changed(self, connection: Connection) -> None:
         """Note that a connection may have something to send."""
         self._changed[connection] = None
+
+    def opened(self, connection: Connection) -> None:
+        """Report that a client has opened a connection."""
+        limit = connection.settings.idle_timeout_seconds
+        self._report({**_event("opened", connection), "idle_timeout": limit})
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """Report that a connection has ended."""
+        self._report({**_event("closed", connection), "reason": reason})
 
     def schedule(self, delay: float, action: Callable[[], None]) -> None:
         """Call something later."""
@@ -213,6 +225,15 @@ def _listen(listener: Listener) -> socket.socket:
     sock = socket.create_server((listener.host, port), backlog=512)
     sock.setblocking(False)
     return sock
+
+
+def _event(kind: str, connection: Connection) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "at": time.time(),
+        "connection": connection.number,
+        "container": connection.proton.remote_container,
+    }
 
 
 def _partial(function: Callable[..., None], *arguments: Any) -> Callable[[], None]:

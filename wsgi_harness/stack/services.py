@@ -39,7 +39,8 @@ class CellService:
         name: name of the service, and its host name; lower-case letters, digits, `-`, `_`.
         environment: for the entrypoint (`MPM`, `WSGI_MODE` ...) and the WSGI process; `AMQP_URL` is
             added when absent.
-        entrypoint: another program to run instead of httpd, which is then not waited for.
+        entrypoint: another program to run instead of httpd, which is then not waited for; behind
+            `PYTHONPATH` it finds the packages of hbshim.
     """
 
     name: str
@@ -140,7 +141,7 @@ def _cell(cell: CellService, images: Images, code: Path) -> dict[str, Any]:
     }
     if cell.entrypoint:
         service["entrypoint"] = list(cell.entrypoint)
-        given["PYTHONPATH"] = CODE
+        given["PYTHONPATH"] = ":".join(filter(None, (given.get("PYTHONPATH"), CODE)))
     else:
         service["ports"] = ["127.0.0.1::80"]
     return service

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wsgi_harness.wire.events import Mode, RelayEvent
-from wsgi_harness.wire.frames import HEARTBEAT, HEARTBEAT_FRAME, FrameParser, MalformedFrameError
+from wsgi_harness.wire.frame import HEARTBEAT, MalformedFrameError
+from wsgi_harness.wire.frames import FrameParser
 
 #: How often the kernel is asked for a FIN or RST that no read would find (seconds).
 _LOOK_EVERY = 0.1
@@ -209,7 +210,7 @@ class RelayedConnection:
                 return False
             heartbeats = self._listen_in(source, data)
             if source.name == "server" and heartbeats and not source.parser.inside_frame:
-                data += HEARTBEAT_FRAME * heartbeats * self.port.extra_heartbeats
+                data += source.parser.heartbeat * heartbeats * self.port.extra_heartbeats
             try:
                 await loop.sock_sendall(sink.sock, data)
             except OSError:

@@ -1,15 +1,18 @@
-"""Follows AMQP 0-9-1 frames through a byte stream, in pieces of any size.
+"""Follows AMQP frames through a byte stream, in pieces of any size.
 
-AMQP 0-9-1 section 4.2.3: type (1 octet), channel (2), size (4), payload, frame-end 0xCE.
+AMQP 0-9-1 section 4.2.3: type (1 octet), channel (2), size (4), payload, frame-end 0xCE. A stream
+that begins with a protocol header of AMQP 1.0 has the frames of :mod:`wsgi_harness.wire.frames1`.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
-METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+from wsgi_harness.wire import frames1
+from wsgi_harness.wire.frame import HEARTBEAT, Frame, MalformedFrameError
+
+METHOD, HEADER, BODY = 1, 2, 3
 
 #: Section 4.2.7.
 HEARTBEAT_FRAME = bytes.fromhex("08 0000 00000000 CE")
@@ -19,6 +22,8 @@ _FRAME_END = 0xCE
 _PREFIX = struct.Struct(">BHI")
 _PROTOCOL_HEADER = b"AMQP"
 _PROTOCOL_HEADER_SIZE = 8
+_VERSION = slice(4, 8)
+_0_9_1 = bytes((0, 0, 9, 1))
 _TLS_HANDSHAKE = 0x16
 
 #: More than any frame_max in use (131 072 by default): a larger size is payload taken for a prefix.
@@ -29,38 +34,22 @@ _LARGEST_PAYLOAD = 16 * 1024 * 1024
 _CONNECTION_METHODS = {50: "close", 51: "close-ok", 60: "blocked", 61: "unblocked"}
 
 
-class MalformedFrameError(ValueError):
-    """The bytes are not AMQP 0-9-1 frames; the stream cannot be followed further."""
-
-
-class Frame(NamedTuple):
-    """One frame that has gone by whole.
-
-    Attributes:
-        size: bytes on the wire, prefix and frame-end included.
-        method: ``close``, ``close-ok``, ``blocked`` or ``unblocked`` for these methods of
-            class connection; None for everything else.
-    """
-
-    type: int
-    channel: int
-    size: int
-    method: str | None = None
-
-
 class FrameParser:
     """Parses one direction of one connection; payloads are passed over, not kept.
 
     Attributes:
         byte_count: seen so far.
         frames: seen whole so far; a protocol header is none.
+        heartbeat: the heartbeat of the stream's protocol.
         opaque: the stream is a TLS session, or was malformed: it is no longer parsed.
     """
 
     def __init__(self) -> None:
         self.byte_count = 0
         self.frames = 0
+        self.heartbeat = HEARTBEAT_FRAME
         self.opaque = False
+        self._frame_at = self._frame_of_0_9_1
         self._buffer = bytearray()
         self._first = True
 
@@ -85,8 +74,9 @@ class FrameParser:
         try:
             while (frame := self._frame_at(start)) is not None:
                 start += frame.size
-                self.frames += 1
-                yield frame
+                if frame.type != frames1.PROTOCOL_HEADER:
+                    self.frames += 1
+                    yield frame
         except MalformedFrameError:
             self.opaque = True
             raise
@@ -94,7 +84,10 @@ class FrameParser:
             del self._buffer[:start]
 
     def _begin(self) -> None:
-        """Pass over the protocol header, which a server sends only to refuse a version."""
+        """Pass over the protocol header.
+
+        A server of AMQP 0-9-1 sends one only to refuse a version.
+        """
         if self._buffer[0] == _TLS_HANDSHAKE:
             self.opaque, self._first = True, False
             self._buffer.clear()
@@ -102,9 +95,16 @@ class FrameParser:
             self._first = False
         elif len(self._buffer) >= _PROTOCOL_HEADER_SIZE:
             self._first = False
+            if self._buffer[_VERSION] != _0_9_1:
+                self.heartbeat = frames1.EMPTY_FRAME
+                self._frame_at = self._frame_of_1_0
+                return
             del self._buffer[:_PROTOCOL_HEADER_SIZE]
 
-    def _frame_at(self, start: int) -> Frame | None:
+    def _frame_of_1_0(self, start: int) -> Frame | None:
+        return frames1.frame_at(self._buffer, start, self.frames)
+
+    def _frame_of_0_9_1(self, start: int) -> Frame | None:
         buffer = self._buffer
         if self._first or len(buffer) - start < _PREFIX.size:
             return None

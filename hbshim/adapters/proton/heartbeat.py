@@ -61,7 +61,7 @@ _TRANSPORT_NAMES = (
     "remote_idle_timeout",
 )
 
-_IN_C = (
+IN_C = (
     "its TLS session is inside proton's C library, which no other thread may call; proton sends "
     "heartbeats itself while its loop runs: run the Container in a thread of its own, or connect "
     "to a TLS proxy on this host in plain text"
@@ -240,8 +240,8 @@ def _check_version(transport: Any, selectable: Any) -> None:
 def _attach(transport: Any, selectable: Any, options: Options) -> Link | None:
     _check_version(transport, selectable)
     if transport._ssl is not None or transport.encrypted:
-        raise AttachError(f"the proton connection is encrypted, and {_IN_C}")
-    times = _idle_times(transport)
+        raise AttachError(f"the proton connection is encrypted, and {IN_C}")
+    times = idle_times_of(transport)
     if times.timeout is None:
         not_negotiated(_name(selectable), options)
         return None
@@ -258,7 +258,8 @@ def _attach(transport: Any, selectable: Any, options: Options) -> Link | None:
     return link
 
 
-def _idle_times(transport: Any) -> IdleTimes:
+def idle_times_of(transport: Any) -> IdleTimes:
+    """Return the idle times of an open connection, by its ``proton.Transport``."""
     # proton advertises half of its setting, in whole milliseconds.
     ours = round(transport.idle_timeout * 1000) // 2
     return idle_times(ours, round(transport.remote_idle_timeout * 1000))

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import math
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from hbshim.adapters.proton.frames import SentFrames
-from hbshim.adapters.sockets import wire_for
+from hbshim.adapters.proton.io import FORKED, guarded_recv, guarded_send, link_beneath
 from hbshim.amqp1.idle import IdleTimes
-from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
-from hbshim.heartbeat.schedule import SLOT
-from hbshim.heartbeat.wire import AMQP_1_0
-from hbshim.runtime.fork import process_mark
-
-#: The shortest T that is kept, in seconds: the engine checks a link once in a slot. A heartbeat
-#: after each slot is the best that can be done for a peer that asks for less.
-SHORTEST_TIMEOUT = 2 * SLOT
 
 #: The methods that are replaced.
 _WRAPPED = ("send", "recv", "close", "update", "fileno")
-
-_FORKED = (
-    "this connection was opened before a fork and belongs to the parent process; "
-    "open a new one in the child"
-)
 
 
 def wrap(selectable: Any, root: str, times: IdleTimes) -> Link:
@@ -39,73 +24,24 @@ def wrap(selectable: Any, root: str, times: IdleTimes) -> Link:
         root: the package that has proton's modules.
         times: its idle times; there is a `timeout`.
     """
-    assert times.timeout is not None
     selectable_ref = weakref.ref(selectable)
-    wire = wire_for(selectable._delegate, AMQP_1_0)
     frames = SentFrames()
 
     def forked_error() -> Exception:
         return _end_copy(selectable_ref(), root)
 
-    link = Link(
-        wire,
-        max(times.timeout, SHORTEST_TIMEOUT),
-        wire.name(),
-        service.current().metrics,
-        silence=math.inf if times.silence is None else times.silence,
-        half_written=lambda: frames.may_not_follow,
-        half_read=_always,
+    link = link_beneath(
+        selectable._delegate,
+        times,
+        frames,
         on_orphaned=lambda: _refuse_to_poll(selectable_ref(), forked_error),
         forked_error=forked_error,
     )
-    _wrap_send(selectable, link, frames)
-    _wrap_recv(selectable, link)
+    selectable.send = guarded_send(link, frames, selectable.send)
+    selectable.recv = guarded_recv(link, selectable.recv)
     _wrap_close(selectable, link)
     _synchronize(selectable, frames)
     return link
-
-
-def _wrap_send(selectable: Any, link: Link, frames: SentFrames) -> None:
-    data: Any = b""
-    stock = selectable.send
-
-    def flush() -> int:
-        sent: int = stock(data)
-        frames.record(data, sent)
-        return sent
-
-    guarded = link.guard.around_flush(
-        flush, link.before_idle_write, _tears, link.tear, BlockingIOError
-    )
-
-    def send(some: Any) -> Any:
-        nonlocal data
-        data = some
-        return guarded()
-
-    selectable.send = send
-
-
-def _tears(_error: BaseException) -> bool:
-    """Return whether bytes may have been sent that are not recorded.
-
-    Only a socket that accepts no more bytes raises from the call that sends. Any other exception
-    may come between that call and the record of it, here or in proton.
-    """
-    return True
-
-
-def _wrap_recv(selectable: Any, link: Link) -> None:
-    stock, mine, guard = selectable.recv, process_mark(), link.guard
-
-    def recv(size: int) -> Any:
-        if not mine[0]:
-            link.before_idle_write()
-        data = stock(size)
-        guard.last_read = time.monotonic()
-        return data
-
-    selectable.recv = recv
 
 
 def _wrap_close(selectable: Any, link: Link) -> None:
@@ -142,10 +78,6 @@ def unwrap(selectable: Any) -> None:
         selectable.__dict__.pop(name, None)
 
 
-def _always() -> bool:
-    return True
-
-
 def _refuse_to_poll(selectable: Any, forked_error: Callable[[], Exception]) -> None:
     """In a forked child: have proton refuse its own loop, which would poll a closed descriptor.
 
@@ -162,11 +94,11 @@ def _refuse_to_poll(selectable: Any, forked_error: Callable[[], Exception]) -> N
 def _end_copy(selectable: Any, root: str) -> Exception:
     """In a forked child that uses the connection: have proton close it; return the error."""
     exceptions = importlib.import_module(f"{root}._exceptions")
-    error: Exception = exceptions.ConnectionException(_FORKED)
+    error: Exception = exceptions.ConnectionException(FORKED)
     transport = None if selectable is None else selectable._transport
     if transport is not None:
         condition = importlib.import_module(f"{root}._condition").Condition
-        transport.condition = condition("hbshim:forked", _FORKED)
+        transport.condition = condition("hbshim:forked", FORKED)
         # As proton's own IOHandler does when the stream ends.
         transport.close_head()
         transport.close_tail()

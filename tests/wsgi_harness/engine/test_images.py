@@ -39,7 +39,10 @@ def test_tag_follows_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("image", "extras"),
-    [("apache", ("", "kombu", "pika", "eventlet", "gevent", "oslo")), ("zmq", ("", "zmq"))],
+    [
+        ("apache", ("", "kombu", "pika", "eventlet", "gevent", "oslo", "proton")),
+        ("zmq", ("", "zmq")),
+    ],
 )
 def test_an_image_has_what_the_extras_need(image: str, extras: tuple[str, ...]) -> None:
     lines = (CONTAINERS / image / "requirements.txt").read_text().splitlines()

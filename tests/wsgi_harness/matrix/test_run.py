@@ -10,7 +10,7 @@ import pytest
 
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.errors import HarnessError, ImageError, StackError
-from wsgi_harness.matrix import answering, brokers
+from wsgi_harness.matrix import answering, brokers, routing
 from wsgi_harness.matrix.run import services_of, that_can_run
 from wsgi_harness.matrix.scenarios import SCENARIOS, SCHEMES, select
 from wsgi_harness.observe import wiretap
@@ -42,12 +42,31 @@ def test_cells_that_need_more_than_one_foreign_broker_are_left_out_and_it_is_sai
 
     chosen = that_can_run(SCENARIOS, "rabbitmq:4", display)
 
-    own = [each for each in SCENARIOS if each.deployment.tls or each.deployment.rabbitmq]
+    own = [
+        each
+        for each in SCENARIOS
+        if each.deployment.tls
+        or each.deployment.rabbitmq
+        or (each.deployment.protocol == "1.0" and not each.deployment.router)
+    ]
     assert [scenario for scenario in SCENARIOS if scenario not in chosen] == own
     assert display.said == [
-        f"left out: {len(own)} cells over TLS or on other versions, which need hbshim's own "
-        "broker images"
+        f"left out: {len(own)} cells over TLS, on other versions or over AMQP 1.0, which the image "
+        "rabbitmq:4 cannot take"
     ]
+
+
+def test_a_broker_without_amqp_1_0_leaves_out_the_cells_that_need_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HBSHIM_RABBITMQ", "3.10")
+    display = Lines()
+
+    chosen = that_can_run(SCENARIOS, None, display)
+
+    left_out = [each.name for each in SCENARIOS if each not in chosen]
+    assert left_out == [each.name for each in select(["*-amqp1", "*-amqp1-*"])]
+    assert "the image of RabbitMQ 3.10 cannot take" in display.said[0]
 
 
 @pytest.mark.parametrize("pattern", ["*-tls", "*-rabbitmq43"])
@@ -127,8 +146,32 @@ def test_cells_over_tls_go_past_the_relay() -> None:
 def test_somebody_answers_each_driver_that_asks_and_nobody_is_there_without() -> None:
     services = {each.name: each for each in services_of(select(["*-oslo", "none-kombu"]), 4)}
 
-    assert services[answering.ANSWERS].entrypoint[-4:] == SCHEMES
-    assert answering.ANSWERS not in [each.name for each in services_of(select(["none-*"]), 4)]
+    assert services["answers"].entrypoint[-4:] == SCHEMES
+    names = [each.name for each in services_of(select(["none-*"]), 4)]
+    assert not set(names) & set(answering.ANSWERS.values())
+
+
+def test_cells_on_a_router_have_one_and_what_receives_there() -> None:
+    chosen = select(["none-proton-router", "stock-amqp-oslo14"])
+    services = {each.name: each for each in services_of(chosen, 4)}
+
+    assert "--idle-timeout=4" in services["router"].entrypoint
+    assert services["sink"].entrypoint[-3:] == (
+        "cell-none-proton-router",
+        "openstack.org/om/notify/anycast/openstack/cell-stock-amqp-oslo14.info",
+        "openstack.org/om/notify/anycast/openstack/stock-amqp-oslo14.opened.info",
+    )
+    assert services["answers-router"].entrypoint[-2:] == ("router:5672", "amqp")
+    assert services["answers-router"].environment["PYTHONPATH"] == "/opt/oslo14"
+    told = json.loads(services["none-proton-router"].environment["CELL"])
+    assert "--target=router:5672" in services[told["host"]].entrypoint
+    assert told["router"]
+
+
+def test_what_arrives_at_the_router_is_read_from_what_receives_there() -> None:
+    lines = ["serving", json.dumps({"address": "a", "body": "1"}), "a warning"]
+
+    assert routing.received(lines) == {"a": ["1"]}
 
 
 def test_a_server_that_does_not_serve_is_an_error_with_the_end_of_its_log(
@@ -137,8 +180,8 @@ def test_a_server_that_does_not_serve_is_an_error_with_the_end_of_its_log(
     monkeypatch.setattr(answering, "_READY_LIMIT", 0.5)
 
     with pytest.raises(StackError, match=r"(?s)does not serve.*\nModuleNotFoundError"):
-        answering.wait_for(lambda: ["Traceback", "ModuleNotFoundError"])
-    answering.wait_for(lambda: ["a warning", "serving"])
+        answering.wait_for("answers", lambda: ["Traceback", "ModuleNotFoundError"])
+    answering.wait_for("answers", lambda: ["a warning", "serving"])
 
 
 def test_without_a_cell_to_relay_there_is_no_relay() -> None:

@@ -76,6 +76,23 @@ def test_the_loop_is_blocked_for_longer_than_the_broker_waits_and_not_beyond_the
     assert max(scenarios.BROKER_PATIENCE) < scenarios.BLOCKED < scenarios.SILENCE
 
 
+@pytest.mark.parametrize("deployment", ["amqp1", "amqp1-unpatched", "amqp1-gevent", "router"])
+def test_amqp_1_0_has_a_control_and_the_fix_on_both_peers(deployment: str) -> None:
+    assert BY_NAME[f"none-proton-{deployment}"].is_control
+    assert BY_NAME[f"none-proton-{deployment}"].expected == "closed"
+    assert BY_NAME[f"hbshim-auto-proton-{deployment}"].is_fix
+
+
+def test_the_removed_driver_of_oslo_messaging_has_a_control_and_the_fix() -> None:
+    control, fix = BY_NAME["stock-amqp-oslo14"], BY_NAME["hbshim-auto-amqp-oslo14"]
+
+    assert (control.is_control, control.is_green, control.expected) == (True, True, "closed")
+    assert fix.is_fix
+    orders = [scenarios.orders(each, 4, ("relay-router", 20001)) for each in (control, fix)]
+    assert [each["driver"]["path"] for each in orders] == [["/opt/oslo14"]] * 2
+    assert [each["shim"] for each in orders] == [None, {}]
+
+
 @pytest.mark.parametrize("deployment", ["oslo", "oslo-unpatched", "oslo17"])
 def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(deployment: str) -> None:
     stock, *ours = SCHEMES

@@ -30,6 +30,16 @@ LOG_3_10 = """\
 \x1b[2K2026-11-20 06:44:53.952132+00:00 [info] <0.906.0> closing AMQP connection <0.906.0> (172.26.0.10:41666 -> 172.26.0.3:5672 - native-pika, vhost: '/', user: 'hbshim')
 """
 
+# RabbitMQ 4.0.5, over AMQP 1.0.
+LOG_AMQP1 = """\
+2026-11-29 21:50:04.970000+00:00 [info] <0.901.0> accepting AMQP connection <0.901.0> (172.26.0.10:41638 -> 172.26.0.3:5672)
+2026-11-29 21:50:04.978401+00:00 [info] <0.901.0> Connection from AMQP 1.0 container 'none-proton-amqp1': user 'hbshim' authenticated using SASL mechanism PLAIN and granted access to vhost '/'
+2026-11-29 21:50:16.981392+00:00 [error] <0.901.0> Error on AMQP 1.0 connection <0.901.0> (running), channel number 0:
+2026-11-29 21:50:16.981392+00:00 [error] <0.901.0> <<"no frame received from client within idle timeout threshold">>
+2026-11-29 21:50:20.990000+00:00 [warning] <0.901.0> closing AMQP connection <0.901.0> (172.26.0.10:41638 -> 172.26.0.3:5672):
+2026-11-29 21:50:20.990000+00:00 [warning] <0.901.0> client unexpectedly closed TCP connection
+"""
+
 
 def views(text: str) -> dict[str, BrokerView]:
     return dict(read_log(observer.without_colour(text)))
@@ -51,6 +61,17 @@ def test_a_connection_closed_by_its_client_has_no_reason() -> None:
     assert view.closed is not None
     assert view.reason == ""
     assert not view.missed_heartbeats
+
+
+def test_a_connection_over_amqp_1_0_is_named_after_its_container() -> None:
+    view = views(LOG_AMQP1)["none-proton-amqp1"]
+
+    assert view.opened is not None
+    assert view.closed is not None
+    # Not the end of the stream, which follows.
+    assert view.closed - view.opened == pytest.approx(12.002991)
+    assert view.reason == "no frame received from client within idle timeout threshold"
+    assert view.missed_heartbeats
 
 
 def test_connections_without_a_name_are_left_out() -> None:

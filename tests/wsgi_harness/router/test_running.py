@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.adapters.amqp1_peer import HEADER, open_frame
+from tests.amqp1.peers import running
 from tests.wsgi_harness.router.clients import Client
 from tests.wsgi_harness.router.conftest import Starts
 from wsgi_harness.errors import StackError
@@ -63,6 +68,21 @@ def test_r13_what_a_router_does_not_know_it_refuses(
 ) -> None:
     with pytest.raises(StackError):
         starts(Plan(entities), free_port()).stop()
+
+
+def test_the_begin_and_the_end_of_connections_are_reported(proton: Path) -> None:
+    port = str(free_port())
+    options = ("--port", port, "--idle-timeout", "2", "--report")
+    with running(str(proton), "-m", "wsgi_harness.router", *options, stops=False) as router:
+        assert [router.line(), router.line()] == [f"listening 127.0.0.1 {port}", "ready"]
+        # Speaks, and falls silent.
+        with socket.create_connection(("127.0.0.1", int(port))) as client:
+            client.sendall(HEADER + open_frame(None))
+            events = [json.loads(router.line()) for _ in range(2)]
+    assert [event["kind"] for event in events] == ["opened", "closed"]
+    assert [event["container"] for event in events] == ["peer", "peer"]
+    assert events[0]["idle_timeout"] == 2
+    assert events[1]["reason"].endswith("local-idle-timeout expired")
 
 
 def test_a_router_that_is_killed_forgets_everything(start: Start, connect: Connect) -> None:

@@ -24,6 +24,9 @@ VERSIONS = {
     for version, key in (("3.10", "rabbitmq310"), ("4.3", "rabbitmq43"))
 }
 DRIVERS = ("hbshim-hbrabbit-oslo", "hbshim-hbkombu-oslo", "hbshim-hbpika-oslo")
+#: Over AMQP 1.0: on RabbitMQ and on a router, with proton and with oslo.messaging's old driver.
+AMQP1_CONTROLS = ("none-proton-amqp1", "none-proton-router", "stock-amqp-oslo14")
+AMQP1_FIXES = ("hbshim-auto-proton-amqp1", "hbshim-auto-amqp-oslo14")
 COMMAND = (sys.executable, "-c", "from wsgi_harness.cli import main; main()")
 LIMIT = 300.0
 
@@ -39,6 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(prepared: object, report: Path) -> subprocess.CompletedProcess[str]:
     """The console script, run to its end."""
     further = [cell for cells in VERSIONS.values() for cell in cells]
+    further += [*AMQP1_CONTROLS, *AMQP1_FIXES]
     chosen = [f"--scenario={cell}" for cell in (*CELLS, STOCK, *DRIVERS, *further)]
     return subprocess.run(
         [*COMMAND, *chosen, f"--heartbeat={HEARTBEAT}", "--json", f"--report={report}"],
@@ -91,6 +95,33 @@ def test_oslo_messagings_own_driver_loses_every_connection_and_hides_it(
     assert all(closed)
     assert max(closed) < cell["silence"][1]
     assert cell["broker"]["connections"] > kept
+
+
+@pytest.mark.parametrize("name", AMQP1_CONTROLS)
+def test_a_control_over_amqp_1_0_is_closed_by_its_peer(
+    cells: dict[str, dict[str, Any]], name: str
+) -> None:
+    cell = cells[name]
+    reason = "no frame received from client" if name.endswith("amqp1") else "local-idle-timeout"
+
+    assert cell["outcome"] == "expected_failure"
+    assert reason in cell["broker"]["reason"]
+    # Of oslo.messaging's driver, proton sends one when it opens a connection.
+    assert max(cell["wire"]["client_heartbeats"], default=0.0) <= cell["silence"][0] + HEARTBEAT / 2
+    assert cell["failed_requests"] == 1
+
+
+@pytest.mark.parametrize("name", AMQP1_FIXES)
+def test_hbshim_keeps_connections_over_amqp_1_0(
+    cells: dict[str, dict[str, Any]], name: str
+) -> None:
+    cell = cells[name]
+
+    assert cell["outcome"] == "pass"
+    assert cell["broker"]["closed"] is None
+    assert cell["messages"]["arrived"] == cell["messages"]["asked"] > 0
+    # The peer advertises T/2, so one in T at the very least.
+    assert len(cell["wire"]["client_heartbeats"]) >= SILENCE - 1
 
 
 @pytest.mark.parametrize("name", DRIVERS)

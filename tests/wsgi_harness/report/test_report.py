@@ -61,13 +61,15 @@ def test_every_cell_has_its_section_and_its_timeline(page: str) -> None:
     assert page.count("<svg") == len(SCENARIOS) + pictures_of_all + legends
 
 
-def test_oslo_messagings_drivers_are_a_group_of_their_own(page: str) -> None:
-    by_hand, by_driver = re.findall(r"<table>.*?</table>", page, re.DOTALL)
+def test_oslo_messagings_drivers_and_amqp_1_0_are_groups_of_their_own(page: str) -> None:
+    tables = re.findall(r"<table>.*?</table>", page, re.DOTALL)
+    assert len(tables) == 3
 
     for scenario in SCENARIOS:
-        inside, outside = (by_driver, by_hand) if scenario.deployment.oslo else (by_hand, by_driver)
-        assert inside.count(f'href="#{scenario.name}"') == 1
-        assert f'href="#{scenario.name}"' not in outside
+        over_amqp1 = scenario.deployment.protocol == "1.0"
+        group = 2 if over_amqp1 else int(bool(scenario.deployment.oslo))
+        found = [table.count(f'href="#{scenario.name}"') for table in tables]
+        assert found == [int(number == group) for number in range(3)]
 
 
 def test_each_of_several_connections_has_its_bar_and_its_cross() -> None:

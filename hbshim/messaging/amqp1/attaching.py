@@ -146,7 +146,8 @@ class Attaching:
     def wait_until_attached(self, link: L, doing: str, deadline: float) -> L:
         """Wait for the peer's answer to a link; errors as for :meth:`attach`."""
         self.wait_for_answer(lambda: link.answered, doing, deadline)
-        if link.ended and not link.attached:
+        # A router attaches a link that its policy disallows, and detaches it at once.
+        if link.ended:
             self._stream.check()
             raise self.refused(doing, link.error)
         return link

@@ -156,8 +156,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
             self._inbox.drop(lambda message: message.queue == queue)
             self._errors.append(
                 ConnectionLostError(
-                    f"the broker stopped delivering from queue {queue!r}: {reason}; the listener "
-                    "tries again"
+                    f"the peer stopped delivering from {queue!r}: {reason}; the listener tries again"
                 )
             )
 

@@ -5,8 +5,10 @@ What the peer is, it says in its `Open`; see :mod:`hbshim.messaging.amqp1.profil
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
+import socket
 import sys
 import time
 import uuid
@@ -76,7 +78,13 @@ def _open(
     heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
     hostname = expected.hostname(host)
     engine = _engine(host, options, hostname)
-    stream = EngineStream(dial(host, options, deadline), host.name, engine)
+    sock = dial(host, options, deadline)
+    try:
+        _check_secrecy(sock, host, options)
+    except ConnectError:
+        sock.close()
+        raise
+    stream = EngineStream(sock, host.name, engine)
     try:
         try:
             _shake_hands(stream, host, options, deadline)
@@ -114,6 +122,34 @@ def _other_peer(stream: EngineStream, profiles: Profiles, expected: Profile) -> 
     return None
 
 
+def _check_secrecy(sock: socket.socket, host: Host, options: Amqp1Options) -> None:
+    """Check that the password may be sent.
+
+    Raises:
+        ConnectError: others on the network could read it.
+    """
+    if options.login_method != "PLAIN" or options.ssl or options.plain_without_tls:
+        return
+    if host.username is None or _is_here(sock):
+        return
+    raise ConnectError(
+        f"{host.name}: without TLS, others on the network could read the password (SASL PLAIN), so "
+        "it was not sent; use hbamqps://, or set plain_without_tls=true if the network is trusted",
+        final=True,
+    )
+
+
+def _is_here(sock: socket.socket) -> bool:
+    """Return whether the peer is on this machine."""
+    try:
+        peer, own = (
+            str(name[0]).partition("%")[0] for name in (sock.getpeername(), sock.getsockname())
+        )
+    except OSError:
+        return False
+    return peer == own or ipaddress.ip_address(peer).is_loopback
+
+
 def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
     login = login_at(host)
     properties = {
@@ -127,19 +163,21 @@ def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
         f"{options.container_name}-{uuid.uuid4().hex}",
         # The peer selects the virtual host by it.
         hostname=hostname,
-        sasl=SaslClient([_mechanism(login, options)], host.hostname),
+        sasl=SaslClient(_mechanisms(host, login, options), host.hostname),
         max_frame_size=options.max_frame_size,
         idle_timeout=options.heartbeat_interval or None,
         properties=properties,
     )
 
 
-def _mechanism(login: Login, options: Amqp1Options) -> Mechanism:
+def _mechanisms(host: Host, login: Login, options: Amqp1Options) -> list[Mechanism]:
     if options.login_method == "EXTERNAL":
-        return External()
+        return [External()]
     if options.login_method == "ANONYMOUS":
-        return Anonymous()
-    return Plain(login.username, login.password)
+        return [Anonymous()]
+    plain = Plain(login.username, login.password)
+    # RabbitMQ has an account for those without a user, a router has none.
+    return [plain, Anonymous()] if host.username is None else [plain]
 
 
 def _shake_hands(stream: EngineStream, host: Host, options: Amqp1Options, deadline: float) -> None:

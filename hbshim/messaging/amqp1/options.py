@@ -91,6 +91,14 @@ class Amqp1Options(QueueOptions):
         "1 to 65535",
         "Replies that a client may hold before it has read them.",
     )
+    plain_without_tls: bool = driver_option(
+        "plain_without_tls",
+        False,
+        boolean,
+        "true | false",
+        "Send the password with login_method=PLAIN also over a connection without TLS. To an "
+        "address of this machine, it is sent in any case.",
+    )
     cast_confirm: bool = driver_option(
         "cast_confirm",
         True,

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from hbshim import messaging
-from hbshim.errors import UnroutableError, UnsupportedError
+from hbshim.errors import (
+    ConnectError,
+    RejectedError,
+    TopologyError,
+    UnroutableError,
+    UnsupportedError,
+)
+from hbshim.messaging.amqp1 import opening
 from hbshim.messaging.amqp1.driver import Amqp1Driver
+from hbshim.messaging.amqp1.routable import Routable
+from tests.messaging.amqp1.routers import HOST, Router
 from tests.messaging.conftest import LIMIT
 from tests.messaging.endpoints import Endpoint
+from tests.proton import require_proton
+from tests.waiting import wait_until
+from wsgi_harness.router.plan import DIRECTORY, Plan, free_port
+from wsgi_harness.router.process import RouterProcess
 
 Drivers = Callable[..., messaging.Driver]
 Serve = Callable[..., messaging.Server]
@@ -38,6 +51,38 @@ def test_virtual_hosts_are_different_addresses(
     assert messaging.Client(one, target, timeout=LIMIT).call("echo", value=1) == 1
     with pytest.raises(UnroutableError, match="no server"):
         messaging.Client(two, target, timeout=LIMIT, mandatory=True).call("echo", value=1)
+
+
+# -- logins --------------------------------------------------------------------------------
+
+
+def test_without_a_user_it_is_anonymous(router: Router, target: messaging.Target) -> None:
+    driver = messaging.connect(f"hbamqp://{HOST}:{router.port}/")
+    try:
+        server = messaging.Server(driver, target, [Endpoint()])
+        assert server.start(LIMIT)
+        assert messaging.Client(driver, target, timeout=LIMIT).call("echo", value=1) == 1
+        assert server.stop(LIMIT)
+    finally:
+        driver.close()
+
+
+def test_a_password_is_not_sent_to_other_machines_without_tls(
+    router: Router, target: messaging.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address of the router stands for one of another machine."""
+    monkeypatch.setattr(opening, "_is_here", lambda _sock: False)
+    url = f"hbamqp://nova:the-secret@{HOST}:{router.port}/"
+    driver = messaging.connect(url)
+    with pytest.raises(ConnectError, match="plain_without_tls=true") as caught:
+        driver.call(target, messaging.Payload(b"{}"), LIMIT)
+    assert "the-secret" not in str(caught.value)
+    driver.close()
+    # The router has no account of this name: it was sent.
+    driver = messaging.connect(url, plain_without_tls=True)
+    with pytest.raises(ConnectError, match="SASL"):
+        driver.call(target, messaging.Payload(b"{}"), LIMIT)
+    driver.close()
 
 
 # -- notifications -------------------------------------------------------------------------
@@ -71,3 +116,90 @@ def test_a_notification_without_a_listener(
     driver = router_drivers(direct_notifications=True)
     with pytest.raises(UnroutableError, match=target.topic):
         messaging.Notifier(driver, target.topic, "here", timeout=0.5).info("event", 1)
+
+
+# -- virtual hosts with policies -------------------------------------------------------------
+
+
+def vhost(name: str, user: str) -> tuple[str, dict[str, object]]:
+    """A virtual host of one user, as an operator configures it."""
+    ways = ("anycast", "unicast", "multicast")
+    allowed = ",".join(f"openstack.org/om/rpc/{way}/{name}/*" for way in ways)
+    group = {
+        "users": user,
+        "remoteHosts": "*",
+        "sources": allowed,
+        "targets": allowed,
+        "allowAnonymousSender": True,
+    }
+    return "vhost", {"hostname": name, "groups": {"services": group}}
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Router]:
+    """A router with a virtual host for each of two users."""
+    python, port = require_proton(), free_port()
+    names = {"alpha": "nova@hbshim", "beta": "eve@hbshim"}
+    plan = Plan(
+        [
+            ("router", {"id": "guarded", "saslConfigDir": DIRECTORY}),
+            (
+                "listener",
+                {"host": HOST, "port": port, "authenticatePeer": True, "saslMechanisms": "PLAIN"},
+            ),
+            ("policy", {"enableVhostPolicy": True}),
+            *(vhost(name, user) for name, user in names.items()),
+        ],
+        users={user: f"secret of {user}" for user in names.values()},
+    )
+    process = RouterProcess(plan, python=python)
+    yield Router(process, port)
+    process.stop()
+
+
+def guarded_url(guarded: Router, user: str, virtual_host: str) -> str:
+    login = f"{user}%40hbshim:secret%20of%20{user}%40hbshim"
+    return f"hbamqp://{login}@{HOST}:{guarded.port}/{virtual_host}"
+
+
+@pytest.mark.parametrize("profile", ["auto", "router"])
+def test_a_virtual_host_with_a_policy(
+    profile: str, guarded: Router, target: messaging.Target, serve: Serve
+) -> None:
+    url = guarded_url(guarded, "nova", "alpha")
+    driver = messaging.connect(url, addressing_profile=profile)
+    endpoint = Endpoint()
+    server = serve(driver, target.to(server="one"), endpoint)
+    client = messaging.Client(driver, target, timeout=LIMIT)
+    assert client.call("echo", value=1) == 1
+    assert client.prepare(server="one").call("echo", value=2) == 2
+    client.prepare(fanout=True).cast("echo", value=3)
+    wait_until(lambda: endpoint.asked == [1, 2, 3], LIMIT)
+    assert server.stop(LIMIT)
+    driver.close()
+
+
+@pytest.mark.parametrize("profile", ["auto", "router"])
+def test_a_virtual_host_of_another_user(
+    profile: str, guarded: Router, target: messaging.Target
+) -> None:
+    url = guarded_url(guarded, "eve", "alpha")
+    driver = messaging.connect(url, addressing_profile=profile)
+    with pytest.raises(ConnectError, match=r"virtual host 'alpha'.*policy") as caught:
+        driver.call(target, messaging.Payload(b"{}"), LIMIT, attempts=1)
+    assert "secret" not in str(caught.value)
+    driver.close()
+
+
+def test_addresses_of_another_virtual_host(guarded: Router, target: messaging.Target) -> None:
+    """Neither receiving from them nor sending to them is possible, and the errors say so."""
+    driver = messaging.connect(guarded_url(guarded, "eve", "beta"), addressing_profile="router")
+    assert isinstance(driver, Amqp1Driver)
+    names = driver._profiles.current.names
+    assert isinstance(names, Routable)
+    names._virtual_host = "alpha"
+    with pytest.raises(TopologyError, match="policy"):
+        messaging.Server(driver, target, [Endpoint()]).start(LIMIT)
+    with pytest.raises(RejectedError):
+        driver.cast(target, messaging.Payload(b"{}"), LIMIT)
+    driver.close()

@@ -8,6 +8,7 @@ import itertools
 import selectors
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -123,21 +124,32 @@ class Server:
     def _run_once(self) -> None:
         for key, events in self._selector.select(self._pause()):
             if isinstance(key.data, Connection):
-                self._serve(key.data, events)
+                self._guard(key.data, _partial(self._serve, key.data, events))
             else:
                 key.data()
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
         for connection in list(self.connections.values()):
-            connection.tick(now)
+            self._guard(connection, _partial(connection.tick, now))
         # What one connection sends may change another.
         while self._changed:
             connection = next(iter(self._changed))
             del self._changed[connection]
-            connection.process()
+            self._guard(connection, connection.process)
         for connection in list(self.connections.values()):
             self._watch(connection)
+
+    @staticmethod
+    def _guard(connection: Connection, work: Callable[[], None]) -> None:
+        """Do something for a connection, and end it where its peer's input cannot be handled."""
+        try:
+            work()
+        except Exception as error:
+            # Whatever one peer sends, the others are served.
+            reason = f"{type(error).__name__}: {error}"
+            sys.stderr.write(f"connection {connection.number} from {connection.peer}: {reason}\n")
+            connection.end()
 
     def _serve(self, connection: Connection, events: int) -> None:
         if events & selectors.EVENT_WRITE:

@@ -207,6 +207,7 @@ class _Sending:
         self._resent = 0
         self._began = time.monotonic()
         self._refusals = 0
+        self._was_released = False
 
     def run(self, *, wait: bool, mandatory: bool) -> None:
         """Send it until it is done."""
@@ -257,6 +258,9 @@ class _Sending:
                 )
                 prepared.used = True
             except MessagingError as error:
+                if self._was_released and time.monotonic() >= deadline - TOO_LITTLE:
+                    # It was being sent again.
+                    raise self._unroutable() from error
                 self._attempts.failed(error, prepared)
             else:
                 return prepared, confirmation, forget
@@ -285,13 +289,17 @@ class _Sending:
             self._refusals += 1
             mandatory |= self._refusals >= self._options.rejected_message_retry_attempts
         left = limit - time.monotonic()
+        self._was_released = True
         if mandatory or left <= TOO_LITTLE:
-            raise UnroutableError(
-                f"no queue, server or listener accepts {self._named()}; start one, or declare and "
-                "bind a queue where a broker has them"
-            )
+            raise self._unroutable()
         time.sleep(min(self._pause, left - TOO_LITTLE))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _unroutable(self) -> UnroutableError:
+        return UnroutableError(
+            f"no queue, server or listener accepts {self._named()}; start one, or declare and "
+            "bind a queue where a broker has them"
+        )
 
     def _rejected(self, reason: str, action: Action) -> None:
         self._refusals += 1

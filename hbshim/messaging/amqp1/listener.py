@@ -156,7 +156,8 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
             self._inbox.drop(lambda message: message.queue == queue)
             self._errors.append(
                 ConnectionLostError(
-                    f"the peer stopped delivering from {queue!r}: {reason}; the listener tries again"
+                    f"the peer stopped delivering from {queue!r}: {reason}; the listener tries "
+                    "again"
                 )
             )
 

@@ -40,6 +40,7 @@ PUBLIC_MODULES = (
     "errors",
     "kombu",
     "messaging",
+    "messaging.aio",
     "observe",
     "otel",
     "pika",

@@ -19,6 +19,7 @@ __all__ = [
     "DeliveryError",
     "DirectoryError",
     "DriverLoadError",
+    "EventLoopError",
     "HbshimError",
     "LostServerError",
     "MessagingError",
@@ -192,6 +193,10 @@ class LostServerError(MessagingError):
 
 class UnsupportedError(MessagingError):
     """The driver cannot do this; the message names one that can."""
+
+
+class EventLoopError(MessagingError):
+    """`hbshim.messaging.aio` is used on another event loop, without one, or under patches."""
 
 
 class ResultGoneError(MessagingError):

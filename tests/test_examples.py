@@ -70,6 +70,27 @@ def test_a_deployment_whose_processes_start_one_after_the_other(
     assert said_by_conductor().splitlines() == ["conductor: ready"]
 
 
+def test_a_service_on_asyncio(broker: Broker, vhost: str) -> None:
+    url = broker.amqp_url(vhost=vhost).replace("amqp://", "hbpika://")
+    process = subprocess.Popen(
+        [sys.executable, "-u", CHECKOUT / "examples" / "asyncio" / "service.py"],
+        env={**os.environ, "HBSHIM_BROKER_URL": url, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = [line.strip() for line in iter(process.stdout.readline, "ready\n") if line]
+        process.terminate()
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    parts = [f"part {n} of 3" for n in (1, 2, 3)]
+    assert said == [*parts, "built of 3 parts", "20 digests", "gave up"]
+    assert rest == "one was cancelled\n"
+
+
 def test_the_readme_names_every_script() -> None:
     named = set(re.findall(r"python (\w+\.py)", (DEPLOYMENT / "README.md").read_text()))
     assert named == {path.name for path in DEPLOYMENT.glob("*.py")}

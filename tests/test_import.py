@@ -79,7 +79,7 @@ assert defined <= listed, defined - listed
     )
 
 
-@pytest.mark.parametrize("module", ["", ".doctor", ".messaging", ".observe"])
+@pytest.mark.parametrize("module", ["", ".doctor", ".messaging", ".messaging.aio", ".observe"])
 def test_dir_shows_the_public_names(module: str) -> None:
     code = f"import hbshim{module} as m; print(*(n for n in dir(m) if not n.startswith('__')))"
     expected = set(importlib.import_module(f"hbshim{module}").__all__) - {"__version__"}

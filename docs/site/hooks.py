@@ -17,6 +17,7 @@ REFERENCE = {
     "observe": ("hbshim.observe", ["hbshim.observe"]),
     "doctor": ("hbshim.doctor", ["hbshim.doctor"]),
     "messaging": ("hbshim.messaging", ["hbshim.messaging"]),
+    "aio": ("hbshim.messaging.aio", ["hbshim.messaging.aio"]),
     "errors": ("hbshim.errors", ["hbshim.errors"]),
     "metrics": ("Metrics", ["hbshim.prometheus", "hbshim.otel"]),
     "polling": ("Select stripping", ["hbshim.runtime.polling"]),

@@ -6,13 +6,14 @@ import datetime
 import functools
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hbshim.errors import DeliveryError, MessagingError, OptionError, PayloadError
 from hbshim.messaging.base import PRIORITIES, Driver, Incoming, Payload, timeout_of
 from hbshim.messaging.encoding import Encoding
+from hbshim.messaging.handling import Handling, Invocation, handle
 from hbshim.messaging.reporting import OnError, ends_thread, reporting_to
 from hbshim.messaging.serving import Serving, Workers
 from hbshim.messaging.target import Target
@@ -41,6 +42,60 @@ class Notification:
     timestamp: str
 
 
+class NotificationSender:
+    """Encodes notifications, and sends each to all topics; see :class:`Notifier`."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        topics: str | Sequence[str],
+        publisher_id: str,
+        exchange: str | None,
+        encoding: Encoding | None,
+    ) -> None:
+        names = (topics,) if isinstance(topics, str) else tuple(topics)
+        self._driver = driver
+        self._targets = [Target(name, exchange=exchange) for name in names]
+        self._publisher_id = publisher_id
+        self._encoding = encoding or Encoding(limit=driver.payload_limit)
+
+    def encoded(self, priority: str, event_type: str, payload: Any) -> Payload:
+        """Return a notification as it is sent.
+
+        Raises:
+            PayloadError: the payload cannot be sent, or `priority` is none.
+        """
+        if priority not in PRIORITIES:
+            raise PayloadError(
+                f"{priority!r} is not a priority; use one of {', '.join(PRIORITIES)}"
+            )
+        value = {
+            "event_type": event_type,
+            "payload": payload,
+            "publisher_id": self._publisher_id,
+            "message_id": uuid.uuid4().hex,
+            "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        }
+        return Payload(self._encoding.encode(value), self._encoding.content_type)
+
+    def send(self, body: Payload, priority: str, timeout: float) -> None:
+        """Send an encoded notification within `timeout` seconds."""
+        # One deadline for all topics.
+        deadline = time.monotonic() + timeout_of(timeout)
+        sent: list[str] = []
+        for target in self._targets:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                if sent and not left:
+                    raise DeliveryError(f"no time was left for topic {target.topic!r}")
+                self._driver.notify(target, body, priority, left)
+            except MessagingError as error:
+                if sent:
+                    _say_what_was_sent(error, sent)
+                raise
+            sent.append(target.topic)
+
+
 class Notifier:
     """Sends notifications; each method returns when the broker has stored the notification.
 
@@ -62,12 +117,8 @@ class Notifier:
         exchange: str | None = None,
         encoding: Encoding | None = None,
     ) -> None:
-        names = (topics,) if isinstance(topics, str) else tuple(topics)
-        self._driver = driver
-        self._targets = [Target(name, exchange=exchange) for name in names]
-        self._publisher_id = publisher_id
+        self._sender = NotificationSender(driver, topics, publisher_id, exchange, encoding)
         self._timeout = timeout
-        self._encoding = encoding or Encoding(limit=driver.payload_limit)
         for priority in PRIORITIES:
             setattr(self, priority, functools.partial(self.notify, priority))
 
@@ -93,32 +144,8 @@ class Notifier:
             MessagingError: it was not delivered. With several topics, the message names those for
                 which it is stored.
         """
-        if priority not in PRIORITIES:
-            raise PayloadError(
-                f"{priority!r} is not a priority; use one of {', '.join(PRIORITIES)}"
-            )
-        value = {
-            "event_type": event_type,
-            "payload": payload,
-            "publisher_id": self._publisher_id,
-            "message_id": uuid.uuid4().hex,
-            "timestamp": datetime.datetime.now(datetime.timezone.utc).isoformat(),
-        }
-        body = Payload(self._encoding.encode(value), self._encoding.content_type)
-        # One deadline for all topics.
-        deadline = time.monotonic() + timeout_of(self._timeout)
-        sent: list[str] = []
-        for target in self._targets:
-            left = max(0.0, deadline - time.monotonic())
-            try:
-                if sent and not left:
-                    raise DeliveryError(f"no time was left for topic {target.topic!r}")
-                self._driver.notify(target, body, priority, left)
-            except MessagingError as error:
-                if sent:
-                    _say_what_was_sent(error, sent)
-                raise
-            sent.append(target.topic)
+        body = self._sender.encoded(priority, event_type, payload)
+        self._sender.send(body, priority, self._timeout)
 
 
 def _say_what_was_sent(error: MessagingError, sent: Sequence[str]) -> None:
@@ -166,62 +193,106 @@ class NotificationServer(Serving):
         encoding: Encoding | None = None,
         on_error: OnError | None = None,
     ) -> None:
+        self._handler = NotificationHandler(
+            endpoints,
+            encoding or Encoding(limit=driver.payload_limit),
+            on_error,
+            batched=batch_size is not None,
+        )
+        if prefetch is None:
+            prefetch = 2 * workers * (batch_size or 1)
+        targets = self._handler.targets(topics, exchange)
+        listener = driver.listen_for_notifications(targets, pool, prefetch)
+        super().__init__(
+            listener,
+            Workers(
+                listener,
+                self._handler.work,
+                workers,
+                self._handler.on_error,
+                batch_size or 1,
+                batch_timeout,
+            ),
+        )
+
+
+class NotificationHandler:
+    """Has endpoints handle notifications; see :class:`NotificationServer` for the parameters.
+
+    Attributes:
+        on_error: called with each error.
+
+    Raises:
+        OptionError: no endpoint has a method named as a priority.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[object],
+        encoding: Encoding,
+        on_error: OnError | None,
+        *,
+        batched: bool,
+    ) -> None:
+        self.on_error = reporting_to(on_error)
         self._endpoints = endpoints
-        self._batched = batch_size is not None
-        self._encoding = encoding or Encoding(limit=driver.payload_limit)
-        self._on_error = reporting_to(on_error)
-        wanted = [
+        self._encoding = encoding
+        self._batched = batched
+        self._wanted = [
             priority
             for priority in PRIORITIES
             if any(callable(getattr(endpoint, priority, None)) for endpoint in endpoints)
         ]
-        if not wanted:
+        if not self._wanted:
             raise OptionError(
                 "no endpoint has a method that is named as a priority; name one of its methods "
                 f"{', '.join(PRIORITIES)}"
             )
-        if isinstance(topics, str) or not topics:
-            raise OptionError(f"topics must be a list with at least one topic, got {topics!r}")
-        targets = [
-            (Target(topic, exchange=exchange), priority) for topic in topics for priority in wanted
-        ]
-        if prefetch is None:
-            prefetch = 2 * workers * (batch_size or 1)
-        listener = driver.listen_for_notifications(targets, pool, prefetch)
-        super().__init__(
-            listener,
-            Workers(listener, self._work, workers, self._on_error, batch_size or 1, batch_timeout),
-        )
 
-    def _work(self, batch: Sequence[Incoming]) -> None:
+    def targets(self, topics: Sequence[str], exchange: str | None) -> list[tuple[Target, str]]:
+        """Return what to listen to.
+
+        Raises:
+            OptionError: there is no topic.
+        """
+        return targets_of(topics, self._wanted, exchange)
+
+    def work(self, batch: Sequence[Incoming]) -> None:
+        """Have a batch handled in this thread."""
+        handle(self.handling(batch))
+
+    def handling(self, batch: Sequence[Incoming]) -> Handling:
+        """Have a batch handled."""
         try:
-            self._work_on(batch)
+            yield from self._work_on(batch)
         except BaseException as error:
             if ends_thread(error):
                 for incoming in batch:
                     incoming.return_to_queue()
             raise
 
-    def _work_on(self, batch: Sequence[Incoming]) -> None:
+    def _work_on(self, batch: Sequence[Incoming]) -> Handling:
         by_priority: dict[str, list[tuple[Incoming, Notification]]] = {}
         for incoming in batch:
             try:
-                notification = self._decoded(incoming)
+                notification = notification_of(incoming, self._encoding)
             except MessagingError as error:
                 # Decoding it again would fail again.
                 incoming.reject(str(error))
-                self._on_error(error)
+                self.on_error(error)
             else:
                 by_priority.setdefault(incoming.priority, []).append((incoming, notification))
         for priority, entries in by_priority.items():
-            again = self._handle(priority, [notification for _, notification in entries])
+            again = yield from self._handle(priority, [each for _, each in entries])
             for incoming, _ in entries:
                 if again:
                     incoming.requeue()
                 else:
                     incoming.acknowledge()
 
-    def _handle(self, priority: str, notifications: list[Notification]) -> bool:
+    def _handle(
+        self, priority: str, notifications: list[Notification]
+    ) -> Generator[Invocation, Any, bool]:
         """Call the endpoints; return whether the notifications are to be handled again."""
         again = False
         for endpoint in self._endpoints:
@@ -229,27 +300,49 @@ class NotificationServer(Serving):
             if method is None:
                 continue
             try:
-                outcome = method(notifications if self._batched else notifications[0])
+                first = notifications if self._batched else notifications[0]
+                outcome = yield Invocation(method, first, {})
                 again = bool(outcome == REQUEUE) or again
             except BaseException as error:
                 if ends_thread(error):
                     raise
-                self._on_error(error)
+                self.on_error(error)
                 again = True
         return again
 
-    def _decoded(self, incoming: Incoming) -> Notification:
-        payload = incoming.payload
-        value = self._encoding.decode(payload.body, payload.content_type)
-        try:
-            return Notification(
-                event_type=value["event_type"],
-                payload=value["payload"],
-                priority=incoming.priority,
-                publisher_id=value["publisher_id"],
-                message_id=value["message_id"],
-                timestamp=value["timestamp"],
-            )
-        except Exception as error:
-            # A serializer of the application may return any type.
-            raise PayloadError(f"a notification lacks {error}; check its sender") from None
+
+def targets_of(
+    topics: Sequence[str], priorities: Sequence[str], exchange: str | None
+) -> list[tuple[Target, str]]:
+    """Return each topic with each priority.
+
+    Raises:
+        OptionError: there is no topic.
+    """
+    if isinstance(topics, str) or not topics:
+        raise OptionError(f"topics must be a list with at least one topic, got {topics!r}")
+    return [
+        (Target(topic, exchange=exchange), priority) for topic in topics for priority in priorities
+    ]
+
+
+def notification_of(incoming: Incoming, encoding: Encoding) -> Notification:
+    """Decode a notification.
+
+    Raises:
+        PayloadError: it is none.
+    """
+    payload = incoming.payload
+    value = encoding.decode(payload.body, payload.content_type)
+    try:
+        return Notification(
+            event_type=value["event_type"],
+            payload=value["payload"],
+            priority=incoming.priority,
+            publisher_id=value["publisher_id"],
+            message_id=value["message_id"],
+            timestamp=value["timestamp"],
+        )
+    except Exception as error:
+        # A serializer of the application may return any type.
+        raise PayloadError(f"a notification lacks {error}; check its sender") from None

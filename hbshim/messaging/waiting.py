@@ -1,153 +1,27 @@
-"""Waiting for replies over a connection that many callers share.
+"""Calls that wait for their replies over a connection that many callers share.
 
-The callers read from the connection themselves, one at a time. A caller that waits while no other
-caller reads becomes the reader, for itself and for the others, until its own reply has arrived;
-then it hands over the reader role. A single caller needs no thread switch, and a process may have
-any number of outstanding calls. The role is held while the socket is read, and never while code of
-the application runs.
+:mod:`hbshim.messaging.role` describes which of them reads.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import itertools
-import threading
 import time
 import uuid
-from collections.abc import Callable
 from weakref import WeakValueDictionary
 
-from hbshim.errors import CallTimeoutError, ConnectionLostError
 from hbshim.messaging.base import FINAL, OnReply, Reply
+from hbshim.messaging.role import ReaderRole, Waiter
+from hbshim.messaging.steps import Steps, Wait, run
 
 #: Separates the identity of a client and the number of a call in the call's correlation id.
 NUMBER_SIGN = "#"
 
-#: The key of the thread that reads.
-_ROLE = "reader"
 
-
-class Waiter:
-    """A thread that waits until a reader has received something for it.
-
-    Attributes:
-        wakeup: acquired in order to wait. A plain lock as a binary semaphore costs a quarter of an
-            Event.
-    """
-
-    __slots__ = ("wakeup",)
-
-    def __init__(self) -> None:
-        self.wakeup = threading.Lock()
-        self.wakeup.acquire()
-
-    @property
-    def ready(self) -> bool:
-        """Whether something was received for it."""
-        raise NotImplementedError
-
-    def notify(self) -> None:
-        """Wake it up."""
-        # Notified twice before it ran.
-        with contextlib.suppress(RuntimeError):
-            self.wakeup.release()
-
-
-class ReaderRole:
-    """Lets one of the waiting threads read for all of them.
-
-    Parameters:
-        read: reads once, until the given time at the latest; returns False if there is a new
-            connection, which each waiter must notice.
-    """
-
-    def __init__(self, read: Callable[[float], bool]) -> None:
-        self._read = read
-        # Those that wait for another thread to read, in order of arrival.
-        self._waiting: dict[Waiter, None] = {}
-        # The reader, under one key: setdefault() takes the role atomically, and shows who has it. A
-        # lock does not show that, and an exception of a signal handler between its acquire() and
-        # the ``try`` that follows would leave it locked.
-        self._reader: dict[str, Waiter] = {}
-        self._closed = False
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether a thread reads."""
-        return bool(self._reader)
-
-    def close(self) -> None:
-        """End every wait with an error."""
-        self._closed = True
-        self._notify_all()
-
-    def _notify_all(self) -> None:
-        for waiter in list(self._waiting):
-            waiter.notify()
-
-    def wait_once(self, waiter: Waiter, until: float, otherwise: str) -> None:
-        """Read, or wait for another thread that reads, until something may have changed.
-
-        Parameters:
-            waiter: the calling thread.
-            until: of ``time.monotonic()``.
-            otherwise: what has not happened by then, for the error.
-
-        Raises:
-            CallTimeoutError: the time is over.
-            ConnectionLostError: the driver was closed.
-        """
-        if self._closed:
-            raise ConnectionLostError("the driver was closed while a call waited for its reply")
-        left = until - time.monotonic()
-        if left <= 0:
-            # It may have been woken up to read.
-            self._hand_over()
-            raise CallTimeoutError(otherwise)
-        interrupted = True
-        try:
-            # Before the check whether another thread reads, because that one may stop just now.
-            self._waiting[waiter] = None
-            if self._reader.setdefault(_ROLE, waiter) is waiter:
-                del self._waiting[waiter]
-                self._read_for(waiter, until)
-            else:
-                waiter.wakeup.acquire(timeout=left)
-            interrupted = False
-        finally:
-            try:
-                self._leave(waiter, interrupted)
-            finally:
-                if waiter in self._waiting or self._reader.get(_ROLE) is waiter:
-                    self._leave(waiter, True)  # interrupted before it started
-
-    def _leave(self, waiter: Waiter, interrupted: bool) -> None:
-        has_read = self._reader.get(_ROLE) is waiter
-        if has_read:
-            del self._reader[_ROLE]
-        self._waiting.pop(waiter, None)
-        # Also if it was woken up to read and need not or cannot. Before any code of the
-        # application runs, which may take long.
-        if has_read or interrupted or waiter.ready:
-            self._hand_over()
-
-    def _read_for(self, waiter: Waiter, until: float) -> None:
-        while not (waiter.ready or self._closed) and time.monotonic() < until:
-            if not self._read(until):
-                self._notify_all()
-                return
-
-    def _hand_over(self) -> None:
-        """Wake up another waiting thread to read, if no thread reads."""
-        while self._waiting and not self._reader:
-            try:
-                for waiter in self._waiting:
-                    if not waiter.ready:
-                        waiter.notify()
-                        return
-            except RuntimeError:
-                continue  # a waiter came or left; a copy each time would cost more
-            return
+@dataclasses.dataclass(frozen=True, slots=True)
+class NoReply(Reply):
+    """What ends an attempt of a call instead of a reply; the driver decides what comes next."""
 
 
 class PendingCall(Waiter):
@@ -171,6 +45,10 @@ class PendingCall(Waiter):
     @property
     def ready(self) -> bool:
         return self.result is not None or bool(self.progress)
+
+    @property
+    def is_brief(self) -> bool:
+        return not isinstance(self.result, NoReply)
 
     def report_progress(self, deadline: float) -> None:
         """Pass progress reports to the callback; after `deadline`, no more of them."""
@@ -235,6 +113,12 @@ class PendingCalls:
         call.notify()
 
     def wait(self, call: PendingCall, deadline: float, call_monitor_timeout: float | None) -> Reply:
+        """Wait for the end of a call that was sent; see :meth:`wait_steps`."""
+        return run(self.wait_steps(call, deadline, call_monitor_timeout))
+
+    def wait_steps(
+        self, call: PendingCall, deadline: float, call_monitor_timeout: float | None
+    ) -> Steps[Reply]:
         """Wait for the end of a call that was sent.
 
         Parameters:
@@ -260,4 +144,4 @@ class PendingCalls:
                 if until < deadline
                 else "it was sent, but not answered"
             )
-            self._role.wait_once(call, until, silent)
+            yield Wait(self._role, call, until, silent)

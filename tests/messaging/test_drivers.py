@@ -103,7 +103,7 @@ def test_the_limit_of_a_driver_holds_for_what_servers_reply() -> None:
     driver = connect("hbpika://host/", payload_limit=200)
     server = Server(driver, Target("t"), [])
     listener = NotificationServer(driver, ["t"], [SimpleNamespace(info=print)])
-    assert server._encoding.limit == listener._encoding.limit == 200
+    assert server._handler._encoding.limit == listener._handler._encoding.limit == 200
     driver.close()
 
 

@@ -11,7 +11,7 @@ from hbshim import errors
 from hbshim.errors import NoSuchMethodError, OptionError, PayloadError, RemoteError
 from hbshim.messaging.dispatch import Dispatcher
 from hbshim.messaging.remote import Call, error_as_value, error_from_value
-from hbshim.messaging.rpc import ERRORS_ALLOWED
+from hbshim.messaging.requests import ERRORS_ALLOWED
 
 
 def there_and_back(error: Any, allowed: tuple[str, str] = ERRORS_ALLOWED) -> BaseException:

@@ -318,7 +318,7 @@ def test_a_notification_whose_thread_is_killed_is_given_back() -> None:
     driver: Any = Driver(FakeListener())
     server = NotificationServer(driver, ["events"], [Killed()])
     with pytest.raises(GreenletExit):
-        server._work([message])  # type: ignore[list-item]
+        server._handler.work([message])  # type: ignore[list-item]
     assert message.settled == "back"
     assert server.stop(0.1)
 
@@ -337,7 +337,7 @@ def test_a_request_whose_thread_is_killed_is_given_back() -> None:
     driver: Any = Driver(FakeListener())
     server = Server(driver, Target("topic", server="one"), [Killed()], acknowledge="after")
     with pytest.raises(GreenletExit):
-        server._work([request])  # type: ignore[list-item]
+        server._handler.work([request])  # type: ignore[list-item]
     assert request.settled == "back"
     assert server.stop(0.1)
 

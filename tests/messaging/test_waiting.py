@@ -10,7 +10,8 @@ import pytest
 
 from hbshim.errors import CallTimeoutError, ConnectionLostError
 from hbshim.messaging.base import Payload, Reply, ReplyKind
-from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+from hbshim.messaging.role import ReaderRole, Waiter
+from hbshim.messaging.waiting import PendingCalls
 from tests.concurrency import MODEL
 from tests.interrupts import interrupt
 

@@ -1,6 +1,6 @@
 """The client side of CALL: many concurrent calls over one connection.
 
-:mod:`hbshim.messaging.waiting` describes how callers wait, and which of them reads.
+:mod:`hbshim.messaging.role` describes how callers wait, and which of them reads.
 
 The callers share the connection, so it must not be closed because one of them times out.
 Synchronous methods, and messages over which the broker might close the channel, therefore use a
@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hbshim.errors import (
     BrokerBlockedError,
@@ -40,8 +40,10 @@ from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.role import ReaderRole, Waiter
+from hbshim.messaging.steps import Steps, Wait, run
 from hbshim.messaging.target import Target
-from hbshim.messaging.waiting import PendingCalls, ReaderRole, Waiter
+from hbshim.messaging.waiting import PendingCalls
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
@@ -74,6 +76,14 @@ LOST_AGAIN = 0.05
 _log = logging.getLogger("hbshim.messaging")
 
 
+class _Call(NamedTuple):
+    target: Target
+    payload: Payload
+    timeout: float
+    deadline: float
+    on_reply: OnReply | None
+
+
 class Caller:
     """The calls of one process through one driver. A forked child needs its own.
 
@@ -99,7 +109,11 @@ class Caller:
         self._connecting = ExclusiveSection(threading.RLock())
         self._closed = False
 
-    def call(
+    def call(self, target: Target, payload: Payload, timeout: float, **how: Any) -> Reply:
+        """See :meth:`hbshim.messaging.base.Driver.call`."""
+        return run(self.call_steps(target, payload, timeout, **how))
+
+    def call_steps(
         self,
         target: Target,
         payload: Payload,
@@ -109,10 +123,20 @@ class Caller:
         on_reply: OnReply | None,
         mandatory: bool,
         attempts: int | None,
-    ) -> Reply:
+    ) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
         timeout = timeout_of(timeout)
-        deadline = time.monotonic() + timeout
+        call = _Call(target, payload, timeout, time.monotonic() + timeout, on_reply)
+        return self._call(call, call_monitor_timeout, mandatory, attempts)
+
+    def _call(
+        self,
+        call: _Call,
+        call_monitor_timeout: float | None,
+        mandatory: bool,
+        attempts: int | None,
+    ) -> Steps[Reply]:
+        target, payload, timeout, deadline, on_reply = call
         waiting = self._calls.begin(on_reply)
         correlation = waiting.correlation_id
         try:
@@ -132,7 +156,7 @@ class Caller:
                 self._require_queue(target, deadline)
             self._send(message, deadline, attempts)
             waiting.last_heard = time.monotonic()
-            return self._calls.wait(waiting, deadline, call_monitor_timeout)
+            return (yield from self._calls.wait_steps(waiting, deadline, call_monitor_timeout))
         except CallTimeoutError as error:
             raise CallTimeoutError(
                 f"no reply from {_described(target)} within {timeout:g} s ({error})"
@@ -211,8 +235,12 @@ class Caller:
         return self._topology.replies(self._calls.client, self._late_number).queue.name
 
     def wait_once(self, waiter: Waiter, until: float, otherwise: str) -> None:
-        """See :meth:`hbshim.messaging.waiting.ReaderRole.wait_once`."""
+        """See :meth:`hbshim.messaging.role.ReaderRole.wait_once`."""
         self._role.wait_once(waiter, until, otherwise)
+
+    def wait(self, waiter: Waiter, until: float, otherwise: str) -> Wait:
+        """Return what an operation yields to wait for a reader."""
+        return Wait(self._role, waiter, until, otherwise)
 
     def _read(self, until: float) -> bool:
         """Read from the connection; return False if another one had to be opened."""

@@ -25,6 +25,7 @@ from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.consuming import Source
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.pool import PoolStatistics
+from hbshim.messaging.steps import Steps, run
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, Message
@@ -70,7 +71,29 @@ class AmqpDriver:
         mandatory: bool = False,
         attempts: int | None = None,
     ) -> Reply:
-        return self._caller_here().call(
+        steps = self.call_steps(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+        return run(steps)
+
+    def call_steps(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Steps[Reply]:
+        return self._caller_here().call_steps(
             target,
             payload,
             timeout,

@@ -27,7 +27,8 @@ from hbshim.errors import (
 )
 from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.base import FINAL, Payload, Reply, timeout_of
-from hbshim.messaging.waiting import Waiter
+from hbshim.messaging.role import Waiter
+from hbshim.messaging.steps import Steps, run
 from hbshim.protocol.messages import Delivery
 from hbshim.protocol.reply_codes import ACCESS_REFUSED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
@@ -159,20 +160,23 @@ class StoredReplies:
     def receive(self, timeout: float) -> Reply:
         deadline = time.monotonic() + timeout_of(timeout)
         left = max(0.0, deadline - time.monotonic())
-        reply = self._waiting.run(lambda: self._receive_or_stop(deadline), left)
+        reply = self._waiting.run(lambda: run(self._receive_or_stop(deadline)), left)
         if reply is OCCUPIED:
             raise CallTimeoutError("another thread waits for the replies to this request")
         return reply
 
-    def _receive_or_stop(self, deadline: float) -> Reply:
+    def receive_steps(self, timeout: float) -> Steps[Reply]:
+        return self._receive_or_stop(time.monotonic() + timeout_of(timeout))
+
+    def _receive_or_stop(self, deadline: float) -> Steps[Reply]:
         try:
-            return self._receive(deadline)
+            return (yield from self._receive(deadline))
         except BaseException as error:
             # Between two waits another process may receive the reply.
             self._stop(_STOP_LATE if isinstance(error, CallTimeoutError) else 0.0)
             raise
 
-    def _receive(self, deadline: float) -> Reply:
+    def _receive(self, deadline: float) -> Steps[Reply]:
         caller, stored = self._caller(), self._stored
         while self._final is None:
             if stored.refused is not None:
@@ -191,7 +195,7 @@ class StoredReplies:
                     reply = self._hand_out(stored.deliveries.popleft(), caller, deadline)
                     if reply is not None:
                         return reply
-                caller.wait_once(stored, deadline, "no reply yet; it may come later")
+                yield caller.wait(stored, deadline, "no reply yet; it may come later")
             except ConnectionLostError:
                 if line.connection.is_open:
                     raise

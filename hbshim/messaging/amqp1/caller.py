@@ -40,8 +40,9 @@ from hbshim.messaging.amqp1.shared import CLOSE_WITHIN, SharedConnection
 from hbshim.messaging.backoff import TOO_LITTLE
 from hbshim.messaging.base import LONGEST_TIMEOUT, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.connecting import HostConnector
+from hbshim.messaging.steps import Steps, pause
 from hbshim.messaging.target import Target
-from hbshim.messaging.waiting import PendingCalls
+from hbshim.messaging.waiting import NoReply, PendingCalls
 from hbshim.protocol.messages import Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection, Occupied
@@ -63,8 +64,8 @@ _log = logging.getLogger("hbshim.messaging")
 
 
 @dataclass(frozen=True, slots=True)
-class NoReply(Reply):
-    """What ends an attempt instead of a reply.
+class Undone(NoReply):
+    """What became of a request that has no reply.
 
     Attributes:
         outcome: of its request.
@@ -100,7 +101,7 @@ class Caller:
         self._queue_number = 0
         self._next_try = 0.0
 
-    def call(
+    def call_steps(
         self,
         target: Target,
         payload: Payload,
@@ -110,14 +111,25 @@ class Caller:
         on_reply: OnReply | None,
         mandatory: bool,
         attempts: int | None,
-    ) -> Reply:
+    ) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
         timeout = timeout_of(timeout)
         call = _Call(
             self, target, payload, time.monotonic() + timeout, call_monitor_timeout, on_reply
         )
+        return self._call(call, target, timeout, mandatory=mandatory, attempts=attempts)
+
+    def _call(
+        self,
+        call: _Call,
+        target: Target,
+        timeout: float,
+        *,
+        mandatory: bool,
+        attempts: int | None,
+    ) -> Steps[Reply]:
         try:
-            return call.run(mandatory=mandatory, attempts=attempts)
+            return (yield from call.steps(mandatory=mandatory, attempts=attempts))
         except CallTimeoutError as error:
             raise CallTimeoutError(
                 f"no reply from {_described(target)} within {timeout:g} s ({error})"
@@ -244,11 +256,11 @@ class _Call:
         self._resent = 0
         self._message_id: str | None = None
 
-    def run(self, *, mandatory: bool, attempts: int | None) -> Reply:
+    def steps(self, *, mandatory: bool, attempts: int | None) -> Steps[Reply]:
         """Send the request until it need not be sent again, and return the reply."""
         while True:
-            reply = self._attempt(attempts)
-            if not isinstance(reply, NoReply):
+            reply = yield from self._attempt(attempts)
+            if not isinstance(reply, Undone):
                 return reply
             action = TABLE[reply.outcome][Pattern.CALL]
             if action is Action.LOSE_SERVER:
@@ -263,7 +275,7 @@ class _Call:
             if mandatory:
                 self._unroutable()
             self._resent += action is Action.RESEND_MARKED
-            self._wait()
+            yield from self._wait()
 
     def _unroutable(self) -> NoReturn:
         raise UnroutableError(
@@ -271,7 +283,7 @@ class _Call:
             "queue beforehand where a broker has queues"
         )
 
-    def _wait(self) -> None:
+    def _wait(self) -> Steps[None]:
         """Pause before the next attempt."""
         reason, end = "no server receives it", self._deadline
         if self._call_monitor_timeout is not None:
@@ -281,10 +293,10 @@ class _Call:
         left = end - time.monotonic()
         if left <= TOO_LITTLE:
             raise CallTimeoutError(reason)
-        time.sleep(min(self._pause, left))
+        yield from pause(min(self._pause, left))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _attempt(self, attempts: int | None) -> Reply:
+    def _attempt(self, attempts: int | None) -> Steps[Reply]:
         """Send the request; return the reply, or why there is none."""
         calls = self._caller.calls
         waiting = calls.begin(self._on_reply)
@@ -293,13 +305,13 @@ class _Call:
 
         def on_outcome(outcome: Outcome, reason: str) -> None:
             if TABLE[outcome][Pattern.CALL] is not Action.WAIT:
-                calls.receive(correlation, NoReply("error", _NOTHING, outcome, reason))
+                calls.receive(correlation, Undone("error", _NOTHING, outcome, reason))
 
         withdraw: Callable[[], None] | None = None
         try:
             withdraw = self._send(correlation, on_outcome, attempts)
             waiting.last_heard = time.monotonic()
-            reply = calls.wait(waiting, self._deadline, self._call_monitor_timeout)
+            reply = yield from calls.wait_steps(waiting, self._deadline, self._call_monitor_timeout)
             withdraw = None
             return reply
         finally:

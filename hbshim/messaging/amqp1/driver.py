@@ -24,6 +24,7 @@ from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Source
+from hbshim.messaging.steps import Steps, run
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import Message
@@ -72,7 +73,29 @@ class Amqp1Driver:
         mandatory: bool = False,
         attempts: int | None = None,
     ) -> Reply:
-        return self._caller().call(
+        steps = self.call_steps(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+        return run(steps)
+
+    def call_steps(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Steps[Reply]:
+        return self._caller().call_steps(
             target,
             payload,
             timeout,

@@ -28,7 +28,7 @@ from hbshim.messaging.amqp1.profiles import Profile
 from hbshim.messaging.amqp1.shared import SharedConnection
 from hbshim.messaging.backoff import TOO_LITTLE, pauses
 from hbshim.messaging.connecting import may_connect_yet
-from hbshim.messaging.waiting import Waiter
+from hbshim.messaging.role import Waiter
 from hbshim.protocol.messages import Message
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 """The connection of one process that all of its senders and callers share.
 
-:mod:`hbshim.messaging.waiting` describes how they wait, and which of them reads. The connection is
+:mod:`hbshim.messaging.role` describes how they wait, and which of them reads. The connection is
 opened when it is first used, and again when it was lost.
 """
 
@@ -21,7 +21,7 @@ from hbshim.errors import (
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.prepared import Prepared
 from hbshim.messaging.connecting import HostConnector
-from hbshim.messaging.waiting import ReaderRole
+from hbshim.messaging.role import ReaderRole
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
 
 #: Seconds for closing a connection that is not needed. A caller waits for it.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 from hbshim.messaging.base import NEVER, Driver, Listener, OnReply, Payload, Reply
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hybrid.foreign import as_member
 from hbshim.messaging.hybrid.joint_listener import JointListener
+from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, at_once
 from hbshim.messaging.storing import PendingReply, StoringDriver, require_store
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
@@ -89,6 +91,36 @@ class HybridDriver:
         mandatory: bool = False,
     ) -> None:
         self._rpc.cast(target, payload, timeout, attempts=attempts, mandatory=mandatory)
+
+    def call_steps(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Steps[Reply]:
+        how: dict[str, Any] = {
+            "call_monitor_timeout": call_monitor_timeout,
+            "on_reply": on_reply,
+            "mandatory": mandatory,
+            "attempts": attempts,
+        }
+        rpc = self._rpc
+        if isinstance(rpc, CallsInSteps):
+            return rpc.call_steps(target, payload, timeout, **how)
+        return at_once(lambda: rpc.call(target, payload, timeout, **how))
+
+    def cast_steps(
+        self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
+    ) -> Steps[None]:
+        rpc = self._rpc
+        if isinstance(rpc, CastsInSteps):
+            return rpc.cast_steps(target, payload, timeout, mandatory=mandatory)
+        return at_once(lambda: rpc.cast(target, payload, timeout, mandatory=mandatory))
 
     def notify(
         self,

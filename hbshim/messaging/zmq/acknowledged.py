@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from hbshim.errors import ConnectError, DeliveryError, MessagingError, UnroutableError
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import Payload, timeout_of
+from hbshim.messaging.steps import run
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import Caller
@@ -65,7 +66,7 @@ def notify_acknowledged(
         )
         for pool in names
     ]
-    deliver(caller, deliveries)
+    run(deliver(caller, deliveries))
     # A pool without listeners has ended since.
     errors = [each.error for each in deliveries if not isinstance(each.error, UnroutableError)]
     if not errors:

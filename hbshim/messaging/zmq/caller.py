@@ -26,8 +26,10 @@ from hbshim.errors import (
 )
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.role import ReaderRole, Waiter
+from hbshim.messaging.steps import Steps, Wait, run
 from hbshim.messaging.target import Target
-from hbshim.messaging.waiting import PendingCall, PendingCalls, ReaderRole, Waiter
+from hbshim.messaging.waiting import NoReply, PendingCall, PendingCalls
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Reader, Route
@@ -57,8 +59,8 @@ PUB_SUB: tuple[Pipeline, ...] = ("fanout", "notify")
 
 
 @dataclass(frozen=True, slots=True)
-class NoReply(Reply):
-    """What ends a call instead of a reply."""
+class Undone(NoReply):
+    """What became of a request that has no reply."""
 
     outcome: Outcome
 
@@ -182,7 +184,7 @@ class Caller:
         """The number of calls, and of what else waits for an answer; any thread may read it."""
         return len(self._calls)
 
-    def call(
+    def call_steps(
         self,
         target: Target,
         payload: Payload,
@@ -191,13 +193,16 @@ class Caller:
         call_monitor_timeout: float | None,
         on_reply: OnReply | None,
         mandatory: bool,
-    ) -> Reply:
+    ) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
         timeout = timeout_of(timeout)
         deadline = time.monotonic() + timeout
         call = Call(self, target, payload, deadline, call_monitor_timeout, on_reply, mandatory)
+        return self._call(call, target, timeout)
+
+    def _call(self, call: Call, target: Target, timeout: float) -> Steps[Reply]:
         try:
-            return call.run()
+            return (yield from call.steps())
         except CallTimeoutError as error:
             raise CallTimeoutError(
                 f"no reply from {described(target)} within {timeout:g} s ({error})"
@@ -246,7 +251,7 @@ class Caller:
             reply = replies.get(request)
             if reply is None:
                 answers.silent.append(host)
-            elif isinstance(reply, NoReply):
+            elif isinstance(reply, Undone):
                 answers.outcomes.add(reply.outcome)
                 self.metrics.count("zmq_hosts_left_out")
             else:
@@ -254,6 +259,12 @@ class Caller:
         return answers
 
     def ask(self, sends: Mapping[bytes, Callable[[], None]], deadline: float) -> dict[bytes, Reply]:
+        """See :meth:`ask_steps`."""
+        return run(self.ask_steps(sends, deadline))
+
+    def ask_steps(
+        self, sends: Mapping[bytes, Callable[[], None]], deadline: float
+    ) -> Steps[dict[bytes, Reply]]:
         """Have functions run by the I/O thread; return the answers that come in time.
 
         Parameters:
@@ -270,7 +281,7 @@ class Caller:
                 self._loop.post(send)
             for request, call in waiting.items():
                 try:
-                    answers[request] = self._calls.wait(call, deadline, None)
+                    answers[request] = yield from self._calls.wait_steps(call, deadline, None)
                 except CallTimeoutError:
                     if not answers:
                         raise
@@ -293,14 +304,14 @@ class Caller:
         """Wait no more for what becomes of a request."""
         self._loop.post(functools.partial(self._peers.forget, request))
 
-    def wait(self, waiter: Waiter, until: float) -> None:
+    def wait(self, waiter: Waiter, until: float) -> Steps[None]:
         """Wait until something may have changed for `waiter`, or the time is over.
 
         Raises:
             ConnectionLostError: the driver was closed.
         """
         with contextlib.suppress(CallTimeoutError):
-            self._role.wait_once(waiter, until, "")
+            yield Wait(self._role, waiter, until, "")
 
     def put(self, request: bytes, what: Reply | Outcome) -> None:
         """Pass on what became of a request, from the I/O thread."""
@@ -336,7 +347,7 @@ class Caller:
                 taker(what)
                 continue
             if isinstance(what, Outcome):
-                what = NoReply("error", Payload(b""), what)
+                what = Undone("error", Payload(b""), what)
             self._calls.receive(request.hex(), what)
         return True
 
@@ -373,7 +384,8 @@ class Call:
             self._key = frames.key_of(self._exchange, target.topic, self._server)
         self._body = frames.split(payload.body)
 
-    def run(self) -> Reply:
+    def steps(self) -> Steps[Reply]:
+        """Send it until a server has it, and return the reply."""
         caller = self._caller
         tried: set[str] = set()
         outcomes: set[Outcome] = set()
@@ -386,8 +398,8 @@ class Call:
                 routes = caller.directory.routes(self._key, self._deadline)
                 route = caller.rotation.choose(self._key, routes, tried)
                 if route is not None:
-                    reply = self._attempt(route)
-                    if not isinstance(reply, NoReply):
+                    reply = yield from self._attempt(route)
+                    if not isinstance(reply, Undone):
                         return reply
                     # The threads that record the reason must not log it.
                     log_problems(caller.metrics)
@@ -404,14 +416,14 @@ class Call:
                 if self._mandatory and routes.reachable and outcomes <= {Outcome.UNKNOWN}:
                     raise UnroutableError(f"no server of {described(self._target)} is known")
                 no_route = "no host serves it" if routes.reachable else NOTHING_KNOWN
-                self._wait(change, pause, reasons_of(outcomes) or no_route)
+                yield from self._wait(change, pause, reasons_of(outcomes) or no_route)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 tried.clear()
                 outcomes.clear()
         finally:
             del caller.changes[change]
 
-    def _wait(self, change: Change, pause: float, reasons: str) -> None:
+    def _wait(self, change: Change, pause: float, reasons: str) -> Steps[None]:
         log_problems(self._caller.metrics)
         end = self._deadline
         if self._call_monitor_timeout is not None:
@@ -421,12 +433,12 @@ class Call:
         until = min(time.monotonic() + pause, end)
         try:
             while not change.changed:
-                self._caller._role.wait_once(change, until, reasons)
+                yield Wait(self._caller._role, change, until, reasons)
         except CallTimeoutError:
             if until >= end:
                 raise
 
-    def _attempt(self, route: Route) -> Reply:
+    def _attempt(self, route: Route) -> Steps[Reply]:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise CallTimeoutError("it was not sent")
@@ -438,7 +450,9 @@ class Call:
         answered = False
         try:
             caller.send(route.record, message)
-            reply = caller._calls.wait(waiting, self._deadline, self._call_monitor_timeout)
+            reply = yield from caller._calls.wait_steps(
+                waiting, self._deadline, self._call_monitor_timeout
+            )
             answered = True
             return reply
         finally:

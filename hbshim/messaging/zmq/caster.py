@@ -13,7 +13,8 @@ import time
 import uuid
 
 from hbshim.errors import CallTimeoutError, ConnectError, LostServerError, UnconfirmedError
-from hbshim.messaging.base import Payload, Reply, timeout_of
+from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.steps import Steps
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import DONE, Call, Caller
@@ -25,9 +26,15 @@ from hbshim.messaging.zmq.pusher import Cast
 from hbshim.messaging.zmq.wording import described, shorter
 
 
-def cast(
-    caller: Caller, target: Target, payload: Payload, timeout: float, *, mandatory: bool
-) -> None:
+def cast_steps(
+    caller: Caller,
+    target: Target,
+    payload: Payload,
+    timeout: float,
+    deadline: float,
+    *,
+    mandatory: bool,
+) -> Steps[None]:
     """Return when a live connection, or with `mandatory` a proxy, has taken a message.
 
     With `rpc_use_acks`, return when a server has begun it.
@@ -38,14 +45,12 @@ def cast(
         UnroutableError: with `mandatory` or `rpc_use_acks`, no server is known.
         DeliveryError: with `rpc_use_acks`, no server acknowledged it.
     """
-    timeout = timeout_of(timeout)
-    deadline = time.monotonic() + timeout
     if caller.options.rpc_use_acks:
-        _cast_acknowledged(caller, target, payload, deadline, mandatory=mandatory)
+        yield from _cast_acknowledged(caller, target, payload, deadline, mandatory=mandatory)
         return
     way = Confirmed if mandatory else OneWay
     try:
-        way(caller, target, payload, deadline, mandatory=mandatory).run()
+        yield from way(caller, target, payload, deadline, mandatory=mandatory).steps()
     except CallTimeoutError as error:
         raise ConnectError(
             f"{described(target)}: no host took the cast within {timeout:g} s ({error})"
@@ -58,7 +63,7 @@ def cast(
 
 def _cast_acknowledged(
     caller: Caller, target: Target, payload: Payload, deadline: float, *, mandatory: bool
-) -> None:
+) -> Steps[None]:
     options, directory = caller.options, caller.directory
     header = Header(
         Kind.CAST,
@@ -82,7 +87,7 @@ def _cast_acknowledged(
         on_unknown=functools.partial(directory.forget, key),
         mandatory=mandatory,
     )
-    deliver(caller, [delivery])
+    yield from deliver(caller, [delivery])
     if delivery.error is not None:
         raise delivery.error
 
@@ -101,9 +106,9 @@ class Confirmed(Call):
 class OneWay(Confirmed):
     """A cast that nothing acknowledges, where the directory knows enough of the host."""
 
-    def _attempt(self, route: Route) -> Reply:
+    def _attempt(self, route: Route) -> Steps[Reply]:
         if not (route.instances and "cast" in route.record.addresses):
-            return super()._attempt(route)
+            return (yield from super()._attempt(route))
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise CallTimeoutError("it was not sent")
@@ -117,4 +122,4 @@ class OneWay(Confirmed):
 
         message = Cast(header, self._body, left, done)
         send = functools.partial(caller.pusher.send, route.record, message)
-        return caller.ask({request: send}, self._deadline)[request]
+        return (yield from caller.ask_steps({request: send}, self._deadline))[request]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from hbshim.errors import ConnectError, DeliveryError, MessagingError, UnroutableError
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import Reply
+from hbshim.messaging.steps import Steps
 from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, Change, reasons_of
 from hbshim.messaging.zmq.directory import Route, Routes
 from hbshim.messaging.zmq.frames import Flag, Header
@@ -296,7 +297,7 @@ class Delivery:
             )
 
 
-def deliver(caller: Caller, deliveries: Collection[Delivery]) -> None:
+def deliver(caller: Caller, deliveries: Collection[Delivery]) -> Steps[None]:
     """Return when each delivery has ended.
 
     Raises:
@@ -314,7 +315,7 @@ def deliver(caller: Caller, deliveries: Collection[Delivery]) -> None:
             due = [each.due for each in deliveries if not each.ended]
             if not due:
                 return
-            caller.wait(news, min(due))
+            yield from caller.wait(news, min(due))
             changed, news.changed, news.came = news.changed, False, False
             for each in deliveries if changed else ():
                 each.hurry()

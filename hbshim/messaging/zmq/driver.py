@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Sequence
 
 from hbshim.errors import ConnectionLostError, OptionError
 from hbshim.heartbeat import service
-from hbshim.messaging.base import Listener, OnReply, Payload, Reply
+from hbshim.messaging.base import Listener, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.steps import Steps, at_once, run
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import broadcast, caster, frames
 from hbshim.messaging.zmq.acknowledged import notify_acknowledged
@@ -67,7 +69,29 @@ class ZmqDriver:
         mandatory: bool = False,
         attempts: int | None = None,
     ) -> Reply:
-        return self._caller().call(
+        steps = self.call_steps(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+        return run(steps)
+
+    def call_steps(
+        self,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Steps[Reply]:
+        return self._caller().call_steps(
             target,
             payload,
             timeout,
@@ -85,10 +109,21 @@ class ZmqDriver:
         attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
+        run(self.cast_steps(target, payload, timeout, mandatory=mandatory))
+
+    def cast_steps(
+        self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
+    ) -> Steps[None]:
+        caller, timeout = self._caller(), timeout_of(timeout)
+        deadline = time.monotonic() + timeout
         if target.fanout:
-            broadcast.fanout(self._caller(), target, payload, timeout, mandatory=mandatory)
-            return
-        caster.cast(self._caller(), target, payload, timeout, mandatory=mandatory)
+
+            def fanout() -> None:
+                left = max(0.0, deadline - time.monotonic())
+                broadcast.fanout(caller, target, payload, left, mandatory=mandatory)
+
+            return at_once(fanout)
+        return caster.cast_steps(caller, target, payload, timeout, deadline, mandatory=mandatory)
 
     def notify(
         self,

@@ -17,7 +17,7 @@ from hbshim.errors import (
     OptionError,
     PayloadError,
 )
-from hbshim.messaging import waiting
+from hbshim.messaging import role, waiting
 from hbshim.messaging.amqp import caller as module
 from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.limits import ACCEPTED
@@ -77,6 +77,7 @@ def test_the_rest_of_the_time_is_computed_after_connecting(monkeypatch: pytest.M
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(role, "time", clock)
     connector = FakeConnector()
     caller = caller_over(connector)
 
@@ -299,6 +300,7 @@ def test_a_late_queue_that_is_not_answered_costs_the_connection_and_not_the_call
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(waiting, "time", clock)
+    monkeypatch.setattr(role, "time", clock)
     connector = FakeConnector()
     caller = caller_over(connector)
     consume = FakeConnection.consume

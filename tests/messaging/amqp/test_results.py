@@ -8,6 +8,7 @@ import pytest
 
 from hbshim.errors import CallTimeoutError
 from hbshim.messaging.amqp.results import StoredReplies, _forgotten, _Stored
+from hbshim.messaging.steps import Wait
 from hbshim.protocol.messages import Delivery
 
 
@@ -43,6 +44,9 @@ class Caller:
 
     def with_connection(self, *_: Any) -> bool:
         return True
+
+    def wait(self, waiter: Any, until: float, otherwise: str) -> Wait:
+        return Wait(self, waiter, until, otherwise)  # type: ignore[arg-type]
 
     def wait_once(self, _waiting: Any, _until: float, otherwise: str) -> None:
         raise CallTimeoutError(otherwise)

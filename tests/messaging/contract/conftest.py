@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,28 @@ def endpoint() -> Iterator[Endpoint]:
     found.release.set()
 
 
+def class_of(driver: messaging.Driver, name: str) -> Any:
+    """Return a class of :mod:`hbshim.messaging`, or what takes its place for this driver."""
+    return getattr(driver, "classes", {}).get(name) or getattr(messaging, name)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., messaging.Server]]:
+    """Start servers; each is stopped when the test ends."""
+    started: list[messaging.Server] = []
+
+    def start(
+        driver: messaging.Driver, target: messaging.Target, *endpoints: object, **how: Any
+    ) -> messaging.Server:
+        started.append(class_of(driver, "Server")(driver, target, endpoints, **how))
+        assert started[-1].start(LIMIT)
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop(LIMIT)
+
+
 @pytest.fixture
 def client(
     driver: messaging.Driver,
@@ -67,7 +90,7 @@ def client(
 ) -> messaging.Client:
     """A client of a server that has :func:`endpoint`, and a driver of its own."""
     serve(driver, target.to(server="one"), endpoint, Versioned())
-    return messaging.Client(driver, target, timeout=LIMIT)
+    return class_of(driver, "Client")(driver, target, timeout=LIMIT)
 
 
 @pytest.fixture
@@ -82,7 +105,7 @@ def endpoints() -> Iterator[list[Endpoint]]:
 @pytest.fixture
 def asker(driver: messaging.Driver, target: messaging.Target) -> messaging.Client:
     """A client whose target has no server yet."""
-    return messaging.Client(driver, target, timeout=LIMIT)
+    return class_of(driver, "Client")(driver, target, timeout=LIMIT)
 
 
 @pytest.fixture(scope="module")

@@ -127,6 +127,22 @@ _ZEROMQ_GUARANTEES = {
     ),
 }
 
+_ASYNCHRONOUS = "tests.messaging.contract.asynchronous:asynchronous_laboratory"
+
+#: The modules that also run with :mod:`hbshim.messaging.aio` over a driver.
+ASYNCHRONOUS_MODULES = ("test_call", "test_cut", "test_notify", "test_serve", "test_store")
+
+#: Tests of what only the driver does, which is under contract itself.
+_OF_THE_DRIVER = dict.fromkeys(
+    (
+        "test_a_queue_is_deleted_under_its_server",
+        "test_a_queue_without_a_server_expires",
+        "test_a_server_is_killed_at_work",
+        "test_a_server_that_works_is_not_silent",
+    ),
+    "it tests the driver beneath",
+)
+
 #: By the scheme of the driver, and what is added to it where another option changes its guarantees.
 LABORATORIES: dict[str, Entry] = {
     "hbpika": _RABBITMQ,
@@ -179,7 +195,11 @@ LABORATORIES: dict[str, Entry] = {
             "test_bounded_workers": "a cast returns when a worker has begun it",
         },
     ),
+    "hbpika_aio": Entry(_ASYNCHRONOUS, (pytest.mark.broker,), _OF_THE_DRIVER),
 }
+LABORATORIES["hbzmq_aio"] = Entry(
+    _ASYNCHRONOUS, other_guarantees={**LABORATORIES["hbzmq"].other_guarantees, **_OF_THE_DRIVER}
+)
 
 
 def parameters(*schemes: str) -> list[Any]:

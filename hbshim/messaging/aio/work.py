@@ -1,0 +1,155 @@
+"""What a server does with one message, or one batch: its methods in turn, each where it belongs.
+
+A method that is ``async def`` runs on the event loop, any other one in a worker thread. What comes
+before and after it, as the reply, may wait for the broker, and is done in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from hbshim.errors import MessagingError
+from hbshim.messaging.aio.home import Home
+from hbshim.messaging.aio.threads import Threads
+from hbshim.messaging.handling import Handling, Invocation
+from hbshim.messaging.reporting import OnError, ends_thread
+
+
+class Place(Protocol):
+    """Where works run; see :class:`hbshim.messaging.aio.serving.Serving`."""
+
+    home: Home
+    #: Run methods that are not ``async def``, and send replies.
+    workers: Threads
+    repliers: Threads
+    on_error: OnError
+    #: A message whose method is cancelled is given back.
+    requeues: bool
+
+    def _argument(self, first: Any) -> Any:
+        """Return the first argument of an ``async def`` method for that of another one."""
+        ...
+
+    def _ended(self, work: Work) -> None:
+        """Note that a work has ended, in any thread."""
+        ...
+
+
+class _Exit(NamedTuple):
+    """A method ended by ``sys.exit()``, which would end the event loop as an error of its task."""
+
+    error: SystemExit
+
+
+async def _guarded(awaitable: Awaitable[Any]) -> Any:
+    try:
+        return await awaitable
+    except SystemExit as error:
+        return _Exit(error)
+
+
+class Work:
+    """One message or batch.
+
+    Attributes:
+        task: the method that runs on the event loop.
+        on_loop: it waits for the event loop.
+    """
+
+    def __init__(self, place: Place, handling: Handling) -> None:
+        self._place = place
+        self._handling = handling
+        self.task: asyncio.Future[Any] | None = None
+        self.on_loop = False
+
+    def begin(self) -> None:
+        """Begin it, in the thread that received it."""
+        self._advance(partial(next, self._handling))
+
+    def _advance(self, step: Callable[[], Invocation]) -> None:
+        try:
+            invocation = step()
+        except StopIteration:
+            self._place._ended(self)
+        except BaseException as error:
+            if not ends_thread(error):
+                self._place.on_error(error)
+            self._place._ended(self)
+        else:
+            self._invoke(invocation)
+
+    def _invoke(self, invocation: Invocation) -> None:
+        method = invocation.method
+        if not inspect.iscoroutinefunction(method):
+            self._submit(self._place.workers, partial(self._call, invocation))
+            return
+        first = self._place._argument(invocation.first)
+        self._await(partial(method, first, **invocation.arguments))
+
+    def _call(self, invocation: Invocation) -> None:
+        """Call a method in a worker thread."""
+        try:
+            value = invocation.method(invocation.first, **invocation.arguments)
+        except BaseException as error:
+            self._advance(partial(self._handling.throw, error))
+        else:
+            if inspect.isawaitable(value):
+                awaitable = value
+                self._await(lambda: awaitable)
+            else:
+                self._advance(partial(self._handling.send, value))
+
+    def _await(self, make: Callable[[], Awaitable[Any]]) -> None:
+        self.on_loop = True
+        if not self._place.home.post(partial(self._start_task, make)):
+            self.give_back()
+
+    def _start_task(self, make: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            self.task = asyncio.ensure_future(_guarded(make()))
+        except Exception as error:
+            # Its arguments do not fit.
+            self._advance_in_thread(partial(self._handling.throw, error))
+            return
+        self.task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Future[Any]) -> None:
+        self.task = None
+        if task.cancelled():
+            if self._place.requeues:
+                self._submit(self._place.repliers, self.give_back)
+                return
+            error: BaseException | None = MessagingError(
+                "the method was cancelled: its server stops, or the event loop of that"
+            )
+        else:
+            error = task.exception()
+            if error is None and isinstance(task.result(), _Exit):
+                error = task.result().error
+        if error is not None:
+            self._advance_in_thread(partial(self._handling.throw, error))
+        else:
+            self._advance_in_thread(partial(self._handling.send, task.result()))
+
+    def _advance_in_thread(self, step: Callable[[], Invocation]) -> None:
+        self.on_loop = False
+        self._submit(self._place.repliers, partial(self._advance, step))
+
+    def _submit(self, threads: Threads, work: Callable[[], None]) -> None:
+        try:
+            threads.submit(work)
+        except RuntimeError as error:
+            self._place.on_error(error)
+            self.give_back()
+
+    def give_back(self) -> None:
+        """End it without an answer; what is not acknowledged goes back."""
+        try:
+            self._handling.close()
+        except Exception as error:
+            self._place.on_error(error)
+        self._place._ended(self)

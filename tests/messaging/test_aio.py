@@ -1,0 +1,349 @@
+"""`hbshim.messaging.aio` without a peer: the event loop, its threads, and drivers of all kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hbshim.errors import CallTimeoutError, EventLoopError, OptionError, PoolTimeoutError
+from hbshim.messaging import aio
+from hbshim.messaging.aio.home import Home
+from hbshim.messaging.aio.threads import Threads
+from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.role import ReaderRole
+from hbshim.messaging.steps import Steps, Wait
+from hbshim.messaging.target import Target
+from hbshim.messaging.waiting import PendingCalls
+from tests.concurrency import needs_os_threads
+from tests.messaging.conftest import LIMIT
+from tests.waiting import wait_until
+
+pytestmark = needs_os_threads
+
+TARGET = Target("topic")
+NOTHING = Payload(b"null")
+
+
+class PlainDriver:
+    """A driver of another package, which knows nothing of steps."""
+
+    rpc_timeout = LIMIT
+    payload_limit = 1000
+    capabilities = Capabilities()
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.cast_to: list[str] = []
+
+    def call(self, _target: Target, payload: Payload, _timeout: float, **how: Any) -> Reply:
+        if how.get("on_reply"):
+            how["on_reply"](Reply("progress", Payload(b'"half"')))
+        return Reply("result", Payload(b'"whole"'))
+
+    def cast(self, target: Target, _payload: Payload, _timeout: float, **_how: Any) -> None:
+        assert self.release.wait(LIMIT)
+        self.cast_to.append(target.topic)
+
+    def close(self) -> None:
+        self.release.set()
+
+
+class SteppedDriver(PlainDriver):
+    """Its calls wait for replies that a test gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = threading.Event()
+        self.reads = 0
+        self.role = ReaderRole(self._read)
+        self.calls = PendingCalls(self.role)
+        self.sent: list[str] = []
+        self.replies: list[tuple[str, Reply]] = []
+
+    def _read(self, until: float) -> bool:
+        self.reads += 1
+        self.arrived.wait(max(0.0, min(until - time.monotonic(), 0.5)))
+        self.arrived.clear()
+        replies, self.replies = self.replies, []
+        for correlation, reply in replies:
+            self.calls.receive(correlation, reply)
+        return True
+
+    def call_steps(
+        self, _target: Target, _payload: Payload, timeout: float, **how: Any
+    ) -> Steps[Reply]:
+        return self._call(time.monotonic() + timeout, how.get("on_reply"))
+
+    def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
+        call = self.calls.begin(on_reply)
+        try:
+            self.sent.append(call.correlation_id)
+            return (yield from self.calls.wait_steps(call, deadline, None))
+        finally:
+            self.calls.end(call)
+
+    def answer(self, *correlations: str) -> None:
+        self.replies += [(each, Reply("result", Payload(b"1"))) for each in correlations]
+        self.arrived.set()
+
+    def close(self) -> None:
+        super().close()
+        self.role.close()
+        self.arrived.set()
+
+
+def around(driver: Any, **how: Any) -> aio.Driver:
+    return aio.Driver(driver, **how)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), LIMIT)
+
+
+def test_all_that_arrives_in_one_iteration_costs_one_wakeup() -> None:
+    async def main() -> None:
+        home = Home.here()
+        got: list[int] = []
+        for first in (0, 1000):
+            threads = [
+                threading.Thread(target=lambda number=number: home.post(lambda: got.append(number)))
+                for number in range(first, first + 1000, 10)
+            ]
+            for thread in threads:
+                thread.start()
+            # The loop does not run meanwhile.
+            for thread in threads:
+                thread.join()
+            assert home.wakeups == 1 + first // 1000
+            await until(lambda: len(got) == (first + 1000) // 10)  # noqa: B023
+
+    asyncio.run(main())
+
+
+def test_an_interrupt_between_two_replies_loses_none() -> None:
+    async def main() -> None:
+        home = Home.here()
+        got: list[int] = []
+
+        def interrupted() -> None:
+            raise ValueError("here")
+
+        home.loop.set_exception_handler(lambda _loop, _context: None)
+        home.post(lambda: got.append(1))
+        home.post(interrupted)
+        home.post(lambda: got.append(2))
+        await until(lambda: got == [1, 2])
+
+    asyncio.run(main())
+
+
+def test_replies_to_a_blocked_loop_cost_one_wakeup() -> None:
+    beneath = SteppedDriver()
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            calls = [
+                asyncio.ensure_future(driver.call(TARGET, NOTHING, LIMIT)) for _ in range(1000)
+            ]
+            await until(lambda: len(beneath.sent) == 1000 and beneath.reads)
+            assert threading.active_count() < 20
+            await asyncio.sleep(0)
+            before = driver.wakeups
+            beneath.answer(*beneath.sent)
+            # Blocks the loop.
+            wait_until(lambda: not beneath.replies and driver.wakeups > before, LIMIT)
+            wait_until(lambda: all(call.result for call in beneath.calls._calls.values()), LIMIT)
+            assert driver.wakeups == before + 1
+            assert len(await asyncio.gather(*calls)) == 1000
+            assert len(beneath.calls) == 0
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_call_leaves_nothing_and_its_late_reply_is_dropped() -> None:
+    beneath = SteppedDriver()
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            reported: list[Reply] = []
+            calls = [
+                asyncio.ensure_future(driver.call(TARGET, NOTHING, LIMIT, on_reply=reported.append))
+                for _ in range(10)
+            ]
+            await until(lambda: len(beneath.calls) == 10 and len(beneath.sent) == 10)
+            for call in calls:
+                call.cancel()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(each) for each in outcomes] == [asyncio.CancelledError] * 10
+            await until(lambda: len(beneath.calls) == 0)
+            last = asyncio.ensure_future(driver.call(TARGET, NOTHING, LIMIT))
+            await until(lambda: len(beneath.sent) == 11)
+            beneath.replies.append((beneath.sent[0], Reply("progress", NOTHING)))
+            beneath.answer(*beneath.sent)
+            assert (await last).payload.body == b"1"
+            assert (beneath.calls.late, reported) == (11, [])
+
+    asyncio.run(main())
+
+
+def test_a_call_that_is_not_answered_ends_in_time() -> None:
+    beneath = SteppedDriver()
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            with pytest.raises(CallTimeoutError, match="not answered"):
+                await driver.call(TARGET, NOTHING, 0.1)
+            assert len(beneath.calls) == 0
+            # However many sender threads are occupied.
+            sending = [asyncio.ensure_future(driver.cast(TARGET, NOTHING, LIMIT)) for _ in range(8)]
+            await asyncio.sleep(0)
+            with pytest.raises(PoolTimeoutError, match="senders="):
+                await driver.cast(TARGET, NOTHING, 0.1)
+            with pytest.raises(CallTimeoutError, match="not answered"):
+                await driver.call(TARGET, NOTHING, 0.1)
+            beneath.release.set()
+            await asyncio.gather(*sending)
+            assert len(beneath.cast_to) == 8
+
+    asyncio.run(main())
+
+
+def test_a_cast_that_is_cancelled_in_its_queue_is_not_sent() -> None:
+    beneath = PlainDriver()
+
+    async def main() -> None:
+        async with around(beneath, senders=1) as driver:
+            first = asyncio.ensure_future(driver.cast(TARGET, NOTHING, LIMIT))
+            second = asyncio.ensure_future(driver.cast(Target("second"), NOTHING, LIMIT))
+            await until(lambda: driver._sending.count == 1)
+            second.cancel()
+            await asyncio.sleep(0)
+            beneath.release.set()
+            await first
+            await driver.cast(Target("third"), NOTHING, LIMIT)
+            assert beneath.cast_to == ["topic", "third"]
+
+    asyncio.run(main())
+
+
+def test_calls_that_wait_end_when_their_driver_is_closed() -> None:
+    beneath = SteppedDriver()
+
+    async def main() -> None:
+        driver = around(beneath)
+        calls = [asyncio.ensure_future(driver.call(TARGET, NOTHING, LIMIT)) for _ in range(10)]
+        await until(lambda: len(beneath.sent) == 10)
+        await driver.close()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {str(each) for each in outcomes} == {
+            "the driver was closed while a call waited for its reply"
+        }
+        await until(
+            lambda: (
+                not [each for each in threading.enumerate() if each.name.startswith("hbshim-aio")]
+            )
+        )
+
+    asyncio.run(main())
+
+
+def test_a_driver_without_steps() -> None:
+    beneath = PlainDriver()
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            reported: list[Any] = []
+            client = aio.Client(driver, TARGET, on_progress=reported.append)
+            assert await client.call("any") == "whole"
+            assert reported == ["half"]
+
+    asyncio.run(main())
+
+
+def test_each_loop_needs_a_driver_of_its_own() -> None:
+    driver = around(PlainDriver())
+
+    async def use() -> None:
+        await driver.call(TARGET, NOTHING, LIMIT)
+
+    asyncio.run(use())
+    with pytest.raises(EventLoopError, match="opened on another event loop"):
+        asyncio.run(use())
+    with pytest.raises(EventLoopError, match="no event loop runs"):
+        driver._here()
+
+
+def test_no_senders_are_an_error() -> None:
+    with pytest.raises(OptionError, match="senders must be at least 1, got 0"):
+        aio.connect("hbpika://localhost/", senders=0)
+
+
+def test_threads_end_when_they_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hbshim.messaging.aio.threads.IDLE", 0.05)
+    threads, done = Threads("hbshim-aio-test", 3), threading.Semaphore(0)
+    for _ in range(10):
+        threads.submit(done.release)
+    for _ in range(10):
+        assert done.acquire(timeout=LIMIT)
+    assert threads.count <= 3
+    wait_until(lambda: threads.count == 0, LIMIT)
+    threads.submit(done.release)
+    assert done.acquire(timeout=LIMIT)
+
+
+@pytest.mark.parametrize("library", ["eventlet", "gevent"])
+def test_where_the_standard_library_is_patched_it_is_refused(library: str) -> None:
+    patch = {
+        "eventlet": "import eventlet; eventlet.monkey_patch()",
+        "gevent": "from gevent import monkey; monkey.patch_all()",
+    }[library]
+    code = f"""
+import warnings
+warnings.simplefilter("ignore")
+{patch}
+from hbshim.errors import EventLoopError
+from hbshim.messaging import aio
+try:
+    aio.connect("hbpika://localhost/")
+except EventLoopError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert f"{library} has patched them in this process; use hbshim.messaging," in done.stdout
+
+
+def test_a_pause_needs_no_thread() -> None:
+    """An operation that waits for a later attempt occupies no sender."""
+
+    class Pausing(SteppedDriver):
+        def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
+            self.sent.append("first")
+            flag = self.calls.begin(on_reply)
+            try:
+                yield Wait(None, flag, time.monotonic() + 0.05, "")
+            except CallTimeoutError:
+                self.sent.append("second")
+            return Reply("result", Payload(b"2"))
+
+    beneath = Pausing()
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            calls = [driver.call(TARGET, NOTHING, LIMIT) for _ in range(100)]
+            replies = await asyncio.gather(*calls)
+            assert {each.payload.body for each in replies} == {b"2"}
+            assert beneath.sent.count("second") == 100
+
+    asyncio.run(main())

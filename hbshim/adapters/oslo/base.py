@@ -13,7 +13,9 @@ SUPPORTED = ">=17.3,<19"
 # Before the private modules are imported, which another version may not have.
 require_version(LIBRARY, version(LIBRARY), SUPPORTED)
 
+from oslo_messaging import TransportURL  # noqa: E402
 from oslo_messaging._drivers import amqp, base, common, impl_rabbit  # noqa: E402
+from stevedore import driver  # noqa: E402
 
 require_attributes(
     LIBRARY,
@@ -73,3 +75,29 @@ def register_rabbit_option(conf: Any, option: Any) -> None:
 def rabbit_option(conf: Any, name: str) -> Any:
     """Return the definition of a registered option of that group."""
     return conf._get_opt_info(name, RABBIT_GROUP)["opt"]
+
+
+def load_driver(conf: Any, url: str, **arguments: Any) -> Any:
+    """Return the driver of a transport URL, as oslo.messaging loads it.
+
+    Parameters:
+        conf: of the service.
+        url: of the transport.
+        arguments: of the driver.
+
+    Raises:
+        Exception: of oslo.messaging and stevedore; the message may have the URL.
+    """
+    parsed = TransportURL.parse(conf, url)
+    return driver.DriverManager(
+        "oslo.messaging.drivers",
+        parsed.transport.partition("+")[0],
+        invoke_on_load=True,
+        invoke_args=[conf, parsed],
+        invoke_kwds=arguments,
+    ).driver
+
+
+def polled_by(adapter: Any) -> Any:
+    """Return the listener that a driver's ``listen`` has put an adapter around."""
+    return adapter._poll_style_listener

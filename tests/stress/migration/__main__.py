@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -63,7 +62,7 @@ def migration(messages: int, threads: int, interval: float, report: Path | None)
         result, steps = _run(messages, threads, interval)
     seconds = time.monotonic() - began
     if report is not None:
-        data = {**asdict(result), "held": result.holds, "steps": steps, "seconds": seconds}
+        data = {**vars(result), "held": result.holds, "gates": steps, "seconds": seconds}
         report.write_text(json.dumps(data, indent=2), encoding="utf-8")
     console = result_console()
     table = Table("kind", "sent", "answered or stored", "executed")

@@ -20,6 +20,7 @@ class Amqp1MessagingDriver(MessagingDriver):
     """See the module; parameters and errors are those of the base class."""
 
     envelope: Envelope = FORMER
+    group = amqp1_settings.GROUP
     # Not over a router; over RabbitMQ, the driver adds them.
     suffixes = False
 

@@ -40,11 +40,12 @@ from hbshim.messaging.target import Target
 from hbshim.oslo import settings
 from hbshim.oslo.envelopes import OWN, Envelope, Request
 from hbshim.oslo.incoming import OsloListener
+from hbshim.oslo.joint_listener import JoinableListener, OtherTransports
 
 LOG = logging.getLogger(__name__)
 
 #: Its options have groups of their own, and its URLs may name a directory.
-ZMQ_SCHEME = "hbzmq"
+ZMQ_SCHEME, ZMQ_GROUP = "hbzmq", "oslo_messaging_zmq"
 
 #: How many targets are cached.
 _target = functools.lru_cache(256)(Target)
@@ -80,6 +81,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
 
     #: How requests are written.
     envelope: Envelope = OWN
+    #: Of its options.
+    group = settings.GROUP
     #: Whether each use of an exchange has a name of its own.
     suffixes = True
 
@@ -101,6 +104,8 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         else:
             hosts = self._hosts(url, drivers.default_port(options))
         self._driver = drivers.open(hosts, options)
+        group = ZMQ_GROUP if scheme == ZMQ_SCHEME else self.group
+        self._others = OtherTransports(conf, group, default_exchange, allowed_remote_exmods)
 
     def _load(self, scheme: str, conf: Any, url: Any) -> tuple[Any, frozenset[str]]:
         """Return the options of a transport, and the names of those that are set.
@@ -201,11 +206,22 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
 
     def listen(self, target: Any, batch_size: int, batch_timeout: float | None) -> Any:
         try:
-            prefetch = self._prefetch("rpc_prefetch_count", batch_size)
-            listener = self._driver.listen(self._rpc_target(target).to(fanout=False), prefetch)
-            return self._polled(listener, prefetch, batch_size, batch_timeout)
+            listener, prefetch = self._rpc_listener(target, batch_size)
+            if not self._others:
+                return self._polled(listener, prefetch, batch_size, batch_timeout)
+            own = JoinableListener(listener, self._encoding, prefetch)
+            return self._others.joined(own, prefetch, target, batch_size, batch_timeout, OPEN_LIMIT)
         except HbshimError as error:
             raise _theirs(error, target) from error
+
+    def listen_alone(self, target: Any, batch_size: int) -> JoinableListener:
+        """Return a listener over this transport, for one that joins several."""
+        listener, prefetch = self._rpc_listener(target, batch_size)
+        return JoinableListener(listener, self._encoding, prefetch)
+
+    def _rpc_listener(self, target: Any, batch_size: int) -> tuple[Listener, int]:
+        prefetch = self._prefetch("rpc_prefetch_count", batch_size)
+        return self._driver.listen(self._rpc_target(target).to(fanout=False), prefetch), prefetch
 
     def listen_for_notifications(
         self,
@@ -227,6 +243,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
             raise _theirs(error, first) from error
 
     def cleanup(self) -> None:
+        self._others.cleanup()
         self._driver.close()
 
     def _prefetch(self, option: str, batch_size: int) -> int:

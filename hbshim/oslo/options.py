@@ -6,8 +6,11 @@ import copy
 from typing import Any
 
 from hbshim.adapters.oslo.base import RABBIT_GROUP
-from hbshim.oslo import settings, zmq_settings
+from hbshim.oslo import amqp1_settings, joint_listener, settings, zmq_settings
 from hbshim.oslo.heartbeat_options import RABBIT_OPTIONS
+
+#: The groups of drivers whose servers may receive from other transports, too.
+LISTENING = (RABBIT_GROUP, settings.GROUP, amqp1_settings.GROUP, zmq_settings.GROUP)
 
 
 def list_opts() -> list[tuple[str, list[Any]]]:
@@ -15,5 +18,6 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     return [
         (RABBIT_GROUP, copy.deepcopy(RABBIT_OPTIONS)),
         (settings.GROUP, copy.deepcopy(settings.OPTIONS)),
+        *((group, copy.deepcopy(joint_listener.OPTIONS)) for group in LISTENING),
         *((group, copy.deepcopy(options)) for group, options in zmq_settings.OPTIONS.items()),
     ]

@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from hbshim.adapters.oslo import rabbit as adapter
+from hbshim.adapters.oslo.base import RABBIT_GROUP, polled_by
 from hbshim.oslo import heartbeat_options
+from hbshim.oslo.joint_listener import OtherTransports, foreign_member
 
 #: The scheme from which a driver that does not know ours derives kombu's transport.
 _STOCK_SCHEME = "rabbit"
+
+#: Seconds that a starting service waits for the transports of ``listen_also``.
+OPEN_LIMIT = 10.0
 
 
 class RabbitDriver(adapter.RabbitDriver):
@@ -43,3 +48,15 @@ class RabbitDriver(adapter.RabbitDriver):
         stock = copy.copy(url)
         stock.transport = _STOCK_SCHEME
         super().__init__(options_for, conf, stock, default_exchange, allowed_remote_exmods)
+        self._others = OtherTransports(conf, RABBIT_GROUP, default_exchange, allowed_remote_exmods)
+
+    def listen(self, target: Any, batch_size: int, batch_timeout: float | None) -> Any:
+        alone = super().listen(target, batch_size, batch_timeout)
+        if not self._others:
+            return alone
+        own = foreign_member(lambda: polled_by(alone))
+        return self._others.joined(own, 0, target, batch_size, batch_timeout, OPEN_LIMIT)
+
+    def cleanup(self) -> None:
+        self._others.cleanup()
+        super().cleanup()

@@ -15,6 +15,7 @@ require_version(LIBRARY, version(LIBRARY), SUPPORTED)
 
 from oslo_messaging import TransportURL  # noqa: E402
 from oslo_messaging._drivers import amqp, base, common, impl_rabbit  # noqa: E402
+from oslo_messaging.notify import notifier  # noqa: E402
 from stevedore import driver  # noqa: E402
 
 require_attributes(
@@ -93,9 +94,17 @@ def load_driver(conf: Any, url: str, **arguments: Any) -> Any:
         "oslo.messaging.drivers",
         parsed.transport.partition("+")[0],
         invoke_on_load=True,
-        invoke_args=[conf, parsed],
+        invoke_args=(conf, parsed),
         invoke_kwds=arguments,
     ).driver
+
+
+def notifications_url(conf: Any) -> str | None:
+    """Return ``[oslo_messaging_notifications] transport_url``; None if it is not set."""
+    group = "oslo_messaging_notifications"
+    conf.register_opts(notifier._notifier_opts, group=group)
+    found: str | None = conf[group].transport_url
+    return found
 
 
 def polled_by(adapter: Any) -> Any:

@@ -18,7 +18,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.workers import require_library
 from hbshim.options import Options
 from hbshim.runtime.choice import Choice
-from hbshim.runtime.detect import detect
+from hbshim.runtime.detect import choose_worker
 from hbshim.runtime.interpreter import require_gil
 
 #: Returns the options of a connection that is being opened, given those in its URL; None while
@@ -192,7 +192,7 @@ def _choose(options: Options) -> tuple[service.HeartbeatService, Choice, bool]:
     forced = options.forced_worker is not None or options.heartbeat_in_pthread is False
     # The user's choice takes precedence; hbshim's own yields to the measured lateness.
     in_pthread = True if heartbeats.moved and not forced else options.heartbeat_in_pthread
-    choice = detect(in_pthread, options.forced_worker, heartbeats.worker_late()).choice
+    choice = choose_worker(in_pthread, options.forced_worker, heartbeats.worker_late())
     return heartbeats, choice, forced
 
 

@@ -143,9 +143,12 @@ def watch_loop(loop: Any, link: Link) -> None:
 
 
 def _watch(loop: Any, link: Link) -> None:
-    probe = _probes.get(loop)
-    if probe is None or not probe.mine:
-        _probes[loop] = probe = LoopProbe(loop)
+    try:
+        probe = _probes.get(loop)
+        if probe is None or not probe.mine:
+            _probes[loop] = probe = LoopProbe(loop)
+    except TypeError:
+        return  # a compiled loop that no weak reference can refer to
     probe.watch(link)
 
 

@@ -81,16 +81,7 @@ def detect(
     Raises:
         OptionError: an unknown value, or two options contradict each other.
     """
-    green = inspect_green()
-    host = inspect_host()
-    facts = Facts(
-        green=green,
-        host=host,
-        hub=_hub_state(green, host),
-        interpreter=inspect_interpreter(),
-        forked_since_import=os.getpid() != _PID_AT_IMPORT,
-    )
-    choice = choose(facts, heartbeat_in_pthread, worker, worker_late)
+    facts, choice = _inspect(heartbeat_in_pthread, worker, worker_late)
     return RuntimeReport(
         facts.green,
         facts.host,
@@ -100,6 +91,32 @@ def detect(
         choice,
         inspect_loops(),
     )
+
+
+def choose_worker(
+    heartbeat_in_pthread: bool | Literal["auto"], worker: WorkerName | None, worker_late: bool
+) -> Choice:
+    """Return the choice of :func:`detect` alone, in a time that does not depend on the threads.
+
+    Raises:
+        OptionError: as for :func:`detect`.
+    """
+    return _inspect(heartbeat_in_pthread, worker, worker_late)[1]
+
+
+def _inspect(
+    heartbeat_in_pthread: bool | Literal["auto"], worker: WorkerName | None, worker_late: bool
+) -> tuple[Facts, Choice]:
+    green = inspect_green()
+    host = inspect_host()
+    facts = Facts(
+        green=green,
+        host=host,
+        hub=_hub_state(green, host),
+        interpreter=inspect_interpreter(),
+        forked_since_import=os.getpid() != _PID_AT_IMPORT,
+    )
+    return facts, choose(facts, heartbeat_in_pthread, worker, worker_late)
 
 
 def _hub_state(green: GreenFacts, host: HostFacts) -> HubState:

@@ -24,7 +24,7 @@ from hbshim.heartbeat import engine as engine_module
 from hbshim.heartbeat import schedule, service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
-from tests.asyncio_clients import LIMIT, LOOPS, Way, until
+from tests.asyncio_clients import LIMIT, LOOPS, Way, publish_on, until
 from tests.concurrency import MODEL
 from tests.forcing import NoLock, blind_guard, check_often, force_heartbeats
 from tests.system.ssl_witness import Witness
@@ -44,6 +44,8 @@ MEBIBYTE = 1 << 20
 SIZES = (MEBIBYTE, 10, 100_000, 0, 5_000)
 #: Messages under way, so that the broker writes while the client does.
 WINDOW = 3
+#: Publishes that are cancelled.
+CANCELLED = 40
 #: Seconds to linger inside of each call into a session.
 LINGER = 0.001
 
@@ -165,6 +167,37 @@ def test_without_a_guard_this_test_sees_torn_frames(
 
     way.run(main())
     assert {event.kind for event in relay.errors} & {"malformed", "torn"}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_cancelled_publishes_tear_no_frame_and_leave_no_task(
+    narrow_relay: Relay, broker: Broker, loop: str
+) -> None:
+    relay = narrow_relay
+    way = Way(loop, "amqp", broker)
+
+    async def main() -> None:
+        hbshim.install(worker="pthread")
+        connection, link = await connect(way.url(relay, heartbeat=5))
+        channel = await connection.channel()
+        tasks = len(asyncio.all_tasks())
+        check_often(EVERY)
+        force_heartbeats(link, EVERY)
+        cancelled = 0
+        for number in range(CANCELLED):
+            publishing = asyncio.ensure_future(publish_on(channel, os.urandom(100_000)))
+            await asyncio.sleep(number % 10 * EVERY)
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+            cancelled += publishing.cancelled()
+        assert cancelled > CANCELLED / 2
+        await publish_on(channel)
+        assert link.state is State.ALIVE
+        await until(lambda: len(asyncio.all_tasks()) == tasks)
+        await connection.close()
+
+    way.run(main())
+    assert relay.errors == []
 
 
 def test_no_record_is_corrupted_and_no_two_threads_meet(broker: Broker, witness: Witness) -> None:

@@ -208,6 +208,7 @@ class _Opening(TransportFactory):  # type: ignore[misc]
         self._options = options
         self._writer: Any = None
         self._stock_factory = connection._transport_factory
+        vars(connection).pop(_HEARTBEAT, None)  # of an earlier attempt to connect
         self._stock_heartbeat = getattr(connection, _HEARTBEAT)
         #: Whether hbshim sends the heartbeats.
         self._kept: asyncio.Future[bool] = connection.loop.create_future()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import weakref
 from _socket import socket as NativeSocket  # noqa: N812
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from hbshim.adapters.asyncio.attributes import replace
@@ -99,7 +99,13 @@ class UvTransport:
                 close()
 
         guarded = link.guard.around_send(write, link.before_idle_write, tears, link.tear)
-        restore = replace(writer, {"write": guarded, "close": end_and_close})
+
+        def write_lines(parts: Iterable[bytes]) -> None:
+            guarded(b"".join(parts))
+
+        restore = replace(
+            writer, {"write": guarded, "writelines": write_lines, "close": end_and_close}
+        )
         # It has stored the protocol's methods, of which some have been replaced.
         writer.transport.set_protocol(writer.transport.get_protocol())
 

@@ -134,7 +134,7 @@ def _watch(
             time.sleep(POLL_INTERVAL)
             if sent_after is None and link.heartbeats_sent:
                 sent_after = time.monotonic() - began
-            if received_after is None and _take_heartbeats(link):
+            if received_after is None and take_heartbeats(link):
                 received_after = time.monotonic() - began
             if link.state is not State.ALIVE:
                 error_text = "the peer closed the connection"
@@ -157,7 +157,7 @@ def _watch(
     return seen
 
 
-def _take_heartbeats(link: Link) -> bool:
+def take_heartbeats(link: Link) -> bool:
     """Take the broker's heartbeats off the receive queue, as the engine does for an idle client."""
     if not (permit := link.guard.readers.try_acquire()):
         return False

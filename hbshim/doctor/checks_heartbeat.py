@@ -76,7 +76,8 @@ def _idle_limit(context: Context) -> Answer:
 
 def _stays_below(limit: float, expected: Expected) -> Answer:
     timeout, whose = expected.timeout, expected.whose
-    remedy = f"Ask for heartbeat={max(1, int(limit))} or less, or raise the idle limit."
+    asking = f"Ask for heartbeat={max(1, int(limit))} or less, or raise the idle limit."
+    remedy = expected.adjusting or asking
     if not timeout:
         return Answer(
             "problem",

@@ -23,7 +23,14 @@ NOTIFICATIONS_VARIABLE = "HBSHIM_NOTIFICATIONS_URL"
 INTERVAL = 12.0
 
 #: Checks that find what was named out of reach.
-_REACHING = ("connection", "queue-kinds", "zmq-directory", "zmq-proxies", "zmq-stale-hosts")
+_REACHING = (
+    "connection",
+    "amqp1-connection",
+    "queue-kinds",
+    "zmq-directory",
+    "zmq-proxies",
+    "zmq-stale-hosts",
+)
 
 
 @click.command(

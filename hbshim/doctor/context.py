@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.activity import Activity
+from hbshim.doctor.amqp1_facts import Amqp1Facts
 from hbshim.doctor.proposals import Proposal
 from hbshim.doctor.zmq_facts import ZmqFacts
 from hbshim.observe.loops import LoopStatus
@@ -86,11 +87,13 @@ class Expected:
         timeout: T, in seconds; 0 for none.
         whose: the connections, for reports.
         why: what determined T; "" if nothing requested a heartbeat.
+        adjusting: how a shorter T is had; "" for the usual way, the client's request.
     """
 
     timeout: float
     whose: str
     why: str
+    adjusting: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class Context:
         queues: what the management API listed; or why that failed, and the remedy.
         loops: the event loops that have connections which are kept alive.
         zmq: what was found out for a URL of the driver over ZeroMQ.
+        amqp1: what was found out for a URL of the driver over AMQP 1.0.
     """
 
     runtime: RuntimeReport
@@ -137,6 +141,7 @@ class Context:
     queues: Queues | tuple[str, str] | None = None
     loops: tuple[LoopStatus, ...] = ()
     zmq: ZmqFacts | None = None
+    amqp1: Amqp1Facts | None = None
 
     @property
     def expected(self) -> tuple[Expected, ...]:
@@ -146,6 +151,8 @@ class Context:
             opened.append(Expected(0, f"connections opened in this process ({without})", ""))
         if opened:
             return tuple(opened)
+        if self.amqp1 is not None and self.amqp1.error is None:
+            return (_of_amqp1(self.amqp1),)
         suggested = None if self.probe is None else self.probe.negotiated.suggested
         found = [(each, each.negotiated(suggested)) for each in self.proposals]
         return tuple(
@@ -153,3 +160,15 @@ class Context:
             for each, timeout in found
             if timeout is not None
         )
+
+
+def _of_amqp1(facts: Amqp1Facts) -> Expected:
+    if facts.peer_idle is None:
+        return Expected(facts.timeout or 0, f"{facts.scheme}://", "heartbeat_interval")
+    return Expected(
+        facts.peer_idle,
+        f"{facts.scheme}://",
+        "the peer's idle-time-out",
+        "Have the peer advertise a shorter idle-time-out (RabbitMQ: half of heartbeat in "
+        "rabbitmq.conf; a router: half of idleTimeoutSeconds), or raise the idle limit.",
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from hbshim.adapters.celery.apps import apps_in_use, facts_of
 from hbshim.api import installed_options
 from hbshim.doctor import (
+    checks_amqp1,
     checks_broker,
     checks_heartbeat,
     checks_kept_alive,
@@ -19,12 +20,13 @@ from hbshim.doctor import (
     checks_zmq,
 )
 from hbshim.doctor.activity import activity_of
+from hbshim.doctor.amqp1_facts import Amqp1Facts
 from hbshim.doctor.context import ConnectionProbe, Context, Queues
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.findings import Report, finding_of
 from hbshim.doctor.other_clients import loaded_unknown_clients, transport_of_kombu
 from hbshim.doctor.proposals import clients_in_use, loaded_clients, proposals
-from hbshim.doctor.target import broker_target, is_zmq_url, management_target
+from hbshim.doctor.target import broker_target, is_amqp1_url, is_zmq_url, management_target
 from hbshim.doctor.zmq_facts import ZmqFacts
 from hbshim.errors import BrokerError, OptionError
 from hbshim.heartbeat import service
@@ -41,6 +43,7 @@ CHECKS = (
     *checks_kept_alive.CHECKS,
     *checks_heartbeat.CHECKS,
     *checks_broker.CHECKS,
+    *checks_amqp1.CHECKS,
     *checks_zmq.CHECKS,
 )
 
@@ -79,8 +82,8 @@ def examine(
     URL it opens a connection of its own and closes it.
 
     Parameters:
-        url: the broker's, or of the driver over ZeroMQ; its query may hold hbshim's options. It
-            appears in no report and no message.
+        url: the broker's, or of the driver over AMQP 1.0 or ZeroMQ; its query may hold hbshim's
+            options. It appears in no report and no message.
         idle_limit: seconds after which a load balancer or firewall drops a silent connection.
         ca: PEM file of the authority to trust, for ``amqps://``.
         management: URL of RabbitMQ's management API; without a login in it, the broker's is used.
@@ -102,6 +105,7 @@ def examine(
     if (management or ca) and url is None:
         raise OptionError("--management and --ca belong to a broker; name it with --url")
     over_zmq = url is not None and is_zmq_url(url)
+    over_amqp1 = url is not None and is_amqp1_url(url)
     if heartbeat > timeout and not over_zmq:
         raise OptionError(
             f"at T = {heartbeat} s heartbeats arrive within {heartbeat} s, longer than the timeout "
@@ -109,7 +113,11 @@ def examine(
         )
     if over_zmq and (management or ca):
         raise OptionError("--management and --ca belong to a broker, and hbzmq:// has none")
-    target = None if url is None or over_zmq else broker_target(url)
+    if over_amqp1 and management:
+        raise OptionError(
+            "--management examines queues for clients of AMQP 0-9-1; name the broker with amqp://"
+        )
+    target = None if url is None or over_zmq or over_amqp1 else broker_target(url)
     installed = installed_options()
     # A messaging driver takes its options only from its URL, the environment and the file.
     base = {} if installed is None or (target is not None and target.driver) else dict(installed)
@@ -167,12 +175,27 @@ def examine(
         from hbshim.doctor.zmq_examination import examine_zmq
 
         facts = examine_zmq(url, Deadline(timeout), progress)
+    amqp1: Amqp1Facts | None = None
+    if url is not None and over_amqp1:
+        # Imported only now: it needs `ssl`, and the driver.
+        from hbshim.doctor.amqp1_probe import examine_amqp1
+
+        amqp1 = examine_amqp1(
+            url,
+            ca=ca,
+            heartbeat=heartbeat,
+            deadline=Deadline(timeout),
+            progress=progress,
+            worker=runtime.choice.worker,
+        )
     context = Context(
         runtime=runtime,
         installed=_versions(ranges),
         ranges=ranges,
         pythons=_pythons(),
-        tls=(target is not None and target.tls) or any(it.wire.route == "tls" for it in links),
+        tls=(target is not None and target.tls)
+        or (amqp1 is not None and amqp1.encrypted)
+        or any(it.wire.route == "tls" for it in links),
         activity=activity,
         clients=clients,
         proposals=proposals(
@@ -191,12 +214,14 @@ def examine(
         queues=queues,
         loops=loops_here,
         zmq=facts,
+        amqp1=amqp1,
     )
     return Report(
         tuple(finding_of(check, context) for check in CHECKS),
         unreachable=broker_error is not None
         or isinstance(queues, tuple)
-        or (facts is not None and facts.unreachable),
+        or (facts is not None and facts.unreachable)
+        or (amqp1 is not None and amqp1.error is not None),
     )
 
 

@@ -23,6 +23,8 @@ OSLO_SCHEMES = ("rabbit", "hbrabbit")
 DRIVER_SCHEMES = ("hbkombu", "hbpika", *OSLO_SCHEMES)
 #: Of the driver over ZeroMQ; behind a + there may be the scheme of a directory.
 ZMQ_SCHEME = "hbzmq"
+#: Of the driver over AMQP 1.0.
+AMQP1_SCHEME, AMQP1_TLS_SCHEME = "hbamqp", "hbamqps"
 MANAGEMENT_PORTS = {"http": 15672, "https": 15671}
 LONGEST_TEXT = 160
 
@@ -83,6 +85,11 @@ class Target:
 def is_zmq_url(url: str) -> bool:
     """Return whether a URL is for the driver over ZeroMQ."""
     return url.partition("://")[0].partition("+")[0] == ZMQ_SCHEME
+
+
+def is_amqp1_url(url: str) -> bool:
+    """Return whether a URL is for the driver over AMQP 1.0."""
+    return url.partition("://")[0] in (AMQP1_SCHEME, AMQP1_TLS_SCHEME)
 
 
 def broker_target(url: str) -> Target:

@@ -23,6 +23,7 @@ from hbshim.amqp1.events import (
     Drained,
     Ended,
     Event,
+    Opened,
     Received,
     Updated,
 )
@@ -41,6 +42,7 @@ from hbshim.amqp1.states import LinkState
 from hbshim.amqp1.values import Int, Symbol
 from hbshim.errors import BrokerBlockedError, ConnectionLostError, PayloadError
 from hbshim.heartbeat import service
+from hbshim.heartbeat.link import Link
 from hbshim.messaging.amqp1.attaching import Attaching
 from hbshim.messaging.amqp1.content import decode, encode
 from hbshim.messaging.amqp1.links import IncomingLink, OpenLink, OutgoingLink
@@ -88,6 +90,17 @@ class Connection:
         # For the next `drain`: functions to call.
         self._arrived: deque[Callable[[], None]] = deque()
         stream.on_event, stream.on_end = self._on_event, self._on_end
+
+    @property
+    def opened(self) -> Opened:
+        """What the peer sent to open it."""
+        assert self._stream.opened is not None, "it is open"
+        return self._stream.opened
+
+    @property
+    def link(self) -> Link | None:
+        """What keeps it alive; None if hbshim cannot, and the driver does."""
+        return self._stream.link
 
     @property
     def is_open(self) -> bool:

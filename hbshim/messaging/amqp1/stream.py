@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from hbshim.amqp1.connection import Connection as Engine
 from hbshim.amqp1.events import Closed, Event, LoginRefused, Opened, Origin
 from hbshim.amqp1.performatives import Error
+from hbshim.heartbeat.link import Link
 from hbshim.messaging.amqp1.transport import make_transport
 from hbshim.messaging.joining import Part
 from hbshim.messaging.stream import ByteStream
@@ -84,6 +85,11 @@ class EngineStream(ByteStream[bytes]):
             )
 
         self._kept_alive = self.locked(keep_alive)
+
+    @property
+    def link(self) -> Link | None:
+        """What keeps the connection alive; None if hbshim cannot, and this object does."""
+        return self._transport.link if self._kept_alive else None
 
     # -- calls into the engine -------------------------------------------------
 

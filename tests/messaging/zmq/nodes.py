@@ -205,15 +205,30 @@ def server_process(
         process.communicate()
 
 
-def run_program(node: Node, model: str, what: str) -> list[str]:
-    """What program.py prints in a concurrency model; it must end well."""
+def run_program(
+    node: Node,
+    model: str,
+    what: str,
+    url: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> list[str]:
+    """What program.py prints in a concurrency model; it must end well.
+
+    Parameters:
+        url: of its driver; empty: that of the node.
+        environment: more variables.
+    """
     program = str(Path(__file__).with_name("program.py"))
     done = subprocess.run(
-        [sys.executable, program, model, node.url, node.ipc, what],
+        [sys.executable, program, model, url or node.url, node.ipc, what],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **(environment or {}),
+        },
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -1,7 +1,7 @@
 """A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY WHAT``.
 
-It does ``calls``, ``casts``, ``publish``, ``acknowledged``, ``fork`` or ``copied`` through the
-proxy, itself unless it forks, and prints what became of it.
+It does ``calls``, ``casts``, ``publish``, ``acknowledged``, ``fork`` or another of :func:`main`
+through the proxy, itself unless it forks, and prints what became of it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ elif model == "gevent":
 
     monkey.patch_all()
 
+import signal
+import subprocess
 import threading
 import time
 
 from hbshim import messaging
 from hbshim.errors import HbshimError
 from hbshim.runtime.unpatched import original
+from tests.native_fork import fork_in_c
 
 TARGET = messaging.Target("program")
+
+#: Seconds for which the program does not run.
+STANDSTILL = 4
 
 
 class Endpoint:
@@ -165,24 +171,92 @@ def fork_with_a_call(client: messaging.Client) -> None:
     print(f"parent: {outcomes}", time.monotonic() - began < 5)
 
 
-driver = messaging.connect(
-    url,
-    rpc_zmq_ipc_dir=ipc,
-    rpc_use_acks=what == "casts",
-    notification_acks=what == "acknowledged",
-    rpc_ack_timeout_base=0.1 if what == "casts" else 15,
-)
-if what == "fork":
+def fork_in_c_and_publish(client: messaging.Client) -> None:
+    """Call and publish before a fork that Python does not see, and after it in both processes."""
+    fanout = client.prepare(fanout=True)
+
+    def send(who: str) -> None:
+        print(client.call("echo", value=who), flush=True)
+        fanout.cast("echo", value=f"{who}'s fanout")
+
+    send("before")
+    pid = fork_in_c()
+    if not pid:
+        send("child")
+        client.driver.close()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    send("parent")
+
+
+def patch_later(client: messaging.Client, library: str) -> None:
+    """Call; have everything patched; call again from many green threads."""
+    print(client.call("echo", value="before"))
+    if library == "eventlet":
+        import eventlet
+
+        eventlet.monkey_patch()
+    else:
+        from gevent import monkey
+
+        monkey.patch_all()
+    results: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(client.call("last", seconds=0.1)))
+        for _ in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(results == 10 * ["at last"], client.call("echo", value="after"))
+
+
+def keep_from_running(client: messaging.Client) -> None:
+    """Call before and after the main thread, or the whole process, does not run for some seconds.
+
+    The hub of a green model runs in the main thread.
+    """
+    print(client.call("echo", value="before"))
+    if what == "blocked":
+        original("time", "sleep")(STANDSTILL)
+    else:
+        wake = f"sleep {STANDSTILL}; kill -CONT {os.getpid()}"
+        subprocess.Popen(["sh", "-c", wake])
+        os.kill(os.getpid(), signal.SIGSTOP)
+    print(client.call("echo", value="after"))
+
+
+def main() -> None:
+    """Do what is asked for."""
+    driver = messaging.connect(
+        url,
+        rpc_zmq_ipc_dir=ipc,
+        rpc_use_acks=what == "casts",
+        notification_acks=what == "acknowledged",
+        rpc_ack_timeout_base=0.1 if what == "casts" else 15,
+    )
     # Green threads of a server would be forked with the rest; it is in another process.
-    fork(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
-elif what == "copied":
-    fork_with_a_call(messaging.Client(driver, messaging.Target("elsewhere"), timeout=30))
-elif what == "casts":
-    casts(driver)
-elif what in ("publish", "acknowledged"):
-    publish(driver)
-else:
-    with messaging.Server(driver, TARGET, [Endpoint()]):
-        calls(messaging.Client(driver, TARGET, timeout=30))
-driver.close()
-print("ended")
+    elsewhere = messaging.Client(driver, messaging.Target("elsewhere"), timeout=30)
+    if what == "fork":
+        fork(elsewhere)
+    elif what == "copied":
+        fork_with_a_call(elsewhere)
+    elif what == "fork-c":
+        fork_in_c_and_publish(elsewhere)
+    elif what in ("blocked", "stopped"):
+        keep_from_running(elsewhere)
+    elif what.startswith("late-"):
+        patch_later(elsewhere, what.removeprefix("late-"))
+    elif what == "casts":
+        casts(driver)
+    elif what in ("publish", "acknowledged"):
+        publish(driver)
+    else:
+        with messaging.Server(driver, TARGET, [Endpoint()]):
+            calls(messaging.Client(driver, TARGET, timeout=30))
+    driver.close()
+    print("ended")
+
+
+main()

@@ -8,7 +8,9 @@ import pytest
 
 from hbshim.messaging import Server, Target
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import Node, run_program
+from tests.messaging.wires import Wires
+from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, own_address, run_program
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
@@ -49,3 +51,55 @@ def test_the_copies_of_green_callers_in_a_forked_child_take_nothing_from_its_par
         "parent: ['at last', 'at last'] True",
         "ended",
     ]
+
+
+def test_a_fork_in_c_leaves_calls_and_fanouts_to_both_processes(
+    nodes: Callable[[], Node], serve: Callable[..., Server], endpoint: Endpoint
+) -> None:
+    node = nodes()
+    node.start(whole=True)
+    serve(node.driver(), Target("elsewhere"), endpoint)
+    said = run_program(node, "native", "fork-c")
+    assert said == ["before", "child", "0", "parent", "ended"]
+    sent = {f"{who}{what}" for who in ("before", "child", "parent") for what in ("", "'s fanout")}
+    wait_until(lambda: len(endpoint.asked) >= len(sent), LIMIT)
+    assert sorted(endpoint.asked) == sorted(sent)
+
+
+@pytest.mark.parametrize("library", ["eventlet", "gevent"])
+def test_a_program_that_is_patched_after_its_first_call(
+    node: Node, serve: Callable[..., Server], endpoint: Endpoint, library: str
+) -> None:
+    serve(node.driver(), Target("elsewhere"), endpoint, workers=10)
+    said = run_program(node, "native", f"late-{library}")
+    assert said == ["before", "True after", "ended"]
+
+
+def test_a_hub_that_is_blocked_for_four_heartbeat_intervals_loses_no_connection(
+    nodes: Callable[[], Node], serve: Callable[..., Server], endpoint: Endpoint
+) -> None:
+    """The control is stopped as a whole: its proxy ends the connection, and it makes another."""
+    heartbeats = {"HBSHIM_ZMQ_HEARTBEAT_INTERVAL": "1"}
+    node = nodes()
+    node.start(environment=heartbeats)
+    serve(node.driver(), Target("elsewhere"), endpoint)
+    cases = [("eventlet", "blocked"), ("gevent", "blocked"), ("native", "stopped")]
+    wires: dict[tuple[str, str], Wires] = {}
+    running: dict[tuple[str, str], InBackground] = {}
+    try:
+        for case in cases:
+            here = own_address()
+            wires[case] = Wires({(here, 9501): (node.address, 9501)})
+
+            def run(case: tuple[str, str] = case, url: str = f"hbzmq://{here}/") -> list[str]:
+                return run_program(node, *case, url, heartbeats)
+
+            running[case] = InBackground(run)
+        for case in cases:
+            assert running[case].join(120) == ["before", "after", "ended"], case
+        opened = {case: wires[case].opened for case in cases}
+    finally:
+        for each in wires.values():
+            each.close()
+    assert opened.pop(cases[-1]) > 1
+    assert set(opened.values()) == {1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hbshim.errors import CallTimeoutError, ConnectError, MessagingError, Option
 from hbshim.messaging import Client, Driver, Server, Target
 from hbshim.messaging.zmq.options import ZmqOptions
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, Node
+from tests.messaging.wires import Wires
+from tests.messaging.zmq.nodes import LIMIT, Node, own_address
 from tests.messaging.zmq.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -106,6 +108,48 @@ def test_a_known_route_outlives_its_directory(
             fresh.close()
     finally:
         driver.close()
+
+
+def test_no_call_fails_while_redis_cannot_be_reached_for_many_leases(
+    nodes: Callable[[], Node], serve: Serve, redis_server: RedisServer, endpoint: Endpoint
+) -> None:
+    """Ten minutes are 40 leases of 15 s. Here a lease has a tenth of a second."""
+    lease, leases = 0.1, 40
+    place = (own_address(), 6379)
+    wires = Wires({place: (redis_server.host, redis_server.port)})
+    directory = f"redis://{place[0]}:{place[1]}/0"
+    driver = None
+    try:
+        node = nodes()
+        environment = {
+            "HBSHIM_ZMQ_ZMQ_TARGET_EXPIRE": str(lease),
+            "HBSHIM_ZMQ_DIRECTORY_TIMEOUT": "0.5",
+        }
+        node.start("--host", "one", "--directory", directory, environment=environment)
+        serve(node.driver(), TARGET, endpoint)
+        driver = messaging.connect(
+            "hbzmq://",
+            fanout_ds_address=directory,
+            zmq_target_expire=lease,
+            zmq_target_update=lease / 3,
+            directory_timeout=0.5,
+        )
+        client = Client(driver, TARGET, timeout=LIMIT)
+        assert client.call("echo", value=-1) == -1
+        # It takes all that comes, and answers nothing.
+        wires.swallow()
+        until, value = time.monotonic() + leases * lease, 0
+        while time.monotonic() < until:
+            assert client.prepare(mandatory=True).call("echo", value=value) == value
+            value += 1
+        assert host_keys(redis_server) == []
+        wires.cut()
+        wait_until(lambda: host_keys(redis_server), LIMIT)
+        assert client.call("echo", value=value) == value
+    finally:
+        if driver is not None:
+            driver.close()
+        wires.close()
 
 
 def assert_it_knows_nothing(directory: str) -> None:

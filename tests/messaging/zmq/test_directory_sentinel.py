@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hbshim.doctor import examine
 from hbshim.heartbeat.service import current
 from hbshim.messaging.zmq.directory.address import read_address
 from hbshim.messaging.zmq.directory.redis import RedisDirectory
@@ -138,3 +139,27 @@ def test_a_group_that_the_sentinels_do_not_know_is_one_event(sentinels: Sentinel
     events = [event.detail for event in current().metrics.recorded()]
     (reason,) = [text for text in events if "Sentinels" in text]
     assert reason.startswith("the Sentinels know no group 'another'; correct the path")
+
+
+def test_the_doctor_examines_a_directory_behind_sentinels(
+    sentinels: SentinelSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = sentinels.url.removeprefix("hbzmq+")
+    monkeypatch.setenv("HBSHIM_ZMQ_FANOUT_DS_ADDRESS", address)
+    monkeypatch.setenv("HBSHIM_ZMQ_ZMQ_TARGET_EXPIRE", "1.5")
+    settings = DirectorySettings(expire=30.0, update=0.5, socket_timeout=2.0)
+    proxy = RedisDirectory(read_address(sentinels.url), settings)
+    try:
+        assert proxy.register(record("behind"), listener("1"), soon())
+        report = examine("hbzmq://")
+    finally:
+        proxy.close()
+    finding = report.finding("zmq-directory")
+    assert finding.verdict == "ok", finding
+    assert "hosts in it: " in finding.sentence
+    assert PASSWORD not in str(report)
+    monkeypatch.setenv("HBSHIM_ZMQ_FANOUT_DS_ADDRESS", address.replace(GROUP, "another"))
+    refused = examine("hbzmq://").finding("zmq-directory")
+    assert refused.verdict == "problem"
+    assert "know no group 'another'" in refused.sentence
+    assert PASSWORD not in str(refused)

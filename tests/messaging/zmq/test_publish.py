@@ -25,6 +25,7 @@ from hbshim.messaging import (
     Server,
     Target,
 )
+from hbshim.messaging.zmq.driver import ZmqDriver
 from hbshim.messaging.zmq.frames import Header, Kind, encode, notification_key
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.publisher import Publication, Publisher
@@ -32,6 +33,7 @@ from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.metrics import Metrics
+from hbshim.observe.drivers import ZmqStatus
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, children, figure, server_process
 from tests.waiting import wait_until
@@ -321,6 +323,48 @@ def test_a_proxy_that_hangs_or_is_gone_delays_the_others_little(
     good.end(signal.SIGKILL)
     with pytest.raises(ConnectError, match="none of its hosts can be reached"):
         Client(good.driver(), TARGET, timeout=0.3).prepare(fanout=True).cast("echo", value=3)
+
+
+def test_what_a_burst_sends_beyond_the_limit_is_counted_at_both_ends(
+    nodes: Callable[[], Node], serve: Serve, endpoint: Endpoint
+) -> None:
+    """A fanout returns although its proxy does not read; the buffers of the kernel have an end."""
+    node, value, sent = nodes(), "x" * 200_000, 150
+    node.start(whole=True)
+    listening, sending = node.driver(), node.driver(zmq_fanout_hwm=10)
+    serve(listening, TARGET, endpoint)
+    fanout = Client(sending, TARGET, timeout=LIMIT).prepare(fanout=True)
+    fanout.cast("echo", value=value)
+    wait_until(lambda: endpoint.asked, LIMIT)
+    proxy = children(node.pid)["fanout"]
+    os.kill(proxy, signal.SIGSTOP)
+    try:
+        for _ in range(sent):
+            fanout.cast("echo", value=value)
+    finally:
+        os.kill(proxy, signal.SIGCONT)
+
+    def counted() -> bool:
+        # A message that arrives shows what is missing before it.
+        nonlocal sent
+        sent += 1
+        fanout.cast("echo", value=sent)
+        arrived = time.monotonic() + 1
+        while endpoint.asked[-1] != sent and time.monotonic() < arrived:
+            time.sleep(0.005)
+        # With the first one.
+        return len(endpoint.asked) + status(listening).gaps == sent + 1
+
+    wait_until(counted, LIMIT)
+    assert status(listening).gaps > 0
+    assert status(sending).dropped > 0
+
+
+def status(driver: Driver) -> ZmqStatus:
+    assert isinstance(driver, ZmqDriver)
+    found = driver.zmq_status()
+    assert found is not None
+    return found
 
 
 def test_a_listener_that_was_killed_is_left_out_once(

@@ -231,3 +231,59 @@ def test_redis_announces_what_has_expired_whenever_it_comes_to_it(
         client.close()
         redis_server.command("CONFIG", "SET", "notify-keyspace-events", "")
         redis_server.command("FLUSHALL")
+
+
+#: A native thread of an eventlet program uses pyzmq, while a green thread holds a lock of pyzmq's.
+PATCHED = """
+import os, sys
+import eventlet
+eventlet.monkey_patch()
+import zmq
+from hbshim.runtime.unpatched import original, start_native_thread
+what, done, sleep = sys.argv[1], [], original("time", "sleep")
+
+def use():
+    if what == "its own context":
+        zmq.Context()
+    elif what == "the shared context":
+        zmq.Context.instance()
+    else:
+        context = zmq.Context()
+        push, pull = context.socket(zmq.PUSH), context.socket(zmq.PULL)
+        pull.bind("inproc://here")
+        push.connect("inproc://here")
+        push.send(b"x" * 100_000, copy=what == "a copy")
+        pull.recv()
+    done.append(True)
+
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+with zmq.Context._instance_lock:
+    start_native_thread(use, lambda: None)
+    sleep(0.3)
+for _ in range(int(sys.argv[2])):
+    if done:
+        break
+    eventlet.sleep(0.01)
+print("done" if done else "stuck", flush=True)
+os._exit(0)
+"""
+
+
+def test_what_of_pyzmq_a_native_thread_of_a_patched_program_cannot_use() -> None:
+    """Its thread for messages that are not copied is green there, and so are its locks."""
+    rounds = {"a copy": 3000, "its own context": 3000, "no copy": 100, "the shared context": 100}
+    running = {
+        what: subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PATCHED, what, str(number)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for what, number in rounds.items()
+    }
+    said = {what: process.communicate(timeout=2 * LIMIT)[0] for what, process in running.items()}
+    assert said == {
+        "a copy": "done\n",
+        "its own context": "done\n",
+        "no copy": "stuck\n",
+        "the shared context": "stuck\n",
+    }

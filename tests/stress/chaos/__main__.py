@@ -103,7 +103,7 @@ def main(
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     with ending_well("chaos"):
         held = (
-            _run_zmq(seconds, seed, heartbeat, zones, names, as_json, path)
+            _run_zmq(seconds, seed, heartbeat, zones, names, gevent, as_json, path)
             if driver
             else _run(
                 seconds,
@@ -132,12 +132,13 @@ def _run_zmq(
     heartbeat: int,
     hosts: int,
     names: Sequence[str],
+    gevent: bool,
     as_json: bool,
     path: Path | None,
 ) -> bool:
     # Costly, and they need the extra `zmq`.
     from tests.stress.chaos.zmq import command
-    from tests.stress.chaos.zmq.run import Setting
+    from tests.stress.chaos.zmq.run import MODELS, Setting
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
 
@@ -146,7 +147,9 @@ def _run_zmq(
     path = path or logs / "results.json"
     path.touch()
     with TerminalDisplay(Console(stderr=True)) as display:
-        outcome = command.run(Setting(heartbeat, seed, hosts), seconds, names, logs, display)
+        models = (*MODELS, "gevent") if gevent else MODELS
+        setting = Setting(heartbeat, seed, hosts, models)
+        outcome = command.run(setting, seconds, names, logs, display)
     command.dump(outcome, path)
     if as_json:
         click.echo(json.dumps(command.as_data(outcome)))

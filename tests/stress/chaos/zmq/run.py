@@ -24,7 +24,7 @@ from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images
 from wsgi_harness.errors import HarnessError
 
-MODELS = ("native", "eventlet", "gevent")
+MODELS = ("native", "eventlet")
 
 #: Messages of each kind that each client sends at the end.
 _LAST = 3

@@ -208,14 +208,17 @@ class _Sending:
         self._began = time.monotonic()
         self._refusals = 0
         self._was_released = False
+        self._took = 0.0  # seconds that the latest attempt took
 
     def run(self, *, wait: bool, mandatory: bool) -> None:
         """Send it until it is done."""
         while True:
+            started = time.monotonic()
             prepared, confirmation, forget = self._publish(wait=wait)
             if not wait:
                 return
             outcome = self._outcome(confirmation, forget)
+            self._took = time.monotonic() - started
             action = TABLE[outcome][self._pattern]
             if action is Action.DONE or action is Action.WAIT:
                 return
@@ -281,18 +284,22 @@ class _Sending:
         return confirmation.outcome
 
     def _released(self, mandatory: bool) -> None:
-        """Wait before it is sent again."""
+        """Wait before it is sent again.
+
+        The last attempt has twice the time that the one before took: one that the deadline cuts off
+        would leave open whether the message was received.
+        """
         limit = self._deadline
         if self._pattern is Pattern.REPLY:
             limit = min(limit, self._began + self._options.reply_retry)
         if self._pattern is Pattern.NOTIFY and not (self._made_for and self._made_for.routes):
             self._refusals += 1
             mandatory |= self._refusals >= self._options.rejected_message_retry_attempts
-        left = limit - time.monotonic()
         self._was_released = True
-        if mandatory or left <= TOO_LITTLE:
+        left = limit - time.monotonic() - max(TOO_LITTLE, 2 * self._took)
+        if mandatory or left <= 0:
             raise self._unroutable()
-        time.sleep(min(self._pause, left - TOO_LITTLE))
+        time.sleep(min(self._pause, left))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _unroutable(self) -> UnroutableError:

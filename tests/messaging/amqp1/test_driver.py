@@ -97,8 +97,9 @@ def test_a_cast_waits_for_a_servers_queue(
     client.prepare(fanout=True).cast("echo", value=1)
     began = time.monotonic()
     with pytest.raises(UnroutableError, match=target.topic):
-        client.prepare(timeout=2).cast("echo", value=1)
-    assert time.monotonic() - began >= 1.9
+        client.prepare(timeout=4).cast("echo", value=1)
+    # The last attempt is not begun where it might not end in time.
+    assert time.monotonic() - began >= 2
     with pytest.raises(UnroutableError):
         driver.cast(target, messaging.Payload(b"{}"), LIMIT, mandatory=True)
     # A fanout without a server is no error.

@@ -25,12 +25,15 @@ class Relay:
         self.swallows = False
         self.swallowed = 0
         self.seen = bytearray()
+        self._over = False
 
     def __enter__(self) -> Relay:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._over = True
         self._listener.close()
         self.cut()
 
@@ -47,9 +50,16 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                proxy = socket.create_connection(self._target)
+                try:
+                    proxy = socket.create_connection(self._target)
+                except OSError:
+                    client.close()
+                    continue
                 with self._lock:
                     self._sockets += [client, proxy]
+                    over = self._over
+                if over:
+                    self.cut()
                 for source, sink, answers in ((client, proxy, False), (proxy, client, True)):
                     threading.Thread(
                         target=self._copy, args=(source, sink, answers), daemon=True

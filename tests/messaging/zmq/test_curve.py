@@ -116,7 +116,8 @@ def plain(nodes: Callable[[], Node]) -> Node:
 
 def refused(driver: messaging.Driver, reason: str) -> None:
     """Check that calls, casts and fanouts of a client end within their time, with a reason."""
-    client = Client(driver, TARGET, timeout=1)
+    # Long enough for the refusal to arrive, on a busy machine too.
+    client = Client(driver, TARGET, timeout=3)
     outcomes = [
         InBackground(lambda: client.call("echo", value=1)),
         InBackground(lambda: client.prepare(fanout=True).cast("echo", value=1)),

@@ -3,8 +3,9 @@
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
 # Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
-# make migration [MESSAGES=20000], make oslo, make bench, make coverage, make docs, make venv,
-# make images, make lint, make clean. ARGS="..." reaches the command at the end.
+# make migration [MESSAGES=20000], make roles [SCENARIO=router], make oslo, make bench,
+# make coverage, make docs, make venv, make images, make lint, make clean. ARGS="..." reaches the
+# command at the end.
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,7 +32,8 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test green bench chaos cluster coverage docs migration oslo soak venv images lint clean
+.PHONY: regression test green bench chaos cluster coverage docs migration oslo roles soak venv images \
+  lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -90,6 +92,11 @@ oslo: venv
 # A deployment moves from RabbitMQ to a router and back under load; every message is counted.
 migration: venv
 	$(BIN)/python -m tests.stress.migration $(if $(MESSAGES),--messages $(MESSAGES)) $(ARGS)
+
+# The Ansible roles on hosts that are containers: eight scenarios, at most 40 minutes. SCENARIO names
+# one or more of them.
+roles: venv
+	$(BIN)/python -m wsgi_harness.roles $(SCENARIO) $(ARGS)
 
 soak: venv
 	$(BIN)/python -m tests.stress.soak $(if $(HOURS),--hours $(HOURS)) $(ARGS)

@@ -28,6 +28,10 @@ BUILD.mkdir(exist_ok=True)
 PTH = HERE / "hbshim" / "bootstrap" / "hbshim.pth"
 
 
+# The package in which Ansible looks for the collection hbshim.messaging.
+COLLECTION = "ansible_collections.hbshim.messaging"
+
+
 class BuildWithPth(build_py):
     """Puts hbshim.pth at the top of the wheel, from where pip installs it into site-packages.
 
@@ -51,8 +55,20 @@ class EditableWithPth(editable_wheel):
     and `hbshim run` says so.
     """
 
+    def finalize_options(self) -> None:
+        # Ansible looks for collections in directories of sys.path, not through import hooks, which
+        # setuptools would make for a package that lies elsewhere.
+        self.distribution.packages.remove(COLLECTION)
+        self.distribution.package_dir = None
+        super().finalize_options()
+
     def _run_build_commands(self, dist_name: Any, unpacked_wheel: Any, *more: Any) -> Any:
         shutil.copy(PTH, unpacked_wheel)
+        link = BUILD / "collections" / COLLECTION.replace(".", "/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(HERE / "hbshim" / "ansible")
+        (Path(unpacked_wheel) / "hbshim_collection.pth").write_text(f"{BUILD / 'collections'}\n")
         return super()._run_build_commands(dist_name, unpacked_wheel, *more)
 
 
@@ -93,6 +109,9 @@ ASGI = [*ASYNCIO, "uvicorn>=0.23,<1", "django>=4.2,<7", "tornado>=6.3,<7"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2"]
 # Not an extra: wsgi_harness is no part of the wheel.
 HARNESS = [*CLI, *KOMBU, *PIKA, "matplotlib>=3.8,<4", "requests>=2.31,<3"]
+# Not `ansible`: it has all collections, and the roles need none but their own.
+ANSIBLE = ["ansible-core>=2.17,<2.22"]
+ROLES = ["ansible-lint>=25,<27", "molecule>=25,<27"]
 COVERAGE = ["coverage>=7.10", "pytest-cov>=6"]
 TEST = [
     *DOCS,
@@ -134,10 +153,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["hbshim", "hbshim.*"]),
+    packages=[*find_packages(include=["hbshim", "hbshim.*"]), COLLECTION],
+    package_dir={COLLECTION: "hbshim/ansible"},
     package_data={
         "hbshim": ["py.typed", "bootstrap/sitecustomize.py", "bootstrap/hbshim.pth"],
+        COLLECTION: ["*", "**/*"],
     },
+    exclude_package_data={COLLECTION: ["**/__pycache__/*"]},
     include_package_data=False,
     cmdclass={
         "build_py": BuildWithPth,
@@ -160,6 +182,8 @@ setup(
         "oslo": OSLO,
         "zmq": ZMQ,
         "amqp1": TENACITY,
+        "ansible": ANSIBLE,
+        "roles": [*ANSIBLE, *ROLES],
         "coverage": COVERAGE,
         "docs": DOCS,
         "test": TEST,

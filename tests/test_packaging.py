@@ -138,12 +138,23 @@ def metadata(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(name).decode())
 
 
-def test_the_wheel_has_hbshim_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_has_hbshim_its_collection_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     # The .pth lies at the top: pip puts it into site-packages itself, where Python reads it.
     info = f"hbshim-{hbshim.__version__}.dist-info"
-    assert {name.partition("/")[0] for name in names} == {"hbshim", "hbshim.pth", info}
+    assert {name.partition("/")[0] for name in names} == {
+        "ansible_collections",
+        "hbshim",
+        "hbshim.pth",
+        info,
+    }
+    collection = {name for name in names if name.startswith("ansible_collections/")}
+    assert {name.removeprefix("ansible_collections/hbshim/messaging/") for name in collection} == {
+        str(path.relative_to(ROOT / "hbshim" / "ansible"))
+        for path in (ROOT / "hbshim" / "ansible").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     for wanted in ("hbshim/py.typed", "hbshim/bootstrap/sitecustomize.py", "hbshim/__main__.py"):
         assert wanted in names
 
@@ -151,7 +162,10 @@ def test_the_wheel_has_hbshim_and_nothing_else(wheel: Path) -> None:
 def test_the_wheel_has_every_module_of_the_checkout(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.endswith(".py")}
-    assert packed == {str(path.relative_to(ROOT)) for path in (ROOT / "hbshim").rglob("*.py")}
+    # The collection is in a package of its own; the test above compares it.
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "hbshim").rglob("*.py")}
+    modules = {name for name in modules if not name.startswith("hbshim/ansible/")}
+    assert {name for name in packed if not name.startswith("ansible_collections/")} == modules
 
 
 def test_the_sdist_runs_the_regression(unpacked: Path) -> None:

@@ -22,6 +22,8 @@ from wsgi_harness.engine.engine import Engine, ensure_engine
 from wsgi_harness.errors import CommandError, HarnessError, ImageError
 from wsgi_harness.paths import CONTAINERS, set_up_lock
 
+ROLES_SUITE = "trixie"
+"""The Debian suite on which the Ansible roles are tested: its RabbitMQ has AMQP 1.0."""
 _INPUTS_LABEL = "org.hbshim.inputs"
 _FOREIGN_PULL_LIMIT = 300.0
 _BUILD_LIMIT = 600.0
@@ -140,6 +142,22 @@ def ensure_zmq_image(engine: Engine, *, progress: Progress = silent) -> str:
 def has_zmq_image(engine: Engine) -> bool:
     """Return whether :func:`ensure_zmq_image` would have nothing to build."""
     return _is_built(engine, image_tag("zmq", debian_base(default_suite())))
+
+
+def ensure_systemd_image(
+    engine: Engine, suite: str = ROLES_SUITE, *, progress: Progress = silent
+) -> str:
+    """Return the name of the image of a host for the Ansible roles, built where it is missing.
+
+    Raises:
+        ImageError: it cannot be had.
+    """
+    return _ensure_own(engine, "systemd", debian_base(suite), progress)
+
+
+def has_systemd_image(engine: Engine, suite: str = ROLES_SUITE) -> bool:
+    """Return whether :func:`ensure_systemd_image` would have nothing to build."""
+    return _is_built(engine, image_tag("systemd", debian_base(suite)))
 
 
 def has_broker_image(engine: Engine, version: str) -> bool:

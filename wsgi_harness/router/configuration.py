@@ -66,6 +66,7 @@ class Connector:
     port: str = "amqp"
     role: str = "normal"
     ssl_profile: str | None = None
+    sasl_mechanisms: str | None = None
     max_frame_size: int = 16_384
     idle_timeout_seconds: int = 16
     link_capacity: int = CAPACITY
@@ -82,6 +83,7 @@ class SslProfile:
     password: str | None = None
     protocols: str | None = None
     ciphers: str | None = None
+    uid_format: str | None = None
 
 
 @dataclass(frozen=True)

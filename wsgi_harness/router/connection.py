@@ -7,14 +7,23 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from proton import Collector, Condition, Transport, TransportException
+from proton import (
+    UNDESCRIBED,
+    Array,
+    Collector,
+    Condition,
+    Data,
+    Transport,
+    TransportException,
+    symbol,
+)
 from proton import Connection as ProtonConnection
 
 from wsgi_harness.router.attachments import Attachments, is_own
 from wsgi_harness.router.configuration import Connector, Listener
 from wsgi_harness.router.core import Router
 from wsgi_harness.router.links import ReceiverLink
-from wsgi_harness.router.login import Login, LoginError
+from wsgi_harness.router.login import ClientLogin, Login, LoginError
 from wsgi_harness.router.policy import RESOURCE_LIMIT, Permissions, Policy
 from wsgi_harness.router.stream import Stream
 
@@ -135,9 +144,16 @@ class Connection:
             self._transport.trace(Transport.TRACE_FRM)
         self._transport.bind(self.proton)
         self.proton.container = host.container
-        self.proton.offered_capabilities = ["ANONYMOUS-RELAY"]
+        # Not a list: proton 0.37, which Debian has, sends it as one.
+        self.proton.offered_capabilities = Array(
+            UNDESCRIBED, Data.SYMBOL, symbol("ANONYMOUS-RELAY")
+        )
         self.proton.properties = {**host.open_properties, "qd.conn-id": number}
-        if not accepted:
+        self._client_login: ClientLogin | None = None
+        if isinstance(settings, Connector):
+            if settings.sasl_mechanisms:
+                self._client_login = ClientLogin()
+                self.stream.send(self._client_login.first)
             self.proton.open()
 
     def changed(self) -> None:
@@ -166,6 +182,8 @@ class Connection:
     def process(self) -> None:
         """Handle proton's events, and send what is to be sent."""
         self._dispatch()
+        if self._client_login is not None and not self._client_login.done:
+            return
         while not self._ending and len(self.stream.unsent) < _BUFFER:
             pending = self._transport.pending()
             if pending < 0:
@@ -215,6 +233,12 @@ class Connection:
     def _handle(self, data: bytes) -> None:
         if isinstance(self.settings, Listener) and (self._login is None or not self._login.done):
             data = self._log_in(self.settings, data)
+        if self._client_login is not None and not self._client_login.done:
+            try:
+                data = self._client_login.receive(data)
+            except LoginError:
+                self.end()
+                return
         while data and not self._ending:
             capacity = self._transport.capacity()
             if capacity <= 0:

@@ -150,6 +150,49 @@ class Login:
         return True
 
 
+class ClientLogin:
+    """The login at another router, by the certificate: SASL EXTERNAL.
+
+    Attributes:
+        first: what is sent at once.
+        done: what follows is AMQP.
+    """
+
+    def __init__(self) -> None:
+        self.first = SASL_HEADER + _frame(_INIT, [symbol("EXTERNAL"), b""])
+        self._buffer = b""
+        self.done = False
+
+    def receive(self, data: bytes) -> bytes:
+        """Handle what has arrived; return what belongs to AMQP already.
+
+        Raises:
+            LoginError: the other router refuses.
+        """
+        self._buffer += data
+        if not self._buffer.startswith(SASL_HEADER[: len(self._buffer)]):
+            raise LoginError(b"")
+        place = len(SASL_HEADER)
+        # its mechanisms, then its outcome
+        while len(self._buffer) >= place + 4:
+            (size,) = struct.unpack(">I", self._buffer[place : place + 4])
+            frame = self._buffer[place : place + size]
+            if len(frame) < size:
+                break
+            place += size
+            decoded = Data()
+            decoded.decode(frame[4 * frame[4] :])
+            decoded.rewind()
+            decoded.next()
+            answer: Any = decoded.get_object()
+            if answer.descriptor in (_OUTCOME, "amqp:sasl-outcome:list"):
+                if answer.value[0] != _OK:
+                    raise LoginError(b"")
+                self.done = True
+                return self._buffer[place:]
+        return b""
+
+
 def _frame(code: int, fields: list[Any]) -> bytes:
     data = Data()
     data.put_object(Described(ulong(code), fields))

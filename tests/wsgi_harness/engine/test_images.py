@@ -42,6 +42,7 @@ def test_tag_follows_every_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     [
         ("apache", ("", "kombu", "pika", "eventlet", "gevent", "oslo", "proton")),
         ("zmq", ("", "zmq")),
+        ("systemd", ("", "amqp1", "cli", "kombu", "pika")),
     ],
 )
 def test_an_image_has_what_the_extras_need(image: str, extras: tuple[str, ...]) -> None:

@@ -1,0 +1,146 @@
+"""The collection as data: what it documents is what it has, and what it renders is valid."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from hbshim.messaging.hosts import read_hosts
+from hbshim.messaging.hybrid import phases
+from hbshim.messaging.registry import factory
+from wsgi_harness.roles.environment import COLLECTION, PROJECT
+from wsgi_harness.roles.scenarios import SCENARIOS
+from wsgi_harness.roles.secrets import secrets_in
+
+ROLES = sorted(path.name for path in (COLLECTION / "roles").iterdir())
+DIFFICULT = "p@ss/w,o:r%d?&#{}$'\\\" ü"
+
+
+def loaded(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def plugin(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        name, COLLECTION / "plugins" / "filter" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_documents_each_of_its_variables(role: str) -> None:
+    directory = COLLECTION / "roles" / role
+    options = loaded(directory / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    defaults = loaded(directory / "defaults" / "main.yml")
+    documented = {name: each["default"] for name, each in options.items() if "default" in each}
+    assert documented == defaults
+    assert all(each["description"] for each in options.values())
+    assert all(name.startswith(f"{role}_") for name in options)
+
+
+@pytest.mark.parametrize("scheme", ["hbpika", "hbkombu", "hbamqp", "hbamqps"])
+def test_a_url_has_what_the_variables_have(scheme: str) -> None:
+    url = plugin("transport_url").transport_url(
+        ["mq1", "2001:db8::1"],
+        scheme=scheme,
+        port=5671,
+        userid="nova@AMQP",
+        password=DIFFICULT,
+        vhost="/nova/ä",
+        options={"ssl": True, "ssl_options": "cafile=/etc/ca,verify=true", "payload_limit": None},
+    )
+    hosts = read_hosts(url, 1)
+    assert [(each.hostname, each.port) for each in hosts] == [("mq1", 5671), ("2001:db8::1", 5671)]
+    assert {each.username for each in hosts} == {"nova@AMQP"}
+    assert {each.password for each in hosts} == {DIFFICULT}
+    assert {each.path for each in hosts} == {"/nova/ä"}
+    options: Any = factory(scheme).options_class.load(url=url)
+    assert options.tls()["cafile"] == "/etc/ca"
+
+
+def test_a_url_without_hosts_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one host"):
+        plugin("transport_url").transport_url(
+            [], scheme="hbpika", port=1, userid="u", password="p", vhost="v"
+        )
+
+
+def test_the_phases_of_the_role_are_those_of_the_driver() -> None:
+    table = loaded(COLLECTION / "roles" / "service" / "vars" / "main.yml")["service_phases"]
+    assert tuple(table) == (*phases.NAMES, "router")
+    for phase in phases.PHASES:
+        row = table[phase.name]
+        backends = {row["rpc"], row["listen_also"]} - {""}
+        both = phase.servers == "both"
+        assert backends == ({"rabbitmq", "router"} if both else {row["rpc"]}), phase.name
+        assert row["notifications"] == "rabbitmq"
+
+
+def test_every_scenario_is_one_that_make_roles_runs() -> None:
+    found = {path.parent.name for path in (PROJECT / "molecule").glob("*/molecule.yml")}
+    assert found == set(SCENARIOS)
+
+
+def test_a_secret_is_found_however_it_is_written() -> None:
+    directory = PROJECT / "molecule" / "rabbitmq"
+    assert secrets_in("nothing", directory) == []
+    for shown in (
+        "mon/it@r:i,ng",
+        "mon%2Fit%40r%3Ai%2Cng",
+    ):
+        assert secrets_in(f"a line with {shown}", directory) == ["rabbitmq_monitoring_password"]
+    assert secrets_in(f"x {DIFFICULT} x", directory) == ["password"]
+
+
+def test_a_service_that_is_removed_leaves_nothing_at_rabbitmq() -> None:
+    services = [
+        {"name": "a", "userid": "a", "password": "x", "vhost": "/a", "state": "absent"},
+        {
+            "name": "b",
+            "userid": "b",
+            "password": "y",
+            "vhost": "/b",
+            "policies": [{"name": "ttl", "pattern": "^r", "tags": "expires=3600000,x=y"}],
+        },
+    ]
+    made = plugin("rabbitmq_definitions").rabbitmq_definitions(
+        services, monitoring={"name": "m", "password": "z"}
+    )
+    assert made["vhosts"] == [
+        {"name": "/a", "state": "absent"},
+        {"name": "/b", "state": "present"},
+    ]
+    assert {each["name"]: each.get("state") for each in made["users"]} == {
+        "guest": "absent",
+        "a": "absent",
+        "b": None,
+        "m": None,
+    }
+    assert {(each["user"], each["vhost"]) for each in made["permissions"]} == {
+        ("b", "/b"),
+        ("m", "/b"),
+    }
+    (policy,) = made["policies"]
+    assert policy["definition"] == {"expires": 3600000, "x": "y"}
+    assert policy["vhost"] == "/b"
+
+
+@pytest.mark.parametrize("name", ["a,b", "a b", "a*", "${user}", ""])
+def test_a_name_that_would_widen_a_policy_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name"):
+        plugin("router_configuration").router_vhosts(
+            [{"vhost": name, "userid": "u"}],
+            prefixes=[{"prefix": "p"}],
+            realm="AMQP",
+            max_links=1,
+            max_message_size=1,
+        )

@@ -1,0 +1,1 @@
+"""Tests the Ansible roles of ``hbshim/ansible/`` on hosts that are containers."""

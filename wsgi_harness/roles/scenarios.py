@@ -1,0 +1,106 @@
+"""Runs molecule, and checks what it wrote for secrets."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsgi_harness.engine.commands import run, tail
+from wsgi_harness.errors import CommandError, HarnessError
+from wsgi_harness.roles.environment import COLLECTION, PROJECT, Environment
+from wsgi_harness.roles.secrets import secrets_in
+
+SCENARIOS = ("rabbitmq", "router")
+"""The directories of ``tests/ansible/molecule/`` that are scenarios."""
+_LIMIT = 1200.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scenario.
+
+    Attributes:
+        passed: it has passed, and has shown no secret.
+        log: all that Ansible wrote.
+    """
+
+    scenario: str
+    passed: bool
+    seconds: float
+    log: Path
+
+
+def run_scenario(
+    environment: Environment,
+    variables: Mapping[str, str],
+    scenario: str,
+    *,
+    command: str = "test",
+    keep: bool = False,
+) -> Outcome:
+    """Run a scenario: create, converge, idempotence, verify, destroy.
+
+    Parameters:
+        variables: of :func:`~wsgi_harness.roles.environment.ensure_hosts`.
+        command: of molecule.
+        keep: leave the hosts where they are if it fails.
+
+    Raises:
+        HarnessError: molecule does not start.
+    """
+    log = environment.directory / "logs" / f"{scenario}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    state = environment.directory / "molecule" / scenario
+    given = {
+        **environment.variables(),
+        **variables,
+        "MOLECULE_EPHEMERAL_DIRECTORY": str(state),
+        "HBSHIM_ROLES_SCENARIO": scenario,
+    }
+    options = ["--destroy", "never"] if keep and command == "test" else []
+    argv = [str(environment.tools / "molecule"), "-c", "molecule/base.yml", command]
+    began = time.monotonic()
+    with log.open("w") as output:
+        try:
+            done = subprocess.run(
+                [*argv, "-s", scenario, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=given,
+                cwd=PROJECT,
+                timeout=_LIMIT,
+                check=False,
+            )
+            code = done.returncode
+        except subprocess.TimeoutExpired:
+            output.write(f"hbshim: the scenario took longer than {_LIMIT:g} s\n")
+            code = 1
+    found = secrets_in(log.read_text(errors="replace"), PROJECT / "molecule" / scenario)
+    if found:
+        with log.open("a") as output:
+            output.write(f"hbshim: the log shows the values of {', '.join(found)}\n")
+    seconds = time.monotonic() - began
+    return Outcome(scenario, passed=code == 0 and not found, seconds=seconds, log=log)
+
+
+def lint(environment: Environment) -> None:
+    """Check the collection by ansible-lint's profile "production".
+
+    Raises:
+        HarnessError: it has findings; the message lists them.
+    """
+    place = environment.collections / "ansible_collections" / "hbshim" / "messaging"
+    command = [str(environment.tools / "ansible-lint"), "--offline", "--profile", "production"]
+    try:
+        run([*command, "-q", "--nocolor"], timeout=300, env=environment.variables(), cwd=place)
+    except CommandError as error:
+        raise HarnessError(f"ansible-lint has findings in {COLLECTION}:\n{error}") from error
+
+
+def shown(outcome: Outcome) -> str:
+    """Return the end of a scenario's log."""
+    return f"{outcome.scenario}, {outcome.log}:\n{tail(outcome.log.read_text(errors='replace'))}"

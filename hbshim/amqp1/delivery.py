@@ -17,9 +17,10 @@ class Delivery:
         message_format: 0 for the messages of AMQP 1.0.
         phase: how much of it is sent or has arrived, and whether it is settled.
         state: what the peer said last about it; None: nothing.
+        was_accepted: the peer said `accepted` about it before.
     """
 
-    __slots__ = ("id", "message_format", "payload", "phase", "state", "tag")
+    __slots__ = ("id", "message_format", "payload", "phase", "state", "tag", "was_accepted")
 
     def __init__(self, id_: int, tag: bytes, message_format: int) -> None:
         self.id = id_
@@ -28,6 +29,7 @@ class Delivery:
         self.payload = b""
         self.phase = DeliveryPhase.PARTIAL
         self.state: DeliveryState | None = None
+        self.was_accepted = False
 
     def __repr__(self) -> str:
         return f"<Delivery {self.id}, {self.phase.value}>"

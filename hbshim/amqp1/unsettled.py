@@ -9,7 +9,7 @@ from hbshim.amqp1 import serial
 from hbshim.amqp1.delivery import Delivery
 from hbshim.amqp1.errors import INVALID_FIELD, ProtocolError
 from hbshim.amqp1.link import Link
-from hbshim.amqp1.performatives import Disposition
+from hbshim.amqp1.performatives import Accepted, Disposition
 from hbshim.amqp1.states import DeliveryEvent
 
 
@@ -65,6 +65,7 @@ class Unsettled:
         for id_ in self._in_range(disposition):
             link, delivery = self._deliveries[id_]
             if disposition.state is not None:
+                delivery.was_accepted |= isinstance(delivery.state, Accepted)
                 delivery.state = disposition.state
             delivery.move(event)
             if disposition.settled:

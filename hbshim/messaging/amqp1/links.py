@@ -89,7 +89,8 @@ class OutgoingLink(OpenLink[Sender]):
         sent = self._sent.get(delivery)
         if sent is None:
             return
-        outcome = outcome_of(delivery.state, accepted=sent.accepted)
+        # Both states may have arrived before the event about the first one is handled.
+        outcome = outcome_of(delivery.state, accepted=sent.accepted or delivery.was_accepted)
         if delivery.settled:
             del self._sent[delivery]
         elif outcome is not Outcome.ACCEPTED:

@@ -39,6 +39,9 @@ Make: TypeAlias = Callable[[Profile], "tuple[Message, Subscription | None]"]
 #: Seconds of the first and of the longest pause before what was released is sent again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 
+#: The longest pause, in seconds, before a notification is sent again that a listener gave back.
+LONGEST_RETRY_PAUSE = 60.0
+
 
 class Confirmation(Waiter):
     """Waits for the outcome of a message.
@@ -233,7 +236,10 @@ class _Sending:
                 return
             else:
                 self._resent += action is Action.RESEND_MARKED
-                self._attempts.failed(_unconfirmed(confirmation.reason), prepared)
+                if outcome is Outcome.UNKNOWN:
+                    self._attempts.failed(_unconfirmed(confirmation.reason), prepared)
+                else:
+                    self._given_back()
 
     def _made(self, profile: Profile) -> Message:
         """Return the message for a kind of peer; its identity stays the same."""
@@ -301,6 +307,21 @@ class _Sending:
             raise self._unroutable()
         time.sleep(min(self._pause, left))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _given_back(self) -> None:
+        """Wait before what a receiver gave back, or died with, is sent again."""
+        left = self._deadline - time.monotonic()
+        if left <= TOO_LITTLE:
+            raise ConfirmTimeoutError(
+                f"each receiver of {self._named()} gave it back or ended, and may have handled it"
+            )
+        if self._pattern is Pattern.NOTIFY:
+            delay = self._options.notification_retry_delay
+            pause = min(delay * 2.0 ** (self._resent - 1), max(LONGEST_RETRY_PAUSE, delay))
+        else:
+            pause = self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        time.sleep(min(pause, left - TOO_LITTLE))
 
     def _unroutable(self) -> UnroutableError:
         return UnroutableError(

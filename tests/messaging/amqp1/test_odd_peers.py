@@ -1,0 +1,185 @@
+"""Peers that are slow, stingy or rude: what is sent to them fails in time, with the reason."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from hbshim import messaging
+from hbshim.amqp1.connection import Connection
+from hbshim.amqp1.events import AttachRequested, Received
+from hbshim.amqp1.performatives import Accepted, Error, Modified, Rejected
+from hbshim.amqp1.receiver import Receiver
+from hbshim.amqp1.sasl import SaslServer
+from hbshim.errors import (
+    BrokerBlockedError,
+    CallTimeoutError,
+    ConfirmTimeoutError,
+    ConnectError,
+    LostServerError,
+    RejectedError,
+    TopologyError,
+)
+from tests.messaging.conftest import LIMIT
+
+HOST = "127.0.0.1"
+
+TARGET = messaging.Target("topic")
+
+Act = Callable[["Peer", object], None]
+
+
+class Peer:
+    """A peer that accepts connections, and answers as it is told.
+
+    Parameters:
+        act: called with each event.
+
+    Attributes:
+        seen: how often it has seen each type of event.
+    """
+
+    def __init__(self, act: Act) -> None:
+        self.seen: Counter[str] = Counter()
+        self._act = act
+        self._sock = socket.create_server((HOST, 0))
+        self.port: int = self._sock.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                accepted, _ = self._sock.accept()
+                threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        login = SaslServer(["ANONYMOUS"], lambda _mechanism, _response: True)
+        engine = Connection("peer", server=True, sasl=login, properties={"product": "odd-router"})
+        with sock, suppress(OSError):
+            while data := sock.recv(1 << 16):
+                for event in engine.receive_data(data, time.monotonic()):
+                    self.seen[type(event).__name__] += 1
+                    self._act(self, event)
+                sock.sendall(engine.data_to_send(time.monotonic()))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def well_behaved(_peer: Peer, event: object) -> None:
+    """Accept everything, and give credit."""
+    if isinstance(event, AttachRequested):
+        event.link.accept()
+        if isinstance(event.link, Receiver):
+            event.link.grant(100)
+
+
+def silent(_peer: Peer, _event: object) -> None:
+    """Answer no link."""
+
+
+def stingy(_peer: Peer, event: object) -> None:
+    """Give no credit."""
+    if isinstance(event, AttachRequested):
+        event.link.accept()
+
+
+def rude(_peer: Peer, event: object) -> None:
+    """Accept each link, and detach it at once."""
+    if isinstance(event, AttachRequested):
+        event.link.accept()
+        event.link.detach(Error("amqp:internal-error", "not today"))
+
+
+def answering(*states: object) -> Act:
+    """Give each message these states; the last one settles it."""
+
+    def act(peer: Peer, event: object) -> None:
+        well_behaved(peer, event)
+        if isinstance(event, Received):
+            for state in states[:-1]:
+                event.link.update(event.delivery, state)  # type: ignore[arg-type]
+            event.link.settle(event.delivery, states[-1])  # type: ignore[arg-type]
+
+    return act
+
+
+@contextmanager
+def connected(act: Act) -> Iterator[tuple[Peer, messaging.Driver]]:
+    peer = Peer(act)
+    driver = messaging.connect(f"hbamqp://{HOST}:{peer.port}/")
+    try:
+        yield peer, driver
+    finally:
+        driver.close()
+        peer.close()
+
+
+PAYLOAD = messaging.Payload(b"{}")
+
+
+@pytest.mark.parametrize("act", [silent, stingy], ids=["no link", "no credit"])
+def test_a_peer_that_accepts_no_message(act: Act) -> None:
+    with connected(act) as (peer, driver):
+        began = time.monotonic()
+        with pytest.raises(CallTimeoutError, match=r"was not sent|did not deliver"):
+            driver.call(TARGET, PAYLOAD, 0.5)
+        with pytest.raises((BrokerBlockedError, ConnectError)):
+            driver.cast(TARGET, PAYLOAD, 0.5)
+        assert time.monotonic() - began < LIMIT / 2
+        # Nothing of it waits for credit that comes later.
+        assert peer.seen["Received"] == 0
+        assert peer.seen["AttachRequested"] <= 4
+
+
+def test_a_peer_that_detaches_every_link() -> None:
+    with connected(rude) as (peer, driver):
+        for send in (driver.call, driver.cast):
+            with pytest.raises((TopologyError, CallTimeoutError), match="not today"):
+                send(TARGET, PAYLOAD, 1)
+        assert peer.seen["AttachRequested"] < 100
+
+
+def test_a_server_that_dies_after_it_has_begun() -> None:
+    with connected(answering(Accepted(), Modified(delivery_failed=True))) as (_, driver):
+        with pytest.raises(LostServerError, match="may have run"):
+            driver.call(TARGET, PAYLOAD, LIMIT)
+        driver.cast(TARGET, PAYLOAD, LIMIT)
+
+
+def test_a_server_that_dies_before_it_has_begun() -> None:
+    """It is sent again and marked, by which its next receiver knows."""
+    with connected(answering(Modified(delivery_failed=True))) as (peer, driver):
+        with pytest.raises(ConfirmTimeoutError, match="may have handled it"):
+            driver.cast(TARGET, PAYLOAD, 0.5)
+        assert 2 <= peer.seen["Received"] < 100
+
+
+def test_a_server_that_refuses_a_copy() -> None:
+    copy = Rejected(Error("hbshim:may-have-run", "another server has received it"))
+    with connected(answering(copy)) as (peer, driver):
+        with pytest.raises(LostServerError):
+            driver.call(TARGET, PAYLOAD, LIMIT)
+        driver.cast(TARGET, PAYLOAD, LIMIT)
+        assert peer.seen["Received"] == 2
+
+
+def test_a_peer_that_rejects() -> None:
+    with connected(answering(Rejected(Error("odd:reason", "not this one")))) as (_, driver):
+        for send in (driver.call, driver.cast):
+            with pytest.raises(RejectedError, match="not this one"):
+                send(TARGET, PAYLOAD, LIMIT)
+
+
+def test_a_call_whose_peer_accepts_and_never_answers() -> None:
+    with (
+        connected(answering(Accepted())) as (_, driver),
+        pytest.raises(CallTimeoutError, match="not answered"),
+    ):
+        driver.call(TARGET, PAYLOAD, 0.5)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from hbshim import messaging
 from hbshim.errors import (
     ConnectError,
+    MessagingError,
+    OptionError,
     RejectedError,
     TopologyError,
     UnroutableError,
     UnsupportedError,
 )
+from hbshim.messaging.amqp import patterns
 from hbshim.messaging.amqp1 import opening
 from hbshim.messaging.amqp1.driver import Amqp1Driver
+from hbshim.messaging.amqp1.outcomes import Outcome
 from hbshim.messaging.amqp1.routable import Routable
+from tests.concurrency import MODEL
 from tests.messaging.amqp1.routers import HOST, Router
 from tests.messaging.conftest import LIMIT
 from tests.messaging.endpoints import Endpoint
@@ -24,6 +35,8 @@ from tests.proton import require_proton
 from tests.waiting import wait_until
 from wsgi_harness.router.plan import DIRECTORY, Plan, free_port
 from wsgi_harness.router.process import RouterProcess
+
+CHECKOUT = Path(__file__).parents[3]
 
 Drivers = Callable[..., messaging.Driver]
 Serve = Callable[..., messaging.Server]
@@ -51,6 +64,102 @@ def test_virtual_hosts_are_different_addresses(
     assert messaging.Client(one, target, timeout=LIMIT).call("echo", value=1) == 1
     with pytest.raises(UnroutableError, match="no server"):
         messaging.Client(two, target, timeout=LIMIT, mandatory=True).call("echo", value=1)
+
+
+# -- casts, copies, and what a router cannot do --------------------------------------------
+
+
+def test_a_cast_without_a_server_on_a_router(
+    router_drivers: Drivers, target: messaging.Target
+) -> None:
+    client = messaging.Client(router_drivers(), target, timeout=0.5)
+    with pytest.raises(UnroutableError, match=target.topic):
+        client.cast("echo", value=1)
+    # A fanout is lost, and no error.
+    client.prepare(fanout=True).cast("echo", value=1)
+
+
+def test_a_cast_returns_when_a_server_has_begun_it_on_a_router(
+    router_drivers: Drivers, target: messaging.Target, serve: Serve
+) -> None:
+    endpoint = Endpoint()
+    serve(router_drivers(), target, endpoint, workers=1)
+    client = messaging.Client(router_drivers(), target, timeout=LIMIT)
+    client.cast("hold", value="begun")
+    with pytest.raises(MessagingError):
+        client.prepare(timeout=0.5).cast("echo", value="not begun")
+    written = messaging.Client(router_drivers(cast_confirm=False), target, timeout=LIMIT)
+    written.cast("echo", value="written")
+    endpoint.release.set()
+    wait_until(lambda: endpoint.asked == ["begun", "written"], LIMIT)
+
+
+@pytest.mark.parametrize("acknowledge", ["before", "after"])
+def test_a_marked_copy_is_run_only_where_requests_are_acknowledged_after(
+    acknowledge: Literal["before", "after"],
+    router_drivers: Drivers,
+    target: messaging.Target,
+    serve: Serve,
+) -> None:
+    """Its mark says that another server has received it and may have begun it."""
+    endpoint = Endpoint()
+    serve(router_drivers(), target, endpoint, acknowledge=acknowledge)
+    driver = router_drivers()
+    assert isinstance(driver, Amqp1Driver)
+    deadline = time.monotonic() + LIMIT
+    prepared = driver._caller().connected(deadline, None)
+    connection = prepared.connection
+    request = messaging.Payload(b'{"method": "echo", "args": {"value": "copy"}}')
+    message = patterns.cast(connection.profile.names, target, request, deadline)
+    outcomes: list[Outcome] = []
+    connection.publish(
+        message, deadline, lambda outcome, _reason: outcomes.append(outcome), resent=1, awaited=True
+    )
+    assert connection.wait_for(lambda: outcomes, deadline)
+    if acknowledge == "before":
+        assert (outcomes, endpoint.asked) == ([Outcome.SERVER_LOST], [])
+    else:
+        assert (outcomes, endpoint.asked) == ([Outcome.ACCEPTED], ["copy"])
+
+
+def test_what_needs_a_store_is_refused_on_a_router(
+    router_drivers: Drivers, target: messaging.Target
+) -> None:
+    client = messaging.Client(router_drivers(), target)
+    with pytest.raises(OptionError, match="hbpika"):
+        client.submit("echo", value=1)
+
+
+# -- forks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(MODEL != "native", reason="the processes patch themselves")
+@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+def test_a_fork_over_a_router(
+    model: str,
+    router: Router,
+    router_drivers: Drivers,
+    target: messaging.Target,
+    serve: Serve,
+) -> None:
+    """Both processes go on with a driver that was used before."""
+    endpoint = Endpoint()
+    serve(router_drivers(), target, endpoint)
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "tests/messaging/forking.py", model, target.topic],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(CHECKOUT),
+            "URL": f"hbamqp://{HOST}:{router.port}/",
+        },
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["child", "parent"]
+    said = ["before", *(f"{who}-{number}" for who in ("child", "parent") for number in range(5))]
+    assert sorted(endpoint.asked) == sorted(said)
 
 
 # -- logins --------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def test_a_directory_that_is_newly_empty_proves_nothing(epoch: bytes | None) -> 
     assert known(cache) == ["a"]
     # A lease later each host that is up has registered again. If none has, the proxies may be the
     # ones that cannot reach it.
+    cache.reached(epoch, 200.0 + LEASE / 2)
     cache.reached(epoch, 200.0 + LEASE)
     cache.put(TOPIC, [], 200.0 + LEASE)
     assert known(cache) == (None if epoch else ["a"]) or cache.find(TOPIC, 200.0 + LEASE) == ()
@@ -81,6 +82,23 @@ def test_a_directory_that_was_away_proves_nothing_for_a_lease() -> None:
     cache.put(TOPIC, [], 10_001.0)
     assert known(cache) == ["a"]
     cache.put(TOPIC, [], 10_000.0 + LEASE)
+    assert cache.peek(TOPIC) == ()
+
+
+@pytest.mark.parametrize("hung", [True, False])
+def test_a_directory_that_hung_proves_nothing_for_a_lease(hung: bool) -> None:
+    """No connection was lost; and leases ended that no proxy could renew."""
+    cache = RouteCache(LEASE)
+    for now in range(0, 101, 5):
+        cache.reached(b"epoch", float(now))
+    cache.put(TOPIC, [(A, LEASE)], 100.0)
+    end = 100.0 + (0.7 if hung else 0.6) * LEASE
+    cache.reached(b"epoch", end)
+    cache.put(TOPIC, [], end)
+    assert cache.peek(TOPIC) == ((A,) if hung else ())
+    for part in (1 / 3, 2 / 3, 1):
+        cache.reached(b"epoch", end + part * LEASE)
+    cache.put(TOPIC, [], end + LEASE)
     assert cache.peek(TOPIC) == ()
 
 
@@ -151,7 +169,7 @@ def test_a_host_is_never_dropped_unless_a_whole_lease_was_watched(
     cache, now = RouteCache(LEASE), 0.0
     routes = {"a": A, "b": B}
     cache.put(TOPIC, [(each, LEASE) for each in routes.values()], now)
-    since, epoch = math.inf, None
+    since, epoch, answered = math.inf, None, -math.inf
     held = set(routes)
     for (step, argument), pause in zip(steps, pauses, strict=False):
         now += pause
@@ -163,9 +181,9 @@ def test_a_host_is_never_dropped_unless_a_whole_lease_was_watched(
             cache.reached(argument, now)
             if argument is None:
                 since = math.inf
-            elif since == math.inf or argument != epoch:
+            elif since == math.inf or argument != epoch or now - answered > LEASE - LEASE / 3:
                 since = now
-            epoch = argument
+            epoch, answered = argument, now
         else:
             assert isinstance(argument, set)
             cache.put(TOPIC, [(routes[host], LEASE) for host in argument], now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from hbshim.messaging.zmq.directory.redis import RedisDirectory
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
 from hbshim.messaging.zmq.frames import key_of
 from tests.messaging.zmq.directories import ONE, OTHER, TOPIC, hosts, listener, record, soon
-from tests.messaging.zmq.redis_server import RedisServer
+from tests.messaging.zmq.redis_server import Container, RedisServer
 from tests.waiting import wait_until
 from wsgi_harness.wire.relay import Relay
 
@@ -261,6 +262,33 @@ def test_a_redis_that_hangs_costs_a_caller_no_more_than_its_deadline(
         assert hosts(client) == {"a": ("1",)}
         relay.resume()
         wait_until(lambda: hosts(client) == {"a": ("1", "2")})
+
+
+def test_known_routes_stay_where_redis_hangs_until_leases_end(
+    directory: Open, redis_container: Container
+) -> None:
+    """Shorter than the limit for an answer, so that no connection is lost."""
+    proxy, client = registered(directory, expire=0.9, socket_timeout=30.0)
+    watched = time.monotonic() + 2.0
+    wait_until(lambda: time.monotonic() > watched and hosts(client))
+    # As a proxy that tries again a moment later than the clients do.
+    proxy.close()
+    try:
+        redis_container.run("sh", "-c", "kill -STOP $(pidof redis-server)")
+        over = time.monotonic() + 1.0
+        wait_until(lambda: time.monotonic() > over)
+    finally:
+        redis_container.run("sh", "-c", "kill -CONT $(pidof redis-server)")
+    # The first answer after that: a key of which nothing is known is looked up.
+    assert client.routes(OTHER, soon()).routes == ()
+    assert hosts(client) == {"a": ("1",)}
+    # It ends all the same, a lease later.
+    wait_until(lambda: not hosts(client))
+
+
+def test_no_pause_is_longer_than_the_time_between_two_renewals(directory: Open) -> None:
+    found = itertools.islice(directory(expire=0.9)._new_pauses(), 100)
+    assert max(found) <= 0.3
 
 
 def test_a_slow_redis_is_waited_for(redis_server: RedisServer) -> None:

@@ -3,7 +3,8 @@
 A host is dropped from a key for one of three reasons: (a) it was withdrawn; (b) its lease has
 ended in a directory that was reachable, and had its data, for as long as a lease lasts; (c) the
 driver itself found that it does not serve the key. A directory that cannot be reached, or that is
-empty because it was restarted, is no reason.
+empty because it was restarted, is no reason; neither is one that hung, because leases end
+meanwhile that it did not let their owners renew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hbshim.messaging.zmq.directory import Route
+from hbshim.messaging.zmq.directory.settings import RENEWALS
 
 #: Seconds for which it is believed that no host serves a key, unless a change is announced; and
 #: for which a host that does not serve a key, as it says itself, is not offered again.
@@ -51,8 +53,9 @@ class RouteCache:
     def __init__(self, lease: float) -> None:
         self._lease = lease
         self._keys: dict[bytes, _Known] = {}
-        # Since when the directory was reachable and had its data.
+        # Since when the directory was reachable and had its data; and when it answered last.
         self._trusted_since: float | None = None
+        self._answered = -math.inf
         self._epoch: bytes | None = None
         self._refused: dict[tuple[bytes, str], tuple[str, float]] = {}
 
@@ -145,11 +148,12 @@ class RouteCache:
         Parameters:
             epoch: another one says that it has lost its data since; None: that it has none.
         """
+        hung = now - self._answered > self._lease - self._lease / RENEWALS
         if epoch is None:
             self._trusted_since = None
-        elif self._trusted_since is None or epoch != self._epoch:
+        elif self._trusted_since is None or epoch != self._epoch or hung:
             self._trusted_since = now
-        self._epoch = epoch
+        self._epoch, self._answered = epoch, now
 
     def lost(self) -> None:
         """Note that the directory cannot be reached."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hbshim.heartbeat.service import current
-
-#: How many renewals a lease outlasts.
-RENEWALS = 3
+from hbshim.messaging.zmq.directory.settings import RENEWALS
 
 
 class Lease:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import time
 from _socket import socketpair
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hbshim.errors import DirectoryError, WorkerError
 from hbshim.messaging.backoff import pauses
@@ -25,11 +25,11 @@ from hbshim.messaging.zmq.directory.latch import Latch
 from hbshim.messaging.zmq.directory.lease import Lease
 from hbshim.messaging.zmq.directory.ledger import Ledger
 from hbshim.messaging.zmq.directory.records import RecordError, decode_change
-from hbshim.messaging.zmq.directory.settings import DirectorySettings
+from hbshim.messaging.zmq.directory.settings import RENEWALS, DirectorySettings
 from hbshim.messaging.zmq.directory.store import RedisStore, channel_of
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
-#: Seconds that no pause before another try to connect exceeds.
+#: Seconds that no pause before another try to connect exceeds, nor the time between two renewals.
 LONGEST_PAUSE = 5.0
 
 #: Seconds for which an idle thread sleeps at most.
@@ -72,7 +72,9 @@ class RedisDirectory(Inheritable):
         self._renew_all = False
         self._reachable = False
         self._running = False
-        self._pauses = pauses(settings.wait_timeout, LONGEST_PAUSE)
+        # A lease that its owner cannot renew meanwhile must not end for it.
+        self._often = settings.expire / RENEWALS
+        self._pauses = self._new_pauses()
         self._retry_at = self._opened_at = -math.inf
         self._refresh_at = math.inf
         self._clean_at = math.inf
@@ -268,13 +270,16 @@ class RedisDirectory(Inheritable):
         now = time.monotonic()
         if was_open and now - self._opened_at > LONGEST_PAUSE:
             # It worked: another try at once, and pauses only from then on.
-            self._pauses = pauses(self._settings.wait_timeout, LONGEST_PAUSE)
+            self._pauses = self._new_pauses()
             self._retry_at = now
         else:
             self._retry_at = now + next(self._pauses)
         if was_reachable:
             self._announce()
         return self._retry_at
+
+    def _new_pauses(self) -> Iterator[float]:
+        return pauses(self._settings.wait_timeout, min(LONGEST_PAUSE, self._often))
 
     def _sleep(self, due: float) -> None:
         left = min(due - time.monotonic(), LONGEST_SLEEP)
@@ -333,8 +338,10 @@ class RedisDirectory(Inheritable):
             self._cache.reached(epoch, now)
             changed = [self._cache.put(key, routes, now) for key, routes in found.items()]
             ends = self._cache.next_end(now)
-        # Shortly after the end of a lease, to see that it was not renewed.
-        self._refresh_at = now + max(min(self._settings.update, ends - now + 0.05), 0.1)
+        # Shortly after the end of a lease, to see that it was not renewed; and so often that a
+        # directory which hangs is not believed.
+        due = min(self._settings.update, ends - now + 0.05, self._often)
+        self._refresh_at = now + max(due, min(0.1, self._often))
         return any(changed)
 
     def _read_announcements(self) -> bool:

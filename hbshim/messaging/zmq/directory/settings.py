@@ -11,6 +11,10 @@ from hbshim.messaging.zmq.directory import Pipeline
 PORTS: Mapping[Pipeline, int] = {"call": 9501, "fanout": 9502, "notify": 9503, "cast": 9504}
 
 
+#: How many renewals a lease outlasts.
+RENEWALS = 3
+
+
 @dataclass(frozen=True)
 class DirectorySettings:
     """How a directory is used.

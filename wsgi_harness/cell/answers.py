@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from wsgi_harness.cell.reaching import wait_for
 from wsgi_harness.cell.transport import configured, topic_of, url_of
 
 #: Printed when every topic is served.
@@ -34,6 +35,7 @@ def main() -> None:
     import oslo_messaging
 
     host, _, port = sys.argv[1].rpartition(":")
+    wait_for(host, int(port))
     conf = configured({"heartbeat_timeout_threshold": _HEARTBEAT})
     for scheme in sys.argv[2:]:
         url = url_of(scheme, os.environ["AMQP_URL"], (host, int(port)))

@@ -15,6 +15,8 @@ from typing import Any
 from proton.handlers import MessagingHandler
 from proton.reactor import Container
 
+from wsgi_harness.cell.reaching import wait_for
+
 #: Printed when every address is served.
 SERVING = "serving"
 _CREDIT = 100
@@ -35,7 +37,7 @@ class Sink(MessagingHandler):  # type: ignore[misc]
         self._opened = 0
 
     def on_start(self, event: Any) -> None:
-        """Connect; proton connects again until the router listens."""
+        """Connect; proton connects again if it is interrupted."""
         connection = event.container.connect(self._router, allowed_mechs="ANONYMOUS")
         for address in self._addresses:
             event.container.create_receiver(connection, address)
@@ -58,5 +60,12 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+def main() -> None:
+    """Receive until the process is ended."""
+    host, _, port = sys.argv[1].rpartition(":")
+    wait_for(host, int(port))
+    Container(Sink(f"amqp://{sys.argv[1]}", sys.argv[2:])).run()
+
+
 if __name__ == "__main__":
-    Container(Sink(sys.argv[1], sys.argv[2:])).run()
+    main()

@@ -32,7 +32,7 @@ def services(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]
     if not addresses:
         return []
     router = (_PYTHON, "-m", "wsgi_harness.router", "--report", "--host=0.0.0.0")
-    sink = (_PYTHON, "-m", "wsgi_harness.cell.sink", f"amqp://{ROUTER}:{_PORT}")
+    sink = (_PYTHON, "-m", "wsgi_harness.cell.sink", f"{ROUTER}:{_PORT}")
     return [
         CellService(ROUTER, entrypoint=(*router, f"--port={_PORT}", f"--idle-timeout={heartbeat}")),
         CellService(SINK, entrypoint=(*sink, *addresses)),

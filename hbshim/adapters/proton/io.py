@@ -61,11 +61,18 @@ def link_beneath(
 def guarded_send(
     link: Link, frames: SentFrames, stock: Callable[[Any], int]
 ) -> Callable[[Any], Any]:
-    """Wrap the function that sends as much of some bytes as the socket takes."""
+    """Wrap the function that sends as much of some bytes as the socket takes.
+
+    It returns how many it has sent, and proton forgets these. If an exception keeps the number from
+    proton, it would send the bytes once more: the stream has to end.
+    """
     data: Any = b""
+    unreported = False
 
     def flush() -> int:
+        nonlocal unreported
         sent = stock(data)
+        unreported = True
         frames.record(data, sent)
         return sent
 
@@ -74,9 +81,16 @@ def guarded_send(
     )
 
     def send(some: Any) -> Any:
-        nonlocal data
-        data = some
-        return guarded()
+        nonlocal data, unreported
+        data, unreported = some, False
+        try:
+            return guarded()
+        except BaseException:
+            if unreported:
+                # Before the call, which may be interrupted, too; then the engine ends the stream.
+                link.guard.torn = True
+                link.tear()
+            raise
 
     return send
 

@@ -18,7 +18,7 @@ from hbshim.messaging.aio.home import Home
 from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import Payload, Reply
 from hbshim.messaging.capabilities import Capabilities
-from hbshim.messaging.role import ReaderRole
+from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.steps import Steps, Wait
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls
@@ -98,6 +98,14 @@ class SteppedDriver(PlainDriver):
         super().close()
         self.role.close()
         self.arrived.set()
+
+
+class News(Waiter):
+    """Is never notified; what follows takes time."""
+
+    @property
+    def ready(self) -> bool:
+        return False
 
 
 def around(driver: Any, **how: Any) -> aio.Driver:
@@ -322,6 +330,64 @@ except EventLoopError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert f"{library} has patched them in this process; use hbshim.messaging," in done.stdout
+
+
+@pytest.mark.parametrize("reports", [False, True], ids=["sent", "reported"])
+def test_what_is_late_when_it_begins_to_wait_ends_at_once(reports: bool) -> None:
+    """Its timer has run out while a thread, or the loop, was in it."""
+
+    class Late(SteppedDriver):
+        def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
+            call = self.calls.begin(on_reply)
+            if reports:
+                self.replies.append((call.correlation_id, Reply("progress", NOTHING)))
+                self.arrived.set()
+            else:
+                time.sleep(0.1)
+            try:
+                return (yield from self.calls.wait_steps(call, deadline, None))
+            finally:
+                self.calls.end(call)
+
+    async def main() -> None:
+        def block(_reply: Reply) -> None:
+            time.sleep(0.1)
+
+        async with around(Late()) as driver:
+            call = driver.call(TARGET, NOTHING, 0.05, on_reply=block)
+            with pytest.raises(CallTimeoutError, match="not answered"):
+                await asyncio.wait_for(call, LIMIT)
+
+    asyncio.run(main())
+
+
+def test_an_operation_that_needs_a_thread_to_end_ends_in_time_without() -> None:
+    class Pausing(SteppedDriver):
+        def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
+            self.sent.append("begun")
+            if on_reply is not None:
+                assert self.release.wait(LIMIT)
+            yield Wait(None, News(), deadline, "paused")
+            raise AssertionError("it was notified")
+
+    beneath = Pausing()
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            first = asyncio.ensure_future(driver.call(TARGET, NOTHING, 1))
+            await until(lambda: beneath.sent)
+            # Each occupies a thread.
+            others = [
+                asyncio.ensure_future(driver.call(TARGET, NOTHING, LIMIT, on_reply=print))
+                for _ in range(4)
+            ]
+            with pytest.raises(CallTimeoutError, match="all threads that send calls wait"):
+                await first
+            for call in others:
+                call.cancel()
+            beneath.release.set()
+
+    asyncio.run(main())
 
 
 def test_a_pause_needs_no_thread() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from hbshim.errors import CallTimeoutError, MessagingError
 from hbshim.messaging.aio.home import Home, set_error, set_result
 from hbshim.messaging.aio.threads import Threads
+from hbshim.messaging.base import LONGEST_TIMEOUT
 from hbshim.messaging.steps import Steps, Wait
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from hbshim.messaging.role import ReaderRole
 
 T = TypeVar("T")
+
+#: Seconds after its deadline that an operation waits for a thread which ends it.
+GRACE = 0.25
 
 
 class _State(enum.Enum):
@@ -200,6 +204,8 @@ class Operation(Generic[T]):
     def _on_timer(self) -> None:
         now = time.monotonic()
         with self._lock:
+            # What runs now, and waits later, sets another one.
+            self._timer_at = LONGEST_TIMEOUT + now
             wait = self._wait
             if self._state is _State.DONE:
                 return
@@ -214,7 +220,11 @@ class Operation(Generic[T]):
             self._leave()
             set_error(self._future, self._not_begun())
             self._steps.close()
-        elif now < self._deadline:
+        elif now >= self._deadline:
+            if late:
+                # If what the error leads to waits for a thread.
+                self._set_timer(now + GRACE)
+        else:
             next_time = self._deadline
             if not late and wait is not None and wait.until > now:
                 next_time = min(next_time, wait.until)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hbshim import __version__
 from hbshim.bench import engine_load, footprint, lateness, throughput
+from hbshim.bench.amqp1 import contest as amqp1_contest
 from hbshim.bench.publisher import BROKER_VARIABLE
 from hbshim.bench.rpc import contest
 from hbshim.bench.zmq import contest as zmq_contest
@@ -17,7 +18,7 @@ from hbshim.errors import HbshimError, MissingExtraError
 from hbshim.runtime.loaded import is_loaded
 
 #: What each benchmark is, in the order they run.
-BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc", "zmq")
+BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc", "zmq", "amqp1")
 
 #: The library that each benchmark imports, and the extra that brings it.
 _LIBRARIES: dict[str, dict[str, str]] = {
@@ -74,6 +75,8 @@ def run(
             result[name] = engine_load.run(broker_url, quick=quick)
         elif name == "zmq":
             result[name] = zmq_contest.run(broker_url, quick=quick)
+        elif name == "amqp1":
+            result[name] = amqp1_contest.run(quick=quick)
         elif name in _ON_BROKER:
             measure = _ON_BROKER[name]
             result[name] = None if broker_url is None else measure(broker_url, quick=quick)
@@ -151,7 +154,25 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "proxy_us": ".0f",
         },
     ),
+    "amqp1": (
+        "Messaging over an AMQP 1.0 router, 1 KiB: ratios of rates, beside what each must be",
+        {
+            "work": "",
+            "contestant": "",
+            "against": "",
+            "ratio": ".2f",
+            "must": "",
+            "reached": "",
+            "per_second": ",.0f",
+            "client_us": ".0f",
+            "against_client_us": ".0f",
+            "cpu_ratio": ".1f",
+        },
+    ),
 }
+
+#: What those need that can be left out, and the variable that names it.
+_NEEDED = {"amqp1": ("a router", amqp1_contest.ROUTER_VARIABLE)}
 
 
 #: Of the widest table.
@@ -176,7 +197,8 @@ def print_tables(result: dict[str, Any]) -> None:
         if name not in result:
             continue
         if result[name] is None:
-            console.print(f"{title}: left out, it needs a broker; name one in {BROKER_VARIABLE}")
+            needed, variable = _NEEDED.get(name, ("a broker", BROKER_VARIABLE))
+            console.print(f"{title}: left out, it needs {needed}; name one in {variable}")
             continue
         rows = result[name] if isinstance(result[name], list) else [result[name]]
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -124,9 +124,10 @@ def watch(target: str | None, once: bool, as_json: bool, interval: float) -> Non
 @click.option("--quick", is_flag=True, help="Fewer pairs, shorter waits.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json: bool) -> None:
-    """Measure hbshim: import, memory, throughput, lateness, engine, rpc, zmq; all unless named.
+    """Measure hbshim: import, memory, throughput, lateness, engine, rpc, zmq, amqp1.
 
-    Needs the extras kombu, pika, eventlet, gevent, oslo and zmq. Takes about 25 minutes, --quick 7.
+    All unless named; amqp1 only with a router in HBSHIM_ROUTER_URL. Needs the extras kombu, pika,
+    eventlet, gevent, oslo, zmq and, for amqp1, proton. Takes about 25 minutes, --quick 7.
     """
     from hbshim.bench import suite
 

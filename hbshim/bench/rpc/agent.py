@@ -23,6 +23,7 @@ KINDS = {
     "own": ("rpc.own", "OwnClient", "OwnServer"),
     "by hand": ("rpc.by_hand_{}", "client", "Server"),
     "bare pyzmq": ("zmq.through_{}", "client", "Server"),
+    "bare amqp1": ("amqp1.by_hand_{}", "client", "Server"),
 }
 
 

@@ -25,7 +25,16 @@ PATIENCE = 60.0
 class Agent:
     """A process of :mod:`hbshim.bench.rpc.agent`; starts at once, and answers in turn."""
 
-    def __init__(self, role: str, kind: str, scheme: str, topic: str, model: str, url: str) -> None:
+    def __init__(
+        self,
+        role: str,
+        kind: str,
+        scheme: str,
+        topic: str,
+        model: str,
+        url: str,
+        path: str | None = None,
+    ) -> None:
         self._name = f"{kind} {scheme} {role}, {model}"
         # Its log and its warnings: shown only if it fails.
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
@@ -36,7 +45,7 @@ class Agent:
                 *("-W", "ignore", "-m", "hbshim.bench.rpc.agent"),
                 *(role, kind, scheme, topic, model),
             ],
-            env={**os.environ, BROKER_VARIABLE: url},
+            env={**os.environ, BROKER_VARIABLE: url, **_path_with(path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -78,6 +87,13 @@ class Agent:
         self._said.close()
 
 
+def _path_with(directory: str | None) -> dict[str, str]:
+    if directory is None:
+        return {}
+    path = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (directory, path)))}
+
+
 class Contestant:
     """A client, and the server that only it uses.
 
@@ -87,6 +103,7 @@ class Contestant:
         topic: used by this contest alone.
         model: "native", "eventlet" or "gevent".
         between_cpu: returns the CPU time so far, in seconds, of what lies between the two.
+        path: a directory that goes first on the path of its processes.
     """
 
     def __init__(
@@ -97,13 +114,15 @@ class Contestant:
         model: str,
         url: str,
         between_cpu: Callable[[], float] = lambda: 0.0,
+        *,
+        path: str | None = None,
     ) -> None:
         self.kind, self.scheme, self.model = kind, scheme, model
         self._between_cpu = between_cpu
         self._ends = ExitStack()
-        self._server = Agent("server", kind, scheme, topic, model, url)
+        self._server = Agent("server", kind, scheme, topic, model, url, path)
         self._ends.callback(self._server.close)
-        self._client = Agent("client", kind, scheme, topic, model, url)
+        self._client = Agent("client", kind, scheme, topic, model, url, path)
         self._ends.callback(self._client.close)
         self._expected: dict[str, int] = {"requests": 0, "notifications": 0}
 

@@ -21,14 +21,21 @@ class Router:
     port: int
 
 
-def plan(port: int, **router: Any) -> Plan:
-    """Return the plan of a router that distributes as the driver's addresses have it."""
+def plan(port: int, *, idle: int = 16, **router: Any) -> Plan:
+    """Return the plan of a router that distributes as the driver's addresses have it.
+
+    Parameters:
+        idle: seconds after which it closes a silent connection; 0: never.
+    """
     prefix = "openstack.org/om"
     ways = {"multicast": "multicast", "unicast": "closest", "anycast": "balanced"}
     return Plan(
         [
             ("router", {"mode": "standalone", "id": "laboratory", **router}),
-            ("listener", {"host": HOST, "port": port, "role": "normal"}),
+            (
+                "listener",
+                {"host": HOST, "port": port, "role": "normal", "idleTimeoutSeconds": idle},
+            ),
             *(
                 ("address", {"prefix": f"{prefix}/{kind}/{way}", "distribution": distribution})
                 for kind in ("rpc", "notify")
@@ -38,11 +45,11 @@ def plan(port: int, **router: Any) -> Plan:
     )
 
 
-def running() -> Iterator[Router]:
-    """Run a router."""
+def running(*, idle: int = 16) -> Iterator[Router]:
+    """Run a router; see :func:`plan`."""
     python = require_proton()
     port = free_port()
-    process = RouterProcess(plan(port), python=python)
+    process = RouterProcess(plan(port, idle=idle), python=python)
     try:
         yield Router(process, port)
     finally:

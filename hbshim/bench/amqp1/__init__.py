@@ -1,0 +1,1 @@
+"""Messaging over an AMQP 1.0 router: hbshim, bare proton, oslo.messaging's former driver."""

@@ -109,7 +109,7 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
         lambda: client(URL, transport_options=at_least_once).prepare(fanout=True).cast({}, "x"),
     )
     yield "refused credentials, listener", lambda: listen(wrong)
-    driver: Any = connect(URL)
+    driver: Any = connect(URL.replace(SCHEME, "hbkombu", 1))
     with driver._sender.pool.lease() as checked_out:
         checked_out.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
     driver.close()
@@ -118,7 +118,9 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
         "target that no queue can be named after",
         lambda: client(URL, exchange="\ud800").cast({}, "x"),
     )
-    yield "server of a long name", lambda: client(URL).prepare(server="s" * 300).cast({}, "x")
+    # A cast of hbamqp:// waits until it is accepted.
+    brief = f"{URL}?rpc_timeout=2"
+    yield "server of a long name", lambda: client(brief).prepare(server="s" * 300).cast({}, "x")
     endless: list[Any] = []
     endless.append(endless)
     yield "payload that cannot be serialised", lambda: client(URL).cast({}, "x", value=endless)

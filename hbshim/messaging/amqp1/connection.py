@@ -268,8 +268,13 @@ class Connection:
 
     def _settle_sent(self, link: OutgoingLink, delivery: EngineDelivery) -> None:
         # A delivery that is settled by both sides is not used any more.
-        if self.is_open and not delivery.settled:
+        if not self.is_open or delivery.settled:
+            return
+        if self.profile.routes:
             self._stream.work(lambda _: link.settle(delivery))
+        else:
+            # RabbitMQ would end the session, with the messages of all callers in it.
+            self._stream.work(lambda _: link.forget(delivery))
 
     def _blocked(self, how: str) -> BrokerBlockedError:
         return BrokerBlockedError(

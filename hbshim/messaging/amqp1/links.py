@@ -104,6 +104,10 @@ class OutgoingLink(OpenLink[Sender]):
         error = state.error if isinstance(state, Rejected) else None
         sent.on_outcome(outcome, "" if error is None else described(error))
 
+    def forget(self, delivery: Delivery) -> None:
+        """Want to hear no more of a message; the peer is not told."""
+        self._sent.pop(delivery, None)
+
     def settle(self, delivery: Delivery) -> None:
         """Want to hear no more of a message: its receiver learns that, too."""
         if self._sent.pop(delivery, None) is not None and not self.ended:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hbshim import messaging
-from hbshim.errors import ConnectError, OptionError, UnroutableError
+from hbshim.errors import CallTimeoutError, ConnectError, OptionError, UnroutableError
 from hbshim.messaging.amqp1.driver import Amqp1Driver
 from tests.concurrency import MODEL, needs_os_threads
 from tests.messaging.conftest import LIMIT
@@ -48,6 +48,24 @@ def drivers(broker: Broker) -> Iterator[Drivers]:
 def driver(drivers: Drivers) -> messaging.Driver:
     """A driver of the test's own."""
     return drivers()
+
+
+def test_giving_up_a_call_does_not_disturb_the_next(
+    driver: messaging.Driver, target: messaging.Target
+) -> None:
+    """RabbitMQ ends the session over a sender that settles a message by itself."""
+    caller = driver._caller()  # type: ignore[attr-defined]
+    link = None
+    for _ in range(3):
+        # Each attempt is released; the last one is given up before that.
+        with pytest.raises(CallTimeoutError):
+            driver.call(target, messaging.Payload(b"{}"), 0.3)
+        with pytest.raises(UnroutableError):
+            driver.call(target, messaging.Payload(b"{}"), LIMIT, mandatory=True)
+        senders = caller.shared.connected(time.monotonic() + LIMIT, 1).connection._senders
+        assert link in (None, senders[0])
+        link = senders[0]
+        assert not link.ended
 
 
 # -- with the other drivers, over the same queues ------------------------------------

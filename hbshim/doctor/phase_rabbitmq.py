@@ -180,8 +180,6 @@ def _named(target: Target, connections: Mapping[str, Mapping[str, Any]], row: An
 def _server(target: Target, connection: Mapping[str, Any]) -> Server:
     properties = connection.get("client_properties") or {}
     version = properties.get("hbshim_version")
-    if version is None and properties.get("product") == "hbshim":
-        version = properties.get("version")
     return Server(_name(target, connection), None if version is None else target.clean(version))
 
 
@@ -189,6 +187,4 @@ def _name(target: Target, connection: Mapping[str, Any]) -> str:
     properties = connection.get("client_properties") or {}
     host = properties.get("hostname") or properties.get("node") or connection.get("peer_host")
     program = properties.get("connection_name") or properties.get("process") or "a connection"
-    if properties.get("product") == "hbshim":
-        program = f"{program}:{properties.get('pid')}"
     return target.clean(f"{host}: {program}")

@@ -14,6 +14,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.oslo import amqp1_settings
 from hbshim.oslo.driver import MessagingDriver
 from hbshim.oslo.envelopes import FORMER, Envelope
+from hbshim.oslo.pair import check_pair
 
 
 class Amqp1MessagingDriver(MessagingDriver):
@@ -27,6 +28,7 @@ class Amqp1MessagingDriver(MessagingDriver):
     def _load(self, scheme: str, conf: Any, url: Any) -> tuple[Any, frozenset[str]]:
         amqp1_settings.register(conf)
         self._settings = amqp1_settings.load(conf, url)
+        check_pair(conf, url, self._settings.options)
         return self._settings.options, self._settings.chosen
 
     def _hosts(self, url: Any, default_port: int) -> list[Host]:

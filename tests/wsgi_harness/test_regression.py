@@ -23,7 +23,12 @@ VERSIONS = {
     version: (f"none-kombu-{key}", f"hbshim-auto-pika-{key}")
     for version, key in (("3.10", "rabbitmq310"), ("4.3", "rabbitmq43"))
 }
-DRIVERS = ("hbshim-hbrabbit-oslo", "hbshim-hbkombu-oslo", "hbshim-hbpika-oslo")
+DRIVERS = (
+    "hbshim-hbrabbit-oslo",
+    "hbshim-hbkombu-oslo",
+    "hbshim-hbpika-oslo",
+    "hbshim-hybrid-hybrid",
+)
 #: Over AMQP 1.0: on RabbitMQ and on a router, with proton and with oslo.messaging's old driver.
 AMQP1_CONTROLS = ("none-proton-amqp1", "none-proton-router", "stock-amqp-oslo14")
 AMQP1_FIXES = ("hbshim-auto-proton-amqp1", "hbshim-auto-amqp-oslo14")

@@ -16,6 +16,8 @@ _CALL_LIMIT = 15
 _TRIES = 3
 #: The scheme of the driver over AMQP 1.0, which oslo.messaging had up to 14.
 _AMQP1 = "amqp"
+#: In place of a scheme: those of RPC and of notifications.
+_HYBRID = {"hybrid": ("hbamqp", "hbrabbit")}
 
 
 def topic_of(scheme: str) -> str:
@@ -24,9 +26,15 @@ def topic_of(scheme: str) -> str:
 
 
 def url_of(scheme: str, amqp_url: str, address: tuple[str, int]) -> str:
-    """Return a transport URL for the account of `amqp_url` at `address`; a router has none."""
+    """Return a transport URL for the account of `amqp_url` at `address`; a router has none.
+
+    With two schemes it is that of RPC.
+    """
+    # The network of the containers is trusted.
+    query = "?plain_without_tls=true" if scheme in _HYBRID else ""
+    scheme = _HYBRID.get(scheme, (scheme,))[0]
     login = "" if scheme == _AMQP1 else urlsplit(amqp_url).netloc.rpartition("@")[0] + "@"
-    return f"{scheme}://{login}{address[0]}:{address[1]}/"
+    return f"{scheme}://{login}{address[0]}:{address[1]}/{query}"
 
 
 def configured(options: Mapping[str, object], group: str = "oslo_messaging_rabbit") -> Any:
@@ -74,12 +82,16 @@ class OsloClient:
         self._name = name
         self._topic = topic_of(scheme)
         self._url = url_of(scheme, url, address)
+        self._notifications_url = url_of(_HYBRID.get(scheme, (scheme,))[-1], url, address)
         self._group = "oslo_messaging_rabbit"
         self._options = {"heartbeat_timeout_threshold": heartbeat, **(options or {})}
         if scheme == _AMQP1:
             self._group = "oslo_messaging_amqp"
             # What it asks of its peer is left as it is, 0; the peer's own limit is what counts.
             self._options = {"container_name": name, **(options or {})}
+        if scheme in _HYBRID:
+            # The container has the name of the cell, as connections over AMQP 0-9-1 have.
+            self._url += f"&container_name={name}%3Arpc&heartbeat_interval={heartbeat}"
         self._rpc: Any = None
         self._notifications: Any = None
         self._notifiers: dict[str, Any] = {}
@@ -97,7 +109,7 @@ class OsloClient:
             self._oslo.Target(topic=self._topic),
             timeout=_CALL_LIMIT,
         )
-        self._notifications = self._oslo.get_notification_transport(conf, self._url)
+        self._notifications = self._oslo.get_notification_transport(conf, self._notifications_url)
         self.publish(f"{self._name}.opened", "opened")
 
     def send_heartbeat(self) -> None:

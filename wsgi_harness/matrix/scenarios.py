@@ -28,6 +28,7 @@ Library = Literal[
     "celery",
     "proton",
     "amqp",
+    "hybrid",
 ]
 Fate = Literal["closed", "alive"]
 
@@ -36,6 +37,8 @@ LIBRARIES: tuple[Library, ...] = ("kombu", "pika")
 #: Drivers of oslo.messaging, by the scheme of the transport's URL; the first is its own.
 SCHEMES: tuple[Library, ...] = ("rabbit", "hbrabbit", "hbkombu", "hbpika")
 STOCK, *_OURS = SCHEMES
+#: One process with two transports: RPC over AMQP 1.0, notifications over AMQP 0-9-1.
+HYBRID: Library = "hybrid"
 
 #: What an application uses in an event loop; the last has no heartbeats of its own there.
 IN_LOOP: tuple[Library, ...] = ("aio-pika", "pika-asyncio", "pika-tornado", "celery")
@@ -162,7 +165,7 @@ class Scenario:
     @property
     def is_control(self) -> bool:
         """Whether the cell runs without hbshim."""
-        return self.method.shim is None and self.library not in _OURS
+        return self.method.shim is None and self.library not in (*_OURS, HYBRID)
 
     @property
     def is_green(self) -> bool:
@@ -195,6 +198,12 @@ DEPLOYMENTS = (
         "oslo.messaging 18.3 in prefork, embedded, nothing patched",
         SCHEMES,
         patched=False,
+        oslo="18.3",
+    ),
+    Deployment(
+        "hybrid",
+        "oslo.messaging 18.3, RPC over AMQP 1.0; prefork, embedded, monkey-patched",
+        (HYBRID,),
         oslo="18.3",
     ),
     Deployment(
@@ -385,6 +394,10 @@ _DRIVER_PTHREAD = (
 _DRIVER_SENDS = (
     "hbshim sends heartbeats on every connection of the driver, from its own native thread."
 )
+_BOTH_SENT = (
+    "The process holds both transports: hbamqp:// for RPC, hbrabbit:// for notifications. hbshim "
+    "sends the heartbeats of both protocols from one native thread."
+)
 _LOOP_STOPS = (
     "proton sends empty frames only while its loop runs, which nothing does between two requests."
 )
@@ -430,6 +443,7 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("stock", (STOCK,), ("oslo-unpatched",), "alive", _DRIVER_NATIVE),
     ("stock-pthread", (STOCK,), ("oslo17",), "alive", _DRIVER_PTHREAD),
     ("hbshim", _OURS, ("oslo", "oslo-unpatched", "oslo17"), "alive", _DRIVER_SENDS),
+    ("hbshim", (HYBRID,), ("hybrid",), "alive", _BOTH_SENT),
     ("none", AMQP1_LIBRARIES, _AMQP1, "closed", _LOOP_STOPS),
     ("hbshim-auto", AMQP1_LIBRARIES, _AMQP1, "alive", _SENDS),
     ("stock", (REMOVED,), ("oslo14",), "closed", _IO_PARKED),

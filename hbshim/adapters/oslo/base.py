@@ -99,6 +99,14 @@ def load_driver(conf: Any, url: str, **arguments: Any) -> Any:
     ).driver
 
 
+def parsed_url(conf: Any, url: str) -> Any:
+    """Return a transport URL; None if it is malformed, which its own driver reports."""
+    try:
+        return TransportURL.parse(conf, url)
+    except Exception:
+        return None
+
+
 def notifications_url(conf: Any) -> str | None:
     """Return ``[oslo_messaging_notifications] transport_url``; None if it is not set."""
     group = "oslo_messaging_notifications"

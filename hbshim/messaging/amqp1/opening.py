@@ -152,12 +152,17 @@ def _is_here(sock: socket.socket) -> bool:
 
 def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
     login = login_at(host)
+    program = os.path.basename(sys.argv[0]) or "python"
     properties = {
         Symbol("product"): "hbshim",
         Symbol("version"): hbshim.__version__,
         Symbol("platform"): f"Python {platform.python_version()}",
-        Symbol("process"): os.path.basename(sys.argv[0]) or "python",
+        Symbol("process"): program,
         Symbol("pid"): os.getpid(),
+        # Under the names that connections over AMQP 0-9-1 have them.
+        Symbol("connection_name"): f"{program}:{os.getpid()}:hbshim-amqp1",
+        Symbol("hbshim_version"): hbshim.__version__,
+        Symbol("hostname"): socket.gethostname(),
     }
     return Engine(
         f"{options.container_name}-{uuid.uuid4().hex}",

@@ -13,13 +13,18 @@ import pytest
 from hbshim import messaging
 from hbshim.errors import MessagingError
 from tests.brokers import virtual_host
+from tests.messaging.amqp1.routers import Router, running
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.wires import Wires
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 
 #: The driver of each of two backends.
-PAIRS = [("hbpika", "hbkombu"), ("hbamqp", "hbpika"), ("hbkombu", "hbamqp")]
+PAIRS = [
+    ("hbpika", "hbkombu"),
+    ("hbamqp", "hbpika"),
+    ("hbkombu", "router"),
+]
 
 
 @dataclass
@@ -37,9 +42,17 @@ class Backend:
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)
-def backends(request: pytest.FixtureRequest, broker: Broker) -> Iterator[list[Backend]]:
-    """Two backends, each of one scheme."""
-    yield from _backends(broker, request.param)
+def backends(
+    request: pytest.FixtureRequest, broker: Broker, router: Router
+) -> Iterator[list[Backend]]:
+    """Two backends, each of one scheme; "router" is ``hbamqp://`` over the test router."""
+    yield from _backends(broker, request.param, router)
+
+
+@pytest.fixture(scope="session")
+def router() -> Iterator[Router]:
+    """A router that no test restarts."""
+    yield from running()
 
 
 @pytest.fixture
@@ -48,13 +61,15 @@ def one_pair(broker: Broker) -> Iterator[list[Backend]]:
     yield from _backends(broker, PAIRS[1])
 
 
-def _backends(broker: Broker, schemes: tuple[str, str]) -> Iterator[list[Backend]]:
+def _backends(
+    broker: Broker, schemes: tuple[str, str], router: Router | None = None
+) -> Iterator[list[Backend]]:
     with (
         virtual_host(broker, f"test-{secrets.token_hex(6)}") as first,
         virtual_host(broker, f"test-{secrets.token_hex(6)}") as second,
     ):
         made = [
-            _backend(broker, scheme, vhost)
+            _backend(broker, scheme, vhost) if scheme != "router" else _over(router, vhost)
             for scheme, vhost in zip(schemes, (first, second), strict=True)
         ]
         yield made
@@ -68,6 +83,14 @@ def _backend(broker: Broker, scheme: str, vhost: str) -> Backend:
     uncut = broker.amqp_url(vhost=vhost).replace("amqp://", f"{scheme}://")
     here = f"127.0.0.1:{port}"
     return Backend(uncut.replace(f"{broker.host}:{broker.amqp_port}", here), uncut, wires)
+
+
+def _over(router: Router | None, vhost: str) -> Backend:
+    assert router is not None
+    port = free_port()
+    wires = Wires({("127.0.0.1", port): ("127.0.0.1", router.port)})
+    uncut = f"hbamqp://127.0.0.1:{router.port}/{vhost}?login_method=ANONYMOUS"
+    return Backend(uncut.replace(f":{router.port}/", f":{port}/"), uncut, wires)
 
 
 def free_port() -> int:

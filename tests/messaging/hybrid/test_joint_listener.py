@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,7 @@ from hbshim.errors import CallTimeoutError
 from tests.messaging.conftest import LIMIT, at_once
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.hybrid.conftest import Backend, wait_until_served
+from tests.messaging.zmq.nodes import Node
 from tests.waiting import wait_until
 
 
@@ -137,9 +140,14 @@ def test_stop_during_the_wait_ends_it_and_returns_what_was_not_begun(
     server = messaging.Server(driver, topic.to(server="one"), [first], workers=1, prefetch=10)
     assert server.start(LIMIT)
     old, new = clients_of(connect, backends, topic)
-    for client in (old, new):
-        for number in range(3):
-            client.cast("hold", value=number)
+    # Over a router, a cast returns when a server has taken it.
+    casting = [
+        threading.Thread(target=client.cast, args=("hold",), kwargs={"value": number})
+        for client in (old, new)
+        for number in range(3)
+    ]
+    for each in casting:
+        each.start()
     wait_until(lambda: first.asked, LIMIT)
     stopped: list[bool] = []
     stopping = threading.Thread(target=lambda: stopped.append(server.stop(LIMIT)))
@@ -151,6 +159,8 @@ def test_stop_during_the_wait_ends_it_and_returns_what_was_not_begun(
     assert other.start(LIMIT)
     try:
         wait_until(lambda: len(first.asked) + len(second.asked) == 6, LIMIT)
+        for each in casting:
+            each.join(LIMIT)
     finally:
         other.stop(LIMIT)
 
@@ -185,6 +195,36 @@ def test_closing_the_driver_ends_its_servers(
     listener.close()
     thread.join(2 * LIMIT)
     assert polled == [[]]
+
+
+def test_zeromq_takes_part(
+    one_pair: list[Backend],
+    connect: Callable[..., messaging.Driver],
+    start: Callable[..., messaging.Server],
+    topic: messaging.Target,
+) -> None:
+    endpoint, node = Endpoint(), Node()
+    try:
+        node.start(whole=True)
+        url = f"{node.url}?rpc_zmq_ipc_dir={quote(node.ipc, safe='')}"
+        driver = connect(one_pair[0].url, listen_also=[url])
+        start(driver, topic.to(server="one"), endpoint, workers=1)
+        clients = [
+            messaging.Client(connect(each), topic, timeout=LIMIT)
+            for each in (one_pair[0].uncut, url)
+        ]
+        for client in clients:
+            wait_until_served(client)
+        calls = [
+            functools.partial(client.call, "echo", value=number)
+            for number in range(20)
+            for client in clients
+        ]
+        assert at_once(*calls) == [number for number in range(20) for _ in clients]
+        one_pair[0].wires.stop()
+        assert [clients[1].call("echo", value=number) for number in range(20)] == [*range(20)]
+    finally:
+        node.close()
 
 
 def ignore(_error: BaseException) -> None:

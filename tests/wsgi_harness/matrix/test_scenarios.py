@@ -101,6 +101,10 @@ def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(deployment:
     assert all(BY_NAME[f"hbshim-{scheme}-{deployment}"].is_fix for scheme in ours)
 
 
+def test_one_process_holds_both_transports_of_a_hybrid_deployment() -> None:
+    assert BY_NAME["hbshim-hybrid-hybrid"].is_fix
+
+
 def test_the_stock_driver_lives_where_its_thread_is_native_alone() -> None:
     outcomes = {each.name: each.expected for each in SCENARIOS if each.library == "rabbit"}
 

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import math
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -329,6 +331,22 @@ def test_what_is_not_open_is_refused(connect: Connect, peer: Peer) -> None:
     connection = connect(peer)
     connection.close()
     with pytest.raises(AttachError, match="not open"):
+        hbshim.keep_alive(connection)
+
+
+def test_a_connection_that_was_reset_is_refused(connect: Connect, peer: Peer) -> None:
+    connection = connect(peer)
+    peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.connection.close()
+
+    def is_reset() -> bool:
+        with contextlib.suppress(OSError):
+            connection.conn.transport._selectable._delegate.getpeername()
+            return False
+        return True
+
+    wait_until(is_reset)
+    with pytest.raises(AttachError, match="has ended"):
         hbshim.keep_alive(connection)
 
 

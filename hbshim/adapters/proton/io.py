@@ -10,6 +10,7 @@ from typing import Any
 from hbshim.adapters.proton.frames import SentFrames
 from hbshim.adapters.sockets import wire_for
 from hbshim.amqp1.idle import IdleTimes
+from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.schedule import SLOT
@@ -41,13 +42,20 @@ def link_beneath(
         times: its idle times; there is a `timeout`.
         frames: follows what is sent.
         on_orphaned, forked_error: see :class:`hbshim.heartbeat.link.Link`.
+
+    Raises:
+        AttachError: the connection has ended.
     """
     assert times.timeout is not None
     wire = wire_for(sock, AMQP_1_0)
+    try:
+        name = wire.name()
+    except OSError as error:
+        raise AttachError(f"this connection has ended ({error}); attach a new one") from error
     return Link(
         wire,
         max(times.timeout, SHORTEST_TIMEOUT),
-        wire.name(),
+        name,
         service.current().metrics,
         silence=math.inf if times.silence is None else times.silence,
         half_written=lambda: frames.may_not_follow,

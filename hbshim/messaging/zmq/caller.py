@@ -331,25 +331,26 @@ class Caller:
         self._mailbox.put(None)
 
     def _read(self, until: float) -> bool:
-        items = self._mailbox.take(max(0.0, until - time.monotonic()))
+        self._mailbox.pass_on(max(0.0, until - time.monotonic()), self._take)
         if self._mailbox.inherited:
             raise ConnectionLostError(
                 "this process was forked while a call waited; its reply goes to the parent"
             )
-        for item in items:
-            if item is None:
-                for change in list(self.changes):
-                    change.changed = True
-                    change.notify()
-                continue
-            request, what = item
-            if (taker := self.takers.get(request)) is not None:
-                taker(what)
-                continue
-            if isinstance(what, Outcome):
-                what = Undone("error", Payload(b""), what)
-            self._calls.receive(request.hex(), what)
         return True
+
+    def _take(self, item: tuple[bytes, Reply | Outcome] | None) -> None:
+        if item is None:
+            for change in list(self.changes):
+                change.changed = True
+                change.notify()
+            return
+        request, what = item
+        if (taker := self.takers.get(request)) is not None:
+            taker(what)
+            return
+        if isinstance(what, Outcome):
+            what = Undone("error", Payload(b""), what)
+        self._calls.receive(request.hex(), what)
 
 
 class Call:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from _socket import socketpair
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from hbshim.messaging.joining import Part
@@ -50,25 +51,37 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def take(self, timeout: float) -> list[T]:
-        """Wait for at most `timeout` seconds until something is there; return all of it.
+    def take(self, timeout: float) -> Iterator[T]:
+        """Wait for at most `timeout` seconds until something is there; yield what is.
 
-        In a forked child it returns nothing, and leaves the byte for the parent.
+        In a forked child it yields nothing, and leaves the byte for the parent.
         """
+        if self._wait(timeout):
+            for _ in range(len(self._items)):
+                yield self._items.popleft()
+
+    def pass_on(self, timeout: float, take: Callable[[T], None]) -> None:
+        """Call a function with each item of :meth:`take`.
+
+        An exception of a signal handler loses none, and `take` may be called again with one item.
+        """
+        if self._wait(timeout):
+            for _ in range(len(self._items)):
+                take(self._items[0])
+                self._items.popleft()
+
+    def _wait(self, timeout: float) -> bool:
+        """Wait for an item; return False in a forked child."""
         if not self._items:
             self._readiness.wait(timeout)
             self._readiness.take_wake()
         if self.inherited:
-            return []
+            return False
         # In this order: what is put after the mark is cleared writes a byte of its own.
         with contextlib.suppress(OSError):
             self._in.recv(4096)
         self._signaled = False
-        items: list[T] = []
-        with contextlib.suppress(IndexError):
-            while True:
-                items.append(self._items.popleft())
-        return items
+        return True
 
     def begin_wait(self, part: Part) -> bool:
         """Begin a wait for several at once, instead of :meth:`take`; return False if items wait."""

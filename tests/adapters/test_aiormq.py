@@ -102,6 +102,24 @@ def test_no_task_of_aiormq_sends_heartbeats_any_more(way: Way) -> None:
     way.run(main())
 
 
+def test_a_frame_reaches_the_kernel_before_the_iteration_of_the_loop_ends(way: Way) -> None:
+    """uvloop before 0.23 would keep it, and the program may block the rest of the iteration."""
+
+    async def main() -> None:
+        hbshim.install()
+        async with way.opened() as connection:
+            underlay = connection.transport.connection
+            writer = adapter.writer_of(underlay)
+            heartbeat = bytes([8, 0, 0, 0, 0, 0, 0, 206])
+            writer.write(heartbeat)
+            assert writer.transport.get_write_buffer_size() == 0
+            writer.writelines([heartbeat, heartbeat])
+            assert not link_of(connection)._half_written()
+            await publish(connection)
+
+    way.run(main())
+
+
 def test_options_in_the_url_are_read_and_checked(way: Way) -> None:
     async def main() -> None:
         hbshim.install()

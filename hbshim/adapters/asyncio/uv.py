@@ -3,9 +3,12 @@
 They are compiled, so none of their methods can be replaced. None has to be:
 
 * A program writes through the ``asyncio.StreamWriter``, and that is guarded.
-* uvloop passes what it is given to the kernel at once, with the GIL held. What the kernel does not
-  take goes to libuv, which counts it, and reduces the count only after a system call has taken the
-  bytes. ``get_write_buffer_size()`` returns that count, so 0 means that every byte was taken.
+* uvloop passes what it is given to the kernel at once, with the GIL held. Before version 0.23 it
+  does so only if that is more than the high-water mark of its buffer, and else at the end of the
+  loop's iteration, which may be blocked: so the mark is set to 0.
+* What the kernel does not take goes to libuv, which counts it, and reduces the count only after a
+  system call has taken the bytes. ``get_write_buffer_size()`` returns that count, so 0 means that
+  every byte was taken.
 * Before uvloop drops bytes, ``is_closing()`` is true.
 
 Under TLS, uvloop's session is compiled, too, and no other thread may use it.
@@ -21,10 +24,11 @@ from typing import Any, cast
 
 from hbshim.adapters.asyncio.attributes import replace
 from hbshim.adapters.asyncio.selector import tears
+from hbshim.adapters.versions import release_of
 from hbshim.errors import AttachError
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.wire import Wire
-from hbshim.runtime.loaded import module_of
+from hbshim.runtime.loaded import module_of, peek
 
 
 class BorrowedSocket(NativeSocket):
@@ -108,10 +112,20 @@ class UvTransport:
         )
         # It has stored the protocol's methods, of which some have been replaced.
         writer.transport.set_protocol(writer.transport.get_protocol())
+        delays = _delays_writes()
+        if delays:
+            writer.transport.set_write_buffer_limits(0)
 
         def restore_and_return() -> None:
             restore()
+            if delays and not writer.transport.is_closing():
+                writer.transport.set_write_buffer_limits()
             if native is not None:
                 native.detach()
 
         return restore_and_return
+
+
+def _delays_writes() -> bool:
+    """Return whether uvloop writes at the end of an iteration what is below its high-water mark."""
+    return release_of(str(peek("uvloop", "__version__", ""))) < (0, 23)

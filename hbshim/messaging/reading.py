@@ -21,6 +21,10 @@ LONGEST, SHORTEST = 10.0, 0.05
 IDLE = 5.0
 
 
+#: Seconds after which an operation is ended that should have ended by a timer of its own.
+LATE = 5.0
+
+
 class Party(Protocol):
     """An operation that waits."""
 
@@ -114,8 +118,16 @@ class BackgroundReader:
             self._thread = None
             return True
 
+    def _drop_late(self, now: float) -> None:
+        """End the parties that nothing has ended, because their event loop is closed or blocked."""
+        for party, until in list(self._parties.until.items()):
+            if until + LATE < now:
+                party.fail(CallTimeoutError("it was not answered"))
+                self.remove(party)
+
     def _read(self) -> None:
         now = time.monotonic()
+        self._drop_late(now)
         latest = max(list(self._parties.until.values()), default=now)
         # Not less: each party ends by a timer of its own, which may be late.
         until = now + min(LONGEST, max(SHORTEST, latest - now))

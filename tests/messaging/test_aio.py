@@ -390,6 +390,25 @@ def test_an_operation_that_needs_a_thread_to_end_ends_in_time_without() -> None:
     asyncio.run(main())
 
 
+def test_calls_of_a_loop_that_was_closed_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hbshim.messaging.reading.LATE", 0.1)
+    monkeypatch.setattr("hbshim.messaging.reading.IDLE", 0.1)
+    beneath, loop = SteppedDriver(), asyncio.new_event_loop()
+    driver = around(beneath)
+    calls = [loop.create_task(driver.call(TARGET, NOTHING, 0.5)) for _ in range(3)]
+
+    async def begin() -> None:
+        await until(lambda: len(beneath.sent) == 3)
+
+    loop.run_until_complete(begin())
+    loop.close()
+    wait_until(lambda: len(beneath.calls) == 0, LIMIT)
+    wait_until(lambda: driver._readers[beneath.role].thread is None, LIMIT)
+    assert not any(call.done() for call in calls)
+    for call in calls:
+        call._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_a_pause_needs_no_thread() -> None:
     """An operation that waits for a later attempt occupies no sender."""
 

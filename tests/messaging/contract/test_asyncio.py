@@ -60,10 +60,9 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, T]], T]
 def pending(driver: messaging.Driver) -> int:
     """Return how many calls wait for replies."""
     beneath: Any = driver
-    caller = (
-        beneath._caller if hasattr(beneath, "_connector") else beneath._callers.get(os.getpid())
-    )
-    return 0 if caller is None else len(caller._calls)
+    if hasattr(beneath, "_callers") and (caller := beneath._callers.get(os.getpid())):
+        return len(caller.calls if hasattr(caller, "calls") else caller._calls)
+    return len(beneath._caller._calls) if hasattr(beneath, "_sender") else 0
 
 
 def ours() -> list[str]:

@@ -29,7 +29,7 @@ class Outcome(enum.Enum):
         "zmq_curve_allowed_keys names there"
     )
     CURVE_THERE = (
-        "its proxy ended the handshake, and asks for CURVE; turn it on here, "
+        "its handshakes are ended, as by a proxy that asks for CURVE; if it does, turn it on here, "
         "zmq_curve_secret_key_file"
     )
     CURVE_HERE = "its proxy ended the handshake; CURVE is off there, and on here: turn it on there"

@@ -286,6 +286,20 @@ def test_known_routes_stay_where_redis_hangs_until_leases_end(
     wait_until(lambda: not hosts(client))
 
 
+def test_a_redis_that_is_full_is_reported_and_written_to_later(
+    directory: Open, redis_server: RedisServer
+) -> None:
+    proxy, client = registered(directory)
+    redis_server.command("CONFIG", "SET", "maxmemory", "1")
+    try:
+        assert not proxy.register(record("b"), listener("2"), time.monotonic() + 0.5)
+        wait_until(lambda: any("maxmemory" in each for each in events("directory-lost")))
+        assert hosts(client) == {"a": ("1",)}
+    finally:
+        redis_server.command("CONFIG", "SET", "maxmemory", "0")
+    wait_until(lambda: hosts(client) == {"a": ("1",), "b": ("2",)})
+
+
 def test_no_pause_is_longer_than_the_time_between_two_renewals(directory: Open) -> None:
     found = itertools.islice(directory(expire=0.9)._new_pauses(), 100)
     assert max(found) <= 0.3

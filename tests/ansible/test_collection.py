@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +15,12 @@ import yaml
 from hbshim.messaging.hosts import read_hosts
 from hbshim.messaging.hybrid import phases
 from hbshim.messaging.registry import factory
+from tests.waiting import wait_until
 from wsgi_harness.roles.environment import COLLECTION, PROJECT
 from wsgi_harness.roles.scenarios import SCENARIOS
-from wsgi_harness.roles.secrets import secrets_in
+from wsgi_harness.roles.secrets import ArgumentWatch, secrets_in
 
+ROOT = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (COLLECTION / "roles").iterdir())
 DIFFICULT = "p@ss/w,o:r%d?&#{}$'\\\" ü"
 
@@ -101,6 +105,15 @@ def test_a_secret_is_found_however_it_is_written() -> None:
     assert secrets_in(f"x {DIFFICULT} x", directory) == ["password"]
 
 
+def test_a_secret_in_the_arguments_of_a_process_is_found() -> None:
+    with ArgumentWatch(PROJECT / "molecule" / "rabbitmq") as watch:
+        command = [sys.executable, "-c", "input()", "user:mon%2Fit%40r%3Ai%2Cng@host"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+            wait_until(lambda: watch.found)
+            process.kill()
+    assert watch.found == {"rabbitmq_monitoring_password": sys.executable}
+
+
 def test_a_service_that_is_removed_leaves_nothing_at_rabbitmq() -> None:
     services = [
         {"name": "a", "userid": "a", "password": "x", "vhost": "/a", "state": "absent"},
@@ -144,3 +157,27 @@ def test_a_name_that_would_widen_a_policy_is_refused(name: str) -> None:
             max_links=1,
             max_message_size=1,
         )
+
+
+def test_the_page_names_every_role_and_playbook() -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    for role in ROLES:
+        assert f"| `{role}` |" in text
+    for playbook in (COLLECTION / "playbooks").glob("*.yml"):
+        assert f"| `hbshim.messaging.{playbook.stem}` |" in text
+
+
+def test_the_examples_use_variables_that_there_are() -> None:
+    known = {
+        name
+        for role in ROLES
+        for name in loaded(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")[
+            "argument_specs"
+        ]["main"]["options"]
+    }
+    examples = ROOT / "examples" / "ansible"
+    used = set(loaded(examples / "hosts" / "inventory.yml")["all"]["vars"])
+    used |= set(loaded(examples / "openstack-ansible" / "user_variables_hbshim.yml"))
+    of_roles = {name for name in used if name.partition("_")[0] in ROLES}
+    assert of_roles <= known
+    assert of_roles

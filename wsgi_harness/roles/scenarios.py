@@ -11,9 +11,9 @@ from pathlib import Path
 from wsgi_harness.engine.commands import run, tail
 from wsgi_harness.errors import CommandError, HarnessError
 from wsgi_harness.roles.environment import COLLECTION, PROJECT, Environment
-from wsgi_harness.roles.secrets import secrets_in
+from wsgi_harness.roles.secrets import ArgumentWatch, secrets_in
 
-SCENARIOS = ("rabbitmq", "router")
+SCENARIOS = ("router", "mesh", "hostile", "rabbitmq")
 """The directories of ``tests/ansible/molecule/`` that are scenarios."""
 _LIMIT = 1200.0
 
@@ -62,8 +62,9 @@ def run_scenario(
     }
     options = ["--destroy", "never"] if keep and command == "test" else []
     argv = [str(environment.tools / "molecule"), "-c", "molecule/base.yml", command]
+    directory = PROJECT / "molecule" / scenario
     began = time.monotonic()
-    with log.open("w") as output:
+    with log.open("w") as output, ArgumentWatch(directory) as watch:
         try:
             done = subprocess.run(
                 [*argv, "-s", scenario, *options],
@@ -79,12 +80,15 @@ def run_scenario(
         except subprocess.TimeoutExpired:
             output.write(f"hbshim: the scenario took longer than {_LIMIT:g} s\n")
             code = 1
-    found = secrets_in(log.read_text(errors="replace"), PROJECT / "molecule" / scenario)
-    if found:
-        with log.open("a") as output:
+    found = secrets_in(log.read_text(errors="replace"), directory)
+    with log.open("a") as output:
+        if found:
             output.write(f"hbshim: the log shows the values of {', '.join(found)}\n")
+        for name, command in watch.found.items():
+            output.write(f"hbshim: an argument of {command} was the value of {name}\n")
+    clean = not found and not watch.found
     seconds = time.monotonic() - began
-    return Outcome(scenario, passed=code == 0 and not found, seconds=seconds, log=log)
+    return Outcome(scenario, passed=code == 0 and clean, seconds=seconds, log=log)
 
 
 def lint(environment: Environment) -> None:

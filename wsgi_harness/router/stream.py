@@ -122,7 +122,9 @@ class Stream:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:
-            self._pump()
+            # The alert with the reason; a further handshake would only raise again.
+            self._raw_out += self._out.read()
+            self.flush()
             return b""
         self._pump()
         return b"".join(parts) or None

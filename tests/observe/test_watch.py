@@ -52,7 +52,8 @@ def test_the_socket_is_the_owners_alone_and_goes_with_the_process(
         (80, "broker T sent recv app heartbeats late worker state"),
         (
             120,
-            "local port, broker T sent recv app wrote app read heartbeats late worker route state",
+            "local port, broker T sent recv app wrote app read heartbeats late worker route "
+            "protocol state",
         ),
     ],
 )

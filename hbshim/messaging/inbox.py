@@ -45,6 +45,13 @@ class Received(Protocol):
 
     def return_to_queue(self) -> None: ...
 
+    def survive(self) -> bool:
+        """Note that its connection is lost, and that it was not begun.
+
+        Returns whether it is to be processed all the same, because nothing redelivers it.
+        """
+        ...
+
     def skip(self) -> None:
         """Drop it, because its time is over before it was begun."""
         ...
@@ -171,6 +178,7 @@ class Inbox(Generic[M]):
 
     def lose(self) -> None:
         """Handle a lost connection: acknowledgements that were written may not have arrived."""
-        self.drop_redelivered()
+        first = self._acknowledge_first
+        self._keep(lambda message, kept: not kept or (first and message.survive()))
         self.duplicates.suspect(self._latest)
         self._latest.clear()

@@ -125,6 +125,9 @@ class QueuedIncoming:
         """Have the end of its processing recorded: it has started, and is not acknowledged yet."""
         self._duplicates, self._key = duplicates, key
 
+    def survive(self) -> bool:
+        return False  # the broker redelivers it
+
     def skip(self) -> None:
         self.acknowledge()
 

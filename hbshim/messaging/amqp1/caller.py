@@ -42,7 +42,7 @@ from hbshim.messaging.base import LONGEST_TIMEOUT, OnReply, Payload, Reply, time
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.steps import Steps, pause
 from hbshim.messaging.target import Target
-from hbshim.messaging.waiting import NoReply, PendingCalls
+from hbshim.messaging.waiting import NoReply, PendingCall, PendingCalls
 from hbshim.protocol.messages import Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection, Occupied
@@ -255,6 +255,8 @@ class _Call:
         self._pause = FIRST_PAUSE
         self._resent = 0
         self._message_id: str | None = None
+        # Of an attempt that may have been received: its reply may still come.
+        self._waiting: PendingCall | None = None
 
     def steps(self, *, mandatory: bool, attempts: int | None) -> Steps[Reply]:
         """Send the request until it need not be sent again, and return the reply."""
@@ -272,7 +274,7 @@ class _Call:
                 raise RejectedError(
                     f"the peer rejected the call of {_described(self._target)}: {reply.reason}"
                 )
-            if mandatory:
+            if mandatory and action is Action.RESEND:
                 self._unroutable()
             self._resent += action is Action.RESEND_MARKED
             yield from self._wait()
@@ -299,7 +301,7 @@ class _Call:
     def _attempt(self, attempts: int | None) -> Steps[Reply]:
         """Send the request; return the reply, or why there is none."""
         calls = self._caller.calls
-        waiting = calls.begin(self._on_reply)
+        waiting, self._waiting = self._waiting or calls.begin(self._on_reply), None
         correlation = waiting.correlation_id
         self._message_id = self._message_id or correlation
 
@@ -309,16 +311,26 @@ class _Call:
 
         withdraw: Callable[[], None] | None = None
         try:
+            if waiting.result is not None:
+                return waiting.result
             withdraw = self._send(correlation, on_outcome, attempts)
             waiting.last_heard = time.monotonic()
             reply = yield from calls.wait_steps(waiting, self._deadline, self._call_monitor_timeout)
             withdraw = None
+            if isinstance(reply, Undone) and self._may_be_answered(reply.outcome):
+                waiting.result, self._waiting = None, waiting
             return reply
         finally:
-            calls.end(waiting)
+            if self._waiting is None:
+                calls.end(waiting)
             if withdraw is not None:
                 with contextlib.suppress(MessagingError):
                     withdraw()
+
+    def _may_be_answered(self, outcome: Outcome) -> bool:
+        """Return whether the reply to this attempt, or to one before, may still come."""
+        action = TABLE[outcome][Pattern.CALL]
+        return action is Action.RESEND_MARKED or (action is Action.RESEND and self._resent > 0)
 
     def _send(
         self, correlation: str, on_outcome: OnOutcome, attempts: int | None

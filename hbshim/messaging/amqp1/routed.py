@@ -25,7 +25,7 @@ class RoutedIncoming(Amqp1Incoming):
         answers: sends the replies.
     """
 
-    __slots__ = ("_answering", "_answers", "_begun", "_settle_later")
+    __slots__ = ("_answering", "_answers", "_begun", "_orphaned", "_settle_later")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class RoutedIncoming(Amqp1Incoming):
         self._begun = False
         # Its reply is under way, and it is to be settled when that has arrived.
         self._answering = self._settle_later = False
+        # Its connection was lost before it was begun.
+        self._orphaned = False
 
     def expired(self) -> bool:
         """Return whether no caller waits for it: its time is over, or its caller has left."""
@@ -63,12 +65,22 @@ class RoutedIncoming(Amqp1Incoming):
         except MessagingError:
             return False
 
+    def survive(self) -> bool:
+        # Its sender does not send it again, or marks it, and then no server runs the copy.
+        self._orphaned = True
+        return not self.may_have_run
+
     def claim(self) -> bool:
+        if not (self._orphaned or self._delivery.connection.is_open):
+            self.survive()
         if self.may_have_run:
             # Another process may have begun it, and its acceptance got lost.
             self._settled = True
             self._settle("refuse_copy")
             return False
+        if self._orphaned:
+            self._settled = True
+            return True
         if not self.expects_reply:
             return self.acknowledge()
         # Settled with the reply: until then, the caller learns if this process is gone.

@@ -134,6 +134,9 @@ class ZmqIncoming:
     def claim(self) -> bool:
         return self.acknowledge()
 
+    def survive(self) -> bool:
+        return False
+
     def skip(self) -> None:
         self._settled = True
         self._connection.expire(self._arrived)

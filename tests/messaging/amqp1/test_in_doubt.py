@@ -9,8 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from hbshim import messaging
+from hbshim.messaging.amqp1.driver import Amqp1Driver
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, Outcome, Pattern
 from tests.messaging.conftest import LIMIT, at_once
+from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from wsgi_harness.wire.relay import Relay
 
@@ -94,3 +96,49 @@ def test_control_a_driver_that_sends_it_again_has_it_run_twice(
     again = twice(counting)
     assert any(name.startswith("call") for name in again)
     assert any(name.startswith("cast") for name in again)
+
+
+def test_what_waits_in_a_server_is_run_after_the_router_is_gone(
+    router_drivers: Drivers, relay: Relay, target: messaging.Target, serve: Serve
+) -> None:
+    """Nothing redelivers it, and its caller waits: both have lost their connections."""
+    endpoint, driver = Endpoint(), router_drivers(port=relay.port)
+    assert isinstance(driver, Amqp1Driver)
+    serve(driver, target, endpoint, workers=1)
+    client = messaging.Client(router_drivers(port=relay.port), target, timeout=LIMIT)
+    client.cast("hold", value="busy")
+    (listener,) = driver._listeners
+
+    def cut() -> None:
+        wait_until(lambda: len(listener._inbox) == 1, LIMIT)
+        before = len(relay.seen("opened"))
+        relay.reset()
+        wait_until(lambda: len(relay.seen("opened")) > before, LIMIT)
+        endpoint.release.set()
+
+    call, _ = at_once(lambda: client.call("echo", value="waits"), cut)
+    assert call == "waits"
+    assert endpoint.asked == ["busy", "waits"]
+
+
+def test_a_call_that_is_sent_again_marked_gets_the_reply_to_the_first(
+    router_drivers: Drivers, relay: Relay, target: messaging.Target, serve: Serve
+) -> None:
+    """Only the server's connection is lost, and the router reports what was on it as failed."""
+    endpoint, driver = Endpoint(), router_drivers(port=relay.port)
+    assert isinstance(driver, Amqp1Driver)
+    serve(driver, target, endpoint, workers=1)
+    client = messaging.Client(router_drivers(), target, timeout=LIMIT)
+    client.cast("hold", value="busy")
+    (listener,) = driver._listeners
+
+    def cut() -> None:
+        wait_until(lambda: len(listener._inbox) == 1, LIMIT)
+        before = len(relay.seen("opened"))
+        relay.reset()
+        endpoint.release.set()
+        wait_until(lambda: len(relay.seen("opened")) > before, LIMIT)
+
+    call, _ = at_once(lambda: client.call("echo", value="waits"), cut)
+    assert call == "waits"
+    assert endpoint.asked == ["busy", "waits"]

@@ -87,7 +87,8 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         self._answers.lost()
 
     def _end(self, deadline: float) -> None:
-        until = min(deadline, time.monotonic() + ANSWERS_LIMIT)
+        # A caller whose request is not settled would learn that this server is gone.
+        until = min(max(deadline, self._stop_by), time.monotonic() + ANSWERS_LIMIT)
         connection = self._connection
         try:
             while connection is not None and self._answers and time.monotonic() < until:

@@ -55,7 +55,7 @@ test: lint images
 # does not work where gevent has patched it.
 GREEN-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/pool
 GREEN-2 := $(addprefix tests/messaging/,test_connection.py test_driver.py \
-  test_driver_servers.py test_driver_notify.py test_driver_hosts.py \
+  test_driver_servers.py test_driver_notify.py test_driver_hosts.py hybrid/test_models.py \
   $(addprefix contract/,test_call.py test_cut.py test_notify.py test_serve.py test_store.py))
 
 green: venv

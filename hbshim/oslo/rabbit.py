@@ -7,9 +7,11 @@ the same, and services with ``rabbit://`` work with it.
 from __future__ import annotations
 
 import copy
+import socket
 from collections.abc import Mapping
 from typing import Any
 
+import hbshim
 from hbshim.adapters.oslo import rabbit as adapter
 from hbshim.adapters.oslo.base import RABBIT_GROUP, polled_by
 from hbshim.oslo import heartbeat_options
@@ -47,7 +49,10 @@ class RabbitDriver(adapter.RabbitDriver):
 
         stock = copy.copy(url)
         stock.transport = _STOCK_SCHEME
-        super().__init__(options_for, conf, stock, default_exchange, allowed_remote_exmods)
+        announced = {"hbshim_version": hbshim.__version__, "hostname": socket.gethostname()}
+        super().__init__(
+            options_for, announced, conf, stock, default_exchange, allowed_remote_exmods
+        )
         self._others = OtherTransports(conf, RABBIT_GROUP, default_exchange, allowed_remote_exmods)
 
     def listen(self, target: Any, batch_size: int, batch_timeout: float | None) -> Any:

@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+import hbshim
 from tests.stress.oslo.processes import ProgramError, Service
+from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 SECRET = "pa55word-of-nova"
 NOTIFICATIONS = f"hbrabbit://nova:{SECRET}@127.0.0.1:1/nova"
@@ -38,3 +41,20 @@ def test_a_pair_that_fits_is_accepted(
     )
     client.answer()
     client.do("open", url=url("hbamqp"), topic="fits")
+
+
+def test_servers_of_hbrabbit_announce_hbshims_version(
+    service: Callable[..., Service], url: Callable[..., str], broker: Broker, vhost: str
+) -> None:
+    server = service("native")
+    server.answer()
+    server.do("serve", url=url("hbrabbit", vhost=vhost), topic="announced")
+
+    def announced() -> list[str | None]:
+        return [
+            each.get("client_properties", {}).get("hbshim_version")
+            for each in broker.management.connections()
+            if each.get("vhost") == vhost
+        ]
+
+    wait_until(lambda: set(announced()) == {hbshim.__version__}, 30)

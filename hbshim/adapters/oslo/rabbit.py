@@ -47,9 +47,16 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
     """
 
     def __init__(
-        self, options_for: OptionsFor, conf: Any, url: Any, purpose: str, retry: int | None = None
+        self,
+        options_for: OptionsFor,
+        announced: Mapping[str, str],
+        conf: Any,
+        url: Any,
+        purpose: str,
+        retry: int | None = None,
     ) -> None:
         self._options_for = options_for
+        self._announced = announced
         super().__init__(_OptionOff(conf), url, purpose, retry=retry)
 
     def ensure_connection(self) -> None:
@@ -59,7 +66,13 @@ class Connection(impl_rabbit.Connection):  # type: ignore[misc]
             oslo_messaging.MessageDeliveryFailure: hbshim cannot keep it alive; it is closed.
         """
         try:
-            self.connection.transport_options[KOMBU_OPTION] = dict(self._options_for())
+            options = self.connection.transport_options
+            options[KOMBU_OPTION] = dict(self._options_for())
+            # As connections of hbshim's own drivers announce it.
+            options["client_properties"] = {
+                **options.get("client_properties", {}),
+                **self._announced,
+            }
             super().ensure_connection()
         except HbshimError as error:
             raise MessageDeliveryFailure(str(error)) from error
@@ -139,8 +152,10 @@ class _GroupOff:
 class RabbitDriver(impl_rabbit.RabbitDriver):  # type: ignore[misc]
     """oslo.messaging's driver, over connections of the class above."""
 
-    def __init__(self, options_for: OptionsFor, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, options_for: OptionsFor, announced: Mapping[str, str], *args: Any, **kwargs: Any
+    ) -> None:
         kombu_adapter.register_transport()
         super().__init__(*args, **kwargs)
         # None is open yet; the driver has no other way to set the class.
-        self._connection_pool.connection_cls = functools.partial(Connection, options_for)
+        self._connection_pool.connection_cls = functools.partial(Connection, options_for, announced)

@@ -18,6 +18,7 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     return [
         (RABBIT_GROUP, copy.deepcopy(RABBIT_OPTIONS)),
         (settings.GROUP, copy.deepcopy(settings.OPTIONS)),
+        (amqp1_settings.GROUP, copy.deepcopy(amqp1_settings.OPTIONS)),
         *((group, copy.deepcopy(joint_listener.OPTIONS)) for group in LISTENING),
         *((group, copy.deepcopy(options)) for group, options in zmq_settings.OPTIONS.items()),
     ]

@@ -43,6 +43,8 @@ def test_the_real_generator_lists_every_option_once() -> None:
             assert [line for line in section if line.startswith(f"#{name} = ")], name
         assert section.count("#heartbeat_in_pthread = auto") == 1
     assert "#rabbit_qos_prefetch_count = 0" in both
+    for name in ("idle_timeout", "pre_settled", "cast_confirm"):
+        assert f"#{name} =" in listed.partition("[oslo_messaging_amqp]\n")[2].partition("\n[")[0]
 
 
 #: As 17.3 has it; 18.3 gets it back for these tests.

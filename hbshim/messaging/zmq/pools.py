@@ -45,6 +45,8 @@ class Pools:
         self._answered = False
         self._reasons = ""
         self._fresh: set[str] = set()
+        # Whether something was left out, and whether it is asked all the same.
+        self._left_out = self._asks_all = False
 
     def find(self) -> Sequence[str]:
         """Return the names of the pools that have listeners.
@@ -56,6 +58,10 @@ class Pools:
         until = min(self._deadline, time.monotonic() + KNOWN_WITHIN)
         pause = FIRST_PAUSE
         self._look()
+        if not self._found and self._left_out:
+            # Else it would seem that there is no listener.
+            self._asks_all = True
+            self._look()
         while self._missing or not self._answered:
             now = time.monotonic()
             over = now >= until and self._answered
@@ -112,7 +118,7 @@ class Pools:
         hosts = {
             name_of(route): route.record
             for route in routes
-            if not known.is_left_out(self._key, name_of(route).encode())
+            if not self._is_left_out(name_of(route).encode())
         }
         answers = caller.question(Kind.POOLS, self._key, list(hosts.values()), until)
         self._reasons = f" ({reasons_of(answers.outcomes)})" if answers.outcomes else ""
@@ -134,8 +140,15 @@ class Pools:
         return {
             each
             for each in frames.instances_of(route.instances)
-            if known.pool(self._key, each) is None and not known.is_left_out(self._key, each)
+            if known.pool(self._key, each) is None and not self._is_left_out(each)
         }
+
+    def _is_left_out(self, name: bytes) -> bool:
+        """Return whether a listener or a host is not to be asked now."""
+        if self._asks_all or not self._caller.known_pools.is_left_out(self._key, name):
+            return False
+        self._left_out = True
+        return True
 
     def _by_pool(self, route: Route) -> dict[str, list[str]]:
         """Return the listeners of a host, by pool."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from hbshim import messaging
 from hbshim.errors import ConnectError, DeliveryError, UnroutableError
 from hbshim.messaging import REQUEUE, Driver, Notification, NotificationServer, Notifier
+from hbshim.messaging.zmq.driver import ZmqDriver
+from hbshim.messaging.zmq.frames import notification_key
 from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, figure, server_process
 from tests.waiting import wait_until
 
@@ -211,6 +214,28 @@ def test_without_a_listener_it_fails_at_once_and_in_a_pool_that_does_not_answer_
     with pytest.raises(DeliveryError, match=r"pool 'stuck', was sent .* 1 of 2 pools have it"):
         events.info("happened", 1)
     assert well.seen == [1]
+
+
+def test_a_listener_that_was_left_out_is_asked_for_where_no_other_one_is_known(
+    nodes: Nodes, listen: Listen, tmp_path: Path
+) -> None:
+    """Its proxy did not answer a moment ago, while another one did that has gone since."""
+    directory = f"file://{tmp_path}/directory"
+    node, sink = nodes(), Sink()
+    node.start("--host", "one", "--directory", directory)
+    listen(node.driver(notification_acks=True), sink)
+    driver = messaging.connect("hbzmq://", fanout_ds_address=directory, notification_acks=True)
+    assert isinstance(driver, ZmqDriver)
+    try:
+        key = notification_key(driver.options.default_notification_exchange, "events", "info")
+        caller = driver._caller()
+        (route,) = caller.directory.routes(key, time.monotonic() + LIMIT).routes
+        for name in route.instances:
+            caller.known_pools.leave_out(key, bytes.fromhex(name))
+        Notifier(driver, "events", "test", timeout=LIMIT).info("happened", 1)
+    finally:
+        driver.close()
+    assert sink.seen == [1]
 
 
 def test_pools_are_known_from_the_directory_and_change_with_it(

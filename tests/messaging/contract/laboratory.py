@@ -135,10 +135,14 @@ ASYNCHRONOUS_MODULES = ("test_call", "test_cut", "test_notify", "test_serve", "t
 #: Tests of what only the driver does, which is under contract itself.
 _OF_THE_DRIVER = dict.fromkeys(
     (
+        "test_a_cast_that_no_server_takes_expires",
         "test_a_queue_is_deleted_under_its_server",
         "test_a_queue_without_a_server_expires",
         "test_a_server_is_killed_at_work",
         "test_a_server_that_works_is_not_silent",
+        "test_an_expired_request_is_not_run_late",
+        "test_large_payloads",
+        "test_nothing_is_connected_before_it_is_used",
     ),
     "it tests the driver beneath",
 )

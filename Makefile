@@ -93,7 +93,7 @@ oslo: venv
 migration: venv
 	$(BIN)/python -m tests.stress.migration $(if $(MESSAGES),--messages $(MESSAGES)) $(ARGS)
 
-# The Ansible roles on hosts that are containers: eight scenarios, at most 40 minutes. SCENARIO names
+# The Ansible roles on hosts that are containers, at most 40 minutes for all. SCENARIO names
 # one or more of them.
 roles: venv
 	$(BIN)/python -m wsgi_harness.roles $(SCENARIO) $(ARGS)

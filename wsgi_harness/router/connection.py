@@ -156,6 +156,15 @@ class Connection:
                 self.stream.send(self._client_login.first)
             self.proton.open()
 
+    @property
+    def container(self) -> str | None:
+        """What the peer calls itself; None: nothing, or what is not UTF-8."""
+        try:
+            found: str | None = self.proton.remote_container
+        except UnicodeDecodeError:
+            return None
+        return found
+
     def changed(self) -> None:
         """Note that there may be something to be sent."""
         self._host.changed(self)
@@ -213,7 +222,7 @@ class Connection:
         return bool(self.proton.state & ProtonConnection.REMOTE_CLOSED)
 
     def _report_closing(self, reason: str) -> None:
-        if not self._closing_reported and self.proton.remote_container is not None:
+        if not self._closing_reported and self.container is not None:
             self._closing_reported = True
             self._host.closed(self, reason)
 

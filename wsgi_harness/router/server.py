@@ -239,21 +239,12 @@ def _listen(listener: Listener) -> socket.socket:
     return sock
 
 
-def _container(connection: Connection) -> str | None:
-    """Return what a peer calls itself; None: nothing, or what is not UTF-8."""
-    try:
-        found: str | None = connection.proton.remote_container
-    except UnicodeDecodeError:
-        return None
-    return found
-
-
 def _event(kind: str, connection: Connection) -> dict[str, object]:
     return {
         "kind": kind,
         "at": time.time(),
         "connection": connection.number,
-        "container": _container(connection),
+        "container": connection.container,
     }
 
 

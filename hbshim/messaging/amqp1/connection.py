@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hbshim.amqp1.connection import Connection as Engine
@@ -89,7 +89,7 @@ class Connection:
         self._held: dict[int, Held] = {}
         # For the next `drain`: functions to call.
         self._arrived: deque[Callable[[], None]] = deque()
-        stream.on_event, stream.on_end = self._on_event, self._on_end
+        stream.on_events, stream.on_end = self._on_events, self._on_end
 
     @property
     def opened(self) -> Opened:
@@ -108,6 +108,15 @@ class Connection:
         return self._stream.is_open
 
     # -- what arrives: under the stream's lock -----------------------------------
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._on_event(event)
+        # Not before: the links have used the credit of all of them already.
+        for receiver in {event.link for event in events if isinstance(event, Received)}:
+            link = self.attaching.by_link.get(receiver)
+            if isinstance(link, IncomingLink):
+                link.replenish()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Received):

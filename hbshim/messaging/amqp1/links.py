@@ -156,11 +156,8 @@ class IncomingLink(OpenLink[Receiver]):
         return self.ended or not self._draining
 
     def received(self) -> None:
-        """Note that a message has arrived."""
+        """Note that a message has arrived; :meth:`replenish` follows when all are noted."""
         self.held += 1
-        if not self._prefetch:
-            # Otherwise not now: others may have arrived that are not counted yet.
-            self.replenish()
 
     def release(self) -> None:
         """Let another message arrive in place of one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from hbshim.amqp1.connection import Connection as Engine
@@ -38,7 +38,7 @@ class EngineStream(ByteStream[bytes]):
     Attributes:
         opened: what the peer sent to open the connection; None before.
         over: the event that ended it; None before, or where the stream ended without one.
-        on_event: called under the lock with each event of a session or a link.
+        on_events: called under the lock with the events of sessions and links that came together.
         on_end: called once, under the lock, when the stream has ended.
     """
 
@@ -46,7 +46,7 @@ class EngineStream(ByteStream[bytes]):
         self.engine = engine
         self.opened: Opened | None = None
         self.over: Closed | LoginRefused | None = None
-        self.on_event: Callable[[Event], None] = _ignore
+        self.on_events: Callable[[Sequence[Event]], None] = _ignore
         self.on_end: Callable[[], None] = _nothing
         # hbshim's heartbeat engine does it.
         self._kept_alive = False
@@ -154,13 +154,16 @@ class EngineStream(ByteStream[bytes]):
         self._take(self.engine.receive_data(item, _monotonic()))
 
     def _take(self, events: list[Event]) -> None:
+        of_sessions = []
         for event in events:
             if isinstance(event, Closed | LoginRefused):
                 self.over = event
             elif isinstance(event, Opened):
                 self.opened = event
             else:
-                self.on_event(event)
+                of_sessions.append(event)
+        if of_sessions:
+            self.on_events(of_sessions)
         self._pump()
         if self.engine.closed and not self.ended:
             self.fail(ConnectionAbortedError(self._reason() or "it was closed"))
@@ -178,7 +181,7 @@ class EngineStream(ByteStream[bytes]):
         return self._reason()
 
     def _on_ended(self) -> None:
-        on_end, self.on_end, self.on_event = self.on_end, _nothing, _ignore
+        on_end, self.on_end, self.on_events = self.on_end, _nothing, _ignore
         on_end()
 
     def _send_close(self) -> None:
@@ -191,7 +194,7 @@ def described(error: Error) -> str:
     return f"{error.description or 'no reason given'} ({error.condition})"
 
 
-def _ignore(_event: Event) -> None:
+def _ignore(_events: Sequence[Event]) -> None:
     return None
 
 

@@ -169,6 +169,9 @@ LABORATORIES: dict[str, Entry] = {
             "test_one_that_fails_does_not_have_its_batch_repeated": (
                 "a notification returns when it is handled, so a paused listener gets no batch"
             ),
+            "test_batches_as_large_as_the_prefetch": (
+                "a notification returns when it is handled, so no batch waits for another one"
+            ),
             "test_a_server_gets_the_priorities_that_it_has_methods_for": (
                 "a notification of a priority to which nothing listens is an error"
             ),
@@ -191,6 +194,9 @@ LABORATORIES: dict[str, Entry] = {
             **_ZEROMQ_GUARANTEES,
             "test_one_that_fails_does_not_have_its_batch_repeated": (
                 "a notification returns when it is handled, so a paused listener gets no batch"
+            ),
+            "test_batches_as_large_as_the_prefetch": (
+                "a notification returns when it is handled, so no batch waits for another one"
             ),
             "test_a_server_gets_the_priorities_that_it_has_methods_for": (
                 "a notification of a priority to which nothing listens is an error"

@@ -193,6 +193,20 @@ def test_batches(driver: Driver, notifier: Notifier, listen: Listen) -> None:
     assert batches.got == [list(range(first, first + 5)) for first in (0, 5, 10)]
 
 
+def test_batches_as_large_as_the_prefetch(
+    driver: Driver, notifier: Notifier, listen: Listen
+) -> None:
+    batches = Batches()
+    listen(batches, batch_size=6, batch_timeout=2 * LIMIT, prefetch=6)
+    sent: list[list[int]] = []
+    for first in (0, 6, 12):
+        # Each is sent when nothing of the one before is held any more.
+        sent.append(list(range(first, first + 6)))
+        for number in sent[-1]:
+            notifier.info("event", number)
+        wait_until(lambda: batches.got == sent, LIMIT)
+
+
 def test_pools(driver: Driver, notifier: Notifier, listen: Listen) -> None:
     """Each pool gets everything, and its members share it."""
     require_features(driver, "pools")

@@ -13,7 +13,16 @@ from wsgi_harness.errors import CommandError, HarnessError
 from wsgi_harness.roles.environment import COLLECTION, PROJECT, Environment
 from wsgi_harness.roles.secrets import ArgumentWatch, secrets_in
 
-SCENARIOS = ("router", "mesh", "hostile", "rabbitmq", "hybrid", "add_service", "upgrade")
+SCENARIOS = (
+    "router",
+    "mesh",
+    "hostile",
+    "rabbitmq",
+    "hybrid",
+    "add_service",
+    "upgrade",
+    "downgrade",
+)
 """The directories of ``tests/ansible/molecule/`` that are scenarios."""
 _LIMIT = 1200.0
 

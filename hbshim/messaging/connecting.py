@@ -15,6 +15,9 @@ C = TypeVar("C")
 #: Seconds for one of several hosts in the first round; doubled in each further round.
 FIRST_LIMIT = 3.0
 
+#: Seconds; a round that the deadline cuts off after less says nothing about the hosts.
+SHORT = 0.25
+
 
 class HostConnector(Generic[C]):
     """Opens connections, first to the host that accepted the last one.
@@ -25,7 +28,8 @@ class HostConnector(Generic[C]):
         open_one: opens one connection to one host before a deadline of ``time.monotonic()``.
 
     Attributes:
-        refused: the error of the last attempt at which no host accepted.
+        refused: the error of the last round in which no host accepted; a round that had almost no
+            time left does not replace it.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class HostConnector(Generic[C]):
         refused: list[str] = []
         final = True
         count = len(self._hosts)
+        began = time.monotonic()
         for offset in range(count):
             index = (self._first + offset) % count
             now = time.monotonic()
@@ -76,8 +81,10 @@ class HostConnector(Generic[C]):
                 self._first = index
                 self._failures = 0
                 return connection
+        cut_off = deadline - began < SHORT and time.monotonic() >= deadline
+        if not (cut_off and self._failures):
+            self.refused = "; ".join(refused)
         self._failures = min(self._failures + 1, 10)
-        self.refused = "; ".join(refused)
         raise ConnectError(self.refused, final=final)
 
 

@@ -1,10 +1,12 @@
 """Interrupts a call at random instants, or at all of them, as a signal handler that raises does."""
 
+import _weakrefset
 import gc
 import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from types import FrameType
 
@@ -18,6 +20,10 @@ SOON = 0.0002
 _CODE = os.path.dirname(hbshim.__file__) + os.sep
 
 
+#: Where the callbacks of weak sets and dictionaries are.
+_OF_REFERENCES = (weakref.__file__, _weakrefset.__file__)
+
+
 class InterruptError(BaseException):
     """Raised by a signal handler."""
 
@@ -29,12 +35,15 @@ def interrupt(call: Callable[[], object], after: Callable[[], object], times: in
         call: called over and over.
         after: called after each interrupt; checks what must hold.
 
-    The callbacks of the garbage collector are taken out meanwhile: hypothesis has one, and
-    Python reports what is raised in it to pytest, which takes it for an error.
+    The callbacks of the garbage collector are taken out meanwhile, and those of weak references are
+    not interrupted: Python reports what is raised there to pytest, which takes it for an error.
     """
 
-    def on_alarm(*_: object) -> None:
-        raise InterruptError
+    def on_alarm(_number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_filename in _OF_REFERENCES:
+            signal.setitimer(signal.ITIMER_REAL, SOON)
+        else:
+            raise InterruptError
 
     interrupted = 0
     callbacks = gc.callbacks[:]

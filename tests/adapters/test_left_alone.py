@@ -127,7 +127,7 @@ def detection_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object) -> NoReturn:
         raise RuntimeError("detection fails")
 
-    monkeypatch.setattr(attach, "detect", fail)
+    monkeypatch.setattr(attach, "choose_worker", fail)
 
 
 def threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,9 +284,7 @@ def test_warnings_that_are_errors_stay_inside(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, way: Way
 ) -> None:
     monkeypatch.setattr(
-        attach,
-        "detect",
-        lambda *_: type("Report", (), {"choice": Choice("pthread", "reason", "a warning")}),
+        attach, "choose_worker", lambda *_: Choice("pthread", "reason", "a warning")
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")

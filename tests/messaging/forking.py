@@ -67,6 +67,11 @@ def main(model: str, topic: str) -> None:
     if child == 0:
         status = 1
         try:
+            if model == "eventlet":
+                import eventlet
+
+                # As oslo.service does: the hub that was forked shares its epoll with the parent.
+                eventlet.hubs.use_hub()
             use(driver, client, notifier, "child")
             status = 0
         finally:

@@ -35,7 +35,7 @@ def forced_heartbeats(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         monkeypatch.setattr(schedule, "SLOT", EVERY)
         monkeypatch.setattr(engine_module, "SLOT", EVERY)
         current = service.current()
-        for link in current.links():
+        for link, engine in current.placements():
             view = link.wire.kernel_view
             monkeypatch.setattr(link, "timeout", 2 * EVERY)
             monkeypatch.setattr(
@@ -43,8 +43,7 @@ def forced_heartbeats(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
                 "kernel_view",
                 lambda view=view: view()._replace(sent_ago=float("inf"), received_ago=0.0),
             )
-            for engine in current.engines():
-                engine.watch(link)
+            engine.watch(link)
 
     return force
 

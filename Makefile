@@ -1,8 +1,8 @@
 # make regression [T=60]   reproduce the disconnect and prove the fix, in containers
-# make test                every check and test, containers included
+# make test                every check, and the tests, containers included
 #
 # Both do their own set-up and keep everything of theirs in .venv/ and build/.
-# Also: make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
+# Also: make extended (more tests), make green, make chaos [SECONDS=60] [SEED=...], make soak [HOURS=1], make cluster [ROUNDS=5],
 # make migration [MESSAGES=20000], make roles [SCENARIO=router], make oslo, make bench,
 # make coverage, make docs, make venv, make images, make lint, make clean. ARGS="..." reaches the
 # command at the end.
@@ -32,23 +32,31 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test green bench chaos cluster coverage docs migration oslo roles soak venv images \
+.PHONY: regression test extended green bench chaos cluster coverage docs migration oslo roles soak venv images \
   lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
 	$(BIN)/python -m wsgi_harness $(if $(T),--heartbeat $(T)) $(ARGS)
 
+# What the tests marked `extended` and the green runs show takes as long again; each has a part here.
 # Most tests wait for heartbeats: side by side, a file to a process, all of them at one broker
 # (tests/brokers.py). What measures, or starts a fleet, shares the machine with one other file, no
 # more; a cluster of three brokers has it for itself.
 # ARGS choose tests, in one process.
 test: lint images
-	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder)
-	$(if $(ARGS),,$(PYTEST) -m alone --ignore=tests/cluster -n 2 --dist loadfile \
+	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone and not extended" -n $(JOBS) --dist loadfile \
 	  --no-loadscope-reorder)
+	$(if $(ARGS),,$(PYTEST) -m "alone and not extended" --ignore=tests/cluster -n 2 \
+	  --dist loadfile --no-loadscope-reorder)
 	$(if $(ARGS),,$(PYTEST) tests/cluster/test_failover.py)
-	$(if $(ARGS),,$(MAKE) --no-print-directory green)
+	$(if $(ARGS),,$(MAKE) --no-print-directory green GREEN-1="$(GREEN-PART-1)" GREEN-2="$(GREEN-PART-2)")
+
+# The rest: other versions of RabbitMQ, more drivers and schemes, green threads throughout.
+extended: venv images
+	$(PYTEST) -m "extended and not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "extended and alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(MAKE) --no-print-directory green
 
 # What touches sockets and connections, once more where eventlet or gevent has patched everything;
 # two processes for each, all four at one broker. Not by pytest-xdist: what connects its processes
@@ -57,6 +65,10 @@ GREEN-1 := tests/heartbeat tests/adapters tests/test_status.py tests/messaging/p
 GREEN-2 := $(addprefix tests/messaging/,test_connection.py test_driver.py \
   test_driver_servers.py test_driver_notify.py test_driver_hosts.py hybrid/test_models.py \
   $(addprefix contract/,test_call.py test_cut.py test_notify.py test_serve.py test_store.py))
+
+# The part of `make test`.
+GREEN-PART-1 := tests/heartbeat tests/test_status.py
+GREEN-PART-2 := tests/messaging/test_connection.py tests/messaging/contract/test_call.py
 
 green: venv
 	$(BIN)/python -m tests.brokers $(MAKE) --no-print-directory -j4 --output-sync=target $(foreach part,1 2,\

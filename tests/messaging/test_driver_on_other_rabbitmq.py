@@ -14,6 +14,8 @@ from tests.messaging.test_driver_notify import *  # noqa: F403
 from tests.messaging.test_driver_servers import *  # noqa: F403
 from wsgi_harness.stack.broker import Broker
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def broker(other_broker: Broker) -> Broker:

@@ -87,6 +87,7 @@ def test_a_listener_may_requeue(nodes: list[Node]) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.extended
 def test_one_test_of_each_kind_passes(nodes: list[Node], tmp_path: Path) -> None:
     """In green threads and in native ones, with the newest oslo.messaging."""
     cells = [

@@ -208,7 +208,9 @@ LABORATORIES: dict[str, Entry] = {
     "hbpika_aio": Entry(_ASYNCHRONOUS, (pytest.mark.broker,), _OF_THE_DRIVER),
 }
 LABORATORIES["hbzmq_aio"] = Entry(
-    _ASYNCHRONOUS, other_guarantees={**LABORATORIES["hbzmq"].other_guarantees, **_OF_THE_DRIVER}
+    _ASYNCHRONOUS,
+    (pytest.mark.extended,),
+    other_guarantees={**LABORATORIES["hbzmq"].other_guarantees, **_OF_THE_DRIVER},
 )
 
 

@@ -11,9 +11,6 @@ import pytest
 
 from tests.messaging.contract.laboratory import Laboratory, opened, parameters
 from tests.messaging.contract.test_call import *  # noqa: F403
-from tests.messaging.contract.test_cut import *  # noqa: F403
-from tests.messaging.contract.test_notify import *  # noqa: F403
-from tests.messaging.contract.test_serve import *  # noqa: F403
 from tests.messaging.contract.test_store import *  # noqa: F403
 from wsgi_harness.stack.broker import Broker
 

@@ -15,6 +15,7 @@ from typing import Any
 import proton
 import pytest
 from proton import ConnectionException, Endpoint
+from proton._handlers import IOHandler
 from proton.handlers import MessagingHandler
 from proton.reactor import Container
 from proton.utils import BlockingConnection
@@ -292,6 +293,15 @@ def open_again(peer: Peer, way: str) -> None:
     connection.close()
     wait_until(lambda: not container.process())
     assert links[-1].state is State.CLOSED
+
+
+def test_a_deadline_that_passes_as_the_connection_ends_is_no_error() -> None:
+    """proton calls `update` without a transport then, and fails."""
+    hbshim.install()
+    update: Any = IOHandler.update
+    with pytest.raises(AttributeError):
+        update.__wrapped__(None, None, 0.0)
+    update(None, None, 0.0)
 
 
 def test_a_closed_connection_leaves_nothing_behind(connect: Connect, peer: Peer) -> None:

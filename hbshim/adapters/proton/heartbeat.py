@@ -137,6 +137,8 @@ def prepare(options_for: OptionsFor, root: str = "proton") -> None:
 
     @functools.wraps(stock)
     def update(transport: Any, selectable: Any, now: float) -> None:
+        if transport is None:
+            return  # its deadline passed as the connection ended, for which proton is not prepared
         seen = selectable.__dict__
         if _LINK in seen:
             stock(transport, selectable, now)
@@ -203,6 +205,8 @@ def _attach_after_reconnects(endpoint: Any, reactor: Any, options: Options) -> N
     stock = handler.update
 
     def update(transport: Any, selectable: Any, now: float) -> None:
+        if transport is None:
+            return  # as above
         stock(transport, selectable, now)
         if selectable.__dict__.get(_LINK) is None and selectable._transport is not None:
             _attach_again(transport, selectable)

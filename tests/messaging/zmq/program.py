@@ -6,6 +6,7 @@ through the proxy, itself unless it forks, and prints what became of it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
@@ -184,6 +185,8 @@ def fork_in_c_and_publish(client: messaging.Client) -> None:
     if not pid:
         send("child")
         client.driver.close()
+        # The end of a process waits for what was not sent yet; os._exit() alone does not.
+        atexit._run_exitfuncs()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     send("parent")

@@ -39,6 +39,9 @@ Make: TypeAlias = Callable[[Profile], "tuple[Message, Subscription | None]"]
 #: Seconds of the first and of the longest pause before what was released is sent again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 
+#: Seconds that the last attempt has at least.
+LAST_ATTEMPT = 0.2
+
 #: The longest pause, in seconds, before a notification is sent again that a listener gave back.
 LONGEST_RETRY_PAUSE = 60.0
 
@@ -292,8 +295,8 @@ class _Sending:
     def _released(self, mandatory: bool) -> None:
         """Wait before it is sent again.
 
-        The last attempt has twice the time that the one before took: one that the deadline cuts off
-        would leave open whether the message was received.
+        The last attempt has :data:`LAST_ATTEMPT`, and twice the time that the one before took: one
+        that the deadline cuts off would leave open whether the message was received.
         """
         limit = self._deadline
         if self._pattern is Pattern.REPLY:
@@ -302,7 +305,7 @@ class _Sending:
             self._refusals += 1
             mandatory |= self._refusals >= self._options.rejected_message_retry_attempts
         self._was_released = True
-        left = limit - time.monotonic() - max(TOO_LITTLE, 2 * self._took)
+        left = limit - time.monotonic() - max(LAST_ATTEMPT, 2 * self._took)
         if mandatory or left <= 0:
             raise self._unroutable()
         time.sleep(min(self._pause, left))

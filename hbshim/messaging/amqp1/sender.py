@@ -214,17 +214,17 @@ class _Sending:
         self._began = time.monotonic()
         self._refusals = 0
         self._was_released = False
-        self._took = 0.0  # seconds that the latest attempt took
+        # When the latest attempt had a connection, and the seconds that it took from then on.
+        self._connected = self._took = 0.0
 
     def run(self, *, wait: bool, mandatory: bool) -> None:
         """Send it until it is done."""
         while True:
-            started = time.monotonic()
             prepared, confirmation, forget = self._publish(wait=wait)
             if not wait:
                 return
             outcome = self._outcome(confirmation, forget)
-            self._took = time.monotonic() - started
+            self._took = time.monotonic() - self._connected
             action = TABLE[outcome][self._pattern]
             if action is Action.DONE or action is Action.WAIT:
                 return
@@ -260,6 +260,7 @@ class _Sending:
             confirmation = Confirmation()
             try:
                 prepared = self._shared.connected(deadline, 1)
+                self._connected = time.monotonic()
                 message = self._made(prepared.connection.profile)
                 if self._subscription is not None:
                     prepared.prepare_queue(self._subscription, deadline)

@@ -15,6 +15,7 @@ import pytest
 from hbshim import messaging
 from hbshim.errors import CallTimeoutError, ConnectError, OptionError, UnroutableError
 from hbshim.messaging.amqp1.driver import Amqp1Driver
+from hbshim.messaging.amqp1.shared import SharedConnection
 from tests.concurrency import MODEL, needs_os_threads
 from tests.messaging.conftest import LIMIT
 from tests.messaging.endpoints import Endpoint
@@ -122,6 +123,27 @@ def test_a_cast_waits_for_a_servers_queue(
         driver.cast(target, messaging.Payload(b"{}"), LIMIT, mandatory=True)
     # A fanout without a server is no error.
     client.prepare(fanout=True).cast("echo", value=1)
+
+
+def test_time_that_connecting_took_is_not_kept_for_the_last_attempt(
+    driver: messaging.Driver, target: messaging.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = SharedConnection.connected
+    slow = [1.5]
+
+    def connected(shared: SharedConnection, deadline: float, attempts: int) -> Any:
+        until = time.monotonic() + (slow.pop() if slow else 0.0)
+        wait_until(lambda: time.monotonic() >= until, LIMIT)
+        return connect(shared, deadline, attempts)
+
+    client = messaging.Client(driver, target, timeout=LIMIT)
+    client.prepare(fanout=True).cast("echo", value=1)
+    monkeypatch.setattr(SharedConnection, "connected", connected)
+    began = time.monotonic()
+    with pytest.raises(UnroutableError):
+        client.prepare(timeout=4).cast("echo", value=1)
+    assert not slow
+    assert time.monotonic() - began >= 3
 
 
 def test_a_cast_that_is_not_confirmed(

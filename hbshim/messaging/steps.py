@@ -105,6 +105,33 @@ def run(steps: Steps[T]) -> T:
         steps.close()
 
 
+class WaitsInThread:
+    """A base for drivers that call in steps: gives them calls that wait in the caller's thread."""
+
+    def call(
+        self: CallsInSteps,
+        target: Target,
+        payload: Payload,
+        timeout: float,
+        *,
+        call_monitor_timeout: float | None = None,
+        on_reply: OnReply | None = None,
+        mandatory: bool = False,
+        attempts: int | None = None,
+    ) -> Reply:
+        """See :meth:`hbshim.messaging.base.Driver.call`."""
+        steps = self.call_steps(
+            target,
+            payload,
+            timeout,
+            call_monitor_timeout=call_monitor_timeout,
+            on_reply=on_reply,
+            mandatory=mandatory,
+            attempts=attempts,
+        )
+        return run(steps)
+
+
 def _wait(wait: Wait) -> None:
     if wait.role is not None:
         wait.role.wait_once(wait.waiter, wait.until, wait.otherwise)

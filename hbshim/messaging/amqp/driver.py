@@ -25,7 +25,7 @@ from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.consuming import Source
 from hbshim.messaging.hosts import Host
 from hbshim.messaging.pool import PoolStatistics
-from hbshim.messaging.steps import Steps, run
+from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, Message
@@ -34,7 +34,7 @@ from hbshim.protocol.messages import PERSISTENT, Message
 DELETE_WITHIN = 0.3
 
 
-class AmqpDriver:
+class AmqpDriver(WaitsInThread):
     """See :class:`hbshim.messaging.storing.StoringDriver`. It connects at its first use.
 
     Parameters:
@@ -59,28 +59,6 @@ class AmqpDriver:
         self._callers: dict[int, Caller] = {}
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
         self._closed = False
-
-    def call(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Reply:
-        steps = self.call_steps(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
-        )
-        return run(steps)
 
     def call_steps(
         self,

@@ -24,13 +24,13 @@ from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Source
-from hbshim.messaging.steps import Steps, run
+from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import Message
 
 
-class Amqp1Driver:
+class Amqp1Driver(WaitsInThread):
     """See :class:`hbshim.messaging.base.Driver`. It connects at its first use.
 
     Parameters:
@@ -61,28 +61,6 @@ class Amqp1Driver:
         it is.
         """
         return self._profiles.current.capabilities
-
-    def call(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Reply:
-        steps = self.call_steps(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
-        )
-        return run(steps)
 
     def call_steps(
         self,

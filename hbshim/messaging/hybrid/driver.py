@@ -10,13 +10,13 @@ from hbshim.messaging.base import NEVER, Driver, Listener, OnReply, Payload, Rep
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hybrid.foreign import as_member
 from hbshim.messaging.hybrid.joint_listener import JointListener
-from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, at_once
+from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, WaitsInThread, at_once
 from hbshim.messaging.storing import PendingReply, StoringDriver, require_store
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 
 
-class HybridDriver:
+class HybridDriver(WaitsInThread):
     """See :class:`hbshim.messaging.storing.StoringDriver`.
 
     Calls, casts and fanouts go to `rpc`, notifications to `notifications`. Requests are stored by
@@ -58,27 +58,6 @@ class HybridDriver:
             pools=notifications.pools,
             mandatory=self._rpc.capabilities.mandatory,
             survives_restart=notifications.survives_restart,
-        )
-
-    def call(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Reply:
-        return self._rpc.call(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
         )
 
     def cast(

@@ -11,7 +11,7 @@ from hbshim.errors import ConnectionLostError, OptionError
 from hbshim.heartbeat import service
 from hbshim.messaging.base import Listener, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.capabilities import Capabilities
-from hbshim.messaging.steps import Steps, at_once, run
+from hbshim.messaging.steps import Steps, WaitsInThread, at_once, run
 from hbshim.messaging.target import Target
 from hbshim.messaging.zmq import broadcast, caster, frames
 from hbshim.messaging.zmq.acknowledged import notify_acknowledged
@@ -30,7 +30,7 @@ from hbshim.observe.drivers import ZmqStatus
 from hbshim.options import DEFAULT, Default
 
 
-class ZmqDriver:
+class ZmqDriver(WaitsInThread):
     """See :class:`hbshim.messaging.base.Driver`. It connects when it is first used.
 
     Parameters:
@@ -57,28 +57,6 @@ class ZmqDriver:
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
         self._closed = False
         drivers.register(self)
-
-    def call(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Reply:
-        steps = self.call_steps(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
-        )
-        return run(steps)
 
     def call_steps(
         self,

@@ -81,7 +81,7 @@ def _refused(heard: bytes, target: Target) -> Failure:
         )
     if heard.startswith(AMQP_HEADER):
         return Failure(
-            "it speaks AMQP 1.0 without SASL, so nobody can log in",
+            "it speaks AMQP 1.0 without SASL, so no client can log in",
             "turn SASL on for its listener (a router: saslMechanisms; for a login without "
             "credentials login_method=ANONYMOUS)",
         )

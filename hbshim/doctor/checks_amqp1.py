@@ -125,8 +125,8 @@ CHECKS = (
     Check(
         "amqp1-sasl",
         "The SASL mechanisms that the peer offers, against the option `login_method`.",
-        "Without a mechanism in common nobody can log in; PLAIN without TLS shows the password to "
-        "everything on the path.",
+        "Without a mechanism in common no client can log in; PLAIN without TLS shows the password "
+        "to everything on the path.",
         "Use hbamqps://, and a login_method that the peer offers.",
         _of(_sasl),
     ),

@@ -35,7 +35,7 @@ class Part:
         self.on_end: Callable[[], None] | None = None
 
     def end(self) -> None:
-        """End the wait at this connection; whoever waits for it may read again. Idempotent."""
+        """End the wait at this connection; other threads may read from it again. Idempotent."""
         if self.on_end is not None:
             self.on_end()
 

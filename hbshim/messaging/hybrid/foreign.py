@@ -18,8 +18,8 @@ from hbshim.messaging.joining import Part
 from hbshim.messaging.reporting import OnError, ends_thread
 from hbshim.runtime.unpatched import start_without_signals
 
-#: Seconds of one poll. A shorter one costs more, a longer one is longer in vain where the worker is
-#: busy again.
+#: Seconds of one poll. A shorter one costs more, a longer one is wasted for longer where the worker
+#: is busy again.
 POLL_SLICE = 1.0
 
 #: Seconds that the thread waits after an error.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from hbshim.heartbeat.wire import AMQP_0_9_1
@@ -15,8 +15,8 @@ from hbshim.observe.drivers_table import drivers_height, drivers_table
 from hbshim.observe.loops import LoopStatus
 from hbshim.observe.snapshot import LinkStatus
 
-#: Lines of a process's table that are not links.
-_FRAME = 5
+#: Lines above and beneath the links.
+_TITLES, _MORE = 1, 1
 
 _STATES = {"lost": "bold red", "alive": "green"}
 _WORST_FIRST = ("lost", "hung", "closed", "orphaned", "alive")
@@ -40,27 +40,31 @@ def render(
         width: of the terminal, in columns.
         height: of the terminal, in lines; None shows every link.
     """
-    processes = sum(isinstance(one, ProcessSeen) for one in seen)
-    lines = None if height is None else height - 2 * (len(seen) - processes)
-    lines_left = None if lines is None else max(1, lines // max(1, processes) - _FRAME)
+    reasons = [_reason(one) for one in seen if isinstance(one, Unanswered)]
+    lines = None if height is None else height - _height(reasons, width)
+    lines_each = None if lines is None else lines // max(1, len(seen) - len(reasons))
     return Group(
         *(
-            _process(one, width, lines_left)
-            if isinstance(one, ProcessSeen)
-            else Text(one.reason, "yellow")
+            _process(one, width, lines_each) if isinstance(one, ProcessSeen) else _reason(one)
             for one in seen
         )
     )
 
 
-def _process(process: ProcessSeen, width: int, lines_left: int | None) -> RenderableType:
+def _reason(process: Unanswered) -> Text:
+    return Text(process.reason, "yellow")
+
+
+def _process(process: ProcessSeen, width: int, lines: int | None) -> RenderableType:
     wide = width >= WIDE
     late = {engine.worker: engine.worst_lateness for engine in process.engines}
-    if lines_left is not None:
-        lines_left = max(1, lines_left - len(process.loops))
-    if lines_left is not None and process.zmq:
-        lines_left = max(1, lines_left - drivers_height(process.zmq))
-    shown = sorted(process.links, key=_urgency)[:lines_left]
+    heading, footer = _heading(process), _footer(process)
+    links = sorted(process.links, key=_urgency)
+    if lines is not None:
+        lines -= _height([heading, *footer], width) + _TITLES + _MORE
+        if process.zmq:
+            lines -= drivers_height(process.zmq)
+        links = links[: max(1, lines)]
     titles = [
         "local port, broker" if wide else "broker",
         "T",
@@ -73,15 +77,23 @@ def _process(process: ProcessSeen, width: int, lines_left: int | None) -> Render
         *(["route", "protocol"] if wide else []),
         "state",
     ]
-    rows = [_row(link, late.get(link.worker, 0.0), wide) for link in shown]
+    rows = [_row(link, late.get(link.worker, 0.0), wide) for link in links]
     make_fit(titles, rows, width)
     table = table_of(titles, rows, left=("worker", "route", "protocol", "state"))
-    parts: list[RenderableType] = [_heading(process)]
+    parts: list[RenderableType] = [heading]
     if rows or not process.zmq:
         parts.append(table)
+    if process.links_in_all > len(links):
+        parts.append(Text(f"… and {process.links_in_all - len(links)} more", "dim"))
     if process.zmq:
         parts.append(drivers_table(process.zmq, width))
-    return Group(*parts, *_footer(process, len(shown)))
+    return Group(*parts, *footer)
+
+
+def _height(texts: Sequence[Text], width: int) -> int:
+    """Return the lines of texts, those that are folded included."""
+    console = Console(width=width)
+    return sum(len(text.wrap(console, width)) for text in texts)
 
 
 def _row(link: LinkStatus, late: float, wide: bool) -> list[Text]:
@@ -123,10 +135,8 @@ def _heading(process: ProcessSeen) -> Text:
     )
 
 
-def _footer(process: ProcessSeen, shown: int) -> list[Text]:
+def _footer(process: ProcessSeen) -> list[Text]:
     lines = [_loop(loop) for loop in process.loops]
-    if process.links_in_all > shown:
-        lines.append(Text(f"… and {process.links_in_all - shown} more", "dim"))
     events = {
         name.removeprefix(_EVENT): count
         for name, count in sorted(process.counters.items())

@@ -123,6 +123,22 @@ def test_what_does_not_fit_is_counted() -> None:
     assert len([line for line in shown([seen], 80) if line.endswith("alive")]) == 50
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("height", [24, 40])
+def test_what_is_folded_leaves_fewer_lines_for_links(width: int, height: int) -> None:
+    seen = process(**{f"l{n}": {} for n in range(50)})
+    counters = {f"event:kind-of-event-{n}": n for n in range(12)}
+    document = {**seen.document, "program": "a-program " * 8, "counters": counters}
+    answered = parse(json.dumps(document).encode())
+    alone = shown([answered], width, height)
+    assert len(alone) == height
+    assert any("kind-of-event-11" in line for line in alone)
+    reason = Unanswered("no answer: " + "/run/a/long/path " * 10)
+    beside = shown([answered, reason], width, height)
+    assert len(beside) == height
+    assert any("no answer" in line for line in beside)
+
+
 def test_danger_is_red_and_calm_is_not() -> None:
     calm, silent = {"received_ago": 10.0}, {"received_ago": 91.0, "state": "lost"}
     (row,) = [line for line in shown([process(a=silent)], 80, color=True) if "lost" in line]

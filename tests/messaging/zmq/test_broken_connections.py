@@ -131,13 +131,21 @@ def test_a_reply_that_did_not_arrive_is_known_to_be_lost(
 
 
 def test_calls_that_wait_or_run_are_answered_after_a_break(
-    driver: messaging.Driver, serve: Serve, endpoint: Endpoint, wires: Wires
+    between: Between, driver: messaging.Driver, serve: Serve, endpoint: Endpoint, wires: Wires
 ) -> None:
-    """Some run, some wait in the server, and some in the proxy."""
+    """Some run, some wait in the server, and some in the proxy; none is on its way."""
+    assert isinstance(driver, ZmqDriver)
+
+    def arrived() -> bool:
+        status = driver.zmq_status()
+        handed_over, waiting = (figure(between.node, name) for name in ("outstanding", "waiting"))
+        received = 0 if status is None else status.received["call"]
+        return handed_over + waiting == len(calls) and received == handed_over
+
     serve(driver, TARGET, endpoint, workers=1, prefetch=2)
     client = Client(driver, TARGET, timeout=600)
     calls = [InBackground(lambda n=n: client.call("hold", value=n)) for n in range(6)]  # type: ignore[misc]
-    wait_until(lambda: endpoint.asked, LIMIT)
+    wait_until(lambda: endpoint.asked and arrived(), LIMIT)
     before = wires.opened
     wires.cut()
     wait_until(lambda: wires.opened > before, LIMIT)

@@ -58,6 +58,7 @@ class Consuming(Pollable, Protocol):
 
 M = TypeVar("M", bound=Received)
 C = TypeVar("C", bound=Consuming)
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +250,16 @@ class ConsumingListener(PollingListener[M, C]):
     def _wait_limit(self) -> float:
         left = super()._wait_limit()
         return left if self._complete else min(left, self._next_attempt())
+
+    def _receiving(self, consumer: Consumer, make: Callable[[D], M]) -> Callable[[D], None]:
+        """Return what puts the deliveries to a consumer into the inbox, made into messages."""
+        put, kept = self._inbox.put, consumer.source.kept
+
+        def on_delivery(delivery: D) -> None:
+            put((make(delivery), kept))
+            self._delivered(consumer)
+
+        return on_delivery
 
     def _delivered(self, consumer: Consumer) -> None:
         """Note that messages arrive."""

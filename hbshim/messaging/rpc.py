@@ -9,12 +9,12 @@ from typing import Any
 
 from hbshim.errors import CallTimeoutError, OptionError
 from hbshim.messaging.base import Driver, Reply, timeout_of
-from hbshim.messaging.requests import Requester
+from hbshim.messaging.base_client import BaseClient
 from hbshim.messaging.storing import PendingReply, require_store
 
 
 @dataclasses.dataclass(frozen=True)
-class Client(Requester[Driver]):
+class Client(BaseClient[Driver]):
     """Calls methods of servers.
 
     Parameters:

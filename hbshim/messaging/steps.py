@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from hbshim.errors import CallTimeoutError
-from hbshim.messaging.base import OnReply, Payload, Reply
+from hbshim.messaging.base import Driver, OnReply, Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.target import Target
 
@@ -45,18 +46,8 @@ Steps: TypeAlias = Generator[Wait, None, T]
 class CallsInSteps(Protocol):
     """A driver whose calls wait without a thread."""
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Steps[Reply]:
-        """See :meth:`hbshim.messaging.base.Driver.call`; the time runs from now."""
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
+        """See :meth:`hbshim.messaging.base.Driver.call`."""
         ...
 
 
@@ -84,6 +75,23 @@ def at_once(work: Callable[[], T]) -> Steps[T]:
     """Return an operation that waits in its thread."""
     yield from ()
     return work()
+
+
+def steps_of(driver: Driver, request: CallRequest) -> Steps[Reply]:
+    """Return a call as an operation; of a driver that has none, one that waits in its thread."""
+    if isinstance(driver, CallsInSteps):
+        return driver.call_steps(request)
+    return at_once(
+        lambda: driver.call(
+            request.target,
+            request.payload,
+            max(0.0, request.deadline - time.monotonic()),
+            call_monitor_timeout=request.call_monitor_timeout,
+            on_reply=request.on_reply,
+            mandatory=request.mandatory,
+            attempts=request.attempts,
+        )
+    )
 
 
 def run(steps: Steps[T]) -> T:
@@ -120,16 +128,16 @@ class WaitsInThread:
         attempts: int | None = None,
     ) -> Reply:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        steps = self.call_steps(
+        request = CallRequest(
             target,
             payload,
             timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
+            call_monitor_timeout,
+            on_reply,
+            mandatory,
+            attempts,
         )
-        return run(steps)
+        return run(self.call_steps(request))
 
 
 def _wait(wait: Wait) -> None:

@@ -48,6 +48,12 @@ class Target:
         return replace(self, **changes)
 
 
+def described(target: Target) -> str:
+    """Return a target as errors name it."""
+    server = f" on {target.server}" if target.server else ""
+    return f"topic {target.topic!r}{server}"
+
+
 def version_of(text: str) -> tuple[int, int]:
     """Return the major and minor version of an interface.
 

@@ -17,6 +17,7 @@ from hbshim.messaging import aio
 from hbshim.messaging.aio.home import Home
 from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.steps import Steps, Wait
@@ -77,10 +78,8 @@ class SteppedDriver(PlainDriver):
             self.calls.receive(correlation, reply)
         return True
 
-    def call_steps(
-        self, _target: Target, _payload: Payload, timeout: float, **how: Any
-    ) -> Steps[Reply]:
-        return self._call(time.monotonic() + timeout, how.get("on_reply"))
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
+        return self._call(request.deadline, request.on_reply)
 
     def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
         call = self.calls.begin(on_reply)

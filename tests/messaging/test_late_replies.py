@@ -20,6 +20,8 @@ from hbshim.messaging.amqp.limits import Limits
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload
+from hbshim.messaging.calling import CallRequest
+from hbshim.messaging.steps import run
 from hbshim.messaging.target import Target
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from tests.messaging.amqp.fakes import FakeSender
@@ -121,15 +123,8 @@ def calls_over(cluster: Cluster, **options: Any) -> Caller:
 
 
 def call(caller: Caller, timeout: float = LIMIT) -> str:
-    return caller.call(
-        Target("topic"),
-        Payload(b"{}", "application/json"),
-        timeout,
-        call_monitor_timeout=None,
-        on_reply=None,
-        mandatory=False,
-        attempts=None,
-    ).kind
+    request = CallRequest(Target("topic"), Payload(b"{}", "application/json"), timeout)
+    return run(caller.call_steps(request)).kind
 
 
 def refusing(code: int, *, names: int = 10**6) -> Callable[[str], None]:

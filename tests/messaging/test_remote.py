@@ -9,9 +9,9 @@ import pytest
 
 from hbshim import errors
 from hbshim.errors import NoSuchMethodError, OptionError, PayloadError, RemoteError
+from hbshim.messaging.base_client import ERRORS_ALLOWED
 from hbshim.messaging.dispatch import Dispatcher
 from hbshim.messaging.remote import Call, error_as_value, error_from_value
-from hbshim.messaging.requests import ERRORS_ALLOWED
 
 
 def there_and_back(error: Any, allowed: tuple[str, str] = ERRORS_ALLOWED) -> BaseException:

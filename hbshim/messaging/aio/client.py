@@ -12,13 +12,13 @@ from typing import Any
 from hbshim.errors import CallTimeoutError, OptionError
 from hbshim.messaging.aio.driver import Driver
 from hbshim.messaging.base import Reply, timeout_of
-from hbshim.messaging.requests import Requester
+from hbshim.messaging.base_client import BaseClient
 from hbshim.messaging.steps import RepliesInSteps, at_once
 from hbshim.messaging.storing import PendingReply
 
 
 @dataclasses.dataclass(frozen=True)
-class Client(Requester[Driver]):
+class Client(BaseClient[Driver]):
     """Calls methods of servers, on the event loop of its driver.
 
     Its parameters and :meth:`prepare` are those of :class:`hbshim.messaging.Client`; `driver` is a

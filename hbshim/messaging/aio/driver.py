@@ -15,12 +15,13 @@ from hbshim.messaging.aio.home import Home, refuse_patches
 from hbshim.messaging.aio.operation import Operation
 from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.reading import BackgroundReader
 from hbshim.messaging.role import ReaderRole
-from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, at_once
+from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, at_once, steps_of
 from hbshim.messaging.storing import PendingReply, require_store
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import Target, described
 from hbshim.options import DEFAULT, Default
 
 T = TypeVar("T")
@@ -127,33 +128,21 @@ class Driver:
         mandatory: bool = False,
     ) -> Reply:
         """CALL; `on_reply` is called on the event loop."""
-        home, timeout = self._here(), timeout_of(timeout)
-        deadline = time.monotonic() + timeout
-        driver, threads = self._driver, self._calling
-        how: dict[str, Any] = {
-            "call_monitor_timeout": call_monitor_timeout,
-            "mandatory": mandatory,
-        }
-        if isinstance(driver, CallsInSteps):
-            steps = driver.call_steps(target, payload, timeout, on_reply=on_reply, **how)
-        else:
-            if on_reply is not None:
-                wanted = on_reply
-
-                def reply_later(reply: Reply) -> None:
-                    home.post(partial(wanted, reply))
-
-                how["on_reply"] = reply_later
+        home, threads = self._here(), self._calling
+        if not isinstance(self._driver, CallsInSteps):
             threads = self._sending
-            steps = at_once(lambda: driver.call(target, payload, _left(deadline), **how))
+            if on_reply is not None:
+                on_reply = _on_the_loop(home, on_reply)
+        request = CallRequest(target, payload, timeout, call_monitor_timeout, on_reply, mandatory)
 
         def not_begun() -> CallTimeoutError:
             return CallTimeoutError(
-                f"no reply from topic {target.topic!r} within {timeout:g} s (it was not sent: all "
-                "threads that send calls wait for the peer)"
+                f"no reply from {described(target)} within {request.timeout:g} s (it was not sent: "
+                "all threads that send calls wait for the peer)"
             )
 
-        return await self._run(threads, steps, deadline, not_begun)
+        steps = steps_of(self._driver, request)
+        return await self._run(threads, steps, request.deadline, not_begun)
 
     async def cast(
         self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
@@ -299,6 +288,13 @@ class Driver:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _on_the_loop(home: Home, on_reply: OnReply) -> OnReply:
+    def reply_later(reply: Reply) -> None:
+        home.post(partial(on_reply, reply))
+
+    return reply_later
 
 
 def _left(deadline: float) -> float:

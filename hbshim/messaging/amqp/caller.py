@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from hbshim.errors import (
     BrokerBlockedError,
@@ -39,10 +39,11 @@ from hbshim.messaging.amqp.connection import FORMAT, Connection
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.role import ReaderRole, Waiter
-from hbshim.messaging.steps import Steps, Wait, run
-from hbshim.messaging.target import Target
+from hbshim.messaging.steps import Steps, Wait
+from hbshim.messaging.target import Target, described
 from hbshim.messaging.waiting import PendingCalls
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
@@ -76,14 +77,6 @@ LOST_AGAIN = 0.05
 _log = logging.getLogger("hbshim.messaging")
 
 
-class _Call(NamedTuple):
-    target: Target
-    payload: Payload
-    timeout: float
-    deadline: float
-    on_reply: OnReply | None
-
-
 class Caller:
     """The calls of one process through one driver. A forked child needs its own.
 
@@ -109,42 +102,20 @@ class Caller:
         self._connecting = ExclusiveSection(threading.RLock())
         self._closed = False
 
-    def call(self, target: Target, payload: Payload, timeout: float, **how: Any) -> Reply:
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        return run(self.call_steps(target, payload, timeout, **how))
+        return request.naming_its_timeout(self._call(request))
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None,
-        on_reply: OnReply | None,
-        mandatory: bool,
-        attempts: int | None,
-    ) -> Steps[Reply]:
-        """See :meth:`hbshim.messaging.base.Driver.call`."""
-        timeout = timeout_of(timeout)
-        call = _Call(target, payload, timeout, time.monotonic() + timeout, on_reply)
-        return self._call(call, call_monitor_timeout, mandatory, attempts)
-
-    def _call(
-        self,
-        call: _Call,
-        call_monitor_timeout: float | None,
-        mandatory: bool,
-        attempts: int | None,
-    ) -> Steps[Reply]:
-        target, payload, timeout, deadline, on_reply = call
-        waiting = self._calls.begin(on_reply)
+    def _call(self, request: CallRequest) -> Steps[Reply]:
+        target, deadline = request.target, request.deadline
+        waiting = self._calls.begin(request.on_reply)
         correlation = waiting.correlation_id
         try:
             message = Message(
-                payload.body,
+                request.payload.body,
                 self._topology.rpc_exchange(target),
                 self._topology.rpc_key(target),
-                content_type=payload.content_type,
+                content_type=request.payload.content_type,
                 message_id=correlation,
                 correlation_id=correlation,
                 reply_to=DIRECT_REPLY,
@@ -152,15 +123,13 @@ class Caller:
                 deadline=deadline,
                 type=FORMAT,
             )
-            if mandatory:
+            if request.mandatory:
                 self._require_queue(target, deadline)
-            self._send(message, deadline, attempts)
+            self._send(message, deadline, request.attempts)
             waiting.last_heard = time.monotonic()
-            return (yield from self._calls.wait_steps(waiting, deadline, call_monitor_timeout))
-        except CallTimeoutError as error:
-            raise CallTimeoutError(
-                f"no reply from {_described(target)} within {timeout:g} s ({error})"
-            ) from None
+            return (
+                yield from self._calls.wait_steps(waiting, deadline, request.call_monitor_timeout)
+            )
         finally:
             self._calls.end(waiting)
 
@@ -178,7 +147,7 @@ class Caller:
             lambda found: found.connection.queue_exists(name, deadline), deadline
         ):
             raise UnroutableError(
-                f"no server has a queue for {_described(target)} yet; start it, or declare its "
+                f"no server has a queue for {described(target)} yet; start it, or declare its "
                 "queue beforehand"
             )
 
@@ -423,8 +392,3 @@ class Caller:
         if self._line is line:
             self._line = None
         line.connection.close(CLOSE_WITHIN)
-
-
-def _described(target: Target) -> str:
-    server = f" on {target.server}" if target.server else ""
-    return f"topic {target.topic!r}{server}"

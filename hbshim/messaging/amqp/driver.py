@@ -20,7 +20,8 @@ from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import NEVER, Payload, Reply, timeout_of
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.consuming import Source
 from hbshim.messaging.hosts import Host
@@ -60,26 +61,8 @@ class AmqpDriver(WaitsInThread):
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
         self._closed = False
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Steps[Reply]:
-        return self._caller_here().call_steps(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
-        )
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
+        return self._caller_here().call_steps(request)
 
     def _caller_here(self) -> Caller:
         """Return the caller of this process, found by its id: a fork in C runs no callback."""

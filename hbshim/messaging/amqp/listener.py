@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,28 +67,21 @@ class AmqpListener(ConsumingListener[AmqpIncoming, Connection]):
         subscription.declare_as_there(connection)
         consumer.tag = connection.consume(
             subscription.queue.name,
-            self._on_delivery(consumer, subscription.queue.name),
+            self._receiving(consumer, self._incoming(consumer, subscription.queue.name)),
             on_cancelled=self._on_cancelled(consumer),
         )
         self._channel_closed = False
 
-    def _on_delivery(self, consumer: Consumer, queue: str) -> Callable[[Delivery], None]:
-        sender, topology, retries, source = (
-            self._sender,
-            self._topology,
-            self._retries,
-            consumer.source,
+    def _incoming(self, consumer: Consumer, queue: str) -> Callable[[Delivery], AmqpIncoming]:
+        return functools.partial(
+            AmqpIncoming,
+            sender=self._sender,
+            topology=self._topology,
+            priority=consumer.source.priority,
+            queue=queue,
+            retries=self._retries,
+            later=consumer.source.later,
         )
-        put, kept, priority, later = self._inbox.put, source.kept, source.priority, source.later
-
-        def on_delivery(delivery: Delivery) -> None:
-            incoming = AmqpIncoming(
-                delivery, sender, topology, priority, queue=queue, retries=retries, later=later
-            )
-            put((incoming, kept))
-            self._delivered(consumer)
-
-        return on_delivery
 
     def _on_cancelled(self, consumer: Consumer) -> Callable[[str | None], None]:
         def on_cancelled(reason: str | None) -> None:

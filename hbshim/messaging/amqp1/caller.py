@@ -38,10 +38,11 @@ from hbshim.messaging.amqp1.prepared import Prepared
 from hbshim.messaging.amqp1.sender import FIRST_PAUSE, LONGEST_PAUSE
 from hbshim.messaging.amqp1.shared import CLOSE_WITHIN, SharedConnection
 from hbshim.messaging.backoff import TOO_LITTLE
-from hbshim.messaging.base import LONGEST_TIMEOUT, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import LONGEST_TIMEOUT, Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.steps import Steps, pause
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import described
 from hbshim.messaging.waiting import NoReply, PendingCall, PendingCalls
 from hbshim.protocol.messages import Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
@@ -101,39 +102,9 @@ class Caller:
         self._queue_number = 0
         self._next_try = 0.0
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None,
-        on_reply: OnReply | None,
-        mandatory: bool,
-        attempts: int | None,
-    ) -> Steps[Reply]:
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        timeout = timeout_of(timeout)
-        call = _Call(
-            self, target, payload, time.monotonic() + timeout, call_monitor_timeout, on_reply
-        )
-        return self._call(call, target, timeout, mandatory=mandatory, attempts=attempts)
-
-    def _call(
-        self,
-        call: _Call,
-        target: Target,
-        timeout: float,
-        *,
-        mandatory: bool,
-        attempts: int | None,
-    ) -> Steps[Reply]:
-        try:
-            return (yield from call.steps(mandatory=mandatory, attempts=attempts))
-        except CallTimeoutError as error:
-            raise CallTimeoutError(
-                f"no reply from {_described(target)} within {timeout:g} s ({error})"
-            ) from None
+        return request.naming_its_timeout(_Call(self, request).steps())
 
     def close(self) -> None:
         """Close the connection; calls that wait raise an error."""
@@ -236,72 +207,59 @@ class Caller:
 class _Call:
     """One call, until it has its reply."""
 
-    def __init__(
-        self,
-        caller: Caller,
-        target: Target,
-        payload: Payload,
-        deadline: float,
-        call_monitor_timeout: float | None,
-        on_reply: OnReply | None,
-    ) -> None:
+    def __init__(self, caller: Caller, request: CallRequest) -> None:
         self._caller = caller
-        self._target = target
-        self._payload = payload
-        self._deadline = deadline
-        self._call_monitor_timeout = call_monitor_timeout
-        self._on_reply = on_reply
-        self._began = time.monotonic()
+        self._request = request
+        self._target = request.target
+        self._deadline = request.deadline
         self._pause = FIRST_PAUSE
         self._resent = 0
         self._message_id: str | None = None
         # Of an attempt that may have been received: its reply may still come.
         self._waiting: PendingCall | None = None
 
-    def steps(self, *, mandatory: bool, attempts: int | None) -> Steps[Reply]:
+    def steps(self) -> Steps[Reply]:
         """Send the request until it need not be sent again, and return the reply."""
         while True:
-            reply = yield from self._attempt(attempts)
+            reply = yield from self._attempt()
             if not isinstance(reply, Undone):
                 return reply
             action = TABLE[reply.outcome][Pattern.CALL]
             if action is Action.LOSE_SERVER:
                 raise LostServerError(
-                    f"the server of {_described(self._target)} that had the call is gone; it may "
+                    f"the server of {described(self._target)} that had the call is gone; it may "
                     "have run it"
                 )
             if action is Action.REFUSE:
                 raise RejectedError(
-                    f"the peer rejected the call of {_described(self._target)}: {reply.reason}"
+                    f"the peer rejected the call of {described(self._target)}: {reply.reason}"
                 )
-            if mandatory and action is Action.RESEND:
+            if self._request.mandatory and action is Action.RESEND:
                 self._unroutable()
             self._resent += action is Action.RESEND_MARKED
             yield from self._wait()
 
     def _unroutable(self) -> NoReturn:
         raise UnroutableError(
-            f"no server receives for {_described(self._target)} yet; start it, or declare its "
+            f"no server receives for {described(self._target)} yet; start it, or declare its "
             "queue beforehand where a broker has queues"
         )
 
     def _wait(self) -> Steps[None]:
         """Pause before the next attempt."""
-        reason, end = "no server receives it", self._deadline
-        if self._call_monitor_timeout is not None:
-            monitored = self._began + self._call_monitor_timeout
-            if monitored < end:
-                reason, end = f"no keepalive: {reason}", monitored
+        reason, end = "no server receives it", self._request.monitored_until
+        if end < self._deadline:
+            reason = f"no keepalive: {reason}"
         left = end - time.monotonic()
         if left <= TOO_LITTLE:
             raise CallTimeoutError(reason)
         yield from pause(min(self._pause, left))
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    def _attempt(self, attempts: int | None) -> Steps[Reply]:
+    def _attempt(self) -> Steps[Reply]:
         """Send the request; return the reply, or why there is none."""
         calls = self._caller.calls
-        waiting, self._waiting = self._waiting or calls.begin(self._on_reply), None
+        waiting, self._waiting = self._waiting or calls.begin(self._request.on_reply), None
         correlation = waiting.correlation_id
         self._message_id = self._message_id or correlation
 
@@ -313,9 +271,11 @@ class _Call:
         try:
             if waiting.result is not None:
                 return waiting.result
-            withdraw = self._send(correlation, on_outcome, attempts)
+            withdraw = self._send(correlation, on_outcome)
             waiting.last_heard = time.monotonic()
-            reply = yield from calls.wait_steps(waiting, self._deadline, self._call_monitor_timeout)
+            reply = yield from calls.wait_steps(
+                waiting, self._deadline, self._request.call_monitor_timeout
+            )
             withdraw = None
             if isinstance(reply, Undone) and self._may_be_answered(reply.outcome):
                 waiting.result, self._waiting = None, waiting
@@ -332,15 +292,14 @@ class _Call:
         action = TABLE[outcome][Pattern.CALL]
         return action is Action.RESEND_MARKED or (action is Action.RESEND and self._resent > 0)
 
-    def _send(
-        self, correlation: str, on_outcome: OnOutcome, attempts: int | None
-    ) -> Callable[[], None]:
+    def _send(self, correlation: str, on_outcome: OnOutcome) -> Callable[[], None]:
         """Send the request, over another connection if one is lost; return what withdraws it.
 
         Raises:
             CallTimeoutError: it was not sent in time.
         """
         caller, deadline = self._caller, self._deadline
+        payload, attempts = self._request.payload, self._request.attempts
         while True:
             try:
                 prepared = caller.connected(deadline, attempts)
@@ -348,10 +307,10 @@ class _Call:
                 exchange = names.rpc_exchange(self._target)
                 prepared.prepare(exchange, deadline)
                 message = Message(
-                    self._payload.body,
+                    payload.body,
                     exchange,
                     names.rpc_key(self._target),
-                    content_type=self._payload.content_type,
+                    content_type=payload.content_type,
                     message_id=self._message_id,
                     correlation_id=correlation,
                     reply_to=caller.replies_to(names),
@@ -377,8 +336,3 @@ class _Call:
             else:
                 prepared.used = True
                 return withdraw
-
-
-def _described(target: Target) -> str:
-    server = f" on {target.server}" if target.server else ""
-    return f"topic {target.topic!r}{server}"

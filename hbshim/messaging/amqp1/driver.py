@@ -20,7 +20,8 @@ from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.profiles import Profile, Profiles
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.amqp1.shared import SharedConnection
-from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import Payload, Reply, timeout_of
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Source
@@ -62,26 +63,8 @@ class Amqp1Driver(WaitsInThread):
         """
         return self._profiles.current.capabilities
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Steps[Reply]:
-        return self._caller().call_steps(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-            attempts=attempts,
-        )
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
+        return self._caller().call_steps(request)
 
     def _caller(self) -> Caller:
         """Return the caller of this process, found by its id: a fork in C runs no callback."""

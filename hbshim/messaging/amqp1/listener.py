@@ -123,31 +123,24 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         consumer.tag = connection.receive_from(
             connection.profile.source(subscription.queue.name),
             self._prefetch,
-            self._on_delivery(consumer, subscription.queue.name),
+            self._receiving(consumer, self._incoming(consumer, subscription.queue.name)),
             self._on_end(consumer),
             deadline,
         )
 
-    def _on_delivery(self, consumer: Consumer, queue: str) -> Callable[[Delivery], None]:
+    def _incoming(self, consumer: Consumer, queue: str) -> Callable[[Delivery], Amqp1Incoming]:
         make: Callable[..., Amqp1Incoming] = Amqp1Incoming
         if self._profile.routes:
             make = functools.partial(RoutedIncoming, answers=self._answers)
-        sender, names, retries, source = (
-            self._sender,
-            self._profile.names,
-            self._retries,
-            consumer.source,
+        return functools.partial(
+            make,
+            sender=self._sender,
+            names=self._profile.names,
+            priority=consumer.source.priority,
+            queue=queue,
+            retries=self._retries,
+            later=consumer.source.later,
         )
-        put, kept, priority, later = self._inbox.put, source.kept, source.priority, source.later
-
-        def on_delivery(delivery: Delivery) -> None:
-            incoming = make(
-                delivery, sender, names, priority, queue=queue, retries=retries, later=later
-            )
-            put((incoming, kept))
-            self._delivered(consumer)
-
-        return on_delivery
 
     def _on_end(self, consumer: Consumer) -> Callable[[str], None]:
         def on_end(reason: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
-from hbshim.messaging.base import NEVER, Driver, Listener, OnReply, Payload, Reply
+from hbshim.messaging.base import NEVER, Driver, Listener, Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hybrid.foreign import as_member
 from hbshim.messaging.hybrid.joint_listener import JointListener
-from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, WaitsInThread, at_once
+from hbshim.messaging.steps import CastsInSteps, Steps, WaitsInThread, at_once, steps_of
 from hbshim.messaging.storing import PendingReply, StoringDriver, require_store
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
@@ -71,27 +71,8 @@ class HybridDriver(WaitsInThread):
     ) -> None:
         self._rpc.cast(target, payload, timeout, attempts=attempts, mandatory=mandatory)
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Steps[Reply]:
-        how: dict[str, Any] = {
-            "call_monitor_timeout": call_monitor_timeout,
-            "on_reply": on_reply,
-            "mandatory": mandatory,
-            "attempts": attempts,
-        }
-        rpc = self._rpc
-        if isinstance(rpc, CallsInSteps):
-            return rpc.call_steps(target, payload, timeout, **how)
-        return at_once(lambda: rpc.call(target, payload, timeout, **how))
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
+        return steps_of(self._rpc, request)
 
     def cast_steps(
         self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False

@@ -14,13 +14,13 @@ from hbshim.errors import ConnectError, DeliveryError, MessagingError, Unroutabl
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import Payload, timeout_of
 from hbshim.messaging.steps import run
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import Target, described
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.delivery import Delivery, Limits, deliver
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.pools import Pools
-from hbshim.messaging.zmq.wording import described, shorter
+from hbshim.messaging.zmq.wording import shorter
 
 
 def notify_acknowledged(

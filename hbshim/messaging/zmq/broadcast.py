@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from hbshim.errors import CallTimeoutError, ConnectError, UnroutableError
 from hbshim.event_log import log_problems
 from hbshim.messaging.base import Payload, timeout_of
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import Target, described
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, reasons_of
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline
 from hbshim.messaging.zmq.frames import Header, Kind
 from hbshim.messaging.zmq.publisher import Publication
 from hbshim.messaging.zmq.questions import ANSWER_WITHIN, known_routes
-from hbshim.messaging.zmq.wording import described, shorter
+from hbshim.messaging.zmq.wording import shorter
 
 #: Seconds that a publisher waits for subscriptions, at most.
 SUBSCRIBE_WITHIN = 1.0

@@ -25,10 +25,11 @@ from hbshim.errors import (
     UnroutableError,
 )
 from hbshim.event_log import log_problems
-from hbshim.messaging.base import OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.steps import Steps, Wait, run
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import described
 from hbshim.messaging.waiting import NoReply, PendingCall, PendingCalls
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.curve import Curve
@@ -42,7 +43,7 @@ from hbshim.messaging.zmq.peers import Peers, Request
 from hbshim.messaging.zmq.publisher import Publication, Publisher
 from hbshim.messaging.zmq.pusher import Pusher
 from hbshim.messaging.zmq.selection import Rotation, name_of
-from hbshim.messaging.zmq.wording import NOTHING_KNOWN, described, shorter
+from hbshim.messaging.zmq.wording import NOTHING_KNOWN, shorter
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.options import ZmqOptions
@@ -184,29 +185,9 @@ class Caller:
         """The number of calls, and of what else waits for an answer; any thread may read it."""
         return len(self._calls)
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None,
-        on_reply: OnReply | None,
-        mandatory: bool,
-    ) -> Steps[Reply]:
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
-        timeout = timeout_of(timeout)
-        deadline = time.monotonic() + timeout
-        call = Call(self, target, payload, deadline, call_monitor_timeout, on_reply, mandatory)
-        return self._call(call, target, timeout)
-
-    def _call(self, call: Call, target: Target, timeout: float) -> Steps[Reply]:
-        try:
-            return (yield from call.steps())
-        except CallTimeoutError as error:
-            raise CallTimeoutError(
-                f"no reply from {described(target)} within {timeout:g} s ({error})"
-            ) from None
+        return request.naming_its_timeout(Call(self, request).steps())
 
     def publish(
         self, pipeline: Pipeline, hosts: Sequence[HostRecord], publication: Publication
@@ -359,31 +340,21 @@ class Call:
     def __init__(
         self,
         caller: Caller,
-        target: Target,
-        payload: Payload,
-        deadline: float,
-        call_monitor_timeout: float | None,
-        on_reply: OnReply | None,
-        mandatory: bool,
+        request: CallRequest,
         kind: Kind = Kind.CALL,
         flags: Flag = Flag.NONE,
     ) -> None:
         self._kind = kind
-        self._began = time.monotonic()
-        self._flags = flags | Flag.MANDATORY if mandatory else flags
+        self._flags = flags | Flag.MANDATORY if request.mandatory else flags
         self._caller = caller
-        self._target = target
-        self._payload = payload
-        self._deadline = deadline
-        self._call_monitor_timeout = call_monitor_timeout
-        self._on_reply = on_reply
-        self._mandatory = mandatory
-        options = caller.options
-        self._exchange = target.exchange or options.default_rpc_exchange
+        self._request = request
+        self._target = target = request.target
+        self._deadline = request.deadline
+        self._exchange = target.exchange or caller.options.default_rpc_exchange
         self._server = target.server or ""
         with shorter(target):
             self._key = frames.key_of(self._exchange, target.topic, self._server)
-        self._body = frames.split(payload.body)
+        self._body = frames.split(request.payload.body)
 
     def steps(self) -> Steps[Reply]:
         """Send it until a server has it, and return the reply."""
@@ -414,7 +385,7 @@ class Call:
                     tried.add(name_of(route))
                     outcomes.add(reply.outcome)
                     continue
-                if self._mandatory and routes.reachable and outcomes <= {Outcome.UNKNOWN}:
+                if self._request.mandatory and routes.reachable and outcomes <= {Outcome.UNKNOWN}:
                     raise UnroutableError(f"no server of {described(self._target)} is known")
                 no_route = "no host serves it" if routes.reachable else NOTHING_KNOWN
                 yield from self._wait(change, pause, reasons_of(outcomes) or no_route)
@@ -426,11 +397,9 @@ class Call:
 
     def _wait(self, change: Change, pause: float, reasons: str) -> Steps[None]:
         log_problems(self._caller.metrics)
-        end = self._deadline
-        if self._call_monitor_timeout is not None:
-            monitored = self._began + self._call_monitor_timeout
-            if monitored < end:
-                end, reasons = monitored, f"no keepalive: {reasons}"
+        end = self._request.monitored_until
+        if end < self._deadline:
+            reasons = f"no keepalive: {reasons}"
         until = min(time.monotonic() + pause, end)
         try:
             while not change.changed:
@@ -447,12 +416,12 @@ class Call:
         # Another one for each attempt: an answer to an earlier one must not end this one.
         request = uuid.uuid4().bytes
         message = Request(self._header(request), self._body, left)
-        waiting = caller._calls.begin(self._on_reply, request.hex())
+        waiting = caller._calls.begin(self._request.on_reply, request.hex())
         answered = False
         try:
             caller.send(route.record, message)
             reply = yield from caller._calls.wait_steps(
-                waiting, self._deadline, self._call_monitor_timeout
+                waiting, self._deadline, self._request.call_monitor_timeout
             )
             answered = True
             return reply
@@ -469,5 +438,5 @@ class Call:
             exchange=self._exchange,
             topic=self._target.topic,
             server=self._server,
-            content_type=self._payload.content_type,
+            content_type=self._request.payload.content_type,
         )

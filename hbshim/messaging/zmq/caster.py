@@ -13,9 +13,10 @@ import time
 import uuid
 
 from hbshim.errors import CallTimeoutError, ConnectError, LostServerError, UnconfirmedError
-from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.base import Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.steps import Steps
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import described
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import DONE, Call, Caller
 from hbshim.messaging.zmq.delivery import Delivery, Limits, deliver
@@ -23,18 +24,10 @@ from hbshim.messaging.zmq.directory import Route
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.pusher import Cast
-from hbshim.messaging.zmq.wording import described, shorter
+from hbshim.messaging.zmq.wording import shorter
 
 
-def cast_steps(
-    caller: Caller,
-    target: Target,
-    payload: Payload,
-    timeout: float,
-    deadline: float,
-    *,
-    mandatory: bool,
-) -> Steps[None]:
+def cast_steps(caller: Caller, request: CallRequest) -> Steps[None]:
     """Return when a live connection, or with `mandatory` a proxy, has taken a message.
 
     With `rpc_use_acks`, return when a server has begun it.
@@ -46,25 +39,25 @@ def cast_steps(
         DeliveryError: with `rpc_use_acks`, no server acknowledged it.
     """
     if caller.options.rpc_use_acks:
-        yield from _cast_acknowledged(caller, target, payload, deadline, mandatory=mandatory)
+        yield from _cast_acknowledged(caller, request)
         return
-    way = Confirmed if mandatory else OneWay
+    way = Confirmed if request.mandatory else OneWay
+    name = described(request.target)
     try:
-        yield from way(caller, target, payload, deadline, mandatory=mandatory).steps()
+        yield from way(caller, request).steps()
     except CallTimeoutError as error:
         raise ConnectError(
-            f"{described(target)}: no host took the cast within {timeout:g} s ({error})"
+            f"{name}: no host took the cast within {request.timeout:g} s ({error})"
         ) from None
     except LostServerError:
         raise UnconfirmedError(
-            f"{described(target)}: the connection or the proxy was lost before the confirmation"
+            f"{name}: the connection or the proxy was lost before the confirmation"
         ) from None
 
 
-def _cast_acknowledged(
-    caller: Caller, target: Target, payload: Payload, deadline: float, *, mandatory: bool
-) -> Steps[None]:
+def _cast_acknowledged(caller: Caller, request: CallRequest) -> Steps[None]:
     options, directory = caller.options, caller.directory
+    target, payload, deadline = request.target, request.payload, request.deadline
     header = Header(
         Kind.CAST,
         uuid.uuid4().bytes,
@@ -85,7 +78,7 @@ def _cast_acknowledged(
         deadline,
         f"the cast to {described(target)}",
         on_unknown=functools.partial(directory.forget, key),
-        mandatory=mandatory,
+        mandatory=request.mandatory,
     )
     yield from deliver(caller, [delivery])
     if delivery.error is not None:
@@ -95,12 +88,8 @@ def _cast_acknowledged(
 class Confirmed(Call):
     """A cast that a proxy acknowledges."""
 
-    def __init__(
-        self, caller: Caller, target: Target, payload: Payload, deadline: float, *, mandatory: bool
-    ) -> None:
-        super().__init__(
-            caller, target, payload, deadline, None, None, mandatory, Kind.CAST, Flag.WANTS_ACK
-        )
+    def __init__(self, caller: Caller, request: CallRequest) -> None:
+        super().__init__(caller, request, Kind.CAST, Flag.WANTS_ACK)
 
 
 class OneWay(Confirmed):

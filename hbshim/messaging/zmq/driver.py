@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from hbshim.errors import ConnectionLostError, OptionError
 from hbshim.heartbeat import service
-from hbshim.messaging.base import Listener, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import Listener, Payload, Reply
+from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.steps import Steps, WaitsInThread, at_once, run
 from hbshim.messaging.target import Target
@@ -58,25 +59,8 @@ class ZmqDriver(WaitsInThread):
         self._closed = False
         drivers.register(self)
 
-    def call_steps(
-        self,
-        target: Target,
-        payload: Payload,
-        timeout: float,
-        *,
-        call_monitor_timeout: float | None = None,
-        on_reply: OnReply | None = None,
-        mandatory: bool = False,
-        attempts: int | None = None,
-    ) -> Steps[Reply]:
-        return self._caller().call_steps(
-            target,
-            payload,
-            timeout,
-            call_monitor_timeout=call_monitor_timeout,
-            on_reply=on_reply,
-            mandatory=mandatory,
-        )
+    def call_steps(self, request: CallRequest) -> Steps[Reply]:
+        return self._caller().call_steps(request)
 
     def cast(
         self,
@@ -92,16 +76,16 @@ class ZmqDriver(WaitsInThread):
     def cast_steps(
         self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
     ) -> Steps[None]:
-        caller, timeout = self._caller(), timeout_of(timeout)
-        deadline = time.monotonic() + timeout
+        caller = self._caller()
+        request = CallRequest(target, payload, timeout, mandatory=mandatory)
         if target.fanout:
 
             def fanout() -> None:
-                left = max(0.0, deadline - time.monotonic())
+                left = max(0.0, request.deadline - time.monotonic())
                 broadcast.fanout(caller, target, payload, left, mandatory=mandatory)
 
             return at_once(fanout)
-        return caster.cast_steps(caller, target, payload, timeout, deadline, mandatory=mandatory)
+        return caster.cast_steps(caller, request)
 
     def notify(
         self,

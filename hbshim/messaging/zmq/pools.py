@@ -12,14 +12,13 @@ import time
 from collections.abc import Sequence
 
 from hbshim.errors import ConnectError
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import Target, described
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import FIRST_PAUSE, LONGEST_PAUSE, Caller, reasons_of
 from hbshim.messaging.zmq.directory import HostRecord, Route, Routes
 from hbshim.messaging.zmq.frames import Kind
 from hbshim.messaging.zmq.questions import ANSWER_WITHIN, known_routes
 from hbshim.messaging.zmq.selection import name_of
-from hbshim.messaging.zmq.wording import described
 
 #: Seconds until what is missing is left out. A proxy that has just started answers earlier.
 KNOWN_WITHIN = 3.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hbshim.errors import ConnectError
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import Target, described
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.directory import Routes
-from hbshim.messaging.zmq.wording import NOTHING_KNOWN, described
+from hbshim.messaging.zmq.wording import NOTHING_KNOWN
 
 #: Seconds that a proxy may take to say which listeners it has; then those of the others are used.
 ANSWER_WITHIN = 1.0

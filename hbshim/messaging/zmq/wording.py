@@ -6,17 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hbshim.errors import OptionError
-from hbshim.messaging.target import Target
+from hbshim.messaging.target import Target, described
 from hbshim.messaging.zmq.frames import FrameError
 
 #: Why nothing was sent, where nothing but the directory could say who serves a target.
 NOTHING_KNOWN = "the directory cannot be reached, and nothing is known of it"
-
-
-def described(target: Target) -> str:
-    """Return a target as errors name it."""
-    server = f" on {target.server}" if target.server else ""
-    return f"topic {target.topic!r}{server}"
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from hbshim.messaging.amqp.limits import ACCEPTED
 from hbshim.messaging.amqp.options import AmqpOptions
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.calling import CallRequest
+from hbshim.messaging.steps import run
 from hbshim.messaging.target import Target
 from hbshim.protocol.messages import DIRECT_REPLY
 from tests.messaging.amqp.fakes import Clock, FakeConnection, FakeConnector, FakeSender
@@ -40,15 +42,18 @@ def caller_over(connector: FakeConnector) -> Caller:
     return Caller(connector, FakeSender(connector.limits), topology)  # type: ignore[arg-type]
 
 
-def call(caller: Caller, timeout: float = LIMIT, **named: Any) -> Reply:
-    settings = {
-        "call_monitor_timeout": None,
-        "on_reply": None,
-        "mandatory": False,
-        "attempts": None,
-        **named,
-    }
-    return caller.call(TARGET, Payload(b"null"), timeout, **settings)
+def call(
+    caller: Caller,
+    timeout: float = LIMIT,
+    *,
+    target: Target = TARGET,
+    payload: bytes = b"null",
+    **named: Any,
+) -> Reply:
+    # Of the module, for a test may have replaced its clock.
+    began = module.time.monotonic()  # type: ignore[attr-defined]
+    request = CallRequest(target, Payload(payload), timeout, began=began, **named)
+    return run(caller.call_steps(request))
 
 
 class Calling(threading.Thread):
@@ -217,21 +222,10 @@ def test_a_short_timeout_does_not_close_the_shared_connection() -> None:
 def test_what_might_close_the_channel_is_sent_over_another_connection() -> None:
     connector = FakeConnector()
     caller = caller_over(connector)
-    large = Payload(b"x" * (ACCEPTED + 1))
+    large = b"x" * (ACCEPTED + 1)
     outcome: list[Reply] = []
     thread = threading.Thread(
-        target=lambda: outcome.append(
-            caller.call(
-                TARGET,
-                large,
-                LIMIT,
-                call_monitor_timeout=None,
-                on_reply=None,
-                mandatory=False,
-                attempts=None,
-            )
-        ),
-        daemon=True,
+        target=lambda: outcome.append(call(caller, payload=large)), daemon=True
     )
     thread.start()
     confirmed = caller._sender.confirmed  # type: ignore[attr-defined]
@@ -251,15 +245,7 @@ def test_the_brokers_limit_is_taken_from_its_error() -> None:
     text = "PRECONDITION_FAILED - message size 101 is larger than configured max size 100"
     connector.limits.refused(406, text, set())
     with pytest.raises(PayloadError, match="max_message_size is 100"):
-        caller.call(
-            TARGET,
-            Payload(b"x" * 101),
-            LIMIT,
-            call_monitor_timeout=None,
-            on_reply=None,
-            mandatory=False,
-            attempts=None,
-        )
+        call(caller, payload=b"x" * 101)
     assert not connector.opened
     assert connector.limits.known(100, "")
 
@@ -353,15 +339,7 @@ def test_a_call_whose_message_cannot_be_made_is_forgotten() -> None:
     caller = caller_over(FakeConnector())
     for _ in range(3):
         with pytest.raises(OptionError):
-            caller.call(
-                Target("\ud800"),
-                Payload(b"null"),
-                LIMIT,
-                call_monitor_timeout=None,
-                on_reply=None,
-                mandatory=False,
-                attempts=None,
-            )
+            call(caller, target=Target("\ud800"))
     assert not caller._calls._calls
 
 

@@ -1,4 +1,4 @@
-"""What clients of every kind have in common: parameters, and what requests and replies mean."""
+"""The base of the clients: parameters, encoding of requests, decoding of replies."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Limits(Protocol):
 
 
 D = TypeVar("D", bound=Limits)
-R = TypeVar("R", bound="Requester[Any]")
+R = TypeVar("R", bound="BaseClient[Any]")
 
 
 @dataclasses.dataclass(frozen=True)
-class Requester(Generic[D]):
-    """Encodes requests, and decodes replies; see :class:`hbshim.messaging.Client`."""
+class BaseClient(Generic[D]):
+    """See :class:`hbshim.messaging.Client`; subclasses send what this class encodes."""
 
     driver: D
     target: Target

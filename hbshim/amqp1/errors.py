@@ -28,5 +28,9 @@ class ProtocolError(ValueError):
         self.condition = condition
 
 
+class CredentialsError(ProtocolError):
+    """The login failed as its mechanism says: the peer refuses it, or must not be trusted."""
+
+
 class StateError(RuntimeError):
     """The caller asked for what its connection, session, link or delivery does not allow now."""

@@ -22,7 +22,18 @@ class Mechanism(Protocol):
         """Return the answer to a challenge.
 
         Raises:
+            CredentialsError: the login fails.
             ProtocolError: the mechanism has no such challenge.
+        """
+
+    def finish(self, data: bytes) -> None:
+        """Handle that the server has accepted the client.
+
+        Parameters:
+            data: that came with it; b"" if there was none.
+
+        Raises:
+            CredentialsError: the server must not be trusted.
         """
 
 
@@ -33,6 +44,9 @@ class _OneStep:
 
     def respond(self, challenge: bytes) -> bytes:
         raise ProtocolError(f"SASL {self.name} has no challenges, and one arrived", ILLEGAL_STATE)
+
+    def finish(self, data: bytes) -> None:
+        """Do nothing: the server need not prove anything."""
 
 
 class Anonymous(_OneStep):

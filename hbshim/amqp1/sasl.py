@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from hbshim.amqp1.composites import decode_composite, encode_composite
-from hbshim.amqp1.errors import ILLEGAL_STATE, NOT_ALLOWED, ProtocolError
+from hbshim.amqp1.errors import ILLEGAL_STATE, NOT_ALLOWED, CredentialsError, ProtocolError
 from hbshim.amqp1.frames import SASL, SASL_HEADER, encode_frame
 from hbshim.amqp1.mechanisms import Mechanism
 from hbshim.amqp1.performatives import (
@@ -32,7 +33,8 @@ class LoginRefused(NamedTuple):
     """Event: the client is not let in. The connection is over.
 
     Attributes:
-        code: of the server's `SaslOutcome`; None if it offers none of the mechanisms.
+        code: of the server's `SaslOutcome`; None if there was none: it offers none of the
+            mechanisms, or the client gave up.
         reason: as text, without credentials.
     """
 
@@ -50,12 +52,28 @@ class SaslClient:
     Parameters:
         mechanisms: those that may be used, the best first.
         hostname: of the server, as in `Open`.
+        withheld: names of mechanisms that may not be used, each with the reason for the client,
+            if the server offers none but these.
+
+    Attributes:
+        withheld: see above.
     """
 
-    def __init__(self, mechanisms: Sequence[Mechanism], hostname: str | None) -> None:
+    def __init__(
+        self,
+        mechanisms: Sequence[Mechanism],
+        hostname: str | None,
+        withheld: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.withheld = withheld
         self._mechanisms = mechanisms
         self._hostname = hostname
         self._chosen: Mechanism | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the mechanisms that may be used, the best first."""
+        return tuple(mechanism.name for mechanism in self._mechanisms)
 
     def receive(self, frame: Any) -> ClientStep:
         """Handle a frame of the server.
@@ -65,22 +83,33 @@ class SaslClient:
         """
         if isinstance(frame, SaslMechanisms) and self._chosen is None:
             return self._choose(frame.sasl_server_mechanisms)
-        if isinstance(frame, SaslChallenge) and self._chosen is not None:
-            return SaslResponse(self._chosen.respond(frame.challenge))
-        if isinstance(frame, SaslOutcome) and self._chosen is not None:
+        if self._chosen is not None:
+            try:
+                return self._continue(self._chosen, frame)
+            except CredentialsError as error:
+                return LoginRefused(None, f"{error} (SASL {self._chosen.name})")
+        raise _not_allowed(frame)
+
+    def _continue(self, chosen: Mechanism, frame: Any) -> ClientStep:
+        if isinstance(frame, SaslChallenge):
+            return SaslResponse(chosen.respond(frame.challenge))
+        if isinstance(frame, SaslOutcome):
             if frame.code == SASL_OK:
+                chosen.finish(frame.additional_data or b"")
                 return frame
             reason = _REASONS.get(frame.code, "the peer failed to check the credentials")
-            return LoginRefused(frame.code, f"{reason} (SASL {self._chosen.name})")
-        raise ProtocolError(f"{type(frame).__name__} is not allowed now", ILLEGAL_STATE)
+            return LoginRefused(frame.code, f"{reason} (SASL {chosen.name})")
+        raise _not_allowed(frame)
 
     def _choose(self, offered: Sequence[str]) -> ClientStep:
         for mechanism in self._mechanisms:
             if mechanism.name in offered:
                 self._chosen = mechanism
                 return SaslInit(mechanism.name, mechanism.initial_response(), self._hostname)
-        names = ", ".join(mechanism.name for mechanism in self._mechanisms)
-        found = ", ".join(offered)
+        for name, reason in self.withheld.items():
+            if name in offered:
+                return LoginRefused(None, reason)
+        names, found = ", ".join(self.names), ", ".join(offered)
         return LoginRefused(None, f"the peer offers the SASL mechanisms {found:.200}; not {names}")
 
 
@@ -104,7 +133,7 @@ class SaslServer:
             ProtocolError: it is not allowed now.
         """
         if not isinstance(frame, SaslInit):
-            raise ProtocolError(f"{type(frame).__name__} is not allowed now", ILLEGAL_STATE)
+            raise _not_allowed(frame)
         if frame.mechanism not in self.offer.sasl_server_mechanisms:
             raise ProtocolError(f"SASL {frame.mechanism:.40} was not offered", NOT_ALLOWED)
         accepted = self._accepts(frame.mechanism, frame.initial_response or b"")
@@ -152,6 +181,10 @@ class SaslLayer:
 
 
 _PERFORMATIVES = frozenset({SaslMechanisms, SaslInit, SaslChallenge, SaslResponse, SaslOutcome})
+
+
+def _not_allowed(frame: Any) -> ProtocolError:
+    return ProtocolError(f"{type(frame).__name__} is not allowed now", ILLEGAL_STATE)
 
 
 def _frame(performative: Any) -> bytes:

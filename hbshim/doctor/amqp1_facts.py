@@ -14,7 +14,8 @@ class Amqp1Facts:
         peer: host and port.
         error: why there is no connection, and the remedy; None if there was one.
         mechanisms: the SASL mechanisms that the peer offers; None if it did not get that far.
-        login_method: the one that the driver uses.
+        login_methods: those that the driver may use, the best first.
+        withheld: the peer offers no other than those that the driver does not use without TLS.
         encrypted: the connection is over TLS.
         product, version: what the peer says it is.
         profile: the profile that the driver selects by it.
@@ -35,7 +36,8 @@ class Amqp1Facts:
     peer: str
     error: tuple[str, str] | None = None
     mechanisms: tuple[str, ...] | None = None
-    login_method: str = ""
+    login_methods: tuple[str, ...] = ()
+    withheld: bool = False
     encrypted: bool = False
     product: str = ""
     version: str = ""

@@ -69,7 +69,7 @@ def examine_amqp1(
     facts = Amqp1Facts(
         scheme,
         host.name,
-        login_method=options.login_method,
+        login_methods=options.login_methods,
         encrypted=options.ssl,
         own_idle=options.heartbeat_interval,
         asked=heartbeat,
@@ -102,6 +102,7 @@ def _examine(
     heartbeat: int,
     deadline: Deadline,
 ) -> Amqp1Facts:
+    from hbshim.messaging.amqp1.logins import login_of
     from hbshim.messaging.amqp1.opening import open_connection
     from hbshim.messaging.dialing import dial
 
@@ -109,10 +110,16 @@ def _examine(
     try:
         sock = dial(host, options, time.monotonic() + deadline.left)
         with contextlib.closing(sock):
+            login = login_of(host, options, sock)
             greeting = mechanisms_of(sock, target, deadline)
         if isinstance(greeting, Failure):
             return dataclasses.replace(facts, error=_sentences(greeting, target))
-        facts = dataclasses.replace(facts, mechanisms=greeting)
+        facts = dataclasses.replace(
+            facts,
+            mechanisms=greeting,
+            login_methods=login.names,
+            withheld=not {*login.names} & {*greeting} and bool({*login.withheld} & {*greeting}),
+        )
         connection = open_connection(host, options, time.monotonic() + deadline.left)
     except ConnectError as error:
         return dataclasses.replace(facts, error=_explained(error, target, deadline))

@@ -44,20 +44,28 @@ def _sasl(facts: Amqp1Facts) -> Answer:
     if facts.mechanisms is None:
         return Answer("not-applicable", "The peer did not offer any.")
     offered = ", ".join(facts.mechanisms) or "none"
-    if facts.login_method not in facts.mechanisms:
+    wanted = ", ".join(facts.login_methods)
+    if facts.withheld:
         return Answer(
             "problem",
-            f"{facts.peer} offers {offered}; the driver wants {facts.login_method}.",
+            f"{facts.peer} offers {offered}; the driver wants {wanted}, and sends no password in "
+            "clear text.",
+            "Use hbamqps://, or plain_without_tls=true if the network is trusted.",
+        )
+    method = next((each for each in facts.login_methods if each in facts.mechanisms), None)
+    if method is None:
+        return Answer(
+            "problem",
+            f"{facts.peer} offers {offered}; the driver wants {wanted}.",
             "Choose another login_method in the URL, or have the peer offer it.",
         )
-    if facts.login_method in _CLEAR_TEXT and not facts.encrypted:
+    if method in _CLEAR_TEXT and not facts.encrypted:
         return Answer(
             "warning",
-            f"{facts.peer} offers {offered}; {facts.login_method} sends the password in clear text "
-            "here.",
-            "Use hbamqps://.",
+            f"{facts.peer} offers {offered}; {method} sends the password in clear text here.",
+            "Use hbamqps://, or have the peer offer SCRAM-SHA-256.",
         )
-    return Answer("ok", f"{facts.peer} offers {offered}; the driver uses {facts.login_method}.")
+    return Answer("ok", f"{facts.peer} offers {offered}; the driver uses {method}.")
 
 
 def _idle_time(facts: Amqp1Facts) -> Answer:

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hbshim.errors import OptionError
+from hbshim.messaging.amqp1.logins import PASSWORD_METHODS
 from hbshim.oslo import effects
 from hbshim.oslo.effects import Combined, Effect, Ignored, Translated
-
-#: The login methods of hbshim's driver, as SASL names them.
-MECHANISMS = ("EXTERNAL", "PLAIN", "ANONYMOUS")
 
 #: The values of `pre_settled`.
 _SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
@@ -54,8 +52,9 @@ EFFECTS: Mapping[str, Effect] = {
     "ssl_verify_vhost": Combined(_TLS, "`server_hostname` is the virtual host"),
     "sasl_mechanisms": Combined(
         ("login_method",),
-        "the first that can be used: EXTERNAL with ssl_cert_file, PLAIN with a user, ANONYMOUS "
-        "without one. Others only: a `DriverLoadFailure`",
+        "those that can be used, the best first: EXTERNAL with ssl_cert_file, SCRAM-SHA-512, "
+        "SCRAM-SHA-256, SCRAM-SHA-1 and PLAIN with a user, ANONYMOUS without one. Others only: a "
+        "`DriverLoadFailure`",
     ),
     "sasl_config_dir": Ignored(_CYRUS),
     "sasl_config_name": Ignored(_CYRUS),
@@ -132,18 +131,23 @@ def translated(values: Mapping[str, Any], *, has_user: bool, path: str) -> dict[
         own["ssl"] = bool(values.get("ssl") or "cafile" in tls or "certfile" in tls)
     mechanisms = str(values.get("sasl_mechanisms") or "").upper().split()
     if mechanisms:
-        own["login_method"] = _mechanism(mechanisms, "certfile" in tls, has_user)
+        own["login_method"] = _usable(mechanisms, "certfile" in tls, has_user)
     return own
 
 
-def _mechanism(mechanisms: list[str], has_certificate: bool, has_user: bool) -> str:
-    possible = {"EXTERNAL": has_certificate, "PLAIN": has_user, "ANONYMOUS": not has_user}
-    for name in mechanisms:
-        if possible.get(name):
-            return name
+def _usable(mechanisms: list[str], has_certificate: bool, has_user: bool) -> str:
+    possible = {
+        "EXTERNAL": has_certificate,
+        **dict.fromkeys(PASSWORD_METHODS, has_user),
+        "ANONYMOUS": not has_user,
+    }
+    usable = [name for name in mechanisms if possible.get(name)]
+    if usable:
+        return " ".join(usable)
     raise OptionError(
         f"sasl_mechanisms={' '.join(mechanisms)!r}: none of them can be used here; hbshim has "
-        "EXTERNAL (with ssl_cert_file), PLAIN (with a user in the URL) and ANONYMOUS (without one)"
+        f"EXTERNAL (with ssl_cert_file), {', '.join(PASSWORD_METHODS)} (with a user in the URL) "
+        "and ANONYMOUS (without one)"
     )
 
 

@@ -158,6 +158,19 @@ def test_the_first_mechanism_that_is_offered_is_taken() -> None:
     assert asked == ["PLAIN"]
 
 
+def test_a_mechanism_that_is_withheld() -> None:
+    """The reason is for a server that offers nothing else."""
+    for offered, reason in (("PLAIN", "not without TLS"), ("EXTERNAL", "not ANONYMOUS")):
+        login = SaslClient([Anonymous()], None, {"PLAIN": "not without TLS"})
+        pair = Pair(
+            Connection("client", sasl=login),
+            Connection("server", server=True, sasl=SaslServer([offered], lambda name, data: True)),
+        )
+        pair.run()
+        (event,) = pair.events[0]
+        assert event.reason.endswith(reason)
+
+
 @pytest.mark.parametrize(
     ("response", "message"),
     [(b"user", "three parts"), (b"\0\0\0\0", "three parts"), (b"\0\xff\0p", "not UTF-8")],

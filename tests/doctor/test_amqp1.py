@@ -238,6 +238,6 @@ def test_a_firewall_is_compared_with_what_the_peer_advertises(
 
 def test_a_login_method_that_is_not_offered() -> None:
     (check,) = [check for check in CHECKS if check.name == "amqp1-sasl"]
-    facts = {"mechanisms": ("ANONYMOUS", "EXTERNAL"), "login_method": "PLAIN"}
+    facts = {"mechanisms": ("ANONYMOUS", "EXTERNAL"), "login_methods": ("PLAIN",)}
     finding = finding_of(check, context(**facts))
     assert (finding.verdict, "wants PLAIN" in finding.sentence) == ("problem", True)

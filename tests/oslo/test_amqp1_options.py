@@ -168,7 +168,7 @@ def test_defaults_of_the_former_driver_cause_no_warning(
         ("pre_settled = rpc-call", {"cast_confirm": "True"}),
         ("ssl_ca_file = ca.pem", {"ssl": "True", "ssl_options": "{'cafile': 'ca.pem'}"}),
         ("ssl_verify_vhost = true", {"ssl_options": "{'server_hostname': 'vhost'}"}),
-        ("sasl_mechanisms = SCRAM-SHA-1 PLAIN", {"login_method": "PLAIN"}),
+        ("sasl_mechanisms = PLAIN GSSAPI SCRAM-SHA-1", {"login_method": "SCRAM-SHA-1 PLAIN"}),
         ("container_name = nova", {"container_name": "nova"}),
         ("cast_confirm = false", {"cast_confirm": "False"}),
         ("[amqp1]\nidle_timeout = 8", {"heartbeat_interval": "4"}),

@@ -1,9 +1,10 @@
 """The server's side of SASL (AMQP 1.0, part 5), before proton gets the stream.
 
 proton checks passwords only if it was built with Cyrus, and then by a database of its own format.
-So the frames are read and written here, with proton's codec. Accounts are in a file with a line
-``user@realm password`` for each, where `sasldb_path` of the router's SASL configuration points; a
-real router has a database of Cyrus there.
+So the frames are read and written here, with proton's codec. Besides PLAIN, EXTERNAL and ANONYMOUS
+there is SCRAM, as Cyrus has it. Accounts are in a file with a line ``user@realm password`` for
+each, where `sasldb_path` of the router's SASL configuration points; a real router has a database of
+Cyrus there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 
 from proton import UNDESCRIBED, Array, Data, Described, symbol, ubyte, ulong
 
+from wsgi_harness.router.scram import HASHES, ScramError, ScramServer
+
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
-_MECHANISMS, _INIT, _OUTCOME = 0x40, 0x41, 0x44
+_MECHANISMS, _INIT, _CHALLENGE, _RESPONSE, _OUTCOME = range(0x40, 0x45)
 _OK, _AUTH = 0, 1
 _LARGEST = 4096
 
@@ -77,6 +80,9 @@ class Login:
         self._subject = subject
         self._buffer = b""
         self._began = False
+        self._scram: ScramServer | None = None
+        # Frames of the client so far.
+        self._steps = 0
         self.user: str | None = None
         self.done = False
 
@@ -103,50 +109,89 @@ class Login:
             self._began = True
             names = [symbol(name) for name in self._mechanisms]
             answer = SASL_HEADER + _frame(_MECHANISMS, [Array(UNDESCRIBED, Data.SYMBOL, *names)])
-        if len(self._buffer) < 4:
-            return answer, b""
-        (size,) = struct.unpack(">I", self._buffer[:4])
-        if size > _LARGEST:
-            raise LoginError(b"")
-        if len(self._buffer) < size:
-            return answer, b""
-        accepted = self._check(self._take(size))
-        answer += _frame(_OUTCOME, [ubyte(_OK if accepted else _AUTH)])
-        if not accepted:
-            raise LoginError(answer)
-        self.done = True
+        while not self.done:
+            if len(self._buffer) < 4:
+                return answer, b""
+            (size,) = struct.unpack(">I", self._buffer[:4])
+            if size > _LARGEST:
+                raise LoginError(b"")
+            if len(self._buffer) < size:
+                return answer, b""
+            step = self._handle(self._take(size))
+            if isinstance(step, bytes):
+                answer += _frame(_CHALLENGE, [step])
+                continue
+            answer += _frame(_OUTCOME, [ubyte(_OK if step else _AUTH)])
+            if not step:
+                raise LoginError(answer)
+            self.done = True
         return answer, self._take(len(self._buffer))
 
     def _take(self, size: int) -> bytes:
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
 
-    def _check(self, frame: bytes) -> bool:
+    def _handle(self, frame: bytes) -> bytes | bool:
+        """Return the next challenge, or whether the client is accepted."""
         decoded = Data()
         decoded.decode(frame[4 * frame[4] :])
         decoded.rewind()
         decoded.next()
-        init: Any = decoded.get_object()
-        if not isinstance(init, Described) or init.descriptor not in (_INIT, "amqp:sasl-init:list"):
+        found: Any = decoded.get_object()
+        self._steps += 1
+        code, name = (_INIT, "init") if self._steps == 1 else (_RESPONSE, "response")
+        if not isinstance(found, Described) or found.descriptor not in (
+            code,
+            f"amqp:sasl-{name}:list",
+        ):
             return False
-        mechanism, response = [*init.value, None][:2]
+        if code == _INIT:
+            mechanism, response = [*found.value, None][:2]
+            return self._begin(mechanism, bytes(response or b""))
+        return self._go_on(bytes(found.value[0] or b""))
+
+    def _begin(self, mechanism: str, response: bytes) -> bytes | bool:
         if mechanism not in self._mechanisms:
             return False
+        if mechanism in HASHES:
+            self._scram = ScramServer(mechanism, self._account)
+            try:
+                return self._scram.challenge(response)
+            except ScramError:
+                return False
         if mechanism == "PLAIN":
-            return self._check_password(bytes(response or b""))
+            return self._check_password(response)
         if mechanism == "EXTERNAL":
             self.user = self._subject
             return self._subject is not None
         return bool(mechanism == "ANONYMOUS")
 
-    def _check_password(self, response: bytes) -> bool:
-        _, user, password = [*response.decode().split("\0"), "", "", ""][:3]
+    def _go_on(self, response: bytes) -> bytes | bool:
+        scram = self._scram
+        if scram is None:
+            return False
+        if scram.user is not None:
+            # The client has verified what proves this side, and has nothing to add.
+            self.user = scram.user
+            return True
+        try:
+            return scram.verify(response)
+        except ScramError:
+            return False
+
+    def _account(self, user: str) -> tuple[str, str] | None:
+        """Return the full name of a user, and its password; None: there is no such user."""
         # A name without a realm is one of this machine's (R12).
         name = user if "@" in user else f"{user}@{socket.gethostname()}"
-        expected = self._users.get(name)
-        if expected is None or not hmac.compare_digest(expected.encode(), password.encode()):
+        password = self._users.get(name)
+        return None if password is None else (name, password)
+
+    def _check_password(self, response: bytes) -> bool:
+        _, user, password = [*response.decode().split("\0"), "", "", ""][:3]
+        account = self._account(user)
+        if account is None or not hmac.compare_digest(account[1].encode(), password.encode()):
             return False
-        self.user = name
+        self.user = account[0]
         return True
 
 

@@ -49,7 +49,8 @@ class Plan:
         # Cyrus reads the name of its database there; the test router, that of a text file.
         (directory / "skrouterd.conf").write_text(
             "pwcheck_method: auxprop\nauxprop_plugin: sasldb\n"
-            f"sasldb_path: {accounts}\nmech_list: PLAIN ANONYMOUS EXTERNAL\n"
+            f"sasldb_path: {accounts}\n"
+            "mech_list: PLAIN ANONYMOUS EXTERNAL SCRAM-SHA-1 SCRAM-SHA-256\n"
         )
         for name, content in self.files.items():
             (directory / name).write_bytes(content)

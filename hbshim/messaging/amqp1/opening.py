@@ -5,7 +5,6 @@ What the peer is, it says in its `Open`; see :mod:`hbshim.messaging.amqp1.profil
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import platform
 import socket
@@ -17,13 +16,13 @@ import hbshim
 from hbshim.adapters.attach import options_for_connect
 from hbshim.amqp1.connection import Connection as Engine
 from hbshim.amqp1.events import Closed, LoginRefused, Origin
-from hbshim.amqp1.mechanisms import Anonymous, External, Mechanism, Plain
 from hbshim.amqp1.performatives import SASL_AUTH
 from hbshim.amqp1.sasl import SaslClient
 from hbshim.amqp1.values import Symbol
 from hbshim.errors import ConnectError, ConnectionLostError
-from hbshim.messaging.amqp.login import Login, login_at
+from hbshim.messaging.amqp.login import login_at
 from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.logins import PASSWORD_METHODS, READABLE, login_of
 from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.amqp1.profiles import Profile, Profiles
 from hbshim.messaging.amqp1.stream import EngineStream, described
@@ -77,11 +76,10 @@ def _open(
     """Open a connection; return the profile of the peer instead if it is another one."""
     heartbeats = options_for_connect(lambda _: options.heartbeat_options(), dict, host.name)
     hostname = expected.hostname(host)
-    engine = _engine(host, options, hostname)
     sock = dial(host, options, deadline)
     try:
-        _check_secrecy(sock, host, options)
-    except ConnectError:
+        engine = _engine(host, options, hostname, login_of(host, options, sock))
+    except BaseException:
         sock.close()
         raise
     stream = EngineStream(sock, host.name, engine)
@@ -122,36 +120,7 @@ def _other_peer(stream: EngineStream, profiles: Profiles, expected: Profile) -> 
     return None
 
 
-def _check_secrecy(sock: socket.socket, host: Host, options: Amqp1Options) -> None:
-    """Check that the password may be sent.
-
-    Raises:
-        ConnectError: others on the network could read it.
-    """
-    if options.login_method != "PLAIN" or options.ssl or options.plain_without_tls:
-        return
-    if host.username is None or _is_here(sock):
-        return
-    raise ConnectError(
-        f"{host.name}: without TLS, others on the network could read the password (SASL PLAIN), so "
-        "it was not sent; use hbamqps://, or set plain_without_tls=true if the network is trusted",
-        final=True,
-    )
-
-
-def _is_here(sock: socket.socket) -> bool:
-    """Return whether the peer is on this machine."""
-    try:
-        peer, own = (
-            str(name[0]).partition("%")[0] for name in (sock.getpeername(), sock.getsockname())
-        )
-    except OSError:
-        return False
-    return peer == own or ipaddress.ip_address(peer).is_loopback
-
-
-def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
-    login = login_at(host)
+def _engine(host: Host, options: Amqp1Options, hostname: str, login: SaslClient) -> Engine:
     program = os.path.basename(sys.argv[0]) or "python"
     properties = {
         Symbol("product"): "hbshim",
@@ -168,21 +137,11 @@ def _engine(host: Host, options: Amqp1Options, hostname: str) -> Engine:
         f"{options.container_name}-{uuid.uuid4().hex}",
         # The peer selects the virtual host by it.
         hostname=hostname,
-        sasl=SaslClient(_mechanisms(host, login, options), host.hostname),
+        sasl=login,
         max_frame_size=options.max_frame_size,
         idle_timeout=options.heartbeat_interval or None,
         properties=properties,
     )
-
-
-def _mechanisms(host: Host, login: Login, options: Amqp1Options) -> list[Mechanism]:
-    if options.login_method == "EXTERNAL":
-        return [External()]
-    if options.login_method == "ANONYMOUS":
-        return [Anonymous()]
-    plain = Plain(login.username, login.password)
-    # RabbitMQ has an account for those without a user, a router has none.
-    return [plain, Anonymous()] if host.username is None else [plain]
 
 
 def _shake_hands(stream: EngineStream, host: Host, options: Amqp1Options, deadline: float) -> None:
@@ -204,7 +163,10 @@ def _refused(
     login = login_at(host)
     over = stream.over
     if isinstance(over, LoginRefused):
-        user = f" of user {login.username!r}" if options.login_method == "PLAIN" else ""
+        if over.reason == READABLE:
+            return ConnectError(f"{host.name}: {READABLE}", final=True)
+        named = any(name in PASSWORD_METHODS for name in options.login_methods)
+        user = f" of user {login.username!r}" if named else ""
         return ConnectError(
             f"{host.name}: the login{user} failed: {over.reason}; correct user name and password, "
             "or choose another login_method",

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from hbshim.amqp1.connection import LARGEST_MAX_FRAME_SIZE, MAX_FRAME_SIZE
 from hbshim.amqp1.frames import SMALLEST_MAX_FRAME_SIZE
+from hbshim.amqp1.scram import HASHES
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.queue_options import QueueOptions
 from hbshim.messaging.options import driver_option
@@ -33,11 +34,15 @@ def _part(name: str, default: str, use: str) -> str:
     return driver_option(name, default, _address_part, "text", doc)  # type: ignore[no-any-return]
 
 
+#: Mechanisms of the login, the best first.
+LOGIN_METHODS = ("EXTERNAL", *HASHES, "PLAIN", "ANONYMOUS")
+
+
 def _login_method(value: object) -> str:
-    text = str(value).strip().upper()
-    if text not in ("PLAIN", "EXTERNAL", "ANONYMOUS"):
+    names = str(value).upper().replace(",", " ").split()
+    if not names or not set(names) <= set(LOGIN_METHODS):
         raise ValueError
-    return text
+    return " ".join(name for name in LOGIN_METHODS if name in names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +75,14 @@ class Amqp1Options(QueueOptions):
         "Size of a frame at most, in both directions. A larger one delays all others on its "
         "connection.",
     )
-    login_method: Literal["PLAIN", "EXTERNAL", "ANONYMOUS"] = driver_option(
+    login_method: str = driver_option(
         "login_method",
-        "PLAIN",
+        f"{' '.join(HASHES)} PLAIN",
         _login_method,
-        "PLAIN | EXTERNAL | ANONYMOUS",
-        "SASL mechanism of the login. EXTERNAL takes the user from the client's TLS certificate.",
+        f"one or more of {', '.join(LOGIN_METHODS)}",
+        "SASL mechanisms of the login; the first of this order that the peer offers is used. "
+        "EXTERNAL takes the user from the client's TLS certificate; SCRAM proves the password "
+        "without sending it.",
     )
     container_name: str = driver_option(
         "container_name",
@@ -96,8 +103,8 @@ class Amqp1Options(QueueOptions):
         False,
         boolean,
         "true | false",
-        "Send the password with login_method=PLAIN also over a connection without TLS. To an "
-        "address of this machine, it is sent in any case.",
+        "Send the password (SASL PLAIN) also over a connection without TLS. To an address of "
+        "this machine, it is sent in any case.",
     )
     cast_confirm: bool = driver_option(
         "cast_confirm",
@@ -164,6 +171,11 @@ class Amqp1Options(QueueOptions):
         "Notify over a router, which stores nothing: a notification returns when a listener has "
         "handled it, and is an error without a listener.",
     )
+
+    @property
+    def login_methods(self) -> tuple[str, ...]:
+        """The mechanisms of `login_method`, the best first."""
+        return tuple(self.login_method.split())
 
     def _check(self) -> None:
         super()._check()

@@ -24,7 +24,7 @@ from hbshim.errors import (
     UnsupportedError,
 )
 from hbshim.messaging.amqp import patterns
-from hbshim.messaging.amqp1 import opening
+from hbshim.messaging.amqp1 import logins
 from hbshim.messaging.amqp1.driver import Amqp1Driver
 from hbshim.messaging.amqp1.outcomes import Outcome
 from hbshim.messaging.amqp1.routable import Routable
@@ -197,8 +197,8 @@ def test_a_password_is_not_sent_to_other_machines_without_tls(
     router: Router, target: messaging.Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The address of the router stands for one of another machine."""
-    monkeypatch.setattr(opening, "_is_here", lambda _sock: False)
-    url = f"hbamqp://nova:the-secret@{HOST}:{router.port}/"
+    monkeypatch.setattr(logins, "_is_here", lambda _sock: False)
+    url = f"hbamqp://nova:the-secret@{HOST}:{router.port}/?login_method=PLAIN"
     driver = messaging.connect(url)
     with pytest.raises(ConnectError, match="plain_without_tls=true") as caught:
         driver.call(target, messaging.Payload(b"{}"), LIMIT)
@@ -267,7 +267,12 @@ def guarded() -> Iterator[Router]:
             ("router", {"id": "guarded", "saslConfigDir": DIRECTORY}),
             (
                 "listener",
-                {"host": HOST, "port": port, "authenticatePeer": True, "saslMechanisms": "PLAIN"},
+                {
+                    "host": HOST,
+                    "port": port,
+                    "authenticatePeer": True,
+                    "saslMechanisms": "PLAIN SCRAM-SHA-1 SCRAM-SHA-256",
+                },
             ),
             ("policy", {"enableVhostPolicy": True}),
             *(vhost(name, user) for name, user in names.items()),
@@ -311,6 +316,30 @@ def test_a_virtual_host_of_another_user(
         driver.call(target, messaging.Payload(b"{}"), LIMIT, attempts=1)
     assert "secret" not in str(caught.value)
     driver.close()
+
+
+@pytest.mark.parametrize("method", ["", "?login_method=SCRAM-SHA-1", "?login_method=PLAIN"])
+def test_logins_with_a_password(
+    method: str, guarded: Router, target: messaging.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SCRAM is chosen where it is offered, and needs no TLS."""
+    if "PLAIN" not in method:
+        monkeypatch.setattr(logins, "_is_here", lambda _sock: False)
+    used = "PLAIN" if "PLAIN" in method else method.partition("=")[2] or "SCRAM-SHA-256"
+    right = guarded_url(guarded, "nova", "alpha") + method
+    for url, error in ((right, "no server accepts"), (right.replace("secret", "wrong"), used)):
+        driver = messaging.connect(url, addressing_profile="router")
+        with pytest.raises((ConnectError, UnroutableError)) as caught:
+            driver.cast(target, messaging.Payload(b"{}"), 0.5, mandatory=True)
+        assert "secret" not in str(caught.value)
+        if error == used:
+            assert "the login of user 'nova@hbshim' failed" in str(caught.value)
+            assert f"(SASL {used})" in str(caught.value)
+            assert isinstance(caught.value, ConnectError)
+            assert caught.value.final
+        else:
+            assert isinstance(caught.value, UnroutableError)
+        driver.close()
 
 
 def test_addresses_of_another_virtual_host(guarded: Router, target: messaging.Target) -> None:

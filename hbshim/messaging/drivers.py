@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from hbshim.errors import OptionError
 from hbshim.messaging.base import Driver
 from hbshim.messaging.hosts import read_hosts
 from hbshim.messaging.registry import factory
@@ -49,6 +50,8 @@ def connect(
         DriverLoadError: the driver of another package cannot be loaded.
         MissingExtraError: a library that the driver needs is not installed.
     """
+    if not isinstance(url, str):
+        raise OptionError(f"url must be text such as 'hbpika://host/', got {url!r}")
     if notifications is not None or listen_also or messaging_backend is not None:
         from hbshim.messaging.hybrid import connecting
 

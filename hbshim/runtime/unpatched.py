@@ -135,6 +135,19 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def blocked_signals() -> set[int]:
+    """Return the signals that the calling thread blocks."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return set()
+    return {int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())}
+
+
+def block_signals(blocked: set[int]) -> None:
+    """Have the calling thread block these signals, and no others."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def threads_are_green() -> bool:
     """Whether a thread of ``threading`` is a green one, in the thread that starts it."""
     return not isinstance(sys.modules["_thread"].start_new_thread, types.BuiltinFunctionType)

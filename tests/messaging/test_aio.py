@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from hbshim.errors import CallTimeoutError, EventLoopError, OptionError, PoolTimeoutError
+from hbshim.errors import (
+    CallTimeoutError,
+    ConnectError,
+    EventLoopError,
+    MessagingError,
+    OptionError,
+    PoolTimeoutError,
+)
 from hbshim.messaging import aio
 from hbshim.messaging.aio.home import Home
 from hbshim.messaging.aio.threads import Threads
@@ -24,6 +35,7 @@ from hbshim.messaging.steps import Steps, Wait
 from hbshim.messaging.target import Target
 from hbshim.messaging.waiting import PendingCalls
 from tests.concurrency import needs_os_threads
+from tests.interrupts import interrupt_everywhere
 from tests.messaging.conftest import LIMIT
 from tests.waiting import wait_until
 
@@ -431,3 +443,394 @@ def test_a_pause_needs_no_thread() -> None:
             assert beneath.sent.count("second") == 100
 
     asyncio.run(main())
+
+
+class EarlyDriver(SteppedDriver):
+    """Reports arrive while a thread still sends the request."""
+
+    def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
+        call = self.calls.begin(on_reply)
+        try:
+            for number in (b"1", b"2"):
+                self.calls.receive(call.correlation_id, Reply("progress", Payload(number)))
+            self.sent.append(call.correlation_id)
+            return (yield from self.calls.wait_steps(call, deadline, None))
+        finally:
+            self.calls.end(call)
+
+
+class ReportingDriver(PlainDriver):
+    """Its calls report, and wait for `release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Target] = []
+
+    def call(self, _target: Target, payload: Payload, _timeout: float, **how: Any) -> Reply:
+        for number in (b"1", b"2"):
+            how["on_reply"](Reply("progress", Payload(number)))
+        self.sent.append(_target)
+        assert self.release.wait(LIMIT)
+        return Reply("result", payload)
+
+
+@pytest.mark.parametrize("kind", [EarlyDriver, ReportingDriver])
+def test_progress_is_reported_on_the_event_loop_whatever_thread_receives_it(
+    kind: Callable[[], Any],
+) -> None:
+    request: contextvars.ContextVar[str] = contextvars.ContextVar("request")
+
+    async def main() -> None:
+        reported: list[Any] = []
+
+        def on_progress(value: Any) -> None:
+            reported.append((value, threading.current_thread(), request.get()))
+            if len(reported) == 2:
+                raise ValueError("of the callback")
+
+        request.set("of the caller")
+        beneath = kind()
+        async with around(beneath) as driver:
+            client = aio.Client(driver, TARGET, timeout=LIMIT, on_progress=on_progress)
+            with pytest.raises(ValueError, match="of the callback"):
+                await client.call("any")
+            here = threading.current_thread()
+            assert reported == [(1, here, "of the caller"), (2, here, "of the caller")]
+            call = asyncio.ensure_future(client.call("any"))
+            await asyncio.sleep(0)
+            # Blocks the loop.
+            wait_until(lambda: len(beneath.sent) == 2, LIMIT)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            await asyncio.sleep(0.02)
+            assert len(reported) == 2
+
+    asyncio.run(main())
+
+
+class Replies:
+    """The replies to a request that are never received."""
+
+    id = "request"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def receive(self, timeout: float) -> Reply:
+        self.asked += 1
+        time.sleep(min(timeout, 0.5))
+        if self.asked == 1:
+            return Reply("result", Payload(b"1"))
+        raise CallTimeoutError("no reply yet")
+
+    def close(self) -> None: ...
+
+
+def test_a_second_coroutine_waits_for_a_result_no_longer_than_it_wants() -> None:
+    async def main() -> None:
+        async with around(PlainDriver()) as driver:
+            task = aio.Task(Replies(), aio.Client(driver, TARGET))
+            first = asyncio.ensure_future(task.result(LIMIT))
+            later = asyncio.ensure_future(task.result(LIMIT))
+            await asyncio.sleep(0)
+            with pytest.raises(CallTimeoutError, match="another coroutine waits"):
+                await task.result(0.05)
+            assert not first.done()
+            assert list(await asyncio.gather(first, later)) == [1, 1]
+
+    asyncio.run(main())
+
+
+#: For arguments of types that are not accepted.
+loose: Any = aio
+
+
+async def wait_for_nothing(_value: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (partial(loose.Client, on_progress=wait_for_nothing), "on_progress must be a"),
+        (partial(loose.Client, on_progress="x"), "on_progress must be a"),
+        (partial(loose.Client, call_monitor_timeout="x"), "a timeout must be a number"),
+        (lambda driver, _: loose.Client(driver, "topic"), "target must be a"),
+        (lambda driver, _: loose.Client(driver.beneath, TARGET), "driver must be one of"),
+        (lambda driver, _: loose.Server(driver.beneath, TARGET, []), "driver must be one of"),
+        (lambda driver, _: loose.Notifier(driver.beneath, "topic", "me"), "driver must be one of"),
+        (lambda driver, _: loose.Listener(driver.beneath, ["topic"]), "driver must be one of"),
+        (lambda driver, _: loose.Listener(driver, ["topic"], prefetch="x"), "prefetch must"),
+        (lambda driver, _: loose.Listener(driver, ["topic"], on_error="x"), "on_error must be a"),
+        (partial(loose.Server, endpoints=[], on_error=wait_for_nothing), "on_error must be a"),
+        (partial(loose.Server, endpoints=[], workers="8"), "workers must be at least 1"),
+        (partial(loose.Server, endpoints=[], threads=None), "threads must be at least 1"),
+        (
+            lambda driver, _: loose.NotificationServer(driver, ["t"], [Sink([])], batch_size=1.5),
+            "batch_size must be at least 1, got 1.5",
+        ),
+        (
+            lambda *_: loose.connect("hbpika://localhost/", senders="4"),
+            "senders must be at least 1",
+        ),
+        (lambda *_: loose.connect(None), "url must be text"),
+    ],
+)
+def test_bad_arguments_are_one_error_where_they_are_given(
+    make: Callable[[Any, Target], object], says: str
+) -> None:
+    with pytest.raises(OptionError, match=says):
+        make(around(ListeningDriver(FakeListener())), TARGET)
+
+
+def test_an_interrupted_post_does_not_keep_the_next_one_from_waking_the_loop() -> None:
+    loop, got = asyncio.new_event_loop(), []
+    home = Home(loop)
+
+    def check() -> None:
+        home.post(lambda: got.append("later"))
+        loop.run_until_complete(until(lambda: "later" in got))
+        got.clear()
+
+    asyncios = (os.path.dirname(asyncio.__file__) + os.sep,)
+    assert interrupt_everywhere(lambda: home.post(lambda: None), check, asyncios) > 2
+    loop.close()
+
+
+class FakeIncoming:
+    """A message, and what becomes of it."""
+
+    payload = Payload(b'{"method": "run", "args": {}}')
+    expires = may_have_run = expects_reply = False
+    priority = "info"
+    attempts = 0
+
+    def __init__(self, listener: FakeListener, payload: bytes = b"") -> None:
+        self._listener = listener
+        self.message_id = f"{id(self)}"
+        if payload:
+            self.payload = Payload(payload)
+
+    def expired(self) -> bool:
+        return False
+
+    def acknowledge(self) -> bool:
+        self._listener.ends.append("acknowledged")
+        return True
+
+    def requeue(self) -> None:
+        self._listener.ends.append("requeued")
+
+    def return_to_queue(self) -> None:
+        self._listener.ends.append("returned")
+
+    def reject(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+class FakeListener:
+    """Gives out so many messages; notes how it and they end."""
+
+    def __init__(self, messages: int = 0, opening: Any = True) -> None:
+        self.opening = opening
+        self.ends: list[str] = []
+        self.stopped, self.closed = threading.Event(), threading.Event()
+        self.on_error: Any = None
+        self._left = messages
+
+    def open(self, _timeout: float) -> bool:
+        opening, self.opening = self.opening, True
+        if isinstance(opening, Exception):
+            raise opening
+        return bool(opening or self.stopped.wait(LIMIT))
+
+    def poll(self, timeout: float, size: int = 1, _batch_timeout: Any = None) -> list[Any]:
+        count = min(size, self._left)
+        self._left -= count
+        if not count:
+            self.stopped.wait(timeout)
+        return [FakeIncoming(self, self.content) for _ in range(count)]
+
+    content = b""
+
+    def stop(self, _timeout: float = 0.0) -> None:
+        self.stopped.set()
+
+    def close(self, _timeout: float = 0.0) -> None:
+        self.closed.set()
+
+
+class ListeningDriver(PlainDriver):
+    def __init__(self, listener: FakeListener) -> None:
+        super().__init__()
+        self.listener = listener
+
+    def listen(self, *_where: Any, **_how: Any) -> FakeListener:
+        return self.listener
+
+    def listen_for_notifications(self, *_where: Any) -> FakeListener:
+        return self.listener
+
+
+class Sink:
+    """Endpoints whose methods do as a test says."""
+
+    def __init__(self, begun: list[float]) -> None:
+        self.begun = begun
+        self.act: Any = None
+
+    async def info(self, _notification: Any) -> None:
+        self.begun.append(time.monotonic())
+        await self.act()
+
+    def run(self, _request: Any) -> Any:
+        self.begun.append(time.monotonic())
+        return self.act()
+
+
+def receiver(driver: aio.Driver, kind: str) -> Any:
+    if kind == "Listener":
+        return aio.Listener(driver, ["topic"])
+    return aio.Server(driver, TARGET, [Sink([])])
+
+
+@pytest.mark.parametrize("kind", ["Server", "Listener"])
+def test_a_start_that_is_cancelled_leaves_no_listener(kind: str) -> None:
+    """It would hold messages that nothing handles."""
+    listener = FakeListener(opening=False)
+
+    async def main() -> None:
+        async with around(ListeningDriver(listener)) as driver:
+            server = receiver(driver, kind)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(server.start(), 0.05)
+            await until(listener.closed.is_set)
+            with pytest.raises(MessagingError, match="create a new one"):
+                await server.start()
+            await server.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["Server", "Listener"])
+def test_what_could_not_start_may_be_started_again(kind: str) -> None:
+    listener = FakeListener(opening=ConnectError("refused", final=True))
+
+    async def main() -> None:
+        async with around(ListeningDriver(listener)) as driver:
+            server = receiver(driver, kind)
+            with pytest.raises(ConnectError):
+                await server.start()
+            assert await server.start()
+            await server.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("acknowledge", ["before", "after"])
+def test_what_waits_for_a_thread_does_not_begin_after_a_stop(
+    acknowledge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hbshim.messaging.aio.serving.CANCEL_LIMIT", 0.1)
+    listener = FakeListener(10)
+    begun: list[float] = []
+    errors: list[BaseException] = []
+    release = threading.Event()
+
+    async def main() -> None:
+        async with around(ListeningDriver(listener)) as driver:
+            sink = Sink(begun)
+            sink.act = lambda: release.wait(LIMIT)
+            server = aio.Server(
+                driver,
+                TARGET,
+                [sink],
+                workers=10,
+                threads=1,
+                acknowledge=acknowledge,
+                on_error=errors.append,
+            )
+            await server.start()
+            await until(lambda: begun and len(server._works) == 10)
+            stopping = asyncio.ensure_future(server.stop(0))
+            await until(lambda: len(server._works) == 1)
+            assert not await stopping
+            release.set()
+            await until(lambda: not server._works)
+            assert len(begun) == 1
+            if acknowledge == "after":
+                assert listener.ends.count("acknowledged") == 1
+            else:
+                assert [str(each)[:24] for each in errors] == ["the method was cancelled"] * 9
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python does not tell what was cancelled")
+def test_a_method_that_raises_cancelled_error_by_itself_has_failed() -> None:
+    """Its message would be given back, and come again at once, without an end."""
+    listener = FakeListener(1)
+    errors: list[BaseException] = []
+    listener.content = (
+        b'{"event_type": "e", "payload": 1, "publisher_id": "p", "message_id": "1",'
+        b' "timestamp": "t"}'
+    )
+
+    async def main() -> None:
+        async def act() -> None:
+            raise asyncio.CancelledError
+
+        async with around(ListeningDriver(listener)) as driver:
+            sink = Sink([])
+            sink.act = act
+            server = aio.NotificationServer(driver, ["t"], [sink], on_error=errors.append)
+            async with server:
+                await until(lambda: listener.ends)
+            assert listener.ends == ["requeued"]
+            assert "what it awaited was cancelled" in str(errors[0])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("through", ["itself", "wait_for", "task"])
+def test_a_method_may_stop_its_server_through_another_task(through: str) -> None:
+    listener, ended = FakeListener(1), []
+
+    async def main() -> None:
+        async with around(ListeningDriver(listener)) as driver:
+
+            async def act() -> None:
+                if through == "wait_for":
+                    ended.append(await asyncio.wait_for(server.stop(), LIMIT))
+                elif through == "task":
+                    ended.append(await asyncio.create_task(server.stop()))
+                else:
+                    ended.append(await server.stop())
+
+            sink = Sink([])
+            sink.act = act
+            server = aio.Server(driver, TARGET, [sink])
+            await server.start()
+            await until(lambda: ended == [True])
+            await until(listener.closed.is_set)
+
+    asyncio.run(main())
+
+
+def test_a_child_process_of_a_method_can_be_terminated() -> None:
+    """It inherits the signals that its thread blocks."""
+    listener, codes = FakeListener(1), []
+
+    def act() -> None:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child.terminate()
+        codes.append(child.wait(LIMIT))
+
+    async def main() -> None:
+        async with around(ListeningDriver(listener)) as driver:
+            sink = Sink([])
+            sink.act = act
+            async with aio.Server(driver, TARGET, [sink]):
+                await until(lambda: codes)
+
+    asyncio.run(main())
+    assert codes == [-signal.SIGTERM]

@@ -10,11 +10,14 @@ from functools import partial
 from typing import Any
 
 from hbshim.errors import CallTimeoutError, OptionError
-from hbshim.messaging.aio.driver import Driver
+from hbshim.messaging.aio.arguments import require_function
+from hbshim.messaging.aio.driver import Driver, require_driver
+from hbshim.messaging.aio.home import set_result
 from hbshim.messaging.base import Reply, timeout_of
 from hbshim.messaging.base_client import BaseClient
 from hbshim.messaging.steps import RepliesInSteps, at_once
 from hbshim.messaging.storing import PendingReply
+from hbshim.messaging.target import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,14 @@ class Client(BaseClient[Driver]):
     Its parameters and :meth:`prepare` are those of :class:`hbshim.messaging.Client`; `driver` is a
     :class:`Driver` of this package, and `on_progress` is called on the event loop.
     """
+
+    def __post_init__(self) -> None:
+        require_driver(self.driver)
+        if not isinstance(self.target, Target):
+            raise OptionError(f"target must be a hbshim.messaging.Target, got {self.target!r}")
+        require_function("on_progress", self.on_progress)
+        if self.call_monitor_timeout is not None:
+            timeout_of(self.call_monitor_timeout)
 
     async def call(self, method: str, /, **arguments: Any) -> Any:
         """CALL: have one server run a method, and return its result.
@@ -89,7 +100,8 @@ class Task:
         self._pending = pending
         self._client = client
         self._reply: Reply | None = None
-        self._waiting = asyncio.Lock()
+        # Of the coroutine that waits for a reply: done when another one may.
+        self._turn: asyncio.Future[None] | None = None
 
     @property
     def id(self) -> str:
@@ -133,13 +145,27 @@ class Task:
         return self._client._result(self._reply)
 
     async def _receive(self, timeout: float) -> Reply:
-        replies = self._replies
-        async with self._waiting:
+        replies, driver = self._replies, self._client.driver
+        deadline = time.monotonic() + timeout_of(timeout)
+        loop = driver._here().loop
+        while self._turn is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise CallTimeoutError("another coroutine waits for the replies to this request")
+            await asyncio.wait([self._turn], timeout=left)
+        if self._reply is not None:
+            return self._reply
+        self._turn = turn = loop.create_future()
+        try:
+            left = max(0.0, deadline - time.monotonic())
             if isinstance(replies, RepliesInSteps):
-                steps = replies.receive_steps(timeout)
+                steps = replies.receive_steps(left)
             else:
-                steps = at_once(partial(replies.receive, timeout))
-            return await self._client.driver._receive(steps, timeout)
+                steps = at_once(partial(replies.receive, left))
+            return await driver._receive(steps, left)
+        finally:
+            self._turn = None
+            set_result(turn, None)
 
     async def close(self) -> None:
         """Stop waiting in this process; the result is kept for :meth:`Client.attach`."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
 from hbshim.errors import CallTimeoutError, ConnectionLostError, OptionError, PoolTimeoutError
 from hbshim.messaging import base, drivers
+from hbshim.messaging.aio.arguments import require_count
 from hbshim.messaging.aio.home import Home, refuse_patches
 from hbshim.messaging.aio.operation import Operation
+from hbshim.messaging.aio.progress import Reports
 from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.calling import CallRequest
@@ -54,8 +55,7 @@ def connect(
         DriverLoadError, MissingExtraError: see there.
     """
     refuse_patches()
-    if senders < 1:
-        raise OptionError(f"senders must be at least 1, got {senders}")
+    require_count("senders", senders)
     return Driver(drivers.connect(url, config=config, **options), senders=senders)
 
 
@@ -131,9 +131,8 @@ class Driver:
         home, threads = self._here(), self._calling
         if not isinstance(self._driver, CallsInSteps):
             threads = self._sending
-            if on_reply is not None:
-                on_reply = _on_the_loop(home, on_reply)
-        request = CallRequest(target, payload, timeout, call_monitor_timeout, on_reply, mandatory)
+        reports = None if on_reply is None else Reports(home, on_reply)
+        request = CallRequest(target, payload, timeout, call_monitor_timeout, reports, mandatory)
 
         def not_begun() -> CallTimeoutError:
             return CallTimeoutError(
@@ -142,7 +141,7 @@ class Driver:
             )
 
         steps = steps_of(self._driver, request)
-        return await self._run(threads, steps, request.deadline, not_begun)
+        return await self._run(threads, steps, request.deadline, not_begun, reports)
 
     async def cast(
         self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
@@ -228,11 +227,15 @@ class Driver:
         steps: Steps[T],
         deadline: float,
         not_begun: Callable[[], Any],
+        reports: Reports | None = None,
     ) -> T:
         home = self._here()
         if self._closed:
             raise _closed()
-        return await Operation(home, threads, self._reader_of, steps, deadline, not_begun).run()
+        operation = Operation(home, threads, self._reader_of, steps, deadline, not_begun)
+        if reports is not None:
+            reports.call = operation
+        return await operation.run()
 
     @staticmethod
     def _not_sent() -> PoolTimeoutError:
@@ -290,11 +293,17 @@ class Driver:
         await self.close()
 
 
-def _on_the_loop(home: Home, on_reply: OnReply) -> OnReply:
-    def reply_later(reply: Reply) -> None:
-        home.post(partial(on_reply, reply))
+def require_driver(driver: object) -> None:
+    """Check that a driver belongs to this package.
 
-    return reply_later
+    Raises:
+        OptionError: it does not.
+    """
+    if not isinstance(driver, Driver):
+        raise OptionError(
+            "driver must be one of hbshim.messaging.aio.connect(), got one of "
+            f"{type(driver).__module__}.{type(driver).__qualname__}"
+        )
 
 
 def _left(deadline: float) -> float:

@@ -59,6 +59,14 @@ class Home:
                 "hbshim.messaging elsewhere"
             ) from None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this event loop runs the calling thread."""
+        try:
+            return asyncio.get_running_loop() is self.loop
+        except RuntimeError:
+            return False
+
     def check(self) -> None:
         """Raise an error unless this event loop runs.
 
@@ -83,12 +91,16 @@ class Home:
         self._works.append(work)
         if self._woken:
             return not self.loop.is_closed()
-        self._woken = True
         try:
+            self._woken = True
             self.loop.call_soon_threadsafe(self._run)
         except RuntimeError:
             self._woken = False
             return False
+        except BaseException:
+            # An interrupt: what is posted next wakes it up.
+            self._woken = False
+            raise
         self.wakeups += 1
         return True
 

@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from hbshim.errors import ConnectionLostError, MessagingError, OptionError
-from hbshim.messaging.aio.driver import Driver
+from hbshim.messaging.aio.arguments import require_count, require_function
+from hbshim.messaging.aio.driver import Driver, require_driver
 from hbshim.messaging.aio.home import resolve
 from hbshim.messaging.aio.serving import POLL_SLICE, Serving
-from hbshim.messaging.aio.threads import Threads
+from hbshim.messaging.aio.threads import Threads, run_once
 from hbshim.messaging.base import CLOSE_LIMIT, PRIORITIES, Incoming, timeout_of
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.handling import Handling
@@ -48,6 +49,7 @@ class Notifier:
         exchange: str | None = None,
         encoding: Encoding | None = None,
     ) -> None:
+        require_driver(driver)
         self._driver = driver
         self._sender = NotificationSender(driver.beneath, topics, publisher_id, exchange, encoding)
         self._timeout = timeout_of(timeout)
@@ -123,12 +125,16 @@ class NotificationServer(Serving):
         encoding: Encoding | None = None,
         on_error: OnError | None = None,
     ) -> None:
+        require_driver(driver)
+        require_function("on_error", on_error)
         self._handler = NotificationHandler(
             endpoints,
             encoding or Encoding(limit=driver.payload_limit),
             on_error,
             batched=batch_size is not None,
         )
+        for name, value in (("workers", workers), ("batch_size", batch_size or 1)):
+            require_count(name, value)
         if prefetch is None:
             prefetch = 2 * workers * (batch_size or 1)
         listener = driver.beneath.listen_for_notifications(
@@ -188,8 +194,9 @@ class Listener:
             raise OptionError(
                 f"priorities must be a list of some of {', '.join(PRIORITIES)}, got {priorities!r}"
             )
-        if prefetch < 1:
-            raise OptionError(f"prefetch must be at least 1, got {prefetch}")
+        require_count("prefetch", prefetch)
+        require_function("on_error", on_error)
+        require_driver(driver)
         self._driver = driver
         self._encoding = encoding or Encoding(limit=driver.payload_limit)
         self._on_error = reporting_to(on_error)
@@ -215,8 +222,23 @@ class Listener:
         self._driver._here()
         if self._state != "new":
             raise MessagingError(f"this listener is {self._state}; create a new one")
+        timeout = timeout_of(timeout)
         self._state = "started"
-        return await self._in_thread(partial(self._listener.open, timeout))
+        try:
+            return await self._in_thread(partial(self._listener.open, timeout))
+        except MessagingError:
+            self._state = "new"
+            raise
+        except BaseException:
+            # Nothing would take what the broker sends it.
+            self._state = "stopped"
+            run_once(self._give_up, "hbshim-aio-close")
+            raise
+
+    def _give_up(self) -> None:
+        """Give back what was received, in another thread than the one that opens."""
+        self._listener.stop()
+        self._thread.submit(partial(self._end, CLOSE_LIMIT, True))
 
     def __aiter__(self) -> Listener:
         return self

@@ -91,6 +91,15 @@ class Operation(Generic[T]):
                 self._timer.cancel()
             self._withdraw()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended for the coroutine that awaits it, also by a cancellation."""
+        return self._future.done()
+
+    def end_with(self, error: BaseException) -> None:
+        """Have :meth:`run` raise an error; called on the loop."""
+        set_error(self._future, error)
+
     # -- what threads call -------------------------------------------------------
 
     def fail(self, error: BaseException) -> None:
@@ -130,7 +139,8 @@ class Operation(Generic[T]):
             self._advance(self._home.post)
 
     def _run_on_loop(self) -> None:
-        if self._begin(_State.POSTED):
+        # One that is cancelled is withdrawn when its coroutine runs again.
+        if not self.is_over and self._begin(_State.POSTED):
             self._advance(_call)
 
     def _begin(self, state: _State) -> bool:
@@ -219,7 +229,7 @@ class Operation(Generic[T]):
         if unbegun:
             self._leave()
             set_error(self._future, self._not_begun())
-            self._steps.close()
+            self._close_steps()
         elif now >= self._deadline:
             if late:
                 # If what the error leads to waits for a thread.
@@ -233,7 +243,7 @@ class Operation(Generic[T]):
     def _withdraw(self) -> None:
         """End an operation whose result nothing waits for."""
         with self._lock:
-            state, wait = self._state, self._wait
+            state = self._state
             if state is _State.DONE:
                 return
             if state is _State.RUNNING:
@@ -242,7 +252,11 @@ class Operation(Generic[T]):
                 return
             self._state = _State.DONE
         self._leave()
-        if wait is None or wait.waiter.is_brief:
+        self._close_steps()
+
+    def _close_steps(self) -> None:
+        """Close the steps, in a thread if that takes time."""
+        if self._wait is None or self._wait.waiter.is_brief:
             self._steps.close()
         else:
             self._threads.submit(self._steps.close)

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, Literal
 
 from hbshim.messaging import dispatch
-from hbshim.messaging.aio.driver import Driver
+from hbshim.messaging.aio.arguments import require_count, require_function
+from hbshim.messaging.aio.driver import Driver, require_driver
 from hbshim.messaging.aio.serving import Serving
 from hbshim.messaging.base import Incoming
 from hbshim.messaging.encoding import Encoding
@@ -80,6 +81,9 @@ class Server(Serving):
         encoding: Encoding | None = None,
         on_error: OnError | None = None,
     ) -> None:
+        require_driver(driver)
+        require_function("on_error", on_error)
+        require_count("workers", workers)
         check_target(target)
         encoding = encoding or Encoding(limit=driver.payload_limit)
         handler = self._handler = RequestHandler(endpoints, acknowledge, encoding, on_error)

@@ -14,12 +14,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from hbshim.errors import EventLoopError, MessagingError, OptionError
+from hbshim.errors import EventLoopError, MessagingError
+from hbshim.messaging.aio.arguments import require_count
 from hbshim.messaging.aio.driver import Driver
 from hbshim.messaging.aio.home import Home, resolve, set_result
 from hbshim.messaging.aio.threads import Threads, run_once
-from hbshim.messaging.aio.work import Work
-from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Listener
+from hbshim.messaging.aio.work import Work, current_work
+from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Listener, timeout_of
 from hbshim.messaging.handling import Handling
 from hbshim.messaging.reporting import OnError, ends_thread
 from hbshim.messaging.serving import PAUSE_AFTER_ERROR, START_LIMIT
@@ -75,10 +76,9 @@ class Serving:
             ("threads", threads),
             ("batch_size", 1 if batch_size is None else batch_size),
         ):
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}")
+            require_count(name, value)
         self.on_error = on_error
-        self.workers = Threads("hbshim-aio-worker", threads)
+        self.workers = Threads("hbshim-aio-worker", threads, run_application=True)
         self.repliers = Threads("hbshim-aio-reply", REPLIERS)
         self.home: Home
         self._driver = driver
@@ -90,9 +90,12 @@ class Serving:
         self._slots = threading.Semaphore(concurrency)
         self._works: set[Work] = set()
         self._thread: threading.Thread | None = None
-        self._started = self._receiving = self._stopped = False
+        self._started = self._receiving = self._stopped = self._closed = False
         self._changes: set[asyncio.Future[None]] = set()
         self._closing: asyncio.Future[None] | None = None
+        # Methods that have not ended are cancelled, apart from one that stops the server itself.
+        self._cancelling = False
+        self._own: Work | None = None
         self._pid = os.getpid()
         listener.on_error = on_error
 
@@ -105,6 +108,10 @@ class Serving:
     def _argument(self, first: Any) -> Any:
         """See :class:`hbshim.messaging.aio.work.Place`."""
         return first
+
+    def _cancels(self, work: Work) -> bool:
+        """See :class:`hbshim.messaging.aio.work.Place`."""
+        return self._cancelling and work is not self._own
 
     # -- what the application calls ----------------------------------------------
 
@@ -130,11 +137,21 @@ class Serving:
             )
         if self._started:
             raise MessagingError("this server was started already")
+        timeout = timeout_of(timeout)
         self._started = True
-        opened = await self.home.in_thread(partial(self._listener.open, timeout))
-        if not self._stopped:
-            self._receiving = True
-            self._thread = run_once(self._receive, "hbshim-aio-server")
+        try:
+            opened = await self.home.in_thread(partial(self._listener.open, timeout))
+            if not self._stopped:
+                self._receiving = True
+                self._thread = run_once(self._receive, "hbshim-aio-server")
+        except MessagingError:
+            self._started = False
+            raise
+        except BaseException:
+            # A listener that nothing polls would hold what the broker sends it.
+            self._stopped, self._receiving = True, False
+            run_once(partial(self._close, CLOSE_LIMIT), "hbshim-aio-close")
+            raise
         return opened
 
     async def pause(self) -> None:
@@ -149,20 +166,22 @@ class Serving:
         """Wait for what is running, requeue the rest, and close.
 
         Parameters:
-            timeout: seconds after which ``async def`` methods that still run are cancelled. What is
-                not acknowledged is given back then, and other callers get an error. It returns
-                within another second. None: wait until all running methods end.
+            timeout: seconds after which ``async def`` methods that still run are cancelled, and
+                others that wait for a thread are not begun. What is not acknowledged is given back
+                then, and other callers get an error. It returns within another second. None: wait
+                until all these methods end.
 
         Returns:
             Whether all methods have ended without that.
         """
         home = self.home = self._driver._here()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = CLOSE_LIMIT if timeout is None else timeout_of(timeout)
+        deadline = None if timeout is None else time.monotonic() + limit
         self._stopped = True
-        limit = CLOSE_LIMIT if timeout is None else timeout
-        mine = asyncio.current_task()
         # A method may stop its server.
-        own = next((each for each in list(self._works) if each.task is mine), None)
+        own = current_work()
+        if own not in self._works:
+            own = None
         try:
             await home.in_thread(partial(self._listener.stop, limit))
             if own is not None:
@@ -203,9 +222,10 @@ class Serving:
             await asyncio.wait([changed], timeout=left)
 
     def _cancel(self, own: Work | None) -> None:
+        self._own, self._cancelling = own, True
         for work in list(self._works):
-            if (task := work.task) is not None and work is not own:
-                task.cancel()
+            if work is not own:
+                work.cancel()
 
     async def _close_after(self, own: Work | None, timeout: float) -> None:
         """Close the listener, once the reply of the method that stops its server is sent."""
@@ -217,6 +237,7 @@ class Serving:
 
     def _close(self, timeout: float) -> None:
         self._listener.close(timeout)
+        self._closed = True
         self.workers.close()
         self.repliers.close()
 
@@ -224,7 +245,10 @@ class Serving:
 
     def _ended(self, work: Work) -> None:
         """See :class:`hbshim.messaging.aio.work.Place`."""
-        self._works.discard(work)
+        try:
+            self._works.remove(work)
+        except KeyError:
+            return  # given back by another thread
         self._slots.release()
         if self._stopped:
             self.home.post(self._note_change)
@@ -266,7 +290,8 @@ class Serving:
     def _receive_once(self) -> bool:
         """Receive what there is, as far as there are slots; return False at the end."""
         if not self._slots.acquire(timeout=POLL_SLICE):
-            return True
+            # Methods that ignore their cancellation never free theirs.
+            return not self._closed
         free = 1
         try:
             size, timeout = self._batch

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from hbshim.messaging.reporting import LOG
-from hbshim.runtime.unpatched import start_without_signals
+from hbshim.runtime.unpatched import block_signals, blocked_signals, start_without_signals
 
 #: Seconds without work after which a thread ends.
 IDLE = 5.0
@@ -20,11 +20,15 @@ class Threads:
     Parameters:
         name: of the threads.
         most: how many run at the same time.
+        run_application: the functions are code of the application. It may start child processes,
+            which inherit the signals that are blocked: so these threads block the same ones as the
+            thread that makes this, and others block all.
     """
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, most: int, *, run_application: bool = False) -> None:
         self._name = name
         self._most = most
+        self._blocked = blocked_signals() if run_application else None
         self._condition = threading.Condition(threading.Lock())
         self._works: deque[Callable[[], object]] = deque()
         self._threads: set[threading.Thread] = set()
@@ -74,6 +78,8 @@ class Threads:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
+        if self._blocked is not None:
+            block_signals(self._blocked)
         while (work := self._next()) is not None:
             try:
                 work()

@@ -91,7 +91,7 @@ def measure(condition: str, seconds: float, links: int) -> dict[str, Any]:
         "condition": condition,
         "worker": worker,
         "links": links,
-        "looks": len(lateness),
+        "checks": len(lateness),
         "heartbeats": heartbeats,
         "p50_ms": 1000 * percentiles[49],
         "p99_ms": 1000 * percentiles[98],

@@ -102,12 +102,12 @@ _TABLES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "lateness": (
-        "Lateness of looks, T = 10 s",
+        "Lateness of checks, T = 10 s",
         {
             "condition": "",
             "worker": "",
             "links": "d",
-            "looks": "d",
+            "checks": "d",
             "p50_ms": ".1f",
             "p99_ms": ".1f",
             "max_ms": ".1f",

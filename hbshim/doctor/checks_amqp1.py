@@ -127,7 +127,7 @@ CHECKS = (
         "A connection of the driver over AMQP 1.0 to the first host of `--url`: what the peer is, "
         "and the profile that follows.",
         "What stops the doctor stops the application: name resolution, TLS, SASL, virtual host.",
-        "As the finding says.",
+        "See the text of the finding.",
         _of(_connection),
     ),
     Check(

@@ -128,7 +128,7 @@ CHECKS = (
         "connection",
         "A connection of its own to `--url`: what was negotiated, and with whom.",
         "What stops the doctor stops the application: name resolution, TLS, login, virtual host.",
-        "As the finding says.",
+        "See the text of the finding.",
         _connection,
     ),
     Check(

@@ -115,8 +115,8 @@ CHECKS = (
     Check(
         "idle-limit",
         "T against the idle limit of a load balancer, firewall or NAT (`--idle-limit`).",
-        "Such a device forgets a connection that is silent for too long, often without telling "
-        "either side. Heartbeats come every T/2, up to T/8 late.",
+        "Such a device forgets a connection that is silent for too long, often without notice "
+        "to either side. Heartbeats come every T/2, up to T/8 late.",
         "Ask for a heartbeat timeout no longer than the idle limit.",
         _idle_limit,
     ),

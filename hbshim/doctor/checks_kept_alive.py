@@ -132,8 +132,8 @@ CHECKS = (
         "events",
         "The warnings and errors that hbshim has recorded in this process, of connections that "
         "are not kept alive above all.",
-        "Where hbshim cannot help, the connection works as without it, and an event says so; see "
-        "observing.md.",
+        "Where hbshim cannot help, the connection works as without it, and an event has the "
+        "reason; see observing.md.",
         "Each kind is explained in observing.md, with what to do.",
         _events,
     ),

@@ -49,7 +49,7 @@ def _versions(facts: ZmqFacts) -> Answer:
 
 def _keys(facts: ZmqFacts) -> Answer:
     if facts.key_error:
-        return Answer("problem", f"{facts.key_error}.", "As the finding says.")
+        return Answer("problem", f"{facts.key_error}.", "See the text of the finding.")
     if not facts.curve:
         return Answer("ok", "CURVE is off: connections are neither encrypted nor authenticated.")
     return Answer("ok", "CURVE is on, and its files of keys can be used.")
@@ -82,7 +82,7 @@ def _ipc_directory(facts: ZmqFacts) -> Answer:
             f"{facts.ipc_directory} does not exist: no proxy has run here. Clients need none.",
         )
     if facts.ipc_error:
-        return Answer("problem", f"{facts.ipc_error}.", "As the finding says.")
+        return Answer("problem", f"{facts.ipc_error}.", "See the text of the finding.")
     return Answer("ok", f"{facts.ipc_directory} belongs to those who may use it, and no other.")
 
 
@@ -223,14 +223,14 @@ CHECKS = (
         "and mode.",
         "A secret key that others can read is refused, and so is a client without the keys of the "
         "proxies.",
-        "As the finding says.",
+        "See the text of the finding.",
         _of(_keys),
     ),
     Check(
         "zmq-descriptors",
         "The limit of descriptors (`RLIMIT_NOFILE`) of this process, and of this host's proxy.",
         "A client needs up to four for each host, a proxy one for each connection. ZeroMQ cannot "
-        "refuse a connection: at the limit it accepts none, and says nothing.",
+        "refuse a connection: at the limit it accepts none, without an error.",
         "Raise it: ulimit -n, or LimitNOFILE= of the unit. A proxy raises its soft limit itself.",
         _of(_descriptors),
     ),
@@ -240,7 +240,7 @@ CHECKS = (
         "its mode.",
         "Servers reach their proxy by it. A user who may enter it may answer calls, so servers and "
         "proxies refuse one that others may enter.",
-        "As the finding says.",
+        "See the text of the finding.",
         _of(_ipc_directory),
     ),
     Check(

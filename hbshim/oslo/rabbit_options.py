@@ -67,7 +67,7 @@ OPTIONS: Mapping[str, Effect] = {
     ),
     "kombu_compression": Ignored("messages are not compressed"),
     "direct_mandatory_flag": Ignored(
-        "a reply whose caller is gone is dropped, and its server is not told"
+        "a reply whose caller is gone is dropped, without an error for its server"
     ),
     "rabbit_qos_prefetch_count": Translated(("rpc_prefetch_count", "notification_prefetch_count")),
     "rabbit_quorum_queue": Translated(("quorum_queues",)),

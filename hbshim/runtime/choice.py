@@ -129,8 +129,8 @@ RULE: tuple[Row, ...] = (
         worker_late=True,
         tpool=True,
         worker="tpool",
-        reason="The hub runs but its ticks were measured late, so the library's native thread "
-        "pool takes the heartbeat.",
+        reason="The hub runs but was measured late, so the library's native thread "
+        "pool sends the heartbeats.",
     ),
     Row(
         patched_by=_ONE,
@@ -138,8 +138,8 @@ RULE: tuple[Row, ...] = (
         worker_late=True,
         tpool=False,
         worker="pthread",
-        reason="The hub runs but its ticks were measured late, and the library's thread pool "
-        "has no thread to spare, so a native thread sends the heartbeats.",
+        reason="The hub runs but was measured late, and the library's thread pool "
+        "has no free thread, so a native thread sends the heartbeats.",
     ),
 )
 

@@ -91,8 +91,8 @@ def test_a_message_that_does_not_arrive_is_noticed(
 def test_a_contestant_that_fails_is_named_with_what_it_said() -> None:
     url = "amqp://guest:secret@127.0.0.1:1/"
     with (
-        Contestant("by hand", "pika", "nowhere", "native", url) as contestant,
-        pytest.raises(HbshimError, match="by hand pika server, native") as raised,
+        Contestant("bare", "pika", "nowhere", "native", url) as contestant,
+        pytest.raises(HbshimError, match="bare pika server, native") as raised,
     ):
         contestant.await_ready()
     assert "secret" not in str(raised.value)

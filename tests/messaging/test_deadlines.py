@@ -138,7 +138,7 @@ class Faults(threading.Thread):
 
     def blocked(self, seconds: float) -> None:
         """As with connection.blocked: a memory or disk alarm."""
-        blocked = [line.connection for line in self._lines()]
+        blocked = [each.connection for each in self._all_sendings()]
         for connection in blocked:
             _block(connection, True)
         self.ended.wait(seconds)
@@ -148,11 +148,11 @@ class Faults(threading.Thread):
     def nothing(self, seconds: float) -> None:
         self.ended.wait(seconds)
 
-    def _lines(self) -> list[Any]:
+    def _all_sendings(self) -> list[Any]:
         state = self._driver._sender.pool._state
-        line = self._driver._caller._line
+        sending = self._driver._caller._sending
         entries = [*list(state.idle), *list(state.checked_out.values())]
-        return [each.item for each in entries] + ([line] if line is not None else [])
+        return [each.item for each in entries] + ([sending] if sending is not None else [])
 
 
 def _block(connection: Any, blocked: bool) -> None:

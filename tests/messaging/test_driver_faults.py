@@ -149,9 +149,9 @@ def test_a_quick_reply_after_a_reconnection(
     wait_until(lambda: len(caller._role._waiting) == 4 and caller._role.is_taken, LIMIT)
     # What the broker answers to this, it has read after them.
     assert other.call("echo", value="after") == "after"
-    before = caller._line
+    before = caller._sending
     relay.reset()
-    wait_until(lambda: caller._line not in (None, before), LIMIT)
+    wait_until(lambda: caller._sending not in (None, before), LIMIT)
     serve(serving, client.target, endpoint)
     assert [call.end() for call in calls] == list(range(5))
 

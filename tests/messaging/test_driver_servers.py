@@ -98,7 +98,7 @@ def test_tasks_leave_nothing_behind(
     for each in ids:
         with pytest.raises(ResultGoneError):
             client.attach(each).result(LIMIT)
-    connection = caller._line.connection
+    connection = caller._sending.connection
     # The consumers of replies, and none of a task.
     wait_until(lambda: len(connection._consumers) == 2, LIMIT)
 

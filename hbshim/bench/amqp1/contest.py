@@ -57,7 +57,7 @@ class Entry:
 
 OWN = Entry("hbamqp", "own", "hbamqp", query="login_method=ANONYMOUS&direct_notifications=true")
 PROTON = Entry("bare proton", "bare amqp1", "proton")
-ENGINE = Entry("own engine by hand", "bare amqp1", "engine")
+ENGINE = Entry("own engine, no driver", "bare amqp1", "engine")
 OSLO = Entry("oslo.messaging, hbamqp", "plug-in", "hbamqp")
 FORMER = Entry("oslo.messaging 14.9, amqp", "plug-in", "amqp", former=True)
 ENTRIES = (OWN, PROTON, ENGINE, OSLO, FORMER)

@@ -21,9 +21,9 @@ from hbshim.bench.publisher import BROKER_VARIABLE
 KINDS = {
     "plug-in": ("rpc.plugin", "PluginClient", "PluginServer"),
     "own": ("rpc.own", "OwnClient", "OwnServer"),
-    "by hand": ("rpc.by_hand_{}", "client", "Server"),
+    "bare": ("rpc.bare_{}", "client", "Server"),
     "bare pyzmq": ("zmq.through_{}", "client", "Server"),
-    "bare amqp1": ("amqp1.by_hand_{}", "client", "Server"),
+    "bare amqp1": ("amqp1.bare_{}", "client", "Server"),
 }
 
 

@@ -37,7 +37,7 @@ WORKS = (
     Work("notify", "notify"),
 )
 
-_BY_HAND = 0.7
+_BARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Entry:
 
 
 _PLUG_IN = (2.0, 2.5, 4.0, 2.0)
-_OWN = (_BY_HAND,) * len(WORKS)
+_OWN = (_BARE,) * len(WORKS)
 
 #: Contestants that take turns.
 GROUPS: tuple[tuple[Entry, ...], ...] = (
@@ -71,9 +71,9 @@ GROUPS: tuple[tuple[Entry, ...], ...] = (
         Entry("plug-in", "hbpika", 0, _PLUG_IN),
     ),
     (
-        Entry("by hand", "kombu"),
+        Entry("bare", "kombu"),
         Entry("own", "hbkombu", 0, _OWN),
-        Entry("by hand", "pika"),
+        Entry("bare", "pika"),
         Entry("own", "hbpika", 2, _OWN),
     ),
 )

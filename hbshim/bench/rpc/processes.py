@@ -99,7 +99,7 @@ class Contestant:
 
     Parameters:
         kind: of :data:`hbshim.bench.rpc.agent.KINDS`.
-        scheme: of the URL; for those by hand, a name.
+        scheme: of the URL; for bare libraries, a name.
         topic: used by this contest alone.
         model: "native", "eventlet" or "gevent".
         between_cpu: returns the CPU time so far, in seconds, of what lies between the two.

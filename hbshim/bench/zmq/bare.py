@@ -12,7 +12,7 @@ from typing import Protocol
 
 import zmq
 
-from hbshim.bench.rpc.by_hand import HandClient, HandServer, Line, encode
+from hbshim.bench.rpc.bare import ClientConnection, SingleThreadClient, SingleThreadServer, encode
 from hbshim.bench.rpc.parts import PAYLOAD, TIMEOUT
 from hbshim.bench.zmq.proxies import FANOUT_HWM
 from hbshim.errors import HbshimError
@@ -64,7 +64,7 @@ class Publisher:
         self._socket.send_multipart((self.subscription, *frames))
 
 
-class BareLine(Line, Protocol):
+class BareConnection(ClientConnection, Protocol):
     """One connection of a client."""
 
     def fanout(self, body: bytes) -> None:
@@ -72,18 +72,18 @@ class BareLine(Line, Protocol):
         ...
 
 
-class BareClient(HandClient):
+class BareClient(SingleThreadClient):
     """See :class:`hbshim.bench.rpc.parts.Client`."""
 
-    def __init__(self, line: BareLine) -> None:
-        super().__init__(line)
-        self._fanout = line.fanout
+    def __init__(self, connection: BareConnection) -> None:
+        super().__init__(connection)
+        self._fanout = connection.fanout
 
     def fanout(self) -> None:
         self._fanout(encode({"method": "take", "args": {"payload": PAYLOAD}}))
 
 
-class BareServer(HandServer):
+class BareServer(SingleThreadServer):
     """See :class:`hbshim.bench.rpc.parts.Server`. One thread reads all sockets."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from hbshim.bench.rpc.by_hand import notes
+from hbshim.bench.rpc.bare import notes
 from hbshim.bench.zmq.bare import (
     BareClient,
     BareServer,
@@ -16,7 +16,7 @@ from hbshim.bench.zmq.bare import (
 )
 
 
-class _Line:
+class _ClientConnection:
     def __init__(self, url: str, topic: str) -> None:
         place = places(url)
         context: Context = zmq.Context()
@@ -46,7 +46,7 @@ class _Line:
 
 def client(_scheme: str, url: str, topic: str) -> BareClient:
     """A client."""
-    return BareClient(_Line(url, topic))
+    return BareClient(_ClientConnection(url, topic))
 
 
 class Server(BareServer):

@@ -9,7 +9,7 @@ import uuid
 
 import zmq
 
-from hbshim.bench.rpc.by_hand import CONTENT_TYPE, notes
+from hbshim.bench.rpc.bare import CONTENT_TYPE, notes
 from hbshim.bench.rpc.parts import PREFETCH, TIMEOUT
 from hbshim.bench.zmq.bare import (
     BareClient,
@@ -53,7 +53,7 @@ class _Headers:
         return self.of(uuid.uuid4().bytes)
 
 
-class _Line:
+class _ClientConnection:
     def __init__(self, url: str, topic: str) -> None:
         place = places(url)
         context: Context = zmq.Context()
@@ -88,7 +88,7 @@ class _Line:
 
 def client(_scheme: str, url: str, topic: str) -> BareClient:
     """A client."""
-    return BareClient(_Line(url, topic))
+    return BareClient(_ClientConnection(url, topic))
 
 
 class Server(BareServer):

@@ -89,7 +89,7 @@ class Caller:
         self._sender = sender
         self._topology = topology
         self.pid = os.getpid()
-        self._line: Sending | None = None
+        self._sending: Sending | None = None
         self._generation = 0
         # The queue for late replies: its number, the connection that consumes from it, and whether
         # to skip it on the next connection because it caused the loss of the last one.
@@ -137,9 +137,9 @@ class Caller:
         """Close the connection; calls that wait raise an error."""
         self._closed = True
         self._role.close()
-        line, self._line = self._line, None
-        if line is not None:
-            line.connection.close(CLOSE_WITHIN)
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.connection.close(CLOSE_WITHIN)
 
     def _require_queue(self, target: Target, deadline: float) -> None:
         name = self._topology.rpc(target).queue.name
@@ -167,23 +167,23 @@ class Caller:
         limits = self._connector.limits
         limits.check(size)
         while True:
-            line = self.connected(deadline, attempts, exchange)
-            if exchange not in line.declared:
+            sending = self.connected(deadline, attempts, exchange)
+            if exchange not in sending.declared:
                 self.with_connection(lambda found: found.prepare(exchange, deadline), deadline)
-                line.declared.add(exchange)
+                sending.declared.add(exchange)
             if not limits.writable(exchange):
                 self.with_connection(
                     lambda found: found.check_write_access(exchange, deadline), deadline
                 )
-            if not limits.known(size, exchange) and self._late_on is line.connection:
+            if not limits.known(size, exchange) and self._late_on is sending.connection:
                 self._send_confirmed(message, deadline)
                 return
             try:
-                line.connection.publish(message, max(0.0, deadline - time.monotonic()))
+                sending.connection.publish(message, max(0.0, deadline - time.monotonic()))
             except ConnectionLostError:
                 # The message was not sent completely, so no server has it, and it may be sent
                 # again.
-                self.lost(line)
+                self.lost(sending)
                 if time.monotonic() >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
             else:
@@ -213,17 +213,17 @@ class Caller:
 
     def _read(self, until: float) -> bool:
         """Read from the connection; return False if another one had to be opened."""
-        line = self._line
+        sending = self._sending
         try:
-            if line is None:
+            if sending is None:
                 self.connected(until, None)
                 return False
             if self._late_cancelled and until - time.monotonic() > LATE_LIMIT:
-                self._listen_for_late(line.connection, until)
-            line.connection.drain(max(0.0, until - time.monotonic()))
+                self._listen_for_late(sending.connection, until)
+            sending.connection.drain(max(0.0, until - time.monotonic()))
         except ConnectionLostError:
-            if line is not None:
-                self.lost(line)
+            if sending is not None:
+                self.lost(sending)
         except ConnectError as error:
             if error.final:
                 raise
@@ -238,9 +238,9 @@ class Caller:
             attempts: the most attempts to connect; None: as many as the deadline allows.
             exchange: an exchange to declare on a new connection.
         """
-        line = self._line
-        if line is not None and line.connection.is_open:
-            return line
+        sending = self._sending
+        if sending is not None and sending.connection.is_open:
+            return sending
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._no_connection()
@@ -254,17 +254,17 @@ class Caller:
         return connected
 
     def _reconnect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
-        line = self._line
-        if line is None or not line.connection.is_open:
-            if line is not None:
-                self.lost(line)
-            line = self._connect(deadline, attempts, exchange)
-            self._line = line
+        sending = self._sending
+        if sending is None or not sending.connection.is_open:
+            if sending is not None:
+                self.lost(sending)
+            sending = self._connect(deadline, attempts, exchange)
+            self._sending = sending
             if self._closed:
                 # Closed meanwhile, in which case the new connection would stay open.
-                self.lost(line)
+                self.lost(sending)
                 raise ConnectionLostError("the driver is closed; create a new one")
-        return line
+        return sending
 
     def _no_connection(self) -> CallTimeoutError:
         # Another call connects next, and reports the error if that fails.
@@ -299,7 +299,7 @@ class Caller:
 
     def _listen(self, connection: Connection, deadline: float, exchange: str) -> Sending:
         self._generation += 1
-        line = Sending(connection, self._connector.limits)
+        sending = Sending(connection, self._connector.limits)
         connection.set_prefetch(PREFETCH, deadline)
         on_reply = self._on_reply(connection, False)
         connection.consume(DIRECT_REPLY, on_reply, acknowledged=False, deadline=deadline)
@@ -309,8 +309,8 @@ class Caller:
         # On this new connection a timeout harms no other call. An exchange of another type is
         # reported to the call that uses it.
         with contextlib.suppress(TopologyError):
-            line.prepare(exchange, deadline)
-        return line
+            sending.prepare(exchange, deadline)
+        return sending
 
     def _listen_for_late(self, connection: Connection, deadline: float) -> TopologyError | None:
         """Consume from the queue for late replies, under another name if one is refused.
@@ -388,7 +388,7 @@ class Caller:
 
         return on_reply
 
-    def lost(self, line: Sending) -> None:
-        if self._line is line:
-            self._line = None
-        line.connection.close(CLOSE_WITHIN)
+    def lost(self, sending: Sending) -> None:
+        if self._sending is sending:
+            self._sending = None
+        sending.connection.close(CLOSE_WITHIN)

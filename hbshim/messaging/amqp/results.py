@@ -187,22 +187,22 @@ class StoredReplies:
                     "for the queue",
                     ACCESS_REFUSED,
                 )
-            line = caller.connected(deadline, None)
+            sending = caller.connected(deadline, None)
             try:
-                if stored.connection is not line.connection:
-                    self._consume(caller, line, deadline)
+                if stored.connection is not sending.connection:
+                    self._consume(caller, sending, deadline)
                 while stored.deliveries:
                     reply = self._hand_out(stored.deliveries.popleft(), caller, deadline)
                     if reply is not None:
                         return reply
                 yield caller.wait(stored, deadline, "no reply yet; it may come later")
             except ConnectionLostError:
-                if line.connection.is_open:
+                if sending.connection.is_open:
                     raise
-                caller.lost(line)
+                caller.lost(sending)
         return self._final
 
-    def _consume(self, caller: Caller, line: Sending, deadline: float) -> None:
+    def _consume(self, caller: Caller, sending: Sending, deadline: float) -> None:
         # Over another connection: a missing queue would close the channel, and so end the
         # consumers of all callers.
         if not caller.with_connection(
@@ -212,7 +212,7 @@ class StoredReplies:
                 f"the result of request {self._id} is not kept: it was received before, its "
                 "lifetime is over, or no such request was submitted"
             )
-        stored, connection = self._stored, line.connection
+        stored, connection = self._stored, sending.connection
         # Replies received over an earlier connection are redelivered.
         stored.deliveries.clear()
         stored.closed = False

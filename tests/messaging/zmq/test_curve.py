@@ -239,7 +239,7 @@ def test_a_proxy_refuses_keys_that_it_cannot_use(keys: Keys) -> None:
     proxy = keys.pair("proxy")
     secret = ("--secret-key-file", str(proxy.path))
     for arguments, reason in (
-        (secret, "nothing says which clients may connect"),
+        (secret, "nothing names the clients that may connect"),
         (("--allowed-keys", "*"), "zmq_curve_allowed_keys has no effect without CURVE"),
         ((*secret, "--allowed-keys", "/missing"), "zmq_curve_allowed_keys: /missing: No such file"),
         (("--secret-key-file", str(keys.allowed), "--allowed-keys", "*"), "make it 0600"),

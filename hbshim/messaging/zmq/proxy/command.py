@@ -163,9 +163,9 @@ def _with_keys(settings: ProxySettings, options: ZmqOptions, *, warn: bool) -> P
     allowed = options.zmq_curve_allowed_keys
     if allowed is None:
         raise OptionError(
-            "zmq_curve_secret_key_file turns CURVE on, and nothing says which clients may connect; "
-            "name a file of their public keys, zmq_curve_allowed_keys, or * for any client with a "
-            "key pair"
+            "zmq_curve_secret_key_file turns CURVE on, and nothing names the clients that may "
+            "connect; name a file of their public keys, zmq_curve_allowed_keys, or * for any "
+            "client with a key pair"
         )
     warnings = []
     if allowed == "*":

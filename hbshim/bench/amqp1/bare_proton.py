@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from proton import Message, Timeout
 from proton.utils import BlockingConnection
 
-from hbshim.bench.rpc.by_hand import CONTENT_TYPE, HandClient, HandServer, notes
+from hbshim.bench.rpc.bare import CONTENT_TYPE, SingleThreadClient, SingleThreadServer, notes
 from hbshim.bench.rpc.parts import PREFETCH, TIMEOUT
 
 
@@ -22,7 +22,7 @@ def _connected(url: str) -> Any:
     )
 
 
-class _Line:
+class _ClientConnection:
     def __init__(self, url: str, topic: str) -> None:
         self.replies: list[tuple[str, bytes]] = []
         self._connection = _connected(url)
@@ -57,12 +57,12 @@ class _Line:
                 return
 
 
-def client(_scheme: str, url: str, topic: str) -> HandClient:
+def client(_scheme: str, url: str, topic: str) -> SingleThreadClient:
     """A client."""
-    return HandClient(_Line(url, topic))
+    return SingleThreadClient(_ClientConnection(url, topic))
 
 
-class Server(HandServer):
+class Server(SingleThreadServer):
     """A server: one more credit for each message that it has handled."""
 
     def __init__(self, _scheme: str, url: str, topic: str) -> None:

@@ -17,7 +17,7 @@ from hbshim.amqp1.performatives import Accepted, Header, Properties, Source, Tar
 from hbshim.amqp1.receiver import Receiver
 from hbshim.amqp1.sasl import SaslClient
 from hbshim.amqp1.sender import Sender
-from hbshim.bench.rpc.by_hand import CONTENT_TYPE, HandClient, HandServer, notes
+from hbshim.bench.rpc.bare import CONTENT_TYPE, SingleThreadClient, SingleThreadServer, notes
 from hbshim.bench.rpc.parts import PREFETCH, TIMEOUT
 from hbshim.errors import HbshimError
 
@@ -115,7 +115,7 @@ def _body(message: Message) -> bytes:
     return message.body.content
 
 
-class _Line:
+class _ClientConnection:
     def __init__(self, url: str, topic: str) -> None:
         self.replies: list[tuple[str, bytes]] = []
         self._socket = _Socket(url)
@@ -145,12 +145,12 @@ class _Line:
         self.replies.append((str(message.properties.correlation_id), _body(message)))
 
 
-def client(_scheme: str, url: str, topic: str) -> HandClient:
+def client(_scheme: str, url: str, topic: str) -> SingleThreadClient:
     """A client."""
-    return HandClient(_Line(url, topic))
+    return SingleThreadClient(_ClientConnection(url, topic))
 
 
-class Server(HandServer):
+class Server(SingleThreadServer):
     """A server."""
 
     def __init__(self, _scheme: str, url: str, topic: str) -> None:

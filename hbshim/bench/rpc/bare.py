@@ -1,7 +1,7 @@
-"""What the two contestants without any messaging layer share: one thread does everything.
+"""What the contestants on bare libraries share: no messaging layer, and one thread for everything.
 
 CALL is by RabbitMQ's direct reply-to. Several at a time are requests of one thread that are
-under way at the same time: the least that a client can do, without callers who wait.
+under way at the same time: the least that a client can do, without callers that wait.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hbshim.errors import HbshimError
 
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 
-#: Milliseconds after which an unused queue goes.
+#: Milliseconds after which an unused queue expires.
 EXPIRES = 600_000
 
-#: As hbshim's drivers do unless told otherwise; confirms come sooner so.
+#: The default of hbshim's drivers; confirms arrive sooner than with persistent messages.
 TRANSIENT = 1
 
 CONTENT_TYPE = "application/json"
@@ -36,7 +36,7 @@ def notes(topic: str) -> str:
     return f"{topic}-notes"
 
 
-class Line(Protocol):
+class ClientConnection(Protocol):
     """One connection of a client."""
 
     def call(self, correlation: str, body: bytes) -> None:
@@ -53,14 +53,14 @@ class Line(Protocol):
     def replies(self) -> list[tuple[str, bytes]]: ...
 
 
-class HandClient:
+class SingleThreadClient:
     """See :class:`hbshim.bench.rpc.parts.Client`."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
 
     def calls(self, callers: int, seconds: float) -> list[float]:
-        line, clock = self._line, time.perf_counter
+        connection, clock = self._connection, time.perf_counter
         taken: list[float] = []
         sent: dict[str, float] = {}
         end = clock() + seconds
@@ -68,32 +68,32 @@ class HandClient:
             self._request(sent)
         last = clock()
         while sent:
-            line.drain(TIMEOUT)
+            connection.drain(TIMEOUT)
             now = clock()
-            if not line.replies and now - last > TIMEOUT:
-                raise HbshimError("a call by hand got no reply")
-            for correlation, body in line.replies:
+            if not connection.replies and now - last > TIMEOUT:
+                raise HbshimError("a call over the bare library got no reply")
+            for correlation, body in connection.replies:
                 json.loads(body)
                 last = now = clock()
                 taken.append(now - sent.pop(correlation))
                 if now < end:
                     self._request(sent)
-            line.replies.clear()
+            connection.replies.clear()
         return taken
 
     def _request(self, sent: dict[str, float]) -> None:
         correlation = uuid.uuid4().hex
         sent[correlation] = time.perf_counter()
-        self._line.call(correlation, encode({"method": "echo", "args": {"payload": PAYLOAD}}))
+        self._connection.call(correlation, encode({"method": "echo", "args": {"payload": PAYLOAD}}))
 
     def cast(self) -> None:
-        self._line.cast(encode({"method": "take", "args": {"payload": PAYLOAD}}))
+        self._connection.cast(encode({"method": "take", "args": {"payload": PAYLOAD}}))
 
     def notify(self) -> None:
-        self._line.notify(encode({"event_type": "bench", "payload": PAYLOAD}))
+        self._connection.notify(encode({"event_type": "bench", "payload": PAYLOAD}))
 
 
-class HandServer:
+class SingleThreadServer:
     """See :class:`hbshim.bench.rpc.parts.Server`; its one thread runs :meth:`serve_once`."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A contestant: pika's ``BlockingConnection``, by hand."""
+"""A contestant: bare pika, over its ``BlockingConnection``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Any
 
 import pika
 
-from hbshim.bench.rpc.by_hand import (
+from hbshim.bench.rpc.bare import (
     CONTENT_TYPE,
     DIRECT_REPLY,
     EXPIRES,
     TRANSIENT,
-    HandClient,
-    HandServer,
+    SingleThreadClient,
+    SingleThreadServer,
     notes,
 )
 from hbshim.bench.rpc.parts import PREFETCH
 
 
-class _Line:
+class _ClientConnection:
     def __init__(self, url: str, topic: str) -> None:
         self._topic = topic
         self.replies: list[tuple[str, bytes]] = []
@@ -50,12 +50,12 @@ class _Line:
         self._connection.process_data_events(seconds)
 
 
-def client(_scheme: str, url: str, topic: str) -> HandClient:
+def client(_scheme: str, url: str, topic: str) -> SingleThreadClient:
     """A client."""
-    return HandClient(_Line(url, topic))
+    return SingleThreadClient(_ClientConnection(url, topic))
 
 
-class Server(HandServer):
+class Server(SingleThreadServer):
     """A server."""
 
     def __init__(self, _scheme: str, url: str, topic: str) -> None:

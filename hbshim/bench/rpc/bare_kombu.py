@@ -1,4 +1,4 @@
-"""A contestant: kombu's ``Producer`` and py-amqp's channel, by hand."""
+"""A contestant: bare kombu: its ``Producer`` and py-amqp's channel."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import kombu
 
-from hbshim.bench.rpc.by_hand import (
+from hbshim.bench.rpc.bare import (
     CONTENT_TYPE,
     DIRECT_REPLY,
     EXPIRES,
     TRANSIENT,
-    HandClient,
-    HandServer,
+    SingleThreadClient,
+    SingleThreadServer,
     notes,
 )
 from hbshim.bench.rpc.parts import PREFETCH
@@ -25,7 +25,7 @@ def _connected(url: str, *, confirming: bool = False) -> Any:
     return connection
 
 
-class _Line:
+class _ClientConnection:
     def __init__(self, url: str, topic: str) -> None:
         self._topic = topic
         self.replies: list[tuple[str, bytes]] = []
@@ -69,12 +69,12 @@ class _Line:
             self._connection.drain_events(timeout=seconds)
 
 
-def client(_scheme: str, url: str, topic: str) -> HandClient:
+def client(_scheme: str, url: str, topic: str) -> SingleThreadClient:
     """A client."""
-    return HandClient(_Line(url, topic))
+    return SingleThreadClient(_ClientConnection(url, topic))
 
 
-class Server(HandServer):
+class Server(SingleThreadServer):
     """A server."""
 
     def __init__(self, _scheme: str, url: str, topic: str) -> None:

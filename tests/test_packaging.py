@@ -280,8 +280,19 @@ def test_every_other_command_names_the_extra(bare: Environment, command: tuple[s
     )
 
 
-@pytest.mark.parametrize("scheme", ["hbkombu", "hbpika"])
-def test_messaging_without_a_client_library_names_the_extra(bare: Environment, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "library", "extra"),
+    [
+        ("hbkombu", "tenacity", "kombu"),
+        ("hbpika", "tenacity", "pika"),
+        ("hbzmq", "zmq", "zmq"),
+        ("hbamqp", "tenacity", "amqp1"),
+        ("hbamqps", "tenacity", "amqp1"),
+    ],
+)
+def test_messaging_without_a_client_library_names_the_extra(
+    bare: Environment, scheme: str, library: str, extra: str
+) -> None:
     code = f"""
 from hbshim import messaging
 from hbshim.errors import MissingExtraError
@@ -291,8 +302,7 @@ except MissingExtraError as error:
     print(error)
 """
     assert bare.execute(code) == (
-        "tenacity is not installed; install it with: "
-        f"pip install 'hbshim[{scheme.removeprefix('hb')}]'\n"
+        f"{library} is not installed; install it with: pip install 'hbshim[{extra}]'\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Amqp1Factory:
         several hosts, queues are replicated, unless the option `quorum_queues` is off.
         """
         with needs(("tenacity",), "amqp1"):
+            # First, because the imports below name the extras of all drivers.
+            importlib.import_module("tenacity")
             from hbshim.messaging.amqp1.driver import Amqp1Driver
             from hbshim.messaging.amqp1.opening import open_connection
             from hbshim.messaging.amqp1.profiles import Profiles

@@ -69,7 +69,7 @@ def main(
 
     Starts one Apache for each cell of the matrix beside one RabbitMQ, in containers. In each, one
     request opens a connection, nothing happens for a while, and a second request publishes. The
-    broker says who survived.
+    broker shows which connections are still open.
     """
     try:
         chosen = select(patterns)

@@ -1,4 +1,4 @@
-"""Errors of the regression harness; each message says what to do next."""
+"""Errors of the regression harness; each message has a remedy."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import threading
 
 from hbshim import messaging
 
-#: Seconds that its queue outlives it; whoever declares it beforehand says the same.
+#: Seconds after its end until its queue expires; the same where the queue is declared beforehand.
 QUEUE_LIFETIME = 3600
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hbshim import messaging
 
-#: Seconds after which the queue of an agent that never came is gone; agents say the same.
+#: Seconds after which the queue of an agent that never started expires; the same in agents.
 QUEUE_LIFETIME = 3600
 
 

@@ -172,7 +172,7 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         value, at = reader(data, at + 1, depth)
         values.append(value)
     if at != end:
-        raise ProtocolError(f"{layout.name} does not end where its size says")
+        raise ProtocolError(f"{layout.name} does not end where its size requires")
     values += layout.defaults[count:]
     return layout.make(values), at
 

@@ -305,7 +305,7 @@ def _array(*, wide: bool) -> Reader:
 
 def _check_end(at: int, end: int) -> None:
     if at != end:
-        raise ProtocolError("a list, map or array does not end where its size says")
+        raise ProtocolError("a list, map or array does not end where its size requires")
 
 
 def _described(data: bytes, at: int, depth: int) -> tuple[Described, int]:

@@ -11,7 +11,7 @@ from hbshim.amqp1.errors import FRAMING_ERROR, ProtocolError
 #: Types of frames.
 AMQP, SASL = 0, 1
 
-#: The type of what is no frame: the eight bytes with which each side says what it speaks.
+#: The type of what is no frame: the eight bytes with which each side announces its protocol.
 PROTOCOL_HEADER = -1
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"

@@ -210,7 +210,7 @@ class Link:
             self.session.emit(Detached(self, detach.error, by_peer=False))
 
     def start(self, attach: Attach) -> None:
-        """Begin to count, as the peer's attach says."""
+        """Begin to count, from the peer's attach."""
 
     def receive_flow(self, flow: Flow) -> None:
         """Handle a flow of this link."""

@@ -1,4 +1,4 @@
-"""Ways to log in with SASL (RFC 4422): what a client says first, and its answers."""
+"""Ways to log in with SASL (RFC 4422): what a client sends first, and its answers."""
 
 from __future__ import annotations
 

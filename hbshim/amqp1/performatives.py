@@ -294,7 +294,7 @@ class Header(NamedTuple):
 
 @composite(0x73, "amqp:properties:list")
 class Properties(NamedTuple):
-    """What the sender says of a message, unchanged on its way (3.2.4)."""
+    """The sender's annotations of a message, unchanged on its way (3.2.4)."""
 
     message_id: AnyValue = None
     user_id: Binary | None = None

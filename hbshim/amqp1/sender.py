@@ -46,7 +46,7 @@ class Sender(Link):
         Parameters:
             payload: the encoded message.
             tag: up to 32 bytes, unique among the unsettled deliveries of the link.
-            settled: nothing will be heard of it; without, as the link's settle mode says.
+            settled: nothing is reported of it; without, by the link's settle mode.
 
         Raises:
             StateError: there is no credit, or the link's settle mode does not allow it.
@@ -108,7 +108,7 @@ class Sender(Link):
         if len(head) + len(payload) <= largest:
             return [Part(head, payload)]
         rest = memoryview(payload)
-        # Further transfers of a delivery need not repeat what the first one says.
+        # Further transfers of a delivery need not repeat the fields of the first one.
         head = encode_composite(transfer._replace(more=True))
         further = encode_composite(Transfer(transfer.handle, more=True))
         last = encode_composite(Transfer(transfer.handle))

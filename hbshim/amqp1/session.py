@@ -45,14 +45,14 @@ from hbshim.amqp1.states import Action, SessionEvent, SessionState
 from hbshim.amqp1.transfers import TransferQueue
 from hbshim.amqp1.unsettled import Unsettled
 
-#: Frames that the peer may send before this side says that it may send more. The credit of links
+#: Frames that the peer may send before this side allows it to send more. The credit of links
 #: limits messages; this only bounds what one session has in flight.
 INCOMING_WINDOW = 2048
-#: What this side says that it may send. Peers do not use it.
+#: What this side announces as its own limit. Peers do not use it.
 OUTGOING_WINDOW = 0x7FFFFFFF
 #: The largest number of a link that the peer may use.
 HANDLE_MAX = 255
-#: The largest message that is accepted, in bytes, unless the caller says otherwise.
+#: The largest message that is accepted, in bytes, by default.
 MAX_MESSAGE_SIZE = 128 * 1024 * 1024
 
 L = TypeVar("L", bound=Link)

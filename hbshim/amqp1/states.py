@@ -172,7 +172,7 @@ CONNECTION: Table[ConnectionState, ConnectionEvent] = _refused(_CS, _CE) | {
     (_CS.OPEN_PIPE, _CE.SEND_CLOSE): (_CS.CLOSE_PIPE, Action.DO),
     (_CS.OPEN_SENT, _CE.RECEIVE_OPEN): (_CS.OPENED, Action.DO),
     (_CS.OPEN_SENT, _CE.SEND_CLOSE): (_CS.CLOSE_EARLY, Action.DO),
-    # Not allowed before Open, but its error says more than one of this side would.
+    # Not allowed before Open, but its error has more information than one of this side would.
     (_CS.OPEN_SENT, _CE.RECEIVE_CLOSE): (_CS.END, Action.ANSWER),
     (_CS.OPEN_RECEIVED, _CE.SEND_OPEN): (_CS.OPENED, Action.DO),
     (_CS.OPENED, _CE.SEND_FRAME): (_CS.OPENED, Action.DO),

@@ -45,7 +45,7 @@ def run(
             comparison of ZeroMQ with it are left out, and the engine's load is measured on the
             local sink.
         quick: fewer pairs and shorter waits.
-        progress: told what runs now.
+        progress: called with the name of each benchmark when it begins.
 
     Raises:
         HbshimError: a benchmark cannot run here.

@@ -17,7 +17,7 @@ class Amqp1Facts:
         login_methods: those that the driver may use, the best first.
         withheld: the peer offers no other than those that the driver does not use without TLS.
         encrypted: the connection is over TLS.
-        product, version: what the peer says it is.
+        product, version: as the peer names itself.
         profile: the profile that the driver selects by it.
         peer_idle: the idle-time-out that the peer advertises, in seconds; None if it advertises
             none.

@@ -169,7 +169,7 @@ def _watch(facts: Amqp1Facts, connection: Connection, deadline: Deadline) -> Amq
     error_text = ""
     link = connection.link
     if link is None:
-        error_text = "hbshim cannot keep this connection alive; the events say why"
+        error_text = "hbshim cannot keep this connection alive; the events have the reason"
     else:
         # Early, where the peer wants heartbeats rarely only.
         link.timeout = min(link.timeout, facts.asked)

@@ -81,7 +81,7 @@ def _queue_kinds(context: Context) -> Answer:
         + ("refuses" if refuses else "accepts")
         + " queues neither durable nor exclusive"
         + (" unless configured otherwise" if refuses else ", 4.3 refuses them")
-        + "; AMQP does not tell which queues there are.",
+        + "; AMQP cannot list queues.",
         "Give --management URL (http://host:15672), which lists them.",
     )
 
@@ -114,7 +114,7 @@ def _ack_timeout(context: Context) -> Answer:
     return Answer(
         "unknown",
         f"RabbitMQ {agreed.version} ends {queues} consumer that leaves a message unacknowledged "
-        "for 30 minutes (its default); AMQP does not tell the limit, and no heartbeat helps.",
+        "for 30 minutes (its default); AMQP does not report the limit, and no heartbeat helps.",
     )
 
 

@@ -18,7 +18,7 @@ def _heartbeat(context: Context) -> Answer:
     if not context.expected:
         return Answer(
             "not-applicable",
-            "No connection is open, and neither a URL nor an option says what is asked for.",
+            "No connection is open, and neither a URL nor an option requests a heartbeat timeout.",
         )
     proposal = (
         ""
@@ -56,9 +56,9 @@ def _judge(expected: Expected) -> Answer:
 
 def _worst(answers: list[Answer], more: str = "") -> Answer:
     worst = max((each.verdict for each in answers), key=_SEVERITY.index)
-    told = [each.sentence for each in answers if each.verdict == worst or worst != "ok"]
+    sentences = [each.sentence for each in answers if each.verdict == worst or worst != "ok"]
     remedies = [each.remedy for each in answers if each.verdict == worst]
-    return Answer(worst, " ".join(dict.fromkeys(told)) + more, remedies[0])
+    return Answer(worst, " ".join(dict.fromkeys(sentences)) + more, remedies[0])
 
 
 def _idle_limit(context: Context) -> Answer:

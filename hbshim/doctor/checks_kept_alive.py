@@ -90,12 +90,14 @@ def _events(context: Context) -> Answer:
         return Answer("not-applicable", "hbshim has recorded nothing in this process.")
     if not bad:
         return Answer("ok", "hbshim has recorded no warning and no error in this process.")
-    told = []
+    recorded = []
     for each in sorted(bad, key=lambda one: one.kind):
         detail = f": {each.detail[:DETAIL_AT_MOST]}" if each.detail else ""
-        told.append(f"{each.kind} ({each.count}){detail}")
+        recorded.append(f"{each.kind} ({each.count}){detail}")
     kept = not any(each.kind in NOT_KEPT for each in bad)
-    return Answer("warning" if kept else "problem", f"Recorded in this process: {'; '.join(told)}.")
+    return Answer(
+        "warning" if kept else "problem", f"Recorded in this process: {'; '.join(recorded)}."
+    )
 
 
 CHECKS = (

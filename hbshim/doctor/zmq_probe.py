@@ -50,8 +50,8 @@ class HostAnswer:
         record: of the host.
         answered: pipelines whose port answered.
         failures: why a port did not, by its address.
-        host: that the proxy names itself; "" if it did not say so.
-        incarnation: of the proxy; "" if it did not say so.
+        host: the name that the proxy reports; "" if it reported none.
+        incarnation: of the proxy; "" if it reported none.
     """
 
     record: HostRecord

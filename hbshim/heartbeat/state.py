@@ -122,7 +122,7 @@ class Sample(NamedTuple):
         sent_ago: since the last byte was sent to the peer.
         received_ago: since the last byte arrived, read by the client or not.
         acked_ago: since the peer's kernel last acknowledged anything; None if the platform does
-            not tell.
+            not report it.
         queued: bytes or segments that the peer has not acknowledged.
         in_flight: those of them that were sent; while the peer's window is closed,
             bytes queue up and none is in flight.

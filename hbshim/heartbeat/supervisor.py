@@ -131,7 +131,7 @@ class Supervisor:
             self._check_due = float("inf")
             return None
         grace = max(GRACE_AT_LEAST, self.timeout * GRACE_SHARE)
-        # If this thread was late itself, it cannot tell: the whole process may have been stopped,
+        # If this thread was late itself, it cannot know: the whole process may have been stopped,
         # or a C function may have held the GIL.
         on_time = now < self._check_due + grace / 2
         if not engine.worker.running:

@@ -298,7 +298,7 @@ class Wire:
     def queued(self) -> int:
         """Return the bytes that are not acknowledged yet (``SIOCOUTQ``; macOS: unsent ones).
 
-        0 if the platform does not tell: a heartbeat is then tried, and may be delayed.
+        0 if the platform does not report it: a heartbeat is then tried, and may be delayed.
         """
         try:
             if _SIOCOUTQ is not None:
@@ -312,7 +312,7 @@ class Wire:
     def unread(self) -> int:
         """Return the bytes that the client has not read yet (``FIONREAD``).
 
-        1 if the platform does not tell: unread bytes may be the cause of the peer's silence.
+        1 if the platform does not report it: unread bytes may be the cause of the peer's silence.
         """
         try:
             return self._ioctl(termios.FIONREAD)

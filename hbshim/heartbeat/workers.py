@@ -175,7 +175,7 @@ class PthreadWorker:
 
 
 def _thread_exists(native_id: int | None) -> bool:
-    """Return whether a thread of this process exists; True if the platform does not tell.
+    """Return whether a thread of this process exists; True if the platform does not report it.
 
     Python's own list is not used: a thread of the host, such as Apache's, is not in it between
     requests.

@@ -264,7 +264,7 @@ class Driver(Protocol):
         attempts: int | Default | None = DEFAULT,
         mandatory: bool = False,
     ) -> None:
-        """CAST, or FANOUT if the target says so: send a message without a reply.
+        """CAST, or FANOUT if the target is a fanout: send a message without a reply.
 
         A server that does not receive it within `timeout` seconds never gets it.
 
@@ -328,7 +328,7 @@ class Driver(Protocol):
                 processed at most once. Otherwise its receiver acknowledges it.
             expires: seconds without a server until its queues expire, or :data:`NEVER`;
                 DEFAULT: the option `rpc_queue_expiration`. With NEVER the queue of the topic
-                stays, and the queue of the server expires as the option says. An existing queue
+                stays, and the queue of the server expires after that option. An existing queue
                 keeps its lifetime.
         """
         ...

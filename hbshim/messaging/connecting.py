@@ -15,7 +15,7 @@ C = TypeVar("C")
 #: Seconds for one of several hosts in the first round; doubled in each further round.
 FIRST_LIMIT = 3.0
 
-#: Seconds; a round that the deadline cuts off after less says nothing about the hosts.
+#: Seconds; a round that the deadline cuts off after less shows nothing about the hosts.
 SHORT = 0.25
 
 

@@ -29,7 +29,7 @@ def dial(host: Host, options: MessagingOptions, deadline: float) -> Any:
         deadline: of ``time.monotonic()``, for all addresses and the TLS handshake.
 
     Returns:
-        A non-blocking socket of the program's concurrency model; with TLS if `options` say so.
+        A non-blocking socket of the program's concurrency model; with TLS if `options` have it.
 
     Raises:
         ConnectError: no address accepted in time, or TLS failed.

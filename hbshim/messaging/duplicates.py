@@ -1,7 +1,7 @@
 """The messages that this process has started and finished, by their ids.
 
 A broker marks a message as redelivered whenever it was requeued: because a consumer was
-cancelled, a connection was lost, or an operator asked for it. The mark does not tell whether a
+cancelled, a connection was lost, or an operator asked for it. The mark does not show whether a
 consumer had started to process the message. This cache does, for this process. All listeners of
 the process share it, because a redelivered message may arrive at any of them.
 """
@@ -49,7 +49,7 @@ class DuplicateCache(Generic[Incoming]):
         self._running: dict[Key, list[Incoming]] = {}
         self._done: Recent[Key] = Recent(most, lifetime)
         self._suspect: Recent[Key] = Recent(most, lifetime)
-        # Started, and to be started again: a connection lost later says nothing about these.
+        # Started, and to be started again: a connection lost later has no influence on these.
         self._forgotten: Recent[Key] = Recent(most, lifetime)
 
     def begin_once(self, key: Key, *, check: bool) -> bool:

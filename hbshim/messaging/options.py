@@ -275,7 +275,7 @@ class MessagingOptions(OptionSet):
         tristate,
         "true | false | auto",
         "Send heartbeats from a native thread (true), from the program's green threads (false), or "
-        "as hbshim's option of this name says (auto).",
+        "by hbshim's option of this name (auto).",
     )
 
     def _check(self) -> None:

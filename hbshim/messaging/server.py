@@ -30,7 +30,7 @@ class Server(Serving):
             as many as there are workers.
         expires: seconds without a server until its queues expire, with the messages in them;
             :data:`hbshim.messaging.NEVER`: the queue of the topic stays, and the queue of the
-            server expires as the option says; DEFAULT: the option `rpc_queue_expiration`. An
+            server expires after that option; DEFAULT: the option `rpc_queue_expiration`. An
             existing queue keeps its lifetime.
         encoding: encodes arguments and results; by default JSON.
         on_error: called with errors that no caller waits for: a reply that cannot be sent, an

@@ -53,7 +53,7 @@ def peer_uid(connection: Any) -> int:
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         raise WatchError(
-            "this platform does not say who is at the other end of a Unix socket, so "
+            "this platform does not report the user at the other end of a Unix socket, so "
             "watching works on Linux only; call hbshim.status() in the program instead"
         )
     answer = NativeSocket.getsockopt(connection, socket.SOL_SOCKET, option, _UCRED.size)

@@ -143,8 +143,8 @@ def _footer(process: ProcessSeen) -> list[Text]:
         if name.startswith(_EVENT)
     }
     if events:
-        told = " · ".join(f"{kind} {count}" for kind, count in events.items())
-        lines.append(Text(f"events: {told}", "yellow"))
+        counts = " · ".join(f"{kind} {count}" for kind, count in events.items())
+        lines.append(Text(f"events: {counts}", "yellow"))
     return [*lines, Text()]
 
 

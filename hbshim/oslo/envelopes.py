@@ -135,7 +135,7 @@ class FormerEnvelope:
             raise _no_request(error) from None
 
     def outcome(self, reply: Reply, encoding: Encoding) -> tuple[Any, str | None]:
-        # The former driver's servers do not tell the kinds of replies apart.
+        # The former driver's servers do not distinguish the kinds of replies.
         value = encoding.decode(reply.payload.body, reply.payload.content_type)
         if not isinstance(value, Mapping):
             raise PayloadError(

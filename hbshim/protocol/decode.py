@@ -171,7 +171,7 @@ class DeliveryDecoder:
     def _add(self, delivery: Delivery, payload: bytes) -> None:
         self._missing -= len(payload)
         if self._missing < 0:
-            raise ValueError("a body is longer than its header says")
+            raise ValueError("a body is longer than the size in its header")
         self._parts.append(payload)
         if self._missing == 0:
             parts, self._parts = self._parts, []

@@ -302,10 +302,10 @@ def choose(
 
 def _decide(facts: Facts, options: Options, worker_late: bool) -> tuple[WorkerName, str]:
     if options.forced_worker is not None:
-        return options.forced_worker, f"The option worker={options.forced_worker} says so."
+        return options.forced_worker, f"The option worker={options.forced_worker} is set."
     if options.heartbeat_in_pthread is True:
-        return "pthread", "The option heartbeat_in_pthread=true says so."
+        return "pthread", "The option heartbeat_in_pthread=true is set."
     if options.heartbeat_in_pthread is False and facts.green.library != "none":
-        return "greenthread", "The option heartbeat_in_pthread=false says so."
+        return "greenthread", "The option heartbeat_in_pthread=false is set."
     row = row_for(facts, worker_late)
     return row.worker, row.reason

@@ -21,7 +21,7 @@ CORE = ("os", "select", "socket", "thread", "time")
 # eventlet's own names for what it patches (its monkey_patch() keywords).
 _EVENTLET_NAMES = (*CORE, "subprocess", "builtins", "psycopg", "MySQLdb")
 
-# gevent records single attributes, and a partial patch (DNS alone, say) marks the
+# gevent records single attributes, and a partial patch (for example of DNS alone) marks the
 # whole module; so one telling attribute of each module is asked about.
 _GEVENT_ATTRIBUTES = {
     "os": ("os", "fork"),

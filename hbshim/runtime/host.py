@@ -28,9 +28,9 @@ class HostFacts:
         hub: whose hub the host runs between two requests or tasks: "outside" when
             it waits outside any hub, "program" when that is the program's own
             doing, "unknown" when nothing promises either.
-        version: the host's version, where it says.
-        processes: how many processes it may run, where it says.
-        threads: threads (for uWSGI's async loops: cores) in a process, likewise.
+        version: the host's version, if known.
+        processes: how many processes it may run, if known.
+        threads: threads (for uWSGI's async loops: cores) in a process, if known.
         threads_run: False where native threads stand still between requests.
         lazy_apps: uWSGI loads the application after the fork; None elsewhere.
         mpm: Apache's multi-processing module ("prefork", "event").
@@ -141,7 +141,7 @@ def _gunicorn() -> HostFacts | None:
     bases = [module_of(base) for base in type(worker).__mro__]
     config = getattr(worker, "cfg", None) if "gunicorn.workers.base" in bases else None
     # No worker yet (--preload), or the application replaced the handler: gunicorn
-    # imports the one worker module it was told to use, and no other.
+    # imports the one worker module of its configuration, and no other.
     candidates = bases if config is not None else list(GUNICORN_WORKERS)
     found = [name for name in candidates if name in GUNICORN_WORKERS and is_loaded(name)]
     unknown: tuple[str, HubOwner] = ("custom", "unknown")

@@ -18,7 +18,7 @@ class InterpreterFacts:
 
     Attributes:
         python: version, as "3.12.1".
-        main: False in a sub-interpreter; None when Python does not tell.
+        main: False in a sub-interpreter; None when Python does not report it.
         daemon_threads: ``threading.Thread(daemon=True)`` is allowed.
         own_gil: a sub-interpreter with a GIL of its own (PEP 684, Python 3.12);
             the main interpreter's GIL is not called "own".
@@ -47,7 +47,7 @@ def inspect_interpreter() -> InterpreterFacts:
         main=main,
         daemon_threads=daemon_threads,
         own_gil=main is False and _has_own_gil(daemon_threads),
-        # sysconfig's Py_GIL_DISABLED says the same, after 3 ms of imports.
+        # sysconfig's Py_GIL_DISABLED has the same value, after 3 ms of imports.
         free_threaded="t" in getattr(sys, "abiflags", ""),
         gil_enabled=is_gil_enabled is None or bool(is_gil_enabled()),
     )
@@ -92,6 +92,6 @@ def _has_own_gil(daemon_threads: bool) -> bool:
         interpreters = _interpreters()
         config = interpreters.get_config(interpreters.get_current()[0])
         return str(config.gil) == "own"
-    # Python 3.12 does not tell, but its two ready-made configurations are "legacy"
+    # Python 3.12 does not report it, but its two ready-made configurations are "legacy"
     # (shared GIL, daemon threads) and "own GIL, no daemon threads".
     return not daemon_threads

@@ -34,7 +34,7 @@ def why_not_installable() -> str | None:
 
 
 def install(packages: Sequence[str], *, why: str, progress: Progress) -> None:
-    """Install packages with apt; says so before it does.
+    """Install packages with apt, after a line that names them.
 
     Parameters:
         why: what they are needed for, as part of a sentence.

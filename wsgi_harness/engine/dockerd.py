@@ -40,7 +40,7 @@ def processes(name: str = "dockerd") -> list[int]:
     """Return the pids of the running processes of a program, by the kernel's name for them."""
     pids = []
     for entry in Path("/proc").glob("[0-9]*"):
-        # A process may end while it is looked at.
+        # A process may end while it is inspected.
         with contextlib.suppress(OSError):
             status = (entry / "status").read_text()
             if (entry / "comm").read_text().strip() == name and "State:\tZ" not in status:
@@ -91,7 +91,7 @@ def retire_orphan(data_root: Path, *, progress: Progress) -> bool:
     It still answers, but can no longer build or run anything.
 
     Parameters:
-        data_root: where the daemon that answers says it keeps its data.
+        data_root: the data directory that the answering daemon reports.
 
     Returns:
         whether one was stopped; never one that a harness did not start.

@@ -66,7 +66,7 @@ def ensure_engine(progress: Progress = silent) -> Engine:
     """Return an engine that answers; find, start or install one.
 
     Raises:
-        EngineUnavailableError: none is there and none can be had; says what to do.
+        EngineUnavailableError: none is there and none can be installed; the message has a remedy.
     """
     version = _docker_version()
     if version is not None:

@@ -1,6 +1,6 @@
 """hbshim's images: found by a hash of what goes into them, else built on a base.
 
-`python -m wsgi_harness.engine.images` makes the engine and the images ready, and says what it
+`python -m wsgi_harness.engine.images` makes the engine and the images ready, and prints what it
 does.
 """
 
@@ -34,7 +34,7 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy"
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a run, by name; `own_rabbitmq` says whether the broker's is hbshim's own."""
+    """The images of a run, by name; `own_rabbitmq`: the broker's image is hbshim's own."""
 
     rabbitmq: str
     apache: str

@@ -33,7 +33,7 @@ def unpack(names: list[str], progress: Progress) -> Path:
         names: Debian's packages to unpack there where they are missing.
 
     Raises:
-        EngineUnavailableError: one cannot be fetched here; says what to install.
+        EngineUnavailableError: one cannot be fetched here; the message names what to install.
     """
     plugins = build_dir() / "docker-config" / "cli-plugins"
     missing = [name for name in names if not (plugins / name).is_file()]

@@ -160,11 +160,11 @@ class Matrix:
         try:
             with self._display.stage(title, len(wanted)) as progress:
                 jobs = {name: pool.submit(function, cell) for name, cell in wanted.items()}
-                told = {}
+                answers = {}
                 for name, job in jobs.items():
-                    told[name] = job.result()
-                    progress(len(told))
-                return told
+                    answers[name] = job.result()
+                    progress(len(answers))
+                return answers
         finally:
             # Ctrl-C must not wait for requests: removing the containers ends them.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -241,13 +241,13 @@ class Matrix:
                 continue
             queue = queue_of(scenario)
             # oslo.messaging's drivers add the priority, and some the exchange before it.
-            told = (
+            pattern = (
                 rf"(.*\.)?{re.escape(queue)}\.info"
                 if scenario.deployment.oslo
                 else re.escape(queue)
             )
             broker = broker_of(scenario)
-            matching = [each for each in declared[broker] if re.fullmatch(told, each)]
+            matching = [each for each in declared[broker] if re.fullmatch(pattern, each)]
             if matching:
                 found[scenario.name] = (broker, matching[0])
         return found
@@ -283,7 +283,7 @@ def _observation(name: str, opened: Exchange, published: Exchange, report: Answe
     """Return what the cell itself reports, in its two requests and its report."""
     (first, greeting), (second, answer) = opened, published
     silence = (first.ended, second.began)
-    pids = {told.get("pid") for told in (greeting, answer, report)}
+    pids = {each.get("pid") for each in (greeting, answer, report)}
     problems = []
     if not report:
         problems.append("the cell did not report its measurements")

@@ -86,12 +86,12 @@ def read_log(lines: Sequence[str]) -> Mapping[str, BrokerView]:
             name = names[entry.process] = _cell_of((named[1] or named[2]).strip())
             lives[name][entry.process] = Life(entry.at)
         elif entry.text.startswith(_CLOSING) and entry.process in names:
-            told = lives[names[entry.process]]
+            of_broker = lives[names[entry.process]]
             # Over AMQP 1.0 an error is followed by the end of the stream, some seconds later.
             if entry.process not in reasons:
-                told[entry.process] = replace(told[entry.process], closed=entry.at)
+                of_broker[entry.process] = replace(of_broker[entry.process], closed=entry.at)
                 reasons[entry.process] = " ".join(entry.text.splitlines()[1:]).strip(' "<>')
-    return {name: _view(told, reasons) for name, told in lives.items()}
+    return {name: _view(each, reasons) for name, each in lives.items()}
 
 
 def _view(lives: Mapping[str, Life], reasons: Mapping[str, str]) -> BrokerView:

@@ -202,8 +202,8 @@ def _seen(seen: Observation, verdict: Verdict) -> str:
         f"{seen.messages.arrived} of {seen.messages.asked}"
     )
     errors = [request.error for request in seen.requests if request.error]
-    told = f"; the application got {'; '.join(errors)}" if errors else ""
-    return f"{verdict.seen}{reason}; {counts}{told}."
+    errors_seen = f"; the application got {'; '.join(errors)}" if errors else ""
+    return f"{verdict.seen}{reason}; {counts}{errors_seen}."
 
 
 def _details(seen: Observation) -> Iterator[str]:

@@ -81,7 +81,7 @@ class Address:
         if self.handler is not None:
             state = self.handler(delivery.payload)
             if not delivery.settled:
-                link.tell(delivery, state, settled=True)
+                link.report(delivery, state, settled=True)
             return True
         candidates = self.candidates(from_router=link.from_router)
         if not candidates:

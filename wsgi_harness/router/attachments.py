@@ -13,7 +13,7 @@ from wsgi_harness.router.endpoints import ReceiverEndpoint, SenderEndpoint
 from wsgi_harness.router.links import ReceiverLink
 from wsgi_harness.router.policy import RESOURCE_LIMIT, UNAUTHORIZED, Permissions
 
-#: The target of the links on which routers tell each other their addresses.
+#: The target of the links on which routers announce their addresses to each other.
 ANNOUNCE = "$announce"
 _DISALLOWED = "link disallowed by local policy"
 

@@ -39,7 +39,7 @@ def ensure_router_image(engine: Engine) -> str:
     """Return the name of a real router's image, pulled where it is missing.
 
     Raises:
-        ImageError: it cannot be had; the message says how to name another one.
+        ImageError: it cannot be pulled; the message explains how to name another one.
     """
     image = os.environ.get("HBSHIM_ROUTER_IMAGE") or IMAGE
     if engine.inspect_image(image, "{{.Id}}") is None:

@@ -119,7 +119,7 @@ class Router:
     def sender_said(self, delivery: SenderDelivery, state: State | None, *, settled: bool) -> None:
         """Have receivers learn what a sender said about its message, and that it settled (R7)."""
         for copy in list(delivery.copies):
-            copy.link.tell(copy, state, settled=settled)
+            copy.link.report(copy, state, settled=settled)
             if settled:
                 delivery.untie(copy)
         if settled:
@@ -143,7 +143,7 @@ class Router:
         if original.multicast:
             self._receiver_of_multicast_said(delivery, original, state, settled=settled)
             return
-        original.link.tell(original, state, settled=settled)
+        original.link.report(original, state, settled=settled)
         if settled:
             original.untie(delivery)
 
@@ -154,7 +154,7 @@ class Router:
             address.senders.remove(link)
             self._drop(address)
         for delivery in list(link.unsettled):
-            # Nothing is told any more.
+            # Nothing is reported any more.
             del link.unsettled[delivery]
             self.sender_said(delivery, LOST, settled=True)
 
@@ -190,14 +190,14 @@ class Router:
         settled: bool,
     ) -> None:
         """Tell the sender of a multicast once all receivers have an outcome, and have settled."""
-        told = None
+        reported = None
         if state is not None and state.is_outcome:
             original.strongest = stronger(original.strongest, state)
             if all(copy.answer and copy.answer.is_outcome for copy in original.copies):
-                told = original.strongest
+                reported = original.strongest
         last = original.copies == [delivery]
-        if told is not None or (settled and last):
-            original.link.tell(original, told, settled=settled and last)
+        if reported is not None or (settled and last):
+            original.link.report(original, reported, settled=settled and last)
         if settled:
             original.untie(delivery)
 
@@ -220,7 +220,7 @@ class Router:
         if self.distribution(to or "") is Distribution.UNAVAILABLE:
             text = "Deliveries cannot be sent to an unavailable address"
             state = rejected("amqp:not-found", text)
-            delivery.link.tell(delivery, state, settled=True)
+            delivery.link.report(delivery, state, settled=True)
         else:
             self._return(delivery)
 
@@ -229,7 +229,7 @@ class Router:
         if delivery.settled:
             delivery.link.counts["dropped"] += 1
         else:
-            delivery.link.tell(delivery, NOT_DELIVERED, settled=True)
+            delivery.link.report(delivery, NOT_DELIVERED, settled=True)
 
 
 class _Nobody:

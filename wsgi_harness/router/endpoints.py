@@ -63,7 +63,7 @@ class SenderEndpoint:
         self._changed()
 
     def on_delivery(self, transfer: Any) -> None:
-        """Handle a message that arrives, or what the sender says about one."""
+        """Handle a message that arrives, or the state that the sender reports of one."""
         known = getattr(transfer, "known", None)
         if known is not None:
             if transfer.settled:
@@ -95,7 +95,7 @@ class SenderEndpoint:
         to = None if self.link.address is not None else _destination(payload)
         if to is not None and not self._allows(to):
             state = rejected("amqp:unauthorized-access", "policy violation on target")
-            self.link.tell(delivery, state, settled=True)
+            self.link.report(delivery, state, settled=True)
             self.link.replenish(1)
         else:
             self._router.deliver(delivery, to)
@@ -152,7 +152,7 @@ class ReceiverEndpoint:
         self._changed()
 
     def on_delivery(self, transfer: Any) -> None:
-        """Handle what the receiver says about a message."""
+        """Handle the state that the receiver reports of a message."""
         known: ReceiverDelivery | None = getattr(transfer, "known", None)
         if known is None:
             return

@@ -32,7 +32,7 @@ def install_proton(progress: Progress = silent) -> None:
     """Build proton from its source, unless it is there.
 
     Needs a C compiler and the headers of Python. Without those of OpenSSL proton has no TLS, and
-    does not tell.
+    does not report that.
 
     Raises:
         HarnessError: it cannot be built.

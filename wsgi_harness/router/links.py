@@ -25,7 +25,7 @@ class SenderDelivery:
         settled: the sender wants to hear no more of it, or has heard all.
         multicast: each receiver of the address gets it.
         copies: the deliveries to receivers that are tied to it.
-        state: what the sender is told.
+        state: reported to the sender.
         strongest: of a multicast: the strongest outcome so far.
     """
 
@@ -51,7 +51,7 @@ class ReceiverDelivery:
         link: on which it is sent.
         original: the sender's delivery; None once one side has settled.
         settled: the receiver's answer matters to no one.
-        state: what the receiver is told.
+        state: reported to the receiver.
         answer: what the receiver said last.
     """
 
@@ -149,7 +149,7 @@ class SenderLink:
             self.replenish(1)
         return True
 
-    def tell(self, delivery: SenderDelivery, state: State | None, *, settled: bool) -> None:
+    def report(self, delivery: SenderDelivery, state: State | None, *, settled: bool) -> None:
         """Tell the sender the state of a delivery."""
         if state is not None:
             delivery.state = state
@@ -214,7 +214,7 @@ class ReceiverLink:
             self.unsettled[delivery] = None
         return delivery
 
-    def tell(self, delivery: ReceiverDelivery, state: State | None, *, settled: bool) -> None:
+    def report(self, delivery: ReceiverDelivery, state: State | None, *, settled: bool) -> None:
         """Tell the receiver what the sender said about a delivery.
 
         One that waits is changed, and sent with the state later.

@@ -27,7 +27,7 @@ class _Neighbor:
     """Another router.
 
     Attributes:
-        announcements: the link on which it is told addresses.
+        announcements: the link on which it receives addresses.
         links: to its addresses; they stay when an address has no receivers for now.
         reachable: the addresses that have receivers.
     """

@@ -1,4 +1,4 @@
-"""What one side says about a delivery (AMQP 1.0, 3.4)."""
+"""The states of a delivery, which one side reports to the other (AMQP 1.0, 3.4)."""
 
 from __future__ import annotations
 

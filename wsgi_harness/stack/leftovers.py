@@ -11,7 +11,7 @@ from wsgi_harness.engine.engine import Engine
 from wsgi_harness.errors import CommandError
 
 OWNER_LABEL = "org.hbshim.owner"
-"""Label of each container and network: which process it belongs to, as `owner()` says."""
+"""Label of each container and network: the process that it belongs to, from `owner()`."""
 
 _PROJECT_LABEL = "com.docker.compose.project"
 

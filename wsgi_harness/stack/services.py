@@ -1,4 +1,4 @@
-"""What Compose is told beside containers/compose.yaml: one service a cell, and the environment."""
+"""The additions to containers/compose.yaml: one service for each cell, and the environment."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _cell(cell: CellService, images: Images, code: Path) -> dict[str, Any]:
 
 
 def _official_broker(heartbeat: int, directory: Path) -> dict[str, Any]:
-    """Return what an image made like Docker's own `rabbitmq` needs to be told at start."""
+    """Return what an image made like Docker's own `rabbitmq` needs in its environment at start."""
     config, plugins = directory / "95-hbshim.conf", directory / "enabled_plugins"
     config.write_text(_OFFICIAL_CONFIG.format(heartbeat=heartbeat))
     plugins.write_text("[rabbitmq_management].\n")

@@ -147,7 +147,7 @@ class RelayedConnection:
         self._stop_ordered.set()
 
     def apply_mode(self) -> None:
-        """Have the kernel vanish or come back, as the mode says."""
+        """Have the kernel vanish or come back, by the mode."""
         for side in (self.client, self.server):
             if side is not None:
                 side.vanish(self._mode_of(side) is Mode.VANISH)
@@ -184,7 +184,7 @@ class RelayedConnection:
         loop = asyncio.get_running_loop()
         while True:
             await _readable(source.sock)
-            # No await between this look and the read: a deaf relay reads nothing.
+            # No await between this check and the read: a deaf relay reads nothing.
             if self._mode_of(source) in (Mode.DEAF, Mode.VANISH):
                 await self.port.mode_changed()
                 continue

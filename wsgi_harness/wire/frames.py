@@ -29,7 +29,7 @@ _TLS_HANDSHAKE = 0x16
 #: More than any frame_max in use (131 072 by default): a larger size is payload taken for a prefix.
 _LARGEST_PAYLOAD = 16 * 1024 * 1024
 
-#: Class 10 (connection) methods that tell a connection's story; section 1.4, and
+#: Class 10 (connection) methods that show what happens to a connection; section 1.4, and
 #: RabbitMQ's extension for `blocked`.
 _CONNECTION_METHODS = {50: "close", 51: "close-ok", 60: "blocked", 61: "unblocked"}
 

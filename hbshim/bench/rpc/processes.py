@@ -53,7 +53,7 @@ class Agent:
         )
 
     def answer(self, seconds: float = PATIENCE) -> dict[str, Any]:
-        """The next answer; the first says that it is ready."""
+        """The next answer; the first means that it is ready."""
         output = self._process.stdout
         assert output is not None
         line = output.readline() if select.select([output], [], [], seconds)[0] else ""

@@ -6,7 +6,7 @@ Example::
         client = aio.Client(driver, messaging.Target("compute"))
         await client.call("create", name="one")
 
-The drivers beneath use native threads. docs/asyncio.md says what runs where.
+The drivers beneath use native threads. docs/asyncio.md lists what runs where.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def connect(
 
     Raises:
         EventLoopError: eventlet or gevent has patched the standard library.
-        OptionError: `senders` is below 1, or as :func:`hbshim.messaging.connect` says.
+        OptionError: `senders` is below 1, or see :func:`hbshim.messaging.connect`.
         DriverLoadError, MissingExtraError: see there.
     """
     refuse_patches()
@@ -146,7 +146,7 @@ class Driver:
     async def cast(
         self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
     ) -> None:
-        """CAST, or FANOUT if the target says so. If cancelled, it may have been sent."""
+        """CAST, or FANOUT if the target is a fanout. If cancelled, it may have been sent."""
         driver = self._driver
         deadline = time.monotonic() + timeout_of(timeout)
         if isinstance(driver, CastsInSteps):

@@ -80,7 +80,7 @@ async def _guarded(awaitable: Awaitable[Any], work: Work) -> Any:
 
 
 def _is_cancelled(task: Any) -> bool:
-    """Return whether a task was cancelled itself; True where Python does not tell, before 3.11."""
+    """Return whether a task was cancelled itself; always True before Python 3.11."""
     return not hasattr(task, "cancelling") or task.cancelling() > 0
 
 
@@ -191,7 +191,7 @@ class Work:
             self._advance_in_thread(partial(self._handling.send, task.result()))
 
     def _end_cancelled(self) -> None:
-        """Give the message back, or tell its caller."""
+        """Requeue the message, or send its caller an error."""
         if self._place.requeues:
             self._submit(self._place.repliers, self.give_back)
             return

@@ -38,7 +38,7 @@ class Names(Protocol):
 
 
 def cast(topology: Names, target: Target, payload: Payload, deadline: float) -> Message:
-    """Return the message of a cast, or of a fanout where the target says so.
+    """Return the message of a cast, or of a fanout if the target is one.
 
     Parameters:
         topology: the names.

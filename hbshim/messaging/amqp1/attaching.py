@@ -49,7 +49,7 @@ _monotonic = time.monotonic
 
 
 class Attaching:
-    """See the module. Any thread may call any method, unless it says otherwise.
+    """See the module. Any thread may call any method, unless its docstring restricts that.
 
     Parameters:
         stream: open.

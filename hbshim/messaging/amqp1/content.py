@@ -151,7 +151,7 @@ def decode(data: bytes, profile: Profile, connection: Any, tag: int) -> Delivery
 
 
 def _content(body: Body) -> tuple[bytes, str | None]:
-    """Return a body as bytes, and the type of a message that says nothing else.
+    """Return a body as bytes, and the type of a message that names no other one.
 
     Raises:
         PayloadError: it is of another type.

@@ -58,8 +58,8 @@ class Amqp1Driver(WaitsInThread):
     def capabilities(self) -> Capabilities:
         """Those that the peer allows.
 
-        Before it is known, they are those over RabbitMQ, unless `addressing_profile` says what
-        it is.
+        Before it is known, they are those over RabbitMQ, unless `addressing_profile` sets
+        it.
         """
         return self._profiles.current.capabilities
 

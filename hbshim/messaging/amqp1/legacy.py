@@ -21,7 +21,7 @@ class Legacy(Routable):
         return self._joined(self._options.broadcast_prefix, *names, "all")
 
     def _anycast(self, prefix: str, *names: str) -> str:
-        # Calls and notifications are not told apart.
+        # Calls and notifications are not distinguished.
         return self._joined(self._options.group_request_prefix, *names)
 
     def _joined(self, prefix: str, *names: str) -> str:

@@ -105,7 +105,7 @@ class OutgoingLink(OpenLink[Sender]):
         sent.on_outcome(outcome, "" if error is None else described(error))
 
     def forget(self, delivery: Delivery) -> None:
-        """Want to hear no more of a message; the peer is not told."""
+        """Ignore further outcomes of a message; the peer is not notified."""
         self._sent.pop(delivery, None)
 
     def settle(self, delivery: Delivery) -> None:

@@ -1,6 +1,6 @@
 """Opens a connection to one host, before a deadline: TCP, TLS, SASL and `Open`.
 
-What the peer is, it says in its `Open`; see :mod:`hbshim.messaging.amqp1.profiles`.
+The peer's `Open` shows what it is; see :mod:`hbshim.messaging.amqp1.profiles`.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _other_peer(stream: EngineStream, profiles: Profiles, expected: Profile) -> 
     over = stream.over
     error = over.error if isinstance(over, Closed) else None
     if error is not None and str(error.condition) == _POLICY and not expected.routes:
-        # A router that refuses a virtual host need not say what it is.
+        # A router that refuses a virtual host need not show what it is.
         return profiles.router()
     return None
 

@@ -58,7 +58,7 @@ _EVERY_RESEND = {
 }
 
 #: What is sent again unmarked was certainly received by no server. What is marked may have been,
-#: and its receiver can tell: :attr:`hbshim.messaging.base.Incoming.may_have_run`.
+#: and its receiver knows that: :attr:`hbshim.messaging.base.Incoming.may_have_run`.
 TABLE: Mapping[Outcome, Mapping[Pattern, Action]] = {
     Outcome.ACCEPTED: {
         Pattern.CALL: Action.WAIT,

@@ -1,6 +1,6 @@
 """What differs between the peers of the driver: a broker with queues, or a router.
 
-The peer's `Open` says which one it is. `Open` of this side, which is sent before, has the virtual
+The peer's `Open` shows which one it is. `Open` of this side, which is sent before, has the virtual
 host in another form for each. So the first connection to a host may be opened twice.
 """
 

@@ -25,7 +25,7 @@ class Held:
     @property
     def withdrawn(self) -> bool:
         """Whether its sender has settled it: it wants it no more."""
-        # Where the sender's connection was lost, the router says `modified`. The sender may be
+        # Where the sender's connection was lost, the router reports `modified`. The sender may be
         # there again, and waits for the reply.
         return self.delivery.settled and not isinstance(self.delivery.state, Modified)
 

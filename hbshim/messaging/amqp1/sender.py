@@ -1,4 +1,4 @@
-"""Sends casts, notifications and replies, and does what the table of outcomes says.
+"""Sends casts, notifications and replies, and acts by the table of outcomes.
 
 See :mod:`hbshim.messaging.amqp1.outcomes`.
 """

@@ -190,7 +190,7 @@ class EngineStream(ByteStream[bytes]):
 
 
 def described(error: Error) -> str:
-    """Return what the peer reported, as errors say it."""
+    """Return what the peer reported, for the text of an error."""
     return f"{error.description or 'no reason given'} ({error.condition})"
 
 

@@ -29,7 +29,7 @@ class Backend:
         tls: whether connections use TLS.
         tls_options: see :meth:`hbshim.messaging.options.MessagingOptions.tls`.
         direct_notifications: notifications may go to a router, which stores none.
-        is_router: its options say that it is a router. False: this is known once it is connected.
+        is_router: it is a router by its options. False: this is known once it is connected.
     """
 
     scheme: str

@@ -34,7 +34,7 @@ class Arrived:
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether its sender waits until this process says that it has begun or handled it."""
+        """Whether its sender waits until this process reports that it has begun or handled it."""
         return bool(self.client and self.header.flags & Flag.ACKNOWLEDGED)
 
     @property

@@ -85,7 +85,7 @@ DONE = Reply("result", Payload(b""))
 
 
 def reasons_of(outcomes: Collection[Outcome]) -> str:
-    """Return what several hosts have answered, as errors say it."""
+    """Return what several hosts have answered, for the text of an error."""
     return ", ".join(sorted(each.value for each in outcomes))
 
 

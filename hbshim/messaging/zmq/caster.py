@@ -1,6 +1,6 @@
 """CAST: from a thread of the application to a server that does not answer.
 
-Where the directory says that a host has the server, and at which address it takes casts, the cast
+Where the directory has the server of a host, and the address at which it takes casts, the cast
 goes over a one-way connection. A host of which only an address is known may not have the server,
 and over one way the cast would be lost silently; so there its proxy acknowledges it. With the
 option `rpc_use_acks` the server does.

@@ -108,7 +108,7 @@ class Connector:
         return True
 
     def update(self, record: HostRecord) -> None:
-        """Note what the directory says now of a host that is connected: the key may be new."""
+        """Note the directory's current record of a host that is connected: the key may be new."""
         link = self._links.get(record.addresses.get(self._pipeline, ""))
         if link is not None:
             link.record = record
@@ -173,7 +173,7 @@ class Connector:
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             return Outcome.NOT_ALLOWED
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            # A proxy says no more to a client that expects another key.
+            # A proxy sends nothing more to a client that expects another key.
             link.ended += value in (errno.EPIPE, errno.ECONNRESET)
             if link.ended < _ENDED_HANDSHAKES:
                 return None

@@ -35,7 +35,7 @@ class ZmqDriver(WaitsInThread):
     """See :class:`hbshim.messaging.base.Driver`. It connects when it is first used.
 
     Parameters:
-        directory: says which hosts serve a target.
+        directory: knows which hosts serve a target.
         curve: the keys, for encrypted connections to proxies.
         name: of its hosts or its directory, for people, without credentials.
     """

@@ -58,7 +58,7 @@ def zmq_keys(name: str, folder: Path, force: bool) -> None:
 
 
 def _write(path: Path, text: str, mode: int, *, force: bool) -> None:
-    """Make a file; replace one only if `force` says so, and then as a whole.
+    """Make a file; replace one only with `force`, and then as a whole.
 
     Raises:
         OptionError: it is there, or cannot be made.

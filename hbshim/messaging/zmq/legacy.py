@@ -176,7 +176,7 @@ def driver_options(sections: Sections) -> dict[str, object]:
 
 
 def warnings(sections: Sections) -> list[str]:
-    """Return a sentence for each former option that is set and does not do what it says."""
+    """Return a sentence for each former option that is set and has another effect here."""
     found = []
     for each in OPTIONS:
         text = sections.get(each.section, {}).get(each.name)

@@ -1,6 +1,6 @@
-"""The directory in which a proxy and the servers of its host meet, and who may enter it.
+"""The directory in which a proxy and the servers of its host meet, and the users that may enter it.
 
-It belongs to one user, or with ``zmq_ipc_group`` to a group of users who trust each other. Without
+It belongs to one user, or with ``zmq_ipc_group`` to a group of users that trust each other. Without
 ZeroMQ's library.
 """
 
@@ -35,7 +35,7 @@ def ipc_path(directory: str, name: str) -> str:
 
 
 def default_ipc_directory() -> str:
-    """Return where proxy and servers of this user meet unless they are told."""
+    """Return the directory where proxy and servers of this user meet by default."""
     if os.getuid() == 0:
         return "/run/hbshim-zmq"
     runtime = os.environ.get("XDG_RUNTIME_DIR")

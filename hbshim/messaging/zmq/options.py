@@ -75,7 +75,7 @@ def _path(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ZmqOptions(MessagingOptions):
-    """What the driver over ZeroMQ can be told. Immutable; build it with :meth:`load`.
+    """The options of the driver over ZeroMQ. Immutable; build it with :meth:`load`.
 
     Raises:
         OptionError: a value is not acceptable, or two options contradict each other.

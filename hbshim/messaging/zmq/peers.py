@@ -1,7 +1,7 @@
 """The proxies that a client is connected to, as the I/O thread sees them: CALL.
 
 One router reaches all hosts that the directory names. A host that only an address is known of has
-a router of its own, because nothing else says which host answers there.
+a router of its own, because nothing else identifies the host that answers there.
 
 A request that was certainly not handed over ends as UNREACHABLE, BUSY or UNKNOWN, and may go to
 another host. One whose server is gone ends as LOST, and one whose proxy is gone as CUT. Where only
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PING_EVERY = 0.5
 
 #: Seconds without a connection after which a proxy counts as dead: calls that were handed to it
-#: fail. It may return earlier, and then a restarted one says so by its incarnation.
+#: fail. It may return earlier, and then a restarted one is known by its incarnation.
 DEAD_AFTER = 1.0
 
 #: Seconds that a request waits for a proxy which is not connected yet, from the loss of the
@@ -85,7 +85,7 @@ class _Peer:
     """One proxy.
 
     Attributes:
-        routing_id: None until it has said who it is.
+        routing_id: None until it has identified itself.
         up: it is connected and has said HELLO, or BYE.
         leaving: it stops, and takes nothing new.
         down_since: of ``time.monotonic()``.
@@ -284,7 +284,7 @@ class Peers:
             peer.waiting.remove(request)
             self._report(request, peer.refusal or Outcome.UNREACHABLE)
 
-    # -- what a proxy says ---------------------------------------------------
+    # -- messages of a proxy ---------------------------------------------------
 
     def _on_shared(self, message: list[bytes]) -> None:
         peer = self._by_routing_id.get(message[0])

@@ -1,6 +1,6 @@
 """The pools of the listeners to notifications, as a sender that waits for acknowledgements needs.
 
-The directory names the hosts, and the listeners on each; their proxies say in which pool each
+The directory names the hosts, and the listeners on each; their proxies report in which pool each
 listener is, and are asked once. Where only the addresses of hosts are known, each is asked again
 and again. A pool that is not found gets nothing, so a proxy that does not answer is waited for.
 """

@@ -245,7 +245,7 @@ class Pusher:
         self._peers = {name: each for name, each in self._peers.items() if each is not peer}
         peer.ready = False
         if peer.kept:
-            # Those that wait for it are told; the others have the linger time.
+            # Those that wait for it are notified; the others have the linger time.
             for cast in [each for each in peer.kept if each.done is not None]:
                 self._give_up(peer, cast)
             self._leaving.add(peer)

@@ -1,4 +1,4 @@
-"""What senders ask the directory for: the hosts that may have listeners to a topic."""
+"""Looks up in the directory, for senders, the hosts that may have listeners to a topic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.directory import Routes
 from hbshim.messaging.zmq.wording import NOTHING_KNOWN
 
-#: Seconds that a proxy may take to say which listeners it has; then those of the others are used.
+#: Seconds that a proxy may take to report its listeners; then those of the others are used.
 ANSWER_WITHIN = 1.0
 
 

@@ -123,9 +123,9 @@ def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
         # A subscriber that does not keep up is an error at the sender, once, and not silence.
         options[zmq.XPUB_NODROP] = 1
     if role in ("client-call", "proxy-servers"):
-        # The peer notices each new connection, and says who it is.
+        # The peer notices each new connection, and identifies itself.
         options[zmq.PROBE_ROUTER] = 1
-    # A connection whose peer says nothing is given up, and made again: heartbeats begin with the
+    # A connection whose peer sends nothing is given up, and made again: heartbeats begin with the
     # end of the handshake. By itself a client would wait for 30 s, and the pauses in which the
     # kernel repeats its first packet double.
     options[zmq.HANDSHAKE_IVL] = HANDSHAKE_WITHIN

@@ -127,7 +127,7 @@ class Subscriber:
         frames.check(body, frames.BODY_LIMIT)
         if len(sender) != INSTANCE_SIZE or header.kind not in _KINDS:
             raise frames.FrameError("not a publication")
-        # A subscription is a beginning; and what the header says decides what is called.
+        # A subscription is a beginning; and the header decides what is called.
         if subscription not in self._subscriptions or not subscription.startswith(
             header.key + b"/"
         ):

@@ -9,7 +9,7 @@ from hbshim.errors import OptionError
 from hbshim.messaging.target import Target, described
 from hbshim.messaging.zmq.frames import FrameError
 
-#: Why nothing was sent, where nothing but the directory could say who serves a target.
+#: Why nothing was sent, where only the directory could name the hosts that serve a target.
 NOTHING_KNOWN = "the directory cannot be reached, and nothing is known of it"
 
 

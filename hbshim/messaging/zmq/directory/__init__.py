@@ -80,7 +80,7 @@ class Reader(Protocol):
     def routes(self, key: bytes, deadline: float) -> Routes:
         """Return the hosts that serve `key`; from memory where it is known.
 
-        It raises nothing: a directory that cannot be reached says so in what it returns.
+        It raises nothing: a directory that cannot be reached reports that in what it returns.
 
         Parameters:
             deadline: of ``time.monotonic()``, for a first lookup.
@@ -88,7 +88,7 @@ class Reader(Protocol):
         ...
 
     def forget(self, key: bytes, host: str) -> None:
-        """Drop a host from what is known of `key`: it says itself that it does not serve it."""
+        """Drop a host from what is known of `key`: it has rejected it."""
         ...
 
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
@@ -110,7 +110,7 @@ class Reader(Protocol):
 class Directory(Reader, Protocol):
     """What a proxy needs of a directory. No method waits for longer than its deadline.
 
-    Where the directory cannot be reached, the backend keeps what it was told and writes it later;
+    Where the directory cannot be reached, the backend keeps the changes and writes them later;
     so a proxy starts, and serves known routes, without it.
     """
 

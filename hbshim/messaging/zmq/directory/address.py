@@ -75,7 +75,7 @@ class Address:
 
 
 def read_address(url: str) -> Address:
-    """Return what the URL of a directory says; ``hbzmq+`` before its scheme is accepted.
+    """Parse the URL of a directory; ``hbzmq+`` before its scheme is accepted.
 
     Options in its query that belong to a driver are ignored here.
 

@@ -10,7 +10,7 @@ from hbshim.messaging.zmq.directory import HostRecord, Pipeline, Route, Routes
 class Addresses:
     """See :class:`hbshim.messaging.zmq.directory.Reader`.
 
-    Every host may serve every key; the proxy there says whether it does.
+    Every host may serve every key; the proxy there rejects it if it does not.
 
     Parameters:
         hosts: each with the address of each pipeline.

@@ -17,7 +17,7 @@ from hbshim.messaging.zmq.directory import Route
 from hbshim.messaging.zmq.directory.settings import RENEWALS
 
 #: Seconds for which it is believed that no host serves a key, unless a change is announced; and
-#: for which a host that does not serve a key, as it says itself, is not offered again.
+#: for which a host that has rejected a key is not offered again.
 NEGATIVE = 1.0
 
 #: Seconds after which a key that is not used is no longer kept up to date.
@@ -146,7 +146,7 @@ class RouteCache:
         """Note that the directory has answered.
 
         Parameters:
-            epoch: another one says that it has lost its data since; None: that it has none.
+            epoch: another one shows that it has lost its data since; None: that it has none.
         """
         hung = now - self._answered > self._lease - self._lease / RENEWALS
         if epoch is None:

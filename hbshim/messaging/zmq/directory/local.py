@@ -1,6 +1,6 @@
 """A directory that the proxies of one machine write: a file for each host, in one folder.
 
-It is what one machine uses unless it is told of another one. The folder has mode 0700 and a file
+It is the default of one machine. The folder has mode 0700 and a file
 0600; a file is replaced as a whole; each host is written by one process, which holds a lock on it.
 A lease ends by the machine's own monotonic clock, which all of its processes share.
 """

@@ -19,7 +19,7 @@ from hbshim.runtime.unpatched import allocate_lock
 #: Seconds between two checks for changes, while something watches.
 POLL = 0.1
 
-#: Seconds that a file must have been left alone for its times to tell of every change: a kernel
+#: Seconds that a file must have been left alone for its times to show every change: a kernel
 #: counts them in steps of up to 10 ms.
 SETTLED = 0.05
 

@@ -1,4 +1,4 @@
-"""What a directory is told beside its address."""
+"""The settings of a directory beside its address."""
 
 from __future__ import annotations
 

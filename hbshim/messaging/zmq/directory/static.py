@@ -25,7 +25,7 @@ from hbshim.messaging.zmq.directory.polled import Listed, PolledDirectory, Unusa
 from hbshim.messaging.zmq.directory.records import RecordError, is_name, record_of
 from hbshim.messaging.zmq.frames import VERSION, FrameError, key_of
 
-#: Of a record here: a proxy says its own in its HELLO.
+#: Of a record here: a proxy reports its own in its HELLO.
 INCARNATION = "static"
 
 #: The longest file, in bytes.

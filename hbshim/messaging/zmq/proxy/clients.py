@@ -25,7 +25,7 @@ RETRY_AFTER = 0.01
 #: Seconds for which replies are held for a client that has lost its connection.
 REPLY_GRACE = 30.0
 
-#: Clients that are told when the proxy stops, and whose requests are numbered: the latest.
+#: Clients that are notified when the proxy stops, and whose requests are numbered: the latest.
 CLIENTS_KEPT = 10_000
 
 #: How the ids begin that a router gives to connections. Those that clients choose begin otherwise.

@@ -64,7 +64,7 @@ _WITHDRAW_WITHIN = 2.0
     type=click.FloatRange(0, 86400),
     default=30.0,
     show_default=True,
-    help="Seconds for calls that run when it is told to stop.",
+    help="Seconds for calls that still run when it stops.",
 )
 @click.option("--status", is_flag=True, help="Print the figures of the proxy that runs here.")
 @click.option("--json", "as_json", is_flag=True, help="With --status: as JSON.")
@@ -155,7 +155,7 @@ def _with_keys(settings: ProxySettings, options: ZmqOptions, *, warn: bool) -> P
     """Return the settings with what CURVE needs, where it is on.
 
     Raises:
-        OptionError: the key cannot be used, or it is not said who may connect.
+        OptionError: the key cannot be used, or nothing names the clients that may connect.
     """
     secret = options.secret_key()
     if secret is None:

@@ -140,7 +140,7 @@ class DispatchTable:
             server.outstanding[call] = client, until
 
     def forget(self, call: bytes) -> None:
-        """A copy of a request has come, so the loss of an earlier one says nothing."""
+        """A copy of a request has come, so the loss of an earlier one means nothing."""
         for server in self.servers:
             self.answered(server, call)
 

@@ -27,7 +27,7 @@ PROCESSES: tuple[ProcessName, ...] = ("requests", "fanout", "notify")
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
-    """What a proxy is told.
+    """The settings of a proxy.
 
     Attributes:
         host: its name.
@@ -61,7 +61,7 @@ class Server(Protocol):
 
     #: What it listens at, as a sentence has it.
     description: str
-    #: It has ended without being told to.
+    #: It has ended by itself.
     failed: bool
 
     def stop(self, grace: float) -> None:

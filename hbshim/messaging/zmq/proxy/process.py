@@ -1,4 +1,4 @@
-"""One process of a proxy: it binds, reports that it is ready, and stops when it is told to."""
+"""One process of a proxy: it binds, reports that it is ready, and stops on command."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def run(
     """Run one process until SIGTERM or SIGINT; a second one ends it at once.
 
     Parameters:
-        make: opens its sockets; with CURVE, what says who may connect is open before.
-        grace: seconds for what it still has to do when it is told to stop.
+        make: opens its sockets; with CURVE, what answers which clients may connect is open before.
+        grace: seconds for what it still has to do when it has to stop.
         report: takes what it listens at, when it is ready.
 
     Raises:
@@ -94,7 +94,7 @@ def run(
         loop.end()
         log_problems(metrics)
         if server.failed:
-            raise EndedError(f"the process for {name} ended without being told to")
+            raise EndedError(f"the process for {name} ended by itself")
     finally:
         os.close(lock)
 

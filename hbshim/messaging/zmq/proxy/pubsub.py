@@ -51,7 +51,7 @@ class PubSubProxy:
 
     Parameters:
         pipeline: which one.
-        access: says who may connect; None: everyone, without encryption.
+        access: decides which clients may connect; None: all of them, without encryption.
 
     Raises:
         OptionError: an address cannot be bound.
@@ -111,7 +111,7 @@ class PubSubProxy:
             self._loop.post(self._on_end)
 
     def _on_end(self) -> None:
-        # If it was not told to, the process fails, and the supervisor starts another one.
+        # If no command ended it, the process fails, and the supervisor starts another one.
         self.failed = not self._stopping
         self._loop.stop()
 

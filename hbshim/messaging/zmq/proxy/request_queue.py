@@ -46,7 +46,7 @@ class Waiting:
 
     @property
     def is_one_way(self) -> bool:
-        """Whether its sender cannot be told that there is no space."""
+        """Whether its sender cannot be notified that there is no space."""
         return not (self.client or self.header.flags & Flag.WANTS_ACK)
 
     def left(self, now: float) -> int:

@@ -48,7 +48,7 @@ _STOP_CHECK = 0.05
 _CASTS_END = 0.25
 
 #: Seconds after its start in which the servers of a proxy may not have connected again: it keeps
-#: casts to them, and does not say yet that a key has no listeners.
+#: casts to them, and does not report yet that a key has no listeners.
 _GATHERING = 2.0
 
 #: Seconds after its start in which the listeners of a proxy that was restarted connect again:
@@ -64,7 +64,7 @@ class RequestProxy:
 
     Parameters:
         directory: where servers are registered; None: clients find the host by its address.
-        access: says who may connect; None: everyone, without encryption.
+        access: decides which clients may connect; None: all of them, without encryption.
 
     Raises:
         OptionError: an address cannot be bound.

@@ -1,4 +1,4 @@
-"""The servers of a proxy's host: what is handed to them, and what they say.
+"""The servers of a proxy's host: what is handed to them, and what they report.
 
 What is decided, :mod:`dispatch_table` decides, and what waits, waits in :mod:`request_queue`.
 Everything here runs in the thread of the loop.
@@ -116,7 +116,7 @@ class Servers:
                     self._queue.put_back(key, waiting)
                     break
 
-    # -- what they say -------------------------------------------------------
+    # -- what they report -------------------------------------------------------
 
     def on_message(self, message: list[bytes]) -> None:
         """Take a message of one of them."""

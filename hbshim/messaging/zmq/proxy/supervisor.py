@@ -172,7 +172,7 @@ class Supervisor:
                 self._read(key.data)
 
     def _read(self, process: _Process) -> None:
-        """Take the only line of a process, which says what it listens at, or why it cannot."""
+        """Take the only line of a process: what it listens at, or why it cannot."""
         assert process.running is not None
         assert process.running.stdout is not None
         line = process.running.stdout.readline().rstrip("\n")

@@ -151,8 +151,10 @@ class Faults(threading.Thread):
     def _all_sendings(self) -> list[Any]:
         state = self._driver._sender.pool._state
         sending = self._driver._caller._sending
-        entries = [*list(state.idle), *list(state.checked_out.values())]
-        return [each.item for each in entries] + ([sending] if sending is not None else [])
+        used = [claim.entry for claim in list(state.checked_out.values())]
+        entries = [*list(state.idle.values()), *used]
+        pooled = [each.item for each in entries if each is not None]
+        return pooled + ([sending] if sending is not None else [])
 
 
 def _block(connection: Any, blocked: bool) -> None:

@@ -30,7 +30,7 @@ from hbshim.messaging.amqp.replies import DirectReplies
 from hbshim.messaging.amqp.topology import DIRECT, Declaring, Subscription
 from hbshim.messaging.backoff import TOO_LITTLE, retrying
 from hbshim.messaging.connecting import may_connect_yet
-from hbshim.messaging.pool import Pool
+from hbshim.messaging.pool import Lease, Pool
 from hbshim.protocol.messages import Message
 
 T = TypeVar("T")
@@ -107,17 +107,13 @@ class Sending:
             self.declared.add(subscription.queue.name)
 
 
-class _Checkout:
+class _Checkout(Lease[Sending]):
     """Checks a connection out for a `with` block; a generator would take three times as long."""
 
-    __slots__ = ("_pool", "_sending", "_timeout")
-
-    def __init__(self, pool: Pool[Sending], timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout
+    __slots__ = ("_sending",)
 
     def __enter__(self) -> Sending:
-        self._sending = self._pool.acquire(self._timeout)
+        self._sending = super().__enter__()
         return self._sending
 
     def __exit__(
@@ -126,11 +122,10 @@ class _Checkout:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        sending = self._sending
-        was_used = sending.used
+        was_used = self._sending.used
         if error is None:
-            sending.used = True
-        self._pool.release(sending, kind is not None and not issubclass(kind, Exception))
+            self._sending.used = True
+        super().__exit__(kind, error, trace)
         if was_used and isinstance(error, ConnectionLostError):
             raise _StaleConnectionError(str(error)) from error
 

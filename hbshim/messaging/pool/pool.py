@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic
+from typing import Generic, TypeVar
 
-from hbshim.errors import PoolTimeoutError
+from hbshim.errors import PoolError, PoolTimeoutError
 from hbshim.messaging.pool.state import (
     Claim,
     Entry,
     PoolStatistics,
     Reason,
+    Returned,
     State,
     T,
-    Waiter,
     not_checked_out_error,
-    pool_closed_error,
 )
+from hbshim.runtime.exclusive import OCCUPIED
+
+R = TypeVar("R")
 
 #: Seconds that one caller spends on closing connections that others released.
 CLOSE_BUDGET = 0.1
@@ -101,13 +105,15 @@ class Pool(Generic[T]):
             PoolError: the pool is closed.
             Exception: an error of `create`.
         """
-        state = self._process_state()
+        return self.fulfil(Claim(), timeout)
+
+    def fulfil(self, claim: Claim[T], timeout: float | None) -> T:
+        """Check a connection out for `claim`; see :meth:`acquire`."""
+        state = claim.state = self._process_state()
         began = now = self._clock()
         deadline = began + (self._timeout if timeout is None else timeout)
-        claim = Claim[T]()
         try:
-            with state.lock:
-                state.take(now, claim)
+            self._exclusively(state, lambda: state.take(now, claim))
             if claim.waiter is not None:
                 self._wait(state, claim, deadline - began)
                 now = self._clock()
@@ -118,43 +124,49 @@ class Pool(Generic[T]):
                 reason = self._reason_to_close(claim.entry, now)
                 if reason is None:
                     return claim.entry.item
-                with state.lock:
-                    state.replace(claim, reason)
+                self._exclusively(state, lambda: state.replace(claim, reason))  # noqa: B023
                 self._process_returned(state)
-            if state.is_closed:
-                raise pool_closed_error()
+            state.require_open()
             left = deadline - self._clock()
             if left <= 0:
                 raise self._timeout_error(state)
             try:
-                item = self._create(left)
+                # No other call before it is stored: an interrupt would leave it open.
+                item = claim.opened = self._create(left)
             except Exception as error:
                 state.create_error = (error, self._clock())
                 raise
             state.create_error = None
-            claim.entry = Entry(item, self._clock())
-            with state.lock:
-                state.add_created(claim.entry)
-            # Connections to close wait for the next release: little time may be left now.
-            self._process_returned(state, closing=False)
-            if state.is_closed:
-                raise pool_closed_error()
+            state.add_created(claim, self._clock())
+            state.require_open()
         except BaseException:
-            self._give_up(state, claim)
+            self.give_up(claim)
             raise
-        return claim.entry.item
+        return item
 
-    def _give_up(self, state: State[T], claim: Claim[T]) -> None:
-        """Return what an acquire() has taken that ends with an error."""
-        waiter, entry = claim.waiter, claim.entry
-        if waiter is not None:
-            if not self._leave_queue(state, waiter):
-                self._return(state, waiter.entry, dead=False)
-        elif claim.taken:
-            if entry is not None:
-                # An interrupt may have come before `add_created`.
-                state.checked_out.setdefault(id(entry.item), entry)
-            self._return(state, entry, dead=True)
+    def give_up(self, claim: Claim[T], *, closing: bool = True) -> None:
+        """Return what `claim` still has, as an :meth:`acquire` that ends with an error does.
+
+        Parameters:
+            claim: of any call of this pool; idempotent.
+            closing: whether to close discarded connections.
+        """
+        state = claim.state
+        if state is None or state.pid != os.getpid():
+            return
+        try:
+            if claim.waiter is not None:
+                # Of a waiter that was served, nothing has used the connection yet.
+                if not self._leave_queue(state, claim):
+                    self._return(state, claim, dead=False)
+                return
+            if claim.opened is not None:
+                state.add_created(claim, self._clock())
+            if claim.taken:
+                self._return(state, claim, dead=True)
+        finally:
+            claim.lease = None
+            self._process_returned(state, closing=closing)
 
     def release(self, item: T, broken: bool = False) -> None:
         """Return a connection to the pool. Waits for nothing but `is_dead` and `close`.
@@ -167,8 +179,8 @@ class Pool(Generic[T]):
             PoolError: the connection is not checked out of this pool.
         """
         state = self._process_state()
-        entry = state.checked_out.get(id(item))
-        if entry is None:
+        claim = state.checked_out.get(id(item))
+        if claim is None:
             # A forked child releases a connection of its parent, which is dropped already.
             if state.inherited.pop(id(item), None) is None:
                 raise not_checked_out_error()
@@ -176,25 +188,25 @@ class Pool(Generic[T]):
         try:
             dead = broken or self._check_dead(item)
         except BaseException:
-            self._return(state, entry, dead=True)
+            self._return(state, claim, dead=True)
             raise
-        self._return(state, entry, dead)
+        self._return(state, claim, dead)
 
     def close(self) -> None:
         """Close the pool: idle connections now, the others at their release."""
         state = self._process_state()
-        with state.lock:
-            state.close_all()
+        self._exclusively(state, state.close_all)
         self._process_returned(state, all_of_them=True)
 
     def statistics(self) -> PoolStatistics:
         """Return the size of the pool, and its counters in this process."""
         state = self._process_state()
-        with state.lock:
+
+        def read() -> PoolStatistics:
             state.process_returned()
-            statistics = state.statistics()
-        self._process_returned(state)
-        return statistics
+            return state.statistics()
+
+        return self._exclusively(state, read)
 
     def _process_state(self) -> State[T]:
         """Return the state of this process, found by its id: a fork in C runs no callback."""
@@ -207,65 +219,123 @@ class Pool(Generic[T]):
         agreed = state.child_states.setdefault(mine.pid, mine)
         self._state = agreed
         if agreed is mine and self._drop_inherited is not None:
-            for entry in (*state.idle, *state.to_close, *state.checked_out.values()):
+            used = [claim.entry for claim in state.checked_out.values()]
+            for entry in (*state.idle.values(), *state.to_close, *used):
                 with contextlib.suppress(Exception):
-                    self._drop_inherited(entry.item)
+                    if entry is not None:
+                        self._drop_inherited(entry.item)
         return agreed
+
+    def _exclusively(self, state: State[T], change: Callable[[], R]) -> R:
+        """Return what `change` returns, which no other thread runs meanwhile."""
+        try:
+            result = state.section.run(change, None)
+        finally:
+            # What came while this thread was inside, also if it was interrupted.
+            if state.returned:
+                self._process_returned(state, closing=False)
+        if result is OCCUPIED:
+            raise PoolError(
+                "this call comes from a finalizer or signal handler that has interrupted a call of "
+                "the same pool; have another thread do it, or do it later"
+            )
+        return result
 
     def _wait(self, state: State[T], claim: Claim[T], timeout: float) -> None:
         waiter = claim.waiter
         assert waiter is not None, "only a claim that waits has one"
         self._process_returned(state)
         served = waiter.wakeup.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
-        if not served and self._leave_queue(state, waiter):
-            claim.waiter = None
+        if served:
+            claim.entry, claim.waiter, claim.taken = waiter.entry, None, True
+        elif self._leave_queue(state, claim):
             raise self._timeout_error(state)
-        claim.entry, claim.waiter, claim.taken = waiter.entry, None, True
 
-    def _leave_queue(self, state: State[T], waiter: Waiter[T]) -> bool:
-        """Return True if the wait ends without a connection, False if the waiter is served.
+    def _leave_queue(self, state: State[T], claim: Claim[T]) -> bool:
+        """Return True if the wait ends without a connection; else `claim` has what was served.
 
-        Served, it does not wait for the wake-up: that may have come before an interrupt, and does
-        not come from a thread that was interrupted.
+        It does not wait for the wake-up: that may have come before an interrupt, and does not come
+        from a thread that was interrupted.
         """
-        if waiter.end(served=False):
-            with contextlib.suppress(ValueError):
-                state.waiters.remove(waiter)
-            return True
-        return False
+        waiter = claim.waiter
+        assert waiter is not None, "only a claim that waits has one"
+        if not waiter.give_up():
+            claim.entry, claim.waiter, claim.taken = waiter.entry, None, True
+            return False
+        with contextlib.suppress(ValueError):
+            state.waiters.remove(waiter)
+        claim.waiter = None
+        return True
 
-    def _return(self, state: State[T], entry: Entry[T] | None, dead: bool) -> None:
-        if entry is not None:
-            entry.released, key = self._clock(), id(entry.item)
-            # Atomic: the second of two releases of one connection gets the error. No call between
-            # this and the next statement: an exception of a signal handler would lose the slot.
+    def _return(self, state: State[T], claim: Claim[T], dead: bool) -> None:
+        entry = claim.entry
+        returned = Returned(entry, dead)
+        try:
+            if entry is None:
+                claim.taken, claim.lease = False, None
+                state.returned.append(returned)
+                return
+            key = id(entry.item)
+            entry.released = self._clock()
+            # Of two releases of one connection, the second gets the error.
+            if state.checked_out.get(key) is not claim:
+                raise not_checked_out_error()
+            del state.checked_out[key]
+            claim.taken, claim.lease = False, None
+            state.returned.append(returned)
+        finally:
             try:
-                del state.checked_out[key]
-            except KeyError:
-                raise not_checked_out_error() from None
-        state.returned.append((entry, dead))
-        self._process_returned(state)
+                self._process_returned(state)
+            finally:
+                # Interrupted, a waiter would not be served before the next call.
+                if state.returned:
+                    self._hand_over(state)
 
     def _process_returned(
         self, state: State[T], *, closing: bool = True, all_of_them: bool = False
     ) -> None:
-        """Process what was returned while this thread held the lock, then close connections.
+        """Process what was returned while another call was inside, then close connections.
 
         Parameters:
             closing: whether to close discarded connections.
             all_of_them: close all of them; otherwise stop after `CLOSE_BUDGET` seconds and
                 leave the rest to the next caller.
         """
-        # `with`, because a signal handler may raise between acquire() and a `try`.
-        while state.returned and not state.lock.locked():
-            with state.lock:
-                state.process_returned()
+        try:
+            self._hand_over(state)
+        finally:
+            if state.returned:
+                self._hand_over(state)
         if not (closing and state.to_close):
             return
         until = self._clock() + CLOSE_BUDGET
         while state.to_close and (all_of_them or self._clock() < until):
-            with contextlib.suppress(Exception):
-                self._close(state.to_close.popleft().item)
+            self._close_one(state)
+
+    def _hand_over(self, state: State[T]) -> None:
+        # A call that is inside does it itself.
+        while state.returned and not state.section.occupied:
+            state.section.run(state.process_returned)
+
+    def _close_one(self, state: State[T]) -> None:
+        try:
+            entry = state.to_close[0]
+        except IndexError:
+            return  # another thread closes it
+        begun = False
+        try:
+            state.to_close.remove(entry)
+            begun = True
+            self._close(entry.item)
+        except Exception as error:
+            # An error of `close` is ignored. Not one that came before it.
+            if not begun and not isinstance(error, ValueError):
+                state.to_close.append(entry)
+                raise
+        except BaseException:
+            # Perhaps it is still open: the next caller closes it.
+            state.to_close.append(entry)
+            raise
 
     def _reason_to_close(self, entry: Entry[T], now: float) -> Reason | None:
         if self._check_dead(entry.item):
@@ -279,10 +349,8 @@ class Pool(Generic[T]):
             return True
 
     def _timeout_error(self, state: State[T]) -> PoolTimeoutError:
-        with state.lock:
-            state.timeouts += 1
-            statistics = state.statistics()
-        self._process_returned(state)
+        state.timeouts += 1
+        statistics = state.statistics()
         failed = state.create_error
         recently = failed is not None and self._clock() - failed[1] < CREATE_ERROR_VALID_FOR
         if failed is not None and recently and not statistics.checked_out:
@@ -300,17 +368,24 @@ class Pool(Generic[T]):
 
 
 class Lease(Generic[T]):
-    """A context manager that acquires a connection and releases it; see :meth:`Pool.lease`."""
+    """A context manager that acquires a connection and releases it; see :meth:`Pool.lease`.
 
-    __slots__ = ("_item", "_pool", "_timeout")
+    An interrupt may come before the first line of the block, or of `__exit__`. Then the connection
+    is returned when the lease is deleted.
+    """
+
+    __slots__ = ("__weakref__", "_claim", "_pool", "_timeout")
 
     def __init__(self, pool: Pool[T], timeout: float | None) -> None:
+        self._claim: Claim[T] = Claim()
         self._pool = pool
         self._timeout = timeout
 
     def __enter__(self) -> T:
-        self._item = self._pool.acquire(self._timeout)
-        return self._item
+        # Not `__del__`, which would swallow an interrupt at the end of each block.
+        abandon = functools.partial(_abandon, self._pool, self._claim)
+        self._claim.lease = weakref.ref(self, abandon)
+        return self._pool.fulfil(self._claim, self._timeout)
 
     def __exit__(
         self,
@@ -318,4 +393,13 @@ class Lease(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pool.release(self._item, exc_type is not None and not issubclass(exc_type, Exception))
+        entry = self._claim.entry
+        # The garbage collector, which ends a generator, may have deleted the lease before.
+        if entry is not None and self._claim.taken:
+            broken = exc_type is not None and not issubclass(exc_type, Exception)
+            self._pool.release(entry.item, broken)
+
+
+def _abandon(pool: Pool[T], claim: Claim[T], _lease: object) -> None:
+    # The garbage collector calls it in any thread, which must not wait.
+    pool.give_up(claim, closing=False)

@@ -1,13 +1,16 @@
-"""The state of a pool in one process, and its changes, each made with the lock held."""
+"""The state of a pool in one process, and its changes, each made by one thread at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from hbshim.errors import PoolError
+from hbshim.runtime.exclusive import ExclusiveSection
 
 T = TypeVar("T")
 
@@ -55,17 +58,37 @@ class Entry(Generic[T]):
         self.created = self.released = now
 
 
+class Returned(Generic[T]):
+    """What was returned and is not processed yet.
+
+    Attributes:
+        entry: the connection; None for a free slot.
+        dead: it no longer works.
+    """
+
+    __slots__ = ("dead", "entry")
+
+    def __init__(self, entry: Entry[T] | None, dead: bool) -> None:
+        self.entry = entry
+        self.dead = dead
+
+
 #: The key of how a wait has ended.
-_SERVED = "served"
+_ENDED_BY = "ended by"
 
 
 class Waiter(Generic[T]):
-    """A caller that waits on the lock `wakeup` until it is served."""
+    """A caller that waits on the lock `wakeup` until it is served.
 
-    __slots__ = ("_outcome", "entry", "wakeup")
+    Parameters:
+        claim: of the caller.
+    """
 
-    def __init__(self) -> None:
-        self._outcome: dict[str, bool] = {}
+    __slots__ = ("_outcome", "claim", "entry", "wakeup")
+
+    def __init__(self, claim: Claim[T]) -> None:
+        self._outcome: dict[str, object] = {}
+        self.claim = claim
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
         # None, once the wait has ended, means a free slot: the caller may create a connection.
@@ -76,21 +99,29 @@ class Waiter(Generic[T]):
         """Whether the caller still waits: neither served nor timed out."""
         return not self._outcome
 
-    def end(self, *, served: bool) -> bool:
-        """End the wait; return whether it has ended in this way. The first call decides.
+    def give_up(self) -> bool:
+        """End the wait without a connection; return False if it is served."""
+        return self._end_by(self)
 
-        Atomic, without a lock; called again after an interrupt it returns the same.
-        """
-        return self._outcome.setdefault(_SERVED, served) is served
+    def serve(self, returned: Returned[T]) -> bool:
+        """End the wait with what was returned; return False if it has ended in another way."""
+        return self._end_by(returned)
 
-    def serve(self, entry: Entry[T] | None) -> bool:
-        """Hand over a connection, or a free slot; return False if the waiter has timed out."""
-        # First: a waiter that finds the wait ended by another thread takes what is here.
-        self.entry = entry
-        if not self.end(served=True):
-            return False
-        self.wakeup.release()
-        return True
+    def was_served(self, returned: Returned[T]) -> bool:
+        """Return whether the wait has ended with this, before an interrupt perhaps."""
+        return self._outcome.get(_ENDED_BY) is returned
+
+    def _end_by(self, what: object) -> bool:
+        # Atomic, without a lock: the first call decides. Repeated, it returns the same.
+        return self._outcome.setdefault(_ENDED_BY, what) is what
+
+    def wake(self) -> None:
+        """Wake the caller up; called again after an interrupt it does no harm."""
+        # No call of another function before it: that could be interrupted.
+        try:  # noqa: SIM105
+            self.wakeup.release()
+        except RuntimeError:
+            pass
 
 
 class Claim(Generic[T]):
@@ -100,21 +131,31 @@ class Claim(Generic[T]):
     signal handler, which may come behind any call, finds both or neither.
 
     Attributes:
+        state: of the pool, in the process of the call; None before it has begun.
         waiter: the caller waits, or was served and has not noticed yet.
         taken: the caller has `entry`, or a free slot if that is None.
         entry: the connection.
+        opened: a connection that the caller has created and not added yet.
+        lease: of this call; it gives up the claim when the lease is deleted while this is set.
     """
 
-    __slots__ = ("entry", "taken", "waiter")
+    __slots__ = ("entry", "lease", "opened", "state", "taken", "waiter")
 
     def __init__(self) -> None:
+        self.state: State[T] | None = None
         self.waiter: Waiter[T] | None = None
         self.taken = False
         self.entry: Entry[T] | None = None
+        self.opened: T | None = None
+        self.lease: weakref.ref[Any] | None = None
 
 
 class State(Generic[T]):
-    """The connections and waiters of a pool in one process. Call its methods with `lock` held.
+    """The connections and waiters of a pool in one process. Change it in its `section`.
+
+    An exception may come behind any call. So each change is made by statements without a call
+    between them; a call that makes a change is the last of them. What was returned stays in
+    `returned` until it is processed, and is processed again after an interrupt.
 
     Parameters:
         pid: id of the process.
@@ -128,16 +169,17 @@ class State(Generic[T]):
         self.max_size = max_size
         self.capacity = capacity
         self.stale_after = stale
-        self.lock = threading.Lock()
+        self.section = ExclusiveSection(threading.RLock())
         self.is_closed = False
         self.size = 0
-        # In order of their release: the leftmost has been idle for the longest time.
-        self.idle: deque[Entry[T]] = deque()
-        self.checked_out: dict[int, Entry[T]] = {}
+        # By the id of the connection, in order of their release: the first has been idle for the
+        # longest time.
+        self.idle: dict[int, Entry[T]] = {}
+        self.checked_out: dict[int, Claim[T]] = {}
         self.waiters: deque[Waiter[T]] = deque()
-        # Any thread appends and pops, also without the lock. `returned`: a connection (None for
-        # a free slot), and whether it is dead. `to_close`: connections to close.
-        self.returned: deque[tuple[Entry[T] | None, bool]] = deque()
+        # Any thread appends, also outside of the section.
+        self.returned: deque[Returned[T]] = deque()
+        # Connections to close; any thread appends and removes.
         self.to_close: deque[Entry[T]] = deque()
         self.created = self.closed = self.timeouts = 0
         self.reasons: dict[Reason, int] = {"recycled": 0, "stale": 0, "dead": 0}
@@ -146,7 +188,7 @@ class State(Generic[T]):
         self.create_error: tuple[Exception, float] | None = None
         # Connections that were checked out in the parent process at the fork, and by process id
         # the states of children: the first two threads of a child agree here on one state.
-        self.inherited: dict[int, Entry[T]] = {}
+        self.inherited: dict[int, Claim[T]] = {}
         self.child_states: dict[int, State[T]] = {}
 
     def take(self, now: float, claim: Claim[T]) -> None:
@@ -154,22 +196,29 @@ class State(Generic[T]):
         if self.returned:
             self.process_returned()
         idle = self.idle
-        while idle and now - idle[0].released >= self.stale_after:
+        while idle:
+            key = next(iter(idle))
+            entry = idle[key]
+            if now - entry.released < self.stale_after:
+                break
+            del idle[key]
             self.size -= 1
-            self.discard(idle.popleft(), "stale")
+            self.closed += 1
+            self.reasons["stale"] += 1
+            self.to_close.append(entry)
         if idle:
-            entry = idle[-1]
-            key = id(entry.item)
-            del idle[-1]
-            self.checked_out[key] = claim.entry = entry
-            claim.taken = True
+            key = next(reversed(idle))
+            entry = idle[key]
+            del idle[key]
+            self.checked_out[key] = claim
+            claim.entry, claim.taken = entry, True
             return
         # A closed pool gives a slot at once; the caller then notices, and returns the slot.
         if self.size < self.capacity or self.is_closed:
             self.size += 1
             claim.taken = True
             return
-        claim.waiter = Waiter[T]()
+        claim.waiter = Waiter(claim)
         self.waiters.append(claim.waiter)
 
     def replace(self, claim: Claim[T], reason: Reason) -> None:
@@ -179,62 +228,109 @@ class State(Generic[T]):
         key = id(old.item)
         del self.checked_out[key]
         claim.entry = None
-        self.discard(old, reason)
+        self.closed += 1
+        self.reasons[reason] += 1
+        self.to_close.append(old)
         if not self.idle:
             return
-        entry = self.idle[-1]
-        key = id(entry.item)
-        del self.idle[-1]
+        key = next(reversed(self.idle))
+        entry = self.idle[key]
+        del self.idle[key]
         self.size -= 1
-        self.checked_out[key] = claim.entry = entry
+        self.checked_out[key] = claim
+        claim.entry = entry
 
-    def add_created(self, entry: Entry[T]) -> None:
-        """Add a connection that the caller has created in its slot, as checked out."""
+    def add_created(self, claim: Claim[T], now: float) -> None:
+        """Add a connection that the caller has opened in its slot, as checked out."""
+        item = claim.opened
+        assert item is not None, "nothing was opened"
+        entry, key = Entry(item, now), id(item)
         self.created += 1
-        self.checked_out[id(entry.item)] = entry
+        self.checked_out[key] = claim
+        claim.entry, claim.opened = entry, None
 
     def process_returned(self) -> None:
         """Hand each returned connection to a waiter, or keep it idle, or discard it."""
-        while self.returned:
-            entry, dead = self.returned.popleft()
-            if entry is not None and not dead and not self.is_closed:
-                if self._serve(entry):
-                    continue
-                if len(self.idle) < self.max_size:
-                    self.idle.append(entry)
-                    continue
-            if entry is not None:
-                self.discard(entry, "dead" if dead else None)
-            if not self._serve(None):
-                self.size -= 1
+        returned = self.returned
+        while returned:
+            first = returned[0]
+            entry = first.entry
+            if entry is not None and (first.dead or self.is_closed):
+                self.closed += 1
+                if first.dead:
+                    self.reasons["dead"] += 1
+                # Its slot is left.
+                first.entry = None
+                self.to_close.append(entry)
+            elif not self._serve(first):
+                self._keep(first)
 
-    def _serve(self, entry: Entry[T] | None) -> bool:
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if entry is not None:
-                self.checked_out[id(entry.item)] = entry
-            if waiter.serve(entry):
+    def _serve(self, first: Returned[T]) -> bool:
+        """Hand the first that was returned to a waiter, and remove it; False if none waits."""
+        waiters, entry = self.waiters, first.entry
+        key = 0 if entry is None else id(entry.item)
+        while True:
+            try:
+                waiter = waiters[0]
+            except IndexError:  # also one that has timed out, and removed itself
+                return False
+            # After an interrupt it may have been served, and have released it already.
+            if not waiter.was_served(first):
+                # First: a waiter that finds the wait ended by another thread takes what is here.
+                waiter.entry = entry
+                if entry is not None:
+                    self.checked_out[key] = waiter.claim
+            if waiter.serve(first):
+                waiter.wake()
+                # It is still the first: a waiter that was served does not remove itself.
+                del waiters[0]
+                del self.returned[0]
                 return True
-            if entry is not None:
-                del self.checked_out[id(entry.item)]
-        return False
+            self.checked_out.pop(key, None)
+            with contextlib.suppress(ValueError):
+                waiters.remove(waiter)
+
+    def _keep(self, first: Returned[T]) -> None:
+        """Keep the first that was returned idle if there is room, and remove it."""
+        entry = first.entry
+        if entry is None:
+            self.size -= 1
+            del self.returned[0]
+            return
+        key = id(entry.item)
+        # An interrupt may have come before a waiter was served.
+        self.checked_out.pop(key, None)
+        if len(self.idle) < self.max_size:
+            self.idle[key] = entry
+            del self.returned[0]
+            return
+        self.closed += 1
+        self.size -= 1
+        del self.returned[0]
+        self.to_close.append(entry)
 
     def close_all(self) -> None:
         """Mark the pool closed, discard idle connections, and wake up all waiters."""
         self.is_closed = True
-        self.returned.extend((entry, False) for entry in self.idle)
-        self.idle.clear()
+        while self.idle:
+            key = next(iter(self.idle))
+            entry = self.idle[key]
+            del self.idle[key]
+            self.size -= 1
+            self.closed += 1
+            self.to_close.append(entry)
         self.process_returned()
-        while self._serve(None):
+        while self.waiters:
             # The waiter gets a slot beyond the capacity, and returns it.
+            slot = Returned[T](None, dead=False)
             self.size += 1
+            self.returned.append(slot)
+            self.process_returned()
 
-    def discard(self, entry: Entry[T], reason: Reason | None = None) -> None:
-        """Schedule a connection for closing. The caller frees or reuses its slot."""
-        self.closed += 1
-        if reason is not None:
-            self.reasons[reason] += 1
-        self.to_close.append(entry)
+    def require_open(self) -> None:
+        """Raise PoolError if the pool is closed."""
+        if self.is_closed:
+            raise PoolError("the pool is closed; create another one")
 
     def statistics(self) -> PoolStatistics:
         """Return the current statistics."""
@@ -251,11 +347,6 @@ class State(Generic[T]):
             longest_wait=self.longest_wait,
             **self.reasons,
         )
-
-
-def pool_closed_error() -> PoolError:
-    """Return the error for the use of a closed pool."""
-    return PoolError("the pool is closed; create another one")
 
 
 def not_checked_out_error() -> PoolError:

@@ -157,8 +157,8 @@ def test_a_lock_held_at_the_fork_does_not_block_the_child(tmp_path: Path) -> Non
         tmp_path,
         "native",
         "os.fork",
-        before="pool._state.lock.acquire()",
-        after="pool._state.lock.release()",
+        before="pool._state.section._lock.acquire()",
+        after="pool._state.section._lock.release()",
     )
     assert parent == UNTOUCHED
     assert child["own"]

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
-from hbshim.messaging.pool.state import Claim, Entry, State
+from hbshim.messaging.pool.state import Claim, Entry, Returned, State
 from tests.messaging.pool.things import Shop, Thing
 
 MAX_SIZE, OVERFLOW, STALE, RECYCLE = 2, 2, 10.0, 25.0
@@ -131,7 +131,7 @@ class ManyCallers(RuleBasedStateMachine):
     def settle(self, entry: Entry[Any] | None, dead: bool) -> None:
         """Release, and check that the first waiter is served."""
         first = next((waiter for waiter in self.line if waiter.is_waiting), None)
-        self.state.returned.append((entry, dead))
+        self.state.returned.append(Returned(entry, dead))
         self.state.process_returned()
         if first is None:
             return
@@ -163,9 +163,10 @@ class ManyCallers(RuleBasedStateMachine):
     def make(self, succeeds: bool) -> None:
         self.makers -= 1
         if succeeds:
-            entry = Entry(Thing(self.state.created), 0.0)
-            self.state.add_created(entry)
-            self.holders.append(entry)
+            claim = Claim[Thing]()
+            claim.opened = Thing(self.state.created)
+            self.state.add_created(claim, 0.0)
+            self.holders.append(claim.entry)
         else:
             self.settle(None, True)
 
@@ -180,7 +181,7 @@ class ManyCallers(RuleBasedStateMachine):
     @rule(which=st.integers(0, CAPACITY), removes_itself=st.booleans())
     def time_out(self, which: int, removes_itself: bool) -> None:
         waiter = self.line.pop(which % len(self.line))
-        assert waiter.end(served=False)
+        assert waiter.give_up()
         if removes_itself:
             self.state.waiters.remove(waiter)
 
@@ -195,7 +196,7 @@ class ManyCallers(RuleBasedStateMachine):
 
     @invariant()
     def no_connection_is_shared(self) -> None:
-        held = [*self.holders, *self.state.idle, *self.state.to_close]
+        held = [*self.holders, *self.state.idle.values(), *self.state.to_close]
         assert len({id(entry) for entry in held}) == len(held)
 
 

@@ -6,12 +6,13 @@ import contextlib
 import gc
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from hbshim.errors import ConnectError, PoolError, PoolTimeoutError
 from hbshim.messaging.pool import Pool, PoolStatistics
+from hbshim.messaging.pool.state import Claim
 from tests.concurrency import MODEL
 from tests.interrupts import interrupt, interrupt_everywhere
 from tests.messaging.pool.things import Shop, Thing
@@ -280,8 +281,7 @@ def test_a_collected_generator_releases_while_the_lock_is_held(shop: Shop) -> No
         done = threading.Event()
 
         def collect_while_deciding() -> None:
-            with pool._state.lock:
-                gc.collect()
+            pool._state.section.run(gc.collect)
             done.set()
 
         thread = threading.Thread(target=collect_while_deciding, daemon=True)
@@ -352,17 +352,15 @@ def test_a_caller_closes_for_a_limited_time(shop: Shop) -> None:
 @pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_leaves_the_lock_held(shop: Shop) -> None:
     """Every later acquire would wait for it without an end."""
-    # An interrupt between the two may lose the thing itself: it is not under test here.
+    # What is acquired has no owner that returns it after an interrupt between the two.
     pool, left_taken = shop.pool(max_size=2000), []
 
     def use() -> None:
         pool.release(pool.acquire(1))
 
     def look() -> None:
-        lock = pool._state.lock
-        left_taken.append(lock.locked())
-        if lock.locked():
-            lock.release()
+        section: Any = pool._state.section
+        left_taken.append(section.occupied or section._lock._is_owned())
 
     assert interrupt(use, look, times=1000) == 1000
     assert not any(left_taken)
@@ -403,3 +401,150 @@ def test_no_exception_at_any_instant_of_a_wait_costs_a_slot(shop: Shop) -> None:
     assert interrupt_everywhere(wait, after) > 5
     pool.release(thing)
     assert pool.acquire(timeout=0) is thing
+
+
+def in_line(pool: Pool[Thing]) -> Claim[Thing]:
+    """Have a caller wait; the calling thread does not."""
+    claim, state = Claim[Thing](), pool._process_state()
+    claim.state = state
+    state.section.run(lambda: state.take(0.0, claim), None)
+    assert claim.waiter is not None
+    return claim
+
+
+#: What becomes of a connection that is released.
+RELEASES = ["kept", "waited for", "dead", "dead and waited for", "above max_size", "closed"]
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+@pytest.mark.parametrize("case", RELEASES)
+def test_no_exception_at_any_instant_of_a_release_loses_anything(shop: Shop, case: str) -> None:
+    """It is returned once, a waiter is served and woken up, and nothing stays open beside it."""
+    pools: list[Pool[Thing]] = []
+    claims: list[Claim[Thing]] = []
+    things: list[Thing] = []
+    owners: list[Claim[Thing]] = []
+
+    def begin() -> None:
+        kept = 0 if case == "above max_size" else 1
+        pools.append(shop.pool(max_size=kept, max_overflow=1 - kept))
+        things.append(pools[-1].acquire())
+        owners.append(pools[-1]._state.checked_out[id(things[-1])])
+        if case == "closed":
+            pools[-1].close()
+        if "waited for" in case:
+            claims.append(in_line(pools[-1]))
+        things[-1].dead = "dead" in case
+
+    def check() -> None:
+        pool, thing = pools[-1], things[-1]
+        state = pool._state
+        if state.checked_out.get(id(thing)) is owners[-1]:
+            pool.release(thing)  # the interrupt came before everything else
+        assert not state.returned
+        if "waited for" in case:
+            waiter = claims[-1].waiter
+            assert waiter is not None
+            assert waiter.wakeup.acquire(False), "served, and not woken up"
+            assert waiter.entry is None or waiter.entry.item is thing
+            pool.give_up(claims[-1])
+        seen = pool.statistics()
+        assert (seen.checked_out, seen.waiting) == (0, 0)
+        # One whose check was interrupted is not kept.
+        assert seen.size == seen.idle <= (case in ("kept", "waited for"))
+        pool.close()
+        assert shop.open == []
+        assert pool.statistics().size == 0
+        begin()
+
+    begin()
+    assert interrupt_everywhere(lambda: pools[-1].release(things[-1]), check) > 5
+    check()
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+@pytest.mark.parametrize("case", ["new", "idle", "stale", "dead", "wait"])
+def test_no_exception_at_any_instant_of_a_lease_loses_anything(shop: Shop, case: str) -> None:
+    """Not even before the first line of its block, or after the last one."""
+    pool = shop.pool(max_size=1, max_overflow=0, stale=100.0)
+    held: list[Thing] = []
+
+    def begin() -> None:
+        if case != "new":
+            pool.release(pool.acquire(1))
+        if case == "stale":
+            shop.now += 1000
+        shop.made[-1:][0].dead = case == "dead" if shop.made else False
+        held[:] = [pool.acquire(1)] if case == "wait" else []
+
+    def use() -> None:
+        with contextlib.suppress(PoolTimeoutError), pool.lease(0.0001 if held else 1):
+            pass
+
+    def check() -> None:
+        for thing in held:
+            pool.release(thing)
+        seen = pool.statistics()
+        assert (seen.checked_out, seen.waiting) == (0, 0)
+        assert seen.size == seen.idle
+        # Nothing is open that the pool does not know, once it has closed what it discarded.
+        pool.release(pool.acquire(timeout=1), broken=case == "new")
+        assert len(shop.open) == pool.statistics().size
+        begin()
+
+    if case == "new":
+        pool.acquire(1)
+        pool.release(shop.made[0], broken=True)
+    begin()
+    assert interrupt_everywhere(use, check) > 5
+    check()
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_of_a_close_leaves_anything_open(shop: Shop) -> None:
+    pools: list[Pool[Thing]] = []
+    claims: list[Claim[Thing]] = []
+
+    def begin() -> None:
+        pools.append(shop.pool(max_size=2, max_overflow=0))
+        things = take(pools[-1], 2)
+        claims[:] = [in_line(pools[-1]), in_line(pools[-1])]
+        pools[-1].release(things[0])
+        pools[-1].release(things[1])
+        # Both are served; a third caller returns what it got.
+        for claim in claims:
+            pools[-1].give_up(claim)
+        take(pools[-1], 2)
+        claims[:] = [in_line(pools[-1]), in_line(pools[-1])]
+        pools[-1].release(shop.open[0], broken=True)
+        pools[-1].give_up(claims.pop(0))
+
+    def check() -> None:
+        pool = pools[-1]
+        pool.close()
+        for claim in claims:
+            assert claim.waiter is not None
+            assert claim.waiter.wakeup.acquire(False)
+            pool.give_up(claim)
+        for thing in shop.open:
+            pool.release(thing)
+        assert shop.open == []
+        assert pool.statistics().size == 0
+        begin()
+
+    begin()
+    assert interrupt_everywhere(lambda: pools[-1].close(), check) > 5
+    check()
+
+
+def test_a_signal_handler_that_interrupts_the_pool_gets_an_error_from_it(shop: Shop) -> None:
+    """It would wait for its own thread."""
+    pool = shop.pool()
+    pool.release(pool.acquire())
+
+    def handle() -> None:
+        with pytest.raises(PoolError, match="interrupted a call of the same pool"):
+            pool.acquire(1)
+
+    pool._state.section.run(handle)
+    pool.release(pool.acquire(1))

@@ -115,7 +115,7 @@ class ReaderRole:
         left = until - time.monotonic()
         if left <= 0:
             # It may have been woken up to read.
-            self._hand_over()
+            self.hand_over()
             raise CallTimeoutError(otherwise)
         interrupted = True
         try:
@@ -130,9 +130,10 @@ class ReaderRole:
         finally:
             try:
                 self._leave(waiter, interrupted)
-            finally:
-                if waiter in self._waiting or self._reader.get(_ROLE) is waiter:
-                    self._leave(waiter, True)  # interrupted before it started
+            except BaseException:
+                # Interrupted, perhaps before it has woken up another thread to read.
+                self._leave(waiter, True)
+                raise
 
     def _leave(self, waiter: Waiter, interrupted: bool) -> None:
         has_read = self._reader.get(_ROLE) is waiter
@@ -142,7 +143,7 @@ class ReaderRole:
         # Also if it was woken up to read and need not or cannot. Before any code of the
         # application runs, which may take long.
         if has_read or interrupted or waiter.ready:
-            self._hand_over()
+            self.hand_over()
 
     def _read_for(self, waiter: Waiter, until: float) -> None:
         while not (waiter.ready or self._closed) and time.monotonic() < until:
@@ -150,8 +151,12 @@ class ReaderRole:
                 self._notify_all()
                 return
 
-    def _hand_over(self) -> None:
-        """Wake up another waiting thread to read, if no thread reads."""
+    def hand_over(self) -> None:
+        """Wake up another waiting thread to read, if no thread reads.
+
+        Called by a thread that will not wait again, too: it may have been woken up to read, and an
+        interrupt may have come before it did.
+        """
         while self._waiting and not self._reader:
             try:
                 for waiter in self._waiting:

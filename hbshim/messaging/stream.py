@@ -139,10 +139,21 @@ class ByteStream(ABC, Generic[_I]):
 
     def _end(self) -> None:
         self.ended = True
-        self._transport.end()
-        self._readiness.close(self._sock.close)
-        self._on_ended()
-        self._notify_listeners()
+        # Each step, whichever one an interrupt cuts short: no other call does it again.
+        try:
+            self._transport.end()
+        finally:
+            try:
+                self._readiness.close(self._sock.close)
+            finally:
+                try:
+                    self._on_ended()
+                finally:
+                    try:
+                        self._notify_listeners()
+                    except BaseException:
+                        self._notify_listeners()  # interrupted before its first line
+                        raise
 
     def _interrupted(self) -> None:
         """End a connection whose protocol state may be incomplete after an interrupt."""
@@ -229,10 +240,12 @@ class ByteStream(ABC, Generic[_I]):
             if self._reading is mine:
                 try:
                     self._end_reading(readable)
-                finally:
-                    if self._reading is mine:  # interrupted before it started
+                except BaseException:
+                    # Interrupted, perhaps before it has notified the others.
+                    if self._reading is mine:
                         self._reading = None
-                        self._notify_listeners()
+                    self._notify_listeners()
+                    raise
             elif news is not None:
                 self._listeners.discard(news)
 
@@ -291,10 +304,19 @@ class ByteStream(ABC, Generic[_I]):
 
     def _notify_listeners(self) -> None:
         with self.lock:
-            if self._listeners:
-                listeners, self._listeners = self._listeners, set()
-                for news in listeners:
-                    news.release()
+            try:
+                self._release_listeners()
+            except BaseException:
+                self._release_listeners()  # interrupted: the rest of them
+                raise
+
+    def _release_listeners(self) -> None:
+        while self._listeners:
+            news = next(iter(self._listeners))
+            # Twice after an interrupt.
+            with suppress(RuntimeError):
+                news.release()
+            self._listeners.discard(news)
 
     def _read_available(self) -> None:
         """Send pending bytes, and handle what can be read; called under the lock."""
@@ -372,7 +394,11 @@ class ByteStream(ABC, Generic[_I]):
             finally:
                 if self._flushing is mine:
                     self._flushing = None
-                    self._notify_listeners()
+                    try:
+                        self._notify_listeners()
+                    except BaseException:
+                        self._notify_listeners()  # interrupted before its first line
+                        raise
                 elif news is not None:
                     self._listeners.discard(news)
 

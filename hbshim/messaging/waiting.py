@@ -97,7 +97,10 @@ class PendingCalls:
 
     def end(self, call: PendingCall) -> None:
         """Forget a call; later replies to it are dropped."""
-        self._calls.pop(call.correlation_id, None)
+        try:
+            self._calls.pop(call.correlation_id, None)
+        finally:
+            self._role.hand_over()
 
     def receive(self, correlation_id: str, reply: Reply) -> None:
         """Pass a reply to the call that waits for it; drop a duplicate."""

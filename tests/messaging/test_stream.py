@@ -19,7 +19,7 @@ from hbshim.messaging.readiness import Readiness
 from hbshim.options import Options
 from hbshim.protocol.frames import Frame
 from tests.concurrency import MODEL
-from tests.interrupts import InterruptError, interrupt
+from tests.interrupts import InterruptError, interrupt, interrupt_everywhere
 from tests.messaging.conftest import LIMIT
 from tests.waiting import wait_until
 
@@ -182,6 +182,44 @@ def test_no_exception_at_any_instant_leaves_anything_taken(
 
     assert interrupt(once, check) == 300
     assert not any(any(each) for each in left_taken)
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+@pytest.mark.parametrize("way", ["read", "write while stalled", "fail"])
+def test_no_exception_at_any_instant_leaves_those_waiting_that_listen(
+    way: str, new_stream: Callable[..., Any]
+) -> None:
+    """Nothing would read for them, or they would not learn that the stream has ended."""
+    go, streams, closed = WAYS[way], [], []
+
+    class Closing(Sock):
+        def close(self) -> None:
+            closed.append(self)
+
+    def begin() -> None:
+        stream = new_stream()
+        stream._sock = Closing()
+        streams.append(stream)
+        listening.append([stream._listen() for _ in range(3)])
+
+    def check() -> None:
+        stream, news = streams[-1], listening[-1]
+        # Before the thread has entered, or once it has left, all of them were notified.
+        begun = stream.ended or not stream._transport.buffered or len(stream._listeners) < 3
+        if begun:
+            assert all(each.acquire(False) for each in news)
+        assert stream.ended == (stream._sock in closed)
+        begin()
+
+    def once() -> None:
+        stream = streams[-1]
+        with suppress(ConnectionLostError):
+            go(stream)
+
+    listening: list[list[Any]] = []
+    begin()
+    assert interrupt_everywhere(once, check) > 5
+    check()
 
 
 def test_a_read_that_is_interrupted_ends_the_stream(new_stream: Callable[..., Any]) -> None:

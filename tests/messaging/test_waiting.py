@@ -13,7 +13,7 @@ from hbshim.messaging.base import Payload, Reply, ReplyKind
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.waiting import PendingCalls
 from tests.concurrency import MODEL
-from tests.interrupts import interrupt
+from tests.interrupts import interrupt, interrupt_everywhere
 
 #: Seconds for what takes none; the machine may be busy.
 LIMIT = 30.0
@@ -196,3 +196,28 @@ def test_no_exception_at_any_instant_leaves_a_call_behind() -> None:
 
     assert interrupt(begin_and_end, check, times=1000) == 1000
     assert not any(left)
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_of_a_call_leaves_the_others_without_a_reader() -> None:
+    """Their replies would stay unread until their time is over."""
+    role, other = role_over(), Flag()
+    calls = PendingCalls(role)
+
+    def call() -> None:
+        begun = calls.begin(None)
+        try:
+            # As after a wait in which it was woken up to read.
+            role._waiting[other] = None
+            begun.result = reply()
+            role.wait_once(begun, time.monotonic() + LIMIT, "not answered")
+        finally:
+            calls.end(begun)
+
+    def check() -> None:
+        assert not role.is_taken
+        if other in role._waiting:
+            assert other.wakeup.acquire(False), "nothing reads, and nothing was woken up to read"
+        role._waiting.clear()
+
+    assert interrupt_everywhere(call, check) > 10

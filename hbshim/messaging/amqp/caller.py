@@ -207,6 +207,10 @@ class Caller:
         """See :meth:`hbshim.messaging.role.ReaderRole.wait_once`."""
         self._role.wait_once(waiter, until, otherwise)
 
+    def hand_over(self) -> None:
+        """See :meth:`hbshim.messaging.role.ReaderRole.hand_over`."""
+        self._role.hand_over()
+
     def wait(self, waiter: Waiter, until: float, otherwise: str) -> Wait:
         """Return what an operation yields to wait for a reader."""
         return Wait(self._role, waiter, until, otherwise)

@@ -259,9 +259,13 @@ class StoredReplies:
             return
         # Later deliveries are requeued when they are read: another process may wait for them.
         caller, until = self._caller(), time.monotonic() + timeout
-        with contextlib.suppress(MessagingError):
+        try:
             while not stopping.ready:
                 caller.wait_once(stopping, until, "the consumer has not stopped yet")
+        except MessagingError:
+            pass  # later deliveries are requeued all the same
+        finally:
+            caller.hand_over()
 
 
 def _forgotten(stored: _Stored) -> None:

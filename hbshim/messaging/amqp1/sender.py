@@ -288,6 +288,7 @@ class _Sending:
                 "received, so send it again only if a duplicate does no harm"
             ) from None
         finally:
+            self._shared.role.hand_over()
             if confirmation.outcome is None:
                 with contextlib.suppress(MessagingError):
                     forget()

@@ -4,11 +4,15 @@ A client library may be imported by a module of hbshim, which needs that library
 itself being imported. What is called then would find a part of hbshim: so it waits until
 hbshim's own imports of this thread are complete. For that, the finder below also stands
 before hbshim's modules.
+
+There is no lock: a thread that waited for it might hold the lock of a module that another thread
+waits for. So a function may be called more than once, by several threads at the same time.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib._bootstrap
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -20,7 +24,7 @@ _OWN = "hbshim."
 #: Needed in here, and without a client library.
 _BENEATH = ("hbshim.runtime", "hbshim.errors")
 
-_waiting: dict[str, list[Callable[[], None]]] = {}
+_imported: dict[str, Callable[[], None]] = {}
 _reloaded: dict[str, Callable[[], None]] = {}
 
 
@@ -32,24 +36,49 @@ class _Own:
         self.deferred: list[tuple[str, Callable[[], None]]] = []
 
 
-#: By thread, while there are any.
-_own: dict[int, _Own] = {}
+#: By process and thread, while there are any. A thread that a forked child does not have may have
+#: been at it.
+_own: dict[tuple[int, int], _Own] = {}
 
 
 def when_imported(name: str, callback: Callable[[], None]) -> None:
-    """Call `callback` once the module `name` has been imported; at once if it has been.
+    """Call `callback` when the module `name` has been imported; at once if it has been.
 
-    An exception of `callback` becomes that of the import, and the next import calls it again.
+    If another thread is importing it, this call waits for that. An exception of `callback` becomes
+    that of the import, and the next import calls it again.
     """
-    module = sys.modules.get(name)
-    if module is None:
-        _waiting.setdefault(name, []).append(callback)
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(0, _finder)
-        return
-    if getattr(getattr(module, "__spec__", None), "_initializing", False):
-        importlib.import_module(name)  # waits for the thread that imports it
-    callback()
+    # First: an import that begins from now on calls it.
+    _imported[name] = callback
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    _wait_for_import(name)
+    if sys.modules.get(name) is not None:
+        callback()
+
+
+def _wait_for_import(name: str) -> None:
+    """Wait for another thread that imports the module `name`, as the import statement does."""
+    # Also before the module is in sys.modules. Private: importlib offers only to import it.
+    bootstrap: Any = importlib._bootstrap
+    if name in getattr(bootstrap, "_module_locks", ()):
+        bootstrap._lock_unlock_module(name)
+
+
+def hand_over(callback: Callable[[], None]) -> bool:
+    """Have another thread call `callback`, when it has completed its imports of hbshim's modules.
+
+    Returns:
+        False if no other thread imports any.
+    """
+    for thread in tuple(_own):
+        own = _own.get(thread)
+        if own is None or thread == _thread() or thread[0] != os.getpid():
+            continue
+        own.deferred.append(("", callback))
+        if _own.get(thread) is not own:
+            callback()  # it may have been too late for that thread
+        return True
+    return False
 
 
 def when_reloaded(name: str, callback: Callable[[], None]) -> None:
@@ -63,12 +92,12 @@ class _Finder:
     """Finds what the other finders find, with a loader that notices the end of the import."""
 
     def __init__(self) -> None:
-        self._finding: set[tuple[int, str]] = set()
+        self._finding: set[tuple[tuple[int, int], str]] = set()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         # importlib.reload() names the module that is there.
         again = target is not None and name in _reloaded
-        if name not in _waiting and not again and not _is_own(name):
+        if name not in _imported and not again and not _is_own(name):
             return None
         key = _thread(), name
         if key in self._finding:
@@ -118,12 +147,13 @@ class _Loader:
         self._inner.exec_module(module)
         if self._again:
             _reloaded[name]()
-        own = _own.get(_thread())
-        for callback in _waiting.pop(name, []):
-            if own is None:
-                _call(name, callback)
-            else:
-                own.deferred.append((name, callback))
+        callback, own = _imported.get(name), _own.get(_thread())
+        if callback is None:
+            return
+        if own is None or not own.depth:  # interrupted before it began
+            _call(name, callback)
+        else:
+            own.deferred.append((name, callback))
 
 
 def _is_own(name: str) -> bool:
@@ -148,12 +178,12 @@ def _call(name: str, callback: Callable[[], None]) -> None:
     try:
         callback()
     except BaseException:
+        # The next import executes it again.
         sys.modules.pop(name, None)
-        when_imported(name, callback)
         raise
 
 
-def _thread() -> int:
+def _thread() -> tuple[int, int]:
     from hbshim.runtime.unpatched import get_ident
 
-    return get_ident()
+    return os.getpid(), get_ident()

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 
-from hbshim._import_hooks import when_imported, when_reloaded
+from hbshim._import_hooks import hand_over, when_imported, when_reloaded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 #: Keywords of the last install(); None while not installed. Connections are opened by code that
 #: does not know hbshim, so this has to be module state.
 _installed: dict[str, Any] | None = None
-_hooked = False
 
 #: The environment variables that :class:`Options` reads; repeated here to avoid the import.
 _VARIABLES = (
@@ -54,8 +53,9 @@ def install(
     """Keep alive each connection of py-amqp, kombu, pika, aiormq or proton opened from now on.
 
     Imports none of these libraries: each is prepared when the program imports it, or at once if it
-    is imported already. Call it at any time, before or after ``monkey_patch()``. Another call
-    replaces the options.
+    is imported already. Call it at any time, before or after ``monkey_patch()``, from any thread.
+    Another call replaces the options. If two threads call it at the same time, the libraries are
+    prepared when either of them returns.
 
     Parameters:
         app: a Celery app. Each of its connections then requests a heartbeat, also those of its
@@ -71,7 +71,7 @@ def install(
         UnsupportedVersionError: hbshim does not know this version of Celery.
         WorkerError: this Python runs without the GIL.
     """
-    global _installed, _hooked
+    global _installed
     if not getattr(sys, "_is_gil_enabled", _yes)():
         importlib.import_module("hbshim.runtime.interpreter").require_gil()
     if app is None and config is None and not options and _has_only_defaults():
@@ -79,12 +79,12 @@ def install(
     else:
         keywords = _load(app, config, options)
     _installed = keywords
-    if not _hooked:
-        _hooked = True
-        for module in _PREPARED_BY:
-            _prepare_when_imported(module)
-        for module, prepared in _PREPARED_AGAIN.items():
-            when_reloaded(module, functools.partial(_prepare, prepared))
+    # At each call: what another one has begun may not be complete, or was interrupted. Without a
+    # lock, for which a thread might wait whose import another thread waits for.
+    for module in _PREPARED_BY:
+        when_imported(module, functools.partial(_prepare, module))
+    for module, prepared in _PREPARED_AGAIN.items():
+        when_reloaded(module, functools.partial(_prepare, prepared))
 
 
 def _yes() -> bool:
@@ -156,10 +156,11 @@ _PREPARED_AGAIN = {
     "proton._handlers": "proton._handlers",
 }
 
-#: The adapter that keeps a connection of a library alive; kombu's connections are also py-amqp's.
+#: The adapter that keeps a connection of a library alive. py-amqp is first: the connection beneath
+#: a ``kombu.Connection`` is of a class of kombu's that is derived from py-amqp's.
 _KEPT_ALIVE_BY = {
-    "kombu": "kombu.heartbeat",
     "amqp": "pyamqp.heartbeat",
+    "kombu": "kombu.heartbeat",
     "pika": "pika.heartbeat",
     "aio_pika": "aiormq.aio_pika",
     "aiormq": "aiormq.heartbeat",
@@ -168,16 +169,16 @@ _KEPT_ALIVE_BY = {
 }
 
 
-def _prepare_when_imported(module: str) -> None:
-    when_imported(module, functools.partial(_prepare, module))
-
-
 def _prepare(module: str) -> None:
+    """Prepare a library; idempotent, in several threads at once, too."""
     try:
         adapter = importlib.import_module(f"hbshim.adapters.{_PREPARED_BY[module]}")
         adapter.prepare(connection_options)
     except Exception as error:
-        _report_unprepared(module, error)
+        # Another thread may import the adapter, and wait for the library, whose import in turn
+        # waits here. Python then returns the part of the adapter that there is.
+        if not hand_over(functools.partial(_prepare, module)):
+            _report_unprepared(module, error)
 
 
 def _report_unprepared(module: str, error: Exception) -> None:
@@ -217,11 +218,12 @@ def connection_options(url: Mapping[str, object]) -> Options | None:
     Parameters:
         url: the options in its URL.
     """
-    if _installed is None:
+    installed = _installed  # once: another thread may call uninstall()
+    if installed is None:
         return None
     from hbshim.options import Options
 
-    return Options.load(url=url, **_installed)
+    return Options.load(url=url, **installed)
 
 
 def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
@@ -241,7 +243,7 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
         `connection`.
 
     Raises:
-        AttachError: it is not open, of an unknown type, or negotiated no heartbeat.
+        AttachError: it is not open or has ended, is of an unknown type, or negotiated no heartbeat.
         OptionError: an option is not valid.
         UnsupportedVersionError: hbshim does not know this version of its library.
         WorkerError: the worker cannot run in this process.
@@ -257,7 +259,12 @@ def keep_alive(connection: C, **options: Unpack[AttachOptions]) -> C:
         )
     loaded = Options.load(**options)
     attach = _adapter_of(connection)
-    if attach(connection, loaded) is None:
+    try:
+        link = attach(connection, loaded)
+    except OSError as error:
+        # Its library has not noticed yet.
+        raise AttachError(f"this connection has ended ({error}); open a new one") from error
+    if link is None:
         raise AttachError(
             "this connection negotiated no heartbeat, so the broker never drops it and there "
             "is none to send; open it with heartbeat=60 to have one"

@@ -42,7 +42,7 @@ def unprepared() -> list[str]:
     if "kombu.connection" in sys.modules:
         kind = sys.modules["kombu.connection"].Connection
         found += [] if hasattr(kind._establish_connection, "__wrapped__") else ["kombu"]
-        found += [] if hasattr(kind.__init__, "hbshim_original") else ["kombu's URLs"]
+        found += [] if hasattr(kind.__init__, "__wrapped__") else ["kombu's URLs"]
     if "pika" in sys.modules:
         kind = sys.modules["pika.connection"].Connection
         found += [] if hasattr(kind._create_heartbeat_checker, "__wrapped__") else ["pika"]

@@ -291,3 +291,111 @@ from pika.connection import Connection
 print(hasattr(Connection._create_heartbeat_checker, "__wrapped__"))
 """
     ).split() == ["interrupted", "True"]
+
+
+#: A finder before all others: the import of one module waits until something has happened.
+SLOW_IMPORT = """
+import importlib, sys, threading, time
+class Slow:
+    def __init__(self, name, goes_on): self.name, self.goes_on = name, goes_on
+    def find_spec(self, name, path=None, target=None):
+        if name == self.name:
+            begun.set()
+            deadline = time.monotonic() + 30
+            while not self.goes_on() and time.monotonic() < deadline: time.sleep(0.01)
+begun, entered = threading.Event(), threading.Event()
+def prepared():
+    from pika.connection import Connection
+    return hasattr(Connection._create_heartbeat_checker, "__wrapped__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "slow"),
+    [
+        ("hbshim.install()", "hbshim.adapters.pika.heartbeat"),
+        ("import pika", "pika"),
+        ("import pika", "pika.exceptions"),
+    ],
+)
+def test_install_returns_when_what_other_threads_import_is_prepared(first: str, slow: str) -> None:
+    """Also if another thread has called it, or began an import before; both have to wait."""
+    printed = fresh(
+        SLOW_IMPORT
+        + f"""
+import hbshim, hbshim.api
+if {first!r} == "hbshim.install()": import pika
+sys.meta_path.insert(0, Slow({slow!r}, lambda: entered.is_set()))
+found = []
+def again():
+    hbshim.install()
+    found.append("pika" in sys.modules and prepared())
+def begin(): {first}
+threads = [threading.Thread(target=begin), threading.Thread(target=again)]
+threads[0].start()
+begun.wait(30)
+threads[1].start()
+threads[1].join(0.3)  # it has to wait for the other one; where it does not, it has returned
+entered.set()
+for thread in threads: thread.join(30)
+print(*found, prepared(), *(event.kind for event in hbshim.take_events()))
+"""
+    )
+    assert printed.split() == ["True", "True"]
+
+
+def test_imports_that_wait_for_each_other_leave_nothing_unprepared() -> None:
+    """One thread imports the library, the other what hbshim has for it."""
+    printed = fresh(
+        SLOW_IMPORT
+        + """
+import hbshim
+hbshim.install()
+waiting = lambda: "hbshim.adapters.pika.heartbeat" in sys.modules and time.monotonic() > until
+until = time.monotonic() + 0.5
+sys.meta_path.insert(0, Slow("pika.exceptions", waiting))
+threads = [
+    threading.Thread(target=importlib.import_module, args=(name,))
+    for name in ("pika", "hbshim.adapters.pika.heartbeat")
+]
+threads[0].start()
+begun.wait(30)
+threads[1].start()
+for thread in threads: thread.join(30)
+print(prepared(), *(event.kind for event in hbshim.take_events()))
+"""
+    )
+    assert printed.split() == ["True"]
+
+
+def test_an_install_that_was_interrupted_is_completed_by_the_next_one() -> None:
+    assert (
+        fresh(
+            """
+import pika, kombu.connection, amqp, hbshim
+from tests.interrupts import interrupt_everywhere
+hbshim.install()
+hbshim.uninstall()
+kinds = {
+    pika.connection.Connection: "_create_heartbeat_checker",
+    amqp.connection.Connection: "connect",
+    kombu.connection.Connection: "_establish_connection",
+}
+def layers(function):
+    return 1 + layers(function.__wrapped__) if hasattr(function, "__wrapped__") else 0
+from hbshim.adapters import replacing
+def restore():
+    for kind, name in kinds.items():
+        function = getattr(kind, name)
+        setattr(kind, name, getattr(function, "__wrapped__", function))
+    replacing._agreed.clear()
+def check():
+    hbshim.install()
+    assert [layers(getattr(*each)) for each in kinds.items()] == [1, 1, 1]
+    restore()
+restore()
+print(interrupt_everywhere(hbshim.install, check) > 20)
+"""
+        )
+        == "True"
+    )

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from hbshim.adapters.attach import OptionsFor, leave_alone
+from hbshim.adapters.replacing import replace_once
 from hbshim.runtime.polling import strip_polling
 
 
@@ -14,11 +15,17 @@ def prepare(options_for: OptionsFor) -> None:
     """Call :func:`strip_polling` after each ``monkey_patch``, while hbshim is installed.
 
     eventlet removes ``poll`` and ``epoll`` itself when it patches `select`; after
-    ``monkey_patch(select=False)`` pika would choose epoll and block the hub.
+    ``monkey_patch(select=False)`` pika would choose epoll and block the hub. Idempotent.
     """
     patcher: Any = sys.modules["eventlet.patcher"]
-    monkey_patch = patcher.monkey_patch
+    stock = patcher.monkey_patch
+    replace_once(patcher, "monkey_patch", lambda stock: _stripping(stock, options_for))
+    package: Any = sys.modules.get("eventlet")
+    if getattr(package, "monkey_patch", None) is stock:
+        package.monkey_patch = patcher.monkey_patch
 
+
+def _stripping(monkey_patch: Any, options_for: OptionsFor) -> Any:
     @functools.wraps(monkey_patch)
     def monkey_patch_and_strip(*args: Any, **kwargs: Any) -> Any:
         result = monkey_patch(*args, **kwargs)
@@ -30,7 +37,4 @@ def prepare(options_for: OptionsFor) -> None:
             leave_alone("eventlet", error, "polling-left-alone")
         return result
 
-    patcher.monkey_patch = monkey_patch_and_strip
-    package: Any = sys.modules.get("eventlet")
-    if getattr(package, "monkey_patch", None) is monkey_patch:
-        package.monkey_patch = monkey_patch_and_strip
+    return monkey_patch_and_strip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import ssl
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,14 +22,16 @@ from hbshim.adapters import attach, sockets
 from hbshim.adapters.pika import heartbeat as pika_adapter
 from hbshim.adapters.pika.heartbeat import BlockingConnection
 from hbshim.adapters.pyamqp import heartbeat as amqp_adapter
-from hbshim.errors import WorkerError
+from hbshim.errors import AttachError, WorkerError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.service import HeartbeatService
+from hbshim.heartbeat.wire import Wire
 from hbshim.messaging.base import Driver
 from hbshim.runtime.choice import Choice
 from hbshim.runtime.fork import ProcessLocal
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
+from wsgi_harness.wire.relay import Relay
 
 #: Asked for by hbshim, where the application asks for none.
 #: Opens a connection: it, a call that uses it, and what asks for the negotiated heartbeat.
@@ -315,6 +319,52 @@ def test_keep_alive_itself_may_raise(broker: Broker, monkeypatch: pytest.MonkeyP
         hbshim.keep_alive(connection)
     use()
     connection.close()
+
+
+def over_relay(relay: Relay, broker: Broker, library: str, tls: bool) -> tuple[Any, Any]:
+    """Return a connection that is not kept alive, and its socket."""
+    if library == "pika":
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        parameters = pika.ConnectionParameters(
+            relay.host,
+            relay.port,
+            credentials=pika.PlainCredentials(broker.user, broker.password),
+            ssl_options=pika.SSLOptions(context) if tls else None,
+            heartbeat=60,
+        )
+        blocking = pika.BlockingConnection(parameters)
+        return blocking, blocking._impl._transport._sock
+    connection = kombu.Connection(
+        relay.host,
+        broker.user,
+        broker.password,
+        port=relay.port,
+        ssl={"cert_reqs": ssl.CERT_NONE} if tls else False,
+        heartbeat=60,
+    )
+    connection.connect()
+    beneath = connection._connection
+    return connection if library == "kombu" else beneath, beneath._transport.sock
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("library", ["py-amqp", "kombu", "pika"])
+def test_keep_alive_of_a_connection_that_was_reset_raises_hbshims_error(
+    broker: Broker, library: str, tls: bool
+) -> None:
+    """The library has not noticed it yet."""
+    assert broker.tls_port
+    with Relay(broker.host, broker.tls_port if tls else broker.amqp_port) as relay:
+        connection, sock = over_relay(relay, broker, library, tls)
+        relay.reset()
+        wait_until(lambda: Wire(sockets.native_socket(sock)).kernel_view().peer_closed)
+        with pytest.raises(AttachError, match="has ended"):
+            hbshim.keep_alive(connection)
+        assert "hbshim_options" not in vars(connection)
+        with contextlib.suppress(Exception):
+            connection.close()
+        sock.close()
 
 
 def test_the_stand_in_refuses_a_worker_before_it_connects(

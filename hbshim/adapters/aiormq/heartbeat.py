@@ -28,6 +28,7 @@ from hbshim.adapters.attach import (
     refuse_inherited,
     watch,
 )
+from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, UnsupportedVersionError
 from hbshim.heartbeat.link import Link
@@ -171,10 +172,14 @@ def url_options(url: Any) -> dict[str, object]:
 def prepare(options_for: OptionsFor) -> None:
     """Have every ``aiormq.Connection`` attached when it connects, while hbshim is installed.
 
-    Called again after a reload, for the new class.
+    Idempotent; called again after a reload, for the new class.
     """
     kind = importlib.import_module("aiormq.connection").Connection
-    connect = kind.connect
+    replace_once(kind, "connect", lambda connect: _attaching(connect, options_for))
+
+
+def _attaching(connect: Any, options_for: OptionsFor) -> Any:
+    """Wrap ``aiormq.Connection.connect``."""
 
     @functools.wraps(connect)
     async def connect_and_attach(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +202,7 @@ def prepare(options_for: OptionsFor) -> None:
             opening.end()
         return result
 
-    kind.connect = connect_and_attach
+    return connect_and_attach
 
 
 class _Opening(TransportFactory):  # type: ignore[misc]

@@ -24,6 +24,9 @@ from hbshim.errors import AttachError
 
 SUPPORTED = ">=5.3,<6"
 
+#: Where an app has that it is prepared.
+_PREPARED = "hbshim_prepared"
+
 
 def prepare_app(app: Any, options_for: OptionsFor) -> None:
     """Have every connection that `app` opens from now on request a heartbeat; idempotent.
@@ -51,10 +54,16 @@ def prepare_app(app: Any, options_for: OptionsFor) -> None:
     require_version("celery", celery.__version__, SUPPORTED)
     names = ("_connection", "_pool", "conf", "__dict__")
     require_attributes("celery", celery.__version__, SUPPORTED, app, names)
-    if "_connection" in vars(app):
+    if _PREPARED in vars(app):
         return
-    make_connection = app._connection
+    # Another thread may be doing the same, or may have been interrupted: whichever returns first,
+    # the app asks.
+    vars(app).setdefault("_connection", _asking(app._connection, app, options_for))
+    _leave_pools(app)
+    setattr(app, _PREPARED, True)
 
+
+def _asking(make_connection: Any, app: Any, options_for: OptionsFor) -> Any:
     @functools.wraps(make_connection)
     def make_asking_connection(*args: Any, **kwargs: Any) -> Any:
         connection = make_connection(*args, **kwargs)
@@ -62,8 +71,7 @@ def prepare_app(app: Any, options_for: OptionsFor) -> None:
             _ask(connection, app, options_for)
         return connection
 
-    app._connection = make_asking_connection
-    _leave_pools(app)
+    return make_asking_connection
 
 
 def _ask(connection: Any, app: Any, options_for: OptionsFor) -> None:

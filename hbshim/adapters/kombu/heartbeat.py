@@ -22,6 +22,7 @@ from hbshim.adapters.attach import OptionsFor, attach_or_leave, options_for_conn
 from hbshim.adapters.kombu import other_transports
 from hbshim.adapters.pyamqp import heartbeat as amqp_adapter
 from hbshim.adapters.pyamqp.heartbeat import KOMBU_OPTION
+from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
@@ -89,7 +90,6 @@ def take_url_options(init: Any) -> Any:
         init(self, hostname, *args, **kwargs)
         _keep_options(self, options)
 
-    __init__.hbshim_original = init  # type: ignore[attr-defined]
     return __init__
 
 
@@ -181,7 +181,6 @@ def keep_dead_ones_back(prepare_resource: Any) -> Any:
                 replace_dead(connection)
         return connection
 
-    prepare.hbshim_original = prepare_resource  # type: ignore[attr-defined]
     return prepare
 
 
@@ -328,9 +327,5 @@ def register() -> None:
     register_transport()
     # Those of before a reload stay as they are: kombu.Connection is one of them.
     module = importlib.import_module("kombu.connection")
-    init = module.Connection.__init__
-    if not hasattr(init, "hbshim_original"):
-        module.Connection.__init__ = take_url_options(init)
-    prepare = module.ConnectionPool.prepare
-    if not hasattr(prepare, "hbshim_original"):
-        module.ConnectionPool.prepare = keep_dead_ones_back(prepare)
+    replace_once(module.Connection, "__init__", take_url_options)
+    replace_once(module.ConnectionPool, "prepare", keep_dead_ones_back)

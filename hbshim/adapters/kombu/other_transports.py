@@ -16,6 +16,7 @@ import amqp
 from kombu.transport import virtual
 
 from hbshim.adapters.attach import OptionsFor
+from hbshim.adapters.replacing import replace_once
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
 from hbshim.runtime.fork import ProcessLocal
@@ -25,11 +26,16 @@ _reported: ProcessLocal[set[str]] = ProcessLocal(set, lambda inherited: None)
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Report, while hbshim is installed, what kombu connects through other transports."""
+    """Report, while hbshim is installed, what kombu connects through other transports.
+
+    Idempotent.
+    """
     # Not kombu.Connection, which is the class of before a reload.
     kind = importlib.import_module("kombu.connection").Connection
-    establish = kind._establish_connection
+    replace_once(kind, "_establish_connection", lambda stock: _reporting(stock, options_for))
 
+
+def _reporting(establish: Any, options_for: OptionsFor) -> Any:
     @functools.wraps(establish)
     def establish_and_report(self: Any) -> Any:
         connection = establish(self)
@@ -39,7 +45,7 @@ def prepare(options_for: OptionsFor) -> None:
                 report(self.transport)
         return connection
 
-    kind._establish_connection = establish_and_report
+    return establish_and_report
 
 
 def _installed(options_for: OptionsFor) -> bool:

@@ -32,6 +32,7 @@ from hbshim.adapters.attach import (
     refuse_inherited,
     watch,
 )
+from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, OptionError
@@ -184,18 +185,19 @@ def _replace_method(transport: Any, attribute: str, function: Any) -> None:
 def prepare(options_for: OptionsFor) -> None:
     """Have every pika connection attached at its connection.tune, while hbshim is installed.
 
-    Called again after a reload, for the new class.
+    Idempotent; called again after a reload, for the new class.
     """
     module = importlib.import_module("pika.connection")
     _accept_url_options(module.URLParameters)
-    kind = module.Connection
-    create = kind._create_heartbeat_checker
 
-    @functools.wraps(create)
-    def create_checker(self: Any) -> Any:
-        return _checker(self, functools.partial(create, self), options_for)
+    def attaching(create: Any) -> Any:
+        @functools.wraps(create)
+        def create_checker(self: Any) -> Any:
+            return _checker(self, functools.partial(create, self), options_for)
 
-    kind._create_heartbeat_checker = create_checker
+        return create_checker
+
+    replace_once(module.Connection, "_create_heartbeat_checker", attaching)
 
 
 def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor) -> Any:

@@ -32,6 +32,7 @@ from hbshim.adapters.attach import (
     watch,
 )
 from hbshim.adapters.proton.selectable import unwrap, wrap
+from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.amqp1.idle import IdleTimes, idle_times
@@ -126,14 +127,18 @@ def _root_of(thing: Any) -> str:
 def prepare(options_for: OptionsFor, root: str = "proton") -> None:
     """Have each connection attached when Open has arrived, while hbshim is installed.
 
-    Called again after a reload, for the new class.
+    Idempotent; called again after a reload, for the new class.
 
     Parameters:
         options_for: returns the options, or None.
         root: the package that has proton's modules.
     """
     kind = importlib.import_module(f"{root}._handlers").IOHandler
-    stock = kind.update
+    replace_once(kind, "update", lambda stock: staticmethod(_attaching(stock, options_for)))
+
+
+def _attaching(stock: Any, options_for: OptionsFor) -> Any:
+    """Wrap ``IOHandler.update``."""
 
     @functools.wraps(stock)
     def update(transport: Any, selectable: Any, now: float) -> None:
@@ -148,7 +153,7 @@ def prepare(options_for: OptionsFor, root: str = "proton") -> None:
         stock(transport, selectable, now)
         _attach_once_open(transport, selectable, options_for)
 
-    kind.update = staticmethod(update)
+    return update
 
 
 def _ask(transport: Any, selectable: Any, options_for: OptionsFor) -> bool:

@@ -26,6 +26,7 @@ from hbshim.adapters.attach import (
 from hbshim.adapters.proton.frames import SentFrames
 from hbshim.adapters.proton.heartbeat import IN_C, idle_times_of
 from hbshim.adapters.proton.io import FORKED, guarded_recv, guarded_send, link_beneath
+from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
@@ -65,19 +66,18 @@ class GuardedSocket:
 
 
 def prepare(options_for: OptionsFor) -> None:
-    """Have each connection attached when it is open, while hbshim is installed."""
-    _wrap_open(sys.modules["pyngus"].Connection, options_for)
+    """Have each connection attached when it is open, while hbshim is installed; idempotent."""
+    kind = sys.modules["pyngus"].Connection
+    replace_once(kind, "open", lambda stock: _asking(stock, options_for))
     for name in ("read_socket_input", "write_socket_output"):
-        stock = getattr(sys.modules["pyngus.sockets"], name)
-        guarded = _guarded(stock, options_for)
         for module in ("pyngus.sockets", "pyngus"):
-            if getattr(sys.modules[module], name, None) is stock:
-                setattr(sys.modules[module], name, guarded)
+            if hasattr(sys.modules[module], name):
+                owner = sys.modules[module]
+                replace_once(owner, name, lambda stock: _guarded(stock, options_for))
 
 
-def _wrap_open(kind: Any, options_for: OptionsFor) -> None:
+def _asking(stock: Any, options_for: OptionsFor) -> Any:
     """Advertise the option `heartbeat`, before proton has made its first frame."""
-    stock = kind.open
 
     @functools.wraps(stock)
     def open_connection(connection: Any) -> None:
@@ -85,7 +85,7 @@ def _wrap_open(kind: Any, options_for: OptionsFor) -> None:
             setattr(connection, _ASKED, _ask(connection, options_for))
         stock(connection)
 
-    kind.open = open_connection
+    return open_connection
 
 
 def _guarded(

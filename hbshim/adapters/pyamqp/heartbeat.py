@@ -30,6 +30,7 @@ from hbshim.adapters.attach import (
     refuse_inherited,
     watch,
 )
+from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
@@ -312,11 +313,15 @@ def _note_write_error(transport: Any, error: BaseException) -> None:
 def prepare(options_for: OptionsFor) -> None:
     """Have every ``amqp.Connection`` attached when it connects, while hbshim is installed.
 
-    Called again after a reload, for the new class.
+    Idempotent; called again after a reload, for the new class.
     """
     # Not amqp.Connection, which stays the old class after a reload.
     kind = importlib.import_module("amqp.connection").Connection
-    connect = kind.connect
+    replace_once(kind, "connect", lambda connect: _attaching(connect, options_for))
+
+
+def _attaching(connect: Any, options_for: OptionsFor) -> Any:
+    """Wrap ``amqp.Connection.connect``."""
 
     @functools.wraps(connect)
     def connect_and_attach(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -346,7 +351,7 @@ def prepare(options_for: OptionsFor) -> None:
             result = connect(self, *args, **kwargs)
         return result
 
-    kind.connect = connect_and_attach
+    return connect_and_attach
 
 
 def _undo_connect(connection: Any, before: dict[str, Any]) -> None:

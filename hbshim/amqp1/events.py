@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from hbshim.amqp1.idle import IdleTimes
 from hbshim.amqp1.link import Attached, AttachRequested, Detached
 from hbshim.amqp1.performatives import Error, Open
-from hbshim.amqp1.receiver import Drained, Received
+from hbshim.amqp1.receiver import CreditUsed, Drained, Received
 from hbshim.amqp1.sasl import LoginRefused
 from hbshim.amqp1.sender import CreditChanged
 from hbshim.amqp1.session import Begun, Ended
@@ -20,6 +20,7 @@ __all__ = [
     "Begun",
     "Closed",
     "CreditChanged",
+    "CreditUsed",
     "Detached",
     "Drained",
     "Ended",
@@ -73,6 +74,7 @@ Event: TypeAlias = (
     | Attached
     | Detached
     | CreditChanged
+    | CreditUsed
     | Drained
     | Received
     | Updated

@@ -30,6 +30,16 @@ class Drained(NamedTuple):
     link: Receiver
 
 
+class CreditUsed(NamedTuple):
+    """Event: credit was used without a message.
+
+    The sender has given up a message or settled it before it had arrived whole, or has returned
+    credit that it was not asked for.
+    """
+
+    link: Receiver
+
+
 class Receiver(Link):
     """A link that receives."""
 
@@ -76,6 +86,8 @@ class Receiver(Link):
             if self._draining and not self.credit:
                 self._draining = False
                 self.session.emit(Drained(self))
+            elif used and not self._draining:
+                self.session.emit(CreditUsed(self))
         if flow.echo and self.state is LinkState.ATTACHED:
             self._send_credit()
 
@@ -105,6 +117,7 @@ class Receiver(Link):
         if transfer.aborted:
             self._reset()
             delivery.move(DeliveryEvent.RECEIVE_SETTLED)
+            self.session.emit(CreditUsed(self))
         elif not transfer.more:
             self._complete(delivery)
         return delivery
@@ -123,15 +136,14 @@ class Receiver(Link):
         return self._current
 
     def _complete(self, delivery: Delivery) -> None:
-        # This side may have settled it before it arrived whole.
+        # One of the sides may have settled it before it arrived whole.
         wanted = not delivery.settled
         delivery.payload = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         if self._current_settled:
             delivery.move(DeliveryEvent.RECEIVE_SETTLED)
         delivery.move(DeliveryEvent.COMPLETE)
         self._reset()
-        if wanted:
-            self.session.emit(Received(self, delivery))
+        self.session.emit(Received(self, delivery) if wanted else CreditUsed(self))
 
     def _reset(self) -> None:
         self._current, self._parts, self._size = None, [], 0

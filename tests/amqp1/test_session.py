@@ -18,6 +18,7 @@ from hbshim.amqp1.events import (
     Begun,
     Closed,
     CreditChanged,
+    CreditUsed,
     Detached,
     Drained,
     Ended,
@@ -309,7 +310,7 @@ def test_a_message_that_the_sender_gives_up() -> None:
     peer = Peer()
     receiver = peer.receiver()
     peer.sends(Transfer(4, 0, b"t", more=True), payload=b"ab")
-    assert peer.sends(Transfer(4, aborted=True)) == []
+    assert peer.sends(Transfer(4, aborted=True)) == [CreditUsed(receiver)]
     got = only(peer.sends(Transfer(4, 1, b"t"), payload=b"cd"), Received).delivery
     assert (got.id, got.payload, receiver.credit) == (1, b"cd", 8)
 

@@ -76,7 +76,7 @@ class QueuedIncoming:
         self.priority = priority
         self.payload = Payload(delivery.body, delivery.content_type or "application/json")
         headers = delivery.headers
-        self.attempts = _count(headers.get(ATTEMPTS_HEADER)) if headers else 0
+        self.attempts = count_in(headers.get(ATTEMPTS_HEADER)) if headers else 0
 
     @property
     def message_id(self) -> str:
@@ -229,7 +229,7 @@ class QueuedIncoming:
         return True
 
     def _requeued_often(self) -> bool:
-        return _count(self._delivery.headers.get(DELIVERY_COUNT_HEADER)) >= RENEW_AFTER
+        return count_in(self._delivery.headers.get(DELIVERY_COUNT_HEADER)) >= RENEW_AFTER
 
     def renew(self) -> bool:
         """Replace it by a fresh copy if the broker might soon drop it.
@@ -290,5 +290,6 @@ class QueuedIncoming:
         raise NotImplementedError
 
 
-def _count(value: object) -> int:
+def count_in(value: object) -> int:
+    """Return the count that a header states; 0 for what is none."""
     return value if isinstance(value, int) and value > 0 else 0

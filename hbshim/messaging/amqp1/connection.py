@@ -19,6 +19,7 @@ from hbshim.amqp1.events import (
     Attached,
     AttachRequested,
     CreditChanged,
+    CreditUsed,
     Detached,
     Drained,
     Ended,
@@ -113,7 +114,7 @@ class Connection:
         for event in events:
             self._on_event(event)
         # Not before: the links have used the credit of all of them already.
-        for receiver in {event.link for event in events if isinstance(event, Received)}:
+        for receiver in {each.link for each in events if isinstance(each, Received | CreditUsed)}:
             link = self.attaching.by_link.get(receiver)
             if isinstance(link, IncomingLink):
                 link.replenish()

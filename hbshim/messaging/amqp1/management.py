@@ -16,6 +16,7 @@ from hbshim.amqp1.session import Session
 from hbshim.errors import TopologyError
 from hbshim.messaging.amqp.addresses import exchange_address, queue_address
 from hbshim.messaging.amqp.connection import Queue, answer_by
+from hbshim.messaging.amqp.queued import count_in
 from hbshim.messaging.amqp.topology import Declaring
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.links import IncomingLink, OutgoingLink
@@ -156,7 +157,7 @@ class Management:
         """
         doing = f"delete queue {name!r}"
         body = self._ask(doing, "DELETE", queue_address(name), None, deadline)
-        return int(body.get("message_count", 0)) if isinstance(body, dict) else 0
+        return count_in(body.get("message_count")) if isinstance(body, dict) else 0
 
     def _ask(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.amqp.patterns import Names
+from hbshim.messaging.amqp.queued import count_in
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp1.answers import Answer, Answers
 from hbshim.messaging.amqp1.content import AWAITED, DELIVERY_COUNT
@@ -42,7 +43,7 @@ class RoutedIncoming(Amqp1Incoming):
         super().__init__(
             delivery, sender, names, priority, queue=queue, retries=retries, later=later
         )
-        self.attempts = int(delivery.headers.get(DELIVERY_COUNT, 0))
+        self.attempts = count_in(delivery.headers.get(DELIVERY_COUNT))
         self._answers = answers
         # Accepted, and not settled yet.
         self._begun = False

@@ -8,15 +8,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
 from hbshim import messaging
 from hbshim.amqp1.connection import Connection
-from hbshim.amqp1.events import AttachRequested, Received
-from hbshim.amqp1.performatives import Accepted, Error, Modified, Rejected
+from hbshim.amqp1.events import AttachRequested, CreditChanged, Received
+from hbshim.amqp1.messages import Message, Single, encode_message
+from hbshim.amqp1.performatives import (
+    SENDER,
+    Accepted,
+    Disposition,
+    Error,
+    Modified,
+    Rejected,
+    Transfer,
+)
 from hbshim.amqp1.receiver import Receiver
 from hbshim.amqp1.sasl import SaslServer
+from hbshim.amqp1.sender import Sender
 from hbshim.errors import (
     BrokerBlockedError,
     CallTimeoutError,
@@ -183,3 +194,80 @@ def test_a_call_whose_peer_accepts_and_never_answers() -> None:
         pytest.raises(CallTimeoutError, match="not answered"),
     ):
         driver.call(TARGET, PAYLOAD, 0.5)
+
+
+def cut_short(link: Sender, *frames: object) -> None:
+    """Begin a message, and send something else in place of its end."""
+    link.credit -= 1
+    link.delivery_count += 1
+    begun = Transfer(link.local.handle, link.session.next_delivery_id(), b"t", more=True)
+    for each in (begun, *frames):
+        link.session.send(each)
+    link.session._transfers.next_id += 2  # type: ignore[attr-defined]
+
+
+def aborted(link: Sender) -> None:
+    """Give up a message, as a router does whose sender dies."""
+    cut_short(link, Transfer(link.local.handle, aborted=True))
+
+
+def settled_midway(link: Sender) -> None:
+    """Settle a message before it is sent whole."""
+    cut_short(link, Disposition(SENDER, 0, settled=True), Transfer(link.local.handle))
+
+
+def returned(link: Sender) -> None:
+    """Return the credit, for which the receiver has not asked."""
+    link.delivery_count += link.credit
+    link.credit = 0
+    link.session.send_flow(**link.flow_fields())
+
+
+def miscounted(value: object) -> Callable[[Sender], None]:
+    """Send a message that says itself how often it was delivered before."""
+
+    def send(link: Sender) -> None:
+        headers = {"x-delivery-count": value}
+        link.send(encode_message(Message(Single("{}"), application_properties=headers)))
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("odd", "received"),
+    [
+        (aborted, 1),
+        (settled_midway, 1),
+        (returned, 1),
+        (miscounted("often"), 2),
+        (miscounted(-1), 2),
+        (miscounted([1]), 2),
+    ],
+    ids=["aborted", "settled midway", "credit returned", "count text", "count < 0", "count list"],
+)
+def test_a_listener_goes_on_after_what_is_no_message(
+    odd: Callable[[Sender], None], received: int
+) -> None:
+    """It has credit for one message, and gets another one."""
+    links: list[Sender] = []
+
+    def act(peer: Peer, event: object) -> None:
+        well_behaved(peer, event)
+        if isinstance(event, CreditChanged) and event.drain:
+            event.link.drained()
+        elif isinstance(event, CreditChanged) and event.credit:
+            links.append(event.link)
+            if event.link is links[0]:
+                if links.count(event.link) == 1:
+                    odd(event.link)
+                else:
+                    event.link.send(encode_message(Message(Single("{}"))))
+
+    with connected(act) as (_, driver):
+        listener = driver.listen(TARGET, 1)
+        got: list[Any] = []
+        while len(got) < received:
+            (incoming,) = listener.poll(LIMIT)
+            incoming.acknowledge()
+            got.append(incoming)
+        assert all(each.attempts == 0 for each in got)

@@ -207,11 +207,14 @@ LABORATORIES: dict[str, Entry] = {
     ),
     "hbpika_aio": Entry(_ASYNCHRONOUS, (pytest.mark.broker,), _OF_THE_DRIVER),
 }
-LABORATORIES["hbzmq_aio"] = Entry(
-    _ASYNCHRONOUS,
-    (pytest.mark.extended,),
-    other_guarantees={**LABORATORIES["hbzmq"].other_guarantees, **_OF_THE_DRIVER},
-)
+LABORATORIES |= {
+    f"{scheme}_aio": Entry(
+        _ASYNCHRONOUS,
+        (*LABORATORIES[scheme].marks, pytest.mark.extended),
+        other_guarantees={**LABORATORIES[scheme].other_guarantees, **_OF_THE_DRIVER},
+    )
+    for scheme in ("hbkombu", "hbamqp", "hbzmq")
+}
 
 
 def parameters(*schemes: str) -> list[Any]:
@@ -222,6 +225,14 @@ def parameters(*schemes: str) -> list[Any]:
     """
     return [
         pytest.param(scheme, marks=LABORATORIES[scheme].marks) for scheme in schemes or LABORATORIES
+    ]
+
+
+def extended(*schemes: str) -> list[Any]:
+    """Return :func:`parameters` for tests that show the same with further drivers."""
+    return [
+        pytest.param(scheme, marks=(*LABORATORIES[scheme].marks, pytest.mark.extended))
+        for scheme in schemes
     ]
 
 

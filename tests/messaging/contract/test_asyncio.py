@@ -21,7 +21,13 @@ from hbshim.errors import CallTimeoutError, EventLoopError, MessagingError, Remo
 from hbshim.messaging import aio
 from tests.concurrency import needs_os_threads
 from tests.messaging.conftest import LIMIT, unique
-from tests.messaging.contract.laboratory import Laboratory, opened, parameters, require_features
+from tests.messaging.contract.laboratory import (
+    Laboratory,
+    extended,
+    opened,
+    parameters,
+    require_features,
+)
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 
@@ -32,7 +38,7 @@ pytestmark = needs_os_threads
 CHECKOUT = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=parameters("hbpika", "hbzmq"))
+@pytest.fixture(params=[*parameters("hbpika", "hbzmq"), *extended("hbkombu", "hbamqp")])
 def laboratory(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
     """One of each kind."""
     yield from opened(request)

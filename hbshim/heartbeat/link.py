@@ -36,6 +36,12 @@ AGES_GROW_WITHIN = 1.0
 #: A heartbeat that is delayed by this share of T is recorded as an event.
 NOTABLE_DELAY = 1 / 8
 
+_KEPT_OUT = "another thread is inside the connection's TLS session, or the kernel takes no bytes"
+_HELD_UP = (
+    "the client has sent a part of a frame and does not send the rest: its event loop is blocked, "
+    "or the thread that writes does not run"
+)
+
 
 def _never() -> bool:
     return False
@@ -340,7 +346,10 @@ class Link:
             self._report_liveness(before, sample)
         if action is Action.SEND:
             return permit is not None and self._send_heartbeat(permit)
-        self._delayed_since = None
+        if event is Event.MOVING and self._is_held_up(sample):
+            self._note_delay(time.monotonic(), _HELD_UP)
+        else:
+            self._delayed_since = None
         if action is Action.SHUT_BOTH:
             self.wire.shut_both()
             self._metrics.record(
@@ -358,6 +367,15 @@ class Link:
         if after not in WATCHED and after is not before:
             self._report_misuse()  # there may be no later opportunity
         return True
+
+    def _is_held_up(self, sample: Sample) -> bool:
+        """Return whether a heartbeat is due in the middle of a frame that nothing sends."""
+        return (
+            sample.writing
+            and not sample.queued
+            and not self.guard.torn
+            and sample.sent_ago >= due_after(self.timeout)
+        )
 
     def _limits(self) -> str:
         limits = f"T = {self.timeout:g} s"
@@ -377,7 +395,7 @@ class Link:
         if sent:
             self._note_heartbeat(time.monotonic())
         else:
-            self._note_delay(time.monotonic())
+            self._note_delay(time.monotonic(), _KEPT_OUT)
         return sent
 
     def _note_heartbeat(self, now: float) -> None:
@@ -386,7 +404,7 @@ class Link:
         self._metrics.count("heartbeats_sent")
         self._delayed_since = None
 
-    def _note_delay(self, now: float) -> None:
+    def _note_delay(self, now: float, reason: str) -> None:
         if self._delayed_since is None:
             self._delayed_since = now
         delay = now - self._delayed_since
@@ -395,8 +413,7 @@ class Link:
             self._metrics.record(
                 "heartbeat-delayed",
                 self.name,
-                f"a heartbeat has been due for {delay:.1f} s, T = {self.timeout:g} s; another "
-                "thread is inside the connection's TLS session, or the kernel takes no bytes",
+                f"a heartbeat has been due for {delay:.1f} s, T = {self.timeout:g} s; {reason}",
             )
 
     def _report_reused(self) -> None:

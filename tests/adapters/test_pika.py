@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import gc
 import os
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import pika
 import pytest
+from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.adapters.utils.io_services_utils import _AsyncSSLTransport
 from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionClosedByClient
 
@@ -23,6 +25,7 @@ from hbshim.adapters.pika.heartbeat import BlockingConnection
 from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
+from tests.concurrency import MODEL
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 
@@ -147,6 +150,33 @@ def test_a_select_connection_is_kept_alive_from_its_tuning(broker: Broker) -> No
     connection.ioloop.start()
     connection.ioloop.close()
     assert done[0].state is State.CLOSED
+
+
+@pytest.mark.skipif(MODEL != "native", reason="asyncio runs on an unpatched library")
+def test_a_connection_whose_event_loop_is_closed_is_kept_alive_no_longer(broker: Broker) -> None:
+    """Nothing can use it, and the broker would keep its messages for it."""
+    loop = asyncio.new_event_loop()
+    opened: list[Any] = []
+    hbshim.install()
+    try:
+        connection = AsyncioConnection(
+            pika.URLParameters(broker.amqp_url(heartbeat=1)),
+            on_open_callback=opened.append,
+            custom_ioloop=loop,
+        )
+
+        async def until_open() -> None:
+            while not opened:
+                await asyncio.sleep(0.01)
+
+        loop.run_until_complete(asyncio.wait_for(until_open(), 30))
+        link = connection._heartbeat_checker._link
+        wait_until(lambda: link.heartbeats_sent)  # they need no loop that runs
+        loop.close()
+        wait_until(lambda: link.state is State.CLOSED)
+        connection._transport._sock.close()
+    finally:
+        hbshim.uninstall()
 
 
 def test_process_data_events_of_existing_code_goes_on_working(

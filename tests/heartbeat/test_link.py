@@ -306,6 +306,31 @@ def test_a_heartbeat_that_is_delayed_is_an_event_once(
     assert metrics.take_events() == []
 
 
+def test_a_heartbeat_that_is_due_in_the_middle_of_a_frame_is_an_event_once(
+    monkeypatch: pytest.MonkeyPatch, connected: tuple[socket.socket, socket.socket]
+) -> None:
+    """As in the buffer of an event loop that is blocked: the connection may be lost."""
+    client, _ = connected
+    metrics, half = Metrics(), [True]
+    wire = Wire(native_socket(client))
+    link = Link(wire, 8, "test", metrics, half_written=lambda: half[0])
+    view = wire.kernel_view()._replace(queued=0, in_flight=0, received_ago=0.0)
+    monkeypatch.setattr(Wire, "kernel_view", lambda _: view._replace(sent_ago=0.1))
+    clock = itertools.count(time.monotonic(), 0.4)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    for _ in range(9):
+        link.check(next(clock))
+    assert metrics.take_events() == []  # traffic
+    monkeypatch.setattr(Wire, "kernel_view", lambda _: view._replace(sent_ago=4.5))
+    for _ in range(9):
+        link.check(next(clock))
+    (event,) = metrics.take_events()
+    assert (event.kind, "a part of a frame" in event.detail) == ("heartbeat-delayed", True)
+    half[0] = False
+    link.check(next(clock))
+    assert link.heartbeats_sent == 1
+
+
 def test_traffic_ends_the_delay_of_a_heartbeat(
     monkeypatch: pytest.MonkeyPatch, connected: tuple[socket.socket, socket.socket]
 ) -> None:

@@ -18,6 +18,7 @@ import uvloop
 
 import hbshim
 from hbshim.heartbeat import service
+from hbshim.heartbeat.state import State
 from hbshim.observe.loops import loops
 from tests.waiting import wait_until
 
@@ -48,6 +49,10 @@ def leave_open(make: Any, url: str) -> None:
     wait_until(lambda: link.heartbeats_sent > sent)
     asyncio.set_event_loop(None)
     loop.close()
+    # Nothing can use the connection any more, though the program still refers to it: kept alive, it
+    # would hold its messages.
+    wait_until(lambda: link.state is State.CLOSED)
+    assert connection.transport is not None
 
 
 def main() -> None:

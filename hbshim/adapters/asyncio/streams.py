@@ -13,6 +13,7 @@ from hbshim.adapters.asyncio.attributes import replace
 from hbshim.adapters.asyncio.selector import SelectorTransport
 from hbshim.adapters.asyncio.tls import TlsTransport
 from hbshim.adapters.asyncio.uv import UvTransport
+from hbshim.adapters.loop_link import LoopLink
 from hbshim.errors import AttachError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
@@ -95,7 +96,7 @@ def open_link(
     if transport.is_closing():
         raise AttachError("the connection is closing; open a new one")
     wire = below.wire()
-    link = Link(
+    link = LoopLink(
         wire,
         timeout,
         wire.name(),
@@ -104,6 +105,7 @@ def open_link(
         half_read=_always,
         forked_error=forked_error,
     )
+    link.belongs_to(writer._loop)
     restorers: list[Callable[[], None]] = []
 
     def end() -> None:

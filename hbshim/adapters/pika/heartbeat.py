@@ -32,6 +32,7 @@ from hbshim.adapters.attach import (
     refuse_inherited,
     watch,
 )
+from hbshim.adapters.loop_link import LoopLink
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
@@ -142,7 +143,7 @@ def attach(connection: Any, options: Options) -> Link | None:
     return link
 
 
-def _watch(link: Link, connection: Any, options: Options) -> None:
+def _watch(link: LoopLink, connection: Any, options: Options) -> None:
     try:
         watch(link, options)
     except BaseException:
@@ -151,6 +152,7 @@ def _watch(link: Link, connection: Any, options: Options) -> None:
         raise
     loop = _loop_of(connection)
     if loop is not None:
+        link.belongs_to(loop)
         watch_loop(loop, link)
 
 
@@ -236,7 +238,7 @@ def _name(connection: Any) -> str:
     return f"pika {connection.params.host}:{connection.params.port}"
 
 
-def _wrap(connection: Any) -> Link:
+def _wrap(connection: Any) -> LoopLink:
     transport = connection._transport
     if not hasattr(transport, "_sock"):
         raise UnknownTransportError(
@@ -259,7 +261,7 @@ def _wrap(connection: Any) -> Link:
         return alive is not None and bool(alive._frame_buffer)
 
     wire = wire_for(transport._sock)
-    link = Link(
+    link = LoopLink(
         wire,
         float(connection.params.heartbeat),
         wire.name(),

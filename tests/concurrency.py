@@ -1,4 +1,4 @@
-"""Patch this test process as HBSHIM_TEST_CONCURRENCY says: eventlet or gevent; native leaves it.
+"""Patch this test process by HBSHIM_TEST_CONCURRENCY: eventlet or gevent; native leaves it.
 
 tox runs the suite once in each concurrency model. Scripts in ``isolated/`` are about the order
 of patching and imports; they run in interpreters of their own in every concurrency model.

@@ -102,6 +102,6 @@ def test_what_a_dying_process_has_started_is_removed_too(
 def test_a_command_shares_its_brokers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(brokers.VARIABLE)
     monkeypatch.setenv("HBSHIM_BUILD_DIR", str(tmp_path))
-    told = f"test -d ${brokers.VARIABLE} || exit 4; exit 3"
-    assert brokers.main(["sh", "-c", told]) == 3
+    commands = f"test -d ${brokers.VARIABLE} || exit 4; exit 3"
+    assert brokers.main(["sh", "-c", commands]) == 3
     assert list((tmp_path / "brokers").iterdir()) == []

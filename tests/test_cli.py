@@ -50,7 +50,7 @@ def test_options_are_printed_with_all_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "environment", "says"),
+    ("argv", "environment", "wanted"),
     [
         (["detect", "--worker", "fiber"], {}, "worker='fiber' is not valid"),
         (["run", "--heartbeat-in-pthread", "maybe", "true"], {}, "use one of: true | false"),
@@ -59,11 +59,11 @@ def test_options_are_printed_with_all_their_names() -> None:
     ],
 )
 def test_bad_input_gets_one_clear_line(
-    argv: list[str], environment: dict[str, Any], says: str
+    argv: list[str], environment: dict[str, Any], wanted: str
 ) -> None:
     done = hbshim(*argv, **environment)
     assert done.returncode != 0
-    assert says in done.stderr
+    assert wanted in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

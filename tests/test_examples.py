@@ -1,4 +1,4 @@
-"""The examples run, as their README says: in the order that needs the broker to store most."""
+"""The examples run as in their README: in the order that needs the broker to store most."""
 
 from __future__ import annotations
 

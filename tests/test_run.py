@@ -141,7 +141,7 @@ def test_a_program_without_a_stderr_runs_when_hbshim_cannot_say_why_it_is_not_ac
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "wanted"),
     [
         (("-S",), "started with -S"),
         (("-X", "dev", "-uS"), "started with -S"),
@@ -150,14 +150,14 @@ def test_a_program_without_a_stderr_runs_when_hbshim_cannot_say_why_it_is_not_ac
     ],
 )
 def test_what_keeps_hbshim_out_is_said(
-    python_without_pth: str, flags: tuple[str, ...], says: str
+    python_without_pth: str, flags: tuple[str, ...], wanted: str
 ) -> None:
     python = python_without_pth
     done = call(*hbshim_run(python), python, *flags, "-c", "print('runs')")
     assert done.stdout == "runs\n"
     (line,) = done.stderr.splitlines()
     assert line.startswith("hbshim: ")
-    assert says in line
+    assert wanted in line
 
 
 def test_a_program_that_is_not_there_is_the_only_line(python_without_pth: str) -> None:

@@ -1,4 +1,4 @@
-"""Status, events and Prometheus tell the same story about a real connection."""
+"""Status, events and Prometheus agree about a real connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_status_shows_the_link_and_the_age_of_the_applications_own_traffic(
     assert link.state == "alive"
     assert link.heartbeat_timeout == 1.0
     assert link.route == "plain"
-    # Beats went out meanwhile; they do not make the application look busy.
+    # Heartbeats were sent meanwhile; they do not make the application look busy.
     assert link.last_write_ago > 1
     wrote = time.monotonic()
     connection.channel()

@@ -17,16 +17,13 @@ from wsgi_harness.matrix.scenarios import (
     UnknownScenarioError,
     select,
 )
-from wsgi_harness.report.terminal import ending_well, result_console
+from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
 
-_EXIT_CODES = """\b
-Exit codes:
-  0    every control failed as expected, and every fix passed
-  1    an expectation was not met: a fix failed, or a control survived
-  2    the command line is wrong
-  3    no verdict: the containers could not be started, or a cell could not be measured
-  130  interrupted; everything is removed again
-"""
+_EXIT_CODES = exit_codes(
+    passed="every control failed as expected, and every fix passed",
+    failed="an expectation was not met: a fix failed, or a control survived",
+    not_run="the containers could not be started, or a cell could not be measured",
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)

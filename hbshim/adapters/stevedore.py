@@ -1,8 +1,9 @@
 """Leaves an entry point to another distribution that has one of the same name.
 
 oslo.messaging 14.9 has a driver ``amqp`` of its own, and stevedore refuses a name that two
-distributions have. It offers no way to give one up; so :func:`give_way` has the manager that is
-loading both leave hbshim's out.
+distributions have. Its public ways belong to what makes the manager, which is oslo.messaging: the
+argument `conflict_resolver` of newer versions, which oslo.messaging does not pass. An entry point
+cannot give itself up. So :func:`give_way` has the manager that is loading both leave hbshim's out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Celery and kombu with several brokers, of which one hangs: they fail over as without hbshim.
 
-Each relay is a broker: deaf, it accepts TCP connections and says nothing.
+Each relay is a broker: deaf, it accepts TCP connections and sends nothing.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ KINDS = pytest.mark.parametrize("kind", [over_celery, over_kombu], ids=["celery"
 
 
 def hang(relay: Relay) -> None:
-    """Lose the connections of a broker, which accepts new ones and says nothing."""
+    """Lose the connections of a broker, which accepts new ones and sends nothing."""
     relay.deaf(swallow=True)
     relay.reset()
 

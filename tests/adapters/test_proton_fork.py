@@ -45,7 +45,7 @@ def connection(peer: Peer) -> Iterator[Any]:
 
 
 def answer_of_child(fork: Callable[[], int], action: Callable[[], object]) -> str:
-    """What a forked child has to say about what it did."""
+    """The report of a forked child."""
     reads, writes = os.pipe()
     pid = fork()
     if not pid:

@@ -109,7 +109,7 @@ class PiecewiseServer:
             return
 
     def encrypt(self, data: bytes = b"") -> bytes:
-        """What the session has to say next: after a handshake its tickets, then `data`."""
+        """What the session sends next: after a handshake its tickets, then `data`."""
         if data:
             self._session.write(data)
         return self._out.read()
@@ -589,7 +589,7 @@ def test_a_heartbeat_waits_for_a_client_that_is_inside_for_a_moment(
         thread.start()
     try:
         assert inside.wait(10)
-        # Nearly always inside: whoever does not wait seldom finds the session free.
+        # Nearly always inside: without waiting, the session is seldom found free.
         sent = sum(wire.send_heartbeat(always()) for _ in range(50))
     finally:
         ended.set()

@@ -1,4 +1,4 @@
-"""Versions are compared as PEP 440 says; `packaging` is the witness."""
+"""Versions are compared by PEP 440; `packaging` is the witness."""
 
 from __future__ import annotations
 

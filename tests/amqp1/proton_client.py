@@ -22,7 +22,7 @@ NAMES = {
 
 
 class Client:
-    """What it is told to do."""
+    """The commands that it gets."""
 
     def __init__(self, port: str, user: str | None, password: str | None) -> None:
         options: dict[str, Any] = {}

@@ -184,7 +184,7 @@ def test_a_server_that_is_frozen_is_dead(connect: Connect, server: Program) -> N
     assert closed.error.description == "local-idle-timeout expired: nothing arrived in 2 s"
 
 
-def told(program: Program, *command: Any) -> Any:
+def outcome_of(program: Program, *command: Any) -> Any:
     return json.loads(program.ask(json.dumps(command)))
 
 
@@ -208,15 +208,15 @@ def test_a_client(peer: Peer) -> None:
         peer.running("client", str(store.port), "user", "secret") as program,
     ):
         assert program.line() == '"connected"'
-        assert told(program, "send", "queue", 10) == "ACCEPTED"
-        assert told(program, "send", "queue", 300_000) == "ACCEPTED"
-        assert told(program, "send", "reject", 10) == "REJECTED"
-        assert told(program, "send", "release", 10) == "RELEASED"
-        assert told(program, "send", "modify", 10) == "MODIFIED"
-        assert told(program, "send", "refused", 10) == "detached: amqp:not-found"
-        assert told(program, "receive", "queue", "accept") == [10, "an-id", 0]
-        assert told(program, "receive", "queue", "reject") == [300_000, "an-id", 0]
-        assert told(program, "close") == "closed"
+        assert outcome_of(program, "send", "queue", 10) == "ACCEPTED"
+        assert outcome_of(program, "send", "queue", 300_000) == "ACCEPTED"
+        assert outcome_of(program, "send", "reject", 10) == "REJECTED"
+        assert outcome_of(program, "send", "release", 10) == "RELEASED"
+        assert outcome_of(program, "send", "modify", 10) == "MODIFIED"
+        assert outcome_of(program, "send", "refused", 10) == "detached: amqp:not-found"
+        assert outcome_of(program, "receive", "queue", "accept") == [10, "an-id", 0]
+        assert outcome_of(program, "receive", "queue", "reject") == [300_000, "an-id", 0]
+        assert outcome_of(program, "close") == "closed"
     assert [type(each) for each in store.settled] == [Accepted, Rejected]
 
 
@@ -224,8 +224,8 @@ def test_a_client_and_small_frames(peer: Peer) -> None:
     make = server_connection(max_frame_size=512)
     with serving(make) as store, peer.running("client", str(store.port)) as program:
         assert program.line() == '"connected"'
-        assert told(program, "send", "queue", 100_000) == "ACCEPTED"
-        assert told(program, "receive", "queue", "accept") == [100_000, "an-id", 0]
+        assert outcome_of(program, "send", "queue", 100_000) == "ACCEPTED"
+        assert outcome_of(program, "receive", "queue", "accept") == [100_000, "an-id", 0]
 
 
 def test_a_client_without_login(peer: Peer) -> None:
@@ -234,7 +234,7 @@ def test_a_client_without_login(peer: Peer) -> None:
 
     with serving(make) as store, peer.running("client", str(store.port), "nobody") as program:
         assert program.line() == '"connected"'
-        assert told(program, "send", "queue", 10) == "ACCEPTED"
+        assert outcome_of(program, "send", "queue", 10) == "ACCEPTED"
 
 
 def test_a_client_with_wrong_credentials(peer: Peer) -> None:
@@ -250,5 +250,5 @@ def test_an_idle_client_is_kept_alive(peer: Peer) -> None:
     make = server_connection(idle_timeout=1)
     with serving(make) as store, peer.running("client", str(store.port)) as program:
         assert program.line() == '"connected"'
-        assert told(program, "pause", 3.5) == "connected"
-        assert told(program, "send", "queue", 10) == "ACCEPTED"
+        assert outcome_of(program, "pause", 3.5) == "connected"
+        assert outcome_of(program, "send", "queue", 10) == "ACCEPTED"

@@ -299,7 +299,7 @@ def test_a_message_in_several_frames() -> None:
     receiver = peer.receiver()
     assert peer.sends(Transfer(4, 0, b"t", 5, more=True), payload=b"ab") == []
     assert peer.sends(Transfer(4, more=True), payload=b"") == []
-    # The peer may repeat the number, and say at last that it is settled.
+    # The peer may repeat the number, and report at last that it is settled.
     got = only(peer.sends(Transfer(4, 0, settled=True), payload=b"cd"), Received).delivery
     assert (got.payload, got.tag, got.message_format) == (b"abcd", b"t", 5)
     assert got.settled

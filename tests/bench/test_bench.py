@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say; figures are never asserted here."""
+"""The benchmarks measure what they claim; figures are never asserted here."""
 
 from __future__ import annotations
 

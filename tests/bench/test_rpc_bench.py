@@ -32,7 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_behind(broker: Broker) -> list[str]:
-    """What would be there for ever; the rest goes by itself."""
+    """What would stay permanently; the rest expires."""
     found = [*broker.management.get("queues"), *broker.management.get("exchanges")]
     return [
         each["name"]

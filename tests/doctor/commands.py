@@ -23,7 +23,7 @@ class Said:
 
 
 def doctor(*argv: str, **environment: str) -> Said:
-    """What ``hbshim doctor`` says, in a terminal of 80 columns."""
+    """The output of ``hbshim doctor`` in a terminal of 80 columns."""
     inherited = {name: value for name, value in os.environ.items() if "HBSHIM" not in name}
     done = subprocess.run(
         [sys.executable, "-m", "hbshim", "doctor", *argv],
@@ -41,7 +41,7 @@ Key = TypeVar("Key")
 def doctors(
     calls: Mapping[Key, tuple[str, ...]],
 ) -> dict[Key, Said]:
-    """What ``hbshim doctor`` says to each of `calls`, a dict of arguments, side by side."""
+    """The output of ``hbshim doctor`` for each of `calls`, a dict of arguments, side by side."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         said = pool.map(lambda argv: doctor(*argv), calls.values())
         return dict(zip(calls, said, strict=True))
@@ -75,6 +75,6 @@ def in_turn(calls: Mapping[Key, tuple[str, ...]]) -> dict[Key, Said]:
         timeout=300,
         env={**inherited, "COLUMNS": "80"},
     )
-    # What a call leaves on the real stderr, a traceback of a thread say, belongs to no call.
+    # What a call leaves on the real stderr, such as the traceback of a thread, belongs to no call.
     assert (done.returncode, done.stderr) == (0, "")
     return {key: Said(*said) for key, said in zip(calls, json.loads(done.stdout), strict=True)}

@@ -51,7 +51,7 @@ def hangs_up(peer: socket.socket, over: threading.Event) -> None:
 Behaviour: TypeAlias = Callable[[socket.socket, threading.Event], None]
 
 
-def says(words: bytes) -> Behaviour:
+def sends(words: bytes) -> Behaviour:
     def behave(peer: socket.socket, over: threading.Event) -> None:
         peer.sendall(words)
 
@@ -92,16 +92,16 @@ STRANGERS = {
     "silent": nothing,
     "hangs-up": hangs_up,
     "resets": resets,
-    "truncated": says(START[:20]),
+    "truncated": sends(START[:20]),
     "stalled": stalls_after(START[:20]),
     "dripping": drips,
     "flooding": floods,
-    "garbage": says(os.urandom(200)),
+    "garbage": sends(os.urandom(200)),
     "huge-frame": stalls_after(b"\x01\x00\x00\x7f\xff\xff\xff"),
     "ssh": greets,
-    "http": says(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"),
-    "other-version": says(b"AMQP\x00\x01\x00\x00"),
-    "tls": says(b"\x15\x03\x01\x00\x02\x02\x46"),
+    "http": sends(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n"),
+    "other-version": sends(b"AMQP\x00\x01\x00\x00"),
+    "tls": sends(b"\x15\x03\x01\x00\x02\x02\x46"),
     "closing": stalls_after(START + CLOSE),
     "silent-after-start": stalls_after(START),
 }
@@ -110,7 +110,7 @@ STRANGERS = {
 def opens(
     then: Behaviour,
 ) -> Behaviour:
-    """A broker until the connection is open; `then` says what it does from there."""
+    """A broker until the connection is open; `then` is what it does from there."""
 
     def behave(peer: socket.socket, over: threading.Event) -> None:
         peer.sendall(START + TUNE)

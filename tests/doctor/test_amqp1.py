@@ -112,7 +112,7 @@ def serve() -> Iterator[Callable[[Answer], int]]:
         server.close()
 
 
-def says(*words: bytes) -> Answer:
+def sends(*words: bytes) -> Answer:
     def answer(connection: socket.socket) -> None:
         connection.recv(8)
         for word in words:
@@ -124,15 +124,15 @@ def says(*words: bytes) -> Answer:
 @pytest.mark.parametrize(
     ("answer", "sentence", "remedy"),
     [
-        (says(b"AMQP\x00\x00\x09\x01"), "it speaks AMQP 0-9-1, not 1.0", "use hbkombu"),
-        (says(b"AMQP\x00\x01\x00\x00"), "without SASL", "turn SASL on"),
-        (says(b"AMQP\x01\x01\x00\x0a"), "another version of AMQP", "host and port"),
-        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "it speaks HTTP", "15672"),
-        (says(b"\x15\x03\x03\x00\x02\x02\x28"), "it speaks TLS", "hbamqps://"),
-        (says(b"220 mail ESMTP\r\n"), "it speaks something else, which begins '220 mail", "port"),
-        (says(), "it hung up without a word", "log"),
+        (sends(b"AMQP\x00\x00\x09\x01"), "it speaks AMQP 0-9-1, not 1.0", "use hbkombu"),
+        (sends(b"AMQP\x00\x01\x00\x00"), "without SASL", "turn SASL on"),
+        (sends(b"AMQP\x01\x01\x00\x0a"), "another version of AMQP", "host and port"),
+        (sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "it speaks HTTP", "15672"),
+        (sends(b"\x15\x03\x03\x00\x02\x02\x28"), "it speaks TLS", "hbamqps://"),
+        (sends(b"220 mail ESMTP\r\n"), "it speaks something else, which begins '220 mail", "port"),
+        (sends(), "it hung up without a word", "log"),
         (
-            says(b"AMQP\x03\x01\x00\x00", b"\x00\x00\x00\x10\x02\x01\x00\x00\xff\xff\xff\xff" * 2),
+            sends(b"AMQP\x03\x01\x00\x00", b"\x00\x00\x00\x10\x02\x01\x00\x00\xff\xff\xff\xff" * 2),
             "what is no frame",
             "proxy",
         ),

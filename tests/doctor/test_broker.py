@@ -58,7 +58,7 @@ def visits(broker: Broker, ca: str, tls_url: str, own_vhost: str) -> dict[tuple[
 
 @pytest.mark.parametrize("route", ["plain", "tls"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_beat_is_seen_to_go_out_and_one_to_come_in(
+def test_a_heartbeat_is_seen_in_each_direction(
     visits: dict[tuple[str, str], Said], broker: Broker, client: str, route: str
 ) -> None:
     said = visits[client, route]
@@ -160,15 +160,15 @@ def test_each_mistake_gets_one_clear_line(
     broker: Broker, ca: str, tls_url: str, nowhere: int, tmp_path: Path
 ) -> None:
     calls = {
-        (client, says): ("--client", client, "--timeout", "30", *argv)
-        for says, argv in mistakes(broker, ca, tls_url, nowhere, tmp_path).items()
+        (client, text): ("--client", client, "--timeout", "30", *argv)
+        for text, argv in mistakes(broker, ca, tls_url, nowhere, tmp_path).items()
         for client in CLIENTS
     }
-    for (client, says), said in in_turn(calls).items():
-        assert said.status == 2, (client, says, said)
+    for (client, text), said in in_turn(calls).items():
+        assert said.status == 2, (client, text, said)
         assert len(said.err.strip().splitlines()) == 1, said.err
         assert said.err.startswith("hbshim: ")
-        assert says in said.err
+        assert text in said.err
         for secret in (broker.password, WRONG):
             assert secret not in said.out + said.err
 

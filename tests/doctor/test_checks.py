@@ -259,13 +259,13 @@ def test_an_interpreters_limits_are_told(facts: dict[str, Any], check: str, expe
 
 
 @pytest.mark.parametrize(
-    ("version", "says"),
+    ("version", "text"),
     [("3.10.8", "4.3 refuses them"), ("4.2.1", "accepts"), ("4.3.0", "refuses queues")],
 )
-def test_what_amqp_does_not_tell_about_queues_is_said(version: str, says: str) -> None:
+def test_that_amqp_cannot_list_queues_is_reported(version: str, text: str) -> None:
     answer = found("queue-kinds", probe=broker(version))
     assert answer.verdict == "unknown"
-    assert says in answer.sentence
+    assert text in answer.sentence
     assert "--management" in answer.remedy
 
 
@@ -278,12 +278,12 @@ def test_queues_that_were_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "says"), [("4.2.0", "ends a consumer"), ("4.3.0-rc.1", "a quorum queue's")]
+    ("version", "text"), [("4.2.0", "ends a consumer"), ("4.3.0-rc.1", "a quorum queue's")]
 )
-def test_the_ack_timeout_is_explained(version: str, says: str) -> None:
+def test_the_ack_timeout_is_explained(version: str, text: str) -> None:
     answer = found("ack-timeout", probe=broker(version))
     assert answer.verdict == "unknown"
-    assert says in answer.sentence
+    assert text in answer.sentence
     assert "PRECONDITION_FAILED" in answer.remedy
     other = dataclasses.replace(PROBE, negotiated=dataclasses.replace(AGREED, product="LavinMQ"))
     assert verdict("ack-timeout", probe=other) == "not-applicable"

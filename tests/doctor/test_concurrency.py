@@ -37,7 +37,7 @@ def test_model(script: str) -> None:
 
 @pytest.mark.parametrize("client", ["amqp", "pika"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_beat_is_watched_from_within(
+def test_a_heartbeat_is_observed_from_within(
     broker: Broker, tmp_path: Path, model: str, client: str
 ) -> None:
     ca = tmp_path / "ca.pem"

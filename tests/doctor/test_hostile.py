@@ -15,12 +15,12 @@ import pytest
 from hbshim.doctor import examine
 from hbshim.doctor.findings import Report
 from tests.doctor.commands import doctors
-from tests.doctor.hostile import HALF_BROKERS, OPEN_OK, STRANGERS, TUNE, peer_that, says
+from tests.doctor.hostile import HALF_BROKERS, OPEN_OK, STRANGERS, TUNE, peer_that, sends
 from tests.doctor.hostile import START as HANDSHAKE
 
 PASSWORD = "only-for-tests"
 CLIENTS = ("amqp", "pika")
-#: Seconds; of which a stranger that says nothing takes all.
+#: Seconds; of which a stranger that sends nothing takes all.
 TIMEOUT = 5.0
 #: A peer that sends heartbeats is watched for 2 T, however long it may take.
 LONG_TIMEOUT = 60.0
@@ -132,7 +132,7 @@ def test_a_mutilated_handshake_never_ends_in_a_traceback(client: str) -> None:
         words = bytearray(whole[: rng.randrange(1, len(whole) + 1)])
         for _ in range(rng.randrange(1, 6)):
             words[rng.randrange(len(words))] = rng.randrange(256)
-        with peer_that(says(bytes(words))) as port:
+        with peer_that(sends(bytes(words))) as port:
             report = examine(
                 f"amqp://user:{PASSWORD}@127.0.0.1:{port}/", client=client, heartbeat=1, timeout=3
             )

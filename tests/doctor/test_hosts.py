@@ -35,7 +35,7 @@ def test_uwsgi_without_threads_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])
-def test_a_beat_is_watched_within_a_request(
+def test_a_heartbeat_is_observed_within_a_request(
     broker: Broker, monkeypatch: pytest.MonkeyPatch, patch: str
 ) -> None:
     monkeypatch.setenv("HOSTED_URL", broker.amqp_url())

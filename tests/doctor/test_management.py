@@ -35,7 +35,7 @@ def ask(
 
 
 @pytest.mark.parametrize(
-    ("behave", "says"),
+    ("behave", "text"),
     [
         (nothing, "no answer in time"),
         (drips, "no answer in time"),
@@ -49,11 +49,11 @@ def ask(
     ],
 )
 def test_it_is_told_what_is_wrong(
-    behave: Callable[[socket.socket, threading.Event], None], says: str
+    behave: Callable[[socket.socket, threading.Event], None], text: str
 ) -> None:
     with pytest.raises(BrokerError) as caught:
-        ask(behave, timeout=1.0 if "in time" in says else 60.0)
-    assert says in str(caught.value)
+        ask(behave, timeout=1.0 if "in time" in text else 60.0)
+    assert text in str(caught.value)
     assert SECRET not in str(caught.value)
 
 

@@ -65,7 +65,7 @@ def found(
 
 
 @pytest.mark.parametrize("interpreter", ["main", "sub"])
-def test_a_beat_is_watched_while_the_hub_is_parked(
+def test_a_heartbeat_is_observed_while_the_hub_is_parked(
     found: dict[str, dict[str, str]], interpreter: str
 ) -> None:
     for check in (
@@ -81,5 +81,5 @@ def test_a_beat_is_watched_while_the_hub_is_parked(
     assert "leaves the hub parked" in found["worker"]["sentence"]
     assert "from pthread;" in found["heartbeat-out"]["sentence"]
     assert ("sub-interpreter" in found["interpreter"]["sentence"]) == (interpreter == "sub")
-    # hbshim is not installed there, only mounted, and says that it does not know.
+    # hbshim is not installed there, only mounted, so the answer is unknown.
     assert found["libraries"]["verdict"] == "unknown"

@@ -86,7 +86,7 @@ def test_what_lags_behind_is_named(broker: Broker, vhost: str, router: Router) -
     topic = messaging.Target(unique("topic"))
 
     def lagging() -> str:
-        """What the gate out of `dual` says of the topic."""
+        """The finding of the gate out of `dual` about the topic."""
         found = evaluate(
             "dual", "forward", router=over_router, rabbitmq=rabbitmq, management=management
         )
@@ -134,21 +134,21 @@ SECRET = "pa55word-of-nova"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "wanted"),
     [
         (["--phase", "dual"], "needs --url (the router), --notifications (RabbitMQ) and --man"),
         (["--phase", "hybrid"], "needs --url"),
         (["--phase", "half"], "'half' is not one of"),
     ],
 )
-def test_what_is_missing_is_named(arguments: list[str], says: str) -> None:
+def test_what_is_missing_is_named(arguments: list[str], wanted: str) -> None:
     done = doctor(*arguments)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert wanted in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("url", "phase", "says"),
+    ("url", "phase", "wanted"),
     [
         (f"hbamqp://n:{SECRET}@127.0.0.1:1/", "hybrid", "hybrid is the last phase"),
         (f"hbpika://n:{SECRET}@127.0.0.1:1/", "dual", "give --url hbamqp:// or hbamqps://"),
@@ -156,14 +156,14 @@ def test_what_is_missing_is_named(arguments: list[str], says: str) -> None:
         (f"hbamqp://n:{SECRET}/@127.0.0.1:1/", "dual", "cannot ask 127.0.0.1:1"),
     ],
 )
-def test_bad_input_ends_with_2_and_shows_no_password(url: str, phase: str, says: str) -> None:
+def test_bad_input_ends_with_2_and_shows_no_password(url: str, phase: str, wanted: str) -> None:
     done = doctor(
         *("--phase", phase, "--url", url, "--timeout", "5"),
         *("--notifications", f"hbpika://n:{SECRET}@127.0.0.1:1/"),
         *("--management", f"http://n:{SECRET}@127.0.0.1:1"),
     )
     assert done.returncode == 2
-    assert says in done.stderr
+    assert wanted in done.stderr
     assert SECRET not in done.stdout + done.stderr
 
 

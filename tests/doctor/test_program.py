@@ -1,4 +1,4 @@
-"""The doctor judges the connection that the program makes: T as each client negotiates it."""
+"""The doctor assesses the connection that the program makes: T as each client negotiates it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_process_is_told_of_the_connections_it_opened_without(broker: Broker) 
 
 
 def not_kept() -> dict[str, int]:
-    """How many open connections of this process hbshim does not keep alive, by what is told."""
+    """How many open connections of this process hbshim does not keep alive, by the finding."""
     told = examine().finding("open-connections")
     counted = re.findall(r"(\d+) of ([\w-]+, T = \d+ s)", told.sentence)
     assert (told.verdict == "problem") == bool(counted)

@@ -1,4 +1,4 @@
-"""The engine looks at each item on time, forgets without a trace, and holds nothing alive."""
+"""The engine checks each item on time, forgets without a trace, and holds nothing alive."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_real_thread_checks_on_its_own_and_sleeps_when_nothing_is_left() -> No
     engine.watch(other)
     wait_until(lambda: other.checks)
     assert len(item.checks) == seen
-    # One turn for the other item's arrival, one for its look: none for the forgotten one.
+    # One iteration for the other item's arrival, one for its check: none for the forgotten one.
     assert engine.wakeups - wakeups <= 3
     engine.worker.stop()
     wait_until(lambda: not engine.worker.running)
@@ -178,26 +178,28 @@ def test_a_watchdog_accepts_runs_in_time() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
-    told = []
-    watchdog = Watchdog(engine, item.timeout, metrics, lambda seconds: bool(told.append(seconds)))
+    reported = []
+    watchdog = Watchdog(
+        engine, item.timeout, metrics, lambda seconds: bool(reported.append(seconds))
+    )
     for _ in range(20):
         clock.now += 0.5
         engine.run_once()
         assert watchdog.check(clock.now) > clock.now  # type: ignore[operator]
-    assert told == []
+    assert reported == []
 
 
 def test_a_watchdog_notices_a_hub_that_never_ran_first() -> None:
     engine, clock, metrics = make_engine()
     item = Item()
     engine.watch(item)
-    told = []
-    watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
+    reported = []
+    watchdog = Watchdog(engine, item.timeout, metrics, lambda late: reported.append(late) or True)
     grace = item.timeout * LATE_SHARE
     assert watchdog.check(clock.now + grace * 0.9) is not None
-    assert told == []
+    assert reported == []
     assert watchdog.check(clock.now + grace * 1.1) is None
-    assert len(told) == 1
+    assert len(reported) == 1
     assert [event.kind for event in metrics.take_events()] == ["worker-late"]
 
 
@@ -215,9 +217,9 @@ def test_a_watchdog_that_may_not_move_reports_each_lateness_once() -> None:
 def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once() -> None:
     """The whole process was stopped: both are late, and either may go on first."""
     engine, clock, metrics = make_engine()
-    item, told = Item(), []
+    item, reported = Item(), []
     engine.watch(item)
-    watchdog = Watchdog(engine, item.timeout, metrics, lambda late: told.append(late) or True)
+    watchdog = Watchdog(engine, item.timeout, metrics, lambda late: reported.append(late) or True)
     grace = item.timeout * LATE_SHARE
     engine.run_once()
     clock.now = watchdog.check(clock.now) + 60  # type: ignore[operator]
@@ -228,9 +230,9 @@ def test_a_watchdog_that_was_late_itself_lets_the_hub_catch_up_once() -> None:
     assert planned > again  # type: ignore[operator]
     clock.now = planned + 60  # type: ignore[operator]
     clock.now = watchdog.check(clock.now)  # type: ignore[assignment]
-    assert told == []
+    assert reported == []
     assert watchdog.check(clock.now) is None
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 def test_a_watchdog_ends_with_its_engine() -> None:

@@ -159,13 +159,13 @@ def test_an_error_of_the_write_leaves_the_gate_open() -> None:
 @pytest.mark.parametrize("wrap", ["send", "flush"])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, MemoryError, ValueError])
 def test_an_interrupted_write_tears_the_stream_at_once(wrap: str, error: type[Exception]) -> None:
-    guard, told = Guard(), []
+    guard, observed = Guard(), []
 
     def fail() -> NoReturn:
         raise error
 
     def on_torn() -> None:
-        told.append((guard.torn, guard.writers.occupied))
+        observed.append((guard.torn, guard.writers.occupied))
 
     if wrap == "send":
         write = writer(guard, fail, tears=always, on_torn=on_torn)
@@ -173,7 +173,7 @@ def test_an_interrupted_write_tears_the_stream_at_once(wrap: str, error: type[Ex
         write = guard.around_flush(fail, nothing, always, on_torn)
     with pytest.raises(error):
         write()
-    assert told == [(True, True)]
+    assert observed == [(True, True)]
     assert guard.torn
     assert guard.writers.try_acquire()
 
@@ -308,7 +308,7 @@ def test_a_read_that_found_nothing_does_not_count() -> None:
 
 @needs_os_threads
 def test_a_child_forked_in_c_is_stopped_before_it_writes_or_reads() -> None:
-    """However fresh its parent's last write is: nothing runs in the child to tell it."""
+    """However fresh its parent's last write is: nothing runs in the child to notify it."""
     guard, passed = Guard(), []
 
     def refuse() -> NoReturn:

@@ -1,4 +1,4 @@
-"""Deadlines come back in order, in ticks, and a discarded item leaves no trace."""
+"""Deadlines come back in order, in slots, and a discarded item leaves no trace."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_little_that_waits_is_no_excuse_for_a_silence(
 def checks(
     connected: tuple[socket.socket, socket.socket],
 ) -> tuple[socket.socket, socket.socket, Link, Callable[..., State]]:
-    """A link, a peer, and a way to look at the link when its kernel says so long a silence."""
+    """A link, a peer, and a way to check the link when its kernel reports so long a silence."""
     client, peer = connected
     link = link_on(client, HeartbeatService(), timeout=1.0)
     view = link.wire.kernel_view()

@@ -1,4 +1,4 @@
-"""The program patches after hbshim has looked once: the next look sees it."""
+"""The program patches after hbshim has checked once: the next check finds it."""
 
 import hbshim
 

@@ -30,7 +30,7 @@ import eventlet
 
 eventlet.monkey_patch()
 
-# What eventlet can reach it does replace, so the looks below could fail.
+# What eventlet can reach it does replace, so the checks below could fail.
 assert type(reachable.lock) is not NATIVE
 assert type(current().engine("pthread")._run.busy) is NATIVE_LOCK
 

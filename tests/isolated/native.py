@@ -1,4 +1,4 @@
-"""Nothing is patched: hbshim says so and loads nothing to find out."""
+"""Nothing is patched: hbshim reports that and loads nothing to find out."""
 
 import dataclasses
 import json

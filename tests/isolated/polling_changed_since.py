@@ -1,4 +1,4 @@
-"""Somebody else put a name back meanwhile: theirs is kept when ours is restored."""
+"""Other code put a name back meanwhile: it is kept when hbshim restores its own."""
 
 import select
 

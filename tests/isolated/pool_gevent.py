@@ -25,7 +25,7 @@ def kill(green: Any) -> None:
 
 
 def kill_on_arrival(green: Any, wake: Callable[[], object]) -> None:
-    # Both are done by the hub, in the order in which it is told of them.
+    # Both are done by the hub, in the order in which it is notified of them.
     kill(green)
     wake()
 

@@ -1,4 +1,4 @@
-"""hbshim looks at itself from sub-interpreters, as mod_wsgi makes them."""
+"""hbshim inspects itself from sub-interpreters, as mod_wsgi makes them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Run every script of this directory in an interpreter of its own.
 
 Monkey patching cannot be undone, and what is loaded already decides what hbshim
-sees; so each patched concurrency model is a script. It asserts, and says "pass" at its end.
+sees; so each patched concurrency model is a script. It asserts, and prints "pass" at its end.
 """
 
 from __future__ import annotations

@@ -424,7 +424,7 @@ def test_a_broker_that_stops_reading(opened: Opened, behind: Host, relay: Relay)
     assert connection.is_open
     relay.resume()
     connection.publish_confirmed(message(name), LIMIT)
-    # What came before has its own channel, and the broker's answer there says that it is read.
+    # What came before has its own channel, and the broker's answer there shows that it was read.
     connection.set_prefetch(1)
     assert connection.delete_queue(name) == sent + 1
 

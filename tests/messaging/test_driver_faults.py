@@ -225,7 +225,7 @@ def test_the_memory_alarm(
     direct: Host,
     rabbitmqctl: Callable[..., None],
 ) -> None:
-    """Who sends is told in time; who listens goes on, and what he acknowledges is gone."""
+    """A sender gets its error in time; a listener continues, and what it acknowledges is gone."""
     endpoint = Endpoint()
     serving = drivers(direct)
     server = serve(serving, target, endpoint, workers=2, acknowledge="after")
@@ -304,7 +304,7 @@ def blocked(send: Callable[..., object], *arguments: object, **named: object) ->
             return
         finally:
             assert time.monotonic() - began < LIMIT / 2
-        # What goes first is on its way when the broker says so.
+        # The first message is on its way when the broker reports the alarm.
         time.sleep(0.05)
     raise AssertionError("no caller was notified")
 

@@ -178,7 +178,7 @@ class Counting:
 
 
 class Load:
-    """Casts numbers as fast as it can until it is told to end."""
+    """Casts numbers as fast as it can until it has to end."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -214,7 +214,7 @@ def test_pausing_and_stopping_under_load(
     quorum: bool, drivers: Drivers, serve: Serve, target: Target
 ) -> None:
     """Requests are on their way in every step of it: none is lost, and none runs twice. No thread
-    of a server that stopped is left over."""
+    of a server that stopped remains."""
     counting, serving = Counting(), drivers(quorum_queues=quorum)
     paused = serve(serving, target, counting, workers=4, prefetch=32)
     load = Load(Client(drivers(), target, timeout=2 * LIMIT))

@@ -41,7 +41,7 @@ def tried(**own: Any) -> list[int]:
     """The ports of eight hosts that refuse, in the order in which a driver tries them."""
     bound = []
     try:
-        # Bound and not listening: whoever connects is refused.
+        # Bound and not listening: every connection is refused.
         for _ in range(8):
             sock = socket.socket()
             bound.append(sock)

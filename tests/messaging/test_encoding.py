@@ -35,7 +35,7 @@ class Items:
 
 
 class Plain:
-    """Nothing that JSON could say."""
+    """Nothing that JSON can represent."""
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def raising() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "wanted"),
     [
         (Plain, "Plain cannot be converted to JSON"),
         (lambda: {"a": [{"b": Plain()}]}, "Plain cannot be converted to JSON"),
@@ -160,9 +160,9 @@ def raising() -> Iterator[int]:
     ],
 )
 def test_what_cannot_be_encoded_is_refused_in_one_way(
-    payloads: Encoding, make: Any, says: str
+    payloads: Encoding, make: Any, wanted: str
 ) -> None:
-    with pytest.raises(PayloadError, match=rf"cannot be encoded as application/json .*{says}"):
+    with pytest.raises(PayloadError, match=rf"cannot be encoded as application/json .*{wanted}"):
         payloads.encode(make())
 
 

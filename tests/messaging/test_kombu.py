@@ -116,7 +116,7 @@ def test_a_cast_into_nowhere_disturbs_whoever_publishes_next(
     closed: list[int] = []
     connection.on_channel_closed = lambda code, _text: closed.append(code)
     connection.publish(Message(b"lost", "no-such-exchange", "key"))
-    # The broker closes the channel over that; what is refused is told by no answer to it.
+    # The broker closes the channel over that; no answer reports what is refused.
     wait_until(lambda: connection.publish(Message(b"", "", queue)) or closed)
     for _ in range(100):
         connection.publish(Message(b"later", "", queue))
@@ -233,7 +233,7 @@ def test_the_same_over_tls(broker: Broker, opened: Opened, tmp_path: Path) -> No
     connection = opened(to, ssl=True, ssl_options={"cafile": str(authority)})
     name = unique("queue")
     connection.declare_queue(Queue(name, exclusive=True))
-    # Bodies larger than a record: what the session holds is told by no descriptor.
+    # Bodies larger than a record: no descriptor shows what the session holds.
     bodies = [bytes([number]) * size for number, size in enumerate((1, 1000, 100_000) * 10)]
     assert sorted(publish_from_threads(connection, name, bodies)) == sorted(bodies * 4)
     with pytest.raises(UnroutableError):
@@ -306,15 +306,15 @@ def test_a_frame_that_was_torn_ends_the_connection(
 
 @contextlib.contextmanager
 def listener(said: bytes) -> Iterator[Host]:
-    """A server that says `said`, octet by octet, and nothing more."""
+    """A server that sends `said`, byte by byte, and nothing more."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def talk() -> None:
             with contextlib.suppress(OSError):
                 client, _ = listening.accept()
                 with client:
-                    for octet in said:
-                        client.sendall(bytes([octet]))
+                    for byte in said:
+                        client.sendall(bytes([byte]))
                         time.sleep(0.05)
                     client.recv(1 << 20)
                     client.recv(1 << 20)

@@ -1,4 +1,4 @@
-"""A listener has all of its queues, or says why not."""
+"""A listener has all of its queues, or reports why not."""
 
 from __future__ import annotations
 

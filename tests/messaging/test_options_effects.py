@@ -60,7 +60,7 @@ def test_a_connection_without_heartbeats_works(opened: Opened) -> None:
 def test_a_login_by_certificate_is_asked_for(
     opened: Opened, host: Host, tmp_path: Any, broker: Broker
 ) -> None:
-    """The broker of the tests offers none, and says so."""
+    """The broker of the tests offers none, and reports that."""
     with pytest.raises(ConnectError, match="EXTERNAL"):
         opened(host, login_method="EXTERNAL", ssl_options={"certfile": "/unused"})
 

@@ -1,4 +1,4 @@
-"""A user who may not read a queue gets one clear error, and nothing goes on in silence."""
+"""A user who may not read a queue gets one clear error, and nothing continues silently."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_questions_while_another_thread_drains(connection: Session, queue: str) 
     connection.wake()
     thread.join(LIMIT)
     assert not thread.is_alive()
-    # One that was not told would have looked again when its time was up.
+    # One that was not notified would have checked again when its time was up.
     assert longest < METHOD_TIMEOUT / 2
     assert connection.delete_queue(queue) == 100
 

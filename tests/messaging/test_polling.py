@@ -131,7 +131,7 @@ def test_after_an_interrupted_close_another_one_closes() -> None:
 
 
 class Slow(Listener):
-    """Polls until it is told to end."""
+    """Polls until it has to end."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ class FakeListener:
 
 
 class Driver:
-    """Listens as it is told."""
+    """Listens as the test decides."""
 
     rpc_timeout, payload_limit = 60.0, 1024
 
@@ -147,7 +147,7 @@ def test_workers_that_stop_their_server_do_not_wait_for_each_other() -> None:
 
 
 def test_errors_are_logged_unless_a_callback_takes_them(caplog: pytest.LogCaptureFixture) -> None:
-    """With their traceback, unless they are hbshim's own, which say what to do."""
+    """With their traceback, unless they are hbshim's own, which name a remedy."""
 
     def work(_batch: Sequence[Any]) -> None:
         raise ValueError("of the method")

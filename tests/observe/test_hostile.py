@@ -351,18 +351,18 @@ BEHAVIOUR = {
 def test_a_hostile_server_costs_the_command_one_clear_line(
     hbshim: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, kind: str, how: str
 ) -> None:
-    behave, says = BEHAVIOUR[kind]
+    behave, wanted = BEHAVIOUR[kind]
     with serve(tmp_path, behave) as path:
         done = hbshim("watch", how, path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("hbshim: ")
-    assert says in done.stderr
+    assert wanted in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "wanted"),
     [
         ("no/such/path", "no process listens at no/such/path"),
         (__file__, "no process listens at"),
@@ -374,11 +374,14 @@ def test_a_hostile_server_costs_the_command_one_clear_line(
     ],
 )
 def test_a_target_that_is_none_gets_one_clear_line(
-    hbshim: Callable[..., subprocess.CompletedProcess[str]], target: str, says: str, tmp_path: Path
+    hbshim: Callable[..., subprocess.CompletedProcess[str]],
+    target: str,
+    wanted: str,
+    tmp_path: Path,
 ) -> None:
     done = hbshim("watch", target, TMPDIR=str(tmp_path))
     assert done.returncode == 2
-    assert says in done.stderr
+    assert wanted in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

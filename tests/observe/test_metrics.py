@@ -99,7 +99,7 @@ def collect() -> Iterator[Callable[..., int]]:
     provider.shutdown()
 
 
-def test_links_and_beats(
+def test_links_and_heartbeats(
     connect: Callable[..., Peer], scrape: Callable[..., float], collect: Callable[..., int]
 ) -> None:
     heartbeats = scrape("heartbeats_sent_total")

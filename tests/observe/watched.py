@@ -31,7 +31,7 @@ socket = __import__("socket")
 
 
 def open_link(timeout: float) -> tuple[Any, ...]:
-    """A link to a peer in this process that says nothing."""
+    """A link to a peer in this process that sends nothing."""
     server = socket.create_server(("127.0.0.1", 0))
     client = socket.create_connection(server.getsockname())
     wire = wire_for(client)

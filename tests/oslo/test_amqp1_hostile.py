@@ -43,7 +43,7 @@ REQUESTS: dict[str, Any] = {
     ),
 }
 
-#: Replies that say nothing, and the exception that the caller gets.
+#: Replies without a meaning, and the exception that the caller gets.
 REPLIES: dict[str, tuple[Any, str]] = {
     "a number": (Single("5"), "PayloadFailure"),
     "not JSON": (Single("{"), "PayloadFailure"),

@@ -23,7 +23,7 @@ GROUP = "[oslo_messaging_amqp]"
 URL = "hbamqp://user:s3cret@nowhere/vhost"
 SECRET = "k3ypass"
 
-#: What oslo.messaging's own list says of each option.
+#: Each option in oslo.messaging's own list.
 LIST = """
 import json, sys
 from oslo_config import cfg

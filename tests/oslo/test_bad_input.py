@@ -18,7 +18,7 @@ SCHEMES = ("hbkombu", "hbpika", "hbamqp")
 SECRET = "a-password-that-is-never-printed"
 PROGRAM = Path(__file__).with_name("bad_input.py")
 
-#: For each case: the exception, what its text says, and the seconds that it may take. Those
+#: For each case: the exception, its text, and the seconds that it may take. Those
 #: that need no answer of the broker's take as long as the machine is busy.
 EXPECTED = {
     "all hosts unreachable, call": ("MessagingTimeout|MessageDeliveryFailure", "127.0.0.1", 20),

@@ -16,19 +16,19 @@ NOTIFICATIONS = f"hbrabbit://nova:{SECRET}@127.0.0.1:1/nova"
 
 
 @pytest.mark.parametrize(
-    ("rpc", "says"),
+    ("rpc", "text"),
     [
         (f"hbamqp://nova:{SECRET}@127.0.0.1:1/glance", "virtual host 'glance' and the one"),
         (f"hbamqp://nova:{SECRET}@127.0.0.1:1/nova?ssl=1", "for RPC uses TLS and the one"),
     ],
 )
 def test_contradictions_are_named_without_a_password(
-    service: Callable[..., Service], rpc: str, says: str
+    service: Callable[..., Service], rpc: str, text: str
 ) -> None:
     client = service("native", "[oslo_messaging_notifications]", f"transport_url = {NOTIFICATIONS}")
     client.send("open", url=rpc, topic="never")
     client.answer()
-    with pytest.raises(ProgramError, match=says) as raised:
+    with pytest.raises(ProgramError, match=text) as raised:
         client.answer()
     assert SECRET not in str(raised.value)
 

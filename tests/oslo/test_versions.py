@@ -80,7 +80,7 @@ def test_those_between_are_taken(version: str) -> None:
 
 
 def test_a_client_library_of_an_unknown_version_is_left_alone(url: Callable[..., str]) -> None:
-    """As without hbshim: calls work, oslo.messaging sends heartbeats. The log says why."""
+    """As without hbshim: calls work, oslo.messaging sends heartbeats. The log has the reason."""
     said = run(CONNECT, "18.3.1", url("hbrabbit"), f"versions-{os.getpid()}")
     assert "answered" in said.splitlines()
     assert "hbshim does not know amqp 9.0" in said

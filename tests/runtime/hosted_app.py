@@ -1,7 +1,7 @@
 """The application that the real hosts run: it reports what hbshim sees from inside them.
 
 The first request starts two clocks, a green thread and a native one. The second
-tells how often each has ticked meanwhile: that is whether the hub ran between
+reports how often each clock has run meanwhile, that is, whether the hub ran between
 requests, independently of what hbshim believes.
 """
 

@@ -23,7 +23,7 @@ class Derived(Connection):
 
 
 class Forged:
-    """A proxy: it says that it is a connection."""
+    """A proxy: its class claims to be a connection."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Connection]:  # type: ignore[override]

@@ -110,7 +110,7 @@ class Agent:
         self.client.close()
 
     def bury(self) -> None:
-        """Close and let go; :meth:`remains` says what of it is left."""
+        """Close and let go; :meth:`remains` returns what of it is left."""
         self.buried = [weakref.ref(item) for item in (self.client.connection, *self._links())]
         self.client.close()
         self.client = None
@@ -160,7 +160,7 @@ class Agent:
         }
 
     def engine_of_link(self) -> str | None:
-        """The worker that looks at the only link; None without one."""
+        """The worker that checks the only link; None without one."""
         for engine in service.current().engines():
             if any(item in self._links() for item in engine.items()):
                 return engine.worker.name
@@ -172,7 +172,7 @@ class Agent:
     # -- interference ----------------------------------------------------------
 
     def force_heartbeats(self, every: float = 0.005) -> None:
-        """Have the engine find a heartbeat due at each check, and look all the time."""
+        """Have the engine find a heartbeat due at each check, and check all the time."""
         check_often(every)
         for link in self._links():
             force_heartbeats(link, every)
@@ -205,7 +205,7 @@ class Agent:
         self.child = Child(ACTS[act], self.client, way)
 
     def child_answer(self) -> Any:
-        """Have the child go on if it waits, and return what it says."""
+        """Have the child go on if it waits, and return its report."""
         assert self.child is not None
         return self.child.answer()
 
@@ -217,8 +217,8 @@ class Agent:
 def set_buffers(receive: int | None, send: int | None) -> None:
     """Give every socket these buffers before it connects; None leaves the kernel's.
 
-    Before, because the handshake fixes the unit that the window is told in: with the
-    default buffer's unit of 1024 bytes a small one is told as closed.
+    Before, because the handshake fixes the unit of the window: with the
+    default buffer's unit of 1024 bytes a small one is announced as closed.
     """
     connect = socket.socket.connect
 

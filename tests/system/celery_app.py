@@ -27,7 +27,7 @@ if os.environ.get("PUBLISH") == "at import":
 
 @app.task  # type: ignore[untyped-decorator]
 def nap(seconds: float) -> int:
-    """Keep the pool busy, and say which process did."""
+    """Keep the pool busy, and return the process that did."""
     time.sleep(seconds)
     return os.getpid()
 

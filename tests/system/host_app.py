@@ -81,7 +81,7 @@ def connect() -> dict[str, Any]:
 
 
 def publish() -> dict[str, Any]:
-    """What each library says to one message: None, or its error."""
+    """The result of one message with each library: None, or its error."""
     return {library: _error_of(library, send) for library, send in _publishers.items()}
 
 

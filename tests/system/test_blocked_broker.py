@@ -1,4 +1,4 @@
-"""A memory alarm: RabbitMQ reads nothing more from publishers, and goes on beating.
+"""A memory alarm: RabbitMQ reads nothing more from publishers, and continues to send heartbeats.
 
 Measured on RabbitMQ 3.10 and held here: while it blocks a publisher, its own
 heartbeats keep coming every T/2 and it expects none. So a peer that closed its

@@ -41,7 +41,7 @@ def test_closed_by_an_operator(everywhere: list[RemoteClient], broker: Broker) -
     for client in everywhere:
         broker.management.close_connection(client.wait_until_at_broker())
     for client in everywhere:
-        # The broker says Connection.Close, and waits for an answer before it hangs up.
+        # The broker sends Connection.Close, and waits for an answer before it hangs up.
         wait_until(lambda client=client: client.at_broker is None, 30)  # type: ignore[misc]
         client.wait_until_lost(30)
         assert client.fails("publish").recoverable, client.name

@@ -63,7 +63,7 @@ class Row:
         return self
 
     def latest_check(self) -> float:
-        """Seconds that the latest look was late by."""
+        """Seconds that the latest check was late by."""
         return max(
             late
             for journal in self.outcome.journals.values()

@@ -73,7 +73,7 @@ class Row:
     said: list[str | None] = dataclasses.field(default_factory=list)
 
     def story(self) -> str:
-        """For whoever has to find out why a row failed."""
+        """Evidence for finding out why a row failed."""
         events = (event for event in self.relay.events if event.kind != "heartbeat")
         return "\n".join([*map(str, events), self.host.log()])
 
@@ -142,7 +142,7 @@ class Celeries:
                 self.send(row, "pass_on", word)
 
     def wait_for(self, total: int, rows: list[Row], limit: float) -> None:
-        """Wait until each has produced as much; whoever has not by then has not."""
+        """Wait until each has produced as much, or the time is over."""
 
         def arrived() -> bool:
             # The relays share this process: it must not be busy asking.

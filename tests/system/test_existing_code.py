@@ -54,7 +54,7 @@ def test_a_consumer_that_waits_for_a_message_is_kept_alive(
 
 
 def test_a_platform_without_tcp_info(everywhere: list[RemoteClient], relay: Relay) -> None:
-    """The guard counts instead: idle, silent and broken links are told apart all the same."""
+    """The guard counts instead: idle, silent and broken links are distinguished all the same."""
     for client in everywhere:
         client.open(relay, heartbeat=T)
         client.do("without_tcp_info")

@@ -31,7 +31,7 @@ PARENTS = [
     ("gevent", "kombu"),
     ("gevent", "pika"),
 ]
-#: In C, as uWSGI and mod_wsgi fork. Without gevent, which must be told of a fork.
+#: In C, as uWSGI and mod_wsgi fork. Without gevent, which has to be notified of a fork.
 WAYS = ["os", "multiprocessing", "c"]
 ROWS = [
     (model, library, way)

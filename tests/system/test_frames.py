@@ -50,6 +50,6 @@ def test_without_a_guard_this_test_sees_torn_frames(
     client.do("blind_guard")
     client.do("force_heartbeats")
     narrow_relay.slow(MEBIBYTE)
-    # The broker closes a connection with a torn frame; no matter how that is told.
+    # The broker closes a connection with a torn frame; how that is reported does not matter.
     client.send("publish", size=MEBIBYTE)
     assert narrow_relay.wait_for("malformed", "client")

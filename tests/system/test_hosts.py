@@ -201,7 +201,7 @@ def test_without_hbshim_they_die(rows: Any, host: str) -> None:
 def test_where_no_thread_runs_hbshim_names_the_flag(rows: Any) -> None:
     row = row_of(rows, "uwsgi-without-threads", True)
     for library in LIBRARIES:
-        assert row.views[library].missed_heartbeats, "uWSGI ran a thread it was not told to run"
+        assert row.views[library].missed_heartbeats, "uWSGI ran a thread without --enable-threads"
     assert "--enable-threads" in dict(row.events)["choice-warning"]
     # No heartbeat could be sent, but the dead connection is known before a message is lost on it.
     assert all(row.said.values()), row.said

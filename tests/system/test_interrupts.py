@@ -75,7 +75,7 @@ class Messages(threading.Thread):
 
 
 class Outcome(NamedTuple):
-    """What the interrupted process says, what its wire shows, and what its consumer got."""
+    """The reports of the interrupted process, its frames on the wire, and what its consumer got."""
 
     faults: list[str]
     counts: dict[str, int]

@@ -30,7 +30,7 @@ WORKLOADS = ["idle", "steady", "confirmed", "listener"]
 
 #: What each fault of a zone does to unprotected connections, at the least: broken rules
 #: of the invariant. `lost`: messages vanished unreported; `late`: so was the end of the
-#: connection. After a reset, and where the broker can still say that it closes, even a library
+#: connection. After a reset, and where the broker can still announce that it closes, even a library
 #: alone loses nothing: its next publish fails; but one that is idle learns it late.
 WITHOUT: dict[str, set[str]] = {
     "deaf": {"lost", "late"},

@@ -1,6 +1,6 @@
-"""The process itself stops and goes on, or its clock jumps.
+"""The process itself stops and continues, or its clock jumps.
 
-A stopped process cannot send heartbeats: after 2 to 3 T the broker closes. Once it goes on, it
+A stopped process cannot send heartbeats: after 2 to 3 T the broker closes. Once it continues, it
 must know that before its next message is swallowed, also when the broker's goodbye never arrived.
 The wall clock must not matter at all: the kernel's ages and the engine's deadlines do not
 come from it.
@@ -32,7 +32,7 @@ HOUR = 3600
 
 
 def stopped(broker: Broker, setting: Setting) -> Outcome:
-    """All applications stop; meanwhile one zone's relay throws away what the broker says."""
+    """All applications stop; meanwhile one zone's relay throws away what the broker sends."""
     steps = [Step(0.2, FAULTS["stopped"], name, STOP) for name in setting.processes]
     # Begins once they are stopped, and ends when they have gone on: FIN and RST never arrive.
     steps += [Step(0.5, FAULTS["swallow"], setting.zones[1], STOP + 2 * T + 1)]

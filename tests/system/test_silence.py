@@ -1,4 +1,4 @@
-"""Behind a relay that goes deaf, the next publish must fail instead of being swallowed."""
+"""Behind a relay that becomes deaf, the next publish must fail instead of being swallowed."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_control_is_closed_by_the_broker(
 def test_control_that_may_survive(
     reported: Cells, model: str, library: str, role: str, version: str
 ) -> None:
-    """On a machine that starves its process for 2 T it does not, and then it says so."""
+    """On a machine that starves its process for 2 T it does not, and then it reports that."""
     cell = reported[model, library, role, "none", version]
     assert cell.link is None
     assert cell.works == (not cell.result["error"]), cell

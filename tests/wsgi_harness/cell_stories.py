@@ -106,7 +106,7 @@ def warned(observation: Observation) -> Observation:
     """The same with hbshim's warning about a forced worker."""
     event = {"kind": "choice-warning", "detail": "The host parks the hub."}
     shim = {
-        "detected": {"choice": {"worker": "greenthread", "reason": "The option says so."}},
+        "detected": {"choice": {"worker": "greenthread", "reason": "The option is set."}},
         "counters": {},
         "events": [event],
     }

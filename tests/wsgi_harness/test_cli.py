@@ -66,7 +66,7 @@ def test_a_report_that_cannot_be_written_is_an_error_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "shown"),
     [
         (EngineUnavailableError("no engine; install one"), 3, "no engine; install one"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -76,7 +76,7 @@ def test_a_report_that_cannot_be_written_is_an_error_before_anything_starts(
 def test_a_run_that_does_not_end_has_its_own_exit_code(
     error: BaseException,
     code: int,
-    told: str,
+    shown: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -88,12 +88,12 @@ def test_a_run_that_does_not_end_has_its_own_exit_code(
     result = call("--report", str(tmp_path))
 
     assert result.exit_code == code
-    assert told in result.stderr
+    assert shown in result.stderr
     assert "Traceback" not in result.output
 
 
 def test_help_reports_the_exit_codes() -> None:
     text = call("--help").stdout
 
-    told = re.findall(r"^ +(\d+) +\w", text[text.index("Exit codes") :], re.MULTILINE)
-    assert told == ["0", "1", "2", "3", "130"]
+    shown = re.findall(r"^ +(\d+) +\w", text[text.index("Exit codes") :], re.MULTILINE)
+    assert shown == ["0", "1", "2", "3", "130"]

@@ -29,7 +29,7 @@ def is_other(deployment: Deployment) -> bool:
 
 
 def grid(shown: Callable[[Deployment], bool]) -> str:
-    """Ways of beating down, deployments and libraries across, as Markdown."""
+    """Keepalive strategies down, deployments and libraries across, as Markdown."""
     expected = {
         (each.method.key, each.deployment.key, each.library): each.expected
         for each in SCENARIOS

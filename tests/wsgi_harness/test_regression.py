@@ -202,12 +202,12 @@ def test_ctrl_c_removes_everything(prepared: object, engine: Engine, tmp_path: P
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
-        told = []
+        printed = []
         for line in process.stderr:
-            told.append(line)
+            printed.append(line)
             if line.startswith("silence"):
                 break
-        assert ours(engine, process.pid) != "", "".join(told)
+        assert ours(engine, process.pid) != "", "".join(printed)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     finally:

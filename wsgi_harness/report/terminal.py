@@ -16,6 +16,24 @@ _INTERRUPTED = 130
 _NARROWEST = 100
 
 
+def exit_codes(passed: str, failed: str, not_run: str) -> str:
+    """Return the exit codes of a command, for the end of its help.
+
+    Parameters:
+        passed: what 0 means.
+        failed: what 1 means.
+        not_run: why there is no verdict, which is 3.
+    """
+    return f"""\b
+Exit codes:
+  0    {passed}
+  1    {failed}
+  2    the command line is wrong
+  {_NOT_RUN}    no verdict: {not_run}
+  {_INTERRUPTED}  interrupted; everything is removed again
+"""
+
+
 @contextlib.contextmanager
 def ending_well(command: str) -> Iterator[None]:
     """End the process with one line and its own exit code if there is no verdict.

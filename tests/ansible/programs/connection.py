@@ -1,4 +1,4 @@
-"""Connects as the file says that the role "service" has written."""
+"""Connects by the file that the role "service" has written."""
 
 from __future__ import annotations
 

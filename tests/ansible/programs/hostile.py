@@ -181,7 +181,7 @@ def closed_port(host: str, port: int) -> str:
 def attempts(
     rabbitmq: str, router: str, directory: str
 ) -> dict[str, tuple[Callable[[], str], str]]:
-    """Return what is tried, and what the error must say."""
+    """Return what is tried, and what the text of the error must contain."""
     found: dict[str, tuple[Callable[[], str], str]] = {}
     sides = (("rabbitmq", "hbpika", rabbitmq, 5671), ("router", "hbamqp", router, 31459))
     for side, scheme, host, port in sides:

@@ -58,7 +58,7 @@ class FakeConnection:
         self.stale.update(range(1, self._tags + 1))
         for _, on_cancelled in consumers.values():
             assert on_cancelled is not None
-            self._arrived.append(lambda told=on_cancelled: told(reason))  # type: ignore[misc]
+            self._arrived.append(lambda notify=on_cancelled: notify(reason))  # type: ignore[misc]
         self._news.set()
 
     def delete(self, queue: str) -> None:

@@ -122,7 +122,7 @@ def identity() -> str:
 
 
 def test_a_redelivered_request_that_was_not_begun_is_run(rigs: Callable[..., Rig]) -> None:
-    """The mark alone says nothing: the broker sets it for whatever it took back."""
+    """The mark alone means nothing: the broker sets it for whatever it took back."""
     rig = rigs()
     one = identity()
     rig.open().deliver(rig.topic, one, redelivered=True, expiration=60.0)

@@ -24,7 +24,7 @@ OWN = TOPOLOGY.replies("client")
 
 
 class Sender:
-    """Says of addresses what `there` says."""
+    """Reports of addresses what `there` contains."""
 
     def __init__(self, there: Callable[[str], bool]) -> None:
         self.there = there

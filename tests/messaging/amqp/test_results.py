@@ -13,23 +13,23 @@ from hbshim.protocol.messages import Delivery
 
 
 class Connection:
-    """Records what it is told."""
+    """Records the commands that it gets."""
 
     is_open = True
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.commands: list[Any] = []
 
     def start_consumer(self, queue: str, _on_delivery: Any, **_: Any) -> str:
-        self.told.append(f"consume {queue}")
+        self.commands.append(f"consume {queue}")
         return "tag"
 
     def stop_consumer(self, tag: str, on_stopped: Any) -> None:
-        self.told.append(f"stop {tag}")
+        self.commands.append(f"stop {tag}")
         on_stopped()
 
     def requeue(self, tag: int) -> bool:
-        self.told.append(f"requeue {tag}")
+        self.commands.append(f"requeue {tag}")
         return True
 
 
@@ -58,7 +58,7 @@ def test_after_a_wait_in_vain_another_process_can_get_the_result() -> None:
     for _ in range(2):
         with pytest.raises(CallTimeoutError):
             replies.receive(0.1)
-    assert caller.connection.told == ["consume queue", "stop tag"] * 2
+    assert caller.connection.commands == ["consume queue", "stop tag"] * 2
 
 
 def test_a_forgotten_consumer_is_stopped_before_a_delivery_goes_back() -> None:
@@ -67,4 +67,4 @@ def test_a_forgotten_consumer_is_stopped_before_a_delivery_goes_back() -> None:
     _forgotten(stored)
     for tag in (1, 2):
         stored.arrived(Delivery(connection, tag, b"1", "queue"))
-    assert connection.told == ["stop tag", "requeue 1", "requeue 2"]
+    assert connection.commands == ["stop tag", "requeue 1", "requeue 2"]

@@ -1,4 +1,4 @@
-"""The driver over AMQP 1.0 on RabbitMQ: what the contract of all drivers does not say."""
+"""The driver over AMQP 1.0 on RabbitMQ: what the contract of all drivers does not cover."""
 
 from __future__ import annotations
 

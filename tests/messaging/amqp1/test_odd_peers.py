@@ -47,7 +47,7 @@ Act = Callable[["Peer", object], None]
 
 
 class Peer:
-    """A peer that accepts connections, and answers as it is told.
+    """A peer that accepts connections, and answers as the test decides.
 
     Parameters:
         act: called with each event.

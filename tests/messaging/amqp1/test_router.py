@@ -1,4 +1,4 @@
-"""The driver over a router: what the contract of all drivers does not say."""
+"""The driver over a router: what the contract of all drivers does not cover."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_marked_copy_is_run_only_where_requests_are_acknowledged_after(
     target: messaging.Target,
     serve: Serve,
 ) -> None:
-    """Its mark says that another server has received it and may have begun it."""
+    """Its mark means that another server has received it and may have begun it."""
     endpoint = Endpoint()
     serve(router_drivers(), target, endpoint, acknowledge=acknowledge)
     driver = router_drivers()
@@ -343,7 +343,7 @@ def test_logins_with_a_password(
 
 
 def test_addresses_of_another_virtual_host(guarded: Router, target: messaging.Target) -> None:
-    """Neither receiving from them nor sending to them is possible, and the errors say so."""
+    """Neither receiving from them nor sending to them is possible; the errors give the reason."""
     driver = messaging.connect(guarded_url(guarded, "eve", "beta"), addressing_profile="router")
     assert isinstance(driver, Amqp1Driver)
     names = driver._profiles.current.names

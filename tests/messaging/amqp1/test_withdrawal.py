@@ -193,7 +193,7 @@ def test_a_method_that_runs_learns_that_its_caller_has_left(
             # By the clock of this process, its time is not over for long.
             wait_until(request.expired, LIMIT)
             learned.set()
-            return "to nobody"
+            return "to no caller"
 
     serve(router_drivers(), target, Patient())
     client = messaging.Client(router_drivers(), target, timeout=0.3)

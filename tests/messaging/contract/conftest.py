@@ -1,4 +1,4 @@
-"""Fixtures of the contract tests; laboratory.py says how another driver joins them."""
+"""Fixtures of the contract tests; laboratory.py explains how another driver joins them."""
 
 from __future__ import annotations
 

@@ -357,7 +357,7 @@ def test_the_loop_is_closed_while_a_server_runs(
     target: messaging.Target,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It says so, and what comes next goes to another server."""
+    """It reports that, and the next request goes to another server."""
     for module in ("reading", "aio.threads"):
         monkeypatch.setattr(f"hbshim.messaging.{module}.IDLE", 0.1)
     errors: list[BaseException] = []

@@ -28,7 +28,7 @@ Serve = Callable[..., Server]
 
 
 class Events:
-    """Notes each notification; gives one back that is told to."""
+    """Notes each notification; requeues those that ask for it."""
 
     def __init__(self, *requeue: str) -> None:
         self.got: list[str] = []

@@ -289,7 +289,7 @@ def test_a_collected_generator_releases_while_the_lock_is_held(shop: Shop) -> No
         thread.join(30)
     finally:
         gc.enable()
-    assert done.is_set(), "the lock was waited for by whoever held it"
+    assert done.is_set(), "the holder of the lock waited for it"
     # GeneratorExit ended the block from outside.
     assert shop.made[0].closed is False
     assert pool.acquire(timeout=5) is shop.made[1]

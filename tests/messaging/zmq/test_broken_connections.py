@@ -204,7 +204,7 @@ def test_a_call_that_expires_in_its_server_does_not_stay_in_the_proxy(
 def test_a_client_connects_again_where_the_handshake_was_not_answered(
     nodes: Callable[[], Node], serve: Serve, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a host dies, or its network, just then: no packet says so."""
+    """As where a host dies, or its network, just then: no packet reports it."""
     monkeypatch.setattr(sockets, "HANDSHAKE_WITHIN", 1000)
     node = nodes()
     with socket.create_server((node.address, 9501)) as port:

@@ -14,16 +14,13 @@ from rich.console import Console
 from tests.stress.chaos.faults import FAULTS
 from tests.stress.chaos.plan import Step, draw
 from tests.stress.chaos.zmq.faults import FAULTS as ZMQ_FAULTS
-from wsgi_harness.report.terminal import ending_well, result_console
+from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
 
-_EXIT_CODES = """\b
-Exit codes:
-  0    the invariant held
-  1    it did not
-  2    the command line is wrong
-  3    no verdict: the containers could not be had, or a fault could not be made
-  130  interrupted; everything is removed again
-"""
+_EXIT_CODES = exit_codes(
+    passed="the invariant held",
+    failed="it did not",
+    not_run="the containers could not be started, or a fault could not be made",
+)
 _SHORTEST = 5.0
 
 

@@ -49,7 +49,7 @@ from tests.stress.chaos.plan import OPEN_LIMIT
 from tests.stress.chaos.workloads import WORKLOADS
 from tests.stress.clients import CLIENTS, AmqpClient
 
-#: Seconds between two looks at each link's state, and between two reports of lateness.
+#: Seconds between two checks of each link's state, and between two reports of lateness.
 _POLL_INTERVAL = 0.02
 _REPORT_EVERY = 0.5
 #: Seconds until a connection that could not be opened is tried again.
@@ -115,7 +115,7 @@ class Session:
         write("over", name=self.name)
 
     def _local_port(self) -> int:
-        """As the relay sees this connection; 0 when hbshim is not there to tell."""
+        """As the relay sees this connection; 0 without hbshim."""
         return int(self.link.name.split(" ")[0].rpartition(":")[2]) if self.link else 0
 
     def _use(self, client: AmqpClient) -> bool:
@@ -173,7 +173,7 @@ def _let_go(client: AmqpClient) -> None:
 
 
 class Watcher:
-    """Tells when hbshim gives a link up, and how late its looks come; in a native thread."""
+    """Reports when hbshim gives a link up, and how late its checks are; in a native thread."""
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = sessions
@@ -246,7 +246,7 @@ def _carry_out(command: dict[str, Any], sessions: list[Session]) -> bool:
 
 
 def main() -> None:
-    """Live until told to end."""
+    """Run until the command to end."""
     commands = Commands()
     start_native_thread(commands.read, lambda: None)
     while not commands.waiting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-#: What hbshim may need beyond its rule to notice: two looks, on a machine that is busy.
+#: What hbshim may need beyond its rule to notice: two checks, on a machine that is busy.
 SLACK = 1.0
 
 
@@ -27,9 +27,9 @@ class Effect(enum.Enum):
     #: Nothing arrives any more: dead, and known to be, 2 T later.
     SILENCE = "silence"
     #: What the client sends does not arrive, while the broker is still heard. Only the
-    #: broker can know, and it says so after at most 3 T, by closing.
+    #: broker can know, and it closes the connection after at most 3 T.
     UNHEARD = "unheard"
-    #: The connection is ended, and the client's kernel is told.
+    #: The connection is ended, and the client's kernel is notified.
     CUT = "cut"
     #: The process does not run. If that lasts for 3 T the broker closes, and the process
     #: must know before its next message is swallowed.

@@ -92,7 +92,7 @@ def check_invariant(
     arrived: Mapping[str, set[int]],
     heartbeats: Mapping[tuple[str, int], Sequence[float]] | None = None,
 ) -> list[SessionResult]:
-    """Judge every session.
+    """Check every session.
 
     Parameters:
         heartbeat: T in seconds.
@@ -224,7 +224,7 @@ class _Trial:
             allowed = deadline - since + self._starved(since, deadline)
             if generation.closed is not None and generation.end == generation.closed:
                 # The goodbye got through, or the library took no notice; within the bound
-                # either way, or `_check_calls` tells.
+                # either way, or `_check_calls` reports it.
                 continue
             if generation.end - since > allowed:
                 self._object(
@@ -293,7 +293,7 @@ class _Trial:
                 )
 
     def _held(self, begin: float, end: float, *, stops: bool) -> float:
-        """Seconds of this span in which the process stood still, or, all told, calls may wait."""
+        """Seconds of this span in which the process stood still, or, in all, calls may wait."""
         return sum(
             max(0.0, min(end, fault.healed) - max(begin, fault.began))
             for fault in self._faults

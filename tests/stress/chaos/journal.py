@@ -17,7 +17,7 @@ class Entry:
             ``refused`` (what became of a publish); ``lost`` (hbshim gave the link up);
             ``down`` (a call raised: the application knows); ``closed`` (by the application);
             ``over`` (the session's last word got through).
-        at: when it was over; for an operation that took time, `began` says since when.
+        at: when it was over; for an operation that took time, `began` is its start.
         generation: number of this connection in its session, from 1.
         number: of the message.
         recoverable: for ``down``: existing code reconnects on this error.
@@ -70,5 +70,5 @@ class Journal:
                 self.lateness[worker] = max(seconds, self.lateness.get(worker, 0.0))
         elif kind == "end":
             self.ended = True
-        elif kind != "event":  # those are for whoever reads the file
+        elif kind != "event":  # those are for readers of the file
             self.entries.append(Entry(**reported))

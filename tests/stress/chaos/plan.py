@@ -42,7 +42,7 @@ def draw(
 ) -> list[Step]:
     """Draw the faults of a run.
 
-    No target has two faults at once: which of them a death is due to could not be told.
+    No target has two faults at once: it would not be known which of them caused a death.
     A fault of the broker waits until no zone has one, for the same reason.
 
     Parameters:

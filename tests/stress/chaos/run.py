@@ -96,7 +96,7 @@ class ChaosTestbed:
         broker: where the relays lead.
         stack: the broker's, for faults of the broker.
         relays: relays of the caller's own by zone, in place of plain ones.
-        logs: directory for what the applications say; a temporary one when left out.
+        logs: directory for the output of the applications; a temporary one when left out.
 
     Attributes:
         faults: what has happened so far.
@@ -271,7 +271,7 @@ class ChaosTestbed:
         return heard
 
     def _write_relayed(self) -> None:
-        """Keep what the relays saw beside the journals, for whoever wants to know why."""
+        """Keep what the relays saw beside the journals, to find the cause of a violation."""
         assert self._logs is not None
         for name, relay in self.zones.items():
             lines = [json.dumps(dataclasses.asdict(event)) + "\n" for event in list(relay.events)]

@@ -40,7 +40,7 @@ def test_all_end_in_time_and_none_overlaps_on_a_target(seed: int) -> None:
 
 
 def test_what_silences_lasts_longer_than_its_bound() -> None:
-    """Else it could not be told whether the death would have been known in time."""
+    """Otherwise it would not be known whether the death would have been known in time."""
     for kind in FAULTS.values():
         if kind.effect in (Effect.SILENCE, Effect.UNHEARD):
             assert kind.lasts[0] * 2 >= kind.bound(2), kind.name

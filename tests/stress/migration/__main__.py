@@ -15,16 +15,13 @@ from rich.table import Table
 
 from tests.stress.migration.invariant import KINDS, Result
 from tests.stress.migration.run import Migration, Urls
-from wsgi_harness.report.terminal import ending_well, result_console
+from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
 
-_EXIT_CODES = """\b
-Exit codes:
-  0    no message was lost, executed twice or refused
-  1    one was
-  2    the command line is wrong
-  3    no verdict: containers or the router could not be had, or a gate did not open
-  130  interrupted; everything is removed again
-"""
+_EXIT_CODES = exit_codes(
+    passed="no message was lost, executed twice or refused",
+    failed="one was",
+    not_run="containers or the router could not be started, or a gate did not open",
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)

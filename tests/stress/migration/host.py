@@ -2,7 +2,7 @@
 
 A server answers calls and casts, and listens for notifications. A client sends all three, each
 thread one after the other. Both end well when their standard input does. What happens is a line in
-a journal: the harness counts those, and nothing that hbshim says of itself.
+a journal: the harness counts those, and no report of hbshim itself.
 """
 
 from __future__ import annotations

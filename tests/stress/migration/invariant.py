@@ -40,7 +40,7 @@ class Result:
 
 
 def check_invariant(lines: Iterable[str]) -> Result:
-    """Judge the lines of all journals, in any order."""
+    """Check the lines of all journals, in any order."""
     result = Result()
     sent: set[tuple[str, str]] = set()
     done: set[tuple[str, str]] = set()

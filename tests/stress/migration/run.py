@@ -230,7 +230,7 @@ class Migration:
         return min(counts)
 
     def finish(self) -> Result:
-        """Stop the load, wait until all is handled, and judge."""
+        """Stop the load, wait until all is handled, and check the invariant."""
         for each in self._clients:
             each.stop()
         deadline = time.monotonic() + LIMIT

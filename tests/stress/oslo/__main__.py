@@ -10,16 +10,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgi_harness.report.terminal import ending_well, result_console
+from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
 
-_EXIT_CODES = """\b
-Exit codes:
-  0    each scheme of hbshim passes what oslo.messaging's own passes, and survives
-  1    one does not
-  2    the command line is wrong
-  3    no verdict: the containers, or an environment, could not be had
-  130  interrupted; everything is removed again
-"""
+_EXIT_CODES = exit_codes(
+    passed="each scheme of hbshim passes what oslo.messaging's own passes, and survives",
+    failed="one does not",
+    not_run="the containers could not be started, or an environment could not be made",
+)
 _CTL_LIMIT = 90.0
 _RESTART = "40 green callers, broker restarted"
 _BLOCKED = "hub blocked for 4 T"

@@ -30,7 +30,7 @@ _BLOCKED_FOR = 4 * _BLOCKED_T
 #: A service without an answer for so many seconds after the broker's return is taken to hang.
 _HANGS_AFTER = 45.0
 _START_LIMIT = 120.0
-#: What greenlet says when a native thread meets a green lock.
+#: The text of greenlet's error when a native thread meets a green lock.
 _SWITCHED = "Cannot switch to a different thread"
 _numbers = itertools.count()
 

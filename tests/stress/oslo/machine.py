@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-#: Of all processors; with less of it idle, a failure says nothing about what was tested.
+#: Of all processors; with less of it idle, a failure shows nothing about what was tested.
 CALM = 0.1
 _STAT = Path("/proc/stat")
 _WINDOW = 1.0

@@ -35,7 +35,7 @@ _NODE_LIMIT = 150
 
 
 class GuardedUrl(str):
-    """A URL of a driver of hbshim; asked whether it is RabbitMQ's, it says yes."""
+    """A URL of a driver of hbshim; the check whether it is RabbitMQ's succeeds."""
 
     __slots__ = ()
 

@@ -9,16 +9,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgi_harness.report.terminal import ending_well, result_console
+from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
 
-_EXIT_CODES = """\b
-Exit codes:
-  0    nothing was left over, and every check was in time
-  1    something was
-  2    the command line is wrong
-  3    no verdict: the containers could not be had
-  130  interrupted; everything is removed again
-"""
+_EXIT_CODES = exit_codes(
+    passed="nothing is left, and every check was in time",
+    failed="something is left, or a check was late",
+    not_run="the containers could not be started",
+)
 _HOUR = 3600.0
 
 

@@ -20,7 +20,7 @@ from wsgi_harness.report.plots import BLUE, GREEN, ORANGE, PURPLE, STYLE, VERMIL
 #: Rises when a field changes its meaning.
 FORMAT = 1
 _MEBIBYTE = 1024 * 1024
-#: Colour and line style together, so that neither alone has to be told apart.
+#: Colour and line style together, so that neither alone has to be distinguished.
 _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"), (VERMILLION, "-"))
 
 _PANELS: tuple[tuple[str, Callable[[dict[str, Any]], float]], ...] = (
@@ -169,7 +169,7 @@ def summary(soak_reports: Sequence[SoakReport], setting: Setting) -> str:
         return f"{len(found)} complaint{'s' if len(found) > 1 else ''}."
     cycles = 2 * setting.cycles * len(soak_reports)
     return (
-        f"After {cycles} connections opened and closed, nothing is left over in "
+        f"After {cycles} connections opened and closed, nothing remains in "
         f"{len(soak_reports)} processes."
     )
 
@@ -182,7 +182,7 @@ def _facts(setting: Setting) -> str:
     )
 
 
-_HEADERS = ("target", "at rest after", "MiB", "descriptors", "threads", "left over")
+_HEADERS = ("target", "at rest after", "MiB", "descriptors", "threads", "remaining")
 
 
 def _rows(soak_reports: Sequence[SoakReport]) -> list[list[str]]:

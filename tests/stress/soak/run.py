@@ -1,4 +1,4 @@
-"""Runs the target side by side, listens to them, and says whether anything was left over."""
+"""Runs the target side by side, listens to them, and reports whether anything remains."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class SoakReport:
             yield "it ended early; see its log"
         for phase, census in self.censuses.items():
             for what, count in census["left_over"].items():
-                yield f"left over after {phase}: {count} {what}"
+                yield f"remaining after {phase}: {count} {what}"
         allowed = _GROWTH_AT_ALL + _GROWTH_A_CYCLE * setting.cycles
         if self.growth_in_cycles > allowed:
             grown = self.growth_in_cycles / 1024

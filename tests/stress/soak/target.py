@@ -131,7 +131,7 @@ class Target:
             client.close()
 
     def _rest(self, phase: str) -> Census:
-        """Wait until nothing is left over, or for as long as that may take; tell what is."""
+        """Wait until nothing remains, or for as long as that may take; return what does."""
         self._phase = f"rest after {phase}"
         deadline = time.monotonic() + _REST_LIMIT
         while True:

@@ -1,4 +1,4 @@
-"""What is left over is counted, a soak that left something fails, and a short one for real."""
+"""What remains is counted, a soak that leaves something fails, and a short one runs for real."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ SILENT: dict[str, Any] = {"event:link-silent": 2}
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        ([*CLEAN[:2], census("second cycles", Link=3)], "left over after second cycles: 3 Link"),
+        ([*CLEAN[:2], census("second cycles", Link=3)], "remaining after second cycles: 3 Link"),
         ([*CLEAN[:2], census("second cycles", resident=90 << 20)], "its memory grew by 40960 KiB"),
         ([*GROWING, *CLEAN[1:]], "its memory grew by 10240 KiB while it endured"),
         ([sample(lateness=0.3), *CLEAN[1:]], "a check was 0.30 s late"),

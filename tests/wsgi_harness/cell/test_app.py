@@ -26,11 +26,11 @@ import io, json, sys
 from wsgi_harness.cell.app import application
 
 def call(method, path, query="", body=""):
-    told = []
+    sent = []
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query}
     environ |= {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body.encode())}
-    body = b"".join(application(environ, lambda status, headers: told.append(status)))
-    return [told[0], body.decode()]
+    body = b"".join(application(environ, lambda status, headers: sent.append(status)))
+    return [sent[0], body.decode()]
 
 json.dump([call(*request) for request in json.load(sys.stdin)], sys.stdout)
 """
@@ -120,10 +120,10 @@ def answering(broker: Broker) -> Iterator[None]:
 def test_a_cell_with_oslo_messaging_asks_notifies_and_reports(broker: Broker, scheme: str) -> None:
     scenario = BY_NAME[f"{'stock' if scheme == SCHEMES[0] else 'hbshim'}-{scheme}-oslo"]
 
-    told = call(scenario, (broker.host, broker.amqp_port), broker.amqp_url(), *ROUND)
+    sent = call(scenario, (broker.host, broker.amqp_port), broker.amqp_url(), *ROUND)
 
-    assert [status for status, _ in told] == ["200 OK"] * 3, told
-    opened, published, report = (json.loads(body) for _, body in told)
+    assert [status for status, _ in sent] == ["200 OK"] * 3, sent
+    opened, published, report = (json.loads(body) for _, body in sent)
     assert opened["versions"]["oslo.messaging"].startswith("18.")
     assert published["accepted"] == 3
     queues = [queue["name"] for queue in broker.management.get("queues")]

@@ -23,17 +23,17 @@ import asyncio, json, sys
 from wsgi_harness.cell.asgi import application
 
 async def call(method, path, query="", body=""):
-    told = []
+    sent = []
     scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"}
     scope |= {"method": method, "path": path, "query_string": query.encode(), "headers": []}
     asked = asyncio.Queue()
     asked.put_nowait({"type": "http.request", "body": body.encode(), "more_body": False})
 
     async def send(message):
-        told.append(message)
+        sent.append(message)
 
     await application(scope, asked.get, send)
-    return [told[0]["status"], b"".join(each.get("body", b"") for each in told).decode()]
+    return [sent[0]["status"], b"".join(each.get("body", b"") for each in sent).decode()]
 
 async def main():
     return [await call(*request) for request in json.load(sys.stdin)]

@@ -64,12 +64,12 @@ def run(library: str, method: str, expected: str, *deployment: str) -> Any:
 def test_a_native_thread_sends_without_a_hub_until_the_library_gives_up(
     library: str, method: str, deployment: tuple[str, ...]
 ) -> None:
-    told = run(library, method, "sends", *deployment)
+    answer = run(library, method, "sends", *deployment)
 
-    assert told["own_thread"]
-    assert len(told["report"]["calls"]) == 3
-    assert told["report"]["error"]["type"] == "ConnectionError"
-    assert told["drained"] == (2 if method == "native-drained" else 0)
+    assert answer["own_thread"]
+    assert len(answer["report"]["calls"]) == 3
+    assert answer["report"]["error"]["type"] == "ConnectionError"
+    assert answer["drained"] == (2 if method == "native-drained" else 0)
 
 
 @pytest.mark.parametrize(("method", "own_thread"), [("green", False), ("tpool", True)])
@@ -77,15 +77,15 @@ def test_a_native_thread_sends_without_a_hub_until_the_library_gives_up(
 def test_a_green_thread_sends_while_its_hub_runs(
     library: str, method: str, own_thread: bool
 ) -> None:
-    told = run(library, method, "sends", "patched", "hub")
+    answer = run(library, method, "sends", "patched", "hub")
 
-    assert len(told["report"]["calls"]) == 3
-    assert told["own_thread"] is own_thread
+    assert len(answer["report"]["calls"]) == 3
+    assert answer["own_thread"] is own_thread
 
 
 @pytest.mark.parametrize("method", ["green", "tpool", "none"])
 @pytest.mark.parametrize("library", GREEN)
 def test_a_green_thread_sends_nothing_while_its_hub_is_parked(library: str, method: str) -> None:
-    told = run(library, method, "never", "patched")
+    answer = run(library, method, "never", "patched")
 
-    assert told["report"] == {"calls": [], "error": None}
+    assert answer["report"] == {"calls": [], "error": None}

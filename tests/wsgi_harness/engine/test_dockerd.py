@@ -80,7 +80,7 @@ def test_an_engine_answers_only_where_a_ping_is_answered(tmp_path: Path) -> None
 
 
 def reply(listener: socket.socket, path: Path, answer: bytes) -> bool:
-    """What `answers` makes of a server that says this."""
+    """The result of `answers` for a server that sends this."""
 
     def serve() -> None:
         link, _ = listener.accept()

@@ -113,7 +113,7 @@ def test_debians_rabbitmq_is_used_where_the_official_image_cannot_be_pulled(
     assert lines[0] == f"pulling {base.image}"
     assert lines[1].startswith(f"pulling {base.image} failed (")
     assert lines[1].endswith("; RabbitMQ 4.0 from Debian trixie instead")
-    # The choice stays: the image that was built says what it is, and no registry is asked.
+    # The choice stays: the name of the image that was built has it, and no registry is asked.
     del lines[:]
     assert ensure_broker_image(engine, "4.0", progress=lines.append) == tag
     assert lines == []

@@ -125,10 +125,10 @@ def test_a_run_of_nothing_but_cells_that_have_no_broker_is_an_error(
 def test_cells_on_another_version_go_to_its_broker_through_a_relay_of_its_own() -> None:
     services = {each.name: each for each in services_of(select(["none-kombu*"]), 4)}
 
-    told = json.loads(services["none-kombu-rabbitmq43"].environment["CELL"])
-    relay = services[told["host"]]
+    settings = json.loads(services["none-kombu-rabbitmq43"].environment["CELL"])
+    relay = services[settings["host"]]
     assert "--target=rabbitmq43:5672" in relay.entrypoint
-    assert f"--listen=none-kombu-rabbitmq43={told['port']}" in relay.entrypoint
+    assert f"--listen=none-kombu-rabbitmq43={settings['port']}" in relay.entrypoint
     assert "--target=rabbitmq:5672" in services[wiretap.RELAY].entrypoint
     assert not any("rabbitmq43=" in argument for argument in services[wiretap.RELAY].entrypoint)
 
@@ -139,8 +139,8 @@ def test_cells_over_tls_go_past_the_relay() -> None:
     relay = services[wiretap.RELAY]
     assert any("none-kombu=" in argument for argument in relay.entrypoint)
     assert not any("tls" in argument for argument in relay.entrypoint)
-    told = json.loads(services["none-kombu-tls"].environment["CELL"])
-    assert (told["host"], told["port"], told["tls"]) == (*wiretap.ENCRYPTED, True)
+    settings = json.loads(services["none-kombu-tls"].environment["CELL"])
+    assert (settings["host"], settings["port"], settings["tls"]) == (*wiretap.ENCRYPTED, True)
 
 
 def test_somebody_answers_each_driver_that_asks_and_nobody_is_there_without() -> None:
@@ -163,9 +163,9 @@ def test_cells_on_a_router_have_one_and_what_receives_there() -> None:
     )
     assert services["answers-router"].entrypoint[-2:] == ("router:5672", "amqp")
     assert services["answers-router"].environment["PYTHONPATH"] == "/opt/oslo14"
-    told = json.loads(services["none-proton-router"].environment["CELL"])
-    assert "--target=router:5672" in services[told["host"]].entrypoint
-    assert told["router"]
+    settings = json.loads(services["none-proton-router"].environment["CELL"])
+    assert "--target=router:5672" in services[settings["host"]].entrypoint
+    assert settings["router"]
 
 
 def test_what_arrives_at_the_router_is_read_from_what_receives_there() -> None:

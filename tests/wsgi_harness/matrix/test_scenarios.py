@@ -37,7 +37,7 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
         "hbshim-tpool",
     ],
 )
-def test_every_way_of_beating_is_tried_in_the_deployment_that_fails(
+def test_every_keepalive_strategy_is_tried_in_the_deployment_that_fails(
     method: str, library: str
 ) -> None:
     scenario = BY_NAME[f"{method}-{library}"]

@@ -1,4 +1,4 @@
-"""Verdicts: what is as expected, what is a finding, and what the exit code says."""
+"""Verdicts: what is as expected, what is a finding, and the exit code."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Client:
         return number
 
     def fate(self, number: int) -> tuple[str | None, bool]:
-        """What the router says about a message: its state, and whether it is settled."""
+        """What the router reports of a message: its state, and whether it is settled."""
         sent = self._backend.snapshot()["sent"][str(number)]
         return sent["state"], sent["settled"]
 
@@ -122,7 +122,7 @@ class Client:
         return self.fate(number)[0]
 
     def wait_state(self, number: int, state: str) -> None:
-        """Wait until the router says this about a message."""
+        """Wait until the router reports this state of a message."""
         wait_until(lambda: self.fate(number)[0] == state, LIMIT)
 
     def received(self, link: str) -> list[dict[str, Any]]:

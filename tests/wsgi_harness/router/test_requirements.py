@@ -126,7 +126,7 @@ def test_r5_settled_messages_are_discarded(client: Clients) -> None:
     receiver = server.receiver("r5", 1)
     sender = caller.sender("r5")
     caller.send_many(sender, map(str, range(1000)), settled=True)
-    # Those that are sent next say that the router has handled all before them.
+    # When those that are sent next arrive, the router has handled all before them.
     marker = caller.send(sender, "marker")
     server.grant(receiver, 2000)
     wait_until(lambda: server.received(receiver)[-1]["body"] == "marker", LIMIT)

@@ -1,4 +1,4 @@
-"""Run by test_stack.py: a stack that is up until the process is told to end."""
+"""Run by test_stack.py: a stack that is up until the process has to end."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from wsgi_harness.stack.stack import Stack
 
 
 def main() -> None:
-    """Bring up the project named on the command line; say how far it is, a line a step."""
+    """Bring up the project named on the command line; print a line for each step."""
 
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")

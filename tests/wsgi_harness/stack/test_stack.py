@@ -55,9 +55,9 @@ def test_cells_find_hbshims_drivers_by_their_entry_points(stack: Stack) -> None:
     group = "oslo.messaging.drivers"
     code = f"from importlib.metadata import *; print(*entry_points(group='{group}').names)"
 
-    told = stack.exec("web", ["env", f"PYTHONPATH={CODE}", "/opt/venv/bin/python", "-c", code])
+    printed = stack.exec("web", ["env", f"PYTHONPATH={CODE}", "/opt/venv/bin/python", "-c", code])
 
-    assert {"hbrabbit", "hbkombu", "hbpika", "rabbit"} <= set(told.split())
+    assert {"hbrabbit", "hbkombu", "hbpika", "rabbit"} <= set(printed.split())
 
 
 def test_environment_reaches_a_cell_unchanged(stack: Stack) -> None:

@@ -159,7 +159,7 @@ class Host:
         self._clients.drop_from(self._machine)
 
     def figures(self) -> dict[str, Any]:
-        """What the process for calls and casts of its proxy says."""
+        """The figures of its proxy's process for calls and casts."""
         return ask(self.ipc, ("requests",))["requests"] or {}
 
     def _count(self) -> None:

@@ -75,7 +75,7 @@ def check_invariant(
     hosts: Iterable[str],
     counted: float = 0.0,
 ) -> Result:
-    """Judge a run that has come to rest.
+    """Check a run that has come to rest.
 
     Parameters:
         heartbeat: T in seconds.
@@ -156,7 +156,7 @@ class _Trial:
             return
         self._result.copies += max(0, len(runs) - 1)
         if message.what == "acked cast" and sum(not run.again for run in runs) > 1:
-            self._object("ran-twice", message, "by two servers that were not told of a copy")
+            self._object("ran-twice", message, "by two servers, and not marked as a copy")
         if not message.error and not runs:
             self._object("lost", message, "it was acknowledged, and not begun")
 

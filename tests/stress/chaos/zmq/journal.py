@@ -37,7 +37,7 @@ class Run:
     """A server has begun a message.
 
     Attributes:
-        again: it was told that the message may have been begun before.
+        again: the message was marked as one that may have been begun before.
         server: the name of its process.
     """
 

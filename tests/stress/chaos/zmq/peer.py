@@ -60,7 +60,7 @@ def write(kind: str, **details: Any) -> None:
 
 
 class Commands:
-    """Reads commands in a native thread, which tells how late it is, too."""
+    """Reads commands in a native thread, which also reports how late it is."""
 
     def __init__(self) -> None:
         self.waiting: deque[dict[str, Any]] = deque()
@@ -103,7 +103,7 @@ class Endpoint:
 
 
 def serve(commands: Commands) -> None:
-    """Serve until told to stop."""
+    """Serve until the command to stop."""
     plain = messaging.connect("hbzmq://", rpc_zmq_ipc_dir=IPC)
     acked = messaging.connect("hbzmq://", rpc_zmq_ipc_dir=IPC, notification_acks=True)
     servers = [
@@ -177,7 +177,7 @@ class Sender:
             time.sleep(self._chance.uniform(0.0, 0.2))
 
     def end(self) -> None:
-        """Begin nothing more; say so when all has ended."""
+        """Begin nothing more; report when all has ended."""
         self._over = True
         for thread in self._threads:
             thread.join()

@@ -1,7 +1,7 @@
 """What a server does with a request, and with a notification, around the methods that it calls.
 
 It is a generator that yields each :class:`Invocation`, and is sent what that returned or raised: so
-:mod:`hbshim.messaging.aio` can await a method. Closing the generator gives the message back, if it
+:mod:`hbshim.messaging.aio` can await a method. Closing the generator requeues the message, if it
 is not acknowledged yet.
 """
 

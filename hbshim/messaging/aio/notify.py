@@ -97,7 +97,7 @@ class NotificationServer(Serving):
     """Passes notifications to endpoints, and acknowledges those that they have handled.
 
     Methods that are ``async def`` run on the event loop, others in worker threads. A notification
-    whose method is cancelled is given back.
+    whose method is cancelled is requeued.
 
     Parameters:
         driver: see :func:`hbshim.messaging.aio.connect`.
@@ -161,7 +161,7 @@ class Listener:
 
     A notification is acknowledged when the next one is asked for, and when the ``async with`` block
     ends without an error. If it ends with one, the notification is handled again later, here or by
-    another listener. What was received beyond that is given back.
+    another listener. What was received beyond that is requeued.
 
     Parameters:
         driver: see :func:`hbshim.messaging.aio.connect`.
@@ -293,7 +293,7 @@ class Listener:
             await self._in_thread(current.requeue)
 
     async def stop(self, timeout: float = CLOSE_LIMIT) -> None:
-        """Acknowledge the current notification, give back what was received, and close."""
+        """Acknowledge the current notification, requeue what was received, and close."""
         await self._stop(timeout, requeue=False)
 
     async def _stop(self, timeout: float, *, requeue: bool) -> None:

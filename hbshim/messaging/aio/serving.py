@@ -52,7 +52,7 @@ class Serving:
         threads: the number of worker threads for methods that are not ``async def``.
         batch_size, batch_timeout: of a batch; see :meth:`hbshim.messaging.base.Listener.poll`.
             Without `batch_size`, each message is handled for itself.
-        requeues: a message whose method is cancelled is given back.
+        requeues: a message whose method is cancelled is requeued.
 
     Raises:
         OptionError: a number is below 1.
@@ -167,7 +167,7 @@ class Serving:
 
         Parameters:
             timeout: seconds after which ``async def`` methods that still run are cancelled, and
-                others that wait for a thread are not begun. What is not acknowledged is given back
+                others that wait for a thread are not begun. What is not acknowledged is requeued
                 then, and other callers get an error. It returns within another second. None: wait
                 until all these methods end.
 
@@ -248,7 +248,7 @@ class Serving:
         try:
             self._works.remove(work)
         except KeyError:
-            return  # given back by another thread
+            return  # requeued by another thread
         self._slots.release()
         if self._stopped:
             self.home.post(self._note_change)

@@ -29,7 +29,7 @@ class Place(Protocol):
     workers: Threads
     repliers: Threads
     on_error: OnError
-    #: A message whose method is cancelled is given back.
+    #: A message whose method is cancelled is requeued.
     requeues: bool
 
     def _argument(self, first: Any) -> Any:

@@ -95,11 +95,11 @@ class RoutedIncoming(Amqp1Incoming):
             self.acknowledge()
 
     def renew(self) -> bool:
-        """Return False: a router does not count how often it is given back."""
+        """Return False: a router does not count how often it is requeued."""
         return False
 
     def requeue(self) -> None:
-        """Have its sender send a notification again, to any listener; give back anything else."""
+        """Have its sender send a notification again, to any listener; requeue anything else."""
         if not self._later or self._retries is None:
             self.return_to_queue()
         elif self.attempts + 1 >= self._retries.attempts:

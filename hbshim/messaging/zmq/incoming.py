@@ -117,7 +117,7 @@ class ZmqIncoming:
             self._connection.confirm(self._arrived)
 
     def renew(self) -> bool:
-        """Return False: the proxy does not count how often it is given back."""
+        """Return False: the proxy does not count how often it is requeued."""
         return False
 
     def acknowledge(self) -> bool:

@@ -126,7 +126,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
                 connection.stop()
             else:
                 connection.pause()
-            # What the I/O thread has received by then is given back below.
+            # What the I/O thread has received by then is requeued below.
             until = time.monotonic() + _PAUSE_WITHIN
             while not self._take(connection, until - time.monotonic()):
                 if time.monotonic() >= until:

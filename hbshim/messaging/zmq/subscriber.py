@@ -61,7 +61,7 @@ class Subscriber:
         self._deliver = deliver
         self._socket: zmq.Socket[bytes] | None = None
         self._latest: dict[tuple[bytes, bytes], int] = {}
-        # What waits for the end of a pause: what was given back, and what arrived since.
+        # What waits for the end of a pause: what was requeued, and what arrived since.
         self._is_paused = False
         self._released: deque[Arrived] = deque()
         self._arrived: deque[Arrived] = deque()

@@ -11,12 +11,13 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Protocol
 
 from hbshim.errors import WorkerError
 from hbshim.options import WorkerName
+from hbshim.runtime.stacks import Call, escaped, stacks
 from hbshim.runtime.unpatched import (
     allocate_lock,
     get_ident,
@@ -40,7 +41,7 @@ def _ignore(_reason: str) -> None:
     return None
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PACKAGE = escaped(os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep)
 
 #: How many calls of a stuck thread are shown.
 CALLS_SHOWN = 5
@@ -158,20 +159,19 @@ class PthreadWorker:
 
     def elsewhere(self) -> bool:
         """Whether the thread executes code that is not hbshim's."""
-        thread = self._thread
-        frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
-        return frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE)
+        calls = self._calls()
+        return bool(calls) and not calls[0].file.startswith(_PACKAGE)
 
     def where(self) -> str:
         """Return the latest calls of the thread, the innermost first; empty if it does not run."""
+        return " from ".join(
+            f"{call.function} ({os.path.basename(call.file)}:{call.line})"
+            for call in self._calls()[:CALLS_SHOWN]
+        )
+
+    def _calls(self) -> Sequence[Call]:
         thread = self._thread
-        frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
-        calls: list[str] = []
-        while frame is not None and len(calls) < CALLS_SHOWN:
-            code = frame.f_code
-            calls.append(f"{code.co_name} ({os.path.basename(code.co_filename)}:{frame.f_lineno})")
-            frame = frame.f_back
-        return " from ".join(calls)
+        return () if thread is None else stacks().get(thread.ident or 0, ())
 
 
 def _thread_exists(native_id: int | None) -> bool:

@@ -1,24 +1,22 @@
 """Detects the event loops of asyncio that run in this process, and in which threads.
 
 asyncio knows only the loop of the calling thread. So the stack of each thread is searched for the
-functions of asyncio that run a loop: some microseconds for a thread. uvloop's own are compiled and
-in no stack, but a program runs it with ``asyncio.run()`` or ``asyncio.Runner``, as uvicorn does.
+functions of asyncio that run a loop. uvloop's own are compiled and in no stack, but a program runs
+it with ``asyncio.run()`` or ``asyncio.Runner``, as uvicorn does. A loop of another thread whose
+handler is deeper than what :func:`hbshim.runtime.stacks.stacks` returns is not found.
 """
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Literal
 
 from hbshim.runtime.loaded import is_loaded, module_of, peek
+from hbshim.runtime.stacks import Call, stacks
+from hbshim.runtime.unpatched import get_ident
 
 LoopKind = Literal["asyncio", "uvloop", "other"]
-
-#: Deeper stacks are not searched: a loop runs near the beginning, and a stack is followed from its
-#: end, so this is also the limit for what the program calls inside of the loop.
-_DEPTH = 500
 
 
 @dataclass(frozen=True)
@@ -75,37 +73,24 @@ def thread_name(ident: int) -> str:
 
 
 def _running() -> list[RunningLoop]:
-    found = []
-    for ident, frame in sorted(sys._current_frames().items()):
-        loop = _loop_of(frame)
-        if loop is not None:
-            found.append(RunningLoop(kind_of(loop), thread_name(ident)))
-    if not found:
-        # A compiled loop that was started by its own method, in this thread.
-        running = peek("asyncio.events", "_get_running_loop")
-        loop = None if running is None else running()
-        if loop is not None:
-            ident = peek("_thread", "get_ident")()
-            found.append(RunningLoop(kind_of(loop), thread_name(ident)))
-    return found
+    kinds: dict[int, LoopKind] = {}
+    for ident, calls in sorted(stacks().items()):
+        kind = _kind_in(calls)
+        if kind is not None:
+            kinds[ident] = kind
+    # That of this thread is known for certain, also a compiled one that its own method started.
+    running = peek("asyncio.events", "_get_running_loop")
+    loop = None if running is None else running()
+    if loop is not None:
+        kinds[get_ident()] = kind_of(loop)
+    return [RunningLoop(kind, thread_name(ident)) for ident, kind in kinds.items()]
 
 
-def _loop_of(frame: FrameType | None) -> object | None:
-    """Return the loop that the thread of `frame` runs."""
-    for _ in range(_DEPTH):
-        if frame is None:
-            return None
-        where = frame.f_globals.get("__name__"), frame.f_code.co_name
-        if where == ("asyncio.base_events", "run_forever"):
-            return _still_open(frame.f_locals.get("self"))
-        if where == ("asyncio.runners", "run"):
-            local = frame.f_locals
-            # Python 3.11 and later have a Runner, 3.10 has the loop itself.
-            runner = local.get("self")
-            return _still_open(local.get("loop") or getattr(runner, "_loop", None))
-        frame = frame.f_back
+def _kind_in(calls: Sequence[Call]) -> LoopKind | None:
+    """Return the kind of the loop that a thread runs, by its calls."""
+    for call in calls:
+        if call.function == "run_forever" and call.file.endswith("asyncio/base_events.py"):
+            return "asyncio"
+        if call.function == "run" and call.file.endswith("asyncio/runners.py"):
+            return "uvloop" if is_loaded("uvloop") else None
     return None
-
-
-def _still_open(loop: Any) -> object | None:
-    return loop if loop is not None and loop.is_running() else None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -19,11 +17,12 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import REPLACING_LIMIT, HeartbeatService
 from hbshim.heartbeat.supervisor import GRACE_AT_LEAST, Supervisor
 from hbshim.heartbeat.wire import HEARTBEAT_FRAME, Wire
-from hbshim.heartbeat.workers import Worker, _NativeThread
+from hbshim.heartbeat.workers import Worker
 from hbshim.metrics import Metrics
 from tests.concurrency import MODEL, needs_os_threads
 from tests.heartbeat.test_engine import Clock, IdleWorker, Item
 from tests.interrupts import interrupt_everywhere
+from tests.threads import threads_of
 from tests.waiting import wait_until
 
 pytestmark = needs_os_threads
@@ -192,18 +191,6 @@ def test_heartbeats_go_on_while_the_thread_is_stuck_in_a_finalizer(
 def end_by(error: type[SystemExit], idents: set[int]) -> None:
     for ident in idents:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
-
-
-def threads_of(*owners: _NativeThread | Supervisor) -> set[int]:
-    """Identities of the threads that run a method of one of these objects."""
-    found = set()
-    for ident, innermost in sys._current_frames().items():
-        frame: FrameType | None = innermost
-        while frame is not None:
-            if any(frame.f_locals.get("self") is owner for owner in owners):
-                found.add(ident)
-            frame = frame.f_back
-    return found
 
 
 def wait_until_with(peer: socket.socket, condition: Callable[..., Any]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hbshim.observe.protocol import REQUEST
@@ -13,6 +11,7 @@ from hbshim.observe.server import WatchServer
 from hbshim.observe.socketfile import SocketFile
 from hbshim.runtime.unpatched import original_module
 from tests.concurrency import needs_os_threads
+from tests.threads import threads_of
 from tests.waiting import wait_until
 
 pytestmark = needs_os_threads
@@ -30,17 +29,6 @@ def ask(path: str) -> bytes:
             return b""
 
 
-def thread_of(server: Any) -> int | None:
-    """Identity of the thread that runs a method of `server`; None for none."""
-    for ident, innermost in sys._current_frames().items():
-        frame: FrameType | None = innermost
-        while frame is not None:
-            if frame.f_code is WatchServer._run.__code__ and frame.f_locals["self"] is server:
-                return ident
-            frame = frame.f_back
-    return None
-
-
 def test_an_exception_from_outside_does_not_end_the_watch(tmp_path: Path) -> None:
     path = str(tmp_path / "watch.sock")
     errors: list[Any] = []
@@ -55,8 +43,7 @@ def test_an_exception_from_outside_does_not_end_the_watch(tmp_path: Path) -> Non
     server = Counting(SocketFile(path), lambda: b"answer", errors.append)
     try:
         wait_until(lambda: ask(path) == b"answer")
-        thread = thread_of(server)
-        assert thread is not None
+        (thread,) = threads_of(server)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread), ctypes.py_object(SystemExit)
         )
@@ -64,6 +51,6 @@ def test_an_exception_from_outside_does_not_end_the_watch(tmp_path: Path) -> Non
         assert ask(path) == b"answer"
     finally:
         server.stop()
-    wait_until(lambda: thread_of(server) is None)
+    wait_until(lambda: threads_of(server) == set())
     assert len(starts) == 2
     assert errors == []

@@ -141,8 +141,12 @@ class ConsumingListener(PollingListener[M, C]):
         """Open a connection, with one attempt; the deadline is of ``time.monotonic()``."""
 
     @abstractmethod
-    def _start(self, connection: C, consumer: Consumer) -> None:
+    def _start(self, connection: C, consumer: Consumer, deadline: float | None) -> None:
         """Declare the queue of a consumer, and consume from it: set its `tag`.
+
+        Parameters:
+            deadline: of ``time.monotonic()``; None: the broker has the time that a healthy one
+                needs at most.
 
         Raises:
             TopologyError, PayloadError: it is refused.
@@ -180,7 +184,8 @@ class ConsumingListener(PollingListener[M, C]):
             if connection is None:
                 return
             if not (self._complete or self._paused or self._stopped):
-                self._consume(connection)
+                # A poll takes longer rather than begin anew each time at a slow broker.
+                self._consume(connection, None if drain else deadline)
             if drain and not (self._stopped or self._changed.is_set()):
                 left = deadline - time.monotonic()
                 if not self._complete:
@@ -225,13 +230,13 @@ class ConsumingListener(PollingListener[M, C]):
     def _connected(self, connection: C) -> None:
         """Prepare a new connection."""
 
-    def _consume(self, connection: C) -> None:
+    def _consume(self, connection: C, deadline: float | None) -> None:
         for consumer in self._consumers:
             if consumer.tag is None and not consumer.backoff.left():
                 try:
                     if consumer.subscription is None:
                         consumer.subscription = consumer.source.subscription()
-                    self._start(connection, consumer)
+                    self._start(connection, consumer, deadline)
                     self._consuming = True
                 except (TopologyError, PayloadError, UnsupportedError) as error:
                     consumer.subscription = None

@@ -62,13 +62,14 @@ class AmqpListener(ConsumingListener[AmqpIncoming, Connection]):
     def _connected(self, connection: Connection) -> None:
         connection.set_prefetch(self._prefetch)
 
-    def _start(self, connection: Connection, consumer: Consumer) -> None:
+    def _start(self, connection: Connection, consumer: Consumer, deadline: float | None) -> None:
         subscription: Subscription = consumer.subscription
-        subscription.declare_as_there(connection)
+        subscription.declare_as_there(connection, deadline)
         consumer.tag = connection.consume(
             subscription.queue.name,
             self._receiving(consumer, self._incoming(consumer, subscription.queue.name)),
             on_cancelled=self._on_cancelled(consumer),
+            deadline=deadline,
         )
         self._channel_closed = False
 

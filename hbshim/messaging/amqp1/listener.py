@@ -110,14 +110,15 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
             for consumer, source in zip(self._consumers, sources, strict=True):
                 consumer.source, consumer.subscription = source, None
 
-    def _start(self, connection: Connection, consumer: Consumer) -> None:
+    def _start(self, connection: Connection, consumer: Consumer, deadline: float | None) -> None:
         link = self._paused_links.pop(consumer, None)
         if link is not None and not link.ended:
             consumer.tag = link
             connection.resume(link)
             return
         subscription: Subscription = consumer.subscription
-        deadline = time.monotonic() + START_LIMIT
+        if deadline is None:
+            deadline = time.monotonic() + START_LIMIT
         assert self._management is not None, "it is connected"
         subscription.declare_as_there(self._management, deadline)
         consumer.tag = connection.receive_from(

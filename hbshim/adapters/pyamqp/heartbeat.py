@@ -278,19 +278,20 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
 
 
 def _raise_user_timeout(transport: Any, link: Link) -> Callable[[], None]:
-    """Let the kernel wait T for acknowledgements if py-amqp has set its default of 1 s.
+    """Let the kernel wait 2 T for acknowledgements if py-amqp has set its default of 1 s.
 
     That limit does not apply to an idle socket, but to a heartbeat in flight: a network
-    interruption shorter than T would end the connection. A value that the application chose is
-    kept.
+    interruption after which the connection could go on would end it. hbshim itself takes the peer
+    for dead after 2 T; the kernel's pauses between retransmissions grow, so that one after an
+    interruption shorter than T may come later than T. A value that the application chose is kept.
 
     Returns a function that restores the limit.
     """
     wire, default = link.wire, DEFAULT_SOCKET_SETTINGS.get("TCP_USER_TIMEOUT", 0) / 1000
     chosen = getattr(socket, "TCP_USER_TIMEOUT", None) in (transport.socket_settings or {})
-    if chosen or not default or wire.user_timeout != default or link.timeout <= default:
+    if chosen or not default or wire.user_timeout != default or link.silence <= default:
         return _nothing
-    wire.user_timeout = raised = link.timeout
+    wire.user_timeout = raised = link.silence
 
     def restore() -> None:
         if wire.user_timeout == raised:

@@ -14,7 +14,7 @@ from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.steps import Steps, WaitsInThread, at_once, run
 from hbshim.messaging.target import Target
-from hbshim.messaging.zmq import broadcast, caster, frames
+from hbshim.messaging.zmq import broadcast, caster, frames, io
 from hbshim.messaging.zmq.acknowledged import notify_acknowledged
 from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.connection import Subscription
@@ -168,13 +168,20 @@ class ZmqDriver(WaitsInThread):
         return made
 
     def close(self) -> None:
+        """Close every connection; return when all was sent, or the linger time is over.
+
+        A second call, also one of another thread, does the same.
+        """
+        deadline = time.monotonic() + self.options.zmq_linger
         self._closed = True
-        caller = self._callers.pop(os.getpid(), None)
+        # It stays: where a close is interrupted, the next one finds it.
+        caller = self._callers.get(os.getpid())
         if caller is not None:
             caller.close()
-        for listener in list(self._listeners):
+        for listener in self._opened():
             listener.close()
         self._directory.close()
+        io.wait_until_sent(deadline)
 
     def zmq_status(self) -> ZmqStatus | None:
         """Return what this process does with the driver; None: nothing."""
@@ -200,10 +207,10 @@ class ZmqDriver(WaitsInThread):
 
     def _caller(self) -> Caller:
         """Return the caller of this process; a forked child has one of its own."""
+        self._refuse_closed()
         pid = os.getpid()
         caller = self._callers.get(pid)
         if caller is None:
-            self._refuse_closed()
             made = Caller(self.options, self._directory, self._counters(), self._curve)
             caller = self._callers.setdefault(pid, made)
             if caller is not made:

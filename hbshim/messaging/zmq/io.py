@@ -7,14 +7,21 @@ inherited as it is. It neither logs nor calls code of the application.
 from __future__ import annotations
 
 import atexit
+import functools
+import sys
 import time
+from collections.abc import Callable
 
+from hbshim.messaging.zmq.latch import Latch
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.runtime.fork import ProcessLocal
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
 #: Seconds that the end of the process waits for what is not sent yet, beyond the linger time.
 _EXIT_ALLOWANCE = 1.0
+
+#: Of what a child of multiprocessing calls at its end: after all else, which may still send.
+_LAST = -1_000_000
 
 
 class IoThread:
@@ -30,7 +37,7 @@ class IoThread:
         self._running = allocate_lock()
         self._running.acquire()
         start_native_thread(self._run, self.loop.stop)
-        atexit.register(self._end)
+        _call_at_exit(self._end)
 
     def _run(self) -> None:
         try:
@@ -43,7 +50,29 @@ class IoThread:
     def _end(self) -> None:
         if _threads.peek() is self:
             self.loop.stop()
-            self._running.acquire(timeout=self._linger + _EXIT_ALLOWANCE)
+            if self._running.acquire(timeout=self._linger + _EXIT_ALLOWANCE):
+                self._running.release()
+
+    def wait_until_sent(self, deadline: float) -> None:
+        """See :func:`wait_until_sent`."""
+        if self.loop.ended:
+            return
+        latch = Latch()
+        try:
+            sent = functools.partial(latch.open, done=True)
+            self.loop.post(functools.partial(self.loop.when_left, sent))
+            latch.wait(deadline)
+        finally:
+            latch.close()
+
+
+def _call_at_exit(end: Callable[[], None]) -> None:
+    atexit.register(end)
+    # A child of multiprocessing ends by os._exit(), before Python 3.13 without what atexit has.
+    process = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, end, exitpriority=_LAST)
 
 
 #: Seconds of linger of the thread that starts next.
@@ -59,6 +88,19 @@ def idle() -> float:
     """Return the seconds since the I/O thread of this process ran; 0 where there is none."""
     thread = _threads.peek()
     return 0.0 if thread is None else time.monotonic() - thread.loop.last_active
+
+
+def wait_until_sent(deadline: float) -> None:
+    """Wait until the sockets of this process that were closed have sent what they had.
+
+    A green thread lets others run meanwhile.
+
+    Parameters:
+        deadline: of ``time.monotonic()``.
+    """
+    thread = _threads.peek()
+    if thread is not None:
+        thread.wait_until_sent(deadline)
 
 
 def io_thread(linger: float) -> IoThread:

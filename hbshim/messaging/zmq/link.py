@@ -104,7 +104,7 @@ class Link:
 
     @property
     def size(self) -> int:
-        """Bytes that are kept for the proxy; any thread may read it."""
+        """Bytes of replies that are kept for the proxy; any thread may read it."""
         outbox = self._outbox
         return 0 if outbox is None else outbox.size
 
@@ -114,6 +114,7 @@ class Link:
         made = make(self._loop.context, "server-call", self._settings, name)
         self._accepting = True
         self._socket, self._outbox = made, Outbox(self._loop, made)
+        self._loop.finish_first(self._keeps)
         self._loop.read(made, self._on_message)
         made.connect(self._address)
 
@@ -138,17 +139,23 @@ class Link:
         self._deliver(State.PAUSED)
 
     def close(self) -> None:
-        """Close the connection, once what was sent has left."""
+        """Close the connection, once what is kept was sent, or the linger time is over."""
         self.stop()
-        if self.size:
+        if self._socket is not None and self._outbox is not None and self._keeps():
+            self._loop.leave(self._socket)
+            self._outbox.on_empty = self._close
             self._loop.later(self._settings.linger, self._close)
         else:
             self._close()
 
     def _close(self) -> None:
+        self._loop.finished(self._keeps)
         if self._socket is not None:
             self._loop.close(self._socket)
         self._socket = self._outbox = None
+
+    def _keeps(self) -> bool:
+        return self.size > 0
 
     def acknowledge(self) -> None:
         """Note, in any thread, that a request is held no more, so that another may come."""
@@ -206,11 +213,12 @@ class Link:
         self._control(Kind.CREDIT, frames.encode_credit(credit))
 
     def _control(self, kind: Kind, *body: bytes) -> None:
-        self._send([b"", frames.encode(Header(kind, self.incarnation)), *body])
+        # It says nothing to a proxy that is not connected, and so is not waited for.
+        self._send([b"", frames.encode(Header(kind, self.incarnation)), *body], counts=False)
 
-    def _send(self, message: list[bytes]) -> None:
+    def _send(self, message: list[bytes], *, counts: bool = True) -> None:
         if self._outbox is not None:
-            self._outbox.send(message)
+            self._outbox.send(message, counts=counts)
 
     def _on_message(self, message: list[bytes]) -> None:
         if message == [b""]:

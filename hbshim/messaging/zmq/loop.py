@@ -83,8 +83,14 @@ class Loop:
             end.setblocking(False)
         self._poller.register(self._wake_in.fileno(), _READABLE)
         self._keeping: list[Callable[[], bool]] = []
+        # Sockets that are closed, or about to be, and may have something to send; and what waits
+        # for the end of them.
+        self._leaving: set[zmq.Socket[bytes]] = set()
+        self._on_left: list[Callable[[], None]] = []
         self._sleeping = False
         self._stopped = False
+        #: Nothing runs any more; see :meth:`end`.
+        self.ended = False
         #: When it last began to run what is due, of ``time.monotonic()``.
         self.last_active = time.monotonic()
         self.every(HOUSEKEEPING, self._touch)
@@ -163,11 +169,60 @@ class Loop:
 
     def close(self, socket: zmq.Socket[bytes]) -> None:
         """Close a socket; what it has not sent yet, it sends within its linger time."""
+        self._end_monitor(socket)
+        if not socket.closed:
+            self._follow(socket)
+        self._release(socket)
+
+    def leave(self, socket: zmq.Socket[bytes]) -> None:
+        """Note that a socket is closed soon, once it was given what is kept for it."""
+        self._leaving.add(socket)
+
+    def when_left(self, then: Callable[[], None]) -> None:
+        """Have a function called once all closed sockets have sent what they had.
+
+        That includes those of :meth:`leave`, and ends with the linger time of each.
+        """
+        self._on_left.append(then)
+        self._check_left()
+
+    def _check_left(self) -> None:
+        while self._on_left and not self._leaving:
+            self._on_left.pop()()
+
+    def _follow(self, socket: zmq.Socket[bytes]) -> None:
+        """Note when ZeroMQ has ended a socket that is about to be closed."""
+        address = f"inproc://closed-{next(self._numbers)}"
+        self._leaving.add(socket)
+
+        def ended(_message: list[bytes]) -> None:
+            self._release(reader)
+            self._leaving.discard(socket)
+            self._check_left()
+
+        try:
+            reader = self.context.socket(zmq.PAIR)
+        except zmq.ZMQError:  # no descriptor is left
+            self._leaving.discard(socket)
+            return
+        reader.set(zmq.RCVHWM, 0)
+        try:
+            socket.monitor(address, zmq.EVENT_MONITOR_STOPPED)
+            reader.connect(address)
+        except zmq.ZMQError:
+            reader.close()
+            self._leaving.discard(socket)
+        else:
+            self.read(reader, ended)
+
+    def _end_monitor(self, socket: zmq.Socket[bytes]) -> None:
         reader = self._monitors.pop(socket, None)
         if reader is not None:
             # In this order: an event that nothing takes has ZeroMQ's own thread wait, too.
             stop_monitor(socket)
-            self.close(reader)
+            self._release(reader)
+
+    def _release(self, socket: zmq.Socket[bytes]) -> None:
         self._readers.pop(socket, None)
         self._writers.pop(socket, None)
         self._sockets.pop(socket, None)
@@ -277,7 +332,7 @@ class Loop:
         self._stopped = False
         until = time.monotonic() + seconds
         try:
-            while self._commands or any(keeps() for keeps in self._keeping):
+            while self._commands or self._leaving or any(keeps() for keeps in self._keeping):
                 left = until - time.monotonic()
                 if left <= 0:
                     return
@@ -288,9 +343,14 @@ class Loop:
     def end(self) -> None:
         """Close what is left; wait until each socket has sent what it had, within its linger."""
         # Those that are monitored before what reads their events.
-        for socket in [*self._monitors, *self._sockets]:
-            self.close(socket)
+        for socket in list(self._monitors):
+            self._end_monitor(socket)
+        for socket in list(self._sockets):
+            self._release(socket)
         self.context.destroy()
+        self.ended = True
+        self._leaving.clear()
+        self._check_left()
         for end in (self._wake_in, self._wake_out):
             end.close()
 

@@ -305,8 +305,8 @@ class ZmqOptions(MessagingOptions):
         2.0,
         seconds,
         "seconds, 0 or more",
-        "Time in which a driver that is closed, or a process that ends, still sends what is ready "
-        "to be sent.",
+        "Longest time for which closing a driver, and the end of a process, wait until what is "
+        "ready was sent.",
     )
     zmq_outbox_bytes: int = driver_option(
         "zmq_outbox_bytes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import zmq
 
@@ -13,27 +14,36 @@ class Outbox:
     """For a socket with one peer; belongs to the I/O thread.
 
     Attributes:
-        size: bytes of what is kept; any thread may read it.
+        size: bytes of what is kept, and counts; any thread may read it.
+        on_empty: called when nothing is kept any more.
     """
 
     def __init__(self, loop: Loop, socket: zmq.Socket[bytes]) -> None:
         self._loop = loop
         self._socket = socket
-        self._kept: deque[list[bytes]] = deque()
+        # Each with the bytes that it counts for.
+        self._kept: deque[tuple[list[bytes], int]] = deque()
         self.size = 0
+        self.on_empty: Callable[[], None] = lambda: None
 
-    def send(self, message: list[bytes]) -> None:
-        """Send a message behind those that are kept."""
+    def send(self, message: list[bytes], *, counts: bool = True) -> None:
+        """Send a message behind those that are kept.
+
+        Parameters:
+            counts: it is lost work if it is not sent.
+        """
         if not self._kept and not try_send(self._socket, message):
             return
         if not self._kept:
             self._loop.write(self._socket, self._flush)
-        self._kept.append(message)
-        self.size += sum(map(len, message))
+        size = sum(map(len, message)) if counts else 0
+        self._kept.append((message, size))
+        self.size += size
 
     def _flush(self) -> None:
         while self._kept:
-            if try_send(self._socket, self._kept[0]):
+            if try_send(self._socket, self._kept[0][0]):
                 return
-            self.size -= sum(map(len, self._kept.popleft()))
+            self.size -= self._kept.popleft()[1]
         self._loop.write(self._socket, None)
+        self.on_empty()

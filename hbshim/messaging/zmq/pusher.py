@@ -217,6 +217,8 @@ class Pusher:
             self._end(cast, Outcome.UNREACHABLE if late else None)
         peer.ready, peer.refusal = True, None
         self._loop.write(peer.socket, None)
+        if peer in self._leaving:
+            self._close(peer)
 
     def _give_up(self, peer: _Peer, cast: Cast) -> None:
         if cast in peer.kept:
@@ -244,11 +246,12 @@ class Pusher:
         """Disconnect a host."""
         self._peers = {name: each for name, each in self._peers.items() if each is not peer}
         peer.ready = False
+        # Those whose senders wait are reported; the others have the linger time.
+        for cast in [each for each in peer.kept if each.done is not None]:
+            self._give_up(peer, cast)
         if peer.kept:
-            # Those that wait for it are notified; the others have the linger time.
-            for cast in [each for each in peer.kept if each.done is not None]:
-                self._give_up(peer, cast)
             self._leaving.add(peer)
+            self._loop.leave(peer.socket)
             self._loop.later(self._settings.linger, lambda: self._close(peer))
         else:
             self._close(peer)

@@ -6,7 +6,6 @@ through the proxy, itself unless it forks, and prints what became of it.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 import warnings
@@ -24,6 +23,7 @@ elif model == "gevent":
 
     monkey.patch_all()
 
+import multiprocessing
 import signal
 import subprocess
 import threading
@@ -185,11 +185,34 @@ def fork_in_c_and_publish(client: messaging.Client) -> None:
     if not pid:
         send("child")
         client.driver.close()
-        # The end of a process waits for what was not sent yet; os._exit() alone does not.
-        atexit._run_exitfuncs()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     send("parent")
+
+
+def send_much(client: messaging.Client) -> None:
+    """Send what nothing confirms, and more of it than is on its way at once."""
+    client.prepare(fanout=True).cast("echo", value="x" * 5_000_000)
+    for number in range(300):
+        client.cast("echo", value=number)
+
+
+def end_without_atexit(client: messaging.Client) -> None:
+    """Send, close the driver, and end: in a forked child, then here."""
+    pid = os.fork()
+    if pid:
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    send_much(client)
+    client.driver.close()
+    os._exit(0)
+
+
+def end_as_a_child(client: messaging.Client) -> None:
+    """Send in a child of `multiprocessing`, which does not close the driver."""
+    child = multiprocessing.get_context("fork").Process(target=send_much, args=(client,))
+    child.start()
+    child.join()
+    print(child.exitcode)
 
 
 def patch_later(client: messaging.Client, library: str) -> None:
@@ -245,6 +268,10 @@ def main() -> None:
         fork(elsewhere)
     elif what == "copied":
         fork_with_a_call(elsewhere)
+    elif what == "exit":
+        end_without_atexit(elsewhere)
+    elif what == "child":
+        end_as_a_child(elsewhere)
     elif what == "fork-c":
         fork_in_c_and_publish(elsewhere)
     elif what in ("blocked", "stopped"):

@@ -26,7 +26,7 @@ from hbshim.messaging.zmq.sockets import make
 from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.metrics import Metrics
 from tests.messaging.endpoints import Endpoint
-from tests.messaging.zmq.nodes import LIMIT, Node, figure, own_address
+from tests.messaging.zmq.nodes import LIMIT, InBackground, Node, figure, own_address
 from tests.waiting import wait_until
 
 Serve = Callable[..., Server]
@@ -231,6 +231,40 @@ def test_a_client_keeps_no_more_than_its_limit_and_loses_nothing_of_it(
             host.socket.recv_multipart()
             received += 1
     assert host.metrics.snapshot().get("zmq_casts_dropped", 0) == 0
+
+
+def test_each_close_waits_until_all_was_sent_or_the_linger_time_is_over(
+    start: Callable[[str], Node], serve: Serve, endpoint: Endpoint, directory: str
+) -> None:
+    node = start("one")
+    serve(node.driver(), TARGET.to(server="one"), endpoint)
+    patient, hasty = (
+        messaging.connect("hbzmq://", fanout_ds_address=directory, zmq_linger=linger)
+        for linger in (LIMIT, 0.2)
+    )
+    for each in (patient, hasty):
+        Client(each, TARGET, timeout=LIMIT).cast("echo", value="first")
+    wait_until(lambda: len(endpoint.asked) == 2, LIMIT)
+    node.send_signal(signal.SIGSTOP)
+    # More than the kernel takes.
+    for each in (patient, hasty):
+        for _ in range(3):
+            Client(each, TARGET, timeout=LIMIT).cast("length", value="x" * 10_000_000)
+    Client(patient, TARGET, timeout=LIMIT).cast("echo", value="last")
+    closed: list[None] = []
+
+    def close() -> None:
+        patient.close()
+        closed.append(None)
+
+    closing = [InBackground(close) for _ in range(2)]
+    hasty.close()
+    assert not closed
+    node.send_signal(signal.SIGCONT)
+    for thread in closing:
+        assert thread.join() is None
+    wait_until(lambda: "last" in endpoint.asked, LIMIT)
+    patient.close()
 
 
 def test_a_signal_handler_that_casts_finds_no_lock(receiver: Callable[..., Receiver]) -> None:

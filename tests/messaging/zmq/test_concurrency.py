@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,31 @@ def test_a_fork_in_c_leaves_calls_and_fanouts_to_both_processes(
     sent = {f"{who}{what}" for who in ("before", "child", "parent") for what in ("", "'s fanout")}
     wait_until(lambda: len(endpoint.asked) >= len(sent), LIMIT)
     assert sorted(endpoint.asked) == sorted(sent)
+
+
+@pytest.mark.parametrize(
+    ("model", "what", "processes"),
+    [("native", "exit", 2), ("eventlet", "exit", 2), ("gevent", "exit", 2), ("native", "child", 1)],
+)
+def test_what_was_sent_leaves_a_process_before_its_end(
+    nodes: Callable[[], Node],
+    serve: Callable[..., Server],
+    endpoint: Endpoint,
+    tmp_path: Path,
+    model: str,
+    what: str,
+    processes: int,
+) -> None:
+    """It ends by os._exit(): closing the driver waits, and so does a child of multiprocessing."""
+    node, directory = nodes(), f"file://{tmp_path}/directory"
+    node.start("--host", "one", "--directory", directory, whole=True)
+    serve(node.driver(), Target("elsewhere", server="one"), endpoint)
+    environment = {"HBSHIM_ZMQ_FANOUT_DS_ADDRESS": directory, "HBSHIM_ZMQ_ZMQ_LINGER": str(LIMIT)}
+    said = run_program(node, model, what, "hbzmq://", environment)
+    assert said == (["0"] if what == "exit" else ["0", "ended"])
+    expected = processes * ["x" * 5_000_000, *map(str, range(300))]
+    wait_until(lambda: len(endpoint.asked) >= len(expected), LIMIT)
+    assert sorted(map(str, endpoint.asked)) == sorted(expected)
 
 
 @pytest.mark.parametrize("library", ["eventlet", "gevent"])

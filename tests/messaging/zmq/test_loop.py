@@ -9,17 +9,23 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import zmq
 
 from hbshim.heartbeat import service
-from hbshim.messaging.zmq.frames import Kind
-from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.link import Link
+from hbshim.messaging.zmq.loop import Loop, try_send
 from hbshim.messaging.zmq.proxy import clients, pubsub, requests
 from hbshim.messaging.zmq.proxy.clients import REPLY_GRACE
 from hbshim.messaging.zmq.proxy.endpoints import ProxySettings
 from hbshim.messaging.zmq.proxy.pubsub import PubSubProxy
 from hbshim.messaging.zmq.proxy.requests import RequestProxy
+from hbshim.messaging.zmq.settings import SocketSettings
+from hbshim.messaging.zmq.sockets import make
+from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.metrics import Metrics
 from tests.messaging.zmq.nodes import LIMIT, own_address
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -62,6 +68,58 @@ def test_an_error_of_the_poll_is_reported_and_the_loop_goes_on(
         "ValueError: not a socket",
         "OSError: no memory",
     ]
+
+
+def test_a_listener_that_is_closed_sends_what_it_keeps_first(loop: Loop) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    directory = tempfile.mkdtemp(prefix="hbz")
+    address = f"ipc://{directory}/servers"
+    received: list[list[bytes]] = []
+    left: list[bool] = []
+    link = Link(
+        *(loop, SocketSettings(linger=LIMIT), address, [b"key"], 10),
+        *(60.0, Traffic(Metrics()), lambda _: None),
+    )
+    link.open()
+    # It is not connected yet.
+    for number in range(3):
+        link.reply(b"client", Header(Kind.RESULT, bytes(16)), [b"%d" % number])
+    link.close()
+    loop.when_left(lambda: left.append(True))
+    loop.run_once(0)
+    assert (link.size > 0, left) == (True, [])
+    with context.socket(zmq.ROUTER) as router:
+        router.bind(address)
+        wait_until(lambda: loop.run_once(0.01) or left, LIMIT)
+        assert link.size == 0
+        while len(received) < 4 and router.poll(int(1000 * LIMIT)):
+            received.append(router.recv_multipart())
+    assert [message[3:] for message in received[:3]] == [[b"0"], [b"1"], [b"2"]]
+    context.term()
+    shutil.rmtree(directory)
+
+
+def test_a_loop_ends_while_a_socket_that_was_closed_still_sends() -> None:
+    """What waits for the socket learns of the end of the loop."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    loop = Loop()
+    left: list[bool] = []
+    with context.socket(zmq.PULL) as pull:
+        pull.set(zmq.RCVHWM, 1)
+        address = f"tcp://{own_address()}:9504"
+        pull.bind(address)
+        push = make(loop.context, "client-cast", SocketSettings(linger=0.5))
+        loop.look_after(push)
+        push.connect(address)
+        wait_until(lambda: push.poll(10, zmq.POLLOUT), LIMIT)
+        while not try_send(push, [bytes(1_000_000)]):
+            pass  # until nothing more is taken
+        loop.close(push)
+        loop.when_left(lambda: left.append(True))
+        assert not left
+        loop.end()
+        assert left == [True]
+    context.term()
 
 
 def test_clients_that_come_and_go_without_a_call_do_not_stay(

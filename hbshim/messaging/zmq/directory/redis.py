@@ -21,12 +21,12 @@ from hbshim.messaging.zmq.directory.cache import RouteCache
 from hbshim.messaging.zmq.directory.client import ERRORS, RedisClient, wait_readable
 from hbshim.messaging.zmq.directory.events import Events
 from hbshim.messaging.zmq.directory.inheritance import Inheritable
-from hbshim.messaging.zmq.directory.latch import Latch
 from hbshim.messaging.zmq.directory.lease import Lease
 from hbshim.messaging.zmq.directory.ledger import Ledger
 from hbshim.messaging.zmq.directory.records import RecordError, decode_change
 from hbshim.messaging.zmq.directory.settings import RENEWALS, DirectorySettings
 from hbshim.messaging.zmq.directory.store import RedisStore, channel_of
+from hbshim.messaging.zmq.latch import Latch
 from hbshim.runtime.unpatched import allocate_lock, start_native_thread
 
 #: Seconds that no pause before another try to connect exceeds, nor the time between two renewals.

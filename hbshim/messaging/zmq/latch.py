@@ -1,4 +1,4 @@
-"""Lets one thread of the program, a native or a green one, wait for the directory's thread."""
+"""Lets one thread of the program, a native or a green one, wait for a native thread."""
 
 from __future__ import annotations
 

@@ -41,6 +41,10 @@ PING_EVERY = 0.5
 #: fail. It may return earlier, and then a restarted one is known by its incarnation.
 DEAD_AFTER = 1.0
 
+#: Parts of that time. Each begins when the one before has ended: a client that did not run for a
+#: while, as on a busy machine, does not take the time for its proxy's.
+_PARTS = 4
+
 #: Seconds that a request waits for a proxy which is not connected yet, from the loss of the
 #: connection or from the first attempt.
 CONNECT_WITHIN = 1.0
@@ -382,9 +386,13 @@ class Peers:
         peer.up, peer.down_since = False, time.monotonic()
         since = peer.down_since
 
-        def check() -> None:
-            if not peer.up and peer.down_since == since:
+        def check(parts: int) -> None:
+            if peer.up or peer.down_since != since:
+                return
+            if parts:
+                self._loop.later(DEAD_AFTER / _PARTS, lambda: check(parts - 1))
+            else:
                 self._metrics.record("zmq-proxy-dead", peer.address)
                 self._fail(peer)
 
-        self._loop.later(DEAD_AFTER, check)
+        check(_PARTS)

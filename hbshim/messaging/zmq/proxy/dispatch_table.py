@@ -3,7 +3,7 @@
 A server's state depends on what it and the health check report:
 
 - *ready* and *no_credit*: it answers; with credit it is handed requests.
-- *suspect*: the last check could not reach it. It is handed nothing.
+- *suspect*: the last checks could not reach it. It is handed nothing.
 - *draining*: it said BYE. It is handed nothing, and its replies are still forwarded.
 
 A server that is gone is removed, and with it go the calls that it was handed: they are lost.
@@ -16,6 +16,9 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+#: Checks in a row that do not reach a server until it is taken for gone.
+FAILED_CHECKS = 3
 
 
 class State(enum.Enum):
@@ -35,6 +38,7 @@ class Server:
         routing_id: of its connection.
         incarnation: chosen by it; another one means that it restarted.
         used: the number of the last request that it was handed.
+        failures: checks in a row that have not reached it.
         outstanding: the calls that it works on, and what it has not acknowledged yet, by message
             id: the client of each, and when its time is over.
     """
@@ -44,9 +48,14 @@ class Server:
     keys: tuple[bytes, ...]
     credit: int
     used: int = 0
-    suspect: bool = False
+    failures: int = 0
     draining: bool = False
     outstanding: dict[bytes, tuple[bytes, float]] = field(default_factory=dict)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the last check could not reach it."""
+        return self.failures > 0
 
     @property
     def state(self) -> State:
@@ -107,7 +116,7 @@ class DispatchTable:
         server = self._servers.get(routing_id)
         lost: Lost = []
         if server is not None and server.incarnation == incarnation:
-            server.credit, server.suspect = credit, False
+            server.credit, server.failures = credit, 0
             return lost
         if server is not None:
             lost = self.remove(server)
@@ -169,14 +178,12 @@ class DispatchTable:
         Returns:
             The calls that are lost, where the server is taken for gone; else None.
         """
-        if server.suspect or server.draining:
-            return self.remove(server)
-        server.suspect = True
-        return None
+        server.failures += 1
+        return self.remove(server) if server.failures >= FAILED_CHECKS else None
 
     def reachable(self, server: Server) -> None:
         """A check has reached a server."""
-        server.suspect = False
+        server.failures = 0
 
     def remove(self, server: Server) -> Lost:
         """Remove a server; return the calls that it held."""

@@ -24,8 +24,9 @@ from hbshim.messaging.zmq.settings import COPIES_KEPT
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
 
-#: Seconds until a server that was not reached is checked again.
-PING_SUSPECT_AFTER = 0.25
+#: Seconds until a server that was not reached is checked again. They count from one check to the
+#: next, so that a proxy which did not run for a while, as on a busy machine, gives it more time.
+PING_SUSPECT_AFTER = 0.5
 
 _FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK, Kind.REJECT))
 _REPLIES = _FINAL | {Kind.PROGRESS, Kind.ALIVE}
@@ -69,6 +70,8 @@ class Servers:
         self.acknowledged: Recent[bytes] = Recent(COPIES_KEPT, copies_lifetime)
         self.table = DispatchTable()
         self.closing = False
+        # Those that are checked again soon.
+        self._suspects: set[bytes] = set()
 
     def answer_copy(self, waiting: Waiting) -> bool:
         """Answer a copy of what a server has acknowledged; return False for any other request."""
@@ -192,9 +195,10 @@ class Servers:
     # -- whether they are still there ----------------------------------------
 
     def check(self) -> None:
-        """Check each of them."""
+        """Check each of them that was reached the last time."""
         for server in self.table.servers:
-            self._ping(server)
+            if not server.suspect:
+                self._ping(server)
 
     def _ping(self, server: Server) -> None:
         error = try_send(self._socket, [server.routing_id, b"", self._ping_message])
@@ -207,12 +211,15 @@ class Servers:
     def _unreachable(self, server: Server) -> None:
         lost = self.table.unreachable(server)
         if lost is None:
-            self._loop.later(PING_SUSPECT_AFTER, lambda: self._check_again(server))
+            if server.routing_id not in self._suspects:
+                self._suspects.add(server.routing_id)
+                self._loop.later(PING_SUSPECT_AFTER, lambda: self._check_again(server))
             return
         self._metrics.record("zmq-server-gone", server.incarnation.hex())
         self._gone(server, lost)
 
     def _check_again(self, server: Server) -> None:
+        self._suspects.discard(server.routing_id)
         if self.table.get(server.routing_id) is server:
             self._ping(server)
 

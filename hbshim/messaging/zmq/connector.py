@@ -3,13 +3,17 @@
 With CURVE each connection expects the key of its proxy. ZeroMQ gives up permanently after most
 handshakes that fail, and repeats the others twenty times a second; so the connection is made anew,
 after growing pauses, with the keys that are known by then.
+
+ZeroMQ gets addresses in numbers alone; see :mod:`names`. A host that has several is tried at each
+of them, and its name is looked up again where a connection is lost or cannot be made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +23,7 @@ from hbshim.messaging.zmq.curve import ServerKeys
 from hbshim.messaging.zmq.directory import HostRecord, Pipeline
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.outcomes import Outcome
-from hbshim.messaging.zmq.places import Places
+from hbshim.messaging.zmq.places import address_at, name_in, place_of
 
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
@@ -27,11 +31,17 @@ if TYPE_CHECKING:
 #: Seconds of the first and of the longest pause before a connection that was refused is made again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
+#: Seconds from one lookup of a name to the next, at least.
+LOOK_UP_EVERY = 1.0
+
+_LOST = zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | _LOST
 )
 
 #: Handshakes in a row that a proxy ends without a reason, until it counts as one that refuses.
@@ -47,6 +57,12 @@ class _Link:
     """A connection.
 
     Attributes:
+        name: of the host, and the port, where they have to be looked up.
+        endpoint: what the socket is connected to; empty: to nothing yet.
+        endpoints: all that the name stands for.
+        looked_up: when that was looked up last, of ``time.monotonic()``.
+        looks: it is being looked up.
+        up: a handshake has succeeded, and the connection was not lost since.
         untried: keys that the proxy may have, of those known when the first was tried.
         waits: it was refused, and is made again later.
         ended: handshakes in a row that the proxy ended without a reason.
@@ -55,6 +71,12 @@ class _Link:
     """
 
     record: HostRecord
+    name: tuple[str, str] | None
+    endpoint: str = ""
+    endpoints: list[str] = field(default_factory=list)
+    looked_up: float = 0.0
+    looks: bool = False
+    up: bool = False
     untried: list[bytes] = field(default_factory=list)
     waits: bool = False
     ended: int = 0
@@ -89,22 +111,25 @@ class Connector:
         self._metrics = metrics
         self._on_refused = on_refused
         self._on_connected = on_connected
-        self._places = Places(loop)
         self._links: dict[str, _Link] = {}
-        self._has_one = True
+        # The addresses whose links are connected to a place.
+        self._at: dict[Hashable, dict[str, None]] = {}
         loop.monitor(socket, _EVENTS, self._on_event)
 
     def connect(self, record: HostRecord) -> bool:
         """Connect to the proxy of a host; return False if its address cannot be used."""
         address = record.addresses.get(self._pipeline, "")
-        link = _Link(record)
+        link = _Link(record, name_in(address))
+        before = self._links.get(address)
+        self._links[address] = link
         try:
             self._dial(address, link)
         except zmq.ZMQError as error:
-            self._metrics.record("zmq-bad-address", record.host or address, str(error))
+            self._report_bad(address, link, str(error))
+            del self._links[address]
             return False
-        self._has_one = self._has_one and self._links.keys() <= {address}
-        self._links[address] = link
+        if before is not None and before.endpoint not in ("", link.endpoint):
+            self._hang_up(address, before)
         return True
 
     def update(self, record: HostRecord) -> None:
@@ -115,14 +140,17 @@ class Connector:
 
     def disconnect(self, address: str) -> None:
         """Undo :meth:`connect`."""
-        # What is reported later may be about this one.
-        self._has_one = False
-        self._links.pop(address, None)
-        # It is not connected while it waits.
-        with contextlib.suppress(zmq.ZMQError):
-            self._socket.disconnect(address)
+        link = self._links.pop(address, None)
+        if link is not None:
+            self._hang_up(address, link)
 
     def _dial(self, address: str, link: _Link) -> None:
+        if link.name is None:
+            self._open(address, link, address)
+        else:
+            self._look_up(address, link, failed=False)
+
+    def _open(self, address: str, link: _Link, endpoint: str) -> None:
         if self._server_keys is not None:
             if not link.untried:
                 link.untried = list(self._server_keys.of(link.record, address))
@@ -131,41 +159,116 @@ class Connector:
                 self._loop.post(lambda: self._refused(address, link, Outcome.NO_KEY))
                 return
             self._socket.set(zmq.CURVE_SERVERKEY, link.untried.pop(0))
-        self._socket.connect(address)
+        there = self._at.setdefault(_place(endpoint), {})
+        # Two names of one host share its connection: ZeroMQ would end both with one of them.
+        if link.name is None or not there.keys() - {address}:
+            self._socket.connect(endpoint)
+        link.endpoint = endpoint
+        there[address] = None
+
+    def _hang_up(self, address: str, link: _Link) -> None:
+        endpoint, link.endpoint, link.up = link.endpoint, "", False
+        if not endpoint:
+            return
+        there = self._at.get(_place(endpoint), {})
+        there.pop(address, None)
+        if there:
+            return
+        self._at.pop(_place(endpoint), None)
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.disconnect(endpoint)
 
     def _dial_again(self, address: str, link: _Link) -> None:
-        if self._links.get(address) is not link or self._socket.closed:
+        if self._is_over(address, link):
             return
         link.waits = False
         try:
             self._dial(address, link)
         except zmq.ZMQError as error:
-            self._metrics.record("zmq-bad-address", link.record.host or address, str(error))
+            self._report_bad(address, link, str(error))
             self._refused(address, link, Outcome.UNREACHABLE)
 
-    def _on_event(self, event: int, value: int, address: str) -> None:
+    def _is_over(self, address: str, link: _Link) -> bool:
+        return self._links.get(address) is not link or self._socket.closed
+
+    def _report_bad(self, address: str, link: _Link, why: str) -> None:
+        self._metrics.record("zmq-bad-address", link.record.host or address, why)
+
+    # -- names of hosts ------------------------------------------------------
+
+    def _look_up(self, address: str, link: _Link, *, failed: bool) -> None:
+        """Look a name up, and connect to what it stands for.
+
+        Parameters:
+            failed: the connection to the present address was not made, so another one is tried.
+        """
+        assert link.name is not None
+        host, port = link.name
+        link.looks, link.looked_up = True, time.monotonic()
+
+        def found(numbers: list[str]) -> None:
+            link.looks = False
+            if not self._is_over(address, link) and not link.waits:
+                self._on_found(address, link, [address_at(each, port) for each in numbers], failed)
+
+        self._loop.names.look_up(host, found)
+
+    def _on_found(self, address: str, link: _Link, endpoints: list[str], failed: bool) -> None:
+        if not endpoints:
+            # Without an answer, the last one counts.
+            if not link.endpoint:
+                self._again_later(address, link, Outcome.UNRESOLVED)
+            return
+        link.endpoints = endpoints
+        if link.up:
+            return  # it was made again meanwhile
+        if failed or link.endpoint not in endpoints:
+            self._move(address, link, self._following(link))
+
+    def _following(self, link: _Link) -> str:
+        """Return the address to be tried after the present one."""
+        endpoints = link.endpoints
+        if link.endpoint not in endpoints:
+            return endpoints[0]
+        return endpoints[(endpoints.index(link.endpoint) + 1) % len(endpoints)]
+
+    def _move(self, address: str, link: _Link, endpoint: str) -> None:
+        if endpoint == link.endpoint:
+            return  # ZeroMQ connects to it again by itself
+        self._hang_up(address, link)
+        try:
+            self._open(address, link, endpoint)
+        except zmq.ZMQError as error:
+            self._report_bad(address, link, str(error))
+            self._refused(address, link, Outcome.UNREACHABLE)
+
+    def _on_lost(self, address: str, link: _Link, *, failed: bool) -> None:
+        """A connection was lost, or was not made."""
+        if link.name is None or link.waits or link.looks:
+            return
+        following = self._following(link)
+        if failed and following not in (link.endpoints[0], link.endpoint):
+            self._move(address, link, following)
+        elif time.monotonic() >= link.looked_up + LOOK_UP_EVERY:
+            self._look_up(address, link, failed=failed)
+
+    # -- what becomes of a connection ----------------------------------------
+
+    def _on_event(self, event: int, value: int, endpoint: str) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._on_connected()
-            # After a refusal, the address is the one that was given.
-            if (link := self._links.get(address)) is not None:
+        for address in list(self._at.get(_place(endpoint), ())):
+            link = self._links.get(address)
+            if link is None or link.waits:
+                continue  # of a connection that was ended
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 link.ended, link.pause = 0, FIRST_PAUSE
-                link.refusal, link.untried = None, []
-        elif address in self._links:
-            self._on_failure(address, event, value)
-        elif self._has_one:
-            for known in list(self._links):
-                self._on_failure(known, event, value)
-        else:
-            self._places.find(
-                address, self._links, lambda known: self._on_failure(known, event, value)
-            )
-
-    def _on_failure(self, address: str, event: int, value: int) -> None:
-        link = self._links.get(address)
-        if link is None or link.waits:
-            return  # of a connection that was ended
-        if (why := self._reason(link, event, value)) is not None:
-            self._refused(address, link, why)
+                link.refusal, link.untried, link.up = None, [], True
+            elif event & _LOST:
+                link.up = False
+                self._on_lost(address, link, failed=event == zmq.EVENT_CONNECT_RETRIED)
+            elif (why := self._reason(link, event, value)) is not None:
+                self._refused(address, link, why)
 
     def _reason(self, link: _Link, event: int, value: int) -> Outcome | None:
         """Return why a handshake failed; None: ZeroMQ tries again by itself, and it may succeed."""
@@ -183,21 +286,30 @@ class Connector:
         return Outcome.WRONG_KEY if value == _CANNOT_DECRYPT else Outcome.FOREIGN
 
     def _refused(self, address: str, link: _Link, why: Outcome) -> None:
-        if self._links.get(address) is not link or self._socket.closed:
+        if self._is_over(address, link):
             return
-        with contextlib.suppress(zmq.ZMQError):
-            self._socket.disconnect(address)
-        link.waits, link.ended = True, 0
+        self._hang_up(address, link)
+        link.ended = 0
         if why is Outcome.WRONG_KEY and link.untried:
+            link.waits = True
             self._loop.later(FIRST_PAUSE, lambda: self._dial_again(address, link))
             return
         # The next round begins with the first key again.
         link.untried = []
+        self._again_later(address, link, why)
+
+    def _again_later(self, address: str, link: _Link, why: Outcome) -> None:
+        link.waits = True
         pause, link.pause = link.pause, min(2 * link.pause, LONGEST_PAUSE)
         self._loop.later(pause, lambda: self._dial_again(address, link))
         self._metrics.count("zmq_connections_refused")
         if link.refusal is not why:
             link.refusal = why
             name = f"{link.record.host} at {address}" if link.record.host else address
-            self._metrics.record("zmq-refused", name, why.value)
+            kind = "zmq-bad-address" if why is Outcome.UNRESOLVED else "zmq-refused"
+            self._metrics.record(kind, name, why.value)
         self._on_refused(address, why)
+
+
+def _place(endpoint: str) -> Hashable:
+    return place_of(endpoint) or endpoint

@@ -19,6 +19,7 @@ import zmq
 
 from hbshim.heartbeat import service
 from hbshim.messaging.zmq.frames import ForeignVersionError, FrameError
+from hbshim.messaging.zmq.names import Names
 from hbshim.runtime.unpatched import original
 
 #: Messages that are read from one socket before the next one has its turn.
@@ -63,6 +64,9 @@ class Loop:
 
     A message whose handler raises a :class:`FrameError` is counted, and dropped. Another error is
     reported as an event, and the loop goes on.
+
+    Attributes:
+        names: looks up the hosts that sockets are connected to.
     """
 
     def __init__(self) -> None:
@@ -93,6 +97,7 @@ class Loop:
         self.ended = False
         #: When it last began to run what is due, of ``time.monotonic()``.
         self.last_active = time.monotonic()
+        self.names = Names(self.post)
         self.every(HOUSEKEEPING, self._touch)
 
     # -- from any thread -----------------------------------------------------

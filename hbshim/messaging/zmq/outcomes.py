@@ -9,6 +9,7 @@ class Outcome(enum.Enum):
     """What ended a request. All but LOST, CUT, SILENT and REQUEUED: it was not handed over."""
 
     UNREACHABLE = "its host cannot be reached"
+    UNRESOLVED = "the name of its host has no address, or the name server does not answer"
     BUSY = "its host has too many requests waiting"
     UNKNOWN = "its host has no such server"
     APART = "its host speaks another version of the protocol"

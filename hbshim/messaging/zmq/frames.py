@@ -9,9 +9,10 @@ clocks are compared. docs/zmq.md has the table.
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 #: The longest frame of a body, in bytes.
@@ -34,6 +35,9 @@ INSTANCE_SIZE = 16
 
 #: Keys that one listener may have.
 KEYS_LIMIT = 200_000
+
+#: Requests that one OUTSTANDING may name: each is answered, and others wait meanwhile.
+OUTSTANDING_LIMIT = 10_000
 
 #: The end of the key of notifications: it never equals one of calls and casts.
 NOTIFICATION = b"N"
@@ -380,21 +384,25 @@ def decode_pools(body: bytes) -> list[tuple[bytes, str]]:
     return found
 
 
-def encode_outstanding(requests: Iterable[tuple[bytes, int]]) -> bytes:
-    """Return the body of OUTSTANDING.
+def encode_outstanding(requests: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
+    """Return the bodies of OUTSTANDING, one frame each.
 
     Parameters:
         requests: the id of each, and its sequence number.
     """
-    return b"".join(_OUTSTANDING.pack(*request) for request in requests)
+    left = iter(requests)
+    while part := list(itertools.islice(left, OUTSTANDING_LIMIT)):
+        yield b"".join(_OUTSTANDING.pack(*request) for request in part)
 
 
 def decode_outstanding(body: bytes) -> list[tuple[bytes, int]]:
     """Return the requests in the body of OUTSTANDING.
 
     Raises:
-        FrameError: it holds none.
+        FrameError: it holds none, or too many.
     """
+    if len(body) > OUTSTANDING_LIMIT * _OUTSTANDING.size:
+        raise FrameError(f"{OUTSTANDING_LIMIT} requests are allowed here")
     if len(body) % _OUTSTANDING.size:
         raise FrameError(f"a request has {_OUTSTANDING.size} bytes here")
     return list(_OUTSTANDING.iter_unpack(body))

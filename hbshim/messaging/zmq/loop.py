@@ -25,6 +25,9 @@ from hbshim.runtime.unpatched import original
 #: Messages that are read from one socket before the next one has its turn.
 BATCH = 200
 
+#: Seconds after which the next socket has its turn, if some messages take long.
+_SLICE = 0.05
+
 #: Seconds between two rounds of housekeeping. A socket on which nothing happens keeps the
 #: pipes of peers that left, until something is asked of it.
 HOUSEKEEPING = 1.0
@@ -292,6 +295,7 @@ class Loop:
 
     def _read(self, socket: zmq.Socket[bytes]) -> None:
         handler = self._readers[socket]
+        until = time.monotonic() + _SLICE
         for number in range(BATCH):
             try:
                 frames = receive(socket)
@@ -305,7 +309,7 @@ class Loop:
                 service.current().metrics.count("zmq_malformed")
             except Exception as error:
                 _report(error)
-            if socket.closed:
+            if socket.closed or time.monotonic() > until:
                 return
             # To ask costs less than the error, and more than a message in a row of many.
             if number == 0 and not int(socket.get(zmq.EVENTS)) & _READABLE:

@@ -345,8 +345,8 @@ class Peers:
         elif peer.outstanding:
             # This may be another connection than they were sent over.
             asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
-            requests = frames.encode_outstanding(peer.outstanding.items())
-            try_send(peer.socket, [routing_id, asked, *frames.split(requests)])
+            for requests in frames.encode_outstanding(peer.outstanding.items()):
+                try_send(peer.socket, [routing_id, asked, requests])
         peer.incarnation, peer.routing_id = header.id, routing_id
         peer.up, peer.refusal = True, None
 

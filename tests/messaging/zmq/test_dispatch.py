@@ -201,13 +201,23 @@ def test_calls_are_taken_out_and_casts_stay() -> None:
 
 
 def test_replies_are_held_for_a_time_and_up_to_a_limit() -> None:
-    held = HeldReplies(most_bytes=5)
+    held, sent = HeldReplies(most_bytes=1000), list[list[bytes]]()
+
+    def send(message: list[bytes]) -> bool:
+        if message == [b"refused"]:
+            return False
+        sent.append(message)
+        return True
+
     held.put(b"a", [b"one"], 10.0)
     held.put(b"a", [b"2"], 15.0)
-    held.put(b"b", [b"too long"], 15.0)
+    held.put(b"b", [b"too long" * 50], 15.0)
     assert (len(held), held.dropped, held.holds(b"b")) == (2, 1, False)
     held.drop_late(11.0)
-    assert (held.take(b"a"), held.dropped) == ([(15.0, [b"2"])], 2)
-    held.put(b"b", [b"fits."], 15.0)
+    held.put(b"a", [b"refused"], 15.0)
+    held.send(b"a", send)
+    assert (sent, held.dropped, len(held)) == ([[b"2"]], 2, 1)
+    held.put(b"b", [b"fits." * 20], 15.0)
     held.drop_late(20.0)
-    assert (len(held), held.take(b"b"), held.holds(b"b")) == (0, [], False)
+    held.send(b"b", send)
+    assert (len(held), sent, held.holds(b"b"), held.dropped) == (0, [[b"2"]], False, 4)

@@ -105,7 +105,7 @@ def test_a_header_is_numbered_as_it_is(header: Header, sequence: int) -> None:
 def test_outstanding_requests_are_read_as_they_were_written(
     requests: list[tuple[bytes, int]],
 ) -> None:
-    body = frames.encode_outstanding(requests)
+    body = b"".join(frames.encode_outstanding(requests))
     assert frames.decode_outstanding(body) == requests
     with pytest.raises(FrameError, match="24 bytes"):
         frames.decode_outstanding(body + b"x")

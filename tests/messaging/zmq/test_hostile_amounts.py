@@ -42,6 +42,18 @@ def test_more_than_a_payload_may_have(attacked: Host, attack: Attack) -> None:
     attacked.is_well("large")
 
 
+def test_a_client_that_asks_for_very_many_requests_and_reads_no_answer(
+    attacked: Host, attack: Attack
+) -> None:
+    """Each request is answered, and the answers wait in the proxy."""
+    attacker = attack(zmq.DEALER, f"tcp://{attacked.node.address}:9501")
+    asked = frames.encode(Header(Kind.OUTSTANDING, bytes(16)))
+    attacker.send(asked, *frames.split(bytes(24 * 5_000_000)))
+    for _ in range(20):
+        attacker.send(asked, bytes(24 * 10_000))
+    attacked.is_well("outstanding")
+
+
 def test_a_server_with_very_many_keys(attacked: Host, attack: Attack) -> None:
     attacker = attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers", [b""])
     greeting = frames.encode(Header(Kind.HELLO, b"many keys of it!"))

@@ -123,28 +123,21 @@ class Clients:
         self._metrics.count("zmq_lost")
         self.reply(client, Kind.LOST, [frames.encode(Header(Kind.LOST, request))])
 
-    def reply(
-        self, client: bytes, kind: Kind, message: list[bytes], until: float | None = None
-    ) -> None:
-        """Send a reply, or hold it.
-
-        Parameters:
-            until: of ``time.monotonic()``, of a reply that was held before.
-        """
-        if not self.held.holds(client):
-            error = try_send(self._socket, [client, *message])
-            if not error:
-                return
-            if error == zmq.EHOSTUNREACH:
-                self._known.pop(client, None)
-            else:
-                self._loop.later(RETRY_AFTER, lambda: self.send_held(client))
+    def reply(self, client: bytes, kind: Kind, message: list[bytes]) -> None:
+        """Send a reply, or hold it."""
+        if not self.held.holds(client) and self._send(client, message):
+            return
         if kind is not Kind.ALIVE:
-            if until is None:
-                until = time.monotonic() + REPLY_GRACE
-            self.held.put(client, message, until)
+            self.held.put(client, message, time.monotonic() + REPLY_GRACE)
 
     def send_held(self, client: bytes) -> None:
-        """Send what is held for a client."""
-        for until, message in self.held.take(client):
-            self.reply(client, Kind.RESULT, message, until)
+        """Send what is held for a client, as far as it takes it."""
+        self.held.send(client, lambda message: self._send(client, message))
+
+    def _send(self, client: bytes, message: list[bytes]) -> bool:
+        error = try_send(self._socket, [client, *message])
+        if error == zmq.EHOSTUNREACH:
+            self._known.pop(client, None)
+        elif error:
+            self._loop.later(RETRY_AFTER, lambda: self.send_held(client))
+        return not error

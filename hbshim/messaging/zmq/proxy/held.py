@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from hbshim.messaging.zmq import frames
+
+#: Bytes of a reply beyond its frames, about.
+_OVERHEAD = 300
 
 
 class HeldReplies:
@@ -40,24 +44,34 @@ class HeldReplies:
         Parameters:
             until: when it is dropped, of ``time.monotonic()``; not before the earlier ones.
         """
-        size = sum(map(len, message))
+        size = _size_of(message)
         if self._size + size > self._most_bytes:
             self.dropped += 1
             return
         self._size += size
         self._by_client.setdefault(client, deque()).append((until, message))
 
-    def take(self, client: bytes) -> list[tuple[float, list[bytes]]]:
-        """Remove and return the replies to a client, each with the time until which it is held."""
-        held = list(self._by_client.pop(client, ()))
-        self._size -= sum(len(frame) for _, message in held for frame in message)
-        return held
+    def send(self, client: bytes, send: Callable[[list[bytes]], bool]) -> None:
+        """Pass the replies to a client on, until one cannot be sent.
+
+        Parameters:
+            send: returns whether it could.
+        """
+        queue = self._by_client.get(client, deque())
+        while queue and send(queue[0][1]):
+            self._size -= _size_of(queue.popleft()[1])
+        if not queue:
+            self._by_client.pop(client, None)
 
     def drop_late(self, now: float) -> None:
         """Drop what was held for its time."""
         for client, queue in list(self._by_client.items()):
             while queue and queue[0][0] <= now:
-                self._size -= sum(map(len, queue.popleft()[1]))
+                self._size -= _size_of(queue.popleft()[1])
                 self.dropped += 1
             if not queue:
                 del self._by_client[client]
+
+
+def _size_of(message: list[bytes]) -> int:
+    return _OVERHEAD + sum(map(len, message))

@@ -173,8 +173,8 @@ class Servers:
         if server is not None and server.outstanding:
             # It has connected again, and what was on its way may be lost.
             asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
-            calls = frames.encode_outstanding((call, 0) for call in server.outstanding)
-            try_send(self._socket, [routing_id, b"", asked, *frames.split(calls)])
+            for calls in frames.encode_outstanding((call, 0) for call in server.outstanding):
+                try_send(self._socket, [routing_id, b"", asked, calls])
         self._drain(tuple(keys))
 
     def _on_release(self, server: Server, client: bytes, request: bytes, body: list[bytes]) -> None:

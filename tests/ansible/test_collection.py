@@ -147,6 +147,30 @@ def test_a_service_that_is_removed_leaves_nothing_at_rabbitmq() -> None:
     assert policy["vhost"] == "/b"
 
 
+def test_a_service_that_is_removed_leaves_what_another_one_uses() -> None:
+    services = [
+        {"name": "a", "userid": "a", "password": "x", "vhost": "/one"},
+        {"name": "b", "userid": "b", "password": "y", "vhost": "/one", "state": "absent"},
+        {"name": "c", "userid": "a", "password": "x", "vhost": "/two", "state": "absent"},
+    ]
+    made = plugin("rabbitmq_definitions").rabbitmq_definitions(services)
+    assert made["vhosts"] == [
+        {"name": "/one", "state": "present"},
+        {"name": "/two", "state": "absent"},
+    ]
+    removed = [each["name"] for each in made["users"] if each.get("state") == "absent"]
+    assert removed == ["guest", "b"]
+
+
+def test_the_services_of_a_host_are_listed_without_passwords() -> None:
+    services = [
+        {"name": "a", "group": "here", "password": "x", "vhost": "/a", "userid": "a"},
+        {"name": "b", "group": "there", "password": "y", "vhost": "/b", "userid": "b"},
+        {"name": "c", "group": "here", "vhost": "/c", "state": "absent"},
+    ]
+    assert plugin("services_of").services_of(services, ["here"]) == [{"name": "a", "vhost": "/a"}]
+
+
 @pytest.mark.parametrize("name", ["a,b", "a b", "a*", "${user}", ""])
 def test_a_name_that_would_widen_a_policy_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name"):

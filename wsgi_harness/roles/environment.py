@@ -44,6 +44,7 @@ class Environment:
             "PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}",
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_CONNECTION_PLUGINS": str(PROJECT / "plugins" / "connection"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(PROJECT / "plugins" / "callback"),
             "ANSIBLE_HOME": str(self.directory / "ansible"),
             "ANSIBLE_PIPELINING": "1",
             "ANSIBLE_NOCOWS": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -26,13 +27,16 @@ SCENARIOS = (
 """The directories of ``tests/ansible/molecule/`` that are scenarios."""
 _LIMIT = 1200.0
 
+#: How a line of the plugin "unchanged" begins.
+_NOT_IDEMPOTENT = "hbshim: not idempotent"
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a scenario.
 
     Attributes:
-        passed: it has passed, and has shown no secret.
+        passed: it has passed, and neither Ansible nor a host has shown a secret.
         log: all that Ansible wrote.
     """
 
@@ -50,7 +54,7 @@ def run_scenario(
     command: str = "test",
     keep: bool = False,
 ) -> Outcome:
-    """Run a scenario: create, converge, idempotence, verify, destroy.
+    """Run a scenario: create, check, converge, idempotence, verify, destroy.
 
     Parameters:
         variables: of :func:`~wsgi_harness.roles.environment.ensure_hosts`.
@@ -63,9 +67,16 @@ def run_scenario(
     log = environment.directory / "logs" / f"{scenario}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     state = environment.directory / "molecule" / scenario
+    journals = environment.directory / "journals" / scenario
+    shutil.rmtree(journals, ignore_errors=True)
+    journals.mkdir(parents=True)
     given = {
         **environment.variables(),
         **variables,
+        # All that an operator may ask to be shown must be free of secrets, too.
+        "ANSIBLE_VERBOSITY": "3",
+        "ANSIBLE_CALLBACKS_ENABLED": "unchanged",
+        "HBSHIM_ROLES_JOURNALS": str(journals),
         "MOLECULE_EPHEMERAL_DIRECTORY": str(state),
         "HBSHIM_ROLES_SCENARIO": scenario,
     }
@@ -89,13 +100,14 @@ def run_scenario(
         except subprocess.TimeoutExpired:
             output.write(f"hbshim: the scenario took longer than {_LIMIT:g} s\n")
             code = 1
-    found = secrets_in(log.read_text(errors="replace"), directory)
+    shown = {path: path.read_text(errors="replace") for path in (log, *journals.iterdir())}
+    found = {path: names for path, text in shown.items() if (names := secrets_in(text, directory))}
     with log.open("a") as output:
-        if found:
-            output.write(f"hbshim: the log shows the values of {', '.join(found)}\n")
+        for path, names in found.items():
+            output.write(f"hbshim: {path.name} shows the values of {', '.join(names)}\n")
         for name, command in watch.found.items():
             output.write(f"hbshim: an argument of {command} was the value of {name}\n")
-    clean = not found and not watch.found
+    clean = not (found or watch.found or _NOT_IDEMPOTENT in shown[log])
     seconds = time.monotonic() - began
     return Outcome(scenario, passed=code == 0 and clean, seconds=seconds, log=log)
 

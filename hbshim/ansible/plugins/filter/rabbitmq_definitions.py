@@ -29,12 +29,19 @@ def rabbitmq_definitions(
         "permissions": [],
         "policies": [],
     }
+    services = list(services)
+    present = [each for each in services if each.get("state", "present") != "absent"]
+    used = {(key, each[key]) for each in present for key in ("vhost", "userid")}
     for service in services:
         state, vhost, user = service.get("state", "present"), service["vhost"], service["userid"]
-        found["vhosts"].append({"name": vhost, "state": state})
         if state == "absent":
-            found["users"].append({"name": user, "state": state})
+            # What another service uses stays, with its queues.
+            if ("vhost", vhost) not in used:
+                found["vhosts"].append({"name": vhost, "state": state})
+            if ("userid", user) not in used:
+                found["users"].append({"name": user, "state": state})
             continue
+        found["vhosts"].append({"name": vhost, "state": state})
         found["users"].append({"name": user, "password": service["password"]})
         found["permissions"].append({"user": user, "vhost": vhost})
         for policy in (*policies, *service.get("policies", ())):

@@ -26,13 +26,13 @@ from hbshim.errors import (
 )
 from hbshim.messaging import aio
 from hbshim.messaging.aio.home import Home
-from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import Payload, Reply
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.steps import Steps, Wait
 from hbshim.messaging.target import Target
+from hbshim.messaging.threads import Threads
 from hbshim.messaging.waiting import PendingCalls
 from tests.concurrency import needs_os_threads
 from tests.interrupts import interrupt_everywhere
@@ -310,7 +310,7 @@ def test_no_senders_are_an_error() -> None:
 
 
 def test_threads_end_when_they_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hbshim.messaging.aio.threads.IDLE", 0.05)
+    monkeypatch.setattr("hbshim.messaging.threads.IDLE", 0.05)
     threads, done = Threads("hbshim-aio-test", 3), threading.Semaphore(0)
     for _ in range(10):
         threads.submit(done.release)

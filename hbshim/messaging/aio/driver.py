@@ -14,7 +14,6 @@ from hbshim.messaging.aio.arguments import require_count
 from hbshim.messaging.aio.home import Home, refuse_patches
 from hbshim.messaging.aio.operation import Operation
 from hbshim.messaging.aio.progress import Reports
-from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
@@ -23,6 +22,7 @@ from hbshim.messaging.role import ReaderRole
 from hbshim.messaging.steps import CallsInSteps, CastsInSteps, Steps, at_once, steps_of
 from hbshim.messaging.storing import PendingReply, require_store
 from hbshim.messaging.target import Target, described
+from hbshim.messaging.threads import Threads
 from hbshim.options import DEFAULT, Default
 
 T = TypeVar("T")

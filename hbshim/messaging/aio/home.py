@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from hbshim.errors import EventLoopError
-from hbshim.messaging.aio.threads import run_once
+from hbshim.messaging.threads import run_once
 from hbshim.runtime.green import inspect_green
 
 T = TypeVar("T")

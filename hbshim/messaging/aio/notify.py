@@ -15,7 +15,6 @@ from hbshim.messaging.aio.arguments import require_count, require_function
 from hbshim.messaging.aio.driver import Driver, require_driver
 from hbshim.messaging.aio.home import resolve
 from hbshim.messaging.aio.serving import POLL_SLICE, Serving
-from hbshim.messaging.aio.threads import Threads, run_once
 from hbshim.messaging.base import CLOSE_LIMIT, PRIORITIES, Incoming, timeout_of
 from hbshim.messaging.encoding import Encoding
 from hbshim.messaging.handling import Handling
@@ -28,6 +27,7 @@ from hbshim.messaging.notify import (
 )
 from hbshim.messaging.reporting import OnError, reporting_to
 from hbshim.messaging.serving import START_LIMIT
+from hbshim.messaging.threads import Threads, run_once
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """One operation of a driver, awaited on the event loop.
 
-It begins in a thread of :class:`hbshim.messaging.aio.threads.Threads`, because to send may take
+It begins in a thread of :class:`hbshim.messaging.threads.Threads`, because to send may take
 time. While it waits for a reply it has no thread: a :class:`BackgroundReader` reads, and what is
 left to do when the reply has arrived is done on the loop, or, if it takes time, in such a thread
 again. Timers of the loop end it in time.
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hbshim.errors import CallTimeoutError, MessagingError
 from hbshim.messaging.aio.home import Home, set_error, set_result
-from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.base import LONGEST_TIMEOUT
 from hbshim.messaging.steps import Steps, Wait
+from hbshim.messaging.threads import Threads
 
 if TYPE_CHECKING:
     from hbshim.messaging.reading import BackgroundReader

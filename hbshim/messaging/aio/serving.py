@@ -18,12 +18,12 @@ from hbshim.errors import EventLoopError, MessagingError
 from hbshim.messaging.aio.arguments import require_count
 from hbshim.messaging.aio.driver import Driver
 from hbshim.messaging.aio.home import Home, resolve, set_result
-from hbshim.messaging.aio.threads import Threads, run_once
 from hbshim.messaging.aio.work import Work, current_work
 from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Listener, timeout_of
 from hbshim.messaging.handling import Handling
 from hbshim.messaging.reporting import OnError, ends_thread
 from hbshim.messaging.serving import PAUSE_AFTER_ERROR, START_LIMIT
+from hbshim.messaging.threads import Threads, run_once
 
 S = TypeVar("S", bound="Serving")
 

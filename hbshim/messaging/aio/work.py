@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 from hbshim.errors import MessagingError
 from hbshim.messaging.aio.home import Home
-from hbshim.messaging.aio.threads import Threads
 from hbshim.messaging.handling import Handling, Invocation
 from hbshim.messaging.reporting import OnError, ends_thread
+from hbshim.messaging.threads import Threads
 
 
 class Place(Protocol):

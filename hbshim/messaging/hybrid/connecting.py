@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ class _Side:
 
     def backend(self) -> Backend:
         return backend_of(self.scheme, self._hosts[0].path if self._hosts else "", self._options)
+
+    @property
+    def places(self) -> frozenset[tuple[str, int, str]]:
+        """Host, port and path of each of its hosts: two sides with a common one are one backend."""
+        return frozenset((each.hostname, each.port, each.path or "/") for each in self._hosts)
 
     def open(self) -> Driver:
         return self._factory.open(self._hosts, self._options)
@@ -70,17 +76,29 @@ def connect(
     deployments.check(
         rpc.backend(), None if notifying is None else notifying.backend(), messaging_backend
     )
+    for each, other in itertools.combinations([rpc, *others], 2):
+        if each.places & other.places:
+            raise OptionError(
+                "listen_also names a backend that is named already, so that servers would receive "
+                "each fanout twice; name each backend once"
+            )
+    places: dict[Driver, frozenset[tuple[str, int, str]]] = {}
     with contextlib.ExitStack() as opened:
 
         def open_one(side: _Side) -> Driver:
             driver = side.open()
             opened.callback(driver.close)
+            places[driver] = side.places
             return driver
 
         first = open_one(rpc)
         second = first if notifying is None else open_one(notifying)
         made = HybridDriver(
-            first, second, [open_one(each) for each in others], stored_requests=stored_requests
+            first,
+            second,
+            [open_one(each) for each in others],
+            stored_requests=stored_requests,
+            shares_backend=lambda one, other: bool(places[one] & places[other]),
         )
         opened.pop_all()
     return made

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 from hbshim.messaging.base import NEVER, Driver, Listener, Payload, Reply
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hybrid.foreign import as_member
 from hbshim.messaging.hybrid.joint_listener import JointListener
+from hbshim.messaging.hybrid.replying import ReplyingMember
 from hbshim.messaging.steps import CastsInSteps, Steps, WaitsInThread, at_once, steps_of
 from hbshim.messaging.storing import PendingReply, StoringDriver, require_store
 from hbshim.messaging.target import Target
@@ -28,6 +30,8 @@ class HybridDriver(WaitsInThread):
         notifications: sends and receives notifications.
         listen_also: receive calls, casts and fanouts, too.
         stored_requests: servers listen for submitted requests. Otherwise nothing is submitted.
+        shares_backend: returns whether two drivers have the same backend. :meth:`listen` uses one
+            of them, or each fanout would be received twice.
     """
 
     def __init__(
@@ -37,13 +41,17 @@ class HybridDriver(WaitsInThread):
         listen_also: Sequence[Driver] = (),
         *,
         stored_requests: bool = True,
+        shares_backend: Callable[[Driver, Driver], bool] = operator.is_,
     ) -> None:
         self._rpc = rpc
         self._notifications = notifications
         self._all = _distinct((rpc, notifications, *listen_also))
         stores = [each for each in self._all if each.capabilities.stores]
         self._store = stores[0] if stores and stored_requests else rpc
-        self._listening = _distinct((rpc, *listen_also, self._store))
+        self._listening = [self._store]
+        for each in _distinct((rpc, *listen_also)):
+            if each is not self._store and not shares_backend(each, self._store):
+                self._listening.append(each)
         self.rpc_timeout = rpc.rpc_timeout
         # A request that a server of either accepts.
         self.payload_limit = min(each.payload_limit for each in self._all)
@@ -107,7 +115,7 @@ class HybridDriver(WaitsInThread):
         ]
         if len(listeners) == 1:
             return listeners[0]
-        return JointListener([as_member(each) for each in listeners])
+        return JointListener([ReplyingMember(as_member(each)) for each in listeners])
 
     def listen_for_notifications(
         self,

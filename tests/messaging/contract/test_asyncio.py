@@ -358,7 +358,7 @@ def test_the_loop_is_closed_while_a_server_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It reports that, and the next request goes to another server."""
-    for module in ("reading", "aio.threads"):
+    for module in ("reading", "threads"):
         monkeypatch.setattr(f"hbshim.messaging.{module}.IDLE", 0.1)
     errors: list[BaseException] = []
     endpoint = Asynchronous()

@@ -94,6 +94,8 @@ SECRET = "pa55word-of-nova"
         (f"hbpika://nova:{SECRET}@r1/", {"messaging_backend": "hybrid"}),
         (f"hbpika://nova:{SECRET}@r1/", {"listen_also": f"hbpika://n:{SECRET}@mq/"}),
         (f"hbpika://nova:{SECRET}@r1/", {"listen_also": [f"hbpika://n:{SECRET}/@mq/"]}),
+        # The same backend twice.
+        (f"hbpika://nova:{SECRET}@r1/", {"listen_also": [f"hbkombu://n:{SECRET}@mq,n@r1/"]}),
         (f"hbpika://nova:{SECRET}@r1/", {"notifications": f"nothing://n:{SECRET}@mq/"}),
         (f"hbpika://nova:{SECRET}@r1/", {"notifications": f"hbrabbit://n:{SECRET}@mq/"}),
         (f"hbpika://nova:{SECRET}@r1/", {"notifications": f"hbpika://n:{SECRET}@mq/?no=1"}),

@@ -12,6 +12,7 @@ import pytest
 from hbshim import messaging
 from hbshim.errors import HbshimError, OptionError
 from hbshim.messaging.storing import require_store
+from tests.messaging.amqp1.routers import Router
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.hybrid.conftest import Backend, wait_until_served
@@ -65,6 +66,36 @@ def test_requests_are_stored_by_the_backend_that_stores(
     start(driver, topic.to(server="one"), Endpoint("one"), acknowledge="after")
     assert task.result(LIMIT) == "one"
     assert storing.delete_queue(messaging.Target(unique("other"))) == 0
+
+
+@pytest.mark.parametrize("over", ["router", "rabbitmq"])
+def test_a_fanout_runs_once_where_the_store_is_also_another_backend(
+    broker: Broker,
+    vhost: str,
+    router: Router,
+    connect: Connect,
+    start: Start,
+    topic: messaging.Target,
+    over: str,
+) -> None:
+    # The phases "cutover" and "draining" of a migration; or RPC over AMQP 1.0 at RabbitMQ.
+    store = broker.amqp_url(vhost=vhost).replace("amqp://", "hbpika://")
+    rpc, listen_also = store.replace("hbpika://", "hbamqp://"), []
+    if over == "router":
+        rpc = f"hbamqp://127.0.0.1:{router.port}/{vhost}?login_method=ANONYMOUS"
+        listen_also = [store]
+    endpoint = Endpoint()
+    driver = connect(rpc, notifications=store, listen_also=listen_also)
+    start(driver, topic.to(server="one"), endpoint)
+    client = messaging.Client(connect(store), topic, timeout=LIMIT)
+    wait_until_served(client)
+    client.prepare(fanout=True).cast("echo", value="fanout")
+    # Both queues of a server that listened twice would have it by then.
+    for number in range(20):
+        client.call("echo", value=number)
+    wait_until(lambda: "fanout" in endpoint.asked, LIMIT)
+    client.call("who")
+    assert endpoint.asked.count("fanout") == 1
 
 
 def test_nothing_is_stored_where_servers_do_not_listen_for_it(

@@ -129,6 +129,32 @@ def test_a_half_open_backend_delays_no_other(
     wait_until_served(new)
 
 
+def test_a_reply_over_a_lost_backend_occupies_no_worker(
+    one_pair: list[Backend],
+    connect: Callable[..., messaging.Driver],
+    start: Callable[..., messaging.Server],
+    topic: messaging.Target,
+) -> None:
+    endpoint = Endpoint()
+    driver = connect(one_pair[0].url, listen_also=[one_pair[1].url])
+    start(driver, topic.to(server="one"), endpoint, workers=1, on_error=ignore)
+    old, new = clients_of(connect, one_pair, topic)
+    for client in (old, new):
+        wait_until_served(client)
+    answers: list[Any] = []
+    calling = threading.Thread(target=lambda: answers.append(old.call("hold", value="held")))
+    calling.start()
+    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    one_pair[0].wires.stop()
+    endpoint.release.set()
+    # The caller of the lost backend waits for longer.
+    assert new.prepare(timeout=LIMIT / 2).call("echo", value="other") == "other"
+    assert not answers
+    one_pair[0].wires.accept()
+    calling.join(LIMIT)
+    assert answers == ["held"]
+
+
 def test_stop_during_the_wait_ends_it_and_returns_what_was_not_begun(
     backends: list[Backend],
     connect: Callable[..., messaging.Driver],

@@ -306,8 +306,10 @@ class Connector:
         if link.refusal is not why:
             link.refusal = why
             name = f"{link.record.host} at {address}" if link.record.host else address
-            kind = "zmq-bad-address" if why is Outcome.UNRESOLVED else "zmq-refused"
-            self._metrics.record(kind, name, why.value)
+            if why is Outcome.UNRESOLVED:
+                self._metrics.record("zmq-bad-address", name, why.value)
+            else:
+                self._metrics.record("zmq-refused", name, why.value)
         self._on_refused(address, why)
 
 

@@ -97,7 +97,12 @@ class FakeConnection:
         self._check()
 
     def consume(
-        self, queue: str, on_delivery: OnDelivery, *, on_cancelled: OnCancelled | None = None
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        on_cancelled: OnCancelled | None = None,
+        deadline: float | None = None,
     ) -> str:
         self._check()
         self.consumers[queue] = (on_delivery, on_cancelled)

@@ -48,6 +48,8 @@ class Caller:
     def wait(self, waiter: Any, until: float, otherwise: str) -> Wait:
         return Wait(self, waiter, until, otherwise)  # type: ignore[arg-type]
 
+    def hand_over(self) -> None: ...
+
     def wait_once(self, _waiting: Any, _until: float, otherwise: str) -> None:
         raise CallTimeoutError(otherwise)
 

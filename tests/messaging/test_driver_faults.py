@@ -22,6 +22,7 @@ from hbshim.errors import (
     BrokerBlockedError,
     CallTimeoutError,
     ConfirmTimeoutError,
+    ConnectError,
     MessagingError,
     RejectedError,
     UnroutableError,
@@ -300,6 +301,8 @@ def blocked(send: Callable[..., object], *arguments: object, **named: object) ->
             send(*arguments, **named)
         except (ConfirmTimeoutError, CallTimeoutError):
             pass
+        except ConnectError:
+            pass  # a busy broker takes longer to answer than the time of a message
         except BrokerBlockedError:
             return
         finally:

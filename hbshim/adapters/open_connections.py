@@ -57,10 +57,7 @@ def _of_pika(connection: Any) -> Unkept | None:
 
 
 def _of_aiormq(connection: Any) -> Unkept | None:
-    # Without its event loop, what the program has not dropped yet is of no use to it.
-    if not connection.is_opened or connection.loop.is_closed():
-        return None
-    if "hbshim_link" in vars(connection):
+    if not connection.is_opened or "hbshim_link" in vars(connection):
         return None
     # Not at the top: it imports aiormq, which is loaded here.
     from hbshim.adapters.aiormq.heartbeat import transport_of

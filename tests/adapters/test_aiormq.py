@@ -16,7 +16,6 @@ import pytest
 
 import hbshim
 from hbshim.adapters.aiormq import heartbeat as adapter
-from hbshim.adapters.open_connections import unkept_connections
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK
@@ -240,24 +239,6 @@ def test_a_connection_that_is_closed_or_dropped_leaves_nothing(way: Way) -> None
     way.run(main())
     gc.collect()
     assert [reference() for reference in (*links, *connections)] == [None] * 6
-
-
-def test_a_connection_whose_loop_is_closed_is_not_open(way: Way) -> None:
-    """For the doctor: it is of no use, however long the program refers to it."""
-
-    def unkept() -> int:
-        return [each.library for each in unkept_connections()].count("aiormq")
-
-    opened = []
-    before = unkept()
-
-    async def main() -> None:
-        opened.append(await aiormq.connect(way.url(heartbeat="0")))
-        assert unkept() == before + 1
-
-    way.run(main())
-    assert opened[0].is_opened
-    assert unkept() == before
 
 
 def test_a_connection_of_another_loop_is_refused(way: Way) -> None:

@@ -164,7 +164,9 @@ print(*(event.kind for event in hbshim.take_events()))
     assert printed.split() == ["False", "not-kept-alive"]
 
 
-@pytest.mark.parametrize("order", ["install first", "install last"])
+@pytest.mark.parametrize(
+    "order", ["install first", pytest.param("install last", marks=pytest.mark.extended)]
+)
 def test_install_and_any_module_of_hbshim_may_come_in_any_order(order: str) -> None:
     command = [sys.executable, "-m", "tests.import_orders", order]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -344,6 +346,7 @@ print(*found, prepared(), *(event.kind for event in hbshim.take_events()))
     assert printed.split() == ["True", "True"]
 
 
+@pytest.mark.extended
 def test_imports_that_wait_for_each_other_leave_nothing_unprepared() -> None:
     """One thread imports the library, the other what hbshim has for it."""
     printed = fresh(

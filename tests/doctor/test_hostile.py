@@ -123,7 +123,7 @@ def test_the_command_says_so_in_one_line(name: str) -> None:
             assert "worker" in said.out
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", ["amqp", pytest.param("pika", marks=pytest.mark.extended)])
 def test_a_mutilated_handshake_never_ends_in_a_traceback(client: str) -> None:
     rng = random.Random(4091)
     whole = HANDSHAKE + TUNE + OPEN_OK

@@ -219,6 +219,7 @@ def without_network_removal(engine: Engine, directory: Path, complaint: str) -> 
     return replace(engine, compose=(str(script),))
 
 
+@pytest.mark.extended
 def test_a_network_that_the_engine_keeps_is_reported_once_and_no_error(
     engine: Engine, images: Images, tmp_path: Path
 ) -> None:
@@ -234,6 +235,7 @@ def test_a_network_that_the_engine_keeps_is_reported_once_and_no_error(
         engine.run("network", "rm", f"{project}_default")
 
 
+@pytest.mark.extended
 def test_any_other_failure_to_remove_is_an_error(
     engine: Engine, images: Images, tmp_path: Path
 ) -> None:
@@ -249,6 +251,7 @@ def test_any_other_failure_to_remove_is_an_error(
         engine.run("network", "rm", f"{project}_default")
 
 
+@pytest.mark.extended
 def test_a_network_that_outlived_its_run_is_removed_once_the_engine_lets_it_go(
     engine: Engine, images: Images
 ) -> None:

@@ -43,7 +43,7 @@ def test_every_way_is_shown() -> None:
     assert len(SNIPPETS) == 10
 
 
-@pytest.mark.parametrize("model", ["native", "eventlet"])
+@pytest.mark.parametrize("model", ["native", pytest.param("eventlet", marks=pytest.mark.extended)])
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.sub(r"\W+", "-", s)[:40])
 def test_a_snippet_keeps_its_connection_alive(broker: Broker, snippet: str, model: str) -> None:
     """For 5 T in which nothing of the program runs."""

@@ -86,7 +86,9 @@ def footprint(pid: int) -> tuple[int, int, int]:
     return len(os.listdir(f"/proc/{pid}/fd")), threads, pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+@pytest.mark.parametrize(
+    "model", ["native", "eventlet", pytest.param("gevent", marks=pytest.mark.extended)]
+)
 def test_a_process_survives_hostile_clients_and_keeps_nothing_of_them(
     watched: Callable[..., tuple[subprocess.Popen[str], str]], model: str
 ) -> None:

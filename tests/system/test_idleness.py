@@ -32,6 +32,7 @@ def hurrying_relay(broker: Broker) -> Iterator[Relay]:
         yield relay
 
 
+@pytest.mark.extended
 def test_publishers_that_do_not_read(everywhere: list[RemoteClient], hurrying_relay: Relay) -> None:
     for client in everywhere:
         client.open(hurrying_relay, heartbeat=T, receive_buffer=SMALL)

@@ -21,7 +21,7 @@ from tests.stress.chaos.run import ChaosTestbed, Outcome, Setting
 from wsgi_harness.stack.broker import Broker
 
 # A fleet of processes on two cores.
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.extended]
 
 T = 2
 SETTING = Setting(

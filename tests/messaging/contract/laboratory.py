@@ -190,6 +190,7 @@ LABORATORIES: dict[str, Entry] = {
     ),
     "hbzmq_acknowledged": Entry(
         _ZEROMQ,
+        (pytest.mark.extended,),
         other_guarantees={
             **_ZEROMQ_GUARANTEES,
             "test_one_that_fails_does_not_have_its_batch_repeated": (

@@ -38,7 +38,7 @@ pytestmark = needs_os_threads
 CHECKOUT = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=[*parameters("hbpika", "hbzmq"), *extended("hbkombu", "hbamqp")])
+@pytest.fixture(params=[*parameters("hbpika"), *extended("hbkombu", "hbamqp", "hbzmq")])
 def laboratory(request: pytest.FixtureRequest) -> Iterator[Laboratory]:
     """One of each kind."""
     yield from opened(request)

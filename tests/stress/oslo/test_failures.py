@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.stress.oslo import failures
 from tests.stress.oslo.failures import Target, TrialResult
 from tests.stress.oslo.schemes import STOCK, over_0_9_1
@@ -25,6 +27,7 @@ def test_a_hub_that_stands_still_for_4_t(broker: Broker, tmp_path: Path) -> None
     ] == [STOCK], trial_results
 
 
+@pytest.mark.extended
 def test_40_green_callers_through_a_broker_restart(
     own_broker: Broker, rabbitmqctl: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -179,13 +179,14 @@ class ConsumingListener(PollingListener[M, C]):
     def _receive(self, left: float, *, drain: bool = True) -> None:
         self._changed.clear()
         deadline = time.monotonic() + left
+        # A poll takes longer rather than begin anew each time at a slow broker.
+        answer_by = None if drain else deadline
         try:
-            connection = self._connection or self._connect(left)
+            connection = self._connection or self._connect(left, answer_by)
             if connection is None:
                 return
             if not (self._complete or self._paused or self._stopped):
-                # A poll takes longer rather than begin anew each time at a slow broker.
-                self._consume(connection, None if drain else deadline)
+                self._consume(connection, answer_by)
             if drain and not (self._stopped or self._changed.is_set()):
                 left = deadline - time.monotonic()
                 if not self._complete:
@@ -196,7 +197,7 @@ class ConsumingListener(PollingListener[M, C]):
                 raise
             self._lose(error)
 
-    def _connect(self, left: float) -> C | None:
+    def _connect(self, left: float, answer_by: float | None) -> C | None:
         backoff = self._backoff
         pause = backoff.left()
         if pause > 0:
@@ -224,11 +225,11 @@ class ConsumingListener(PollingListener[M, C]):
         if self.reconnects:
             LOG.info("listening again, over a new connection to %s", connection.name)
         self._connection = connection
-        self._connected(connection)
+        self._connected(connection, answer_by)
         return connection
 
-    def _connected(self, connection: C) -> None:
-        """Prepare a new connection."""
+    def _connected(self, connection: C, deadline: float | None) -> None:
+        """Prepare a new connection; `deadline` as for :meth:`_start`."""
 
     def _consume(self, connection: C, deadline: float | None) -> None:
         for consumer in self._consumers:

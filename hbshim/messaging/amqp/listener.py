@@ -59,8 +59,8 @@ class AmqpListener(ConsumingListener[AmqpIncoming, Connection]):
     def _open_connection(self, deadline: float) -> Connection:
         return self._connector.connect(deadline, attempts=1)
 
-    def _connected(self, connection: Connection) -> None:
-        connection.set_prefetch(self._prefetch)
+    def _connected(self, connection: Connection, deadline: float | None) -> None:
+        connection.set_prefetch(self._prefetch, deadline)
 
     def _start(self, connection: Connection, consumer: Consumer, deadline: float | None) -> None:
         subscription: Subscription = consumer.subscription

@@ -101,7 +101,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
     def _open_connection(self, deadline: float) -> Connection:
         return self._connector.connect(deadline, attempts=1)
 
-    def _connected(self, connection: Connection) -> None:
+    def _connected(self, connection: Connection, deadline: float | None) -> None:
         self._management = declaring(connection)
         self._paused_links.clear()
         if connection.profile is not self._profile:

@@ -25,6 +25,8 @@ class FakeConnection:
     def __init__(self, name: str = "fake:5672") -> None:
         self.name = name
         self.deadlines: list[float] = []
+        # Of what opens a listener.
+        self.opening: list[float | None] = []
         self.is_open, self.blocked = True, False
         self.declared: list[str] = []
         self.consumers: dict[str, tuple[OnDelivery, OnCancelled | None]] = {}
@@ -82,9 +84,11 @@ class FakeConnection:
 
     def declare_exchange(self, _name: str, _kind: str, deadline: float | None = None) -> None:
         self._check()
+        self.opening.append(deadline)
 
     def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         self._check()
+        self.opening.append(deadline)
         self.on_declare(queue)
         self.declared.append(queue.name)
 
@@ -92,9 +96,11 @@ class FakeConnection:
         self, _queue: str, _exchange: str, _routing_key: str, deadline: float | None = None
     ) -> None:
         self._check()
+        self.opening.append(deadline)
 
-    def set_prefetch(self, _count: int) -> None:
+    def set_prefetch(self, _count: int, deadline: float | None = None) -> None:
         self._check()
+        self.opening.append(deadline)
 
     def consume(
         self,
@@ -105,6 +111,7 @@ class FakeConnection:
         deadline: float | None = None,
     ) -> str:
         self._check()
+        self.opening.append(deadline)
         self.consumers[queue] = (on_delivery, on_cancelled)
         return queue
 

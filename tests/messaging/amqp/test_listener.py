@@ -291,6 +291,18 @@ def test_the_end_of_the_prefetch_drain_thread_withdraws(rigs: Callable[..., Rig]
     wait_until(lambda: len(connection.cancelled) == 2, LIMIT)
 
 
+def test_opening_has_one_deadline(rigs: Callable[..., Rig]) -> None:
+    """Of each method that the broker answers; a poll gives it the time of a healthy one."""
+    rig = rigs()
+    assert rig.listener.open(5.0)
+    (deadline,) = {*rig.connection.opening}
+    assert deadline is not None
+    assert deadline <= time.monotonic() + 5.0
+    rig.connection.lose()
+    wait_until(lambda: rig.poll(0.05) == [] and rig.topic in rig.connection.consumers, LIMIT)
+    assert {*rig.connection.opening} == {None}
+
+
 def test_stopping_has_one_deadline(rigs: Callable[..., Rig]) -> None:
     """What cannot be given back in time is left to the broker, with the connection."""
     rig = rigs()

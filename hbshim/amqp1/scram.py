@@ -83,7 +83,9 @@ class Scram:
         salt = _decoded(encoded_salt)
         if not salt:
             raise CredentialsError("the peer's SCRAM salt is empty")
-        count = int(iterations) if iterations.isascii() and iterations.isdigit() else 0
+        # Python refuses to read thousands of digits.
+        readable = iterations.isascii() and iterations.isdigit() and len(iterations) < 20
+        count = int(iterations) if readable else 0
         if not LEAST_ITERATIONS <= count <= MOST_ITERATIONS:
             raise CredentialsError(
                 f"the peer wants {iterations:.20} iterations of SCRAM; {LEAST_ITERATIONS} to "

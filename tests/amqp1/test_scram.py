@@ -94,6 +94,10 @@ HOSTILE = {
     "no salt": ([SaslChallenge(f"r={NONCE}x,s=,i=4096".encode())], "salt"),
     "few iterations": ([SaslChallenge(FIRST.replace("4096", "4095").encode())], "4095 iterations"),
     "many iterations": ([SaslChallenge(FIRST.replace("4096", "9" * 4000).encode())], "iterations"),
+    "more digits than Python reads": (
+        [SaslChallenge(FIRST.replace("4096", "9" * 5000).encode())],
+        "iterations",
+    ),
     "negative iterations": ([SaslChallenge(FIRST.replace("4096", "-9").encode())], "-9 iterations"),
     "an extension": ([SaslChallenge(f"m=x,{FIRST}".encode())], "no message"),
     "nothing": ([SaslChallenge(b"")], "no message"),

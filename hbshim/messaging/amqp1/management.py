@@ -6,6 +6,7 @@ It declares, binds and deletes, as :class:`hbshim.messaging.amqp.topology.Declar
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -34,6 +35,8 @@ _SESSION = "management"
 
 #: Answers that are not taken yet; of requests whose caller has given up, they are dropped.
 _MOST_ANSWERS = 100
+
+_STATUS = re.compile("[0-9]{3}")
 
 #: How the answer begins to a binding of what does not exist; its status is 400.
 _MISSING = ("no exchange", "no queue")
@@ -262,14 +265,13 @@ class Management:
     def _on_answer(self, data: bytes, _tag: int) -> None:
         answer = decode_message(data)
         properties, body = answer.properties, answer.body
-        if properties is None or not str(properties.subject).isdigit():
+        status = _STATUS.fullmatch("" if properties is None else str(properties.subject))
+        if properties is None or status is None:
             raise ProtocolError("an answer to a request for management has no status")
         while len(self._received) >= _MOST_ANSWERS:
             self._received.pop(next(iter(self._received)))
         found = body.value if isinstance(body, Single) else None
-        self._received[str(properties.correlation_id)] = _Answer(
-            int(properties.subject or 0), found
-        )
+        self._received[str(properties.correlation_id)] = _Answer(int(status[0]), found)
 
 
 def _ignore(*_arguments: Any) -> None:

@@ -18,9 +18,9 @@ def prepare(options_for: OptionsFor) -> None:
     ``monkey_patch(select=False)`` pika would choose epoll and block the hub. Idempotent.
     """
     patcher: Any = sys.modules["eventlet.patcher"]
-    stock = patcher.monkey_patch
-    replace_once(patcher, "monkey_patch", lambda stock: _stripping(stock, options_for))
+    stock = replace_once(patcher, "monkey_patch", lambda stock: _stripping(stock, options_for))
     package: Any = sys.modules.get("eventlet")
+    # An earlier call, or one of another thread, may not have come to this.
     if getattr(package, "monkey_patch", None) is stock:
         package.monkey_patch = patcher.monkey_patch
 

@@ -9,7 +9,7 @@ from typing import Any
 _agreed: dict[tuple[Any, str], tuple[Any, Any]] = {}
 
 
-def replace_once(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+def replace_once(owner: Any, name: str, make: Callable[[Any], Any]) -> Any:
     """Replace a function, unless that was done; it is replaced when any of these calls returns.
 
     Without a lock, for which a thread might wait whose import another thread waits for. Threads
@@ -20,6 +20,9 @@ def replace_once(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         owner: a class or module; one that was reloaded has a new class.
         name: of the function.
         make: returns what replaces the function that it is given. Without side effects.
+
+    Returns:
+        The function that was replaced, by this call or an earlier one.
     """
     key, stock = (owner, name), getattr(owner, name)
     if key not in _agreed:
@@ -29,3 +32,4 @@ def replace_once(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     # Another tool may have wrapped the replacement since.
     if getattr(owner, name) is stock:
         setattr(owner, name, replacement)
+    return stock

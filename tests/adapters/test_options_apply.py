@@ -303,6 +303,25 @@ print(hasattr(select, "epoll"))
 """
 
 
+def test_an_install_completes_what_another_one_has_begun() -> None:
+    """It was interrupted, or is in another thread, between eventlet's two names of a function."""
+    code = """
+import select
+import eventlet
+import hbshim
+stock = eventlet.monkey_patch
+hbshim.install()
+eventlet.monkey_patch = stock
+hbshim.install()
+eventlet.monkey_patch(select=False, os=False)
+print(hasattr(select, "epoll"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
+
+
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
     ("then", "back"),

@@ -203,15 +203,18 @@ class Loop:
         address = f"inproc://closed-{next(self._numbers)}"
         self._leaving.add(socket)
 
-        def ended(_message: list[bytes]) -> None:
-            self._release(reader)
+        def left() -> None:
             self._leaving.discard(socket)
             self._check_left()
+
+        def ended(_message: list[bytes]) -> None:
+            self._release(reader)
+            left()
 
         try:
             reader = self.context.socket(zmq.PAIR)
         except zmq.ZMQError:  # no descriptor is left
-            self._leaving.discard(socket)
+            left()
             return
         reader.set(zmq.RCVHWM, 0)
         try:
@@ -219,7 +222,7 @@ class Loop:
             reader.connect(address)
         except zmq.ZMQError:
             reader.close()
-            self._leaving.discard(socket)
+            left()
         else:
             self.read(reader, ended)
 

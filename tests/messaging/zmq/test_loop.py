@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 import threading
@@ -97,6 +98,26 @@ def test_a_listener_that_is_closed_sends_what_it_keeps_first(loop: Loop) -> None
     assert [message[3:] for message in received[:3]] == [[b"0"], [b"1"], [b"2"]]
     context.term()
     shutil.rmtree(directory)
+
+
+def test_a_socket_whose_end_cannot_be_observed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop()
+    left: list[bool] = []
+    push = make(loop.context, "client-cast", SocketSettings(linger=LIMIT))
+    loop.leave(push)
+    loop.when_left(lambda: left.append(True))
+    assert not left
+
+    def no_descriptor(*_arguments: object) -> None:
+        raise zmq.ZMQError(errno.EMFILE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.context, "socket", no_descriptor)
+        loop.close(push)
+    assert left == [True]
+    loop.end()
 
 
 def test_a_loop_ends_while_a_socket_that_was_closed_still_sends() -> None:

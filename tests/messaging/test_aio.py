@@ -402,6 +402,39 @@ def test_an_operation_that_needs_a_thread_to_end_ends_in_time_without() -> None:
     asyncio.run(main())
 
 
+def test_where_no_thread_can_be_started_a_cancelled_operation_is_closed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[bool] = []
+
+    class Pausing(SteppedDriver):
+        def _call(self, deadline: float, on_reply: Any) -> Steps[Reply]:
+            self.sent.append("begun")
+            try:
+                yield Wait(None, News(), deadline, "paused")
+            finally:
+                closed.append(True)
+            raise AssertionError("it was notified")
+
+    beneath = Pausing()
+
+    def refuse(*_arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        async with around(beneath) as driver:
+            call = asyncio.ensure_future(driver.call(TARGET, NOTHING, LIMIT))
+            await until(lambda: beneath.sent)
+            with monkeypatch.context() as patched:
+                patched.setattr(Threads, "submit", refuse)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            assert closed == [True]
+
+    asyncio.run(main())
+
+
 def test_calls_of_a_loop_that_was_closed_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hbshim.messaging.reading.LATE", 0.1)
     monkeypatch.setattr("hbshim.messaging.reading.IDLE", 0.1)

@@ -9,6 +9,7 @@ again. Timers of the loop end it in time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import threading
 import time
@@ -255,11 +256,12 @@ class Operation(Generic[T]):
         self._close_steps()
 
     def _close_steps(self) -> None:
-        """Close the steps, in a thread if that takes time."""
-        if self._wait is None or self._wait.waiter.is_brief:
-            self._steps.close()
-        else:
-            self._threads.submit(self._steps.close)
+        """Close the steps, in a thread if that takes time and one can be started."""
+        if self._wait is not None and not self._wait.waiter.is_brief:
+            with contextlib.suppress(RuntimeError):
+                self._threads.submit(self._steps.close)
+                return
+        self._steps.close()
 
 
 def _call(work: Callable[[], None]) -> None:

@@ -126,7 +126,7 @@ def _at_least(version: str, least: tuple[int, ...]) -> bool:
 CHECKS = (
     Check(
         "connection",
-        "A connection of its own to `--url`: what was negotiated, and with whom.",
+        "A connection of its own to `--url`: what was negotiated, and with which peer.",
         "What stops the doctor stops the application: name resolution, TLS, login, virtual host.",
         "See the text of the finding.",
         _connection,

@@ -25,7 +25,8 @@ TARGET = Target("compute")
 
 Serve = Callable[..., Server]
 
-#: Calls by one driver while ZeroMQ, or hbshim, looks up the host of another one in vain.
+#: Calls by one driver while the host of another one is looked up, by ZeroMQ or hbshim, without an
+#: answer.
 SLOW_NAME = """
 import contextlib, os, socket, sys, threading
 from hbshim import messaging

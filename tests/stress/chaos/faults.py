@@ -1,4 +1,4 @@
-"""The fault list: what can break, whom it hits, and what is promised then.
+"""The fault list: what can break, what it hits, and what is promised then.
 
 Times are in units of T, the heartbeat timeout. RabbitMQ gives a silent client up after
 2 to 3 T; hbshim gives a silent peer up after 2 T.

@@ -31,10 +31,10 @@ def test_all_end_in_time_and_none_overlaps_on_a_target(seed: int) -> None:
     assert steps
     assert max(step.at + step.lasts for step in steps) <= 300
     for first, second in itertools.combinations(steps, 2):
-        whom = {Scope.ZONE, Scope.BROKER}
+        scopes = {Scope.ZONE, Scope.BROKER}
         meet = first.target == second.target or (
             Scope.BROKER in (first.kind.scope, second.kind.scope)
-            and {first.kind.scope, second.kind.scope} <= whom
+            and {first.kind.scope, second.kind.scope} <= scopes
         )
         assert not meet or second.at > first.at + first.lasts
 

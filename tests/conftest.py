@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.brokers import SharedBroker, held, in_turn, start_or_find, virtual_host
 from wsgi_harness.stack.broker import Broker
@@ -33,6 +34,13 @@ from wsgi_harness.paths import set_up_lock
 for _sign in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_sign) is signal.SIG_IGN:
         signal.signal(_sign, lambda _number, _frame: None)
+
+
+# How long an example takes is a statement about the machine.
+settings.register_profile(
+    "any machine", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ suffixes = st.sampled_from(
 )
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(releases, suffixes, releases, releases)
 def test_a_range_contains_what_packaging_says(
     release: str, suffix: str, lower: str, upper: str
@@ -29,7 +29,7 @@ def test_a_range_contains_what_packaging_says(
     assert is_within(release + suffix, supported) == expected
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(releases, suffixes, releases)
 def test_a_range_with_one_bound(release: str, suffix: str, bound: str) -> None:
     for supported in (f">={bound}", f"<{bound}", ""):
@@ -37,7 +37,7 @@ def test_a_range_with_one_bound(release: str, suffix: str, bound: str) -> None:
         assert is_within(release + suffix, supported) == expected
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(releases, suffixes)
 def test_the_release_of_a_version_has_no_trailing_zeros(release: str, suffix: str) -> None:
     numbers = list(Version(release + suffix).release)

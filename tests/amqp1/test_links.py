@@ -248,7 +248,7 @@ def test_credit_is_drained() -> None:
     assert received(pair) == [b"the last one", b"again"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 5_000), min_size=1, max_size=8),
     st.integers(512, 2_000),

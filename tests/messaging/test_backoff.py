@@ -126,7 +126,7 @@ def test_a_deadline_that_has_passed_allows_one_try() -> None:
     assert model.slept == []
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(
     st.none() | st.integers(1, 20),
     st.floats(0.001, 40),

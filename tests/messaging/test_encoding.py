@@ -244,14 +244,14 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(json_values)
 def test_plain_values_arrive_as_they_were(value: Any) -> None:
     serializer = JsonSerializer()
     assert serializer.decode(serializer.encode(value)) == value
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_value_or_a_payload_error(data: bytes) -> None:
     payloads = Encoding()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hbshim.errors import OptionError
@@ -75,10 +75,6 @@ uses = st.one_of(
 )
 
 
-#: A starved machine is slow at making examples, too.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
 def address(use: Use) -> object:
     """What decides where a message goes: a pool and a number share it with others."""
     if use.kind == "fanout":
@@ -86,7 +82,6 @@ def address(use: Use) -> object:
     return use._replace(pool=None, number=0)
 
 
-@patient
 @given(uses, uses)
 def test_different_uses_share_no_queue_and_no_address(one: Use, other: Use) -> None:
     first, second = subscription(one), subscription(other)
@@ -96,7 +91,6 @@ def test_different_uses_share_no_queue_and_no_address(one: Use, other: Use) -> N
     assert (to_first == to_second) == (address(one) == address(other))
 
 
-@patient
 @given(exchanges, exchanges)
 def test_an_exchange_and_the_one_beside_it_are_two(one: str, other: str) -> None:
     assert names.exchange(one) != names.fanout_exchange(other)
@@ -104,7 +98,6 @@ def test_an_exchange_and_the_one_beside_it_are_two(one: str, other: str) -> None
     assert (names.fanout_exchange(one) == names.fanout_exchange(other)) == (one == other)
 
 
-@patient
 @given(uses)
 def test_every_name_fits(use: Use) -> None:
     made = subscription(use)
@@ -112,7 +105,6 @@ def test_every_name_fits(use: Use) -> None:
         assert 0 < len(each.encode()) <= LONGEST
 
 
-@patient
 @given(uses.filter(lambda use: use.kind in ("rpc", "fanout")))
 def test_a_client_sends_where_a_server_listens(use: Use) -> None:
     made = subscription(use)

@@ -200,7 +200,7 @@ class ManyCallers(RuleBasedStateMachine):
         assert len({id(entry) for entry in held}) == len(held)
 
 
-RUNS = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
+RUNS = settings(max_examples=60, stateful_step_count=50, database=None)
 
 
 class TestOneCaller(OneCaller.TestCase):  # type: ignore[misc, valid-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbshim.messaging.zmq.directory import Route
@@ -13,9 +13,7 @@ from hbshim.messaging.zmq.directory.cache import NEGATIVE, UNUSED, RouteCache
 from tests.messaging.zmq.directories import ONE, OTHER, TOPIC, record
 
 #: No limits of time: the machine may be loaded.
-CALM = settings(
-    database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+CALM = settings(database=None, max_examples=60)
 LEASE = 15.0
 A, B = Route(record("a"), ("a1", "a2")), Route(record("b"), ("b1",))
 

@@ -359,7 +359,6 @@ JUNK = st.binary(max_size=60) | st.sampled_from([b"{}", b"a|", b"|", b"\xff|1", 
 
 @settings(
     database=None,
-    deadline=None,
     max_examples=15,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbshim.messaging.zmq.frames import Header, Kind
@@ -114,9 +114,7 @@ STEPS = st.lists(
 )
 
 
-@settings(
-    database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(database=None, max_examples=60)
 @given(STEPS)
 def test_no_order_of_events_loses_a_call_or_ends_it_twice(steps: list[tuple[str, int]]) -> None:
     table, handed, ended = DispatchTable(), set[bytes](), list[bytes]()

@@ -6,7 +6,7 @@ import math
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hbshim.messaging.zmq import frames
@@ -40,9 +40,7 @@ headers = st.builds(
 ID = bytes(range(16))
 
 #: The machine may be busy.
-patient = settings(
-    database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+patient = settings(database=None, max_examples=60)
 
 
 @patient

@@ -70,7 +70,6 @@ def test_bytes_that_are_no_zeromq(attacked: Host, where: int | str) -> None:
 #: The machine may be busy; and each example is sent to the same proxy.
 patient = settings(
     database=None,
-    deadline=None,
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

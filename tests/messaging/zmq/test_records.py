@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from zmq.utils import z85
 
@@ -18,9 +18,7 @@ from hbshim.messaging.zmq.frames import VERSION, key_of
 from tests.messaging.zmq.directories import record
 
 #: No limits of time: the machine may be loaded.
-CALM = settings(
-    database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+CALM = settings(database=None, max_examples=60)
 NAMES = st.text(min_size=1, max_size=60).filter(records.is_name)
 KEYS = st.binary(max_size=60)
 JSON = st.recursive(

@@ -25,13 +25,17 @@ MODELS = ("native", "eventlet", "gevent")
 class CommandError(Exception):
     """The agent's command raised.
 
+    Parameters:
+        name: of the client.
+        answer: of the agent.
+
     Attributes:
         kind: the exception's class, with its module.
         recoverable: existing code of that library reconnects on it.
     """
 
-    def __init__(self, answer: dict[str, Any]) -> None:
-        super().__init__(f"{answer['error']}: {answer['message']}\n{answer['traceback']}")
+    def __init__(self, name: str, answer: dict[str, Any]) -> None:
+        super().__init__(f"{name}: {answer['error']}: {answer['message']}\n{answer['traceback']}")
         self.kind: str = answer["error"]
         self.recoverable: bool = answer["recoverable"]
 
@@ -69,7 +73,7 @@ class RemoteClient:
         assert line, f"the agent ended with code {self._child.wait(EXIT_LIMIT)}"
         answer = json.loads(line)
         if "error" in answer:
-            raise CommandError(answer)
+            raise CommandError(self.name, answer)
         return answer["ok"]
 
     def do(self, command: str, *, limit: float = 60.0, **arguments: Any) -> Any:

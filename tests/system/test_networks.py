@@ -63,6 +63,9 @@ class Run:
     def carry_out(self, broker: Broker) -> None:
         try:
             with ChaosTestbed(self.setting, broker, relays=self.relays) as testbed:
+                # Not earlier: opening a connection may take longer than T on a busy machine.
+                for relay in self.relays.values():
+                    relay.forget_idle(T)
                 testbed.carry_out(self.steps)
                 self.outcome = testbed.outcome(self.steps)
         except BaseException as error:
@@ -79,7 +82,6 @@ def networks(stack: ExitStack, broker: Broker, shim: bool) -> Run:
     """A zone for each fault, and one whose middlebox forgets clients that are idle for T."""
     mark = "" if shim else "bare-"
     nat = stack.enter_context(Relay(broker.host, broker.amqp_port))
-    nat.forget_idle(T)
     steps = [
         Step(1.5 * T, FAULTS[name], mark + name, T * FAULTS[name].lasts[1]) for name in WITHOUT
     ]

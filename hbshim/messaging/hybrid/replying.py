@@ -73,6 +73,7 @@ class _Replying:
         self._member = member
         # A result is sent after the progress that was reported before it.
         self._one_at_a_time = threading.Lock()
+        self._sends_keepalive = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._incoming, name)
@@ -83,11 +84,27 @@ class _Replying:
                 self._incoming.reply(payload, kind)
 
         # One without a time limit is a stored request: it runs again if its reply cannot be sent.
-        if self._incoming.expires:
-            # The thread that sends keepalives does so for the callers of all backends.
-            self._member.send(send, 0.0 if kind == "alive" else BRIEF)
-        else:
+        if not self._incoming.expires:
             send()
+        elif kind == "alive":
+            self._keep_alive(send)
+        else:
+            self._member.send(send, BRIEF)
+
+    def _keep_alive(self, send: Callable[[], None]) -> None:
+        # The thread that sends keepalives does so for the callers of all backends. Over a lost
+        # backend one keepalive after the other would wait: the first says all there is to say.
+        if self._sends_keepalive:
+            return
+        self._sends_keepalive = True
+
+        def send_one() -> None:
+            try:
+                send()
+            finally:
+                self._sends_keepalive = False
+
+        self._member.send(send_one, 0.0)
 
 
 class ReplyingMember:

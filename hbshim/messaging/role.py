@@ -119,30 +119,33 @@ class ReaderRole:
             raise CallTimeoutError(otherwise)
         interrupted = True
         try:
-            # Before the check whether another thread reads, because that one may stop just now.
-            self._waiting[waiter] = None
-            if self._reader.setdefault(_ROLE, waiter) is waiter:
-                del self._waiting[waiter]
-                self._read_for(waiter, until)
-            else:
-                waiter.wakeup.acquire(timeout=left)
-            interrupted = False
-        finally:
             try:
+                # Before the check whether another thread reads, because it may stop just now.
+                self._waiting[waiter] = None
+                if self._reader.setdefault(_ROLE, waiter) is waiter:
+                    del self._waiting[waiter]
+                    self._read_for(waiter, until)
+                else:
+                    waiter.wakeup.acquire(timeout=left)
+                interrupted = False
+            finally:
                 self._leave(waiter, interrupted)
-            except BaseException:
-                # Interrupted, perhaps before it has woken up another thread to read.
-                self._leave(waiter, True)
-                raise
+        except BaseException:
+            # Interrupted, perhaps before it has left, or has woken up another thread to read.
+            self._leave(waiter, True)
+            raise
 
     def _leave(self, waiter: Waiter, interrupted: bool) -> None:
         has_read = self._reader.get(_ROLE) is waiter
         if has_read:
             del self._reader[_ROLE]
         self._waiting.pop(waiter, None)
+        if interrupted:
+            # What it has received for another one, it may not have notified that one of.
+            self._notify_all()
         # Also if it was woken up to read and need not or cannot. Before any code of the
         # application runs, which may take long.
-        if has_read or interrupted or waiter.ready:
+        elif has_read or waiter.ready:
             self.hand_over()
 
     def _read_for(self, waiter: Waiter, until: float) -> None:

@@ -221,3 +221,35 @@ def test_no_exception_at_any_instant_of_a_call_leaves_the_others_without_a_reade
         role._waiting.clear()
 
     assert interrupt_everywhere(call, check) > 10
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_no_exception_at_any_instant_of_a_reader_keeps_a_reply_from_another_call() -> None:
+    """It was received, and its caller would wait until its time is over."""
+    unread: list[str] = []
+
+    def read(_until: float) -> bool:
+        # What was not passed on stays to be read, as in a mailbox.
+        for correlation_id in unread:
+            calls.receive(correlation_id, reply())
+        unread.clear()
+        return True
+
+    role = role_over(read)
+    calls = PendingCalls(role)
+    reader, other = calls.begin(None), calls.begin(None)
+
+    def wait() -> None:
+        unread[:] = [other.correlation_id, reader.correlation_id]
+        role._waiting[other] = None
+        role.wait_once(reader, time.monotonic() + LIMIT, "not answered")
+
+    def check() -> None:
+        if other.result is not None:
+            assert other.wakeup.acquire(False), "it has its reply, and does not know"
+        role._waiting.clear()
+        other.wakeup.acquire(False)
+        reader.wakeup.acquire(False)
+        reader.result = other.result = None
+
+    assert interrupt_everywhere(wait, check) > 10

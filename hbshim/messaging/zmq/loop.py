@@ -111,7 +111,12 @@ class Loop:
         if self._sleeping:
             # One byte is enough for all that is posted until it wakes up.
             self._sleeping = False
-            self._wake()
+            try:
+                self._wake()
+            except BaseException:
+                # An exception of a signal handler: what is posted next relies on the byte.
+                self._wake()
+                raise
 
     def stop(self) -> None:
         """End :meth:`run`."""

@@ -72,8 +72,10 @@ class Mailbox(Generic[T]):
 
     def _wait(self, timeout: float) -> bool:
         """Wait for an item; return False in a forked child."""
-        if not self._items:
-            self._readiness.wait(timeout)
+        if not self._has_items():
+            # An exception of a signal handler may have come between these two.
+            if not self._readiness.woken:
+                self._readiness.wait(timeout)
             self._readiness.take_wake()
         if self.inherited:
             return False
@@ -83,9 +85,18 @@ class Mailbox(Generic[T]):
         self._signaled = False
         return True
 
+    def _has_items(self) -> bool:
+        """Return whether items wait. If not, the next one writes a byte."""
+        if self._items:
+            return True
+        # An exception of a signal handler may have come after the byte was read. In this order:
+        # what finds the old mark was put before the second look.
+        self._signaled = False
+        return bool(self._items)
+
     def begin_wait(self, part: Part) -> bool:
         """Begin a wait for several at once, instead of :meth:`take`; return False if items wait."""
-        if self._items or self._readiness.woken:
+        if self._has_items() or self._readiness.woken:
             return False
         part.readiness = self._readiness
         return True

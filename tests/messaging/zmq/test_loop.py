@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 from hbshim.messaging.zmq.traffic import Traffic
 from hbshim.metrics import Metrics
+from tests.interrupts import interrupt_everywhere
 from tests.messaging.zmq.nodes import LIMIT, own_address
 from tests.waiting import wait_until
 
@@ -69,6 +71,28 @@ def test_an_error_of_the_poll_is_reported_and_the_loop_goes_on(
         "ValueError: not a socket",
         "OSError: no memory",
     ]
+
+
+def test_no_exception_at_any_instant_of_a_command_leaves_the_next_one_without_a_byte(
+    loop: Loop,
+) -> None:
+    """Without it the loop sleeps on, until a timer is due."""
+
+    def post() -> None:
+        # As while the loop polls.
+        loop._sleeping = True
+        loop.post(lambda: None)
+
+    def check() -> None:
+        woken = not loop._sleeping
+        while loop._commands:
+            loop._commands.popleft()
+        read = b""
+        with contextlib.suppress(BlockingIOError):
+            read = loop._wake_in.recv(4096)
+        assert bool(read) >= woken
+
+    assert interrupt_everywhere(post, check) > 3
 
 
 def test_a_listener_that_is_closed_sends_what_it_keeps_first(loop: Loop) -> None:

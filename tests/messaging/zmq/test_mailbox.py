@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from hbshim.messaging.joining import Part
 from hbshim.messaging.zmq.mailbox import Mailbox
-from tests.interrupts import interrupt
+from tests.interrupts import interrupt, interrupt_everywhere
 from tests.waiting import wait_until
 
 
@@ -37,6 +38,32 @@ def test_an_exception_of_a_signal_handler_loses_no_item_of_another_caller() -> N
     mailbox.close()
     assert interrupted == 200
     assert taken == set(range(put[0]))
+
+
+def test_no_exception_at_any_instant_leaves_the_next_wait_without_a_byte() -> None:
+    """The item would lie there until the time of that wait is over."""
+    mailbox: Mailbox[int] = Mailbox()
+
+    def receive() -> None:
+        # As when an item was taken just before the I/O thread wrote its byte.
+        mailbox._signaled = True
+        mailbox._out.send(b"\0")
+        mailbox.pass_on(0, lambda _item: None)
+
+    def check() -> None:
+        part = Part(lambda: None)
+        while not mailbox.begin_wait(part):
+            mailbox.pass_on(0, lambda _item: None)
+        assert part.readiness is not None
+        while part.readiness.wait(0):
+            mailbox.pass_on(0, lambda _item: None)
+        assert mailbox.begin_wait(part)
+        mailbox.put(1)
+        assert part.readiness.wait(0)
+        mailbox.pass_on(0, lambda _item: None)
+
+    assert interrupt_everywhere(receive, check) > 10
+    mailbox.close()
 
 
 def test_what_is_put_while_it_is_read_is_left_for_the_next_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -117,6 +118,45 @@ def test_the_lease_is_renewed_without_the_program_and_ends_without_renewal(
     wait_until(lambda: hosts(client) == {})
     assert client.routes(TOPIC, soon()).reachable
     assert path.exists()
+
+
+@pytest.fixture
+def full_disk(folder: Path) -> Iterator[Callable[[], None]]:
+    """Have the folder on a disk of its own; the result fills it."""
+    folder.mkdir(mode=0o700)
+    options = "size=64k,mode=0700"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("this system does not let the test mount a disk")
+
+    def fill() -> None:
+        with open(folder / "filling", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(1000)) == 1000:
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+
+    yield fill
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_no_lease_ends_because_a_disk_is_full(
+    full_disk: Callable[[], None], local: Callable[..., LocalDirectory], folder: Path
+) -> None:
+    proxy, client = local(0.6), local()
+    proxy.register(record("a"), listener("1"), soon())
+    full_disk()
+    path = folder / "a.json"
+    first = json.loads(path.read_text())["ends"]
+    wait_until(lambda: json.loads(path.read_text())["ends"] > first + 1.2, LEASE)
+    wait_until(lambda: hosts(client) == {"a": ("1",)}, LEASE)
+    assert not proxy.register(record("a"), listener("2"), soon())
+    wait_until(lambda: hosts(client) == {"a": ("1",)}, LEASE)
+    assert len(events("directory-lost")) == 1
+    (folder / "filling").unlink()
+    wait_until(lambda: hosts(client) == {"a": ("1", "2")}, LEASE)
+    assert len(events("directory-back")) == 1
 
 
 def test_a_record_of_an_earlier_boot_is_no_host(

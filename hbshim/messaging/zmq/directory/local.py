@@ -2,7 +2,8 @@
 
 It is the default of one machine. The folder has mode 0700 and a file
 0600; a file is replaced as a whole; each host is written by one process, which holds a lock on it.
-A lease ends by the machine's own monotonic clock, which all of its processes share.
+A lease ends by the machine's own monotonic clock, which all of its processes share. Where the disk
+is full, the end of a lease is moved within its file, which takes no space.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ FILE_LIMIT = 16 * 1024 * 1024
 
 _SUFFIX = ".json"
 
+#: How a file begins: of one length, so that the end of the lease can be overwritten.
+_BEGINNING = '{{"ends": {:<25.6f}, '
+
 
 class LocalDirectory(PolledDirectory):
     """See :class:`hbshim.messaging.zmq.directory.Directory`.
@@ -61,6 +65,8 @@ class LocalDirectory(PolledDirectory):
         self._due = False
         self._ledger = Ledger()
         self._locks: dict[str, int] = {}
+        # Hosts whose files are this object's.
+        self._written: set[str] = set()
         # Apart from those of reading, which may work while writing does not.
         self._write_events = Events(path)
         try:
@@ -111,6 +117,7 @@ class LocalDirectory(PolledDirectory):
         while self._locks:
             os.close(self._locks.popitem()[1])
         self._ledger = Ledger()
+        self._written = set()
         self._leased = False
         self._lease = Lease(self._seconds, self._on_due)
 
@@ -171,18 +178,39 @@ class LocalDirectory(PolledDirectory):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(escape(host) + _SUFFIX, dir_fd=folder)
                     os.close(self._locks.pop(host))
+                    self._written.discard(host)
                 else:
                     self._replace(folder, host, entry)
+                    self._written.add(host)
         except UnusableError as error:
             self._write_events.refused(str(error))
             return False
         except OSError as error:
             self._write_events.lost(error.strerror or str(error))
+            self._prolong(host)
             return False
         self._ledger.withdrawals = [each for each in self._ledger.withdrawals if each.host != host]
         self._signature = None
         self._write_events.reached()
         return True
+
+    def _prolong(self, host: str) -> None:
+        """Move the end of the lease of a host whose file cannot be replaced."""
+        if host not in self._written or host not in self._ledger.hosts:
+            return
+        with contextlib.suppress(OSError), self._folder() as folder:
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(escape(host) + _SUFFIX, flags, dir_fd=folder)
+            try:
+                os.pwrite(descriptor, self._beginning().encode(), 0)
+            finally:
+                os.close(descriptor)
+            # Readers look at the times of the folder.
+            os.utime(folder)
+            self._signature = None
+
+    def _beginning(self) -> str:
+        return _BEGINNING.format(time.monotonic() + self._seconds)
 
     def _take_lock(self, folder: int, host: str) -> None:
         if host in self._locks:
@@ -205,7 +233,6 @@ class LocalDirectory(PolledDirectory):
             "record": json.loads(encode_record(entry.record)),
             "listeners": encode_listeners(entry.listeners.values()),
             "boot": boot_id(),
-            "ends": time.monotonic() + self._seconds,
         }
         name = escape(host) + _SUFFIX
         scratch = f".{name}.{os.getpid()}"
@@ -213,7 +240,7 @@ class LocalDirectory(PolledDirectory):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(scratch, dir_fd=folder)  # of a process that was killed
         with open(os.open(scratch, flags, 0o600, dir_fd=folder), "w") as file:
-            json.dump(document, file)
+            file.write(self._beginning() + json.dumps(document)[1:])
         os.replace(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
         entry.unwritten.clear()
 

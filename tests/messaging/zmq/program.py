@@ -1,7 +1,8 @@
-"""A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY WHAT``.
+"""A program in one concurrency model: ``program.py MODEL URL IPC_DIRECTORY WHAT[,WHAT...]``.
 
-It does ``calls``, ``casts``, ``publish``, ``acknowledged``, ``fork`` or another of :func:`main`
-through the proxy, itself unless it forks, and prints what became of it.
+It does ``calls``, ``casts``, ``publish``, ``acknowledged``, ``fork`` or another of :func:`do`
+through the proxy, itself unless it forks, and prints what became of it. Each has a driver of its
+own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 import warnings
 
-model, url, ipc, what = sys.argv[1:]
+model, url, ipc, steps = sys.argv[1:]
 
 # Both libraries announce their end, or that something was imported before; that is not the point.
 warnings.simplefilter("ignore")
@@ -238,7 +239,7 @@ def patch_later(client: messaging.Client, library: str) -> None:
     print(results == 10 * ["at last"], client.call("echo", value="after"))
 
 
-def keep_from_running(client: messaging.Client) -> None:
+def keep_from_running(client: messaging.Client, what: str) -> None:
     """Call before and after the main thread, or the whole process, does not run for some seconds.
 
     The hub of a green model runs in the main thread.
@@ -253,8 +254,8 @@ def keep_from_running(client: messaging.Client) -> None:
     print(client.call("echo", value="after"))
 
 
-def main() -> None:
-    """Do what is asked for."""
+def do(what: str) -> None:
+    """Do one of the things that are asked for."""
     driver = messaging.connect(
         url,
         rpc_zmq_ipc_dir=ipc,
@@ -275,7 +276,7 @@ def main() -> None:
     elif what == "fork-c":
         fork_in_c_and_publish(elsewhere)
     elif what in ("blocked", "stopped"):
-        keep_from_running(elsewhere)
+        keep_from_running(elsewhere, what)
     elif what.startswith("late-"):
         patch_later(elsewhere, what.removeprefix("late-"))
     elif what == "casts":
@@ -289,4 +290,5 @@ def main() -> None:
     print("ended")
 
 
-main()
+for step in steps.split(","):
+    do(step)

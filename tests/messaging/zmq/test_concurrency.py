@@ -15,22 +15,17 @@ from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
-def test_many_callers_and_a_thread_that_lets_no_other_run(node: Node, model: str) -> None:
-    assert run_program(node, model, "calls") == ["True", "waited", "ended"]
-
-
-@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
-def test_casts_that_are_acknowledged_late(node: Node, model: str) -> None:
-    assert run_program(node, model, "casts") == ["True", "ended"]
-
-
-@pytest.mark.parametrize("what", ["publish", "acknowledged"])
-@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
-def test_fanouts_and_notifications(nodes: Callable[[], Node], model: str, what: str) -> None:
+def test_a_program_of_each_concurrency_model(nodes: Callable[[], Node], model: str) -> None:
+    """It calls, while a thread lets no other run; casts; publishes; and has both acknowledged."""
     node = nodes()
     node.start(whole=True)
-    expected = ["fanout", "notification", "notification"]
-    assert run_program(node, model, what) == [str(expected), "ended"]
+    published = str(["fanout", "notification", "notification"])
+    assert run_program(node, model, "calls,casts,publish,acknowledged") == [
+        *("True", "waited", "ended"),
+        *("True", "ended"),
+        *(published, "ended"),
+        *(published, "ended"),
+    ]
 
 
 @pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
@@ -69,7 +64,12 @@ def test_a_fork_in_c_leaves_calls_and_fanouts_to_both_processes(
 
 @pytest.mark.parametrize(
     ("model", "what", "processes"),
-    [("native", "exit", 2), ("eventlet", "exit", 2), ("gevent", "exit", 2), ("native", "child", 1)],
+    [
+        ("native", "exit", 2),
+        ("eventlet", "exit", 2),
+        pytest.param("gevent", "exit", 2, marks=pytest.mark.extended),
+        ("native", "child", 1),
+    ],
 )
 def test_what_was_sent_leaves_a_process_before_its_end(
     nodes: Callable[[], Node],

@@ -31,7 +31,11 @@ DRIVERS = (
 )
 #: Over AMQP 1.0: on RabbitMQ and on a router, with proton and with oslo.messaging's old driver.
 AMQP1_CONTROLS = ("none-proton-amqp1", "none-proton-router", "stock-amqp-oslo14")
-AMQP1_FIXES = ("hbshim-auto-proton-amqp1", "hbshim-auto-amqp-oslo14")
+AMQP1_FIXES = (
+    "hbshim-auto-proton-amqp1",
+    "hbshim-auto-amqp-oslo14",
+    "hbshim-hbamqp-oslo-router",
+)
 COMMAND = (sys.executable, "-c", "from wsgi_harness.cli import main; main()")
 LIMIT = 300.0
 

@@ -16,8 +16,10 @@ _CALL_LIMIT = 15
 _TRIES = 3
 #: The scheme of the driver over AMQP 1.0, which oslo.messaging had up to 14.
 _AMQP1 = "amqp"
+#: hbshim's, which asks for T in the URL.
+_OURS = "hbamqp"
 #: In place of a scheme: those of RPC and of notifications.
-_HYBRID = {"hybrid": ("hbamqp", "hbrabbit")}
+_PAIRS = {"hybrid": (_OURS, "hbrabbit")}
 
 
 def topic_of(scheme: str) -> str:
@@ -26,15 +28,15 @@ def topic_of(scheme: str) -> str:
 
 
 def url_of(scheme: str, amqp_url: str, address: tuple[str, int]) -> str:
-    """Return a transport URL for the account of `amqp_url` at `address`; a router has none.
+    """Return a transport URL for the account of `amqp_url` at `address`.
 
-    With two schemes it is that of RPC.
+    With two schemes it is that of RPC. A router has no accounts: `amqp_url` is empty.
     """
-    # The network of the containers is trusted.
-    query = "?plain_without_tls=true" if scheme in _HYBRID else ""
-    scheme = _HYBRID.get(scheme, (scheme,))[0]
-    login = "" if scheme == _AMQP1 else urlsplit(amqp_url).netloc.rpartition("@")[0] + "@"
-    return f"{scheme}://{login}{address[0]}:{address[1]}/{query}"
+    scheme = _PAIRS.get(scheme, (scheme,))[0]
+    # The network of the containers is trusted. A router stores no notifications.
+    query = "?plain_without_tls=true&direct_notifications=true" if scheme == _OURS else ""
+    account, at, _ = urlsplit(amqp_url).netloc.rpartition("@")
+    return f"{scheme}://{account}{at}{address[0]}:{address[1]}/{query}"
 
 
 def configured(options: Mapping[str, object], group: str = "oslo_messaging_rabbit") -> Any:
@@ -81,17 +83,21 @@ class OsloClient:
         self._oslo = oslo_messaging
         self._name = name
         self._topic = topic_of(scheme)
-        self._url = url_of(scheme, url, address)
-        self._notifications_url = url_of(_HYBRID.get(scheme, (scheme,))[-1], url, address)
+        uses = ("rpc", scheme), ("notifications", _PAIRS.get(scheme, (scheme,))[-1])
+        urls = [url_of(each, url, address) for _, each in uses]
+        # The container has the name of the cell, as connections over AMQP 0-9-1 have.
+        self._url, self._notifications_url = (
+            f"{each}&container_name={name}%3A{use}&heartbeat_interval={heartbeat}"
+            if each.startswith(f"{_OURS}:")
+            else each
+            for each, (use, _) in zip(urls, uses, strict=True)
+        )
         self._group = "oslo_messaging_rabbit"
         self._options = {"heartbeat_timeout_threshold": heartbeat, **(options or {})}
         if scheme == _AMQP1:
             self._group = "oslo_messaging_amqp"
             # What it asks of its peer is left as it is, 0; the peer's own limit is what counts.
             self._options = {"container_name": name, **(options or {})}
-        if scheme in _HYBRID:
-            # The container has the name of the cell, as connections over AMQP 0-9-1 have.
-            self._url += f"&container_name={name}%3Arpc&heartbeat_interval={heartbeat}"
         self._rpc: Any = None
         self._notifications: Any = None
         self._notifiers: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from wsgi_harness.cell.answers import SERVING
 from wsgi_harness.errors import NotReadyError, StackError
 from wsgi_harness.matrix.brokers import ROUTER, broker_of
-from wsgi_harness.matrix.scenarios import OSLO_PATHS, Scenario
+from wsgi_harness.matrix.scenarios import OSLO_PATHS, REMOVED, Scenario
 from wsgi_harness.stack.broker import wait_until
 from wsgi_harness.stack.stack import BROKER, CellService
 
@@ -19,22 +19,26 @@ _PYTHON = "/opt/venv/bin/python"
 
 def services(scenarios: Sequence[Scenario]) -> list[CellService]:
     """Return the services, as further containers of the stack; they bypass the relays."""
-    found = []
-    for peer, name in ANSWERS.items():
-        served = [each for each in scenarios if each.deployment.oslo and broker_of(each) == peer]
-        if served:
-            schemes = dict.fromkeys(each.library for each in served)
-            # The driver over AMQP 1.0 is in no other version.
-            path = OSLO_PATHS[served[0].deployment.oslo] if peer == ROUTER else ""
-            program = (_PYTHON, "-W", "ignore", "-m", "wsgi_harness.cell.answers")
-            found.append(
-                CellService(
-                    name,
-                    {"PYTHONPATH": path},
-                    entrypoint=(*program, f"{peer}:5672", *schemes),
-                )
-            )
-    return found
+    served: dict[tuple[str, str], dict[str, None]] = {}
+    for each in scenarios:
+        peer = broker_of(each)
+        if each.deployment.oslo and peer in ANSWERS:
+            # The removed driver is in no other version; the rest are answered by the latest one.
+            former = each.deployment.oslo if each.library == REMOVED else ""
+            served.setdefault((peer, former), {})[each.library] = None
+    program = (_PYTHON, "-W", "ignore", "-m", "wsgi_harness.cell.answers")
+    return [
+        CellService(
+            f"{ANSWERS[peer]}-{former}" if former else ANSWERS[peer],
+            {
+                "PYTHONPATH": OSLO_PATHS[former] if former else "",
+                # A router has no accounts.
+                **({"AMQP_URL": ""} if peer == ROUTER else {}),
+            },
+            entrypoint=(*program, f"{peer}:5672", *schemes),
+        )
+        for (peer, former), schemes in served.items()
+    ]
 
 
 def wait_for(what: str, lines: Callable[[], Sequence[str]]) -> None:

@@ -28,6 +28,7 @@ Library = Literal[
     "celery",
     "proton",
     "amqp",
+    "hbamqp",
     "hybrid",
 ]
 Fate = Literal["closed", "alive"]
@@ -47,6 +48,8 @@ IN_LOOP: tuple[Library, ...] = ("aio-pika", "pika-asyncio", "pika-tornado", "cel
 AMQP1_LIBRARIES: tuple[Library, ...] = ("proton",)
 #: oslo.messaging's own driver over AMQP 1.0, which 15.0 has removed.
 REMOVED: Library = "amqp"
+#: hbshim's driver over AMQP 1.0.
+OVER_AMQP1: Library = "hbamqp"
 
 #: Paths of other versions of oslo.messaging in the image, beside the latest.
 OSLO_PATHS = {"17.3": "/opt/oslo17", "14.9": "/opt/oslo14"}
@@ -165,7 +168,7 @@ class Scenario:
     @property
     def is_control(self) -> bool:
         """Whether the cell runs without hbshim."""
-        return self.method.shim is None and self.library not in (*_OURS, HYBRID)
+        return self.method.shim is None and self.library not in (*_OURS, HYBRID, OVER_AMQP1)
 
     @property
     def is_green(self) -> bool:
@@ -274,6 +277,39 @@ DEPLOYMENTS = (
         oslo="14.9",
         protocol="1.0",
         router=True,
+    ),
+    Deployment(
+        "oslo-amqp1",
+        "oslo.messaging 18.3, AMQP 1.0 on RabbitMQ; prefork, embedded, monkey-patched",
+        (OVER_AMQP1,),
+        oslo="18.3",
+        protocol="1.0",
+    ),
+    Deployment(
+        "oslo-router",
+        "oslo.messaging 18.3 on a router; prefork, embedded, monkey-patched",
+        (OVER_AMQP1,),
+        oslo="18.3",
+        protocol="1.0",
+        router=True,
+    ),
+    Deployment(
+        "oslo-router-unpatched",
+        "oslo.messaging 18.3 on a router; prefork, embedded, nothing patched",
+        (OVER_AMQP1,),
+        oslo="18.3",
+        protocol="1.0",
+        router=True,
+        patched=False,
+    ),
+    Deployment(
+        "oslo-router-gevent",
+        "oslo.messaging 18.3 on a router; prefork, embedded, patched by gevent",
+        (OVER_AMQP1,),
+        oslo="18.3",
+        protocol="1.0",
+        router=True,
+        green="gevent",
     ),
 )
 
@@ -407,6 +443,7 @@ _IO_PARKED = (
 )
 
 _AMQP1 = tuple(each.key for each in DEPLOYMENTS if each.protocol == "1.0" and not each.oslo)
+_OSLO_AMQP1 = tuple(each.key for each in DEPLOYMENTS if OVER_AMQP1 in each.libraries)
 
 # (method, libraries, deployments, expected, reason)
 _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
@@ -448,6 +485,7 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("hbshim-auto", AMQP1_LIBRARIES, _AMQP1, "alive", _SENDS),
     ("stock", (REMOVED,), ("oslo14",), "closed", _IO_PARKED),
     ("hbshim-auto", (REMOVED,), ("oslo14",), "alive", _DRIVER_SENDS),
+    ("hbshim", (OVER_AMQP1,), _OSLO_AMQP1, "alive", _DRIVER_SENDS),
 )
 
 

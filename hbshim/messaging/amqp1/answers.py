@@ -16,7 +16,7 @@ from hbshim.errors import (
     RejectedError,
     UnroutableError,
 )
-from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.connection import Connection, Publication
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, Outcome, Pattern
 from hbshim.messaging.amqp1.sender import FIRST_PAUSE, LONGEST_PAUSE
 from hbshim.protocol.messages import Message
@@ -41,10 +41,10 @@ class Answer:
         "deadline",
         "due",
         "first_failed",
-        "forget",
         "message",
         "on_end",
         "pause",
+        "publication",
     )
 
     def __init__(self, message: Message, deadline: float, on_end: Callable[[], None]) -> None:
@@ -52,7 +52,7 @@ class Answer:
         self.deadline = deadline
         self.on_end = on_end
         self.connection: Connection | None = None
-        self.forget: Callable[[], None] | None = None
+        self.publication: Publication | None = None
         # When it is sent again; never while its outcome is open.
         self.due = _NEVER
         self.pause = FIRST_PAUSE
@@ -159,13 +159,13 @@ class Answers:
             connection.call_later(lambda: self._ended(answer, outcome, reason))
 
         answer.connection = connection
-        answer.forget = connection.publish(answer.message, deadline, on_outcome)
+        answer.publication = connection.publish(answer.message, deadline, on_outcome)
         # Those of clients that neither read nor leave are given up in time.
         self._next_check = min(self._next_check, answer.deadline)
 
     def _ended(self, answer: Answer, outcome: Outcome, reason: str) -> None:
         """Handle the outcome of an attempt."""
-        answer.forget = None
+        answer.publication = None
         action = TABLE[outcome][Pattern.REPLY]
         if action is Action.REFUSE:
             detail = f"{_named(answer)} was rejected{reason and f': {reason}'}"
@@ -197,10 +197,10 @@ class Answers:
 
     def _end(self, answer: Answer) -> None:
         if self._open.pop(answer, answer) is not answer:
-            forget, answer.forget = answer.forget, None
+            publication, answer.publication = answer.publication, None
             try:
-                if forget is not None:
-                    forget()
+                if publication is not None:
+                    publication.withdraw()
             except MessagingError:
                 pass  # with its connection, it is forgotten, too
             answer.on_end()

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -32,12 +31,12 @@ from hbshim.errors import (
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import FORMAT
 from hbshim.messaging.amqp.patterns import Names
-from hbshim.messaging.amqp1.connection import Connection
+from hbshim.messaging.amqp1.connection import Connection, Publication
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, OnOutcome, Outcome, Pattern
 from hbshim.messaging.amqp1.prepared import Prepared
 from hbshim.messaging.amqp1.sender import FIRST_PAUSE, LONGEST_PAUSE
 from hbshim.messaging.amqp1.shared import CLOSE_WITHIN, SharedConnection
-from hbshim.messaging.backoff import TOO_LITTLE
+from hbshim.messaging.backoff import TOO_LITTLE, Backoff
 from hbshim.messaging.base import LONGEST_TIMEOUT, Payload, Reply
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.connecting import HostConnector
@@ -60,6 +59,10 @@ OF_THIS_NAME = (NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED)
 
 #: Seconds before the queue for replies is tried again after the broker refused it.
 TRY_AGAIN = 1.0
+
+#: The first and the longest pause, in seconds, before it is consumed from again after the peer has
+#: ended that; and after how many seconds the pauses begin anew.
+FIRST_END, LONGEST_END, LASTED = 0.05, 1.0, 10.0
 
 _log = logging.getLogger("hbshim.messaging")
 
@@ -101,6 +104,9 @@ class Caller:
         self._generation = 0
         self._queue_number = 0
         self._next_try = 0.0
+        # After the peer has ended the link for replies: another client may use its name.
+        self._ends = Backoff(FIRST_END, LONGEST_END)
+        self._attached_at = 0.0
 
     def call_steps(self, request: CallRequest) -> Steps[Reply]:
         """See :meth:`hbshim.messaging.base.Driver.call`."""
@@ -130,7 +136,7 @@ class Caller:
         """
         if not self._calls_made or prepared.replies is not None:
             return LONGEST_TIMEOUT
-        left = self._next_try - time.monotonic()
+        left = max(self._next_try - time.monotonic(), self._ends.left())
         if left > 0:
             return left
         try:
@@ -152,6 +158,8 @@ class Caller:
         """
         self._calls_made = True
         prepared = self.shared.connected(deadline, attempts)
+        if prepared.replies is None and (left := self._ends.left()):
+            time.sleep(max(0.0, min(left, deadline - time.monotonic())))
         if prepared.replies is None and self._attach_once(prepared, deadline) is OCCUPIED:
             raise CallTimeoutError("the queue for replies was not declared")
         return prepared
@@ -190,10 +198,14 @@ class Caller:
                     raise
                 self._queue_number += 1
             else:
+                self._attached_at = time.monotonic()
                 return
 
     def _on_replies_ended(self, prepared: Prepared) -> None:
         prepared.replies = None
+        if time.monotonic() - self._attached_at >= LASTED:
+            self._ends.reset()
+        self._ends.fail()
 
     def _on_reply(self, delivery: Delivery) -> None:
         # If the settlement is lost, the reply is redelivered and dropped as a duplicate.
@@ -267,33 +279,34 @@ class _Call:
             if TABLE[outcome][Pattern.CALL] is not Action.WAIT:
                 calls.receive(correlation, Undone("error", _NOTHING, outcome, reason))
 
-        withdraw: Callable[[], None] | None = None
+        sent: Publication | None = None
         try:
             if waiting.result is not None:
                 return waiting.result
-            withdraw = self._send(correlation, on_outcome)
+            sent = self._send(correlation, on_outcome)
             waiting.last_heard = time.monotonic()
             reply = yield from calls.wait_steps(
                 waiting, self._deadline, self._request.call_monitor_timeout
             )
-            withdraw = None
+            sent.got_reply()
+            sent = None
             if isinstance(reply, Undone) and self._may_be_answered(reply.outcome):
                 waiting.result, self._waiting = None, waiting
             return reply
         finally:
             if self._waiting is None:
                 calls.end(waiting)
-            if withdraw is not None:
+            if sent is not None:
                 with contextlib.suppress(MessagingError):
-                    withdraw()
+                    sent.withdraw()
 
     def _may_be_answered(self, outcome: Outcome) -> bool:
         """Return whether the reply to this attempt, or to one before, may still come."""
         action = TABLE[outcome][Pattern.CALL]
         return action is Action.RESEND_MARKED or (action is Action.RESEND and self._resent > 0)
 
-    def _send(self, correlation: str, on_outcome: OnOutcome) -> Callable[[], None]:
-        """Send the request, over another connection if one is lost; return what withdraws it.
+    def _send(self, correlation: str, on_outcome: OnOutcome) -> Publication:
+        """Send the request, over another connection if one is lost.
 
         Raises:
             CallTimeoutError: it was not sent in time.
@@ -318,8 +331,8 @@ class _Call:
                     deadline=deadline,
                     type=FORMAT,
                 )
-                withdraw = prepared.connection.publish(
-                    message, deadline, on_outcome, resent=self._resent, awaited=True
+                sent = prepared.connection.publish(
+                    message, deadline, on_outcome, resent=self._resent, awaited=True, follow=True
                 )
             except ConnectionLostError:
                 # Not sent whole: no server has it, and it may be sent again.
@@ -335,4 +348,4 @@ class _Call:
                 raise CallTimeoutError(f"it was not sent: {error}") from None
             else:
                 prepared.used = True
-                return withdraw
+                return sent

@@ -67,6 +67,34 @@ CLOSE_TIMEOUT = 1.0
 _monotonic = time.monotonic
 
 
+class Publication:
+    """A message that was written."""
+
+    __slots__ = ("_connection", "_delivery", "_link")
+
+    def __init__(
+        self, connection: Connection, link: OutgoingLink, delivery: EngineDelivery
+    ) -> None:
+        self._connection = connection
+        self._link = link
+        self._delivery = delivery
+
+    def withdraw(self) -> None:
+        """End the interest in its outcome, which is not reported after that.
+
+        A router then withdraws the message, unless it is settled.
+
+        Raises:
+            ConnectionLostError: the connection has ended.
+        """
+        self._connection.withdraw(self._link, self._delivery)
+
+    def got_reply(self) -> None:
+        """Note that it is a request, and has its reply."""
+        if not self._delivery.settled:
+            self._link.got_reply(self._delivery)
+
+
 class Connection:
     """See the module.
 
@@ -183,7 +211,8 @@ class Connection:
         *,
         resent: int = 0,
         awaited: bool = False,
-    ) -> Callable[[], None]:
+        follow: bool = False,
+    ) -> Publication:
         """Send a message, and return when it is written.
 
         An error means that the peer has not received the whole message, and ignores it.
@@ -194,10 +223,7 @@ class Connection:
             on_outcome: called with what becomes of it, by the thread that drains or that finds the
                 connection lost. It must not wait.
             resent, awaited: see :func:`hbshim.messaging.amqp1.content.encode`.
-
-        Returns:
-            What ends the interest in its outcome: `on_outcome` is not called after that. A router
-            then withdraws the message, unless it is settled.
+            follow: `accepted` is not the end: the loss of its receiver is reported, too.
 
         Raises:
             PayloadError: it is larger than the peer accepts.
@@ -217,7 +243,7 @@ class Connection:
                 if link.ended or not link.ready or stream.unsent:
                     return None
                 data = encode(message, profile, resent=resent, awaited=awaited)
-                return link.send(data, on_outcome)
+                return link.send(data, on_outcome, follow=follow)
 
             delivery = stream.work(send)
             if delivery is not None:
@@ -225,9 +251,9 @@ class Connection:
                     self._write_whole(link, delivery, deadline)
                 except BaseException:
                     # The caller is interrupted: what is left of it is sent and then withdrawn.
-                    self._settle_sent(link, delivery)
+                    self.withdraw(link, delivery)
                     raise
-                return lambda: self._settle_sent(link, delivery)
+                return Publication(self, link, delivery)
 
     def _sending_link(self, deadline: float) -> OutgoingLink | None:
         """Return a link that has credit; None if there is none by `deadline`."""
@@ -235,10 +261,15 @@ class Connection:
             for link in self._senders:
                 if link.ready and not link.ended:
                     return link
+            self._stream.work(self._settle_replied)
             if self._needs_sender():
                 self.attaching.attach("send", self._attach_sender, "accept messages", deadline)
             elif not self._stream.wait_for(self._may_send, deadline):
                 return None
+
+    def _settle_replied(self, _engine: Engine) -> None:
+        for link in self._senders:
+            link.settle_replied()
 
     def _needs_sender(self) -> bool:
         links = [each for each in self._senders if not each.ended]
@@ -276,7 +307,8 @@ class Connection:
         if not stream.flush(deadline):
             raise stream.fail(TimeoutError("the peer accepted only a part of a message in time"))
 
-    def _settle_sent(self, link: OutgoingLink, delivery: EngineDelivery) -> None:
+    def withdraw(self, link: OutgoingLink, delivery: EngineDelivery) -> None:
+        """See :meth:`Publication.withdraw`."""
         # A delivery that is settled by both sides is not used any more.
         if not self.is_open or delivery.settled:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -18,6 +19,10 @@ L = TypeVar("L", bound=Link)
 
 #: The credit of a link whose receiver sets no limit.
 UNLIMITED = 1000
+
+#: Requests with a reply that their receivers may leave unsettled; a router lets a link have 250
+#: messages that are not settled.
+MOST_REPLIED = 50
 
 
 class OpenLink(Generic[L]):
@@ -52,10 +57,11 @@ class OpenLink(Generic[L]):
 class _Sent:
     """A message whose outcome is not known, or not final."""
 
-    __slots__ = ("accepted", "on_outcome")
+    __slots__ = ("accepted", "follow", "on_outcome")
 
-    def __init__(self, on_outcome: OnOutcome) -> None:
+    def __init__(self, on_outcome: OnOutcome, *, follow: bool) -> None:
         self.on_outcome = on_outcome
+        self.follow = follow
         self.accepted = False
 
 
@@ -67,22 +73,42 @@ class OutgoingLink(OpenLink[Sender]):
         #: The peer has given it credit before.
         self.had_credit = False
         self._sent: dict[Delivery, _Sent] = {}
+        self._replied: deque[Delivery] = deque()
 
     @property
     def ready(self) -> bool:
         """Whether the peer accepts a message now."""
         return self.link.credit > 0 and self.session.peer_window > 0
 
-    def send(self, data: bytes, on_outcome: OnOutcome) -> Delivery:
+    def send(self, data: bytes, on_outcome: OnOutcome, *, follow: bool = False) -> Delivery:
         """Send a message.
+
+        Parameters:
+            data: the encoded message.
+            on_outcome: see :meth:`hbshim.messaging.amqp1.connection.Connection.publish`.
+            follow: it stays unsettled after `accepted`, so that this side learns if its receiver is
+                lost; otherwise it is settled then.
 
         Raises:
             PayloadError: the peer does not accept so large a message.
         """
+        self.settle_replied(MOST_REPLIED)
         delivery = self.link.send(data)
         if not delivery.settled:
-            self._sent[delivery] = _Sent(on_outcome)
+            self._sent[delivery] = _Sent(on_outcome, follow=follow)
         return delivery
+
+    def got_reply(self, delivery: Delivery) -> None:
+        """Note that a request has its reply; called by any thread.
+
+        Its receiver settles it as a rule. One that never does would use up the credit of the link.
+        """
+        self._replied.append(delivery)
+
+    def settle_replied(self, most: int = 0) -> None:
+        """Settle the oldest requests that have their reply, all but so many."""
+        while len(self._replied) > most:
+            self.settle(self._replied.popleft())
 
     def update(self, delivery: Delivery) -> None:
         """Handle what the peer reports of a message."""
@@ -91,15 +117,18 @@ class OutgoingLink(OpenLink[Sender]):
             return
         # Both states may have arrived before the event about the first one is handled.
         outcome = outcome_of(delivery.state, accepted=sent.accepted or delivery.was_accepted)
+        if outcome is Outcome.UNKNOWN and not delivery.settled:
+            return  # no outcome: how much of it has arrived
+        known = sent.accepted and outcome is Outcome.ACCEPTED
         if delivery.settled:
             del self._sent[delivery]
-        elif outcome is not Outcome.ACCEPTED:
-            # Only `accepted` may be followed by another state: that the server was lost.
-            return
-        if outcome is Outcome.ACCEPTED:
-            if sent.accepted:
-                return
+        elif sent.follow and outcome is Outcome.ACCEPTED:
             sent.accepted = True
+        else:
+            # Its receiver may wait for that (rcv-settle-mode second).
+            self.settle(delivery)
+        if known:
+            return
         state = delivery.state
         error = state.error if isinstance(state, Rejected) else None
         sent.on_outcome(outcome, "" if error is None else described(error))

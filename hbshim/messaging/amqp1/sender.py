@@ -21,6 +21,7 @@ from hbshim.errors import (
 )
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.topology import Declaring, Subscription
+from hbshim.messaging.amqp1.connection import Publication
 from hbshim.messaging.amqp1.options import Amqp1Options
 from hbshim.messaging.amqp1.outcomes import TABLE, Action, Outcome, Pattern
 from hbshim.messaging.amqp1.prepared import Prepared
@@ -220,10 +221,10 @@ class _Sending:
     def run(self, *, wait: bool, mandatory: bool) -> None:
         """Send it until it is done."""
         while True:
-            prepared, confirmation, forget = self._publish(wait=wait)
+            prepared, confirmation, publication = self._publish(wait=wait)
             if not wait:
                 return
-            outcome = self._outcome(confirmation, forget)
+            outcome = self._outcome(confirmation, publication)
             self._took = time.monotonic() - self._connected
             action = TABLE[outcome][self._pattern]
             if action is Action.DONE or action is Action.WAIT:
@@ -253,7 +254,7 @@ class _Sending:
             self._message, self._made_for = message, profile
         return self._message
 
-    def _publish(self, *, wait: bool) -> tuple[Prepared, Confirmation, Callable[[], None]]:
+    def _publish(self, *, wait: bool) -> tuple[Prepared, Confirmation, Publication]:
         deadline = self._deadline
         while True:
             prepared: Prepared | None = None
@@ -266,7 +267,7 @@ class _Sending:
                     prepared.prepare_queue(self._subscription, deadline)
                 else:
                     prepared.prepare(message.exchange, deadline)
-                forget = prepared.connection.publish(
+                publication = prepared.connection.publish(
                     message, deadline, confirmation.set, resent=self._resent, awaited=wait
                 )
                 prepared.used = True
@@ -276,9 +277,9 @@ class _Sending:
                     raise self._unroutable() from error
                 self._attempts.failed(error, prepared)
             else:
-                return prepared, confirmation, forget
+                return prepared, confirmation, publication
 
-    def _outcome(self, confirmation: Confirmation, forget: Callable[[], None]) -> Outcome:
+    def _outcome(self, confirmation: Confirmation, publication: Publication) -> Outcome:
         try:
             while confirmation.outcome is None:
                 self._shared.role.wait_once(confirmation, self._deadline, "")
@@ -291,7 +292,7 @@ class _Sending:
             self._shared.role.hand_over()
             if confirmation.outcome is None:
                 with contextlib.suppress(MessagingError):
-                    forget()
+                    publication.withdraw()
         return confirmation.outcome
 
     def _released(self, mandatory: bool) -> None:

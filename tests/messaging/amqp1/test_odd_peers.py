@@ -14,15 +14,18 @@ import pytest
 
 from hbshim import messaging
 from hbshim.amqp1.connection import Connection
-from hbshim.amqp1.events import AttachRequested, CreditChanged, Received
-from hbshim.amqp1.messages import Message, Single, encode_message
+from hbshim.amqp1.events import AttachRequested, CreditChanged, Received, Updated
+from hbshim.amqp1.messages import Message, Single, decode_message, encode_message
 from hbshim.amqp1.performatives import (
     SENDER,
     Accepted,
+    DeliveryState,
     Disposition,
     Error,
     Modified,
+    Properties,
     Rejected,
+    Released,
     Transfer,
 )
 from hbshim.amqp1.receiver import Receiver
@@ -36,8 +39,11 @@ from hbshim.errors import (
     LostServerError,
     RejectedError,
     TopologyError,
+    UnroutableError,
 )
+from hbshim.messaging.amqp1.links import MOST_REPLIED
 from tests.messaging.conftest import LIMIT
+from tests.waiting import wait_until
 
 HOST = "127.0.0.1"
 
@@ -196,6 +202,83 @@ def test_a_call_whose_peer_accepts_and_never_answers() -> None:
         pytest.raises(CallTimeoutError, match="not answered"),
     ):
         driver.call(TARGET, PAYLOAD, 0.5)
+
+
+def undecided(state: DeliveryState) -> Act:
+    """Give each message a state and settle none: their sender has to, in rcv-settle-mode second.
+
+    There is credit for a message once the one before is settled, as at a router. A request is
+    answered if the peer has a link for replies.
+    """
+    replies: list[Sender] = []
+
+    def act(peer: Peer, event: object) -> None:
+        if isinstance(event, AttachRequested):
+            event.link.accept()
+            if isinstance(event.link, Sender):
+                replies.append(event.link)
+            elif isinstance(event.link, Receiver):
+                event.link.grant(MOST_REPLIED + 1)
+        elif isinstance(event, Updated):
+            if isinstance(event.link, Receiver):
+                peer.seen["settled"] += event.delivery.settled
+                event.link.grant(1)
+        elif isinstance(event, Received):
+            event.link.update(event.delivery, state)
+            asked = decode_message(event.delivery.payload).properties
+            if replies and asked is not None:
+                answer = Properties(to=asked.reply_to, correlation_id=asked.correlation_id)
+                replies[0].send(encode_message(Message(Single("{}"), properties=answer)))
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (Accepted(), None),
+        (Released(), UnroutableError),
+        (Rejected(), RejectedError),
+        (Modified(delivery_failed=True), ConfirmTimeoutError),
+    ],
+    ids=["accepted", "released", "rejected", "modified"],
+)
+def test_an_outcome_that_its_receiver_does_not_settle(
+    state: DeliveryState, error: type[Exception] | None
+) -> None:
+    with connected(undecided(state)) as (peer, driver):
+        if error is None:
+            for _ in range(2 * MOST_REPLIED):
+                driver.cast(TARGET, PAYLOAD, LIMIT)
+        else:
+            with pytest.raises(error):
+                driver.cast(TARGET, PAYLOAD, 0.5)
+        wait_until(lambda: peer.seen["settled"] == peer.seen["Received"], LIMIT)
+
+
+def test_requests_that_their_server_never_settles() -> None:
+    """They do not use up the credit, and nothing of them is kept for ever."""
+    with connected(undecided(Accepted())) as (peer, driver):
+        for _ in range(8 * MOST_REPLIED):
+            driver.call(TARGET, PAYLOAD, LIMIT)
+        left = 3 * MOST_REPLIED
+        wait_until(lambda: peer.seen["Received"] - peer.seen["settled"] < left, LIMIT)
+
+
+def test_a_link_for_replies_that_another_client_takes_over() -> None:
+    """It is attached again, and not at once each time: the other client may do the same."""
+    links: list[Sender] = []
+
+    def steal(peer: Peer, event: object) -> None:
+        well_behaved(peer, event)
+        if isinstance(event, CreditChanged) and event.link not in links:
+            links.append(event.link)
+            event.link.detach(Error("amqp:link:stolen", "by another client"))
+
+    with connected(steal) as (_, driver):
+        with pytest.raises(CallTimeoutError):
+            driver.call(TARGET, PAYLOAD, 1)
+        assert 2 <= len(links) < 20
 
 
 def cut_short(link: Sender, *frames: object) -> None:

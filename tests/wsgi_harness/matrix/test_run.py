@@ -152,17 +152,20 @@ def test_somebody_answers_each_driver_that_asks_and_nobody_is_there_without() ->
 
 
 def test_cells_on_a_router_have_one_and_what_receives_there() -> None:
-    chosen = select(["none-proton-router", "stock-amqp-oslo14"])
+    chosen = select(["none-proton-router", "stock-amqp-oslo14", "hbshim-hbamqp-oslo-router"])
     services = {each.name: each for each in services_of(chosen, 4)}
 
     assert "--idle-timeout=4" in services["router"].entrypoint
-    assert services["sink"].entrypoint[-3:] == (
+    assert services["sink"].entrypoint[4:7] == (
         "cell-none-proton-router",
         "openstack.org/om/notify/anycast/openstack/cell-stock-amqp-oslo14.info",
         "openstack.org/om/notify/anycast/openstack/stock-amqp-oslo14.opened.info",
     )
-    assert services["answers-router"].entrypoint[-2:] == ("router:5672", "amqp")
-    assert services["answers-router"].environment["PYTHONPATH"] == "/opt/oslo14"
+    former, latest = services["answers-router-14.9"], services["answers-router"]
+    assert former.entrypoint[-2:] == ("router:5672", "amqp")
+    assert former.environment["PYTHONPATH"] == "/opt/oslo14"
+    assert latest.entrypoint[-2:] == ("router:5672", "hbamqp")
+    assert latest.environment == {"PYTHONPATH": "", "AMQP_URL": ""}
     settings = json.loads(services["none-proton-router"].environment["CELL"])
     assert "--target=router:5672" in services[settings["host"]].entrypoint
     assert settings["router"]

@@ -93,6 +93,11 @@ def test_the_removed_driver_of_oslo_messaging_has_a_control_and_the_fix() -> Non
     assert [each["shim"] for each in orders] == [None, {}]
 
 
+@pytest.mark.parametrize("deployment", ["amqp1", "router", "router-unpatched", "router-gevent"])
+def test_hbshims_driver_over_amqp_1_0_is_tried_on_both_peers(deployment: str) -> None:
+    assert BY_NAME[f"hbshim-hbamqp-oslo-{deployment}"].is_fix
+
+
 @pytest.mark.parametrize("deployment", ["oslo", "oslo-unpatched", "oslo17"])
 def test_oslo_messaging_holds_every_driver_of_hbshims_beside_its_own(deployment: str) -> None:
     stock, *ours = SCHEMES

@@ -33,9 +33,13 @@ def url_of(scheme: str, amqp_url: str, address: tuple[str, int]) -> str:
     With two schemes it is that of RPC. A router has no accounts: `amqp_url` is empty.
     """
     scheme = _PAIRS.get(scheme, (scheme,))[0]
-    # The network of the containers is trusted. A router stores no notifications.
-    query = "?plain_without_tls=true&direct_notifications=true" if scheme == _OURS else ""
     account, at, _ = urlsplit(amqp_url).netloc.rpartition("@")
+    query = ""
+    if scheme == _OURS:
+        # The network of the containers is trusted. Where the kind of peer is not known, the first
+        # connection may be closed and opened again.
+        router = "direct_notifications=true&addressing_profile=router"
+        query = f"?{'plain_without_tls=true' if account else router}"
     return f"{scheme}://{account}{at}{address[0]}:{address[1]}/{query}"
 
 

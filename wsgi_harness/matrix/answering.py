@@ -29,7 +29,7 @@ def services(scenarios: Sequence[Scenario]) -> list[CellService]:
     program = (_PYTHON, "-W", "ignore", "-m", "wsgi_harness.cell.answers")
     return [
         CellService(
-            f"{ANSWERS[peer]}-{former}" if former else ANSWERS[peer],
+            f"{ANSWERS[peer]}-former" if former else ANSWERS[peer],
             {
                 "PYTHONPATH": OSLO_PATHS[former] if former else "",
                 # A router has no accounts.

@@ -161,7 +161,7 @@ def test_cells_on_a_router_have_one_and_what_receives_there() -> None:
         "openstack.org/om/notify/anycast/openstack/cell-stock-amqp-oslo14.info",
         "openstack.org/om/notify/anycast/openstack/stock-amqp-oslo14.opened.info",
     )
-    former, latest = services["answers-router-14.9"], services["answers-router"]
+    former, latest = services["answers-router-former"], services["answers-router"]
     assert former.entrypoint[-2:] == ("router:5672", "amqp")
     assert former.environment["PYTHONPATH"] == "/opt/oslo14"
     assert latest.entrypoint[-2:] == ("router:5672", "hbamqp")

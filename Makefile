@@ -32,8 +32,8 @@ PYTEST := HBSHIM_REQUIRE_BROKER=1 $(BIN)/python -m pytest -o cache_dir=$(BUILD)/
 JOBS ?= 5
 STAMP := $(VENV)/.installed-$(INPUTS)
 
-.PHONY: regression test extended green bench chaos cluster coverage docs migration oslo roles soak venv images \
-  lint clean
+.PHONY: regression test extended green bench chaos cluster compiled coverage docs migration oslo roles soak \
+  venv images lint clean
 .DEFAULT_GOAL := test
 
 regression: venv
@@ -43,8 +43,9 @@ regression: venv
 # Most tests wait for heartbeats: side by side, a file to a process, all of them at one broker
 # (tests/brokers.py). What measures, or starts a fleet, shares the machine with one other file, no
 # more; a cluster of three brokers has it for itself.
-# ARGS choose tests, in one process.
-test: lint images
+# ARGS choose tests, in one process. What comes first keeps one core busy each.
+test: venv
+	@$(MAKE) --no-print-directory -j3 --output-sync=line lint images $(if $(ARGS),,compiled)
 	$(PYTEST) $(if $(ARGS),$(ARGS),-m "not alone and not extended" -n $(JOBS) --dist loadfile \
 	  --no-loadscope-reorder)
 	$(if $(ARGS),,$(PYTEST) -m "alone and not extended" --ignore=tests/cluster -n 2 \
@@ -124,6 +125,11 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --cache-dir $(BUILD)/import-linter
+
+# What pytest makes of the tests; all of its processes would do it at the same time otherwise.
+compiled: venv
+	@mkdir -p $(BUILD)
+	@$(PYTEST) --collect-only -qq >$(BUILD)/collected 2>&1 || { cat $(BUILD)/collected; exit 1; }
 
 images: venv
 	$(BIN)/python -m wsgi_harness.engine.images

@@ -21,7 +21,7 @@ class _Callback(ctypes.Structure):
 
 
 class Cyrus:
-    """A server with one account; a process has one.
+    """A server with an account; a process has one.
 
     Parameters:
         directory: for its database.
@@ -48,6 +48,10 @@ class Cyrus:
         function = ctypes.cast(self._getopt, c_void_p)
         self._callbacks = (_Callback * 2)(_Callback(_GETOPT, function, None), _Callback())
         assert self._library.sasl_server_init(self._callbacks, b"amqp") == 0
+        self.add(user, password)
+
+    def add(self, user: str, password: str) -> None:
+        """Add an account, as `saslpasswd2` does."""
         secret = password.encode()
         done = self._library.sasl_setpass(
             self._connection(), user.encode(), secret, len(secret), None, 0, _SET_CREATE

@@ -135,6 +135,16 @@ def test_logins_at_cyrus(name: str, cyrus: Cyrus) -> None:
     assert not cyrus.log_in(Scram(name, "nova", "the wrong secret"))
 
 
+def test_cyrus_stores_a_password_as_it_is_written(cyrus: Cyrus) -> None:
+    """SCRAM's normal form of it is another text: only that can be logged in with."""
+    raw, normal = "cafe\u0301", "caf\u00e9"
+    cyrus.add("raw", raw)
+    cyrus.add("normal", normal)
+    assert not cyrus.log_in(Scram("SCRAM-SHA-256", "raw", raw))
+    for each in (raw, normal):
+        assert cyrus.log_in(Scram("SCRAM-SHA-256", "normal", each))
+
+
 def test_nonces_are_used_once_and_secrets_are_in_no_text() -> None:
     mechanisms = [Scram("SCRAM-SHA-256", "a,b=c", "the-secret") for _ in range(2)]
     first, second = (each.initial_response() for each in mechanisms)

@@ -238,8 +238,27 @@ def test_a_firewall_is_compared_with_what_the_peer_advertises(
     assert remedy in finding.remedy
 
 
-def test_a_login_method_that_is_not_offered() -> None:
+SCRAM = ("SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1")
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "facts", "verdict", "sentence"),
+    [
+        (("ANONYMOUS", "EXTERNAL"), {"login_methods": ("PLAIN",)}, "problem", "wants PLAIN"),
+        ((), {"login_methods": SCRAM}, "problem", "offers none"),
+        (("PLAIN",), {"login_methods": SCRAM, "withheld": True}, "problem", "no password in"),
+        (("PLAIN", "SCRAM-SHA-1"), {"login_methods": (*SCRAM, "PLAIN")}, "ok", "uses SCRAM-SHA-1"),
+        ((*SCRAM[::-1], "PLAIN"), {"login_methods": (*SCRAM, "PLAIN")}, "ok", f"uses {SCRAM[0]}."),
+        (("PLAIN",), {"login_methods": (*SCRAM, "PLAIN")}, "warning", "PLAIN sends the password"),
+        (("PLAIN",), {"login_methods": ("PLAIN",), "encrypted": True}, "ok", "uses PLAIN"),
+        (None, {"login_methods": SCRAM}, "not-applicable", "did not offer any"),
+    ],
+)
+def test_the_mechanisms_of_the_login(
+    mechanisms: tuple[str, ...] | None, facts: dict[str, Any], verdict: str, sentence: str
+) -> None:
     (check,) = [check for check in CHECKS if check.name == "amqp1-sasl"]
-    facts = {"mechanisms": ("ANONYMOUS", "EXTERNAL"), "login_methods": ("PLAIN",)}
-    finding = finding_of(check, context(**facts))
-    assert (finding.verdict, "wants PLAIN" in finding.sentence) == ("problem", True)
+    finding = finding_of(check, context(mechanisms=mechanisms, **facts))
+    assert finding.verdict == verdict
+    assert sentence in finding.sentence
+    assert bool(finding.remedy) == (verdict in ("problem", "warning"))

@@ -68,7 +68,7 @@ def _shake_hands(stream: Stream, host: Host, options: AmqpOptions, deadline: flo
         ) from None
     if not answered:
         raise ConnectError(
-            f"{host.name}: the broker does not answer in time (handshake_timeout is "
+            f"{host.name}: the broker does not answer in time (at most handshake_timeout, "
             f"{options.handshake_timeout:g} s); is it overloaded, or does something else listen "
             "there?"
         )

@@ -151,7 +151,7 @@ def _shake_hands(stream: EngineStream, host: Host, options: Amqp1Options, deadli
         raise _refused(stream, host, options, error) from None
     if not answered:
         raise ConnectError(
-            f"{host.name}: the peer does not answer in time (handshake_timeout is "
+            f"{host.name}: the peer does not answer in time (at most handshake_timeout, "
             f"{options.handshake_timeout:g} s); is it overloaded, or does something else listen "
             "there?"
         )

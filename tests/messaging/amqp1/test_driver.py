@@ -217,7 +217,14 @@ def test_default_ports() -> None:
 
 
 @pytest.mark.skipif(MODEL != "native", reason="the processes patch themselves")
-@pytest.mark.parametrize("model", ["native", "eventlet", "gevent"])
+@pytest.mark.parametrize(
+    "model",
+    # Over a router, in test_router.py, they are in `make test`.
+    [
+        "native",
+        *(pytest.param(each, marks=pytest.mark.extended) for each in ("eventlet", "gevent")),
+    ],
+)
 def test_a_fork(
     model: str, driver: messaging.Driver, broker: Broker, target: messaging.Target, serve: Serve
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hbshim import messaging
+from hbshim.amqp1 import session
 from hbshim.amqp1.connection import Connection
 from hbshim.amqp1.events import AttachRequested, CreditChanged, Received, Updated
 from hbshim.amqp1.messages import Message, Single, decode_message, encode_message
@@ -36,6 +37,7 @@ from hbshim.errors import (
     CallTimeoutError,
     ConfirmTimeoutError,
     ConnectError,
+    ConnectionLostError,
     LostServerError,
     RejectedError,
     TopologyError,
@@ -155,6 +157,27 @@ def test_a_peer_that_accepts_no_message(act: Act) -> None:
         # Nothing of it waits for credit that comes later.
         assert peer.seen["Received"] == 0
         assert peer.seen["AttachRequested"] <= 4
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_a_peer_whose_window_stays_closed(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the beginning, or in the middle of a message, which then ends with its connection."""
+    monkeypatch.setattr(session, "INCOMING_WINDOW", window)
+
+    def send_flow(of: session.Session, **fields: Any) -> None:
+        if "handle" in fields:
+            unchanged(of, **fields)
+
+    unchanged = session.Session.send_flow
+    monkeypatch.setattr(session.Session, "send_flow", send_flow)
+    with connected(answering(Accepted())) as (peer, driver):
+        whole = messaging.Payload(b"x" * 1_000_000)
+        with pytest.raises((BrokerBlockedError, ConnectionLostError), match="in time"):
+            driver.cast(TARGET, whole, 0.5)
+        assert not peer.seen["Received"]
+        if window:
+            driver.cast(TARGET, PAYLOAD, LIMIT)
+            assert peer.seen["Received"] == 1
 
 
 def test_a_peer_that_detaches_every_link() -> None:

@@ -57,6 +57,17 @@ def test_the_peer_says_that_it_is_a_router(
     assert driver.capabilities == messaging.Capabilities(mandatory=True)
 
 
+def test_the_smallest_frames(
+    router_drivers: Drivers, target: messaging.Target, serve: Serve
+) -> None:
+    """Of 512 bytes in both directions; a message ends at, before and behind the end of one."""
+    driver = router_drivers(max_frame_size=512)
+    serve(driver, target, Endpoint())
+    client = messaging.Client(driver, target, timeout=LIMIT)
+    for size in (0, *range(100, 600, 7), 100_000):
+        assert client.call("echo", value="x" * size) == "x" * size
+
+
 def test_virtual_hosts_are_different_addresses(
     router_drivers: Drivers, target: messaging.Target, serve: Serve
 ) -> None:

@@ -177,7 +177,7 @@ def test_a_peer_whose_window_stays_closed(window: int, monkeypatch: pytest.Monke
         assert not peer.seen["Received"]
         if window:
             driver.cast(TARGET, PAYLOAD, LIMIT)
-            assert peer.seen["Received"] == 1
+            wait_until(lambda: peer.seen["Received"] == 1, LIMIT)
 
 
 def test_a_peer_that_detaches_every_link() -> None:

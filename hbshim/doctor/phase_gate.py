@@ -11,7 +11,7 @@ from typing import Any
 from hbshim.doctor.broker_probe import tls_context
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.phase_rabbitmq import publishers_between, take_snapshot
-from hbshim.doctor.phase_router import take_router_snapshot
+from hbshim.doctor.phase_router import senders_between, take_router_snapshot
 from hbshim.doctor.target import broker_target, management_target
 from hbshim.errors import OptionError
 from hbshim.messaging.hybrid import phases
@@ -68,7 +68,8 @@ def evaluate(
         phase: in which the deployment is.
         direction: of the step.
         router: URL of the routers; all that it names are asked.
-        rabbitmq: URL of RabbitMQ, for virtual host and login; nothing connects to it.
+        rabbitmq: URL of RabbitMQ, for virtual host and login; nothing connects to it. Addresses of
+            the router count in the same virtual host alone.
         management: URL of its management API; without a login in it, RabbitMQ's is used.
         ca: PEM file of the authority to trust, for ``https://``.
         interval: seconds for which it is observed who sends.
@@ -82,17 +83,18 @@ def evaluate(
     conditions = phases.gate(phase, direction)
     if router.partition("://")[0] not in ("hbamqp", "hbamqps"):
         raise OptionError("--phase needs the router's URL; give --url hbamqp:// or hbamqps://")
-    target = management_target(management, broker_target(rabbitmq))
+    broker = broker_target(rabbitmq)
+    target = management_target(management, broker)
     tls = tls_context(ca) if target.tls else None
     deadline = Deadline(timeout + interval)
     before = take_snapshot(target, tls, deadline)
-    router_before = take_router_snapshot(router, deadline)
+    router_before = take_router_snapshot(router, broker.vhost, deadline)
     after, router_after = before, router_before
     if any(each.over_interval for each in conditions):
         progress(f"observing for {interval:g} s who sends ...")
         time.sleep(interval)
         after = take_snapshot(target, tls, deadline)
-        router_after = take_router_snapshot(router, deadline)
+        router_after = take_router_snapshot(router, broker.vhost, deadline)
     facts = Facts(
         servers=after.servers,
         consumers=after.consumers,
@@ -100,11 +102,7 @@ def evaluate(
         publishers=publishers_between(before, after),
         router=router_after.problems,
         receivers=router_after.receivers,
-        senders=tuple(
-            topic
-            for topic, count in sorted(router_after.delivered.items())
-            if count > router_before.delivered.get(topic, 0)
-        ),
+        senders=senders_between(router_before, router_after),
         undelivered=router_after.undelivered,
     )
     return Gate(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 from hbshim.amqp1.messages import Message as Amqp1Message
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _MANAGEMENT = "$management"
 
-#: How addresses of RPC begin, and the exchange of those for replies.
-_RPC, _REPLIES = "openstack.org/om/rpc/", "reply"
+#: How a link is known: its router, and its identity there.
+LinkKey: TypeAlias = tuple[str, str]
 
 #: How the names of entities begin: in skupper-router, and in qdrouterd.
 _PREFIXES = ("io.skupper.router.", "org.apache.qpid.dispatch.")
@@ -42,20 +42,33 @@ class RouterSnapshot:
         problems: routers that did not answer, and why.
         receivers: servers by topic.
         undelivered: messages that wait or are not settled, by topic.
-        delivered: messages so far, by topic.
+        delivered: topic, and messages so far, of each link to a server. The sum of a topic would
+            say nothing: it falls when a link ends.
     """
 
     problems: tuple[str, ...] = ()
     receivers: Mapping[str, int] = dataclasses.field(default_factory=dict)
     undelivered: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    delivered: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    delivered: Mapping[LinkKey, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
 
-def take_router_snapshot(url: str, deadline: Deadline) -> RouterSnapshot:
+def senders_between(before: RouterSnapshot, after: RouterSnapshot) -> tuple[str, ...]:
+    """Return the topics that RPC was sent to between two snapshots."""
+    found = set()
+    for key, (topic, count) in after.delivered.items():
+        # Less than before: the router has started again, and its links have the same identities.
+        if count and count != before.delivered.get(key, ("", 0))[1]:
+            found.add(topic)
+    return tuple(sorted(found))
+
+
+def take_router_snapshot(url: str, virtual_host: str, deadline: Deadline) -> RouterSnapshot:
     """Return what the routers of a URL show now; each is asked.
 
     Parameters:
         url: ``hbamqp://`` or ``hbamqps://``; appears in no message.
+        virtual_host: whose addresses count. The URL may name another one, for a user who may only
+            ask a router for its state.
         deadline: the time limit, for all.
 
     Raises:
@@ -69,7 +82,7 @@ def take_router_snapshot(url: str, deadline: Deadline) -> RouterSnapshot:
     problems: list[str] = []
     receivers: dict[str, int] = {}
     undelivered: dict[str, int] = {}
-    delivered: dict[str, int] = {}
+    delivered: dict[LinkKey, tuple[str, int]] = {}
     hosts = read_hosts(url, drivers.default_port(options))
     for host in hosts:
         try:
@@ -78,17 +91,18 @@ def take_router_snapshot(url: str, deadline: Deadline) -> RouterSnapshot:
             problems.append(str(error))
             continue
         for each in addresses:
-            topic = topic_of(str(each.get("name")), ways=("anycast",))
+            topic = topic_of(str(each.get("name")), options, virtual_host, any_server=True)
             if topic is not None:
                 count = int(each.get("subscriberCount") or 0)
                 receivers[topic] = receivers.get(topic, 0) + count
         for each in links:
-            topic = topic_of(str(each.get("owningAddr")))
+            topic = topic_of(str(each.get("owningAddr")), options, virtual_host)
             if topic is None or each.get("linkDir") != "out":
                 continue
             waiting = int(each.get("undeliveredCount") or 0) + int(each.get("unsettledCount") or 0)
             undelivered[topic] = undelivered.get(topic, 0) + waiting
-            delivered[topic] = delivered.get(topic, 0) + int(each.get("deliveryCount") or 0)
+            key = host.name, str(each.get("identity"))
+            delivered[key] = topic, int(each.get("deliveryCount") or 0)
     return RouterSnapshot(
         tuple(problems),
         {topic: count for topic, count in receivers.items() if count},
@@ -97,22 +111,30 @@ def take_router_snapshot(url: str, deadline: Deadline) -> RouterSnapshot:
     )
 
 
-def topic_of(name: str, ways: Sequence[str] = ("anycast", "unicast", "multicast")) -> str | None:
-    """Return the topic of an address as a router names it; None if it is not one of RPC.
+def topic_of(name: str, options: Any, virtual_host: str, *, any_server: bool = False) -> str | None:
+    """Return the topic of an address of RPC in a virtual host; None if it is another address.
 
     Parameters:
         name: such as ``Mopenstack.org/om/rpc/anycast/nova/openstack_rpc/compute``, with the class
             of the address, and in older routers its phase, in front.
-        ways: the ways of sending that count.
+        options: of the driver, which name the parts of addresses.
+        virtual_host: whose addresses count; "/": those without one.
+        any_server: only the address of any server of the topic counts.
     """
-    start = name.find(_RPC)
+    prefix = f"{options.rpc_address_prefix}/"
+    start = name.find(prefix)
     if start not in (0, 1, 2):
         return None
-    way, *parts = name[start + len(_RPC) :].split("/")
-    if way not in ways or len(parts) < 2 or _REPLIES in parts[:-1][-2:]:
-        return None
-    # A virtual host may be in front; a server is last.
-    return unquote(parts[-2] if way == "unicast" and len(parts) > 2 else parts[-1])
+    way, *names = (unquote(part) for part in name[start + len(prefix) :].split("/"))
+    if options.pseudo_vhost and virtual_host != "/":
+        if names[:1] != [virtual_host]:
+            return None
+        del names[0]
+    # Exchange and topic, and a server's name; an address for replies has no topic.
+    lengths = {options.anycast_address: 2}
+    if not any_server:
+        lengths |= {options.multicast_address: 2, options.unicast_address: 3}
+    return names[1] if len(names) == lengths.get(way) else None
 
 
 def _ask_one(

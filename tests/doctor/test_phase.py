@@ -13,30 +13,80 @@ from hbshim import messaging
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.phase_gate import evaluate
 from hbshim.doctor.phase_rabbitmq import _topics, rpc_exchanges
-from hbshim.doctor.phase_router import take_router_snapshot, topic_of
+from hbshim.doctor.phase_router import (
+    RouterSnapshot,
+    senders_between,
+    take_router_snapshot,
+    topic_of,
+)
+from hbshim.messaging.amqp1.options import Amqp1Options
 from tests.messaging.amqp1.routers import HOST, Router, running
 from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
 
+NOVA, DEFAULT_VHOST = "nova", "/"
+
 
 @pytest.mark.parametrize(
-    ("name", "topic"),
+    ("name", "vhost", "topic"),
     [
-        ("Mopenstack.org/om/rpc/anycast/openstack_rpc/compute", "compute"),
-        ("M0openstack.org/om/rpc/anycast/nova/openstack_rpc/compute", "compute"),
-        ("Mopenstack.org/om/rpc/unicast/nova/openstack_rpc/compute/host-1", "compute"),
-        ("Mopenstack.org/om/rpc/multicast/nova/openstack_rpc/a%2Fb", "a/b"),
-        ("Mopenstack.org/om/rpc/unicast/nova/reply/0a1b", None),
-        ("Mopenstack.org/om/rpc/unicast/reply/0a1b", None),
-        ("Mopenstack.org/om/notify/anycast/nova/openstack/info", None),
-        ("M$management", None),
-        ("temp.0a1b", None),
+        ("Mopenstack.org/om/rpc/anycast/openstack_rpc/compute", DEFAULT_VHOST, "compute"),
+        ("M0openstack.org/om/rpc/anycast/nova/openstack_rpc/compute", NOVA, "compute"),
+        ("Mopenstack.org/om/rpc/unicast/nova/openstack_rpc/compute/host-1", NOVA, "compute"),
+        ("Mopenstack.org/om/rpc/unicast/openstack_rpc/compute/host-1", DEFAULT_VHOST, "compute"),
+        ("Mopenstack.org/om/rpc/multicast/nova/openstack_rpc/a%2Fb", NOVA, "a/b"),
+        ("Mopenstack.org/om/rpc/anycast/%2Fnova/openstack_rpc/compute", "/nova", "compute"),
+        # Of another virtual host.
+        ("Mopenstack.org/om/rpc/anycast/glance/openstack_rpc/compute", NOVA, None),
+        ("Mopenstack.org/om/rpc/anycast/nova/openstack_rpc/compute", DEFAULT_VHOST, None),
+        ("Mopenstack.org/om/rpc/anycast/openstack_rpc/compute", NOVA, None),
+        # For replies, also to a client of a topic with that name.
+        ("Mopenstack.org/om/rpc/unicast/nova/reply/0a1b", NOVA, None),
+        ("Mopenstack.org/om/rpc/unicast/reply/0a1b", DEFAULT_VHOST, None),
+        ("Mopenstack.org/om/rpc/anycast/nova/openstack_rpc/reply", NOVA, "reply"),
+        ("Mopenstack.org/om/notify/anycast/nova/openstack/info", NOVA, None),
+        ("M$management", NOVA, None),
+        ("temp.0a1b", NOVA, None),
     ],
 )
-def test_topics_of_addresses(name: str, topic: str | None) -> None:
-    assert topic_of(name) == topic
+def test_topics_of_addresses(name: str, vhost: str, topic: str | None) -> None:
+    assert topic_of(name, Amqp1Options(), vhost) == topic
+
+
+def test_servers_are_counted_at_the_address_of_any_of_them() -> None:
+    base = "Mopenstack.org/om/rpc"
+    options = Amqp1Options(rpc_address_prefix="here", anycast_address="any", pseudo_vhost=False)
+    assert topic_of("Mhere/any/openstack_rpc/compute", options, NOVA, any_server=True) == "compute"
+    assert topic_of("Mhere/multicast/openstack_rpc/compute", options, NOVA, any_server=True) is None
+    assert topic_of(f"{base}/anycast/openstack_rpc/compute", options, NOVA) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "senders"),
+    [
+        ({1: 5}, {1: 5}, ()),
+        ({1: 5}, {1: 6}, ("compute",)),
+        # A link ends while another one gets messages: their sum falls.
+        ({1: 1000, 2: 5}, {2: 6}, ("compute",)),
+        ({1: 1000, 2: 5}, {2: 5}, ()),
+        ({}, {3: 1}, ("compute",)),
+        ({}, {3: 0}, ()),
+        # The router has started again.
+        ({1: 1000}, {1: 2}, ("compute",)),
+    ],
+)
+def test_who_sends_is_seen_at_each_link(
+    before: dict[int, int], after: dict[int, int], senders: tuple[str, ...]
+) -> None:
+    first, second = (
+        RouterSnapshot(
+            delivered={("r1:5671", str(link)): ("compute", count) for link, count in each.items()}
+        )
+        for each in (before, after)
+    )
+    assert senders_between(first, second) == senders
 
 
 def test_rpc_at_rabbitmq_is_what_has_fanouts_beside_it() -> None:
@@ -98,9 +148,13 @@ def test_what_lags_behind_is_named(broker: Broker, vhost: str, router: Router) -
 
     driver = messaging.connect(rabbitmq)
     both = messaging.connect(rabbitmq, listen_also=[over_router])
+    # A server of the same topic in another virtual host is none of this one.
+    elsewhere = messaging.connect(over_router.replace(f"/{vhost}?", "/elsewhere?"))
+    foreign = messaging.Server(elsewhere, topic.to(server="foreign"), [Endpoint()])
     old = messaging.Server(driver, topic.to(server="old"), [Endpoint()])
     new = messaging.Server(both, topic.to(server="new"), [Endpoint()])
     try:
+        assert foreign.start(LIMIT)
         assert old.start(LIMIT)
         wait_for(f"topic {topic.topic}: 0 of 1 servers")
         assert new.start(LIMIT)
@@ -124,9 +178,9 @@ def test_what_lags_behind_is_named(broker: Broker, vhost: str, router: Router) -
         )
         assert known.is_open
     finally:
-        for each in (old, new):
+        for each in (old, new, foreign):
             each.stop(LIMIT)
-        for each_driver in (driver, both):
+        for each_driver in (driver, both, elsewhere):
             each_driver.close()
 
 
@@ -169,6 +223,6 @@ def test_bad_input_ends_with_2_and_shows_no_password(url: str, phase: str, wante
 
 def test_a_router_that_does_not_answer_is_a_problem_with_its_name(router: Router) -> None:
     url = f"hbamqp://{HOST}:{router.port},{HOST}:1/?login_method=ANONYMOUS"
-    found = take_router_snapshot(url, Deadline(LIMIT))
+    found = take_router_snapshot(url, "/", Deadline(LIMIT))
     (problem,) = found.problems
     assert f"{HOST}:1" in problem

@@ -53,7 +53,7 @@ def backend_of(scheme: str, path: str, options: Any) -> Backend:
         tls=bool(options.ssl) or scheme == "hbamqps",
         tls_options=options.tls(),
         direct_notifications=bool(getattr(options, "direct_notifications", False)),
-        is_router=getattr(options, "addressing_profile", None) == "router",
+        profile=getattr(options, "addressing_profile", None),
     )
 
 

@@ -29,7 +29,8 @@ class Backend:
         tls: whether connections use TLS.
         tls_options: see :meth:`hbshim.messaging.options.MessagingOptions.tls`.
         direct_notifications: notifications may go to a router, which stores none.
-        is_router: it is a router by its options. False: this is known once it is connected.
+        profile: what its peer is by its options; "auto": this is known once it is connected. None:
+            the scheme has no such option.
     """
 
     scheme: str
@@ -37,7 +38,30 @@ class Backend:
     tls: bool
     tls_options: dict[str, Any]
     direct_notifications: bool = False
-    is_router: bool = False
+    profile: str | None = None
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it is a router by its options."""
+        return self.profile == "router"
+
+    @property
+    def may_be_router(self) -> bool:
+        """Whether its peer may be a router."""
+        return self.scheme in ROUTER_SCHEMES and self.profile in ("auto", "router")
+
+    @property
+    def may_be_rabbitmq(self) -> bool:
+        """Whether its peer may be RabbitMQ."""
+        return self.speaks_amqp and self.profile in (None, "auto", "rabbitmq")
+
+    @property
+    def described(self) -> str:
+        """Its scheme, and what its peer is by its options."""
+        is_named = self.profile not in (None, "auto")
+        return f"{self.scheme}://" + (
+            f" with addressing_profile={self.profile}" if is_named else ""
+        )
 
     @property
     def speaks_amqp(self) -> bool:
@@ -75,18 +99,23 @@ def _check_deployment(rpc: Backend, notifications: Backend | None, deployment: D
         raise OptionError(
             f"messaging_backend={deployment!r} is not valid; use one of {', '.join(DEPLOYMENTS)}"
         )
-    over_router = rpc.scheme in ROUTER_SCHEMES
+    if notifications is not None and deployment != "router" and not notifications.may_be_rabbitmq:
+        raise OptionError(
+            f"messaging_backend={deployment} has notifications over RabbitMQ, and notifications= "
+            f"is {notifications.described}; use the URL of RabbitMQ"
+        )
     if deployment == "rabbitmq":
-        if rpc.is_router:
+        if not rpc.may_be_rabbitmq:
             raise OptionError(
-                "messaging_backend=rabbitmq has RPC over RabbitMQ, and the URL for RPC is that of "
-                "a router; use messaging_backend=hybrid, or another URL"
+                "messaging_backend=rabbitmq has RPC over RabbitMQ, and the URL for RPC is "
+                f"{rpc.described}; use messaging_backend=hybrid, or another URL"
             )
         return
-    if not over_router:
+    if not rpc.may_be_router:
         raise OptionError(
             f"messaging_backend={deployment} has RPC over a router, and the URL for RPC is "
-            f"{rpc.scheme}://; use hbamqp:// or hbamqps://, or messaging_backend=rabbitmq"
+            f"{rpc.described}; use hbamqp:// or hbamqps:// with addressing_profile=router, or "
+            "messaging_backend=rabbitmq"
         )
     if deployment == "hybrid":
         if notifications is None:

@@ -11,7 +11,8 @@ from hbshim.errors import OptionError
 from hbshim.messaging.hybrid.deployments import Backend, check
 
 RABBIT = Backend("hbpika", "nova", False, {})
-ROUTER = Backend("hbamqp", "nova", False, {})
+ROUTER = Backend("hbamqp", "nova", False, {}, profile="auto")
+ZMQ = Backend("hbzmq", "", False, {})
 
 
 def differing(backend: Backend, **changes: Any) -> Backend:
@@ -30,10 +31,11 @@ def differing(backend: Backend, **changes: Any) -> Backend:
         (ROUTER, None, "rabbitmq"),
         (ROUTER, RABBIT, "hybrid"),
         (ROUTER, RABBIT, None),
-        (differing(ROUTER, direct_notifications=True, is_router=True), None, "router"),
-        (differing(ROUTER, is_router=True), RABBIT, "hybrid"),
+        (differing(ROUTER, direct_notifications=True, profile="router"), None, "router"),
+        (differing(ROUTER, profile="router"), RABBIT, "hybrid"),
         # ZeroMQ has neither virtual hosts nor TLS.
-        (Backend("hbzmq", "", False, {}), differing(RABBIT, tls=True), None),
+        (ZMQ, differing(RABBIT, tls=True), None),
+        (RABBIT, differing(ROUTER, profile="rabbitmq"), "rabbitmq"),
         (
             differing(ROUTER, tls=True, tls_options={"cafile": "/one.pem"}),
             differing(RABBIT, tls=True, tls_options={"cafile": "/other.pem", "verify": True}),
@@ -50,15 +52,40 @@ def test_deployments_that_are_whole(
 @pytest.mark.parametrize(
     ("rpc", "notifications", "deployment", "text"),
     [
+        (ZMQ, None, "rabbitmq", "RPC over RabbitMQ, and the URL for RPC is hbzmq://"),
+        (ZMQ, RABBIT, "rabbitmq", "the URL for RPC is hbzmq://"),
+        (ZMQ, RABBIT, "hybrid", "RPC over a router, and the URL for RPC is hbzmq://"),
+        (ZMQ, None, "router", "RPC over a router, and the URL for RPC is hbzmq://"),
+        (RABBIT, ZMQ, "rabbitmq", "notifications over RabbitMQ, and notifications= is hbzmq://"),
+        (ROUTER, ZMQ, "hybrid", "notifications over RabbitMQ, and notifications= is hbzmq://"),
+        (
+            ROUTER,
+            differing(ROUTER, profile="router", direct_notifications=True),
+            "hybrid",
+            "notifications= is hbamqp:// with addressing_profile=router; use the URL of RabbitMQ",
+        ),
+        (differing(ROUTER, profile="rabbitmq"), RABBIT, "hybrid", "addressing_profile=rabbitmq"),
+        (differing(ROUTER, profile="legacy"), None, "rabbitmq", "addressing_profile=legacy"),
+        (
+            differing(ROUTER, profile="rabbitmq", direct_notifications=True),
+            None,
+            "router",
+            "addressing_profile=rabbitmq",
+        ),
         (RABBIT, None, "hybrid", "hbpika://; use hbamqp:// or hbamqps://"),
         (RABBIT, None, "router", "hbpika://; use hbamqp:// or hbamqps://"),
         (ROUTER, None, "hybrid", "name it with notifications="),
         (ROUTER, None, "router", "set direct_notifications=true"),
         (ROUTER, RABBIT, "router", "use messaging_backend=hybrid"),
         (ROUTER, RABBIT, "both", "use one of rabbitmq, router, hybrid"),
-        (differing(ROUTER, is_router=True), None, "rabbitmq", "the URL for RPC is that of a rout"),
-        (differing(ROUTER, is_router=True), None, None, "name a broker with notifications="),
-        (RABBIT, differing(ROUTER, is_router=True), None, "name a broker with notifications="),
+        (
+            differing(ROUTER, profile="router"),
+            None,
+            "rabbitmq",
+            "the URL for RPC is hbamqp:// with address",
+        ),
+        (differing(ROUTER, profile="router"), None, None, "name a broker with notifications="),
+        (RABBIT, differing(ROUTER, profile="router"), None, "name a broker with notifications="),
         (ROUTER, differing(RABBIT, virtual_host="/"), None, "virtual host 'nova' and the one"),
         (differing(ROUTER, tls=True), RABBIT, None, "for RPC uses TLS and the one for notif"),
         (ROUTER, differing(RABBIT, tls=True), None, "for notifications uses TLS and the one"),

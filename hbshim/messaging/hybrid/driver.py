@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections.abc import Callable, Sequence
 
@@ -12,6 +11,7 @@ from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.hybrid.foreign import as_member
 from hbshim.messaging.hybrid.joint_listener import JointListener
 from hbshim.messaging.hybrid.replying import ReplyingMember
+from hbshim.messaging.hybrid.together import together
 from hbshim.messaging.steps import CastsInSteps, Steps, WaitsInThread, at_once, steps_of
 from hbshim.messaging.storing import PendingReply, StoringDriver, require_store
 from hbshim.messaging.target import Target
@@ -115,7 +115,13 @@ class HybridDriver(WaitsInThread):
         ]
         if len(listeners) == 1:
             return listeners[0]
-        return JointListener([ReplyingMember(as_member(each)) for each in listeners])
+        members = [ReplyingMember(as_member(each)) for each in listeners]
+
+        def finish() -> None:
+            for member in members:
+                member.finish()
+
+        return JointListener(members, finish)
 
     def listen_for_notifications(
         self,
@@ -157,10 +163,7 @@ class HybridDriver(WaitsInThread):
         return require_store(self._store)
 
     def close(self) -> None:
-        with contextlib.ExitStack() as closing:
-            # Each one, whatever another raises.
-            for driver in self._all:
-                closing.callback(driver.close)
+        together([driver.close for driver in self._all])
 
 
 def _distinct(drivers: Sequence[Driver]) -> list[Driver]:

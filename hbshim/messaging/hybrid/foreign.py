@@ -44,7 +44,7 @@ class ForeignMember:
         self._size = 1
         self._wake: Any = None
         self._wanted = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -70,7 +70,7 @@ class ForeignMember:
 
     def begin_wait(self, part: Part) -> bool:
         self._wake = part.release
-        part.on_end = self._wanted.clear
+        part.on_end = self._rest
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="hbshim-joint-poll", daemon=True)
             start_without_signals(thread.start)
@@ -78,18 +78,25 @@ class ForeignMember:
         self._wanted.set()
         return not self._batches
 
+    def _rest(self) -> None:
+        self._wanted.clear()
+        if self._stopped.is_set():
+            self._wanted.set()  # so that the thread ends
+
     def _run(self) -> None:
-        while self._wanted.wait() and not self._stopped:
+        while self._wanted.wait() and not self._stopped.is_set():
             try:
                 batch = self._listener.poll(POLL_SLICE, self._size)
             except BaseException as error:
                 if ends_thread(error):
                     raise
+                if self._stopped.is_set():
+                    return  # it was closed under this thread
                 self.on_error(error)
                 threading.Event().wait(PAUSE_AFTER_ERROR)
                 continue
             if batch:
-                self._wanted.clear()
+                self._rest()
                 self._batches.append(batch)
                 self._wake()
 
@@ -100,11 +107,11 @@ class ForeignMember:
         self._listener.resume()
 
     def stop(self, timeout: float = CLOSE_LIMIT) -> None:
-        self._stopped = True
+        self._stopped.set()
         self._wanted.set()
         self._listener.stop(timeout)
 
     def close(self, timeout: float = CLOSE_LIMIT) -> None:
-        self._stopped = True
+        self._stopped.set()
         self._wanted.set()
         self._listener.close(timeout)

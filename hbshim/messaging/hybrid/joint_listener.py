@@ -10,6 +10,7 @@ backend that cannot be reached, or does not answer, delays no other.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from hbshim.errors import OptionError
 from hbshim.messaging.base import CLOSE_LIMIT
+from hbshim.messaging.hybrid.together import SHORTEST_WAIT, together
 from hbshim.messaging.joining import Part, wait_for_any
 from hbshim.messaging.readiness import Readiness
 from hbshim.messaging.reporting import OnError, ends_thread, log_error
@@ -32,9 +34,6 @@ WAIT_AT_MOST = 60.0
 
 #: Seconds between two attempts at a backend that refuses the login or a queue.
 PAUSE_AFTER_REFUSAL = 1.0
-
-#: Seconds to wait for another thread that polls when no more time is left: it may be a moment.
-SHORTEST_WAIT = 0.1
 
 
 @runtime_checkable
@@ -62,19 +61,25 @@ class JointListener(Generic[T]):
 
     Parameters:
         members: the listeners of the backends. Each may hold as many messages as it may alone.
+        finish: called when the listener has stopped, by each thread that polls it: a server waits
+            for its threads.
 
     Raises:
         OptionError: there is no member.
     """
 
-    def __init__(self, members: Sequence[Member[T]]) -> None:
+    def __init__(
+        self, members: Sequence[Member[T]], finish: Callable[[], None] = lambda: None
+    ) -> None:
         if not members:
             raise OptionError("there is nothing to listen to; name at least one backend")
         self._members = list(members)
+        self._finish = finish
         self._on_error: OnError = log_error
         self._pid = os.getpid()
         self._polling = ExclusiveSection(threading.RLock())
-        self._wakeup = Readiness(None)
+        # Made when it is polled: a listener that is never used holds no descriptor.
+        self._wakeup: Readiness | None = None
         self._paused = self._stopped = False
         self._ended = threading.Event()
         # The members that a thread connects.
@@ -128,12 +133,21 @@ class JointListener(Generic[T]):
             return []
         wait = None if timeout is None else max(SHORTEST_WAIT, timeout)
         batch = self._polling.run(lambda: self._poll(deadline, batch_size), wait)
-        return [] if batch is OCCUPIED else batch
+        if batch and batch is not OCCUPIED:
+            return batch
+        if self._stopped and timeout is None:
+            self._finish()
+        return []
 
     def _poll(self, deadline: float | None, batch_size: int) -> Sequence[T]:
+        wakeup = self._wakeup
+        if wakeup is None:
+            if self._stopped:
+                return []
+            wakeup = self._wakeup = Readiness(None)
         while True:
             # First: what changes from here on ends the wait below.
-            self._wakeup.take_wake()
+            wakeup.take_wake()
             stopped = self._stopped
             if not (stopped or self._paused):
                 self._open_missing()
@@ -156,11 +170,11 @@ class JointListener(Generic[T]):
             left = WAIT_AT_MOST if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return []
-            self._wait(min(left, WAIT_AT_MOST))
+            self._wait(wakeup, min(left, WAIT_AT_MOST))
 
-    def _wait(self, timeout: float) -> None:
+    def _wait(self, wakeup: Readiness, timeout: float) -> None:
         parts: list[Part] = []
-        waiting = [self._wakeup]
+        waiting = [wakeup]
         try:
             for member in self._members:
                 if member in self._opening:
@@ -178,7 +192,7 @@ class JointListener(Generic[T]):
                 part.end()
 
     def _wake(self) -> None:
-        if not self._inherited:
+        if self._wakeup is not None and not self._inherited:
             self._wakeup.wake()
 
     # -- connecting ------------------------------------------------------------
@@ -230,7 +244,7 @@ class JointListener(Generic[T]):
 
     def close(self, timeout: float = CLOSE_LIMIT) -> None:
         self._end(lambda member: member.close(timeout), timeout)
-        if not self._inherited:
+        if self._wakeup is not None and not self._inherited:
             self._wakeup.close()
 
     def _end(self, end: Callable[[Member[T]], object], timeout: float) -> None:
@@ -242,16 +256,4 @@ class JointListener(Generic[T]):
         self._wake()
 
     def _together(self, work: Callable[[Member[T]], object], timeout: float) -> None:
-        """Call `work` with all members side by side: one that does not answer delays no other."""
-        until = time.monotonic() + timeout
-        threads = [
-            threading.Thread(target=work, args=(member,), name="hbshim-joint", daemon=True)
-            for member in self._members[1:]
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            work(self._members[0])
-        finally:
-            for thread in threads:
-                thread.join(max(SHORTEST_WAIT, until - time.monotonic()))
+        together([functools.partial(work, member) for member in self._members], timeout)

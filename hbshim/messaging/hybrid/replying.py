@@ -2,7 +2,7 @@
 
 A reply over a backend that was lost is sent again until its caller's time is over. So each backend
 has threads that send its replies. A worker waits for its reply for a moment, and leaves it to the
-thread then.
+thread then. A server that stops waits for those that are left.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class _Attempt:
             left = self._left
         if left and self._error is not None:
             self._on_error(self._error)
+
+    def join(self) -> None:
+        """Wait until it is sent, or has failed."""
+        self._ended.wait()
 
     def wait(self, timeout: float) -> None:
         """Wait until it is sent; after `timeout` seconds leave it to its thread.
@@ -164,6 +168,11 @@ class ReplyingMember:
 
     def begin_wait(self, part: Part) -> bool:
         return self._member.begin_wait(part)
+
+    def finish(self) -> None:
+        """Wait until the replies that are left are sent, or their callers' time is over."""
+        for attempt in list(self._sending):
+            attempt.join()
 
     def pause(self) -> None:
         self._member.pause()

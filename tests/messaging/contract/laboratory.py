@@ -206,6 +206,20 @@ LABORATORIES: dict[str, Entry] = {
             "test_bounded_workers": "a cast returns when a worker has begun it",
         },
     ),
+    "hybrid": Entry(
+        "tests.messaging.contract.hybrid:hybrid_laboratory",
+        (pytest.mark.broker, pytest.mark.extended),
+        other_guarantees={
+            "test_a_cast_without_a_server_is_lost_and_no_error": (
+                "a cast waits for a server, and is an error if none takes it in time"
+            ),
+            "test_a_cast_that_no_server_takes_expires": (
+                "a cast waits for a server, and is an error if none takes it in time"
+            ),
+            "test_pausing": "a cast to a paused server returns when it is resumed",
+            "test_bounded_workers": "a cast returns when a worker has begun it",
+        },
+    ),
     "hbpika_aio": Entry(_ASYNCHRONOUS, (pytest.mark.broker,), _OF_THE_DRIVER),
 }
 LABORATORIES |= {
@@ -214,7 +228,7 @@ LABORATORIES |= {
         (*LABORATORIES[scheme].marks, pytest.mark.extended),
         other_guarantees={**LABORATORIES[scheme].other_guarantees, **_OF_THE_DRIVER},
     )
-    for scheme in ("hbkombu", "hbamqp", "hbzmq")
+    for scheme in ("hbkombu", "hbamqp", "hbzmq", "hybrid")
 }
 
 

@@ -28,14 +28,14 @@ class RabbitmqLaboratory:
         # In the URL, so that they hold in another process, too.
         limits = f"socket_timeout={LIMIT:g}&handshake_timeout={LIMIT:g}&rpc_queue_expiration=30"
         self.url = f"{login}@{self._relay.host}:{self._relay.port}/?{limits}"
-        self._direct_url = f"{login}@{broker.host}:{broker.amqp_port}/?{limits}"
+        self.direct_url = f"{login}@{broker.host}:{broker.amqp_port}/?{limits}"
         self._drivers: list[messaging.Driver] = []
 
     def start(self, **options: Any) -> messaging.Driver:
         return self._connect(self.url, options)
 
     def start_uncut(self, **options: Any) -> messaging.Driver:
-        return self._connect(self._direct_url, options)
+        return self._connect(self.direct_url, options)
 
     def _connect(self, url: str, options: dict[str, Any]) -> messaging.Driver:
         self._drivers.append(messaging.connect(url, **options))

@@ -22,17 +22,17 @@ class RouterLaboratory:
         # In the URL, so that they hold in another process, too.
         limits = (
             f"socket_timeout={LIMIT:g}&handshake_timeout={LIMIT:g}&login_method=ANONYMOUS"
-            "&direct_notifications=true"
+            f"&direct_notifications=true&reply_retry={LIMIT:g}"
         )
         self.url = f"hbamqp://{self._relay.host}:{self._relay.port}/?{limits}"
-        self._direct_url = f"hbamqp://{HOST}:{router.port}/?{limits}"
+        self.direct_url = f"hbamqp://{HOST}:{router.port}/?{limits}"
         self._drivers: list[messaging.Driver] = []
 
     def start(self, **options: Any) -> messaging.Driver:
         return self._connect(self.url, options)
 
     def start_uncut(self, **options: Any) -> messaging.Driver:
-        return self._connect(self._direct_url, options)
+        return self._connect(self.direct_url, options)
 
     def _connect(self, url: str, options: dict[str, Any]) -> messaging.Driver:
         # The capabilities are asked for before the peer is known.

@@ -192,6 +192,29 @@ def test_a_listener_that_can_only_poll_is_polled_while_a_worker_waits(
     assert list(joint.poll(0)) == []
 
 
+def test_the_thread_that_polls_ends_with_the_listener(
+    one_pair: list[Backend], connect: Connect, topic: messaging.Target
+) -> None:
+    from hbshim.messaging.hybrid.foreign import as_member
+    from hbshim.messaging.hybrid.joint_listener import JointListener
+
+    foreign = ForeignListener()
+    own = connect(one_pair[0].uncut).listen(topic.to(server="one"))
+    errors: list[BaseException] = []
+    joint: JointListener[Any] = JointListener([as_member(own), as_member(foreign)])
+    joint.on_error = errors.append
+    assert joint.open(LIMIT)
+    before = set(threading.enumerate())
+    polling = threading.Thread(target=joint.poll)
+    polling.start()
+    wait_until(lambda: foreign.polls, LIMIT)
+    # It ends in the middle of a poll of the other listener, which returns later.
+    joint.close(LIMIT)
+    polling.join(LIMIT)
+    wait_until(lambda: not set(threading.enumerate()) - before, LIMIT)
+    assert not errors
+
+
 def test_closing_closes_each_driver_whatever_another_raises(
     one_pair: list[Backend], connect: Connect, topic: messaging.Target
 ) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from hbshim import messaging
-from hbshim.errors import CallTimeoutError
+from hbshim.errors import CallTimeoutError, MessagingError
 from tests.messaging.conftest import LIMIT, at_once
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.hybrid.conftest import Backend, wait_until_served
@@ -155,6 +155,59 @@ def test_a_reply_over_a_lost_backend_occupies_no_worker(
     assert answers == ["held"]
 
 
+def test_a_server_that_stops_has_not_ended_before_its_replies(
+    one_pair: list[Backend],
+    connect: Callable[..., messaging.Driver],
+    topic: messaging.Target,
+) -> None:
+    endpoint = Endpoint()
+    driver = connect(one_pair[0].url, listen_also=[one_pair[1].url])
+    target = topic.to(server="one")
+    server = messaging.Server(driver, target, [endpoint], workers=1, on_error=ignore)
+    assert server.start(LIMIT)
+    old, new = clients_of(connect, one_pair, topic)
+    answers: list[Any] = []
+    calling = threading.Thread(target=lambda: answers.append(old.call("hold", value="held")))
+    calling.start()
+    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    one_pair[0].wires.stop()
+    endpoint.release.set()
+    # The worker is free again, so the reply is left.
+    wait_until_served(new)
+    ended: list[bool] = []
+    stopping = threading.Thread(target=lambda: ended.append(server.stop(LIMIT)))
+    stopping.start()
+    # The other backend has lost the server: it has stopped, and waits.
+    wait_until(lambda: not answers_within(new, 0.3), LIMIT)
+    assert not ended
+    one_pair[0].wires.accept()
+    stopping.join(2 * LIMIT)
+    calling.join(LIMIT)
+    assert ended == [True]
+    assert answers == ["held"]
+
+
+def test_a_server_whose_reply_cannot_be_sent_has_not_ended(
+    one_pair: list[Backend],
+    connect: Callable[..., messaging.Driver],
+    topic: messaging.Target,
+) -> None:
+    endpoint = Endpoint()
+    driver = connect(one_pair[0].url, listen_also=[one_pair[1].url])
+    target = topic.to(server="one")
+    server = messaging.Server(driver, target, [endpoint], workers=1, on_error=ignore)
+    assert server.start(LIMIT)
+    old, new = clients_of(connect, one_pair, topic)
+    calling = threading.Thread(target=lambda: outcome(old.prepare(timeout=10.0)))
+    calling.start()
+    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    one_pair[0].wires.stop()
+    endpoint.release.set()
+    wait_until_served(new)
+    assert not server.stop(0.5)
+    calling.join(2 * LIMIT)
+
+
 def test_stop_during_the_wait_ends_it_and_returns_what_was_not_begun(
     backends: list[Backend],
     connect: Callable[..., messaging.Driver],
@@ -252,6 +305,22 @@ def test_zeromq_takes_part(
         assert [clients[1].call("echo", value=number) for number in range(20)] == [*range(20)]
     finally:
         node.close()
+
+
+def answers_within(client: messaging.Client, seconds: float) -> bool:
+    """Whether a server answers in time."""
+    try:
+        return bool(client.prepare(timeout=seconds).call("echo", value=1) == 1)
+    except MessagingError:
+        return False
+
+
+def outcome(client: messaging.Client) -> Any:
+    """Call a method that is held, and return its result or error."""
+    try:
+        return client.call("hold", value="held")
+    except MessagingError as error:
+        return error
 
 
 def ignore(_error: BaseException) -> None:

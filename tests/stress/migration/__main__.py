@@ -30,7 +30,7 @@ _EXIT_CODES = exit_codes(
     type=click.IntRange(min=1),
     default=20_000,
     show_default=True,
-    help="Calls, casts and notifications, of each, in each direction, at least.",
+    help="Calls, casts, fanouts and notifications, of each, in each direction, at least.",
 )
 @click.option(
     "--threads",
@@ -66,7 +66,7 @@ def migration(messages: int, threads: int, interval: float, report: Path | None)
     for kind in KINDS:
         table.add_row(kind, *(str(each[kind]) for each in (result.sent, result.done, result.ran)))
     console.print(table)
-    for name in ("failed", "lost", "twice", "unknown", "unfinished"):
+    for name in ("failed", "lost", "twice", "missed", "unknown", "unfinished"):
         found: Sequence[str] = getattr(result, name)
         console.print(f"{name}: {len(found)}{': ' if found else ''}{'; '.join(found[:10])}")
     console.print(f"notifications handled again: {len(result.again)}")

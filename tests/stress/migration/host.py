@@ -1,8 +1,8 @@
 """One service on one host: ``python -m tests.stress.migration.host``; it reads its configuration.
 
-A server answers calls and casts, and listens for notifications. A client sends all three, each
-thread one after the other. Both end well when their standard input does. What happens is a line in
-a journal: the harness counts those, and no report of hbshim itself.
+A server answers calls, casts and fanouts, and listens for notifications. A client sends all four,
+each thread one after the other. Both end well when their standard input does. What happens is a
+line in a journal: the harness counts those, and no report of hbshim itself.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any
 
 from hbshim import messaging
 
-#: Seconds for one call, cast or notification. Longer than any step of a migration.
+#: Seconds for one call, cast, fanout or notification. Longer than any step of a migration.
 LIMIT = 60.0
 
 #: Seconds that a service may take to stop.
@@ -40,8 +41,9 @@ class Journal:
 class Endpoint:
     """What clients call."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, listener: str) -> None:
         self._journal = journal
+        self._listener = listener
 
     def call(self, _request: Any, number: str) -> str:
         self._journal.note("ran", "call", number)
@@ -49,6 +51,9 @@ class Endpoint:
 
     def cast(self, _request: Any, number: str) -> None:
         self._journal.note("ran", "cast", number)
+
+    def fanout(self, _request: Any, number: str) -> None:
+        self._journal.note("ran", "fanout", number, self._listener)
 
 
 class Events:
@@ -63,11 +68,13 @@ class Events:
 
 def serve(config: dict[str, Any], driver: messaging.Driver, journal: Journal) -> None:
     target = messaging.Target(TOPIC, server=config["name"])
-    server = messaging.Server(driver, target, [Endpoint(journal)], workers=4)
+    listener = f"{config['name']}.{config['start']}"
+    server = messaging.Server(driver, target, [Endpoint(journal, listener)], workers=4)
     events = messaging.NotificationServer(driver, [EVENTS], [Events(journal)], workers=2)
     for each in (server, events):
         if not each.start(LIMIT):
             raise SystemExit(f"{config['name']} has not started")
+    journal.note("up", "listener", listener, time.monotonic_ns())
     ready()
     sys.stdin.read()
     for each in (server, events):
@@ -77,11 +84,12 @@ def serve(config: dict[str, Any], driver: messaging.Driver, journal: Journal) ->
 
 def send(config: dict[str, Any], driver: messaging.Driver, journal: Journal) -> None:
     client = messaging.Client(driver, messaging.Target(TOPIC), timeout=LIMIT)
+    everyone = client.prepare(target=messaging.Target(TOPIC, fanout=True))
     notifier = messaging.Notifier(driver, EVENTS, config["name"], timeout=LIMIT)
     over = threading.Event()
 
     def attempt(kind: str, number: str, work: Any) -> None:
-        journal.note("sent", kind, number)
+        journal.note("sent", kind, number, time.monotonic_ns())
         try:
             work()
         except Exception as error:
@@ -96,6 +104,7 @@ def send(config: dict[str, Any], driver: messaging.Driver, journal: Journal) -> 
             number = f"{config['name']}.{config['start']}.{thread}.{count}"
             attempt("call", number, lambda: answered(client, number))  # noqa: B023
             attempt("cast", number, lambda: client.cast("cast", number=number))  # noqa: B023
+            attempt("fanout", number, lambda: everyone.cast("fanout", number=number))  # noqa: B023
             attempt("notification", number, lambda: notifier.info("event", number))  # noqa: B023
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(config["threads"])]

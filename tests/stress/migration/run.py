@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hbshim.doctor.phase_gate import Gate, evaluate
 from hbshim.messaging.hybrid.phases import NAMES, Direction
-from tests.stress.migration.invariant import Result, check_invariant
+from tests.stress.migration.invariant import KINDS, Result, check_invariant
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.paths import CHECKOUT
 
@@ -223,11 +223,11 @@ class Migration:
 
     def count(self) -> int:
         """Return how many messages of each kind were sent so far."""
-        counts = [0, 0, 0]
+        counts = dict.fromkeys(KINDS, 0)
         for line in self._lines(self._names[len(SERVERS) :]):
             if line.startswith("done "):
-                counts[("call", "cast", "notification").index(line.split(" ", 2)[1])] += 1
-        return min(counts)
+                counts[line.split(" ", 2)[1]] += 1
+        return min(counts.values())
 
     def finish(self) -> Result:
         """Stop the load, wait until all is handled, and check the invariant."""
@@ -235,7 +235,7 @@ class Migration:
             each.stop()
         deadline = time.monotonic() + LIMIT
         result = check_invariant(self._lines(self._names))
-        while result.lost and time.monotonic() < deadline:
+        while (result.lost or result.missed) and time.monotonic() < deadline:
             time.sleep(0.2)
             result = check_invariant(self._lines(self._names))
         for each in self._servers:

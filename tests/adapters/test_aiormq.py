@@ -21,7 +21,7 @@ from hbshim.heartbeat import service
 from hbshim.heartbeat.guard import IDLE_BEFORE_CHECK
 from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
-from tests.asyncio_clients import KEPT_ALIVE, RECOVERABLE, T, Way, publish, until
+from tests.asyncio_clients import KEPT_ALIVE, LIMIT, LOOPS, RECOVERABLE, T, Way, publish, until
 from tests.concurrency import MODEL
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -217,6 +217,59 @@ def test_a_write_to_a_closed_peer_raises_the_librarys_error_and_sends_nothing(
                 await channel.default_exchange.publish(aio_pika.Message(b""), "without-a-reader")
             await connection.close()
         assert prevented() == before + 1
+
+    way.run(main())
+
+
+@pytest.mark.parametrize("how", ["install", "keep_alive"])
+def test_a_close_after_a_long_block_is_announced_to_the_broker(
+    way: Way, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiormq would drop a connection that it has read nothing from, and not send ``Close``."""
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 0.1)
+    written: list[bytes] = []
+
+    async def main() -> None:
+        if how == "install":
+            hbshim.install()
+        connection = await aio_pika.connect(way.url())
+        if how == "keep_alive":
+            hbshim.keep_alive(connection)
+        beneath = connection.transport.connection
+        writer = adapter.writer_of(beneath)
+        write = writer.write
+        monkeypatch.setattr(writer, "write", lambda data: written.append(data) or write(data))
+        time.sleep(0.3)
+        assert not beneath.is_connection_was_stuck
+        await connection.close()
+        # What hbshim has changed is as before.
+        assert getattr(beneath, adapter._GRACE) == (T + 1) * 0.1
+
+    way.run(main())
+    assert [data[7:11] for data in written] == [b"\0\x0a\0\x32"]  # connection.close
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_close_waits_no_longer_than_aiormqs_limit_for_a_broker_that_reads_nothing(
+    loop: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker in a memory alarm reads nothing, and sends heartbeats."""
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 0.01)
+    way = Way(loop, "amqp", broker)
+
+    async def main() -> None:
+        hbshim.install()
+        with way.relay(receive_buffer=8192, send_buffer=8192) as relay:
+            connection = await aio_pika.connect(way.url(relay, heartbeat=60))
+            channel = await connection.channel(publisher_confirms=False)
+            relay.deaf(sides=["client"])
+            large = aio_pika.Message(bytes(8 << 20))
+            writing = asyncio.ensure_future(channel.default_exchange.publish(large, "nowhere"))
+            await until(link_of(connection)._half_written)
+            # Without the limit it would end when the broker misses heartbeats, after 120 s.
+            await asyncio.wait_for(connection.close(), LIMIT)
+            relay.stop()
+            await asyncio.gather(writing, return_exceptions=True)
 
     way.run(main())
 

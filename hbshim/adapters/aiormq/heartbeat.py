@@ -2,7 +2,9 @@
 
 aiormq's own heartbeats are sent by a task, which does not run while the event loop is blocked. It
 is replaced: after a long block it could also take a connection for dead whose heartbeats are still
-in the receive queue. hbshim reports a dead peer instead, by shutting the socket down.
+in the receive queue. hbshim reports a dead peer instead, by shutting the socket down. For the same
+reason the time since aiormq has read a frame does not count: a connection that is closed right
+after a long block would end without Close, and lose what its transport has buffered.
 """
 
 from __future__ import annotations
@@ -53,6 +55,14 @@ _NAMES = (
     "HEARTBEAT_GRACE_MULTIPLIER",
     "__dict__",
 )
+
+
+class _NeverExceeded(float):
+    """Seconds that limit how long aiormq waits, and that no time since a frame exceeds."""
+
+    def __lt__(self, other: float) -> bool:
+        # Python asks the subclass first in `delay > grace`.
+        return False
 
 
 def attach(connection: Any, options: Options) -> Link | None:
@@ -124,11 +134,12 @@ def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
     if not connection.heartbeat_timeout:
         not_negotiated(_name(connection), options)
         return None
-    reference = weakref.ref(connection)
+    reference, grace = weakref.ref(connection), getattr(connection, _GRACE)
 
     def forget() -> None:
         if (alive := reference()) is not None:
             vars(alive).pop("hbshim_link", None)
+            setattr(alive, _GRACE, grace)
 
     link, end = open_link(writer, float(connection.heartbeat_timeout), forked_error, forget)
     try:
@@ -138,6 +149,7 @@ def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
         raise
     watch_loop(connection.loop, link)
     connection.hbshim_link = link
+    setattr(connection, _GRACE, _NeverExceeded(grace))
     return link
 
 

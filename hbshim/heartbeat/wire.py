@@ -156,6 +156,12 @@ def acting(permit: Permit, function: Callable[..., Any], *args: Any) -> Any:
         permit.acting.discard(token)
 
 
+def _written(address: Any) -> str:
+    if isinstance(address, tuple):
+        return f"{address[0]}:{address[1]}"
+    return str(address) or "unix"  # of a client, which has no path
+
+
 class Wire:
     """One connected TCP socket, used beneath the client library.
 
@@ -190,7 +196,7 @@ class Wire:
         self._identity_of, self._identity = self._identify()
 
     def _try_tcp_info(self) -> bool:
-        if sys.platform != "linux":
+        if sys.platform != "linux" or self.native.family == socket.AF_UNIX:
             return False
         try:
             answer = NativeSocket.getsockopt(
@@ -242,13 +248,13 @@ class Wire:
             )
 
     def name(self) -> str:
-        """Both addresses, as RabbitMQ's management names the connection.
+        """Both addresses, as RabbitMQ's management names the connection; of a Unix socket, paths.
 
         Raises:
             OSError: the socket is not connected.
         """
         here, there = NativeSocket.getsockname(self.native), NativeSocket.getpeername(self.native)
-        return f"{here[0]}:{here[1]} -> {there[0]}:{there[1]}"
+        return f"{_written(here)} -> {_written(there)}"
 
     @property
     def closed(self) -> bool:

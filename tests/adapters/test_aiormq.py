@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
+import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aio_pika
 import aiormq
 import pytest
+from aiormq.connection import TransportFactory
 
 import hbshim
 from hbshim.adapters.aiormq import heartbeat as adapter
@@ -266,10 +270,11 @@ def test_a_close_waits_no_longer_than_aiormqs_limit_for_a_broker_that_reads_noth
             large = aio_pika.Message(bytes(8 << 20))
             writing = asyncio.ensure_future(channel.default_exchange.publish(large, "nowhere"))
             await until(link_of(connection)._half_written)
-            # Without the limit it would end when the broker misses heartbeats, after 120 s.
-            await asyncio.wait_for(connection.close(), LIMIT)
+            link, closing = link_of(connection), asyncio.ensure_future(connection.close())
+            # Without the limit: when the broker misses heartbeats, after 120 s.
+            await until(lambda: link.state is State.CLOSED)
             relay.stop()
-            await asyncio.gather(writing, return_exceptions=True)
+            await asyncio.gather(writing, closing, return_exceptions=True)
 
     way.run(main())
 
@@ -292,6 +297,64 @@ def test_a_connection_that_is_closed_or_dropped_leaves_nothing(way: Way) -> None
     way.run(main())
     gc.collect()
     assert [reference() for reference in (*links, *connections)] == [None] * 6
+
+
+class UnixFactory(TransportFactory):  # type: ignore[misc]
+    """A program's own way to a broker behind a Unix socket, as a proxy beside it listens on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def create(self, url: Any, **_arguments: Any) -> Any:
+        return await asyncio.open_unix_connection(self._path)
+
+
+@contextlib.contextmanager
+def unix_proxy(path: Path, broker: Broker) -> Iterator[None]:
+    """Forward one connection to the broker, in threads."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(path))
+        server.listen()
+
+        def forward(source: socket.socket, target: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client, socket.create_connection((broker.host, broker.amqp_port)) as upstream:
+                back = threading.Thread(target=forward, args=(upstream, client))
+                back.start()
+                forward(client, upstream)
+                back.join()
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield
+        serving.join(LIMIT)
+
+
+def test_a_connection_over_a_unix_socket_outlives_a_blocked_loop(
+    broker: Broker, tmp_path: Path
+) -> None:
+    way, path = Way("asyncio", "amqp", broker), tmp_path / "broker"
+
+    async def main() -> None:
+        hbshim.install()
+        connection = aiormq.Connection(way.url(), transport_factory=UnixFactory(path))
+        await connection.connect()
+        link = link_of(connection)
+        assert link.name == f"unix -> {path}"
+        time.sleep(4 * T)
+        assert link.heartbeats_sent >= 6
+        await (await connection.channel()).basic_publish(b"", routing_key="nowhere")
+        await connection.close()
+
+    with unix_proxy(path, broker):
+        way.run(main())
 
 
 def test_a_connection_of_another_loop_is_refused(way: Way) -> None:

@@ -119,6 +119,9 @@ async def converse(connection: Any, seconds: float) -> int:
         await asyncio.wait_for(asyncio.gather(*tasks), 60)
         await until(lambda: came == number)
     finally:
+        # aiormq 6.9 never ends a publish whose writer has failed before.
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return came
 

@@ -95,6 +95,22 @@ def test_no_exception_at_any_instant_of_a_command_leaves_the_next_one_without_a_
     assert interrupt_everywhere(post, check) > 3
 
 
+def test_a_message_that_the_poll_has_begun_is_read_before_anything_else(loop: Loop) -> None:
+    """The reason is in test_socket_traps.py."""
+    router, peer = (loop.context.socket(kind) for kind in (zmq.ROUTER, zmq.DEALER))
+    got: list[list[bytes]] = []
+    loop.read(router, got.append)
+    loop.look_after(peer)
+    router.bind("inproc://router")
+    peer.connect("inproc://router")
+    peer.send_multipart([b"header", b"body"])
+    left: list[int] = []
+    loop.post(lambda: left.append(int(router.get(zmq.EVENTS)) & zmq.POLLIN))
+    loop.run_once(LIMIT)
+    assert left == [0]
+    assert [message[1:] for message in got] == [[b"header", b"body"]]
+
+
 def test_a_listener_that_is_closed_sends_what_it_keeps_first(loop: Loop) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     directory = tempfile.mkdtemp(prefix="hbz")

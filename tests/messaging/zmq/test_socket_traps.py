@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +130,66 @@ def test_zeromqs_proxy_ends_with_a_message_that_cannot_be_sent(
     # Before the sockets are closed, which are the thread's.
     thread.join(LIMIT)
     assert not thread.is_alive()
+
+
+#: A router that has begun to read a message of so many frames when the end of a connection is
+#: confirmed that was replaced by another one of the same name; again and again.
+REPLACED = """
+import sys, time, zmq
+context, frames = zmq.Context(), int(sys.argv[2])
+
+def connect(name, address):
+    made = context.socket(zmq.DEALER)
+    made.set(zmq.ROUTING_ID, name)
+    made.set(zmq.LINGER, 0)
+    made.connect(address)
+    return made
+
+for number in range(int(sys.argv[3])):
+    address = f"ipc://{sys.argv[1]}/{number}"
+    router = context.socket(zmq.ROUTER)
+    router.set(zmq.ROUTER_HANDOVER, 1)
+    router.set(zmq.LINGER, 0)
+    router.bind(address)
+    peers = []
+    for name in (b"A", b"B", b"C"):
+        peers.append(connect(name, address))
+        peers[-1].send(b"1")
+        time.sleep(0.01)
+    for _ in range(2):
+        router.recv_multipart()
+    peers.append(connect(b"B", address))
+    peers[-1].send_multipart(frames * [b"part"])
+    time.sleep(0.02)
+    # The first poll replaces a connection, and the second one begins to read.
+    router.poll(5000)
+    router.recv_multipart()
+    router.poll(5000)
+    time.sleep(0.005)
+    router.poll(0)
+    router.recv_multipart()
+    for each in (*peers, router):
+        each.close()
+"""
+
+
+@pytest.mark.skipif(zmq.zmq_version_info() > (4, 3, 5), reason="may be mended in libzmq")
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_replaced_connection_that_ends_within_a_message_aborts_the_process(parts: int) -> None:
+    """Unless a message has one frame beside the routing id. So a router is read after each poll.
+
+    fq_t::pipe_terminated() loses the connection of the message, if that was the last of three.
+    """
+    assert options_of("client-call", SocketSettings())[zmq.ROUTER_HANDOVER] == 1
+    with tempfile.TemporaryDirectory(prefix="hbz") as directory:
+        rounds = 5 if parts == 1 else 500
+        command = [sys.executable, "-c", REPLACED, directory, str(parts), str(rounds)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, timeout=4 * LIMIT, check=False)
+    if parts == 1:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == -signal.SIGABRT
+        assert b"!_more" in done.stderr
 
 
 #: A publisher that publishes nothing, and that is touched only on request.

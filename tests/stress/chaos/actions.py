@@ -30,12 +30,18 @@ class Actions:
         stack: holds the broker; None where no fault of the broker is asked for.
         zones: the relays by name.
         processes: the applications by name.
+        store: makes the broker write the messages that it has to its disk.
     """
 
     def __init__(
-        self, stack: Stack | None, zones: Mapping[str, Relay], processes: Mapping[str, Application]
+        self,
+        stack: Stack | None,
+        zones: Mapping[str, Relay],
+        processes: Mapping[str, Application],
+        store: Callable[[], None],
     ) -> None:
         self._stack = stack
+        self._store = store
         self._zones = zones
         self._processes = processes
 
@@ -90,6 +96,9 @@ class Actions:
             _control(stack, "stop_app")
             return lambda: _control(stack, "start_app")
         if name == "broker-killed":
+            # RabbitMQ 4 keeps unconfirmed messages in memory, for as long as a queue is busy: they
+            # would be lost with it, however early they arrived, and hide what hbshim loses.
+            self._store()
             stack.kill(BROKER)
             return self._start_again
         _control(stack, "set_vm_memory_high_watermark", _TOO_LITTLE)

@@ -34,6 +34,8 @@ _CONNECT_LIMIT = 60.0
 #: just have begun, and the kernel repeats a lost SYN after 1, 3 and 7 s.
 _RETURN_LIMIT = 45.0
 _QUEUE_EXPIRES = 900_000  # ms
+#: The body of a message of the testbed's own; those of the applications are numbers.
+_MARKER = b""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,9 @@ class ChaosTestbed:
                     self.applications[application.name] = application
             self.wait_until_connected()
             self._targets = {name: threading.Lock() for name in [*self.zones, *self.applications]}
-            self._actions = Actions(self._stack, self.zones, self.applications)
+            self._actions = Actions(
+                self._stack, self.zones, self.applications, self._store_messages
+            )
             self._on_exit = on_error.pop_all()
         return self
 
@@ -285,6 +289,14 @@ class ChaosTestbed:
                 )
                 channel.queue_purge(place.name)
 
+    def _store_messages(self) -> None:
+        """Have each queue written to disk: before it confirms a message, it writes all of them."""
+        persistent = pika.BasicProperties(delivery_mode=2)
+        with self._channel() as channel:
+            channel.confirm_delivery()
+            for place in self.setting.places:
+                channel.basic_publish("", place.name, _MARKER, persistent)
+
     def _count(self) -> dict[str, set[int]]:
         """The messages that lie in each queue; the queues are gone afterwards."""
         arrived: dict[str, set[int]] = {}
@@ -294,7 +306,8 @@ class ChaosTestbed:
                 numbers = arrived.setdefault(place.name, set())
                 while left:
                     for _, _, body in channel.consume(place.name, auto_ack=True):
-                        numbers.add(int(body))
+                        if body != _MARKER:
+                            numbers.add(int(body))
                         left -= 1
                         if not left:
                             break

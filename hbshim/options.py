@@ -65,7 +65,7 @@ def _worker(value: object) -> str:
     raise ValueError
 
 
-def whole(least: int, most: int) -> Callable[[object], int]:
+def int_range(least: int, most: int) -> Callable[[object], int]:
     """Return a parser of whole numbers from `least` to `most`."""
 
     def parse(value: object) -> int:
@@ -78,10 +78,10 @@ def whole(least: int, most: int) -> Callable[[object], int]:
 
 
 #: AMQP 0-9-1, connection.tune-ok: `heartbeat` is an unsigned short, in seconds.
-interval = whole(0, 65535)
+uint16 = int_range(0, 65535)
 
 
-def seconds(value: object) -> float:
+def non_negative_seconds(value: object) -> float:
     """Parse a finite number of seconds, 0 or more."""
     number = float(str(value))
     if not 0 <= number < float("inf"):
@@ -299,7 +299,7 @@ class Options(OptionSet):
     )
     heartbeat: int = option(
         0,
-        interval,
+        uint16,
         "whole seconds, 0 to 65535",
         "Heartbeat timeout to ask the broker for on a connection whose application asked "
         "for none; 0 leaves the application's choice alone.",
@@ -315,7 +315,7 @@ class Options(OptionSet):
     )
     liveness_timeout: float = option(
         0.0,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Stop the heartbeats of a connection when the application has shown no activity for so "
         "long: neither written nor read on it, nor called hbshim.mark_alive(); 0 never stops them.",

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 from hbshim.amqp1.idle import idle_times
 from hbshim.doctor.amqp1_facts import Amqp1Facts
 from hbshim.doctor.amqp1_greeting import mechanisms_of
-from hbshim.doctor.broker_probe import CLOSE_TIMEOUT, POLL_INTERVAL, WATCH_PERIODS, take_heartbeats
+from hbshim.doctor.broker_probe import (
+    CLOSE_TIMEOUT,
+    WATCH_PERIODS,
+    Heartbeats,
+    await_heartbeats,
+)
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.failures import Failure, explain
 from hbshim.doctor.target import AMQP1_TLS_SCHEME, Target
 from hbshim.errors import ConnectError, OptionError
-from hbshim.heartbeat.state import State
 
 if TYPE_CHECKING:
     from hbshim.messaging.amqp1.connection import Connection
@@ -165,29 +169,22 @@ def _agreed(facts: Amqp1Facts, connection: Connection, target: Target) -> Amqp1F
 
 def _watch(facts: Amqp1Facts, connection: Connection, deadline: Deadline) -> Amqp1Facts:
     began = time.monotonic()
-    sent_after = received_after = None
-    error_text = ""
+    heartbeats = Heartbeats()
     link = connection.link
     if link is None:
-        error_text = "hbshim cannot keep this connection alive; the events have the reason"
+        heartbeats.error_text = (
+            "hbshim cannot keep this connection alive; the events have the reason"
+        )
     else:
         # Early, where the peer wants heartbeats rarely only.
         link.timeout = min(link.timeout, facts.asked)
         until = began + min(WATCH_PERIODS * facts.asked, max(0.0, deadline.left - CLOSE_TIMEOUT))
-        while (sent_after is None or received_after is None) and time.monotonic() < until:
-            time.sleep(POLL_INTERVAL)
-            if sent_after is None and link.heartbeats_sent:
-                sent_after = time.monotonic() - began
-            if received_after is None and take_heartbeats(link):
-                received_after = time.monotonic() - began
-            if link.state is not State.ALIVE:
-                error_text = "the peer closed the connection"
-                break
+        heartbeats = await_heartbeats(link, began, until)
     return dataclasses.replace(
         facts,
         route="plain" if link is None else link.wire.route,
         watched=time.monotonic() - began,
-        sent_after=sent_after,
-        received_after=received_after,
-        error_text=error_text,
+        sent_after=heartbeats.sent_after,
+        received_after=heartbeats.received_after,
+        error_text=heartbeats.error_text,
     )

@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from _socket import getaddrinfo
+from dataclasses import dataclass
 
 from hbshim.adapters.probe import Client, Login, client_of
 from hbshim.doctor.context import ConnectionProbe, Negotiated
@@ -119,29 +120,18 @@ def _watch(
     began = time.monotonic()
     agreed = _negotiated(client, target, asked)
     until = began + min(WATCH_PERIODS * agreed.heartbeat, max(0.0, deadline.left - CLOSE_TIMEOUT))
-    sent_after = received_after = None
-    error_text = ""
+    heartbeats = Heartbeats()
     link: Link | None = None
     try:
         link = client.attach(options)
     except HbshimError as refused:
-        error_text = str(refused)
+        heartbeats.error_text = str(refused)
     if link is None:
-        error_text = error_text or "no heartbeat was negotiated"
+        heartbeats.error_text = heartbeats.error_text or "no heartbeat was negotiated"
     else:
-        while (sent_after is None or received_after is None) and time.monotonic() < until:
-            # Green where the program is patched: the hub runs, and with it a green worker.
-            time.sleep(POLL_INTERVAL)
-            if sent_after is None and link.heartbeats_sent:
-                sent_after = time.monotonic() - began
-            if received_after is None and take_heartbeats(link):
-                received_after = time.monotonic() - began
-            if link.state is not State.ALIVE:
-                error_text = "the peer closed the connection"
-                break
-        else:
-            if received_after is None and _unread(link):
-                error_text = "what arrived could not be identified as a heartbeat"
+        heartbeats = await_heartbeats(link, began, until)
+        if heartbeats.received_after is None and not heartbeats.error_text and _unread(link):
+            heartbeats.error_text = "what arrived could not be identified as a heartbeat"
     seen = ConnectionProbe(
         peer=target.name,
         client=client.label,
@@ -149,15 +139,50 @@ def _watch(
         negotiated=agreed,
         worker=worker,
         watched=time.monotonic() - began,
-        sent_after=sent_after,
-        received_after=received_after,
-        error_text=error_text,
+        sent_after=heartbeats.sent_after,
+        received_after=heartbeats.received_after,
+        error_text=heartbeats.error_text,
     )
     _leave(client, deadline)
     return seen
 
 
-def take_heartbeats(link: Link) -> bool:
+@dataclass
+class Heartbeats:
+    """What was seen of one connection.
+
+    Attributes:
+        sent_after, received_after: seconds until the first one; None if there was none.
+        error_text: why no more of them can be seen; "" if there is no reason.
+    """
+
+    sent_after: float | None = None
+    received_after: float | None = None
+    error_text: str = ""
+
+
+def await_heartbeats(link: Link, began: float, until: float) -> Heartbeats:
+    """Wait for one heartbeat in each direction.
+
+    Parameters:
+        began: when the connection was opened, of ``time.monotonic()``.
+        until: when to give up, of the same clock.
+    """
+    seen = Heartbeats()
+    while (seen.sent_after is None or seen.received_after is None) and time.monotonic() < until:
+        # Green where the program is patched: the hub runs, and with it a green worker.
+        time.sleep(POLL_INTERVAL)
+        if seen.sent_after is None and link.heartbeats_sent:
+            seen.sent_after = time.monotonic() - began
+        if seen.received_after is None and _take_heartbeats(link):
+            seen.received_after = time.monotonic() - began
+        if link.state is not State.ALIVE:
+            seen.error_text = "the peer closed the connection"
+            break
+    return seen
+
+
+def _take_heartbeats(link: Link) -> bool:
     """Take the broker's heartbeats off the receive queue, as the engine does for an idle client."""
     if not (permit := link.guard.readers.try_acquire()):
         return False

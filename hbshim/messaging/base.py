@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from hbshim.errors import OptionError
+from hbshim.errors import ConnectionLostError, OptionError
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.reporting import OnError
 from hbshim.messaging.target import Target
@@ -47,6 +47,11 @@ def timeout_of(seconds: float) -> float:
         return float(min(max(0.0, seconds), LONGEST_TIMEOUT))
     except (TypeError, ValueError, ArithmeticError):
         raise OptionError(f"a timeout must be a number of seconds, got {seconds!r}") from None
+
+
+def driver_closed() -> ConnectionLostError:
+    """Return the error of an operation of a closed driver."""
+    return ConnectionLostError("the driver is closed; create a new one")
 
 
 @dataclass(frozen=True, slots=True)

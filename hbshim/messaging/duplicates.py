@@ -9,13 +9,13 @@ the process share it, because a redelivered message may arrive at any of them.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from hbshim.messaging.recent import Recent
+from hbshim.runtime.fork import PerProcess
 
 #: The type of the messages that a listener receives.
 Incoming = TypeVar("Incoming")
@@ -114,8 +114,8 @@ class DuplicateCache(Generic[Incoming]):
                     self._suspect.add(key)
 
 
-#: By process id: a lock that another thread holds at a fork stays locked in the child.
-_caches: dict[tuple[int, int, float], DuplicateCache[Any]] = {}
+#: By their limits. A lock that another thread holds at a fork stays locked in the child.
+_caches: PerProcess[dict[tuple[int, float], DuplicateCache[Any]]] = PerProcess(dict)
 
 
 def duplicate_cache(most: int = REMEMBERED, lifetime: float = math.inf) -> DuplicateCache[Any]:
@@ -124,4 +124,4 @@ def duplicate_cache(most: int = REMEMBERED, lifetime: float = math.inf) -> Dupli
     Parameters:
         most, lifetime: see :class:`DuplicateCache`.
     """
-    return _caches.setdefault((os.getpid(), most, lifetime), DuplicateCache(most, lifetime))
+    return _caches.get().setdefault((most, lifetime), DuplicateCache(most, lifetime))

@@ -17,16 +17,18 @@ from hbshim.errors import OptionError
 from hbshim.messaging import registry
 from hbshim.messaging.url import query_of
 from hbshim.options import (
+    DEFAULT,
     ENVIRONMENT_PREFIX,
     URL_KEYS,
+    Default,
     Options,
     OptionSet,
     boolean,
-    interval,
+    int_range,
+    non_negative_seconds,
     option,
-    seconds,
     tristate,
-    whole,
+    uint16,
 )
 
 if TYPE_CHECKING:
@@ -64,14 +66,14 @@ def optional(parse: Callable[[object], Any]) -> Callable[[object], Any]:
 
 def positive_seconds(value: object) -> float:
     """Parse a finite number of seconds above 0."""
-    number = seconds(value)
+    number = non_negative_seconds(value)
     if number == 0:
         raise ValueError
     return number
 
 
 def _heartbeat_interval(value: object) -> int | Literal["off"]:
-    return "off" if str(value).strip().lower() == "off" else interval(value)
+    return "off" if str(value).strip().lower() == "off" else uint16(value)
 
 
 def _tls_version(value: object) -> str:
@@ -206,7 +208,7 @@ class MessagingOptions(OptionSet):
     connection_retry_attempts: int = driver_option(
         "connection_retry_attempts",
         3,
-        whole(1, 2**31 - 1),
+        int_range(1, 2**31 - 1),
         "1 or more",
         "Attempts, the first one included, to connect, or to send again what a lost connection "
         "took with it; each goes through all hosts. For casts, notifications, submitted requests "
@@ -215,7 +217,7 @@ class MessagingOptions(OptionSet):
     connection_retry_delay: float = driver_option(
         "connection_retry_delay",
         0.1,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Longest first pause between these attempts; it doubles with each, up to 30 s, and its "
         "actual length is random.",
@@ -231,7 +233,7 @@ class MessagingOptions(OptionSet):
     rpc_prefetch_count: int = driver_option(
         "rpc_prefetch_count",
         100,
-        whole(0, 65535),
+        uint16,
         "0 to 65535",
         "Unacknowledged requests that each consumer of an oslo.messaging server may hold; it has "
         "one for each of its queues (topic, server, fanout). hbshim.messaging.Server has a "
@@ -240,7 +242,7 @@ class MessagingOptions(OptionSet):
     notification_prefetch_count: int = driver_option(
         "notification_prefetch_count",
         100,
-        whole(0, 65535),
+        uint16,
         "0 to 65535",
         "Unacknowledged notifications that each consumer of a listener may hold; it has a consumer "
         "for each topic and priority. 0: any number.",
@@ -248,7 +250,7 @@ class MessagingOptions(OptionSet):
     notification_retry_attempts: int = driver_option(
         "notification_retry_attempts",
         10,
-        whole(1, 2**31 - 1),
+        int_range(1, 2**31 - 1),
         "1 or more",
         "Attempts to handle a notification, the first one included; then it goes to the "
         "dead-letter queue, whose name is that of its queue with .dead behind it.",
@@ -264,7 +266,7 @@ class MessagingOptions(OptionSet):
     payload_limit: int = driver_option(
         "payload_limit",
         16 * MIB,
-        whole(1, 512 * MIB),
+        int_range(1, 512 * MIB),
         "bytes, 1 to 536870912",
         "Largest encoded payload. RabbitMQ 4 refuses more than its max_message_size, 16 MiB "
         "unless configured.",
@@ -282,6 +284,10 @@ class MessagingOptions(OptionSet):
         own = self.ssl_options or {}
         if "keyfile" in own and "certfile" not in own:
             raise OptionError("ssl_options has a keyfile without a certfile; give both")
+
+    def attempts(self, attempts: int | Default | None) -> int | None:
+        """Return `attempts`, or what this object sets for `DEFAULT`."""
+        return self.connection_retry_attempts if attempts is DEFAULT else attempts
 
     def heartbeat_options(self) -> Options:
         """Return the options for the heartbeats of these connections.

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -257,6 +257,27 @@ class ByteStream(ABC, Generic[_I]):
                     self._read_available()
             finally:
                 self._notify_listeners()
+
+    def receive_into(self, arrived: Sized, timeout: float) -> None:
+        """Read until `arrived` is not empty, :meth:`wake` was called, or `timeout` is over.
+
+        Parameters:
+            arrived: gets what the subclass or its owner makes of what was read.
+
+        Raises:
+            ConnectionLostError: the connection has ended, and `arrived` is empty.
+        """
+        deadline = _monotonic() + timeout
+        left = timeout
+        while not arrived and not self.take_wake():
+            try:
+                self.receive(left, lambda: arrived or self.woken)
+            except ConnectionLostError:
+                if not arrived:
+                    raise
+            left = deadline - _monotonic()
+            if left <= 0:
+                break
 
     def begin_wait(self, part: Part, enough: Callable[[], object]) -> bool:
         """Begin a wait for several streams at once, instead of :meth:`receive`.

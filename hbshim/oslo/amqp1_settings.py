@@ -202,16 +202,5 @@ def _unusual(values: Mapping[str, Any]) -> dict[str, Any]:
 def _translated(values: Mapping[str, Any], has_user: bool, path: str) -> dict[str, object]:
     """Call :func:`amqp1_options.translated`; an error names the options that are set."""
     own = amqp1_options.translated(values, has_user=has_user, path=path)
-    for name, value in own.items():
-        try:
-            _FIELDS[name].metadata["parse"](value)
-        except (ValueError, OverflowError):
-            given = ", ".join(
-                f"{source}={'...' if source in _SECRET else repr(values[source])}"
-                for source in effects.sources(amqp1_options.EFFECTS, name, values)
-            )
-            raise OptionError(
-                f"{given} of [{GROUP}] is not valid here; {name}, which it becomes, takes: "
-                f"{_FIELDS[name].metadata['accepts']}"
-            ) from None
+    effects.check(own, _FIELDS, amqp1_options.EFFECTS, values, GROUP, hidden=_SECRET)
     return own

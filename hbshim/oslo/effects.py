@@ -6,9 +6,11 @@ set: an option on which a service relied must not be ignored silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import Field, dataclass
 from typing import Any, TypeAlias
+
+from hbshim.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,41 @@ def sources(table: Mapping[str, Effect], name: str, values: Mapping[str, Any]) -
         for each in values
         if not isinstance(entry := table.get(each), Ignored | None) and name in entry.names
     ]
+
+
+def check(
+    own: Mapping[str, object],
+    fields: Mapping[str, Field[Any]],
+    table: Mapping[str, Effect],
+    values: Mapping[str, Any],
+    group: str,
+    hidden: Collection[str] = (),
+) -> None:
+    """Check the values of hbshim's options that others have become.
+
+    Parameters:
+        own: those options.
+        fields: of hbshim's options, by name.
+        table, values: as above.
+        group: of oslo.config.
+        hidden: options whose values are secret.
+
+    Raises:
+        OptionError: one is not valid; it names the options that are set.
+    """
+    for name, value in own.items():
+        metadata = fields[name].metadata
+        try:
+            metadata["parse"](value)
+        except (ValueError, OverflowError):
+            given = ", ".join(
+                f"{source}={'...' if source in hidden else repr(values[source])}"
+                for source in sources(table, name, values)
+            )
+            raise OptionError(
+                f"{given} of [{group}] is not valid here; {name}, which it becomes, takes: "
+                f"{metadata['accepts']}"
+            ) from None
 
 
 def warnings(

@@ -141,16 +141,5 @@ def _unusual(conf: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 def _translated(values: Mapping[str, Any]) -> dict[str, object]:
     """Call :func:`rabbit_options.translated`; an error names the options that are set."""
     own = rabbit_options.translated(values)
-    for name, value in own.items():
-        try:
-            _FIELDS[name].metadata["parse"](value)
-        except (ValueError, OverflowError):
-            sources = ", ".join(
-                f"{source}={values[source]!r}"
-                for source in effects.sources(rabbit_options.OPTIONS, name, values)
-            )
-            raise OptionError(
-                f"{sources} of [{RABBIT_GROUP}] is not valid here; {name}, which it becomes, "
-                f"takes: {_FIELDS[name].metadata['accepts']}"
-            ) from None
+    effects.check(own, _FIELDS, rabbit_options.OPTIONS, values, RABBIT_GROUP)
     return own

@@ -71,12 +71,46 @@ def _wipe() -> None:
 os.register_at_fork(after_in_child=_wipe)
 
 
-class ProcessLocal(Generic[T]):
-    """Creates its value lazily, once in each process.
+class PerProcess(Generic[T]):
+    """Creates its value lazily, once in each process; a forked child leaves its parent's alone.
 
     No call waits for another one: two threads that request the first value at the same time may
     both create one, and both get the same. So neither a finalizer that requests the value while its
     thread creates it, nor a child that was forked meanwhile, finds a lock held.
+
+    Parameters:
+        make: creates the value.
+        discard: called with a value that another thread's has superseded.
+    """
+
+    def __init__(self, make: Callable[[], T], discard: Callable[[T], None] | None = None) -> None:
+        self._make = make
+        self._discard = discard
+        # By process id: a fork in C runs no callback that could empty it.
+        self._values: dict[int, T] = {}
+
+    def get(self) -> T:
+        """Return the value of this process."""
+        pid = os.getpid()
+        value = self._values.get(pid)
+        if value is None:
+            made = self._make()
+            value = self._values.setdefault(pid, made)
+            if value is not made and self._discard is not None:
+                self._discard(made)
+        return value
+
+    def peek(self) -> T | None:
+        """Return the value of this process if it exists already."""
+        return self._values.get(os.getpid())
+
+    def pop(self) -> T | None:
+        """Return the value of this process if it exists, and forget it."""
+        return self._values.pop(os.getpid(), None)
+
+
+class ProcessLocal(PerProcess[T]):
+    """The same, for one that exists until the program ends: a child drops its parent's value.
 
     Parameters:
         make: creates the value, without side effects.
@@ -84,22 +118,14 @@ class ProcessLocal(Generic[T]):
     """
 
     def __init__(self, make: Callable[[], T], drop: Callable[[T], None]) -> None:
-        self._make = make
+        super().__init__(make)
         self._drop = drop
-        self._values: dict[int, T] = {}
         os.register_at_fork(after_in_child=self._drop_inherited)
 
     def get(self) -> T:
-        """Return the value of this process."""
-        value = self._values.get(os.getpid())
-        if value is None:
+        if self.peek() is None:
             self._drop_inherited()
-            value = self._values.setdefault(os.getpid(), self._make())
-        return value
-
-    def peek(self) -> T | None:
-        """Return the value of this process if it exists already."""
-        return self._values.get(os.getpid())
+        return super().get()
 
     def _drop_inherited(self) -> None:
         for pid in list(self._values):

@@ -150,7 +150,7 @@ class Faults(threading.Thread):
 
     def _all_sendings(self) -> list[Any]:
         state = self._driver._sender.pool._state
-        sending = self._driver._caller._sending
+        sending = self._driver._callers.get()._sending
         used = [claim.entry for claim in list(state.checked_out.values())]
         entries = [*list(state.idle.values()), *used]
         pooled = [each.item for each in entries if each is not None]

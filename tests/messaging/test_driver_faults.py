@@ -145,7 +145,7 @@ def test_a_quick_reply_after_a_reconnection(
     other = client.prepare(topic=unique("other"))
     serve(serving, other.target, endpoint)
     calls = [Calling(client, "echo", value=number) for number in range(5)]
-    caller = client.driver._caller  # type: ignore[attr-defined]
+    caller = client.driver._callers.get()  # type: ignore[attr-defined]
     # One of them reads, and the others wait.
     wait_until(lambda: len(caller._role._waiting) == 4 and caller._role.is_taken, LIMIT)
     # What the broker answers to this, it has read after them.
@@ -197,7 +197,7 @@ def answers(client: Client) -> bool:
 
 def test_a_late_reply_comes_once(client: Client, serve: Serve, endpoint: Endpoint) -> None:
     serve(client.driver, client.target, endpoint)
-    caller = client.driver._caller  # type: ignore[attr-defined]
+    caller = client.driver._callers.get()  # type: ignore[attr-defined]
 
     def given_up_while_it_runs() -> list[Any]:
         late = Calling(client.prepare(timeout=0.5), "hold", value="late")

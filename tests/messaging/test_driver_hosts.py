@@ -236,7 +236,7 @@ def test_a_closed_driver(drivers: Drivers, target: Target) -> None:
 
     called = threading.Thread(target=call)
     called.start()
-    wait_until(lambda: driver._caller._sending is not None, LIMIT)
+    wait_until(lambda: driver._callers.get()._sending is not None, LIMIT)
     driver.close()
     called.join(LIMIT)
     assert "closed" in str(waiting[0])

@@ -92,7 +92,7 @@ def test_tasks_leave_nothing_behind(
         task = client.submit("echo", value=number)
         ids.append(task.id)
         assert task.result(LIMIT) == number
-    caller = driver._caller
+    caller = driver._callers.get()
     assert not caller._role._waiting
     assert not caller._calls._calls
     for each in ids:

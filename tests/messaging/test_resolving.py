@@ -83,7 +83,7 @@ def test_the_last_result_is_used_when_there_is_no_answer(
 ) -> None:
     resolver.answer = lambda: FOUND
     assert resolve(host, time.monotonic() + LIMIT) == FOUND
-    monkeypatch.setattr(resolving, "PATIENCE", 0.05)
+    monkeypatch.setattr(resolving, "LOOKUP_LIMIT", 0.05)
     resolver.answer = resolver.hang
     assert resolve(host, time.monotonic() + LIMIT) == FOUND
 
@@ -93,7 +93,7 @@ def test_the_last_result_is_used_when_there_is_no_answer(
     resolver.may_answer.set()
     wait_until(lambda: not resolving._under_way, LIMIT)
     resolver.answer = temporary
-    monkeypatch.setattr(resolving, "PATIENCE", LIMIT)
+    monkeypatch.setattr(resolving, "LOOKUP_LIMIT", LIMIT)
     assert resolve(host, time.monotonic() + LIMIT) == FOUND
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
-from hbshim.runtime.fork import ProcessLocal
+from hbshim.runtime.fork import PerProcess, ProcessLocal
 
 
 def test_a_value_is_made_once_and_a_check_makes_none() -> None:
@@ -43,3 +44,31 @@ def test_threads_that_ask_at_the_same_time_get_the_same() -> None:
     for thread in threads:
         thread.join()
     assert len(set(map(id, values))) == 1
+
+
+def test_a_child_has_its_own_value_and_leaves_its_parents_alone() -> None:
+    values = PerProcess(object)
+    mine = values.get()
+    child = os.fork()
+    if child == 0:
+        own = values.peek() is None and values.get() is not mine and values.pop() is not mine
+        os._exit(0 if own else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert values.pop() is mine
+    assert values.pop() is None
+
+
+def test_the_value_that_another_one_superseded_is_discarded() -> None:
+    made: list[object] = []
+    discarded: list[object] = []
+
+    def make() -> object:
+        value = object()
+        made.append(value)
+        if len(made) == 1:
+            values.get()
+        return value
+
+    values = PerProcess(make, discarded.append)
+    assert values.get() is made[1]
+    assert discarded == made[:1]

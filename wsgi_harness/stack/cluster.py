@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +19,8 @@ from wsgi_harness.errors import CommandError, NotReadyError, StackError
 from wsgi_harness.paths import CONTAINERS
 from wsgi_harness.stack import leftovers, services
 from wsgi_harness.stack.broker import Broker, wait_until
-from wsgi_harness.stack.signals import ending_signals_raise, undisturbed
+from wsgi_harness.stack.lifetime import UpAndDown
+from wsgi_harness.stack.signals import undisturbed
 
 NODES = ("n1", "n2", "n3")
 """Names of the nodes: of their services, of their hosts, and behind `rabbit@`."""
@@ -39,7 +39,7 @@ class _Ports:
     management: int
 
 
-class Cluster:
+class Cluster(UpAndDown):
     """Three nodes of one run, as a context manager: one cluster on entry, gone on exit.
 
     A node keeps its data and its ports while it is dead. A partition that leaves a node alone
@@ -74,23 +74,6 @@ class Cluster:
             "HBSHIM_ERLANG_COOKIE": secrets.token_hex(24),
             "HBSHIM_OWNER": leftovers.owner(),
         }
-        self._on_exit = contextlib.ExitStack()
-
-    def __enter__(self) -> Cluster:
-        with contextlib.ExitStack() as on_error:
-            on_error.enter_context(ending_signals_raise())
-            on_error.callback(self.down)
-            self.up()
-            self._on_exit = on_error.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._on_exit.close()
 
     def up(self) -> None:
         """Start the nodes and return once they have formed one cluster.

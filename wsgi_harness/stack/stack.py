@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -11,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import requests
@@ -24,8 +22,9 @@ from wsgi_harness.errors import CommandError, NotReadyError, StackError
 from wsgi_harness.paths import CONTAINERS, build_dir
 from wsgi_harness.stack import leftovers, services
 from wsgi_harness.stack.broker import Broker, wait_until
+from wsgi_harness.stack.lifetime import UpAndDown
 from wsgi_harness.stack.services import BROKER, CellService
-from wsgi_harness.stack.signals import ending_signals_raise, undisturbed
+from wsgi_harness.stack.signals import undisturbed
 
 __all__ = ["BROKER", "CellService", "Stack", "project_name"]
 
@@ -52,7 +51,7 @@ def read_logs(engine: Engine, project: str, service: str) -> str:
     return run(argv, timeout=_EXEC_LIMIT, env=engine.environment, merge_stderr=True)
 
 
-class Stack:
+class Stack(UpAndDown):
     """Containers of one run, as a context manager: up on entry, gone on exit.
 
     They are gone too after an error, Ctrl-C, SIGTERM or SIGHUP; what a SIGKILL leaves behind is
@@ -95,23 +94,6 @@ class Stack:
         self._engine: Engine | None = None
         self._brokers: dict[str, Broker] = {}
         self._containers: dict[str, dict[str, Any]] = {}
-        self._on_exit = contextlib.ExitStack()
-
-    def __enter__(self) -> Stack:
-        with contextlib.ExitStack() as on_error:
-            on_error.enter_context(ending_signals_raise())
-            on_error.callback(self.down)
-            self.up()
-            self._on_exit = on_error.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._on_exit.close()
 
     def up(self) -> None:
         """Start every container and return once the broker and each cell answer.

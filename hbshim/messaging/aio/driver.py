@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from hbshim.errors import CallTimeoutError, ConnectionLostError, OptionError, PoolTimeoutError
+from hbshim.errors import CallTimeoutError, OptionError, PoolTimeoutError
 from hbshim.messaging import base, drivers
 from hbshim.messaging.aio.arguments import require_count
 from hbshim.messaging.aio.home import Home, refuse_patches
 from hbshim.messaging.aio.operation import Operation
 from hbshim.messaging.aio.progress import Reports
-from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, timeout_of
+from hbshim.messaging.base import NEVER, OnReply, Payload, Reply, driver_closed, timeout_of
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.reading import BackgroundReader
@@ -231,7 +231,7 @@ class Driver:
     ) -> T:
         home = self._here()
         if self._closed:
-            raise _closed()
+            raise driver_closed()
         operation = Operation(home, threads, self._reader_of, steps, deadline, not_begun)
         if reports is not None:
             reports.call = operation
@@ -308,7 +308,3 @@ def require_driver(driver: object) -> None:
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def _closed() -> ConnectionLostError:
-    return ConnectionLostError("the driver is closed; create a new one")

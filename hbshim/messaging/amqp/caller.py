@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +38,7 @@ from hbshim.messaging.amqp.connection import FORMAT, Connection
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.sender import Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import Payload, Reply
+from hbshim.messaging.base import Payload, Reply, driver_closed
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.steps import Steps, Wait
@@ -78,17 +77,12 @@ _log = logging.getLogger("hbshim.messaging")
 
 
 class Caller:
-    """The calls of one process through one driver. A forked child needs its own.
-
-    Attributes:
-        pid: id of the process.
-    """
+    """The calls of one process through one driver. A forked child needs its own."""
 
     def __init__(self, connector: Connector, sender: Sender, topology: Topology) -> None:
         self._connector = connector
         self._sender = sender
         self._topology = topology
-        self.pid = os.getpid()
         self._sending: Sending | None = None
         self._generation = 0
         # The queue for late replies: its number, the connection that consumes from it, and whether
@@ -267,7 +261,7 @@ class Caller:
             if self._closed:
                 # Closed meanwhile, in which case the new connection would stay open.
                 self.lost(sending)
-                raise ConnectionLostError("the driver is closed; create a new one")
+                raise driver_closed()
         return sending
 
     def _no_connection(self) -> CallTimeoutError:
@@ -277,7 +271,7 @@ class Caller:
     def _connect(self, deadline: float, attempts: int | None, exchange: str) -> Sending:
         while True:
             if self._closed:
-                raise ConnectionLostError("the driver is closed; create a new one")
+                raise driver_closed()
             try:
                 connection = self._connector.connect(deadline, attempts)
             except ConnectError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import uuid
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConfirmTimeoutError, ConnectionLostError, MessagingError
+from hbshim.errors import ConfirmTimeoutError, MessagingError
 from hbshim.messaging.amqp import patterns
 from hbshim.messaging.amqp.caller import Caller
 from hbshim.messaging.amqp.connection import FORMAT, Queue
@@ -20,7 +19,7 @@ from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import NEVER, Payload, Reply, timeout_of
+from hbshim.messaging.base import NEVER, Payload, Reply, driver_closed, timeout_of
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.consuming import Source
@@ -30,6 +29,7 @@ from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, Message
+from hbshim.runtime.fork import PerProcess
 
 #: Seconds for deleting the queue of a request that was not stored; otherwise it expires.
 DELETE_WITHIN = 0.3
@@ -55,25 +55,17 @@ class AmqpDriver(WaitsInThread):
         self._topology = Topology(options)
         self._connector = Connector(hosts, options, open_one)
         self._sender = Sender(self._connector, options)
-        self._caller = Caller(self._connector, self._sender, self._topology)
-        # By process id: the first two threads of a child agree here on one caller.
-        self._callers: dict[int, Caller] = {}
+        self._callers = PerProcess(self._make_caller)
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
         self._closed = False
 
     def call_steps(self, request: CallRequest) -> Steps[Reply]:
-        return self._caller_here().call_steps(request)
+        return self._callers.get().call_steps(request)
 
-    def _caller_here(self) -> Caller:
-        """Return the caller of this process, found by its id: a fork in C runs no callback."""
-        caller = self._caller
-        pid = os.getpid()
-        if caller.pid != pid:
-            if self._closed:
-                raise _closed()
-            mine = Caller(self._connector, self._sender, self._topology)
-            self._caller = caller = self._callers.setdefault(pid, mine)
-        return caller
+    def _make_caller(self) -> Caller:
+        if self._closed:
+            raise driver_closed()
+        return Caller(self._connector, self._sender, self._topology)
 
     def cast(
         self,
@@ -87,9 +79,9 @@ class AmqpDriver(WaitsInThread):
         deadline = time.monotonic() + timeout_of(timeout)
         message = patterns.cast(self._topology, target, payload, deadline)
         if mandatory:
-            self._sender.send_confirmed(message, None, deadline, self._attempts(attempts))
+            self._sender.send_confirmed(message, None, deadline, self.options.attempts(attempts))
         else:
-            self._sender.send(message, deadline, self._attempts(attempts), resend=False)
+            self._sender.send(message, deadline, self.options.attempts(attempts), resend=False)
 
     def submit(
         self,
@@ -140,7 +132,7 @@ class AmqpDriver(WaitsInThread):
             )
 
     def attach(self, request: str) -> StoredReplies:
-        return StoredReplies(self._caller_here, request, self._results(request).name)
+        return StoredReplies(self._callers.get, request, self._results(request).name)
 
     def _results(self, request: str, lifetime: float | Default = DEFAULT) -> Queue:
         if lifetime is DEFAULT:
@@ -161,10 +153,9 @@ class AmqpDriver(WaitsInThread):
         message = patterns.notification(
             subscription, payload, persistent=self.options.notification_persistence
         )
-        self._sender.send_confirmed(message, subscription, deadline, self._attempts(attempts))
-
-    def _attempts(self, attempts: int | Default | None) -> int | None:
-        return self.options.connection_retry_attempts if attempts is DEFAULT else attempts
+        self._sender.send_confirmed(
+            message, subscription, deadline, self.options.attempts(attempts)
+        )
 
     def listen(
         self,
@@ -194,7 +185,7 @@ class AmqpDriver(WaitsInThread):
         self, sources: Sequence[Source], prefetch: int, *, acknowledge_first: bool
     ) -> AmqpListener:
         if self._closed:
-            raise _closed()
+            raise driver_closed()
         listener = AmqpListener(
             self._connector,
             self._sender,
@@ -232,12 +223,8 @@ class AmqpDriver(WaitsInThread):
 
     def close(self) -> None:
         self._closed = True
-        if self._caller.pid == os.getpid():
-            self._caller.close()
+        if (caller := self._callers.peek()) is not None:
+            caller.close()
         for listener in list(self._listeners):
             listener.close()
         self._sender.pool.close()
-
-
-def _closed() -> ConnectionLostError:
-    return ConnectionLostError("the driver is closed; create a new one")

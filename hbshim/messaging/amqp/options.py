@@ -8,7 +8,7 @@ from typing import Literal
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.queue_options import QueueOptions
 from hbshim.messaging.options import driver_option, optional, positive_seconds
-from hbshim.options import seconds, whole
+from hbshim.options import int_range, non_negative_seconds, uint16
 
 
 def _login_method(value: object) -> str:
@@ -19,7 +19,7 @@ def _login_method(value: object) -> str:
 
 
 def _channels(value: object) -> int:
-    number = whole(0, 65535)(value)
+    number = uint16(value)
     # One for consuming, publishing and acknowledging, one for synchronous methods.
     if number == 1:
         raise ValueError
@@ -46,7 +46,7 @@ class AmqpOptions(QueueOptions):
         "frame_max",
         131072,
         # RabbitMQ 4.x closes a connection that asks for less than 8192 in connection.tune-ok.
-        whole(8192, 2**31 - 1),
+        int_range(8192, 2**31 - 1),
         "bytes, 8192 or more",
         "Size of a frame at most; RabbitMQ 4 refuses less than 8192.",
     )
@@ -61,21 +61,21 @@ class AmqpOptions(QueueOptions):
     pool_max_size: int = driver_option(
         "pool_max_size",
         10,
-        whole(1, 65535),
+        int_range(1, 65535),
         "1 to 65535",
         "Idle connections to keep.",
     )
     pool_max_overflow: int = driver_option(
         "pool_max_overflow",
         10,
-        whole(0, 65535),
+        uint16,
         "0 to 65535",
         "Connections to open beyond these while all are in use.",
     )
     pool_timeout: float = driver_option(
         "pool_timeout",
         30.0,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Longest wait for a connection of the pool.",
     )

@@ -7,14 +7,14 @@ import dataclasses
 from hbshim.messaging.amqp.names import LONGEST
 from hbshim.messaging.base import NEVER
 from hbshim.messaging.options import MessagingOptions, driver_option, optional
-from hbshim.options import boolean, seconds, whole
+from hbshim.options import boolean, int_range, non_negative_seconds
 
 
 def _lifetime(value: object) -> float:
     text = str(value).strip().lower()
     if text in ("never", "inf"):
         return NEVER
-    return seconds(value) or NEVER
+    return non_negative_seconds(value) or NEVER
 
 
 def _name(value: object) -> str:
@@ -36,7 +36,7 @@ class QueueOptions(MessagingOptions):
     rejected_message_retry_attempts: int = driver_option(
         "rejected_message_retry_attempts",
         3,
-        whole(1, 2**31 - 1),
+        int_range(1, 2**31 - 1),
         "1 or more",
         "Attempts, the first one included, to store a message that the broker rejects, or a "
         "notification that it cannot route.",
@@ -44,7 +44,7 @@ class QueueOptions(MessagingOptions):
     rejected_message_retry_delay: float = driver_option(
         "rejected_message_retry_delay",
         0.1,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Longest first pause between these attempts; it grows in the same way.",
     )
@@ -95,7 +95,7 @@ class QueueOptions(MessagingOptions):
     quorum_delivery_limit: int = driver_option(
         "quorum_delivery_limit",
         0,
-        whole(0, 2**31 - 1),
+        int_range(0, 2**31 - 1),
         "0 or more",
         "Redeliveries of a message after which a quorum queue drops it (x-delivery-limit); 0 takes "
         "the broker's own: none before RabbitMQ 4, 20 since.",
@@ -103,14 +103,14 @@ class QueueOptions(MessagingOptions):
     quorum_max_memory_length: int = driver_option(
         "quorum_max_memory_length",
         0,
-        whole(0, 2**31 - 1),
+        int_range(0, 2**31 - 1),
         "0 or more",
         "Messages that a quorum queue keeps in memory (x-max-in-memory-length); 0: no limit.",
     )
     quorum_max_memory_bytes: int = driver_option(
         "quorum_max_memory_bytes",
         0,
-        whole(0, 2**31 - 1),
+        int_range(0, 2**31 - 1),
         "bytes, 0 or more",
         "Size of the messages that a quorum queue keeps in memory (x-max-in-memory-bytes); 0: no "
         "limit.",

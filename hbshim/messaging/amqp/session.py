@@ -544,18 +544,8 @@ class Session:
     # -- waiting, and the end --------------------------------------------------
 
     def drain(self, timeout: float) -> None:
-        arrived, stream = self._arrived, self._stream
-        deadline = _monotonic() + timeout
-        left = timeout
-        while not arrived and not stream.take_wake():
-            try:
-                stream.receive(left, lambda: arrived or stream.woken)
-            except ConnectionLostError:
-                if not arrived:
-                    raise
-            left = deadline - _monotonic()
-            if left <= 0:
-                break
+        arrived = self._arrived
+        self._stream.receive_into(arrived, timeout)
         for _ in range(len(arrived)):
             try:
                 call, argument = arrived.popleft()

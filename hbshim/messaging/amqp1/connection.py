@@ -469,18 +469,8 @@ class Connection:
 
         Returns after the first batch, when :meth:`wake` is called, or after `timeout` seconds.
         """
-        arrived, stream = self._arrived, self._stream
-        deadline = _monotonic() + timeout
-        left = timeout
-        while not arrived and not stream.take_wake():
-            try:
-                stream.receive(left, lambda: arrived or stream.woken)
-            except ConnectionLostError:
-                if not arrived:
-                    raise
-            left = deadline - _monotonic()
-            if left <= 0:
-                break
+        arrived = self._arrived
+        self._stream.receive_into(arrived, timeout)
         for _ in range(len(arrived)):
             try:
                 call = arrived.popleft()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
 
-from hbshim.errors import ConnectionLostError
 from hbshim.messaging.amqp import patterns
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
@@ -20,7 +18,7 @@ from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.profiles import Profile, Profiles
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.amqp1.shared import SharedConnection
-from hbshim.messaging.base import Payload, Reply, timeout_of
+from hbshim.messaging.base import Payload, Reply, driver_closed, timeout_of
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.connecting import HostConnector
@@ -29,6 +27,7 @@ from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import Message
+from hbshim.runtime.fork import PerProcess
 
 
 class Amqp1Driver(WaitsInThread):
@@ -49,8 +48,7 @@ class Amqp1Driver(WaitsInThread):
         self._connector = connector
         self._profiles = profiles
         self._sender = Sender(self._shared, options)
-        # By process id: the first two threads of a child agree here on one.
-        self._callers: dict[int, Caller] = {}
+        self._callers = PerProcess(self._make_caller)
         self._listeners: weakref.WeakSet[Amqp1Listener] = weakref.WeakSet()
         self._closed = False
 
@@ -64,20 +62,15 @@ class Amqp1Driver(WaitsInThread):
         return self._profiles.current.capabilities
 
     def call_steps(self, request: CallRequest) -> Steps[Reply]:
-        return self._caller().call_steps(request)
+        return self._callers.get().call_steps(request)
 
-    def _caller(self) -> Caller:
-        """Return the caller of this process, found by its id: a fork in C runs no callback."""
-        pid = os.getpid()
-        caller = self._callers.get(pid)
-        if caller is None:
-            self._refuse_closed()
-            prefetch = self.options.reply_prefetch_count
-            caller = self._callers.setdefault(pid, Caller(self._connector, prefetch))
-        return caller
+    def _make_caller(self) -> Caller:
+        if self._closed:
+            raise driver_closed()
+        return Caller(self._connector, self.options.reply_prefetch_count)
 
     def _shared(self) -> SharedConnection:
-        return self._caller().shared
+        return self._callers.get().shared
 
     def cast(
         self,
@@ -93,7 +86,7 @@ class Amqp1Driver(WaitsInThread):
             lambda profile: (patterns.cast(profile.names, target, payload, deadline), None),
             Pattern.FANOUT if target.fanout else Pattern.CAST,
             deadline,
-            self._attempts(attempts),
+            self.options.attempts(attempts),
             wait=mandatory or (self.options.cast_confirm and not target.fanout),
             mandatory=mandatory,
         )
@@ -115,10 +108,7 @@ class Amqp1Driver(WaitsInThread):
             message = patterns.notification(subscription, payload, persistent=persistent)
             return message, subscription
 
-        self._sender.send(make, Pattern.NOTIFY, deadline, self._attempts(attempts))
-
-    def _attempts(self, attempts: int | Default | None) -> int | None:
-        return self.options.connection_retry_attempts if attempts is DEFAULT else attempts
+        self._sender.send(make, Pattern.NOTIFY, deadline, self.options.attempts(attempts))
 
     def listen(
         self,
@@ -155,7 +145,8 @@ class Amqp1Driver(WaitsInThread):
         *,
         acknowledge_first: bool,
     ) -> Amqp1Listener:
-        self._refuse_closed()
+        if self._closed:
+            raise driver_closed()
         for source in make_sources(self._profiles.current.names):
             source.subscription()  # a name that cannot be used is an error now
         listener = Amqp1Listener(
@@ -176,10 +167,5 @@ class Amqp1Driver(WaitsInThread):
         self._closed = True
         for listener in list(self._listeners):
             listener.close()
-        caller = self._callers.pop(os.getpid(), None)
-        if caller is not None:
+        if (caller := self._callers.pop()) is not None:
             caller.close()
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise ConnectionLostError("the driver is closed; create a new one")

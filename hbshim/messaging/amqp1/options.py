@@ -11,7 +11,7 @@ from hbshim.amqp1.scram import HASHES
 from hbshim.errors import OptionError
 from hbshim.messaging.amqp.queue_options import QueueOptions
 from hbshim.messaging.options import driver_option
-from hbshim.options import boolean, seconds, whole
+from hbshim.options import boolean, int_range, non_negative_seconds, uint16
 
 
 def _profile(value: object) -> str:
@@ -61,7 +61,7 @@ class Amqp1Options(QueueOptions):
     heartbeat_interval: int = driver_option(
         "heartbeat_interval",
         60,
-        whole(0, 65535),
+        uint16,
         "whole seconds, 0 to 65535",
         "Longest time that the peer may let pass without sending anything (idle-time-out). It is "
         "taken for dead after twice as long. 0: a peer whose network is gone is noticed by TCP "
@@ -70,7 +70,7 @@ class Amqp1Options(QueueOptions):
     max_frame_size: int = driver_option(
         "max_frame_size",
         MAX_FRAME_SIZE,
-        whole(SMALLEST_MAX_FRAME_SIZE, LARGEST_MAX_FRAME_SIZE),
+        int_range(SMALLEST_MAX_FRAME_SIZE, LARGEST_MAX_FRAME_SIZE),
         f"bytes, {SMALLEST_MAX_FRAME_SIZE} to {LARGEST_MAX_FRAME_SIZE}",
         "Size of a frame at most, in both directions. A larger one delays all others on its "
         "connection.",
@@ -94,7 +94,7 @@ class Amqp1Options(QueueOptions):
     reply_prefetch_count: int = driver_option(
         "reply_prefetch_count",
         100,
-        whole(1, 65535),
+        int_range(1, 65535),
         "1 to 65535",
         "Replies that a client may hold before it has read them.",
     )
@@ -117,7 +117,7 @@ class Amqp1Options(QueueOptions):
     reply_retry: float = driver_option(
         "reply_retry",
         3.0,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Longest time for which a server sends a reply again whose client cannot be reached, "
         "within the time that the client waits.",

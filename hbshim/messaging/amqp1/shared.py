@@ -6,7 +6,6 @@ opened when it is first used, and again when it was lost.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from hbshim.errors import (
 )
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.prepared import Prepared
+from hbshim.messaging.base import driver_closed
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.role import ReaderRole
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
@@ -40,7 +40,6 @@ class SharedConnection:
             seconds until it is to be called again at the latest. It may raise ConnectionLostError.
 
     Attributes:
-        pid: id of the process.
         role: lets one of the waiting threads read.
         closed: the driver is closed.
     """
@@ -50,7 +49,6 @@ class SharedConnection:
         connector: HostConnector[Connection],
         refresh: Callable[[Prepared, float], float],
     ) -> None:
-        self.pid = os.getpid()
         self.role = ReaderRole(self._read)
         self._connector = connector
         self._refresh = refresh
@@ -95,13 +93,13 @@ class SharedConnection:
         if self.closed:
             # Closed meanwhile, in which case the new connection would stay open.
             self.lost(prepared)
-            raise _closed()
+            raise driver_closed()
         return prepared
 
     def _connect(self, deadline: float, attempts: int | None) -> Prepared:
         while True:
             if self.closed:
-                raise _closed()
+                raise driver_closed()
             connection = self._connector.connect(deadline, attempts)
             prepared = Prepared(connection)
             try:
@@ -163,7 +161,3 @@ class SharedConnection:
                 pass
             finally:
                 prepared.connection.close(CLOSE_WITHIN)
-
-
-def _closed() -> ConnectionLostError:
-    return ConnectionLostError("the driver is closed; create a new one")

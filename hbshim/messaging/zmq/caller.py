@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -107,7 +106,6 @@ class Caller:
     """The calls of one process through one driver; a forked child needs another.
 
     Attributes:
-        pid: the process's.
         options, directory, metrics: as given.
         pusher: sends casts that nothing acknowledges.
         rotation: of the hosts that serve a key.
@@ -123,7 +121,6 @@ class Caller:
         metrics: Traffic,
         curve: Curve | None = None,
     ) -> None:
-        self.pid = os.getpid()
         self.options = options
         self.directory = directory
         self.metrics = metrics

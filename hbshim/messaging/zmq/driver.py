@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Sequence
 
-from hbshim.errors import ConnectionLostError, OptionError
+from hbshim.errors import OptionError
 from hbshim.heartbeat import service
-from hbshim.messaging.base import Listener, Payload, Reply
+from hbshim.messaging.base import Listener, Payload, Reply, driver_closed
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.steps import Steps, WaitsInThread, at_once, run
@@ -29,6 +28,7 @@ from hbshim.messaging.zmq.wording import shorter
 from hbshim.observe import drivers
 from hbshim.observe.drivers import ZmqStatus
 from hbshim.options import DEFAULT, Default
+from hbshim.runtime.fork import PerProcess
 
 
 class ZmqDriver(WaitsInThread):
@@ -52,9 +52,8 @@ class ZmqDriver(WaitsInThread):
         self._directory = directory
         self._curve = curve
         self._name = name
-        # By process id: the first two threads of a child agree here on one.
-        self._callers: dict[int, Caller] = {}
-        self._traffic: dict[int, Traffic] = {}
+        self._callers = PerProcess(self._make_caller, Caller.close)
+        self._traffic = PerProcess(lambda: Traffic(service.current().metrics))
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
         self._closed = False
         drivers.register(self)
@@ -161,7 +160,7 @@ class ZmqDriver(WaitsInThread):
             keys,
             subscription,
             prefetch,
-            self._counters(),
+            self._traffic.get(),
             acknowledge_first=acknowledge_first,
         )
         self._listeners.add(made)
@@ -175,8 +174,7 @@ class ZmqDriver(WaitsInThread):
         deadline = time.monotonic() + self.options.zmq_linger
         self._closed = True
         # It stays: where a close is interrupted, the next one finds it.
-        caller = self._callers.get(os.getpid())
-        if caller is not None:
+        if (caller := self._callers.peek()) is not None:
             caller.close()
         for listener in self._opened():
             listener.close()
@@ -185,11 +183,11 @@ class ZmqDriver(WaitsInThread):
 
     def zmq_status(self) -> ZmqStatus | None:
         """Return what this process does with the driver; None: nothing."""
-        traffic = self._traffic.get(os.getpid())
+        traffic = self._traffic.peek()
         if traffic is None or self._closed:
             return None
         listeners = [each for each in self._opened() if each.metrics is traffic]
-        return status_of(self._name, traffic, self._callers.get(os.getpid()), listeners)
+        return status_of(self._name, traffic, self._callers.peek(), listeners)
 
     def _opened(self) -> list[ZmqListener]:
         while True:
@@ -198,25 +196,13 @@ class ZmqDriver(WaitsInThread):
             except RuntimeError:
                 continue  # another thread opened one meanwhile
 
-    def _counters(self) -> Traffic:
-        pid = os.getpid()
-        traffic = self._traffic.get(pid)
-        if traffic is None:
-            traffic = self._traffic.setdefault(pid, Traffic(service.current().metrics))
-        return traffic
-
     def _caller(self) -> Caller:
-        """Return the caller of this process; a forked child has one of its own."""
         self._refuse_closed()
-        pid = os.getpid()
-        caller = self._callers.get(pid)
-        if caller is None:
-            made = Caller(self.options, self._directory, self._counters(), self._curve)
-            caller = self._callers.setdefault(pid, made)
-            if caller is not made:
-                made.close()
-        return caller
+        return self._callers.get()
+
+    def _make_caller(self) -> Caller:
+        return Caller(self.options, self._directory, self._traffic.get(), self._curve)
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise ConnectionLostError("the driver is closed; make a new one")
+            raise driver_closed()

@@ -23,11 +23,11 @@ from hbshim.messaging.zmq.directory.settings import PORTS, DirectorySettings
 from hbshim.messaging.zmq.keys import read_secret_key
 from hbshim.messaging.zmq.local_sockets import default_ipc_directory, group_number, ipc_path
 from hbshim.messaging.zmq.settings import COPIES_KEPT, SocketSettings
-from hbshim.options import boolean, seconds, whole
+from hbshim.options import boolean, int_range, non_negative_seconds
 
-_port = whole(1, 65535)
-_on_or_system = whole(-1, 1)
-_probes = whole(-1, 32767)
+_port = int_range(1, 65535)
+_on_or_system = int_range(-1, 1)
+_probes = int_range(-1, 32767)
 
 #: The option that turns CURVE on.
 SECRET_KEY_OPTION = "zmq_curve_secret_key_file"
@@ -87,7 +87,7 @@ class ZmqOptions(MessagingOptions):
     heartbeat_interval: int = driver_option(
         "heartbeat_interval",
         10,
-        whole(0, 32),
+        int_range(0, 32),
         "whole seconds, 0 to 32",
         "T: a peer that is silent for 1 to 1.5 T is taken for dead. 0: no heartbeats, and a peer "
         "whose network is gone is noticed by TCP alone. On local sockets T is 3 at most.",
@@ -137,7 +137,7 @@ class ZmqOptions(MessagingOptions):
     zmq_fanout_hwm: int = driver_option(
         "zmq_fanout_hwm",
         1000,
-        whole(1, 1_000_000),
+        int_range(1, 1_000_000),
         "1 to 1000000",
         "Messages of a fanout, or notifications, that wait for one subscriber that does not keep "
         "up; it misses what comes after them.",
@@ -163,7 +163,7 @@ class ZmqOptions(MessagingOptions):
         None,
         optional(_address),
         FORMS,
-        "The directory that says which host serves a target; the same for proxies and clients. "
+        "The directory that lists which hosts serve a target; the same for proxies and clients. "
         "Without it a client knows the hosts of its URL only.",
     )
     directory_namespace: str = driver_option(
@@ -219,7 +219,7 @@ class ZmqOptions(MessagingOptions):
     rpc_zmq_topic_backlog: int = driver_option(
         "rpc_zmq_topic_backlog",
         1000,
-        whole(1, 2**31),
+        int_range(1, 2**31),
         "1 or more",
         "Requests to one target that wait in a proxy for a server; more are passed to another "
         "host, or rejected.",
@@ -249,14 +249,14 @@ class ZmqOptions(MessagingOptions):
     rpc_ack_timeout_multiplier: int = driver_option(
         "rpc_ack_timeout_multiplier",
         2,
-        whole(1, 1000),
+        int_range(1, 1000),
         "1 to 1000",
         "Each time that it is sent again, these seconds are multiplied by this.",
     )
     rpc_retry_attempts: int = driver_option(
         "rpc_retry_attempts",
         3,
-        whole(-(2**31), 2**31),
+        int_range(-(2**31), 2**31),
         "a whole number",
         "How often it is sent again, within its timeout; below 0: any number of times.",
     )
@@ -296,14 +296,14 @@ class ZmqOptions(MessagingOptions):
     zmq_idle_disconnect: float = driver_option(
         "zmq_idle_disconnect",
         300.0,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Seconds after which a host is disconnected to which nothing was sent; 0: never.",
     )
     zmq_linger: float = driver_option(
         "zmq_linger",
         2.0,
-        seconds,
+        non_negative_seconds,
         "seconds, 0 or more",
         "Longest time for which closing a driver, and the end of a process, wait until what is "
         "ready was sent.",
@@ -311,7 +311,7 @@ class ZmqOptions(MessagingOptions):
     zmq_outbox_bytes: int = driver_option(
         "zmq_outbox_bytes",
         64 * MIB,
-        whole(1, 2**40),
+        int_range(1, 2**40),
         "bytes, 1 or more",
         "Bytes of replies that a listener keeps for a proxy that does not take them, and of casts "
         "that a client keeps; then sending more of them waits.",
@@ -319,7 +319,7 @@ class ZmqOptions(MessagingOptions):
     zmq_inbox_bytes: int = driver_option(
         "zmq_inbox_bytes",
         64 * MIB,
-        whole(1, 2**40),
+        int_range(1, 2**40),
         "bytes, 1 or more",
         "Bytes of a fanout, or of notifications, that wait in a listener; the newest are dropped "
         "beyond it, and counted.",

@@ -55,7 +55,7 @@ def test_giving_up_a_call_does_not_disturb_the_next(
     driver: messaging.Driver, target: messaging.Target
 ) -> None:
     """RabbitMQ ends the session over a sender that settles a message by itself."""
-    caller = driver._caller()  # type: ignore[attr-defined]
+    caller = driver._callers.get()  # type: ignore[attr-defined]
     link = None
     for _ in range(3):
         # Each attempt is released; the last one is given up before that.

@@ -119,7 +119,7 @@ def test_a_marked_copy_is_run_only_where_requests_are_acknowledged_after(
     driver = router_drivers()
     assert isinstance(driver, Amqp1Driver)
     deadline = time.monotonic() + LIMIT
-    prepared = driver._caller().connected(deadline, None)
+    prepared = driver._callers.get().connected(deadline, None)
     connection = prepared.connection
     request = messaging.Payload(b'{"method": "echo", "args": {"value": "copy"}}')
     message = patterns.cast(connection.profile.names, target, request, deadline)

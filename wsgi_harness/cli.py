@@ -17,16 +17,20 @@ from wsgi_harness.matrix.scenarios import (
     UnknownScenarioError,
     select,
 )
-from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
+from wsgi_harness.report.terminal import (
+    ending_well,
+    harness_command,
+    json_option,
+    report_directory,
+    result_console,
+)
 
-_EXIT_CODES = exit_codes(
+
+@harness_command(
     passed="every control failed as expected, and every fix passed",
     failed="an expectation was not met: a fix failed, or a control survived",
     not_run="the containers could not be started, or a cell could not be measured",
 )
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option(
     "--scenario",
     "patterns",
@@ -43,23 +47,15 @@ _EXIT_CODES = exit_codes(
     help=f"Heartbeat timeout in seconds; the silence lasts {SILENCE} times as long.",
 )
 @click.option("--rabbitmq-image", metavar="IMAGE", help="Use this image as the broker.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
-@click.option(
-    "--report",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="report",
-    show_default=True,
-    metavar="DIR",
-    help="Where index.html and results.json go.",
-)
+@json_option
+@report_directory("index.html and results.json", "report")
 @click.option("--list", "listing", is_flag=True, help="Show every scenario and what is expected.")
 def main(
     patterns: Sequence[str],
     heartbeat: int,
     rabbitmq_image: str | None,
     as_json: bool,
-    directory: Path,
+    directory: Path | None,
     listing: bool,
 ) -> None:
     """Reproduce the lost heartbeats under Apache and mod_wsgi, and prove the fix.
@@ -76,7 +72,7 @@ def main(
         if listing:
             _list(chosen, as_json)
             return
-        sys.exit(_run(chosen, heartbeat, rabbitmq_image, as_json, directory))
+        sys.exit(_run(chosen, heartbeat, rabbitmq_image, as_json, directory or Path("report")))
 
 
 def _list(chosen: Sequence[Scenario], as_json: bool) -> None:
@@ -108,7 +104,7 @@ def _run(
     report.prepare(directory)
     with TerminalDisplay(Console(stderr=True)) as display:
         results = run(chosen, heartbeat=heartbeat, rabbitmq_image=rabbitmq_image, display=display)
-        display.say("drawing the report")
+        display.note("drawing the report")
         page = report.write(results, directory)
     if as_json:
         click.echo(json.dumps(record.as_data(results)))

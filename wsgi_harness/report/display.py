@@ -35,7 +35,7 @@ class TerminalDisplay:
     def __exit__(self, *exc_info: object) -> None:
         self._progress.stop()
 
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         """Show one line; from any thread."""
         self._console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
         self._progress.update(self._latest, description=line.splitlines()[0], visible=True)

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
-from wsgi_harness.matrix.scenarios import BROKER_PATIENCE
+from wsgi_harness.matrix.scenarios import BROKER_TIMEOUT
 from wsgi_harness.observe.observation import Life, Observation, Probe
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -180,7 +180,7 @@ def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int)
     heard = seen.client_last_heard
     if heard is None:
         return
-    began, ended = (heard - origin + times * heartbeat for times in BROKER_PATIENCE)
+    began, ended = (heard - origin + times * heartbeat for times in BROKER_TIMEOUT)
     if began < end_of(seen) - origin:
         axes.axvspan(began, ended, color=QUIET, linewidth=0, zorder=0)
 

@@ -94,14 +94,16 @@ def summary(results: Results) -> str:
     if exit_code(results.verdicts) != 0:
         unmet = sum(not outcome.ok for outcome in outcomes)
         return f"{unmet} of {len(outcomes)} expectations were not met."
-    parts = [f"Every expectation was met in {len(outcomes)} cells."]
+    parts = [f"Every expectation was met in {_cells(len(outcomes))}."]
     if died := outcomes.count(Outcome.EXPECTED_FAILURE):
-        parts.append(f"Without hbshim, {died} cells lost their connections, as expected.")
+        parts.append(f"Without hbshim, connections were lost in {_cells(died)}, as expected.")
     if kept := outcomes.count(Outcome.PASS):
-        parts.append(
-            f"With hbshim, {kept} of {kept} kept theirs, and no request or message was lost."
-        )
+        parts.append(f"With hbshim, no connection, request or message was lost in {_cells(kept)}.")
     return " ".join(parts)
+
+
+def _cells(number: int) -> str:
+    return f"{number} cell{'' if number == 1 else 's'}"
 
 
 def print_scenarios(console: Console, scenarios: Sequence[Scenario] = SCENARIOS) -> None:

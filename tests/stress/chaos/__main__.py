@@ -14,17 +14,22 @@ from rich.console import Console
 from tests.stress.chaos.faults import FAULTS
 from tests.stress.chaos.plan import Step, draw
 from tests.stress.chaos.zmq.faults import FAULTS as ZMQ_FAULTS
-from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
+from wsgi_harness.report.terminal import (
+    ending_well,
+    harness_command,
+    json_option,
+    report_file,
+    result_console,
+)
 
-_EXIT_CODES = exit_codes(
+_SHORTEST = 5.0
+
+
+@harness_command(
     passed="the invariant held",
     failed="it did not",
     not_run="the containers could not be started, or a fault could not be made",
 )
-_SHORTEST = 5.0
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=_SHORTEST),
@@ -64,13 +69,8 @@ _SHORTEST = 5.0
 )
 @click.option("--gevent", is_flag=True, help="Applications over gevent, too.")
 @click.option("--without-hbshim", is_flag=True, help="The control: the invariant must not hold.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
-@click.option(
-    "--report",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the JSON goes.  [default: build/chaos/results.json]",
-)
+@json_option
+@report_file("build/chaos/results.json")
 @click.option("--list", "listing", is_flag=True, help="Show every fault.")
 def main(
     seconds: float,
@@ -183,19 +183,19 @@ def _run(
     path = path or logs / "results.json"
     path.touch()
     with TerminalDisplay(Console(stderr=True)) as display:
-        display.say(f"seed {seed}: {len(steps)} faults for {len(setting.places)} sessions")
+        display.note(f"seed {seed}: {len(steps)} faults for {len(setting.places)} sessions")
 
-        with Stack(project_name("chaos"), heartbeat=60, progress=display.say) as stack:
-            display.say("connecting")
+        with Stack(project_name("chaos"), heartbeat=60, progress=display.note) as stack:
+            display.note("connecting")
             with ChaosTestbed(setting, stack.broker, stack, logs=logs) as testbed:
                 with display.stage("faults", total=max(len(steps), 1)) as advance:
 
                     def reported(step: Step) -> None:
-                        display.say(f"{step.at:6.1f} s  {step.kind.name} {step.target}")
+                        display.note(f"{step.at:6.1f} s  {step.kind.name} {step.target}")
                         advance(steps.index(step) + 1)
 
                     testbed.carry_out(steps, reported)
-                display.say("all is well again; waiting for the last messages")
+                display.note("all is well again; waiting for the last messages")
                 outcome = testbed.outcome(steps)
     report.write(outcome, path)
     if as_json:

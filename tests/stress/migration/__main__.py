@@ -15,16 +15,19 @@ from rich.table import Table
 
 from tests.stress.migration.invariant import KINDS, Result
 from tests.stress.migration.run import Migration, Urls
-from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
+from wsgi_harness.report.terminal import (
+    ending_well,
+    harness_command,
+    report_file,
+    result_console,
+)
 
-_EXIT_CODES = exit_codes(
+
+@harness_command(
     passed="no message was lost, executed twice or refused",
     failed="one was",
     not_run="containers or the router could not be started, or a gate did not open",
 )
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option(
     "--messages",
     type=click.IntRange(min=1),
@@ -45,10 +48,10 @@ _EXIT_CODES = exit_codes(
     default=3.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a gate observes who sends.",
+    help="How long a gate observes the senders.",
 )
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="JSON, as a file.")
-def migration(messages: int, threads: int, interval: float, report: Path | None) -> None:
+@report_file()
+def migration(messages: int, threads: int, interval: float, path: Path | None) -> None:
     """Migrate a deployment from RabbitMQ to a router and roll it back, while clients send.
 
     Two servers and two clients are restarted one by one, as the phases want it; each gate is that
@@ -58,9 +61,9 @@ def migration(messages: int, threads: int, interval: float, report: Path | None)
         began = time.monotonic()
         result, steps = _run(messages, threads, interval)
     seconds = time.monotonic() - began
-    if report is not None:
+    if path is not None:
         data = {**vars(result), "held": result.holds, "gates": steps, "seconds": seconds}
-        report.write_text(json.dumps(data, indent=2), encoding="utf-8")
+        path.write_text(json.dumps(data, indent=2), encoding="utf-8")
     console = result_console()
     table = Table("kind", "sent", "answered or stored", "executed")
     for kind in KINDS:

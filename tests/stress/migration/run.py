@@ -120,7 +120,7 @@ class Migration:
         directory: for the journals.
         clients: how many.
         threads: of each client.
-        interval: seconds for which a gate observes who sends.
+        interval: seconds for which a gate observes the senders.
         progress: called with what happens.
     """
 

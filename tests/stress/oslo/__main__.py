@@ -10,19 +10,23 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
-
-_EXIT_CODES = exit_codes(
-    passed="each scheme of hbshim passes what oslo.messaging's own passes, and survives",
-    failed="one does not",
-    not_run="the containers could not be started, or an environment could not be made",
+from wsgi_harness.report.terminal import (
+    ending_well,
+    harness_command,
+    report_directory,
+    result_console,
 )
+
 _CTL_LIMIT = 90.0
 _RESTART = "40 green callers, broker restarted"
 _BLOCKED = "hub blocked for 4 T"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@harness_command(
+    passed="each scheme of hbshim passes what oslo.messaging's own passes, and survives",
+    failed="one does not",
+    not_run="the containers could not be started, or an environment could not be made",
+)
 @click.option(
     "--scheme", "schemes", multiple=True, help="A scheme of hbshim.  [default: all installed]"
 )
@@ -57,12 +61,7 @@ _BLOCKED = "hub blocked for 4 T"
 )
 @click.option("--subset", is_flag=True, help="Of the suite, one test of each kind.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Tests whose names hold this.")
-@click.option(
-    "--report",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where results.json and logs go.  [default: build/oslo/report]",
-)
+@report_directory("results.json and logs", "build/oslo/report")
 def main(
     schemes: tuple[str, ...],
     versions: tuple[str, ...],
@@ -127,13 +126,13 @@ def _run(
     trial_results: dict[str, list[list[failures.TrialResult]]] = {}
     with TerminalDisplay(Console(stderr=True)) as display:
         pythons = {
-            version: environments.prepare(version, display.say)
+            version: environments.prepare(version, display.note)
             for version in versions or environments.VERSIONS
         }
-        prepared = engine, images = prepare(progress=display.say)
+        prepared = engine, images = prepare(progress=display.note)
         if not parts or "failover" in parts:
             project = project_name("oslo-cluster")
-            with Cluster(project, engine, images.rabbitmq, progress=display.say) as cluster:
+            with Cluster(project, engine, images.rabbitmq, progress=display.note) as cluster:
                 needed = [
                     (version, model, scheme)
                     for version in pythons
@@ -149,7 +148,7 @@ def _run(
             outcomes = merged(outcomes)
         with (
             Stack(
-                project_name("oslo"), heartbeat=60, progress=display.say, prepared=prepared
+                project_name("oslo"), heartbeat=60, progress=display.note, prepared=prepared
             ) as stack,
             ExitStack() as hosts,
         ):

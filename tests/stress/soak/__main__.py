@@ -9,17 +9,22 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from wsgi_harness.report.terminal import ending_well, exit_codes, result_console
+from wsgi_harness.report.terminal import (
+    ending_well,
+    harness_command,
+    json_option,
+    report_directory,
+    result_console,
+)
 
-_EXIT_CODES = exit_codes(
+_HOUR = 3600.0
+
+
+@harness_command(
     passed="nothing is left, and every check was in time",
     failed="something is left, or a check was late",
     not_run="the containers could not be started",
 )
-_HOUR = 3600.0
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.option(
     "--hours",
     type=click.FloatRange(min=0.0, min_open=True),
@@ -50,13 +55,8 @@ _HOUR = 3600.0
     help="Heartbeat timeout in seconds.",
 )
 @click.option("--without-hbshim", is_flag=True, help="What the libraries do by themselves.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
-@click.option(
-    "--report",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where index.html and results.json go.  [default: build/soak]",
-)
+@json_option
+@report_directory("index.html and results.json", "build/soak")
 def main(
     hours: float,
     cycles: int,
@@ -93,11 +93,11 @@ def _run(
     directory.mkdir(parents=True, exist_ok=True)
     with TerminalDisplay(Console(stderr=True)) as display:
         with (
-            Stack(project_name("soak"), heartbeat=60, progress=display.say) as stack,
+            Stack(project_name("soak"), heartbeat=60, progress=display.note) as stack,
             display.stage("soaking", total=setting.limit) as advance,
         ):
             soak_reports = run(setting, stack.broker, advance)
-        display.say("drawing the report")
+        display.note("drawing the report")
         page = report.write(soak_reports, setting, directory)
     if as_json:
         click.echo(json.dumps(report.as_data(soak_reports, setting)))

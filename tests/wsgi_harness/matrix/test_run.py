@@ -17,13 +17,13 @@ from wsgi_harness.observe import wiretap
 
 
 class Lines:
-    """A display that keeps what is said."""
+    """A display that keeps its lines."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
-        self.said.append(line)
+    def note(self, line: str) -> None:
+        self.lines.append(line)
 
     @contextmanager
     def stage(self, title: str, total: float) -> Iterator[Callable[[float], None]]:
@@ -34,7 +34,7 @@ def test_hbshims_own_broker_takes_every_cell() -> None:
     display = Lines()
 
     assert that_can_run(SCENARIOS, None, display) == SCENARIOS
-    assert display.said == []
+    assert display.lines == []
 
 
 def test_cells_that_need_more_than_one_foreign_broker_are_left_out_and_it_is_said() -> None:
@@ -50,7 +50,7 @@ def test_cells_that_need_more_than_one_foreign_broker_are_left_out_and_it_is_sai
         or (each.deployment.protocol == "1.0" and not each.deployment.router)
     ]
     assert [scenario for scenario in SCENARIOS if scenario not in chosen] == own
-    assert display.said == [
+    assert display.lines == [
         f"left out: {len(own)} cells over TLS, on other versions or over AMQP 1.0, which the image "
         "rabbitmq:4 cannot take"
     ]
@@ -66,7 +66,7 @@ def test_a_broker_without_amqp_1_0_leaves_out_the_cells_that_need_it(
 
     left_out = [each.name for each in SCENARIOS if each not in chosen]
     assert left_out == [each.name for each in select(["*-amqp1", "*-amqp1-*"])]
-    assert "the image of RabbitMQ 3.10 cannot take" in display.said[0]
+    assert "the image of RabbitMQ 3.10 cannot take" in display.lines[0]
 
 
 @pytest.mark.parametrize("pattern", ["*-tls", "*-rabbitmq43"])
@@ -91,11 +91,11 @@ def test_each_further_version_gets_a_broker(monkeypatch: pytest.MonkeyPatch) -> 
     display = Lines()
     engine = engine_with("3.10", "4.3", monkeypatch=monkeypatch)
 
-    images, chosen = brokers.images_of(SCENARIOS, engine, display.say)
+    images, chosen = brokers.images_of(SCENARIOS, engine, display.note)
 
     assert images == {"rabbitmq310": "image:3.10", "rabbitmq43": "image:4.3"}
     assert chosen == SCENARIOS
-    assert brokers.images_of(select(["none-kombu"]), engine, display.say)[0] == {}
+    assert brokers.images_of(select(["none-kombu"]), engine, display.note)[0] == {}
 
 
 def test_a_version_that_cannot_be_had_costs_its_cells_and_it_is_said(
@@ -104,11 +104,11 @@ def test_a_version_that_cannot_be_had_costs_its_cells_and_it_is_said(
     display = Lines()
     engine = engine_with("3.10", monkeypatch=monkeypatch)
 
-    images, chosen = brokers.images_of(SCENARIOS, engine, display.say)
+    images, chosen = brokers.images_of(SCENARIOS, engine, display.note)
 
     assert images == {"rabbitmq310": "image:3.10"}
     assert [each for each in SCENARIOS if each not in chosen] == list(select(["*-rabbitmq43"]))
-    assert display.said == [
+    assert display.lines == [
         "left out: the cells on RabbitMQ 4.3, which cannot be had: the archive is broken"
     ]
 
@@ -119,7 +119,7 @@ def test_a_run_of_nothing_but_cells_that_have_no_broker_is_an_error(
     engine = engine_with(monkeypatch=monkeypatch)
 
     with pytest.raises(ImageError, match="the archive is broken"):
-        brokers.images_of(select(["*-rabbitmq310", "*-rabbitmq43"]), engine, Lines().say)
+        brokers.images_of(select(["*-rabbitmq310", "*-rabbitmq43"]), engine, Lines().note)
 
 
 def test_cells_on_another_version_go_to_its_broker_through_a_relay_of_its_own() -> None:

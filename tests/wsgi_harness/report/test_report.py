@@ -210,9 +210,13 @@ def test_the_summary_counts_only_what_must_fail_and_what_must_hold() -> None:
 
     text = summary(results())
 
-    assert f"{must_fail} cells lost their connections" in text
-    assert f"{must_hold} of {must_hold} kept theirs" in text
-    assert "kept" not in summary(results(select(["none-*"])))
+    assert f"Without hbshim, connections were lost in {must_fail} cells" in text
+    assert f"was lost in {must_hold} cells" in text
+    assert "With hbshim" not in summary(results(select(["none-*"])))
+
+
+def test_the_summary_of_one_cell_is_in_the_singular() -> None:
+    assert "was lost in 1 cell." in summary(results(select(["hbshim-auto-kombu"])))
 
 
 def test_the_list_has_every_scenario_with_its_reason() -> None:

@@ -41,17 +41,17 @@ def run(
     logs.mkdir(exist_ok=True, parents=True)
     for earlier in (*logs.glob("*.log"), *logs.glob("*.jsonl")):
         earlier.unlink()
-    engine, images = prepare(progress=display.say)
-    display.say(f"seed {setting.seed}: {len(steps)} faults, machines are {SETUP}")
+    engine, images = prepare(progress=display.note)
+    display.note(f"seed {setting.seed}: {len(steps)} faults, machines are {SETUP}")
     with Testbed(setting, engine, images, logs) as testbed:
         with display.stage("faults", total=max(len(steps), 1)) as advance:
 
             def reported(step: Step) -> None:
-                display.say(f"{step.at:6.1f} s  {step.kind.name} {step.target} {step.lasts:.1f} s")
+                display.note(f"{step.at:6.1f} s  {step.kind.name} {step.target} {step.lasts:.1f} s")
                 advance(steps.index(step) + 1)
 
             testbed.carry_out(steps, reported)
-        display.say("all is well again; waiting for the last messages")
+        display.note("all is well again; waiting for the last messages")
         return testbed.outcome()
 
 

@@ -1,9 +1,11 @@
-"""What the site has beside the pages here: the API reference, and the list of changes."""
+"""What the site has beside the pages here: the API reference, the list of changes, line breaks."""
 
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -22,6 +24,9 @@ REFERENCE = {
     "metrics": ("Metrics", ["hbshim.prometheus", "hbshim.otel"]),
     "polling": ("Select stripping", ["hbshim.runtime.polling"]),
 }
+_CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
+_NAME = re.compile(r"<code>[^<]*</code>")
+_UNIT = re.compile(r"(?<=\d) (?=(?:ms|µs|s|kB|KiB|MiB|T)\b|%)|(?<=[≤≥]) (?=\d)")
 #: Modules that define all of their names themselves; with their own docstring.
 _WHOLE = {"hbshim.errors", "hbshim.prometheus", "hbshim.otel", "hbshim.runtime.polling"}
 
@@ -33,6 +38,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Break the lines of a table's cells after underscores of names, not before units."""
+    return _CELL.sub(lambda cell: _UNIT.sub("&nbsp;", _NAME.sub(_breakable, cell[0])), html)
+
+
+def _breakable(name: re.Match[str]) -> str:
+    return name[0].replace("_", "_<wbr>")
 
 
 def reference(title: str, modules: list[str]) -> str:

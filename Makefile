@@ -12,7 +12,7 @@ VENV := .venv
 BUILD := $(CURDIR)/build
 BIN := $(VENV)/bin
 
-# A tool that would write elsewhere is told to write under build/.
+# Tools that would write elsewhere write under build/.
 export PYTHONPYCACHEPREFIX := $(BUILD)/pycache
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_CACHE_DIR := $(BUILD)/pip

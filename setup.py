@@ -52,7 +52,7 @@ class EditableWithPth(editable_wheel):
     """The same for an editable installation, whose wheel holds no package.
 
     setuptools has no public way for it. Should this method go, hbshim.pth is missing there,
-    and `hbshim run` says so.
+    and `hbshim run` reports it.
     """
 
     def finalize_options(self) -> None:

@@ -16,8 +16,8 @@ class Delivery:
         payload: the encoded message; b"" in one that is sent, and while one has not arrived whole.
         message_format: 0 for the messages of AMQP 1.0.
         phase: how much of it is sent or has arrived, and whether it is settled.
-        state: what the peer said last about it; None: nothing.
-        was_accepted: the peer said `accepted` about it before.
+        state: what the peer sent last; None: nothing.
+        was_accepted: the peer sent `accepted` before.
     """
 
     __slots__ = ("id", "message_format", "payload", "phase", "state", "tag", "was_accepted")

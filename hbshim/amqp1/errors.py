@@ -29,7 +29,7 @@ class ProtocolError(ValueError):
 
 
 class CredentialsError(ProtocolError):
-    """The login failed as its mechanism says: the peer refuses it, or must not be trusted."""
+    """The mechanism failed: the peer refuses the login, or must not be trusted."""
 
 
 class StateError(RuntimeError):

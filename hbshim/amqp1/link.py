@@ -170,7 +170,7 @@ class Link:
             self.session.send_disposition(self, delivery, state, settled=True)
 
     def update(self, delivery: Delivery, state: DeliveryState) -> None:
-        """Tell the peer the state of a delivery without settling it."""
+        """Send the peer the state of a delivery without settling it."""
         if delivery.move(DeliveryEvent.SEND_STATE) is Action.DO:
             self.session.send_disposition(self, delivery, state, settled=False)
 

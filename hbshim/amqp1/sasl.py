@@ -42,7 +42,7 @@ class LoginRefused(NamedTuple):
     reason: str
 
 
-#: A frame to send; that the client is logged in, as the server said; or that it is not.
+#: A frame to send; the server's outcome: the client is logged in; or it is not.
 ClientStep: TypeAlias = SaslInit | SaslResponse | SaslOutcome | LoginRefused
 
 

@@ -35,7 +35,7 @@ def saslprep(text: str) -> str:
     normal = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
     if any(check(char) for char in normal for check in _PROHIBITED):
         raise OptionError("user or password has a character that SASL SCRAM does not allow")
-    # Text in two directions cannot be told apart from other text that looks the same.
+    # Text in two directions cannot be distinguished from other text that looks the same.
     if any(map(stringprep.in_table_d1, normal)) and (
         any(map(stringprep.in_table_d2, normal))
         or not (stringprep.in_table_d1(normal[0]) and stringprep.in_table_d1(normal[-1]))

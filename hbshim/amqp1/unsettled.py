@@ -14,7 +14,7 @@ from hbshim.amqp1.states import DeliveryEvent
 
 
 class Updated(NamedTuple):
-    """Event: the peer has said something about a delivery, or settled it.
+    """Event: the peer has sent the state of a delivery, or settled it.
 
     For a sender this is the outcome. For a receiver it means that the sender wants no answer any
     more.

@@ -9,7 +9,7 @@ list, map                                      list (or tuple), dict
 the others                                     the classes of this module
 =============================================  ==================================================
 
-Each class is a subclass of what its values are in Python, so a caller who only reads need not know
+Each class is a subclass of what its values are in Python, so a caller that only reads need not know
 it. Ranges are checked when a value is encoded.
 """
 

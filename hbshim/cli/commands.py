@@ -65,7 +65,7 @@ commands.add_command(click.Command("run", short_help="Run a program with hbshim 
 @with_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) -> None:
-    """Say what hbshim sees in this process, and which worker it would choose.
+    """Show what hbshim detects in this process, and which worker it would choose.
 
     Of most use inside a program: call hbshim.detect().explain() there.
     """
@@ -94,10 +94,10 @@ def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) 
 def watch(target: str | None, once: bool, as_json: bool, interval: float) -> None:
     """Show the connections of a running process, live.
 
-    The process must have been asked to open its socket: by HBSHIM_WATCH_SOCKET=auto, by
-    another source of options, or by hbshim.observe.listen(). PATH is that socket, or a
-    directory with those of several; without PATH or PID, all of this user's that used
-    "auto" are shown.
+    The process must have opened a socket: because of HBSHIM_WATCH_SOCKET=auto, of the option
+    watch_socket in another source, or of hbshim.observe.listen(). PATH is that socket, or a
+    directory with those of several processes; without PATH or PID, all processes of this user
+    that use "auto" are shown.
     """
     from rich.console import Console
 

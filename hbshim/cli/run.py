@@ -20,10 +20,11 @@ BOOTSTRAP = Path(__file__).parents[1] / "bootstrap"
 _DESCRIPTION = """\
 Run COMMAND, a Python program as it is, with hbshim installed in it.
 
-The exit status is the command's. hbshim is not active in interpreters that are started with -S,
-in those of another environment that has no hbshim, and in those whose environment variables are
-cleared before they start, as Apache and some process managers do: call hbshim.install() there.
-`hbshim doctor` inside the program reports whether hbshim is active.
+The exit status is the command's. hbshim is not active in interpreters that
+are started with -S, in those of another environment that has no hbshim, and
+in those whose environment variables are cleared before they start, as Apache
+and some process managers do: call hbshim.install() there. `hbshim doctor`
+inside the program reports whether hbshim is active.
 """
 
 
@@ -45,7 +46,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
     environment[RUN_VARIABLE] = "1"
     if shutil.which(command[0], path=environment.get("PATH")):
         for caution in _cautions(command):
-            _say(caution)
+            _warn(caution)
     # exec discards what is still in Python's buffers.
     for stream in (sys.stdout, sys.stderr):
         # None if the descriptor is closed, as some supervisors do.
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> NoReturn:
         )
 
 
-def _say(sentence: str) -> None:
+def _warn(sentence: str) -> None:
     if sys.stderr is not None:
         sys.stderr.write(f"hbshim: {sentence}\n")
 

@@ -45,7 +45,7 @@ def mechanisms_of(sock: Any, target: Target, deadline: Deadline) -> tuple[str, .
         pass
     if not heard and not deadline.left:
         return Failure(
-            f"it accepts connections, but said nothing within {deadline.seconds:.3g} s",
+            f"it accepts connections, but sent nothing within {deadline.seconds:.3g} s",
             "see that it is not overloaded, and that it is the right port; or give more --timeout",
         )
     return _refused(heard, target)
@@ -77,7 +77,7 @@ def _refused(heard: bytes, target: Target) -> Failure:
     if heard.startswith(SASL_HEADER):
         return Failure(
             "it began a handshake of AMQP 1.0 and then broke it off, or sent what is no frame",
-            "look into its log, and for a proxy in between",
+            "check its log, and whether a proxy is in between",
         )
     if heard.startswith(AMQP_HEADER):
         return Failure(
@@ -98,5 +98,7 @@ def _refused(heard: bytes, target: Target) -> Failure:
     if heard.startswith(b"HTTP/"):
         return Failure("it speaks HTTP", _REMEDY + "; 15672 is RabbitMQ's management API")
     if not heard:
-        return Failure("it hung up without a word", _REMEDY + ", and look into its log")
+        return Failure(
+            "it closed the connection without sending anything", _REMEDY + ", and check its log"
+        )
     return Failure(f"it speaks something else, which begins {target.clean(heard)!r}", _REMEDY)

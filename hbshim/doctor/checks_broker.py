@@ -165,7 +165,7 @@ CHECKS = (
         "quorum queues alone do so, and cancel the consumer where the client understands that. "
         "The connection, and its heartbeats, are fine "
         "([guide](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)).",
-        "If your log says PRECONDITION_FAILED or that a consumer was cancelled: acknowledge "
+        "If your log has PRECONDITION_FAILED or a cancelled consumer: acknowledge "
         "sooner, or raise consumer_timeout or x-consumer-timeout.",
         _ack_timeout,
     ),

@@ -185,7 +185,7 @@ def _two_proxies(facts: ZmqFacts) -> Answer:
                 "the log of that host's proxy.",
             )
     if not by_host:
-        return Answer("not-applicable", "No proxy has said who it is.")
+        return Answer("not-applicable", "No proxy has sent its identity.")
     if facts.watched:
         return Answer("ok", f"No record was written by two proxies in {facts.watched:.1f} s.")
     return Answer("ok", "Each proxy has a name of its own.")

@@ -48,7 +48,7 @@ _REACHING = (
     "--idle-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="After so long a silence a load balancer or firewall cuts a connection.",
+    help="Silence after which a load balancer or firewall drops a connection.",
 )
 @click.option(
     "--client",
@@ -74,7 +74,7 @@ _REACHING = (
     default=TIMEOUT,
     show_default=True,
     metavar="SECONDS",
-    help="Everything with the broker together takes no longer.",
+    help="Limit for all that is done with the broker together.",
 )
 @click.option("--heartbeat-in-pthread", metavar="true|false|auto", help="See hbshim options.")
 @click.option("--worker", metavar="auto|pthread|greenthread|tpool", help="Force one worker.")
@@ -96,7 +96,7 @@ _REACHING = (
     default=INTERVAL,
     show_default=True,
     metavar="SECONDS",
-    help="With --phase: how long it is observed who sends.",
+    help="With --phase: how long the senders are observed.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show checks that do not apply, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -145,7 +145,7 @@ def doctor(
             app=None if app is None else _imported(app),
             heartbeat=heartbeat,
             timeout=timeout,
-            progress=_say if sys.stderr.isatty() else lambda sentence: None,
+            progress=_show if sys.stderr.isatty() else lambda sentence: None,
             heartbeat_in_pthread=heartbeat_in_pthread,
             worker=worker,
         )
@@ -193,7 +193,7 @@ def _evaluate(
             ca=ca,
             interval=interval,
             timeout=timeout,
-            progress=_say if sys.stderr.isatty() else lambda sentence: None,
+            progress=_show if sys.stderr.isatty() else lambda sentence: None,
         )
     except HbshimError as error:
         _give_up(str(error))
@@ -218,7 +218,7 @@ def _imported(app: str) -> Any:
         raise OptionError(f"--app {app} cannot be imported ({error}); write MODULE:NAME") from None
 
 
-def _say(sentence: str) -> None:
+def _show(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 

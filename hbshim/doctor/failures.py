@@ -96,7 +96,7 @@ def explain(
     return Failure(
         f"it hung up, or spoke no AMQP 0-9-1 ({kind})",
         "see that host and port are a broker's (usually 5672, TLS 5671; 15672 is HTTP), and "
-        "look into its log",
+        "check its log",
         spoken=True,
     )
 
@@ -167,7 +167,7 @@ def _by_code(error: BaseException, target: Target) -> Failure | None:
     if code == NOT_ALLOWED:
         return _vhost_refused(target, f" ({text})")
     return Failure(
-        f"the broker closed the connection with {code} ({text})", "look into the broker's log"
+        f"the broker closed the connection with {code} ({text})", "check the broker's log"
     )
 
 

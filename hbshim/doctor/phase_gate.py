@@ -17,7 +17,7 @@ from hbshim.errors import OptionError
 from hbshim.messaging.hybrid import phases
 from hbshim.messaging.hybrid.phases import Direction, Facts
 
-#: Seconds between two looks at what is sent. RabbitMQ's figures are up to 5 s old.
+#: Seconds between two checks of what is sent. RabbitMQ's figures are up to 5 s old.
 INTERVAL = 12.0
 
 
@@ -72,7 +72,7 @@ def evaluate(
             the router count in the same virtual host alone.
         management: URL of its management API; without a login in it, RabbitMQ's is used.
         ca: PEM file of the authority to trust, for ``https://``.
-        interval: seconds for which it is observed who sends.
+        interval: seconds for which the senders are observed.
         timeout: seconds for everything but the interval.
         progress: called with a sentence before what takes seconds.
 
@@ -91,7 +91,7 @@ def evaluate(
     router_before = take_router_snapshot(router, broker.vhost, deadline)
     after, router_after = before, router_before
     if any(each.over_interval for each in conditions):
-        progress(f"observing for {interval:g} s who sends ...")
+        progress(f"observing for {interval:g} s which clients send ...")
         time.sleep(interval)
         after = take_snapshot(target, tls, deadline)
         router_after = take_router_snapshot(router, broker.vhost, deadline)

@@ -1,4 +1,4 @@
-"""What RabbitMQ knows of a migration, by its management API: who consumes, who sends, what waits.
+"""A migration as RabbitMQ's management API shows it: consumers, senders, waiting messages.
 
 RPC is what goes through an exchange that has one for fanouts beside it. That is so for hbshim's
 drivers, whose RPC exchanges have names of their own, and for topics of ``rabbit://``, each of which
@@ -34,7 +34,7 @@ class Snapshot:
     """RabbitMQ at one time.
 
     Attributes:
-        servers: who consumes RPC.
+        servers: the consumers of RPC.
         consumers: by topic.
         waiting: messages by RPC queue, and by reply queue of a client that is connected.
         published: messages so far, by RPC exchange.
@@ -52,7 +52,7 @@ def take_snapshot(target: Target, tls: ssl.SSLContext | None, deadline: Deadline
     """Return what RabbitMQ shows now.
 
     Parameters:
-        target: the management API; its virtual host is looked at.
+        target: the management API; its virtual host is read.
         tls: the TLS context; None for plain HTTP.
         deadline: the time limit.
 
@@ -105,7 +105,7 @@ def take_snapshot(target: Target, tls: ssl.SSLContext | None, deadline: Deadline
 
 
 def publishers_between(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
-    """Return who has sent RPC between two snapshots; the exchange where no name is known."""
+    """Return the senders of RPC between two snapshots; the exchange where no name is known."""
     found = []
     for exchange, count in sorted(after.published.items()):
         if count <= before.published.get(exchange, 0):

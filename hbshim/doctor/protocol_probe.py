@@ -49,6 +49,6 @@ def understand(heard: bytes, target: Target) -> Failure | None:
     if heard.startswith(b"\x01\x00\x00"):
         return Failure(
             "it began an AMQP handshake and then broke it off, or sent what is no frame",
-            "look into the broker's log, and for a proxy in between",
+            "check the broker's log, and whether a proxy is in between",
         )
     return Failure(f"it speaks something else, which begins {target.clean(heard)!r}", _REMEDY)

@@ -1,4 +1,4 @@
-"""Connects to the ports of proxies, as a client does, and asks each who it is.
+"""Connects to the ports of proxies, as a client does, and asks each for its identity.
 
 It runs in a native thread, whatever is patched: sockets and waits are native.
 """
@@ -62,7 +62,7 @@ class HostAnswer:
 
     @property
     def complete(self) -> bool:
-        """Whether every port has answered or failed, and the proxy has said who it is."""
+        """Whether every port has answered or failed, and the proxy has sent its identity."""
         known = len(self.answered) + len(self.failures) >= len(self.record.addresses)
         return known and (bool(self.host) or "call" not in self.answered)
 
@@ -145,7 +145,7 @@ def _note(answer: HostAnswer, message: list[bytes]) -> None:
 
 
 def _explain(answers: Iterable[HostAnswer], until: float) -> None:
-    """Say why ports have not answered."""
+    """Return why ports have not answered."""
     explained = 0
     for answer in answers:
         silent = [

@@ -20,7 +20,7 @@ from hbshim.messaging.hosts import Host
 from hbshim.runtime import unpatched
 
 #: Seconds to wait for the resolver if an earlier result is known.
-PATIENCE = 1.0
+LOOKUP_LIMIT = 1.0
 
 #: Seconds between two checks of a native thread's result.
 _CHECK_EVERY = 0.02
@@ -81,7 +81,7 @@ def resolve(host: Host, deadline: float) -> Addresses:
     lookup = _lookup(name)
     known = _last.get(name)
     now = time.monotonic()
-    until = deadline if known is None else min(deadline, max(now, lookup.began + PATIENCE))
+    until = deadline if known is None else min(deadline, max(now, lookup.began + LOOKUP_LIMIT))
     if not lookup.wait(until):
         if known is not None:
             return known

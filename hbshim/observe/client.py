@@ -100,7 +100,7 @@ def ask(path: str, within: float = ANSWER_WITHIN) -> ProcessSeen:
         except OSError as error:
             raise WatchError(
                 f"{path} cannot be asked ({error.strerror or error}); "
-                "look as the user that owns the process"
+                "run it as the user that owns the process"
             ) from None
     if not answer:
         raise WatchError(

@@ -14,7 +14,7 @@ from hbshim.observe.client import ProcessGone, ask, find
 from hbshim.observe.table import Unanswered, render
 
 
-def look(target: str | None) -> list[ProcessSeen | Unanswered]:
+def read_snapshots(target: str | None) -> list[ProcessSeen | Unanswered]:
     """Request the state of every process that `target` names.
 
     A directory may also hold sockets of processes that have ended, or that do not answer now; the
@@ -44,18 +44,18 @@ def print_once(target: str | None, console: Console) -> None:
     """Print one table for each process.
 
     Raises:
-        WatchError: as for :func:`look`.
+        WatchError: as for :func:`read_snapshots`.
     """
-    console.print(render(look(target), console.width))
+    console.print(render(read_snapshots(target), console.width))
 
 
 def print_json(target: str | None, console: Console) -> None:
     """Print one JSON document for each process, one per line.
 
     Raises:
-        WatchError: as for :func:`look`, and if one of several gave no answer.
+        WatchError: as for :func:`read_snapshots`, and if one of several gave no answer.
     """
-    for one in look(target):
+    for one in read_snapshots(target):
         if isinstance(one, Unanswered):
             raise WatchError(one.reason)
         console.file.write(json.dumps(one.document) + "\n")
@@ -70,17 +70,18 @@ def watch(target: str | None, console: Console, interval: float) -> None:
         interval: seconds between two snapshots.
 
     Raises:
-        WatchError: as for :func:`look`, at the first snapshot; later, when all have ended.
+        WatchError: as for :func:`read_snapshots`, at the first snapshot; later, when all
+            have ended.
     """
-    seen = look(target)
+    seen = read_snapshots(target)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(render(seen, console.width, console.height), refresh=True)
             time.sleep(interval)
-            seen = look_again(target, seen)
+            seen = read_again(target, seen)
 
 
-def look_again(
+def read_again(
     target: str | None, before: list[ProcessSeen | Unanswered]
 ) -> list[ProcessSeen | Unanswered]:
     """Request the states again; a process that does not answer now keeps its last state.
@@ -89,7 +90,7 @@ def look_again(
         ProcessGone: all of them have ended.
     """
     try:
-        return look(target)
+        return read_snapshots(target)
     except ProcessGone:
         raise
     except WatchError as error:

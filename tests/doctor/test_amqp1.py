@@ -132,7 +132,7 @@ def sends(*words: bytes) -> Answer:
         (sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "it speaks HTTP", "15672"),
         (sends(b"\x15\x03\x03\x00\x02\x02\x28"), "it speaks TLS", "hbamqps://"),
         (sends(b"220 mail ESMTP\r\n"), "it speaks something else, which begins '220 mail", "port"),
-        (sends(), "it hung up without a word", "log"),
+        (sends(), "it closed the connection without sending anything", "log"),
         (
             sends(b"AMQP\x03\x01\x00\x00", b"\x00\x00\x00\x10\x02\x01\x00\x00\xff\xff\xff\xff" * 2),
             "what is no frame",
@@ -164,7 +164,7 @@ def test_a_peer_that_says_nothing_is_left_in_time(serve: Callable[[Answer], int]
         report = examine(f"hbamqp://127.0.0.1:{port}/", timeout=1, heartbeat=1)
     finally:
         leave.set()
-    assert "said nothing within 1 s" in report.finding("amqp1-connection").sentence
+    assert "sent nothing within 1 s" in report.finding("amqp1-connection").sentence
 
 
 def test_nothing_listens() -> None:

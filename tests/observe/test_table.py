@@ -26,7 +26,7 @@ from rich.console import Console
 from hbshim.observe import listening
 from hbshim.observe.answer import ProcessSeen, parse
 from hbshim.observe.columns import age, lateness
-from hbshim.observe.live import look_again
+from hbshim.observe.live import read_again
 from hbshim.observe.table import Unanswered, render
 from tests.concurrency import needs_os_threads
 from tests.observe.conftest import CHECKOUT
@@ -156,7 +156,7 @@ def test_one_that_does_not_answer_stands_beside_the_others() -> None:
 def test_a_process_that_stops_answering_stays_on_show(tmp_path: Path) -> None:
     before: list[ProcessSeen | Unanswered] = [process(a={})]
     (tmp_path / "s").mkdir()  # in place of a socket: something that cannot be asked
-    seen = look_again(str(tmp_path / ("x" * 200)), before)
+    seen = read_again(str(tmp_path / ("x" * 200)), before)
     assert seen[0] is before[0]
     assert "cannot be asked" in seen[1].reason
 

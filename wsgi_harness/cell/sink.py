@@ -43,7 +43,7 @@ class Sink(MessagingHandler):  # type: ignore[misc]
             event.container.create_receiver(connection, address)
 
     def on_link_opened(self, _event: Any) -> None:
-        """Say so when it is the last one."""
+        """Report when it is the last one."""
         self._opened += 1
         if self._opened == len(self._addresses):
             _say(SERVING)

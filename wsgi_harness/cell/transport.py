@@ -64,7 +64,7 @@ class OsloClient:
         address: host and port to connect to.
         heartbeat: T to ask for, in seconds.
         name: begins the connections' names for the broker.
-        path: directories in which oslo.messaging is looked for first.
+        path: directories that are searched for oslo.messaging first.
         options: further ones of the driver.
     """
 

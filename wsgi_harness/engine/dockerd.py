@@ -65,7 +65,7 @@ def start(program: Path, *, progress: Progress) -> None:
             _wait_until_it_answers(None)
             return
         # Without a userland proxy 127.0.0.1 reaches a published port through the kernel alone;
-        # with it each port costs two processes, and a broker that went silent would look alive.
+        # with it each port costs two processes, and a broker that went silent would appear alive.
         for extra in ({"userland-proxy": False}, {}):
             progress(f"starting the Docker engine, data in {build_dir() / 'docker'}")
             log = _launch(program, extra)
@@ -161,8 +161,8 @@ def _wait_until_it_answers(log: Path | None) -> None:
             f"a dockerd runs (pid {processes()}) but does not answer on {SOCKET}; "
             "set DOCKER_HOST to where it listens, or stop it"
         )
-    said = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    raise EngineUnavailableError(f"the Docker engine did not start; {log} ends with:\n{said}")
+    output = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise EngineUnavailableError(f"the Docker engine did not start; {log} ends with:\n{output}")
 
 
 def answers(path: Path = SOCKET) -> bool:
@@ -193,7 +193,7 @@ def _arguments(pid: int) -> list[str]:
 def remove_if_stale(pid_file: Path, program: str) -> None:
     """Remove a pid file whose number is no process of that program, or not any longer.
 
-    The daemon would look only whether the number is in use: it would refuse to start, or wait
+    The daemon would check only whether the number is in use: it would refuse to start, or wait
     for a containerd that is something else.
     """
     with contextlib.suppress(FileNotFoundError):

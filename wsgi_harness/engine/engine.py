@@ -78,7 +78,7 @@ def ensure_engine(progress: Progress = silent) -> Engine:
         if host and shutil.which("docker"):
             raise EngineUnavailableError(
                 f"no engine answers at DOCKER_HOST={host}; start it, or unset DOCKER_HOST to let "
-                f"hbshim look for one\n{MANUAL_STEPS}"
+                f"hbshim search for one\n{MANUAL_STEPS}"
             )
         if (podman := _podman(progress)) is not None:
             return podman
@@ -153,8 +153,8 @@ def _podman_socket(progress: Progress) -> Path:
         limit = time.monotonic() + _PODMAN_START
         while not dockerd.answers(socket):
             if time.monotonic() > limit:
-                said = log.read_text(errors="replace").strip()
-                raise EngineUnavailableError(f"`podman system service` did not start: {said}")
+                output = log.read_text(errors="replace").strip()
+                raise EngineUnavailableError(f"`podman system service` did not start: {output}")
             time.sleep(0.1)
     return socket
 

@@ -11,7 +11,7 @@ from wsgi_harness.matrix.scenarios import Scenario
 from wsgi_harness.paths import set_up_lock
 from wsgi_harness.stack.stack import BROKER
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 #: Name of the service of the test router.
 ROUTER = "router"
@@ -25,7 +25,7 @@ def broker_of(scenario: Scenario) -> str:
 
 
 def images_of(
-    scenarios: Sequence[Scenario], engine: Engine, say: Say
+    scenarios: Sequence[Scenario], engine: Engine, progress: Progress
 ) -> tuple[dict[str, str], tuple[Scenario, ...]]:
     """Return the image of each further broker, by service, and the scenarios that have a broker.
 
@@ -41,11 +41,11 @@ def images_of(
     missing: set[str] = set()
     for service, version in versions.items():
         try:
-            with set_up_lock(say):
-                images[service] = ensure_broker_image(engine, version, progress=say)
+            with set_up_lock(progress):
+                images[service] = ensure_broker_image(engine, version, progress=progress)
         except ImageError as error:
             if all(broker_of(each) in {service, *missing} for each in scenarios):
                 raise
             missing.add(service)
-            say(f"left out: the cells on RabbitMQ {version}, which cannot be had: {error}")
+            progress(f"left out: the cells on RabbitMQ {version}, which cannot be had: {error}")
     return images, tuple(each for each in scenarios if broker_of(each) not in missing)

@@ -22,7 +22,7 @@ from wsgi_harness.observe.observation import BrokerView, Messages, Observation, 
 from wsgi_harness.observe.observer import BrokerWatch
 from wsgi_harness.stack.stack import Stack
 
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 Exchange = tuple[Request, Answer]
 
 # Requests under way at once: more would make the cells wait for each other on two cores.
@@ -35,7 +35,7 @@ _LOG_LINES = 25
 class Display(Protocol):
     """Shows progress."""
 
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         """Show one line; from any thread."""
 
     def stage(self, title: str, total: float) -> AbstractContextManager[Callable[[float], None]]:
@@ -154,8 +154,8 @@ class Matrix:
         return observer.without_colour(text)
 
     def _each(
-        self, title: str, function: Callable[[Cell], Told], wanted: Mapping[str, Cell]
-    ) -> dict[str, Told]:
+        self, title: str, function: Callable[[Cell], Result], wanted: Mapping[str, Cell]
+    ) -> dict[str, Result]:
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
             with self._display.stage(title, len(wanted)) as progress:

@@ -71,9 +71,9 @@ def run(
     """
     scenarios = that_can_run(scenarios, rabbitmq_image, display)
     clock = _Stopwatch()
-    engine, images = prepared or prepare(rabbitmq_image=rabbitmq_image, progress=display.say)
-    further, scenarios = images_of(scenarios, engine, display.say)
-    display.say(f"RabbitMQ: {', '.join([images.rabbitmq, *further.values()])}")
+    engine, images = prepared or prepare(rabbitmq_image=rabbitmq_image, progress=display.note)
+    further, scenarios = images_of(scenarios, engine, display.note)
+    display.note(f"RabbitMQ: {', '.join([images.rabbitmq, *further.values()])}")
     clock.lap("images")
     stack = Stack(
         project_name("regression"),
@@ -82,7 +82,7 @@ def run(
         further_brokers=further,
         heartbeat=heartbeat,
         prepared=(engine, images),
-        progress=display.say,
+        progress=display.note,
     )
     measured: _Measured | None = None
     try:
@@ -93,7 +93,7 @@ def run(
         # An engine that does not remove everything deserves a message, but the results are kept.
         if measured is None:
             raise
-        display.say(f"not everything could be removed: {error}")
+        display.note(f"not everything could be removed: {error}")
     clock.lap("remove")
     return Results(
         began=clock.began,
@@ -136,7 +136,7 @@ def that_can_run(
             "AMQP 1.0; run these cells without --rabbitmq-image and HBSHIM_RABBITMQ"
         )
     if len(possible) < len(scenarios):
-        display.say(
+        display.note(
             f"left out: {len(scenarios) - len(possible)} cells over TLS, on other versions or over "
             f"AMQP 1.0, which the image {image} cannot take"
         )

@@ -63,7 +63,7 @@ SILENCE = 6
 BLOCKED = 5
 
 #: RabbitMQ closes between 2 and 3 T after the client's last byte (measured; it checks once in T).
-BROKER_PATIENCE = (2, 3)
+BROKER_TIMEOUT = (2, 3)
 
 #: Accepted values of T in seconds. Below, the delays of a busy machine end healthy connections.
 HEARTBEATS = (2, 600)

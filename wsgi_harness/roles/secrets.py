@@ -23,10 +23,10 @@ def secrets_in(text: str, scenario: Path) -> list[str]:
 
 
 class ArgumentWatch:
-    """Looks at the arguments of all processes of this machine, those of containers included.
+    """Reads the arguments of all processes of this machine, those of containers included.
 
     Parameters:
-        scenario: whose secrets are looked for.
+        scenario: whose secrets are searched for.
 
     Attributes:
         found: names of variables, with the command that had the value.
@@ -47,7 +47,7 @@ class ArgumentWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        # Each process is looked at twice: between fork and exec it has its parent's arguments.
+        # Each process is read twice: between fork and exec it has its parent's arguments.
         once: set[str] = set()
         twice: set[str] = set()
         while not self._ended.wait(_PAUSE):

@@ -1,4 +1,4 @@
-"""Addresses: who sends to them, who receives from them, and which receiver gets a message."""
+"""Addresses: their senders, their receivers, and which receiver gets a message."""
 
 from __future__ import annotations
 

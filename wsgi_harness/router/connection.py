@@ -104,7 +104,7 @@ class Connection:
     Attributes:
         number: of this connection in the router.
         peer: its network address.
-        user: who has logged in; None: anonymous.
+        user: that has logged in; None: anonymous.
         attachments: its links.
         over: its socket is closed.
         due: when :meth:`tick` may have something to do; 0.0: never.

@@ -117,7 +117,7 @@ class Router:
             address.forward(SenderDelivery(SenderLink(_Nobody()), payload, settled=True))
 
     def sender_said(self, delivery: SenderDelivery, state: State | None, *, settled: bool) -> None:
-        """Have receivers learn what a sender said about its message, and that it settled (R7)."""
+        """Send receivers the state that a sender gave its message, and that it settled (R7)."""
         for copy in list(delivery.copies):
             copy.link.report(copy, state, settled=settled)
             if settled:
@@ -129,7 +129,7 @@ class Router:
     def receiver_said(
         self, delivery: ReceiverDelivery, state: State | None, *, settled: bool
     ) -> None:
-        """Have the sender learn what a receiver said about its message (R4, R6, R10)."""
+        """Send the sender the outcome of a receiver (R4, R6, R10)."""
         original = delivery.original
         if settled:
             delivery.settled = True
@@ -189,7 +189,7 @@ class Router:
         *,
         settled: bool,
     ) -> None:
-        """Tell the sender of a multicast once all receivers have an outcome, and have settled."""
+        """Notify the sender of a multicast once all receivers have an outcome, and have settled."""
         reported = None
         if state is not None and state.is_outcome:
             original.strongest = stronger(original.strongest, state)

@@ -52,7 +52,7 @@ class ReceiverDelivery:
         original: the sender's delivery; None once one side has settled.
         settled: the receiver's answer matters to no one.
         state: reported to the receiver.
-        answer: what the receiver said last.
+        answer: what the receiver sent last.
     """
 
     def __init__(self, link: ReceiverLink, original: SenderDelivery) -> None:
@@ -150,7 +150,7 @@ class SenderLink:
         return True
 
     def report(self, delivery: SenderDelivery, state: State | None, *, settled: bool) -> None:
-        """Tell the sender the state of a delivery."""
+        """Send the sender the state of a delivery."""
         if state is not None:
             delivery.state = state
         finished = False
@@ -195,7 +195,7 @@ class ReceiverLink:
         """Send a message as soon as the receiver has credit.
 
         A settled one on a full link has all that are settled discarded before it, except for the
-        first: the sender of a settled message has said that it does not care.
+        first: the sender of a settled message waits for no outcome.
         """
         if delivery.settled and len(self.waiting) >= self.capacity:
             first, *others = self.waiting
@@ -215,7 +215,7 @@ class ReceiverLink:
         return delivery
 
     def report(self, delivery: ReceiverDelivery, state: State | None, *, settled: bool) -> None:
-        """Tell the receiver what the sender said about a delivery.
+        """Send the receiver the sender's state of a delivery.
 
         One that waits is changed, and sent with the state later.
         """

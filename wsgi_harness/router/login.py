@@ -62,7 +62,7 @@ class Login:
         subject: of the client's certificate.
 
     Attributes:
-        user: who has logged in; None: it skipped that, or is anonymous.
+        user: that has logged in; None: it skipped that, or is anonymous.
         done: what follows is AMQP.
     """
 

@@ -62,7 +62,7 @@ class Policy:
 
         Parameters:
             hostname: in the client's Open: the virtual host.
-            user: who has logged in; None: anonymous.
+            user: that has logged in; None: anonymous.
             peer: the client's network address.
         """
         name = user or "anonymous"

@@ -24,7 +24,7 @@ class ScramServer:
         account: returns the full name of a user and its password; None: there is no such user.
 
     Attributes:
-        user: who has logged in; None before.
+        user: that has logged in; None before.
     """
 
     def __init__(self, name: str, account: Callable[[str], tuple[str, str] | None]) -> None:

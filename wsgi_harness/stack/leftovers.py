@@ -41,7 +41,7 @@ def remove(engine: Engine, *, progress: Progress) -> None:
         name, _, labels = line.partition(" ")
         values = dict(each.partition("=")[::2] for each in labels.split(","))
         if _is_orphan(values.get(OWNER_LABEL, "")):
-            # Refused once more: the run that left it has said so, and a later one tries again.
+            # Refused once more: the run that left it has reported it, and a later one tries again.
             with contextlib.suppress(CommandError):
                 engine.run("network", "rm", name)
                 progress(f"removed the network of an earlier run ({name})")

@@ -29,7 +29,7 @@ class RelayEvent:
             ``forgotten`` (the client was idle for too long, see :meth:`.relay.Relay.forget_idle`);
             ``closed`` (the relay let go of both sockets); ``malformed`` or ``torn`` (what
             went by is not whole AMQP frames); ``unreachable`` (the target refused).
-        side: who sent it: ``client`` or ``server``; for ``closed`` the side that ended the
+        side: the sender: ``client`` or ``server``; for ``closed`` the side that ended the
             connection first, ``relay`` when ordered to; empty for ``opened``.
         cell: name of the listening port.
         connection: number of the connection at this port, from 1.

@@ -1,4 +1,4 @@
-"""Tells whether the bytes that were sent so far end between two frames of AMQP 1.0.
+"""Determines whether the bytes that were sent so far end between two frames of AMQP 1.0.
 
 proton's C library passes on a buffer of bytes, which may end anywhere, and may take as long as it
 likes to pass on the rest. So the headers of the frames are read here, of what the socket accepted.

@@ -41,10 +41,10 @@ def main(role: str, kind: str, scheme: str, topic: str, model: str) -> None:
     found = importlib.import_module(f"hbshim.bench.{module.format(scheme)}")
     make = getattr(found, server if role == "server" else client)
     contestant = make(scheme, os.environ[BROKER_VARIABLE], topic)
-    _say({"ready": True})
+    _send({"ready": True})
     answer = _answer_server if role == "server" else _answer_client
     for line in _lines():
-        _say(answer(contestant, json.loads(line)))
+        _send(answer(contestant, json.loads(line)))
 
 
 def _answer_server(server: Any, order: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _lines() -> Iterator[str]:
         yield line
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _send(answer: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -19,7 +19,7 @@ from hbshim.bench.rpc.parts import Work
 from hbshim.errors import HbshimError
 
 #: Seconds that an answer may take beyond what was asked for.
-PATIENCE = 60.0
+ANSWER_LIMIT = 60.0
 
 
 class Agent:
@@ -37,7 +37,7 @@ class Agent:
     ) -> None:
         self._name = f"{kind} {scheme} {role}, {model}"
         # Its log and its warnings: shown only if it fails.
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         # The URL holds a password: in the environment no `ps` shows it.
         self._process = subprocess.Popen(
             [
@@ -48,11 +48,11 @@ class Agent:
             env={**os.environ, BROKER_VARIABLE: url, **_path_with(path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             text=True,
         )
 
-    def answer(self, seconds: float = PATIENCE) -> dict[str, Any]:
+    def answer(self, seconds: float = ANSWER_LIMIT) -> dict[str, Any]:
         """The next answer; the first means that it is ready."""
         output = self._process.stdout
         assert output is not None
@@ -60,8 +60,8 @@ class Agent:
         if not line:
             self._process.kill()
             self._process.wait()
-            self._said.seek(0)
-            last = self._said.read().strip().splitlines()[-1:] or ["it said nothing"]
+            self._errors.seek(0)
+            last = self._errors.read().strip().splitlines()[-1:] or ["it printed nothing"]
             raise HbshimError(f"a contestant failed ({self._name}): {last[0]}")
         answered: dict[str, Any] = json.loads(line)
         return answered
@@ -71,7 +71,7 @@ class Agent:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({**order, "seconds": seconds}) + "\n")
         self._process.stdin.flush()
-        return self.answer(seconds + PATIENCE)
+        return self.answer(seconds + ANSWER_LIMIT)
 
     def close(self) -> None:
         """End it."""
@@ -84,7 +84,7 @@ class Agent:
             self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        self._said.close()
+        self._errors.close()
 
 
 def _path_with(directory: str | None) -> dict[str, str]:
@@ -161,7 +161,7 @@ class Contestant:
         }
 
     def _await_arrival(self, work: Work) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_LIMIT
         while True:
             answer = self._server.ask(work="count")
             seen = {name: answer["counts"][name] for name in self._expected}

@@ -58,7 +58,7 @@ class _Stored(Waiter):
 
     Attributes:
         connection, tag: of the consumer; None if there is no consumer.
-        refused: why the user may not read the queue; None if the broker has not said so.
+        refused: why the user may not read the queue; None if the broker has not refused it.
     """
 
     __slots__ = ("__weakref__", "_queue", "closed", "connection", "deliveries", "refused", "tag")

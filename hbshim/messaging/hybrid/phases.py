@@ -38,7 +38,7 @@ class Facts:
         servers: the consumers of RPC at RabbitMQ.
         consumers: how many of them each topic has at RabbitMQ.
         waiting: messages that are ready or unacknowledged, by RPC or reply queue.
-        publishers: who has sent RPC to RabbitMQ during the interval.
+        publishers: those that have sent RPC to RabbitMQ during the interval.
         router: problems with the router: it does not answer, or a probe failed.
         receivers: how many servers each topic has at the router.
         senders: the topics that RPC was sent to over the router during the interval.

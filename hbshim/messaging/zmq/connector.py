@@ -60,8 +60,8 @@ class _Link:
         name: of the host, and the port, where they have to be looked up.
         endpoint: what the socket is connected to; empty: to nothing yet.
         endpoints: all that the name stands for.
-        looked_up: when that was looked up last, of ``time.monotonic()``.
-        looks: it is being looked up.
+        resolved_at: when that was looked up last, of ``time.monotonic()``.
+        resolving: it is being looked up.
         up: a handshake has succeeded, and the connection was not lost since.
         untried: keys that the proxy may have, of those known when the first was tried.
         waits: it was refused, and is made again later.
@@ -74,8 +74,8 @@ class _Link:
     name: tuple[str, str] | None
     endpoint: str = ""
     endpoints: list[str] = field(default_factory=list)
-    looked_up: float = 0.0
-    looks: bool = False
+    resolved_at: float = 0.0
+    resolving: bool = False
     up: bool = False
     untried: list[bytes] = field(default_factory=list)
     waits: bool = False
@@ -204,10 +204,10 @@ class Connector:
         """
         assert link.name is not None
         host, port = link.name
-        link.looks, link.looked_up = True, time.monotonic()
+        link.resolving, link.resolved_at = True, time.monotonic()
 
         def found(numbers: list[str]) -> None:
-            link.looks = False
+            link.resolving = False
             if not self._is_over(address, link) and not link.waits:
                 self._on_found(address, link, [address_at(each, port) for each in numbers], failed)
 
@@ -244,12 +244,12 @@ class Connector:
 
     def _on_lost(self, address: str, link: _Link, *, failed: bool) -> None:
         """A connection was lost, or was not made."""
-        if link.name is None or link.waits or link.looks:
+        if link.name is None or link.waits or link.resolving:
             return
         following = self._following(link)
         if failed and following not in (link.endpoints[0], link.endpoint):
             self._move(address, link, following)
-        elif time.monotonic() >= link.looked_up + LOOK_UP_EVERY:
+        elif time.monotonic() >= link.resolved_at + LOOK_UP_EVERY:
             self._look_up(address, link, failed=failed)
 
     # -- what becomes of a connection ----------------------------------------

@@ -105,7 +105,7 @@ class Delivery:
         described: what it is, for errors.
 
     Attributes:
-        due: when it is to be looked at next, of ``time.monotonic()``.
+        due: when it is to be checked next, of ``time.monotonic()``.
         ended: it was acknowledged, or has failed.
         error: why it has failed.
     """

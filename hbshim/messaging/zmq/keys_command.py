@@ -17,7 +17,7 @@ SECRET_SUFFIX = ".secret"
 
 
 @click.command(
-    "zmq-keys", short_help="Make a key pair for a proxy or a client of hbzmq:// (CURVE)."
+    "zmq-keys", short_help="Create a key pair for a proxy or a client of hbzmq:// (CURVE)."
 )
 @click.argument("name")
 @click.option(
@@ -28,13 +28,13 @@ SECRET_SUFFIX = ".secret"
 )
 @click.option("--force", is_flag=True, help="Replace the files of this name.")
 def zmq_keys(name: str, folder: Path, force: bool) -> None:
-    """Make the key pair of a proxy or a client: NAME.secret and NAME.public.
+    """Create the key pair of a proxy or a client: NAME.secret and NAME.public.
 
     NAME is that of the host in the directory, or in the URLs of clients; for a client any name.
 
     The secret key stays where it is: zmq_curve_secret_key_file names it. The public key is a line
     for the files that zmq_curve_server_keys (at clients) and zmq_curve_allowed_keys (at proxies)
-    name. Files that are there are not replaced, unless --force is given.
+    name. Existing files are replaced only with --force.
     """
     if not name.isprintable() or set(name) & set(" /") or name[:1] in ("", ".", "#"):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""In which pool each listener to notifications is, as its proxy said. No I/O."""
+"""In which pool each listener to notifications is, as its proxy reported. No I/O."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class Link:
         self._deliver(State.PAUSED)
 
     def stop(self) -> None:
-        """Say that nothing more is received; replies may still be sent."""
+        """Announce that nothing more is received; replies may still be sent."""
         if not self._stopping:
             self._stopping, self._accepting = True, False
             self._control(Kind.BYE, frames.encode_credit(0))
@@ -213,7 +213,7 @@ class Link:
         self._control(Kind.CREDIT, frames.encode_credit(credit))
 
     def _control(self, kind: Kind, *body: bytes) -> None:
-        # It says nothing to a proxy that is not connected, and so is not waited for.
+        # A proxy that is not connected receives nothing, and so is not waited for.
         self._send([b"", frames.encode(Header(kind, self.incarnation)), *body], counts=False)
 
     def _send(self, message: list[bytes], *, counts: bool = True) -> None:

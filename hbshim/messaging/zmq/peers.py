@@ -90,7 +90,7 @@ class _Peer:
 
     Attributes:
         routing_id: None until it has identified itself.
-        up: it is connected and has said HELLO, or BYE.
+        up: it is connected and has sent HELLO, or BYE.
         leaving: it stops, and takes nothing new.
         down_since: of ``time.monotonic()``.
         outstanding: the requests that it was sent, with their numbers.

@@ -115,7 +115,7 @@ class Pusher:
         return self._offered - self._ended
 
     def start(self) -> None:
-        """Look after the connections from now on."""
+        """Check the connections from now on."""
         self._loop.finish_first(self._keeps)
         self._loop.later(_CHECK_EVERY, self._check)
 

@@ -13,7 +13,7 @@ from hbshim.messaging.zmq.directory.records import RecordError, decode_member, d
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
 from hbshim.messaging.zmq.directory.store import channel_of, prefix_of
 
-#: Keys that Redis looks at for each answer.
+#: Keys that Redis reads for each answer.
 _AT_ONCE = 500
 
 

@@ -13,7 +13,7 @@ from hbshim.messaging.zmq.directory.settings import RENEWALS
 
 
 class Lease:
-    """Says when to renew; held weakly by the engine.
+    """Decides when to renew; held weakly by the engine.
 
     Parameters:
         seconds: that a lease lasts.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: The option that names who may connect, and its value for every client with a key pair.
 OPTION, ANY = "zmq_curve_allowed_keys", "*"
 
-#: Seconds between two times that changed keys are looked for.
+#: Seconds between two checks for changed keys.
 _REFRESH_EVERY = 1.0
 
 #: Seconds between two events about clients that were refused.

@@ -101,7 +101,7 @@ class Clients:
         return last is not None and sequence > last
 
     def say_bye(self) -> None:
-        """Tell all of them that nothing new is taken."""
+        """Notify all of them that nothing new is taken."""
         for client in list(self._known):
             self._introduce(client, Kind.BYE)
 
@@ -110,7 +110,7 @@ class Clients:
         try_send(self._socket, [client, frames.encode(header)])
 
     def reject(self, client: bytes, request: bytes, reason: bytes) -> None:
-        """Say that a request was not handed to any server."""
+        """Report that a request was not handed to any server."""
         self._metrics.count("zmq_rejected")
         try_send(self._socket, [client, frames.encode(Header(Kind.REJECT, request)), reason])
 

@@ -45,9 +45,7 @@ _DRIVER_OPTIONS = {
 _WITHDRAW_WITHIN = 2.0
 
 
-@click.command(
-    "zmq-proxy", short_help="Hand messages over ZeroMQ to the servers of this host (hbzmq://)."
-)
+@click.command("zmq-proxy", short_help="Forward messages over ZeroMQ to the servers of this host.")
 @click.option("--host", help="Name of this host in the directory. See rpc_zmq_host.")
 @click.option("--bind", help="Address to listen at. See rpc_zmq_bind_address.")
 @click.option("--call-port", help="Port for calls. See zmq_call_port.")
@@ -88,12 +86,12 @@ def zmq_proxy(
     supervised: bool,
     **given: str | None,
 ) -> None:
-    """Take messages for the servers of this host from the network, and hand them over.
+    """Receive messages for the servers of this host, and forward them.
 
     One runs on each host that has servers. It has three processes: one for calls and casts, one
     for casts to a fanout, one for notifications. One that dies is started again. It stops at
-    SIGTERM: what waits is handed out, and replies are forwarded, for as long as --grace allows. A
-    second SIGTERM ends it at once.
+    SIGTERM: waiting messages are handed out, and replies are forwarded, for as long as --grace
+    allows. A second SIGTERM ends it at once.
 
     Options that are not given come from HBSHIM_ZMQ_... variables, or from the section
     hbshim_zmq of the file that HBSHIM_CONFIG names.

@@ -4,7 +4,7 @@ A server's state depends on what it and the health check report:
 
 - *ready* and *no_credit*: it answers; with credit it is handed requests.
 - *suspect*: the last checks could not reach it. It is handed nothing.
-- *draining*: it said BYE. It is handed nothing, and its replies are still forwarded.
+- *draining*: it sent BYE. It is handed nothing, and its replies are still forwarded.
 
 A server that is gone is removed, and with it go the calls that it was handed: they are lost.
 """
@@ -32,7 +32,7 @@ class State(enum.Enum):
 
 @dataclass(eq=False)
 class Server:
-    """A listener that said HELLO.
+    """A listener that sent HELLO.
 
     Attributes:
         routing_id: of its connection.

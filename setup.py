@@ -95,7 +95,7 @@ CELERY = [*KOMBU, "celery>=5.3,<6"]
 PIKA = ["pika>=1.3,<2", *TENACITY]
 # It has no wheels: each installation needs a C compiler.
 PROTON = ["python-qpid-proton>=0.37,<0.41"]
-ZMQ = [*CLI, "pyzmq>=26.2,<28", "redis>=5,<8", *TENACITY]
+ZMQ = [*CLI, "pyzmq>=26.2,<28", "redis>=5,<9", *TENACITY]
 EVENTLET = ["eventlet>=0.36,<1"]
 GEVENT = ["gevent>=23.9"]
 PROMETHEUS = ["prometheus_client>=0.17,<1"]
@@ -126,7 +126,7 @@ TEST = [
     *ZMQ,
     *ASGI,
     "build>=1",
-    "gunicorn>=21,<26",
+    "gunicorn>=21,<28",
     "hypothesis>=6.100,<7",
     "import-linter>=2",
     "mypy>=1.11",
@@ -211,7 +211,6 @@ setup(
         ],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Operating System :: MacOS",
         "Programming Language :: Python :: 3 :: Only",

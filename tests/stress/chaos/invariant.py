@@ -40,6 +40,7 @@ class Generation:
     accepted: list[Entry] = field(default_factory=list)
     confirmed: list[Entry] = field(default_factory=list)
     died: float | None = None
+    closing: float | None = None
     closed: float | None = None
 
     @property
@@ -193,6 +194,10 @@ class _Trial:
         died = generation.died
         if died is None:
             return
+        if generation.closing is not None and generation.closing <= died:
+            # The broker has answered the close: it sends no heartbeats while the answer waits for
+            # an application that computes.
+            return
         for fault in self._faults:
             # The broker gives the client up, too, and its word may come with the end of a fault.
             last = self._running(fault.healed, fault.kind.bound(self._heartbeat))
@@ -328,6 +333,6 @@ def _generations(entries: Iterable[Entry]) -> Iterator[Generation]:
         elif entry.kind in ("lost", "down", "refused"):
             current.died = entry.at if current.died is None else min(current.died, entry.at)
         elif entry.kind == "closed":
-            current.closed = entry.at
+            current.closing, current.closed = entry.began, entry.at
     if current is not None:
         yield current

@@ -110,6 +110,13 @@ def test_a_connection_closed_by_its_application_needs_no_death(closed: float) ->
     assert rules(tried(UP, Entry("closed", "s", closed, 1, began=11.9), *OVER)) == []
 
 
+def test_a_death_while_the_application_closes_the_connection_is_none() -> None:
+    """The broker has answered the close, and sends no heartbeats any more."""
+    closed = Entry("closed", "s", 16.0, 1, began=11.9)
+    assert rules(tried(UP, lost(15.9), closed, *OVER, faults=[])) == []
+    assert rules(tried(UP, lost(11.8), closed, *OVER, faults=[])) == ["false-death"]
+
+
 def test_a_silence_in_which_the_process_stood_still() -> None:
     stopped = Fault(FAULTS["stopped"], "process", 12.0, 12.0, 24.0, 24.0)
     faults = [DEAF, stopped]

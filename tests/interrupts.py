@@ -5,12 +5,16 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
 from types import FrameType
 
 import hbshim
+
+#: Seconds for which a call stands still where another one waits for it.
+STANDS_STILL = 0.5
 
 #: Seconds from the setting of the alarm to the signal.
 SOON = 0.0002
@@ -68,7 +72,10 @@ def interrupt(call: Callable[[], object], after: Callable[[], object], times: in
 
 
 def interrupt_everywhere(
-    call: Callable[[], object], after: Callable[[], object], also: tuple[str, ...] = ()
+    call: Callable[[], object],
+    after: Callable[[], object],
+    also: tuple[str, ...] = (),
+    every: int = 1,
 ) -> int:
     """Interrupt `call` at its first instant, then at its second, and so on until it returns.
 
@@ -80,6 +87,7 @@ def interrupt_everywhere(
         call: called over and over, in the same way each time.
         after: called after each interrupt; checks what must hold.
         also: directories of other code that may be interrupted.
+        every: tries only one instant in so many.
 
     Returns:
         The number of interrupts.
@@ -93,6 +101,8 @@ def interrupt_everywhere(
             code = frame.f_code.co_filename
             if event not in ("call", "c_return") or not code.startswith((_CODE, *also)):
                 return
+            if frame.f_code.co_name == "<genexpr>":
+                return  # it may be closed by the collector: Python reports that to pytest
             left -= 1
             if left == -1:
                 # Python profiles no more after it.
@@ -111,5 +121,104 @@ def interrupt_everywhere(
             gc.enable()
         if left >= 0:
             return interrupts
-        interrupts += 1
+        interrupts += every
         after()
+
+
+def interleave_everywhere(
+    prepare: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
+    after: Callable[[], object],
+    every: int = 1,
+) -> int:
+    """Run another call in the middle of a call: at its first instant, then at its second, and on.
+
+    Parameters:
+        prepare: returns the call, and the other one, which runs in a thread of its own while the
+            first one stands still: to its end, or to a lock that the first one holds.
+        after: called when both have returned; checks what must hold.
+        every: tries only one instant in so many.
+
+    Returns:
+        The number of instants.
+    """
+    instants = 0
+    while True:
+        left = instants
+        call, other = prepare()
+        thread = threading.Thread(target=other)
+
+        def profile(
+            frame: FrameType, event: str, _argument: object, thread: threading.Thread = thread
+        ) -> None:
+            nonlocal left
+            if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(_CODE):
+                return
+            left -= 1
+            if left == -1:
+                sys.setprofile(None)
+                thread.start()
+                thread.join(STANDS_STILL)
+
+        try:
+            sys.setprofile(profile)
+            call()
+        finally:
+            sys.setprofile(None)
+        if left >= 0:
+            return instants
+        thread.join(60)
+        assert not thread.is_alive(), f"the other call does not end, begun at {instants}"
+        after()
+        instants += every
+
+
+def nest_everywhere(call: Callable[[], object], other: Callable[[], object], every: int = 1) -> int:
+    """Run another call inside a call, as a signal handler does: at its first instant, and on.
+
+    Parameters:
+        call: called over and over, in the same way each time.
+        other: called by the same thread, in the middle of `call`.
+        every: tries only one instant in so many.
+
+    Returns:
+        The number of instants.
+    """
+    tried: list[int] = []
+    ended: list[BaseException | None] = []
+
+    def try_all() -> None:
+        try:
+            while not tried or _nest(call, other, tried[-1]):
+                tried.append(tried[-1] + every if tried else 0)
+        except BaseException as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    # One that waits for itself must not end the whole run.
+    thread = threading.Thread(target=try_all, daemon=True)
+    thread.start()
+    thread.join(120)
+    assert ended, f"it waits for itself, at instant {tried[-1:]}"
+    if ended[0] is not None:
+        raise ended[0]
+    return tried[-1]
+
+
+def _nest(call: Callable[[], object], other: Callable[[], object], instant: int) -> bool:
+    left = instant
+
+    def profile(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal left
+        if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(_CODE):
+            return
+        left -= 1
+        if left == -1:
+            other()
+
+    try:
+        sys.setprofile(profile)
+        call()
+    finally:
+        sys.setprofile(None)
+    return left < 0

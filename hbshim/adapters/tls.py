@@ -237,6 +237,31 @@ class SerializedSslObject(LockedSslObject):
             self._engine_leaves(lock)
 
 
+#: Where a socket has its :class:`SerializedSslObject`.
+_SESSION = "hbshim_session"
+
+
+def _serialize(sock: Any, native: Any, heartbeat: HeartbeatFormat) -> SerializedSslObject:
+    """Return what has replaced the inner SSL object of a socket.
+
+    Two threads that do it at the same time agree: two objects would have two locks. The next call
+    completes one that was interrupted.
+    """
+    inner = sock._sslobj
+    if isinstance(inner, SerializedSslObject):
+        return inner
+    session: SerializedSslObject = vars(sock).setdefault(
+        _SESSION, SerializedSslObject(inner, native, heartbeat)
+    )
+    if sock is native:
+        # Another thread must not mistake the 0 of a read for the client's timeout.
+        for name in ("gettimeout", "settimeout", "setblocking"):
+            if name not in vars(sock):
+                setattr(sock, name, session.alone(getattr(sock, name)))
+    sock._sslobj = session
+    return session
+
+
 class TlsWire(Wire):
     """The wire of a TLS connection.
 
@@ -250,13 +275,7 @@ class TlsWire(Wire):
 
     def __init__(self, sock: Any, native: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> None:
         super().__init__(native, heartbeat=heartbeat)
-        if not isinstance(sock._sslobj, SerializedSslObject):
-            sock._sslobj = SerializedSslObject(sock._sslobj, native, heartbeat)
-            if sock is native:
-                # Another thread must not mistake the 0 of a read for the client's timeout.
-                for name in ("gettimeout", "settimeout", "setblocking"):
-                    setattr(sock, name, sock._sslobj.alone(getattr(sock, name)))
-        self._ssl: SerializedSslObject = sock._sslobj
+        self._ssl = _serialize(sock, native, heartbeat)
         # Once: the handshake determines it, and a check must not call into the session.
         self._prefixes, self._padded = self._record_prefixes()
 

@@ -98,12 +98,11 @@ class HeartbeatService:
         engine = self.engine(worker, forced)
         self.check_threads()
         engine.start()
-        _, former = self._links.get(id(link), (None, None))
-        self._place(link, engine)
-        if former is not None and former is not engine:
-            former.forget(link)
         link.on_closed = self._forget
         link.on_use = self.check_threads
+        self._place(link, engine)
+        if link.guard.closed:  # by another thread, perhaps before it was placed
+            self._forget(link)
         if worker != "pthread":
             self._set_watchdog(engine, link.timeout, forced)
 
@@ -131,6 +130,13 @@ class HeartbeatService:
         gone = weakref.ref(link, lambda _: self._links.pop(key, None))
         self._links[key] = (gone, engine)
         self._watch(link, engine)
+        # Each of them: another thread may have placed it at the same time.
+        for former in self.engines():
+            if former is not engine:
+                former.forget(link)
+        _, latest = self._links.get(key, (None, None))
+        if latest is not None and latest is not engine:
+            engine.forget(link)
 
     def _watch(self, item: Watched, engine: Engine) -> None:
         engine.watch(item)

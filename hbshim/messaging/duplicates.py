@@ -45,7 +45,7 @@ class DuplicateCache(Generic[Incoming]):
     """
 
     def __init__(self, most: int = REMEMBERED, lifetime: float = math.inf) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._running: dict[Key, list[Incoming]] = {}
         self._done: Recent[Key] = Recent(most, lifetime)
         self._suspect: Recent[Key] = Recent(most, lifetime)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 from hbshim.messaging.base import Incoming, Payload
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.reporting import OnError
 from hbshim.runtime.unpatched import start_without_signals
 
@@ -33,9 +34,9 @@ class Keepalive:
         self._on_error = on_error
         self._pid = os.getpid()
         self._running: dict[Incoming, float] = {}
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._changed = threading.Event()
+        self._changed = Flag()
         self._next_check = _NEVER
         self._ended = False
 

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from hbshim.errors import MessagingError
 from hbshim.messaging.base import CLOSE_LIMIT
 from hbshim.messaging.duplicates import DuplicateCache, duplicate_cache
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.inbox import Inbox, Received
 from hbshim.messaging.joining import Part
 from hbshim.messaging.reporting import LOG, OnError, log_error
@@ -84,8 +85,8 @@ class PollingListener(ABC, Generic[M, C]):
         self._paused = False
         self._stopped = False
         self._stop_by = float("inf")
-        self._changed = threading.Event()
-        self._ended = threading.Event()
+        self._changed = Flag()
+        self._ended = Flag()
         self._polling = ExclusiveSection(threading.RLock())
         self._drainer: threading.Thread | None = None
         #: Called when the drain thread has received messages.

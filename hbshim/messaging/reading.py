@@ -11,6 +11,7 @@ import time
 from typing import Protocol
 
 from hbshim.errors import CallTimeoutError
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.runtime.unpatched import start_without_signals
 
@@ -61,8 +62,8 @@ class BackgroundReader:
         self.trouble = ""
         self._role = role
         self._parties = _Parties()
-        self._changed = threading.Event()
-        self._starting = threading.Lock()
+        self._changed = Flag()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
         self._closed = False
 

@@ -44,10 +44,15 @@ class Recent(Generic[K]):
         now = self._clock()
         self._added.pop(key, None)
         self._added[key] = now
-        while len(self._added) > self._most or next(iter(self._added.values())) < (
-            now - self._lifetime
-        ):
+        while len(self._added) > self._most or self._oldest() < now - self._lifetime:
             self._added.popitem(last=False)
+
+    def _oldest(self) -> float:
+        while True:
+            try:
+                return next(iter(self._added.values()), math.inf)
+            except RuntimeError:
+                continue  # a signal handler has added a key
 
     def discard(self, key: K) -> None:
         """Forget a key."""

@@ -16,6 +16,7 @@ import time
 from typing import Any, TypeAlias
 
 from hbshim.errors import ConnectError, WorkerError
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.hosts import Host
 from hbshim.runtime import unpatched
 
@@ -42,7 +43,7 @@ class _Lookup:
         self.error: Exception | None = None
         self.is_over = False
         # None if a native thread runs the lookup and green threads wait for it.
-        self.event: threading.Event | None = threading.Event()
+        self.event: Flag | None = Flag()
 
     def end(self, error: Exception | None = None) -> None:
         """Notify the threads that wait."""

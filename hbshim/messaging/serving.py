@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hbshim.errors import MessagingError, OptionError
 from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Listener
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.reporting import OnError, ends_thread
 
 #: Seconds between two checks whether a worker that is joined stops the server itself.
@@ -59,7 +60,7 @@ class Workers:
         self._on_error = on_error
         self._batch = (batch_size, batch_timeout)
         self._pid = os.getpid()
-        self._stopped = threading.Event()
+        self._stopped = Flag()
         self._threads = [
             threading.Thread(target=self._run, name=f"hbshim-server-{number}", daemon=True)
             for number in range(count)

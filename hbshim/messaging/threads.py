@@ -29,7 +29,7 @@ class Threads:
         self._name = name
         self._most = most
         self._blocked = blocked_signals() if run_application else None
-        self._condition = threading.Condition(threading.Lock())
+        self._condition = threading.Condition()
         self._works: deque[Callable[[], object]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ from typing import Any
 
 from hbshim.runtime.captured import Captured, known_as, scan
 from hbshim.runtime.changes import ABSENT, Change
+from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
+from hbshim.runtime.fork import ProcessLocal
 from hbshim.runtime.green import inspect_green
 from hbshim.runtime.loaded import module_globals, peek
-from hbshim.runtime.unpatched import NativeLock, allocate_lock
+from hbshim.runtime.unpatched import allocate_reentrant_lock
 
 __all__ = ["StripReport", "restore_polling", "strip_polling", "stripped_polling"]
 
@@ -56,26 +57,41 @@ class StripReport:
 
 
 class _State:
-    """The callers that want the pollers removed, and the changes made for them."""
+    """The callers that want the pollers removed, and the changes made for them.
+
+    Every caller first notes what it wants, in one step, and then has the names adjusted. A call
+    that finds another one at it, as a signal handler may, leaves that to the other one, which
+    checks again at its end. So nothing waits for ever, and an interrupted call is completed by the
+    next one.
+    """
 
     def __init__(self) -> None:
+        #: Before each change is made.
         self.changes: list[Change] = []
         self.called = False
         self.installed = False
-        self.blocks = 0
+        self.blocks: set[object] = set()
+        #: What eventlet's green functions are to replace.
+        self.green: dict[str, Any] = {}
         # Whether eventlet had patched `select` when the changes were made.
         self.select_patched = False
-        self._lock, self._pid = allocate_lock(), os.getpid()
 
     @property
-    def lock(self) -> NativeLock:
-        """The lock of this process: a thread of the parent may have held the parent's."""
-        if self._pid != os.getpid():
-            self._lock, self._pid = allocate_lock(), os.getpid()
-        return self._lock
+    def wanted(self) -> bool:
+        return self.called or self.installed or bool(self.blocks)
 
 
 _state = _State()
+
+#: A thread of the parent may have been inside at a fork.
+_adjusting: ProcessLocal[ExclusiveSection] = ProcessLocal(
+    lambda: ExclusiveSection(allocate_reentrant_lock()), lambda _: None
+)
+# Before the program puts objects of its own in the place of modules.
+_adjusting.get()
+
+#: Seconds to wait for another thread that adjusts the names. A finalizer may have stopped it.
+_WAIT = 5.0
 
 
 def strip_polling(
@@ -95,11 +111,10 @@ def strip_polling(
     """
     if not (force or _eventlet_rules()):
         return _nothing_to_do()
-    with _state.lock:
-        if on_install:
-            _state.installed = True
-        else:
-            _state.called = True
+    if on_install:
+        _state.installed = True
+    else:
+        _state.called = True
     return _strip(green_select)
 
 
@@ -113,11 +128,10 @@ def restore_polling(*, on_install: bool = False) -> tuple[str, ...]:
     Parameters:
         on_install: see :func:`strip_polling`.
     """
-    with _state.lock:
-        _state.installed = False
-        if not on_install:
-            _state.called = False
-        return _restore_if_unwanted()
+    _state.installed = False
+    if not on_install:
+        _state.called = False
+    return () if _state.wanted else tuple(sorted({str(change) for change in _adjust()}))
 
 
 @contextlib.contextmanager
@@ -126,14 +140,14 @@ def stripped_polling(*, force: bool = False, green_select: bool = True) -> Itera
     if not (force or _eventlet_rules()):
         yield _nothing_to_do()
         return
-    with _state.lock:
-        _state.blocks += 1
+    block = object()
     try:
+        _state.blocks.add(block)
         yield _strip(green_select)
     finally:
-        with _state.lock:
-            _state.blocks -= 1
-            _restore_if_unwanted()
+        _state.blocks.discard(block)
+        if not _state.wanted:
+            _adjust()
 
 
 def _strip(green_select: bool) -> StripReport:
@@ -141,19 +155,9 @@ def _strip(green_select: bool) -> StripReport:
     # classes for which it finds pollers in `select`.
     for name in POLLERS:
         importlib.import_module(name)
-    green = _green_replacements() if green_select and _eventlet_rules() else {}
-    with _state.lock:
-        if not _state.changes:
-            _state.select_patched = _eventlet_rules("select")
-        changes = [
-            change
-            for name in POLLERS
-            for module in known_as(name)
-            for change in _changes_of(name, module, green)
-        ]
-        for change in changes:
-            change.make()
-        _state.changes += changes
+    # Here, where nothing is held for which another import might wait.
+    _state.green = _green_replacements() if green_select and _eventlet_rules() else {}
+    changes = _adjust()
     return StripReport(
         acted=True,
         reason=(
@@ -204,19 +208,49 @@ def _changes_of(name: str, module: types.ModuleType, green: dict[str, Any]) -> l
     ]
 
 
-def _restore_if_unwanted() -> tuple[str, ...]:
-    if _state.called or _state.installed or _state.blocks:
-        return ()
-    changes, _state.changes = _state.changes, []
-    if _eventlet_rules("select") and not _state.select_patched:
-        return ()
-    restored = set()
+def _adjust() -> list[Change]:
+    """Make or undo changes, as is wanted now; return those of this call."""
+    done: list[Change] = []
+    while True:
+        wanted = _state.wanted
+        work = _make_changes if wanted else _undo_changes
+        made = _adjusting.get().run(work, _WAIT)
+        if made is OCCUPIED:
+            return done
+        done += made
+        # By a call that found this one at it.
+        if _state.wanted == wanted:
+            return done
+
+
+def _make_changes() -> list[Change]:
+    if not _state.changes:
+        _state.select_patched = _eventlet_rules("select")
+    changes = [
+        change
+        for name in POLLERS
+        for module in known_as(name)
+        for change in _changes_of(name, module, _state.green)
+    ]
+    for change in changes:
+        # In this order: an interrupted one must be undone later.
+        _state.changes.append(change)
+        change.make()
+    return changes
+
+
+def _undo_changes() -> list[Change]:
+    changes = _state.changes
+    leave = _eventlet_rules("select") and not _state.select_patched
+    restored = []
     # In reverse order: a name changed twice is restored only after the later change is undone.
-    for change in reversed(changes):
-        if change.stands():
+    while changes:
+        change = changes[-1]
+        if not leave and change.stands():
             change.undo()
-            restored.add(str(change))
-    return tuple(sorted(restored))
+            restored.append(change)
+        changes.pop()
+    return restored
 
 
 def _eventlet_rules(module: str | None = None) -> bool:

@@ -79,6 +79,19 @@ def allocate_reentrant_lock() -> NativeLock:
     return lock
 
 
+class HiddenLock:
+    """A native lock that its own operating-system thread may take again, in a slot.
+
+    For a few statements that never wait: ``with hidden.native:``. A signal handler may run among
+    them, in the same thread, and call what takes the lock again.
+    """
+
+    __slots__ = ("native",)
+
+    def __init__(self) -> None:
+        self.native = allocate_reentrant_lock()
+
+
 def get_ident() -> int:
     """Identity of the operating-system thread, not of the greenlet."""
     ident: int = original("_thread", "get_ident")()

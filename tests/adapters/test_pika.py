@@ -371,12 +371,14 @@ def test_actions_that_pika_has_stored_follow_the_methods_they_were_taken_from() 
     own = {name: getattr(transport, name) for name in ("_consume", "_produce")}
     transport._ssl_readable_action = own["_produce"]  # as while it waits to be able to write
     transport._ssl_writable_action = own["_produce"]
-    adapter._replace_method(transport, "_produce", len)
-    adapter._replace_method(transport, "_consume", max)
+    for _ in range(2):  # what was interrupted is completed
+        adapter._replace_method(transport, "_produce", own["_produce"], len)
+        adapter._replace_method(transport, "_consume", own["_consume"], max)
     assert transport._ssl_readable_action is transport._ssl_writable_action is len
     assert transport._produce is len
-    adapter._replace_method(transport, "_produce", None)
-    adapter._replace_method(transport, "_consume", None)
+    for _ in range(2):
+        adapter._restore_method(transport, "_produce", own["_produce"], len)
+        adapter._restore_method(transport, "_consume", own["_consume"], max)
     assert transport._ssl_readable_action == transport._ssl_writable_action == own["_produce"]
     assert transport._consume == own["_consume"]
 

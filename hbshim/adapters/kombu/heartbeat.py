@@ -146,14 +146,26 @@ def attach(connection: Any, options: Options) -> Link | None:
     link = amqp_adapter.attach(current, options)
     before = vars(connection).get("hbshim_options")
     connection.hbshim_options = options if before is None else options.over(before)
-    if before is None:
-        establish = connection._establish_connection
-
-        def establish_and_attach() -> Any:
-            return _attach_again(connection, establish())
-
-        connection._establish_connection = establish_and_attach
+    # Two threads agree on one, and a call that was interrupted is completed by the next one.
+    connection._establish_connection = vars(connection).setdefault(
+        "hbshim_establish", _Establishing(connection)
+    )
     return link
+
+
+class _Establishing:
+    """Takes the place of a kombu connection's ``_establish_connection``.
+
+    Attributes:
+        stock: what was in this place.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.stock = connection._establish_connection
+        self._connection = connection
+
+    def __call__(self) -> Any:
+        return _attach_again(self._connection, self.stock())
 
 
 def _attach_again(connection: Any, fresh: Any) -> Any:

@@ -24,20 +24,19 @@ from pika.exceptions import StreamLostError
 from hbshim.adapters.attach import (
     OptionsFor,
     attach_or_leave,
-    change,
     check_worker,
     leave_alone,
     not_negotiated,
     ready,
-    refuse_inherited,
-    watch,
 )
+from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
 from hbshim.adapters.loop_link import LoopLink
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
+from hbshim.heartbeat.guard import Guard
 from hbshim.heartbeat.link import Link
 from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, ConnectOptions, Options, check_url_key, split_url
@@ -75,6 +74,9 @@ _STORED_ACTIONS = ("_ssl_readable_action", "_ssl_writable_action")
 #: head after a partial send, so large frames stay separate.
 _JOIN_AT_MOST = 16384
 
+
+#: Of a checker of pika's: which call stops it.
+_STOPPED_BY = "hbshim_stopped_by"
 
 _OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(Options))
 
@@ -127,33 +129,37 @@ def attach(connection: Any, options: Options) -> Link | None:
     require_attributes("pika", pika.__version__, SUPPORTED, connection, _CONNECTION_NAMES)
     if connection._transport is None or connection.is_closed:
         raise AttachError("the pika connection is not open; attach it after it has opened")
-    checker = connection._heartbeat_checker
-    if isinstance(checker, KeptAliveChecker):
-        refuse_inherited(checker._link)
-        change(checker._link, options)
-        return checker._link
     if not connection.params.heartbeat:
         not_negotiated(_name(connection), options)
         return None
-    link = _wrap(connection)
-    _watch(link, connection, options)
-    if checker is not None:
-        checker.stop()
-    connection._heartbeat_checker = KeptAliveChecker(link)
+    link = _attach(connection, options)
+    checker = connection._heartbeat_checker
+    if not isinstance(checker, KeptAliveChecker):
+        if checker is not None:
+            _stop_once(checker)
+        connection._heartbeat_checker = KeptAliveChecker(link)
     return link
 
 
-def _watch(link: LoopLink, connection: Any, options: Options) -> None:
+def _stop_once(checker: Any) -> None:
+    """Stop pika's checker; of two threads that do it at the same time, only one does."""
+    mine = object()
     try:
-        watch(link, options)
+        if vars(checker).setdefault(_STOPPED_BY, mine) is mine:
+            checker.stop()
     except BaseException:
-        link.close()
-        _unwrap(connection, connection._transport)
+        # Interrupted: the next call completes it.
+        vars(checker).pop(_STOPPED_BY, None)
         raise
+
+
+def _attach(connection: Any, options: Options) -> Link:
+    link = attach_once(vars(connection), lambda: _Attachment(connection), options)
     loop = _loop_of(connection)
-    if loop is not None:
+    if loop is not None and isinstance(link, LoopLink):
         link.belongs_to(loop)
         watch_loop(loop, link)
+    return link
 
 
 def _loop_of(connection: Any) -> Any:
@@ -163,25 +169,23 @@ def _loop_of(connection: Any) -> Any:
     return loop if hasattr(loop, "call_soon_threadsafe") else None
 
 
-def _unwrap(connection: Any, transport: Any) -> None:
-    if connection is not None:
-        connection.__dict__.pop("_output_marshaled_frames", None)
-    for attribute in ("_produce", "_consume"):
-        _replace_method(transport, attribute, None)
-    for attribute in ("_close_and_finalize", "_initiate_abort"):
-        transport.__dict__.pop(attribute, None)
+def _replace_method(transport: Any, name: str, stock: Any, function: Any) -> None:
+    """Replace a method, also where pika has stored it; idempotent."""
+    setattr(transport, name, function)
+    _replace_stored(transport, stock, function)
 
 
-def _replace_method(transport: Any, attribute: str, function: Any) -> None:
-    """Replace a method, also where pika has stored it; None restores the class's method."""
-    before = getattr(transport, attribute)
-    if function is None:
-        transport.__dict__.pop(attribute, None)
-    else:
-        setattr(transport, attribute, function)
+def _restore_method(transport: Any, name: str, stock: Any, function: Any) -> None:
+    """Undo :func:`_replace_method`; idempotent."""
+    if vars(transport).get(name) is function:
+        vars(transport).pop(name, None)
+    _replace_stored(transport, function, stock)
+
+
+def _replace_stored(transport: Any, before: Any, after: Any) -> None:
     for stored in _STORED_ACTIONS:
         if getattr(transport, stored, None) == before:
-            setattr(transport, stored, getattr(transport, attribute))
+            setattr(transport, stored, after)
 
 
 def prepare(options_for: OptionsFor) -> None:
@@ -220,8 +224,7 @@ def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor
         if not connection.params.heartbeat:
             not_negotiated(_name(connection), options)
             return None
-        link = _wrap(connection)
-        _watch(link, connection, options)
+        link = _attach(connection, options)
     except UnknownTransportError as error:
         # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the better
         # choice.
@@ -238,23 +241,77 @@ def _name(connection: Any) -> str:
     return f"pika {connection.params.host}:{connection.params.port}"
 
 
-def _wrap(connection: Any) -> LoopLink:
-    transport = connection._transport
-    if not hasattr(transport, "_sock"):
-        raise UnknownTransportError(
-            f"hbshim does not know pika's transport {type(transport).__qualname__}; use "
-            "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
-        )
-    require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
-    connection_ref = weakref.ref(connection)
+class _Attachment(Attachment):
+    """The guard around the functions of a connection and its transport, until it is closed."""
 
+    link: LoopLink
+
+    def __init__(self, connection: Any) -> None:
+        transport = connection._transport
+        if not hasattr(transport, "_sock"):
+            raise UnknownTransportError(
+                f"hbshim does not know pika's transport {type(transport).__qualname__}; use "
+                "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
+            )
+        require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
+        link = _make_link(connection, transport)
+        super().__init__(link)
+        self._connection = weakref.ref(connection)
+        self._transport = weakref.ref(transport)
+        self._output = _guarded_output(connection._output_marshaled_frames, link)
+        self._closing = _closing_functions(transport, link, self.remove)
+        guard, before_idle_write = link.guard, link.before_idle_write
+        produce, consume = transport._produce, transport._consume
+        guarded_produce = guard.around_flush(
+            _joining(transport, produce, guard),
+            before_idle_write,
+            _tears,
+            link.tear,
+            BlockingIOError,
+            transport._tx_buffers,
+        )
+        guarded_consume = guard.around_read(consume, before_idle_write)
+        self._methods = [
+            ("_produce", produce, guarded_produce),
+            ("_consume", consume, guarded_consume),
+        ]
+
+    def install(self) -> None:
+        connection, transport = self._connection(), self._transport()
+        if connection is None or transport is None:
+            return
+        connection._output_marshaled_frames = self._output
+        for method in self._methods:
+            _replace_method(transport, *method)
+        vars(transport).update(self._closing)
+        if self.link.guard.closed:
+            self.remove()
+
+    def remove(self) -> None:
+        self.link.close()
+        connection, transport = self._connection(), self._transport()
+        if connection is not None:
+            if vars(connection).get("_output_marshaled_frames") is self._output:
+                vars(connection).pop("_output_marshaled_frames", None)
+            if self.kept is not False:
+                vars(connection).pop(ATTEMPTS, None)
+        if transport is not None:
+            for method in self._methods:
+                _restore_method(transport, *method)
+            for name, function in self._closing.items():
+                if vars(transport).get(name) is function:
+                    vars(transport).pop(name, None)
+
+
+def _make_link(connection: Any, transport: Any) -> LoopLink:
+    connection_ref = weakref.ref(connection)
     buffers = transport._tx_buffers
 
     def half_written() -> bool:
         # The rest of a partial send is at the head of this queue. But whole frames are also there,
         # from the publish until the first attempt to send them; in between, a green poller may
         # switch to the hub, which may be blocked for long.
-        return guard.unsent and bool(buffers)
+        return link.guard.unsent and bool(buffers)
 
     def half_read() -> bool:
         alive = connection_ref()
@@ -271,10 +328,11 @@ def _wrap(connection: Any) -> LoopLink:
         on_orphaned=lambda: _close_books(connection_ref()),
         forked_error=forked_error,
     )
-    guard = link.guard
-    guard.unsent = bool(buffers)
-    finalize, abort = transport._close_and_finalize, transport._initiate_abort
-    output = connection._output_marshaled_frames
+    link.guard.unsent = bool(buffers)
+    return link
+
+
+def _guarded_output(output: Callable[[Any], None], link: Link) -> Callable[[Any], None]:
     before_idle_write, mine = link.before_idle_write, process_mark()
 
     def output_frames(frames: Any) -> None:
@@ -286,13 +344,20 @@ def _wrap(connection: Any) -> LoopLink:
             output(frames)
         except BaseException:
             # Some of the frames may be buffered, with or without the poller's knowledge.
-            guard.torn = True
+            link.guard.torn = True
             link.tear()
             raise
 
+    return output_frames
+
+
+def _closing_functions(
+    transport: Any, link: Link, remove: Callable[[], None]
+) -> dict[str, Callable[..., None]]:
+    finalize, abort = transport._close_and_finalize, transport._initiate_abort
+
     def close_and_finalize() -> None:
-        link.close()
-        _unwrap(connection_ref(), transport)
+        remove()
         if link.inherited:
             _finalize_copy(transport)
         else:
@@ -305,8 +370,12 @@ def _wrap(connection: Any) -> LoopLink:
         else:
             abort(error)
 
-    connection._output_marshaled_frames = output_frames
-    stock_produce = transport._produce
+    return {"_close_and_finalize": close_and_finalize, "_initiate_abort": initiate_abort}
+
+
+def _joining(transport: Any, stock_produce: Callable[[], None], guard: Guard) -> Callable[[], None]:
+    """Wrap pika's ``_produce``: small frames are sent together."""
+    buffers = transport._tx_buffers
 
     def produce() -> None:
         # pika sends each of a message's three frames separately. Sending them together saves two
@@ -324,14 +393,7 @@ def _wrap(connection: Any) -> LoopLink:
             buffers.appendleft(b"".join(whole))
         stock_produce()
 
-    guarded = guard.around_flush(
-        produce, before_idle_write, _tears, link.tear, BlockingIOError, buffers
-    )
-    _replace_method(transport, "_produce", guarded)
-    _replace_method(transport, "_consume", guard.around_read(transport._consume, before_idle_write))
-    transport._close_and_finalize = close_and_finalize
-    transport._initiate_abort = initiate_abort
-    return link
+    return produce
 
 
 def _finalize_copy(transport: Any) -> None:

@@ -23,13 +23,11 @@ from amqp.transport import DEFAULT_SOCKET_SETTINGS
 from hbshim.adapters.attach import (
     OptionsFor,
     attach_or_leave,
-    change,
     not_negotiated,
     options_for_connect,
     ready,
-    refuse_inherited,
-    watch,
 )
+from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
@@ -75,23 +73,10 @@ def attach(connection: Any, options: Options) -> Link | None:
     transport = connection._transport
     if transport is None or not transport.connected:
         raise AttachError("the py-amqp connection is not open; call its connect() first")
-    attached: Link | None = getattr(transport, "hbshim_link", None)
-    if attached is not None:
-        refuse_inherited(attached)
-        change(attached, options)
-        return attached
-    wire = wire_for(transport.sock)
     if not connection.heartbeat:
-        not_negotiated(wire.name(), options)
+        not_negotiated(wire_for(transport.sock).name(), options)
         return None
-    link = _make_link(connection, transport, wire)
-    unwrap = _wrap(connection, transport, link)
-    try:
-        watch(link, options)
-    except BaseException:
-        unwrap()
-        raise
-    return link
+    return attach_once(vars(transport), lambda: _Attachment(connection, transport), options)
 
 
 def _check_version(connection: Any) -> None:
@@ -159,20 +144,64 @@ def _refuse_read(_timeout: float | None = None, **_kwargs: Any) -> None:
     raise _forked_error()
 
 
-def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
-    """Put the guard around the connection's own functions, until it is closed.
+class _Attachment(Attachment):
+    """The guard around the connection's own functions, until it is closed.
 
-    Returns a function that removes the guard. The instance attributes set here shadow the class's
-    methods. Closing removes them, so that nothing refers to a closed connection, and a py-amqp
-    object that connects again is unchanged.
+    The instance attributes set here shadow the class's methods. Closing removes them, so that
+    nothing refers to a closed connection, and a py-amqp object that connects again is unchanged.
     """
-    guard = link.guard
+
+    def __init__(self, connection: Any, transport: Any) -> None:
+        super().__init__(_make_link(connection, transport, wire_for(transport.sock)))
+        self._connection = weakref.ref(connection)
+        self._transport = weakref.ref(transport)
+        self._writer = connection._frame_writer
+        self._guarded_writer: dict[str, Any] = {}
+        self._raised = _user_timeout(transport, self.link)
+        self._of_connection = _functions_of_connection(connection, transport, self.link)
+        self._of_transport = _functions_of_transport(transport, self.link, self.remove)
+
+    def install(self) -> None:
+        connection, transport = self._connection(), self._transport()
+        if connection is None or transport is None:
+            return
+        if self._raised:
+            self.link.wire.user_timeout = self._raised
+        vars(transport).update(self._of_transport)
+        # The frame writer got `transport.write` when the connection was made.
+        writer = connection.frame_writer_cls(connection, transport)
+        connection._frame_writer = self._guarded_writer.setdefault("", writer)
+        vars(connection).update(self._of_connection)
+        if self.link.guard.closed:
+            self.remove()
+
+    def remove(self) -> None:
+        self.link.close()
+        connection, transport = self._connection(), self._transport()
+        if self._raised and self.link.wire.user_timeout == self._raised:
+            self.link.wire.user_timeout = _DEFAULT_USER_TIMEOUT
+        if connection is not None:
+            if vars(connection).get("drain_events") is _refuse_read:
+                vars(connection).pop("drain_events", None)
+            _take_off(connection, self._of_connection)
+            if connection._frame_writer is self._guarded_writer.get(""):
+                connection._frame_writer = self._writer
+        if transport is not None:
+            _take_off(transport, self._of_transport)
+            if self.kept is not False:
+                for name in ("hbshim_asked", ATTEMPTS):
+                    vars(transport).pop(name, None)
+
+
+def _take_off(owner: Any, functions: dict[str, Any]) -> None:
+    for name, function in functions.items():
+        if vars(owner).get(name) is function:
+            vars(owner).pop(name, None)
+
+
+def _functions_of_connection(connection: Any, transport: Any, link: Link) -> dict[str, Any]:
     nothing_waits = link.wire.nothing_waits
     drain_events = connection.drain_events
-    writer = connection._frame_writer
-    close_transport = transport.close
-    connection_ref = weakref.ref(connection)
-    transport_ref = weakref.ref(transport)
     mine = process_mark()
 
     def heartbeat_tick(rate: int = 2) -> None:
@@ -229,22 +258,18 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
     def asked() -> bool:
         return getattr(transport, "hbshim_asked", False)
 
-    restore_user_timeout = _raise_user_timeout(transport, link)
+    return {"heartbeat_tick": heartbeat_tick, "drain_events": drain_or_time_out}
 
-    def unwrap() -> None:
-        link.close()
-        restore_user_timeout()
-        for attribute in ("read_frame", "write", "close", "hbshim_link", "hbshim_asked"):
-            transport.__dict__.pop(attribute, None)
-        alive = connection_ref()
-        if alive is not None:
-            for attribute in ("heartbeat_tick", "drain_events"):
-                alive.__dict__.pop(attribute, None)
-            if alive._frame_writer is guarded_writer:
-                alive._frame_writer = writer
+
+def _functions_of_transport(
+    transport: Any, link: Link, remove: Callable[[], None]
+) -> dict[str, Any]:
+    guard = link.guard
+    close_transport = transport.close
+    transport_ref = weakref.ref(transport)
 
     def close() -> None:
-        unwrap()
+        remove()
         if link.inherited:
             # py-amqp's own would end the TLS session and shut the parent's stream down.
             transport.sock, transport.connected = None, False
@@ -261,47 +286,34 @@ def _wrap(connection: Any, transport: Any, link: Link) -> Callable[[], None]:
         alive = transport_ref()
         return isinstance(error, TimeoutError) and not (alive and alive._read_buffer)
 
-    # In place of `transport.write`: a wrapper around the frame writer would be one more Python
-    # call for each publish, 3 to 5 % of it.
-    transport.write = guard.around_send(transport._write, link.before_idle_write, tears, link.tear)
-    # The frame writer got `transport.write` when the connection was made.
-    guarded_writer = connection.frame_writer_cls(connection, transport)
-    connection._frame_writer = guarded_writer
-    connection.heartbeat_tick = heartbeat_tick
-    connection.drain_events = drain_or_time_out
-    transport.read_frame = guard.around_read(
-        transport.read_frame, link.before_idle_write, nothing_read
-    )
-    transport.close = close
-    transport.hbshim_link = link
-    return unwrap
+    return {
+        # In place of `transport.write`: a wrapper around the frame writer would be one more Python
+        # call for each publish, 3 to 5 % of it.
+        "write": guard.around_send(transport._write, link.before_idle_write, tears, link.tear),
+        "read_frame": guard.around_read(transport.read_frame, link.before_idle_write, nothing_read),
+        "close": close,
+        "hbshim_link": link,
+    }
 
 
-def _raise_user_timeout(transport: Any, link: Link) -> Callable[[], None]:
-    """Let the kernel wait 2 T for acknowledgements if py-amqp has set its default of 1 s.
+#: Of py-amqp, in seconds; 0 where the platform has no such limit.
+_DEFAULT_USER_TIMEOUT = DEFAULT_SOCKET_SETTINGS.get("TCP_USER_TIMEOUT", 0) / 1000
 
-    That limit does not apply to an idle socket, but to a heartbeat in flight: a network
-    interruption after which the connection could go on would end it. hbshim itself takes the peer
-    for dead after 2 T; the kernel's pauses between retransmissions grow, so that one after an
-    interruption shorter than T may come later than T. A value that the application chose is kept.
 
-    Returns a function that restores the limit.
+def _user_timeout(transport: Any, link: Link) -> float:
+    """Return how long the kernel is to wait for acknowledgements; 0 to leave it as it is.
+
+    py-amqp's default of 1 s does not apply to an idle socket, but to a heartbeat in flight: a
+    network interruption after which the connection could go on would end it. hbshim itself takes
+    the peer for dead after 2 T; the kernel's pauses between retransmissions grow, so that one after
+    an interruption shorter than T may come later than T. A value that the application chose is
+    kept.
     """
-    wire, default = link.wire, DEFAULT_SOCKET_SETTINGS.get("TCP_USER_TIMEOUT", 0) / 1000
+    wire, default = link.wire, _DEFAULT_USER_TIMEOUT
     chosen = getattr(socket, "TCP_USER_TIMEOUT", None) in (transport.socket_settings or {})
     if chosen or not default or wire.user_timeout != default or link.silence <= default:
-        return _nothing
-    wire.user_timeout = raised = link.silence
-
-    def restore() -> None:
-        if wire.user_timeout == raised:
-            wire.user_timeout = default
-
-    return restore
-
-
-def _nothing() -> None:
-    return None
+        return 0.0
+    return link.silence
 
 
 def _note_write_error(transport: Any, error: BaseException) -> None:

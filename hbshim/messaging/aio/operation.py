@@ -72,7 +72,7 @@ class Operation(Generic[T]):
         self._deadline = deadline
         self._not_begun = not_begun
         self._future: asyncio.Future[T] = home.loop.create_future()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._state = _State.QUEUED
         self._withdrawn = False
         self._wait: Wait | None = None

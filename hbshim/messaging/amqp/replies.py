@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hbshim.errors import MessagingError, PoolError
+from hbshim.messaging.flag import Flag
 from hbshim.protocol.messages import Message
 from hbshim.runtime.unpatched import start_without_signals
 
@@ -90,8 +91,8 @@ class DirectReplies:
 
     def _renew(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._changed = threading.Event()
+        self._lock = threading.RLock()
+        self._changed = Flag()
         self._thread: threading.Thread | None = None
         self._addresses: dict[str, _Address] = {}
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hbshim.messaging.base import CLOSE_LIMIT, Listener
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.hybrid.joint_listener import Member
 from hbshim.messaging.joining import Part
 from hbshim.messaging.reporting import OnError, ends_thread
@@ -43,8 +44,8 @@ class ForeignMember:
         self._batches: deque[Sequence[Any]] = deque()
         self._size = 1
         self._wake: Any = None
-        self._wanted = threading.Event()
-        self._stopped = threading.Event()
+        self._wanted = Flag()
+        self._stopped = Flag()
         self._thread: threading.Thread | None = None
 
     @property
@@ -93,7 +94,7 @@ class ForeignMember:
                 if self._stopped.is_set():
                     return  # it was closed under this thread
                 self.on_error(error)
-                threading.Event().wait(PAUSE_AFTER_ERROR)
+                Flag().wait(PAUSE_AFTER_ERROR)
                 continue
             if batch:
                 self._rest()

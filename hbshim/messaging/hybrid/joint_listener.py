@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from hbshim.errors import OptionError
 from hbshim.messaging.base import CLOSE_LIMIT
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.hybrid.together import SHORTEST_WAIT, together
 from hbshim.messaging.joining import Part, wait_for_any
 from hbshim.messaging.readiness import Readiness
@@ -81,7 +82,7 @@ class JointListener(Generic[T]):
         # Made when it is polled: a listener that is never used holds no descriptor.
         self._wakeup: Readiness | None = None
         self._paused = self._stopped = False
-        self._ended = threading.Event()
+        self._ended = Flag()
         # The members that a thread connects.
         self._opening: set[Member[T]] = set()
         self._next = 0

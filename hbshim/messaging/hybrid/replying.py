@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hbshim.messaging.base import CLOSE_LIMIT, Incoming, Payload, ReplyKind
+from hbshim.messaging.flag import Flag
 from hbshim.messaging.hybrid.joint_listener import Member
 from hbshim.messaging.joining import Part
 from hbshim.messaging.reporting import OnError
@@ -35,8 +36,8 @@ class _Attempt:
     def __init__(self, reply: Callable[[], None], on_error: OnError) -> None:
         self._reply = reply
         self._on_error = on_error
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._lock = threading.RLock()
+        self._ended = Flag()
         self._left = False
         self._error: BaseException | None = None
 
@@ -76,7 +77,7 @@ class _Replying:
         self._incoming = incoming
         self._member = member
         # A result is sent after the progress that was reported before it.
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()
         self._sends_keepalive = False
 
     def __getattr__(self, name: str) -> Any:

@@ -117,7 +117,7 @@ class RouteCache:
     def withdraw(self, host: str, instance: str) -> bool:
         """Drop an instance, or with "" the host, for reason (a); return whether it was known."""
         changed = False
-        for known in self._keys.values():
+        for known in list(self._keys.values()):
             route = known.routes.get(host)
             if route is None or (instance and instance not in route.instances):
                 continue
@@ -161,14 +161,14 @@ class RouteCache:
 
     def drop_unused(self, now: float) -> None:
         """Forget keys that were not used for :data:`UNUSED`."""
-        for key in [key for key, known in self._keys.items() if now - known.used > UNUSED]:
+        for key in [key for key, known in list(self._keys.items()) if now - known.used > UNUSED]:
             del self._keys[key]
-        for at in [at for at, (_, until) in self._refused.items() if now >= until]:
+        for at in [at for at, (_, until) in list(self._refused.items()) if now >= until]:
             del self._refused[at]
 
     def next_end(self, now: float) -> float:
         """Return when the first lease ends that has not ended yet."""
-        ends = (end for known in self._keys.values() for end in known.ends.values())
+        ends = (end for known in list(self._keys.values()) for end in known.ends.values())
         return min((end for end in ends if end > now), default=math.inf)
 
     def _is_trusted(self, now: float) -> bool:

@@ -79,7 +79,7 @@ class Ledger:
 
     def lost(self, host: str | None = None) -> None:
         """Note that the directory has lost a host, or with None all of them."""
-        for name, entry in self.hosts.items():
+        for name, entry in list(self.hosts.items()):
             if host in (None, name):
                 entry.unwritten.update(entry.listeners)
 
@@ -96,5 +96,5 @@ class Ledger:
     def unwritten(self, host: str | None = None) -> bool:
         """Whether something is still to be written, of a host or, with None, of any."""
         return any(each.host == host or host is None for each in self.withdrawals) or any(
-            entry.unwritten for name, entry in self.hosts.items() if host in (None, name)
+            entry.unwritten for name, entry in list(self.hosts.items()) if host in (None, name)
         )

@@ -79,7 +79,7 @@ class LocalDirectory(PolledDirectory):
 
     def register(self, record: HostRecord, registration: Registration, deadline: float) -> bool:
         self.adopt()
-        with self._lock:
+        with self._lock.native:
             self._ledger.register(record, registration)
             written = self._write(record.host)
         self._ensure_lease()
@@ -88,7 +88,7 @@ class LocalDirectory(PolledDirectory):
 
     def withdraw(self, host: str, instance: str | None, deadline: float) -> bool:
         self.adopt()
-        with self._lock:
+        with self._lock.native:
             if host not in self._ledger.hosts:
                 return True
             self._ledger.withdraw(host, instance)
@@ -98,13 +98,13 @@ class LocalDirectory(PolledDirectory):
 
     def renew(self, host: str, deadline: float) -> bool:
         self.adopt()
-        with self._lock:
+        with self._lock.native:
             return host in self._ledger.hosts and self._write(host)
 
     def close(self) -> None:
         super().close()
         self._lease.end()
-        with self._lock:
+        with self._lock.native:
             # The worker may be about to renew: it finds nothing.
             self._ledger = Ledger()
             for descriptor in self._locks.values():
@@ -145,7 +145,7 @@ class LocalDirectory(PolledDirectory):
     def work(self, now: float) -> None:
         if self._due:
             self._due = False
-            with self._lock:
+            with self._lock.native:
                 for host in list(self._ledger.hosts):
                     self._write(host)
 
@@ -162,7 +162,7 @@ class LocalDirectory(PolledDirectory):
                 self.events.refused(str(error))
 
     def _announce_now(self) -> None:
-        with self._lock:
+        with self._lock.native:
             self._refresh()
         self.announce()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hbshim.messaging.zmq.directory import HostRecord, Registration, Route, Routes
-from hbshim.runtime.unpatched import allocate_lock
+from hbshim.runtime.unpatched import HiddenLock
 
 
 class MemoryDirectory:
@@ -14,20 +14,20 @@ class MemoryDirectory:
     def __init__(self) -> None:
         # A native one, held only for a moment: the proxy may run in a native thread, and its
         # clients in green ones.
-        self._lock = allocate_lock()
+        self._lock = HiddenLock()
         self._hosts: dict[str, HostRecord] = {}
         self._listeners: dict[tuple[str, str], Registration] = {}
         self._watchers: dict[object, Callable[[], None]] = {}
 
     def register(self, record: HostRecord, registration: Registration, deadline: float) -> bool:
-        with self._lock:
+        with self._lock.native:
             self._hosts[record.host] = record
             self._listeners[record.host, registration.instance] = registration
         self._announce()
         return True
 
     def withdraw(self, host: str, instance: str | None, deadline: float) -> bool:
-        with self._lock:
+        with self._lock.native:
             if instance is None:
                 self._hosts.pop(host, None)
             for at in list(self._listeners):
@@ -37,13 +37,13 @@ class MemoryDirectory:
         return True
 
     def renew(self, host: str, deadline: float) -> bool:
-        with self._lock:
+        with self._lock.native:
             return host in self._hosts
 
     def routes(self, key: bytes, deadline: float) -> Routes:
         instances: dict[str, list[str]] = {}
-        with self._lock:
-            for (host, instance), registration in self._listeners.items():
+        with self._lock.native:
+            for (host, instance), registration in list(self._listeners.items()):
                 if key in registration.keys:
                     instances.setdefault(host, []).append(instance)
             found = (
@@ -57,11 +57,11 @@ class MemoryDirectory:
 
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
         mark = object()
-        with self._lock:
+        with self._lock.native:
             self._watchers[mark] = on_change
 
         def end() -> None:
-            with self._lock:
+            with self._lock.native:
                 self._watchers.pop(mark, None)
 
         return end
@@ -70,7 +70,7 @@ class MemoryDirectory:
         """Do nothing: others in this process may use it."""
 
     def _announce(self) -> None:
-        with self._lock:
+        with self._lock.native:
             watchers = list(self._watchers.values())
         for on_change in watchers:
             on_change()

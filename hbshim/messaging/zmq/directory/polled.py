@@ -14,7 +14,7 @@ from hbshim.messaging.zmq.directory import HostRecord, Registration, Route, Rout
 from hbshim.messaging.zmq.directory.cache import NEGATIVE
 from hbshim.messaging.zmq.directory.events import Events
 from hbshim.messaging.zmq.directory.inheritance import Inheritable
-from hbshim.runtime.unpatched import allocate_lock
+from hbshim.runtime.unpatched import HiddenLock
 
 #: Seconds between two checks for changes, while something watches.
 POLL = 0.1
@@ -57,7 +57,7 @@ class PolledDirectory(Inheritable):
         self.path = path
         self.events = Events(path)
         # A native one, held only for a moment: renewals come from a native thread.
-        self._lock = allocate_lock()
+        self._lock = HiddenLock()
         self._listed: list[Listed] = []
         self._signature: object = None
         self._reachable = False
@@ -77,7 +77,7 @@ class PolledDirectory(Inheritable):
     def routes(self, key: bytes, deadline: float) -> Routes:
         self.adopt()
         now = time.monotonic()
-        with self._lock:
+        with self._lock.native:
             self._refresh()
             found = [
                 route
@@ -92,7 +92,7 @@ class PolledDirectory(Inheritable):
     def forget(self, key: bytes, host: str) -> None:
         self.adopt()
         now = time.monotonic()
-        with self._lock:
+        with self._lock.native:
             for listed in self._listed:
                 if listed.record.host == host:
                     self._refused[key, host] = listed.record.incarnation, now + NEGATIVE
@@ -100,13 +100,13 @@ class PolledDirectory(Inheritable):
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
         self.adopt()
         mark = object()
-        with self._lock:
+        with self._lock.native:
             self._refresh()
             self._watchers[mark] = on_change
         self.start()
 
         def end() -> None:
-            with self._lock:
+            with self._lock.native:
                 self._watchers.pop(mark, None)
 
         return end
@@ -129,7 +129,7 @@ class PolledDirectory(Inheritable):
             self.events.refused(str(error))
 
     def drop_inherited(self) -> None:
-        self._lock = allocate_lock()
+        self._lock = HiddenLock()
         self._worker = PthreadWorker()
         self._watchers = {}
 
@@ -138,7 +138,7 @@ class PolledDirectory(Inheritable):
 
     def announce(self) -> None:
         """Call those that watch."""
-        with self._lock:
+        with self._lock.native:
             watchers = list(self._watchers.values())
         for on_change in watchers:
             on_change()
@@ -146,7 +146,7 @@ class PolledDirectory(Inheritable):
     def _run_once(self) -> float | None:
         now = time.monotonic()
         self.work(now)
-        with self._lock:
+        with self._lock.native:
             changed = bool(self._watchers) and self._refresh()
             due = now + POLL if self._watchers else None
         if changed:

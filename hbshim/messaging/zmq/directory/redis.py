@@ -27,7 +27,7 @@ from hbshim.messaging.zmq.directory.records import RecordError, decode_change
 from hbshim.messaging.zmq.directory.settings import RENEWALS, DirectorySettings
 from hbshim.messaging.zmq.directory.store import RedisStore, channel_of
 from hbshim.messaging.zmq.latch import Latch
-from hbshim.runtime.unpatched import allocate_lock, start_native_thread
+from hbshim.runtime.unpatched import HiddenLock, start_native_thread
 
 #: Seconds that no pause before another try to connect exceeds, nor the time between two renewals.
 LONGEST_PAUSE = 5.0
@@ -55,7 +55,7 @@ class RedisDirectory(Inheritable):
     def _start_afresh(self) -> None:
         settings = self._settings
         # A native one, held only for a moment, and never during I/O.
-        self._lock = allocate_lock()
+        self._lock = HiddenLock()
         self._store = RedisStore(
             RedisClient(self._address, channel_of(settings.namespace), settings.socket_timeout),
             settings,
@@ -86,36 +86,36 @@ class RedisDirectory(Inheritable):
 
     def routes(self, key: bytes, deadline: float) -> Routes:
         self._ensure()
-        with self._lock:
+        with self._lock.native:
             found = self._cache.find(key, time.monotonic())
             if found is not None:
                 return Routes(found, self._reachable)
         if not self._wait_for_lookup(key, deadline):
             return Routes(self._cache.peek(key), False)
-        with self._lock:
+        with self._lock.native:
             return Routes(self._cache.peek(key), self._reachable)
 
     def forget(self, key: bytes, host: str) -> None:
         self.adopt()
-        with self._lock:
+        with self._lock.native:
             self._cache.forget(key, host, time.monotonic())
 
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
         self._ensure()
         mark = object()
-        with self._lock:
+        with self._lock.native:
             self._watchers[mark] = on_change
         self._wake()
 
         def end() -> None:
-            with self._lock:
+            with self._lock.native:
                 self._watchers.pop(mark, None)
 
         return end
 
     def register(self, record: HostRecord, registration: Registration, deadline: float) -> bool:
         self._ensure()
-        with self._lock:
+        with self._lock.native:
             self._ledger.register(record, registration)
             lease = None
             if self._lease is None:
@@ -126,7 +126,7 @@ class RedisDirectory(Inheritable):
 
     def withdraw(self, host: str, instance: str | None, deadline: float) -> bool:
         self._ensure()
-        with self._lock:
+        with self._lock.native:
             self._ledger.withdraw(host, instance)
             if not self._ledger.unwritten(host):
                 return True
@@ -134,7 +134,7 @@ class RedisDirectory(Inheritable):
 
     def renew(self, host: str, deadline: float) -> bool:
         self._ensure()
-        with self._lock:
+        with self._lock.native:
             if host not in self._ledger.hosts:
                 return False
             self._renew.add(host)
@@ -146,7 +146,7 @@ class RedisDirectory(Inheritable):
         if self._lease is not None:
             self._lease.end()
         self._wake()
-        with self._lock:
+        with self._lock.native:
             if not self._running:  # it was never used; else the thread closes them
                 self._wake_in.close()
                 self._wake_out.close()
@@ -168,7 +168,7 @@ class RedisDirectory(Inheritable):
     def _ensure(self) -> None:
         """Have the thread run."""
         self.adopt()
-        with self._lock:
+        with self._lock.native:
             if self._running or self._closed:
                 return
             self._running = True
@@ -186,7 +186,7 @@ class RedisDirectory(Inheritable):
     def _wait_for_lookup(self, key: bytes, deadline: float) -> bool:
         latch = Latch()
         try:
-            with self._lock:
+            with self._lock.native:
                 self._lookups.setdefault(key, []).append(latch)
             self._wake()
             return self._running and latch.wait(deadline)
@@ -196,7 +196,7 @@ class RedisDirectory(Inheritable):
     def _wait_for_write(self, deadline: float) -> bool:
         latch = Latch()
         try:
-            with self._lock:
+            with self._lock.native:
                 self._writes.append(latch)
             self._wake()
             return self._running and latch.wait(deadline) and latch.done
@@ -248,7 +248,7 @@ class RedisDirectory(Inheritable):
 
     def _reconnect(self) -> None:
         self._store.client.open()
-        with self._lock:
+        with self._lock.native:
             # Whatever was written before may be lost.
             self._ledger.lost()
             self._reachable = True
@@ -260,7 +260,7 @@ class RedisDirectory(Inheritable):
     def _lost(self, error: BaseException) -> float:
         was_open, was_reachable = self._store.client.is_open, self._reachable
         self._store.client.close()
-        with self._lock:
+        with self._lock.native:
             self._cache.lost()
             self._reachable = False
         if isinstance(error, DirectoryError):
@@ -289,16 +289,16 @@ class RedisDirectory(Inheritable):
             self._wake_in.recv(4096)
 
     def _write(self) -> None:
-        with self._lock:
+        with self._lock.native:
             writes, self._writes = self._writes, []
             renew, self._renew = self._renew, set()
             if self._renew_all:
                 self._renew_all = False
                 renew.update(self._ledger.hosts)
         try:
-            self._store.write(self._lock, self._ledger, renew)
+            self._store.write(self._lock.native, self._ledger, renew)
         except BaseException:
-            with self._lock:
+            with self._lock.native:
                 self._renew |= renew & self._ledger.hosts.keys()
                 self._writes[:0] = writes
             raise
@@ -306,12 +306,12 @@ class RedisDirectory(Inheritable):
             latch.open(done=True)
         if time.monotonic() >= self._clean_at:
             self._clean_at = time.monotonic() + self._store.clean_interval()
-            with self._lock:
+            with self._lock.native:
                 keys = self._ledger.keys()
             self._store.clean(keys)
 
     def _look_up(self, now: float) -> bool:
-        with self._lock:
+        with self._lock.native:
             lookups, self._lookups = self._lookups, {}
             wanted = set(lookups)
             if now >= self._refresh_at:
@@ -322,7 +322,7 @@ class RedisDirectory(Inheritable):
             if wanted or now >= self._refresh_at:
                 changed = self._put(sorted(wanted))
         except BaseException:
-            with self._lock:
+            with self._lock.native:
                 for key, latches in lookups.items():
                     self._lookups.setdefault(key, [])[:0] = latches
             raise
@@ -334,7 +334,7 @@ class RedisDirectory(Inheritable):
     def _put(self, keys: Sequence[bytes]) -> bool:
         epoch, found = self._store.look_up(keys)
         now = time.monotonic()
-        with self._lock:
+        with self._lock.native:
             self._cache.reached(epoch, now)
             changed = [self._cache.put(key, routes, now) for key, routes in found.items()]
             ends = self._cache.next_end(now)
@@ -352,7 +352,7 @@ class RedisDirectory(Inheritable):
             except RecordError as error:
                 self.events.bad_record("an announcement", error)
                 continue
-            with self._lock:
+            with self._lock.native:
                 if change.gone is not None:
                     changed |= self._cache.withdraw(change.host, change.gone)
                     continue
@@ -363,7 +363,7 @@ class RedisDirectory(Inheritable):
         return changed
 
     def _next_due(self) -> float:
-        with self._lock:
+        with self._lock.native:
             if self._lookups or self._writes or self._renew or self._renew_all:
                 return -math.inf
             has_hosts = bool(self._ledger.hosts)
@@ -371,7 +371,7 @@ class RedisDirectory(Inheritable):
 
     def _answer_all(self) -> None:
         """Let those go on that wait for what cannot be done now."""
-        with self._lock:
+        with self._lock.native:
             latches = [latch for each in self._lookups.values() for latch in each]
             latches += self._writes
             self._lookups, self._writes = {}, []
@@ -379,7 +379,7 @@ class RedisDirectory(Inheritable):
             latch.open(done=False)
 
     def _announce(self) -> None:
-        with self._lock:
+        with self._lock.native:
             watchers = list(self._watchers.values())
         for on_change in watchers:
             on_change()

@@ -63,7 +63,7 @@ class StaticDirectory(PolledDirectory):
 
     def register(self, record: HostRecord, registration: Registration, deadline: float) -> bool:
         """Return whether the file names the host: a proxy needs no more here."""
-        with self._lock:
+        with self._lock.native:
             self._refresh()
             if record.host in self._hosts:
                 return True
@@ -76,7 +76,7 @@ class StaticDirectory(PolledDirectory):
 
     def renew(self, host: str, deadline: float) -> bool:
         """Return whether the file names the host."""
-        with self._lock:
+        with self._lock.native:
             self._refresh()
             return host in self._hosts
 

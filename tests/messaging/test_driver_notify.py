@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.amqp.retries import dead_letter_name
@@ -18,6 +19,7 @@ from hbshim.messaging.notify import (
 )
 from tests.messaging.conftest import LIMIT, unique
 from tests.waiting import wait_until
+from wsgi_harness.stack.broker import Broker
 
 
 class Endpoint:
@@ -101,3 +103,23 @@ def deleted(driver: AmqpDriver, name: str) -> int:
     return driver._sender.with_connection(
         lambda sending: sending.connection.delete_queue(name), time.monotonic() + LIMIT
     )
+
+
+def test_an_exchange_that_was_deleted_is_declared_again(
+    drivers: Callable[..., AmqpDriver], broker: Broker, topic: str
+) -> None:
+    """With the queue and its binding, for the message over which the broker refused it."""
+    exchange = unique("exchange")
+    driver = drivers(default_notification_exchange=exchange)
+    notifier = Notifier(driver, topic, publisher_id="test")
+    notifier.info("event", 1)
+    account = (broker.user, broker.password)
+    url = f"{broker.management_url}/api/exchanges/%2F/{exchange}"
+    requests.delete(url, auth=account, timeout=LIMIT).raise_for_status()
+    notifier.info("event", 2)
+    notifier.info("event", 3)
+    endpoint = Endpoint()
+    server = NotificationServer(driver, [topic], [endpoint])
+    assert server.start(LIMIT)
+    wait_until(lambda: endpoint.payloads == [1, 2, 3], LIMIT)
+    server.stop(LIMIT)

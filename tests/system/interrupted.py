@@ -23,6 +23,7 @@ if MODEL == "eventlet":
     eventlet.monkey_patch()
     from eventlet import Timeout
 elif MODEL == "gevent":
+    import gevent
     from gevent import Timeout, monkey
 
     monkey.patch_all()
@@ -78,7 +79,12 @@ class HangError(BaseException):
     """A call that should have returned did not."""
 
 
-KINDS = (TimeLimitError, KeyboardInterrupt, MemoryError)
+KINDS: tuple[type[BaseException], ...] = (TimeLimitError, KeyboardInterrupt, MemoryError)
+if MODEL != "native":
+    from greenlet import GreenletExit
+
+    #: What `kill` raises in a green thread.
+    KINDS = (*KINDS, GreenletExit)
 
 
 def make_body(number: int, size: int, choose: random.Random) -> bytes:
@@ -115,6 +121,31 @@ def limit(seconds: float, error: type[BaseException]) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def send_and_kill(client: AmqpClient, body: bytes, seconds: float) -> None:
+    """Publish in a green thread of its own, which is killed once the time has passed.
+
+    Raises what the green thread has raised.
+    """
+    raised: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            client.send(body)
+        except BaseException as error:
+            raised.append(error)
+
+    if MODEL == "eventlet":
+        publishing = eventlet.spawn(send)
+        eventlet.sleep(seconds)
+    else:
+        publishing = gevent.spawn(send)
+        gevent.sleep(seconds)
+    # It may not have begun, or have ended.
+    publishing.kill()
+    if raised:
+        raise raised[0]
+
+
 class Run:
     """One run; `faults` holds what should not have happened."""
 
@@ -144,9 +175,13 @@ class Run:
         self.number += 1
         body = make_body(self.number, size, self.choose)
         kind = self.choose.choice(KINDS)
+        seconds = self.choose.uniform(1e-5, WITHIN[size])
         try:
-            with limit(self.choose.uniform(1e-5, WITHIN[size]), kind):
-                client.send(body)
+            if kind.__name__ == "GreenletExit":
+                send_and_kill(client, body, seconds)
+            else:
+                with limit(seconds, kind):
+                    client.send(body)
         except kind:
             self.counts["interrupted"] += 1
             self.counts[kind.__name__] += 1
@@ -198,6 +233,8 @@ class Run:
 
     def lacks_anything(self, end: float) -> bool:
         green_pika = LIBRARY == "pika" and MODEL != "native"
+        if any(self.counts[kind.__name__] == 0 for kind in KINDS) and time.monotonic() < end + 60:
+            return True
         return (
             self.counts["interrupted"] < 5 or not (green_pika or self.counts["torn"])
         ) and time.monotonic() < end + 60

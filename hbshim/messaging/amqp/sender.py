@@ -32,6 +32,7 @@ from hbshim.messaging.backoff import TOO_LITTLE, retrying
 from hbshim.messaging.connecting import may_connect_yet
 from hbshim.messaging.pool import Lease, Pool
 from hbshim.protocol.messages import Message
+from hbshim.protocol.reply_codes import NOT_FOUND
 
 T = TypeVar("T")
 
@@ -97,7 +98,8 @@ class Sending:
 
     def refused(self, exchange: str, error: TopologyError) -> None:
         """Record that the broker has closed the channel over a message to `exchange`."""
-        self.declared.discard(exchange)
+        # The exchange may have been deleted, and the bindings of queues with it.
+        self.declared.clear()
         self._limits.refused(error.code, str(error), {exchange})
 
     def prepare_queue(self, subscription: Subscription, deadline: float) -> None:
@@ -224,7 +226,9 @@ class Sender:
         def publish_once() -> None:
             try:
                 publish()
-            except NOT_TAKEN as error:
+            except (*NOT_TAKEN, TopologyError) as error:
+                if not _not_taken(error):
+                    raise
                 if subscription is None and isinstance(error, UnroutableError):
                     raise
                 if refused == 1:
@@ -318,4 +322,6 @@ def _not_sent(error: BaseException) -> bool:
 
 
 def _not_taken(error: BaseException) -> bool:
-    return isinstance(error, NOT_TAKEN)
+    # Not found: deleted since its declaration, and declared again at the next attempt.
+    not_found = isinstance(error, TopologyError) and error.code == NOT_FOUND
+    return not_found or isinstance(error, NOT_TAKEN)

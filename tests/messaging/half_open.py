@@ -49,6 +49,11 @@ class HalfOpenRelay:
         for client in self._clients:
             _shut(client)
 
+    def close_broker_sides(self) -> None:
+        """Close what :meth:`close_client_sides` has left open."""
+        for broker in list(self._kept):
+            _shut(broker)
+
     def _start(self, run: object, *arguments: object) -> None:
         thread = threading.Thread(target=run, args=arguments, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)

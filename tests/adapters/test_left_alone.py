@@ -18,7 +18,7 @@ import pytest
 
 import hbshim
 from hbshim import messaging
-from hbshim.adapters import attach, sockets
+from hbshim.adapters import attach, attachment, sockets
 from hbshim.adapters.pika import heartbeat as pika_adapter
 from hbshim.adapters.pika.heartbeat import BlockingConnection
 from hbshim.adapters.pyamqp import heartbeat as amqp_adapter
@@ -306,7 +306,7 @@ def test_a_reconnection_of_a_kept_kombu_connection_works(
     connection, use, _ = over_kombu(broker.amqp_url(), heartbeat=1)
     hbshim.keep_alive(connection)
     connection.collect()
-    monkeypatch.setattr(amqp_adapter, "watch", lambda *_: 1 / 0)
+    monkeypatch.setattr(attachment, "watch", lambda *_: 1 / 0)
     connection.ensure_connection(max_retries=1)
     use()
     connection.close()
@@ -386,8 +386,7 @@ def test_an_interrupt_closes_what_was_opened(
         raise KeyboardInterrupt
 
     opened = []
-    monkeypatch.setattr(amqp_adapter, "watch", interrupt)
-    monkeypatch.setattr(pika_adapter, "watch", interrupt)
+    monkeypatch.setattr(attachment, "watch", interrupt)
     open_native = sockets.native_socket
     for module in (amqp_adapter, pika_adapter):
         wire_for = module.wire_for

@@ -37,6 +37,7 @@ import signal
 import socket
 import struct
 import time
+import traceback
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -257,7 +258,8 @@ class Run:
                 last.send(make_body(0, 100, self.choose))
                 last.connection.close()
         except HangError:
-            self.faults.append(f"a call hangs after publish {self.number}")
+            calls = traceback.format_exc(limit=-12)
+            self.faults.append(f"a call hangs after publish {self.number}: {calls}")
         return {"faults": self.faults, "counts": dict(self.counts), "published": self.number}
 
 

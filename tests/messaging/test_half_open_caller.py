@@ -10,8 +10,8 @@ import pytest
 
 from hbshim.errors import CallTimeoutError
 from hbshim.messaging.amqp.driver import AmqpDriver
-from hbshim.messaging.hosts import Host
 from hbshim.messaging.dispatch import Request
+from hbshim.messaging.hosts import Host
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target

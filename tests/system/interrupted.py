@@ -30,8 +30,10 @@ elif MODEL == "gevent":
 
 import collections
 import contextlib
+import importlib
 import json
 import logging
+import os
 import random
 import signal
 import socket
@@ -72,6 +74,11 @@ HANGS = 20.0
 IDLE_EVERY = 25
 
 
+#: A green pika keeps what an interrupted publish has not sent. With more bytes than this the
+#: connection is given up: on a busy machine, all that is left would take longer than `HANGS`.
+BACKLOG = int(os.environ.get("HBSHIM_INTERRUPT_BACKLOG", "500000"))
+
+
 class TimeLimitError(Exception):
     """As Celery's SoftTimeLimitExceeded: an ordinary Exception, raised by a signal handler."""
 
@@ -82,7 +89,7 @@ class HangError(BaseException):
 
 KINDS: tuple[type[BaseException], ...] = (TimeLimitError, KeyboardInterrupt, MemoryError)
 if MODEL != "native":
-    from greenlet import GreenletExit
+    GreenletExit: type[BaseException] = importlib.import_module("greenlet").GreenletExit
 
     #: What `kill` raises in a green thread.
     KINDS = (*KINDS, GreenletExit)
@@ -147,6 +154,11 @@ def send_and_kill(client: AmqpClient, body: bytes, seconds: float) -> None:
         raise raised[0]
 
 
+def unsent(client: AmqpClient) -> int:
+    """Return the bytes that pika has buffered; 0 for py-amqp, which buffers none."""
+    return int(getattr(client.transport(), "_tx_buffered_byte_count", 0))
+
+
 class Run:
     """One run; `faults` holds what should not have happened."""
 
@@ -155,6 +167,7 @@ class Run:
         self.counts: collections.Counter[str] = collections.Counter()
         self.faults: list[str] = []
         self.number = 0
+        self.to_send = 0
         self.client: AmqpClient | None = None
         self.link: Link
 
@@ -198,6 +211,10 @@ class Run:
         if guard.writers.occupied or guard.readers.occupied:
             self.faults.append(f"a lock stays held after publish {self.number}")
         if link.state in WATCHED and not guard.torn:
+            if unsent(client) > BACKLOG:
+                self.counts["given up"] += 1
+                self.drop(client)
+                return
             if self.choose.randrange(IDLE_EVERY) == 0:
                 self.leave_idle(client)
             return
@@ -216,6 +233,7 @@ class Run:
 
     def leave_idle(self, client: AmqpClient) -> None:
         """An idle connection gets its heartbeats, whatever interrupted it before."""
+        self.to_send = unsent(client)
         try:
             with limit(HANGS, HangError):
                 client.send(make_body(0, 100, self.choose))  # sends what pika has buffered
@@ -258,8 +276,11 @@ class Run:
                 last.send(make_body(0, 100, self.choose))
                 last.connection.close()
         except HangError:
-            calls = traceback.format_exc(limit=-12)
-            self.faults.append(f"a call hangs after publish {self.number}: {calls}")
+            left = 0 if self.client is None else unsent(self.client)
+            self.faults.append(
+                f"a call hangs after publish {self.number}; of {self.to_send} buffered bytes, "
+                f"{left} are left: {traceback.format_exc(limit=-12)}"
+            )
         return {"faults": self.faults, "counts": dict(self.counts), "published": self.number}
 
 

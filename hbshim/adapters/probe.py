@@ -37,6 +37,7 @@ class Login:
         tls: the TLS context; None for plain TCP.
         heartbeat: T to request, in seconds.
         limit: seconds for the handshake.
+        external: log in by the certificate of TLS, without user and password.
     """
 
     address: str
@@ -48,6 +49,7 @@ class Login:
     tls: ssl.SSLContext | None
     heartbeat: int
     limit: float
+    external: bool = False
 
     def __repr__(self) -> str:
         return f"<Login to {self.hostname}:{self.port}>"
@@ -128,6 +130,7 @@ class PyAmqp:
             f"{host}:{login.port}",
             login.user,
             login.password,
+            login_method="EXTERNAL" if login.external else None,
             virtual_host=login.vhost,
             heartbeat=login.heartbeat,
             ssl=login.tls is not None,
@@ -212,7 +215,9 @@ class Pika:
                 host=login.address,
                 port=login.port,
                 virtual_host=login.vhost,
-                credentials=pika.PlainCredentials(login.user, login.password),
+                credentials=pika.credentials.ExternalCredentials()
+                if login.external
+                else pika.PlainCredentials(login.user, login.password),
                 heartbeat=settle,
                 ssl_options=login.tls and pika.SSLOptions(login.tls, login.hostname),
                 socket_timeout=login.limit,

@@ -32,17 +32,35 @@ CLOSE_TIMEOUT = 1.0
 WATCH_PERIODS = 2.0
 
 
-def tls_context(ca: str | None) -> ssl.SSLContext:
-    """Return the TLS context that trusts `ca`, a PEM file; by default the machine's authorities.
+def tls_context(ca: str | None, target: Target | None = None) -> ssl.SSLContext:
+    """Return the TLS context for a target.
+
+    Parameters:
+        ca: PEM file of the authorities to trust; by default that of the target's URL, and then
+            those of the machine.
+        target: whose URL may name a client's certificate.
 
     Raises:
-        OptionError: the file cannot be read, or holds no certificate.
+        OptionError: a file cannot be read, or holds no certificate.
     """
+    options = {} if target is None else target.tls_options
+    ca = ca or options.get("cafile")
     try:
-        return ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:
         reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
         raise OptionError(f"--ca {ca} cannot be used ({reason}); name a PEM file") from None
+    if "certfile" in options:
+        try:
+            # Without a password, OpenSSL would ask for one at the terminal.
+            password = str(options.get("password", ""))
+            context.load_cert_chain(options["certfile"], options.get("keyfile"), password)
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"the client's certificate that the URL names cannot be used ({error}); correct "
+                "certfile and keyfile of ssl_options"
+            ) from None
+    return context
 
 
 def probe(
@@ -84,6 +102,7 @@ def probe(
             tls,
             heartbeat,
             max(deadline.left, POLL_INTERVAL),
+            target.external,
         )
         with cutting_off(deadline, opened.cut):
             try:

@@ -148,7 +148,8 @@ def examine(
         from hbshim.doctor.broker_probe import tls_context
 
         api = None if management is None else management_target(management, target)
-        tls = tls_context(ca) if target.tls or (api is not None and api.tls) else None
+        needs_tls = target.tls or (api is not None and api.tls)
+        tls = tls_context(ca, target) if needs_tls else None
         deadline = Deadline(timeout)
         progress(f"connecting to {target.name} to wait for a heartbeat in each direction ...")
         try:

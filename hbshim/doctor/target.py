@@ -40,6 +40,8 @@ class Target:
         heartbeat: what the URL's query requests, in seconds; None if it does not.
         options: hbshim's options in the query, not parsed.
         scheme: of the URL.
+        tls_options: those of the URL's driver: CA, and the client's certificate with its key.
+        external: log in by that certificate (SASL EXTERNAL), without a password.
     """
 
     host: str
@@ -51,6 +53,8 @@ class Target:
     heartbeat: int | None = None
     options: dict[str, object] = field(default_factory=dict)
     scheme: str = "amqp"
+    tls_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    external: bool = False
 
     @property
     def driver(self) -> str:
@@ -125,14 +129,15 @@ def _driver_target(url: str) -> Target:
 
     scheme, _, rest = url.partition("://")
     heartbeat: int | None = None
-    tls, options = False, {}
+    tls, options, tls_options, external = False, {}, {}, False
     if scheme in OSLO_SCHEMES:
         host = read_hosts(f"hbkombu://{rest}", PORT)[0]
         options = split_url(f"{scheme}://?{rest.partition('?')[2]}")[1]
     else:
         loaded = AmqpOptions.load(url=url)
         host = read_hosts(url, TLS_PORT if loaded.ssl else PORT)[0]
-        tls = loaded.ssl
+        tls, tls_options = loaded.ssl, loaded.tls()
+        external = loaded.login_method == "EXTERNAL"
         heartbeat = 0 if loaded.heartbeat_interval == "off" else loaded.heartbeat_interval
         if loaded.heartbeat_in_pthread != "auto":
             options["heartbeat_in_pthread"] = loaded.heartbeat_in_pthread
@@ -148,6 +153,8 @@ def _driver_target(url: str) -> Target:
         heartbeat=heartbeat,
         options=options,
         scheme=scheme,
+        tls_options=tls_options,
+        external=external,
     )
 
 

@@ -17,6 +17,7 @@ from hbshim.messaging.hybrid import phases
 from hbshim.messaging.registry import factory
 from tests.waiting import wait_until
 from wsgi_harness.roles.environment import COLLECTION, PROJECT
+from wsgi_harness.roles.hosts import names_in
 from wsgi_harness.roles.scenarios import SCENARIOS
 from wsgi_harness.roles.secrets import ArgumentWatch, secrets_in
 
@@ -78,6 +79,13 @@ def test_a_url_without_hosts_is_an_error() -> None:
         )
 
 
+def test_a_url_for_a_login_by_certificate_has_no_login() -> None:
+    url = plugin("transport_url").transport_url(
+        ["mq1", "mq2"], scheme="hbpika", port=5671, userid="", password="", vhost="/nova"
+    )
+    assert url == "hbpika://mq1:5671,mq2:5671/%2Fnova"
+
+
 def test_the_phases_of_the_role_are_those_of_the_driver() -> None:
     table = loaded(COLLECTION / "roles" / "service" / "vars" / "main.yml")["service_phases"]
     assert tuple(table) == (*phases.NAMES, "router")
@@ -92,6 +100,14 @@ def test_the_phases_of_the_role_are_those_of_the_driver() -> None:
 def test_every_scenario_is_one_that_make_roles_runs() -> None:
     found = {path.parent.name for path in (PROJECT / "molecule").glob("*/molecule.yml")}
     assert found == set(SCENARIOS)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_hosts_of_a_scenario_are_those_of_its_inventory(scenario: str) -> None:
+    path = PROJECT / "molecule" / scenario / "inventory.yml"
+    groups = loaded(path)["all"]["children"].values()
+    wanted = [name for group in groups for name in group["hosts"]]
+    assert names_in(path.read_text(encoding="utf-8")) == wanted
 
 
 def test_a_secret_is_found_however_it_is_written() -> None:
@@ -147,6 +163,16 @@ def test_a_service_that_is_removed_leaves_nothing_at_rabbitmq() -> None:
     assert policy["vhost"] == "/b"
 
 
+def test_a_service_that_logs_in_by_certificate_has_no_password() -> None:
+    services = [{"name": "a", "userid": "a", "vhost": "/a", "login": "certificate"}]
+    made = plugin("rabbitmq_definitions").rabbitmq_definitions(services)
+    assert {"name": "a", "password": ""} in made["users"]
+    accounts = plugin("router_configuration").router_accounts(
+        services, realm="AMQP", monitoring={"name": "", "password": ""}
+    )
+    assert accounts == []
+
+
 def test_a_service_that_is_removed_leaves_what_another_one_uses() -> None:
     services = [
         {"name": "a", "userid": "a", "password": "x", "vhost": "/one"},
@@ -171,9 +197,10 @@ def test_the_services_of_a_host_are_listed_without_passwords() -> None:
     assert plugin("services_of").services_of(services, ["here"]) == [{"name": "a", "vhost": "/a"}]
 
 
-@pytest.mark.parametrize("name", ["a,b", "a b", "a*", "${user}", ""])
+# Addresses of "/" have no part for the virtual host.
+@pytest.mark.parametrize("name", ["a,b", "a b", "a*", "${user}", "", "/"])
 def test_a_name_that_would_widen_a_policy_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="cannot be the name"):
+    with pytest.raises(ValueError, match="cannot be "):
         plugin("router_configuration").router_vhosts(
             [{"vhost": name, "userid": "u"}],
             prefixes=[{"prefix": "p"}],

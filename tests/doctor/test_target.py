@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from hbshim.doctor.broker_probe import tls_context
 from hbshim.doctor.target import broker_target, management_target
 from hbshim.errors import OptionError
 
@@ -19,6 +21,18 @@ def test_every_part_is_found() -> None:
     assert target.heartbeat == 60
     assert target.options == {"worker": "tpool"}
     assert target.name == "broker:1"
+
+
+def test_a_driver_may_log_in_by_certificate() -> None:
+    target = broker_target(
+        "hbpika://broker/nova?login_method=EXTERNAL&ssl=true"
+        "&ssl_options=cafile%3D/ca.pem%2Ccertfile%3D/c.pem%2Ckeyfile%3D/c.key"
+    )
+    assert target.external
+    assert target.tls_options["cafile"] == "/ca.pem"
+    assert "c.key" not in repr(target)
+    with pytest.raises(OptionError, match="certfile and keyfile of ssl_options"):
+        tls_context(None, replace(target, tls_options={"certfile": "/missing.pem"}))
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,11 @@ from pathlib import Path
 
 import click
 
-from wsgi_harness.engine.engine import ensure_engine
 from wsgi_harness.errors import HarnessError
-from wsgi_harness.paths import set_up_lock
 from wsgi_harness.roles.environment import (
     PROJECT,
     ensure_environment,
     ensure_hosts,
-    remove_hosts,
 )
 from wsgi_harness.roles.scenarios import SCENARIOS, Outcome, lint, run_scenario
 
@@ -43,11 +40,6 @@ def main(names: tuple[str, ...], only_lint: bool, keep: bool) -> None:
         outcomes = [
             run_scenario(environment, variables, name, keep=keep) for name in names or SCENARIOS
         ]
-        with set_up_lock(_say):
-            engine = ensure_engine()
-        for outcome in outcomes:
-            if not keep:
-                remove_hosts(engine, outcome.scenario)
     except HarnessError as error:
         raise click.ClickException(str(error)) from error
     _report(outcomes)

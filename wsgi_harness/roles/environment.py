@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsgi_harness.engine.commands import Progress, run, silent
-from wsgi_harness.engine.engine import Engine, ensure_engine
+from wsgi_harness.engine.engine import ensure_engine
 from wsgi_harness.engine.images import ensure_systemd_image
 from wsgi_harness.errors import HarnessError
 from wsgi_harness.paths import CHECKOUT, build_dir, set_up_lock
@@ -117,15 +117,6 @@ def ensure_hosts(environment: Environment, progress: Progress = silent) -> dict[
         "HBSHIM_ROLES_OWNER": owner(),
         "HBSHIM_ROLES_WHEEL": str(wheel),
     }
-
-
-def remove_hosts(engine: Engine, scenario: str) -> None:
-    """Remove what a scenario that was ended from outside has left."""
-    named = f"--filter=label=com.docker.compose.project=hbshim-roles-{scenario}"
-    for name in engine.run("ps", "--all", "--quiet", named).split():
-        engine.run("rm", "--force", "--volumes", name)
-    for name in engine.run("network", "ls", "--quiet", named).split():
-        engine.run("network", "rm", name)
 
 
 def _ensure_wheel(directory: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from wsgi_harness.engine.commands import run, tail
 from wsgi_harness.errors import CommandError, HarnessError
 from wsgi_harness.roles.environment import COLLECTION, PROJECT, Environment
+from wsgi_harness.roles.hosts import hosts_of
 from wsgi_harness.roles.secrets import ArgumentWatch, secrets_in
 
 SCENARIOS = (
@@ -51,18 +52,16 @@ def run_scenario(
     variables: Mapping[str, str],
     scenario: str,
     *,
-    command: str = "test",
     keep: bool = False,
 ) -> Outcome:
-    """Run a scenario: create, check, converge, idempotence, verify, destroy.
+    """Run a scenario: create the hosts, check, converge, idempotence, verify, remove them.
 
     Parameters:
         variables: of :func:`~wsgi_harness.roles.environment.ensure_hosts`.
-        command: of molecule.
         keep: leave the hosts where they are if it fails.
 
     Raises:
-        HarnessError: molecule does not start.
+        HarnessError: a host or molecule does not start.
     """
     log = environment.directory / "logs" / f"{scenario}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -76,18 +75,20 @@ def run_scenario(
         # All that an operator may ask to be shown must be free of secrets, too.
         "ANSIBLE_VERBOSITY": "3",
         "ANSIBLE_CALLBACKS_ENABLED": "unchanged",
-        "HBSHIM_ROLES_JOURNALS": str(journals),
         "MOLECULE_EPHEMERAL_DIRECTORY": str(state),
         "HBSHIM_ROLES_SCENARIO": scenario,
     }
-    options = ["--destroy", "never"] if keep and command == "test" else []
-    argv = [str(environment.tools / "molecule"), "-c", "molecule/base.yml", command]
+    argv = [str(environment.tools / "molecule"), "-c", "molecule/base.yml", "test"]
     directory = PROJECT / "molecule" / scenario
     began = time.monotonic()
-    with log.open("w") as output, ArgumentWatch(directory) as watch:
+    with (
+        log.open("w") as output,
+        ArgumentWatch(directory) as watch,
+        hosts_of(directory, given) as hosts,
+    ):
         try:
             done = subprocess.run(
-                [*argv, "-s", scenario, *options],
+                [*argv, "-s", scenario, "--destroy", "never"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -100,6 +101,8 @@ def run_scenario(
         except subprocess.TimeoutExpired:
             output.write(f"hbshim: the scenario took longer than {_LIMIT:g} s\n")
             code = 1
+        hosts.keep_journals(journals)
+        hosts.keeps = keep and code != 0
     shown = {path: path.read_text(errors="replace") for path in (log, *journals.iterdir())}
     found = {path: names for path, text in shown.items() if (names := secrets_in(text, directory))}
     with log.open("a") as output:

@@ -1,9 +1,9 @@
 """Attacks both backends as a user of another virtual host; each attempt must fail in its own way.
 
-python hostile.py FILE RABBITMQ ROUTER DIRECTORY
+python hostile.py RABBITMQ ROUTER DIRECTORY
 
-FILE is that of a service of virtual host /intruder. DIRECTORY has certificates: other-ca.pem, and
-expired.pem and foreign.pem with their keys.
+Run on the host of a service of virtual host /intruder. DIRECTORY has certificates: other-ca.pem,
+and expired.pem and foreign.pem with their keys.
 """
 
 from __future__ import annotations

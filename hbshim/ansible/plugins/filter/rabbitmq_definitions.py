@@ -17,8 +17,8 @@ def rabbitmq_definitions(
     """Return the parameters of the module of this name.
 
     Parameters:
-        services: with `userid`, `password`, `vhost` and `state`; `policies` of a service are in
-            its virtual host.
+        services: with `userid`, `vhost`, `state`, and `password` unless they log in by
+            certificate; `policies` of a service are in its virtual host.
         policies: of all virtual hosts.
         monitoring: `name` and `password` of a user who may read the management API.
     """
@@ -42,7 +42,7 @@ def rabbitmq_definitions(
                 found["users"].append({"name": user, "state": state})
             continue
         found["vhosts"].append({"name": vhost, "state": state})
-        found["users"].append({"name": user, "password": service["password"]})
+        found["users"].append({"name": user, "password": service.get("password") or ""})
         found["permissions"].append({"user": user, "vhost": vhost})
         for policy in (*policies, *service.get("policies", ())):
             found["policies"].append(_policy(policy, vhost))

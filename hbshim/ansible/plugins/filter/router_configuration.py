@@ -42,6 +42,11 @@ def _vhost(
     max_links: int,
     max_message_size: int,
 ) -> Entity:
+    if vhost == "/":
+        raise ValueError(
+            "the virtual host / cannot be one of a router: its addresses cannot be told from "
+            "those of other virtual hosts; give the service one of its own"
+        )
     for name in (vhost, *users):
         if not name or set(name) & set(", *#${}"):
             raise ValueError(

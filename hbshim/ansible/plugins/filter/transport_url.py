@@ -23,6 +23,7 @@ def transport_url(
 
     Parameters:
         hosts: names or addresses; an IPv6 address without brackets.
+        userid: of the login; empty: there is none in the URL.
         options: of the query; an option that is None or empty is left out.
 
     Raises:
@@ -30,7 +31,7 @@ def transport_url(
     """
     if not hosts:
         raise ValueError(f"a URL with the scheme {scheme} needs at least one host; got none")
-    login = f"{quote(userid, safe='')}:{quote(password, safe='')}@"
+    login = f"{quote(userid, safe='')}:{quote(password, safe='')}@" if userid else ""
     places = ",".join(f"{login}{_bracketed(host)}:{int(port)}" for host in hosts)
     given = {
         key: str(value).lower() if isinstance(value, bool) else value

@@ -63,6 +63,8 @@ reason:
   returned: always
 """
 
+import contextlib
+import ipaddress
 import os
 import re
 import tempfile
@@ -101,11 +103,16 @@ def reason_for_another(
 def _names_in(certificate: str) -> set[str]:
     shown = openssl("x509", "-in", certificate, "-noout", "-ext", "subjectAltName")
     found = re.findall(r"(DNS|IP Address):([^,\s]+)", shown)
-    return {f"{'IP' if kind == 'IP Address' else kind}:{value}".lower() for kind, value in found}
+    return {_normal(f"{'IP' if kind == 'IP Address' else kind}:{value}") for kind, value in found}
 
 
 def _normal(name: str) -> str:
-    return name.strip().lower()
+    """Return one form of a name; openssl shows an IPv6 address in another one than most write."""
+    kind, _, value = name.strip().partition(":")
+    if kind.upper() == "IP":
+        with contextlib.suppress(ValueError):
+            value = str(ipaddress.ip_address(value))
+    return f"{kind}:{value}".lower()
 
 
 def main() -> None:

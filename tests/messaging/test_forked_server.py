@@ -50,7 +50,7 @@ def listener() -> AmqpListener:
 def held(listener: AmqpListener) -> Iterator[None]:
     """Locks that a thread of the parent holds, and of which no thread of the child knows."""
     inside: Any = listener
-    locks = [inside._polling._lock, inside._changed._cond, inside._ended._cond]
+    locks = [inside._polling._lock]
     taken, let_go = threading.Event(), threading.Event()
 
     def hold() -> None:

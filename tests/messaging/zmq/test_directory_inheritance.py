@@ -16,7 +16,7 @@ LIMIT = 60.0
 
 #: The parent forks while a thread, which the child does not have, holds the lock.
 PROGRAM = """
-import os, sys, time
+import os, sys, threading, time
 from hbshim.messaging.zmq.directory.address import read_address
 from hbshim.messaging.zmq.directory.factory import open_directory
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
@@ -28,21 +28,32 @@ uses = {
     "routes": lambda: directory.routes(b"key", time.monotonic() + 0.2),
     "watch": lambda: directory.watch(lambda: None)(),
 }
-with directory._lock:
-    children = {}
-    for name, use in uses.items():
-        if (child := os.fork()) == 0:
-            use()
-            os._exit(0)
-        children[name] = child
-    until = time.monotonic() + 20
-    for name, child in children.items():
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            if time.monotonic() > until:
-                for each in children.values():
-                    os.kill(each, 9)
-                sys.exit(f"{name} hangs")
-            time.sleep(0.01)
+held, released = threading.Event(), threading.Event()
+
+
+def hold():
+    with directory._lock.native:
+        held.set()
+        released.wait(60)
+
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait(60)
+children = {}
+for name, use in uses.items():
+    if (child := os.fork()) == 0:
+        use()
+        os._exit(0)
+    children[name] = child
+until = time.monotonic() + 20
+for name, child in children.items():
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > until:
+            for each in children.values():
+                os.kill(each, 9)
+            sys.exit(f"{name} hangs")
+        time.sleep(0.01)
+released.set()
 directory.close()
 """
 

@@ -1,6 +1,8 @@
 """The options, their sources, and their documentation.
 
 Precedence, lowest first: defaults, configuration, environment, URL, keyword.
+
+Longer than others: one table, with the parsers of its rows.
 """
 
 from __future__ import annotations

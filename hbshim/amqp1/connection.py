@@ -10,6 +10,8 @@ time. A client::
             ...
 
 Errors of the peer are events too: after `Closed`, send what is left and close the socket.
+
+Longer than others: each performative, in both directions, changes the state that is here.
 """
 
 from __future__ import annotations

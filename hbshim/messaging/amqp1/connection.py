@@ -2,6 +2,8 @@
 
 Any thread may call any method; one at a time calls :meth:`Connection.drain`. All errors are of
 :mod:`hbshim.errors`.
+
+Longer than others: what threads ask for and what the engine reports change one state.
 """
 
 from __future__ import annotations

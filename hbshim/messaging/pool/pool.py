@@ -1,4 +1,7 @@
-"""The pool: check out, release, close. No lock is held while it creates, checks or closes."""
+"""The pool: check out, release, close. No lock is held while it creates, checks or closes.
+
+Longer than others: each way a claim ends stands beside the way that it begins.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 The caller chooses the host. What the I/O thread reports as certainly not handed over goes to the
 next host; after that, to the first again, with pauses, until the caller's time is over. What was
 handed over is never sent again.
+
+Longer than others: one state for each call, and every report that changes it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Everything in here but :meth:`Loop.post` and :meth:`Loop.stop` belongs to that thread. The C
 library aborts the process, or loses messages, where two threads use one socket.
+
+Longer than others: all that runs in that thread is scheduled here.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_a_message_that_does_not_arrive_is_noticed(
         contestant.await_ready()
         assert contestant.measure(CAST, 0.05)["rate"] > 0
         contestant._expected["requests"] += 1
-        monkeypatch.setattr(processes, "PATIENCE", 2.0)
+        monkeypatch.setattr(processes, "ANSWER_LIMIT", 2.0)
         with pytest.raises(HbshimError, match="the server took in"):
             contestant.measure(CAST, 0.05)
     tidy(broker.amqp_url(), [topic])

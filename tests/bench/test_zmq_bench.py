@@ -71,7 +71,7 @@ def test_rabbitmq_is_compared_where_there_is_one(
 
 
 def test_a_cast_that_does_not_arrive_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "PATIENCE", 5.0)
+    monkeypatch.setattr(processes, "ANSWER_LIMIT", 5.0)
     with (
         proxies.c_proxy() as proxy,
         Contestant("bare pyzmq", "c", "lost", "native", proxy.place) as contestant,

@@ -25,7 +25,6 @@ REFERENCE = {
     "polling": ("Select stripping", ["hbshim.runtime.polling"]),
 }
 _CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
-_NAME = re.compile(r"<code>[^<]*</code>")
 _UNIT = re.compile(r"(?<=\d) (?=(?:ms|µs|s|kB|KiB|MiB|T)\b|%)|(?<=[≤≥]) (?=\d)")
 #: Modules that define all of their names themselves; with their own docstring.
 _WHOLE = {"hbshim.errors", "hbshim.prometheus", "hbshim.otel", "hbshim.runtime.polling"}
@@ -41,12 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Break the lines of a table's cells after underscores of names, not before units."""
-    return _CELL.sub(lambda cell: _UNIT.sub("&nbsp;", _NAME.sub(_breakable, cell[0])), html)
-
-
-def _breakable(name: re.Match[str]) -> str:
-    return name[0].replace("_", "_<wbr>")
+    """Break no line of a table's cells before a unit."""
+    return _CELL.sub(lambda cell: _UNIT.sub("&nbsp;", cell[0]), html)
 
 
 def reference(title: str, modules: list[str]) -> str:

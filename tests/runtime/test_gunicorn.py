@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.hosting import hosted
+from tests.waiting import wait_until
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "--bind", "unix:{socket}", "--workers", "1"]
 APPLICATION = "tests.runtime.hosted_app"
@@ -32,7 +33,7 @@ def test_a_green_worker_runs_its_hub_between_requests(worker_class: str) -> None
         assert report["choice"]["worker"] == "greenthread"
         assert report["choice"]["warning"] is None
         host.found("native-clock")
-        assert host.get()["ticks"]["green"] > 0
+        wait_until(lambda: host.get()["ticks"]["green"] > 0)
 
 
 @pytest.mark.parametrize("patch", ["", "eventlet", "gevent"])

@@ -172,18 +172,21 @@ def interleave_everywhere(
         instants += every
 
 
-def nest_everywhere(call: Callable[[], object], other: Callable[[], object], every: int = 1) -> int:
+def nest_everywhere(
+    call: Callable[[], object], other: Callable[[], object], most: int | None = None
+) -> int:
     """Run another call inside a call, as a signal handler does: at its first instant, and on.
 
     Parameters:
         call: called over and over, in the same way each time.
         other: called by the same thread, in the middle of `call`.
-        every: tries only one instant in so many.
+        most: how many instants to try, where `call` has too many for all of them.
 
     Returns:
-        The number of instants.
+        The number of instants of `call`.
     """
     tried: list[int] = []
+    every = 1 if most is None else max(1, _instants(call) // most)
     ended: list[BaseException | None] = []
 
     def try_all() -> None:
@@ -205,9 +208,17 @@ def nest_everywhere(call: Callable[[], object], other: Callable[[], object], eve
     return tried[-1]
 
 
-def _nest(call: Callable[[], object], other: Callable[[], object], instant: int) -> bool:
-    left = instant
+def _instants(call: Callable[[], object]) -> int:
+    enough = sys.maxsize
+    left = _left_of(call, lambda: None, enough)
+    return enough - left
 
+
+def _nest(call: Callable[[], object], other: Callable[[], object], instant: int) -> bool:
+    return _left_of(call, other, instant) < 0
+
+
+def _left_of(call: Callable[[], object], other: Callable[[], object], left: int) -> int:
     def profile(frame: FrameType, event: str, _argument: object) -> None:
         nonlocal left
         if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(_CODE):
@@ -221,4 +232,4 @@ def _nest(call: Callable[[], object], other: Callable[[], object], instant: int)
         call()
     finally:
         sys.setprofile(None)
-    return left < 0
+    return left

@@ -79,7 +79,7 @@ def test_install_inside_of_a_change_of_the_pollers() -> None:
         strip_polling(force=True)
         restore_polling()
 
-    assert nest_everywhere(change, change_inside, every=50_021) > 50_021
+    assert nest_everywhere(change, change_inside, most=5) > 1000
     assert hasattr(select, "poll")
     assert hasattr(select, "epoll")
     assert strip_polling(force=True).removed

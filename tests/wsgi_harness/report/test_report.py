@@ -48,8 +48,14 @@ def results(scenarios: Sequence[Scenario] = SCENARIOS, **changed: Observation) -
 
 
 @pytest.fixture(scope="module")
-def page() -> str:
-    return report.render(results())
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of all cells, with its files beside it."""
+    return report.write(results(), tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> str:
+    return written.read_text(encoding="utf-8")
 
 
 def test_every_cell_has_its_section_and_its_timeline(page: str) -> None:
@@ -144,11 +150,9 @@ def test_both_files_are_written_and_agree(tmp_path: Path) -> None:
 
 
 def test_the_picture_to_show_has_a_lane_for_each_cell_of_the_first_deployment(
-    tmp_path: Path,
+    written: Path,
 ) -> None:
-    report.write(results(), tmp_path)
-
-    picture = (tmp_path / "overview.svg").read_text(encoding="utf-8")
+    picture = (written.parent / "overview.svg").read_text(encoding="utf-8")
     for scenario in [each for each in SCENARIOS if each.deployment is DEPLOYMENTS[0]]:
         lane = f"{scenario.method.title}, {scenario.library}"
         assert picture.count(f">{lane}<") == 1

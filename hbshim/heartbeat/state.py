@@ -12,13 +12,14 @@ The rules, with T the time within which the peer wants to receive something:
   and `silence` is 2 T (section 4.2.7: "If a peer detects no incoming traffic (i.e. received octets)
   for two heartbeat intervals or longer, it should close the connection"). In AMQP 1.0 each side
   advertises a time of its own (2.4.5): T is the peer's, and `silence` is twice this side's. It is
-  infinite if this side advertised none, because an idle peer then sends nothing.
+  infinite if this side advertised none, because an idle peer then sends nothing. A client library
+  that would wait longer has its own `silence`: hbshim ends no connection that survives without it.
 * Except if this side causes the silence: unread bytes may have closed the receive window, and
   then the peer *cannot* send. Once they are read, the peer has another `silence`, because its
   kernel must first learn that the window is open. Too few bytes to close the window are no
   exception.
-* A peer whose kernel has not acknowledged bytes in flight for 2 T is dead in any case: it does not
-  receive the heartbeats either.
+* A peer whose kernel has not acknowledged bytes in flight for `silence`, or for 2 T where that is
+  infinite, is dead in any case: it does not receive the heartbeats either.
 * With a liveness timeout above 0, a link whose application was inactive for that long sends no
   heartbeat until the application is active again. Everything else continues.
 """
@@ -26,6 +27,7 @@ The rules, with T the time within which the peer wants to receive something:
 from __future__ import annotations
 
 import enum
+import math
 from typing import NamedTuple
 
 from hbshim.heartbeat.schedule import SLOT
@@ -183,7 +185,8 @@ def silent(sample: Sample, timeout: float, silence: float | None = None) -> bool
     limit = silence_of(timeout, silence)
     if sample.received_ago >= limit and sample.unread_ago >= limit:
         return True
-    limit = min(limit, 2 * timeout)
+    if math.isinf(limit):
+        limit = 2 * timeout
     # In flight, not queued: a closed window is probed ever less often, up to once in two
     # minutes, and only those probes are acknowledged.
     return (

@@ -40,8 +40,8 @@ class LinkStatus:
             count.
         protocol: "AMQP 0-9-1" or "AMQP 1.0".
         peer_timeout: this side wants to receive a byte within that time, and takes the peer for
-            dead after twice as long: in AMQP 0-9-1 T, in AMQP 1.0 what this side has advertised.
-            None if it wants nothing.
+            dead after twice as long: in AMQP 0-9-1 T, for aiormq 1.5 (T + 1), in AMQP 1.0 what this
+            side has advertised. None if it wants nothing.
     """
 
     name: str

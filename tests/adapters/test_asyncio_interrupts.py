@@ -93,7 +93,8 @@ class Streams:
         return self.loop.run_until_complete(self._open())
 
     def attach(self, stream: Stream) -> None:
-        stream.link, stream.end = open_link(stream.writer, 10.0, ConnectionError, lambda: None)
+        writer = stream.writer
+        stream.link, stream.end = open_link(writer, 10.0, 20.0, ConnectionError, lambda: None)
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         async def wait() -> None:

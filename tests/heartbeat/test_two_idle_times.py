@@ -48,6 +48,24 @@ QUIET = Sample(
         ({"received_ago": 1e8}, math.inf, Event.FRESH),
         ({"received_ago": 59.9}, 60.0, Event.FRESH),
         ({"received_ago": 60.0}, 60.0, Event.SILENT),
+        # A client that waits longer than 2 T also survives a network that is down for 2 T.
+        (
+            {"received_ago": 59.9, "queued": 1, "in_flight": 1, "acked_ago": 59.9},
+            60.0,
+            Event.MOVING,
+        ),
+        (
+            {
+                "received_ago": 60.0,
+                "queued": 1,
+                "in_flight": 1,
+                "acked_ago": 60.0,
+                "unread": 8,
+                "unread_ago": 0,
+            },
+            60.0,
+            Event.SILENT,
+        ),
         # The shorter of the two.
         ({"received_ago": 2.9}, 3.0, Event.FRESH),
         ({"received_ago": 3.0}, 3.0, Event.SILENT),

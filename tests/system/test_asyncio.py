@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import aio_pika
+import aiormq
 import pytest
 
 import hbshim
@@ -165,7 +166,11 @@ def test_a_loop_that_is_closed_with_an_open_connection_leaves_nothing(way: Way) 
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_dead_peer_that_reads_no_more_ends_a_connection_with_a_full_buffer(way: Way) -> None:
+def test_a_dead_peer_that_reads_no_more_ends_a_connection_with_a_full_buffer(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiormq.Connection, "HEARTBEAT_GRACE_MULTIPLIER", 1)
+
     async def main() -> None:
         hbshim.install()
         with way.relay(receive_buffer=8192, send_buffer=8192) as relay:

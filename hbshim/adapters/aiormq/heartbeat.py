@@ -2,9 +2,10 @@
 
 aiormq's own heartbeats are sent by a task, which does not run while the event loop is blocked. It
 is replaced: after a long block it could also take a connection for dead whose heartbeats are still
-in the receive queue. hbshim reports a dead peer instead, by shutting the socket down. For the same
-reason the time since aiormq has read a frame does not count: a connection that is closed right
-after a long block would end without Close, and lose what its transport has buffered.
+in the receive queue. hbshim reports a dead peer instead, by shutting the socket down, after the
+same time without a byte received: 3 (T + 1) s. For the same reason the time since aiormq has read a
+frame does not count: a connection that is closed right after a long block would end without Close,
+and lose what its transport has buffered.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError, UnsupportedVersionError
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.state import silence_of
 from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, Options, check_url_key
 
@@ -134,14 +136,15 @@ def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
     if not connection.heartbeat_timeout:
         not_negotiated(_name(connection), options)
         return None
+    timeout = float(connection.heartbeat_timeout)
     reference, grace = weakref.ref(connection), getattr(connection, _GRACE)
 
     def forget() -> None:
         if (alive := reference()) is not None:
             vars(alive).pop("hbshim_link", None)
-            setattr(alive, _GRACE, grace)
 
-    link, end = open_link(writer, float(connection.heartbeat_timeout), forked_error, forget)
+    silence = max(silence_of(timeout, None), float(grace))
+    link, end = open_link(writer, timeout, silence, forked_error, forget)
     try:
         watch(link, options)
     except BaseException:
@@ -149,6 +152,8 @@ def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
         raise
     watch_loop(connection.loop, link)
     connection.hbshim_link = link
+    # Until it is collected: a connection that has ended is not opened again. aiormq 6.9 would not
+    # close the stream of one whose peer was found dead.
     setattr(connection, _GRACE, _NeverExceeded(grace))
     return link
 

@@ -74,6 +74,7 @@ def beneath(writer: Any) -> Beneath:
 def open_link(
     writer: Any,
     timeout: float,
+    silence: float,
     forked_error: Callable[[], Exception],
     on_ended: Callable[[], None],
 ) -> tuple[Link, Callable[[], None]]:
@@ -82,6 +83,7 @@ def open_link(
     Parameters:
         writer: the ``asyncio.StreamWriter``; it is given whole frames.
         timeout: T, in seconds.
+        silence: seconds without a byte received after which the peer is dead.
         forked_error: makes the client library's error for a write in a forked child.
         on_ended: called once, when the connection ends.
 
@@ -101,6 +103,7 @@ def open_link(
         timeout,
         wire.name(),
         service.current().metrics,
+        silence=silence,
         half_written=below.half_written(),
         half_read=_always,
         forked_error=forked_error,

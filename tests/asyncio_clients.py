@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import functools
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -33,6 +34,13 @@ RECOVERABLE = (*CONNECTION_EXCEPTIONS, aio_pika.exceptions.ChannelInvalidStateEr
 LIMIT = 30.0
 
 
+@functools.cache
+def _authority_of(broker: Broker) -> str:
+    """Return the broker's authority for a URL of aiormq; a command in its container reads it."""
+    assert broker.ca_pem
+    return base64.b64encode(ssl.PEM_cert_to_DER_cert(broker.ca_pem)).decode()
+
+
 @dataclasses.dataclass(frozen=True)
 class Way:
     """A way to connect: a kind of event loop, and a URL scheme.
@@ -56,9 +64,7 @@ class Way:
     def url(self, relay: Relay | None = None, **query: Any) -> str:
         """Return the URL of the broker, or of a relay before it; T unless the query has another."""
         if self.scheme == "amqps":
-            assert self.broker.ca_pem
-            authority = ssl.PEM_cert_to_DER_cert(self.broker.ca_pem)
-            query["cadata"] = base64.b64encode(authority).decode()
+            query["cadata"] = _authority_of(self.broker)
         port = self.port if relay is None else relay.port
         url = self.broker.amqp_url(**{"heartbeat": T, **query})
         url = url.replace(f":{self.broker.amqp_port}/", f":{port}/")

@@ -59,7 +59,7 @@ def test_keep_alive_sends_heartbeats(way: Way, connect: Callable[..., Any]) -> N
         async with way.opened(connect) as connection:
             await until(heartbeat_tasks)
             assert hbshim.keep_alive(connection) is connection
-            await until(lambda: link_of(connection).heartbeats_sent >= 3)
+            await until(lambda: link_of(connection).heartbeats_sent)
             assert heartbeat_tasks() == []
             await publish(connection)
 
@@ -74,7 +74,7 @@ def test_keep_alive_takes_a_connection_of_aiormq(way: Way) -> None:
         hbshim.keep_alive(connection, liveness_timeout=70)
         assert link is link_of(connection)
         assert link.liveness_timeout == 70
-        await until(lambda: link.heartbeats_sent >= 2)
+        await until(lambda: link.heartbeats_sent)
         await connection.close()
         assert link.state is State.CLOSED
         with pytest.raises(AttachError, match="not open"):
@@ -100,7 +100,7 @@ def test_no_task_of_aiormq_sends_heartbeats_any_more(way: Way) -> None:
     async def main() -> None:
         hbshim.install()
         async with way.opened() as connection:
-            await until(lambda: link_of(connection).heartbeats_sent >= 2)
+            await until(lambda: link_of(connection).heartbeats_sent)
             assert heartbeat_tasks() == []
 
     way.run(main())
@@ -146,7 +146,7 @@ def test_a_connection_without_heartbeats(way: Way, events: Callable[..., Any]) -
             async with way.opened(heartbeat=0) as asking:
                 link = link_of(asking)
                 assert link.timeout == T
-                await until(lambda: link.heartbeats_sent >= 2)
+                await until(lambda: link.heartbeats_sent)
                 await publish(asking)
 
     way.run(main())
@@ -170,9 +170,9 @@ def test_a_robust_connection_is_kept_alive_after_each_reconnection(way: Way, how
                 link = link_of(connection)
                 seen.append(link)
                 assert link.liveness_timeout == 88
-                await until(lambda link=link: link.heartbeats_sent >= 1)  # type: ignore[misc]
                 if number < 2:
                     relay.reset()
+            await until(lambda: link.heartbeats_sent)
             await publish(connection)
             await connection.close()
             assert [link.state in (State.CLOSED, State.LOST) for link in seen] == [True] * 3

@@ -60,7 +60,9 @@ def way(request: pytest.FixtureRequest, broker: Broker) -> Way:
     return Way(loop, scheme, broker)
 
 
-@pytest.mark.parametrize("block", [block_by_sleeping, block_by_computing])
+@pytest.mark.parametrize(
+    "block", [block_by_sleeping, pytest.param(block_by_computing, marks=pytest.mark.extended)]
+)
 def test_a_connection_outlives_a_blocked_loop_and_a_stock_one_does_not(
     way: Way, block: Callable[[float], None]
 ) -> None:

@@ -92,10 +92,10 @@ def confirm_select(channel: int) -> bytes:
     return frame(channel, CONFIRM_SELECT, b"\1")
 
 
-def exchange_declare(channel: int, name: str, kind: str) -> bytes:
-    """Declare a durable exchange."""
-    durable = b"\2"
-    arguments = _RESERVED + short_string(name) + short_string(kind) + durable + EMPTY_TABLE
+def exchange_declare(channel: int, name: str, kind: str, *, passive: bool = False) -> bytes:
+    """Declare a durable exchange; or passive, as a check."""
+    bits = b"\1" if passive else b"\2"
+    arguments = _RESERVED + short_string(name) + short_string(kind) + bits + EMPTY_TABLE
     return frame(channel, EXCHANGE_DECLARE, arguments)
 
 

@@ -41,6 +41,7 @@ class Connection:
     def __init__(self, declare: Declare) -> None:
         self._declare = declare
         self.is_open = True
+        self.dropped: list[str] = []
         self.consumers: dict[str, Any] = {}
         self.cancelled: dict[str, Callable[[str | None], None]] = {}
         self.pending: deque[Callable[[], None]] = deque()
@@ -50,6 +51,10 @@ class Connection:
 
     def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
         self.check()
+
+    def exchange_exists(self, name: str, deadline: float | None = None) -> bool:
+        self.check()
+        return True
 
     def bind(
         self, queue: str, exchange: str, routing_key: str, deadline: float | None = None

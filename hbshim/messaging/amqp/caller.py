@@ -15,6 +15,7 @@ optional: if the broker refuses it, calls work without it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -36,14 +37,14 @@ from hbshim.errors import (
 from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import FORMAT, Connection
 from hbshim.messaging.amqp.connector import Connector
-from hbshim.messaging.amqp.sender import Sender, Sending
+from hbshim.messaging.amqp.sender import Reached, Sender, Sending
 from hbshim.messaging.amqp.topology import Topology
 from hbshim.messaging.base import Payload, Reply, driver_closed
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.role import ReaderRole, Waiter
 from hbshim.messaging.steps import Steps, Wait
 from hbshim.messaging.target import Target, described
-from hbshim.messaging.waiting import PendingCalls
+from hbshim.messaging.waiting import NoReply, PendingCalls
 from hbshim.protocol.messages import DIRECT_REPLY, Delivery, Message
 from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from hbshim.runtime.exclusive import OCCUPIED, ExclusiveSection
@@ -71,6 +72,9 @@ CLOSE_WITHIN = 0.2
 
 #: Seconds before the next attempt after a connection was lost directly after its login.
 LOST_AGAIN = 0.05
+
+#: Ends an attempt of a call whose request the broker has dropped.
+DROPPED = NoReply("error", Payload(b"", ""))
 
 
 _log = logging.getLogger("hbshim.messaging")
@@ -119,11 +123,16 @@ class Caller:
             )
             if request.mandatory:
                 self._require_queue(target, deadline)
-            self._send(message, deadline, request.attempts)
-            waiting.last_heard = time.monotonic()
-            return (
-                yield from self._calls.wait_steps(waiting, deadline, request.call_monitor_timeout)
-            )
+            while True:
+                self._send(message, deadline, request.attempts, target)
+                waiting.last_heard = time.monotonic()
+                reply = yield from self._calls.wait_steps(
+                    waiting, deadline, request.call_monitor_timeout
+                )
+                if not isinstance(reply, NoReply):
+                    return reply
+                # The broker has dropped the request.
+                waiting.result, message.reply_to = None, DIRECT_REPLY
         finally:
             self._calls.end(waiting)
 
@@ -156,21 +165,28 @@ class Caller:
                 raise
             raise CallTimeoutError(f"no connection: {error}") from None
 
-    def _send(self, message: Message, deadline: float, attempts: int | None) -> None:
+    def _send(
+        self, message: Message, deadline: float, attempts: int | None, target: Target
+    ) -> None:
         exchange, size = message.exchange, len(message.body)
+        queue = functools.partial(self._topology.rpc, target)
         limits = self._connector.limits
         limits.check(size)
         while True:
             sending = self.connected(deadline, attempts, exchange)
-            if exchange not in sending.declared:
-                self.with_connection(lambda found: found.prepare(exchange, deadline), deadline)
+            bound = limits.bound_again(exchange)
+            unbound = bound is not None and message.routing_key not in bound
+            if unbound or exchange not in sending.declared:
+                self.with_connection(
+                    lambda found: found.prepare(exchange, deadline, queue), deadline
+                )
                 sending.declared.add(exchange)
             if not limits.writable(exchange):
                 self.with_connection(
                     lambda found: found.check_write_access(exchange, deadline), deadline
                 )
             if not limits.known(size, exchange) and self._late_on is sending.connection:
-                self._send_confirmed(message, deadline)
+                self._send_confirmed(message, deadline, queue)
                 return
             try:
                 sending.connection.publish(message, max(0.0, deadline - time.monotonic()))
@@ -183,11 +199,11 @@ class Caller:
             else:
                 return
 
-    def _send_confirmed(self, message: Message, deadline: float) -> None:
+    def _send_confirmed(self, message: Message, deadline: float, queue: Reached) -> None:
         """Send a message over which the broker might close the channel, on a pooled connection."""
         message.reply_to = self._late_queue()
         try:
-            self._sender.send(message, deadline, None, resend=False)
+            self._sender.send(message, deadline, None, resend=False, queue=queue)
         except ConfirmTimeoutError:
             # A server may have it, and then sends its reply to the queue for late replies.
             return
@@ -389,4 +405,7 @@ class Caller:
     def lost(self, sending: Sending) -> None:
         if self._sending is sending:
             self._sending = None
+        # Of two threads, one gets it: the call must not be sent a third time.
+        with contextlib.suppress(IndexError):
+            self._calls.receive(sending.connection.dropped.pop(), DROPPED)
         sending.connection.close(CLOSE_WITHIN)

@@ -85,6 +85,8 @@ class Connection(Protocol):
         on_channel_closed: called with code and text when the broker closes the channel over a
             message published without a confirm; the message was not delivered. Any thread that
             uses the connection may call it; it must not wait for the connection.
+        dropped: has the correlation id of the last message published without a confirm, once the
+            broker has closed the channel over it or one before it: no queue has got it.
 
     Synchronous methods take a `deadline` of ``time.monotonic()``; None means
     :data:`METHOD_TIMEOUT` from now, which is also the maximum. The connection is lost when the
@@ -94,6 +96,7 @@ class Connection(Protocol):
     """
 
     on_channel_closed: OnChannelClosed
+    dropped: list[str]
 
     @property
     def name(self) -> str: ...
@@ -114,6 +117,10 @@ class Connection(Protocol):
         Raises:
             BrokerBlockedError: the broker accepts no messages, or did not within `timeout`.
         """
+        ...
+
+    def poll(self) -> None:
+        """Handle what has arrived, such as the broker's answer to the last message."""
         ...
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
@@ -138,6 +145,10 @@ class Connection(Protocol):
         Raises:
             TopologyError: it exists with another type.
         """
+        ...
+
+    def exchange_exists(self, name: str, deadline: float | None = None) -> bool:
+        """Return whether an exchange exists (exchange.declare, passive)."""
         ...
 
     def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import uuid
 import weakref
@@ -78,10 +79,12 @@ class AmqpDriver(WaitsInThread):
     ) -> None:
         deadline = time.monotonic() + timeout_of(timeout)
         message = patterns.cast(self._topology, target, payload, deadline)
+        tries = self.options.attempts(attempts)
+        queue = None if target.fanout else functools.partial(self._topology.rpc, target)
         if mandatory:
-            self._sender.send_confirmed(message, None, deadline, self.options.attempts(attempts))
+            self._sender.send_confirmed(message, None, deadline, tries, queue=queue)
         else:
-            self._sender.send(message, deadline, self.options.attempts(attempts), resend=False)
+            self._sender.send(message, deadline, tries, resend=False, queue=queue)
 
     def submit(
         self,
@@ -104,8 +107,9 @@ class AmqpDriver(WaitsInThread):
             type=FORMAT,
         )
         attempts = self.options.connection_retry_attempts
+        reached = functools.partial(self._topology.rpc, target)
         if ignore_result:
-            self._sender.send_confirmed(message, None, deadline, attempts)
+            self._sender.send_confirmed(message, None, deadline, attempts, queue=reached)
             return None
         queue = self._results(request, result_lifetime)
         message.correlation_id, message.reply_to = request, queue.name
@@ -115,7 +119,7 @@ class AmqpDriver(WaitsInThread):
             attempts,
         )
         try:
-            self._sender.send_confirmed(message, None, deadline, attempts)
+            self._sender.send_confirmed(message, None, deadline, attempts, queue=reached)
         except ConfirmTimeoutError:
             # It may be stored, and a result may arrive: the queue expires.
             raise

@@ -1,5 +1,7 @@
 """What the broker accepts, as far as it is known: sizes of messages, and write access.
 
+Also which exchanges were deleted while they were in use: the bindings of queues went with them.
+
 AMQP 0-9-1 does not announce RabbitMQ's `max_message_size`, nor the exchanges that a user may write
 to. The broker closes the channel over a message that it does not accept, and so ends all consumers
 on it, and drops what is published meanwhile. A message that is not known to be accepted is
@@ -12,7 +14,7 @@ from __future__ import annotations
 import re
 
 from hbshim.errors import PayloadError
-from hbshim.protocol.reply_codes import PRECONDITION_FAILED
+from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 
 #: Bytes. The smallest default of `max_message_size` of all versions: that of RabbitMQ 4.
 ACCEPTED = 16 * 1024 * 1024
@@ -29,6 +31,8 @@ class Limits:
         self._largest: int | None = None
         # The default exchange has the replies, which are not worth a confirm each.
         self._writable = {""}
+        # The routing keys of queues that were bound again, by the name of a deleted exchange.
+        self._bound_again: dict[str, set[str]] = {}
 
     def check(self, size: int) -> None:
         """Raise an error for a body that the broker is known to refuse.
@@ -71,4 +75,20 @@ class Limits:
             self._largest = int(found[1])
             self._accepted = min(self._accepted, self._largest)
         else:
-            self._writable.difference_update(name for name in exchanges if f"'{name}'" in text)
+            named = {name for name in exchanges if f"'{name}'" in text}
+            self._writable -= named
+            if code == NOT_FOUND:
+                for name in named:
+                    self.deleted(name)
+
+    def deleted(self, exchange: str) -> None:
+        """Record that an exchange that was in use does not exist any longer."""
+        self._bound_again[exchange] = set()
+
+    def bound_again(self, exchange: str) -> set[str] | None:
+        """Return the routing keys of queues that were bound again since the exchange was deleted.
+
+        None if it was not deleted. Who binds a queue again, or finds that it does not exist, adds
+        its routing key.
+        """
+        return self._bound_again.get(exchange)

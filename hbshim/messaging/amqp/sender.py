@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from hbshim.errors import (
     ConfirmTimeoutError,
@@ -35,6 +35,9 @@ from hbshim.protocol.messages import Message
 from hbshim.protocol.reply_codes import NOT_FOUND
 
 T = TypeVar("T")
+
+#: Returns the queue that messages are for.
+Reached: TypeAlias = Callable[[], Subscription]
 
 #: Seconds for closing a pooled connection. A caller waits for it.
 CLOSE_WITHIN = 0.4
@@ -73,11 +76,33 @@ class Sending:
         self._limits.refused(code, text, declared)
         self._on_channel_closed(code, text)
 
-    def prepare(self, exchange: str, deadline: float) -> None:
-        """Declare `exchange` once: publishing to a missing exchange closes the channel."""
+    def prepare(self, exchange: str, deadline: float, queue: Reached | None = None) -> None:
+        """Declare `exchange` once: publishing to a missing exchange closes the channel.
+
+        Parameters:
+            exchange: the exchange.
+            deadline: of ``time.monotonic()``.
+            queue: returns the queue that the messages are for. It is bound again if the exchange
+                was deleted meanwhile: its servers do not notice.
+        """
         if exchange and exchange not in self.declared:
+            if self._limits.writable(exchange) and not self.connection.exchange_exists(
+                exchange, deadline
+            ):
+                self._limits.deleted(exchange)
             self.connection.declare_exchange(exchange, DIRECT, deadline)
             self.declared.add(exchange)
+        bound = self._limits.bound_again(exchange)
+        if bound is not None and queue is not None:
+            self._bind_again(queue(), bound, deadline)
+
+    def _bind_again(self, subscription: Subscription, bound: set[str], deadline: float) -> None:
+        name, key = subscription.queue.name, subscription.routing_key
+        if key in bound:
+            return
+        if self.connection.queue_exists(name, deadline):
+            self.connection.bind(name, subscription.exchange, key, deadline)
+        bound.add(key)
 
     def check_write_access(self, exchange: str, deadline: float) -> None:
         """Ask the broker, with a message that no queue gets, whether it accepts messages here.
@@ -161,7 +186,13 @@ class Sender:
         )
 
     def send(
-        self, message: Message, deadline: float, attempts: int | None, *, resend: bool
+        self,
+        message: Message,
+        deadline: float,
+        attempts: int | None,
+        *,
+        resend: bool,
+        queue: Reached | None = None,
     ) -> None:
         """Publish without a publisher confirm, unless the broker might close the channel over it.
 
@@ -171,6 +202,7 @@ class Sender:
             attempts: the most attempts; None: as many as the deadline allows.
             resend: whether to send it again if the broker may have received it. False for a
                 request, which two servers would execute.
+            queue: see :meth:`Sending.prepare`.
 
         Raises:
             ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError: not sent.
@@ -181,15 +213,19 @@ class Sender:
         size = len(message.body)
         self._limits.check(size)
         if self._limits.known(size, message.exchange):
-            self._retry(functools.partial(self._publish, message, deadline), deadline, attempts)
+            publish = functools.partial(self._publish, message, deadline, queue)
+            self._retry(publish, deadline, attempts)
             return
         # An unroutable message is no error here.
         with contextlib.suppress(UnroutableError):
-            self.send_confirmed(message, None, deadline, attempts, resend=resend)
+            self.send_confirmed(message, None, deadline, attempts, resend=resend, queue=queue)
 
-    def _publish(self, message: Message, deadline: float) -> None:
+    def _publish(self, message: Message, deadline: float, queue: Reached | None) -> None:
         with self._checkout(deadline) as sending:
-            sending.prepare(message.exchange, deadline)
+            if queue is not None:
+                # The broker may have closed the channel over the last message.
+                sending.connection.poll()
+            sending.prepare(message.exchange, deadline, queue)
             sending.connection.publish(message, deadline - time.monotonic())
 
     def send_confirmed(
@@ -200,6 +236,7 @@ class Sender:
         attempts: int | None,
         *,
         resend: bool = True,
+        queue: Reached | None = None,
     ) -> None:
         """Publish, and return when the broker has confirmed that a queue stores the message.
 
@@ -209,6 +246,7 @@ class Sender:
             deadline: of ``time.monotonic()``, for everything.
             attempts: the most attempts; None: as many as the deadline allows.
             resend: whether to send it again if the connection ended before the confirm.
+            queue: see :meth:`Sending.prepare`; only without a subscription.
 
         Raises:
             DeliveryError, ConnectError, ConnectionLostError, BrokerBlockedError, PoolTimeoutError:
@@ -218,7 +256,7 @@ class Sender:
         """
         self._limits.check(len(message.body))
         publish = functools.partial(
-            self._publish_confirmed, message, subscription, deadline, resend
+            self._publish_confirmed, message, subscription, deadline, resend, queue
         )
         refused = self._options.rejected_message_retry_attempts
         pause = self._options.rejected_message_retry_delay
@@ -244,10 +282,11 @@ class Sender:
         subscription: Subscription | None,
         deadline: float,
         resend: bool,
+        queue: Reached | None,
     ) -> None:
         with self._checkout(deadline) as sending:
             if subscription is None:
-                sending.prepare(message.exchange, deadline)
+                sending.prepare(message.exchange, deadline, queue)
             else:
                 sending.prepare_queue(subscription, deadline)
             size = len(message.body)

@@ -114,6 +114,8 @@ class Session:
     def __init__(self, stream: Stream) -> None:
         self.name = stream.name
         self.on_channel_closed: OnChannelClosed = ignore_channel_closed
+        self.dropped: list[str] = []
+        self._last_published = ""
         self._stream = stream
         self._library = library = stream.library
         self._encode_table = library.encode_table
@@ -202,6 +204,9 @@ class Session:
             self._confirms.end((code, text) if published else None)
             self._open_control()
         else:
+            if published and self._last_published:
+                # RabbitMQ ignores what follows the message over which it closes the channel.
+                self.dropped.append(self._last_published)
             self._on_data_closed(code, text, answers)
 
     def _on_data_closed(self, code: int, text: str, answers: list[_Answer]) -> None:
@@ -314,7 +319,12 @@ class Session:
 
     def publish(self, message: Message, timeout: float | None = None) -> None:
         data = publication(message, DATA, self._frame_max, self._encode_table)
-        self._stream.write(data, _NEVER if timeout is None else _monotonic() + timeout)
+        correlation = message.correlation_id or ""
+
+        def on_written(there: bool) -> None:
+            self._last_published = correlation if there else ""
+
+        self._stream.write(data, _NEVER if timeout is None else _monotonic() + timeout, on_written)
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
         stream = self._stream
@@ -377,6 +387,16 @@ class Session:
     def declare_exchange(self, name: str, kind: str, deadline: float | None = None) -> None:
         frame = methods.exchange_declare(CONTROL, name, kind)
         self._call(f"declare exchange {name!r}", frame, deadline)
+
+    def exchange_exists(self, name: str, deadline: float | None = None) -> bool:
+        frame = methods.exchange_declare(CONTROL, name, "", passive=True)
+        try:
+            self._call(f"look up exchange {name!r}", frame, deadline)
+        except TopologyError as error:
+            if is_missing(error):
+                return False
+            raise
+        return True
 
     def declare_queue(self, queue: Queue, deadline: float | None = None) -> None:
         try:
@@ -552,6 +572,10 @@ class Session:
             except IndexError:
                 return  # another draining thread was faster
             call(argument)
+
+    def poll(self) -> None:
+        if self._stream.has_received():
+            self.drain(0.0)
 
     def begin_wait(self, part: Part) -> bool:
         """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""

@@ -144,6 +144,11 @@ class Stream(ByteStream[Frame]):
         if not self._flush(deadline, end):
             self._give_up(end, on_written)
 
+    def has_received(self) -> bool:
+        """Return whether there is something to read, or the connection has ended."""
+        with self.lock:
+            return self.ended or not self._transport.nothing_waits()
+
     def _wait_until_clear(self, deadline: float) -> None:
         if self._transport.unsent:
             if not self._flush(deadline, self._transport.queued):

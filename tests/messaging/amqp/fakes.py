@@ -42,6 +42,7 @@ class FakeConnection:
         self.is_open = True
         self.on_channel_closed: Callable[[int, str], None] = lambda _code, _text: None
         self.published: list[Message] = []
+        self.dropped: list[str] = []
         self.declared: list[str] = []
         self.drained: list[float] = []
         self.on_drain: Callable[[float], None] | None = None

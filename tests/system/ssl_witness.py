@@ -30,9 +30,10 @@ class WatchedSslObject:
 
     def __init__(self, inner: Any, witness: Witness) -> None:
         self.__dict__["_inner"] = inner
-        inside = {"thread": None, "call": None, "depth": 0, "lock": allocate_reentrant_lock()}
+        inside: dict[object, tuple[int, str]] = {}
+        lock = allocate_reentrant_lock()
         for name in WATCHED:
-            self.__dict__[name] = witness.watched(getattr(inner, name), name, inside)
+            self.__dict__[name] = witness.watched(getattr(inner, name), name, inside, lock)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -74,27 +75,42 @@ class Witness:
 
         return wrap_and_watch
 
-    def watched(self, function: Any, name: str, inside: dict[str, Any]) -> Any:
-        """Wrap `function` with a note of who is inside; one object's functions share `inside`."""
+    def watched(
+        self, function: Any, name: str, inside: dict[object, tuple[int, str]], lock: Any
+    ) -> Any:
+        """Wrap `function` with a note of who is inside; one object's functions share `inside`.
+
+        A signal handler may raise an exception at any instant, and leaves no note behind.
+        """
 
         def call(*args: Any) -> Any:
-            thread = get_ident()
-            with self._books:
-                if inside["depth"] and inside["thread"] != thread:
-                    self._overlaps.append((inside["call"], name))
-            # Seen is enough: two threads in OpenSSL could end the process.
-            with inside["lock"]:
-                inside.update(thread=thread, call=name, depth=inside["depth"] + 1)
-                try:
-                    if name in self._bytes and self._linger:
-                        self._sleep(self._linger)
-                    result = function(*args)
-                finally:
-                    inside["depth"] -= 1
+            thread, token = get_ident(), object()
+            try:
+                inside[token] = (thread, name)
+                for other, called in tuple(inside.values()):
+                    if other != thread:
+                        self._overlaps.append((called, name))
+                # Seen is enough: two threads in OpenSSL could end the process.
+                result = self._alone(lock, function, name, args)
+            finally:
+                inside.pop(token, None)
             self._note(name, thread, result)
             return result
 
         return call
+
+    def _alone(self, lock: Any, function: Any, name: str, args: tuple[Any, ...]) -> Any:
+        try:
+            lock.acquire()
+            if name in self._bytes and self._linger:
+                self._sleep(self._linger)
+            return function(*args)
+        finally:
+            # No other call before this one: an exception of a signal handler might follow it.
+            try:  # noqa: SIM105
+                lock.release()
+            except RuntimeError:
+                pass  # interrupted before the lock was acquired
 
     def _note(self, name: str, thread: int, result: Any) -> None:
         with self._books:

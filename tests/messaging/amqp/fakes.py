@@ -143,8 +143,11 @@ class FakeSender:
         self.connection = FakeConnection()
         self.confirmed: list[Message] = []
 
-    def send(self, message: Message, _deadline: float, _attempts: Any, *, resend: bool) -> None:
+    def send(
+        self, message: Message, _deadline: float, _attempts: Any, *, resend: bool, queue: Any
+    ) -> None:
         assert not resend, "a request that two servers would execute"
+        assert queue is not None
         self.confirmed.append(message)
 
     def with_connection(

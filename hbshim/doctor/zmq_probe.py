@@ -17,7 +17,7 @@ from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.connector import Connector
 from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import PIPELINES, HostRecord, Pipeline
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Kind
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.settings import SocketSettings
@@ -136,7 +136,7 @@ def _connect(
 
 def _note(answer: HostAnswer, message: list[bytes]) -> None:
     try:
-        header: Header = frames.decode(message[1])
+        header = frames.decode(message[1])
     except (frames.FrameError, IndexError):
         return  # a probe, which has no header
     if header.kind in (Kind.HELLO, Kind.BYE):

@@ -59,9 +59,13 @@ class Publisher:
                 return message
         raise HbshimError("no subscription arrived")
 
-    def publish(self, *frames: bytes) -> None:
-        """Publish one message."""
-        self._socket.send_multipart((self.subscription, *frames))
+    def publish(self, body: bytes) -> None:
+        """Publish one message, whose first frame is the subscription."""
+        self._socket.send_multipart((self.subscription, body))
+
+    def publish_whole(self, *pieces: bytes) -> None:
+        """Publish one message of one frame, which begins with the subscription."""
+        self._socket.send(b"".join((self.subscription, *pieces)))
 
 
 class BareConnection(ClientConnection, Protocol):

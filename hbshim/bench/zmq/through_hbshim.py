@@ -23,10 +23,18 @@ from hbshim.bench.zmq.bare import (
 from hbshim.errors import HbshimError
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.frames import Header, Kind
-from hbshim.messaging.zmq.subscriptions import fanout_subscription, pool_subscription
+from hbshim.messaging.zmq.subscriptions import (
+    end_of_subscription,
+    fanout_subscription,
+    pool_subscription,
+)
 
 #: Where the id of a message is in its header.
 _ID = slice(8, 24)
+
+#: Where the lengths of its names are, and the last of these, that of the client; and where the
+#: names begin.
+_LENGTHS, _CLIENT, _NAMES = slice(36, 41), 40, 45
 
 _PRIORITY = "info"
 
@@ -46,11 +54,18 @@ class _Headers:
         made = frames.encode(header)
         self._before, self._behind = made[: _ID.start], made[_ID.stop :]
 
-    def of(self, id_: bytes) -> bytes:
-        return self._before + id_ + self._behind
+    def of(self, id_: bytes, body: bytes) -> bytes:
+        """Return a message."""
+        return b"".join((self._before, id_, self._behind, body))
 
-    def new(self) -> bytes:
-        return self.of(uuid.uuid4().bytes)
+    def new(self, body: bytes) -> bytes:
+        return self.of(uuid.uuid4().bytes, body)
+
+    def reply(self, request: bytes, client: bytes, body: bytes) -> bytes:
+        """Return a message to the proxy for a client."""
+        before, behind = self._behind[: _CLIENT - _ID.stop], self._behind[_CLIENT + 1 - _ID.stop :]
+        length = bytes((len(client),))
+        return b"".join((self._before, request[_ID], before, length, behind, client, body))
 
 
 class _ClientConnection:
@@ -69,21 +84,34 @@ class _ClientConnection:
         self._notes = Publisher(context, place["notify"], _note_key(topic))
 
     def call(self, correlation: str, body: bytes) -> None:
-        self._call.send_multipart((self._calls.of(bytes.fromhex(correlation)), body))
+        self._call.send(self._calls.of(bytes.fromhex(correlation), body))
 
     def cast(self, body: bytes) -> None:
-        self._cast.send_multipart((self._casts.new(), body))
+        self._cast.send(self._casts.new(body))
 
     def fanout(self, body: bytes) -> None:
-        self._topic.publish(self._id, self._fanouts.new(), body)
+        self._topic.publish_whole(self._id, self._fanouts.new(body))
 
     def notify(self, body: bytes) -> None:
-        self._notes.publish(self._id, self._notifications.new(), body)
+        self._notes.publish_whole(self._id, self._notifications.new(body))
 
     def drain(self, seconds: float) -> None:
         if self._call.poll(int(seconds * 1000)):
-            for first, *body in arrived(self._call):
-                self.replies.append((first[_ID].hex(), b"".join(body)))
+            for (frame,) in arrived(self._call):
+                self.replies.append((frame[_ID].hex(), _split(frame)[1]))
+
+
+def _split(frame: bytes, at: int = 0) -> tuple[bytes, bytes]:
+    """Return the client and the body in a frame whose header begins at `at`."""
+    *names, client = frame[at + _LENGTHS.start : at + _LENGTHS.stop]
+    start = at + _NAMES + sum(names)
+    return frame[start : start + client], frame[start + client :]
+
+
+def _published(message: list[bytes]) -> list[bytes]:
+    """Return the body of a publication."""
+    (frame,) = message
+    return [_split(frame, end_of_subscription(frame) + frames.INSTANCE_SIZE)[1]]
 
 
 def client(_scheme: str, url: str, topic: str) -> BareClient:
@@ -105,8 +133,16 @@ class Server(BareServer):
         self._register()
         self.read(self._requests, self._on_request)
         for pipeline, subscription, handler in (
-            ("fanout", fanout_subscription(self._key), self.on_cast),
-            ("notify", pool_subscription(_note_key(topic), "", self._instance), self.on_note),
+            (
+                "fanout",
+                fanout_subscription(self._key),
+                self._on_fanout,
+            ),
+            (
+                "notify",
+                pool_subscription(_note_key(topic), "", self._instance),
+                self._on_notification,
+            ),
         ):
             socket = connected(context, zmq.SUB, place[f"server-{pipeline}"])
             socket.set(zmq.SUBSCRIBE, subscription)
@@ -119,12 +155,11 @@ class Server(BareServer):
             message = self._requests.recv_multipart()
             if message != [b""]:
                 return
-            self._send_control(Kind.HELLO, frames.encode_credit(PREFETCH), self._key)
+            self._send_control(Kind.HELLO, frames.encode_hello(PREFETCH, [self._key]))
         raise HbshimError("the proxy did not register the server")
 
-    def _send_control(self, kind: Kind, *body: bytes) -> None:
-        header = frames.encode(Header(kind, self._instance))
-        self._requests.send_multipart((b"", header, *body))
+    def _send_control(self, kind: Kind, body: bytes) -> None:
+        self._requests.send(frames.encode(Header(kind, self._instance)) + body)
 
     def serve_once(self, seconds: float) -> None:
         self._handled = 0
@@ -132,13 +167,18 @@ class Server(BareServer):
         if self._handled:
             self._send_control(Kind.CREDIT, frames.encode_credit(self._handled))
 
+    def _on_fanout(self, message: list[bytes]) -> None:
+        self.on_cast(_published(message))
+
+    def _on_notification(self, message: list[bytes]) -> None:
+        self.on_note(_published(message))
+
     def _on_request(self, message: list[bytes]) -> None:
-        client, first, *body = message
+        client, body = _split(message[0])
         if not body:
             return  # a check of the proxy
         self._handled += 1
         if client:
-            answer = self.answer(b"".join(body))
-            self._requests.send_multipart((client, self._results.of(first[_ID]), answer))
+            self._requests.send(self._results.reply(message[0], client, self.answer(body)))
         else:
-            self.on_cast(body)
+            self.on_cast([body])

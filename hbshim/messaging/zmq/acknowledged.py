@@ -44,7 +44,6 @@ def notify_acknowledged(
     finally:
         # The thread that records a reason must not log it.
         log_problems(caller.metrics)
-    body = frames.split(payload.body)
     limits = Limits.of(caller.options)
     deliveries = [
         Delivery(
@@ -56,7 +55,7 @@ def notify_acknowledged(
                 server=pool,
                 content_type=payload.content_type,
             ),
-            body,
+            payload.body,
             functools.partial(pools.routes, pool),
             frames.pool_key(exchange, topic, pool),
             limits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
@@ -23,7 +22,7 @@ class Arrived:
 
     client: bytes
     header: Header
-    body: Sequence[bytes]
+    body: bytes
     at: float
     attempts: int = 0
 
@@ -40,4 +39,4 @@ class Arrived:
     @property
     def size(self) -> int:
         """Its bytes, about."""
-        return _OVERHEAD + sum(map(len, self.body))
+        return _OVERHEAD + len(self.body)

@@ -84,7 +84,7 @@ def _publish(
         instances = [instance for _, listeners in found for instance in listeners]
         hosts = [host for host, listeners in found if listeners]
         until = min(deadline, time.monotonic() + SUBSCRIBE_WITHIN)
-        publication = Publication(key, header, frames.split(payload.body), instances, until)
+        publication = Publication(key, header, payload.body, instances, until)
         return caller.publish(pipeline, hosts, publication)
     except CallTimeoutError as error:
         raise ConnectError(f"{described(target)}: nothing was sent in time ({error})") from None

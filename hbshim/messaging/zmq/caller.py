@@ -220,7 +220,7 @@ class Caller:
         sends: dict[bytes, Callable[[], None]] = {}
         for host in hosts:
             header = Header(kind, uuid.uuid4().bytes)
-            question = Request(header, [key], math.inf, patient=True)
+            question = Request(header, key, math.inf, patient=True)
             asked[header.id] = host
             sends[header.id] = functools.partial(self._peers.send, host, question)
         replies: Mapping[bytes, Reply] = {}
@@ -353,7 +353,7 @@ class Call:
         self._server = target.server or ""
         with shorter(target):
             self._key = frames.key_of(self._exchange, target.topic, self._server)
-        self._body = frames.split(request.payload.body)
+        self._body = request.payload.body
 
     def steps(self) -> Steps[Reply]:
         """Send it until a server has it, and return the reply."""

@@ -17,7 +17,6 @@ from hbshim.messaging.base import Reply
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.steps import Steps
 from hbshim.messaging.target import described
-from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.caller import DONE, Call, Caller
 from hbshim.messaging.zmq.delivery import Delivery, Limits, deliver
 from hbshim.messaging.zmq.directory import Route
@@ -71,7 +70,7 @@ def _cast_acknowledged(caller: Caller, request: CallRequest) -> Steps[None]:
     delivery = Delivery(
         caller,
         header,
-        frames.split(payload.body),
+        payload.body,
         functools.partial(directory.routes, key, deadline),
         key,
         Limits.of(options),

@@ -133,7 +133,7 @@ class Connection:
         """Have a notification sent again by its sender, to any listener of its pool."""
         self._loop.post(lambda: self._link.requeue(arrived))
 
-    def reply(self, client: bytes, header: Header, body: Sequence[bytes]) -> None:
+    def reply(self, client: bytes, header: Header, body: bytes) -> None:
         self._loop.post(lambda: self._link.reply(client, header, body))
 
     def pause(self) -> None:

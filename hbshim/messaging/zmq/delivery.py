@@ -12,7 +12,7 @@ import functools
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,7 @@ class Delivery:
         self,
         caller: Caller,
         header: Header,
-        body: Sequence[bytes],
+        body: bytes,
         find_routes: Callable[[], Routes],
         key: bytes,
         limits: Limits,

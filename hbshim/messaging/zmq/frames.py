@@ -1,9 +1,13 @@
 """The wire format: what hosts send each other over ZeroMQ, as bytes and back. No I/O.
 
-A message is ``[routing ids...][header][body...]``. The header has a fixed part, then the exchange,
-the topic, the server and the content type. A body is split: ZeroMQ's heartbeats stand still while
-one long frame travels, and would take the peer for dead. Time is sent as time left, so no two
-clocks are compared. docs/zmq.md has the table.
+Each ZeroMQ message has one frame beside the routing id of a router: libzmq aborts the process if a
+connection ends while it is within a message of several frames. The frame has a header and a body.
+The header has a fixed part, then the exchange, the topic, the server, the content type and the
+client. A long body is split into parts, each with the header before it: ZeroMQ's heartbeats stand
+still while one long frame travels, and would take the peer for dead. Time is sent as time left, so
+no two clocks are compared. docs/zmq.md has the table.
+
+The module is long because every byte of the format is here.
 """
 
 from __future__ import annotations
@@ -15,14 +19,14 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-#: The longest frame of a body, in bytes.
-FRAME_LIMIT = 256 * 1024
+#: The longest part of a body, in bytes.
+PART_LIMIT = 256 * 1024
 
 #: The longest body, in bytes; the option `payload_limit` allows no more.
 BODY_LIMIT = 512 * 1024 * 1024
 
 #: The version that is sent: the major one in the upper four bits, the minor one in the lower.
-VERSION = 0x10
+VERSION = 0x20
 
 #: The longest name, and the longest content type, in bytes of UTF-8.
 NAME_LIMIT = 255
@@ -46,20 +50,30 @@ NOTIFICATION = b"N"
 POOL = b"P"
 
 _MAGIC = b"HBZ1"
-_FIXED = struct.Struct("!4sBBH16sQI4B")
+_FIXED = struct.Struct("!4sBBH16sQI5B2H")
+
+#: Where the id is, in every version; where fields are that are replaced in a frame; and the start
+#: of the names.
+_ID, _SEQUENCE, _LEFT, _CLIENT, _PARTS, _NAMES = 8, 24, 32, 40, 41, 45
 _CREDIT = struct.Struct("!q")
 _OUTSTANDING = struct.Struct("!16sQ")
+_PART = struct.Struct("!2H")
+
+#: Parts of the longest body; that of a RELEASE has a header in it.
+_MOST_PARTS = BODY_LIMIT // PART_LIMIT + 1
+
+_LENGTH = struct.Struct("!H")
 
 #: The longest header, in bytes.
-HEADER_LIMIT = _FIXED.size + 4 * NAME_LIMIT
+HEADER_LIMIT = _FIXED.size + 5 * NAME_LIMIT
 
 
 class FrameError(ValueError):
-    """Bytes that are no frame of this format."""
+    """Bytes that are no message of this format."""
 
 
 class ForeignVersionError(FrameError):
-    """A frame of another major version.
+    """A message of another major version.
 
     Attributes:
         id: of the message, at the same place in every version.
@@ -89,7 +103,7 @@ class Kind(enum.IntEnum):
     ACK = 34
     #: More requests that the proxy may hand over; fewer, if negative.
     CREDIT = 35
-    #: A request that the server was handed and has not begun, with its body.
+    #: A request that the server was handed and has not begun; its frame is the body.
     RELEASE = 36
     DONE = 37
     #: Not handed to any server; the body is one of :data:`REASONS`.
@@ -133,7 +147,7 @@ class Flag(enum.IntFlag):
 
 
 class Header(NamedTuple):
-    """The first frame of a message.
+    """What a message is, and where it goes.
 
     Attributes:
         id: 16 bytes; replies have that of their request.
@@ -168,13 +182,45 @@ class Header(NamedTuple):
         return self.key
 
 
-def encode(header: Header) -> bytes:
-    """Return the bytes of a header.
+class Message(NamedTuple):
+    """A frame, or all parts of a message.
+
+    Attributes:
+        client: the routing id that replies go to, between a proxy and its servers.
+        part: the number of the part, from 0.
+        parts: of the message.
+        head: the bytes of the header.
+        frame: has the body at its end.
+        start: of the body in it.
+    """
+
+    header: Header
+    client: bytes
+    part: int
+    parts: int
+    head: bytes
+    frame: bytes
+    start: int
+
+    @property
+    def body(self) -> bytes:
+        """A copy of the body."""
+        return self.frame[self.start :]
+
+    @property
+    def view(self) -> memoryview:
+        """The body, to be sent on without a copy."""
+        return memoryview(self.frame)[self.start :]
+
+
+def encode(header: Header, client: bytes = b"") -> bytes:
+    """Return the bytes of a header: the frame of a message without a body.
 
     Raises:
-        FrameError: a name is too long, or the id has not 16 bytes.
+        FrameError: a name or the client is too long, or the id has not 16 bytes.
     """
     names = [name.encode() for name in header[5:]]
+    names.append(client)
     if len(header.id) != 16:
         raise FrameError(f"an id has 16 bytes, not {len(header.id)}")
     if max(map(len, names)) > NAME_LIMIT:
@@ -188,90 +234,149 @@ def encode(header: Header) -> bytes:
         header.sequence,
         min(header.left, LONGEST_LEFT),
         *map(len, names),
+        0,
+        1,
     )
     return fixed + b"".join(names)
 
 
+def pack(
+    header: Header, body: bytes | memoryview = b"", *, client: bytes = b"", before: bytes = b""
+) -> list[bytes]:
+    """Return the frames of a message; each is sent as a ZeroMQ message of its own.
+
+    Parameters:
+        before: what each begins with, for publications.
+
+    Raises:
+        FrameError: see :func:`encode`.
+    """
+    return pack_encoded(encode(header, client), body, before=before)
+
+
+def pack_encoded(
+    head: bytes, body: bytes | memoryview = b"", *, before: bytes = b""
+) -> list[bytes]:
+    """Return the frames of a message whose header is encoded.
+
+    Raises:
+        FrameError: the body is too long.
+    """
+    if len(body) <= PART_LIMIT:
+        return [b"".join((before, head, body))]
+    parts = -(-len(body) // PART_LIMIT)
+    if parts > _MOST_PARTS:
+        raise FrameError(f"a body has {len(body)} bytes; the limit is {BODY_LIMIT}")
+    view = memoryview(body)
+    return [
+        b"".join(
+            (
+                before,
+                head[:_PARTS],
+                _PART.pack(part, parts),
+                head[_NAMES:],
+                view[part * PART_LIMIT : (part + 1) * PART_LIMIT],
+            )
+        )
+        for part in range(parts)
+    ]
+
+
 def id_of(frame: bytes) -> bytes:
     """Return the id in an encoded header."""
-    return frame[8:24]
+    return frame[_ID:_SEQUENCE]
 
 
-def numbered(frame: bytes, sequence: int) -> bytes:
-    """Return an encoded header with another sequence number."""
-    return b"".join((frame[:24], sequence.to_bytes(8, "big"), frame[32:]))
+def readdressed(head: bytes, client: bytes, left: int) -> bytes:
+    """Return an encoded header with another client and other milliseconds left."""
+    end = len(head) - head[_CLIENT]
+    return b"".join(
+        (
+            head[:_LEFT],
+            left.to_bytes(4, "big"),
+            head[_LEFT + 4 : _CLIENT],
+            bytes((len(client),)),
+            head[_PARTS:end],
+            client,
+        )
+    )
+
+
+def sole(message: Sequence[bytes]) -> bytes:
+    """Return the one frame of a message, routing ids left out.
+
+    Raises:
+        FrameError: it has none, or several.
+        ForeignVersionError: it has several, as those of another major version have.
+    """
+    if len(message) != 1:
+        for frame in message:
+            _check_version(frame)
+        raise FrameError(f"a message with {len(message)} frames")
+    return message[0]
+
+
+def _check_version(frame: bytes, at: int = 0) -> None:
+    """Refuse a frame with a header of another major version; the fields up to the id stay."""
+    if len(frame) >= at + _SEQUENCE and frame[at : at + 4] == _MAGIC:
+        version = frame[at + 4]
+        if version >> 4 != VERSION >> 4:
+            raise ForeignVersionError(version, frame[at + _ID : at + _SEQUENCE])
+
+
+def unpack(frame: bytes, at: int = 0) -> Message:
+    """Return what a frame holds.
+
+    Parameters:
+        at: where the header begins.
+
+    Raises:
+        FrameError: it is none of this format.
+        ForeignVersionError: it is one of another major version.
+    """
+    found = unpack_whole(frame, at)
+    size, part, parts = len(frame) - found.start, found.part, found.parts
+    full = size == PART_LIMIT if part < parts - 1 else 0 < size <= PART_LIMIT
+    if not part < parts <= _MOST_PARTS or not (full or (parts == 1 and not size)):
+        raise FrameError(f"part {part} of {parts} with {size} bytes")
+    return found
+
+
+def unpack_whole(frame: bytes, at: int = 0) -> Message:
+    """Return what a frame holds whose body may have any size, as the body of a RELEASE.
+
+    Raises:
+        FrameError, ForeignVersionError: see :func:`unpack`.
+    """
+    _check_version(frame, at)
+    if len(frame) < at + _FIXED.size or frame[at : at + 4] != _MAGIC:
+        raise FrameError("not a frame of this protocol")
+    _, _, kind, flags, id_, sequence, left, *rest = _FIXED.unpack_from(frame, at)
+    *lengths, client_length, part, parts = rest
+    names: list[str] = []
+    name = at + _NAMES
+    try:
+        for length in lengths:
+            names.append(frame[name : name + length].decode())
+            name += length
+        header = Header(_KINDS[kind], id_, flags, sequence, left, *names)
+    except KeyError:
+        raise FrameError(f"a header of an unknown kind: {kind}") from None
+    except ValueError as error:
+        raise FrameError(f"a header that cannot be read: {error}") from None
+    end = name + client_length
+    if len(frame) < end:
+        raise FrameError("a header with a wrong length")
+    return Message(header, frame[name:end], part, parts, frame[at:end], frame, end)
 
 
 def decode(frame: bytes) -> Header:
     """Return the header that a frame holds.
 
     Raises:
-        FrameError: it holds none.
-        ForeignVersionError: it is one of another major version.
+        FrameError, ForeignVersionError: see :func:`unpack`.
     """
-    if len(frame) < _FIXED.size or frame[:4] != _MAGIC:
-        raise FrameError("not a header of this protocol")
-    _, version, kind, flags, id_, sequence, left, *lengths = _FIXED.unpack_from(frame)
-    if version >> 4 != VERSION >> 4:
-        raise ForeignVersionError(version, id_)
-    if len(frame) != _FIXED.size + sum(lengths):
-        raise FrameError("a header with a wrong length")
-    names: list[str] = []
-    at = _FIXED.size
-    try:
-        for length in lengths:
-            names.append(frame[at : at + length].decode())
-            at += length
-        return Header(_KINDS[kind], id_, flags, sequence, left, *names)
-    except KeyError:
-        raise FrameError(f"a header of an unknown kind: {kind}") from None
-    except ValueError as error:
-        raise FrameError(f"a header that cannot be read: {error}") from None
-
-
-def require(message: Sequence[bytes], count: int) -> None:
-    """Refuse a message with fewer than `count` frames.
-
-    Raises:
-        FrameError: it has fewer.
-    """
-    if len(message) < count:
-        raise FrameError(f"a message with {len(message)} frames")
-
-
-def split(body: bytes) -> list[bytes]:
-    """Return a body as frames; one that is empty has none."""
-    if len(body) <= FRAME_LIMIT:
-        return [body] if body else []
-    return [body[at : at + FRAME_LIMIT] for at in range(0, len(body), FRAME_LIMIT)]
-
-
-def check(body: Sequence[bytes], limit: int) -> None:
-    """Refuse the frames of a body that is too long.
-
-    Parameters:
-        limit: bytes that it may have.
-
-    Raises:
-        FrameError: it has more, or a frame is empty or too long.
-    """
-    total = 0
-    for frame in body:
-        if not 0 < len(frame) <= FRAME_LIMIT:
-            raise FrameError(f"a frame of a body with {len(frame)} bytes")
-        total += len(frame)
-    if total > limit:
-        raise FrameError(f"a body with {total} bytes; the limit is {limit}")
-
-
-def join(body: Sequence[bytes], limit: int) -> bytes:
-    """Return the body that frames hold.
-
-    Raises:
-        FrameError: see :func:`check`.
-    """
-    check(body, limit)
-    return body[0] if len(body) == 1 else b"".join(body)
+    return unpack(frame).header
 
 
 def key_of(exchange: str, topic: str, server: str = "") -> bytes:
@@ -385,7 +490,7 @@ def decode_pools(body: bytes) -> list[tuple[bytes, str]]:
 
 
 def encode_outstanding(requests: Iterable[tuple[bytes, int]]) -> Iterator[bytes]:
-    """Return the bodies of OUTSTANDING, one frame each.
+    """Return the bodies of OUTSTANDING.
 
     Parameters:
         requests: the id of each, and its sequence number.
@@ -409,7 +514,7 @@ def decode_outstanding(body: bytes) -> list[tuple[bytes, int]]:
 
 
 def encode_credit(credit: int) -> bytes:
-    """Return the body of a CREDIT, BYE or HELLO."""
+    """Return the body of a CREDIT or BYE."""
     return _CREDIT.pack(credit)
 
 
@@ -423,3 +528,32 @@ def decode_credit(body: bytes) -> int:
         raise FrameError("a credit has 8 bytes")
     credit: int = _CREDIT.unpack(body)[0]
     return credit
+
+
+def encode_hello(credit: int, keys: Iterable[bytes]) -> bytes:
+    """Return the body of the HELLO of a server: its credit and its keys."""
+    parts = [_CREDIT.pack(credit)]
+    for key in keys:
+        parts += (_LENGTH.pack(len(key)), key)
+    return b"".join(parts)
+
+
+def decode_hello(body: bytes) -> tuple[int, list[bytes]]:
+    """Return the credit and the keys in the body of the HELLO of a server.
+
+    Raises:
+        FrameError: it holds none, or too many.
+    """
+    credit, at = decode_credit(body[: _CREDIT.size]), _CREDIT.size
+    keys: list[bytes] = []
+    while at < len(body):
+        begin = at + _LENGTH.size
+        if begin > len(body):
+            raise FrameError("a key with a wrong length")
+        at = begin + _LENGTH.unpack_from(body, begin - _LENGTH.size)[0]
+        if at > len(body):
+            raise FrameError("a key with a wrong length")
+        keys.append(body[begin:at])
+        if len(keys) > KEYS_LIMIT:
+            raise FrameError(f"more than {KEYS_LIMIT} keys")
+    return credit, keys

@@ -9,7 +9,6 @@ from hbshim.errors import BrokerBlockedError
 from hbshim.heartbeat import service
 from hbshim.messaging.base import Payload, ReplyKind
 from hbshim.messaging.duplicates import DuplicateCache, Key
-from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import Flag, Header, Kind
 
@@ -35,11 +34,7 @@ _CHECK_EVERY = 0.01
 
 
 class ZmqIncoming:
-    """See :class:`hbshim.messaging.base.Incoming`.
-
-    Raises:
-        FrameError: its body cannot be read.
-    """
+    """See :class:`hbshim.messaging.base.Incoming`."""
 
     __slots__ = (
         "_arrived",
@@ -58,8 +53,8 @@ class ZmqIncoming:
         self._settled = False
         self._begun = False
         self._duplicates: DuplicateCache[ZmqIncoming] | None = None
-        body = frames.join(arrived.body, frames.BODY_LIMIT)
-        self.payload = Payload(body, arrived.header.content_type or "application/json")
+        content_type = arrived.header.content_type or "application/json"
+        self.payload = Payload(arrived.body, content_type)
 
     @property
     def message_id(self) -> str:
@@ -188,4 +183,4 @@ class ZmqIncoming:
                 )
             time.sleep(_CHECK_EVERY)
         header = Header(_KINDS[kind], self._arrived.header.id, content_type=payload.content_type)
-        self._connection.reply(self._arrived.client, header, frames.split(payload.body))
+        self._connection.reply(self._arrived.client, header, payload.body)

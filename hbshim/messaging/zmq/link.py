@@ -21,9 +21,10 @@ import zmq
 from hbshim.messaging.recent import Recent
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.arrived import Arrived
-from hbshim.messaging.zmq.frames import Header, Kind
+from hbshim.messaging.zmq.frames import Header, Kind, Message
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.outbox import Outbox
+from hbshim.messaging.zmq.parts import Parts
 from hbshim.messaging.zmq.settings import COPIES_KEPT, SocketSettings
 from hbshim.messaging.zmq.sockets import make
 
@@ -101,6 +102,7 @@ class Link:
         self._stopping = False
         self._socket: zmq.Socket[bytes] | None = None
         self._outbox: Outbox | None = None
+        self._parts = Parts(self._on_dropped)
 
     @property
     def size(self) -> int:
@@ -168,12 +170,12 @@ class Link:
         """Acknowledge a request to its sender."""
         self._confirmed.add(request.header.id)
         self._acknowledgements.append((time.monotonic(), request.client, request.header.id))
-        self.reply(request.client, Header(Kind.ACK, request.header.id), [])
+        self.reply(request.client, Header(Kind.ACK, request.header.id))
 
     def requeue(self, request: Arrived) -> None:
         """Have the sender of a notification send it again later."""
         self.acknowledge()
-        self.reply(request.client, Header(Kind.REJECT, request.header.id), [frames.REQUEUED])
+        self.reply(request.client, Header(Kind.REJECT, request.header.id), frames.REQUEUED)
 
     def release(self, request: Arrived) -> None:
         """Give a request back that was not begun; another server may take it."""
@@ -184,15 +186,14 @@ class Link:
         left = header.left
         if left:
             left = max(1, left - int((time.monotonic() - request.at) * 1000))
-        again = frames.encode(header._replace(left=left))
-        released = frames.encode(Header(Kind.RELEASE, header.id))
-        self._send([request.client, released, again, *request.body])
+        again = frames.encode(header._replace(left=left)) + request.body
+        self._send(Header(Kind.RELEASE, header.id), again, client=request.client)
 
-    def reply(self, client: bytes, header: Header, body: Sequence[bytes]) -> None:
+    def reply(self, client: bytes, header: Header, body: bytes = b"") -> None:
         """Send a reply."""
         if header.kind in _FINAL:
             self._calls.pop(header.id, None)
-        self._send([client, frames.encode(header), *body])
+        self._send(header, body, client=client)
 
     def _return_credit(self) -> None:
         """Grant one more request for each that is held no more."""
@@ -212,21 +213,26 @@ class Link:
     def _send_credit(self, credit: int) -> None:
         self._control(Kind.CREDIT, frames.encode_credit(credit))
 
-    def _control(self, kind: Kind, *body: bytes) -> None:
+    def _control(self, kind: Kind, body: bytes) -> None:
         # A proxy that is not connected receives nothing, and so is not waited for.
-        self._send([b"", frames.encode(Header(kind, self.incarnation)), *body], counts=False)
+        self._send(Header(kind, self.incarnation), body, counts=False)
 
-    def _send(self, message: list[bytes], *, counts: bool = True) -> None:
+    def _send(
+        self, header: Header, body: bytes = b"", *, client: bytes = b"", counts: bool = True
+    ) -> None:
         if self._outbox is not None:
-            self._outbox.send(message, counts=counts)
+            self._outbox.send(frames.pack(header, body, client=client), counts=counts)
 
     def _on_message(self, message: list[bytes]) -> None:
         if message == [b""]:
             self._on_connected()
             return
-        frames.require(message, 2)
-        client, first, *body = message
-        header = frames.decode(first)
+        arrived = self._parts.whole(b"", frames.unpack(frames.sole(message)))
+        if arrived is not None:
+            self._on_whole(arrived)
+
+    def _on_whole(self, message: Message) -> None:
+        header, client, body = message.header, message.client, message.body
         if header.kind in _REQUESTS:
             self._handed += 1
             self._metrics.received(header.kind)
@@ -246,10 +252,18 @@ class Link:
         elif header.kind is Kind.ACK:
             self._deliver(State.REGISTERED)
         elif header.kind is Kind.OUTSTANDING:
-            for call, _ in frames.decode_outstanding(b"".join(body)):
+            for call, _ in frames.decode_outstanding(body):
                 if call not in self._calls:
                     kind = Kind.ACK if call in self._confirmed else Kind.LOST
-                    self._send([b"", frames.encode(Header(kind, call))])
+                    self._send(Header(kind, call))
+
+    def _on_dropped(self, _source: bytes, begun: Message) -> None:
+        """The rest of a request has not come: its sender waits for nothing."""
+        if begun.header.kind in _REQUESTS:
+            self._handed += 1
+            self.acknowledge()
+            if begun.client:
+                self._send(Header(Kind.LOST, begun.header.id))
 
     def _note(self, call: Arrived) -> None:
         """Note a call until it is answered, or no caller waits for it."""
@@ -265,9 +279,9 @@ class Link:
             return
         self._settle()
         credit = (self._prefetch if self._accepting else 0) - self._handed
-        self._control(Kind.HELLO, frames.encode_credit(credit), *self._keys)
+        self._control(Kind.HELLO, frames.encode_hello(credit, self._keys))
         # A proxy that was killed may have taken them along.
         since = time.monotonic() - RESENT_WITHIN
         for at, client, request in self._acknowledgements:
             if at >= since and request in self._confirmed:
-                self._send([client, frames.encode(Header(Kind.ACK, request))])
+                self._send(Header(Kind.ACK, request), client=client)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from hbshim.messaging.duplicates import duplicate_cache
 from hbshim.messaging.polling import PollingListener
 from hbshim.messaging.zmq.connection import Connection, Subscription
-from hbshim.messaging.zmq.frames import FrameError
 from hbshim.messaging.zmq.incoming import ZmqIncoming
 from hbshim.messaging.zmq.link import State
 from hbshim.messaging.zmq.settings import COPIES_KEPT
@@ -109,14 +108,9 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
                 self._registered = self._registered or item is State.REGISTERED
                 paused = item is State.PAUSED
                 continue
-            try:
-                incoming = ZmqIncoming(item, connection, self._options)
-            except FrameError:
-                self.metrics.count("zmq_malformed")
-                connection.acknowledge(item)
-            else:
-                # A publication is this listener's alone: what has arrived is handled at the end.
-                self._inbox.put((incoming, not item.is_publication))
+            incoming = ZmqIncoming(item, connection, self._options)
+            # A publication is this listener's alone: what has arrived is handled at the end.
+            self._inbox.put((incoming, not item.is_publication))
         return paused
 
     def _stop_consuming(self) -> None:

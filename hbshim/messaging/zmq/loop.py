@@ -287,13 +287,11 @@ class Loop:
         if any(each == self._wake_in.fileno() for each, _ in events):
             with contextlib.suppress(BlockingIOError):
                 self._wake_in.recv(4096)
-        turns = self._in_turn(events)
-        begun = self._receive_first(turns)
         for _ in range(len(self._commands)):
             self._guarded(self._commands.popleft())
-        for socket, event in turns:
-            if socket in begun and socket in self._readers:
-                self._read(socket, begun.pop(socket))
+        for socket, event in self._in_turn(events):
+            if event & _READABLE and socket in self._readers:
+                self._read(socket)
             if event & _WRITABLE and (on_writable := self._writers.get(socket)) is not None:
                 self._guarded(on_writable)
         self._call_timers()
@@ -305,28 +303,12 @@ class Loop:
         first = next(self._rounds) % len(events) if events else 0
         return events[first:] + events[:first]
 
-    def _receive_first(
-        self, events: list[tuple[zmq.Socket[bytes], int]]
-    ) -> dict[zmq.Socket[bytes], list[bytes]]:
-        """Receive one message of each socket that has some.
-
-        The poll has begun to read it. A router that learns of the end of a replaced connection
-        before it has read the rest aborts the process; so this comes before all else.
-        """
-        begun = {}
-        for socket, event in events:
-            if event & _READABLE and socket in self._readers:
-                with contextlib.suppress(zmq.ZMQError):
-                    begun[socket] = receive(socket)
-        return begun
-
-    def _read(self, socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    def _read(self, socket: zmq.Socket[bytes]) -> None:
         handler = self._readers[socket]
         until = time.monotonic() + _SLICE
         for number in range(BATCH):
             try:
-                if number:
-                    frames = receive(socket)
+                frames = receive(socket)
             except zmq.ZMQError:
                 return  # nothing more
             try:
@@ -357,8 +339,7 @@ class Loop:
             _report(error)
 
     def _touch(self) -> None:
-        # Each poll asks the others.
-        for socket in self._sockets.keys() - self._readers.keys():
+        for socket in self._sockets:
             socket.get(zmq.EVENTS)
 
     def finish(self, seconds: float) -> None:

@@ -22,27 +22,28 @@ class Outbox:
         self._loop = loop
         self._socket = socket
         # Each with the bytes that it counts for.
-        self._kept: deque[tuple[list[bytes], int]] = deque()
+        self._kept: deque[tuple[bytes, int]] = deque()
         self.size = 0
         self.on_empty: Callable[[], None] = lambda: None
 
-    def send(self, message: list[bytes], *, counts: bool = True) -> None:
-        """Send a message behind those that are kept.
+    def send(self, frames: list[bytes], *, counts: bool = True) -> None:
+        """Send the frames of a message behind those that are kept.
 
         Parameters:
             counts: it is lost work if it is not sent.
         """
-        if not self._kept and not try_send(self._socket, message):
-            return
-        if not self._kept:
-            self._loop.write(self._socket, self._flush)
-        size = sum(map(len, message)) if counts else 0
-        self._kept.append((message, size))
-        self.size += size
+        for frame in frames:
+            if not self._kept:
+                if not try_send(self._socket, [frame]):
+                    continue
+                self._loop.write(self._socket, self._flush)
+            size = len(frame) if counts else 0
+            self._kept.append((frame, size))
+            self.size += size
 
     def _flush(self) -> None:
         while self._kept:
-            if try_send(self._socket, self._kept[0][0]):
+            if try_send(self._socket, [self._kept[0][0]]):
                 return
             self.size -= self._kept.popleft()[1]
         self._loop.write(self._socket, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hbshim.messaging.zmq import frames
@@ -20,15 +19,15 @@ class Outgoing:
     """
 
     header: Header
-    body: Sequence[bytes]
+    body: bytes
     left: float
     since: float = field(default_factory=time.monotonic, kw_only=True)
 
-    def frames(self) -> list[bytes]:
-        """Return its frames, with the time that it has left."""
+    def frames(self, sequence: int = 0) -> list[bytes]:
+        """Return its frames, with the time that it has left and a number; see `frames.pack`."""
         left = self.left - (time.monotonic() - self.since)
-        first = self.header._replace(left=frames.milliseconds(max(0.001, left)))
-        return [frames.encode(first), *self.body]
+        left_now = frames.milliseconds(max(0.001, left))
+        return frames.pack(self.header._replace(left=left_now, sequence=sequence), self.body)
 
     def expired(self) -> bool:
         """Return whether its time is over."""

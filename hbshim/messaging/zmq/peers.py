@@ -7,6 +7,8 @@ A request that was certainly not handed over ends as UNREACHABLE, BUSY or UNKNOW
 another host. One whose server is gone ends as LOST, and one whose proxy is gone as CUT. Where only
 a connection is gone, the proxy is asked what it has: it knows by the numbers of the requests which
 have arrived.
+
+It is longer than most modules because all that can become of a request is here.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.connector import Connector
 from hbshim.messaging.zmq.curve import ServerKeys
 from hbshim.messaging.zmq.directory import HostRecord
-from hbshim.messaging.zmq.frames import Header, Kind
-from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.frames import Header, Kind, Message
+from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.outcomes import Outcome
 from hbshim.messaging.zmq.outgoing import Outgoing
+from hbshim.messaging.zmq.parts import Parts
+from hbshim.messaging.zmq.router import RouterSender
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
 
@@ -93,6 +97,7 @@ class _Peer:
         up: it is connected and has sent HELLO, or BYE.
         leaving: it stops, and takes nothing new.
         down_since: of ``time.monotonic()``.
+        sender: over the socket.
         outstanding: the requests that it was sent, with their numbers.
         refusal: why the proxy refuses the connection, until it accepts it.
     """
@@ -101,6 +106,7 @@ class _Peer:
     address: str
     socket: zmq.Socket[bytes]
     connector: Connector
+    sender: RouterSender
     routing_id: bytes | None
     down_since: float
     used: float = field(default_factory=time.monotonic)
@@ -141,11 +147,12 @@ class Peers:
         self._on_change = on_change
         self._idle = idle
         self._server_keys = server_keys
-        self._shared: tuple[zmq.Socket[bytes], Connector] | None = None
+        self._shared: tuple[zmq.Socket[bytes], Connector, RouterSender] | None = None
         self._peers: dict[str, _Peer] = {}
         self._by_routing_id: dict[bytes, _Peer] = {}
         self._sent: dict[bytes, tuple[_Peer, Request]] = {}
         self._sequence = 0
+        self._parts = Parts(self._on_dropped)
         self._closed = False
 
     @property
@@ -229,13 +236,13 @@ class Peers:
 
     def _router(
         self, handler: Callable[[list[bytes]], None]
-    ) -> tuple[zmq.Socket[bytes], Connector]:
+    ) -> tuple[zmq.Socket[bytes], Connector, RouterSender]:
         made = make(self._loop.context, "client-call", self._settings, self._routing_id)
         self._loop.read(made, handler)
         connector = Connector(
             self._loop, made, "call", self._server_keys, self._metrics, self._on_refused
         )
-        return made, connector
+        return made, connector, RouterSender(self._loop, made)
 
     def _on_refused(self, address: str, why: Outcome) -> None:
         for peer in self._peers.values():
@@ -261,9 +268,8 @@ class Peers:
     def _send(self, peer: _Peer, request: Request) -> bool:
         """Send a request, or report why not; return False if it can wait for a connection."""
         assert peer.routing_id is not None
-        first, *body = request.frames()
         sequence = self._sequence + 1
-        error = try_send(peer.socket, [peer.routing_id, frames.numbered(first, sequence), *body])
+        error = peer.sender.send(peer.routing_id, request.frames(sequence))
         if not error:
             self._metrics.sent(request.header.kind)
             self._sequence = peer.outstanding[request.id] = sequence
@@ -299,9 +305,12 @@ class Peers:
         routing_id, *rest = message
         if rest == [b""]:
             return  # a probe; HELLO follows
-        frames.require(rest, 1)
-        header = frames.decode(rest[0])
-        body = frames.join(rest[1:], frames.BODY_LIMIT)
+        arrived = self._parts.whole(routing_id, frames.unpack(frames.sole(rest)))
+        if arrived is not None:
+            self._on_whole(peer, routing_id, arrived)
+
+    def _on_whole(self, peer: _Peer, routing_id: bytes, message: Message) -> None:
+        header, body = message.header, message.body
         kind = _REPLIES.get(header.kind)
         if kind is not None:
             if kind in ("result", "error"):
@@ -322,6 +331,12 @@ class Peers:
         elif header.kind is Kind.LOST:
             self._end(peer, header.id, Outcome.LOST)
 
+    def _on_dropped(self, _source: bytes, begun: Message) -> None:
+        """The rest of a reply has not come."""
+        sent = self._sent.get(begun.header.id)
+        if sent is not None and begun.header.kind in (Kind.RESULT, Kind.ERROR):
+            self._end(sent[0], begun.header.id, Outcome.LOST)
+
     def _on_hello(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
         self._on_connected(peer, routing_id, header)
         peer.leaving = False
@@ -339,14 +354,15 @@ class Peers:
             self._report(peer.waiting.popleft(), Outcome.UNREACHABLE)
 
     def _on_connected(self, peer: _Peer, routing_id: bytes, header: Header) -> None:
+        peer.sender.forget(routing_id)
         if peer.incarnation not in (None, header.id):
             self._metrics.record("zmq-proxy-restarted", header.server)
             self._fail(peer)
         elif peer.outstanding:
             # This may be another connection than they were sent over.
-            asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
             for requests in frames.encode_outstanding(peer.outstanding.items()):
-                try_send(peer.socket, [routing_id, asked, requests])
+                asked = frames.pack(Header(Kind.OUTSTANDING, header.id), requests)
+                peer.sender.send_behind(routing_id, asked)
         peer.incarnation, peer.routing_id = header.id, routing_id
         peer.up, peer.refusal = True, None
 
@@ -376,7 +392,7 @@ class Peers:
         ping = frames.encode(Header(Kind.PING, bytes(16)))
         for peer in self._peers.values():
             if peer.outstanding and peer.up and peer.routing_id is not None:
-                error = try_send(peer.socket, [peer.routing_id, ping])
+                error = peer.sender.send(peer.routing_id, [ping])
                 if error == zmq.EHOSTUNREACH:
                     self._mark_down(peer)
 

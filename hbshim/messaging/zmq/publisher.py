@@ -51,7 +51,7 @@ class Publication:
 
     key: bytes
     header: Header
-    body: Sequence[bytes]
+    body: bytes
     instances: Collection[bytes]
     until: float
     done: Callable[[int], None] = lambda copies: None
@@ -214,13 +214,15 @@ class Publisher:
             self._sent.clear()
         self._sent[subscription] += 1
         header = publication.header._replace(sequence=self._sent[subscription])
-        message = [subscription, self._id, frames.encode(header), *publication.body]
         self._metrics.sent(header.kind)
-        if not try_send(self._socket, message):
-            return
-        # A subscriber does not keep up: the others get it, and that one counts a gap.
-        self._metrics.count("zmq_subscribers_behind")
-        self._metrics.record("subscriber-behind", "", f"topic {header.topic!r}")
-        self._socket.set(zmq.XPUB_NODROP, 0)
-        try_send(self._socket, message)
-        self._socket.set(zmq.XPUB_NODROP, 1)
+        behind = False
+        for frame in frames.pack(header, publication.body, before=subscription + self._id):
+            if try_send(self._socket, [frame]):
+                # A subscriber does not keep up: the others get it, and that one counts a gap.
+                behind = True
+                self._socket.set(zmq.XPUB_NODROP, 0)
+                try_send(self._socket, [frame])
+        if behind:
+            self._socket.set(zmq.XPUB_NODROP, 1)
+            self._metrics.count("zmq_subscribers_behind")
+            self._metrics.record("subscriber-behind", "", f"topic {header.topic!r}")

@@ -43,14 +43,16 @@ class Cast(Outgoing):
 
     Attributes:
         done: called by the I/O thread with why it was not sent, or None; its sender waits for it.
+        rest: what is left to send, once a part of it was sent.
     """
 
     done: Callable[[Outcome | None], None] | None = None
+    rest: deque[bytes] = field(default_factory=deque)
 
     @property
     def size(self) -> int:
         """Its bytes, about."""
-        return frames.HEADER_LIMIT + sum(map(len, self.body))
+        return frames.HEADER_LIMIT + len(self.body)
 
 
 @dataclass(eq=False)
@@ -190,7 +192,7 @@ class Pusher:
         if cast.expired():
             self._end(cast, Outcome.UNREACHABLE)
             return
-        if not peer.kept and not peer.socket.closed and not try_send(peer.socket, cast.frames()):
+        if not peer.kept and not peer.socket.closed and self._push(peer, cast):
             peer.ready, peer.refusal = True, None
             self._end(cast)
             return
@@ -207,11 +209,21 @@ class Pusher:
         if cast.done is not None:
             self._loop.later(left, lambda: self._give_up(peer, cast))
 
+    def _push(self, peer: _Peer, cast: Cast) -> bool:
+        """Send what is left of a cast; return whether all of it was sent."""
+        rest = cast.rest or deque(cast.frames())
+        while rest:
+            if try_send(peer.socket, [rest[0]]):
+                break
+            rest.popleft()
+            cast.rest = rest
+        return not rest
+
     def _flush(self, peer: _Peer) -> None:
         while peer.kept:
             cast = peer.kept[0]
             late = cast.expired()
-            if not late and try_send(peer.socket, cast.frames()):
+            if not late and not self._push(peer, cast):
                 return
             peer.kept.popleft()
             self._end(cast, Outcome.UNREACHABLE if late else None)

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import zmq
 
 from hbshim.errors import OptionError, UnsupportedVersionError
-from hbshim.messaging.zmq.frames import FRAME_LIMIT
+from hbshim.messaging.zmq.frames import PART_LIMIT
 from hbshim.messaging.zmq.settings import SocketSettings
 
 #: Older ones have faults that a peer can use (CVE-2021-20234 to 20237).
@@ -59,6 +59,8 @@ ROLES: dict[Role, tuple[int, bool]] = {
     "proxy-publishers": (zmq.XSUB, True),
     "proxy-subscribers": (zmq.XPUB, True),
     "server-subscribe": (zmq.SUB, False),
+    # A question has two frames, of a REQ. No connection is replaced: the names of its peers are
+    # given by the router.
     # No REP: its next answer is lost after a message that it cannot read, of a peer that is gone.
     "proxy-control": (zmq.ROUTER, True),
     "control": (zmq.REQ, False),
@@ -93,8 +95,8 @@ def options_of(role: Role, settings: SocketSettings) -> dict[int, int]:
         zmq.IMMEDIATE: 1,
         # A closed socket must not wait for ever for a peer that is gone.
         zmq.LINGER: int(settings.linger * 1000),
-        # Of each frame; a header is shorter than the allowance.
-        zmq.MAXMSGSIZE: FRAME_LIMIT + 4096,
+        # Of each frame; a subscription and a header are shorter than the allowance.
+        zmq.MAXMSGSIZE: PART_LIMIT + 4096,
         zmq.IPV6: 1,
         # The pauses before a new connection to a peer that was restarted grow.
         zmq.RECONNECT_IVL: 50,

@@ -17,9 +17,10 @@ from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.arrived import Arrived
 from hbshim.messaging.zmq.frames import INSTANCE_SIZE, Kind
 from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.parts import Parts
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import make
-from hbshim.messaging.zmq.subscriptions import end_marker
+from hbshim.messaging.zmq.subscriptions import end_marker, end_of_subscription
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.traffic import Traffic
@@ -69,6 +70,8 @@ class Subscriber:
         # Bytes of each message that was handled, until they are subtracted.
         self._settled: deque[int] = deque()
         self._overflows = False
+        # The number of the next one shows that one was dropped.
+        self._parts = Parts(lambda _source, _begun: None)
 
     @property
     def size(self) -> int:
@@ -121,17 +124,25 @@ class Subscriber:
             self._deliver(arrived)
 
     def _on_message(self, message: list[bytes]) -> None:
-        frames.require(message, 3)
-        subscription, sender, first, *body = message
-        header = frames.decode(first)
-        frames.check(body, frames.BODY_LIMIT)
-        if len(sender) != INSTANCE_SIZE or header.kind not in _KINDS:
+        frame = frames.sole(message)
+        end = end_of_subscription(frame)
+        at = end + INSTANCE_SIZE
+        subscription, sender = frame[:end], frame[end:at]
+        arrived = frames.unpack(frame, at)
+        if arrived.header.kind not in _KINDS:
             raise frames.FrameError("not a publication")
         # A subscription is a beginning; and the header decides what is called.
         if subscription not in self._subscriptions or not subscription.startswith(
-            header.key + b"/"
+            arrived.header.key + b"/"
         ):
             raise frames.FrameError("a publication to another key")
+        whole = self._parts.whole(frame[:at], arrived)
+        if whole is not None:
+            self._on_publication(subscription, sender, whole.header, whole.body)
+
+    def _on_publication(
+        self, subscription: bytes, sender: bytes, header: frames.Header, body: bytes
+    ) -> None:
         self._metrics.received(header.kind)
         self._count_gap(sender, subscription, header)
         arrived = Arrived(b"", header, body, time.monotonic())

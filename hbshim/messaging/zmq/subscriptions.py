@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hbshim.messaging.zmq.frames import INSTANCE_SIZE, NOTIFICATION
+from hbshim.messaging.zmq.frames import INSTANCE_SIZE, NOTIFICATION, FrameError
 
 _MARKER = b"\xff\xff"
 _SUBSCRIBED = 1
+_SLASH = ord("/")
 
 
 def end_marker(instance: bytes) -> bytes:
@@ -37,6 +38,26 @@ def pool_subscription(key: bytes, pool: str, instance: bytes) -> bytes:
     """
     encoded = pool.encode()
     return key + b"/" + bytes((len(encoded),)) + encoded + instance
+
+
+def end_of_subscription(frame: bytes) -> int:
+    """Return where the subscription ends that a publication begins with.
+
+    Raises:
+        FrameError: it begins with none.
+    """
+    try:
+        at = 0
+        for _ in range(3):
+            at += 1 + frame[at]
+        notified = frame[at : at + 1] == NOTIFICATION
+        at += notified
+        if frame[at] != _SLASH:
+            raise FrameError("not a publication")
+        at += 1
+        return at + 1 + frame[at] + INSTANCE_SIZE if notified else at
+    except IndexError:
+        raise FrameError("not a publication") from None
 
 
 def _split_pool(subscription: bytes) -> tuple[bytes, bytes, bytes] | None:

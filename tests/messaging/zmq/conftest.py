@@ -7,7 +7,7 @@ address.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,8 @@ def context() -> Iterator[Context]:
 def attack(context: Context) -> Iterator[Attack]:
     made: list[Attacker] = []
 
-    def start(kind: int, address: str, before: Sequence[bytes] = ()) -> Attacker:
-        made.append(Attacker(context, kind, address, before))
+    def start(kind: int, address: str) -> Attacker:
+        made.append(Attacker(context, kind, address))
         return made[-1]
 
     yield start

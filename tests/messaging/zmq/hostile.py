@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -99,21 +99,17 @@ class Attacker:
 
     Parameters:
         kind: of its socket.
-        before: frames that each message begins with.
     """
 
     MARKS = 50
 
-    def __init__(
-        self, context: Context, kind: int, address: str, before: Sequence[bytes] = ()
-    ) -> None:
+    def __init__(self, context: Context, kind: int, address: str) -> None:
         self._socket = context.socket(kind)
         self._socket.set(zmq.SNDTIMEO, int(1000 * LIMIT))
         self._socket.connect(address)
-        self._before = list(before)
 
     def send(self, *message: bytes) -> None:
-        self._socket.send_multipart([*self._before, *message])
+        self._socket.send_multipart(message)
 
     def receive(self) -> list[bytes]:
         assert self._socket.poll(int(1000 * LIMIT))

@@ -282,12 +282,12 @@ def test_a_process_recognises_copies_whichever_of_its_servers_gets_them_and_so_d
         # Without the flag that has the proxy answer itself; one after the other, to both servers.
         body = b'{"method": "echo", "args": {"value": 1}}'
         for _ in range(4):
-            dealer.send_multipart([encode(header), body])
+            dealer.send(encode(header) + body)
         sent = 4
         wait_until(answered, LIMIT)
         assert figure(node, "handed_over") == 4
         again = header._replace(flags=Flag.ACKNOWLEDGED | Flag.AGAIN)
-        dealer.send_multipart([encode(again), body])
+        dealer.send(encode(again) + body)
         sent = 5
         wait_until(answered, LIMIT)
         assert figure(node, "handed_over") == 4

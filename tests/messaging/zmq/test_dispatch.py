@@ -15,7 +15,7 @@ TOPIC, ONE = b"topic", b"one"
 
 
 def waiting(left: int = 0, since: float = 0.0, client: bytes = b"c", body: bytes = b"x") -> Waiting:
-    return Waiting(client, b"", Header(Kind.CALL, bytes(16), left=left), [body], since)
+    return Waiting(client, b"", Header(Kind.CALL, bytes(16), left=left), memoryview(body), since)
 
 
 @pytest.fixture

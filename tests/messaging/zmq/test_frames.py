@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
+import random
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -11,15 +12,17 @@ from hypothesis import strategies as st
 
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.frames import (
-    FRAME_LIMIT,
     HEADER_LIMIT,
     LONGEST_LEFT,
     NAME_LIMIT,
+    PART_LIMIT,
     ForeignVersionError,
     FrameError,
     Header,
     Kind,
+    Message,
 )
+from hbshim.messaging.zmq.parts import Parts
 
 names = st.text(st.characters(exclude_categories=("Cs",)), max_size=NAME_LIMIT).filter(  # type: ignore[arg-type]
     lambda name: len(name.encode()) <= NAME_LIMIT
@@ -28,7 +31,7 @@ headers = st.builds(
     Header,
     kind=st.sampled_from(Kind),
     id=st.binary(min_size=16, max_size=16),
-    flags=st.integers(0, 7),
+    flags=st.integers(0, 2**16 - 1),
     sequence=st.integers(0, 2**64 - 1),
     left=st.integers(0, LONGEST_LEFT),
     exchange=names,
@@ -36,6 +39,8 @@ headers = st.builds(
     server=names,
     content_type=names,
 )
+
+clients = st.binary(max_size=255)
 
 ID = bytes(range(16))
 
@@ -91,11 +96,25 @@ def test_pools_that_are_none_are_refused(body: bytes) -> None:
 
 
 @patient
-@given(headers, st.integers(0, 2**64 - 1))
-def test_a_header_is_numbered_as_it_is(header: Header, sequence: int) -> None:
-    numbered = frames.numbered(frames.encode(header), sequence)
-    assert frames.decode(numbered) == header._replace(sequence=sequence)
-    assert frames.id_of(numbered) == header.id
+@given(headers, clients, clients, st.integers(0, LONGEST_LEFT))
+def test_a_header_gets_another_client_and_another_time(
+    header: Header, before: bytes, client: bytes, left: int
+) -> None:
+    head = frames.readdressed(frames.encode(header, before), client, left)
+    assert head == frames.encode(header._replace(left=left), client)
+    assert frames.id_of(head) == header.id
+
+
+@patient
+@given(headers, clients, st.binary(max_size=300), st.binary(max_size=30))
+def test_a_message_is_read_as_it_was_written(
+    header: Header, client: bytes, body: bytes, before: bytes
+) -> None:
+    (frame,) = frames.pack(header, body, client=client, before=before)
+    found = frames.unpack(frame, len(before))
+    assert found[:5] == (header, client, 0, 1, frames.encode(header, client))
+    assert found.body == found.view == body
+    assert frames.unpack(found.head + body)[:5] == found[:5]
 
 
 @patient
@@ -129,17 +148,19 @@ def test_a_damaged_header_is_refused_or_read(header: Header, data: st.DataObject
             found = frames.decode(damaged)
         except FrameError:
             continue
-        assert frames.encode(found)[8:] == damaged[8:]
+        message = frames.unpack(damaged)
+        assert frames.encode(found, message.client)[8:] == message.head[8:]
 
 
 def test_another_major_version_is_named_and_another_minor_one_is_read() -> None:
     written = bytearray(frames.encode(Header(Kind.CALL, ID, topic="compute")))
     written[4] = frames.VERSION + 1
     assert frames.decode(bytes(written)).topic == "compute"
-    written[4] = 0x25
-    with pytest.raises(ForeignVersionError, match=r"version 2\.5") as caught:
-        frames.decode(bytes(written))
-    assert caught.value.id == ID
+    for foreign, name in ((0x10, r"version 1\.0"), (0x35, r"version 3\.5")):
+        written[4] = foreign
+        with pytest.raises(ForeignVersionError, match=name) as caught:
+            frames.decode(bytes(written))
+        assert caught.value.id == ID
 
 
 @pytest.mark.parametrize(
@@ -150,33 +171,80 @@ def test_what_does_not_fit_is_not_written(header: Header) -> None:
         frames.encode(header)
 
 
-@patient
-@given(st.integers(0, 5 * FRAME_LIMIT))
+SIZES = [
+    size + more for size in (0, PART_LIMIT, 2 * PART_LIMIT, 5 * PART_LIMIT) for more in (-1, 0, 1)
+][1:]
+
+
+def whole(written: list[bytes]) -> Message | None:
+    """What the last of some frames completes."""
+    parts = Parts(lambda _source, _begun: pytest.fail("a message was dropped"))
+    *first, last = (parts.whole(b"", frames.unpack(frame)) for frame in written)
+    assert first == [None] * (len(written) - 1)
+    assert parts.size == 0
+    return last
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_body_is_split_and_joined(size: int) -> None:
-    body = b"x" * size
-    pieces = frames.split(body)
-    assert all(0 < len(piece) <= FRAME_LIMIT for piece in pieces)
-    assert frames.join(pieces, size) == body
-    if size:
-        with pytest.raises(FrameError, match="the limit is"):
-            frames.join(pieces, size - 1)
+    header = Header(Kind.CALL, ID, topic="compute")
+    body = random.Random(size).randbytes(size)
+    written = frames.pack(header, body, client=b"client")
+    assert len(written) == max(1, math.ceil(size / PART_LIMIT))
+    assert all(len(frame) <= PART_LIMIT + HEADER_LIMIT for frame in written)
+    found = whole(written)
+    assert found is not None
+    assert found[:2] == (header, b"client")
+    assert found.body == body
 
 
-@pytest.mark.parametrize("wrong", [b"", b"x" * (FRAME_LIMIT + 1)])
-def test_a_frame_of_a_wrong_length_is_no_body(wrong: bytes) -> None:
-    with pytest.raises(FrameError):
-        frames.join([b"right", wrong], 10 * FRAME_LIMIT)
+def test_a_released_request_has_any_size() -> None:
+    header = Header(Kind.CALL, ID, topic="compute")
+    released = frames.encode(header) + bytes(3 * PART_LIMIT)
+    found = whole(frames.pack(Header(Kind.RELEASE, ID), released))
+    assert found is not None
+    inner = frames.unpack_whole(found.body)
+    assert (inner.header, inner.body) == (header, bytes(3 * PART_LIMIT))
 
 
-def test_a_body_beyond_the_limit_is_refused_before_it_is_copied() -> None:
-    pieces = [b"x" * FRAME_LIMIT] * 64
-    tracemalloc.start()
-    try:
-        with pytest.raises(FrameError):
-            frames.join(pieces, 1000)
-        assert tracemalloc.get_traced_memory()[1] < FRAME_LIMIT
-    finally:
-        tracemalloc.stop()
+def altered(part: int, parts: int, size: int) -> bytes:
+    head = bytearray(frames.encode(Header(Kind.CALL, ID)))
+    head[41:45] = struct.pack("!2H", part, parts)
+    return bytes(head) + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("part", "parts", "size"),
+    [
+        (0, 0, 0),
+        (1, 1, 5),
+        (0, 1, PART_LIMIT + 1),
+        (0, 2, 5),
+        (1, 2, 0),
+        (1, 2, PART_LIMIT + 1),
+        (0, 2050, PART_LIMIT),
+    ],
+)
+def test_a_part_of_a_wrong_length_or_number_is_refused(part: int, parts: int, size: int) -> None:
+    with pytest.raises(FrameError, match=f"part {part} of {parts}"):
+        frames.unpack(altered(part, parts, size))
+
+
+def test_a_body_beyond_the_limit_is_not_written() -> None:
+    with pytest.raises(FrameError, match="the limit is"):
+        frames.pack(Header(Kind.CALL, ID), bytes(frames.BODY_LIMIT + PART_LIMIT + 1))
+
+
+def test_a_message_of_several_frames_is_refused_and_its_version_is_named() -> None:
+    header = frames.encode(Header(Kind.CALL, ID))
+    assert frames.sole([header]) == header
+    for message in ([], [header, b"body"], [b"", b"client", b"body"]):
+        with pytest.raises(FrameError, match="frames"):
+            frames.sole(message)
+    former = b"HBZ1\x10\x01\0\0" + ID + bytes(16)
+    with pytest.raises(ForeignVersionError) as caught:
+        frames.sole([b"client", former, b"body"])
+    assert caught.value.id == ID
 
 
 @patient
@@ -220,3 +288,19 @@ def test_a_credit_is_read_as_it_was_written(credit: int) -> None:
 def test_a_credit_of_a_wrong_length_is_refused(data: bytes) -> None:
     with pytest.raises(FrameError):
         frames.decode_credit(data)
+
+
+@patient
+@given(st.integers(-(2**63), 2**63 - 1), st.lists(st.binary(max_size=800), max_size=5))
+def test_the_hello_of_a_server_is_read_as_it_was_written(credit: int, keys: list[bytes]) -> None:
+    body = frames.encode_hello(credit, keys)
+    assert frames.decode_hello(body) == (credit, keys)
+    if body[8:]:
+        with pytest.raises(FrameError):
+            frames.decode_hello(body[:-1])
+
+
+def test_the_hello_of_a_server_has_a_limited_number_of_keys() -> None:
+    body = frames.encode_hello(1, [b""] * (frames.KEYS_LIMIT + 1))
+    with pytest.raises(FrameError, match="keys"):
+        frames.decode_hello(body)

@@ -29,16 +29,18 @@ from tests.waiting import wait_until
 
 
 def test_more_than_a_payload_may_have(attacked: Host, attack: Attack) -> None:
-    """As one frame it ends the connection; in frames it is what its server refuses."""
+    """As one frame it ends the connection; in parts it is what its server refuses."""
     large = b"x" * (16 * 2**20 + 1)
     header = Header(Kind.CALL, bytes(16), exchange="openstack_rpc", topic="compute")
     for port, kind in ((9501, zmq.DEALER), (9502, zmq.PUB), (9503, zmq.PUB), (9504, zmq.PUSH)):
-        attack(kind, f"tcp://{attacked.node.address}:{port}").send(frames.encode(header), large)
+        attack(kind, f"tcp://{attacked.node.address}:{port}").send(frames.encode(header) + large)
     client = attack(zmq.DEALER, f"tcp://{attacked.node.address}:9501")
-    client.send(frames.encode(header), *frames.split(large))
-    first, *body = client.receive()
-    assert frames.decode(first).kind is Kind.ERROR
-    assert b"payload_limit" in b"".join(body)
+    for frame in frames.pack(header, large):
+        client.send(frame)
+    (frame,) = client.receive()
+    answer = frames.unpack(frame)
+    assert answer.header.kind is Kind.ERROR
+    assert b"payload_limit" in answer.body
     attacked.is_well("large")
 
 
@@ -47,19 +49,21 @@ def test_a_client_that_asks_for_very_many_requests_and_reads_no_answer(
 ) -> None:
     """Each request is answered, and the answers wait in the proxy."""
     attacker = attack(zmq.DEALER, f"tcp://{attacked.node.address}:9501")
-    asked = frames.encode(Header(Kind.OUTSTANDING, bytes(16)))
-    attacker.send(asked, *frames.split(bytes(24 * 5_000_000)))
+    asked = Header(Kind.OUTSTANDING, bytes(16))
+    for frame in frames.pack(asked, bytes(24 * 5_000_000)):
+        attacker.send(frame)
     for _ in range(20):
-        attacker.send(asked, bytes(24 * 10_000))
+        attacker.send(*frames.pack(asked, bytes(24 * 10_000)))
     attacked.is_well("outstanding")
 
 
 def test_a_server_with_very_many_keys(attacked: Host, attack: Attack) -> None:
-    attacker = attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers", [b""])
-    greeting = frames.encode(Header(Kind.HELLO, b"many keys of it!"))
+    attacker = attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers")
+    greeting = Header(Kind.HELLO, b"many keys of it!")
     before = figures(attacked.node)["servers"]
     keys = [frames.key_of("e", f"t{number}") for number in range(500_000)]
-    attacker.send(greeting, frames.encode_credit(1), *keys)
+    for frame in frames.pack(greeting, frames.encode_hello(1, keys)):
+        attacker.send(frame)
     attacker.wait_until_counted(attacked)
     assert figures(attacked.node)["servers"] == before
     attacked.is_well("keys")

@@ -15,7 +15,7 @@ from hbshim import messaging
 from hbshim.heartbeat import service
 from hbshim.messaging import Client
 from hbshim.messaging.zmq import frames
-from hbshim.messaging.zmq.frames import FRAME_LIMIT, Header, Kind
+from hbshim.messaging.zmq.frames import PART_LIMIT, Header, Kind
 from hbshim.messaging.zmq.proxy.control import ask
 from tests.messaging.zmq.hostile import (
     GREETING,
@@ -103,11 +103,16 @@ bodies = st.one_of(
     st.just(b""),
     st.integers(-(2**63), 2**63 - 1).map(frames.encode_credit),
     st.just(frames.key_of("e", "hostile")),
-    st.just(b"x" * (FRAME_LIMIT + 1)),
+    st.just(b"x" * (PART_LIMIT + 1)),
 )
-messages = st.tuples(
+several = st.tuples(
     st.one_of(headers, damaged(), bodies), st.lists(st.one_of(bodies, headers), max_size=4)
 ).map(lambda parts: [parts[0], *parts[1]])
+#: Of one frame, as hbshim sends them, and of several. A longer frame would end the connection.
+messages = st.one_of(
+    several,
+    several.map(lambda parts: [b"".join(parts)]).filter(lambda parts: len(parts[0]) < PART_LIMIT),
+)
 
 
 @pytest.mark.parametrize(("port", "kind"), [(9501, zmq.DEALER), (9504, zmq.PUSH)])
@@ -126,10 +131,10 @@ def test_frames_of_a_client(attacked: Host, attack: Attack, port: int, kind: int
 
 @pytest.mark.parametrize("hello", [False, True])
 def test_frames_of_a_server(attacked: Host, attack: Attack, hello: bool) -> None:
-    attacker = attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers", [b""])
+    attacker = attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers")
     if hello:
         greeting = frames.encode(Header(Kind.HELLO, bytes(16)))
-        attacker.send(greeting, frames.encode_credit(5), frames.key_of("e", "hostile"))
+        attacker.send(greeting + frames.encode_hello(5, [frames.key_of("e", "hostile")]))
 
     @patient
     @given(messages)
@@ -152,9 +157,10 @@ def test_frames_of_a_publisher(attacked: Host, attack: Attack, port: int) -> Non
     def send(message: list[bytes]) -> None:
         attacker.send(*message)
         attacker.send(KEY + b"/", *message)
+        attacker.send(KEY + b"/" + bytes(16) + message[0], *message[1:])
 
     def arrived() -> bool:
-        attacker.send(KEY + b"/", bytes(16), b"no header")
+        attacker.send(KEY + b"/" + bytes(16) + b"no header")
         return counted() > before
 
     send()
@@ -183,20 +189,32 @@ def test_questions_for_figures(attacked: Host, attack: Attack, name: str) -> Non
     wait_until(lambda: None not in ask(attacked.node.ipc).values(), LIMIT)
 
 
-def test_another_version_is_answered_or_counted(attacked: Host, attack: Attack) -> None:
-    """A client of a later release is told why it is refused."""
-    later = bytearray(frames.encode(Header(Kind.CALL, b"i" * 16, topic="compute")))
-    later[4] = 0x20
+#: The header of a call, as version 1 had it; its body was a frame of its own.
+FORMER = b"HBZ1\x10\x01\0\0" + b"i" * 16 + bytes(12) + b"\0\7\0\0compute"
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_another_version_is_answered_or_counted(
+    attacked: Host, attack: Attack, former: bool
+) -> None:
+    """A client of another release is told why it is refused."""
+    header = bytearray(frames.encode(Header(Kind.CALL, b"i" * 16, topic="compute")))
+    header[4] = 0x30
+    other = [FORMER, b"{}"] if former else [bytes(header)]
     before = figures(attacked.node).get("version_apart", 0)
     client = attack(zmq.DEALER, f"tcp://{attacked.node.address}:9501")
-    client.send(bytes(later))
-    first, reason = client.receive()
-    assert frames.decode(first)[:2] == (Kind.REJECT, b"i" * 16)
-    assert reason == b"version"
-    attack(zmq.PUSH, f"tcp://{attacked.node.address}:9504").send(bytes(later))
-    attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers", [b""]).send(bytes(later))
+    client.send(*other)
+    (frame,) = client.receive()
+    answer = frames.unpack(frame)
+    assert answer.header[:2] == (Kind.REJECT, b"i" * 16)
+    assert answer.body == b"version"
+    # Where every version has them: the magic bytes, its version, and the id of the message.
+    assert frame[:5] + frame[8:24] == b"HBZ1" + bytes((frames.VERSION,)) + b"i" * 16
+    attack(zmq.PUSH, f"tcp://{attacked.node.address}:9504").send(*other)
+    servers = attack(zmq.DEALER, f"ipc://{attacked.node.ipc}/servers")
+    servers.send(*((b"", *other) if former else other))
     wait_until(lambda: figures(attacked.node).get("version_apart", 0) >= before + 3, LIMIT)
-    attacked.is_well("version")
+    attacked.is_well(f"version {former}")
 
 
 def test_frames_of_a_proxy(context: Context) -> None:
@@ -219,10 +237,11 @@ def test_frames_of_a_proxy(context: Context) -> None:
 
         send()
         proxy.send_multipart([client, frames.encode(Header(Kind.HELLO, bytes(16)))])
-        _, first, _ = received_by(proxy)
+        _, request = received_by(proxy)
         send()
-        header = Header(Kind.RESULT, frames.decode(first).id, content_type="application/json")
-        proxy.send_multipart([client, frames.encode(header), b"1"])
+        id_ = frames.decode(request).id
+        (reply,) = frames.pack(Header(Kind.RESULT, id_, content_type="application/json"), b"1")
+        proxy.send_multipart([client, reply])
         assert call.join() == 1
         driver.close()
     assert counted() > before

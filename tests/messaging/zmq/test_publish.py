@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,10 +145,10 @@ def test_what_its_sender_has_given_up_is_not_published_later() -> None:
     publisher = Publisher(loop, SocketSettings(), "fanout", 0, Traffic(Metrics()))
     sent: list[int] = []
     header = Header(Kind.FANOUT, bytes(16), topic="t")
-    late = Publication(b"key", header, [], [bytes(16)], time.monotonic() + 0.05, sent.append)
+    late = Publication(b"key", header, b"", [bytes(16)], time.monotonic() + 0.05, sent.append)
     publisher.publish([], late)
     late.given_up = True
-    later = Publication(b"key", header, [], [b"1" * 16], time.monotonic() + 0.1, sent.append)
+    later = Publication(b"key", header, b"", [b"1" * 16], time.monotonic() + 0.1, sent.append)
     publisher.publish([], later)
     wait_until(lambda: loop.run_once(0.01) or sent, LIMIT)
     assert sent == [1]
@@ -292,8 +293,8 @@ def test_what_a_publisher_names_is_called_only_if_it_is_subscribed_to(
         body = json.dumps(value).encode()
         for topic in ("events.secret", "events.info"):
             header = Header(Kind.NOTIFY, bytes(16), exchange="openstack_notification", topic=topic)
-            publisher.send_multipart([mine, bytes(16), encode(header), body])
-            publisher.send_multipart([mine + b"more", bytes(16), encode(header), body])
+            publisher.send(mine + bytes(16) + encode(header) + body)
+            publisher.send(mine + b"more" + bytes(16) + encode(header) + body)
         wait_until(lambda: len(sink.seen) > 1, LIMIT)
         assert sink.seen == [("info", 1), ("info", 2)]
     finally:
@@ -321,6 +322,16 @@ def test_a_proxy_that_hangs_or_is_gone_delays_the_others_little(
     client.cast("echo", value=2)
     wait_until(lambda: len(endpoint.asked) == 3, LIMIT)
     good.end(signal.SIGKILL)
+
+    def refuses() -> bool:
+        """Whether its processes, which end with their supervisor, have ended, too."""
+        try:
+            socket.create_connection((good.address, 9501), timeout=LIMIT).close()
+        except OSError:
+            return True
+        return False
+
+    wait_until(refuses, LIMIT)
     with pytest.raises(ConnectError, match="none of its hosts can be reached"):
         Client(good.driver(), TARGET, timeout=0.3).prepare(fanout=True).cast("echo", value=3)
 

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 import hbshim
-from hbshim.messaging.zmq.frames import FRAME_LIMIT, HEADER_LIMIT
+from hbshim.messaging.zmq.frames import HEADER_LIMIT, INSTANCE_SIZE, NAME_LIMIT, PART_LIMIT
 from hbshim.messaging.zmq.loop import try_send
 from hbshim.messaging.zmq.settings import SocketSettings
 from hbshim.messaging.zmq.sockets import LOCAL, ROLES, Role, make, options_of
@@ -23,7 +23,7 @@ SOURCES = sorted((Path(hbshim.__file__).parent / "messaging" / "zmq").rglob("*.p
 #: The modules that run in the thread of a loop, or make one.
 IN_THE_LOOP = {
     *("connector.py", "io.py", "loop.py", "outbox.py", "peers.py", "link.py", "sockets.py"),
-    *("requests.py", "clients.py", "servers.py"),
+    *("requests.py", "clients.py", "servers.py", "router.py"),
     *("publisher.py", "pusher.py", "subscriber.py"),
     # The sockets that ZeroMQ's own proxy owns, in its thread, and those for figures.
     *("access.py", "endpoints.py", "pubsub.py", "control.py"),
@@ -61,8 +61,8 @@ def test_the_options_of_every_socket(role: Role) -> None:
         assert 0 < options[zmq.SNDHWM] < 100_000
     assert options[zmq.IMMEDIATE] == 1
     assert 0 <= options[zmq.LINGER] < 60_000
-    assert FRAME_LIMIT <= options[zmq.MAXMSGSIZE] < 2 * FRAME_LIMIT
-    assert options[zmq.MAXMSGSIZE] >= HEADER_LIMIT
+    longest = 5 * (NAME_LIMIT + 1) + INSTANCE_SIZE + HEADER_LIMIT + PART_LIMIT
+    assert longest <= options[zmq.MAXMSGSIZE] < 2 * PART_LIMIT
     # The TTL has 16 bits for tenths of a second.
     assert options[zmq.HEARTBEAT_IVL] < options[zmq.HEARTBEAT_TIMEOUT] <= 32_000
     assert options[zmq.HEARTBEAT_TTL] <= 64_000

@@ -13,14 +13,12 @@ import zmq
 
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.frames import Header, Kind
-from hbshim.messaging.zmq.loop import Loop, try_send
+from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.held import HeldReplies
+from hbshim.messaging.zmq.router import RETRY_AFTER, RouterSender
 
 if TYPE_CHECKING:
     from hbshim.metrics import Metrics
-
-#: Seconds until a message is tried again that a socket had no space for.
-RETRY_AFTER = 0.01
 
 #: Seconds for which replies are held for a client that has lost its connection.
 REPLY_GRACE = 30.0
@@ -55,7 +53,7 @@ class Clients:
         metrics: Metrics,
     ) -> None:
         self._loop = loop
-        self._socket = socket
+        self._sender = RouterSender(loop, socket)
         self._host = host
         self._incarnation = incarnation
         self._metrics = metrics
@@ -68,8 +66,14 @@ class Clients:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def begun(self) -> int:
+        """The number of messages to them whose rest has to be sent."""
+        return len(self._sender)
+
     def greet(self, client: bytes, *, stopping: bool) -> None:
         """Greet a client that has connected; it learns whether this proxy has restarted."""
+        self._sender.forget(client)
         # Those that come and go without a call would otherwise stay for ever.
         self._known.pop(client, None)
         self._known[client] = None
@@ -107,24 +111,28 @@ class Clients:
 
     def _introduce(self, client: bytes, kind: Kind) -> None:
         header = Header(kind, self._incarnation, server=self._host)
-        try_send(self._socket, [client, frames.encode(header)])
+        self._sender.send_behind(client, frames.pack(header))
 
     def reject(self, client: bytes, request: bytes, reason: bytes) -> None:
         """Report that a request was not handed to any server."""
         self._metrics.count("zmq_rejected")
-        try_send(self._socket, [client, frames.encode(Header(Kind.REJECT, request)), reason])
+        self._sender.send_behind(client, frames.pack(Header(Kind.REJECT, request), reason))
 
     def acknowledge(self, client: bytes, request: bytes) -> None:
         """Report that a request was taken, or that a server has acknowledged it."""
-        self.reply(client, Kind.ACK, [frames.encode(Header(Kind.ACK, request))])
+        self.reply(client, Kind.ACK, frames.pack(Header(Kind.ACK, request)))
 
     def lose(self, client: bytes, request: bytes) -> None:
         """Report that a request will not be answered, and may have been run."""
         self._metrics.count("zmq_lost")
-        self.reply(client, Kind.LOST, [frames.encode(Header(Kind.LOST, request))])
+        self.reply(client, Kind.LOST, frames.pack(Header(Kind.LOST, request)))
 
     def reply(self, client: bytes, kind: Kind, message: list[bytes]) -> None:
-        """Send a reply, or hold it."""
+        """Send a reply, or hold it.
+
+        Parameters:
+            message: its frames.
+        """
         if not self.held.holds(client) and self._send(client, message):
             return
         if kind is not Kind.ALIVE:
@@ -135,7 +143,7 @@ class Clients:
         self.held.send(client, lambda message: self._send(client, message))
 
     def _send(self, client: bytes, message: list[bytes]) -> bool:
-        error = try_send(self._socket, [client, *message])
+        error = self._sender.send(client, message)
         if error == zmq.EHOSTUNREACH:
             self._known.pop(client, None)
         elif error:

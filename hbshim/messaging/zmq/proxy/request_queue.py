@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hbshim.messaging.zmq.frames import Flag, Header
 
-#: Bytes of a request beyond its frames, about.
+#: Bytes of a request beyond its header and body, about.
 _OVERHEAD = 500
 
 
@@ -24,20 +23,21 @@ class Waiting:
     Attributes:
         client: the routing id that its replies go to; empty for a cast that no server
             acknowledges.
-        header: decoded from `first`.
+        head: the bytes of its header.
+        header: decoded from them.
         since: when it arrived, of ``time.monotonic()``.
     """
 
     client: bytes
-    first: bytes
+    head: bytes
     header: Header
-    body: Sequence[bytes]
+    body: memoryview
     since: float
 
     @property
     def size(self) -> int:
         """Its bytes, about."""
-        return _OVERHEAD + len(self.first) + sum(map(len, self.body))
+        return _OVERHEAD + len(self.head) + len(self.body)
 
     @property
     def until(self) -> float:

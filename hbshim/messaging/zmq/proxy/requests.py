@@ -18,9 +18,10 @@ import zmq
 
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import PIPELINES, Directory, HostRecord
-from hbshim.messaging.zmq.frames import Flag, Header, Kind
+from hbshim.messaging.zmq.frames import Flag, Header, Kind, Message
 from hbshim.messaging.zmq.local_sockets import ipc_path
 from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.parts import Parts
 from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.clients import Clients
 from hbshim.messaging.zmq.proxy.endpoints import (
@@ -113,6 +114,8 @@ class RequestProxy:
             *(loop, back, self._queue, self._clients, directory, record),
             *(settings.copies_lifetime, metrics),
         )
+        self._parts = Parts(self._on_dropped)
+        self._cast_parts = Parts(self._on_cast_dropped)
         loop.read(front, self._on_client)
         loop.read(pull, self._on_cast)
         loop.read(back, self._servers.on_message)
@@ -132,6 +135,7 @@ class RequestProxy:
         def check() -> None:
             now = time.monotonic()
             waits = self._servers.table.outstanding or len(self._queue) or len(self._clients.held)
+            waits = waits or self._servers.begun or self._clients.begun
             if (waits or now < self._last_cast + _CASTS_END) and now < until:
                 self._loop.later(_STOP_CHECK, check)
             else:
@@ -169,22 +173,31 @@ class RequestProxy:
         if rest == [b""]:
             self._clients.greet(client, stopping=self._stopping)
             return
-        frames.require(rest, 1)
         try:
-            header = frames.decode(rest[0])
+            arrived = self._parts.whole(client, frames.unpack(frames.sole(rest)))
         except frames.ForeignVersionError as error:
             self._clients.reject(client, error.id, frames.APART)
             raise
-        body = rest[1:]
-        frames.check(body, frames.BODY_LIMIT)
+        if arrived is not None:
+            self._on_whole(client, arrived)
+
+    def _on_whole(self, client: bytes, message: Message) -> None:
+        header = message.header
         notified = header.kind is Kind.NOTIFY and header.flags & Flag.ACKNOWLEDGED
         if header.kind in (Kind.CALL, Kind.CAST) or notified:
             if self._clients.arrived(client, header.sequence):
-                self._on_request(client, rest[0], header, body)
+                self._on_request(client, message)
         elif header.kind in (Kind.LISTENERS, Kind.POOLS):
-            self._on_question(client, header.kind, rest[0], b"".join(body))
+            self._on_question(client, header, message.body)
         elif header.kind is Kind.OUTSTANDING:
-            self._on_outstanding(client, frames.decode_outstanding(b"".join(body)))
+            self._on_outstanding(client, frames.decode_outstanding(message.body))
+
+    def _on_dropped(self, client: bytes, begun: Message) -> None:
+        """The rest of a request has not come, so that it was certainly not handed over."""
+        self._clients.reject(client, begun.header.id, frames.BUSY)
+
+    def _on_cast_dropped(self, _source: bytes, _begun: Message) -> None:
+        self._casts_dropped += 1
 
     def _on_outstanding(self, client: bytes, requests: list[tuple[bytes, int]]) -> None:
         """Answer for what a client waits for, and this proxy will not answer otherwise."""
@@ -200,14 +213,14 @@ class RequestProxy:
             else:
                 self._clients.lose(client, request)
 
-    def _on_question(self, client: bytes, kind: Kind, first: bytes, key: bytes) -> None:
+    def _on_question(self, client: bytes, header: Header, key: bytes) -> None:
         """Answer with the ids, or with the ids and pools, of the servers that have a key."""
         servers = self._servers.table.servers_of(key)
         # Publishers wait for the listeners that are named, and for no others.
         if time.monotonic() < self._started + (_SETTLING if servers else _GATHERING):
-            self._loop.later(_LISTENER_CHECK, lambda: self._on_question(client, kind, first, key))
+            self._loop.later(_LISTENER_CHECK, lambda: self._on_question(client, header, key))
             return
-        if kind is Kind.LISTENERS:
+        if header.kind is Kind.LISTENERS:
             found = b"".join(server.incarnation for server in servers)
         else:
             found = frames.encode_pools(
@@ -216,12 +229,15 @@ class RequestProxy:
                 for split in map(frames.split_pool_key, server.keys)
                 if split is not None and split[0] == key
             )
-        self._clients.reply(client, kind, [first, *frames.split(found)])
+        self._clients.reply(client, header.kind, frames.pack(header, found))
 
-    def _on_request(self, client: bytes, first: bytes, header: Header, body: list[bytes]) -> None:
+    def _on_request(self, client: bytes, message: Message) -> None:
+        header = message.header
         key = header.dispatch_key
         answered = header.kind is Kind.CALL or header.flags & Flag.ACKNOWLEDGED
-        waiting = Waiting(client if answered else b"", first, header, body, time.monotonic())
+        waiting = Waiting(
+            client if answered else b"", message.head, header, message.view, time.monotonic()
+        )
         if header.flags & Flag.AGAIN:
             self._servers.table.forget(header.id)
         if self._servers.answer_copy(waiting):
@@ -239,14 +255,15 @@ class RequestProxy:
     def _on_cast(self, message: list[bytes]) -> None:
         """Place a cast; its sender learns nothing of what becomes of it."""
         self._last_cast = time.monotonic()
-        self._casts += 1
-        header = frames.decode(message[0])
-        body = message[1:]
-        frames.check(body, frames.BODY_LIMIT)
+        arrived = self._cast_parts.whole(b"", frames.unpack(frames.sole(message)))
+        if arrived is None:
+            return
+        header = arrived.header
         if header.kind is not Kind.CAST:
             raise frames.FrameError(f"{header.kind.name} is no cast")
+        self._casts += 1
         key = header.key
-        waiting = Waiting(b"", message[0], header, body, self._last_cast)
+        waiting = Waiting(b"", arrived.head, header, arrived.view, self._last_cast)
         expected = self._servers.table.serves(key) or (header.left > 0 and self._gathering())
         if not (expected and self._servers.place(key, waiting)):
             self._casts_dropped += 1
@@ -257,6 +274,8 @@ class RequestProxy:
 
     def _check(self) -> None:
         now = time.monotonic()
+        for parts in (self._parts, self._cast_parts, self._servers.parts):
+            parts.drop_stale()
         self._queue.drop_expired(now)
         self._servers.table.drop_late(now)
         self._clients.held.drop_late(now)

@@ -14,11 +14,13 @@ import zmq
 from hbshim.messaging.recent import Recent
 from hbshim.messaging.zmq import frames
 from hbshim.messaging.zmq.directory import Directory, HostRecord, Registration
-from hbshim.messaging.zmq.frames import Flag, Header, Kind
-from hbshim.messaging.zmq.loop import Loop, try_send
-from hbshim.messaging.zmq.proxy.clients import RETRY_AFTER, Clients
+from hbshim.messaging.zmq.frames import Flag, Header, Kind, Message
+from hbshim.messaging.zmq.loop import Loop
+from hbshim.messaging.zmq.parts import Parts
+from hbshim.messaging.zmq.proxy.clients import Clients
 from hbshim.messaging.zmq.proxy.dispatch_table import DispatchTable, Lost, Server
 from hbshim.messaging.zmq.proxy.request_queue import RequestQueue, Waiting
+from hbshim.messaging.zmq.router import RETRY_AFTER, RouterSender
 from hbshim.messaging.zmq.settings import COPIES_KEPT
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Servers:
 
     Attributes:
         table: what is known of them.
+        parts: of what they send.
         acknowledged: requests that they have acknowledged to their senders, the latest.
         closing: those that come are not registered any more.
     """
@@ -60,7 +63,8 @@ class Servers:
         metrics: Metrics,
     ) -> None:
         self._loop = loop
-        self._socket = socket
+        self._sender = RouterSender(loop, socket)
+        self.parts = Parts(self._on_dropped)
         self._queue = queue
         self._clients = clients
         self._directory = directory
@@ -72,6 +76,11 @@ class Servers:
         self.closing = False
         # Those that are checked again soon.
         self._suspects: set[bytes] = set()
+
+    @property
+    def begun(self) -> int:
+        """The number of messages to them whose rest has to be sent."""
+        return len(self._sender)
 
     def answer_copy(self, waiting: Waiting) -> bool:
         """Answer a copy of what a server has acknowledged; return False for any other request."""
@@ -91,14 +100,11 @@ class Servers:
     def _hand_over(self, key: bytes, waiting: Waiting) -> bool:
         if self.answer_copy(waiting):
             return True
-        first = waiting.first
-        if waiting.header.left:
-            left = waiting.left(time.monotonic())
-            if left != waiting.header.left:
-                first = frames.encode(waiting.header._replace(left=max(1, left)))
+        left = waiting.header.left and max(1, waiting.left(time.monotonic()))
+        head = frames.readdressed(waiting.head, waiting.client, left)
         while (server := self.table.match(key)) is not None:
-            message = [server.routing_id, waiting.client, first, *waiting.body]
-            error = try_send(self._socket, message)
+            message = frames.pack_encoded(head, waiting.body)
+            error = self._sender.send(server.routing_id, message)
             if not error:
                 call = waiting.header.id if waiting.client else None
                 self.table.hand_over(server, call, waiting.client, waiting.until)
@@ -126,9 +132,13 @@ class Servers:
         routing_id, *rest = message
         if rest == [b""]:
             return
-        frames.require(rest, 2)
-        client, first, *body = rest
-        header = frames.decode(first)
+        frame = frames.sole(rest)
+        arrived = self.parts.whole(routing_id, frames.unpack(frame))
+        if arrived is not None:
+            self._on_whole(routing_id, arrived, frame)
+
+    def _on_whole(self, routing_id: bytes, message: Message, frame: bytes) -> None:
+        header, client = message.header, message.client
         server = self.table.get(routing_id)
         if header.kind in _REPLIES:
             if header.kind is Kind.ACK:
@@ -137,16 +147,18 @@ class Servers:
                     client, _ = server.outstanding.get(header.id, (b"", 0.0))
             if server is not None and header.kind in _FINAL:
                 self.table.answered(server, header.id)
-            self._clients.reply(client, header.kind, [first, *body])
+            # A client ignores that it is named in the frame.
+            reply = [frame] if message.parts == 1 else frames.pack(header, message.view)
+            self._clients.reply(client, header.kind, reply)
         elif header.kind is Kind.HELLO:
-            self._on_hello(routing_id, header, body)
+            self._on_hello(routing_id, header, message.body)
         elif server is None:
             self._metrics.count("zmq_unknown_server")
         elif header.kind is Kind.CREDIT:
-            server.credit += frames.decode_credit(body[0] if body else b"")
+            server.credit += frames.decode_credit(message.body)
             self._drain(server.keys)
         elif header.kind is Kind.RELEASE:
-            self._on_release(server, client, header.id, body)
+            self._on_release(server, client, header.id, message.body)
         elif header.kind is Kind.LOST and header.id in server.outstanding:
             client, _ = server.outstanding[header.id]
             self.table.answered(server, header.id)
@@ -155,37 +167,41 @@ class Servers:
             self.table.bye(server)
             self._gone(server, [])
 
-    def _on_hello(self, routing_id: bytes, header: Header, body: list[bytes]) -> None:
-        frames.require(body, 1)
-        credit, *keys = body
-        if len(keys) > frames.KEYS_LIMIT:
-            raise frames.FrameError(f"{len(keys)} keys; the limit is {frames.KEYS_LIMIT}")
-        lost = self.table.hello(routing_id, header.id, keys, frames.decode_credit(credit))
+    def _on_dropped(self, source: bytes, begun: Message) -> None:
+        """The rest of a reply has not come."""
+        if begun.header.kind in _FINAL:
+            server = self.table.get(source)
+            if server is not None:
+                self.table.answered(server, begun.header.id)
+            self._lose([(begun.header.id, begun.client)])
+
+    def _on_hello(self, routing_id: bytes, header: Header, body: bytes) -> None:
+        credit, keys = frames.decode_hello(body)
+        self._sender.forget(routing_id)
+        lost = self.table.hello(routing_id, header.id, keys, credit)
         self._lose(lost)
         if self._directory is not None and not self.closing:
             # Publishers ask for the pools of a host.
             public = [key for key in keys if frames.split_pool_key(key) is None]
             registration = Registration(tuple(public), header.id.hex())
             self._directory.register(self._record, registration, time.monotonic())
-        acknowledged = frames.encode(Header(Kind.ACK, header.id))
-        try_send(self._socket, [routing_id, b"", acknowledged])
+        self._sender.send_behind(routing_id, frames.pack(Header(Kind.ACK, header.id)))
         server = self.table.get(routing_id)
         if server is not None and server.outstanding:
             # It has connected again, and what was on its way may be lost.
-            asked = frames.encode(Header(Kind.OUTSTANDING, header.id))
             for calls in frames.encode_outstanding((call, 0) for call in server.outstanding):
-                try_send(self._socket, [routing_id, b"", asked, calls])
+                asked = frames.pack(Header(Kind.OUTSTANDING, header.id), calls)
+                self._sender.send_behind(routing_id, asked)
         self._drain(tuple(keys))
 
-    def _on_release(self, server: Server, client: bytes, request: bytes, body: list[bytes]) -> None:
+    def _on_release(self, server: Server, client: bytes, request: bytes, body: bytes) -> None:
         """A server gives back a request that it has not begun."""
-        frames.require(body, 1)
-        first, *rest = body
-        header = frames.decode(first)
+        released = frames.unpack_whole(body)
+        header = released.header
         server.credit += 1
         self.table.answered(server, request)
         self.acknowledged.discard(request)
-        waiting = Waiting(client, first, header, rest, time.monotonic())
+        waiting = Waiting(client, released.head, header, released.view, time.monotonic())
         key = header.dispatch_key
         if client and not self.table.serves(key):
             self._clients.reject(client, request, frames.UNKNOWN)
@@ -201,7 +217,7 @@ class Servers:
                 self._ping(server)
 
     def _ping(self, server: Server) -> None:
-        error = try_send(self._socket, [server.routing_id, b"", self._ping_message])
+        error = self._sender.send(server.routing_id, [self._ping_message])
         if error == zmq.EHOSTUNREACH:
             self._unreachable(server)
         elif server.suspect:

@@ -139,14 +139,16 @@ def test_a_router_continues_a_message_before_the_next_one_to_its_peer(loop: Loop
     wait_until(lambda: loop.run_once(0.01) or not sender.send(b"peer", written), LIMIT)
     assert sender.send(b"peer", frames.pack(HEADER._replace(topic="later"))) == zmq.EAGAIN
     peer.read(1)
-    assert not sender.send(b"peer", frames.pack(HEADER._replace(topic="next")))
+    # libzmq's own thread reports the space.
+    behind = frames.pack(HEADER._replace(topic="next"))
+    wait_until(lambda: not sender.send(b"peer", behind), LIMIT)
     peer.read(2)
     assert [(each.header.topic, each.body) for each in peer.whole] == [
         ("compute", LONG),
         ("next", b""),
     ]
     # What was begun over a connection that ended is not continued over the next one.
-    assert not sender.send(b"peer", written)
+    wait_until(lambda: not sender.send(b"peer", written), LIMIT)
     assert b"peer" in sender._begun
     sender.forget(b"peer")
     wait_until(

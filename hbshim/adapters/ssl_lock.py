@@ -22,36 +22,18 @@ MOMENT = 0.01
 _SHORT_WAITS, _WAITS_FOR_ENGINE, _WAITS_FOR_CALL, _PAUSE = 10, 260, 1000, 0.001
 
 
-def no_calls() -> bool:
-    """Return False."""
-    return False
-
-
 class LockedSslObject:
     """Replaces the inner SSL object of a session.
 
     This includes every call: reading the cipher's name while another thread reads data also uses
     one object in two threads.
-
-    Parameters:
-        inner: the inner SSL object.
-        earlier_calls: returns whether a client is in a call of `inner` that it has begun before
-            this object replaced it, without the lock.
     """
 
     # In a slot, hidden from an eventlet that patches later; see `allocate_reentrant_lock`.
-    __slots__ = (
-        "_engine_calls",
-        "_engine_lock",
-        "_engine_waits_until",
-        "_inner",
-        "earlier_calls",
-        "lock",
-    )
+    __slots__ = ("_engine_calls", "_engine_lock", "_engine_waits_until", "_inner", "lock")
 
-    def __init__(self, inner: Any, earlier_calls: Callable[[], bool] = no_calls) -> None:
+    def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.earlier_calls = earlier_calls
         self.lock = allocate_reentrant_lock()
         # The lock that the engine holds, and whether it is in a call of the inner object.
         self._engine_lock: NativeLock | None = None
@@ -127,8 +109,6 @@ class LockedSslObject:
         Parameters:
             wait: the longest wait, in seconds.
         """
-        if self.earlier_calls():
-            return None
         lock = self.lock
         self._engine_waits_until = time.monotonic() + wait
         try:

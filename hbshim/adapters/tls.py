@@ -29,11 +29,9 @@ import socket
 import ssl
 import time
 from _socket import socket as NativeSocket  # noqa: N812
-from collections.abc import Callable
 from typing import Any
 
-from hbshim.adapters.earlier_calls import EarlierCalls, of_session
-from hbshim.adapters.ssl_lock import MOMENT, LockedSslObject, no_calls
+from hbshim.adapters.ssl_lock import MOMENT, LockedSslObject
 from hbshim.heartbeat.guard import Guard, Permit
 from hbshim.heartbeat.wire import AMQP_0_9_1, DRAIN_AT_MOST, HeartbeatFormat, Wire
 from hbshim.runtime.unpatched import original_module
@@ -59,14 +57,8 @@ class SerializedSslObject(LockedSslObject):
 
     __slots__ = ("_ahead", "_heartbeat", "_heartbeat_begun", "_native")
 
-    def __init__(
-        self,
-        inner: Any,
-        native: Any,
-        heartbeat: HeartbeatFormat = AMQP_0_9_1,
-        earlier_calls: Callable[[], bool] = no_calls,
-    ) -> None:
-        super().__init__(inner, earlier_calls)
+    def __init__(self, inner: Any, native: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> None:
+        super().__init__(inner)
         self._native = native
         self._heartbeat = heartbeat
         # Read already, and not a heartbeat: the client's next bytes.
@@ -213,18 +205,6 @@ class SerializedSslObject(LockedSslObject):
     def _pending(self) -> int:
         return len(self._ahead) + int(self._inner.pending())
 
-    def describe(self) -> tuple[Any, Any] | None:
-        """Return version and cipher to the engine; None while a client is inside."""
-        lock = self._engine_enters(0)
-        if lock is None:
-            return None
-        self._engine_calls = True
-        try:
-            return (self._inner.version(), self._inner.cipher()) if self.lock is lock else None
-        finally:
-            self._engine_calls = False
-            self._engine_leaves(lock)
-
     def take_heartbeats(self, at_most: int, permit: Permit) -> int:
         """Read up to `at_most` heartbeats, one from each record; the records must have arrived.
 
@@ -270,9 +250,8 @@ def _serialize(sock: Any, native: Any, heartbeat: HeartbeatFormat) -> Serialized
     inner = sock._sslobj
     if isinstance(inner, SerializedSslObject):
         return inner
-    earlier_calls = EarlierCalls(of_session(sock))
     session: SerializedSslObject = vars(sock).setdefault(
-        _SESSION, SerializedSslObject(inner, native, heartbeat, earlier_calls)
+        _SESSION, SerializedSslObject(inner, native, heartbeat)
     )
     if sock is native:
         # Another thread must not mistake the 0 of a read for the client's timeout.
@@ -297,10 +276,8 @@ class TlsWire(Wire):
     def __init__(self, sock: Any, native: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> None:
         super().__init__(native, heartbeat=heartbeat)
         self._ssl = _serialize(sock, native, heartbeat)
-        # Once: the handshake determines it. None: another thread is inside the session.
-        self._prefixes: tuple[tuple[bytes, ...], bool] | None = None
-        if not self._ssl.earlier_calls():
-            self._prefixes = self._record_prefixes(self._ssl.version(), self._ssl.cipher())
+        # Once: the handshake determines it, and a check must not call into the session.
+        self._prefixes, self._padded = self._record_prefixes()
 
     def send_heartbeat(self, permit: Permit) -> bool:
         self.require_own_socket()
@@ -322,22 +299,19 @@ class TlsWire(Wire):
         With a cipher that hbshim does not know it takes nothing. Unread bytes then count as a
         possible cause of the peer's silence.
         """
-        if self._prefixes is None and (described := self._ssl.describe()):
-            self._prefixes = self._record_prefixes(*described)
-        prefixes, padded = self._prefixes or ((), False)
-        if not prefixes:
+        if not self._prefixes:
             return 0
         self.require_own_socket()
-        longest = max(map(_record_size, prefixes))
+        longest = max(map(_record_size, self._prefixes))
         waiting = self._peek(longest * DRAIN_AT_MOST)
-        prefix = next(filter(waiting.startswith, prefixes), None)
+        prefix = next(filter(waiting.startswith, self._prefixes), None)
         if prefix is None:
             return 0
         size = _record_size(prefix)
         count = 0
         while waiting.startswith(prefix, count * size) and (count + 1) * size <= len(waiting):
             count += 1
-        if padded and len(waiting) == count * size:
+        if self._padded and len(waiting) == count * size:
             count -= 1
         return self._ssl.take_heartbeats(count, permit) if count else 0
 
@@ -345,12 +319,12 @@ class TlsWire(Wire):
         """Return False: the session may hold bytes."""
         return False
 
-    def _record_prefixes(self, version: Any, in_use: Any) -> tuple[tuple[bytes, ...], bool]:
+    def _record_prefixes(self) -> tuple[tuple[bytes, ...], bool]:
         """Return type, version and length of a record with a heartbeat.
 
         Returns also whether other records look like it.
         """
-        cipher = (in_use or ("",))[0]
+        version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]
         size = len(self._frame)
         # RFC 8446 section 5.2: the inner type adds a byte; no handshake message that is also sent
         # as type 23 has a length of 25. RFC 5288 section 3 and RFC 7905 section 2: GCM sends eight

@@ -511,8 +511,7 @@ def test_a_client_that_polls_learns_of_a_frame_that_was_read_already(
 ) -> None:
     client, server = session(*kind)
     wire: Any = wire_for(client)
-    ((prefix, *_), _) = wire._prefixes
-    size = len(prefix) + int.from_bytes(prefix[-2:], "big")
+    size = len(wire._prefixes[0]) + int.from_bytes(wire._prefixes[0][-2:], "big")
     server.sendall(frame)
     server.sendall(HEARTBEAT_FRAME)
     wait_until(lambda: wire.unread() >= 2 * size or wire.take_heartbeats(always()))

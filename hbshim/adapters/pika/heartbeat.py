@@ -30,7 +30,6 @@ from hbshim.adapters.attach import (
     ready,
 )
 from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
-from hbshim.adapters.earlier_calls import EarlierCalls, of_function
 from hbshim.adapters.loop_link import LoopLink
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
@@ -255,8 +254,7 @@ class _Attachment(Attachment):
                 "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
             )
         require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
-        self._earlier_writes = EarlierCalls(of_function(transport._produce))
-        link = _make_link(connection, transport, self._earlier_writes)
+        link = _make_link(connection, transport)
         super().__init__(link)
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
@@ -288,7 +286,6 @@ class _Attachment(Attachment):
         vars(transport).update(self._closing)
         if self.link.guard.closed:
             self.remove()
-        self._earlier_writes()  # nearly always there are none, and the engine need not look
 
     def remove(self) -> None:
         self.link.close()
@@ -306,7 +303,7 @@ class _Attachment(Attachment):
                     vars(transport).pop(name, None)
 
 
-def _make_link(connection: Any, transport: Any, earlier_writes: EarlierCalls) -> LoopLink:
+def _make_link(connection: Any, transport: Any) -> LoopLink:
     connection_ref = weakref.ref(connection)
     buffers = transport._tx_buffers
 
@@ -314,7 +311,7 @@ def _make_link(connection: Any, transport: Any, earlier_writes: EarlierCalls) ->
         # The rest of a partial send is at the head of this queue. But whole frames are also there,
         # from the publish until the first attempt to send them; in between, a green poller may
         # switch to the hub, which may be blocked for long.
-        return (link.guard.unsent and bool(buffers)) or earlier_writes()
+        return link.guard.unsent and bool(buffers)
 
     def half_read() -> bool:
         alive = connection_ref()

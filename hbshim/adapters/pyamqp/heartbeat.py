@@ -14,7 +14,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import amqp
 from amqp.exceptions import ConnectionForced, RecoverableConnectionError
@@ -28,7 +28,6 @@ from hbshim.adapters.attach import (
     ready,
 )
 from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
-from hbshim.adapters.earlier_calls import EarlierCalls, of_function
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
@@ -106,18 +105,13 @@ def _check_version(connection: Any) -> None:
         require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, of_transport)
 
 
-class _EarlierCalls(NamedTuple):
-    read: EarlierCalls
-    write: EarlierCalls
-
-
-def _make_link(connection: Any, transport: Any, wire: Wire, earlier: _EarlierCalls) -> Link:
+def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
     transport_ref = weakref.ref(transport)
     connection_ref = weakref.ref(connection)
 
     def half_read() -> bool:
         alive = transport_ref()
-        return alive is not None and bool(alive._read_buffer or earlier.read())
+        return alive is not None and bool(alive._read_buffer)
 
     def forget_socket() -> None:
         # Before py-amqp sets a timeout on the closed socket, or uses it in a `repr`, and raises
@@ -132,7 +126,6 @@ def _make_link(connection: Any, transport: Any, wire: Wire, earlier: _EarlierCal
         float(connection.heartbeat),
         wire.name(),
         service.current().metrics,
-        half_written=earlier.write,
         half_read=half_read,
         on_orphaned=forget_socket,
         forked_error=_forked_error,
@@ -159,12 +152,7 @@ class _Attachment(Attachment):
     """
 
     def __init__(self, connection: Any, transport: Any) -> None:
-        self._earlier = earlier = _EarlierCalls(
-            EarlierCalls(of_function(transport.read_frame)),
-            # A thread inside the frame writer has the transport's own `write`.
-            EarlierCalls(of_function(transport.write), of_function(connection._frame_writer)),
-        )
-        super().__init__(_make_link(connection, transport, wire_for(transport.sock), earlier))
+        super().__init__(_make_link(connection, transport, wire_for(transport.sock)))
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
         self._writer = connection._frame_writer
@@ -186,9 +174,6 @@ class _Attachment(Attachment):
         vars(connection).update(self._of_connection)
         if self.link.guard.closed:
             self.remove()
-        # Nearly always there are none: then the engine need not look for them.
-        for calls in self._earlier:
-            calls()
 
     def remove(self) -> None:
         self.link.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import hbshim
 from hbshim.runtime.stacks import escaped, stacks
 from tests.concurrency import needs_os_threads
 from tests.waiting import wait_until
@@ -89,3 +91,16 @@ def test_calls_are_those_of_each_thread_the_innermost_first() -> None:
         go.set()
         thread.join()
     assert ident not in stacks()
+
+
+def test_no_module_follows_the_frames_of_other_threads() -> None:
+    """Its own stack a thread may follow: it stands still meanwhile."""
+    own = "stevedore.py"
+    for path in Path(hbshim.__file__).parent.rglob("*.py"):
+        names = {
+            node.attr
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Attribute)
+        }
+        assert "_current_frames" not in names, path
+        assert "f_back" not in names or path.name == own, path

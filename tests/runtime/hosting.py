@@ -36,7 +36,7 @@ def uwsgi_program(version: str) -> Path:
 
     uWSGI comes as source; that takes a quarter of a minute, a C compiler and a package
     index. Elsewhere the test is skipped, or fails where ``HBSHIM_REQUIRE_UWSGI=1``. It is
-    built with its Python plug-in alone and without optimisation, once for all processes of
+    built with two of its plug-ins and without optimisation, once for all processes of
     a run.
     """
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -50,7 +50,12 @@ def uwsgi_program(version: str) -> Path:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         result = subprocess.run(
             [*pip, "--ignore-installed", "--prefix", prefix, f"uwsgi=={version}"],
-            env={**os.environ, "UWSGI_PROFILE": "pyonly", "CFLAGS": "-O0 -w"},
+            env={
+                **os.environ,
+                "UWSGI_PROFILE": "pyonly",
+                "UWSGI_PROFILE_OVERRIDE": "embedded_plugins=python,gevent",
+                "CFLAGS": "-O0 -w",
+            },
             capture_output=True,
             text=True,
             timeout=_BUILD_LIMIT,

@@ -40,14 +40,15 @@ def uwsgi_program(version: str) -> Path:
     a run.
     """
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    prefix = CHECKOUT / "build" / f"uwsgi-{version}-python{python}"
+    prefix = CHECKOUT / "build" / f"uwsgi-{version}-python{python}-gevent"
     program = prefix / "bin" / "uwsgi"
     prefix.mkdir(parents=True, exist_ok=True)
     with (prefix / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if program.exists():
             return program
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        # pip's cache does not know how a wheel was built.
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir"]
         result = subprocess.run(
             [*pip, "--ignore-installed", "--prefix", prefix, f"uwsgi=={version}"],
             env={

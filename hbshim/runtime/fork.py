@@ -104,10 +104,6 @@ class PerProcess(Generic[T]):
         """Return the value of this process if it exists already."""
         return self._values.get(os.getpid())
 
-    def pop(self) -> T | None:
-        """Return the value of this process if it exists, and forget it."""
-        return self._values.pop(os.getpid(), None)
-
 
 class ProcessLocal(PerProcess[T]):
     """The same, for one that exists until the program ends: a child drops its parent's value.

@@ -20,7 +20,8 @@ from hbshim.messaging.amqp.results import StoredReplies
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.sender import Sender
 from hbshim.messaging.amqp.topology import Topology
-from hbshim.messaging.base import NEVER, Payload, Reply, driver_closed, timeout_of
+from hbshim.messaging.base import NEVER, Payload, Reply, timeout_of
+from hbshim.messaging.callers import Callers
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.consuming import Source
@@ -30,7 +31,6 @@ from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, Message
-from hbshim.runtime.fork import PerProcess
 
 #: Seconds for deleting the queue of a request that was not stored; otherwise it expires.
 DELETE_WITHIN = 0.3
@@ -56,17 +56,11 @@ class AmqpDriver(WaitsInThread):
         self._topology = Topology(options)
         self._connector = Connector(hosts, options, open_one)
         self._sender = Sender(self._connector, options)
-        self._callers = PerProcess(self._make_caller)
+        self._callers = Callers(lambda: Caller(self._connector, self._sender, self._topology))
         self._listeners: weakref.WeakSet[AmqpListener] = weakref.WeakSet()
-        self._closed = False
 
     def call_steps(self, request: CallRequest) -> Steps[Reply]:
         return self._callers.get().call_steps(request)
-
-    def _make_caller(self) -> Caller:
-        if self._closed:
-            raise driver_closed()
-        return Caller(self._connector, self._sender, self._topology)
 
     def cast(
         self,
@@ -188,8 +182,7 @@ class AmqpDriver(WaitsInThread):
     def _listener(
         self, sources: Sequence[Source], prefetch: int, *, acknowledge_first: bool
     ) -> AmqpListener:
-        if self._closed:
-            raise driver_closed()
+        self._callers.require_open()
         listener = AmqpListener(
             self._connector,
             self._sender,
@@ -226,9 +219,7 @@ class AmqpDriver(WaitsInThread):
         return self._sender.pool.statistics()
 
     def close(self) -> None:
-        self._closed = True
-        if (caller := self._callers.peek()) is not None:
-            caller.close()
+        self._callers.close()
         for listener in list(self._listeners):
             listener.close()
         self._sender.pool.close()

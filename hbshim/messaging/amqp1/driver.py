@@ -18,7 +18,8 @@ from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.profiles import Profile, Profiles
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.amqp1.shared import SharedConnection
-from hbshim.messaging.base import Payload, Reply, driver_closed, timeout_of
+from hbshim.messaging.base import Payload, Reply, timeout_of
+from hbshim.messaging.callers import Callers
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.connecting import HostConnector
@@ -27,7 +28,6 @@ from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import Message
-from hbshim.runtime.fork import PerProcess
 
 
 class Amqp1Driver(WaitsInThread):
@@ -48,9 +48,8 @@ class Amqp1Driver(WaitsInThread):
         self._connector = connector
         self._profiles = profiles
         self._sender = Sender(self._shared, options)
-        self._callers = PerProcess(self._make_caller)
+        self._callers = Callers(lambda: Caller(connector, options.reply_prefetch_count))
         self._listeners: weakref.WeakSet[Amqp1Listener] = weakref.WeakSet()
-        self._closed = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -63,11 +62,6 @@ class Amqp1Driver(WaitsInThread):
 
     def call_steps(self, request: CallRequest) -> Steps[Reply]:
         return self._callers.get().call_steps(request)
-
-    def _make_caller(self) -> Caller:
-        if self._closed:
-            raise driver_closed()
-        return Caller(self._connector, self.options.reply_prefetch_count)
 
     def _shared(self) -> SharedConnection:
         return self._callers.get().shared
@@ -145,8 +139,7 @@ class Amqp1Driver(WaitsInThread):
         *,
         acknowledge_first: bool,
     ) -> Amqp1Listener:
-        if self._closed:
-            raise driver_closed()
+        self._callers.require_open()
         for source in make_sources(self._profiles.current.names):
             source.subscription()  # a name that cannot be used is an error now
         listener = Amqp1Listener(
@@ -164,8 +157,9 @@ class Amqp1Driver(WaitsInThread):
         return listener
 
     def close(self) -> None:
-        self._closed = True
         for listener in list(self._listeners):
             listener.close()
-        if (caller := self._callers.pop()) is not None:
-            caller.close()
+        # After them: their replies use its connection.
+        self._callers.close()
+        for listener in list(self._listeners):
+            listener.close()  # one that was opened meanwhile

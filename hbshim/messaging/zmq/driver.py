@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from hbshim.errors import OptionError
 from hbshim.heartbeat import service
-from hbshim.messaging.base import Listener, Payload, Reply, driver_closed
+from hbshim.messaging.base import Listener, Payload, Reply
+from hbshim.messaging.callers import Callers
 from hbshim.messaging.calling import CallRequest
 from hbshim.messaging.capabilities import Capabilities
 from hbshim.messaging.steps import Steps, WaitsInThread, at_once, run
@@ -52,14 +53,13 @@ class ZmqDriver(WaitsInThread):
         self._directory = directory
         self._curve = curve
         self._name = name
-        self._callers = PerProcess(self._make_caller, Caller.close)
+        self._callers = Callers(self._make_caller)
         self._traffic = PerProcess(lambda: Traffic(service.current().metrics))
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
-        self._closed = False
         drivers.register(self)
 
     def call_steps(self, request: CallRequest) -> Steps[Reply]:
-        return self._caller().call_steps(request)
+        return self._callers.get().call_steps(request)
 
     def cast(
         self,
@@ -75,7 +75,7 @@ class ZmqDriver(WaitsInThread):
     def cast_steps(
         self, target: Target, payload: Payload, timeout: float, *, mandatory: bool = False
     ) -> Steps[None]:
-        caller = self._caller()
+        caller = self._callers.get()
         request = CallRequest(target, payload, timeout, mandatory=mandatory)
         if target.fanout:
 
@@ -96,9 +96,9 @@ class ZmqDriver(WaitsInThread):
         attempts: int | Default | None = DEFAULT,
     ) -> None:
         if self.options.notification_acks:
-            notify_acknowledged(self._caller(), target, payload, priority, timeout)
+            notify_acknowledged(self._callers.get(), target, payload, priority, timeout)
         else:
-            broadcast.notify(self._caller(), target, payload, priority, timeout)
+            broadcast.notify(self._callers.get(), target, payload, priority, timeout)
 
     def listen(
         self,
@@ -108,7 +108,7 @@ class ZmqDriver(WaitsInThread):
         acknowledge_first: bool = True,
         expires: float | Default = DEFAULT,
     ) -> Listener:
-        self._refuse_closed()
+        self._callers.require_open()
         exchange = target.exchange or self.options.default_rpc_exchange
         names = [""] if target.server is None else ["", target.server]
         with shorter(target):
@@ -124,7 +124,7 @@ class ZmqDriver(WaitsInThread):
         pool: str | None = None,
         prefetch: int | Default = DEFAULT,
     ) -> Listener:
-        self._refuse_closed()
+        self._callers.require_open()
         default = self.options.default_notification_exchange
         pool = pool or ""
         if len(pool.encode()) > frames.NAME_LIMIT:
@@ -172,10 +172,7 @@ class ZmqDriver(WaitsInThread):
         A second call, also one of another thread, does the same.
         """
         deadline = time.monotonic() + self.options.zmq_linger
-        self._closed = True
-        # It stays: where a close is interrupted, the next one finds it.
-        if (caller := self._callers.peek()) is not None:
-            caller.close()
+        self._callers.close()
         for listener in self._opened():
             listener.close()
         self._directory.close()
@@ -184,7 +181,7 @@ class ZmqDriver(WaitsInThread):
     def zmq_status(self) -> ZmqStatus | None:
         """Return what this process does with the driver; None: nothing."""
         traffic = self._traffic.peek()
-        if traffic is None or self._closed:
+        if traffic is None or self._callers.closed:
             return None
         listeners = [each for each in self._opened() if each.metrics is traffic]
         return status_of(self._name, traffic, self._callers.peek(), listeners)
@@ -196,13 +193,5 @@ class ZmqDriver(WaitsInThread):
             except RuntimeError:
                 continue  # another thread opened one meanwhile
 
-    def _caller(self) -> Caller:
-        self._refuse_closed()
-        return self._callers.get()
-
     def _make_caller(self) -> Caller:
         return Caller(self.options, self._directory, self._traffic.get(), self._curve)
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise driver_closed()

@@ -228,7 +228,7 @@ def test_a_listener_that_was_left_out_is_asked_for_where_no_other_one_is_known(
     assert isinstance(driver, ZmqDriver)
     try:
         key = notification_key(driver.options.default_notification_exchange, "events", "info")
-        caller = driver._caller()
+        caller = driver._callers.get()
         (route,) = caller.directory.routes(key, time.monotonic() + LIMIT).routes
         for name in route.instances:
             caller.known_pools.leave_out(key, bytes.fromhex(name))

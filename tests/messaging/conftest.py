@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import requests
 
 from hbshim.messaging.amqp.connection import Connection, Queue
 from hbshim.messaging.amqp.driver import AmqpDriver
@@ -162,6 +163,11 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.stop(LIMIT)
+
+
+def delete_exchange(broker: Broker, name: str) -> None:
+    url = f"{broker.management_url}/api/exchanges/%2F/{name}"
+    requests.delete(url, auth=(broker.user, broker.password), timeout=LIMIT).raise_for_status()
 
 
 def at_once(

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-import requests
 
 import hbshim
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.rpc import Client
 from hbshim.messaging.server import Server
 from hbshim.messaging.target import Target
-from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.conftest import LIMIT, delete_exchange, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -28,11 +27,6 @@ def endpoint() -> Endpoint:
 
 def new_target() -> Target:
     return Target(unique("topic"), server="server", exchange=unique("exchange"))
-
-
-def delete_exchange(broker: Broker, name: str) -> None:
-    url = f"{broker.management_url}/api/exchanges/%2F/{name}"
-    requests.delete(url, auth=(broker.user, broker.password), timeout=LIMIT).raise_for_status()
 
 
 def test_a_call_is_sent_again(

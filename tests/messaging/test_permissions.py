@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import requests
 
-from hbshim.errors import TopologyError
+import hbshim
+from hbshim.errors import CallTimeoutError, TopologyError
 from hbshim.messaging import Client, NotificationServer, Notifier, Server, Target
 from hbshim.messaging.amqp.driver import AmqpDriver
 from hbshim.messaging.hosts import Host
-from tests.messaging.conftest import LIMIT, unique
+from tests.messaging.conftest import LIMIT, delete_exchange, unique
 from tests.messaging.endpoints import Endpoint
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -158,3 +159,23 @@ def test_a_user_who_may_not_write(
             perform[operation]()
         assert refused.value.code == 403
         assert time.monotonic() - began < LIMIT / 2
+
+
+def test_a_client_that_may_not_bind_says_so_and_waits_for_its_server(
+    drivers: Callable[..., AmqpDriver], user_with: Grant, serve: Serve, broker: Broker
+) -> None:
+    target = Target(unique("topic"), server="one", exchange=unique("exchange"))
+    driver = drivers(user_with(".*", all_but(target.topic), ".*"))
+    client = Client(driver, target, timeout=LIMIT)
+    server = serve(drivers(), target, Endpoint())
+    assert client.call("echo", value=1) == 1
+    assert target.exchange is not None
+    delete_exchange(broker, target.exchange)
+    hbshim.take_events()
+    # The broker's answer to this one shows that the exchange is gone.
+    with pytest.raises(CallTimeoutError):
+        client.prepare(timeout=1.0).call("echo", value=2)
+    assert "not-bound-again" in [event.kind for event in hbshim.take_events()]
+    server.stop(LIMIT)
+    serve(drivers(), target, Endpoint())
+    assert client.call("echo", value=3) == 3

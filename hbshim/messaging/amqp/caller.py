@@ -174,9 +174,8 @@ class Caller:
         limits.check(size)
         while True:
             sending = self.connected(deadline, attempts, exchange)
-            bound = limits.bound_again(exchange)
-            unbound = bound is not None and message.routing_key not in bound
-            if unbound or exchange not in sending.declared:
+            bound = limits.is_bound(exchange, message.routing_key)
+            if not bound or exchange not in sending.declared:
                 self.with_connection(
                     lambda found: found.prepare(exchange, deadline, queue), deadline
                 )

@@ -19,6 +19,9 @@ from hbshim.protocol.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 #: Bytes. The smallest default of `max_message_size` of all versions: that of RabbitMQ 4.
 ACCEPTED = 16 * 1024 * 1024
 
+#: Routing keys that are remembered. Their queues are bound once more beyond it, without effect.
+_KEYS_KEPT = 10_000
+
 # "message size 17000000 is larger than configured max size 16777216"
 _TOO_LARGE = re.compile(r"larger than (?:configured )?max size '?(\d+)")
 
@@ -85,10 +88,18 @@ class Limits:
         """Record that an exchange that was in use does not exist any longer."""
         self._bound_again[exchange] = set()
 
-    def bound_again(self, exchange: str) -> set[str] | None:
-        """Return the routing keys of queues that were bound again since the exchange was deleted.
+    def was_deleted(self, exchange: str) -> bool:
+        """Return whether the exchange was deleted while it was in use."""
+        return exchange in self._bound_again
 
-        None if it was not deleted. Who binds a queue again, or finds that it does not exist, adds
-        its routing key.
-        """
-        return self._bound_again.get(exchange)
+    def is_bound(self, exchange: str, key: str) -> bool:
+        """Return False if the queue of a routing key may have lost its binding."""
+        bound = self._bound_again.get(exchange)
+        return bound is None or key in bound
+
+    def bound(self, exchange: str, key: str) -> None:
+        """Record that a queue was bound again, or that only its servers can do so."""
+        keys = self._bound_again.setdefault(exchange, set())
+        if len(keys) >= _KEYS_KEPT:
+            keys.clear()
+        keys.add(key)

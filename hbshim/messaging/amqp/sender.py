@@ -22,6 +22,7 @@ from hbshim.errors import (
     UnconfirmedError,
     UnroutableError,
 )
+from hbshim.heartbeat import service
 from hbshim.messaging.amqp.connection import Connection
 from hbshim.messaging.amqp.connector import Connector
 from hbshim.messaging.amqp.limits import Limits
@@ -92,17 +93,21 @@ class Sending:
                 self._limits.deleted(exchange)
             self.connection.declare_exchange(exchange, DIRECT, deadline)
             self.declared.add(exchange)
-        bound = self._limits.bound_again(exchange)
-        if bound is not None and queue is not None:
-            self._bind_again(queue(), bound, deadline)
+        if queue is not None and self._limits.was_deleted(exchange):
+            self._bind_again(queue(), deadline)
 
-    def _bind_again(self, subscription: Subscription, bound: set[str], deadline: float) -> None:
+    def _bind_again(self, subscription: Subscription, deadline: float) -> None:
         name, key = subscription.queue.name, subscription.routing_key
-        if key in bound:
+        if self._limits.is_bound(subscription.exchange, key):
             return
-        if self.connection.queue_exists(name, deadline):
-            self.connection.bind(name, subscription.exchange, key, deadline)
-        bound.add(key)
+        try:
+            if self.connection.queue_exists(name, deadline):
+                self.connection.bind(name, subscription.exchange, key, deadline)
+        except TopologyError as error:
+            # A client needs no permission for that otherwise. Its servers bind their queue when
+            # they connect again.
+            service.current().metrics.record("not-bound-again", self.connection.name, str(error))
+        self._limits.bound(subscription.exchange, key)
 
     def check_write_access(self, exchange: str, deadline: float) -> None:
         """Ask the broker, with a message that no queue gets, whether it accepts messages here.

@@ -117,7 +117,7 @@ def test_a_cast_into_nowhere_disturbs_whoever_publishes_next(
     connection.on_channel_closed = lambda code, _text: closed.append(code)
     connection.publish(Message(b"lost", "no-such-exchange", "key"))
     # The broker closes the channel over that; no answer reports what is refused.
-    wait_until(lambda: connection.publish(Message(b"", "", queue)) or closed)
+    wait_until(lambda: connection.publish(Message(b"", "", queue)) and closed)
     for _ in range(100):
         connection.publish(Message(b"later", "", queue))
     connection.publish_confirmed(Message(b"last", "", queue), LIMIT)

@@ -71,10 +71,13 @@ class Connection:
             self.cancelled[queue] = how["on_cancelled"]
         return queue
 
-    def publish(self, message: Message, timeout: float | None = None) -> None:
+    def publish(
+        self, message: Message, timeout: float | None = None, unless: object = None
+    ) -> bool:
         self.check()
         reply = Delivery(self, 1, b"{}", "", correlation_id=message.correlation_id, type="result")
         self.pending.append(lambda: self.consumers[DIRECT_REPLY](reply))
+        return True
 
     def drain(self, timeout: float) -> None:
         self.check()

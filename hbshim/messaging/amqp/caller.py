@@ -188,15 +188,14 @@ class Caller:
                 self._send_confirmed(message, deadline, queue)
                 return
             try:
-                sending.connection.publish(message, max(0.0, deadline - time.monotonic()))
+                if sending.publish(message, max(0.0, deadline - time.monotonic())):
+                    return
             except ConnectionLostError:
                 # The message was not sent completely, so no server has it, and it may be sent
                 # again.
                 self.lost(sending)
                 if time.monotonic() >= deadline:
                     raise CallTimeoutError("the connection was lost") from None
-            else:
-                return
 
     def _send_confirmed(self, message: Message, deadline: float, queue: Reached) -> None:
         """Send a message over which the broker might close the channel, on a pooled connection."""

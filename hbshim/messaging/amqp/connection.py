@@ -105,7 +105,12 @@ class Connection(Protocol):
     @property
     def blocked(self) -> bool: ...
 
-    def publish(self, message: Message, timeout: float | None = None) -> None:
+    def publish(
+        self,
+        message: Message,
+        timeout: float | None = None,
+        unless: Callable[[], bool] | None = None,
+    ) -> bool:
         """Write `message` and return, without a publisher confirm.
 
         An error means that the broker has not received the whole message, and ignores it.
@@ -113,14 +118,15 @@ class Connection(Protocol):
         Parameters:
             message: the message.
             timeout: seconds to wait while the broker reads nothing.
+            unless: called when what has arrived was handled, such as the broker's answer to the
+                last message; if it returns True, nothing is written.
+
+        Returns:
+            Whether it is written.
 
         Raises:
             BrokerBlockedError: the broker accepts no messages, or did not within `timeout`.
         """
-        ...
-
-    def poll(self) -> None:
-        """Handle what has arrived, such as the broker's answer to the last message."""
         ...
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:

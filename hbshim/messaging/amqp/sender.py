@@ -109,6 +109,15 @@ class Sending:
             service.current().metrics.record("not-bound-again", self.connection.name, str(error))
         self._limits.bound(subscription.exchange, key)
 
+    def publish(self, message: Message, timeout: float) -> bool:
+        """Publish without a confirm, on a channel that is as it was prepared.
+
+        Returns:
+            False if the broker has closed it meanwhile, over an earlier message: nothing is sent.
+        """
+        declared = self.declared
+        return self.connection.publish(message, timeout, lambda: self.declared is not declared)
+
     def check_write_access(self, exchange: str, deadline: float) -> None:
         """Ask the broker, with a message that no queue gets, whether it accepts messages here.
 
@@ -227,11 +236,10 @@ class Sender:
 
     def _publish(self, message: Message, deadline: float, queue: Reached | None) -> None:
         with self._checkout(deadline) as sending:
-            if queue is not None:
-                # The broker may have closed the channel over the last message.
-                sending.connection.poll()
-            sending.prepare(message.exchange, deadline, queue)
-            sending.connection.publish(message, deadline - time.monotonic())
+            written = False
+            while not written:
+                sending.prepare(message.exchange, deadline, queue)
+                written = sending.publish(message, deadline - time.monotonic())
 
     def send_confirmed(
         self,

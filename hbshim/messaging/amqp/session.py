@@ -317,14 +317,20 @@ class Session:
 
     # -- publishing ----------------------------------------------------------
 
-    def publish(self, message: Message, timeout: float | None = None) -> None:
+    def publish(
+        self,
+        message: Message,
+        timeout: float | None = None,
+        unless: Callable[[], bool] | None = None,
+    ) -> bool:
         data = publication(message, DATA, self._frame_max, self._encode_table)
         correlation = message.correlation_id or ""
 
         def on_written(there: bool) -> None:
             self._last_published = correlation if there else ""
 
-        self._stream.write(data, _NEVER if timeout is None else _monotonic() + timeout, on_written)
+        deadline = _NEVER if timeout is None else _monotonic() + timeout
+        return self._stream.write(data, deadline, on_written, unless)
 
     def publish_confirmed(self, message: Message, timeout: float) -> None:
         stream = self._stream
@@ -572,10 +578,6 @@ class Session:
             except IndexError:
                 return  # another draining thread was faster
             call(argument)
-
-    def poll(self) -> None:
-        if self._stream.has_received():
-            self.drain(0.0)
 
     def begin_wait(self, part: Part) -> bool:
         """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""

@@ -102,7 +102,8 @@ class Stream(ByteStream[Frame]):
         data: bytes,
         deadline: float,
         on_written: Callable[[bool], None] | None = None,
-    ) -> None:
+        unless: Callable[[], bool] | None = None,
+    ) -> bool:
         """Write a message of whole frames as soon as the broker accepts bytes.
 
         Parameters:
@@ -110,6 +111,11 @@ class Stream(ByteStream[Frame]):
             deadline: of ``time.monotonic()``.
             on_written: called with True when `data` is being sent, and with False when it was
                 taken back, before any thread has read more from the broker.
+            unless: called when what the broker has sent was handled, directly before `data` is
+                sent; it is not sent if this returns True.
+
+        Returns:
+            Whether it is sent.
 
         Raises:
             BrokerBlockedError: nothing was written.
@@ -124,6 +130,8 @@ class Stream(ByteStream[Frame]):
                 if not self._reading and not transport.nothing_waits():
                     self._read_available()
                     self.check()
+                if unless is not None and unless():
+                    return False
                 if not transport.unsent and not self.library.blocked:
                     try:
                         transport.send(data)
@@ -131,7 +139,7 @@ class Stream(ByteStream[Frame]):
                             on_written(True)
                         end = transport.queued
                         if transport.sent == end:
-                            return
+                            return True
                         break
                     except Exception as error:
                         raise self.fail(error) from error
@@ -143,11 +151,7 @@ class Stream(ByteStream[Frame]):
             self._wait_until_clear(deadline)
         if not self._flush(deadline, end):
             self._give_up(end, on_written)
-
-    def has_received(self) -> bool:
-        """Return whether there is something to read, or the connection has ended."""
-        with self.lock:
-            return self.ended or not self._transport.nothing_waits()
+        return True
 
     def _wait_until_clear(self, deadline: float) -> None:
         if self._transport.unsent:

@@ -54,9 +54,10 @@ class FakeConnection:
     def __getattr__(self, name: str) -> Any:
         return lambda *_arguments, **_named: self.declared.append(name)
 
-    def publish(self, message: Message, _timeout: float | None = None) -> None:
+    def publish(self, message: Message, _timeout: float | None = None, _unless: Any = None) -> bool:
         self._check()
         self.published.append(message)
+        return True
 
     def consume(self, queue: str, on_delivery: Callable[[Delivery], None], **_named: Any) -> str:
         self._check()

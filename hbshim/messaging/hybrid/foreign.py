@@ -94,7 +94,7 @@ class ForeignMember:
                 if self._stopped.is_set():
                     return  # it was closed under this thread
                 self.on_error(error)
-                Flag().wait(PAUSE_AFTER_ERROR)
+                self._stopped.wait(PAUSE_AFTER_ERROR)
                 continue
             if batch:
                 self._rest()

@@ -1,6 +1,6 @@
 """Sessions: they carry links, number deliveries, and limit the frames on their way (2.5).
 
-It is longer than other modules, because attaching a link takes all that a link can be asked for.
+Longer than others: attaching a link takes all that a link can be asked for.
 """
 
 from __future__ import annotations

@@ -44,12 +44,13 @@ def tls_context(ca: str | None, target: Target | None = None) -> ssl.SSLContext:
         OptionError: a file cannot be read, or holds no certificate.
     """
     options = {} if target is None else target.tls_options
+    source = "--ca" if ca else "cafile of the URL's ssl_options:"
     ca = ca or options.get("cafile")
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:
         reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
-        raise OptionError(f"--ca {ca} cannot be used ({reason}); name a PEM file") from None
+        raise OptionError(f"{source} {ca} cannot be used ({reason}); name a PEM file") from None
     if "certfile" in options:
         try:
             # Without a password, OpenSSL would ask for one at the terminal.

@@ -41,7 +41,7 @@ class Flag:
         lock = threading.Lock()
         lock.acquire()
         try:
-            # Before the check: whoever sets it afterwards finds this thread.
+            # Before the check: a thread that sets it afterwards finds this one.
             self._waiting[lock] = None
             if self.is_set():
                 return True

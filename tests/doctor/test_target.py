@@ -33,6 +33,10 @@ def test_a_driver_may_log_in_by_certificate() -> None:
     assert "c.key" not in repr(target)
     with pytest.raises(OptionError, match="certfile and keyfile of ssl_options"):
         tls_context(None, replace(target, tls_options={"certfile": "/missing.pem"}))
+    with pytest.raises(OptionError, match=r"cafile of the URL's ssl_options: /missing\.pem"):
+        tls_context(None, replace(target, tls_options={"cafile": "/missing.pem"}))
+    with pytest.raises(OptionError, match=r"^--ca /other\.pem cannot be used"):
+        tls_context("/other.pem", replace(target, tls_options={"cafile": "/missing.pem"}))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def _draw_timeline(axes: Axes, seen: Observation, heartbeat: int) -> None:
 
     put("requests", REQUEST, [each.began for each in seen.requests if not each.failed])
     put("requests", FAILED, [each.began for each in seen.requests if each.failed])
-    _draw_patience(axes, seen, origin, heartbeat)
+    _draw_broker_timeout(axes, seen, origin, heartbeat)
     draw_life(axes, seen, rows["connection"], origin)
     put("cell → broker", CLIENT_HEARTBEAT, seen.wire.client_heartbeats)
     put("broker → cell", SERVER_HEARTBEAT, seen.wire.server_heartbeats)
@@ -176,7 +176,7 @@ def draw_life(axes: Axes, seen: Observation, row: float, origin: float) -> None:
             axes.plot([closed - origin], [level], zorder=4, **style)
 
 
-def _draw_patience(axes: Axes, seen: Observation, origin: float, heartbeat: int) -> None:
+def _draw_broker_timeout(axes: Axes, seen: Observation, origin: float, heartbeat: int) -> None:
     heard = seen.client_last_heard
     if heard is None:
         return

@@ -7,7 +7,7 @@ client. A long body is split into parts, each with the header before it: ZeroMQ'
 still while one long frame travels, and would take the peer for dead. Time is sent as time left, so
 no two clocks are compared. docs/zmq.md has the table.
 
-The module is long because every byte of the format is here.
+Longer than others: every byte of the format is here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The options of the driver over ZeroMQ, and of its proxy.
 
-One field for each: it is longer than other modules because it is a table.
+Longer than others: a table, with one field for each.
 """
 
 from __future__ import annotations

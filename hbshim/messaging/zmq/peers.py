@@ -8,7 +8,7 @@ another host. One whose server is gone ends as LOST, and one whose proxy is gone
 a connection is gone, the proxy is asked what it has: it knows by the numbers of the requests which
 have arrived.
 
-It is longer than most modules because all that can become of a request is here.
+Longer than others: all that can become of a request is here.
 """
 
 from __future__ import annotations

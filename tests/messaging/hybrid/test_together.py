@@ -54,7 +54,7 @@ def test_no_error_is_lost(caplog: pytest.LogCaptureFixture) -> None:
         assert late.wait(LIMIT)
         fail("late")
 
-    with pytest.raises(ValueError, match="first|second") as raised:
+    with pytest.raises(ValueError, match=r"first|second") as raised:
         together([lambda: fail("first"), lambda: fail("second"), fail_late], 0.0)
     late.set()
 

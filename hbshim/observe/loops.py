@@ -19,6 +19,7 @@ from hbshim.runtime.fork import process_mark
 from hbshim.runtime.loaded import peek
 from hbshim.runtime.loops import kind_of, thread_name
 from hbshim.runtime.unpatched import original
+from hbshim.runtime.weak import members
 
 #: How many measurements the maximum lateness covers.
 RECENT = 100
@@ -104,11 +105,7 @@ class LoopProbe:
         self._start_timer()
 
     def _open(self) -> list[Link]:
-        while True:
-            try:
-                return [link for link in self._links if not link.guard.closed]
-            except RuntimeError:
-                continue  # a link was added during the copy
+        return [link for link in members(self._links) if not link.guard.closed]
 
     def status(self) -> LoopStatus | None:
         """Return what was measured; None if no connection is kept alive. From any thread."""

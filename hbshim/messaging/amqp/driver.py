@@ -31,6 +31,7 @@ from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import PERSISTENT, Message
+from hbshim.runtime.weak import members
 
 #: Seconds for deleting the queue of a request that was not stored; otherwise it expires.
 DELETE_WITHIN = 0.3
@@ -220,6 +221,6 @@ class AmqpDriver(WaitsInThread):
 
     def close(self) -> None:
         self._callers.close()
-        for listener in list(self._listeners):
+        for listener in members(self._listeners):
             listener.close()
         self._sender.pool.close()

@@ -28,6 +28,7 @@ from hbshim.messaging.steps import Steps, WaitsInThread
 from hbshim.messaging.target import Target
 from hbshim.options import DEFAULT, Default
 from hbshim.protocol.messages import Message
+from hbshim.runtime.weak import members
 
 
 class Amqp1Driver(WaitsInThread):
@@ -157,9 +158,9 @@ class Amqp1Driver(WaitsInThread):
         return listener
 
     def close(self) -> None:
-        for listener in list(self._listeners):
+        for listener in members(self._listeners):
             listener.close()
         # After them: their replies use its connection.
         self._callers.close()
-        for listener in list(self._listeners):
+        for listener in members(self._listeners):
             listener.close()  # one that was opened meanwhile

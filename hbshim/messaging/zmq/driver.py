@@ -30,6 +30,7 @@ from hbshim.observe import drivers
 from hbshim.observe.drivers import ZmqStatus
 from hbshim.options import DEFAULT, Default
 from hbshim.runtime.fork import PerProcess
+from hbshim.runtime.weak import members
 
 
 class ZmqDriver(WaitsInThread):
@@ -173,7 +174,7 @@ class ZmqDriver(WaitsInThread):
         """
         deadline = time.monotonic() + self.options.zmq_linger
         self._callers.close()
-        for listener in self._opened():
+        for listener in members(self._listeners):
             listener.close()
         self._directory.close()
         io.wait_until_sent(deadline)
@@ -183,15 +184,8 @@ class ZmqDriver(WaitsInThread):
         traffic = self._traffic.peek()
         if traffic is None or self._callers.closed:
             return None
-        listeners = [each for each in self._opened() if each.metrics is traffic]
+        listeners = [each for each in members(self._listeners) if each.metrics is traffic]
         return status_of(self._name, traffic, self._callers.peek(), listeners)
-
-    def _opened(self) -> list[ZmqListener]:
-        while True:
-            try:
-                return list(self._listeners)
-            except RuntimeError:
-                continue  # another thread opened one meanwhile
 
     def _make_caller(self) -> Caller:
         return Caller(self.options, self._directory, self._traffic.get(), self._curve)

@@ -141,10 +141,7 @@ def test_a_reply_over_a_lost_backend_occupies_no_worker(
     old, new = clients_of(connect, one_pair, topic)
     for client in (old, new):
         wait_until_served(client)
-    answers: list[Any] = []
-    calling = threading.Thread(target=lambda: answers.append(old.call("hold", value="held")))
-    calling.start()
-    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    calling, answers = held_call(old, endpoint)
     one_pair[0].wires.stop()
     endpoint.release.set()
     # The caller of the lost backend waits for longer.
@@ -166,10 +163,7 @@ def test_a_server_that_stops_has_not_ended_before_its_replies(
     server = messaging.Server(driver, target, [endpoint], workers=1, on_error=ignore)
     assert server.start(LIMIT)
     old, new = clients_of(connect, one_pair, topic)
-    answers: list[Any] = []
-    calling = threading.Thread(target=lambda: answers.append(old.call("hold", value="held")))
-    calling.start()
-    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    calling, answers = held_call(old, endpoint)
     one_pair[0].wires.stop()
     endpoint.release.set()
     # The worker is free again, so the reply is left.
@@ -198,9 +192,7 @@ def test_a_server_whose_reply_cannot_be_sent_has_not_ended(
     server = messaging.Server(driver, target, [endpoint], workers=1, on_error=ignore)
     assert server.start(LIMIT)
     old, new = clients_of(connect, one_pair, topic)
-    calling = threading.Thread(target=lambda: outcome(old.prepare(timeout=10.0)))
-    calling.start()
-    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    calling, _ = held_call(old.prepare(timeout=10.0), endpoint)
     one_pair[0].wires.stop()
     endpoint.release.set()
     wait_until_served(new)
@@ -315,12 +307,24 @@ def answers_within(client: messaging.Client, seconds: float) -> bool:
         return False
 
 
-def outcome(client: messaging.Client) -> Any:
-    """Call a method that is held, and return its result or error."""
-    try:
-        return client.call("hold", value="held")
-    except MessagingError as error:
-        return error
+def held_call(client: messaging.Client, endpoint: Endpoint) -> tuple[threading.Thread, list[Any]]:
+    """Call a method that waits for `endpoint.release`; return when a server has begun it.
+
+    Returns:
+        The thread of the call, and what has come of it: its result, or the error.
+    """
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.append(client.call("hold", value="held"))
+        except MessagingError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_until(lambda: "held" in endpoint.asked, LIMIT)
+    return thread, outcome
 
 
 def ignore(_error: BaseException) -> None:

@@ -121,6 +121,10 @@ class Kind(enum.IntEnum):
     POOLS = 43
 
 
+#: Kinds with a payload: what a client sends to a listener, and what it gets back.
+REQUESTS = frozenset((Kind.CALL, Kind.CAST, Kind.NOTIFY))
+ANSWERS = frozenset((Kind.RESULT, Kind.ERROR, Kind.PROGRESS))
+
 #: Why a request is rejected. One that was missed did not arrive before its connection broke. A
 #: notification is requeued by its listener, to be handled later.
 BUSY, UNKNOWN, APART, MISSED = b"busy", b"unknown", b"version", b"missed"

@@ -40,7 +40,6 @@ RESENT, RESENT_WITHIN = 1000, 10.0
 #: Calls that are noted, at least, before those whose time is over are forgotten.
 _CALLS = 1000
 
-_REQUESTS = frozenset((Kind.CALL, Kind.CAST, Kind.NOTIFY))
 _FINAL = frozenset((Kind.RESULT, Kind.ERROR, Kind.ACK, Kind.REJECT))
 
 
@@ -102,7 +101,7 @@ class Link:
         self._stopping = False
         self._socket: zmq.Socket[bytes] | None = None
         self._outbox: Outbox | None = None
-        self._parts = Parts(self._on_dropped)
+        self._parts = Parts(self._on_dropped, frames.REQUESTS)
 
     @property
     def size(self) -> int:
@@ -233,7 +232,7 @@ class Link:
 
     def _on_whole(self, message: Message) -> None:
         header, client, body = message.header, message.client, message.body
-        if header.kind in _REQUESTS:
+        if header.kind in frames.REQUESTS:
             self._handed += 1
             self._metrics.received(header.kind)
             if self._settled and self._handed >= self._half:
@@ -259,7 +258,7 @@ class Link:
 
     def _on_dropped(self, _source: bytes, begun: Message) -> None:
         """The rest of a request has not come: its sender waits for nothing."""
-        if begun.header.kind in _REQUESTS:
+        if begun.header.kind in frames.REQUESTS:
             self._handed += 1
             self.acknowledge()
             if begun.client:

@@ -1,16 +1,17 @@
 """Messages that arrive in several parts. No I/O.
 
 A connection may end between two parts. What has arrived is dropped then: with the next message of
-the same id, after a time, or when too many bytes are kept.
+the same id, after a time, or when too many bytes are kept. Of a kind that never has several parts
+nothing is kept.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
-from hbshim.messaging.zmq.frames import BODY_LIMIT, FrameError, Message
+from hbshim.messaging.zmq.frames import BODY_LIMIT, FrameError, Kind, Message
 
 #: Seconds after which the next part of a message is not expected any more.
 STALE_AFTER = 60.0
@@ -29,11 +30,18 @@ class Parts:
 
     Parameters:
         on_drop: takes the source and the first part of a message that is dropped.
+        kinds: of the messages that may come in several parts.
         limit: bytes that may be kept; the oldest message is dropped beyond that.
     """
 
-    def __init__(self, on_drop: Callable[[bytes, Message], None], limit: int = BODY_LIMIT) -> None:
+    def __init__(
+        self,
+        on_drop: Callable[[bytes, Message], None],
+        kinds: Set[Kind],
+        limit: int = BODY_LIMIT,
+    ) -> None:
         self._on_drop = on_drop
+        self._kinds = kinds
         self._limit = limit
         # The one with the oldest part first.
         self._begun: dict[tuple[bytes, bytes], _Begun] = {}
@@ -46,7 +54,7 @@ class Parts:
             source: where it comes from: the parts of a message have the same source.
 
         Raises:
-            FrameError: the parts before it have not arrived.
+            FrameError: the parts before it have not arrived, or its kind has one part.
         """
         if message.parts == 1 and not self._begun:
             return message
@@ -57,6 +65,8 @@ class Parts:
             self.size -= begun.size
         if message.parts == 1:
             return message
+        if message.header.kind not in self._kinds:
+            raise FrameError(f"{message.header.kind.name} in {message.parts} parts")
         if message.part == 0:
             begun = _Begun(message, [], 0, 0.0)
         elif (

@@ -152,7 +152,7 @@ class Peers:
         self._by_routing_id: dict[bytes, _Peer] = {}
         self._sent: dict[bytes, tuple[_Peer, Request]] = {}
         self._sequence = 0
-        self._parts = Parts(self._on_dropped)
+        self._parts = Parts(self._on_dropped, frames.ANSWERS | {Kind.LISTENERS, Kind.POOLS})
         self._closed = False
 
     @property

@@ -71,7 +71,7 @@ class Subscriber:
         self._settled: deque[int] = deque()
         self._overflows = False
         # The number of the next one shows that one was dropped.
-        self._parts = Parts(lambda _source, _begun: None)
+        self._parts = Parts(lambda _source, _begun: None, _KINDS)
 
     @property
     def size(self) -> int:

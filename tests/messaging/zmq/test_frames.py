@@ -178,7 +178,7 @@ SIZES = [
 
 def whole(written: list[bytes]) -> Message | None:
     """What the last of some frames completes."""
-    parts = Parts(lambda _source, _begun: pytest.fail("a message was dropped"))
+    parts = Parts(lambda _source, _begun: pytest.fail("a message was dropped"), set(Kind))
     *first, last = (parts.whole(b"", frames.unpack(frame)) for frame in written)
     assert first == [None] * (len(written) - 1)
     assert parts.size == 0

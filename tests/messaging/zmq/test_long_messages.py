@@ -105,7 +105,7 @@ class Peer:
         if binds:
             self.socket.bind(self.address)
         loop.look_after(self.socket)
-        self._parts = Parts(lambda _source, _begun: None)
+        self._parts = Parts(lambda _source, _begun: None, frames.REQUESTS)
         self.whole: list[Message] = []
         self.refused = 0
 

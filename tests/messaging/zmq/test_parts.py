@@ -26,7 +26,9 @@ def dropped() -> list[tuple[bytes, bytes]]:
 @pytest.fixture
 def received(dropped: list[tuple[bytes, bytes]]) -> Parts:
     return Parts(
-        lambda source, begun: dropped.append((source, begun.header.id)), limit=6 * PART_LIMIT
+        lambda source, begun: dropped.append((source, begun.header.id)),
+        frames.REQUESTS,
+        limit=6 * PART_LIMIT,
     )
 
 
@@ -41,6 +43,14 @@ def test_messages_of_several_senders_arrive_at_the_same_time(received: Parts) ->
                 completed.append((source, number))
                 assert found.body == bytes((number,)) * (3 * PART_LIMIT)
     assert completed == list(begun)
+    assert received.size == 0
+
+
+@pytest.mark.parametrize("kind", set(Kind) - frames.REQUESTS)
+def test_nothing_is_kept_of_a_kind_that_has_one_part(kind: Kind, received: Parts) -> None:
+    first, *_ = frames.pack(Header(kind, bytes(16)), bytes(3 * PART_LIMIT))
+    with pytest.raises(FrameError, match=f"{kind.name} in 3 parts"):
+        received.whole(b"", frames.unpack(first))
     assert received.size == 0
 
 

@@ -114,8 +114,8 @@ class RequestProxy:
             *(loop, back, self._queue, self._clients, directory, record),
             *(settings.copies_lifetime, metrics),
         )
-        self._parts = Parts(self._on_dropped)
-        self._cast_parts = Parts(self._on_cast_dropped)
+        self._parts = Parts(self._on_dropped, frames.REQUESTS)
+        self._cast_parts = Parts(self._on_cast_dropped, {Kind.CAST})
         loop.read(front, self._on_client)
         loop.read(pull, self._on_cast)
         loop.read(back, self._servers.on_message)

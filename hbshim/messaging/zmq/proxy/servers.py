@@ -64,7 +64,7 @@ class Servers:
     ) -> None:
         self._loop = loop
         self._sender = RouterSender(loop, socket)
-        self.parts = Parts(self._on_dropped)
+        self.parts = Parts(self._on_dropped, frames.ANSWERS | {Kind.HELLO, Kind.RELEASE})
         self._queue = queue
         self._clients = clients
         self._directory = directory

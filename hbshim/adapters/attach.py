@@ -104,7 +104,7 @@ def check_worker(options: Options) -> None:
 
 
 def attach_or_leave(
-    attach: Callable[[Any, Options], Link | None], connection: Any, options: Options, name: str
+    attach: Callable[..., Link | None], connection: Any, options: Options, name: str
 ) -> bool:
     """Call an adapter's `attach` for a connection that was just opened.
 
@@ -112,7 +112,7 @@ def attach_or_leave(
         False if it failed: the connection is as it would be without hbshim.
     """
     try:
-        attach(connection, options)
+        attach(connection, options, new=True)
     except Exception as error:
         leave_alone(name, error)
         return False

@@ -205,6 +205,18 @@ class SerializedSslObject(LockedSslObject):
     def _pending(self) -> int:
         return len(self._ahead) + int(self._inner.pending())
 
+    def describe(self) -> tuple[Any, Any] | None:
+        """Return version and cipher to the engine; None while a client is inside."""
+        lock = self._engine_enters(0)
+        if lock is None:
+            return None
+        self._engine_calls = True
+        try:
+            return (self._inner.version(), self._inner.cipher()) if self.lock is lock else None
+        finally:
+            self._engine_calls = False
+            self._engine_leaves(lock)
+
     def take_heartbeats(self, at_most: int, permit: Permit) -> int:
         """Read up to `at_most` heartbeats, one from each record; the records must have arrived.
 
@@ -276,8 +288,8 @@ class TlsWire(Wire):
     def __init__(self, sock: Any, native: Any, heartbeat: HeartbeatFormat = AMQP_0_9_1) -> None:
         super().__init__(native, heartbeat=heartbeat)
         self._ssl = _serialize(sock, native, heartbeat)
-        # Once: the handshake determines it, and a check must not call into the session.
-        self._prefixes, self._padded = self._record_prefixes()
+        # Once: the handshake determines it. None: not known yet.
+        self._prefixes: tuple[tuple[bytes, ...], bool] | None = None
 
     def send_heartbeat(self, permit: Permit) -> bool:
         self.require_own_socket()
@@ -299,19 +311,22 @@ class TlsWire(Wire):
         With a cipher that hbshim does not know it takes nothing. Unread bytes then count as a
         possible cause of the peer's silence.
         """
-        if not self._prefixes:
+        if self._prefixes is None and (described := self._ssl.describe()):
+            self._prefixes = self._record_prefixes(*described)
+        prefixes, padded = self._prefixes or ((), False)
+        if not prefixes:
             return 0
         self.require_own_socket()
-        longest = max(map(_record_size, self._prefixes))
+        longest = max(map(_record_size, prefixes))
         waiting = self._peek(longest * DRAIN_AT_MOST)
-        prefix = next(filter(waiting.startswith, self._prefixes), None)
+        prefix = next(filter(waiting.startswith, prefixes), None)
         if prefix is None:
             return 0
         size = _record_size(prefix)
         count = 0
         while waiting.startswith(prefix, count * size) and (count + 1) * size <= len(waiting):
             count += 1
-        if self._padded and len(waiting) == count * size:
+        if padded and len(waiting) == count * size:
             count -= 1
         return self._ssl.take_heartbeats(count, permit) if count else 0
 
@@ -319,12 +334,14 @@ class TlsWire(Wire):
         """Return False: the session may hold bytes."""
         return False
 
-    def _record_prefixes(self) -> tuple[tuple[bytes, ...], bool]:
+    def _record_prefixes(
+        self, version: str | None, in_use: tuple[str, str, int] | None
+    ) -> tuple[tuple[bytes, ...], bool]:
         """Return type, version and length of a record with a heartbeat.
 
         Returns also whether other records look like it.
         """
-        version, cipher = self._ssl.version(), (self._ssl.cipher() or ("",))[0]
+        cipher = "" if in_use is None else in_use[0]
         size = len(self._frame)
         # RFC 8446 section 5.2: the inner type adds a byte; no handshake message that is also sent
         # as type 23 has a length of 25. RFC 5288 section 3 and RFC 7905 section 2: GCM sends eight

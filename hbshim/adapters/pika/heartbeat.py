@@ -30,6 +30,7 @@ from hbshim.adapters.attach import (
     ready,
 )
 from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
+from hbshim.adapters.earlier_calls import EarlierCalls
 from hbshim.adapters.loop_link import LoopLink
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
@@ -38,6 +39,7 @@ from hbshim.errors import AttachError, OptionError
 from hbshim.heartbeat import service
 from hbshim.heartbeat.guard import Guard
 from hbshim.heartbeat.link import Link
+from hbshim.heartbeat.wire import Wire
 from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, ConnectOptions, Options, check_url_key, split_url
 from hbshim.runtime.fork import process_mark
@@ -106,13 +108,14 @@ class KeptAliveChecker:
         self._link.close()
 
 
-def attach(connection: Any, options: Options) -> Link | None:
+def attach(connection: Any, options: Options, *, new: bool = False) -> Link | None:
     """Keep an open pika connection alive.
 
     Parameters:
         connection: a ``BlockingConnection``, or any ``pika.connection.Connection``
             on pika's own transport (select, asyncio, tornado, gevent).
         options: hbshim's options.
+        new: it was just made, so that no other thread has it.
 
     Returns:
         The link, or None if no heartbeat was negotiated.
@@ -132,7 +135,7 @@ def attach(connection: Any, options: Options) -> Link | None:
     if not connection.params.heartbeat:
         not_negotiated(_name(connection), options)
         return None
-    link = _attach(connection, options)
+    link = _attach(connection, options, new=new)
     checker = connection._heartbeat_checker
     if not isinstance(checker, KeptAliveChecker):
         if checker is not None:
@@ -153,8 +156,8 @@ def _stop_once(checker: Any) -> None:
         raise
 
 
-def _attach(connection: Any, options: Options) -> Link:
-    link = attach_once(vars(connection), lambda: _Attachment(connection), options)
+def _attach(connection: Any, options: Options, *, new: bool) -> Link:
+    link = attach_once(vars(connection), lambda: _Attachment(connection, new=new), options)
     loop = _loop_of(connection)
     if loop is not None and isinstance(link, LoopLink):
         link.belongs_to(loop)
@@ -224,7 +227,7 @@ def _checker(connection: Any, create: Callable[[], Any], options_for: OptionsFor
         if not connection.params.heartbeat:
             not_negotiated(_name(connection), options)
             return None
-        link = _attach(connection, options)
+        link = _attach(connection, options, new=True)
     except UnknownTransportError as error:
         # Such as Twisted's. Its loop runs pika's timers, so pika's own checker is the better
         # choice.
@@ -246,7 +249,7 @@ class _Attachment(Attachment):
 
     link: LoopLink
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, new: bool) -> None:
         transport = connection._transport
         if not hasattr(transport, "_sock"):
             raise UnknownTransportError(
@@ -254,7 +257,10 @@ class _Attachment(Attachment):
                 "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
             )
         require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
-        link = _make_link(connection, transport)
+        timeout, wire = float(connection.params.heartbeat), wire_for(transport._sock)
+        earlier = EarlierCalls([transport._consume], [transport._produce], timeout, wire)
+        link = _make_link(connection, transport, wire, earlier)
+        self._earlier = None if new else earlier
         super().__init__(link)
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
@@ -284,6 +290,8 @@ class _Attachment(Attachment):
         for method in self._methods:
             _replace_method(transport, *method)
         vars(transport).update(self._closing)
+        if self._earlier is not None:
+            self._earlier.look()
         if self.link.guard.closed:
             self.remove()
 
@@ -303,7 +311,7 @@ class _Attachment(Attachment):
                     vars(transport).pop(name, None)
 
 
-def _make_link(connection: Any, transport: Any) -> LoopLink:
+def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCalls) -> LoopLink:
     connection_ref = weakref.ref(connection)
     buffers = transport._tx_buffers
 
@@ -311,13 +319,12 @@ def _make_link(connection: Any, transport: Any) -> LoopLink:
         # The rest of a partial send is at the head of this queue. But whole frames are also there,
         # from the publish until the first attempt to send them; in between, a green poller may
         # switch to the hub, which may be blocked for long.
-        return link.guard.unsent and bool(buffers)
+        return (link.guard.unsent and bool(buffers)) or earlier.writing()
 
     def half_read() -> bool:
         alive = connection_ref()
-        return alive is not None and bool(alive._frame_buffer)
+        return alive is not None and bool(alive._frame_buffer or earlier.reading())
 
-    wire = wire_for(transport._sock)
     link = LoopLink(
         wire,
         float(connection.params.heartbeat),

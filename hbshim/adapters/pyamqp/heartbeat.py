@@ -28,6 +28,7 @@ from hbshim.adapters.attach import (
     ready,
 )
 from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
+from hbshim.adapters.earlier_calls import EarlierCalls
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
@@ -54,12 +55,13 @@ _NOT_READY = {errno.EAGAIN, errno.EINTR, errno.ENOENT, errno.EWOULDBLOCK}
 KOMBU_OPTION = "hbshim"
 
 
-def attach(connection: Any, options: Options) -> Link | None:
+def attach(connection: Any, options: Options, *, new: bool = False) -> Link | None:
     """Keep an open ``amqp.Connection`` alive.
 
     Parameters:
         connection: connected; its negotiated ``heartbeat`` is T, in seconds.
         options: hbshim's options.
+        new: it was just made, so that no other thread has it.
 
     Returns:
         The link, or None if no heartbeat was negotiated.
@@ -76,7 +78,9 @@ def attach(connection: Any, options: Options) -> Link | None:
     if not connection.heartbeat:
         not_negotiated(wire_for(transport.sock).name(), options)
         return None
-    return attach_once(vars(transport), lambda: _Attachment(connection, transport), options)
+    return attach_once(
+        vars(transport), lambda: _Attachment(connection, transport, new=new), options
+    )
 
 
 def _check_version(connection: Any) -> None:
@@ -105,13 +109,13 @@ def _check_version(connection: Any) -> None:
         require_attributes("amqp", amqp.__version__, SUPPORTED, connection._transport, of_transport)
 
 
-def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
+def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCalls) -> Link:
     transport_ref = weakref.ref(transport)
     connection_ref = weakref.ref(connection)
 
     def half_read() -> bool:
         alive = transport_ref()
-        return alive is not None and bool(alive._read_buffer)
+        return alive is not None and bool(alive._read_buffer or earlier.reading())
 
     def forget_socket() -> None:
         # Before py-amqp sets a timeout on the closed socket, or uses it in a `repr`, and raises
@@ -126,6 +130,7 @@ def _make_link(connection: Any, transport: Any, wire: Wire) -> Link:
         float(connection.heartbeat),
         wire.name(),
         service.current().metrics,
+        half_written=earlier.writing,
         half_read=half_read,
         on_orphaned=forget_socket,
         forked_error=_forked_error,
@@ -151,8 +156,17 @@ class _Attachment(Attachment):
     nothing refers to a closed connection, and a py-amqp object that connects again is unchanged.
     """
 
-    def __init__(self, connection: Any, transport: Any) -> None:
-        super().__init__(_make_link(connection, transport, wire_for(transport.sock)))
+    def __init__(self, connection: Any, transport: Any, *, new: bool) -> None:
+        wire = wire_for(transport.sock)
+        earlier = EarlierCalls(
+            [transport.read_frame],
+            # A thread inside the frame writer has the transport's own `write`.
+            [transport.write, connection._frame_writer],
+            connection.heartbeat,
+            wire,
+        )
+        super().__init__(_make_link(connection, transport, wire, earlier))
+        self._earlier = None if new else earlier
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
         self._writer = connection._frame_writer
@@ -172,6 +186,8 @@ class _Attachment(Attachment):
         writer = connection.frame_writer_cls(connection, transport)
         connection._frame_writer = self._guarded_writer.setdefault("", writer)
         vars(connection).update(self._of_connection)
+        if self._earlier is not None:
+            self._earlier.look()
         if self.link.guard.closed:
             self.remove()
 

@@ -332,8 +332,8 @@ class ByteStream(ABC, Generic[_I]):
                 raise
 
     def _release_listeners(self) -> None:
-        while self._listeners:
-            news = next(iter(self._listeners))
+        # Of a copy: threads that wait no longer leave the set without the lock.
+        for news in self._listeners.copy():
             # Twice after an interrupt.
             with suppress(RuntimeError):
                 news.release()

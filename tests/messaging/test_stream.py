@@ -19,7 +19,12 @@ from hbshim.messaging.readiness import Readiness
 from hbshim.options import Options
 from hbshim.protocol.frames import Frame
 from tests.concurrency import MODEL
-from tests.interrupts import InterruptError, interrupt, interrupt_everywhere
+from tests.interrupts import (
+    InterruptError,
+    interleave_everywhere,
+    interrupt,
+    interrupt_everywhere,
+)
 from tests.messaging.conftest import LIMIT
 from tests.waiting import wait_until
 
@@ -220,6 +225,29 @@ def test_no_exception_at_any_instant_leaves_those_waiting_that_listen(
     begin()
     assert interrupt_everywhere(once, check) > 5
     check()
+
+
+@pytest.mark.skipif(MODEL != "native", reason="threads that interleave anywhere")
+def test_a_thread_that_waits_no_longer_does_not_keep_the_others_waiting(
+    new_stream: Callable[..., Any],
+) -> None:
+    """It leaves without the lock, at whatever instant of the notification."""
+    listening: list[Any] = []
+
+    def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+        stream = new_stream()
+        listening[:] = [stream._listen() for _ in range(3)]
+
+        def leave() -> None:
+            for news in listening[:2]:
+                stream._listeners.discard(news)
+
+        return stream._notify_listeners, leave
+
+    def check() -> None:
+        assert listening[-1].acquire(False)
+
+    assert interleave_everywhere(prepare, check) > 3
 
 
 def test_a_read_that_is_interrupted_ends_the_stream(new_stream: Callable[..., Any]) -> None:

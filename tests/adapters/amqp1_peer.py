@@ -56,6 +56,10 @@ def has_closed(client: Any) -> bool:
     return False
 
 
+#: Seconds after which it looks whether it is to end.
+_LONGEST_WAIT = 0.25
+
+
 class Peer:
     """Serves connections, one after the other, without a SASL layer.
 
@@ -85,7 +89,7 @@ class Peer:
         self.closed_after: float | None = None
         self.connection: socket.socket | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
-        self._server.settimeout(0.05)
+        self._server.settimeout(_LONGEST_WAIT)
         self._ended = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -113,12 +117,17 @@ class Peer:
                     self._serve(connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.settimeout(0.02)
         self.received, self.connection = b"", connection
         heard = sent = time.monotonic()
         answered = 0
         while not self._ended:
             now = time.monotonic()
+            # Not more often than necessary: a test may fork in C when all threads are at rest.
+            due = [
+                *([] if self.limit is None else [heard + self.limit]),
+                *([] if self.every is None else [sent + self.every]),
+            ]
+            connection.settimeout(max(0.001, min([_LONGEST_WAIT, *(at - now for at in due)])))
             try:
                 data = connection.recv(65536)
                 if not data:
@@ -126,6 +135,7 @@ class Peer:
                 self.received += data
                 heard = time.monotonic()
             except TimeoutError:
+                now = time.monotonic()
                 if self.limit is not None and now - heard > self.limit:
                     self.closed_after = now - heard
                     connection.sendall(CLOSE)

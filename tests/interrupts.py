@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import hbshim
 
@@ -129,6 +130,8 @@ def interleave_everywhere(
     prepare: Callable[[], tuple[Callable[[], object], Callable[[], object]]],
     after: Callable[[], object],
     every: int = 1,
+    *,
+    opcodes: bool = False,
 ) -> int:
     """Run another call in the middle of a call: at its first instant, then at its second, and on.
 
@@ -137,6 +140,8 @@ def interleave_everywhere(
             first one stands still: to its end, or to a lock that the first one holds.
         after: called when both have returned; checks what must hold.
         every: tries only one instant in so many.
+        opcodes: an instant is before any instruction, as without the GIL; otherwise where Python
+            may switch to another thread, at calls and returns.
 
     Returns:
         The number of instants.
@@ -147,23 +152,37 @@ def interleave_everywhere(
         call, other = prepare()
         thread = threading.Thread(target=other)
 
-        def profile(
-            frame: FrameType, event: str, _argument: object, thread: threading.Thread = thread
-        ) -> None:
+        def count(thread: threading.Thread = thread) -> None:
             nonlocal left
-            if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(_CODE):
-                return
             left -= 1
             if left == -1:
                 sys.setprofile(None)
+                sys.settrace(None)
                 thread.start()
                 thread.join(STANDS_STILL)
 
+        def profile(frame: FrameType, event: str, _argument: object) -> None:
+            if event in ("call", "c_return") and frame.f_code.co_filename.startswith(_CODE):
+                count()
+
+        def trace(frame: FrameType, event: str, _argument: object) -> Any:
+            if not frame.f_code.co_filename.startswith(_CODE):
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                count()
+            return trace
+
+        before = sys.gettrace()
         try:
-            sys.setprofile(profile)
+            if opcodes:
+                sys.settrace(trace)
+            else:
+                sys.setprofile(profile)
             call()
         finally:
             sys.setprofile(None)
+            sys.settrace(before)
         if left >= 0:
             return instants
         thread.join(60)
@@ -233,3 +252,45 @@ def _left_of(call: Callable[[], object], other: Callable[[], object], left: int)
     finally:
         sys.setprofile(None)
     return left
+
+
+def collect_everywhere(read: Callable[[], object], change: Callable[[], object]) -> int:
+    """Change something during a collection that an allocation of a call begins: each in turn.
+
+    Up to Python 3.11 a collection begins within the function of C that allocates, and a finalizer
+    in it lets other threads run; from 3.12 on it waits for the end of that function.
+
+    Parameters:
+        read: called over and over, in the same way each time.
+        change: called once in each call, as by another thread.
+
+    Returns:
+        The number of allocations that began a collection.
+    """
+    began = 0
+
+    def on_collection(phase: str, _info: dict[str, int]) -> None:
+        nonlocal began
+        if phase == "start":
+            gc.set_threshold(0)
+            began += 1
+            change()
+
+    before, threshold = gc.callbacks[:], gc.get_threshold()
+    gc.callbacks.clear()
+    gc.collect()
+    gc.freeze()
+    try:
+        for allocations in range(60):
+            gc.set_threshold(0)
+            # It also empties the lists of free tuples.
+            gc.collect()
+            gc.callbacks[:] = [on_collection]
+            gc.set_threshold(allocations + 1, 1_000_000)
+            read()
+            gc.callbacks.clear()
+    finally:
+        gc.unfreeze()
+        gc.callbacks[:] = before
+        gc.set_threshold(*threshold)
+    return began

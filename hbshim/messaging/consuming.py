@@ -9,6 +9,7 @@ not affected.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -163,7 +164,8 @@ class ConsumingListener(PollingListener[M, C]):
             if consumer.hopeless and consumer.refused is not None:
                 error, consumer.refused = consumer.refused, None
                 consumer.backoff.reset()
-                if error in self._errors:
+                # Another thread may be reporting it.
+                with contextlib.suppress(ValueError):
                     self._errors.remove(error)
                 # The owner may never use this listener again.
                 self._drop()

@@ -321,7 +321,11 @@ class PollingListener(ABC, Generic[M, C]):
             if self._polling.run(self._catch_up) is OCCUPIED:
                 break
         while self._errors:
-            self.on_error(self._errors.popleft())
+            try:
+                error = self._errors.popleft()
+            except IndexError:
+                return  # another thread reports it
+            self.on_error(error)
 
     def _catch_up(self) -> None:
         self._stop_consuming()

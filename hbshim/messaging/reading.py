@@ -121,7 +121,9 @@ class BackgroundReader:
 
     def _drop_late(self, now: float) -> None:
         """End the parties that nothing has ended, because their event loop is closed or blocked."""
-        for party, until in list(self._parties.until.items()):
+        # A copy: the event loop adds and removes parties. list() of the items may be interrupted by
+        # the garbage collector.
+        for party, until in self._parties.until.copy().items():
             if until + LATE < now:
                 party.fail(CallTimeoutError("it was not answered"))
                 self.remove(party)

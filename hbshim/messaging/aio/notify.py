@@ -259,11 +259,11 @@ class Listener:
             if not self._received or self._current is not None:
                 current, self._current = self._current, None
                 await self._in_thread(partial(self._receive, current))
-            if not self._received:
+            incoming = self._take()
+            if incoming is None:
                 if self._state == "stopped":
                     raise StopAsyncIteration
                 continue
-            incoming = self._received.popleft()
             try:
                 notification = notification_of(incoming, self._encoding)
             except MessagingError as error:
@@ -285,6 +285,14 @@ class Listener:
         if not batch and time.monotonic() - began < POLL_SLICE and self._state != "stopped":
             self._state = "stopped"
             raise ConnectionLostError("the driver was closed while a listener waited")
+
+    def _take(self) -> Incoming | None:
+        """Remove and return what was received first; None if nothing is left."""
+        # The loop takes it, and at the end the thread gives it back.
+        try:
+            return self._received.popleft()
+        except IndexError:
+            return None
 
     async def requeue(self) -> None:
         """Have the current notification handled again later, here or by another listener."""
@@ -315,8 +323,8 @@ class Listener:
                     current.requeue()
                 else:
                     current.acknowledge()
-            while self._received:
-                self._received.popleft().return_to_queue()
+            while (incoming := self._take()) is not None:
+                incoming.return_to_queue()
         finally:
             self._listener.close(timeout)
             self._thread.close()

@@ -94,6 +94,14 @@ class _Stored(Waiter):
             self.refused = reason
         self.notify()
 
+    def take(self) -> Delivery | None:
+        """Remove and return the next delivery; None if there is none."""
+        # One thread may wait for replies while another one closes.
+        try:
+            return self.deliveries.popleft()
+        except IndexError:
+            return None
+
     def end(self) -> _Stopping | None:
         """Stop the consumer, and requeue what was not returned to a caller.
 
@@ -107,8 +115,8 @@ class _Stored(Waiter):
         stopping = _Stopping(connection)
         with contextlib.suppress(MessagingError):
             connection.stop_consumer(self.tag, stopping.stopped)
-            while self.deliveries:
-                connection.requeue(self.deliveries.popleft().tag)
+            while (delivery := self.take()) is not None:
+                connection.requeue(delivery.tag)
             return stopping
         return None
 
@@ -191,8 +199,8 @@ class StoredReplies:
             try:
                 if stored.connection is not sending.connection:
                     self._consume(caller, sending, deadline)
-                while stored.deliveries:
-                    reply = self._hand_out(stored.deliveries.popleft(), caller, deadline)
+                while (delivery := stored.take()) is not None:
+                    reply = self._hand_out(delivery, caller, deadline)
                     if reply is not None:
                         return reply
                 yield caller.wait(stored, deadline, "no reply yet; it may come later")

@@ -45,6 +45,9 @@ CODES = {
 
 _ANSWERED = (SessionState.MAPPED, SessionState.ENDED)
 
+#: Another thread has reported why a session has ended.
+_REPORTED: Any = object()
+
 _monotonic = time.monotonic
 
 
@@ -109,8 +112,11 @@ class Attaching:
 
         session = self._stream.work(begin)
         self.wait_for_answer(lambda: session.state in _ANSWERED, "begin a session", deadline)
-        if session.state is SessionState.ENDED and session in self._ended:
-            raise self.refused("begin a session", self._ended.pop(session))
+        if session.state is SessionState.ENDED:
+            # Of several threads that wait for it, the first one reports the error.
+            error = self._ended.pop(session, _REPORTED)
+            if error is not _REPORTED:
+                raise self.refused("begin a session", error)
         return session
 
     def attach(

@@ -268,8 +268,10 @@ class Management:
         status = _STATUS.fullmatch("" if properties is None else str(properties.subject))
         if properties is None or status is None:
             raise ProtocolError("an answer to a request for management has no status")
-        while len(self._received) >= _MOST_ANSWERS:
-            self._received.pop(next(iter(self._received)))
+        if len(self._received) >= _MOST_ANSWERS:
+            # Of a copy: threads that ask take their answers without the lock.
+            for oldest in list(self._received)[: 1 - _MOST_ANSWERS]:
+                self._received.pop(oldest, None)
         found = body.value if isinstance(body, Single) else None
         self._received[str(properties.correlation_id)] = _Answer(int(status[0]), found)
 

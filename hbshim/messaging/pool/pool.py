@@ -281,9 +281,13 @@ class Pool(Generic[T]):
             key = id(entry.item)
             entry.released = self._clock()
             # Of two releases of one connection, the second gets the error.
-            if state.checked_out.get(key) is not claim:
-                raise not_checked_out_error()
-            del state.checked_out[key]
+            # No call between these two.
+            try:
+                if state.checked_out[key] is not claim:
+                    raise not_checked_out_error()
+                del state.checked_out[key]
+            except KeyError:
+                raise not_checked_out_error() from None
             claim.taken, claim.lease = False, None
             state.returned.append(returned)
         finally:

@@ -334,8 +334,9 @@ class State(Generic[T]):
 
     def statistics(self) -> PoolStatistics:
         """Return the current statistics."""
-        # One atomic copy: a waiter that times out removes itself without the lock.
-        waiters = tuple(self.waiters)
+        # A waiter that times out removes itself without the lock. copy() is atomic; the garbage
+        # collector may interrupt tuple().
+        waiters = self.waiters.copy()
         return PoolStatistics(
             size=self.size,
             idle=len(self.idle),

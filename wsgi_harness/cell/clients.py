@@ -202,11 +202,12 @@ def client_of(cell: Mapping[str, Any], url: str) -> Client:
         cell: see :func:`wsgi_harness.matrix.scenarios.orders`.
         url: the broker's account.
     """
+    notifications = cell["notifications"] and (url, tuple(cell["notifications"]))
     if cell["router"]:
         url = ""  # a router has no accounts
     where = (url, (cell["host"], cell["port"]), cell["heartbeat"], cell["name"])
     if cell["driver"] is not None:
-        return OsloClient(cell["library"], *where, **cell["driver"])
+        return OsloClient(cell["library"], *where, notifications=notifications, **cell["driver"])
     if cell["library"] == "proton":
         return ProtonClient(*where, queue=cell["queue"], router=cell["router"])
     return CLIENTS[cell["library"]](*where)

@@ -66,6 +66,7 @@ class OsloClient:
         name: begins the connections' names for the broker.
         path: directories that are searched for oslo.messaging first.
         options: further ones of the driver.
+        notifications: account and address of another broker for them.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class OsloClient:
         *,
         path: Sequence[str] = (),
         options: Mapping[str, object] | None = None,
+        notifications: tuple[str, tuple[str, int]] | None = None,
     ) -> None:
         sys.path[:0] = path
         # The drivers call a connection after the program, which here is mod_wsgi in every cell.
@@ -88,7 +90,8 @@ class OsloClient:
         self._name = name
         self._topic = topic_of(scheme)
         uses = ("rpc", scheme), ("notifications", _PAIRS.get(scheme, (scheme,))[-1])
-        urls = [url_of(each, url, address) for _, each in uses]
+        peers = (url, address), notifications or (url, address)
+        urls = [url_of(each, *peer) for (_, each), peer in zip(uses, peers, strict=True)]
         # The container has the name of the cell, as connections over AMQP 0-9-1 have.
         self._url, self._notifications_url = (
             f"{each}&container_name={name}%3A{use}&heartbeat_interval={heartbeat}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import ensure_broker_image
 from wsgi_harness.errors import ImageError
-from wsgi_harness.matrix.scenarios import Scenario
+from wsgi_harness.matrix.scenarios import HYBRID, Scenario
 from wsgi_harness.paths import set_up_lock
 from wsgi_harness.stack.stack import BROKER
 
@@ -18,10 +18,23 @@ ROUTER = "router"
 
 
 def broker_of(scenario: Scenario) -> str:
-    """Return the name of the service that a cell connects to: a broker's, or the router's."""
+    """Return the name of the service that a cell connects to: a broker's, or the router's.
+
+    Of a hybrid cell it is that of RPC.
+    """
     if scenario.deployment.router:
         return ROUTER
     return scenario.deployment.key if scenario.deployment.rabbitmq else BROKER
+
+
+def queues_at(scenario: Scenario) -> str:
+    """Return the name of the service at which a cell's messages arrive."""
+    return BROKER if scenario.library == HYBRID else broker_of(scenario)
+
+
+def brokers_of(scenario: Scenario) -> tuple[str, ...]:
+    """Return the names of all services that a cell connects to."""
+    return tuple(dict.fromkeys((broker_of(scenario), queues_at(scenario))))
 
 
 def images_of(

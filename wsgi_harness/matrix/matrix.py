@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import pika
 
 from wsgi_harness.matrix import answering, routing
-from wsgi_harness.matrix.brokers import ROUTER, broker_of
+from wsgi_harness.matrix.brokers import ROUTER, brokers_of, queues_at
 from wsgi_harness.matrix.scenarios import MESSAGES, SILENCE, Scenario, queue_of
 from wsgi_harness.observe import cells, observer, router_log, wiretap
 from wsgi_harness.observe.cells import Answer, Cell
@@ -64,7 +64,8 @@ class Matrix:
         self._heartbeat = heartbeat
         self._display = display
         self._lap = lap
-        self._routed = {each.name: each for each in scenarios if each.deployment.router}
+        self._routed = {each.name: each for each in routing.routed(scenarios)}
+        self._at_router = {each.name for each in scenarios if ROUTER in brokers_of(each)}
         secret = stack.broker.password
         tls = any(scenario.deployment.tls for scenario in scenarios)
         ca_pem = (stack.broker.ca_pem if tls else None) or ""
@@ -97,8 +98,7 @@ class Matrix:
         from_log: dict[str, BrokerView] = {}
         for broker in self._stack.brokers:
             from_log.update(observer.read_log(self._log(broker)))
-        if self._routed:
-            from_log.update(router_log.read(self._log(ROUTER)))
+        from_router = router_log.read(self._log(ROUTER)) if self._at_router else {}
         wire = self._wire()
         several = {scenario.name for scenario in self._scenarios if scenario.deployment.oslo}
 
@@ -108,13 +108,17 @@ class Matrix:
                 return Observation(name, problems=(failure,), requests=(opened[name][0],))
             view = watch.add_to(from_log.get(name, BrokerView()), name)
             seen = _observation(name, opened[name], published[name], reports[name])
-            kept = _kept_at(view, seen.silence) if name in several else 1
-            if name in self._routed:
+            is_listed = name in self._routed or listed[name] >= (
+                _kept_at(view, seen.silence) if name in several else 1
+            )
+            if name in self._at_router:
+                at_router = from_router.get(name, BrokerView())
                 # A router has no list to be sampled: the relay is the second witness.
                 ended = wire[name].ended
-                is_listed = view.opened is not None and not (ended and ended <= seen.silence[1])
-            else:
-                is_listed = listed[name] >= kept
+                is_listed = is_listed and at_router.opened is not None
+                is_listed = is_listed and not (ended and ended <= seen.silence[1])
+                view = view.joined(at_router)
+            kept = _kept_at(view, seen.silence) if name in several else 1
             seen = replace(
                 seen,
                 broker=replace(view, kept=kept, listed_after_silence=is_listed),
@@ -140,7 +144,10 @@ class Matrix:
 
     def _wire(self) -> Mapping[str, WireView]:
         relays = {
-            wiretap.relay_to(broker_of(each)) for each in self._scenarios if not each.deployment.tls
+            wiretap.relay_to(broker)
+            for each in self._scenarios
+            if not each.deployment.tls
+            for broker in brokers_of(each)
         }
         seen = wiretap.read([line for relay in sorted(relays) for line in self._log(relay)])
         unseen = WireView(visible=False)
@@ -185,7 +192,7 @@ class Matrix:
             for scenario in self._scenarios:
                 if scenario.deployment.oslo or scenario.deployment.router:
                     continue  # a driver declares its queues itself, and a router has none
-                channels[broker_of(scenario)].queue_declare(
+                channels[queues_at(scenario)].queue_declare(
                     queue_of(scenario), durable=True, arguments={"x-expires": expiry}
                 )
 
@@ -246,7 +253,7 @@ class Matrix:
                 if scenario.deployment.oslo
                 else re.escape(queue)
             )
-            broker = broker_of(scenario)
+            broker = queues_at(scenario)
             matching = [each for each in declared[broker] if re.fullmatch(pattern, each)]
             if matching:
                 found[scenario.name] = (broker, matching[0])

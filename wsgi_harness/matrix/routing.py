@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from wsgi_harness.matrix.brokers import ROUTER
+from wsgi_harness.matrix.brokers import ROUTER, brokers_of, queues_at
 from wsgi_harness.matrix.scenarios import Scenario, queue_of
 from wsgi_harness.stack.stack import CellService
 
@@ -23,20 +23,24 @@ def services(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellService]
     Parameters:
         heartbeat: T, in seconds: the router closes a connection that is silent for as long.
     """
-    addresses = [
-        address
-        for each in scenarios
-        if each.deployment.router
-        for address in (address_of(each), *_opened_at(each))
-    ]
-    if not addresses:
+    if not any(ROUTER in brokers_of(each) for each in scenarios):
         return []
+    addresses = [
+        address for each in routed(scenarios) for address in (address_of(each), *_opened_at(each))
+    ]
     router = (_PYTHON, "-m", "wsgi_harness.router", "--report", "--host=0.0.0.0")
     sink = (_PYTHON, "-m", "wsgi_harness.cell.sink", f"{ROUTER}:{_PORT}")
-    return [
-        CellService(ROUTER, entrypoint=(*router, f"--port={_PORT}", f"--idle-timeout={heartbeat}")),
-        CellService(SINK, entrypoint=(*sink, *addresses)),
+    services = [
+        CellService(ROUTER, entrypoint=(*router, f"--port={_PORT}", f"--idle-timeout={heartbeat}"))
     ]
+    if addresses:
+        services.append(CellService(SINK, entrypoint=(*sink, *addresses)))
+    return services
+
+
+def routed(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Return those whose messages go through the router."""
+    return [each for each in scenarios if queues_at(each) == ROUTER]
 
 
 def address_of(scenario: Scenario) -> str:

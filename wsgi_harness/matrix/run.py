@@ -16,9 +16,9 @@ from wsgi_harness.engine.engine import Engine
 from wsgi_harness.engine.images import Images, prepare
 from wsgi_harness.errors import CommandError, HarnessError
 from wsgi_harness.matrix import answering, routing
-from wsgi_harness.matrix.brokers import broker_of, images_of
+from wsgi_harness.matrix.brokers import brokers_of, images_of
 from wsgi_harness.matrix.matrix import Display, Matrix
-from wsgi_harness.matrix.scenarios import Scenario, orders
+from wsgi_harness.matrix.scenarios import HYBRID, Scenario, orders
 from wsgi_harness.matrix.verdict import Verdict, evaluate
 from wsgi_harness.observe import wiretap
 from wsgi_harness.observe.observation import Observation
@@ -144,7 +144,8 @@ def that_can_run(
 
 
 def _on_rabbitmq_with_amqp1(scenario: Scenario) -> bool:
-    return scenario.deployment.protocol == "1.0" and not scenario.deployment.router
+    over_amqp1 = scenario.deployment.protocol == "1.0" or scenario.library == HYBRID
+    return over_amqp1 and not scenario.deployment.router
 
 
 class _Measured(NamedTuple):
@@ -184,10 +185,17 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
     relayed: dict[str, list[str]] = {}
     for scenario in scenarios:
         if not scenario.deployment.tls:
-            relayed.setdefault(broker_of(scenario), []).append(scenario.name)
-    addresses: dict[str, tuple[str, int]] = {}
-    for broker, names in relayed.items():
-        addresses |= wiretap.addresses(names, broker)
+            for broker in brokers_of(scenario):
+                relayed.setdefault(broker, []).append(scenario.name)
+    addresses = {broker: wiretap.addresses(names, broker) for broker, names in relayed.items()}
+
+    def cell(scenario: Scenario) -> str:
+        first, *further = (
+            wiretap.ENCRYPTED if scenario.deployment.tls else addresses[broker][scenario.name]
+            for broker in brokers_of(scenario)
+        )
+        return json.dumps(orders(scenario, heartbeat, first, *further))
+
     services = [
         CellService(
             scenario.name,
@@ -198,9 +206,7 @@ def services_of(scenarios: Sequence[Scenario], heartbeat: int) -> list[CellServi
                 "WSGI_MODE": scenario.deployment.mode,
                 "WSGI_INTERPRETER": scenario.deployment.interpreter,
                 "WSGI_THREADS": str(scenario.deployment.threads),
-                "CELL": json.dumps(
-                    orders(scenario, heartbeat, addresses.get(scenario.name, wiretap.ENCRYPTED))
-                ),
+                "CELL": cell(scenario),
             },
         )
         for scenario in scenarios

@@ -100,7 +100,8 @@ class Deployment:
         loop: uvicorn's event loop.
         django: whether the application is an async view of Django; a bare one if not.
         protocol: the version of AMQP.
-        router: whether the cell connects to the test router instead of RabbitMQ.
+        router: whether the cell connects to the test router instead of RabbitMQ; a hybrid one for
+            RPC only.
     """
 
     key: str
@@ -208,6 +209,13 @@ DEPLOYMENTS = (
         "oslo.messaging 18.3, RPC over AMQP 1.0; prefork, embedded, monkey-patched",
         (HYBRID,),
         oslo="18.3",
+    ),
+    Deployment(
+        "hybrid-router",
+        "oslo.messaging 18.3, RPC over a router; prefork, embedded, monkey-patched",
+        (HYBRID,),
+        oslo="18.3",
+        router=True,
     ),
     Deployment(
         "oslo17", "oslo.messaging 17.3 in prefork, embedded, monkey-patched", SCHEMES, oslo="17.3"
@@ -480,7 +488,7 @@ _TABLE: tuple[tuple[str, Sequence[Library], Sequence[str], Fate, str], ...] = (
     ("stock", (STOCK,), ("oslo-unpatched",), "alive", _DRIVER_NATIVE),
     ("stock-pthread", (STOCK,), ("oslo17",), "alive", _DRIVER_PTHREAD),
     ("hbshim", _OURS, ("oslo", "oslo-unpatched", "oslo17"), "alive", _DRIVER_SENDS),
-    ("hbshim", (HYBRID,), ("hybrid",), "alive", _BOTH_SENT),
+    ("hbshim", (HYBRID,), ("hybrid", "hybrid-router"), "alive", _BOTH_SENT),
     ("none", AMQP1_LIBRARIES, _AMQP1, "closed", _LOOP_STOPS),
     ("hbshim-auto", AMQP1_LIBRARIES, _AMQP1, "alive", _SENDS),
     ("stock", (REMOVED,), ("oslo14",), "closed", _IO_PARKED),
@@ -533,13 +541,19 @@ def select(patterns: Sequence[str]) -> tuple[Scenario, ...]:
     )
 
 
-def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict[str, Any]:
+def orders(
+    scenario: Scenario,
+    heartbeat: int,
+    address: tuple[str, int],
+    notifications: tuple[str, int] | None = None,
+) -> dict[str, Any]:
     """Return the configuration of the cell's WSGI script, its environment variable CELL.
 
     Parameters:
         scenario: the cell.
         heartbeat: T, in seconds.
         address: host and port by which the cell reaches the broker.
+        notifications: the same, of another broker for its notifications.
     """
     return {
         "name": scenario.name,
@@ -559,6 +573,7 @@ def orders(scenario: Scenario, heartbeat: int, address: tuple[str, int]) -> dict
         "queue": queue_of(scenario),
         "host": address[0],
         "port": address[1],
+        "notifications": notifications,
     }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+_Number = TypeVar("_Number", int, float)
 
 #: Reasons of a peer that has not heard from its client: RabbitMQ over AMQP 0-9-1, the same over
 #: AMQP 1.0, and a router.
@@ -73,10 +75,31 @@ class BrokerView:
     kept: int = 1
     lives: tuple[Life, ...] = ()
 
+    def joined(self, other: BrokerView) -> BrokerView:
+        """Return the view of both brokers; what is from the management API is that of this one."""
+        first = min(
+            (each for each in (self, other) if each.closed is not None),
+            key=lambda each: each.closed or 0.0,
+            default=self,
+        )
+        return replace(
+            self,
+            opened=_least(self.opened, other.opened),
+            closed=first.closed,
+            reason=first.reason,
+            heartbeat=_least(self.heartbeat, other.heartbeat),
+            connections=self.connections + other.connections,
+            lives=(*self.lives, *other.lives),
+        )
+
     @property
     def missed_heartbeats(self) -> bool:
         """Whether the broker closed it for missed heartbeats."""
         return any(text in self.reason for text in _MISSED)
+
+
+def _least(one: _Number | None, other: _Number | None) -> _Number | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def _view(events: list[dict[str, Any]]) -> WireView:
             if event["kind"] == "heartbeat" and event["side"] == side
         )
 
+    # A cell may have several relays, one after the other here.
+    events = sorted(events, key=lambda event: float(event["at"]))
     ends = [event for event in events if event["kind"] in ("fin", "rst")]
     errors = [event for event in events if event["kind"] in ("malformed", "torn", "unreachable")]
     return WireView(

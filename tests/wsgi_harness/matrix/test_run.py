@@ -48,6 +48,7 @@ def test_cells_that_need_more_than_one_foreign_broker_are_left_out_and_it_is_sai
         if each.deployment.tls
         or each.deployment.rabbitmq
         or (each.deployment.protocol == "1.0" and not each.deployment.router)
+        or each.deployment.key == "hybrid"
     ]
     assert [scenario for scenario in SCENARIOS if scenario not in chosen] == own
     assert display.lines == [
@@ -65,7 +66,7 @@ def test_a_broker_without_amqp_1_0_leaves_out_the_cells_that_need_it(
     chosen = that_can_run(SCENARIOS, None, display)
 
     left_out = [each.name for each in SCENARIOS if each not in chosen]
-    assert left_out == [each.name for each in select(["*-amqp1", "*-amqp1-*"])]
+    assert left_out == [each.name for each in select(["*-amqp1", "*-amqp1-*", "*-hybrid"])]
     assert "the image of RabbitMQ 3.10 cannot take" in display.lines[0]
 
 
@@ -149,6 +150,22 @@ def test_somebody_answers_each_driver_that_asks_and_nobody_is_there_without() ->
     assert services["answers"].entrypoint[-4:] == SCHEMES
     names = [each.name for each in services_of(select(["none-*"]), 4)]
     assert not set(names) & set(answering.ANSWERS.values())
+
+
+def test_a_hybrid_cell_on_a_router_reaches_both_peers_through_a_relay_each() -> None:
+    name = "hbshim-hybrid-hybrid-router"
+    services = {each.name: each for each in services_of(select([name]), 4)}
+
+    settings = json.loads(services[name].environment["CELL"])
+    for target, (host, port) in (
+        ("router", (settings["host"], settings["port"])),
+        ("rabbitmq", settings["notifications"]),
+    ):
+        relay = services[host].entrypoint
+        assert f"--target={target}:5672" in relay
+        assert f"--listen={name}={port}" in relay
+    assert services["answers-router"].environment["AMQP_URL"] == ""
+    assert "sink" not in services
 
 
 def test_cells_on_a_router_have_one_and_what_receives_there() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.wsgi_harness.cell_stories import BEGAN, SILENCE, alive, closed
-from wsgi_harness.observe.observation import Messages, worst_lateness
+from wsgi_harness.observe.observation import BrokerView, Life, Messages, worst_lateness
 
 WINDOW = (100.0, 200.0)
 
@@ -57,3 +57,17 @@ def test_surviving_takes_both_accounts_of_the_broker() -> None:
     assert later.survived
     assert not gone.survived
     assert not closed("x").survived
+
+
+def test_a_cell_with_two_brokers_has_what_was_worst_at_either() -> None:
+    kept = BrokerView(opened=2, heartbeat=4, connections=1, lives=(Life(2),))
+    lost = BrokerView(
+        opened=1, closed=9, reason="missed", heartbeat=3, connections=2, lives=(Life(1, 9), Life(5))
+    )
+
+    for joined in (kept.joined(lost), lost.joined(kept)):
+        assert (joined.opened, joined.closed, joined.reason) == (1, 9, "missed")
+        assert (joined.heartbeat, joined.connections) == (3, 3)
+        assert sorted(life.opened for life in joined.lives) == [1, 2, 5]
+    assert kept.joined(BrokerView()).opened == 2
+    assert (kept.joined(kept).closed, kept.joined(kept).reason) == (None, "")

@@ -53,3 +53,11 @@ def test_a_torn_frame_is_an_error() -> None:
     lines = [line("torn", "client", 5.0, detail="the stream ended inside a frame")]
 
     assert wiretap.read(lines)["none-kombu"].errors == ("torn: the stream ended inside a frame",)
+
+
+def test_the_relays_of_a_cell_with_two_brokers_are_one_story_in_the_order_of_time() -> None:
+    one, other = line("fin", "server", 7.0), line("rst", "client", 5.0)
+
+    for lines in ([one, other], [other, one]):
+        view = wiretap.read(lines)["none-kombu"]
+        assert (view.ended, view.ended_by) == (5.0, "client")

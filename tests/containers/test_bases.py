@@ -10,7 +10,10 @@ from wsgi_harness.engine.images import Images, ensure_images
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("suite", "python"), [("bookworm", "3.11"), ("trixie", "3.13")])
+@pytest.mark.parametrize(
+    ("suite", "python"),
+    [("bookworm", "3.11"), pytest.param("trixie", "3.13", marks=pytest.mark.extended)],
+)
 def test_apache_builds_on(engine: Engine, images: Images, suite: str, python: str) -> None:
     built = ensure_images(engine, suite=suite, rabbitmq_image=images.rabbitmq)
     options = ["--rm", "--entrypoint", "/opt/venv/bin/python", built.apache]

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.messaging.contract.laboratory import Laboratory, opened, parameters
+from tests.messaging.contract.laboratory import (
+    Laboratory,
+    extended,
+    opened,
+    parameters,
+)
 from tests.messaging.contract.test_call import *  # noqa: F403
 from tests.messaging.contract.test_store import *  # noqa: F403
 from wsgi_harness.stack.broker import Broker
@@ -24,7 +29,7 @@ def broker(other_broker: Broker) -> Broker:
     return other_broker
 
 
-@pytest.fixture(params=parameters("hbpika", "hbkombu", "hbamqp"))
+@pytest.fixture(params=[*parameters("hbpika"), *extended("hbkombu", "hbamqp")])
 def laboratory(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Laboratory]:
     """The drivers that have a RabbitMQ beneath."""
     version = broker.management.overview()["rabbitmq_version"]

@@ -209,8 +209,7 @@ class Caller:
 
     def _on_reply(self, delivery: Delivery) -> None:
         # If the settlement is lost, the reply is redelivered and dropped as a duplicate.
-        with contextlib.suppress(MessagingError):
-            delivery.connection.acknowledge(delivery.tag)
+        delivery.connection.acknowledge_soon(delivery.tag)
         payload = Payload(delivery.body, delivery.content_type or "application/json")
         reply = Reply(delivery.type or "result", payload)  # type: ignore[arg-type]
         self.calls.receive(delivery.correlation_id or "", reply)

@@ -120,6 +120,8 @@ class Connection:
         self._held: dict[int, Held] = {}
         # For the next `drain`: functions to call.
         self._arrived: deque[Callable[[], None]] = deque()
+        # Deliveries to accept with what is sent next, at the end of `drain` at the latest.
+        self._to_accept: deque[int] = deque()
         stream.on_events, stream.on_end = self._on_events, self._on_end
 
     @property
@@ -154,8 +156,7 @@ class Connection:
             self._on_received(event)
         elif isinstance(event, Updated):
             sender = self.attaching.by_link.get(event.link)
-            if isinstance(sender, OutgoingLink):
-                sender.update(event.delivery)
+            if isinstance(sender, OutgoingLink) and sender.update(event.delivery):
                 self._arrived.append(_nothing)
         elif isinstance(event, Drained):
             receiver = self.attaching.by_link.get(event.link)
@@ -240,8 +241,9 @@ class Connection:
             if stream.unsent and not stream.flush(deadline):
                 raise self._blocked("reads nothing")
 
-            def send(_engine: Engine, link: OutgoingLink = link) -> EngineDelivery | None:
+            def send(engine: Engine, link: OutgoingLink = link) -> EngineDelivery | None:
                 stream.read_waiting()
+                self._accept(engine)
                 if link.ended or not link.ready or stream.unsent:
                     return None
                 data = encode(message, profile, resent=resent, awaited=awaited)
@@ -412,6 +414,16 @@ class Connection:
         """
         return self._settle(tag, Accepted())
 
+    def acknowledge_soon(self, tag: int) -> None:
+        """Do the same at the end of :meth:`drain`, which calls what calls this method."""
+        self._to_accept.append(tag)
+
+    def _accept(self, _engine: Engine) -> None:
+        while self._to_accept:
+            found = self._held.pop(self._to_accept.popleft(), None)
+            if found is not None:
+                found.settle(Accepted())
+
     def requeue(self, tag: int) -> bool:
         """Give a delivery back; returns as :meth:`acknowledge` does."""
         return self._settle(tag, Released())
@@ -477,8 +489,10 @@ class Connection:
             try:
                 call = arrived.popleft()
             except IndexError:
-                return  # another draining thread was faster
+                break  # another draining thread was faster
             call()
+        if self._to_accept:
+            self._stream.work(self._accept)
 
     def call_later(self, call: Callable[[], None]) -> None:
         """Have the next :meth:`drain` call a function; called under the stream's lock."""

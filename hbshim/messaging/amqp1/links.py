@@ -110,15 +110,15 @@ class OutgoingLink(OpenLink[Sender]):
         while len(self._replied) > most:
             self.settle(self._replied.popleft())
 
-    def update(self, delivery: Delivery) -> None:
-        """Handle what the peer reports of a message."""
+    def update(self, delivery: Delivery) -> bool:
+        """Handle what the peer reports of a message; return whether a thread may wait for it."""
         sent = self._sent.get(delivery)
         if sent is None:
-            return
+            return False
         # Both states may have arrived before the event about the first one is handled.
         outcome = outcome_of(delivery.state, accepted=sent.accepted or delivery.was_accepted)
         if outcome is Outcome.UNKNOWN and not delivery.settled:
-            return  # no outcome: how much of it has arrived
+            return False  # no outcome: how much of it has arrived
         known = sent.accepted and outcome is Outcome.ACCEPTED
         if delivery.settled:
             del self._sent[delivery]
@@ -128,10 +128,12 @@ class OutgoingLink(OpenLink[Sender]):
             # Its receiver may wait for that (rcv-settle-mode second).
             self.settle(delivery)
         if known:
-            return
+            return False
         state = delivery.state
         error = state.error if isinstance(state, Rejected) else None
         sent.on_outcome(outcome, "" if error is None else described(error))
+        # What is followed has its reply after that.
+        return not (sent.follow and outcome is Outcome.ACCEPTED)
 
     def forget(self, delivery: Delivery) -> None:
         """Ignore further outcomes of a message; the peer is not notified."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from hbshim.adapters.transport import Transport
@@ -9,6 +10,8 @@ from hbshim.heartbeat.wire import AMQP_1_0
 
 #: AMQP 1.0, 2.3.1: size in 4 bytes, data offset, type, channel.
 _HEADER = 8
+
+_SIZE = struct.Struct(">I").unpack_from
 
 #: A protocol header, which is as long as the header of a frame, begins with it.
 _PROTOCOL = b"AMQP"
@@ -31,6 +34,13 @@ class Boundaries:
         """Return `data`, unchanged."""
         position, end = 0, len(data)
         rest = 0 if self._head else self.missing
+        if not (rest or self._head):
+            # As a rule whole frames arrive: their sizes are enough.
+            while position + _HEADER <= end and data[position] != _PROTOCOL[0]:
+                size = max(_HEADER, _SIZE(data, position)[0])
+                if position + size > end:
+                    break
+                position += size
         while position < end:
             if rest:
                 step = min(rest, end - position)

@@ -25,6 +25,7 @@ from hbshim.messaging.amqp.connection import Queue
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.management import Management
 from hbshim.messaging.amqp1.outcomes import Outcome
+from hbshim.messaging.amqp1.stream import EngineStream
 from hbshim.messaging.hosts import Host
 from hbshim.protocol.messages import PERSISTENT, Delivery, Message
 from tests.messaging.amqp1.conftest import soon
@@ -204,6 +205,56 @@ def test_prefetch_bounds_what_is_not_settled(connection: Connection, queue: str)
         drain_until(connection, lambda settled=settled: len(got) >= min(11, settled + 3))  # type: ignore[misc]
     drain_until(connection, lambda: len(got) == 11)
     assert [each.body for each in got] == [b"%d" % number for number in range(11)]
+
+
+def test_what_arrives_together_is_accepted_with_one_write(
+    connection: Connection, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[Delivery] = []
+    writes: list[int] = []
+
+    def on_delivery(delivery: Delivery) -> None:
+        connection.acknowledge_soon(delivery.tag)
+        got.append(delivery)
+
+    link = connection.receive_from(queue_address(queue), 100, on_delivery, ignore, soon())
+    for number in range(20):
+        connection.publish(Message(b"%d" % number, "", queue), soon(), ignore)
+
+    def all_here() -> bool:
+        connection.work(lambda _: connection._stream.read_waiting())
+        return len(connection._held) == 20
+
+    wait_until(all_here, LIMIT)
+    send = EngineStream.send
+
+    def count(stream: EngineStream, data: bytes) -> None:
+        writes.append(len(data))
+        send(stream, data)
+
+    monkeypatch.setattr(EngineStream, "send", count)
+    drain_until(connection, lambda: len(got) == 20)
+    assert link.held == 0
+    assert len(writes) == 1
+
+
+def test_what_is_followed_does_not_end_a_drain_when_it_is_accepted(
+    connection: Connection, queue: str
+) -> None:
+    """The caller waits for the reply, which comes after that."""
+    outcomes: list[Outcome] = []
+    for follow in (False, True):
+        connection.publish(
+            Message(b"", "", queue),
+            soon(),
+            lambda found, _: outcomes.append(found),
+            follow=follow,
+        )
+        began = time.monotonic()
+        connection.drain(1.0)
+        wait_until(lambda: outcomes, LIMIT)
+        assert outcomes.pop() is Outcome.ACCEPTED
+        assert (time.monotonic() - began >= 1.0) == follow
 
 
 def test_pausing(connection: Connection, queue: str) -> None:

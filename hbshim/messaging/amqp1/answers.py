@@ -1,4 +1,4 @@
-"""The replies that a listener sends over a router, each until its client has received it.
+"""The replies that a listener sends, each until its client, or its client's queue, has received it.
 
 They are sent over the listener's connection. A reply whose client cannot be reached, because it
 connects again just now, is sent again by the thread that polls, so no worker waits for a client.

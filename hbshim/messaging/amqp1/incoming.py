@@ -5,6 +5,7 @@ from __future__ import annotations
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.queued import QueuedIncoming
 from hbshim.messaging.amqp.retries import Retries
+from hbshim.messaging.amqp1.answers import Answer, Answers
 from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.base import Payload, ReplyKind
@@ -16,11 +17,12 @@ class Amqp1Incoming(QueuedIncoming):
     """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`.
 
     Parameters:
-        sender: sends the replies.
+        sender: sends replies over the driver's connection.
         names: where replies to clients over AMQP 0-9-1 go.
+        answers: sends replies over the connection that the request arrived over.
     """
 
-    __slots__ = ("_names", "_sender")
+    __slots__ = ("_answers", "_names", "_sender")
 
     def __init__(
         self,
@@ -29,6 +31,7 @@ class Amqp1Incoming(QueuedIncoming):
         names: Names,
         priority: str = "",
         *,
+        answers: Answers,
         queue: str = "",
         retries: Retries | None = None,
         later: bool = False,
@@ -36,12 +39,19 @@ class Amqp1Incoming(QueuedIncoming):
         super().__init__(delivery, priority, queue=queue, retries=retries, later=later)
         self._sender = sender
         self._names = names
+        self._answers = answers
 
     def reply(self, payload: Payload, kind: ReplyKind = "result") -> None:
         delivery = self._delivery
         if delivery.reply_to is None:
             return
         message = self._reply_message(delivery.reply_to, payload, kind)
+        # A request that is acknowledged after its reply waits for the reply's outcome. An exchange
+        # is declared first, over the other connection.
+        if self._settled and kind != "alive" and not message.exchange:
+            answer = Answer(message, self._reply_by(), _nothing)
+            if self._answers.send(answer, delivery.connection):
+                return
         self._sender.send(
             lambda _: (message, None), Pattern.REPLY, self._reply_by(), None, wait=kind != "alive"
         )
@@ -62,3 +72,7 @@ class Amqp1Incoming(QueuedIncoming):
             correlation_id=delivery.correlation_id,
             type=kind,
         )
+
+
+def _nothing() -> None:
+    return None

@@ -130,13 +130,12 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         )
 
     def _incoming(self, consumer: Consumer, queue: str) -> Callable[[Delivery], Amqp1Incoming]:
-        make: Callable[..., Amqp1Incoming] = Amqp1Incoming
-        if self._profile.routes:
-            make = functools.partial(RoutedIncoming, answers=self._answers)
+        make = RoutedIncoming if self._profile.routes else Amqp1Incoming
         return functools.partial(
             make,
             sender=self._sender,
             names=self._profile.names,
+            answers=self._answers,
             priority=consumer.source.priority,
             queue=queue,
             retries=self._retries,

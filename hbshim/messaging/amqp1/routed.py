@@ -20,13 +20,9 @@ from hbshim.protocol.messages import Delivery
 
 
 class RoutedIncoming(Amqp1Incoming):
-    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`.
+    """A delivery, and how to answer it; see :class:`hbshim.messaging.base.Incoming`."""
 
-    Parameters:
-        answers: sends the replies.
-    """
-
-    __slots__ = ("_answering", "_answers", "_begun", "_orphaned", "_settle_later")
+    __slots__ = ("_answering", "_begun", "_orphaned", "_settle_later")
 
     def __init__(
         self,
@@ -41,10 +37,16 @@ class RoutedIncoming(Amqp1Incoming):
         later: bool = False,
     ) -> None:
         super().__init__(
-            delivery, sender, names, priority, queue=queue, retries=retries, later=later
+            delivery,
+            sender,
+            names,
+            priority,
+            answers=answers,
+            queue=queue,
+            retries=retries,
+            later=later,
         )
         self.attempts = count_in(delivery.headers.get(DELIVERY_COUNT))
-        self._answers = answers
         # Accepted, and not settled yet.
         self._begun = False
         # Its reply is under way, and it is to be settled when that has arrived.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,13 @@ from typing import Any
 import pytest
 
 from hbshim import messaging
-from hbshim.errors import CallTimeoutError, ConnectError, OptionError, UnroutableError
+from hbshim.errors import (
+    CallTimeoutError,
+    ConnectError,
+    MessagingError,
+    OptionError,
+    UnroutableError,
+)
 from hbshim.messaging.amqp1.driver import Amqp1Driver
 from hbshim.messaging.amqp1.shared import SharedConnection
 from tests.concurrency import MODEL, needs_os_threads
@@ -155,6 +163,30 @@ def test_a_cast_that_is_not_confirmed(
     serve(driver, target, endpoint)
     client.cast("echo", value="arrives")
     wait_until(lambda: endpoint.asked == ["arrives"], LIMIT)
+
+
+def test_a_reply_without_a_queue_does_not_hold_up_its_worker(
+    drivers: Drivers, target: messaging.Target, serve: Serve
+) -> None:
+    endpoint = Endpoint()
+    serve(drivers(reply_retry=20), target, endpoint, workers=1)
+    gone = drivers()
+
+    def call() -> None:
+        with contextlib.suppress(MessagingError):
+            messaging.Client(gone, target, timeout=LIMIT).call("hold")
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    wait_until(lambda: endpoint.asked, LIMIT)
+    # Its queue for replies is deleted.
+    gone.close()
+    caller.join(LIMIT)
+    endpoint.release.set()
+    began = time.monotonic()
+    client = messaging.Client(drivers(), target, timeout=LIMIT)
+    assert client.call("echo", value=1) == 1
+    assert time.monotonic() - began < 10
 
 
 # -- TLS and logins ----------------------------------------------------------------------

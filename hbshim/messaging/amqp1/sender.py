@@ -37,6 +37,13 @@ T = TypeVar("T")
 #: Makes a message for a kind of peer, and what it is to be stored in, if that is declared.
 Make: TypeAlias = Callable[[Profile], "tuple[Message, Subscription | None]"]
 
+#: What the peer has done with a message that nothing sends again.
+_PARTICIPLES = {
+    Outcome.RELEASED: "released, as no queue or server accepts it",
+    Outcome.FAILED: "given back, or lost with its server",
+    Outcome.REJECTED: "rejected",
+}
+
 #: Seconds of the first and of the longest pause before what was released is sent again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 
@@ -267,8 +274,9 @@ class _Sending:
                     prepared.prepare_queue(self._subscription, deadline)
                 else:
                     prepared.prepare(message.exchange, deadline)
+                on_outcome = confirmation.set if wait else self._record_loss
                 publication = prepared.connection.publish(
-                    message, deadline, confirmation.set, resent=self._resent, awaited=wait
+                    message, deadline, on_outcome, resent=self._resent, awaited=wait
                 )
                 prepared.used = True
             except MessagingError as error:
@@ -358,6 +366,17 @@ class _Sending:
             raise ConfirmTimeoutError(
                 f"{detail}; it may have been received, so it was not sent again"
             )
+
+    def _record_loss(self, outcome: Outcome, reason: str) -> None:
+        """Record that no server gets a message whose sender does not wait for its outcome."""
+        action = TABLE[outcome][self._pattern]
+        if action is Action.DONE or self._pattern is Pattern.REPLY:
+            return
+        if action is Action.LEAVE:
+            self._left(reason, mandatory=False)
+            return
+        detail = f"{self._named()} was {_PARTICIPLES[outcome]}{reason and f': {reason}'}"
+        service.current().metrics.record("message-dropped", "", detail)
 
     def _named(self) -> str:
         message = self._message

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import hbshim
 from hbshim import messaging
 from hbshim.errors import (
     CallTimeoutError,
@@ -25,7 +26,7 @@ from hbshim.errors import (
 from hbshim.messaging.amqp1.driver import Amqp1Driver
 from hbshim.messaging.amqp1.shared import SharedConnection
 from tests.concurrency import MODEL, needs_os_threads
-from tests.messaging.conftest import LIMIT
+from tests.messaging.conftest import LIMIT, unique
 from tests.messaging.endpoints import Endpoint
 from tests.native_fork import fork_in_c
 from tests.waiting import wait_until
@@ -159,10 +160,19 @@ def test_a_cast_that_is_not_confirmed(
 ) -> None:
     driver, endpoint = drivers(cast_confirm=False), Endpoint()
     client = messaging.Client(driver, target, timeout=LIMIT)
+    hbshim.take_events()
     client.cast("echo", value="lost")
     serve(driver, target, endpoint)
     client.cast("echo", value="arrives")
     wait_until(lambda: endpoint.asked == ["arrives"], LIMIT)
+    # A fanout without a server is no loss.
+    messaging.Client(driver, messaging.Target(unique("none")), timeout=LIMIT).prepare(
+        fanout=True
+    ).cast("echo", value=1)
+    assert client.call("echo", value="after") == "after"
+    (event,) = [each for each in hbshim.take_events() if each.kind.startswith("message-")]
+    assert event.kind == "message-dropped"
+    assert "no queue or server accepts it" in event.detail
 
 
 def test_a_reply_without_a_queue_does_not_hold_up_its_worker(

@@ -130,9 +130,9 @@ def answering(*states: object) -> Act:
 
 
 @contextmanager
-def connected(act: Act) -> Iterator[tuple[Peer, messaging.Driver]]:
+def connected(act: Act, query: str = "") -> Iterator[tuple[Peer, messaging.Driver]]:
     peer = Peer(act)
-    driver = messaging.connect(f"hbamqp://{HOST}:{peer.port}/")
+    driver = messaging.connect(f"hbamqp://{HOST}:{peer.port}/{query}")
     try:
         yield peer, driver
     finally:
@@ -157,6 +157,28 @@ def test_a_peer_that_accepts_no_message(act: Act) -> None:
         # Nothing of it waits for credit that comes later.
         assert peer.seen["Received"] == 0
         assert peer.seen["AttachRequested"] <= 4
+
+
+def test_casts_that_are_not_confirmed_do_not_wait_for_credit_beyond_their_timeout() -> None:
+    links: list[Receiver] = []
+
+    def act(peer: Peer, event: object) -> None:
+        """Give credit for three messages."""
+        if isinstance(event, AttachRequested):
+            event.link.accept()
+            if isinstance(event.link, Receiver):
+                event.link.grant(0 if links else 3)
+                links.append(event.link)
+
+    with connected(act, "?cast_confirm=false") as (peer, driver):
+        for _ in range(3):
+            driver.cast(TARGET, PAYLOAD, LIMIT)
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(BrokerBlockedError, match=r"gives no credit.*nothing was sent"):
+                driver.cast(TARGET, PAYLOAD, 0.5)
+            assert time.monotonic() - began < LIMIT / 2
+        assert peer.seen["Received"] == 3
 
 
 @pytest.mark.parametrize("window", [0, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -20,15 +21,14 @@ from hbshim.doctor import (
     checks_zmq,
 )
 from hbshim.doctor.activity import activity_of
-from hbshim.doctor.amqp1_facts import Amqp1Facts
-from hbshim.doctor.context import ConnectionProbe, Context, Queues
+from hbshim.doctor.context import Context
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.findings import Report, finding_of
 from hbshim.doctor.other_clients import loaded_unknown_clients, transport_of_kombu
+from hbshim.doctor.peer import examine_peer
 from hbshim.doctor.proposals import clients_in_use, loaded_clients, proposals
-from hbshim.doctor.target import broker_target, is_amqp1_url, is_zmq_url, management_target
-from hbshim.doctor.zmq_facts import ZmqFacts
-from hbshim.errors import BrokerError, OptionError
+from hbshim.doctor.target import broker_target, is_amqp1_url, is_zmq_url
+from hbshim.errors import OptionError
 from hbshim.heartbeat import service
 from hbshim.observe.loops import loops
 from hbshim.options import Options
@@ -102,22 +102,8 @@ def examine(
         OptionError: an option, a URL or the file `ca` is not valid.
         MissingExtraError: a URL was given and no client library is installed.
     """
-    if (management or ca) and url is None:
-        raise OptionError("--management and --ca belong to a broker; name it with --url")
-    over_zmq = url is not None and is_zmq_url(url)
-    over_amqp1 = url is not None and is_amqp1_url(url)
-    if heartbeat > timeout and not over_zmq:
-        raise OptionError(
-            f"at T = {heartbeat} s heartbeats arrive within {heartbeat} s, longer than the timeout "
-            f"of {timeout:g} s; give a longer --timeout or a shorter --heartbeat"
-        )
-    if over_zmq and (management or ca):
-        raise OptionError("--management and --ca belong to a broker, and hbzmq:// has none")
-    if over_amqp1 and management:
-        raise OptionError(
-            "--management examines queues for clients of AMQP 0-9-1; name the broker with amqp://"
-        )
-    target = None if url is None or over_zmq or over_amqp1 else broker_target(url)
+    _check_arguments(url, ca=ca, management=management, heartbeat=heartbeat, timeout=timeout)
+    target = None if url is None or is_zmq_url(url) or is_amqp1_url(url) else broker_target(url)
     installed = installed_options()
     # A messaging driver takes its options only from its URL, the environment and the file.
     base = {} if installed is None or (target is not None and target.driver) else dict(installed)
@@ -125,109 +111,98 @@ def examine(
     loaded = Options.load(url=None if target is None else target.options, **base)
     client = client or (None if target is None else target.client)
     # Before the probe below, which loads a client library and records events of its own.
-    running, clients = service.existing(), clients_in_use(client)
-    links = [] if running is None else running.links()
-    activity = activity_of(
-        running, len(links), installed=installed is not None, loaded=loaded_clients()
-    )
-    unknown_clients, loops_here = loaded_unknown_clients(), tuple(loops())
-    apps = tuple(apps_in_use() if app is None else [facts_of(app)])
-    # An examination must not create the service: see service.existing().
-    runtime = detect(
-        loaded.heartbeat_in_pthread,
-        loaded.forced_worker,
-        running is not None and running.worker_late(),
-    )
+    process = _of_process(loaded, client=client, app=app, installed=installed is not None)
     ranges = _supported()
-    probe: ConnectionProbe | None = None
-    broker_error: tuple[str, str] | None = None
-    queues: Queues | tuple[str, str] | None = None
-    if target is not None:
-        # Imported only now: it needs `ssl`.
-        from hbshim.doctor.broker_probe import probe as pay_visit
-        from hbshim.doctor.broker_probe import tls_context
-
-        api = None if management is None else management_target(management, target)
-        needs_tls = target.tls or (api is not None and api.tls)
-        tls = tls_context(ca, target) if needs_tls else None
-        deadline = Deadline(timeout)
-        progress(f"connecting to {target.name} to wait for a heartbeat in each direction ...")
-        try:
-            probe = pay_visit(
-                target,
-                tls=tls if target.tls else None,
-                client=client,
-                heartbeat=heartbeat,
-                deadline=deadline,
-                options=loaded,
-                worker=runtime.choice.worker,
-            )
-        except BrokerError as error:
-            broker_error = _sentences(error)
-        if api is not None:
-            from hbshim.doctor.management import list_queues
-
-            try:
-                queues = list_queues(api, tls if api.tls else None, deadline)
-            except BrokerError as error:
-                queues = _sentences(error)
-    facts: ZmqFacts | None = None
-    if url is not None and over_zmq:
-        from hbshim.doctor.zmq_examination import examine_zmq
-
-        facts = examine_zmq(url, Deadline(timeout), progress)
-    amqp1: Amqp1Facts | None = None
-    if url is not None and over_amqp1:
-        # Imported only now: it needs `ssl`, and the driver.
-        from hbshim.doctor.amqp1_probe import examine_amqp1
-
-        amqp1 = examine_amqp1(
-            url,
-            ca=ca,
-            heartbeat=heartbeat,
-            deadline=Deadline(timeout),
-            progress=progress,
-            worker=runtime.choice.worker,
-        )
-    context = Context(
-        runtime=runtime,
+    peer = examine_peer(
+        url,
+        target,
+        ca=ca,
+        management=management,
+        client=client,
+        heartbeat=heartbeat,
+        deadline=Deadline(timeout),
+        progress=progress,
+        options=loaded,
+        worker=process.runtime.choice.worker,
+    )
+    patched = process.runtime.green.library != "none"
+    context = replace(
+        process,
         installed=_versions(ranges),
         ranges=ranges,
         pythons=_pythons(),
-        tls=(target is not None and target.tls)
-        or (amqp1 is not None and amqp1.encrypted)
-        or any(it.wire.route == "tls" for it in links),
-        activity=activity,
-        clients=clients,
+        tls=process.tls or peer.tls or (target is not None and target.tls),
         proposals=proposals(
             target,
             loaded,
-            clients,
-            [(each, Options.load(url=each.options, **base)) for each in apps],
+            process.clients,
+            [(each, Options.load(url=each.options, **base)) for each in process.apps],
         ),
-        apps=apps,
-        kombu_transport=transport_of_kombu(target, apps, patched=runtime.green.library != "none"),
-        other_clients=unknown_clients,
-        live=tuple(link.timeout for link in links),
+        kombu_transport=transport_of_kombu(target, process.apps, patched=patched),
         idle_limit=idle_limit,
-        probe=probe,
-        broker_error=broker_error,
-        queues=queues,
-        loops=loops_here,
-        zmq=facts,
-        amqp1=amqp1,
+        probe=peer.probe,
+        broker_error=peer.broker_error,
+        queues=peer.queues,
+        zmq=peer.zmq,
+        amqp1=peer.amqp1,
     )
-    return Report(
-        tuple(finding_of(check, context) for check in CHECKS),
-        unreachable=broker_error is not None
-        or isinstance(queues, tuple)
-        or (facts is not None and facts.unreachable)
-        or (amqp1 is not None and amqp1.error is not None),
-    )
+    findings = tuple(finding_of(check, context) for check in CHECKS)
+    return Report(findings, unreachable=peer.unreachable)
 
 
-def _sentences(error: BrokerError) -> tuple[str, str]:
-    return f"{error.sentence}.", f"{error.remedy[0].upper()}{error.remedy[1:]}."
+def _check_arguments(
+    url: str | None, *, ca: str | None, management: str | None, heartbeat: int, timeout: float
+) -> None:
+    """Refuse arguments that contradict each other, or the URL.
+
+    Raises:
+        OptionError: they do.
+    """
+    if (management or ca) and url is None:
+        raise OptionError("--management and --ca belong to a broker; name it with --url")
+    over_zmq = url is not None and is_zmq_url(url)
+    if heartbeat > timeout and not over_zmq:
+        raise OptionError(
+            f"at T = {heartbeat} s heartbeats arrive within {heartbeat} s, longer than the timeout "
+            f"of {timeout:g} s; give a longer --timeout or a shorter --heartbeat"
+        )
+    if over_zmq and (management or ca):
+        raise OptionError("--management and --ca belong to a broker, and hbzmq:// has none")
+    if url is not None and is_amqp1_url(url) and management:
+        raise OptionError(
+            "--management examines queues for clients of AMQP 0-9-1; name the broker with amqp://"
+        )
+
+
+def _of_process(options: Options, *, client: str | None, app: Any, installed: bool) -> Context:
+    """Return what this process shows without a connection to anything.
+
+    Parameters:
+        options: hbshim's.
+        client: the library that the program uses; None if only the modules show it.
+        app: the program's Celery app; None for those that have read their configuration.
+        installed: hbshim is installed in this process.
+
+    Raises:
+        AttachError: `app` is not a Celery app, or its broker's URL cannot be used.
+    """
+    # An examination must not create the service: see service.existing().
+    running = service.existing()
+    links = [] if running is None else running.links()
+    return Context(
+        runtime=detect(
+            options.heartbeat_in_pthread,
+            options.forced_worker,
+            running is not None and running.worker_late(),
+        ),
+        tls=any(link.wire.route == "tls" for link in links),
+        activity=activity_of(running, len(links), installed=installed, loaded=loaded_clients()),
+        clients=clients_in_use(client),
+        apps=tuple(apps_in_use() if app is None else [facts_of(app)]),
+        other_clients=loaded_unknown_clients(),
+        live=tuple(link.timeout for link in links),
+        loops=tuple(loops()),
+    )
 
 
 def _supported() -> dict[str, str]:

@@ -14,7 +14,7 @@ import eventlet
 
 eventlet.monkey_patch()
 
-from tests.messaging.pool.green_ends import check
+from tests.messaging.pool.green_ends import Green, check
 
 
 def kill_on_arrival(green: Any, wake: Callable[[], object]) -> None:
@@ -23,7 +23,7 @@ def kill_on_arrival(green: Any, wake: Callable[[], object]) -> None:
     eventlet.kill(green)
 
 
-check(eventlet.spawn, eventlet.kill, kill_on_arrival, eventlet.sleep, eventlet.Timeout)
+check(Green(eventlet.spawn, eventlet.kill, kill_on_arrival, eventlet.sleep, eventlet.Timeout))
 
 thing = early.acquire()
 others = [early.acquire() for _ in range(10)]

@@ -11,7 +11,7 @@ monkey.patch_all()
 
 import gevent
 
-from tests.messaging.pool.green_ends import check
+from tests.messaging.pool.green_ends import Green, check
 
 
 def spawn(function: Callable[..., object], *arguments: object) -> Any:
@@ -30,6 +30,6 @@ def kill_on_arrival(green: Any, wake: Callable[[], object]) -> None:
     wake()
 
 
-check(spawn, kill, kill_on_arrival, gevent.sleep, gevent.Timeout.start_new)
+check(Green(spawn, kill, kill_on_arrival, gevent.sleep, gevent.Timeout.start_new))
 
 print("pass")

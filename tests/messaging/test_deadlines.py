@@ -34,6 +34,8 @@ SECONDS = float(os.environ.get("HBSHIM_DEADLINES_SECONDS", "6"))
 
 #: Seconds by which an operation may exceed its timeout.
 MARGIN = 0.5
+#: Seconds that a callback takes.
+CALLBACK = 0.2
 
 CALLERS = 6
 
@@ -167,6 +169,55 @@ def relay(host: Host) -> Iterator[Relay]:
         yield relay
 
 
+class Operations:
+    """Operations of several threads, each with a timeout of its own."""
+
+    def __init__(self, driver: AmqpDriver, target: Target) -> None:
+        self.machine = Machine()
+        self.late: list[str] = []
+        self.wrong: list[str] = []
+        self.done = 0
+        self._driver, self._target = driver, target
+        self._until = time.monotonic() + SECONDS
+
+    def run(self, chance: random.Random) -> None:
+        """Do one operation after another, until the time is over."""
+        while time.monotonic() < self._until:
+            timeout = chance.uniform(0.05, 1.5)
+            ways = self._ways(timeout)
+            name = chance.choice(list(ways))
+            began = time.monotonic()
+            try:
+                ways[name]()
+            except MessagingError as error:
+                outcome = f"{type(error).__name__}: {error}"
+            except BaseException as error:
+                self.wrong.append(f"{name}: {error!r}")
+                raise
+            else:
+                outcome = "done"
+            took = time.monotonic() - began
+            self.done += 1
+            # A callback is the caller's own.
+            own = CALLBACK if name == "call with progress" else 0.0
+            if took > timeout + MARGIN + own + self.machine.lateness(began):
+                self.late.append(f"{name}(timeout={timeout:.2f}) took {took:.2f} s: {outcome}")
+
+    def _ways(self, timeout: float) -> dict[str, Callable[[], object]]:
+        client = Client(self._driver, self._target, timeout=timeout)
+        notifier = Notifier(self._driver, unique("events"), "here", timeout=timeout)
+        mandatory = client.prepare(mandatory=True)
+        with_progress = client.prepare(on_progress=lambda _report: time.sleep(CALLBACK))
+        return {
+            "call": lambda: client.call("echo", value=1),
+            "mandatory call": lambda: mandatory.call("echo", value=1),
+            "call with progress": lambda: with_progress.call("count", to=1),
+            "cast": lambda: client.cast("echo", value="x" * 20_000),
+            "submit": lambda: client.submit("echo", value=1),
+            "notify": lambda: notifier.info("event", 1),
+        }
+
+
 def test_every_operation_ends_by_its_timeout(
     drivers: Callable[..., AmqpDriver],
     serve: Serve,
@@ -183,54 +234,10 @@ def test_every_operation_ends_by_its_timeout(
     driver = drivers(Host("localhost", relay.port, host.username, host.password))
     faults = Faults(relay, host, driver, chance)
     monkeypatch.setattr(socket, "getaddrinfo", faults.getaddrinfo)
-    machine = Machine()
-    until = time.monotonic() + SECONDS
-    late: list[str] = []
-    wrong: list[str] = []
-    done = 0
-
-    def slow_callback(_report: object) -> None:
-        time.sleep(0.2)
-
-    def operate(chance: random.Random) -> None:
-        nonlocal done
-        while time.monotonic() < until:
-            timeout = chance.uniform(0.05, 1.5)
-            client = Client(driver, target, timeout=timeout)
-            notifier = Notifier(driver, unique("events"), "here", timeout=timeout)
-            ways: dict[str, Callable[[], object]] = {
-                "call": lambda client=client: client.call("echo", value=1),  # type: ignore[misc]
-                "mandatory call": lambda client=client: client.prepare(mandatory=True).call(  # type: ignore[misc]
-                    "echo", value=1
-                ),
-                "call with progress": lambda client=client: client.prepare(  # type: ignore[misc]
-                    on_progress=slow_callback
-                ).call("count", to=1),
-                "cast": lambda client=client: client.cast("echo", value="x" * 20_000),  # type: ignore[misc]
-                "submit": lambda client=client: client.submit("echo", value=1),  # type: ignore[misc]
-                "notify": lambda notifier=notifier: notifier.info("event", 1),  # type: ignore[misc]
-            }
-            name = chance.choice(list(ways))
-            began = time.monotonic()
-            try:
-                ways[name]()
-            except MessagingError as error:
-                outcome = f"{type(error).__name__}: {error}"
-            except BaseException as error:
-                wrong.append(f"{name}: {error!r}")
-                raise
-            else:
-                outcome = "done"
-            took = time.monotonic() - began
-            done += 1
-            # A callback is the caller's own.
-            own = 0.2 if name == "call with progress" else 0.0
-            if took > timeout + MARGIN + own + machine.lateness(began):
-                late.append(f"{name}(timeout={timeout:.2f}) took {took:.2f} s: {outcome}")
-
+    operations = Operations(driver, target)
     faults.start()
     threads = [
-        threading.Thread(target=operate, args=(random.Random(seed + number),), daemon=True)
+        threading.Thread(target=operations.run, args=(random.Random(seed + number),), daemon=True)
         for number in range(CALLERS)
     ]
     for thread in threads:
@@ -242,10 +249,10 @@ def test_every_operation_ends_by_its_timeout(
     finally:
         faults.ended.set()
         faults.join(LIMIT)
-        machine.end()
-    assert not wrong
-    assert not late, f"seed {seed}, faults {faults.happened}"
-    assert done > CALLERS
+        operations.machine.end()
+    assert not operations.wrong
+    assert not operations.late, f"seed {seed}, faults {faults.happened}"
+    assert operations.done > CALLERS
     assert len(set(faults.happened)) > 1
     # Afterwards everything works again. A relay that swallowed bytes resets its connections after
     # the fault, and a call that is in such a socket is never sent again: it may have been run.

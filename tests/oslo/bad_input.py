@@ -1,9 +1,9 @@
 """Does to an oslo.messaging transport what a service should not; prints what came of it.
 
-    python bad_input.py SCHEME URL HOST PORT
+    python bad_input.py SCHEME URL SECRET
 
-`URL` is the broker's, of `SCHEME`. Run in an interpreter of its own: importing oslo.messaging
-imports eventlet.
+`URL` is the broker's, of `SCHEME`; `SECRET` is a wrong password. Run in an interpreter of its own:
+importing oslo.messaging imports eventlet.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeAlias
 
 import oslo_messaging
 from oslo_config import cfg
@@ -78,7 +78,10 @@ def subprocess_error() -> Exception:
     return subprocess.SubprocessError("of a module that no one allowed")
 
 
-def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
+Cases: TypeAlias = Iterator[tuple[str, Callable[[], object]]]
+
+
+def unreachable(ports: list[int]) -> Cases:
     nowhere = f"{SCHEME}://u:{SECRET}@127.0.0.1:{ports[0]},u:{SECRET}@127.0.0.1:{ports[1]}/"
     yield "all hosts unreachable, call", lambda: client(nowhere, timeout=2).call({}, "x")
     yield "all hosts unreachable, cast", lambda: client(nowhere).cast({}, "x")
@@ -88,12 +91,19 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
         "all hosts unreachable, cast with a timeout",
         lambda: transport._driver.send(target, {}, {"method": "x"}, timeout=1, retry=-1),
     )
+
+
+def refused() -> Cases:
     user = URL.partition("://")[2].partition(":")[0]
     rest = URL.rpartition("@")[2]
     wrong = f"{SCHEME}://{user}:{SECRET}@{rest}"
     yield "refused credentials", lambda: client(wrong).cast({}, "x")
     missing = URL.rpartition("/")[0] + "/no-such-virtual-host"
     yield "missing virtual host", lambda: client(missing).cast({}, "x")
+    yield "refused credentials, listener", lambda: listen(wrong)
+
+
+def no_server() -> Cases:
     yield "no server", lambda: client(URL, timeout=1).call({}, "x")
     at_least_once = oslo_messaging.TransportOptions(at_least_once=True)
     yield (
@@ -108,7 +118,10 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
         "no server, fanout at least once",
         lambda: client(URL, transport_options=at_least_once).prepare(fanout=True).cast({}, "x"),
     )
-    yield "refused credentials, listener", lambda: listen(wrong)
+
+
+def invalid() -> Cases:
+    """Return cases of targets, payloads and options that cannot be used."""
     driver: Any = connect(URL.replace(SCHEME, "hbkombu", 1))
     with driver._sender.pool.lease() as checked_out:
         checked_out.connection.declare_exchange(f"{TOPIC}_rpc", "topic")
@@ -129,6 +142,9 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "payload that is too large", lambda: client(limited).cast({}, "x", value=large)
     yield "unknown option", lambda: client(f"{URL}?no_such_option=1")
     yield "wrong type", lambda: client(f"{URL}?pool_max_size=many")
+
+
+def errors_of_a_server() -> Cases:
     server = oslo_messaging.get_rpc_server(
         oslo_messaging.get_rpc_transport(configured(), URL),
         oslo_messaging.Target(topic=TOPIC, server="one"),
@@ -146,10 +162,12 @@ def cases(ports: list[int]) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def main() -> None:
     with two_ports_without_a_listener() as ports:
-        tell(cases(ports))
+        tell(unreachable(ports))
+    for cases in (refused, no_server, invalid, errors_of_a_server):
+        tell(cases())
 
 
-def tell(cases: Iterable[tuple[str, Callable[[], object]]]) -> None:
+def tell(cases: Cases) -> None:
     for name, case in cases:
         began = time.monotonic()
         try:

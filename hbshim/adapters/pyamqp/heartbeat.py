@@ -3,6 +3,8 @@
 The guard wraps the functions with which py-amqp passes bytes to the socket, whole frames at a time;
 a large body is several such writes. The connection's own ``heartbeat_tick`` is replaced: it writes
 nothing, and raises only if the link is lost.
+
+Longer than others: what is wrapped and what undoes it stand side by side.
 """
 
 from __future__ import annotations

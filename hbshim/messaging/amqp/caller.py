@@ -10,6 +10,8 @@ Replies arrive by RabbitMQ's direct reply-to, which ends with the connection. Th
 a queue of its own, which exists longer: a server sends a reply there if it may not have arrived by
 direct reply-to, and the client consumes from the queue again after a reconnection. That queue is
 optional: if the broker refuses it, calls work without it.
+
+Longer than others: how a call waits, and how its connection is replaced meanwhile, is one state.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ and expired.pem and foreign.pem with their keys.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import socket
@@ -178,85 +179,78 @@ def closed_port(host: str, port: int) -> str:
     return ""
 
 
-def attempts(
-    rabbitmq: str, router: str, directory: str
-) -> dict[str, tuple[Callable[[], str], str]]:
-    """Return what is tried, and what the text of the error must contain."""
-    found: dict[str, tuple[Callable[[], str], str]] = {}
-    sides = (("rabbitmq", "hbpika", rabbitmq, 5671), ("router", "hbamqp", router, 31459))
-    for side, scheme, host, port in sides:
+#: What is tried, and what the text of the error must contain.
+Attempt = tuple[Callable[[], str], str]
 
-        def tried(
-            scheme: str = scheme, host: str = host, port: int = port, **changes: Any
-        ) -> Callable[[], str]:
-            return lambda: call(url(scheme, host, port, **changes))
 
-        def shaken(
-            host: str = host, port: int = port, name: str = "", ca: str = "", certificate: str = ""
-        ) -> Callable[[], str]:
-            return lambda: handshake(host, port, name=name, ca=ca, certificate=certificate)
-
-        found |= {
-            f"{side}: without TLS": (lambda host=host, port=port: clear(host, port), "^closed"),  # type: ignore[misc]
-            f"{side}: wrong CA": (
-                shaken(ca=f"{directory}/other-ca.pem"),
-                "certificate verify failed: self-signed|unable to get local issuer",
-            ),
-            f"{side}: name that is not in the certificate": (
-                shaken(name="elsewhere"),
-                "Hostname mismatch",
-            ),
-            f"{side}: expired certificate of the client": (
-                shaken(certificate=f"{directory}/expired"),
-                "certificate expired|certificate unknown|unknown ca",
-            ),
-            f"{side}: certificate of another CA": (
-                shaken(certificate=f"{directory}/foreign"),
-                "unknown ca|certificate unknown|unknown certificate",
-            ),
-            f"{side}: wrong password": (tried(password="guess"), "login|password|refuse|ACCESS"),
-            f"{side}: user that does not exist": (
-                tried(user="ghost"),
-                "login|password|refuse|ACCESS",
-            ),
-            f"{side}: virtual host of the victim": (
-                tried(vhost="/victim"),
-                # The driver tries again until its time is over; "router: Open" has the reason.
-                "NOT_ALLOWED" if side == "rabbitmq" else "policy|no connection",
-            ),
-        }
+def attempts(rabbitmq: str, router: str, directory: str) -> dict[str, Attempt]:
+    found = {
+        **on_either("rabbitmq", "hbpika", rabbitmq, 5671, directory),
+        **on_either("router", "hbamqp", router, 31459, directory),
+        **on_router(router),
+    }
     for host, port in ((rabbitmq, 5672), (rabbitmq, 15672), (router, 31460), (router, 31462)):
-        found[f"plain port {port}"] = (
-            lambda host=host, port=port: closed_port(host, port),  # type: ignore[misc]
-            "refused",
-        )
-    found |= {
-        "router: source": (
-            lambda: source(Peer(router, 31459, "/intruder"), VICTIM),
-            "amqp:unauthorized-access",
+        found[f"plain port {port}"] = (functools.partial(closed_port, host, port), "refused")
+    return found
+
+
+def on_either(side: str, scheme: str, host: str, port: int, directory: str) -> dict[str, Attempt]:
+    """Return the attempts that RabbitMQ and the router have to refuse alike."""
+
+    def tried(**changes: Any) -> Callable[[], str]:
+        return lambda: call(url(scheme, host, port, **changes))
+
+    def shaken(name: str = "", ca: str = "", certificate: str = "") -> Callable[[], str]:
+        return lambda: handshake(host, port, name=name, ca=ca, certificate=certificate)
+
+    login = "login|password|refuse|ACCESS"
+    found: dict[str, Attempt] = {
+        "without TLS": (lambda: clear(host, port), "^closed"),
+        "wrong CA": (
+            shaken(ca=f"{directory}/other-ca.pem"),
+            "certificate verify failed: self-signed|unable to get local issuer",
         ),
-        "router: target": (
-            lambda: target(Peer(router, 31459, "/intruder"), VICTIM),
-            "amqp:unauthorized-access",
+        "name that is not in the certificate": (shaken(name="elsewhere"), "Hostname mismatch"),
+        "expired certificate of the client": (
+            shaken(certificate=f"{directory}/expired"),
+            "certificate expired|certificate unknown|unknown ca",
         ),
+        "certificate of another CA": (
+            shaken(certificate=f"{directory}/foreign"),
+            "unknown ca|certificate unknown|unknown certificate",
+        ),
+        "wrong password": (tried(password="guess"), login),
+        "user that does not exist": (tried(user="ghost"), login),
+        "virtual host of the victim": (
+            tried(vhost="/victim"),
+            # The driver tries again until its time is over; "router: Open" has the reason.
+            "NOT_ALLOWED" if side == "rabbitmq" else "policy|no connection",
+        ),
+    }
+    return {f"{side}: {name}": attempt for name, attempt in found.items()}
+
+
+def on_router(host: str) -> dict[str, Attempt]:
+    """Return the attempts to use what belongs to another virtual host, or to none."""
+
+    def peer(vhost: str = "/intruder") -> Peer:
+        return Peer(host, 31459, vhost)
+
+    policy = "connection disallowed by local policy"
+    return {
+        "router: source": (lambda: source(peer(), VICTIM), "amqp:unauthorized-access"),
+        "router: target": (lambda: target(peer(), VICTIM), "amqp:unauthorized-access"),
         "router: anonymous link": (
-            lambda: anonymous(Peer(router, 31459, "/intruder"), VICTIM),
+            lambda: anonymous(peer(), VICTIM),
             "Rejected.*unauthorized-access",
         ),
-        "router: Open": (
-            lambda: opening(Peer(router, 31459, "/victim")),
-            "connection disallowed by local policy",
-        ),
-        "router: Open without a virtual host": (
-            lambda: opening(Peer(router, 31459, router)),
-            "connection disallowed by local policy",
-        ),
+        "router: Open": (lambda: opening(peer("/victim")), policy),
+        "router: Open without a virtual host": (lambda: opening(peer(host)), policy),
         "router: management": (
-            lambda: target(Peer(router, 31459, "/intruder"), "$management"),
+            lambda: target(peer(), "$management"),
             "amqp:unauthorized-access",
         ),
     }
-    return found
 
 
 def main(rabbitmq: str, router: str, directory: str) -> None:

@@ -6,6 +6,7 @@ Run by the scripts of ``tests/isolated``, one for each green library.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from hbshim.errors import ConnectError, PoolTimeoutError
@@ -56,154 +57,180 @@ class Scene:
             raise AssertionError("checked out more than the capacity")
 
 
-def check(
-    spawn: Callable[..., Any],
-    kill: Callable[[Any], object],
-    kill_on_arrival: Callable[[Any, Callable[[], object]], object],
-    sleep: Sleep,
-    timeout_after: Callable[[float], Any],
-) -> None:
-    """Check all cases with one green library.
+@dataclass(frozen=True)
+class Green:
+    """What one green library has.
 
-    Parameters:
+    Attributes:
         spawn: starts a function as a green thread, and returns the thread.
         kill: ends a green thread from outside.
         kill_on_arrival: kills a green thread that a function has just woken up, before it
             runs.
+        sleep: lets other green threads run, at least for some seconds.
         timeout_after: the library's Timeout class; its argument is in seconds.
     """
 
-    def ask(scene: Scene, got: list[Thing]) -> None:
-        thing = scene.pool.acquire(timeout=30)
-        got.append(thing)
-        scene.pool.release(thing)
+    spawn: Callable[..., Any]
+    kill: Callable[[Any], object]
+    kill_on_arrival: Callable[[Any, Callable[[], object]], object]
+    sleep: Sleep
+    timeout_after: Callable[[float], Any]
 
-    def in_line(scene: Scene) -> tuple[Thing, Any, list[Thing]]:
-        """Return with the only connection checked out, and one waiter."""
+    def with_waiter(self) -> tuple[Scene, Thing, Any, list[Thing]]:
+        """Return a scene with its only connection checked out, and one waiter for it."""
+        scene = Scene(self.sleep)
         held = scene.pool.acquire()
         got: list[Thing] = []
-        waiter = spawn(ask, scene, got)
-        sleep(0)
+        waiter = self.spawn(take, scene, got)
+        self.sleep(0)
         assert scene.pool.statistics().waiting == 1
-        return held, waiter, got
+        return scene, held, waiter, got
 
-    # In line, not served yet.
-    scene = Scene(sleep)
-    held, waiter, got = in_line(scene)
-    kill(waiter)
-    sleep(0)
+
+def take(scene: Scene, got: list[Thing]) -> None:
+    thing = scene.pool.acquire(timeout=30)
+    got.append(thing)
+    scene.pool.release(thing)
+
+
+def check(green: Green) -> None:
+    """Check all cases with one green library."""
+    killed_while_it_waits(green)
+    for dead in (False, True):
+        killed_before_it_runs_again(green, dead=dead)
+    killed_before_it_runs_again_with_another_behind_it(green)
+    killed_while_it_creates(green)
+    killed_while_it_closes(green)
+    for stage in ("wait", "create"):
+        ended_by_a_timeout(green, stage)
+    killed_while_it_uses(green)
+    each_waiter_gets_the_error(green)
+
+
+def killed_while_it_waits(green: Green) -> None:
+    scene, held, waiter, got = green.with_waiter()
+    green.kill(waiter)
+    green.sleep(0)
     assert scene.pool.statistics().waiting == 0
     scene.pool.release(held)
     scene.is_whole()
     assert not got
 
-    # Served, and ended before he ran again.
-    for dead in (False, True):
-        scene = Scene(sleep)
-        held, waiter, got = in_line(scene)
-        held.dead = dead
-        kill_on_arrival(waiter, lambda scene=scene, held=held: scene.pool.release(held))  # type: ignore[misc]
-        sleep(0.01)
-        assert not got
-        assert scene.made[0].closed is dead
-        scene.is_whole()
 
-    # The same, with another behind him in line.
-    scene = Scene(sleep)
-    held, waiter, got = in_line(scene)
-    patient_got: list[Thing] = []
-    spawn(ask, scene, patient_got)
-    sleep(0)
-    kill_on_arrival(waiter, lambda: scene.pool.release(held))
-    sleep(0.01)
-    assert patient_got == [held]
+def killed_before_it_runs_again(green: Green, *, dead: bool) -> None:
+    scene, held, waiter, got = green.with_waiter()
+    held.dead = dead
+    green.kill_on_arrival(waiter, lambda: scene.pool.release(held))
+    green.sleep(0.01)
+    assert not got
+    assert scene.made[0].closed is dead
+    scene.is_whole()
+
+
+def killed_before_it_runs_again_with_another_behind_it(green: Green) -> None:
+    scene, held, waiter, got = green.with_waiter()
+    other_got: list[Thing] = []
+    green.spawn(take, scene, other_got)
+    green.sleep(0)
+    green.kill_on_arrival(waiter, lambda: scene.pool.release(held))
+    green.sleep(0.01)
+    assert other_got == [held]
     assert not got
     scene.is_whole()
 
-    # In the middle of making one, with another in line, who makes it then.
-    scene = Scene(sleep)
+
+def killed_while_it_creates(green: Green) -> None:
+    """Another waits, and creates the connection then."""
+    scene = Scene(green.sleep)
     scene.slow = 30
-    got = []
-    maker = spawn(ask, scene, got)
-    sleep(0)
-    patient_got = []
-    spawn(ask, scene, patient_got)
-    sleep(0)
+    got: list[Thing] = []
+    creator = green.spawn(take, scene, got)
+    green.sleep(0)
+    other_got: list[Thing] = []
+    green.spawn(take, scene, other_got)
+    green.sleep(0)
     scene.slow = 0.0
-    kill(maker)
-    sleep(0.01)
-    assert patient_got == scene.made
+    green.kill(creator)
+    green.sleep(0.01)
+    assert other_got == scene.made
     assert not got
     scene.is_whole()
 
-    # In the middle of closing one that was dead.
-    scene = Scene(sleep)
+
+def killed_while_it_closes(green: Green) -> None:
+    """The connection was dead."""
+    scene = Scene(green.sleep)
     scene.pool.release(scene.pool.acquire())
     scene.made[0].dead = True
     scene.slow = 30
-    closer = spawn(ask, scene, got)
-    sleep(0)
+    closer = green.spawn(take, scene, [])
+    green.sleep(0)
     assert scene.made[0].closed
-    kill(closer)
-    sleep(0)
+    green.kill(closer)
+    green.sleep(0)
     scene.is_whole()
 
-    # By a Timeout of the library around everything.
-    for stage in ("wait", "make"):
-        scene = Scene(sleep)
-        own = scene.pool.acquire() if stage == "wait" else None
-        scene.slow = 30
-        caught: BaseException | None = None
-        timeout = timeout_after(0.01)
-        try:
-            scene.pool.acquire()
-        except BaseException as error:
-            caught = error
-        finally:
-            timeout.cancel()
-        assert caught is timeout
-        if own is not None:
-            scene.pool.release(own)
-        scene.is_whole()
 
-    # In the middle of using it: it may be half-way through something.
-    scene = Scene(sleep)
+def ended_by_a_timeout(green: Green, stage: str) -> None:
+    """A Timeout of the library around everything."""
+    scene = Scene(green.sleep)
+    own = scene.pool.acquire() if stage == "wait" else None
+    scene.slow = 30
+    caught: BaseException | None = None
+    timeout = green.timeout_after(0.01)
+    try:
+        scene.pool.acquire()
+    except BaseException as error:
+        caught = error
+    finally:
+        timeout.cancel()
+    assert caught is timeout
+    if own is not None:
+        scene.pool.release(own)
+    scene.is_whole()
+
+
+def killed_while_it_uses(green: Green) -> None:
+    """The connection is closed: it may be half-way through something."""
+    scene = Scene(green.sleep)
     scene.pool.release(scene.pool.acquire())
 
     def use() -> None:
         with scene.pool.lease():
-            sleep(30)
+            green.sleep(30)
 
-    user = spawn(use)
-    sleep(0)
+    user = green.spawn(use)
+    green.sleep(0)
     assert scene.pool.statistics().checked_out == 1
-    kill(user)
-    sleep(0)
+    green.kill(user)
+    green.sleep(0)
     assert scene.made[0].closed
     scene.is_whole()
 
-    # A connection that cannot be made, with waiters in line: each gets the error, none is left.
-    scene = Scene(sleep)
+
+def each_waiter_gets_the_error(green: Green) -> None:
+    """A connection cannot be created, and several wait for it."""
+    scene = Scene(green.sleep)
     failures = []
 
     def refuse(timeout: float) -> None:
-        sleep(0.001)
+        green.sleep(0.001)
         raise ConnectError("no listener")
 
     ordinary, scene.pool._create = scene.pool._create, refuse
 
-    def ask_in_vain() -> None:
+    def fail() -> None:
         try:
             scene.pool.acquire(timeout=30)
         except ConnectError as error:
             failures.append(error)
 
     for _ in range(5):
-        spawn(ask_in_vain)
+        green.spawn(fail)
     for _ in range(1000):
         if len(failures) == 5:
             break
-        sleep(0.005)
+        green.sleep(0.005)
     assert len(failures) == 5
     scene.pool._create = ordinary
     scene.is_whole()

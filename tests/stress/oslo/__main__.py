@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -16,10 +14,6 @@ from wsgi_harness.report.terminal import (
     report_directory,
     result_console,
 )
-
-_CTL_LIMIT = 90.0
-_RESTART = "40 green callers, broker restarted"
-_BLOCKED = "hub blocked for 4 T"
 
 
 @harness_command(
@@ -92,34 +86,20 @@ def _run(
     directory: Path | None,
 ) -> bool:
     # Costly, and most of them need the extra `harness`.
-    from tests.messaging.zmq.nodes import Node
-    from tests.stress.oslo import environments, failover, failures, report
-    from tests.stress.oslo.run import (
-        MODELS,
-        STOCK_DRIVERS,
-        SUBSET,
-        Cell,
-        Outcome,
-        merged,
-        repeat,
-        run,
-    )
-    from tests.stress.oslo.schemes import AMQP1, STOCK, ZMQ, ours
+    from tests.stress.oslo import environments, failures, report
+    from tests.stress.oslo.parts import Plan, run_failover, run_failures, run_suite
+    from tests.stress.oslo.run import MODELS, Outcome, merged
+    from tests.stress.oslo.schemes import ZMQ, ours
     from wsgi_harness.engine.images import prepare
     from wsgi_harness.paths import build_dir
     from wsgi_harness.report.display import TerminalDisplay
-    from wsgi_harness.stack.cluster import Cluster
-    from wsgi_harness.stack.stack import BROKER, Stack, project_name
+    from wsgi_harness.stack.stack import Stack, project_name
 
     known = (*ours(), ZMQ)
     if unknown := sorted(set(schemes) - set(known)):
         raise click.UsageError(
             f"no scheme of hbshim: {', '.join(unknown)}; there are {', '.join(known)}"
         )
-    chosen = schemes or known
-    over_broker = tuple(scheme for scheme in chosen if scheme != ZMQ)
-    # Over AMQP 1.0 the broker sets T; the regression has cells for that.
-    with_t = tuple(scheme for scheme in over_broker if scheme != AMQP1)
     directory = directory or build_dir() / "oslo" / "report"
     directory.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
@@ -129,85 +109,18 @@ def _run(
             version: environments.prepare(version, display.note)
             for version in versions or environments.VERSIONS
         }
-        prepared = engine, images = prepare(progress=display.note)
+        plan = Plan(schemes or known, pythons, models or MODELS, directory, display)
+        prepared = prepare(progress=display.note)
         if not parts or "failover" in parts:
-            project = project_name("oslo-cluster")
-            with Cluster(project, engine, images.rabbitmq, progress=display.note) as cluster:
-                needed = [
-                    (version, model, scheme)
-                    for version in pythons
-                    for model in models or MODELS
-                    for scheme in STOCK_DRIVERS
-                    if scheme in (STOCK, *over_broker)
-                ]
-                with display.stage("the suite on a cluster", total=len(needed)) as advance:
-                    for number, (version, model, scheme) in enumerate(needed, 1):
-                        one = Cell(scheme, version, model, pythons[version], cluster.url())
-                        outcomes += failover.run(cluster, one, directory / "failover")
-                        advance(number)
-            outcomes = merged(outcomes)
-        with (
-            Stack(
-                project_name("oslo"), heartbeat=60, progress=display.note, prepared=prepared
-            ) as stack,
-            ExitStack() as hosts,
-        ):
-            # The cookie that lets the tool in lies in this directory.
-            inside = ["env", "HOME=/var/lib/rabbitmq", "rabbitmqctl"]
-
-            def control(*arguments: str) -> None:
-                stack.exec(BROKER, [*inside, *arguments], timeout=_CTL_LIMIT)
-
-            def cell(version: str, model: str, scheme: str) -> Cell:
-                if scheme == ZMQ:
-                    node = Node()
-                    hosts.callback(node.close)
-                    node.start(whole=True)
-                    local = (("HBSHIM_ZMQ_RPC_ZMQ_IPC_DIR", node.ipc),)
-                    return Cell(scheme, version, model, pythons[version], node.url, options=local)
-                vhost = f"{version}-{model}-{scheme}"
-                control("add_vhost", vhost)
-                control("set_permissions", "-p", vhost, stack.broker.user, ".*", ".*", ".*")
-                amqp_url = stack.broker.amqp_url(vhost=vhost)
-                return Cell(scheme, version, model, pythons[version], amqp_url)
-
+            outcomes = run_failover(plan, *prepared)
+        with Stack(
+            project_name("oslo"), heartbeat=60, progress=display.note, prepared=prepared
+        ) as stack:
             if not parts or "suite" in parts:
-                cells = [
-                    cell(version, model, scheme)
-                    for version in pythons
-                    for model in models or MODELS
-                    for scheme in (STOCK, *chosen)
-                ]
-                with display.stage("the functional suite", total=3 * len(cells)) as advance:
-                    ended = iter(range(1, 3 * len(cells) + 1))
-                    found = run(
-                        cells,
-                        directory / "suite",
-                        only=[*(SUBSET if subset else ()), *only],
-                        done=lambda: advance(next(ended)),
-                    )
-                found = [repeat(each, directory / "suite") for each in found]
+                found = run_suite(plan, stack, subset=subset, only=only)
                 outcomes = merged([*found, *outcomes])
             if not parts or "failures" in parts:
-                restarted = functools.partial(
-                    failures.restart,
-                    failures.restart_targets(with_t, pythons),
-                    stack.broker,
-                    control,
-                    directory / "restart",
-                )
-                blocked = functools.partial(
-                    failures.blocked,
-                    failures.blocked_targets(with_t, pythons),
-                    stack.broker,
-                    directory / "blocked",
-                )
-                for title, bring_about in ((_RESTART, restarted), (_BLOCKED, blocked)):
-                    trial_results[title] = []
-                    with display.stage(title, total=trials) as advance:
-                        for number in range(1, trials + 1):
-                            trial_results[title].append(bring_about())
-                            advance(number)
+                trial_results = run_failures(plan, stack, trials)
     console = result_console()
     if outcomes:
         report.print_outcomes(console, outcomes)

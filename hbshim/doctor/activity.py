@@ -40,7 +40,7 @@ class Activity:
         installed: :func:`hbshim.install` is in force.
         run: the process was started by ``hbshim run``.
         sitecustomize: the file that Python imported under that name; "" for none.
-        loaded: client libraries, "amqp" and "pika", that are loaded.
+        loaded: client libraries that are loaded and that hbshim keeps alive, such as "amqp".
         links: connections that are kept alive now.
         unkept: open connections that are not kept alive.
         events: the recorded events, by kind.

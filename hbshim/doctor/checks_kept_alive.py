@@ -7,6 +7,7 @@ from collections import Counter
 
 from hbshim.doctor.context import Context
 from hbshim.doctor.findings import Answer, Check
+from hbshim.doctor.other_clients import KNOWN_CLIENTS
 
 #: Events that report a connection that is not kept alive.
 NOT_KEPT = ("not-negotiated", "not-kept-alive", "left-alone")
@@ -75,12 +76,13 @@ def _clients(context: Context) -> Answer:
         return Answer(
             "warning", " ".join(found), "See to the heartbeats of that client by its own means."
         )
-    if not context.clients:
+    loaded = context.activity.loaded
+    used = [it for it in loaded if it in context.clients or it in KNOWN_CLIENTS]
+    names = {"amqp": "py-amqp", "pika": "pika", **KNOWN_CLIENTS}
+    listed = " or ".join(names[it] for it in used or context.clients)
+    if not listed:
         return Answer("not-applicable", "No client library is loaded or installed.")
-    names = {"amqp": "py-amqp", "pika": "pika"}
-    return Answer(
-        "ok", f"The program connects through {' or '.join(names[it] for it in context.clients)}."
-    )
+    return Answer("ok", f"The program connects through {listed}.")
 
 
 def _events(context: Context) -> Answer:
@@ -125,8 +127,8 @@ CHECKS = (
         "clients",
         "Which client library connects: what kombu takes for the program's URL, and AMQP clients "
         "that are loaded and that hbshim does not know.",
-        "For amqp:// kombu prefers librabbitmq where it is installed. hbshim keeps py-amqp and "
-        "pika alive, and no other client.",
+        "For amqp:// kombu prefers librabbitmq where it is installed. hbshim keeps py-amqp, "
+        "pika, aiormq and qpid-proton alive, and no other client.",
         "Use a pyamqp:// URL, or uninstall librabbitmq.",
         _clients,
     ),

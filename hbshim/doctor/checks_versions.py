@@ -111,7 +111,7 @@ CHECKS = (
     Check(
         "libraries",
         "Versions of the messaging and green libraries, loaded or installed.",
-        "hbshim reaches into py-amqp, kombu and pika, and refuses versions it does not know; "
+        "hbshim uses private parts of the client libraries, and refuses versions it does not know; "
         "eventlet and gevent below their minimum answer differently.",
         "Install a supported version of each: pip install --upgrade 'hbshim[kombu,pika]'.",
         _libraries,

@@ -24,7 +24,11 @@ from hbshim.doctor.activity import activity_of
 from hbshim.doctor.context import Context
 from hbshim.doctor.deadline import Deadline
 from hbshim.doctor.findings import Report, finding_of
-from hbshim.doctor.other_clients import loaded_unknown_clients, transport_of_kombu
+from hbshim.doctor.other_clients import (
+    loaded_known_clients,
+    loaded_unknown_clients,
+    transport_of_kombu,
+)
 from hbshim.doctor.peer import examine_peer
 from hbshim.doctor.proposals import clients_in_use, loaded_clients, proposals
 from hbshim.doctor.target import broker_target, is_amqp1_url, is_zmq_url
@@ -189,6 +193,7 @@ def _of_process(options: Options, *, client: str | None, app: Any, installed: bo
     # An examination must not create the service: see service.existing().
     running = service.existing()
     links = [] if running is None else running.links()
+    loaded = (*loaded_clients(), *loaded_known_clients())
     return Context(
         runtime=detect(
             options.heartbeat_in_pthread,
@@ -196,7 +201,7 @@ def _of_process(options: Options, *, client: str | None, app: Any, installed: bo
             running is not None and running.worker_late(),
         ),
         tls=any(link.wire.route == "tls" for link in links),
-        activity=activity_of(running, len(links), installed=installed, loaded=loaded_clients()),
+        activity=activity_of(running, len(links), installed=installed, loaded=loaded),
         clients=clients_in_use(client),
         apps=tuple(apps_in_use() if app is None else [facts_of(app)]),
         other_clients=loaded_unknown_clients(),

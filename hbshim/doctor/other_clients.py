@@ -1,4 +1,4 @@
-"""AMQP clients that the program uses instead of those that hbshim keeps alive."""
+"""AMQP clients beside py-amqp and pika: those that hbshim keeps alive, and others."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from hbshim.adapters.celery.apps import AppFacts
 from hbshim.doctor.target import Target
 from hbshim.runtime.loaded import is_loaded, peek
 
+#: Modules of AMQP clients that hbshim keeps alive, and their names in reports.
+KNOWN_CLIENTS = {
+    "aiormq": "aiormq",
+    "proton": "qpid-proton",
+    "rabbitmq_amqp_python_client": "rabbitmq-amqp-python-client",
+}
+
 #: Modules of AMQP clients that hbshim does not know.
 UNKNOWN_CLIENTS = (
     "aioamqp",
     "amqpstorm",
     "haigha",
     "librabbitmq",
-    "proton",
     "puka",
     "qpid",
     "rabbitpy",
@@ -25,6 +31,11 @@ LIBRABBITMQ = "kombu.transport.librabbitmq:Transport"
 
 #: Modules of kombu's transports over py-amqp, hbshim's included.
 _OVER_PY_AMQP = ("kombu.transport.pyamqp", "hbshim.adapters.")
+
+
+def loaded_known_clients() -> tuple[str, ...]:
+    """Return the modules of :data:`KNOWN_CLIENTS` that are loaded."""
+    return tuple(name for name in KNOWN_CLIENTS if is_loaded(name))
 
 
 def loaded_unknown_clients() -> tuple[str, ...]:

@@ -179,6 +179,16 @@ def test_a_client_that_hbshim_does_not_know_is_told() -> None:
     assert verdict("clients", clients=("pika",), kombu_transport=other) == "ok"
     assert verdict("clients", clients=("amqp",), other_clients=("aioamqp",)) == "warning"
     assert verdict("clients", clients=("amqp", "pika")) == "ok"
+    # From a shell, or with --client.
+    assert "py-amqp or pika" in found("clients", clients=("amqp", "pika")).sentence
+    for loaded, named in (
+        (("proton",), "through qpid-proton."),
+        (("aiormq",), "through aiormq."),
+        (("amqp", "aiormq"), "through py-amqp or aiormq."),
+    ):
+        activity = Activity(loaded=loaded)
+        answer = found("clients", clients=("amqp", "pika"), activity=activity)
+        assert (answer.verdict, named in answer.sentence) == ("ok", True), answer
     assert verdict("clients") == "not-applicable"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import re
+import subprocess
+import sys
 import types
 import weakref
 from collections.abc import Iterator
@@ -57,6 +60,25 @@ def negotiated_by(client: str, url: str) -> float:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     with connection:
         return connection._impl.params.heartbeat
+
+
+@pytest.mark.parametrize("library", ["amqp", "pika", "aiormq", "proton"])
+def test_each_library_that_hbshim_keeps_alive_is_known(library: str) -> None:
+    script = (
+        f"import json, {library}, hbshim; from hbshim.doctor import examine; before = examine(); "
+        "hbshim.install(); print(json.dumps([before.as_dict(), examine().as_dict()]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True
+    )
+    without, installed = (
+        {each["check"]: each for each in report["findings"]} for report in json.loads(done.stdout)
+    )
+    assert without["installed"]["verdict"] == "warning"
+    assert library in without["installed"]["sentence"]
+    assert installed["installed"]["verdict"] == "ok"
+    assert installed["clients"]["verdict"] == "ok"
+    assert library in installed["clients"]["sentence"]
 
 
 @pytest.mark.parametrize("option", [0, 3])

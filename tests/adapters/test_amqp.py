@@ -6,13 +6,15 @@ import contextlib
 import gc
 import socket
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
+from unittest.mock import MagicMock
 
 import amqp
 import pytest
-from amqp import spec
+from amqp import method_framing, spec
 from amqp.exceptions import ConnectionForced
 
 import hbshim
@@ -311,3 +313,34 @@ def test_a_connection_whose_worker_cannot_run_is_left_as_it_was(
     vars(connection.transport).pop(ATTEMPTS)
     assert vars(connection.transport) == before
     connection.channel()
+
+
+def test_a_connection_has_one_frame_buffer(connect: Callable[..., amqp.Connection]) -> None:
+    """It is as large as a frame, 128 KiB with RabbitMQ's default: more than all of hbshim's."""
+    tracemalloc.start()
+    try:
+        connection = connect(heartbeat=60)
+        assert buffers() > connection.frame_max / 2
+        hbshim.keep_alive(connection)
+        connection.channel()
+        gc.collect()
+        assert buffers() < connection.frame_max * 1.5
+    finally:
+        tracemalloc.stop()
+
+
+def buffers() -> int:
+    """Bytes that py-amqp's frame writers have allocated."""
+    only = tracemalloc.Filter(True, method_framing.__file__)
+    found = tracemalloc.take_snapshot().filter_traces([only])
+    return sum(each.size for each in found.statistics("lineno"))
+
+
+def test_another_tools_frame_writer_comes_back(connect: Callable[..., amqp.Connection]) -> None:
+    connection = connect(heartbeat=60)
+    connection.frame_writer = before = MagicMock(wraps=connection.frame_writer)
+    hbshim.keep_alive(connection)
+    connection.channel()
+    assert connection.frame_writer is not before
+    connection.close()
+    assert connection.frame_writer is before

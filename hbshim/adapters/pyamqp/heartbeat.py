@@ -187,6 +187,9 @@ class _Attachment(Attachment):
         # The frame writer got `transport.write` when the connection was made.
         writer = connection.frame_writer_cls(connection, transport)
         connection._frame_writer = self._guarded_writer.setdefault("", writer)
+        if getattr(self._writer, "__code__", None) is getattr(writer, "__code__", self):
+            # It has a buffer as large as a frame, and can be made anew, unlike another tool's.
+            self._writer = None
         vars(connection).update(self._of_connection)
         if self._earlier is not None:
             self._earlier.look()
@@ -202,10 +205,11 @@ class _Attachment(Attachment):
             if vars(connection).get("drain_events") is _refuse_read:
                 vars(connection).pop("drain_events", None)
             _take_off(connection, self._of_connection)
-            if connection._frame_writer is self._guarded_writer.get(""):
-                connection._frame_writer = self._writer
         if transport is not None:
             _take_off(transport, self._of_transport)
+            if connection is not None and connection._frame_writer is self._guarded_writer.get(""):
+                own = self._writer or connection.frame_writer_cls(connection, transport)
+                connection._frame_writer = own
             if self.kept is not False:
                 for name in ("hbshim_asked", ATTEMPTS):
                     vars(transport).pop(name, None)

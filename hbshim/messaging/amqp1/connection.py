@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +49,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.messaging.amqp1.attaching import Attaching
 from hbshim.messaging.amqp1.content import decode, encode
 from hbshim.messaging.amqp1.links import IncomingLink, OpenLink, OutgoingLink
-from hbshim.messaging.amqp1.outcomes import COPY_REFUSED, OnOutcome
+from hbshim.messaging.amqp1.outcomes import COPY_REFUSED, OnOutcome, Outcome
 from hbshim.messaging.amqp1.profiles import Profile
 from hbshim.messaging.amqp1.received import Held
 from hbshim.messaging.amqp1.stream import EngineStream, described
@@ -62,6 +62,10 @@ MOST_SESSIONS = 16
 #: The most links for messages that are sent. A router lets each have 250 messages that are not
 #: settled, and a call that runs for long is one of them.
 MOST_SENDERS = 32
+
+#: The most unconfirmed messages to one address of a router that no receiver has taken. Without a
+#: limit, those to one slow receiver would use up the credit of all links, and hold up the others.
+MOST_UNCONFIRMED = 1000
 
 #: Seconds that closing waits for the peer.
 CLOSE_TIMEOUT = 1.0
@@ -80,6 +84,11 @@ class Publication:
         self._connection = connection
         self._link = link
         self._delivery = delivery
+
+    @property
+    def settled(self) -> bool:
+        """Whether its outcome is final, or there will be none."""
+        return self._delivery.settled
 
     def withdraw(self) -> None:
         """End the interest in its outcome, which is not reported after that.
@@ -120,6 +129,7 @@ class Connection:
         self._held: dict[int, Held] = {}
         # For the next `drain`: functions to call.
         self._arrived: deque[Callable[[], None]] = deque()
+        self._unconfirmed: Counter[str] = Counter()
         # Deliveries to accept with what is sent next, at the end of `drain` at the latest.
         self._to_accept: deque[int] = deque()
         stream.on_events, stream.on_end = self._on_events, self._on_end
@@ -215,6 +225,7 @@ class Connection:
         resent: int = 0,
         awaited: bool = False,
         follow: bool = False,
+        unconfirmed: bool = False,
     ) -> Publication:
         """Send a message, and return when it is written.
 
@@ -227,12 +238,63 @@ class Connection:
                 connection lost. It must not wait.
             resent, awaited: see :func:`hbshim.messaging.amqp1.content.encode`.
             follow: `accepted` is not the end: the loss of its receiver is reported, too.
+            unconfirmed: its sender does not wait for its outcome; see :data:`MOST_UNCONFIRMED`.
 
         Raises:
             PayloadError: it is larger than the peer accepts.
             BrokerBlockedError: the peer accepts no message by `deadline`.
             ConnectionLostError: the connection has ended.
         """
+        if not (unconfirmed and self.profile.routes):
+            return self._publish(message, deadline, on_outcome, resent, awaited, follow)
+        release = self._reserve(message, deadline)
+
+        def end(outcome: Outcome, reason: str) -> None:
+            release()
+            on_outcome(outcome, reason)
+
+        try:
+            sent = self._publish(message, deadline, end, resent, awaited, follow)
+        except BaseException:
+            release()
+            raise
+        if sent.settled:
+            # Perhaps as it was sent: then no outcome follows.
+            release()
+        return sent
+
+    def _reserve(self, message: Message, deadline: float) -> Callable[[], None]:
+        """Count an unconfirmed message; return what ends that, which may be called again."""
+        address, counts = (
+            self.profile.destination(message.exchange, message.routing_key),
+            self._unconfirmed,
+        )
+        if not self._stream.wait_for(lambda: counts[address] < MOST_UNCONFIRMED, deadline):
+            raise self._blocked(
+                f"has {MOST_UNCONFIRMED} messages to {address} that no receiver has taken"
+            )
+        counted = [address]
+        with self._stream.lock:
+            counts[address] += 1
+
+        def release() -> None:
+            with self._stream.lock:
+                if counted:
+                    counts[counted.pop()] -= 1
+                    if not counts[address]:
+                        del counts[address]
+
+        return release
+
+    def _publish(
+        self,
+        message: Message,
+        deadline: float,
+        on_outcome: OnOutcome,
+        resent: int,
+        awaited: bool,
+        follow: bool,
+    ) -> Publication:
         stream, profile = self._stream, self.profile
         while True:
             link = self._sending_link(deadline)

@@ -276,7 +276,12 @@ class _Sending:
                     prepared.prepare(message.exchange, deadline)
                 on_outcome = confirmation.set if wait else self._record_loss
                 publication = prepared.connection.publish(
-                    message, deadline, on_outcome, resent=self._resent, awaited=wait
+                    message,
+                    deadline,
+                    on_outcome,
+                    resent=self._resent,
+                    awaited=wait,
+                    unconfirmed=not wait,
                 )
                 prepared.used = True
             except MessagingError as error:

@@ -43,6 +43,7 @@ from hbshim.errors import (
     TopologyError,
     UnroutableError,
 )
+from hbshim.messaging.amqp1 import connection
 from hbshim.messaging.amqp1.links import MOST_REPLIED
 from tests.messaging.conftest import LIMIT
 from tests.waiting import wait_until
@@ -179,6 +180,45 @@ def test_casts_that_are_not_confirmed_do_not_wait_for_credit_beyond_their_timeou
                 driver.cast(TARGET, PAYLOAD, 0.5)
             assert time.monotonic() - began < LIMIT / 2
         assert peer.seen["Received"] == 3
+
+
+def test_a_receiver_that_takes_nothing_does_not_hold_up_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The links of a connection, with their credit, are those of all receivers."""
+    monkeypatch.setattr(connection, "MOST_UNCONFIRMED", 5)
+    kept: list[Received] = []
+    takes = threading.Event()
+
+    def act(peer: Peer, event: object) -> None:
+        well_behaved(peer, event)
+        if not isinstance(event, Received):
+            return
+        properties = decode_message(event.delivery.payload).properties
+        assert properties is not None
+        if str(properties.to).endswith("slow") and not takes.is_set():
+            kept.append(event)
+            return
+        for each in (*kept, event):
+            each.link.settle(each.delivery, Accepted())
+        kept.clear()
+
+    with connected(act, "?cast_confirm=false") as (peer, driver):
+        slow = messaging.Target("slow")
+        for _ in range(5):
+            driver.cast(slow, PAYLOAD, LIMIT)
+        with pytest.raises(BrokerBlockedError, match=r"5 messages to \S+slow .*nothing was sent"):
+            driver.cast(slow, PAYLOAD, 0.5)
+        for _ in range(10):
+            driver.cast(TARGET, PAYLOAD, LIMIT)
+        # One whose sender waits for its outcome is no part of that.
+        with pytest.raises(ConfirmTimeoutError):
+            driver.cast(slow, PAYLOAD, 0.5, mandatory=True)
+        takes.set()
+        driver.cast(TARGET, PAYLOAD, LIMIT)
+        for _ in range(10):
+            driver.cast(slow, PAYLOAD, LIMIT)
+        wait_until(lambda: peer.seen["Received"] == 27, LIMIT)
 
 
 @pytest.mark.parametrize("window", [0, 3])

@@ -70,7 +70,7 @@ def hand_over(callback: Callable[[], None]) -> bool:
     Returns:
         False if no other thread imports any.
     """
-    for thread in tuple(_own):
+    for thread in list(_own):  # not tuple(), which the garbage collector may interrupt
         own = _own.get(thread)
         if own is None or thread == _thread() or thread[0] != os.getpid():
             continue

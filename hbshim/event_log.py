@@ -124,7 +124,8 @@ def _take_fresh(log: _Log, recorded: list[Event]) -> list[Event]:
 def not_logged_yet(events: Iterable[Event]) -> list[Event]:
     """Return those of `events` that :func:`log_problems` has not logged."""
     log = _log.get()
-    done = set(map(id, log.done))
+    # A copy: another thread may be logging.
+    done = set(map(id, log.done.copy()))
     return [event for event in events if id(event) not in done or level_of(event) < logging.WARNING]
 
 

@@ -75,8 +75,8 @@ class HeartbeatService:
 
     def worker_late(self) -> bool:
         """Whether the latest checks of a hub were late by more than :data:`NOTABLY_LATE` of T."""
-        for (worker, _), engine in list(self._engines.items()):
-            if worker == "pthread" or not engine.lateness:
+        for engine in self.engines():
+            if engine.worker.name == "pthread" or not engine.lateness:
                 continue
             timeout = min((item.timeout for item in engine.items()), default=None)
             latest = list(engine.lateness)[-LATEST_CHECKS:]

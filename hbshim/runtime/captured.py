@@ -69,11 +69,13 @@ def scan(targets: Mapping[str, tuple[str, ...]]) -> tuple[Captured, ...]:
 
 
 def _globals_of_loaded_modules() -> Iterator[tuple[str, str, Any]]:
-    for module_name, module in list(sys.modules.items()):
+    # Copies: another thread may import. list() of the items would allocate, and then the garbage
+    # collector may let that thread run.
+    for module_name, module in sys.modules.copy().items():
         module_name = str(module_name)  # a program may put anything there
         if module_name.partition(".")[0] in _KEEPERS or module_name.startswith(_KEPT):
             continue
-        for name, value in list(module_globals(module).items()):
+        for name, value in module_globals(module).copy().items():
             yield module_name, name, value
 
 

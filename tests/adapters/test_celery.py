@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import kombu
 import pytest
 
 import hbshim
+from hbshim.adapters.celery.apps import apps_in_use
 from hbshim.errors import AttachError, UnsupportedVersionError
 from hbshim.heartbeat.service import current
 from tests.concurrency import MODEL
@@ -330,3 +332,31 @@ def test_the_documentations_snippet(broker: Broker) -> None:
         names["app"].close()
         kombu.pools.reset()
         celery._state._set_current_app(celery._state.default_app)
+
+
+class App:
+    """One that is not configured."""
+
+    configured = False
+
+
+class Apps(weakref.WeakSet[Any]):
+    """Another thread makes an app in the middle of the first iteration."""
+
+    def __init__(self, made: list[App]) -> None:
+        super().__init__(made)
+        self._made = made
+
+    def __iter__(self) -> Iterator[Any]:
+        for each in super().__iter__():
+            yield each
+            if len(self._made) == 2:
+                self._made.append(App())
+                self.add(self._made[-1])
+
+
+def test_an_app_is_made_while_they_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [App(), App()]
+    monkeypatch.setattr("celery._state._apps", Apps(made))
+    assert apps_in_use() == []
+    assert len(made) == 3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -20,6 +22,7 @@ from hbshim.heartbeat.workers import WORKERS, GreenthreadWorker
 from hbshim.options import WorkerName
 from hbshim.runtime.unpatched import get_native_id
 from tests.full_queues import fill
+from tests.interrupts import collect_everywhere
 from tests.waiting import wait_until
 
 
@@ -340,3 +343,16 @@ def test_a_child_drops_the_other_links_where_one_cannot_be_dropped(
     states = [link.state is State.ORPHANED for link in links if link is not refused]
     assert states == [True, True]
     refused.close()
+
+
+def test_an_engine_is_added_while_it_is_asked_whether_a_worker_is_late() -> None:
+    service = HeartbeatService()
+    engines: dict[Any, Any] = service._engines
+    hub = SimpleNamespace(worker=SimpleNamespace(name="greenthread"), lateness=())
+    engines.update({("greenthread", number): hub for number in range(30)})
+    numbers = itertools.count(100)
+
+    def add() -> None:
+        engines["greenthread", next(numbers)] = hub
+
+    assert collect_everywhere(service.worker_late, add)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from hbshim.event_log import LEVELS, log_problems
+from hbshim.event_log import LEVELS, log_problems, not_logged_yet
 from hbshim.heartbeat.service import current
 from hbshim.metrics import Event, Metrics
 from hbshim.observe import log_events
+from tests.concurrency import MODEL as PROGRAM_MODEL
+from tests.interrupts import interleave_everywhere
 from tests.observe.conftest import CHECKOUT
 
 MODEL = Path(__file__).with_name("logging_program.py")
@@ -168,3 +171,24 @@ def test_the_documented_kinds_are_those_that_are_recorded() -> None:
     assert len(recorded) > 10
     assert documented == recorded
     assert set(LEVELS) <= documented
+
+
+@pytest.mark.skipif(PROGRAM_MODEL != "native", reason="threads that interleave anywhere")
+def test_events_are_logged_in_one_thread_while_another_one_takes_them() -> None:
+    errors: list[Exception] = []
+    numbers = itertools.count()
+
+    def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+        metrics = Metrics()
+        metrics.record("watch-failed", "", f"event {next(numbers)}")
+
+        def take() -> None:
+            try:
+                not_logged_yet(metrics.recorded())
+            except Exception as error:
+                errors.append(error)
+
+        return take, lambda: log_problems(metrics)
+
+    assert interleave_everywhere(prepare, lambda: None, opcodes=True) > 10
+    assert not errors

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from hbshim import _import_hooks
+from hbshim.runtime import captured
 from hbshim.runtime.loaded import instances_of
+from tests.interrupts import collect_everywhere
 from tests.waiting import wait_until
 
 
@@ -78,3 +83,34 @@ def test_a_tuple_that_another_thread_builds_is_let_alone(
     """The control is the collector's list of all objects."""
     errors = tuples_that_fail(look)
     assert (not errors) == harmless
+
+
+@pytest.mark.parametrize("of", ["modules", "a module"])
+def test_a_module_is_imported_while_the_loaded_ones_are_searched(
+    monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    names = itertools.count()
+    searched = types.ModuleType("hbshim_test_searched")
+    vars(searched).update({f"name_{number}": number for number in range(30)})
+    modules = {str(number): searched for number in range(30)}
+    monkeypatch.setattr(captured, "sys", types.SimpleNamespace(modules=modules))
+    changed: dict[str, Any] = vars(searched) if of == "a module" else modules
+
+    def change() -> None:
+        changed[f"another_{next(names)}"] = searched
+
+    assert collect_everywhere(lambda: captured.scan({"select": ("epoll",)}), change)
+    assert next(names) > 10
+
+
+def test_a_thread_begins_to_import_while_another_one_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {(0, number): _import_hooks._Own() for number in range(30)}
+    monkeypatch.setattr(_import_hooks, "_own", own)
+    numbers = itertools.count(100)
+
+    def begin() -> None:
+        own[0, next(numbers)] = _import_hooks._Own()
+
+    assert collect_everywhere(lambda: _import_hooks.hand_over(lambda: None), begin)

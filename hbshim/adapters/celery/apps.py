@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hbshim.errors import AttachError
 from hbshim.runtime.loaded import peek
+from hbshim.runtime.weak import members
 
 #: Celery's default of ``broker_heartbeat``, in seconds.
 BROKER_HEARTBEAT = 120
@@ -49,7 +51,7 @@ def apps_in_use() -> list[AppFacts]:
     cannot be used is left out.
     """
     default = peek("celery._state", "default_app")
-    known = list(peek("celery._state", "_apps", ()))
+    known = members(peek("celery._state", "_apps", weakref.WeakSet()))
     apps = [app for app in known if app.configured or _is_prepared(app)]
     # Celery makes the default app by itself, for code that names none.
     wanted = [app for app in apps if app is not default or len(apps) == 1]

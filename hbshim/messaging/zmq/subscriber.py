@@ -76,7 +76,8 @@ class Subscriber:
     @property
     def size(self) -> int:
         """Bytes that wait to be handled, about; any thread may read it."""
-        return max(0, self._size - sum(tuple(self._settled)))
+        # copy() is atomic; the garbage collector may interrupt tuple().
+        return max(0, self._size - sum(self._settled.copy()))
 
     def open(self) -> None:
         """Connect. All is subscribed before: the marker must be the last."""

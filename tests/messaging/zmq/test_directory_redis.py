@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hbshim.heartbeat.service import current
-from hbshim.messaging.zmq.directory import Directory
+from hbshim.messaging.zmq.directory import Directory, Route, Routes
 from hbshim.messaging.zmq.directory.address import read_address
-from hbshim.messaging.zmq.directory.cache import NEGATIVE
+from hbshim.messaging.zmq.directory.cache import NEGATIVE, RouteCache
 from hbshim.messaging.zmq.directory.redis import RedisDirectory
 from hbshim.messaging.zmq.directory.settings import DirectorySettings
 from hbshim.messaging.zmq.frames import key_of
+from tests.interrupts import interleave_everywhere
 from tests.messaging.zmq.directories import ONE, OTHER, TOPIC, hosts, listener, record, soon
 from tests.messaging.zmq.redis_server import Container, RedisServer
 from tests.waiting import wait_until
@@ -472,3 +473,42 @@ def test_a_forked_child_reads_and_does_not_renew(redis_server: RedisServer, mode
         # The parent is dead, and its child alive with a host of its own.
         wait_until(lambda: redis_server.command("PTTL", "hbzmq:{default}:h:a") == -2)
         wait_until(lambda: redis_server.command("PTTL", "hbzmq:{default}:h:child") > 0)
+
+
+def test_a_host_is_withdrawn_while_a_lookup_ends_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller reads its routes all the same, and the directory's thread changes them."""
+    directory = RedisDirectory(read_address("redis://127.0.0.1:1"), DirectorySettings())
+    # Without its thread.
+    directory._running = True
+    read: list[Routes] = []
+    errors: list[Exception] = []
+
+    def look_up(key: bytes, _deadline: float) -> bool:
+        found = [(Route(record(host)), 30.0) for host in ("a", "b", "c")]
+        with directory._lock.native:
+            directory._cache.put(key, found, time.monotonic())
+        return False
+
+    def withdraw() -> None:
+        with directory._lock.native:
+            directory._cache.withdraw("c", "")
+
+    def routes() -> None:
+        try:
+            read.append(directory.routes(TOPIC, soon()))
+        except Exception as error:
+            errors.append(error)
+
+    def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+        directory._cache = RouteCache(30.0)
+        return routes, withdraw
+
+    def check() -> None:
+        assert not errors
+        assert {route.record.host for route in read[-1].routes} - {"c"} == {"a", "b"}
+
+    monkeypatch.setattr(directory, "_wait_for_lookup", look_up)
+    monkeypatch.setattr("tests.interrupts.STANDS_STILL", 0.02)
+    assert interleave_everywhere(prepare, check, every=5, opcodes=True) > 10
+    directory._running = False
+    directory.close()

@@ -21,11 +21,13 @@ import hbshim.prometheus
 from hbshim import messaging
 from hbshim.errors import WatchError
 from hbshim.messaging import Client, NotificationServer, Notifier, Server, Target
+from hbshim.messaging.zmq.subscriber import Subscriber
 from hbshim.observe import drivers, listening
 from hbshim.observe.answer import parse
 from hbshim.observe.drivers import ZmqStatus
 from hbshim.observe.drivers_table import size
 from hbshim.observe.table import render
+from tests.interrupts import collect_everywhere
 from tests.messaging.endpoints import Endpoint
 from tests.messaging.zmq.nodes import LIMIT, InBackground, Node
 from tests.waiting import wait_until
@@ -268,3 +270,11 @@ def test_a_process_of_an_earlier_version_has_no_drivers() -> None:
 )
 def test_sizes_are_short(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_a_publication_is_handled_while_those_that_wait_are_counted() -> None:
+    unused: Any = None
+    subscriber = Subscriber(unused, unused, "", [b"key/"], bytes(16), 1000, unused, unused)
+    subscriber._size = 1_000_000
+    subscriber._settled.extend([1] * 30)
+    assert collect_everywhere(lambda: subscriber.size, lambda: subscriber._settled.append(1))

@@ -90,10 +90,9 @@ class RedisDirectory(Inheritable):
             found = self._cache.find(key, time.monotonic())
             if found is not None:
                 return Routes(found, self._reachable)
-        if not self._wait_for_lookup(key, deadline):
-            return Routes(self._cache.peek(key), False)
+        in_time = self._wait_for_lookup(key, deadline)
         with self._lock.native:
-            return Routes(self._cache.peek(key), self._reachable)
+            return Routes(self._cache.peek(key), in_time and self._reachable)
 
     def forget(self, key: bytes, host: str) -> None:
         self.adopt()

@@ -147,7 +147,11 @@ def decode_composite(data: bytes, at: int = 0) -> tuple[Any, int]:
 
 
 def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """Read a composite; a `Described` where its descriptor is not known."""
+    """Read a composite; a `Described` where its descriptor is not known.
+
+    Raises:
+        ProtocolError: it has a wrong number of fields, or a field of another type.
+    """
     depth = deeper(depth)
     descriptor, begin = read_descriptor(data, at, depth)
     layout = _BY_DESCRIPTOR.get(descriptor) if isinstance(descriptor, (int, Symbol)) else None
@@ -178,7 +182,11 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 
 
 def read_descriptor(data: bytes, at: int, depth: int) -> tuple[Any, int]:
-    """Read the descriptor of the described value at an offset."""
+    """Read the descriptor of the described value at an offset.
+
+    Raises:
+        ProtocolError: the value has none.
+    """
     if data[at] != _DESCRIBED:
         raise ProtocolError(f"a value without descriptor, with the constructor {data[at]:#04x}")
     if data[at + 1] == _SMALL_ULONG:

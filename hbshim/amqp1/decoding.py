@@ -99,7 +99,11 @@ def read_value(data: bytes, at: int, depth: int) -> tuple[Value, int]:
 
 
 def read_list_header(data: bytes, at: int) -> tuple[int, int, int]:
-    """Return the count of a list, and the offsets of its first item and of its end."""
+    """Return the count of a list, and the offsets of its first item and of its end.
+
+    Raises:
+        ProtocolError: the value is no list.
+    """
     code = data[at]
     if code == 0x45:
         return 0, at + 1, at + 1
@@ -109,7 +113,11 @@ def read_list_header(data: bytes, at: int) -> tuple[int, int, int]:
 
 
 def deeper(depth: int) -> int:
-    """Return the depth that is left one level down."""
+    """Return the depth that is left one level down.
+
+    Raises:
+        ProtocolError: there is none left.
+    """
     if depth <= 0:
         raise ProtocolError(f"a value has more than {DEPTH_LIMIT} levels")
     return depth - 1

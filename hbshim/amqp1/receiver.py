@@ -92,7 +92,11 @@ class Receiver(Link):
             self._send_credit()
 
     def receive_transfer(self, transfer: Transfer, payload: bytes) -> Delivery | None:
-        """Handle a transfer of this link; return its delivery, unless it is ignored."""
+        """Handle a transfer of this link; return its delivery, unless it is ignored.
+
+        Raises:
+            ProtocolError: it contradicts the delivery that it continues.
+        """
         if self.move(LinkEvent.RECEIVE_FRAME) is Action.IGNORE:
             return None
         delivery = self._current or self._begin(transfer)

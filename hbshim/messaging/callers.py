@@ -19,7 +19,7 @@ C = TypeVar("C", bound=Closable)
 
 
 class Callers(PerProcess[C]):
-    """See the module.
+    """Makes the caller of a process when it is first needed.
 
     Parameters:
         make: makes a caller.
@@ -30,7 +30,11 @@ class Callers(PerProcess[C]):
         self.closed = False
 
     def require_open(self) -> None:
-        """Raise ConnectionLostError if the driver is closed."""
+        """Check that the driver is open.
+
+        Raises:
+            ConnectionLostError: it is closed.
+        """
         if self.closed:
             raise driver_closed()
 

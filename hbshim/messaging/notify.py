@@ -79,7 +79,11 @@ class NotificationSender:
         return Payload(self._encoding.encode(value), self._encoding.content_type)
 
     def send(self, body: Payload, priority: str, timeout: float) -> None:
-        """Send an encoded notification within `timeout` seconds."""
+        """Send an encoded notification within `timeout` seconds.
+
+        Raises:
+            MessagingError: it was not sent to all topics; the text names those that have it.
+        """
         # One deadline for all topics.
         deadline = time.monotonic() + timeout_of(timeout)
         sent: list[str] = []

@@ -112,7 +112,11 @@ class ByteStream(ABC, Generic[_I]):
         )
 
     def check(self) -> None:
-        """Raise ConnectionLostError unless the connection is open and belongs to this process."""
+        """Check that the connection can be used.
+
+        Raises:
+            ConnectionLostError: it is not open, or belongs to the parent process.
+        """
         if _getpid() != self._pid:
             # Before the lock: the thread that held it at the fork does not exist in this process.
             raise ConnectionLostError(
@@ -164,6 +168,9 @@ class ByteStream(ABC, Generic[_I]):
 
         A function, because an interrupt could come between acquiring the lock and the block of a
         context manager written in Python.
+
+        Raises:
+            ConnectionLostError: it cannot be used, or `work` has failed.
         """
         self.check()
         with self.lock:
@@ -389,6 +396,9 @@ class ByteStream(ABC, Generic[_I]):
         """Send whole frames without waiting, under the lock.
 
         The bytes that the socket does not accept are sent before anything else.
+
+        Raises:
+            ConnectionLostError: the socket has failed.
         """
         try:
             self._transport.send(data)

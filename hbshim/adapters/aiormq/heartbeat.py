@@ -112,7 +112,11 @@ def _require_own_loop(connection: Any) -> None:
 
 
 def writer_of(connection: Any) -> Any:
-    """Return the ``asyncio.StreamWriter`` of an open connection, which only its task refers to."""
+    """Return the ``asyncio.StreamWriter`` of an open connection, which only its task refers to.
+
+    Raises:
+        AttachError: it is not where hbshim knows it to be.
+    """
     writer = _found_writer(connection)
     if writer is None:
         raise AttachError(

@@ -53,7 +53,11 @@ class Agent:
         )
 
     def answer(self, seconds: float = ANSWER_LIMIT) -> dict[str, Any]:
-        """The next answer; the first means that it is ready."""
+        """The next answer; the first means that it is ready.
+
+        Raises:
+            HbshimError: the process failed, or did not answer in time.
+        """
         output = self._process.stdout
         assert output is not None
         line = output.readline() if select.select([output], [], [], seconds)[0] else ""

@@ -157,7 +157,12 @@ class Caller:
             )
 
     def with_connection(self, work: Callable[[Sending], T], deadline: float) -> T:
-        """Call `work` with a connection of the pool, for synchronous methods."""
+        """Call `work` with a connection of the pool, for synchronous methods.
+
+        Raises:
+            CallTimeoutError: there was no connection in time.
+            ConnectError: no host will accept the connection: it is final.
+        """
         try:
             return self._sender.with_connection(work, deadline, None)
         except NOT_SENT as error:
@@ -251,6 +256,10 @@ class Caller:
             deadline: of ``time.monotonic()``.
             attempts: the most attempts to connect; None: as many as the deadline allows.
             exchange: an exchange to declare on a new connection.
+
+        Raises:
+            CallTimeoutError: there was no connection in time.
+            ConnectionLostError: the driver is closed.
         """
         sending = self._sending
         if sending is not None and sending.connection.is_open:

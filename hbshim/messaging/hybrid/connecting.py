@@ -67,7 +67,12 @@ def connect(
     config: Mapping[str, object] | None,
     options: Mapping[str, Any],
 ) -> Driver:
-    """Return one driver over several backends; see :func:`hbshim.messaging.connect`."""
+    """Return one driver over several backends; see :func:`hbshim.messaging.connect`.
+
+    Raises:
+        OptionError: a URL or an option is not valid, or they contradict each other.
+        MissingExtraError: the library of a URL is not installed.
+    """
     if isinstance(listen_also, str):
         raise OptionError('listen_also must be a list of URLs; write listen_also=("…",)')
     rpc = _Side(url, config, options)

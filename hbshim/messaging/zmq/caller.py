@@ -356,7 +356,13 @@ class Call:
         self._body = request.payload.body
 
     def steps(self) -> Steps[Reply]:
-        """Send it until a server has it, and return the reply."""
+        """Send it until a server has it, and return the reply.
+
+        Raises:
+            CallTimeoutError: there was no reply in time.
+            UnroutableError: nothing serves it, with `mandatory`.
+            LostServerError: a server may have run it, and will not answer.
+        """
         caller = self._caller
         tried: set[str] = set()
         outcomes: set[Outcome] = set()

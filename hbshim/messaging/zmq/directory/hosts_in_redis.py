@@ -18,7 +18,11 @@ _AT_ONCE = 500
 
 
 def hosts_in_redis(address: Address, settings: DirectorySettings, until: float) -> list[HostRecord]:
-    """See :func:`hbshim.messaging.zmq.directory.listing.list_hosts`."""
+    """See :func:`hbshim.messaging.zmq.directory.listing.list_hosts`.
+
+    Raises:
+        DirectoryError: Redis cannot be reached, or refuses access.
+    """
     client = RedisClient(address, channel_of(settings.namespace), settings.socket_timeout)
     beginning = f"{prefix_of(settings.namespace)}h:".encode()
     found: dict[str, HostRecord] = {}

@@ -79,7 +79,12 @@ def decode_record(text: bytes | str, host: str) -> HostRecord:
 
 
 def record_of(found: object, host: str) -> HostRecord:
-    """As :func:`decode_record`, of a value that was decoded from JSON."""
+    """As :func:`decode_record`, of a value that was decoded from JSON.
+
+    Raises:
+        RecordError: it is no record of this host.
+        ForeignVersionError: the host speaks another version of the protocol.
+    """
     if not isinstance(found, dict):
         raise RecordError("it is no JSON object")
     if found.get("host") != host or not is_name(host):

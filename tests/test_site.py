@@ -62,6 +62,15 @@ def test_the_reference_has_every_public_name(site: Path, module: str) -> None:
     assert [name for name in names if f'id="{module}.{name}"' not in text] == []
 
 
+@pytest.mark.parametrize("module", ["hbshim", *(f"hbshim.{name}" for name in PUBLIC_MODULES)])
+def test_the_reference_describes_every_public_name(site: Path, module: str) -> None:
+    pages = (site / "reference").glob("*.html")
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    entries = re.findall(rf'<h\d id="{module}\.(\w+)"(.+?)(?=<h\d id=|$)', text, re.DOTALL)
+    assert entries
+    assert [name for name, entry in entries if "<p>" not in entry] == []
+
+
 def test_the_reference_shows_no_markup_of_another_tool(site: Path) -> None:
     for page in (site / "reference").glob("*.html"):
         assert re.findall(r":(?:class|func|meth|data|mod|attr):", page.read_text("utf-8")) == []

@@ -104,6 +104,8 @@ def interrupt_everywhere(
                 return
             if frame.f_code.co_name == "<genexpr>":
                 return  # it may be closed by the collector: Python reports that to pytest
+            if event == "call" and frame.f_lasti >= 0 and sys.version_info < (3, 11):
+                return  # a generator goes on: Python 3.10 would end it without its `finally`
             left -= 1
             if left == -1:
                 # Python profiles no more after it.

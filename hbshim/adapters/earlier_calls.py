@@ -9,6 +9,9 @@ The calls are found by file and name in the stacks of all threads, once. Nearly 
 none, and nothing is looked for again. A call of the same function of another connection looks the
 same, so that heartbeats may begin later than necessary; those that pass a guard do not count. Calls
 of green threads that wait in their hub are not found.
+
+Where a call may be missed, because there are too many threads, or because another tool has put an
+object of its own in the place of a function, one is assumed for as long as a read can last.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hbshim.heartbeat.wire import Wire
-from hbshim.runtime.stacks import Call, escaped, stacks
+from hbshim.runtime.stacks import Call, Stacks, escaped, stacks
 
 #: The part of T after which an earlier read has ended: the peer sends a heartbeat at least once in
 #: half of T. A thread that still reads uses another connection, or its peer is dead.
@@ -60,22 +63,31 @@ class EarlierCalls:
         """Look for the calls, when new ones pass the guard; once."""
         if not self._looked:
             found = stacks()
-            self._reads.threads = self._reads.inside(found)
-            self._writes.threads = self._writes.inside(found)
+            self._reads.look(found)
+            self._writes.look(found)
             self._looked = True
 
     def reading(self) -> bool:
         """Return whether the engine may not read."""
-        return self._in_reads() or (self._one_session and self._writes.last())
+        return self._in_reads() or (self._one_session and self._in_writes())
 
     def writing(self) -> bool:
         """Return whether the engine may not write."""
-        return self._writes.last() or (self._one_session and self._in_reads())
+        return self._in_writes() or (self._one_session and self._in_reads())
 
     def _in_reads(self) -> bool:
-        if self._reads.threads and time.monotonic() > self._reads_end:
-            self._reads.threads = frozenset()
-        return self._reads.last()
+        # Nearly always there are none; the engine asks at each check.
+        if not (self._reads.threads or self._reads.missed):
+            return False
+        return self._reads_may_last() and self._reads.last(missed_last=True)
+
+    def _in_writes(self) -> bool:
+        if not (self._writes.threads or self._writes.missed):
+            return False
+        return self._writes.last(missed_last=self._reads_may_last())
+
+    def _reads_may_last(self) -> bool:
+        return time.monotonic() <= self._reads_end
 
 
 class _Calls:
@@ -83,21 +95,36 @@ class _Calls:
 
     Attributes:
         threads: native identifiers of those that have been inside ever since.
+        missed: there may be others.
     """
 
-    __slots__ = ("_places", "threads")
+    __slots__ = ("_are_known", "_places", "missed", "threads")
 
     def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
-        self._places = frozenset(filter(None, map(_place, functions)))
+        places = list(map(_place, functions))
+        self._places = frozenset(filter(None, places))
+        self._are_known = None not in places
+        self.missed = False
         self.threads: frozenset[int] = frozenset()
 
-    def last(self) -> bool:
-        """Return whether one of the threads is still inside."""
-        if self.threads and (found := stacks()):
-            self.threads &= self.inside(found)
-        return bool(self.threads)
+    def look(self, found: Stacks) -> None:
+        """Note the threads that are inside."""
+        self.threads = self._inside(found)
+        self.missed = not (self._are_known and found.complete)
 
-    def inside(self, found: dict[int, list[Call]]) -> frozenset[int]:
+    def last(self, *, missed_last: bool) -> bool:
+        """Return whether one of the threads may still be inside.
+
+        Parameters:
+            missed_last: those that are not found may be; otherwise they have ended.
+        """
+        if self.threads and (found := stacks()):
+            may_be_lost = missed_last and not found.complete
+            lost = self.threads - found.keys() if may_be_lost else frozenset()
+            self.threads = (self.threads & self._inside(found)) | lost
+        return bool(self.threads) or (missed_last and self.missed)
+
+    def _inside(self, found: Stacks) -> frozenset[int]:
         return frozenset(thread for thread, calls in found.items() if self._is_inside(calls))
 
     def _is_inside(self, calls: Sequence[Call]) -> bool:

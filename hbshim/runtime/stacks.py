@@ -15,6 +15,8 @@ import re
 from typing import IO, NamedTuple
 
 _THREAD = re.compile(r"(?:Thread|Current thread) 0x([0-9a-f]+)\b.* \(most recent call first\):")
+#: What stands for the threads beyond 100; for the calls beyond 100 it is indented.
+_MORE_THREADS = "..."
 _CALL = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 
 
@@ -32,13 +34,23 @@ class Call(NamedTuple):
     function: str
 
 
+class Stacks(dict[int, list[Call]]):
+    """The calls of each thread by its native identifier, the innermost first.
+
+    Attributes:
+        complete: every thread is in it.
+    """
+
+    complete = False
+
+
 def escaped(path: str) -> str:
     """Return a path as it stands in :attr:`Call.file`."""
     return path.encode("ascii", "backslashreplace").decode()
 
 
-def stacks() -> dict[int, list[Call]]:
-    """Return the calls of each thread by its native identifier, the innermost first.
+def stacks() -> Stacks:
+    """Return the calls of each thread.
 
     Of each of the 100 youngest threads up to 100 calls, which is what `faulthandler` writes;
     nothing if no temporary file can be opened.
@@ -46,7 +58,7 @@ def stacks() -> dict[int, list[Call]]:
     try:
         file = _temporary_file()
     except OSError:
-        return {}
+        return Stacks()
     with file:
         faulthandler.dump_traceback(file.fileno(), all_threads=True)
         file.seek(0)
@@ -62,12 +74,15 @@ def _temporary_file() -> IO[bytes]:
     return TemporaryFile()
 
 
-def _parse(text: str) -> dict[int, list[Call]]:
-    found: dict[int, list[Call]] = {}
+def _parse(text: str) -> Stacks:
+    found = Stacks()
+    found.complete = True
     calls: list[Call] = []
     for line in text.splitlines():
         if thread := _THREAD.fullmatch(line):
             calls = found[int(thread[1], 16)] = []
         elif call := _CALL.fullmatch(line):
             calls.append(Call(call[1], int(call[2]) if call[2].isdigit() else 0, call[3]))
+        elif line == _MORE_THREADS:
+            found.complete = False
     return found

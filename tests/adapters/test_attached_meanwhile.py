@@ -7,6 +7,7 @@ none is taken off, before it has ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import socket
 import ssl
@@ -27,6 +28,7 @@ from hbshim.adapters import earlier_calls
 from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
+from hbshim.runtime.stacks import Call, Stacks, escaped
 from tests.concurrency import needs_os_threads
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -254,6 +256,52 @@ def test_a_read_that_began_earlier_is_not_waited_for_longer_than_it_can_last(
         monkeypatch.undo()
         publish_to(broker, other.queue)
         inside.go_on.set()
+
+
+@pytest.mark.parametrize("because", ["threads", "object"])
+def test_a_call_that_may_be_missed_is_assumed_for_as_long_as_a_read_can_last(
+    connect: Callable[..., Client], monkeypatch: Any, because: str
+) -> None:
+    """There are too many threads, or an object of another tool stands before the function."""
+    client, go = connect("amqp"), threading.Event()
+    others = [
+        threading.Thread(target=go.wait, daemon=True)
+        for _ in range(101 if because == "threads" else 0)
+    ]
+    for each in others:
+        each.start()
+    inside = Inside(client.transport._write)
+    client.transport._write = inside
+    if because == "object":
+        client.transport.write = functools.partial(client.transport.write)
+        client.connection._frame_writer = functools.partial(client.connection._frame_writer)
+    link = client.keep_alive()
+    assert sent_by(link) == 0
+    later = time.monotonic() + earlier_calls.READS_END * T
+    monkeypatch.setattr(earlier_calls, "time", SimpleNamespace(monotonic=lambda: later))
+    assert sent_by(link) > 0
+    monkeypatch.undo()
+    inside.go_on.set()
+    go.set()
+    for each in others:
+        each.join()
+
+
+def test_a_thread_that_is_not_found_any_more_may_still_be_inside(monkeypatch: Any) -> None:
+    """Faulthandler lists the youngest threads, and others have started since."""
+
+    def function() -> None: ...
+
+    found = Stacks({1: [Call(escaped(__file__), 1, "function")]})
+    found.complete = True
+    monkeypatch.setattr(earlier_calls, "stacks", lambda: found)
+    calls = earlier_calls.EarlierCalls([], [function], T, SimpleNamespace(route="plain"))  # type: ignore[arg-type]
+    calls.look()
+    assert calls.writing()
+    found = Stacks({2: [Call("other", 1, "other")]})
+    assert calls.writing()
+    found.complete = True
+    assert not calls.writing()
 
 
 @pytest.mark.parametrize("library", ["amqp", "kombu"])

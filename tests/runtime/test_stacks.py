@@ -93,6 +93,19 @@ def test_calls_are_those_of_each_thread_the_innermost_first() -> None:
     assert ident not in stacks()
 
 
+def test_it_is_known_whether_all_threads_are_there() -> None:
+    go = threading.Event()
+    threads = [threading.Thread(target=go.wait, daemon=True) for _ in range(100)]
+    assert stacks().complete
+    for each in threads:
+        each.start()
+    assert not stacks().complete
+    go.set()
+    for each in threads:
+        each.join()
+    assert stacks().complete
+
+
 def test_no_module_follows_the_frames_of_other_threads() -> None:
     """Its own stack a thread may follow: it stands still meanwhile."""
     own = "stevedore.py"

@@ -207,12 +207,17 @@ class OptionSet:
         """Return the error about options that are not known.
 
         Parameters:
-            others: options that are no options of this set, and that may be meant.
+            others: options that are no options of this set, and that may be meant if none of this
+                one is similar.
         """
         from difflib import get_close_matches  # only needed here
 
         own = sorted(field.name for field in dataclasses.fields(cls))
-        similar = [match for name in names for match in get_close_matches(name, [*own, *others], 1)]
+        similar = [
+            match
+            for name in names
+            for match in get_close_matches(name, own, 1) or get_close_matches(name, others, 1)
+        ]
         meant = f"; did you mean {', '.join(similar)}?" if similar else ""
         return OptionError(
             f"unknown option {', '.join(names)}{meant}; known options: {', '.join(own)}"

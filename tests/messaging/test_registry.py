@@ -185,6 +185,19 @@ def test_drivers_share_a_configuration(install: Callable[..., None]) -> None:
                 connect(f"{scheme}://host/", config={wrong: 1})
 
 
+def test_an_option_of_this_driver_is_meant_rather_than_one_of_another(
+    install: Callable[..., None],
+) -> None:
+    """Another driver's would be refused in its turn."""
+    install(zmq="other_drivers:factory")
+    with pytest.raises(OptionError, match=r"unknown option inger; did you mean linger\?"):
+        connect("zmq://host/?inger=4")
+    with pytest.raises(
+        OptionError, match=r"unknown option idle_timeout; did you mean rpc_timeout\?"
+    ):
+        connect("hbamqp://host/?idle_timeout=4")
+
+
 def test_drivers_share_a_file(
     install: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,8 +241,8 @@ def next_check(
 
 def _next_check(event: Event, sample: Sample, timeout: float, silence: float) -> float | None:
     until_dead = silence - sample.received_ago
-    if until_dead <= 0:  # and is an exception
-        until_dead = RECHECK_SHARE * timeout
+    if until_dead <= 0:  # and is an exception, because of bytes that are or were unread
+        until_dead = min(RECHECK_SHARE * timeout, silence - sample.unread_ago)
     if event is Event.MOVING:
         return recheck_after(timeout)
     if event is Event.HUNG:

@@ -138,6 +138,19 @@ def test_a_silent_peer_is_checked_when_it_must_be_called_dead() -> None:
     assert next_check(Event.DUE, QUIET._replace(sent_ago=5, received_ago=18), T) == pytest.approx(2)
 
 
+@pytest.mark.parametrize("event", [Event.FRESH, Event.DUE, Event.HUNG])
+@pytest.mark.parametrize("silence", [2 * T, 1.0])
+def test_a_peer_that_was_spared_for_unread_bytes_is_checked_when_that_ends(
+    event: Event, silence: float
+) -> None:
+    """Not an eighth of T later, which is long where the peer's own time is short."""
+    read = QUIET._replace(received_ago=silence + 0.001, unread_ago=silence - 0.01)
+    assert classify(read, T, silence=silence) is not Event.SILENT
+    assert next_check(event, read, T, silence=silence) == pytest.approx(0.01)
+    unread = read._replace(unread=9, unread_ago=0)
+    assert next_check(event, unread, T, silence=silence) == pytest.approx(min(T / 8, silence))
+
+
 def test_moving_bytes_are_checked_soon() -> None:
     assert next_check(Event.MOVING, QUIET, 60.0) == pytest.approx(0.25)
     assert next_check(Event.MOVING, QUIET, 1.0) == pytest.approx(0.125)

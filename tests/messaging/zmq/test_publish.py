@@ -336,22 +336,27 @@ def test_a_proxy_that_hangs_or_is_gone_delays_the_others_little(
         Client(good.driver(), TARGET, timeout=0.3).prepare(fanout=True).cast("echo", value=3)
 
 
-def test_what_a_burst_sends_beyond_the_limit_is_counted_at_both_ends(
+def test_what_one_host_does_not_read_is_counted_at_both_ends_and_the_other_gets_all(
     nodes: Callable[[], Node], serve: Serve, endpoint: Endpoint
 ) -> None:
-    """A fanout returns although its proxy does not read; the buffers of the kernel have an end."""
-    node, value, sent = nodes(), "x" * 200_000, 150
-    node.start(whole=True)
-    listening, sending = node.driver(), node.driver(zmq_fanout_hwm=10)
+    """A fanout returns although a proxy does not read; the buffers of the kernel have an end."""
+    node, quick, value, sent = nodes(), nodes(), "x" * 200_000, 150
+    other = Endpoint()
+    for each in (node, quick):
+        each.start(whole=True)
+    listening, sending = node.driver(), node.driver(quick, zmq_fanout_hwm=10)
     serve(listening, TARGET, endpoint)
+    serve(quick.driver(), TARGET, other)
     fanout = Client(sending, TARGET, timeout=LIMIT).prepare(fanout=True)
     fanout.cast("echo", value=value)
-    wait_until(lambda: endpoint.asked, LIMIT)
+    wait_until(lambda: endpoint.asked and other.asked, LIMIT)
     proxy = children(node.pid)["fanout"]
     os.kill(proxy, signal.SIGSTOP)
     try:
-        for _ in range(sent):
+        for number in range(sent):
             fanout.cast("echo", value=value)
+            # So that it is never behind, too.
+            wait_until(lambda number=number: len(other.asked) == number + 2, LIMIT)  # type: ignore[misc]
     finally:
         os.kill(proxy, signal.SIGCONT)
 

@@ -265,6 +265,46 @@ def test_a_connection_that_ends_within_a_message_aborts_the_process(
     assert aborts(ENDED, what, 50 if expected else 5, kind) == expected
 
 
+@pytest.mark.parametrize("touched", [True, False])
+def test_a_subscriber_that_nothing_touches_does_not_subscribe_again(
+    sockets: Sockets, touched: bool
+) -> None:
+    """So each socket belongs to the I/O thread, which touches it each second, and to no hub."""
+    address = f"tcp://{own_address()}:9502"
+    subscriber = sockets.hbshim("server-subscribe")
+    for number in range(100):
+        subscriber.set(zmq.SUBSCRIBE, b"%d/" % number)
+    subscriber.connect(address)
+
+    def subscriptions_at_a_new_proxy(touched: bool, most: float) -> int:
+        proxy = sockets.hbshim("proxy-subscribers")
+        bound = proxy.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        wait_until(lambda: not refused(lambda: proxy.bind(address)), LIMIT)
+        assert bound.poll(int(1000 * LIMIT))
+        until, seen = time.monotonic() + most, set()
+        while len(seen) < 100 and time.monotonic() < until:
+            if touched:
+                subscriber.get(zmq.EVENTS)
+            while proxy.poll(10):
+                seen.add(proxy.recv())
+        proxy.disable_monitor()
+        bound.close(linger=0)
+        proxy.close(linger=0)
+        return len(seen)
+
+    assert subscriptions_at_a_new_proxy(touched=True, most=LIMIT) == 100
+    assert subscriptions_at_a_new_proxy(touched, LIMIT if touched else 1) == 100 * touched
+
+
+def refused(bind: Callable[[], object]) -> bool:
+    """Whether a port is still that of a socket which was closed."""
+    try:
+        bind()
+    except zmq.ZMQError as error:
+        return error.errno == zmq.EADDRINUSE
+    return False
+
+
 #: A publisher that publishes nothing, and that is touched only on request.
 IDLE_PUBLISHER = """
 import sys, time, zmq

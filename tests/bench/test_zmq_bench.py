@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
+from hbshim import messaging
 from hbshim.bench import suite
 from hbshim.bench.rpc import processes
+from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.zmq import contest, proxies
-from hbshim.bench.zmq.contest import BARE, BARE_C, CALL, CAST, OWN, RABBIT, WORKS, Comparison
-from hbshim.errors import HbshimError, MissingExtraError
+from hbshim.bench.zmq.contest import BARE, BARE_C, CALL, CAST, CURVE, OWN, RABBIT, WORKS, Comparison
+from hbshim.errors import CallTimeoutError, HbshimError, MissingExtraError
 from tests.concurrency import MODEL
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -32,7 +35,9 @@ def test_there_is_a_row_for_every_comparison_and_for_the_cpu_of_the_proxies(
 ) -> None:
     # Green contestants and RabbitMQ: see below, and the benchmark itself.
     compared = [
-        each for each in contest.COMPARISONS if {each.of, each.against} <= {OWN, BARE, BARE_C}
+        each
+        for each in contest.COMPARISONS
+        if {each.of, each.against} <= {OWN, CURVE, BARE, BARE_C}
     ]
     monkeypatch.setattr(contest, "COMPARISONS", compared)
     result = suite.run(["zmq"], None, quick=True, progress=lambda _: None)
@@ -60,6 +65,23 @@ def test_green_contestants_call(model: str) -> None:
     ):
         contestant.await_ready()
         assert contestant.measure(CALL, 0.05)["rate"] > 0
+
+
+def test_the_proxy_with_curve_takes_no_client_without_it() -> None:
+    """Its contestants do not measure what is sent in plain text."""
+    with (
+        proxies.own_proxy(curve=True) as proxy,
+        Contestant("own", "hbzmq", "curve", "native", proxy.url, proxy.cpu) as contestant,
+    ):
+        contestant.await_ready()
+        assert contestant.measure(CALL, 0.05)["rate"] > 0
+        url, _, query = proxy.url.partition("?")
+        options = {name: value for name, value in parse_qsl(query) if "curve" not in name}
+        driver = messaging.connect(f"{url}?{urlencode(options)}")
+        target = messaging.Target("curve", exchange=f"{PREFIX}_rpc")
+        with pytest.raises(CallTimeoutError):
+            messaging.Client(driver, target, timeout=1).call("echo", payload="")
+        driver.close()
 
 
 def test_rabbitmq_is_compared_where_there_is_one(

@@ -7,6 +7,7 @@ server are separate processes, and every contestant has a client and a server of
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import statistics
 import sys
@@ -53,16 +54,17 @@ class Entry:
     kind: str
     scheme: str
     model: str
-    via: Literal["own proxy", "C proxy", "broker"]
+    via: Literal["own proxy", "own proxy, CURVE", "C proxy", "broker"]
 
 
 OWN = Entry("hbzmq", "own", "hbzmq", "native", "own proxy")
 EVENTLET = Entry("hbzmq, eventlet", "own", "hbzmq", "eventlet", "own proxy")
 GEVENT = Entry("hbzmq, gevent", "own", "hbzmq", "gevent", "own proxy")
+CURVE = Entry("hbzmq, CURVE", "own", "hbzmq", "native", "own proxy, CURVE")
 BARE = Entry("pyzmq, same proxy", "bare pyzmq", "hbshim", "native", "own proxy")
 BARE_C = Entry("pyzmq, zmq.proxy", "bare pyzmq", "c", "native", "C proxy")
 RABBIT = Entry("hbkombu", "own", "hbkombu", "native", "broker")
-ENTRIES = (OWN, EVENTLET, GEVENT, BARE, BARE_C, RABBIT)
+ENTRIES = (OWN, EVENTLET, GEVENT, CURVE, BARE, BARE_C, RABBIT)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ COMPARISONS = (
     Comparison(CALL, OWN, RABBIT, 1.5),
     Comparison(CALL, EVENTLET, BARE, 0.6),
     Comparison(CALL, GEVENT, BARE, 0.6),
+    Comparison(CALL, CURVE, OWN, 0.9),
     Comparison(CALLS, OWN, BARE, 0.55),
     Comparison(CALLS, OWN, BARE_C),
     Comparison(CALLS, OWN, RABBIT, 2.0),
@@ -93,6 +96,7 @@ COMPARISONS = (
     Comparison(CAST, OWN, BARE, 0.4),
     Comparison(CAST, OWN, BARE_C),
     Comparison(CAST, OWN, RABBIT, 1.5),
+    Comparison(CAST, CURVE, OWN, 0.7),
     Comparison(FANOUT, OWN, BARE, 0.4),
     Comparison(FANOUT, OWN, BARE_C),
     Comparison(NOTIFY, OWN, BARE),
@@ -147,10 +151,16 @@ def _present(entries: list[Entry], broker_url: str | None) -> Iterator[dict[str,
     with contextlib.ExitStack() as stack:
         if broker_url is not None:
             stack.callback(tidy, broker_url, topics.values())
-        own, in_c = stack.enter_context(own_proxy()), stack.enter_context(c_proxy())
+        starts = {
+            "own proxy": own_proxy,
+            "own proxy, CURVE": functools.partial(own_proxy, curve=True),
+            "C proxy": c_proxy,
+        }
+        used = dict.fromkeys(entry.via for entry in entries if entry.via in starts)
+        proxies = {via: stack.enter_context(starts[via]()) for via in used}
         contestants = {}
         for entry in entries:
-            proxy = {"own proxy": own, "C proxy": in_c}.get(entry.via)
+            proxy = proxies.get(entry.via)
             url = broker_url or "" if proxy is None else _url(entry, proxy)
             names = (entry.kind, entry.scheme, topics[entry.name], entry.model)
             made = Contestant(*names, url, *([] if proxy is None else [proxy.cpu]))

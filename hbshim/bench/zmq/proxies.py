@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from hbshim.errors import HbshimError
+from hbshim.messaging.zmq.keys_command import make_pair
 
 #: Seconds until a proxy is ready, and for its end.
 _LIMIT = 30.0
@@ -60,8 +61,12 @@ def c_proxy() -> Iterator[Proxy]:
 
 
 @contextlib.contextmanager
-def own_proxy() -> Iterator[Proxy]:
-    """Start ``hbshim zmq-proxy``, with a directory in files."""
+def own_proxy(*, curve: bool = False) -> Iterator[Proxy]:
+    """Start ``hbshim zmq-proxy``, with a directory in files.
+
+    Parameters:
+        curve: with CURVE; then bare contestants cannot use it.
+    """
     with _directory() as directory:
         ports = dict(zip(PIPELINES, _free_ports(len(PIPELINES)), strict=True))
         options = {
@@ -69,9 +74,16 @@ def own_proxy() -> Iterator[Proxy]:
             "fanout_ds_address": f"file://{directory}/hosts",
             "zmq_fanout_hwm": FANOUT_HWM,
         }
+        proxy_options = dict(options)
+        if curve:
+            folder = Path(directory, "keys")
+            folder.mkdir()
+            secret, public = "zmq_curve_secret_key_file", "zmq_curve_allowed_keys"
+            proxy_options[secret] = str(make_pair("proxy", folder)[0])
+            options[secret], proxy_options[public] = map(str, make_pair("client", folder))
         environment = {
             **{name: each for name, each in os.environ.items() if not name.startswith("HBSHIM_")},
-            **{f"HBSHIM_ZMQ_{name.upper()}": str(value) for name, value in options.items()},
+            **{f"HBSHIM_ZMQ_{name.upper()}": str(value) for name, value in proxy_options.items()},
         }
         command = [sys.executable, "-m", "hbshim", "zmq-proxy", "--bind", "127.0.0.1"]
         command += [f"--{pipeline}-port={port}" for pipeline, port in ports.items()]

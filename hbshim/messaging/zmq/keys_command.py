@@ -36,6 +36,21 @@ def zmq_keys(name: str, folder: Path, force: bool) -> None:
     for the files that zmq_curve_server_keys (at clients) and zmq_curve_allowed_keys (at proxies)
     name. Existing files are replaced only with --force.
     """
+    secret_path, public_path = make_pair(name, folder, force=force)
+    click.echo(f"secret key: {secret_path}\npublic key: {public_path}")
+
+
+def make_pair(name: str, folder: Path, *, force: bool = False) -> tuple[Path, Path]:
+    """Make the files of a key pair, that of the secret key and that of the public one.
+
+    Parameters:
+        force: replace files that are there.
+
+    Raises:
+        OptionError: the name is not valid, a file is there or cannot be made, or libzmq has no
+            CURVE.
+        MissingExtraError: pyzmq is not installed.
+    """
     if not name.isprintable() or set(name) & set(" /") or name[:1] in ("", ".", "#"):
         raise OptionError(
             f"NAME={name!r} is not valid; it has no blank and no slash, and begins with a letter"
@@ -54,7 +69,7 @@ def zmq_keys(name: str, folder: Path, force: bool) -> None:
         if not force:
             secret_path.unlink()
         raise
-    click.echo(f"secret key: {secret_path}\npublic key: {public_path}")
+    return secret_path, public_path
 
 
 def _write(path: Path, text: str, mode: int, *, force: bool) -> None:

@@ -12,7 +12,8 @@ import importlib.util
 import statistics
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,7 +152,7 @@ def _present(entries: list[Entry], broker_url: str | None) -> Iterator[dict[str,
     with contextlib.ExitStack() as stack:
         if broker_url is not None:
             stack.callback(tidy, broker_url, topics.values())
-        starts = {
+        starts: dict[str, Callable[[], AbstractContextManager[Proxy]]] = {
             "own proxy": own_proxy,
             "own proxy, CURVE": functools.partial(own_proxy, curve=True),
             "C proxy": c_proxy,

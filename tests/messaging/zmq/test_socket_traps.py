@@ -281,7 +281,8 @@ def test_a_subscriber_that_nothing_touches_does_not_subscribe_again(
         bound = proxy.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         wait_until(lambda: not refused(lambda: proxy.bind(address)), LIMIT)
         assert bound.poll(int(1000 * LIMIT))
-        until, seen = time.monotonic() + most, set()
+        until = time.monotonic() + most
+        seen: set[bytes] = set()
         while len(seen) < 100 and time.monotonic() < until:
             if touched:
                 subscriber.get(zmq.EVENTS)

@@ -292,6 +292,7 @@ class PollingListener(ABC, Generic[M, C]):
         # A poll that is running ends first, because it uses the connection.
         end = self._polling.run(lambda: self._end(deadline), max(SHORTEST_CLOSE, timeout))
         if end is not OCCUPIED:
+            self._report_errors()
             return
         # The poll is in a call that cannot be interrupted, such as name resolution. It closes
         # what it opened when it returns. The broker requeues what is unacknowledged.
@@ -320,6 +321,9 @@ class PollingListener(ABC, Generic[M, C]):
         while self._due() and not self._inherited:
             if self._polling.run(self._catch_up) is OCCUPIED:
                 break
+        self._report_errors()
+
+    def _report_errors(self) -> None:
         while self._errors:
             try:
                 error = self._errors.popleft()

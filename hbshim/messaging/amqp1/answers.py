@@ -87,13 +87,14 @@ class Answers:
     def __len__(self) -> int:
         return len(self._open)
 
-    def send(self, answer: Answer, connection: Connection) -> bool:
+    def send(self, answer: Answer, connection: Connection, *, next_too: bool = True) -> bool:
         """Send a reply, and return when it is written.
 
-        If the connection is lost, it is sent over the next one.
+        Parameters:
+            next_too: if the connection is lost now, send it over the next one.
 
         Returns:
-            False if there will be no next one: it was not sent.
+            False if the connection is lost, and there will be no next one: it was not sent.
 
         Raises:
             BrokerBlockedError: the router accepts no message by the deadline.
@@ -103,7 +104,7 @@ class Answers:
         try:
             self._publish(answer, connection, answer.deadline)
         except ConnectionLostError:
-            if self._is_stopped():
+            if self._is_stopped() or not next_too:
                 self._open.pop(answer, None)
                 return False
             self._schedule(answer)
@@ -136,6 +137,13 @@ class Answers:
                 self._send_again(answer, connection)
         checks = (min(each.due, each.deadline) for each in list(self._open))
         self._next_check = min(self._next_check, min(checks, default=_NEVER))
+
+    def give_away(self) -> list[Answer]:
+        """Return those whose outcome is not known, and forget them."""
+        given = list(self._open)
+        for answer in given:
+            self._open.pop(answer, None)
+        return given
 
     def lost(self) -> None:
         """Note that a connection was lost: its replies are sent again."""

@@ -50,7 +50,8 @@ class Amqp1Incoming(QueuedIncoming):
         # is declared first, over the other connection.
         if self._settled and kind != "alive" and not message.exchange:
             answer = Answer(message, self._reply_by(), _nothing)
-            if self._answers.send(answer, delivery.connection):
+            # A worker that waits for the next connection is one that a server's stop waits for.
+            if self._answers.send(answer, delivery.connection, next_too=False):
                 return
         self._sender.send(
             lambda _: (message, None), Pattern.REPLY, self._reply_by(), None, wait=kind != "alive"

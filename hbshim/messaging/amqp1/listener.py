@@ -11,17 +11,18 @@ from hbshim.errors import ConnectionLostError, MessagingError
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.topology import Subscription
-from hbshim.messaging.amqp1.answers import Answers
+from hbshim.messaging.amqp1.answers import Answer, Answers
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.incoming import Amqp1Incoming
 from hbshim.messaging.amqp1.links import IncomingLink
 from hbshim.messaging.amqp1.management import Declares, declaring
+from hbshim.messaging.amqp1.outcomes import Pattern
 from hbshim.messaging.amqp1.profiles import Profile
 from hbshim.messaging.amqp1.routed import RoutedIncoming
 from hbshim.messaging.amqp1.sender import Sender
 from hbshim.messaging.connecting import HostConnector
 from hbshim.messaging.consuming import Consumer, ConsumingListener, Source
-from hbshim.protocol.messages import Delivery
+from hbshim.protocol.messages import Delivery, Message
 
 #: Seconds for declaring a queue and consuming from it.
 START_LIMIT = 10.0
@@ -88,7 +89,8 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
 
     def _end(self, deadline: float) -> None:
         # A caller whose request is not settled would learn that this server is gone.
-        until = min(max(deadline, self._stop_by), time.monotonic() + ANSWERS_LIMIT)
+        last = max(deadline, self._stop_by)
+        until = min(last, time.monotonic() + ANSWERS_LIMIT)
         connection = self._connection
         try:
             while connection is not None and self._answers and time.monotonic() < until:
@@ -96,7 +98,19 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
                 self._answers.retry(connection)
         except MessagingError:
             pass  # the connection is lost
+        if not self._profile.routes:
+            # Their requests are settled, so nobody else answers them.
+            self._send_elsewhere(self._answers.give_away(), last)
         super()._end(deadline)
+
+    def _send_elsewhere(self, answers: Sequence[Answer], last: float) -> None:
+        """Send replies over the driver's connection; a client ignores what it has received."""
+        for answer in answers:
+            made, deadline = (answer.message, None), min(answer.deadline, last)
+            try:
+                self._sender.send(functools.partial(_return, made), Pattern.REPLY, deadline, None)
+            except MessagingError as error:
+                self._errors.append(error)
 
     def _open_connection(self, deadline: float) -> Connection:
         return self._connector.connect(deadline, attempts=1)
@@ -167,3 +181,7 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
             if consumer.tag is not None:
                 self._paused_links[consumer] = consumer.tag
         super()._stop_consuming()
+
+
+def _return(made: tuple[Message, None], _profile: Profile) -> tuple[Message, None]:
+    return made

@@ -23,6 +23,8 @@ from hbshim.errors import (
     OptionError,
     UnroutableError,
 )
+from hbshim.messaging.amqp1.answers import Answer, Answers
+from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.driver import Amqp1Driver
 from hbshim.messaging.amqp1.shared import SharedConnection
 from tests.concurrency import MODEL, needs_os_threads
@@ -197,6 +199,37 @@ def test_a_reply_without_a_queue_does_not_hold_up_its_worker(
     client = messaging.Client(drivers(), target, timeout=LIMIT)
     assert client.call("echo", value=1) == 1
     assert time.monotonic() - began < 10
+
+
+def test_a_reply_that_is_not_confirmed_as_the_server_stops_is_sent_again(
+    drivers: Drivers, target: messaging.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is lost, and the listener opens no other one."""
+    replying, stopping = threading.Event(), threading.Event()
+
+    def publish_to_nobody(
+        self: Answers, answer: Answer, connection: Connection, deadline: float
+    ) -> None:
+        replying.set()
+        assert stopping.wait(LIMIT)
+        answer.connection = connection
+        connection.close(0.1)
+
+    monkeypatch.setattr(Answers, "_publish", publish_to_nobody)
+    server = messaging.Server(drivers(), target, [Endpoint()], workers=1)
+    assert server.start(LIMIT)
+    answers: list[object] = []
+    client = messaging.Client(drivers(), target, timeout=LIMIT)
+    caller = threading.Thread(target=lambda: answers.append(client.call("echo", value=1)))
+    caller.start()
+    assert replying.wait(LIMIT)
+    stopped: list[bool] = []
+    stopper = threading.Thread(target=lambda: stopped.append(server.stop(LIMIT)))
+    stopper.start()
+    stopping.set()
+    stopper.join(LIMIT)
+    caller.join(LIMIT)
+    assert (stopped, answers) == ([True], [1])
 
 
 # -- TLS and logins ----------------------------------------------------------------------

@@ -7,11 +7,13 @@ broker cannot speak any more, and after some time gives up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from tests.system.conftest import RemoteClient
+from tests.system.conftest import CommandError, RemoteClient
 from tests.waiting import wait_until
+from wsgi_harness.observe import observer
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
 
@@ -80,6 +82,17 @@ def test_consumers_whose_callback_takes_10_t_with_their_queue_full(
     for client, how in clients:
         client.send("consume", callback=10 * T, total=2000, how=how)
     for client, name in names.items():
-        assert client.answer() == 2000, client.name
+        assert answer_or_evidence(client) == 2000, client.name
         assert client.wait_until_at_broker() == name
         assert client.link["state"] == "alive", client.name
+
+
+def answer_or_evidence(client: RemoteClient) -> Any:
+    """Return the client's answer; where it has lost its connection, show both sides of that."""
+    try:
+        return client.answer()
+    except CommandError as error:
+        log = observer.without_colour(client.broker.log())
+        last = [number for number, line in enumerate(log) if client.name in line][-1:]
+        about = log[last[0] - 10 : last[0] + 20] if last else log[-40:]
+        raise AssertionError("\n".join([str(error), str(client.do("report")), *about])) from error

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from hbshim.heartbeat.wire import Wire
 from hbshim.runtime.stacks import Call, Stacks, escaped, stacks
 
 #: The part of T after which an earlier read has ended: the peer sends a heartbeat at least once in
@@ -40,24 +39,25 @@ class EarlierCalls:
     Parameters:
         reads, writes: the client's own functions, without the guard.
         timeout: T, in seconds.
-        wire: of the connection. Over TLS, a read keeps the engine from writing, and a write from
-            reading: both use one session.
+        one_session: a read keeps the engine from writing, and a write from reading: over TLS both
+            use one session.
     """
 
     __slots__ = ("_looked", "_one_session", "_reads", "_reads_end", "_writes")
 
     def __init__(
         self,
-        reads: Iterable[Callable[..., Any]],
-        writes: Iterable[Callable[..., Any]],
+        reads: Sequence[Callable[..., Any]],
+        writes: Sequence[Callable[..., Any]],
         timeout: float,
-        wire: Wire,
+        *,
+        one_session: bool,
     ) -> None:
         self._reads = _Calls(reads)
         self._writes = _Calls(writes)
         self._reads_end = time.monotonic() + READS_END * timeout
-        self._one_session = wire.route == "tls"
-        self._looked = False
+        self._one_session = one_session
+        self._looked = not (reads or writes)
 
     def look(self) -> None:
         """Look for the calls, when new ones pass the guard; once."""
@@ -100,7 +100,7 @@ class _Calls:
 
     __slots__ = ("_are_known", "_places", "missed", "threads")
 
-    def __init__(self, functions: Iterable[Callable[..., Any]]) -> None:
+    def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
         places = list(map(_place, functions))
         self._places = frozenset(filter(None, places))
         self._are_known = None not in places
@@ -139,3 +139,7 @@ def _place(function: Any) -> _Place | None:
     """Return where a function is; None for what another tool has put in its place."""
     code = getattr(function, "__code__", None)
     return None if code is None else (escaped(code.co_filename), escaped(code.co_name))
+
+
+#: Of a connection that was just made, so that no other thread has it.
+NO_CALLS = EarlierCalls((), (), 0.0, one_session=False)

@@ -75,9 +75,9 @@ def examine_peer(
         OptionError: the URL, `management`, an option of a driver or a file is not valid.
         MissingExtraError: the library that the URL needs is not installed.
     """
-    # Each is imported only now: they need `ssl`, and the drivers.
     if url is None:
         return Peer()
+    # Each is imported only now: they need `ssl`, and the drivers.
     if is_zmq_url(url):
         from hbshim.doctor.zmq_examination import examine_zmq
 

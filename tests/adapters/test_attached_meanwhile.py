@@ -10,7 +10,6 @@ import contextlib
 import functools
 import signal
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from hbshim.adapters.sockets import native_socket
 from hbshim.heartbeat import service
 from hbshim.heartbeat.link import Link
 from hbshim.runtime.stacks import Call, Stacks, escaped
+from tests.adapters.connecting import connect_pika
 from tests.concurrency import needs_os_threads
 from tests.waiting import wait_until
 from wsgi_harness.stack.broker import Broker
@@ -90,18 +90,7 @@ class Client:
         self.library = library
         self.received = 0
         if library == "pika":
-            options = None
-            if ca_file is not None:
-                options = pika.SSLOptions(ssl.create_default_context(cafile=ca_file), broker.host)
-            self.connection: Any = pika.BlockingConnection(
-                pika.ConnectionParameters(
-                    broker.host,
-                    port,
-                    credentials=pika.PlainCredentials(broker.user, broker.password),
-                    heartbeat=T,
-                    ssl_options=options,
-                )
-            )
+            self.connection: Any = connect_pika(broker, T, ca_file)
             self.transport: Any = self.connection._impl._transport
             self.channel = self.connection.channel()
             self.queue = self.channel.queue_declare("", exclusive=True).method.queue
@@ -220,6 +209,16 @@ def running(client: Client, function: Callable[..., object], *arguments: Any) ->
     assert errors == []
 
 
+def check_nothing_is_sent_beside(inside: Inside, client: Client, *message: Any) -> None:
+    """Publish, and keep the connection alive while that is held `inside`."""
+    with running(client, client.publish, *message):
+        assert inside.held.wait(60)
+        link = client.keep_alive()
+        assert sent_by(link) == 0
+        inside.go_on.set()
+    assert sent_by(link) > 0
+
+
 def publish_to(broker: Broker, queue: str) -> None:
     with pika.BlockingConnection(pika.URLParameters(broker.amqp_url(heartbeat=0))) as connection:
         connection.channel().basic_publish("", queue, b"published")
@@ -295,7 +294,7 @@ def test_a_thread_that_is_not_found_any_more_may_still_be_inside(monkeypatch: An
     found = Stacks({1: [Call(escaped(__file__), 1, "function")]})
     found.complete = True
     monkeypatch.setattr(earlier_calls, "stacks", lambda: found)
-    calls = earlier_calls.EarlierCalls([], [function], T, SimpleNamespace(route="plain"))  # type: ignore[arg-type]
+    calls = earlier_calls.EarlierCalls([], [function], T, one_session=False)
     calls.look()
     assert calls.writing()
     found = Stacks({2: [Call("other", 1, "other")]})
@@ -352,12 +351,7 @@ def test_no_heartbeat_is_sent_inside_a_write_that_began_earlier(
     name = "_sigint_safe_send" if library == "pika" else "_write"
     inside = Inside(getattr(client.transport, name))
     setattr(client.transport, name, inside)
-    with running(client, client.publish):
-        assert inside.held.wait(60)
-        link = client.keep_alive()
-        assert sent_by(link) == 0
-        inside.go_on.set()
-    assert sent_by(link) > 0
+    check_nothing_is_sent_beside(inside, client)
     client.subscribe()
     client.receive(1)
 
@@ -370,12 +364,7 @@ def test_no_heartbeat_is_sent_beside_a_frame_writer_that_began_earlier(
     message = amqp.Message(b"published")
     inside = Inside(message._serialize_properties)
     message._serialize_properties = inside
-    with running(client, client.publish, message):
-        assert inside.held.wait(60)
-        link = client.keep_alive()
-        assert sent_by(link) == 0
-        inside.go_on.set()
-    assert sent_by(link) > 0
+    check_nothing_is_sent_beside(inside, client, message)
 
 
 def test_a_signal_handler_that_has_interrupted_a_read(

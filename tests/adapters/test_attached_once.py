@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from typing import Any, NoReturn
 
 import amqp
 import kombu
-import pika
 import pytest
 
 import hbshim
@@ -27,6 +25,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.service import HeartbeatService
 from hbshim.heartbeat.state import WATCHED
 from hbshim.options import Options
+from tests.adapters.connecting import connect_pika
 from tests.concurrency import needs_os_threads
 from tests.interrupts import interleave_everywhere, interrupt_everywhere
 from tests.waiting import wait_until
@@ -46,19 +45,7 @@ class Subject:
         self._options = Options.load()
         self.connection: Any
         if library == "pika":
-            options = None
-            if ca_file is not None:
-                context = ssl.create_default_context(cafile=ca_file)
-                options = pika.SSLOptions(context, broker.host)
-            self.connection = pika.BlockingConnection(
-                pika.ConnectionParameters(
-                    broker.host,
-                    port,
-                    credentials=pika.PlainCredentials(broker.user, broker.password),
-                    heartbeat=T,
-                    ssl_options=options,
-                )
-            )
+            self.connection = connect_pika(broker, T, ca_file)
             self.owner = self.connection._impl
             self._attach: Callable[[Any, Options], Link | None] = pika_adapter.attach
         else:

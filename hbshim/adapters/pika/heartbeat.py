@@ -30,7 +30,7 @@ from hbshim.adapters.attach import (
     ready,
 )
 from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
-from hbshim.adapters.earlier_calls import EarlierCalls
+from hbshim.adapters.earlier_calls import NO_CALLS, EarlierCalls
 from hbshim.adapters.loop_link import LoopLink
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
@@ -257,10 +257,16 @@ class _Attachment(Attachment):
                 "BlockingConnection, SelectConnection, or the asyncio, tornado or gevent adapter"
             )
         require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
-        timeout, wire = float(connection.params.heartbeat), wire_for(transport._sock)
-        earlier = EarlierCalls([transport._consume], [transport._produce], timeout, wire)
-        link = _make_link(connection, transport, wire, earlier)
-        self._earlier = None if new else earlier
+        wire = wire_for(transport._sock)
+        self._earlier = NO_CALLS
+        if not new:
+            self._earlier = EarlierCalls(
+                [transport._consume],
+                [transport._produce],
+                connection.params.heartbeat,
+                one_session=wire.route == "tls",
+            )
+        link = _make_link(connection, transport, wire, self._earlier)
         super().__init__(link)
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
@@ -290,8 +296,7 @@ class _Attachment(Attachment):
         for method in self._methods:
             _replace_method(transport, *method)
         vars(transport).update(self._closing)
-        if self._earlier is not None:
-            self._earlier.look()
+        self._earlier.look()
         if self.link.guard.closed:
             self.remove()
 

@@ -30,7 +30,7 @@ from hbshim.adapters.attach import (
     ready,
 )
 from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
-from hbshim.adapters.earlier_calls import EarlierCalls
+from hbshim.adapters.earlier_calls import NO_CALLS, EarlierCalls
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
@@ -160,15 +160,16 @@ class _Attachment(Attachment):
 
     def __init__(self, connection: Any, transport: Any, *, new: bool) -> None:
         wire = wire_for(transport.sock)
-        earlier = EarlierCalls(
-            [transport.read_frame],
-            # A thread inside the frame writer has the transport's own `write`.
-            [transport.write, connection._frame_writer],
-            connection.heartbeat,
-            wire,
-        )
-        super().__init__(_make_link(connection, transport, wire, earlier))
-        self._earlier = None if new else earlier
+        self._earlier = NO_CALLS
+        if not new:
+            self._earlier = EarlierCalls(
+                [transport.read_frame],
+                # A thread inside the frame writer has the transport's own `write`.
+                [transport.write, connection._frame_writer],
+                connection.heartbeat,
+                one_session=wire.route == "tls",
+            )
+        super().__init__(_make_link(connection, transport, wire, self._earlier))
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
         self._writer = connection._frame_writer
@@ -191,8 +192,7 @@ class _Attachment(Attachment):
             # It has a buffer as large as a frame, and can be made anew, unlike another tool's.
             self._writer = None
         vars(connection).update(self._of_connection)
-        if self._earlier is not None:
-            self._earlier.look()
+        self._earlier.look()
         if self.link.guard.closed:
             self.remove()
 

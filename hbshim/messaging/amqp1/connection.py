@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -129,7 +129,8 @@ class Connection:
         self._held: dict[int, Held] = {}
         # For the next `drain`: functions to call.
         self._arrived: deque[Callable[[], None]] = deque()
-        self._unconfirmed: Counter[str] = Counter()
+        # By the address, a token for each.
+        self._unconfirmed: dict[str, set[object]] = {}
         # Deliveries to accept with what is sent next, at the end of `drain` at the latest.
         self._to_accept: deque[int] = deque()
         stream.on_events, stream.on_end = self._on_events, self._on_end
@@ -245,46 +246,46 @@ class Connection:
             BrokerBlockedError: the peer accepts no message by `deadline`.
             ConnectionLostError: the connection has ended.
         """
-        if not (unconfirmed and self.profile.routes):
+        profile = self.profile
+        if not (unconfirmed and profile.routes):
             return self._publish(message, deadline, on_outcome, resent, awaited, follow)
-        release = self._reserve(message, deadline)
+        address, token = profile.destination(message.exchange, message.routing_key), object()
 
         def end(outcome: Outcome, reason: str) -> None:
-            release()
+            self._release(address, token)
             on_outcome(outcome, reason)
 
         try:
+            self._reserve(address, token, deadline)
             sent = self._publish(message, deadline, end, resent, awaited, follow)
         except BaseException:
-            release()
+            self._release(address, token)
             raise
         if sent.settled:
             # Perhaps as it was sent: then no outcome follows.
-            release()
+            self._release(address, token)
         return sent
 
-    def _reserve(self, message: Message, deadline: float) -> Callable[[], None]:
-        """Count an unconfirmed message; return what ends that, which may be called again."""
-        address, counts = (
-            self.profile.destination(message.exchange, message.routing_key),
-            self._unconfirmed,
-        )
-        if not self._stream.wait_for(lambda: counts[address] < MOST_UNCONFIRMED, deadline):
+    def _reserve(self, address: str, token: object, deadline: float) -> None:
+        """Count an unconfirmed message, when few enough are under way to its address."""
+
+        def is_room() -> bool:
+            return len(self._unconfirmed.get(address, ())) < MOST_UNCONFIRMED
+
+        if not self._stream.wait_for(is_room, deadline):
             raise self._blocked(
                 f"has {MOST_UNCONFIRMED} messages to {address} that no receiver has taken"
             )
-        counted = [address]
         with self._stream.lock:
-            counts[address] += 1
+            self._unconfirmed.setdefault(address, set()).add(token)
 
-        def release() -> None:
-            with self._stream.lock:
-                if counted:
-                    counts[counted.pop()] -= 1
-                    if not counts[address]:
-                        del counts[address]
-
-        return release
+    def _release(self, address: str, token: object) -> None:
+        """Count it no longer; idempotent."""
+        with self._stream.lock:
+            tokens = self._unconfirmed.get(address, set())
+            tokens.discard(token)
+            if not tokens:
+                self._unconfirmed.pop(address, None)
 
     def _publish(
         self,

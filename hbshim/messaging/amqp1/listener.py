@@ -11,7 +11,7 @@ from hbshim.errors import ConnectionLostError, MessagingError
 from hbshim.messaging.amqp.patterns import Names
 from hbshim.messaging.amqp.retries import Retries
 from hbshim.messaging.amqp.topology import Subscription
-from hbshim.messaging.amqp1.answers import Answer, Answers
+from hbshim.messaging.amqp1.answers import Answers
 from hbshim.messaging.amqp1.connection import Connection
 from hbshim.messaging.amqp1.incoming import Amqp1Incoming
 from hbshim.messaging.amqp1.links import IncomingLink
@@ -99,18 +99,17 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
         except MessagingError:
             pass  # the connection is lost
         if not self._profile.routes:
-            # Their requests are settled, so nobody else answers them.
-            self._send_elsewhere(self._answers.give_away(), last)
+            # Their requests are settled: no other server answers them.
+            for answer in self._answers.give_away():
+                self._send_elsewhere(answer.message, min(answer.deadline, last))
         super()._end(deadline)
 
-    def _send_elsewhere(self, answers: Sequence[Answer], last: float) -> None:
-        """Send replies over the driver's connection; a client ignores what it has received."""
-        for answer in answers:
-            made, deadline = (answer.message, None), min(answer.deadline, last)
-            try:
-                self._sender.send(functools.partial(_return, made), Pattern.REPLY, deadline, None)
-            except MessagingError as error:
-                self._errors.append(error)
+    def _send_elsewhere(self, reply: Message, deadline: float) -> None:
+        """Send a reply over the driver's connection; a client ignores one that it has received."""
+        try:
+            self._sender.send(lambda _: (reply, None), Pattern.REPLY, deadline, None)
+        except MessagingError as error:
+            self._errors.append(error)
 
     def _open_connection(self, deadline: float) -> Connection:
         return self._connector.connect(deadline, attempts=1)
@@ -181,7 +180,3 @@ class Amqp1Listener(ConsumingListener[Amqp1Incoming, Connection]):
             if consumer.tag is not None:
                 self._paused_links[consumer] = consumer.tag
         super()._stop_consuming()
-
-
-def _return(made: tuple[Message, None], _profile: Profile) -> tuple[Message, None]:
-    return made

@@ -58,6 +58,8 @@ class Parts:
         """
         if message.parts == 1 and not self._begun:
             return message
+        if message.parts > 1 and message.header.kind not in self._kinds:
+            raise FrameError(f"{message.header.kind.name} in {message.parts} parts")
         self.drop_stale()
         key = source, message.header.id
         begun = self._begun.pop(key, None)
@@ -65,8 +67,6 @@ class Parts:
             self.size -= begun.size
         if message.parts == 1:
             return message
-        if message.header.kind not in self._kinds:
-            raise FrameError(f"{message.header.kind.name} in {message.parts} parts")
         if message.part == 0:
             begun = _Begun(message, [], 0, 0.0)
         elif (

@@ -207,7 +207,7 @@ def test_a_reply_that_is_not_confirmed_as_the_server_stops_is_sent_again(
     """Its connection is lost, and the listener opens no other one."""
     replying, stopping = threading.Event(), threading.Event()
 
-    def publish_to_nobody(
+    def publish_into_nothing(
         self: Answers, answer: Answer, connection: Connection, deadline: float
     ) -> None:
         replying.set()
@@ -215,7 +215,7 @@ def test_a_reply_that_is_not_confirmed_as_the_server_stops_is_sent_again(
         answer.connection = connection
         connection.close(0.1)
 
-    monkeypatch.setattr(Answers, "_publish", publish_to_nobody)
+    monkeypatch.setattr(Answers, "_publish", publish_into_nothing)
     server = messaging.Server(drivers(), target, [Endpoint()], workers=1)
     assert server.start(LIMIT)
     answers: list[object] = []

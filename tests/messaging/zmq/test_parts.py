@@ -54,6 +54,15 @@ def test_nothing_is_kept_of_a_kind_that_has_one_part(kind: Kind, received: Parts
     assert received.size == 0
 
 
+def test_what_was_begun_survives_a_refused_kind_with_its_id(received: Parts) -> None:
+    first, *rest = message(1)
+    assert received.whole(b"", first) is None
+    wrong, *_ = frames.pack(Header(Kind.PING, first.header.id), bytes(2 * PART_LIMIT))
+    with pytest.raises(FrameError, match="PING"):
+        received.whole(b"", frames.unpack(wrong))
+    assert [received.whole(b"", part) for part in rest][-1] is not None
+
+
 def test_a_part_without_those_before_it_is_refused(received: Parts) -> None:
     first, second, third = message(1)
     with pytest.raises(FrameError):

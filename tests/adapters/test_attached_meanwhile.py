@@ -40,7 +40,7 @@ T = 600
 
 
 class Inside:
-    """Stands before a function, and holds its callers there while it is told to."""
+    """Stands before a function, and holds its callers there until they may go on."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -219,6 +219,15 @@ def check_nothing_is_sent_beside(inside: Inside, client: Client, *message: Any) 
     assert sent_by(link) > 0
 
 
+def check_what_is_sent_when_reads_have_ended(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that heartbeats begin when no read can last any longer, and not before."""
+    assert sent_by(link) == 0
+    later = time.monotonic() + earlier_calls.READS_END * T
+    with monkeypatch.context() as patch:
+        patch.setattr(earlier_calls, "time", SimpleNamespace(monotonic=lambda: later))
+        assert sent_by(link) > 0
+
+
 def publish_to(broker: Broker, queue: str) -> None:
     with pika.BlockingConnection(pika.URLParameters(broker.amqp_url(heartbeat=0))) as connection:
         connection.channel().basic_publish("", queue, b"published")
@@ -247,12 +256,7 @@ def test_a_read_that_began_earlier_is_not_waited_for_longer_than_it_can_last(
     other.transport._read = inside
     with running(other, other.receive, 1):
         assert inside.held.wait(60)
-        link = client.keep_alive()
-        assert sent_by(link) == 0
-        later = time.monotonic() + earlier_calls.READS_END * T
-        monkeypatch.setattr(earlier_calls, "time", SimpleNamespace(monotonic=lambda: later))
-        assert sent_by(link) > 0
-        monkeypatch.undo()
+        check_what_is_sent_when_reads_have_ended(client.keep_alive(), monkeypatch)
         publish_to(broker, other.queue)
         inside.go_on.set()
 
@@ -269,18 +273,10 @@ def test_a_call_that_may_be_missed_is_assumed_for_as_long_as_a_read_can_last(
     ]
     for each in others:
         each.start()
-    inside = Inside(client.transport._write)
-    client.transport._write = inside
     if because == "object":
         client.transport.write = functools.partial(client.transport.write)
         client.connection._frame_writer = functools.partial(client.connection._frame_writer)
-    link = client.keep_alive()
-    assert sent_by(link) == 0
-    later = time.monotonic() + earlier_calls.READS_END * T
-    monkeypatch.setattr(earlier_calls, "time", SimpleNamespace(monotonic=lambda: later))
-    assert sent_by(link) > 0
-    monkeypatch.undo()
-    inside.go_on.set()
+    check_what_is_sent_when_reads_have_ended(client.keep_alive(), monkeypatch)
     go.set()
     for each in others:
         each.join()

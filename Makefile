@@ -149,7 +149,8 @@ $(STAMP):
 	  else echo "hbshim: Python's venv module is missing; as root: $$install"; exit 1; fi; }
 	@echo "hbshim: setting up $(VENV)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@# Python compiles what is imported; all of it would take pip most of the time.
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
 	@rm -f $(VENV)/.installed-* && touch $@
 
 # The engine of this checkout goes first: its data lies under build/.

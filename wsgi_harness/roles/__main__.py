@@ -37,20 +37,20 @@ def main(names: tuple[str, ...], only_lint: bool, keep: bool) -> None:
         if only_lint:
             return
         variables = ensure_hosts(environment, _say)
-        outcomes = [
-            run_scenario(environment, variables, name, keep=keep) for name in names or SCENARIOS
-        ]
+        outcomes = []
+        for name in names or SCENARIOS:
+            _say(f"{name}: running")
+            outcomes.append(run_scenario(environment, variables, name, keep=keep))
+            _say(_described(outcomes[-1]))
     except HarnessError as error:
         raise click.ClickException(str(error)) from error
-    _report(outcomes)
+    _say(f"all together {sum(outcome.seconds for outcome in outcomes):.0f} s")
     sys.exit(any(not outcome.passed for outcome in outcomes))
 
 
-def _report(outcomes: list[Outcome]) -> None:
-    for outcome in outcomes:
-        word = "ok" if outcome.passed else "FAILED"
-        _say(f"{outcome.scenario:12} {word:6} {outcome.seconds:5.0f} s  {_shown(outcome.log)}")
-    _say(f"all together {sum(outcome.seconds for outcome in outcomes):.0f} s")
+def _described(outcome: Outcome) -> str:
+    word = "ok" if outcome.passed else "FAILED"
+    return f"{outcome.scenario}: {word} after {outcome.seconds:.0f} s; log: {_shown(outcome.log)}"
 
 
 def _shown(path: Path) -> str:

@@ -78,6 +78,8 @@ class PollingListener(ABC, Generic[M, C]):
         self._pid = os.getpid()
         started = duplicate_cache() if duplicates is None else duplicates
         self._inbox: Inbox[M] = Inbox(started, acknowledge_first=acknowledge_first)
+        # Handed out by a poll that an exception has ended; the next one returns them.
+        self._begun: deque[M] = deque()
         self._connection: C | None = None
         #: At least one of its sources delivers to it.
         self._consuming = False
@@ -174,17 +176,21 @@ class PollingListener(ABC, Generic[M, C]):
             return self._poll(batch, deadline, batch_size, batch_timeout)
 
         over: object = False
-        while not over:
-            try:
-                left = None if deadline is None else deadline - time.monotonic()
-                wait = None if left is None else max(SHORTEST_WAIT, left)
-                # Occupied is over: the time is, or this thread polls already.
-                over = self._polling.run(poll, wait)
-            finally:
-                self._after_polling()
-            if not over:
-                self._retry_held()
-        return batch
+        try:
+            while not over:
+                try:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    wait = None if left is None else max(SHORTEST_WAIT, left)
+                    # Occupied is over: the time is, or this thread polls already.
+                    over = self._polling.run(poll, wait)
+                finally:
+                    self._after_polling()
+                if not over:
+                    self._retry_held()
+            return batch
+        except BaseException:
+            self._begun.extend(batch)
+            raise
 
     def _poll(
         self,
@@ -194,6 +200,10 @@ class PollingListener(ABC, Generic[M, C]):
         batch_timeout: float | None,
     ) -> bool:
         """Fill `batch`; return False if something is to be done outside of the section first."""
+        while self._begun and len(batch) < batch_size:
+            batch.append(self._begun.popleft())
+        if batch:
+            return True
         while len(batch) < batch_size:
             if self._consuming and (self._stopped or self._paused):
                 self._stop_consuming()
@@ -238,18 +248,22 @@ class PollingListener(ABC, Generic[M, C]):
             return batch
 
         def check() -> bool:
-            if not self._inbox and self._connection is not None:
+            if not (self._inbox or self._begun) and self._connection is not None:
                 self._receive(0.0)
             return self._poll(batch, time.monotonic(), batch_size, None)
 
         try:
-            # The drain thread is inside for a moment; it reports when it has received something.
-            over = self._polling.run(check, SHORTEST_WAIT)
-        finally:
-            self._after_polling()
-        if not over:
-            self._retry_held()
-        return batch
+            try:
+                # The drain thread is inside for a moment; it reports what it has received.
+                over = self._polling.run(check, SHORTEST_WAIT)
+            finally:
+                self._after_polling()
+            if not over:
+                self._retry_held()
+            return batch
+        except BaseException:
+            self._begun.extend(batch)
+            raise
 
     def begin_wait(self, part: Part) -> bool:
         """Begin a wait for several listeners at once; return False if :meth:`check` is due.
@@ -258,7 +272,7 @@ class PollingListener(ABC, Generic[M, C]):
         """
         self._on_drained = part.release
         part.limit = min(part.limit, self._wait_limit())
-        if self._inbox or self._errors or part.limit <= 0:
+        if self._inbox or self._begun or self._errors or part.limit <= 0:
             return False
         connection = self._connection
         if connection is None:
@@ -302,6 +316,8 @@ class PollingListener(ABC, Generic[M, C]):
 
     def _end(self, deadline: float) -> None:
         self._stop_consuming()
+        while self._begun:
+            self._begun.popleft().return_to_queue()
         connection = self._connection
         if connection is not None:
             connection.close(max(SHORTEST_CLOSE, deadline - time.monotonic()))

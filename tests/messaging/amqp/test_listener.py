@@ -77,10 +77,10 @@ class Rig:
         (name,) = (each for each in self.connection.consumers if "fanout" in each)
         return name
 
-    def poll(self, timeout: float = 0.05, **how: Any) -> list[AmqpIncoming]:
+    def poll(self, timeout: float | None = 0.05, **how: Any) -> list[AmqpIncoming]:
         return self.listener.poll(timeout, **how)
 
-    def ids(self, timeout: float = 0.05, **how: Any) -> list[str]:
+    def ids(self, timeout: float | None = 0.05, **how: Any) -> list[str]:
         return [incoming.message_id for incoming in self.poll(timeout, **how)]
 
     def bodies(self) -> list[bytes]:
@@ -709,6 +709,56 @@ def test_one_that_failed_before_is_alone_in_its_batch(rigs: Callable[..., Rig]) 
         connection.deliver(rig.topic, each, headers=headers)
     batches = [rig.ids(batch_size=5, batch_timeout=0.05) for _ in range(3)]
     assert batches == [ids[:2], ids[2:3], ids[3:]]
+
+
+def interrupted(rig: Rig, error: BaseException) -> str:
+    """Have `error` end a poll that has begun a batch; return the id of the batch's message."""
+    one, connection = identity(), rig.open()
+    connection.deliver(rig.topic, one)
+    drain = connection.drain
+
+    drains = itertools.count()
+
+    def drain_or_fail(timeout: float) -> None:
+        if next(drains) == 1:
+            raise error
+        drain(timeout)
+
+    setattr(connection, "drain", drain_or_fail)  # noqa: B010
+    with pytest.raises(type(error)):
+        rig.poll(LIMIT, batch_size=5, batch_timeout=LIMIT)
+    return one
+
+
+class GreenTimeout(BaseException):
+    """What a green library raises in a thread that waits."""
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("error", [ConnectError("no such user", final=True), GreenTimeout()])
+def test_the_begun_batch_of_a_poll_that_fails_is_that_of_the_next(
+    rigs: Callable[..., Rig], error: BaseException, first: bool
+) -> None:
+    """The broker redelivers what is not acknowledged, and it would be taken for running."""
+    rig = rigs(first=first)
+    one = interrupted(rig, error)
+    rig.connection.deliver(rig.topic, one, redelivered=True)
+    assert rig.ids(None, batch_size=5, batch_timeout=LIMIT) == [one]
+    assert rig.ids() == []
+
+
+def test_a_begun_batch_that_is_not_polled_again_returns_to_its_queue(
+    rigs: Callable[..., Rig],
+) -> None:
+    rig = rigs(first=False)
+    one = interrupted(rig, GreenTimeout())
+    rig.listener.close()
+    assert rig.connection.settled == [("nack", 1)]
+    other = rigs(first=False)
+    other.topic = rig.topic
+    other.listener._consumers[0].subscription = rig.listener._consumers[0].source.subscription()
+    other.open().deliver(rig.topic, one, redelivered=True)
+    assert other.ids() == [one]
 
 
 def test_a_quorum_queue_does_not_drop_what_was_requeued_often(rigs: Callable[..., Rig]) -> None:

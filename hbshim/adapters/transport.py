@@ -56,6 +56,7 @@ class Transport:
     Attributes:
         queued, sent: bytes passed to :meth:`send` so far, and bytes that the socket accepted.
         secure: over TLS.
+        closing: the caller has sent what closes the connection in good order; it sets this.
         more: there may be data that the descriptor does not report as readable.
         link: keeps it alive; None before :meth:`keep_alive`.
         send: sends whole frames, and keeps what the socket does not accept; see :attr:`unsent`.
@@ -70,7 +71,7 @@ class Transport:
         heartbeat: HeartbeatFormat = AMQP_0_9_1,
     ) -> None:
         self.queued = self.sent = 0
-        self.more = False
+        self.closing = self.more = False
         self.link: Link | None = None
         self._native = native_socket(sock)
         self._wire = wire_for(sock, heartbeat)
@@ -210,6 +211,10 @@ class Transport:
             alive = myself()
             return alive is not None and bool(alive._splitter.missing)
 
+        def closing() -> bool:
+            alive = myself()
+            return alive is not None and alive.closing
+
         link = Link(
             self._wire,
             timeout or _NEVER,
@@ -218,6 +223,7 @@ class Transport:
             silence=silence,
             half_written=half_written,
             half_read=half_read,
+            closing=closing,
             on_orphaned=on_orphaned,
             forked_error=_forked_error,
         )

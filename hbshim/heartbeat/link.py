@@ -65,6 +65,8 @@ class Link:
         half_written: whether the client has buffered the rest of a frame whose beginning
             was sent.
         half_read: whether the client has buffered the beginning of a frame.
+        closing: whether the client closes the connection in good order; then the peer's end of the
+            stream is the answer to that, and no loss.
         on_orphaned: called in a forked child, after its copy of the descriptor is dropped; the
             adapter marks its library's connection closed there.
         forked_error: makes the client library's own recoverable error, for a
@@ -80,6 +82,7 @@ class Link:
     __slots__ = (
         "__weakref__",
         "_checks",
+        "_closing",
         "_delayed_since",
         "_forked_error",
         "_half_read",
@@ -114,6 +117,7 @@ class Link:
         silence: float | None = None,
         half_written: Callable[[], bool] = _never,
         half_read: Callable[[], bool] = _never,
+        closing: Callable[[], bool] = _never,
         on_orphaned: Callable[[], None] = _nothing,
         forked_error: Callable[[], Exception] = ConnectionError,
     ) -> None:
@@ -130,6 +134,7 @@ class Link:
         self._metrics = metrics
         self._half_written = half_written
         self._half_read = half_read
+        self._closing = closing
         self._on_orphaned = on_orphaned
         self._forked_error = forked_error
         self._pid = os.getpid()
@@ -243,6 +248,8 @@ class Link:
         if sample.unread:
             self._last_unread = now
         event = classify(sample, self.timeout, self.liveness_timeout, self._silence)
+        if event is Event.PEER_CLOSED and self._closing():
+            event = Event.APPLICATION_CLOSED
         return event, sample
 
     def _sample(self, now: float, writing: bool) -> Sample:

@@ -57,7 +57,6 @@ class ByteStream(ABC, Generic[_I]):
         self.name = name
         self.lock = threading.RLock()
         self.ended = False
-        self._closing = False
         self._why = "is closed"
         # Locked locks, and parts of joint waits; each is released to wake up the thread that waits
         # for it.
@@ -106,7 +105,7 @@ class ByteStream(ABC, Generic[_I]):
         """Whether it is open, as far as this side knows; the peer is not asked."""
         return (
             not self.ended
-            and not self._closing
+            and not self._transport.closing
             and self._transport.alive
             and _getpid() == self._pid
         )
@@ -123,7 +122,7 @@ class ByteStream(ABC, Generic[_I]):
                 f"{self.name}: this connection was opened before a fork and belongs to the "
                 "parent process; open a new one in the child"
             )
-        if self.ended or self._closing:
+        if self.ended or self._transport.closing:
             raise self._lost()
 
     def _lost(self) -> ConnectionLostError:
@@ -136,7 +135,7 @@ class ByteStream(ABC, Generic[_I]):
                 reason = self._closed_by_peer()
                 if reason is not None:
                     self._why = f"was closed by the broker: {reason}"
-                elif not self._closing:
+                elif not self._transport.closing:
                     self._why = f"was lost: {str(error) or type(error).__name__}"
                 self._end()
             return self._lost()
@@ -466,17 +465,18 @@ class ByteStream(ABC, Generic[_I]):
 
         def begin() -> None:
             if not self._transport.unsent:
-                self._closing = True
+                self._transport.closing = True
                 self._send_close()
 
         with suppress(ConnectionLostError):
             self.locked(begin)
-            while self._closing and not self.ended and (left := deadline - _monotonic()) > 0:
+            transport = self._transport
+            while transport.closing and not self.ended and (left := deadline - _monotonic()) > 0:
                 self._receive(left, lambda: self.ended)
         self.drop()
 
     def drop(self) -> None:
         """End the connection without sending anything."""
         with self.lock:
-            self._closing = True
+            self._transport.closing = True
             self.fail(ConnectionAbortedError("closed"))

@@ -94,7 +94,7 @@ class Streams:
 
     def attach(self, stream: Stream) -> None:
         writer = stream.writer
-        stream.link, stream.end = open_link(writer, 10.0, 20.0, ConnectionError, lambda: None)
+        stream.link, stream.end = open_link(writer, 10.0, 20.0, ConnectionError, lambda: None, bool)
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         async def wait() -> None:

@@ -44,7 +44,7 @@ class Session:
 
     def __init__(self, writer: asyncio.StreamWriter, peer: Peer) -> None:
         self.writer, self.peer = writer, peer
-        self.link, self.end = open_link(writer, 10.0, 20.0, ConnectionError, lambda: None)
+        self.link, self.end = open_link(writer, 10.0, 20.0, ConnectionError, lambda: None, bool)
         assert isinstance(self.link.wire, MemoryTlsWire)
         self.wire = self.link.wire
 

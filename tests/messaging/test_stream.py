@@ -54,7 +54,7 @@ class Always:
     def __init__(self) -> None:
         self.alive, self.more, self.buffered, self.unsent = True, False, True, False
         self.queued = self.sent = 0
-        self.stalled = False
+        self.closing = self.stalled = False
 
     def nothing_waits(self) -> bool:
         return False

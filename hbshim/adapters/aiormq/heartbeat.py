@@ -147,8 +147,14 @@ def _keep(connection: Any, writer: Any, options: Options) -> Link | None:
         if (alive := reference()) is not None:
             vars(alive).pop("hbshim_link", None)
 
+    def closing() -> bool:
+        # aiormq cancels the task that writes; this sends Close, and waits for the answer. Python
+        # 3.10 does not show it.
+        task = getattr(reference(), "_writer_task", None)
+        return bool(getattr(task, "cancelling", int)())
+
     silence = max(silence_of(timeout, None), float(grace))
-    link, end = open_link(writer, timeout, silence, forked_error, forget)
+    link, end = open_link(writer, timeout, silence, forked_error, forget, closing)
     try:
         watch(link, options)
     except BaseException:

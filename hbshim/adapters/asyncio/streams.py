@@ -77,6 +77,7 @@ def open_link(
     silence: float,
     forked_error: Callable[[], Exception],
     on_ended: Callable[[], None],
+    closing: Callable[[], bool],
 ) -> tuple[Link, Callable[[], None]]:
     """Make the link of an open connection, with the guard in place.
 
@@ -86,6 +87,7 @@ def open_link(
         silence: seconds without a byte received after which the peer is dead.
         forked_error: makes the client library's error for a write in a forked child.
         on_ended: called once, when the connection ends.
+        closing: see :class:`hbshim.heartbeat.link.Link`.
 
     Returns:
         The link, which is not watched yet, and a function that ends it.
@@ -106,6 +108,7 @@ def open_link(
         silence=silence,
         half_written=below.half_written(),
         half_read=_always,
+        closing=closing,
         forked_error=forked_error,
     )
     link.belongs_to(writer._loop)

@@ -56,6 +56,7 @@ _CONNECTION_NAMES = (
     "_create_heartbeat_checker",
     "_set_connection_state",
     "_output_marshaled_frames",
+    "is_closing",
     "CONNECTION_CLOSED",
 )
 _TRANSPORT_NAMES = (
@@ -330,6 +331,10 @@ def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCall
         alive = connection_ref()
         return alive is not None and bool(alive._frame_buffer or earlier.reading())
 
+    def closing() -> bool:
+        alive = connection_ref()
+        return alive is not None and bool(alive.is_closing)
+
     link = LoopLink(
         wire,
         float(connection.params.heartbeat),
@@ -337,6 +342,7 @@ def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCall
         service.current().metrics,
         half_written=half_written,
         half_read=half_read,
+        closing=closing,
         on_orphaned=lambda: _close_books(connection_ref()),
         forked_error=forked_error,
     )

@@ -24,12 +24,13 @@ class SentFrames:
 
     Attributes:
         known: it is known where the stream stands.
+        closing: Close was sent.
     """
 
-    __slots__ = ("_head", "_missing", "_opened", "known")
+    __slots__ = ("_head", "_missing", "_opened", "closing", "known")
 
     def __init__(self) -> None:
-        self.known = False
+        self.known = self.closing = False
         # Open was sent, and Close was not: AMQP 1.0, 2.4.5.
         self._opened = False
         # The begin of a frame, until enough of it was sent to know what it is.
@@ -90,3 +91,4 @@ class SentFrames:
             self.known = False  # in another encoding, which proton does not use
         elif body[-1] in (_OPEN, _CLOSE):
             self._opened = body[-1] == _OPEN
+            self.closing = not self._opened

@@ -61,6 +61,7 @@ def link_beneath(
         half_written=lambda: frames.may_not_follow,
         # The engine keeps the part of a frame that it has read, and does not show it.
         half_read=lambda: True,
+        closing=lambda: frames.closing,
         on_orphaned=on_orphaned,
         forked_error=forked_error,
     )

@@ -94,6 +94,7 @@ def _check_version(connection: Any) -> None:
         "heartbeat",
         "heartbeat_tick",
         "drain_events",
+        "is_closing",
     )
     require_attributes("amqp", amqp.__version__, SUPPORTED, connection, of_connection)
     if connection._transport is not None:
@@ -119,6 +120,10 @@ def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCall
         alive = transport_ref()
         return alive is not None and bool(alive._read_buffer or earlier.reading())
 
+    def closing() -> bool:
+        alive = connection_ref()
+        return alive is not None and bool(alive.is_closing)
+
     def forget_socket() -> None:
         # Before py-amqp sets a timeout on the closed socket, or uses it in a `repr`, and raises
         # "Bad file descriptor".
@@ -134,6 +139,7 @@ def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCall
         service.current().metrics,
         half_written=earlier.writing,
         half_read=half_read,
+        closing=closing,
         on_orphaned=forget_socket,
         forked_error=_forked_error,
     )

@@ -20,6 +20,7 @@ from hbshim.messaging.zmq.caller import Caller
 from hbshim.messaging.zmq.connection import Subscription
 from hbshim.messaging.zmq.curve import Curve
 from hbshim.messaging.zmq.directory import Reader
+from hbshim.messaging.zmq.embedded import EmbeddedProxy, EmbeddedSettings
 from hbshim.messaging.zmq.listener import ZmqListener
 from hbshim.messaging.zmq.local_sockets import check_ipc_directory
 from hbshim.messaging.zmq.options import ZmqOptions
@@ -40,10 +41,16 @@ class ZmqDriver(WaitsInThread):
         directory: knows which hosts serve a target.
         curve: the keys, for encrypted connections to proxies.
         name: of its hosts or its directory, for people, without credentials.
+        proxy: of this machine, which a process with a listener runs; None: it is a command.
     """
 
     def __init__(
-        self, options: ZmqOptions, directory: Reader, name: str, curve: Curve | None = None
+        self,
+        options: ZmqOptions,
+        directory: Reader,
+        name: str,
+        curve: Curve | None = None,
+        proxy: EmbeddedSettings | None = None,
     ) -> None:
         self.options = options
         self.capabilities = Capabilities(
@@ -56,6 +63,7 @@ class ZmqDriver(WaitsInThread):
         self._name = name
         self._callers = Callers(self._make_caller)
         self._traffic = PerProcess(lambda: Traffic(service.current().metrics))
+        self._proxy = None if proxy is None else PerProcess(lambda: _embed(proxy), _leave)
         self._listeners: weakref.WeakSet[ZmqListener] = weakref.WeakSet()
         drivers.register(self)
 
@@ -162,6 +170,7 @@ class ZmqDriver(WaitsInThread):
             subscription,
             prefetch,
             self._traffic.get(),
+            None if self._proxy is None else self._proxy.get(),
             acknowledge_first=acknowledge_first,
         )
         self._listeners.add(made)
@@ -178,6 +187,9 @@ class ZmqDriver(WaitsInThread):
             listener.close()
         self._directory.close()
         io.wait_until_sent(deadline)
+        # Last, so that it forwards what was sent.
+        if self._proxy is not None and (proxy := self._proxy.peek()) is not None:
+            proxy.leave(deadline)
 
     def zmq_status(self) -> ZmqStatus | None:
         """Return what this process does with the driver; None: nothing."""
@@ -189,3 +201,11 @@ class ZmqDriver(WaitsInThread):
 
     def _make_caller(self) -> Caller:
         return Caller(self.options, self._directory, self._traffic.get(), self._curve)
+
+
+def _embed(settings: EmbeddedSettings) -> EmbeddedProxy:
+    return EmbeddedProxy(settings, service.current().metrics)
+
+
+def _leave(superseded: EmbeddedProxy) -> None:
+    superseded.leave(0.0)

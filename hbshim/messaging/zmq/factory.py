@@ -31,8 +31,8 @@ class ZmqFactory:
 
         Raises:
             MissingExtraError: pyzmq, or the directory's library, is not installed.
-            OptionError: the URL has a login or a virtual host, or hosts beside a directory; or a
-                file of keys cannot be used.
+            OptionError: the URL has a login or a virtual host, or hosts beside a directory; a
+                file of keys cannot be used; or no proxy can be embedded.
             UnsupportedVersionError: the ZeroMQ library is too old.
         """
         curve = curve_of(options)
@@ -41,16 +41,18 @@ class ZmqFactory:
             from hbshim.messaging.zmq.directory.addresses import Addresses
             from hbshim.messaging.zmq.directory.factory import open_directory
             from hbshim.messaging.zmq.driver import ZmqDriver
+            from hbshim.messaging.zmq.embedded import embedded_settings
             from hbshim.messaging.zmq.frames import VERSION
             from hbshim.messaging.zmq.sockets import check_library
 
         check_library(curve=curve is not None)
         check_hosts(hosts, options)
+        proxy = embedded_settings(hosts, options)
         if options.fanout_ds_address is not None:
             found = open_directory(options.fanout_ds_address, options.directory_settings())
-            return ZmqDriver(options, found, options.fanout_ds_address.name, curve)
+            return ZmqDriver(options, found, options.fanout_ds_address.name, curve, proxy)
         directory = Addresses([addresses_of(host, options) for host in hosts], VERSION)
-        return ZmqDriver(options, directory, ",".join(host.name for host in hosts), curve)
+        return ZmqDriver(options, directory, ",".join(host.name for host in hosts), curve, proxy)
 
 
 def check_hosts(hosts: Sequence[Host], options: ZmqOptions) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hbshim.errors import OptionError
 from hbshim.messaging.duplicates import duplicate_cache
 from hbshim.messaging.polling import PollingListener
 from hbshim.messaging.zmq.connection import Connection, Subscription
@@ -14,6 +15,7 @@ from hbshim.messaging.zmq.link import State
 from hbshim.messaging.zmq.settings import COPIES_KEPT
 
 if TYPE_CHECKING:
+    from hbshim.messaging.zmq.embedded import EmbeddedProxy
     from hbshim.messaging.zmq.options import ZmqOptions
     from hbshim.messaging.zmq.traffic import Traffic
 
@@ -31,6 +33,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         keys: what it is registered for.
         subscription: what it receives over PUB/SUB.
         prefetch: requests that it may hold; 0: any number.
+        proxy: of this process, if it has one.
 
     Attributes:
         metrics: as given.
@@ -43,6 +46,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         subscription: Subscription,
         prefetch: int,
         metrics: Traffic,
+        proxy: EmbeddedProxy | None = None,
         *,
         acknowledge_first: bool,
     ) -> None:
@@ -53,6 +57,7 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         self._subscription = subscription
         self._prefetch = prefetch
         self.metrics = metrics
+        self._proxy = proxy
         self._registered = False
 
     @property
@@ -73,10 +78,14 @@ class ZmqListener(PollingListener[ZmqIncoming, Connection]):
         return 0 if connection is None else connection.inbox_bytes
 
     def _serves(self) -> bool:
+        if self._proxy is not None and not self._proxy.decided:
+            return False  # one of its processes listens, and another one may be refused
         return self._registered and self._consuming
 
     def _check_refusals(self) -> None:
-        """Do nothing: a proxy refuses no listener."""
+        """Raise the reason why this process's own proxy cannot listen."""
+        if self._proxy is not None and (reason := self._proxy.refusal) is not None:
+            raise OptionError(f"the embedded proxy: {reason}")
 
     def _next_attempt(self) -> float:
         return 0.0

@@ -116,6 +116,26 @@ def check_ipc_directory(path: str, group: int | None = None) -> None:
         os.close(open_ipc_directory(path, group))
 
 
+def open_lock(folder: int, name: str, path: str) -> int:
+    """Return a descriptor of a file in the directory of the local sockets, which is to be locked.
+
+    Parameters:
+        folder: a descriptor of the directory, `path`.
+        name: of what holds the lock.
+
+    Raises:
+        OptionError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(f"{name}.lock", flags, 0o600, dir_fd=folder)
+    except OSError as error:
+        raise OptionError(
+            f"{path}/{name}.lock cannot be opened ({error.strerror}); remove it, or name another "
+            "rpc_zmq_ipc_dir"
+        ) from None
+
+
 def share_socket(address: str, group: int) -> None:
     """Let the users of a group connect to a local socket that was bound.
 

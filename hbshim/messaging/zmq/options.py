@@ -42,8 +42,8 @@ def _address(value: object) -> Address | None:
     address = read_address(str(value).strip())
     if address.kind == "memory":
         raise OptionError(
-            "fanout_ds_address=memory:// is for a proxy in the same process, which hbzmq:// does "
-            "not have yet; name a folder of this machine, file:///path, or a Redis"
+            "fanout_ds_address=memory:// is for a proxy in the same process, and that of hbzmq:// "
+            "is a process of its own; name a folder of this machine, file:///path, or a Redis"
         )
     return address
 
@@ -105,6 +105,14 @@ class ZmqOptions(MessagingOptions):
         str,
         "a name",
         "Exchange of notifications whose target names none.",
+    )
+    zmq_embedded_proxy: bool = driver_option(
+        "zmq_embedded_proxy",
+        False,
+        boolean,
+        "true | false",
+        "A process with servers runs the proxy of this machine itself, or uses the one that runs. "
+        "For hbzmq://localhost/ only.",
     )
     zmq_call_port: int = driver_option(
         "zmq_call_port",

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: How the line of a process of a proxy begins that cannot start.
+REFUSED = "refused: "
+
+#: The line of an embedded proxy while another proxy runs.
+WAITING = "waiting"
+
 #: Acknowledged messages whose copies are recognised, by each proxy and each process of servers.
 COPIES_KEPT = 100_000
 

@@ -62,6 +62,11 @@ class Address:
         return f"it has no {' and no '.join(missing)}" if missing else ""
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder, which the proxies of this machine write."""
+        return self.kind == "file" and not self.path.endswith(".json")
+
+    @property
     def name(self) -> str:
         """Where it is, for people, without credentials."""
         hosts = ",".join(

@@ -24,10 +24,10 @@ def open_directory(address: Address, settings: DirectorySettings) -> Directory:
     """
     if address.kind == "memory":
         return MemoryDirectory()
-    if address.kind == "file":
-        if address.path.endswith(".json"):
-            return StaticDirectory(address.path, settings.ports)
+    if address.is_folder:
         return LocalDirectory(os.path.normpath(address.path), settings.expire)
+    if address.kind == "file":
+        return StaticDirectory(address.path, settings.ports)
     from hbshim.messaging.zmq.directory.redis import RedisDirectory
 
     return RedisDirectory(address, settings)

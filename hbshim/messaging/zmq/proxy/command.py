@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import dataclasses
 import functools
 import json
@@ -10,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from hbshim.errors import HbshimError, OptionError
 from hbshim.extras import needs
 from hbshim.messaging.zmq.frames import NAME_LIMIT
 from hbshim.messaging.zmq.options import ZmqOptions
+from hbshim.messaging.zmq.settings import REFUSED, WAITING
 
 if TYPE_CHECKING:
     from hbshim.messaging.zmq.directory import Directory
@@ -77,6 +79,7 @@ _WITHDRAW_WITHIN = 2.0
     help="Run this one in the foreground, for a supervisor of your own.",
 )
 @click.option("--supervised", is_flag=True, hidden=True)
+@click.option("--embedded-in", type=int, hidden=True, help="The process that it stops with.")
 def zmq_proxy(
     grace: float,
     status: bool,
@@ -84,6 +87,7 @@ def zmq_proxy(
     config_file: str | None,
     process: ProcessName | None,
     supervised: bool,
+    embedded_in: int | None,
     **given: str | None,
 ) -> None:
     """Receive messages for the servers of this host, and forward them.
@@ -123,7 +127,8 @@ def zmq_proxy(
         return
     settings = _with_keys(settings, options, warn=not supervised)
     if process is None:
-        _supervise(settings, configured or {}, values, grace)
+        with _refusals_reported(embedded_in is not None):
+            _supervise(settings, configured or {}, values, grace, embedded_in)
     else:
         _run(process, settings, options, grace, supervised=supervised)
 
@@ -202,11 +207,22 @@ def _supervise(
     configured: Mapping[str, object],
     values: Mapping[str, Any],
     grace: float,
+    embedded_in: int | None,
 ) -> None:
     from hbshim.messaging.zmq.local_sockets import open_ipc_directory
+    from hbshim.messaging.zmq.proxy.process import stop_with_parent, take_lock
     from hbshim.messaging.zmq.proxy.supervisor import Supervisor, command_of_this_program
 
-    os.close(open_ipc_directory(settings.ipc_directory, settings.ipc_group))
+    on_wait = None
+    if embedded_in is not None:
+        # Ctrl-C is for the process that has it.
+        os.setsid()
+        stop_with_parent(embedded_in)
+        on_wait = functools.partial(click.echo, WAITING)
+    folder = open_ipc_directory(settings.ipc_directory, settings.ipc_group)
+    # Held until this process ends. One that is embedded takes over from the one that runs.
+    take_lock(folder, "proxy", settings.ipc_directory, on_wait)
+    os.close(folder)
     # By variables, and not by the command line, which every user can read: the directory's
     # address may have a password.
     environment = dict(os.environ)
@@ -247,7 +263,6 @@ def _run(
     supervised: bool,
 ) -> None:
     from hbshim.messaging.zmq.proxy.process import end_with_parent, run
-    from hbshim.messaging.zmq.proxy.supervisor import REFUSED
 
     def ready(description: str) -> None:
         if supervised:
@@ -256,28 +271,36 @@ def _run(
             _report_ready(settings, description)
 
     directory = None
+    with _refusals_reported(supervised):
+        try:
+            if supervised:
+                end_with_parent()
+            if process == "requests":
+                directory = _open_directory(options)
+            run(
+                process,
+                lambda loop, access: _make(process, loop, settings, directory, access),
+                settings,
+                grace,
+                ready,
+            )
+            if directory is not None:
+                directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)
+        finally:
+            if directory is not None:
+                directory.close()
+
+
+@contextlib.contextmanager
+def _refusals_reported(reported: bool) -> Iterator[None]:
+    """End with one line on standard output in place of an error, for the process that reads it."""
     try:
-        if supervised:
-            end_with_parent()
-        if process == "requests":
-            directory = _open_directory(options)
-        run(
-            process,
-            lambda loop, access: _make(process, loop, settings, directory, access),
-            settings,
-            grace,
-            ready,
-        )
-        if directory is not None:
-            directory.withdraw(settings.host, None, time.monotonic() + _WITHDRAW_WITHIN)
+        yield
     except HbshimError as error:
-        if not supervised:
+        if not reported:
             raise
         click.echo(f"{REFUSED}{error}")
         sys.exit(2)
-    finally:
-        if directory is not None:
-            directory.close()
 
 
 def _open_directory(options: ZmqOptions) -> Directory | None:

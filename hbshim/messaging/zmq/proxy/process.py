@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from hbshim.errors import HbshimError, OptionError
 from hbshim.event_log import log_problems
 from hbshim.heartbeat import service
-from hbshim.messaging.zmq.local_sockets import open_ipc_directory
+from hbshim.messaging.zmq.local_sockets import open_ipc_directory, open_lock
 from hbshim.messaging.zmq.loop import Loop
 from hbshim.messaging.zmq.proxy.access import Access
 from hbshim.messaging.zmq.proxy.control import ControlServer
@@ -22,6 +23,9 @@ from hbshim.runtime.unpatched import start_native_thread
 
 #: Seconds between two times that events are logged.
 _LOG_EVERY = 1.0
+
+#: Seconds between two checks whether the parent has ended.
+_PARENT_EVERY = 0.25
 
 
 class EndedError(HbshimError):
@@ -53,7 +57,7 @@ def run(
     check_library(curve=settings.sockets.secret_key is not None)
     descriptor = open_ipc_directory(settings.ipc_directory, settings.ipc_group)
     try:
-        lock = _lock(descriptor, name, settings.ipc_directory)
+        lock = take_lock(descriptor, name, settings.ipc_directory)
     finally:
         os.close(descriptor)
     try:
@@ -110,19 +114,42 @@ def end_with_parent() -> None:
     start_native_thread(watch, lambda: None)
 
 
-def _lock(descriptor: int, name: ProcessName, path: str) -> int:
-    """Return a descriptor that holds the lock of a process of the proxy."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        lock = os.open(f"{name}.lock", flags, 0o600, dir_fd=descriptor)
-    except OSError as error:
-        raise OptionError(
-            f"{path}/{name}.lock cannot be opened ({error.strerror}); remove it, or name another "
-            "rpc_zmq_ipc_dir"
-        ) from None
+def stop_with_parent(parent: int) -> None:
+    """Send SIGTERM to this process once its parent has ended, or writes to its input.
+
+    Parameters:
+        parent: its process id. A forked child of it may hold the pipe, so that its end is no proof
+            that the parent runs.
+    """
+
+    def watch() -> None:
+        while not select.select([sys.stdin], [], [], _PARENT_EVERY)[0] and os.getppid() == parent:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    start_native_thread(watch, lambda: None)
+
+
+def take_lock(
+    descriptor: int, name: str, path: str, on_wait: Callable[[], None] | None = None
+) -> int:
+    """Return a descriptor that holds the lock of a process of the proxy.
+
+    Parameters:
+        descriptor: of the directory of the local sockets, `path`.
+        on_wait: called before it waits until another one has ended; None: it does not wait.
+
+    Raises:
+        OptionError: another one has it.
+    """
+    lock = open_lock(descriptor, name, path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        if on_wait is not None:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return lock
         os.close(lock)
         raise OptionError(
             f"another proxy uses rpc_zmq_ipc_dir={path!r}; a host has one, unless each "

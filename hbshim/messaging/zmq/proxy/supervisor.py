@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from hbshim.errors import OptionError
 from hbshim.messaging.zmq.proxy.endpoints import PROCESSES, ProcessName
+from hbshim.messaging.zmq.settings import REFUSED
 
 #: Seconds of the first and of the longest pause before a process that died is started again.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
@@ -27,9 +28,6 @@ _WELL_AFTER = 10.0
 
 #: Seconds beyond the grace time after which a process that does not end is killed.
 _END_ALLOWANCE = 5.0
-
-#: How the first line of a process begins that cannot start.
-REFUSED = "refused: "
 
 
 class _Process:

@@ -677,7 +677,9 @@ class FakeListener:
             raise opening
         return bool(opening or self.stopped.wait(LIMIT))
 
-    def poll(self, timeout: float, size: int = 1, _batch_timeout: Any = None) -> list[Any]:
+    def poll(
+        self, timeout: float | None = None, size: int = 1, _batch_timeout: Any = None
+    ) -> list[Any]:
         count = min(size, self._left)
         self._left -= count
         if not count:

@@ -187,7 +187,7 @@ class Serving:
             if own is not None:
                 # What is left to be received needs a slot, too.
                 self._slots.release()
-            ended = await self._wait_for_works(deadline, own)
+            ended = await self._wait_for_works(deadline, own) and await self._last_poll(deadline)
             if not ended:
                 self._cancel(own)
                 await self._wait_for_works(time.monotonic() + CANCEL_LIMIT, own)
@@ -220,6 +220,18 @@ class Serving:
             if left is not None and left <= 0:
                 return False
             await asyncio.wait([changed], timeout=left)
+
+    async def _last_poll(self, deadline: float | None) -> bool:
+        """Wait for the replies that the listener has left to its threads; it has stopped."""
+        over: asyncio.Future[None] = self.home.loop.create_future()
+        run_once(partial(resolve, self.home, over, self._return_rest), "hbshim-aio-control")
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        await asyncio.wait([over], timeout=left)
+        return over.done()
+
+    def _return_rest(self) -> None:
+        for incoming in self._listener.poll():
+            incoming.return_to_queue()
 
     def _cancel(self, own: Work | None) -> None:
         self._own, self._cancelling = own, True

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any, cast
 
+import pytest
+
+from hbshim.messaging import aio
 from hbshim.messaging.base import Payload, ReplyKind
+from hbshim.messaging.capabilities import Capabilities
+from hbshim.messaging.hybrid.driver import HybridDriver
 from hbshim.messaging.hybrid.joint_listener import Member
 from hbshim.messaging.hybrid.replying import MOST_LEFT, ReplyingMember
+from hbshim.messaging.joining import Part
+from hbshim.messaging.target import Target
+from tests.concurrency import needs_os_threads
 from tests.messaging.conftest import LIMIT
 from tests.waiting import wait_until
 
@@ -15,7 +24,10 @@ from tests.waiting import wait_until
 class StuckRequest:
     """A request whose replies wait until its backend is back."""
 
-    expires = True
+    expires = expects_reply = True
+    may_have_run = False
+    message_id = "1"
+    payload = Payload(b'{"method": "run", "args": {}}')
 
     def __init__(self) -> None:
         self.is_back = threading.Event()
@@ -29,8 +41,11 @@ class StuckRequest:
 class StuckListener:
     """A listener with some requests."""
 
+    serves = True
+
     def __init__(self, requests: list[StuckRequest]) -> None:
         self._requests = requests
+        self.closed = False
 
     def check(self, batch_size: int = 1) -> list[StuckRequest]:
         return self._requests
@@ -38,7 +53,39 @@ class StuckListener:
     def on_error(self, error: BaseException) -> None:
         raise error
 
-    def close(self, timeout: float) -> None:
+    def open(self, _timeout: float) -> bool:
+        return True
+
+    def begin_wait(self, _part: Part) -> bool:
+        return True
+
+    def pause(self) -> None:
+        """Nothing to pause."""
+
+    def resume(self) -> None:
+        """Nothing to resume."""
+
+    def stop(self, timeout: float = 0.0) -> None:
+        """Nothing to stop."""
+
+    def close(self, timeout: float = 0.0) -> None:
+        self.closed = True
+
+
+class OneBackend:
+    """A driver whose listener is given."""
+
+    rpc_timeout = LIMIT
+    payload_limit = 1000
+    capabilities = Capabilities()
+
+    def __init__(self, listener: StuckListener) -> None:
+        self._listener = listener
+
+    def listen(self, *_where: Any, **_how: Any) -> StuckListener:
+        return self._listener
+
+    def close(self) -> None:
         """Nothing to close."""
 
 
@@ -81,3 +128,70 @@ def test_keepalives_go_on_when_the_backend_is_back() -> None:
     member.close(LIMIT)
 
     assert set(request.sent) == {"alive"}
+
+
+class OneRequest(StuckListener):
+    """Hands out its request once."""
+
+    def check(self, batch_size: int = 1) -> list[StuckRequest]:
+        requests, self._requests = self._requests, []
+        return requests
+
+
+class Endpoint:
+    """Answers at once."""
+
+    async def run(self, _request: Any) -> int:
+        return 1
+
+
+@needs_os_threads
+@pytest.mark.parametrize("timeout", [None, LIMIT])
+def test_an_asynchronous_server_that_stops_has_not_ended_before_its_replies(
+    timeout: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hbshim.messaging.hybrid.replying.BRIEF", 0.01)
+    monkeypatch.setattr("hbshim.messaging.aio.serving.CLOSE_LIMIT", 0.01)
+    request = StuckRequest()
+    listener = OneRequest([request])
+    drivers: Any = OneBackend(listener), OneBackend(StuckListener([]))
+
+    async def main() -> None:
+        async with aio.Driver(HybridDriver(drivers[0], drivers[0], [drivers[1]])) as driver:
+            server = aio.Server(driver, Target("topic", server="one"), [Endpoint()])
+            await server.start()
+            while listener._requests or server._works:
+                await asyncio.sleep(0.01)
+            stopping = asyncio.ensure_future(server.stop(timeout))
+            while not server._stopped or server._receiving:
+                await asyncio.sleep(0.01)
+            await asyncio.wait([stopping], timeout=0.2)
+            assert not listener.closed
+            assert not stopping.done()
+            request.is_back.set()
+            assert await stopping
+            assert request.sent == ["result"]
+
+    asyncio.run(main())
+
+
+@needs_os_threads
+def test_an_asynchronous_server_whose_reply_cannot_be_sent_has_not_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hbshim.messaging.hybrid.replying.BRIEF", 0.01)
+    request = StuckRequest()
+    listener = OneRequest([request])
+    drivers: Any = OneBackend(listener), OneBackend(StuckListener([]))
+
+    async def main() -> None:
+        async with aio.Driver(HybridDriver(drivers[0], drivers[0], [drivers[1]])) as driver:
+            server = aio.Server(driver, Target("topic", server="one"), [Endpoint()])
+            await server.start()
+            while listener._requests or server._works:
+                await asyncio.sleep(0.01)
+            assert not await server.stop(0.2)
+            assert listener.closed
+            request.is_back.set()
+
+    asyncio.run(main())

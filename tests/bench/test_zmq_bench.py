@@ -15,7 +15,20 @@ from hbshim.bench.rpc import processes
 from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.zmq import contest, proxies
-from hbshim.bench.zmq.contest import BARE, BARE_C, CALL, CAST, CURVE, OWN, RABBIT, WORKS, Comparison
+from hbshim.bench.zmq.contest import (
+    ACKNOWLEDGED,
+    BARE,
+    BARE_C,
+    CALL,
+    CAST,
+    CONTROL,
+    CURVE,
+    NOTIFY,
+    OWN,
+    RABBIT,
+    WORKS,
+    Comparison,
+)
 from hbshim.errors import CallTimeoutError, HbshimError, MissingExtraError
 from tests.concurrency import MODEL
 from tests.waiting import wait_until
@@ -37,15 +50,19 @@ def test_there_is_a_row_for_every_comparison_and_for_the_cpu_of_the_proxies(
     compared = [
         each
         for each in contest.COMPARISONS
-        if {each.of, each.against} <= {OWN, CURVE, BARE, BARE_C}
+        if {each.of, each.against} <= {OWN, CONTROL, CURVE, BARE, BARE_C}
     ]
     monkeypatch.setattr(contest, "COMPARISONS", compared)
+    assert {each.work for each in compared if each.of is CONTROL} == set(WORKS)
     result = suite.run(["zmq"], None, quick=True, progress=lambda _: None)
     rows = json.loads(json.dumps(result))["zmq"]
     assert {row["work"] for row in rows} == {work.name for work in WORKS}
     of_rates = [row for row in rows if not row["contestant"].startswith("CPU")]
     assert [(row["work"], row["contestant"], row["against"]) for row in of_rates] == [
-        (each.work.name, each.of.name, each.against.name) for each in compared
+        (each.work.name, each.of.name, each.against.name)
+        for work in WORKS
+        for each in compared
+        if each.work is work
     ]
     assert [row["must"] for row in rows if row not in of_rates] == ["≤ 4.5", "≤ 4.5"]
     for row in rows:
@@ -87,9 +104,13 @@ def test_the_proxy_with_curve_takes_no_client_without_it() -> None:
 def test_rabbitmq_is_compared_where_there_is_one(
     broker: Broker, vhost: str, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contest, "COMPARISONS", (Comparison(CALL, OWN, RABBIT, 1.5),))
-    (row,) = contest.run(broker.amqp_url(vhost=vhost), quick=True)
-    assert (row["contestant"], row["against"], row["must"]) == ("hbzmq", "hbkombu", "≥ 1.5")
+    pairs = (Comparison(CALL, OWN, RABBIT, 1.5), Comparison(NOTIFY, ACKNOWLEDGED, RABBIT, 1.2))
+    monkeypatch.setattr(contest, "COMPARISONS", pairs)
+    rows = contest.run(broker.amqp_url(vhost=vhost), quick=True)
+    assert [(row["work"], row["contestant"], row["against"], row["must"]) for row in rows] == [
+        ("call", "hbzmq", "hbkombu", "≥ 1.5"),
+        ("notify", "hbzmq, acknowledged", "hbkombu", "≥ 1.2"),
+    ]
 
 
 def test_a_cast_that_does_not_arrive_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

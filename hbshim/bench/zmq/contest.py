@@ -49,23 +49,30 @@ class Entry:
     Attributes:
         name: of its rows.
         via: what is between its client and its server.
+        acknowledged: notifications are.
     """
 
     name: str
     kind: str
     scheme: str
     model: str
-    via: Literal["own proxy", "own proxy, CURVE", "C proxy", "broker"]
+    via: Literal["own proxy", "own proxy, again", "own proxy, CURVE", "C proxy", "broker"]
+    acknowledged: bool = False
 
 
 OWN = Entry("hbzmq", "own", "hbzmq", "native", "own proxy")
+#: The same contestant a second time: its ratio would be 1 on a machine that does nothing else.
+CONTROL = Entry("hbzmq, again", "own", "hbzmq", "native", "own proxy, again")
+ACKNOWLEDGED = Entry(
+    "hbzmq, acknowledged", "own", "hbzmq", "native", "own proxy", acknowledged=True
+)
 EVENTLET = Entry("hbzmq, eventlet", "own", "hbzmq", "eventlet", "own proxy")
 GEVENT = Entry("hbzmq, gevent", "own", "hbzmq", "gevent", "own proxy")
 CURVE = Entry("hbzmq, CURVE", "own", "hbzmq", "native", "own proxy, CURVE")
 BARE = Entry("pyzmq, same proxy", "bare pyzmq", "hbshim", "native", "own proxy")
 BARE_C = Entry("pyzmq, zmq.proxy", "bare pyzmq", "c", "native", "C proxy")
 RABBIT = Entry("hbkombu", "own", "hbkombu", "native", "broker")
-ENTRIES = (OWN, EVENTLET, GEVENT, CURVE, BARE, BARE_C, RABBIT)
+ENTRIES = (OWN, CONTROL, ACKNOWLEDGED, EVENTLET, GEVENT, CURVE, BARE, BARE_C, RABBIT)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,8 @@ COMPARISONS = (
     Comparison(NOTIFY, OWN, BARE),
     Comparison(NOTIFY, OWN, BARE_C),
     Comparison(NOTIFY, OWN, RABBIT, 5.0),
+    Comparison(NOTIFY, ACKNOWLEDGED, RABBIT, 1.2),
+    *(Comparison(work, CONTROL, OWN) for work in WORKS),
 )
 
 #: The CPU time of hbshim's proxy for one call, as a multiple of that of ZeroMQ's own, at most.
@@ -154,6 +163,7 @@ def _present(entries: list[Entry], broker_url: str | None) -> Iterator[dict[str,
             stack.callback(tidy, broker_url, topics.values())
         starts: dict[str, Callable[[], AbstractContextManager[Proxy]]] = {
             "own proxy": own_proxy,
+            "own proxy, again": own_proxy,
             "own proxy, CURVE": functools.partial(own_proxy, curve=True),
             "C proxy": c_proxy,
         }
@@ -172,7 +182,9 @@ def _present(entries: list[Entry], broker_url: str | None) -> Iterator[dict[str,
 
 
 def _url(entry: Entry, proxy: Proxy) -> str:
-    return proxy.url if entry.kind == "own" else proxy.place
+    if entry.kind != "own":
+        return proxy.place
+    return f"{proxy.url}&notification_acks=true" if entry.acknowledged else proxy.url
 
 
 def _row(pair: Comparison, own: Figures, against: Figures) -> dict[str, Any]:

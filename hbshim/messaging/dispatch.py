@@ -78,7 +78,7 @@ class Dispatcher:
             served = True
             # Looked up on the class: callables set on an instance are not methods.
             if not call.method.startswith("_") and inspect.isroutine(
-                inspect.getattr_static(type(endpoint), call.method, None)
+                _of_class(type(endpoint), call.method)
             ):
                 found: Callable[..., Any] = getattr(endpoint, call.method)
                 return found
@@ -88,3 +88,11 @@ class Dispatcher:
         raise NoSuchMethodError(
             f"no endpoint serves {wanted}; ask for one that the server offers, or update it"
         )
+
+
+def _of_class(kind: type, name: str) -> object:
+    """Return an attribute of a class, without those of its metaclass; None: it has none."""
+    for each in kind.__mro__:
+        if name in each.__dict__:
+            return each.__dict__[name]
+    return None

@@ -71,6 +71,8 @@ def serves(offered: str | None, wanted: str | None) -> bool:
 
     The major versions must be equal, and the server's minor version not lower. No version is 1.0.
     """
+    if not offered and not wanted:
+        return True
     offered_major, offered_minor = version_of(offered or "1.0")
     major, minor = version_of(wanted or "1.0")
     return offered_major == major and offered_minor >= minor

@@ -129,6 +129,7 @@ def test_a_method_is_found_by_namespace_and_version() -> None:
         Call("_hidden"),
         Call("__init__"),
         Call("attribute"),
+        Call("mro"),
         Call("missing"),
         Call("ping", namespace="other"),
         Call("ping", version="1.1"),

@@ -205,12 +205,15 @@ class Caller:
 
         publication.done = done
         send = functools.partial(self._publishers[pipeline].publish, hosts, publication)
+        call = self._calls.begin(None, request.hex())
         try:
+            self._loop.post(send)
             # The publisher waits for what is missing; the rest is for a thread that cannot run.
-            self.ask({request: send}, publication.until + PUBLISH_ALLOWANCE)
+            self._calls.wait(call, publication.until + PUBLISH_ALLOWANCE, None)
             return sent[0]
         finally:
             publication.given_up = True
+            self._calls.end(call)
 
     def question(
         self, kind: Kind, key: bytes, hosts: Sequence[HostRecord], deadline: float
@@ -341,7 +344,7 @@ class Call:
         caller: Caller,
         request: CallRequest,
         kind: Kind = Kind.CALL,
-        flags: Flag = Flag.NONE,
+        flags: int = Flag.NONE,
     ) -> None:
         self._kind = kind
         self._flags = flags | Flag.MANDATORY if request.mandatory else flags

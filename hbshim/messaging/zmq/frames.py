@@ -13,6 +13,7 @@ Longer than others: every byte of the format is here.
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 import math
 import struct
@@ -48,6 +49,9 @@ NOTIFICATION = b"N"
 
 #: The end of the key of one pool of listeners.
 POOL = b"P"
+
+#: Names that are kept, encoded and decoded: those of most messages are the same.
+_NAMES_KEPT = 1024
 
 _MAGIC = b"HBZ1"
 _FIXED = struct.Struct("!4sBBH16sQI5B2H")
@@ -136,8 +140,8 @@ REASONS = frozenset((BUSY, UNKNOWN, APART, MISSED, REQUEUED))
 _KINDS = {kind.value: kind for kind in Kind}
 
 
-class Flag(enum.IntFlag):
-    """How a message is to be treated."""
+class Flag(enum.IntEnum):
+    """How a message is to be treated: bits. Not an IntFlag, whose operators are slow."""
 
     NONE = 0
     #: A proxy acknowledges it when it has taken it.
@@ -223,11 +227,10 @@ def encode(header: Header, client: bytes = b"") -> bytes:
     Raises:
         FrameError: a name or the client is too long, or the id has not 16 bytes.
     """
-    names = [name.encode() for name in header[5:]]
-    names.append(client)
+    lengths, names = _encoded_names(header[5:])
     if len(header.id) != 16:
         raise FrameError(f"an id has 16 bytes, not {len(header.id)}")
-    if max(map(len, names)) > NAME_LIMIT:
+    if len(client) > NAME_LIMIT or max(lengths) > NAME_LIMIT:
         raise FrameError(f"a name has more than {NAME_LIMIT} bytes")
     fixed = _FIXED.pack(
         _MAGIC,
@@ -237,11 +240,33 @@ def encode(header: Header, client: bytes = b"") -> bytes:
         header.id,
         header.sequence,
         min(header.left, LONGEST_LEFT),
-        *map(len, names),
+        *lengths,
+        len(client),
         0,
         1,
     )
-    return fixed + b"".join(names)
+    return b"".join((fixed, names, client))
+
+
+@functools.lru_cache(_NAMES_KEPT)
+def _encoded_names(names: tuple[str, ...]) -> tuple[tuple[int, ...], bytes]:
+    """Return the lengths of names, and their bytes."""
+    encoded = [name.encode() for name in names]
+    return tuple(map(len, encoded)), b"".join(encoded)
+
+
+@functools.lru_cache(_NAMES_KEPT)
+def _decoded_names(lengths: tuple[int, ...], encoded: bytes) -> tuple[str, ...]:
+    """Return the names of these lengths.
+
+    Raises:
+        UnicodeDecodeError: one is not in UTF-8.
+    """
+    names, at = [], 0
+    for length in lengths:
+        names.append(encoded[at : at + length].decode())
+        at += length
+    return tuple(names)
 
 
 def pack(
@@ -357,12 +382,9 @@ def unpack_whole(frame: bytes, at: int = 0) -> Message:
         raise FrameError("not a frame of this protocol")
     _, _, kind, flags, id_, sequence, left, *rest = _FIXED.unpack_from(frame, at)
     *lengths, client_length, part, parts = rest
-    names: list[str] = []
-    name = at + _NAMES
+    name = at + _NAMES + sum(lengths)
     try:
-        for length in lengths:
-            names.append(frame[name : name + length].decode())
-            name += length
+        names = _decoded_names(tuple(lengths), frame[at + _NAMES : name])
         header = Header(_KINDS[kind], id_, flags, sequence, left, *names)
     except KeyError:
         raise FrameError(f"a header of an unknown kind: {kind}") from None
@@ -383,6 +405,7 @@ def decode(frame: bytes) -> Header:
     return unpack(frame).header
 
 
+@functools.lru_cache(_NAMES_KEPT)
 def key_of(exchange: str, topic: str, server: str = "") -> bytes:
     """Return the address of a target: exchange, topic and server, each behind its length.
 
@@ -445,11 +468,16 @@ def milliseconds(left: float | None) -> int:
 
 def instances_of(names: Iterable[str]) -> list[bytes]:
     """Return the ids of listeners that a directory names; none if it names one that is no id."""
+    return list(_instances_of(tuple(names)))
+
+
+@functools.lru_cache(_NAMES_KEPT)
+def _instances_of(names: tuple[str, ...]) -> tuple[bytes, ...]:
     try:
-        found = [bytes.fromhex(name) for name in names]
+        found = tuple(bytes.fromhex(name) for name in names)
     except ValueError:
-        return []
-    return found if all(len(each) == INSTANCE_SIZE for each in found) else []
+        return ()
+    return found if all(len(each) == INSTANCE_SIZE for each in found) else ()
 
 
 def split_instances(body: bytes) -> list[bytes]:

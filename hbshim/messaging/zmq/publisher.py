@@ -188,8 +188,8 @@ class Publisher:
         if publication.given_up:
             return
         # Also those that it did not wait for.
-        left_out = len(self._subscribers.missing(publication.instances))
-        self._metrics.count("zmq_listeners_left_out", left_out)
+        if missing := self._subscribers.missing(publication.instances):
+            self._metrics.count("zmq_listeners_left_out", len(missing))
         copies = 0
         for subscription in self._receivers(publication):
             self._send(subscription, publication)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -22,6 +23,9 @@ POLL = 0.1
 #: Seconds that a file must have been left alone for its times to show every change: a kernel
 #: counts them in steps of up to 10 ms.
 SETTLED = 0.05
+
+#: Keys whose routes are kept.
+_KEPT = 1000
 
 
 class UnusableError(OSError):
@@ -59,6 +63,8 @@ class PolledDirectory(Inheritable):
         # A native one, held only for a moment: renewals come from a native thread.
         self._lock = HiddenLock()
         self._listed: list[Listed] = []
+        # What was found for a key, until the first of its leases ends or the files change.
+        self._kept: dict[bytes, tuple[float, Routes]] = {}
         self._signature: object = None
         self._reachable = False
         self._refused: dict[tuple[bytes, str], tuple[str, float]] = {}
@@ -79,15 +85,22 @@ class PolledDirectory(Inheritable):
         now = time.monotonic()
         with self._lock.native:
             self._refresh()
+            until, kept = self._kept.get(key, (0.0, None))
+            if kept is not None and now < until and not self._refused:
+                return kept
             found = [
-                route
+                (listed.ends, route)
                 for listed in self._listed
                 if listed.ends > now and (route := _route(listed, key)) is not None
             ]
-            offered = [route for route in found if not self._is_refused(key, route, now)]
-            return Routes(
-                tuple(sorted(offered, key=lambda route: route.record.host)), self._reachable
-            )
+            offered = [route for _, route in found if not self._is_refused(key, route, now)]
+            offered.sort(key=lambda route: route.record.host)
+            routes = Routes(tuple(offered), self._reachable)
+            if not self._refused:
+                if len(self._kept) >= _KEPT:
+                    self._kept.clear()
+                self._kept[key] = min((ends for ends, _ in found), default=math.inf), routes
+            return routes
 
     def forget(self, key: bytes, host: str) -> None:
         self.adopt()
@@ -160,12 +173,14 @@ class PolledDirectory(Inheritable):
             signature = self._read_signature()
             if signature is not None and signature == self._signature:
                 return False
+            self._kept.clear()
             self._listed = self.read()
             self._signature = signature
             self._drop_refused(before[0])
             self._reachable = True
             self.events.reached()
         except OSError as error:
+            self._kept.clear()
             self._signature = None
             self._reachable = False
             if isinstance(error, UnusableError):

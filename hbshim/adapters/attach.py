@@ -19,6 +19,7 @@ from hbshim.heartbeat.workers import require_library
 from hbshim.options import Options
 from hbshim.runtime.choice import Choice
 from hbshim.runtime.detect import choose_worker
+from hbshim.runtime.fork import OPENED_BEFORE_FORK
 from hbshim.runtime.interpreter import require_gil
 
 #: Returns the options of a connection that is being opened, given those in its URL; None while
@@ -217,7 +218,4 @@ def refuse_inherited(link: Link) -> None:
     """
     if link.inherited:
         link.orphan()
-        raise AttachError(
-            "this connection was opened before a fork and belongs to the parent process; "
-            "open a new one in the child"
-        )
+        raise AttachError(OPENED_BEFORE_FORK)

@@ -8,10 +8,11 @@ has interrupted the first one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from hbshim.adapters.attach import change, refuse_inherited, watch
+from hbshim.adapters.earlier_calls import EarlierCalls
 from hbshim.errors import AttachError
 from hbshim.heartbeat.link import Link
 from hbshim.options import Options
@@ -20,7 +21,10 @@ from hbshim.options import Options
 #: and a further one after each attempt that failed.
 ATTEMPTS = "hbshim_attempts"
 
-_OUTCOME = "kept"
+#: The name of the outcome of an attempt.
+_KEPT = "kept"
+
+T = TypeVar("T")
 
 
 class Attachment:
@@ -28,31 +32,53 @@ class Attachment:
 
     Parameters:
         link: of the connection.
+        earlier: calls into the connection that began before.
 
     Attributes:
         link: of the connection.
     """
 
-    def __init__(self, link: Link) -> None:
+    __slots__ = ("_agreed", "_earlier", "link")
+
+    def __init__(self, link: Link, earlier: EarlierCalls) -> None:
         self.link = link
-        self._outcome: dict[str, bool] = {}
+        self._earlier = earlier
+        self._agreed: dict[str, Any] = {}
 
     def install(self) -> None:
         """Put the guard in place; idempotent, in several threads at once."""
-        raise NotImplementedError
+        self._wrap()
+        self._earlier.look()
+        if self.link.guard.closed:
+            self.remove()
 
     def remove(self) -> None:
         """Undo :meth:`install`; idempotent, in several threads at once, and while one installs."""
+        self.link.close()
+        self._unwrap()
+
+    def _wrap(self) -> None:
+        """Replace functions of the connection by guarded ones."""
         raise NotImplementedError
+
+    def _unwrap(self) -> None:
+        """Undo :meth:`_wrap`."""
+        raise NotImplementedError
+
+    def agree(self, name: str, value: T) -> T:
+        """Return what the threads that install it use: `value`, unless another one was first."""
+        agreed: T = self._agreed.setdefault(name, value)
+        return agreed
+
+    def agreed(self, name: str) -> Any:
+        """Return what the threads have agreed on; None if none has proposed anything."""
+        return self._agreed.get(name)
 
     @property
     def kept(self) -> bool | None:
         """Whether the attempt was successful; None while it is not complete."""
-        return self._outcome.get(_OUTCOME)
-
-    def settle(self, kept: bool) -> bool:
-        """Return the outcome of the attempt: `kept`, unless another thread has settled it."""
-        return self._outcome.setdefault(_OUTCOME, kept)
+        outcome: bool | None = self.agreed(_KEPT)
+        return outcome
 
 
 def attach_once(names: dict[str, Any], make: Callable[[], Attachment], options: Options) -> Link:
@@ -80,9 +106,9 @@ def attach_once(names: dict[str, Any], make: Callable[[], Attachment], options: 
                 watch(link, options)
             elif attachment.kept is None:
                 raise AttachError("this connection was closed meanwhile; open a new one")
-            kept = attachment.settle(True)
+            kept = attachment.agree(_KEPT, True)
         except BaseException:
-            if not attachment.settle(False):
+            if not attachment.agree(_KEPT, False):
                 _remove(attachment)
             raise
         if kept:
@@ -108,3 +134,10 @@ def _remove(attachment: Attachment) -> None:
     except BaseException:
         attachment.remove()
         raise
+
+
+def restore(owner: Any, replaced: Mapping[str, Any]) -> None:
+    """Remove from `owner` the attributes that are still those in `replaced`."""
+    for name, function in replaced.items():
+        if vars(owner).get(name) is function:
+            vars(owner).pop(name, None)

@@ -53,8 +53,8 @@ class EarlierCalls:
         *,
         one_session: bool,
     ) -> None:
-        self._reads = _Calls(reads)
-        self._writes = _Calls(writes)
+        self._reads = _Calls(reads) if reads else _NONE
+        self._writes = _Calls(writes) if writes else _NONE
         self._reads_end = time.monotonic() + READS_END * timeout
         self._one_session = one_session
         self._looked = not (reads or writes)
@@ -63,8 +63,8 @@ class EarlierCalls:
         """Look for the calls, when new ones pass the guard; once."""
         if not self._looked:
             found = stacks()
-            self._reads.look(found)
-            self._writes.look(found)
+            self._reads = self._reads.begun(found)
+            self._writes = self._writes.begun(found)
             self._looked = True
 
     def reading(self) -> bool:
@@ -77,12 +77,12 @@ class EarlierCalls:
 
     def _in_reads(self) -> bool:
         # Nearly always there are none; the engine asks at each check.
-        if not (self._reads.threads or self._reads.missed):
+        if self._reads is _NONE:
             return False
         return self._reads_may_last() and self._reads.last(missed_last=True)
 
     def _in_writes(self) -> bool:
-        if not (self._writes.threads or self._writes.missed):
+        if self._writes is _NONE:
             return False
         return self._writes.last(missed_last=self._reads_may_last())
 
@@ -107,10 +107,11 @@ class _Calls:
         self.missed = False
         self.threads: frozenset[int] = frozenset()
 
-    def look(self, found: Stacks) -> None:
-        """Note the threads that are inside."""
+    def begun(self, found: Stacks) -> _Calls:
+        """Note the threads that are inside; return the calls, which may be none."""
         self.threads = self._inside(found)
         self.missed = not (self._are_known and found.complete)
+        return self if self.threads or self.missed else _NONE
 
     def last(self, *, missed_last: bool) -> bool:
         """Return whether one of the threads may still be inside.
@@ -140,6 +141,9 @@ def _place(function: Any) -> _Place | None:
     code = getattr(function, "__code__", None)
     return None if code is None else (escaped(code.co_filename), escaped(code.co_name))
 
+
+#: What is kept where there are none: each connection has it for as long as it is open.
+_NONE = _Calls(())
 
 #: Of a connection that was just made, so that no other thread has it.
 NO_CALLS = EarlierCalls((), (), 0.0, one_session=False)

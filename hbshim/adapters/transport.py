@@ -21,6 +21,7 @@ from hbshim.heartbeat.state import WATCHED
 from hbshim.heartbeat.wire import AMQP_0_9_1, HeartbeatFormat
 from hbshim.options import Options
 from hbshim.protocol.frames import Splitter
+from hbshim.runtime.fork import OPENED_BEFORE_FORK
 
 #: The most bytes of one read, unless a frame that has begun is longer.
 _READ = 65536
@@ -248,7 +249,7 @@ def _tears(_error: BaseException) -> bool:
 
 
 def _forked_error() -> Exception:
-    return ConnectionError("this connection was opened before a fork")
+    return ConnectionError(OPENED_BEFORE_FORK)
 
 
 def _refuse_send(_data: bytes) -> None:

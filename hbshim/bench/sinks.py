@@ -44,7 +44,7 @@ def open_idle(host: str, user: str, password: str, timeout: int) -> Any:
     import amqp
 
     connection = amqp.Connection(
-        host, user, password, heartbeat=timeout, frame_max=FRAME_MAX * 2, login_method="PLAIN"
+        host, user, password, heartbeat=timeout, frame_max=FRAME_MAX, login_method="PLAIN"
     )
     connection.connect()
     return connection

@@ -24,6 +24,7 @@ from hbshim.adapters.transport import Transport
 from hbshim.errors import ConnectionLostError, HbshimError
 from hbshim.messaging.joining import Part
 from hbshim.messaging.readiness import Readiness, wait_writable
+from hbshim.runtime.fork import OPENED_BEFORE_FORK
 
 #: Seconds between two checks whether the socket is writable.
 _SLICE = 0.05
@@ -118,10 +119,7 @@ class ByteStream(ABC, Generic[_I]):
         """
         if _getpid() != self._pid:
             # Before the lock: the thread that held it at the fork does not exist in this process.
-            raise ConnectionLostError(
-                f"{self.name}: this connection was opened before a fork and belongs to the "
-                "parent process; open a new one in the child"
-            )
+            raise ConnectionLostError(f"{self.name}: {OPENED_BEFORE_FORK}")
         if self.ended or self._transport.closing:
             raise self._lost()
 

@@ -15,6 +15,12 @@ from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
+#: What the error of a child process says that uses its parent's connection.
+OPENED_BEFORE_FORK = (
+    "this connection was opened before a fork and belongs to the parent process; "
+    "open a new one in the child"
+)
+
 #: <linux/mman.h>, since 4.14; the `mmap` module of Python 3.11 does not name it.
 _MADV_WIPEONFORK = 18
 

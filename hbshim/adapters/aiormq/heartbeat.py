@@ -38,6 +38,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import silence_of
 from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, Options, check_url_key
+from hbshim.runtime.fork import OPENED_BEFORE_FORK
 
 SUPPORTED = ">=6.9,<8"
 
@@ -180,10 +181,7 @@ def _end_heartbeat_task(connection: Any) -> None:
 
 def forked_error() -> Exception:
     """Return the error for a child process that uses its parent's connection."""
-    error: Exception = AMQPConnectionError(
-        "this connection was opened before a fork and belongs to the parent process; "
-        "open a new one in the child"
-    )
+    error: Exception = AMQPConnectionError(OPENED_BEFORE_FORK)
     return error
 
 

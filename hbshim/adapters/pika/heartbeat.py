@@ -29,7 +29,7 @@ from hbshim.adapters.attach import (
     not_negotiated,
     ready,
 )
-from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
+from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once, restore
 from hbshim.adapters.earlier_calls import NO_CALLS, EarlierCalls
 from hbshim.adapters.loop_link import LoopLink
 from hbshim.adapters.replacing import replace_once
@@ -42,7 +42,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.wire import Wire
 from hbshim.observe.loops import watch_loop
 from hbshim.options import URL_KEYS, ConnectOptions, Options, check_url_key, split_url
-from hbshim.runtime.fork import process_mark
+from hbshim.runtime.fork import OPENED_BEFORE_FORK, process_mark
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -248,6 +248,8 @@ def _name(connection: Any) -> str:
 class _Attachment(Attachment):
     """The guard around the functions of a connection and its transport, until it is closed."""
 
+    __slots__ = ("_closing", "_connection", "_methods", "_output", "_transport")
+
     link: LoopLink
 
     def __init__(self, connection: Any, *, new: bool) -> None:
@@ -259,16 +261,16 @@ class _Attachment(Attachment):
             )
         require_attributes("pika", pika.__version__, SUPPORTED, transport, _TRANSPORT_NAMES)
         wire = wire_for(transport._sock)
-        self._earlier = NO_CALLS
+        earlier = NO_CALLS
         if not new:
-            self._earlier = EarlierCalls(
+            earlier = EarlierCalls(
                 [transport._consume],
                 [transport._produce],
                 connection.params.heartbeat,
                 one_session=wire.route == "tls",
             )
-        link = _make_link(connection, transport, wire, self._earlier)
-        super().__init__(link)
+        link = _make_link(connection, transport, wire, earlier)
+        super().__init__(link, earlier)
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
         self._output = _guarded_output(connection._output_marshaled_frames, link)
@@ -289,7 +291,7 @@ class _Attachment(Attachment):
             ("_consume", consume, guarded_consume),
         ]
 
-    def install(self) -> None:
+    def _wrap(self) -> None:
         connection, transport = self._connection(), self._transport()
         if connection is None or transport is None:
             return
@@ -297,24 +299,17 @@ class _Attachment(Attachment):
         for method in self._methods:
             _replace_method(transport, *method)
         vars(transport).update(self._closing)
-        self._earlier.look()
-        if self.link.guard.closed:
-            self.remove()
 
-    def remove(self) -> None:
-        self.link.close()
+    def _unwrap(self) -> None:
         connection, transport = self._connection(), self._transport()
         if connection is not None:
-            if vars(connection).get("_output_marshaled_frames") is self._output:
-                vars(connection).pop("_output_marshaled_frames", None)
+            restore(connection, {"_output_marshaled_frames": self._output})
             if self.kept is not False:
                 vars(connection).pop(ATTEMPTS, None)
         if transport is not None:
             for method in self._methods:
                 _restore_method(transport, *method)
-            for name, function in self._closing.items():
-                if vars(transport).get(name) is function:
-                    vars(transport).pop(name, None)
+            restore(transport, self._closing)
 
 
 def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCalls) -> LoopLink:
@@ -436,10 +431,7 @@ def _tears(_error: BaseException) -> bool:
 
 def forked_error() -> Exception:
     """Return the error for a child process that uses its parent's connection."""
-    error: Exception = StreamLostError(
-        "this connection was opened before a fork and belongs to the parent process; "
-        "open a new one in the child"
-    )
+    error: Exception = StreamLostError(OPENED_BEFORE_FORK)
     return error
 
 

@@ -21,11 +21,6 @@ from hbshim.runtime.fork import process_mark
 #: after each slot is the best that can be done for a peer that asks for less.
 SHORTEST_TIMEOUT = 2 * SLOT
 
-FORKED = (
-    "this connection was opened before a fork and belongs to the parent process; "
-    "open a new one in the child"
-)
-
 
 def link_beneath(
     sock: Any,

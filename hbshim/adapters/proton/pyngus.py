@@ -25,13 +25,14 @@ from hbshim.adapters.attach import (
 )
 from hbshim.adapters.proton.frames import SentFrames
 from hbshim.adapters.proton.heartbeat import IN_C, idle_times_of
-from hbshim.adapters.proton.io import FORKED, guarded_recv, guarded_send, link_beneath
+from hbshim.adapters.proton.io import guarded_recv, guarded_send, link_beneath
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
 from hbshim.adapters.versions import require_attributes, require_version
 from hbshim.errors import AttachError
 from hbshim.heartbeat.link import Link
 from hbshim.options import Options
+from hbshim.runtime.fork import OPENED_BEFORE_FORK
 
 SUPPORTED = ">=2.2,<3"
 
@@ -175,7 +176,7 @@ def _attach(connection: Any, sock: Any, options: Options) -> GuardedSocket | Non
 
 def _forked_error() -> Exception:
     # An error of the socket: its users handle these.
-    return ConnectionAbortedError(FORKED)
+    return ConnectionAbortedError(OPENED_BEFORE_FORK)
 
 
 def _wrap_destroy(connection: Any, link: Link) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hbshim.adapters.proton.frames import SentFrames
-from hbshim.adapters.proton.io import FORKED, guarded_recv, guarded_send, link_beneath
+from hbshim.adapters.proton.io import guarded_recv, guarded_send, link_beneath
 from hbshim.amqp1.idle import IdleTimes
 from hbshim.heartbeat.link import Link
+from hbshim.runtime.fork import OPENED_BEFORE_FORK
 
 #: The methods that are replaced.
 _WRAPPED = ("send", "recv", "close", "update", "fileno")
@@ -94,11 +95,11 @@ def _refuse_to_poll(selectable: Any, forked_error: Callable[[], Exception]) -> N
 def _end_copy(selectable: Any, root: str) -> Exception:
     """In a forked child that uses the connection: have proton close it; return the error."""
     exceptions = importlib.import_module(f"{root}._exceptions")
-    error: Exception = exceptions.ConnectionException(FORKED)
+    error: Exception = exceptions.ConnectionException(OPENED_BEFORE_FORK)
     transport = None if selectable is None else selectable._transport
     if transport is not None:
         condition = importlib.import_module(f"{root}._condition").Condition
-        transport.condition = condition("hbshim:forked", FORKED)
+        transport.condition = condition("hbshim:forked", OPENED_BEFORE_FORK)
         # As proton's own IOHandler does when the stream ends.
         transport.close_head()
         transport.close_tail()

@@ -29,7 +29,7 @@ from hbshim.adapters.attach import (
     options_for_connect,
     ready,
 )
-from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once
+from hbshim.adapters.attachment import ATTEMPTS, Attachment, attach_once, restore
 from hbshim.adapters.earlier_calls import NO_CALLS, EarlierCalls
 from hbshim.adapters.replacing import replace_once
 from hbshim.adapters.sockets import wire_for
@@ -40,7 +40,7 @@ from hbshim.heartbeat.link import Link
 from hbshim.heartbeat.state import State
 from hbshim.heartbeat.wire import Wire
 from hbshim.options import Options
-from hbshim.runtime.fork import process_mark
+from hbshim.runtime.fork import OPENED_BEFORE_FORK, process_mark
 
 SUPPORTED = ">=5.2,<6"
 
@@ -55,6 +55,12 @@ _NOT_READY = {errno.EAGAIN, errno.EINTR, errno.ENOENT, errno.EWOULDBLOCK}
 #: Key of kombu's ``transport_options`` for the options of a connection. A clone of the kombu
 #: connection, as pools make it, inherits them, and py-amqp ignores the key.
 KOMBU_OPTION = "hbshim"
+
+#: Where a transport has that hbshim, and not the application, has requested the heartbeat.
+_ASKED = "hbshim_asked"
+
+#: The name of the frame writer that the threads which attach a connection agree on.
+_WRITER = "writer"
 
 
 def attach(connection: Any, options: Options, *, new: bool = False) -> Link | None:
@@ -146,10 +152,7 @@ def _make_link(connection: Any, transport: Any, wire: Wire, earlier: EarlierCall
 
 
 def _forked_error() -> Exception:
-    error: Exception = RecoverableConnectionError(
-        "this connection was opened before a fork and belongs to the parent process; "
-        "open a new one in the child"
-    )
+    error: Exception = RecoverableConnectionError(OPENED_BEFORE_FORK)
     return error
 
 
@@ -164,27 +167,35 @@ class _Attachment(Attachment):
     nothing refers to a closed connection, and a py-amqp object that connects again is unchanged.
     """
 
+    __slots__ = (
+        "_connection",
+        "_of_connection",
+        "_of_transport",
+        "_raised",
+        "_transport",
+        "_writer",
+    )
+
     def __init__(self, connection: Any, transport: Any, *, new: bool) -> None:
         wire = wire_for(transport.sock)
-        self._earlier = NO_CALLS
+        earlier = NO_CALLS
         if not new:
-            self._earlier = EarlierCalls(
+            earlier = EarlierCalls(
                 [transport.read_frame],
                 # A thread inside the frame writer has the transport's own `write`.
                 [transport.write, connection._frame_writer],
                 connection.heartbeat,
                 one_session=wire.route == "tls",
             )
-        super().__init__(_make_link(connection, transport, wire, self._earlier))
+        super().__init__(_make_link(connection, transport, wire, earlier), earlier)
         self._connection = weakref.ref(connection)
         self._transport = weakref.ref(transport)
         self._writer = connection._frame_writer
-        self._guarded_writer: dict[str, Any] = {}
         self._raised = _user_timeout(transport, self.link)
         self._of_connection = _functions_of_connection(connection, transport, self.link)
         self._of_transport = _functions_of_transport(transport, self.link, self.remove)
 
-    def install(self) -> None:
+    def _wrap(self) -> None:
         connection, transport = self._connection(), self._transport()
         if connection is None or transport is None:
             return
@@ -193,38 +204,27 @@ class _Attachment(Attachment):
         vars(transport).update(self._of_transport)
         # The frame writer got `transport.write` when the connection was made.
         writer = connection.frame_writer_cls(connection, transport)
-        connection._frame_writer = self._guarded_writer.setdefault("", writer)
+        connection._frame_writer = self.agree(_WRITER, writer)
         if getattr(self._writer, "__code__", None) is getattr(writer, "__code__", self):
             # It has a buffer as large as a frame, and can be made anew, unlike another tool's.
             self._writer = None
         vars(connection).update(self._of_connection)
-        self._earlier.look()
-        if self.link.guard.closed:
-            self.remove()
 
-    def remove(self) -> None:
-        self.link.close()
+    def _unwrap(self) -> None:
         connection, transport = self._connection(), self._transport()
         if self._raised and self.link.wire.user_timeout == self._raised:
             self.link.wire.user_timeout = _DEFAULT_USER_TIMEOUT
         if connection is not None:
-            if vars(connection).get("drain_events") is _refuse_read:
-                vars(connection).pop("drain_events", None)
-            _take_off(connection, self._of_connection)
+            restore(connection, {"drain_events": _refuse_read})
+            restore(connection, self._of_connection)
         if transport is not None:
-            _take_off(transport, self._of_transport)
-            if connection is not None and connection._frame_writer is self._guarded_writer.get(""):
+            restore(transport, self._of_transport)
+            if connection is not None and connection._frame_writer is self.agreed(_WRITER):
                 own = self._writer or connection.frame_writer_cls(connection, transport)
                 connection._frame_writer = own
             if self.kept is not False:
-                for name in ("hbshim_asked", ATTEMPTS):
+                for name in (_ASKED, ATTEMPTS):
                     vars(transport).pop(name, None)
-
-
-def _take_off(owner: Any, functions: dict[str, Any]) -> None:
-    for name, function in functions.items():
-        if vars(owner).get(name) is function:
-            vars(owner).pop(name, None)
 
 
 def _functions_of_connection(connection: Any, transport: Any, link: Link) -> dict[str, Any]:
@@ -239,34 +239,6 @@ def _functions_of_connection(connection: Any, transport: Any, link: Link) -> dic
     # Not if a subclass has its own.
     stock_drain = getattr(drain_events, "__func__", None) is amqp.Connection.drain_events
 
-    def drain_until(timeout: float) -> None:
-        # py-amqp restarts its timeout after each frame that is no event. A heartbeat, which hbshim
-        # may have requested, must not have that effect.
-        deadline, left = _monotonic() + timeout, timeout
-        while True:
-            with transport.having_timeout(left):
-                frame = transport.read_frame()
-            if connection.on_inbound_frame(frame):
-                return
-            now = _monotonic()
-            if frame[0] != FRAME_HEARTBEAT:
-                deadline = now + timeout
-            left = deadline - now
-            if left <= 0:
-                raise TimeoutError("timed out")
-
-    def drain_until_read_timeout() -> None:
-        # The kernel's timer, which the application has set, starts anew with each heartbeat, and
-        # hbshim has asked for those. Checked as each arrives: up to T/2 late, but never early.
-        limit = transport.read_timeout
-        deadline = _monotonic() + limit
-        while not connection.on_inbound_frame(frame := transport.read_frame()):
-            now = _monotonic()
-            if frame[0] != FRAME_HEARTBEAT:
-                deadline = now + limit
-            elif now >= deadline:
-                raise TimeoutError("timed out")
-
     def drain_or_time_out(timeout: float | None = None) -> Any:
         if not mine[0]:
             # Here, and not only at the read: in between py-amqp sets the socket's timeout, and the
@@ -278,21 +250,52 @@ def _functions_of_connection(connection: Any, transport: Any, link: Link) -> dic
         if timeout == 0 and nothing_waits():
             raise TimeoutError
         if timeout and stock_drain:
-            return drain_until(timeout)
-        if timeout is None and stock_drain and transport.read_timeout and asked():
-            return drain_until_read_timeout()
+            return _drain_until(connection, transport, timeout)
+        if timeout is None and stock_drain and transport.read_timeout and _is_asked(transport):
+            return _drain_until_read_timeout(connection, transport)
         return drain_events(timeout)
 
-    def asked() -> bool:
-        return getattr(transport, "hbshim_asked", False)
-
     return {"heartbeat_tick": heartbeat_tick, "drain_events": drain_or_time_out}
+
+
+def _is_asked(transport: Any) -> bool:
+    return getattr(transport, _ASKED, False)
+
+
+def _drain_until(connection: Any, transport: Any, timeout: float) -> None:
+    # py-amqp restarts its timeout after each frame that is no event. A heartbeat, which hbshim may
+    # have requested, must not have that effect.
+    deadline, left = _monotonic() + timeout, timeout
+    while True:
+        with transport.having_timeout(left):
+            frame = transport.read_frame()
+        if connection.on_inbound_frame(frame):
+            return
+        now = _monotonic()
+        if frame[0] != FRAME_HEARTBEAT:
+            deadline = now + timeout
+        left = deadline - now
+        if left <= 0:
+            raise TimeoutError("timed out")
+
+
+def _drain_until_read_timeout(connection: Any, transport: Any) -> None:
+    # The kernel's timer, which the application has set, starts anew with each heartbeat, and hbshim
+    # has asked for those. Checked as each arrives: up to T/2 late, but never early.
+    limit = transport.read_timeout
+    deadline = _monotonic() + limit
+    while not connection.on_inbound_frame(frame := transport.read_frame()):
+        now = _monotonic()
+        if frame[0] != FRAME_HEARTBEAT:
+            deadline = now + limit
+        elif now >= deadline:
+            raise TimeoutError("timed out")
 
 
 def _functions_of_transport(
     transport: Any, link: Link, remove: Callable[[], None]
 ) -> dict[str, Any]:
-    guard = link.guard
+    guard, before_idle_write = link.guard, link.before_idle_write
     close_transport = transport.close
     transport_ref = weakref.ref(transport)
 
@@ -317,8 +320,8 @@ def _functions_of_transport(
     return {
         # In place of `transport.write`: a wrapper around the frame writer would be one more Python
         # call for each publish, 3 to 5 % of it.
-        "write": guard.around_send(transport._write, link.before_idle_write, tears, link.tear),
-        "read_frame": guard.around_read(transport.read_frame, link.before_idle_write, nothing_read),
+        "write": guard.around_send(transport._write, before_idle_write, tears, link.tear),
+        "read_frame": guard.around_read(transport.read_frame, before_idle_write, nothing_read),
         "close": close,
         "hbshim_link": link,
     }
@@ -385,7 +388,7 @@ def _attaching(connect: Any, options_for: OptionsFor) -> Any:
             self.collect()
             raise
         if asking and kept:
-            self._transport.hbshim_asked = True
+            setattr(self._transport, _ASKED, True)
         if asking and not kept:
             # The broker would close a connection that promised heartbeats.
             _undo_connect(self, before)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from hbshim import __version__
-from hbshim.bench import engine_load, footprint, lateness, throughput
+from hbshim.bench import engine_load, footprint, lateness, libraries, throughput
 from hbshim.bench.amqp1 import contest as amqp1_contest
 from hbshim.bench.publisher import BROKER_VARIABLE
 from hbshim.bench.rpc import contest
 from hbshim.bench.zmq import contest as zmq_contest
-from hbshim.errors import HbshimError, MissingExtraError
-from hbshim.runtime.loaded import is_loaded
+from hbshim.errors import HbshimError
 
 #: What each benchmark is, in the order they run.
 BENCHMARKS = ("import", "memory", "throughput", "lateness", "engine", "rpc", "zmq", "amqp1")
 
-#: The library that each benchmark imports, and the extra that brings it.
+#: The libraries that each benchmark imports, and the extras that install them.
 _LIBRARIES: dict[str, dict[str, str]] = {
     "memory": {"amqp": "kombu"},
     "throughput": {"kombu": "kombu", "pika": "pika"},
     "lateness": {"amqp": "kombu", "eventlet": "eventlet"},
     "engine": {"amqp": "kombu"},
-    "rpc": {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"},
-    "zmq": {"zmq": "zmq", "eventlet": "eventlet", "gevent": "gevent"},
+    "rpc": contest.LIBRARIES,
+    "zmq": zmq_contest.LIBRARIES,
 }
 
 #: Those that are nothing without a broker.
@@ -52,10 +50,8 @@ def run(
         MissingExtraError: a library is not installed.
     """
     names = tuple(names)
-    for library, extra in (each for name in names for each in _LIBRARIES.get(name, {}).items()):
-        # kombu's module in sys.modules has no spec, which find_spec() requires.
-        if not is_loaded(library) and importlib.util.find_spec(library) is None:
-            raise MissingExtraError(library, extra)
+    for name in names:
+        libraries.require(_LIBRARIES.get(name, {}))
     result: dict[str, Any] = {
         "hbshim": __version__,
         "python": platform.python_version(),

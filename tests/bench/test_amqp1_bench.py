@@ -10,6 +10,7 @@ import pytest
 from hbshim.bench import suite
 from hbshim.bench.amqp1 import contest
 from hbshim.bench.amqp1.contest import ENGINE, OWN, PROTON, WORKS
+from hbshim.bench.rpc import turns
 from hbshim.errors import OptionError
 from tests.concurrency import MODEL
 from tests.messaging.amqp1.routers import HOST, Router, running
@@ -30,8 +31,8 @@ def test_there_is_a_row_for_every_comparison(
     compared = tuple(
         each for each in contest.COMPARISONS if {each.of, each.against} <= {OWN, PROTON, ENGINE}
     )
-    monkeypatch.setattr(contest, "QUICK_SLICE", 0.05)
-    monkeypatch.setattr(contest, "QUICK_SLICES", 1)
+    monkeypatch.setattr(turns, "QUICK_SLICE", 0.05)
+    monkeypatch.setattr(turns, "QUICK_SLICES", 1)
     monkeypatch.setattr(contest, "COMPARISONS", compared)
     monkeypatch.setenv(contest.ROUTER_VARIABLE, f"amqp://{HOST}:{router.port}")
     result = suite.run(["amqp1"], None, quick=True, progress=lambda _: None)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hbshim.bench import suite
-from hbshim.bench.rpc import contest, processes
+from hbshim.bench.rpc import contest, processes, turns
 from hbshim.bench.rpc.contest import Entry
 from hbshim.bench.rpc.parts import PREFIX, Work
 from hbshim.bench.rpc.processes import Contestant
@@ -28,8 +28,8 @@ CAST = Work("cast", "cast")
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contest, "QUICK_SLICE", 0.05)
-    monkeypatch.setattr(contest, "QUICK_SLICES", 1)
+    monkeypatch.setattr(turns, "QUICK_SLICE", 0.05)
+    monkeypatch.setattr(turns, "QUICK_SLICES", 1)
 
 
 def left_behind(broker: Broker) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_contestant_that_fails_is_named_with_what_it_said() -> None:
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contest._LIBRARIES, "no_such_library", "kombu")
+    monkeypatch.setitem(contest.LIBRARIES, "no_such_library", "kombu")
     with pytest.raises(MissingExtraError, match="no_such_library"):
         contest.run("amqp://127.0.0.1:1/", quick=True)
 

@@ -11,7 +11,8 @@ import pytest
 
 from hbshim import messaging
 from hbshim.bench import suite
-from hbshim.bench.rpc import processes
+from hbshim.bench.rpc import processes, turns
+from hbshim.bench.rpc.comparing import Comparison
 from hbshim.bench.rpc.parts import PREFIX
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.zmq import contest, proxies
@@ -27,7 +28,6 @@ from hbshim.bench.zmq.contest import (
     OWN,
     RABBIT,
     WORKS,
-    Comparison,
 )
 from hbshim.errors import CallTimeoutError, HbshimError, MissingExtraError
 from tests.concurrency import MODEL
@@ -39,8 +39,8 @@ pytestmark = pytest.mark.skipif(MODEL != "native", reason="benchmarks patch thei
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contest, "QUICK_SLICE", 0.05)
-    monkeypatch.setattr(contest, "QUICK_SLICES", 1)
+    monkeypatch.setattr(turns, "QUICK_SLICE", 0.05)
+    monkeypatch.setattr(turns, "QUICK_SLICES", 1)
 
 
 def test_there_is_a_row_for_every_comparison_and_for_the_cpu_of_the_proxies(
@@ -152,6 +152,6 @@ def test_a_proxy_that_cannot_start_is_named_with_what_it_wrote(
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contest._LIBRARIES, "no_such_library", "zmq")
+    monkeypatch.setitem(contest.LIBRARIES, "no_such_library", "zmq")
     with pytest.raises(MissingExtraError, match="no_such_library"):
         contest.run(None, quick=True)

@@ -7,29 +7,25 @@ separate processes, and every contestant has a client and a server of its own.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import statistics
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from hbshim.bench.libraries import require
+from hbshim.bench.rpc.comparing import Comparison, compared, measure, row_of
 from hbshim.bench.rpc.parts import PREFIX, Work
 from hbshim.bench.rpc.processes import Contestant
-from hbshim.bench.rpc.turns import Figures, ratio_of, take_turns
-from hbshim.errors import MissingExtraError, OptionError
+from hbshim.bench.rpc.turns import Figures
+from hbshim.errors import OptionError
 
 #: Names the router: ``amqp://host:port``; it lets anyone in (SASL ANONYMOUS).
 ROUTER_VARIABLE = "HBSHIM_ROUTER_URL"
 
 #: Names a directory with oslo.messaging 14.9 and pyngus, without what they require.
 FORMER_VARIABLE = "HBSHIM_FORMER_OSLO"
-
-#: Seconds of a slice, and how many each contestant has for each work.
-SLICE, SLICES = 1.0, 10
-QUICK_SLICE, QUICK_SLICES = 0.3, 4
 
 _LIBRARIES = {"proton": "proton", "oslo_messaging": "oslo"}
 
@@ -63,20 +59,6 @@ FORMER = Entry("oslo.messaging 14.9, amqp", "plug-in", "amqp", former=True)
 ENTRIES = (OWN, PROTON, ENGINE, OSLO, FORMER)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two contestants at one work.
-
-    Attributes:
-        must: the ratio of rates to be reached; None: it is for information.
-    """
-
-    work: Work
-    of: Entry
-    against: Entry
-    must: float | None = None
-
-
 COMPARISONS = (
     Comparison(CALL, OWN, PROTON, 3.0),
     Comparison(CALL, OWN, ENGINE, 0.7),
@@ -103,22 +85,16 @@ def run(*, quick: bool) -> list[dict[str, Any]] | None:
     url = os.environ.get(ROUTER_VARIABLE)
     if not url:
         return None
-    for library, extra in _LIBRARIES.items():
-        if importlib.util.find_spec(library) is None:
-            raise MissingExtraError(library, extra)
+    require(_LIBRARIES)
     former = os.environ.get(FORMER_VARIABLE)
     comparisons = [each for each in COMPARISONS if former or each.against is not FORMER]
-    seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
-    rows = []
     with _present(_host(url), former, comparisons) as contestants:
-        for work in WORKS:
-            here = [each for each in comparisons if each.work is work]
-            names = {each.name for pair in here for each in (pair.of, pair.against)}
-            turns = {name: each for name, each in contestants.items() if name in names}
-            figures = take_turns(list(turns.values()), work, seconds, count)
-            by_name = dict(zip(turns, figures, strict=True))
-            rows += [_row(pair, by_name[pair.of.name], by_name[pair.against.name]) for pair in here]
-    return rows
+        return [
+            _row(pair, figures[pair.of.name], figures[pair.against.name])
+            for work, figures in measure(contestants, comparisons, WORKS, quick=quick)
+            for pair in comparisons
+            if pair.work is work
+        ]
 
 
 def _host(url: str) -> str:
@@ -130,10 +106,10 @@ def _host(url: str) -> str:
 
 @contextlib.contextmanager
 def _present(
-    host: str, former: str | None, comparisons: list[Comparison]
+    host: str, former: str | None, comparisons: list[Comparison[Entry]]
 ) -> Iterator[dict[str, Contestant]]:
     run_id = uuid.uuid4().hex[:8]
-    present = {each.name for pair in comparisons for each in (pair.of, pair.against)}
+    present = compared(comparisons)
     with contextlib.ExitStack() as stack:
         contestants = {}
         for at, entry in enumerate(each for each in ENTRIES if each.name in present):
@@ -151,21 +127,7 @@ def _present(
         yield contestants
 
 
-def _row(pair: Comparison, own: Figures, against: Figures) -> dict[str, Any]:
-    # A call ends with its reply; what has none counts when it has arrived.
-    replied = pair.work.operation == "call"
-    mine, theirs = (own.rates, against.rates) if replied else (own.arrived, against.arrived)
-    ratio = ratio_of(mine, theirs)
-    client, other = own.microseconds(own.client_cpu), against.microseconds(against.client_cpu)
-    return {
-        "work": pair.work.name,
-        "contestant": pair.of.name,
-        "against": pair.against.name,
-        "ratio": ratio,
-        "must": None if pair.must is None else f"≥ {pair.must:g}",
-        "reached": None if pair.must is None else ratio >= pair.must,
-        "per_second": statistics.median(mine),
-        "client_us": client,
-        "against_client_us": other,
-        "cpu_ratio": other / client,
-    }
+def _row(pair: Comparison[Entry], own: Figures, against: Figures) -> dict[str, Any]:
+    row = row_of(pair, own, against)
+    other = against.microseconds(against.client_cpu)
+    return {**row, "against_client_us": other, "cpu_ratio": other / row["client_us"]}

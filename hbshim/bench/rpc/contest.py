@@ -7,28 +7,22 @@ of them works. A slice is short, so that disturbances of the machine affect all.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import statistics
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hbshim.bench.libraries import require
 from hbshim.bench.rpc.parts import PREFIX, Work
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.rpc.tidy import tidy
 from hbshim.bench.rpc.turns import Figures, ratio_of, take_turns
-from hbshim.errors import MissingExtraError
-
-#: Seconds of a slice, and how many each contestant has for each work.
-SLICE, SLICES = 1.0, 10
-QUICK_SLICE, QUICK_SLICES = 0.3, 4
 
 MODELS = ("native", "eventlet")
 
-#: What has to be there, and the extra that brings it.
-_LIBRARIES = {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"}
+#: The libraries that are compared, and the extras that install them.
+LIBRARIES = {"kombu": "kombu", "pika": "pika", "eventlet": "eventlet", "oslo_messaging": "oslo"}
 
 WORKS = (
     Work("call", "call"),
@@ -86,10 +80,7 @@ def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
         MissingExtraError: a library that is compared is not installed.
         HbshimError: a contestant failed, or messages did not arrive.
     """
-    for library, extra in _LIBRARIES.items():
-        # kombu has put another object in the place of its module, which has no spec.
-        if library not in sys.modules and importlib.util.find_spec(library) is None:
-            raise MissingExtraError(library, extra)
+    require(LIBRARIES)
     return [
         row
         for model in MODELS
@@ -101,10 +92,9 @@ def run(broker_url: str, *, quick: bool) -> list[dict[str, Any]]:
 def _compete(
     url: str, group: tuple[Entry, ...], model: str, *, quick: bool
 ) -> Iterator[dict[str, Any]]:
-    seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
     with _present(url, group, model) as contestants:
         for number, work in enumerate(WORKS):
-            figures = take_turns(contestants, work, seconds, count)
+            figures = take_turns(contestants, work, quick=quick)
             for entry, own in zip(group, figures, strict=True):
                 against = None if entry.against is None else figures[entry.against]
                 yield _row(entry, model, work.name, own, against, entry.aims[number])

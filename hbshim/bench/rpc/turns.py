@@ -13,6 +13,10 @@ from typing import Any
 from hbshim.bench.rpc.parts import Work
 from hbshim.bench.rpc.processes import Contestant
 
+#: Seconds of a slice, and how many each contestant has for each work.
+SLICE, SLICES = 1.0, 10
+QUICK_SLICE, QUICK_SLICES = 0.3, 4
+
 
 @dataclass
 class Figures:
@@ -56,10 +60,9 @@ class Figures:
         return 1e6 * cpu / len(self.taken)
 
 
-def take_turns(
-    contestants: Sequence[Contestant], work: Work, seconds: float, count: int
-) -> list[Figures]:
-    """Measure each contestant in `count` slices of so many seconds; return the figures of each."""
+def take_turns(contestants: Sequence[Contestant], work: Work, *, quick: bool) -> list[Figures]:
+    """Measure each contestant in slices, in turns; return the figures of each."""
+    seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
     figures = [Figures() for _ in contestants]
     for contestant in contestants:
         contestant.measure(work, seconds / 2)  # warms up

@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import statistics
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hbshim.bench.libraries import require
+from hbshim.bench.rpc.comparing import Comparison, compared, measure, row_of
 from hbshim.bench.rpc.parts import PREFIX, Work
 from hbshim.bench.rpc.processes import Contestant
 from hbshim.bench.rpc.tidy import tidy
-from hbshim.bench.rpc.turns import Figures, ratio_of, take_turns
+from hbshim.bench.rpc.turns import Figures
 from hbshim.bench.zmq.proxies import Proxy, c_proxy, own_proxy
-from hbshim.errors import MissingExtraError
 
-#: Seconds of a slice, and how many each contestant has for each work.
-SLICE, SLICES = 1.0, 10
-QUICK_SLICE, QUICK_SLICES = 0.3, 4
-
-#: What has to be there, and the extra that brings it; the second for the comparison with RabbitMQ.
-_LIBRARIES = {"zmq": "zmq", "eventlet": "eventlet", "gevent": "gevent"}
+#: The libraries that are compared, and the extras that install them; the second for the comparison
+#: with RabbitMQ.
+LIBRARIES = {"zmq": "zmq", "eventlet": "eventlet", "gevent": "gevent"}
 _BROKER_LIBRARIES = {"kombu": "kombu", "pika": "pika"}
 
 #: Messages of a slice without replies: what waits for the server stays below every limit.
@@ -75,20 +71,6 @@ RABBIT = Entry("hbkombu", "own", "hbkombu", "native", "broker")
 ENTRIES = (OWN, CONTROL, ACKNOWLEDGED, EVENTLET, GEVENT, CURVE, BARE, BARE_C, RABBIT)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two contestants at one work.
-
-    Attributes:
-        must: the ratio of rates to be reached; None: it is for information.
-    """
-
-    work: Work
-    of: Entry
-    against: Entry
-    must: float | None = None
-
-
 COMPARISONS = (
     Comparison(CALL, OWN, BARE, 0.6),
     Comparison(CALL, OWN, BARE_C),
@@ -128,29 +110,19 @@ def run(broker_url: str | None, *, quick: bool) -> list[dict[str, Any]]:
         MissingExtraError: a library that is compared is not installed.
         HbshimError: a contestant or a proxy failed, or messages did not arrive.
     """
-    libraries = _LIBRARIES if broker_url is None else {**_LIBRARIES, **_BROKER_LIBRARIES}
-    for library, extra in libraries.items():
-        # kombu has put another object in the place of its module, which has no spec.
-        if library not in sys.modules and importlib.util.find_spec(library) is None:
-            raise MissingExtraError(library, extra)
-    seconds, count = (QUICK_SLICE, QUICK_SLICES) if quick else (SLICE, SLICES)
+    require(LIBRARIES if broker_url is None else {**LIBRARIES, **_BROKER_LIBRARIES})
     comparisons = [
         each for each in COMPARISONS if broker_url is not None or each.against is not RABBIT
     ]
-    present = {each.name for pair in comparisons for each in (pair.of, pair.against)}
-    entries = [entry for entry in ENTRIES if entry.name in present]
+    entries = [entry for entry in ENTRIES if entry.name in compared(comparisons)]
     rows = []
     with _present(entries, broker_url) as contestants:
-        for work in WORKS:
-            here = [each for each in comparisons if each.work is work]
-            names = {each.name for pair in here for each in (pair.of, pair.against)}
-            turns = {name: each for name, each in contestants.items() if name in names}
-            figures = take_turns(list(turns.values()), work, seconds, count)
-            by_name = dict(zip(turns, figures, strict=True))
-            for pair in here:
-                rows.append(_row(pair, by_name[pair.of.name], by_name[pair.against.name]))
-            if {BARE.name, BARE_C.name} <= names and work.operation == "call":
-                rows.append(_proxy_row(work, by_name[BARE.name], by_name[BARE_C.name]))
+        for work, figures in measure(contestants, comparisons, WORKS, quick=quick):
+            for pair in comparisons:
+                if pair.work is work:
+                    rows.append(_row(pair, figures[pair.of.name], figures[pair.against.name]))
+            if {BARE.name, BARE_C.name} <= figures.keys() and work.operation == "call":
+                rows.append(_proxy_row(work, figures[BARE.name], figures[BARE_C.name]))
     return rows
 
 
@@ -187,22 +159,10 @@ def _url(entry: Entry, proxy: Proxy) -> str:
     return f"{proxy.url}&notification_acks=true" if entry.acknowledged else proxy.url
 
 
-def _row(pair: Comparison, own: Figures, against: Figures) -> dict[str, Any]:
-    # A call ends with its reply; what has none counts when it has arrived.
-    replied = pair.work.operation == "call"
-    mine, theirs = (own.rates, against.rates) if replied else (own.arrived, against.arrived)
-    ratio = ratio_of(mine, theirs)
+def _row(pair: Comparison[Entry], own: Figures, against: Figures) -> dict[str, Any]:
     return {
-        "work": pair.work.name,
-        "contestant": pair.of.name,
-        "against": pair.against.name,
-        "ratio": ratio,
-        "must": None if pair.must is None else f"≥ {pair.must:g}",
-        "reached": None if pair.must is None else ratio >= pair.must,
-        "per_second": statistics.median(mine),
-        "against_per_second": statistics.median(theirs),
-        "p50_ms": own.percentile(50) if replied else None,
-        "client_us": own.microseconds(own.client_cpu),
+        **row_of(pair, own, against),
+        "p50_ms": own.percentile(50) if pair.work.operation == "call" else None,
         "server_us": own.microseconds(own.server_cpu),
         "proxy_us": own.microseconds(own.between_cpu),
     }

@@ -42,11 +42,17 @@ def test_detect_as_json() -> None:
 
 def test_options_are_printed_with_all_their_names() -> None:
     printed = hbshim("options", COLUMNS="200").stdout
-    own, _, messaging = printed.partition("messaging drivers (hbkombu://, hbpika://)")
+    own, *drivers = printed.split("messaging driver")
     for word in ("heartbeat_in_pthread", "HBSHIM_HEARTBEAT_IN_PTHREAD", "hbshim_worker"):
         assert word in own
+    amqp, amqp1, zmq = drivers
+    assert "(hbkombu://, hbpika://)" in amqp
     for word in ("pool_max_overflow", "HBSHIM_MESSAGING_POOL_MAX_OVERFLOW", "quorum_queues"):
-        assert word in messaging
+        assert word in amqp
+    assert "(hbamqp://)" in amqp1
+    assert "addressing_profile" in amqp1
+    assert "(hbzmq://)" in zmq
+    assert "zmq_call_port" in zmq
 
 
 @pytest.mark.parametrize(

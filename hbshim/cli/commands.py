@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 from importlib import import_module
-from typing import Any
 
 import click
 
@@ -14,7 +13,6 @@ from hbshim import __version__
 from hbshim.options import Options
 
 INDENT = "    "
-
 
 #: Commands that are defined elsewhere, each loaded when it is called.
 ELSEWHERE = {
@@ -44,25 +42,13 @@ def commands() -> None:
     """Keep AMQP connections alive, whatever the concurrency of the process."""
 
 
-_option_flags = [
-    click.option("--heartbeat-in-pthread", metavar="true|false|auto", help="See hbshim options."),
-    click.option("--worker", metavar="auto|pthread|greenthread|tpool", help="Force one worker."),
-]
-
-
-def with_options(command: Any) -> Any:
-    """Add the flags for hbshim's options that the commands share."""
-    for flag in reversed(_option_flags):
-        command = flag(command)
-    return command
-
-
 # Only for `hbshim --help`: hbshim.cli.main runs it without click.
 commands.add_command(click.Command("run", short_help="Run a program with hbshim installed."))
 
 
 @commands.command(short_help="Report what hbshim detects here, and the worker it would choose.")
-@with_options
+@click.option("--heartbeat-in-pthread", metavar="true|false|auto", help="See hbshim options.")
+@click.option("--worker", metavar="auto|pthread|greenthread|tpool", help="Force one worker.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def detect(heartbeat_in_pthread: str | None, worker: str | None, as_json: bool) -> None:
     """Show what hbshim detects in this process, and which worker it would choose.
@@ -152,14 +138,18 @@ def bench(benchmarks: tuple[str, ...], broker: str | None, quick: bool, as_json:
 def options() -> None:
     """Print every option: values, default, environment variable, URL key.
 
-    First hbshim's own, then those of the messaging drivers.
+    First hbshim's own, then those of each messaging driver.
     """
     from hbshim.messaging.amqp.options import AmqpOptions
+    from hbshim.messaging.amqp1.options import Amqp1Options
+    from hbshim.messaging.zmq.options import ZmqOptions
 
     width = min(shutil.get_terminal_size().columns, 100)
     for title, rows in (
         ("hbshim", Options.describe()),
-        ("messaging drivers (hbkombu://, hbpika://)", AmqpOptions.describe()),
+        ("messaging drivers for AMQP 0-9-1 (hbkombu://, hbpika://)", AmqpOptions.describe()),
+        ("messaging driver for AMQP 1.0 (hbamqp://)", Amqp1Options.describe()),
+        ("messaging driver for ZeroMQ (hbzmq://)", ZmqOptions.describe()),
     ):
         click.secho(f"{title}\n", bold=True)
         for row in rows:

@@ -56,7 +56,7 @@ def _judge(expected: Expected) -> Answer:
 
 def _worst(answers: list[Answer], more: str = "") -> Answer:
     worst = max((each.verdict for each in answers), key=_SEVERITY.index)
-    sentences = [each.sentence for each in answers if each.verdict == worst or worst != "ok"]
+    sentences = [each.sentence for each in answers]
     remedies = [each.remedy for each in answers if each.verdict == worst]
     return Answer(worst, " ".join(dict.fromkeys(sentences)) + more, remedies[0])
 

@@ -57,25 +57,17 @@ def _unkept(context: Context) -> Answer:
 
 
 def _clients(context: Context) -> Answer:
-    found = []
-    verdict = "ok"
+    others = ""
+    if context.other_clients:
+        others = f"Loaded here, and not kept alive by hbshim: {', '.join(context.other_clients)}."
     if context.kombu_transport and "amqp" in context.clients:
-        verdict = "problem"
-        found.append(
+        taken = (
             f"kombu takes {context.kombu_transport} for the program's URL; hbshim does not keep "
             "that alive."
         )
-    if context.other_clients:
-        verdict = verdict if verdict == "problem" else "warning"
-        found.append(
-            f"Loaded here, and not kept alive by hbshim: {', '.join(context.other_clients)}."
-        )
-    if verdict == "problem":
-        return Answer("problem", " ".join(found))
-    if verdict == "warning":
-        return Answer(
-            "warning", " ".join(found), "See to the heartbeats of that client by its own means."
-        )
+        return Answer("problem", f"{taken} {others}".rstrip())
+    if others:
+        return Answer("warning", others, "See to the heartbeats of that client by its own means.")
     loaded = context.activity.loaded
     used = [it for it in loaded if it in context.clients or it in KNOWN_CLIENTS]
     names = {"amqp": "py-amqp", "pika": "pika", **KNOWN_CLIENTS}

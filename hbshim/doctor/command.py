@@ -145,7 +145,7 @@ def doctor(
             app=None if app is None else _imported(app),
             heartbeat=heartbeat,
             timeout=timeout,
-            progress=_show if sys.stderr.isatty() else lambda sentence: None,
+            progress=_show,
             heartbeat_in_pthread=heartbeat_in_pthread,
             worker=worker,
         )
@@ -193,7 +193,7 @@ def _evaluate(
             ca=ca,
             interval=interval,
             timeout=timeout,
-            progress=_show if sys.stderr.isatty() else lambda sentence: None,
+            progress=_show,
         )
     except HbshimError as error:
         _give_up(str(error))
@@ -219,7 +219,9 @@ def _imported(app: str) -> Any:
 
 
 def _show(sentence: str) -> None:
-    click.echo(sentence, err=True)
+    """Print what is done now, for a person who waits."""
+    if sys.stderr.isatty():
+        click.echo(sentence, err=True)
 
 
 def _give_up(sentence: str) -> NoReturn:

@@ -429,7 +429,7 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
     address, hash_sign, fragment = url.partition("#")
     address, _, query = address.partition("?")
     kept: list[str] = []
-    ours: dict[str, object] = {}
+    own: dict[str, object] = {}
     for part in query.split("&"):
         key, _, value = part.partition("=")
         key = unquote_plus(key)
@@ -440,14 +440,14 @@ def split_url(url: str) -> tuple[str, dict[str, object]]:
                 "is special in user, password and options: / is %2F, ? is %3F, @ is %40"
             )
         if key in URL_KEYS:
-            ours[URL_KEYS[key]] = unquote_plus(value)
+            own[URL_KEYS[key]] = unquote_plus(value)
         else:
             check_url_key(key)
             kept.append(part)
-    if not ours:
+    if not own:
         return url, {}
     rest = "&".join(kept)
-    return address + (f"?{rest}" if rest else "") + hash_sign + fragment, ours
+    return address + (f"?{rest}" if rest else "") + hash_sign + fragment, own
 
 
 def check_url_key(key: str) -> None:

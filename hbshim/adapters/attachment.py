@@ -48,7 +48,7 @@ class Attachment:
     def install(self) -> None:
         """Put the guard in place; idempotent, in several threads at once."""
         self._wrap()
-        self._earlier.look()
+        self._earlier.find()
         if self.link.guard.closed:
             self.remove()
 

@@ -34,7 +34,7 @@ _Place = tuple[str, str]
 
 
 class EarlierCalls:
-    """Whether calls of some functions, begun before :meth:`look`, have not ended.
+    """Whether calls of some functions, begun before :meth:`find`, have not ended.
 
     Parameters:
         reads, writes: the client's own functions, without the guard.
@@ -43,7 +43,7 @@ class EarlierCalls:
             use one session.
     """
 
-    __slots__ = ("_looked", "_one_session", "_reads", "_reads_end", "_writes")
+    __slots__ = ("_one_session", "_reads", "_reads_end", "_searched", "_writes")
 
     def __init__(
         self,
@@ -57,15 +57,15 @@ class EarlierCalls:
         self._writes = _Calls(writes) if writes else _NONE
         self._reads_end = time.monotonic() + READS_END * timeout
         self._one_session = one_session
-        self._looked = not (reads or writes)
+        self._searched = not (reads or writes)
 
-    def look(self) -> None:
-        """Look for the calls, when new ones pass the guard; once."""
-        if not self._looked:
+    def find(self) -> None:
+        """Find the calls, when new ones pass the guard; once."""
+        if not self._searched:
             found = stacks()
             self._reads = self._reads.begun(found)
             self._writes = self._writes.begun(found)
-            self._looked = True
+            self._searched = True
 
     def reading(self) -> bool:
         """Return whether the engine may not read."""

@@ -63,17 +63,17 @@ class IdleTimes(NamedTuple):
         return max(0.0, min(pauses)) if pauses else None
 
 
-def idle_times(ours: int | None, theirs: int | None) -> IdleTimes:
+def idle_times(own_limit: int | None, peer_limit: int | None) -> IdleTimes:
     """Return the times of a connection, by what each side advertised in `Open`.
 
     If the peer advertised nothing, empty frames are sent for what lies between: firewalls and
     address translation forget a connection that is idle.
 
     Parameters:
-        ours: milliseconds; None, 0 and :data:`NEVER` stand for no limit.
-        theirs: the same, of the peer.
+        own_limit: milliseconds; None, 0 and :data:`NEVER` stand for no limit.
+        peer_limit: the same, of the peer.
     """
-    own, peer = _seconds(ours), _seconds(theirs)
+    own, peer = _seconds(own_limit), _seconds(peer_limit)
     return IdleTimes(own if peer is None else peer, None if own is None else 2 * own)
 
 

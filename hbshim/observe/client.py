@@ -122,8 +122,8 @@ def _connect(connection: NativeSocket, path: str, deadline: float) -> None:
 
 
 def _check_owner(connection: NativeSocket, path: str) -> None:
-    uid, ours = peer_uid(connection), os.geteuid()
-    if uid not in (0, ours) and ours != 0:
+    uid, own = peer_uid(connection), os.geteuid()
+    if uid not in (0, own) and own != 0:
         raise WatchError(f"the process at {path} is of user {uid}; run the command as that user")
 
 

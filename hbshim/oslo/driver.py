@@ -159,17 +159,17 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         limit = self._options.rpc_timeout if timeout is None else timeout
         at_least_once = bool(transport_options and transport_options.at_least_once)
         try:
-            ours = self._rpc_target(target)
+            own_target = self._rpc_target(target)
             request = Request(ctxt, message, call_monitor_timeout)
             payload = self._payload(self.envelope.request(request))
             if not wait_for_reply:
                 cast = functools.partial(
                     self._driver.cast,
-                    ours,
+                    own_target,
                     payload,
                     limit,
                     # As with rabbit://: a fanout may have no server at all.
-                    mandatory=at_least_once and not ours.fanout,
+                    mandatory=at_least_once and not own_target.fanout,
                 )
                 if timeout is None:
                     self._persistently(cast, retry)
@@ -177,7 +177,7 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
                     self._in_time(cast, retry)
                 return None
             reply = self._driver.call(
-                ours,
+                own_target,
                 payload,
                 limit,
                 call_monitor_timeout=call_monitor_timeout or None,
@@ -196,10 +196,10 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
     ) -> None:
         topic, _, priority = target.topic.rpartition(".")
         try:
-            ours = _target(topic, exchange=self._notification_exchange(target))
+            own_target = _target(topic, exchange=self._notification_exchange(target))
             payload = self._payload(self.envelope.notification(Request(ctxt, message), version))
             limit = self._notify_limit(retry)
-            notify = functools.partial(self._driver.notify, ours, payload, priority, limit)
+            notify = functools.partial(self._driver.notify, own_target, payload, priority, limit)
             self._persistently(notify, retry)
         except HbshimError as error:
             raise _theirs(error, target, message) from error
@@ -231,12 +231,12 @@ class MessagingDriver(BaseDriver):  # type: ignore[misc]
         batch_timeout: float | None,
     ) -> Any:
         try:
-            ours = [
+            own_targets = [
                 (_target(target.topic, exchange=self._notification_exchange(target)), priority)
                 for target, priority in targets_and_priorities
             ]
             prefetch = self._prefetch("notification_prefetch_count", batch_size)
-            listener = self._driver.listen_for_notifications(ours, pool, prefetch)
+            listener = self._driver.listen_for_notifications(own_targets, pool, prefetch)
             return self._polled(listener, prefetch, batch_size, batch_timeout)
         except HbshimError as error:
             first = next((target for target, _ in targets_and_priorities), None)

@@ -17,7 +17,7 @@ from hbshim.adapters.oslo.base import RABBIT_GROUP, polled_by
 from hbshim.oslo import heartbeat_options
 from hbshim.oslo.joint_listener import OtherTransports, foreign_member
 
-#: The scheme from which a driver that does not know ours derives kombu's transport.
+#: The scheme from which a driver that does not know hbshim's derives kombu's transport.
 _STOCK_SCHEME = "rabbit"
 
 #: Seconds that a starting service waits for the transports of ``listen_also``.

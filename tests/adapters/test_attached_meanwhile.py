@@ -291,7 +291,7 @@ def test_a_thread_that_is_not_found_any_more_may_still_be_inside(monkeypatch: An
     found.complete = True
     monkeypatch.setattr(earlier_calls, "stacks", lambda: found)
     calls = earlier_calls.EarlierCalls([], [function], T, one_session=False)
-    calls.look()
+    calls.find()
     assert calls.writing()
     found = Stacks({2: [Call("other", 1, "other")]})
     assert calls.writing()

@@ -17,8 +17,10 @@ def main(arguments: list[str]) -> int:
     """Run the router until the process is ended; return an exit code if it cannot."""
     parser = argparse.ArgumentParser(prog="python -m wsgi_harness.router", description=__doc__)
     parser.add_argument("--config", type=Path, help="a configuration of skrouterd or qdrouterd")
-    parser.add_argument("--host", default="127.0.0.1", help="without --config: where it listens")
-    parser.add_argument("--port", default="5672", help="without --config: where it listens")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="without --config: the address on which it listens"
+    )
+    parser.add_argument("--port", default="5672", help="without --config: the port")
     parser.add_argument(
         "--idle-timeout", type=int, default=16, help="without --config: seconds (R1)"
     )

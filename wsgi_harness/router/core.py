@@ -116,7 +116,9 @@ class Router:
         if address is not None:
             address.forward(SenderDelivery(SenderLink(_Nobody()), payload, settled=True))
 
-    def sender_said(self, delivery: SenderDelivery, state: State | None, *, settled: bool) -> None:
+    def on_sender_state(
+        self, delivery: SenderDelivery, state: State | None, *, settled: bool
+    ) -> None:
         """Send receivers the state that a sender gave its message, and that it settled (R7)."""
         for copy in list(delivery.copies):
             copy.link.report(copy, state, settled=settled)
@@ -126,7 +128,7 @@ class Router:
             delivery.settled = True
             delivery.link.finish(delivery)
 
-    def receiver_said(
+    def on_receiver_state(
         self, delivery: ReceiverDelivery, state: State | None, *, settled: bool
     ) -> None:
         """Send the sender the outcome of a receiver (R4, R6, R10)."""
@@ -141,7 +143,7 @@ class Router:
         if original is None:
             return
         if original.multicast:
-            self._receiver_of_multicast_said(delivery, original, state, settled=settled)
+            self._on_multicast_state(delivery, original, state, settled=settled)
             return
         original.link.report(original, state, settled=settled)
         if settled:
@@ -156,7 +158,7 @@ class Router:
         for delivery in list(link.unsettled):
             # Nothing is reported any more.
             del link.unsettled[delivery]
-            self.sender_said(delivery, LOST, settled=True)
+            self.on_sender_state(delivery, LOST, settled=True)
 
     def detach_receiver(self, link: ReceiverLink) -> None:
         """Handle the end of a receiver (R4).
@@ -165,7 +167,7 @@ class Router:
         """
         self.withdraw_receiver(link)
         for delivery in list(link.unsettled):
-            self.receiver_said(delivery, LOST, settled=True)
+            self.on_receiver_state(delivery, LOST, settled=True)
 
     def withdraw_receiver(self, link: ReceiverLink) -> None:
         """Send a receiver nothing more; it still answers what it has."""
@@ -179,9 +181,9 @@ class Router:
         waiting = list(link.waiting)
         link.waiting.clear()
         for delivery in waiting:
-            self.receiver_said(delivery, NOT_DELIVERED, settled=True)
+            self.on_receiver_state(delivery, NOT_DELIVERED, settled=True)
 
-    def _receiver_of_multicast_said(
+    def _on_multicast_state(
         self,
         delivery: ReceiverDelivery,
         original: SenderDelivery,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from proton import Condition, Delivery, Link, Message
 
@@ -17,8 +17,42 @@ from wsgi_harness.router.links import (
 )
 from wsgi_harness.router.states import TAKEN, State, rejected
 
+D = TypeVar("D", SenderDelivery, ReceiverDelivery)
 
-class SenderEndpoint:
+
+class _Endpoint(Generic[D]):
+    """Deliveries of a link, each with that of proton while it is not settled.
+
+    Parameters:
+        link: of proton.
+        changed: called when there is something to be sent.
+    """
+
+    def __init__(self, router: Router, link: Any, changed: Callable[[], None]) -> None:
+        self._router = router
+        self._proton = link
+        self._changed = changed
+        self._transfers: dict[D, Any] = {}
+
+    def update(self, delivery: D) -> None:
+        """Send the state of a delivery, and settle it if it is settled."""
+        transfer = self._transfers.get(delivery)
+        if transfer is None:
+            return
+        if delivery.state is not None:
+            _send_state(transfer, delivery.state)
+        if delivery.settled:
+            self._forget(delivery)
+        self._changed()
+
+    def _forget(self, delivery: D) -> None:
+        transfer = self._transfers.pop(delivery, None)
+        if transfer is not None:
+            transfer.settle()
+            self._changed()
+
+
+class SenderEndpoint(_Endpoint[SenderDelivery]):
     """A client sends here.
 
     Parameters:
@@ -37,11 +71,8 @@ class SenderEndpoint:
         from_router: bool,
         allows: Callable[[str], bool],
     ) -> None:
-        self._router = router
-        self._proton = link
-        self._changed = changed
+        super().__init__(router, link, changed)
         self._allows = allows
-        self._transfers: dict[SenderDelivery, Any] = {}
         self.link = SenderLink(self, capacity=capacity, from_router=from_router)
 
     def grant(self, credit: int) -> None:
@@ -52,23 +83,13 @@ class SenderEndpoint:
         self._proton.drain(0)
         self._changed()
 
-    def update(self, delivery: SenderDelivery) -> None:
-        transfer = self._transfers.get(delivery)
-        if transfer is None:
-            return
-        if delivery.state is not None:
-            _tell(transfer, delivery.state)
-        if delivery.settled:
-            self._forget(delivery)
-        self._changed()
-
     def on_delivery(self, transfer: Any) -> None:
         """Handle a message that arrives, or the state that the sender reports of one."""
         known = getattr(transfer, "known", None)
         if known is not None:
             if transfer.settled:
                 self._forget(known)
-            self._router.sender_said(known, _said(transfer), settled=transfer.settled)
+            self._router.on_sender_state(known, _state_of(transfer), settled=transfer.settled)
         elif transfer.aborted:
             transfer.settle()
             self.link.replenish(1)
@@ -102,14 +123,8 @@ class SenderEndpoint:
         if delivery.settled:
             self._forget(delivery)
 
-    def _forget(self, delivery: SenderDelivery) -> None:
-        transfer = self._transfers.pop(delivery, None)
-        if transfer is not None:
-            transfer.settle()
-            self._changed()
 
-
-class ReceiverEndpoint:
+class ReceiverEndpoint(_Endpoint[ReceiverDelivery]):
     """A client receives here.
 
     Parameters:
@@ -126,11 +141,8 @@ class ReceiverEndpoint:
         capacity: int,
         to_router: bool,
     ) -> None:
-        self._router = router
-        self._proton = link
-        self._changed = changed
+        super().__init__(router, link, changed)
         self._tags = itertools.count(1)
-        self._transfers: dict[ReceiverDelivery, Any] = {}
         self._ended = False
         self.link = ReceiverLink(self, capacity=capacity, to_router=to_router)
 
@@ -141,26 +153,16 @@ class ReceiverEndpoint:
                 return
             self._send(delivery)
 
-    def update(self, delivery: ReceiverDelivery) -> None:
-        transfer = self._transfers.get(delivery)
-        if transfer is None:
-            return
-        if delivery.state is not None:
-            _tell(transfer, delivery.state)
-        if delivery.settled:
-            self._forget(delivery)
-        self._changed()
-
     def on_delivery(self, transfer: Any) -> None:
         """Handle the state that the receiver reports of a message."""
         known: ReceiverDelivery | None = getattr(transfer, "known", None)
         if known is None:
             return
-        state, settled = _said(transfer), bool(transfer.settled)
+        state, settled = _state_of(transfer), bool(transfer.settled)
         if settled:
             self._forget(known)
         if settled or state != known.answer:
-            self._router.receiver_said(known, state, settled=settled)
+            self._router.on_receiver_state(known, state, settled=settled)
 
     def on_flow(self) -> None:
         """Handle credit, and that the receiver drains the link."""
@@ -179,7 +181,7 @@ class ReceiverEndpoint:
         transfer = self._proton.delivery(str(next(self._tags)))
         self.link.counts["messages"] += 1
         if delivery.state is not None:
-            _tell(transfer, delivery.state)
+            _send_state(transfer, delivery.state)
         self._proton.stream(delivery.payload)
         self._proton.advance()
         self._changed()
@@ -188,16 +190,10 @@ class ReceiverEndpoint:
         elif self._proton.snd_settle_mode == Link.SND_SETTLED:
             # The receiver wants no unsettled messages: sent is taken.
             transfer.settle()
-            self._router.receiver_said(delivery, TAKEN, settled=True)
+            self._router.on_receiver_state(delivery, TAKEN, settled=True)
         else:
             transfer.known = delivery
             self._transfers[delivery] = transfer
-
-    def _forget(self, delivery: ReceiverDelivery) -> None:
-        transfer = self._transfers.pop(delivery, None)
-        if transfer is not None:
-            transfer.settle()
-            self._changed()
 
 
 def _destination(payload: bytes) -> str:
@@ -206,7 +202,7 @@ def _destination(payload: bytes) -> str:
     return str(message.address or "")
 
 
-def _said(transfer: Any) -> State | None:
+def _state_of(transfer: Any) -> State | None:
     """Return the state that the peer has sent; None: none."""
     code = int(transfer.remote_state)
     if not code:
@@ -222,7 +218,7 @@ def _said(transfer: Any) -> State | None:
     return State(code, data=remote.data)
 
 
-def _tell(transfer: Any, state: State) -> None:
+def _send_state(transfer: Any, state: State) -> None:
     """Send a state to the peer."""
     local = transfer.local
     local.failed, local.undeliverable = state.failed, state.undeliverable

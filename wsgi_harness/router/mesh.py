@@ -72,7 +72,7 @@ class Mesh:
         link.open()
         self._neighbors[connection] = _Neighbor(link)
         for name in sorted(self._known):
-            self._tell(connection, name, True)
+            self._send_reachable(connection, name, True)
 
     def left(self, connection: Connection) -> None:
         """Handle the end of a connection, and connect again if this router had connected."""
@@ -107,18 +107,18 @@ class Mesh:
         address = self._router.addresses.get(name)
         if address is not None and address.receivers and name not in self._known:
             self._known.add(name)
-            self._tell_all(name, True)
+            self._send_all(name, True)
 
     def _unreachable(self, address: Address) -> None:
         if address.name in self._known:
             self._known.remove(address.name)
-            self._tell_all(address.name, False)
+            self._send_all(address.name, False)
 
-    def _tell_all(self, name: str, reachable: bool) -> None:
+    def _send_all(self, name: str, reachable: bool) -> None:
         for connection in self._neighbors:
-            self._tell(connection, name, reachable)
+            self._send_reachable(connection, name, reachable)
 
-    def _tell(self, connection: Connection, name: str, reachable: bool) -> None:
+    def _send_reachable(self, connection: Connection, name: str, reachable: bool) -> None:
         link = self._neighbors[connection].announcements
         link.send(Message(body=[name, reachable]))
         connection.changed()

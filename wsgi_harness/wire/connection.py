@@ -119,10 +119,10 @@ class RelayedConnection:
         try:
             self.server = Side("server", await self.port.dial())
         except (OSError, asyncio.TimeoutError) as error:
-            self._tell("unreachable", "server", detail=type(error).__name__)
+            self._report("unreachable", "server", detail=type(error).__name__)
             _reset(self.client.sock)
             return
-        self._tell("opened", "", detail=str(self.client.port))
+        self._report("opened", "", detail=str(self.client.port))
         self.apply_mode()
         pumps = [
             asyncio.create_task(self._pump(self.client, self.server)),
@@ -170,14 +170,14 @@ class RelayedConnection:
         assert self.server is not None
         for side in (self.client, self.server):
             if side.parser.inside_frame:
-                self._tell("torn", side.name, detail="the stream ended inside a frame")
+                self._report("torn", side.name, detail="the stream ended inside a frame")
             if reset:
                 _reset(side.sock)
             else:
                 side.sock.close()
         parsers = (self.client.parser, self.server.parser)
         frames, byte_count = sum(p.frames for p in parsers), sum(p.byte_count for p in parsers)
-        self._tell("closed", self._first_end, frames=frames, byte_count=byte_count)
+        self._report("closed", self._first_end, frames=frames, byte_count=byte_count)
 
     async def _pump(self, source: Side, sink: Side) -> bool:
         """Carry one direction; True when a reset ended it, False at its FIN."""
@@ -243,13 +243,15 @@ class RelayedConnection:
         if limit and not self._forgotten and self.client.idle_for() > limit:
             self._forgotten = True
             self.apply_mode()
-            self._tell("forgotten", "client")
+            self._report("forgotten", "client")
 
     def _ended(self, side: Side, how: str) -> None:
         if side.ended is None:
             side.ended = how
             self._first_end = self._first_end or side.name
-            self._tell(how, side.name, frames=side.parser.frames, byte_count=side.parser.byte_count)
+            self._report(
+                how, side.name, frames=side.parser.frames, byte_count=side.parser.byte_count
+            )
 
     def _listen_in(self, side: Side, data: bytes) -> int:
         """Follow the frames in `data`; return how many heartbeats ended in it."""
@@ -260,12 +262,14 @@ class RelayedConnection:
                 heartbeats += frame.type == HEARTBEAT
                 kind = "heartbeat" if frame.type == HEARTBEAT else frame.method
                 if kind is not None:
-                    self._tell(kind, side.name, frames=parser.frames, byte_count=parser.byte_count)
+                    self._report(
+                        kind, side.name, frames=parser.frames, byte_count=parser.byte_count
+                    )
         except MalformedFrameError as error:
-            self._tell("malformed", side.name, detail=str(error))
+            self._report("malformed", side.name, detail=str(error))
         return heartbeats
 
-    def _tell(
+    def _report(
         self, kind: str, side: str, *, frames: int = 0, byte_count: int = 0, detail: str = ""
     ) -> None:
         self.port.on_event(

@@ -270,5 +270,5 @@ def _attach(transport: Any, selectable: Any, options: Options) -> Link | None:
 def idle_times_of(transport: Any) -> IdleTimes:
     """Return the idle times of an open connection, by its ``proton.Transport``."""
     # proton advertises half of its setting, in whole milliseconds.
-    ours = round(transport.idle_timeout * 1000) // 2
-    return idle_times(ours, round(transport.remote_idle_timeout * 1000))
+    own = round(transport.idle_timeout * 1000) // 2
+    return idle_times(own, round(transport.remote_idle_timeout * 1000))

@@ -152,9 +152,9 @@ def _check_pair(rpc: Backend, notifications: Backend) -> None:
     if not rpc.tls:
         return
     for key, default in (("verify", True), ("verify_hostname", True), ("version", "sslv23")):
-        ours, theirs = (each.tls_options.get(key, default) for each in (rpc, notifications))
-        if ours != theirs:
+        here, there = (each.tls_options.get(key, default) for each in (rpc, notifications))
+        if here != there:
             raise OptionError(
-                f"the URLs differ in {key} of TLS: {ours} for RPC, {theirs} for notifications; "
+                f"the URLs differ in {key} of TLS: {here} for RPC, {there} for notifications; "
                 "use one value for both"
             )

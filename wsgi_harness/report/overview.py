@@ -78,7 +78,7 @@ def overview(scenarios: Sequence[Scenario], observed: Sequence[Observation], hea
         late.grid(axis="x", color="#dddddd", linewidth=0.8)
         for axes in (lives, late):
             axes.tick_params(axis="y", length=0)
-        add_legend(figure, _MARKS, loc="outside upper center")
+        add_legend(figure, _MARKS)
         return as_svg(figure)
 
 

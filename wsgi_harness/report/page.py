@@ -47,11 +47,18 @@ PAGE = Template(
   td small { display: block; font-weight: 400; }
   tr.group th { padding-top: .6rem; color: #444; font-weight: 400; font-style: italic; }
   figcaption { font-size: .9rem; color: #444; }
-  .legend { position: sticky; top: 0; background: #fff; border-bottom: 1px solid #ccc; z-index: 1; }
+  .legend { position: sticky; top: 0; background: #fff; border-bottom: 1px solid #ccc; z-index: 1;
+            list-style: none; margin: 0; padding: .4rem 0; font-size: .8rem; display: grid;
+            grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+  .legend svg { display: inline-block; width: 1.8em; vertical-align: middle; }
   code, pre { font-size: .86rem; background: #f4f4f4; }
   pre { padding: .6rem; overflow-x: auto; }
   details { font-size: .88rem; }
   .facts { color: #444; font-size: .9rem; }
+  @media (max-width: 40rem) {
+    .legend { position: static; }
+    .verdict { float: none; display: inline-block; }
+  }
 </style>
 </head>
 <body>
@@ -83,7 +90,7 @@ the silence. If the circle is far right and the diamond far left, the process ra
 threads did not.</figcaption>
 </figure>
 <h2>Each connection</h2>
-<div class="legend">$legend</div>
+<ul class="legend">$legend</ul>
 $cells
 <p class="facts">The same as data: <a href="results.json">results.json</a>.</p>
 </body>

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
 from wsgi_harness.matrix.scenarios import BROKER_TIMEOUT
@@ -26,8 +26,8 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, QUIET = "#767676", "#e4e4e4"
 
-
-Place = Literal["center", "outside upper center"]
+#: What the bar means.
+OPEN = "connection open"
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,35 @@ STYLE: dict[Any, Any] = {
 
 
 def legend() -> str:
-    """Draw the meaning of every marker of the timelines."""
+    """Return the meaning of every marker of the timelines, as items of a list.
+
+    Each has a picture of its own, so that they wrap on a narrow screen.
+    """
+    entries: list[tuple[Artist, str]] = [
+        (Line2D([0.5], [0.5], **mark.style), mark.label) for mark in _MARKS
+    ]
+    entries += [
+        (Line2D([0.1, 0.9], [0.5, 0.5], color=GREEN, linewidth=5), OPEN),
+        (Rectangle((0.1, 0.1), 0.8, 0.8, color=QUIET), "no byte for 2 to 3 T"),
+    ]
+    return "".join(f"<li>{_alone(artist)} {label}</li>\n" for artist, label in entries)
+
+
+def _alone(artist: Artist) -> str:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 0.8))
-        quiet = Patch(color=QUIET, label="2 to 3 T without a byte from the cell")
-        add_legend(figure, _MARKS, quiet, loc="center")
+        figure = Figure(figsize=(0.3, 0.2))
+        figure.add_artist(artist)
         return as_svg(figure)
 
 
-def add_legend(figure: Figure, marks: Sequence[Mark], *more: Artist, loc: Place) -> None:
-    """Explain `marks`, the bar of an open connection, and `more`."""
+def add_legend(figure: Figure, marks: Sequence[Mark]) -> None:
+    """Explain `marks` and the bar of an open connection, above a figure."""
     handles: list[Artist] = [Line2D([], [], label=mark.label, **mark.style) for mark in marks]
-    handles += [Line2D([], [], color=GREEN, linewidth=5, label="connection open"), *more]
+    handles.append(Line2D([], [], color=GREEN, linewidth=5, label=OPEN))
     figure.legend(
         handles=handles,
         ncols=3,
-        loc=loc,
+        loc="outside upper center",
         frameon=False,
         handletextpad=0.6,
         handlelength=1.4,

@@ -63,8 +63,27 @@ def test_every_cell_has_its_section_and_its_timeline(page: str) -> None:
         assert page.count(f'id="{scenario.name}"') == 1
         assert f'href="#{scenario.name}"' in page
         assert f'aria-label="Timeline of {scenario.name}"' in page
-    pictures_of_all, legends = 1, 1
-    assert page.count("<svg") == len(SCENARIOS) + pictures_of_all + legends
+    picture_of_all = 1
+    assert page.count("<svg") == len(SCENARIOS) + picture_of_all + page.count("<li><svg")
+
+
+def test_each_mark_of_a_timeline_has_its_picture_and_its_meaning_as_text(page: str) -> None:
+    """A picture of all would be too small to be read on a narrow screen."""
+    _, _, rest = page.partition('<ul class="legend">')
+    entries = rest.partition("</ul>")[0].split("<li>")[1:]
+    meanings = [entry.rpartition("</svg>")[2].removesuffix("</li>\n").strip() for entry in entries]
+    assert all(entry.startswith("<svg") for entry in entries)
+    assert meanings == [
+        "HTTP request, answered",
+        "HTTP request, failed",
+        "connection closed",
+        "heartbeat, cell to broker",
+        "heartbeat, broker to cell",
+        "probe of a green thread",
+        "probe of a native thread",
+        "connection open",
+        "no byte for 2 to 3 T",
+    ]
 
 
 def test_oslo_messagings_drivers_and_amqp_1_0_are_groups_of_their_own(page: str) -> None:

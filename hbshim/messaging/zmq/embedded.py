@@ -9,6 +9,7 @@ kernel releases at the end of its holder. No fork inherits that lock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import ipaddress
@@ -52,13 +53,11 @@ class EmbeddedSettings:
     Attributes:
         bind: the address that it listens at, and its ports.
         ipc_directory: of the local sockets; one proxy uses it.
-        ipc_group: of the users that may enter it, too.
         variables: of its environment; None: not set there. Not shown by ``repr``.
     """
 
     bind: tuple[str, ...]
     ipc_directory: str
-    ipc_group: int | None
     variables: Mapping[str, str | None] = dataclasses.field(repr=False)
 
 
@@ -82,6 +81,11 @@ def embedded_settings(hosts: Sequence[Host], options: ZmqOptions) -> EmbeddedSet
             f"with {OPTION} the proxy listens at the address of the URL; remove "
             "rpc_zmq_bind_address"
         )
+    if options.zmq_ipc_group is not None:
+        raise OptionError(
+            f"{OPTION} is for the processes of one user; remove zmq_ipc_group, or run "
+            "hbshim zmq-proxy and remove the option"
+        )
     directory = options.fanout_ds_address
     if directory is not None and not directory.is_folder:
         raise OptionError(
@@ -99,7 +103,7 @@ def embedded_settings(hosts: Sequence[Host], options: ZmqOptions) -> EmbeddedSet
     variables = {f"{prefix}{name.upper()}": _text(value) for name, value in values.items()}
     ports = {**options.ports(), "call": hosts[0].port}.values()
     bind = (address, *map(str, ports))
-    return EmbeddedSettings(bind, options.rpc_zmq_ipc_dir, options.ipc_group(), variables)
+    return EmbeddedSettings(bind, options.rpc_zmq_ipc_dir, variables)
 
 
 def _names() -> list[str]:
@@ -236,9 +240,14 @@ class _Keeper:
             if self._stopping:
                 return
             self._stopping = True
-            if self._pipes is not None:
-                original("os", "write")(self._pipes[1], b"\0")
+            self._write_stop()
         self._pause.release()
+
+    def _write_stop(self) -> None:
+        """Have the proxy stop, if it runs."""
+        if self._pipes is not None:
+            with contextlib.suppress(OSError):  # it has ended just now
+                original("os", "write")(self._pipes[1], b"\0")
 
     def _run(self) -> None:
         pause = ATTEMPT_EVERY
@@ -254,16 +263,16 @@ class _Keeper:
             if self._pause.acquire(timeout=pause):
                 break
             pause = min(2 * pause, LONGEST_PAUSE)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
         if self._on_end is not None:
             self._on_end.open(done=True)
 
     def _take_lock(self) -> bool:
         """Return whether the proxy of this machine is this process's."""
         if self._lock is None:
-            folder = open_ipc_directory(self.settings.ipc_directory, self.settings.ipc_group)
+            folder = open_ipc_directory(self.settings.ipc_directory)
             try:
                 self._lock = open_lock(folder, "embedded", self.settings.ipc_directory)
             finally:
@@ -283,7 +292,7 @@ class _Keeper:
         with self._guard.native:
             self._pipes = pipes
             if self._stopping:
-                original("os", "write")(pipes[1], b"\0")
+                self._write_stop()
         ready = False
         try:
             line = b""

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from hbshim.errors import OptionError
+from hbshim.errors import CallTimeoutError, OptionError
 from hbshim.messaging import Client, Notifier, Server, Target, connect
 from tests.messaging.endpoints import Endpoint
+from tests.messaging.zmq.curve import Keys
 from tests.messaging.zmq.nodes import (
     COMMAND,
     LIMIT,
@@ -208,6 +209,19 @@ def test_closing_the_driver_ends_the_proxy_after_what_runs(node: Node) -> None:
         assert not isinstance(running_call.join(), Exception)
 
 
+def test_closing_the_driver_while_the_proxy_dies(node: Node) -> None:
+    """Nothing reads what it would be asked to stop by."""
+    driver = node.driver(zmq_embedded_proxy=True, zmq_linger=LIMIT)
+    server = Server(driver, Target("compute"), [Endpoint()])
+    assert server.start(LIMIT)
+    proxy, *processes = proxy_and_processes(os.getpid())
+    server.stop(LIMIT)
+    os.kill(proxy, signal.SIGKILL)
+    driver.close()
+    wait_until(lambda: not running(processes), LIMIT)
+    assert proxy_of(os.getpid()) is None
+
+
 def test_drivers_of_one_process_share_the_proxy(node: Node) -> None:
     drivers = [node.driver(zmq_embedded_proxy=True, zmq_linger=LIMIT) for _ in range(2)]
     servers = [Server(driver, Target(f"{driver!r}"), [Endpoint()]) for driver in drivers]
@@ -235,6 +249,23 @@ def test_a_port_that_is_taken_is_one_clear_error(node: Node) -> None:
     # The proxy is started again, and listens once the port is free.
     wait_until(starts, LIMIT)
     server.stop(LIMIT)
+
+
+def test_curve_with_one_key_for_both_sides(node: Node, keys: Keys) -> None:
+    keys.pin(("*", "client"))
+    options = {
+        "zmq_embedded_proxy": True,
+        "zmq_curve_secret_key_file": str(keys.pair("client").path),
+        "zmq_curve_server_keys": str(keys.servers),
+    }
+    with pytest.raises(OptionError, match="needs zmq_curve_allowed_keys"):
+        node.driver(**options)
+    driver = node.driver(**options, zmq_curve_allowed_keys=str(keys.allowed))
+    with Server(driver, Target("compute"), [Endpoint()]):
+        client = Client(driver, Target("compute"), timeout=LIMIT)
+        assert client.call("echo", value="encrypted") == "encrypted"
+        with pytest.raises(CallTimeoutError):
+            Client(node.driver(), Target("compute"), timeout=0.5).call("echo", value="plain")
 
 
 def test_one_process_cannot_have_two_ports(node: Node) -> None:
@@ -273,6 +304,7 @@ def test_in_each_concurrency_model(node: Node, model: str) -> None:
         ("hbzmq://localhost,127.0.0.2/", {}, "the URL names localhost:9501, 127.0.0.2:9501"),
         ("hbzmq://", {"fanout_ds_address": "redis://host"}, "is no folder of it"),
         ("hbzmq://", {"fanout_ds_address": "file:///hosts.json"}, "is no folder of it"),
+        ("hbzmq://", {"zmq_ipc_group": "0"}, "is for the processes of one user"),
         ("hbzmq://", {"rpc_zmq_bind_address": "127.0.0.2"}, "remove rpc_zmq_bind_address"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import CommandError, RemoteClient
-from tests.waiting import wait_until
+from tests.waiting import holds_at_some_scale, wait_until
 from wsgi_harness.observe import observer
 from wsgi_harness.stack.broker import Broker
 from wsgi_harness.wire.relay import Relay
@@ -68,19 +68,28 @@ def test_without_draining_the_window_closes(
 def test_consumers_whose_callback_takes_10_t_with_their_queue_full(
     start: Callable[..., RemoteClient],
 ) -> None:
+    """At more than one T: a machine on which a process does not run for T ends its connection."""
+
+    def check(t: float) -> None:
+        clients_are_kept(start, int(t))
+
+    holds_at_some_scale(check, T, 3 * T)
+
+
+def clients_are_kept(start: Callable[..., RemoteClient], t: int) -> None:
     cells = [("native", "block"), ("native", "cpu"), ("eventlet", "hub"), ("gevent", "hub")]
     clients = [
         (start(model, library), how) for model, how in cells for library in ("kombu", "pika")
     ]
     for client, _ in clients:
-        client.open(heartbeat=T, receive_buffer=SMALL)
+        client.open(heartbeat=t, receive_buffer=SMALL)
         client.send("publish", size=1000, times=2000)
     for client, _ in clients:
         client.answer()
         client.wait_for_messages(2000)
     names = {client: client.wait_until_at_broker() for client, _ in clients}
     for client, how in clients:
-        client.send("consume", callback=10 * T, total=2000, how=how)
+        client.send("consume", callback=10 * t, total=2000, how=how)
     for client, name in names.items():
         assert answer_or_evidence(client) == 2000, client.name
         assert client.wait_until_at_broker() == name

@@ -87,6 +87,8 @@ class Publisher:
         self._socket: zmq.Socket[bytes] | None = None
         self._connector: Connector | None = None
         self._used: dict[str, float] = {}
+        # The hosts of the latest publication, and their addresses: the next one mostly has them.
+        self._latest: tuple[Sequence[HostRecord], list[str]] = (), []
         self._subscribers = Subscribers()
         self._waiting: dict[Publication, None] = {}
         self._left_out: dict[bytes, None] = {}
@@ -136,6 +138,10 @@ class Publisher:
             if self._idle:
                 self._loop.later(_CHECK_EVERY, self._disconnect_idle)
         now = time.monotonic()
+        if hosts == self._latest[0]:
+            self._used.update(dict.fromkeys(self._latest[1], now))
+            return
+        addresses = []
         for host in hosts:
             address = host.addresses.get(self._pipeline)
             if address is None:
@@ -146,6 +152,9 @@ class Publisher:
             elif not self._connector.connect(host):
                 continue
             self._used[address] = now
+            addresses.append(address)
+        if len(addresses) == len(hosts):
+            self._latest = hosts, addresses
 
     def _disconnect_idle(self) -> None:
         if self._closed or self._connector is None:
@@ -155,6 +164,7 @@ class Publisher:
         for address in [address for address, used in self._used.items() if used < before]:
             del self._used[address]
             self._connector.disconnect(address)
+            self._latest = (), []
 
     def _on_subscription(self, message: list[bytes]) -> None:
         instance = self._subscribers.take(message[0])

@@ -26,6 +26,7 @@ from hbshim.messaging import (
     Server,
     Target,
 )
+from hbshim.messaging.zmq import publisher
 from hbshim.messaging.zmq.driver import ZmqDriver
 from hbshim.messaging.zmq.frames import Header, Kind, encode, notification_key
 from hbshim.messaging.zmq.loop import Loop
@@ -104,6 +105,23 @@ def listen() -> Iterator[Callable[..., NotificationServer]]:
     yield start  # type: ignore[misc]
     for server in started:
         server.stop(LIMIT)
+
+
+def test_hosts_that_were_idle_are_connected_again(
+    drivers: Callable[..., Driver], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are those of the fanout before."""
+    monkeypatch.setattr(publisher, "_CHECK_EVERY", 0.05)
+    endpoint = Endpoint()
+    serve(drivers(), TARGET, endpoint)
+    driver = drivers(zmq_idle_disconnect=0.2)
+    assert isinstance(driver, ZmqDriver)
+    client = Client(driver, TARGET.to(fanout=True), timeout=LIMIT)
+    for number in range(3):
+        client.cast("echo", value=number)
+        wait_until(lambda number=number: endpoint.asked == list(range(number + 1)), LIMIT)  # type: ignore[misc]
+        caller = driver._callers.get()
+        wait_until(lambda caller=caller: caller.connected["fanout"] == 0, LIMIT)  # type: ignore[misc]
 
 
 def test_the_first_fanout_of_a_publisher_reaches_every_listener(

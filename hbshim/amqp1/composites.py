@@ -48,6 +48,8 @@ class _Layout(NamedTuple):
 
 _BY_CLASS: dict[type, _Layout] = {}
 _BY_DESCRIPTOR: dict[int | Symbol, _Layout] = {}
+#: By its descriptor as most peers send it.
+_BY_HEAD: dict[bytes, _Layout] = {}
 
 
 def composite(code: int, name: str) -> Callable[[C], C]:
@@ -84,7 +86,8 @@ def composite(code: int, name: str) -> Callable[[C], C]:
             tuple(default for _, _, default in fields),
             max(mandatory, default=0),
         )
-        _BY_CLASS[cls] = _BY_DESCRIPTOR[code] = _BY_DESCRIPTOR[Symbol(name)] = layout
+        _BY_CLASS[cls] = _BY_HEAD[layout.head] = layout
+        _BY_DESCRIPTOR[code] = _BY_DESCRIPTOR[Symbol(name)] = layout
         return cls
 
     return register
@@ -104,8 +107,14 @@ def one_of(*classes: type, unknown: bool = False) -> Kind:
     """
     accepted = (*classes, Described) if unknown else classes
     names = " or ".join(each.__name__.lower() for each in classes)
+    # Without fields: by the bytes that they are sent as, after the first one.
+    empty = {encode_composite(each())[1:]: each() for each in classes if not _BY_CLASS[each].fields}
 
     def read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        # Most states are `Accepted`.
+        value = empty.get(data[at : at + 3])
+        if value is not None:
+            return value, at + 3
         value, at = read_composite(data, at - 1, depth)
         if not isinstance(value, accepted):
             raise ProtocolError(f"a field of type {names} holds {type(value).__name__.lower()}")
@@ -153,10 +162,14 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         ProtocolError: it has a wrong number of fields, or a field of another type.
     """
     depth = deeper(depth)
-    descriptor, begin = read_descriptor(data, at, depth)
-    layout = _BY_DESCRIPTOR.get(descriptor) if isinstance(descriptor, (int, Symbol)) else None
-    if layout is None:
-        return READERS[_DESCRIBED](data, at + 1, depth)
+    layout = _BY_HEAD.get(data[at : at + 3])
+    if layout is not None:
+        begin = at + 3
+    else:
+        descriptor, begin = read_descriptor(data, at, depth)
+        layout = _BY_DESCRIPTOR.get(descriptor) if isinstance(descriptor, (int, Symbol)) else None
+        if layout is None:
+            return READERS[_DESCRIBED](data, at + 1, depth)
     count, at, end = read_list_header(data, begin)
     if not layout.required <= count <= len(layout.fields):
         least = layout.fields[layout.required - 1][0] if layout.required else "none"
@@ -165,6 +178,7 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
             f"that must be there is {least}"
         )
     values: list[Any] = []
+    append = values.append
     for readers in layout.readers[:count]:
         reader = readers.get(data[at])
         if reader is None:
@@ -174,7 +188,7 @@ def read_composite(data: bytes, at: int, depth: int) -> tuple[Any, int]:
             found = f"not {data[at]:#04x}"
             raise ProtocolError(f"{layout.name}.{field} is of type {kind.name}, {found}")
         value, at = reader(data, at + 1, depth)
-        values.append(value)
+        append(value)
     if at != end:
         raise ProtocolError(f"{layout.name} does not end where its size requires")
     values += layout.defaults[count:]

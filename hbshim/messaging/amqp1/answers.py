@@ -2,6 +2,10 @@
 
 They are sent over the listener's connection. A reply whose client cannot be reached, because it
 connects again just now, is sent again by the thread that polls, so no worker waits for a client.
+
+A request is settled when its client has the reply: until then, the caller learns if this process is
+gone. If the client's latest reply has arrived, its next one will, too: the request is settled with
+the reply then, in one write.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from hbshim.amqp1.delivery import Delivery
 from hbshim.errors import (
     BrokerBlockedError,
     ConnectionLostError,
@@ -24,6 +29,9 @@ from hbshim.protocol.messages import Message
 #: Seconds for which a reply that is sent again waits for credit; then other replies go on.
 BRIEF = 0.2
 
+#: The most clients of which is remembered that a reply has reached them.
+MOST_REACHED = 1000
+
 _NEVER = float("inf")
 
 
@@ -33,7 +41,8 @@ class Answer:
     Parameters:
         message: the message.
         deadline: of ``time.monotonic()``, after which no caller waits for it.
-        on_end: called once, when it is received or given up.
+        on_end: called once, when it is received or given up, unless `settle` was called.
+        settle: settles the request of this reply.
     """
 
     __slots__ = (
@@ -45,12 +54,20 @@ class Answer:
         "on_end",
         "pause",
         "publication",
+        "settle",
     )
 
-    def __init__(self, message: Message, deadline: float, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        message: Message,
+        deadline: float,
+        on_end: Callable[[], None] | None = None,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
         self.message = message
         self.deadline = deadline
         self.on_end = on_end
+        self.settle = settle
         self.connection: Connection | None = None
         self.publication: Publication | None = None
         # When it is sent again; never while its outcome is open.
@@ -83,6 +100,8 @@ class Answers:
         # Those whose outcome is not final.
         self._open: dict[Answer, None] = {}
         self._next_check = _NEVER
+        # The addresses of clients whose latest reply has arrived.
+        self._reached: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -148,6 +167,7 @@ class Answers:
     def lost(self) -> None:
         """Note that a connection was lost: its replies are sent again."""
         self._next_check = 0.0
+        self._reached.clear()
 
     def _send_again(self, answer: Answer, connection: Connection | None) -> None:
         if connection is None:
@@ -162,12 +182,31 @@ class Answers:
             self._give_up(answer, error)
 
     def _publish(self, answer: Answer, connection: Connection, deadline: float) -> None:
+        address = answer.message.routing_key
+
         def on_outcome(outcome: Outcome, reason: str) -> None:
             # Under the lock of the connection.
+            if outcome is not Outcome.ACCEPTED:
+                self._reached.discard(address)
+            else:
+                if len(self._reached) >= MOST_REACHED:
+                    self._reached.clear()
+                self._reached.add(address)
+                if answer.on_end is None:
+                    self._open.pop(answer, None)
+                    return
             connection.call_later(lambda: self._ended(answer, outcome, reason))
 
+        def on_sent(delivery: Delivery) -> None:
+            # Of a reply in several frames, some may be sent later.
+            if answer.settle is not None and address in self._reached and delivery.complete:
+                answer.settle()
+                answer.settle = answer.on_end = None
+
         answer.connection = connection
-        answer.publication = connection.publish(answer.message, deadline, on_outcome)
+        answer.publication = connection.publish(
+            answer.message, deadline, on_outcome, wakes=False, on_sent=on_sent
+        )
         # Those of clients that neither read nor leave are given up in time.
         self._next_check = min(self._next_check, answer.deadline)
 
@@ -211,7 +250,8 @@ class Answers:
                     publication.withdraw()
             except MessagingError:
                 pass  # with its connection, it is forgotten, too
-            answer.on_end()
+            if answer.on_end is not None:
+                answer.on_end()
 
 
 def _named(answer: Answer) -> str:

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hbshim.amqp1.connection import Connection as Engine
 from hbshim.amqp1.delivery import Delivery as EngineDelivery
@@ -104,6 +104,17 @@ class Publication:
         """Note that it is a request, and has its reply."""
         if not self._delivery.settled:
             self._link.got_reply(self._delivery)
+
+
+class _Sending(NamedTuple):
+    """What is sent, and how; see :meth:`Connection.publish`."""
+
+    message: Message
+    resent: int
+    awaited: bool
+    follow: bool
+    wakes: bool
+    on_sent: Callable[[EngineDelivery], None] | None
 
 
 class Connection:
@@ -227,6 +238,8 @@ class Connection:
         awaited: bool = False,
         follow: bool = False,
         unconfirmed: bool = False,
+        wakes: bool = True,
+        on_sent: Callable[[EngineDelivery], None] | None = None,
     ) -> Publication:
         """Send a message, and return when it is written.
 
@@ -240,6 +253,8 @@ class Connection:
             resent, awaited: see :func:`hbshim.messaging.amqp1.content.encode`.
             follow: `accepted` is not the end: the loss of its receiver is reported, too.
             unconfirmed: its sender does not wait for its outcome; see :data:`MOST_UNCONFIRMED`.
+            wakes: its outcome ends a :meth:`drain`, because a thread waits for it.
+            on_sent: called under the stream's lock; what it sends leaves in the same write.
 
         Raises:
             PayloadError: it is larger than the peer accepts.
@@ -247,8 +262,9 @@ class Connection:
             ConnectionLostError: the connection has ended.
         """
         profile = self.profile
+        sending = _Sending(message, resent, awaited, follow, wakes and not unconfirmed, on_sent)
         if not (unconfirmed and profile.routes):
-            return self._publish(message, deadline, on_outcome, resent, awaited, follow)
+            return self._publish(sending, deadline, on_outcome)
         address, token = profile.destination(message.exchange, message.routing_key), object()
 
         def end(outcome: Outcome, reason: str) -> None:
@@ -257,7 +273,7 @@ class Connection:
 
         try:
             self._reserve(address, token, deadline)
-            sent = self._publish(message, deadline, end, resent, awaited, follow)
+            sent = self._publish(sending, deadline, end)
         except BaseException:
             self._release(address, token)
             raise
@@ -287,15 +303,7 @@ class Connection:
             if not tokens:
                 self._unconfirmed.pop(address, None)
 
-    def _publish(
-        self,
-        message: Message,
-        deadline: float,
-        on_outcome: OnOutcome,
-        resent: int,
-        awaited: bool,
-        follow: bool,
-    ) -> Publication:
+    def _publish(self, sending: _Sending, deadline: float, on_outcome: OnOutcome) -> Publication:
         stream, profile = self._stream, self.profile
         while True:
             link = self._sending_link(deadline)
@@ -309,8 +317,13 @@ class Connection:
                 self._accept(engine)
                 if link.ended or not link.ready or stream.unsent:
                     return None
-                data = encode(message, profile, resent=resent, awaited=awaited)
-                return link.send(data, on_outcome, follow=follow)
+                data = encode(
+                    sending.message, profile, resent=sending.resent, awaited=sending.awaited
+                )
+                delivery = link.send(data, on_outcome, follow=sending.follow, wakes=sending.wakes)
+                if sending.on_sent is not None:
+                    sending.on_sent(delivery)
+                return delivery
 
             delivery = stream.work(send)
             if delivery is not None:

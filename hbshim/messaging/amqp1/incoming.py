@@ -49,7 +49,7 @@ class Amqp1Incoming(QueuedIncoming):
         # A request that is acknowledged after its reply waits for the reply's outcome. An exchange
         # is declared first, over the other connection.
         if self._settled and kind != "alive" and not message.exchange:
-            answer = Answer(message, self._reply_by(), _nothing)
+            answer = Answer(message, self._reply_by())
             # A worker that waits for the next connection is one that a server's stop waits for.
             if self._answers.send(answer, delivery.connection, next_too=False):
                 return
@@ -73,7 +73,3 @@ class Amqp1Incoming(QueuedIncoming):
             correlation_id=delivery.correlation_id,
             type=kind,
         )
-
-
-def _nothing() -> None:
-    return None

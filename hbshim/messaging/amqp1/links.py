@@ -57,11 +57,12 @@ class OpenLink(Generic[L]):
 class _Sent:
     """A message whose outcome is not known, or not final."""
 
-    __slots__ = ("accepted", "follow", "on_outcome")
+    __slots__ = ("accepted", "follow", "on_outcome", "wakes")
 
-    def __init__(self, on_outcome: OnOutcome, *, follow: bool) -> None:
+    def __init__(self, on_outcome: OnOutcome, *, follow: bool, wakes: bool) -> None:
         self.on_outcome = on_outcome
         self.follow = follow
+        self.wakes = wakes
         self.accepted = False
 
 
@@ -80,12 +81,14 @@ class OutgoingLink(OpenLink[Sender]):
         """Whether the peer accepts a message now."""
         return self.link.credit > 0 and self.session.peer_window > 0
 
-    def send(self, data: bytes, on_outcome: OnOutcome, *, follow: bool = False) -> Delivery:
+    def send(
+        self, data: bytes, on_outcome: OnOutcome, *, follow: bool = False, wakes: bool = True
+    ) -> Delivery:
         """Send a message.
 
         Parameters:
             data: the encoded message.
-            on_outcome: see :meth:`hbshim.messaging.amqp1.connection.Connection.publish`.
+            on_outcome, wakes: see :meth:`hbshim.messaging.amqp1.connection.Connection.publish`.
             follow: it stays unsettled after `accepted`, so that this side learns if its receiver is
                 lost; otherwise it is settled then.
 
@@ -95,7 +98,7 @@ class OutgoingLink(OpenLink[Sender]):
         self.settle_replied(MOST_REPLIED)
         delivery = self.link.send(data)
         if not delivery.settled:
-            self._sent[delivery] = _Sent(on_outcome, follow=follow)
+            self._sent[delivery] = _Sent(on_outcome, follow=follow, wakes=wakes)
         return delivery
 
     def got_reply(self, delivery: Delivery) -> None:
@@ -133,7 +136,7 @@ class OutgoingLink(OpenLink[Sender]):
         error = state.error if isinstance(state, Rejected) else None
         sent.on_outcome(outcome, "" if error is None else described(error))
         # What is followed has its reply after that.
-        return not (sent.follow and outcome is Outcome.ACCEPTED)
+        return sent.wakes and not (sent.follow and outcome is Outcome.ACCEPTED)
 
     def forget(self, delivery: Delivery) -> None:
         """Ignore further outcomes of a message; the peer is not notified."""

@@ -127,7 +127,12 @@ class RoutedIncoming(Amqp1Incoming):
             return
         message = self._reply_message(address, payload, kind)
         self._answering = kind in FINAL
-        answer = Answer(message, self._reply_by(), lambda: self._replied(kind))
+        answer = Answer(
+            message,
+            self._reply_by(),
+            lambda: self._replied(kind),
+            self._settle_begun if self._begun and kind in FINAL else None,
+        )
         if not self._answers.send(answer, self._delivery.connection):
             try:
                 self._sender.send(lambda _: (message, None), Pattern.REPLY, answer.deadline, None)
@@ -140,7 +145,10 @@ class RoutedIncoming(Amqp1Incoming):
             return
         self._answering = False
         if self._begun:
-            self._begun = False
-            self._settle("acknowledge")
+            self._settle_begun()
         elif self._settle_later:
             super().acknowledge()
+
+    def _settle_begun(self) -> None:
+        self._begun = False
+        self._settle("acknowledge")

@@ -28,6 +28,7 @@ from hbshim.messaging.amqp1 import logins
 from hbshim.messaging.amqp1.driver import Amqp1Driver
 from hbshim.messaging.amqp1.outcomes import Outcome
 from hbshim.messaging.amqp1.routable import Routable
+from hbshim.messaging.amqp1.stream import EngineStream
 from tests.concurrency import MODEL
 from tests.messaging.amqp1.routers import HOST, Router
 from tests.messaging.conftest import LIMIT
@@ -55,6 +56,36 @@ def test_the_peer_says_that_it_is_a_router(
     serve(driver, target, Endpoint())
     assert messaging.Client(driver, target, timeout=LIMIT).call("echo", value=1) == 1
     assert driver.capabilities == messaging.Capabilities(mandatory=True)
+
+
+def test_a_request_is_settled_with_its_reply_when_its_client_can_be_reached(
+    router_drivers: Drivers,
+    target: messaging.Target,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = serve(router_drivers(), target, Endpoint())
+    client = messaging.Client(router_drivers(), target, timeout=LIMIT)
+    connection = getattr(server, "_listener")._connection  # noqa: B009
+    writes: list[bytes] = []
+    send = EngineStream.send
+
+    def count(stream: EngineStream, data: bytes) -> None:
+        if stream is connection._stream:
+            writes.append(data)
+        send(stream, data)
+
+    monkeypatch.setattr(EngineStream, "send", count)
+    written = []
+    for value in range(3):
+        writes.clear()
+        assert client.call("echo", value=value) == value
+        wait_until(lambda: not connection._held, LIMIT)
+        written.append(len(writes))
+    # The first reply has to arrive before its request is settled.
+    assert written[0] > 2
+    # The acceptance; the reply with the settlement.
+    assert written[1:] == [2, 2]
 
 
 def test_the_smallest_frames(

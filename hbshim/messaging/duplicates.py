@@ -47,6 +47,8 @@ class DuplicateCache(Generic[Incoming]):
     def __init__(self, most: int = REMEMBERED, lifetime: float = math.inf) -> None:
         self._lock = threading.RLock()
         self._running: dict[Key, list[Incoming]] = {}
+        # The delivery that each of them was started with.
+        self._run_by: dict[Key, Incoming] = {}
         self._done: Recent[Key] = Recent(most, lifetime)
         self._suspect: Recent[Key] = Recent(most, lifetime)
         # Started, and to be started again: a connection lost later has no influence on these.
@@ -80,19 +82,28 @@ class DuplicateCache(Generic[Incoming]):
         """
         with self._lock:
             if check:
-                if key in self._running:
-                    self._running[key].append(incoming)
+                if self.is_run_by(key, incoming):
+                    return Begun.NEW  # an exception has interrupted its start
+                if (copies := self._running.get(key)) is not None:
+                    if incoming not in copies:
+                        copies.append(incoming)
                     return Begun.RUNNING
                 if key in self._done or key in self._suspect:
                     return Begun.DONE
             self._forgotten.discard(key)
+            self._run_by[key] = incoming
             self._running.setdefault(key, [])
             return Begun.NEW
+
+    def is_run_by(self, key: Key, incoming: Incoming) -> bool:
+        """Return whether a message was started with this delivery, and has not ended."""
+        return self._run_by.get(key) is incoming
 
     def end(self, key: Key) -> list[Incoming]:
         """Record the end of a message; return the deliveries that arrived in the meantime."""
         with self._lock:
             self._done.add(key)
+            self._run_by.pop(key, None)
             return self._running.pop(key, [])
 
     def forget(self, key: Key) -> list[Incoming]:
@@ -101,6 +112,7 @@ class DuplicateCache(Generic[Incoming]):
             self._done.discard(key)
             self._suspect.discard(key)
             self._forgotten.add(key)
+            self._run_by.pop(key, None)
             return self._running.pop(key, [])
 
     def suspect(self, keys: Iterable[Key]) -> None:

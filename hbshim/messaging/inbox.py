@@ -106,29 +106,41 @@ class Inbox(Generic[M]):
         return self._entries[0][0]
 
     def hand_out(self, batch: list[M]) -> None:
-        """Remove the first message; append it to `batch` if it is to be processed."""
-        message, kept = self._entries.popleft()
+        """Remove the first message; append it to `batch` if it is to be processed.
+
+        An exception of a signal handler or a green timeout may come behind any call: the message is
+        still the first one then, and the next call continues.
+        """
+        message, kept = self._entries[0]
+        if self._begin(message, kept):
+            # No call between these two.
+            del self._entries[0]
+            batch += (message,)
+        else:
+            del self._entries[0]
+
+    def _begin(self, message: M, kept: bool) -> bool:
+        """Return whether a message is to be processed; repeatable after an exception."""
         if message.expired():
             message.skip()
-            return
+            return False
         if kept and message.renew():
-            return
+            return False
         if self._acknowledge_first:
-            if self._begin_once(message, kept):
-                batch.append(message)
-            return
+            return self._begin_once(message, kept)
         key = message.key
-        if key is not None:
-            state = self.duplicates.begin(key, message, check=message.may_be_copy)
-            message.report_begun()
-            if state is Begun.RUNNING:
-                return
-            if state is Begun.DONE:
-                message.acknowledge()
-                return
-            self._latest.append(key)
-            message.begin(self.duplicates, key)
-        batch.append(message)
+        if key is None:
+            return True
+        state = self.duplicates.begin(key, message, check=message.may_be_copy)
+        message.report_begun()
+        if state is Begun.RUNNING:
+            return False
+        if state is Begun.DONE:
+            message.acknowledge()
+            return False
+        self._latest.append(key)
+        message.begin(self.duplicates, key)
+        return True
 
     def _begin_once(self, message: M, kept: bool) -> bool:
         """Acknowledge a message; return whether it is to be processed."""
@@ -159,6 +171,8 @@ class Inbox(Generic[M]):
         self._entries.clear()
         for message, kept in entries:
             if kept or not stopped:
+                if (key := message.key) is not None and self.duplicates.is_run_by(key, message):
+                    message.begin(self.duplicates, key)  # its start was interrupted
                 message.return_to_queue()
             else:
                 self.put((message, kept))

@@ -23,6 +23,8 @@ from hbshim.messaging.amqp.incoming import AmqpIncoming
 from hbshim.messaging.amqp.listener import AmqpListener
 from hbshim.messaging.amqp.topology import Subscription
 from hbshim.messaging.consuming import Source
+from tests.concurrency import MODEL
+from tests.interrupts import interrupt_everywhere
 from tests.messaging.amqp.broker_double import FakeConnection, FakeConnector, FakeRetries
 from tests.waiting import wait_until
 
@@ -759,6 +761,61 @@ def test_a_begun_batch_that_is_not_polled_again_returns_to_its_queue(
     other.listener._consumers[0].subscription = rig.listener._consumers[0].source.subscription()
     other.open().deliver(rig.topic, one, redelivered=True)
     assert other.ids() == [one]
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_a_message_whose_start_is_interrupted_is_handed_out_by_the_next_poll(
+    rigs: Callable[..., Rig], first: bool, redelivered: bool
+) -> None:
+    """Unsettled and forgotten, it would take a place of the prefetch for as long as it lasts."""
+    rig = rigs(first=first)
+    connection, ids = rig.open(), [""]
+
+    def deliver() -> None:
+        ids.append(identity())
+        connection.deliver(rig.topic, ids[-1], redelivered=redelivered)
+        connection.drain(0)
+
+    def after() -> None:
+        found = [*rig.poll(0.0), *rig.poll(0.0)]
+        if found or not (first and redelivered):
+            (one,) = found
+            assert one.message_id == ids[-1]
+            one.acknowledge()
+        # Of one that may have been begun, at most once is kept: then it is settled.
+        assert ("ack", len(ids) - 1) in connection.settled
+        deliver()
+
+    deliver()
+    assert interrupt_everywhere(lambda: rig.poll(LIMIT), after)
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_a_message_whose_start_is_interrupted_may_return_to_its_queue(
+    rigs: Callable[..., Rig],
+) -> None:
+    rig = rigs(first=False)
+    connection, ids = rig.open(), [""]
+
+    def deliver() -> None:
+        ids.append(identity())
+        connection.deliver(rig.topic, ids[-1], redelivered=True)
+        connection.drain(0)
+
+    def after() -> None:
+        number = len(rig.listener._begun)
+        rig.listener._begun.clear()
+        rig.listener._inbox.return_to_queue(stopped=False)
+        if not number:
+            assert connection.settled[-1][0] == "nack"
+            connection.deliver(rig.topic, ids[-1], redelivered=True)
+            assert rig.ids() == [ids[-1]]
+        deliver()
+
+    deliver()
+    assert interrupt_everywhere(lambda: rig.poll(LIMIT), after)
 
 
 def test_a_quorum_queue_does_not_drop_what_was_requeued_often(rigs: Callable[..., Rig]) -> None:

@@ -21,6 +21,7 @@ from hbshim.errors import (
     BrokerBlockedError,
     ConfirmTimeoutError,
     ConnectionLostError,
+    HbshimError,
     PayloadError,
     RejectedError,
     TopologyError,
@@ -572,12 +573,20 @@ class Session:
     def drain(self, timeout: float) -> None:
         arrived = self._arrived
         self._stream.receive_into(arrived, timeout)
-        for _ in range(len(arrived)):
-            try:
-                call, argument = arrived.popleft()
-            except IndexError:
-                return  # another draining thread was faster
-            call(argument)
+        try:
+            for _ in range(len(arrived)):
+                try:
+                    call, argument = arrived.popleft()
+                except IndexError:
+                    return  # another draining thread was faster
+                call(argument)
+        except HbshimError:
+            raise
+        except BaseException:
+            # It may be lost, as the reply to the call of another thread: over the next connection
+            # it comes again.
+            self._stream.fail(ConnectionAbortedError("a call on it was interrupted"))
+            raise
 
     def begin_wait(self, part: Part) -> bool:
         """See :meth:`hbshim.messaging.polling.Pollable.begin_wait`."""

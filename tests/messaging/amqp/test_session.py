@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sized
 from typing import Any
@@ -13,6 +14,8 @@ from hbshim.messaging.amqp.confirms import Confirm, Confirms
 from hbshim.messaging.amqp.session import DATA, Session
 from hbshim.protocol import methods
 from hbshim.protocol.messages import DIRECT_REPLY, Message
+from tests.concurrency import MODEL
+from tests.interrupts import interrupt_everywhere
 
 
 class Library:
@@ -32,6 +35,7 @@ class Stream:
         self.name = "broker"
         self.library = Library()
         self.lock = threading.RLock()
+        self.failed = ""
         self.sent: list[bytes] = []
         self.send = self.sent.append
         self.on_frame: Any = None
@@ -39,6 +43,9 @@ class Stream:
 
     def check(self) -> None:
         pass
+
+    def fail(self, error: BaseException) -> None:
+        self.failed = str(error)
 
     def locked(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -165,3 +172,28 @@ def test_a_message_that_is_taken_back_behind_the_end_of_its_channel_is_not_count
     confirms.published(second, True)
     confirms.on_confirm(1, False, False)
     assert (first.unknown, second.settled) == (True, True)
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_what_an_interrupt_takes_from_another_thread_comes_over_another_connection(
+    stream: Stream, session: Session
+) -> None:
+    """Else the thread whose reply it was would wait until its timeout."""
+    got: list[object] = []
+    tag = session.start_consumer("q", got.append, on_cancelled=got.append)
+    numbers = itertools.count(1)
+
+    def deliver() -> None:
+        del got[:]
+        stream.failed = ""
+        stream.receives(*delivered(tag, next(numbers)))
+
+    def after() -> None:
+        if not stream.failed:
+            session.drain(0)
+            assert len(got) == 1
+        session._arrived.clear()
+        deliver()
+
+    deliver()
+    assert interrupt_everywhere(lambda: session.drain(0), after)

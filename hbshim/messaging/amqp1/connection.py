@@ -561,12 +561,19 @@ class Connection:
         """
         arrived = self._arrived
         self._stream.receive_into(arrived, timeout)
-        for _ in range(len(arrived)):
-            try:
-                call = arrived.popleft()
-            except IndexError:
-                break  # another draining thread was faster
-            call()
+        try:
+            for _ in range(len(arrived)):
+                try:
+                    call = arrived.popleft()
+                except IndexError:
+                    break  # another draining thread was faster
+                call()
+        except Exception:
+            raise
+        except BaseException:
+            # What it was given is lost: it comes again over the next connection.
+            self._stream.fail(ConnectionAbortedError("a call on it was interrupted"))
+            raise
         if self._to_accept:
             self._stream.work(self._accept)
 

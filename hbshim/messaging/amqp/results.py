@@ -268,12 +268,17 @@ class StoredReplies:
         # Later deliveries are requeued when they are read: another process may wait for them.
         caller, until = self._caller(), time.monotonic() + timeout
         try:
-            while not stopping.ready:
-                caller.wait_once(stopping, until, "the consumer has not stopped yet")
+            _wait_until_stopped(caller, stopping, until)
         except MessagingError:
             pass  # later deliveries are requeued all the same
         finally:
             caller.hand_over()
+
+
+def _wait_until_stopped(caller: Caller, stopping: _Stopping, until: float) -> None:
+    # For the reason of :meth:`hbshim.messaging.pool.pool.Pool._drop_unusable`.
+    while not stopping.ready:
+        caller.wait_once(stopping, until, "the consumer has not stopped yet")
 
 
 def _forgotten(stored: _Stored) -> None:

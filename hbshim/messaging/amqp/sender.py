@@ -236,10 +236,7 @@ class Sender:
 
     def _publish(self, message: Message, deadline: float, queue: Reached | None) -> None:
         with self._checkout(deadline) as sending:
-            written = False
-            while not written:
-                sending.prepare(message.exchange, deadline, queue)
-                written = sending.publish(message, deadline - time.monotonic())
+            _write(sending, message, deadline, queue)
 
     def send_confirmed(
         self,

@@ -155,9 +155,9 @@ def running(project: str) -> Iterator[subprocess.Popen[str]]:
     ("sign", "when"),
     [
         (signal.SIGINT, "up"),
-        (signal.SIGTERM, "up"),
+        pytest.param(signal.SIGTERM, "up", marks=pytest.mark.extended),
         (signal.SIGHUP, "starting"),
-        (signal.SIGINT, "starting"),
+        pytest.param(signal.SIGINT, "starting", marks=pytest.mark.extended),
     ],
 )
 def test_a_signal_leaves_nothing_behind(

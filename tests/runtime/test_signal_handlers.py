@@ -34,6 +34,7 @@ BELLS = {
     ("messaging/pool/state.py", "wakeup"),
     ("messaging/role.py", "wakeup"),
     ("messaging/stream.py", "news"),
+    ("messaging/zmq/embedded.py", "_pause"),
     ("messaging/zmq/io.py", "_running"),
     ("observe/server.py", "_bell"),
 }

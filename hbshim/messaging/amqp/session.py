@@ -21,7 +21,6 @@ from hbshim.errors import (
     BrokerBlockedError,
     ConfirmTimeoutError,
     ConnectionLostError,
-    HbshimError,
     PayloadError,
     RejectedError,
     TopologyError,
@@ -580,8 +579,8 @@ class Session:
                 except IndexError:
                     return  # another draining thread was faster
                 call(argument)
-        except HbshimError:
-            raise
+        except Exception:
+            raise  # such as one of a consumer's function, which has what it was given
         except BaseException:
             # It may be lost, as the reply to the call of another thread: over the next connection
             # it comes again.

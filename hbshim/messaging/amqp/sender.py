@@ -361,6 +361,14 @@ class Sender:
         return retrying(left, delay, deadline, retry_on=_not_sent)(work)
 
 
+def _write(sending: Sending, message: Message, deadline: float, queue: Reached | None) -> None:
+    # For the reason of :meth:`hbshim.messaging.pool.pool.Pool._drop_unusable`.
+    written = False
+    while not written:
+        sending.prepare(message.exchange, deadline, queue)
+        written = sending.publish(message, deadline - time.monotonic())
+
+
 def _over(deadline: float) -> bool:
     """Return whether another attempt is too late: its error would only hide this one."""
     return deadline - time.monotonic() <= TOO_LITTLE

@@ -294,7 +294,7 @@ class _Sending:
 
     def _outcome(self, confirmation: Confirmation, publication: Publication) -> Outcome:
         try:
-            self._wait_for(confirmation)
+            return self._wait_for(confirmation)
         except CallTimeoutError:
             raise ConfirmTimeoutError(
                 f"the outcome of {self._named()} was not known in time; it may have been "
@@ -305,12 +305,12 @@ class _Sending:
             if confirmation.outcome is None:
                 with contextlib.suppress(MessagingError):
                     publication.withdraw()
-        return confirmation.outcome
 
-    def _wait_for(self, confirmation: Confirmation) -> None:
+    def _wait_for(self, confirmation: Confirmation) -> Outcome:
         # For the reason of :meth:`hbshim.messaging.pool.pool.Pool._drop_unusable`.
         while confirmation.outcome is None:
             self._shared.role.wait_once(confirmation, self._deadline, "")
+        return confirmation.outcome
 
     def _released(self, mandatory: bool) -> None:
         """Wait before it is sent again.

@@ -123,12 +123,9 @@ class Pool(Generic[T]):
                 state.longest_wait = max(state.longest_wait, now - began)
             if state.returned or state.to_close:
                 self._process_returned(state)
-            while claim.entry is not None:
-                reason = self._reason_to_close(claim.entry, now)
-                if reason is None:
-                    return claim.entry.item
-                self._exclusively(state, lambda: state.replace(claim, reason))  # noqa: B023
-                self._process_returned(state)
+            self._drop_unusable(state, claim, now)
+            if claim.entry is not None:
+                return claim.entry.item
             state.require_open()
             left = deadline - self._clock()
             if left <= 0:
@@ -146,6 +143,19 @@ class Pool(Generic[T]):
             self.give_up(claim)
             raise
         return item
+
+    def _drop_unusable(self, state: State[T], claim: Claim[T], now: float) -> None:
+        """Replace the connection of `claim` until it has a usable one, or none.
+
+        A method of its own: in CPython 3.12 and 3.13, the `try` around a loop does not cover the
+        jump at its end, where a signal handler may raise (python/cpython#130279).
+        """
+        while claim.entry is not None:
+            reason = self._reason_to_close(claim.entry, now)
+            if reason is None:
+                return
+            self._exclusively(state, lambda: state.replace(claim, reason))  # noqa: B023
+            self._process_returned(state)
 
     def give_up(self, claim: Claim[T], *, closing: bool = True) -> None:
         """Return what `claim` still has, as an :meth:`acquire` that ends with an error does.

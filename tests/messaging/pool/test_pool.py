@@ -386,6 +386,30 @@ def test_no_exception_at_any_instant_of_an_acquire_costs_a_slot(shop: Shop, idle
 
 
 @pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
+def test_no_exception_as_old_connections_are_replaced_costs_a_slot(shop: Shop) -> None:
+    pool = shop.pool(max_size=3, max_overflow=0, recycle=60)
+
+    def fill() -> None:
+        for thing in take(pool, 3):
+            pool.release(thing)
+
+    def replace() -> None:
+        shop.now += 60
+        with pool.lease(1):
+            pass
+
+    def after() -> None:
+        gc.collect()
+        # All slots are free again at once.
+        assert pool.statistics().checked_out == 0
+        fill()
+
+    fill()
+    assert interrupt_everywhere(replace, after) > 5
+    assert pool.statistics().recycled > 15
+
+
+@pytest.mark.skipif(MODEL != "native", reason="a signal handler of Python's own")
 def test_no_exception_at_any_instant_of_a_wait_costs_a_slot(shop: Shop) -> None:
     pool = shop.pool(max_size=1, max_overflow=0)
     thing = pool.acquire()
